@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Wire formats and the names that the operator and the agent share.
+//!
+//! The Rust under `gen/` is made from `proto/*.proto` and checked in, so that a build needs no protoc; a test makes it
+//! anew and fails where it differs.
+
+#![forbid(unsafe_code)]
+
+pub mod names;
+
+/// `lockstep.v1`: what clients call.
+pub mod v1 {
+    #![expect(clippy::allow_attributes, reason = "generated")]
+    include!("gen/lockstep.v1.rs");
+}
+
+/// `lockstep.node.v1`: the private stream between a node and the head.
+pub mod node {
+    #![expect(clippy::allow_attributes, reason = "generated")]
+    include!("gen/lockstep.node.v1.rs");
+
+    /// Version of the control stream; both sides must have the same.
+    pub const WIRE_VERSION: u32 = 1;
+}
+
+/// Descriptors of the public services, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!("gen/lockstep.v1.bin");

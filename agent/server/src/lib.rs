@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The node agent as a library; the binary is a thin shell over it.
+
+#![forbid(unsafe_code)]
+
+pub mod service;

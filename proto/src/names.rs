@@ -1,0 +1,76 @@
+//! Names and numbers that users type and that both sides must agree on. Nothing else in the tree spells them out.
+
+/// Environment variables of the group, with mistral.rs's names where it has one.
+pub mod env {
+    pub const GLOBAL_WORLD_SIZE: &str = "MISTRALRS_MN_GLOBAL_WORLD_SIZE";
+    pub const LOCAL_WORLD_SIZE: &str = "MISTRALRS_MN_LOCAL_WORLD_SIZE";
+    pub const HEAD_NUM_WORKERS: &str = "MISTRALRS_MN_HEAD_NUM_WORKERS";
+    pub const HEAD_PORT: &str = "MISTRALRS_MN_HEAD_PORT";
+    pub const WORKER_ID: &str = "MISTRALRS_MN_WORKER_ID";
+    pub const WORKER_SERVER_ADDR: &str = "MISTRALRS_MN_WORKER_SERVER_ADDR";
+    pub const WORKER_SERVER_ADDR_ALIAS: &str = "MISTRALRS_WORKER_SERVER_ADDR";
+    pub const NO_NCCL: &str = "MISTRALRS_NO_NCCL";
+    pub const PIPELINE_PARALLEL: &str = "MISTRALRS_PIPELINE_PARALLEL";
+    pub const RING_PORT: &str = "RING_PORT";
+    pub const RING_RIGHT: &str = "RING_RIGHT";
+    pub const RING_RANK: &str = "RING_RANK";
+    pub const RING_WORLD_SIZE: &str = "RING_WORLD_SIZE";
+    pub const RING_CONFIG: &str = "RING_CONFIG";
+
+    /// Ring port of a node in a multi-node group on CPU; 0 takes a free one.
+    pub const LOCKSTEP_RING_PORT: &str = "LOCKSTEP_RING_PORT";
+    /// Control port of rank 0 in a ring-only group; default: a free one.
+    pub const CONTROL_PORT: &str = "LOCKSTEP_CONTROL_PORT";
+    /// Identity of the group; default: drawn by the head.
+    pub const CLUSTER_ID: &str = "LOCKSTEP_CLUSTER_ID";
+    /// Path of a file that holds the group's key: at least 16 bytes, compared whole.
+    pub const GROUP_KEY_FILE: &str = "LOCKSTEP_GROUP_KEY_FILE";
+    /// Address that the client ports bind to.
+    pub const HOST: &str = "LOCKSTEP_HOST";
+    pub const HTTP_PORT: &str = "LOCKSTEP_HTTP_PORT";
+    pub const GRPC_PORT: &str = "LOCKSTEP_GRPC_PORT";
+    /// What clients call the model.
+    pub const MODEL_NAME: &str = "LOCKSTEP_MODEL_NAME";
+    pub const MODEL_SOURCE: &str = "LOCKSTEP_MODEL_SOURCE";
+    /// `auto`, `f32`, `bf16` or `f16`.
+    pub const DTYPE: &str = "LOCKSTEP_DTYPE";
+    pub const MAX_NUM_SEQS: &str = "LOCKSTEP_MAX_NUM_SEQS";
+    pub const MAX_NUM_BATCHED_TOKENS: &str = "LOCKSTEP_MAX_NUM_BATCHED_TOKENS";
+    pub const CONTEXT_LENGTH: &str = "LOCKSTEP_CONTEXT_LENGTH";
+    /// Bytes (`512Mi`) or a share of free memory (`90%`).
+    pub const KV_CACHE_MEMORY: &str = "LOCKSTEP_KV_CACHE_MEMORY";
+    /// How long a request waits for the group to form again, e.g. `120s`.
+    pub const RECOVERY_TIMEOUT: &str = "LOCKSTEP_RECOVERY_TIMEOUT";
+    /// How long a drain may take, e.g. `30s`.
+    pub const DRAIN_TIMEOUT: &str = "LOCKSTEP_DRAIN_TIMEOUT";
+    /// Threads of each rank; default: the machine's divided by its ranks.
+    pub const THREADS: &str = "LOCKSTEP_THREADS";
+    /// Forces an instruction set: `portable`, `avx2`, `avx512`, `neon`.
+    pub const ISA: &str = "LOCKSTEP_ISA";
+    /// `text` or `json`.
+    pub const LOG_FORMAT: &str = "LOCKSTEP_LOG_FORMAT";
+    /// Filter of the logs, in tracing's syntax.
+    pub const LOG: &str = "LOCKSTEP_LOG";
+    /// Path of the agent that `lockstep up` starts.
+    pub const AGENT: &str = "LOCKSTEP_AGENT";
+    /// `1`: end when standard input closes; whoever started this process holds the other end.
+    pub const FOLLOW_PARENT: &str = "LOCKSTEP_FOLLOW_PARENT";
+}
+
+/// Default ports.
+pub mod port {
+    pub const GRPC: u16 = 50051;
+    pub const HTTP: u16 = 1234;
+    pub const CONTROL: u16 = 1235;
+    pub const RING: u16 = 1236;
+}
+
+/// The name that always means the served model.
+pub const DEFAULT_MODEL: &str = "default";
+
+/// API group, version and kind of the custom resource.
+pub mod resource {
+    pub const GROUP: &str = "lockstep.dev";
+    pub const VERSION: &str = "v1alpha1";
+    pub const KIND: &str = "InferenceCluster";
+}
