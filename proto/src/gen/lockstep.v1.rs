@@ -1060,6 +1060,9 @@ pub struct RankStatus {
     /// Changes with every process that takes this rank's place.
     #[prost(uint64, tag = "14")]
     pub incarnation: u64,
+    /// Bytes of weights that this process has read since it began: does not grow while the group forms again.
+    #[prost(uint64, tag = "15")]
+    pub bytes_read: u64,
 }
 /// Phases of a rank, in order. Scheduling and pulling are told by Kubernetes, the rest by the rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
