@@ -1,1 +1,33 @@
-//! Placeholder.
+//! Compute kernels behind safe functions on candle tensors.
+//!
+//! Every function checks shapes, dtypes, device and contiguity, then dispatches on the device: CPU
+//! tensors go to kernels written for the instruction set of the [`Context`], all others to the
+//! [`plain`] twin made of candle operations, which is also what the tests compare with.
+//! Activations are f32, contiguous. All `unsafe` compute of the agent is in this crate.
+
+mod attention;
+mod check;
+mod context;
+mod embedding;
+mod error;
+mod isa;
+mod matrix;
+mod norm;
+mod pool;
+mod rotary;
+mod sampling;
+mod silu;
+
+pub mod plain;
+
+pub use attention::{AttentionParams, AttentionSeq, KvCache, paged_attention};
+pub use context::Context;
+pub use embedding::embedding;
+pub use error::{Error, Result};
+pub use isa::Isa;
+pub use matrix::{Matrix, linear};
+pub use norm::{add_rms_norm, rms_norm};
+pub use pool::ThreadPool;
+pub use rotary::{RotaryTable, rotary};
+pub use sampling::{argmax, gumbel_argmax, log_sum_exp, top_k, uniform};
+pub use silu::silu_mul;

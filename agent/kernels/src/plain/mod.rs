@@ -1,0 +1,85 @@
+//! Every kernel as plain candle operations: what devices without kernels run, and the tests' reference.
+//!
+//! The signatures are those of the public functions, which check arguments first; call those instead.
+
+mod attention;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::matrix::Matrix;
+use crate::rotary::RotaryTable;
+pub use attention::paged_attention;
+use candle_core::{D, DType, Tensor};
+
+/// Twin of [`crate::linear`].
+pub fn linear(_ctx: &Context, x: &Tensor, w: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
+    let weight = w.to_tensor()?.to_dtype(DType::F32)?;
+    let y = x.matmul(&weight.t()?)?;
+    Ok(match bias {
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
+    })
+}
+
+/// Twin of [`crate::rms_norm`].
+pub fn rms_norm(_ctx: &Context, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+    let root = (mean + eps)?.sqrt()?;
+    Ok(x.broadcast_div(&root)?.broadcast_mul(weight)?)
+}
+
+/// Twin of [`crate::add_rms_norm`].
+pub fn add_rms_norm(
+    ctx: &Context,
+    x: &Tensor,
+    residual: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    let sum = (x + residual)?;
+    let normed = rms_norm(ctx, &sum, weight, eps)?;
+    Ok((sum, normed))
+}
+
+/// Twin of [`crate::rotary`].
+pub fn rotary(_ctx: &Context, x: &Tensor, table: &RotaryTable, positions: &[u32]) -> Result<Tensor> {
+    let (tokens, _, head_dim) = x.dims3()?;
+    let half = table.rotary_dim() / 2;
+    let positions = Tensor::new(positions, x.device())?;
+    let cos = table.cos().index_select(&positions, 0)?.reshape((tokens, 1, half))?;
+    let sin = table.sin().index_select(&positions, 0)?.reshape((tokens, 1, half))?;
+    let low = x.narrow(D::Minus1, 0, half)?;
+    let high = x.narrow(D::Minus1, half, half)?;
+    let turned_low = (low.broadcast_mul(&cos)? - high.broadcast_mul(&sin)?)?;
+    let turned_high = (high.broadcast_mul(&cos)? + low.broadcast_mul(&sin)?)?;
+    if 2 * half == head_dim {
+        return Ok(Tensor::cat(&[turned_low, turned_high], D::Minus1)?);
+    }
+    let rest = x.narrow(D::Minus1, 2 * half, head_dim - 2 * half)?;
+    Ok(Tensor::cat(&[turned_low, turned_high, rest], D::Minus1)?)
+}
+
+/// Twin of [`crate::silu_mul`].
+pub fn silu_mul(_ctx: &Context, gate_up: &Tensor) -> Result<Tensor> {
+    let inter = gate_up.dims2()?.1 / 2;
+    let gate = gate_up.narrow(1, 0, inter)?;
+    let up = gate_up.narrow(1, inter, inter)?;
+    Ok((gate.silu()? * up)?)
+}
+
+/// Twin of [`crate::embedding`].
+pub fn embedding(_ctx: &Context, table: &Tensor, first_id: u32, ids: &[u32]) -> Result<Tensor> {
+    let (rows, hidden) = table.dims2()?;
+    let local = |id: u32| id.checked_sub(first_id).filter(|row| (*row as usize) < rows);
+    let here: Vec<f32> = ids.iter().map(|id| f32::from(u8::from(local(*id).is_some()))).collect();
+    if rows == 0 || !here.contains(&1.0) {
+        return Ok(Tensor::zeros((ids.len(), hidden), DType::F32, table.device())?);
+    }
+    let index: Vec<u32> = ids.iter().map(|id| local(*id).unwrap_or(0)).collect();
+    let index = Tensor::new(index, table.device())?;
+    let found = table.index_select(&index, 0)?.to_dtype(DType::F32)?;
+    let here = Tensor::from_vec(here, (ids.len(), 1), table.device())?;
+    let zero = found.zeros_like()?;
+    let mask = here.gt(0.5)?.broadcast_as(found.shape())?;
+    Ok(mask.where_cond(&found, &zero)?)
+}

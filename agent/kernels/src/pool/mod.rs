@@ -1,0 +1,135 @@
+//! A persistent pool of compute threads in which the caller takes part.
+//!
+//! A job is one closure that every member runs once with its own index. Members spin briefly for the
+//! next job, because a decode step is hundreds of jobs a few microseconds apart, then park; where
+//! threads outnumber cores they park at once. How work is split among members never changes results:
+//! that is each kernel's duty, and it lets a busy pool fall back to running a job on the caller alone.
+
+mod crew;
+
+use crate::error::Result;
+use crew::Crew;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+
+/// More threads than any machine in sight has cores; a larger request is a mistake.
+const MAX_THREADS: usize = 1024;
+
+/// A fixed set of threads; see the head of the module.
+#[derive(Debug)]
+pub struct ThreadPool {
+    crew: Mutex<Crew>,
+    threads: usize,
+}
+
+impl ThreadPool {
+    /// Starts `threads - 1` threads (at least none, at most 1023); the caller of a job is the last.
+    /// `oversubscribed`: ranks × threads exceed the cores, so waiting threads park instead of spinning.
+    pub fn new(threads: usize, oversubscribed: bool) -> Result<Arc<ThreadPool>> {
+        let threads = threads.clamp(1, MAX_THREADS);
+        let crew = Mutex::new(Crew::start(threads - 1, oversubscribed)?);
+        Ok(Arc::new(ThreadPool { crew, threads }))
+    }
+
+    /// Cores that this process may use: the affinity mask and the cgroup quota (v1 and v2, rounded
+    /// down, at least 1), as the standard library reads them.
+    pub fn available() -> usize {
+        std::thread::available_parallelism().map_or(1, |cores| cores.get())
+    }
+
+    /// Members that take part in a job, the caller included.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `job(member)` once for each member in `0..threads()`, and returns when all have returned.
+    ///
+    /// A pool that is busy (another thread's job, or a job inside a job) leaves all members' parts to
+    /// the caller. A panic in any part is raised again here once all parts have ended.
+    pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+        let crew = match self.crew.try_lock() {
+            Ok(crew) => crew,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return (0..self.threads).for_each(job),
+        };
+        crew.run(job);
+    }
+
+    /// Cuts `0..length` into pieces of `grain` that members take as they become free.
+    pub fn for_each_chunk(&self, length: usize, grain: usize, job: &(dyn Fn(Range<usize>) + Sync)) {
+        let grain = grain.max(1);
+        if length <= grain || self.threads == 1 {
+            if length > 0 {
+                job(0..length);
+            }
+            return;
+        }
+        let next = AtomicUsize::new(0);
+        self.run(&|_| {
+            loop {
+                let start = next.fetch_add(grain, Ordering::Relaxed);
+                if start >= length {
+                    return;
+                }
+                job(start..length.min(start + grain));
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+
+    fn sums(pool: &ThreadPool, length: usize, grain: usize) -> u64 {
+        let sum = AtomicU64::new(0);
+        pool.for_each_chunk(length, grain, &|range| {
+            let part: u64 = range.map(|i| i as u64 + 1).sum();
+            sum.fetch_add(part, Ordering::Relaxed);
+        });
+        sum.into_inner()
+    }
+
+    #[test]
+    fn every_index_is_visited_once() {
+        for (threads, oversubscribed) in [(1, false), (2, false), (2, true), (5, true)] {
+            let pool = ThreadPool::new(threads, oversubscribed).unwrap();
+            for round in 0..300 {
+                let length = round % 37;
+                let expected = (length * (length + 1) / 2) as u64;
+                assert_eq!(sums(&pool, length, round % 5), expected, "{threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_inside_a_job_runs_on_its_caller() {
+        let pool = ThreadPool::new(3, true).unwrap();
+        let count = AtomicUsize::new(0);
+        pool.run(&|_| pool.run(&|_| _ = count.fetch_add(1, Ordering::Relaxed)));
+        assert_eq!(count.into_inner(), 9);
+    }
+
+    #[test]
+    fn two_callers_share_a_pool() {
+        let pool = ThreadPool::new(2, true).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| (0..200).for_each(|_| assert_eq!(sums(&pool, 10, 1), 55)));
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = ThreadPool::new(2, true).unwrap();
+        for culprit in 0..2 {
+            let job = |member: usize| assert_ne!(member, culprit, "on purpose");
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.run(&job)));
+            assert!(caught.is_err());
+            assert_eq!(sums(&pool, 10, 1), 55);
+        }
+    }
+}
