@@ -2,6 +2,22 @@
 //!
 //! Every result is bit-identical on all ranks: sums are taken in rank order whatever the transport and the size.
 
-pub mod communicator;
+#![cfg_attr(not(feature = "nccl"), forbid(unsafe_code))]
+#![cfg_attr(feature = "nccl", deny(unsafe_code))]
 
+mod abort;
+mod checks;
+pub mod communicator;
+mod dtype;
+pub mod memory;
+mod mesh;
+pub mod ring;
+pub mod solo;
+mod sum;
+mod transport;
+
+pub use abort::AbortSwitch;
 pub use communicator::{Aborter, CollectiveError, Communicator, Group, Slice, SliceMut};
+pub use dtype::Dtype;
+pub use mesh::{Limits, Mesh, Tuning};
+pub use transport::{Interest, Transport};

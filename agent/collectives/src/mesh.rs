@@ -1,0 +1,223 @@
+//! A communicator over a full mesh of byte streams: the algorithms, whatever carries the bytes.
+//!
+//! Small all-reduces are one direct exchange and a local sum; large ones are reduce-scatter and all-gather in segments.
+//! Both sum in rank order, so the result does not depend on which was taken. The first error closes every link and is
+//! what each later call returns.
+
+mod exchange;
+mod header;
+mod plans;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use crate::abort::AbortSwitch;
+use crate::checks;
+use crate::communicator::{Aborter, CollectiveError, Communicator, Group, Slice, SliceMut};
+use crate::dtype::Dtype;
+use crate::sum;
+use crate::transport::Transport;
+use exchange::Exchange;
+use header::{Kind, Operation};
+use plans::{Segmented, Segments, Whole};
+
+/// Where one algorithm hands over to the other, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Messages up to this size are exchanged whole and summed by every rank; larger ones are segmented.
+    pub direct_up_to: usize,
+    /// Bytes of a segment of a large message.
+    pub segment: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { direct_up_to: 64 << 10, segment: 512 << 10 }
+    }
+}
+
+/// How a communicator waits.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// An operation fails when no byte moved for this long.
+    pub op_timeout: Duration,
+    /// Look for bytes for a short while before sleeping: quicker where every rank has a core of its own, slower where
+    /// ranks share cores.
+    pub spin: bool,
+    /// Moves whenever this rank's operations do.
+    pub progress: Option<Arc<AtomicU64>>,
+}
+
+/// A group whose ranks are linked each to each.
+pub struct Mesh<T: Transport> {
+    exchange: Exchange<T>,
+    group: Group,
+    tuning: Tuning,
+    scratch: Vec<u64>,
+    failed: Option<CollectiveError>,
+}
+
+impl<T: Transport> Mesh<T> {
+    /// `transport` carries bytes between the ranks of `group`; `abort` ends every operation.
+    pub fn new(transport: T, group: Group, tuning: Tuning, limits: Limits, abort: &AbortSwitch) -> Self {
+        let exchange = Exchange::new(transport, group, limits, abort);
+        Self { exchange, group, tuning, scratch: Vec::new(), failed: None }
+    }
+
+    /// The transport, to look at.
+    pub fn transport(&self) -> &T {
+        &self.exchange.transport
+    }
+
+    /// Runs `operation` unless one failed before, and remembers its failure.
+    fn attempt(
+        &mut self,
+        operation: impl FnOnce(&mut Self) -> Result<(), CollectiveError>,
+    ) -> Result<(), CollectiveError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = operation(self);
+        if let Err(error) = &result {
+            // A peer that another abort took down closes its links; the cause is the abort.
+            let error = self.exchange.abort().check().err().unwrap_or_else(|| error.clone());
+            self.exchange.transport.close();
+            self.failed = Some(error.clone());
+            return Err(error);
+        }
+        result
+    }
+
+    /// The small all-reduce: everyone's whole message to everyone, then the sum.
+    fn all_reduce_direct(&mut self, dtype: Dtype, data: &mut [u8]) -> Result<(), CollectiveError> {
+        let (bytes, ranks, rank) = (data.len(), self.group.world_size(), self.group.rank());
+        let slot = bytes.next_multiple_of(64);
+        let scratch = room(&mut self.scratch, ranks * slot);
+        let at = |peer: usize| peer * slot..peer * slot + bytes;
+        let operation = Operation { kind: Kind::AllReduceSum, dtype: Some(dtype), bytes };
+        let mut plan =
+            Whole { operation, to: |_| true, send: data, from: |peer| Some(at(peer)), recv: &mut scratch[..] };
+        self.exchange.run(&mut plan)?;
+        sum::in_rank_order(dtype, rank, ranks, data, |r| &scratch[at(r)]);
+        Ok(())
+    }
+
+    fn all_reduce_segmented(&mut self, dtype: Dtype, data: &mut [u8]) -> Result<(), CollectiveError> {
+        let element = dtype.size();
+        let segment = self.tuning.segment.next_multiple_of(element).max(element * self.group.world_size());
+        let shape = Segments { group: self.group, element, segment, total: data.len() };
+        let scratch = room(&mut self.scratch, shape.scratch_bytes());
+        self.exchange.run(&mut Segmented::new(shape, dtype, data, scratch))
+    }
+
+    /// Sends `data` where `to` says and receives nothing.
+    fn give(
+        &mut self,
+        kind: Kind,
+        dtype: Option<Dtype>,
+        to: impl Fn(usize) -> bool,
+        data: &[u8],
+    ) -> Result<(), CollectiveError> {
+        let operation = Operation { kind, dtype, bytes: data.len() };
+        self.exchange.run(&mut Whole { operation, to, send: data, from: |_| None, recv: &mut [] })
+    }
+
+    /// Receives `data` from `from` and sends nothing.
+    fn take(
+        &mut self,
+        kind: Kind,
+        dtype: Option<Dtype>,
+        from: usize,
+        data: &mut [u8],
+    ) -> Result<(), CollectiveError> {
+        let bytes = data.len();
+        let operation = Operation { kind, dtype, bytes };
+        let from = |peer| (peer == from).then_some(0..bytes);
+        self.exchange.run(&mut Whole { operation, to: |_| false, send: &[], from, recv: data })
+    }
+}
+
+/// The first `bytes` of a buffer that only grows.
+fn room(scratch: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
+    let words = bytes.div_ceil(size_of::<u64>());
+    if scratch.len() < words {
+        scratch.resize(words, 0);
+    }
+    &mut bytemuck::cast_slice_mut(scratch)[..bytes]
+}
+
+impl<T: Transport> Communicator for Mesh<T> {
+    fn group(&self) -> Group {
+        self.group
+    }
+
+    fn backend(&self) -> &'static str {
+        self.exchange.transport.name()
+    }
+
+    fn all_reduce_sum(&mut self, data: SliceMut<'_>) -> Result<(), CollectiveError> {
+        let (dtype, data) = (data.dtype(), data.bytes());
+        self.attempt(|mesh| {
+            if data.len() <= mesh.tuning.direct_up_to {
+                mesh.all_reduce_direct(dtype, data)
+            } else {
+                mesh.all_reduce_segmented(dtype, data)
+            }
+        })
+    }
+
+    fn all_gather(&mut self, mine: Slice<'_>, counts: &[usize], out: SliceMut<'_>) -> Result<(), CollectiveError> {
+        self.attempt(|mesh| {
+            checks::all_gather(mesh.group, &mine, counts, &out)?;
+            let (dtype, mine, out) = (mine.dtype(), mine.bytes(), out.bytes());
+            let range = |rank: usize| -> Range<usize> {
+                let start = counts[..rank].iter().sum::<usize>() * dtype.size();
+                start..start + counts[rank] * dtype.size()
+            };
+            out[range(mesh.group.rank())].copy_from_slice(mine);
+            let operation = Operation { kind: Kind::AllGather, dtype: Some(dtype), bytes: 0 };
+            let from = |peer| Some(range(peer));
+            mesh.exchange.run(&mut Whole { operation, to: |_| true, send: mine, from, recv: out })
+        })
+    }
+
+    fn broadcast(&mut self, root: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
+        self.attempt(|mesh| {
+            checks::root(mesh.group, root)?;
+            let (dtype, data) = (data.dtype(), data.bytes());
+            if root == mesh.group.rank() {
+                mesh.give(Kind::Broadcast, Some(dtype), |_| true, data)
+            } else {
+                mesh.take(Kind::Broadcast, Some(dtype), root, data)
+            }
+        })
+    }
+
+    fn send(&mut self, to: usize, data: Slice<'_>) -> Result<(), CollectiveError> {
+        self.attempt(|mesh| {
+            checks::peer(mesh.group, to)?;
+            mesh.give(Kind::Send, Some(data.dtype()), |peer| peer == to, data.bytes())
+        })
+    }
+
+    fn recv(&mut self, from: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
+        self.attempt(|mesh| {
+            checks::peer(mesh.group, from)?;
+            mesh.take(Kind::Send, Some(data.dtype()), from, data.bytes())
+        })
+    }
+
+    fn barrier(&mut self) -> Result<(), CollectiveError> {
+        self.attempt(|mesh| {
+            let operation = Operation { kind: Kind::Barrier, dtype: None, bytes: 0 };
+            let from = |_| Some(0..0);
+            mesh.exchange.run(&mut Whole { operation, to: |_| true, send: &[], from, recv: &mut [] })
+        })
+    }
+
+    fn aborter(&self) -> Aborter {
+        self.exchange.abort().aborter()
+    }
+}

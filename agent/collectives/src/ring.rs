@@ -1,0 +1,1 @@
+//! Ranks as processes, linked each to each by TCP.
