@@ -1,1 +1,20 @@
-//! Placeholder.
+//! A rank's body: from a folder of weights and a step plan to sampled tokens.
+//!
+//! [`describe`] is what the weightless head reads of a model, [`resolve`] fixes its files, [`Runner`] is one rank.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod describe;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod runner;
+mod shard;
+pub mod source;
+mod weights;
+
+pub use describe::{ModelDescription, describe};
+pub use error::EngineError;
+pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig};
+pub use source::{ModelFile, ModelFiles, ResolvedModel, open, resolve, verify};

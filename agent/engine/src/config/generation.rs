@@ -1,0 +1,85 @@
+//! `generation_config.json`: what the model's makers suggest where a client says nothing.
+
+use serde::Deserialize;
+
+use super::ModelConfig;
+use super::raw::TokenIds;
+use crate::EngineError;
+use crate::source::ModelFiles;
+
+/// Name of the file; it may be absent.
+const GENERATION_FILE: &str = "generation_config.json";
+
+/// Defaults for requests.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct GenerationDefaults {
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end an answer.
+    pub eos_token_ids: Vec<u32>,
+    /// 0 where the makers suggest greedy decoding.
+    pub temperature: Option<f32>,
+    pub top_k: Option<u32>,
+    pub top_p: Option<f32>,
+}
+
+#[derive(Deserialize, Default)]
+struct RawGeneration {
+    bos_token_id: Option<TokenIds>,
+    eos_token_id: Option<TokenIds>,
+    do_sample: Option<bool>,
+    temperature: Option<f32>,
+    top_k: Option<u32>,
+    top_p: Option<f32>,
+}
+
+impl GenerationDefaults {
+    /// Reads the file; what it does not say about tokens comes from `config.json`.
+    ///
+    /// # Errors
+    /// [`EngineError::Format`] for a malformed file.
+    pub fn read(files: &dyn ModelFiles, config: &ModelConfig) -> Result<Self, EngineError> {
+        let raw: RawGeneration = match files.read_all(GENERATION_FILE)? {
+            Some(json) => serde_json::from_slice(&json)
+                .map_err(|error| EngineError::format(GENERATION_FILE, error.to_string()))?,
+            None => RawGeneration::default(),
+        };
+        let sampled = raw.do_sample != Some(false);
+        Ok(Self {
+            bos_token_id: raw.bos_token_id.as_ref().and_then(TokenIds::first).or(config.bos_token_id),
+            eos_token_ids: raw.eos_token_id.map_or_else(|| config.eos_token_ids.clone(), |ids| ids.all()),
+            temperature: if raw.do_sample == Some(false) { Some(0.0) } else { raw.temperature },
+            top_k: raw.top_k.filter(|_| sampled),
+            top_p: raw.top_p.filter(|p| sampled && *p > 0.0 && *p <= 1.0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::source::open;
+
+    fn read(json: Option<&str>) -> Result<GenerationDefaults, EngineError> {
+        let model = fixture::tiny_llama();
+        if let Some(json) = json {
+            model.write(GENERATION_FILE, json.as_bytes());
+        }
+        let files = open(model.source()).unwrap();
+        GenerationDefaults::read(files.as_ref(), &ModelConfig::read(files.as_ref()).unwrap())
+    }
+
+    #[test]
+    fn the_file_overrides_the_configuration() {
+        let absent = read(None).unwrap();
+        assert_eq!((absent.eos_token_ids.as_slice(), absent.temperature), ([2].as_slice(), None));
+        let greedy = read(Some(r#"{"do_sample": false, "temperature": 0.6, "eos_token_id": 7}"#)).unwrap();
+        assert_eq!((greedy.eos_token_ids.as_slice(), greedy.temperature), ([7].as_slice(), Some(0.0)));
+        let sampled =
+            read(Some(r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": [7, 8]}"#));
+        let sampled = sampled.unwrap();
+        assert_eq!((sampled.temperature, sampled.top_p, sampled.top_k), (Some(0.6), Some(0.9), Some(20)));
+        assert_eq!(sampled.eos_token_ids, [7, 8]);
+        assert!(read(Some("{")).unwrap_err().to_string().starts_with("generation_config.json"));
+    }
+}

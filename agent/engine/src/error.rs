@@ -1,0 +1,67 @@
+//! What can go wrong in a rank's body: every error names the culprit, and the remedy where there is one.
+
+use lockstep_collectives::CollectiveError;
+use lockstep_schedule::plan::SeqId;
+
+/// Errors of reading a model, loading it, and stepping it.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The source is none that can be read here.
+    #[error("model source `{origin}`: {reason}")]
+    Source { origin: String, reason: String },
+    /// A file that a model must have is not there.
+    #[error("{file} is missing in {origin}: a model folder holds config.json, tokenizer.json and *.safetensors")]
+    Missing { file: String, origin: String },
+    /// The operating system failed to read a file.
+    #[error("read {file}: {cause}")]
+    Io { file: String, cause: std::io::Error },
+    /// A file ends before what its header promises.
+    #[error("{file} is cut short: it has {size} bytes, {expected} were expected; copy or download it again")]
+    Truncated { file: String, size: u64, expected: u64 },
+    /// A file is not the one that the head resolved.
+    #[error("{file} is not the file that the head resolved: {reason}; every node needs the same model files")]
+    Changed { file: String, reason: String },
+    /// A file's content is not what its name promises.
+    #[error("{file}: {reason}")]
+    Format { file: String, reason: String },
+    /// A model family that is not built in.
+    #[error("architecture `{found}` is not supported; supported: {supported}")]
+    Architecture { found: String, supported: String },
+    /// A tensor that the architecture needs is in no file.
+    #[error("tensor `{tensor}` is in none of the weight files of {origin}")]
+    MissingTensor { tensor: String, origin: String },
+    /// A tensor has another shape than the configuration asks for.
+    #[error("tensor `{tensor}` in {file} has shape {found:?}, config.json asks for {expected:?}")]
+    Shape { tensor: String, file: String, expected: Vec<usize>, found: Vec<usize> },
+    /// A tensor has a type that is not read.
+    #[error("tensor `{tensor}` in {file} is {found}; supported: F32, BF16, F16")]
+    Dtype { tensor: String, file: String, found: String },
+    /// The model cannot be split over that many ranks.
+    #[error("{architecture} cannot be split over {world_size} ranks: {reason}; the largest world size is {largest}")]
+    WorldSize { architecture: String, world_size: usize, largest: usize, reason: String },
+    /// A value of the runner's configuration.
+    #[error("{0}")]
+    Usage(String),
+    /// A plan that contradicts itself, the configuration or what this rank holds.
+    #[error("step {step} of epoch {epoch} refused: {reason}")]
+    Plan { epoch: u64, step: u64, reason: String },
+    /// A step was asked for while no group is formed.
+    #[error("no group is formed: a communicator must be given first")]
+    NotFormed,
+    /// The model computed something that is no number.
+    #[error("the logits of sequence {seq} hold a value that is not finite (at rank {rank})")]
+    Logits { seq: SeqId, rank: usize },
+    /// A collective failed; the group must be formed anew.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl EngineError {
+    /// A file whose content is wrong.
+    pub(crate) fn format(file: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Format { file: file.into(), reason: reason.into() }
+    }
+}

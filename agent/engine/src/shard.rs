@@ -1,0 +1,110 @@
+//! What part of a model is one rank's: any world size up to the number of query heads, none of which must divide.
+//!
+//! Query heads go in contiguous ranges; a rank keeps every KV head that its range touches, so two ranks may both keep
+//! the one between them. Every other dimension is split as evenly as it can be.
+
+use std::ops::Range;
+
+use lockstep_collectives::Group;
+
+use crate::EngineError;
+use crate::config::ModelConfig;
+
+/// One rank's part of every dimension that is split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    pub group: Group,
+    /// Query heads, by their index in the whole model.
+    pub queries: Range<usize>,
+    /// KV heads that those queries use, by their index in the whole model.
+    pub kv: Range<usize>,
+    /// For each of this rank's query heads the KV head that it uses; both are indices on this rank.
+    pub kv_of: Vec<usize>,
+    pub intermediate: Range<usize>,
+    pub vocab: Range<usize>,
+}
+
+impl Shard {
+    /// # Errors
+    /// [`EngineError::WorldSize`] where a rank would have nothing.
+    pub fn new(config: &ModelConfig, group: Group) -> Result<Self, EngineError> {
+        let largest = largest_world_size(config);
+        if group.world_size() > largest {
+            return Err(EngineError::WorldSize {
+                architecture: config.architecture.name().into(),
+                world_size: group.world_size(),
+                largest,
+                reason: format!(
+                    "it has {} query heads, an intermediate size of {} and a vocabulary of {}",
+                    config.num_heads, config.intermediate_size, config.vocab_size
+                ),
+            });
+        }
+        let queries = group.part_of(config.num_heads);
+        let per_kv = config.queries_per_kv();
+        let kv = queries.start / per_kv..(queries.end - 1) / per_kv + 1;
+        let kv_of = queries.clone().map(|query| query / per_kv - kv.start).collect();
+        Ok(Self {
+            group,
+            queries,
+            kv,
+            kv_of,
+            intermediate: group.part_of(config.intermediate_size),
+            vocab: group.part_of(config.vocab_size),
+        })
+    }
+}
+
+/// Most ranks that a model can be split over.
+pub fn largest_world_size(config: &ModelConfig) -> usize {
+    config.num_heads.min(config.intermediate_size).min(config.vocab_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use proptest::prelude::*;
+
+    fn config(num_heads: usize, num_kv_heads: usize) -> ModelConfig {
+        let mut config = fixture::tiny_config();
+        (config.num_heads, config.num_kv_heads) = (num_heads, num_kv_heads);
+        config
+    }
+
+    #[test]
+    fn a_rank_keeps_every_kv_head_that_it_touches() {
+        let config = config(6, 2);
+        let shard = |rank| Shard::new(&config, Group::new(rank, 4).unwrap()).unwrap();
+        let seen: Vec<_> = (0..4).map(shard).map(|shard| (shard.queries, shard.kv, shard.kv_of)).collect();
+        let expected =
+            [(0..1, 0..1, vec![0]), (1..3, 0..1, vec![0, 0]), (3..4, 1..2, vec![0]), (4..6, 1..2, vec![0, 0])];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn too_many_ranks_are_told_how_many_fit() {
+        let message = Shard::new(&config(6, 2), Group::new(0, 7).unwrap()).unwrap_err().to_string();
+        assert!(message.contains("over 7 ranks") && message.contains("the largest world size is 6"), "{message}");
+    }
+
+    proptest! {
+        #[test]
+        fn parts_cover_everything_once(kv in 1usize..9, per_kv in 1usize..9, world in 1usize..16) {
+            let config = config(kv * per_kv, kv);
+            prop_assume!(world <= largest_world_size(&config));
+            let mut ends = (0, 0, 0);
+            for rank in 0..world {
+                let shard = Shard::new(&config, Group::new(rank, world).unwrap()).unwrap();
+                prop_assert_eq!((shard.queries.start, shard.intermediate.start, shard.vocab.start), ends);
+                prop_assert!(!shard.queries.is_empty() && !shard.intermediate.is_empty() && !shard.vocab.is_empty());
+                for (local, query) in shard.queries.clone().enumerate() {
+                    prop_assert_eq!(shard.kv.start + shard.kv_of[local], query / per_kv);
+                    prop_assert!(shard.kv_of[local] < shard.kv.len());
+                }
+                ends = (shard.queries.end, shard.intermediate.end, shard.vocab.end);
+            }
+            prop_assert_eq!(ends, (config.num_heads, config.intermediate_size, config.vocab_size));
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Models inside the binary: `builtin://tiny`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::ModelFiles;
+use crate::EngineError;
+
+/// A file's name and its bytes.
+type Embedded = (&'static str, &'static [u8]);
+
+/// Every builtin model: its name and files.
+const MODELS: &[(&str, &[Embedded])] = &[("tiny", TINY)];
+
+const TINY: &[Embedded] = &[];
+
+/// The files of one embedded model.
+#[derive(Debug)]
+pub struct BuiltinFiles {
+    source: String,
+    files: &'static [Embedded],
+    bytes_read: AtomicU64,
+}
+
+impl BuiltinFiles {
+    /// # Errors
+    /// [`EngineError::Source`] where there is no builtin model `name`.
+    pub fn open(source: &str, name: &str) -> Result<Self, EngineError> {
+        let names = || MODELS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let (_, files) = MODELS.iter().find(|(builtin, _)| *builtin == name).ok_or_else(|| EngineError::Source {
+            origin: source.into(),
+            reason: format!("there is no builtin model `{name}`; there is: {}", names()),
+        })?;
+        Ok(Self { source: source.into(), files, bytes_read: AtomicU64::new(0) })
+    }
+
+    fn file(&self, name: &str) -> Option<&'static [u8]> {
+        self.files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| *bytes)
+    }
+}
+
+impl ModelFiles for BuiltinFiles {
+    fn source(&self) -> &str {
+        &self.source
+    }
+
+    fn size(&self, name: &str) -> Result<Option<u64>, EngineError> {
+        Ok(self.file(name).map(|bytes| bytes.len() as u64))
+    }
+
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
+        let missing = || EngineError::Missing { file: name.into(), origin: self.source.clone() };
+        let bytes = self.file(name).ok_or_else(missing)?;
+        let size = bytes.len() as u64;
+        let expected = offset.saturating_add(buffer.len() as u64);
+        if expected > size {
+            return Err(EngineError::Truncated { file: format!("{}/{name}", self.source), size, expected });
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        buffer.copy_from_slice(&bytes[start..start + buffer.len()]);
+        self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,56 @@
+//! Which weight files a model has: one, or several named by an index.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::EngineError;
+use crate::source::ModelFiles;
+
+const SINGLE_FILE: &str = "model.safetensors";
+/// Name of the index of a sharded model.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// The weight files of a model.
+#[derive(Debug)]
+pub struct Index {
+    file: Option<&'static str>,
+    shards: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct RawIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// `model.safetensors` where it is there, else what the index names, in order of name.
+    ///
+    /// # Errors
+    /// [`EngineError::Missing`] where neither is there, [`EngineError::Format`] for a malformed index.
+    pub fn read(files: &dyn ModelFiles) -> Result<Self, EngineError> {
+        if files.size(SINGLE_FILE)?.is_some() {
+            return Ok(Self { file: None, shards: vec![SINGLE_FILE.into()] });
+        }
+        let Some(json) = files.read_all(INDEX_FILE)? else {
+            return Err(EngineError::Missing { file: SINGLE_FILE.into(), origin: files.source().into() });
+        };
+        let raw: RawIndex =
+            serde_json::from_slice(&json).map_err(|error| EngineError::format(INDEX_FILE, error.to_string()))?;
+        let shards: BTreeSet<String> = raw.weight_map.into_values().collect();
+        if shards.is_empty() {
+            return Err(EngineError::format(INDEX_FILE, "it names no weight file"));
+        }
+        Ok(Self { file: Some(INDEX_FILE), shards: shards.into_iter().collect() })
+    }
+
+    /// Name of the index, where there is one.
+    pub fn file(&self) -> Option<&str> {
+        self.file
+    }
+
+    /// Names of the weight files; at least one.
+    pub fn shards(&self) -> &[String] {
+        &self.shards
+    }
+}

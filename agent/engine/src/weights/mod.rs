@@ -1,0 +1,284 @@
+//! Safetensors weights, read slice by slice: a rank reads its own rows and columns, and nothing else.
+//!
+//! Format: <https://huggingface.co/docs/safetensors>. Headers are checked before anything is allocated from them.
+
+mod header;
+mod index;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::EngineError;
+use crate::source::ModelFiles;
+use header::Entry;
+pub use index::Index;
+
+/// Below this many bytes wanted of a row, rows are read in stripes with the gaps between them: a call costs about as
+/// much as copying a few KiB.
+const STRIPE_BELOW: usize = 2 << 10;
+/// Size of one stripe.
+const STRIPE: usize = 1 << 20;
+
+/// All tensors of a model, by name.
+#[derive(Debug)]
+pub struct Weights {
+    files: Arc<dyn ModelFiles>,
+    entries: HashMap<String, Entry>,
+    bytes_read: AtomicU64,
+}
+
+impl Weights {
+    /// Reads the headers of all weight files.
+    ///
+    /// # Errors
+    /// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
+    pub fn open(files: Arc<dyn ModelFiles>) -> Result<Self, EngineError> {
+        let index = Index::read(files.as_ref())?;
+        let mut entries = HashMap::new();
+        for shard in index.shards() {
+            for (name, entry) in header::read(files.as_ref(), shard)? {
+                if let Some(other) = entries.insert(name.clone(), entry) {
+                    let reason = format!("tensor `{name}` is in {} too", other.file);
+                    return Err(EngineError::format(shard, reason));
+                }
+            }
+        }
+        Ok(Self { files, entries, bytes_read: AtomicU64::new(0) })
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// Elements of all tensors together.
+    pub fn parameters(&self) -> u64 {
+        self.entries.values().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Names, shapes and bytes of all tensors, in no order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], u64)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice(), entry.bytes()))
+    }
+
+    /// Bytes of tensors read so far, gaps of stripes included.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// Type that a tensor is stored in.
+    ///
+    /// # Errors
+    /// [`EngineError::MissingTensor`], [`EngineError::Dtype`].
+    pub fn dtype(&self, name: &str) -> Result<DType, EngineError> {
+        self.entry(name)?.dtype(name)
+    }
+
+    /// Rows (first dimension) of a tensor, in its stored type on the host.
+    ///
+    /// # Errors
+    /// [`EngineError::MissingTensor`], [`EngineError::Shape`] where the tensor is not `expected`,
+    /// [`EngineError::Dtype`], and those of reading.
+    pub fn rows(&self, name: &str, expected: &[usize], rows: Range<usize>) -> Result<Tensor, EngineError> {
+        let entry = self.expect(name, expected)?;
+        let dtype = entry.dtype(name)?;
+        let row = expected[1..].iter().product::<usize>() * dtype.size_in_bytes();
+        let mut bytes = vec![0; rows.len() * row];
+        self.read(entry, (rows.start * row) as u64, &mut bytes)?;
+        let shape = [&[rows.len()], &expected[1..]].concat();
+        Ok(Tensor::from_raw_buffer(&bytes, dtype, &shape, &Device::Cpu)?)
+    }
+
+    /// Columns (second dimension) of a matrix `[rows, columns]`, in its stored type on the host.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`].
+    pub fn columns(&self, name: &str, expected: [usize; 2], columns: Range<usize>) -> Result<Tensor, EngineError> {
+        if columns == (0..expected[1]) {
+            return self.rows(name, &expected, 0..expected[0]);
+        }
+        let entry = self.expect(name, &expected)?;
+        let dtype = entry.dtype(name)?;
+        let element = dtype.size_in_bytes();
+        let cut = Cut { rows: expected[0], row: expected[1] * element, wanted: scale(&columns, element) };
+        let bytes = if cut.wanted.len() < STRIPE_BELOW {
+            self.read_stripes(entry, &cut)?
+        } else {
+            self.read_rows(entry, &cut)?
+        };
+        Ok(Tensor::from_raw_buffer(&bytes, dtype, &[expected[0], columns.len()], &Device::Cpu)?)
+    }
+
+    fn read_rows(&self, entry: &Entry, cut: &Cut) -> Result<Vec<u8>, EngineError> {
+        let mut bytes = vec![0; cut.rows * cut.wanted.len()];
+        for (row, part) in bytes.chunks_exact_mut(cut.wanted.len()).enumerate() {
+            self.read(entry, (row * cut.row + cut.wanted.start) as u64, part)?;
+        }
+        Ok(bytes)
+    }
+
+    fn read_stripes(&self, entry: &Entry, cut: &Cut) -> Result<Vec<u8>, EngineError> {
+        let mut bytes = Vec::with_capacity(cut.rows * cut.wanted.len());
+        let rows_per_stripe = (STRIPE / cut.row).max(1);
+        let mut stripe = Vec::new();
+        for first in (0..cut.rows).step_by(rows_per_stripe) {
+            let rows = rows_per_stripe.min(cut.rows - first);
+            stripe.resize((rows - 1) * cut.row + cut.wanted.len(), 0);
+            self.read(entry, (first * cut.row + cut.wanted.start) as u64, &mut stripe)?;
+            for row in 0..rows {
+                bytes.extend_from_slice(&stripe[row * cut.row..][..cut.wanted.len()]);
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn read(&self, entry: &Entry, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
+        self.files.read_at(&entry.file, entry.offset + offset, buffer)?;
+        self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, EngineError> {
+        let missing = || EngineError::MissingTensor { tensor: name.into(), origin: self.files.source().into() };
+        self.entries.get(name).ok_or_else(missing)
+    }
+
+    fn expect(&self, name: &str, expected: &[usize]) -> Result<&Entry, EngineError> {
+        let entry = self.entry(name)?;
+        if entry.shape != expected {
+            return Err(EngineError::Shape {
+                tensor: name.into(),
+                file: entry.file.to_string(),
+                expected: expected.into(),
+                found: entry.shape.clone(),
+            });
+        }
+        Ok(entry)
+    }
+}
+
+/// Which bytes of every row are wanted.
+struct Cut {
+    rows: usize,
+    row: usize,
+    wanted: Range<usize>,
+}
+
+fn scale(range: &Range<usize>, by: usize) -> Range<usize> {
+    range.start * by..range.end * by
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{self, Model};
+    use crate::source::open;
+
+    fn weights(model: &Model) -> Result<Weights, EngineError> {
+        Weights::open(open(model.source()).unwrap())
+    }
+
+    /// A `[rows, columns]` matrix that counts up.
+    fn counting(rows: usize, columns: usize) -> (Model, Tensor) {
+        let tensor =
+            Tensor::arange(0f32, (rows * columns) as f32, &Device::Cpu).unwrap().reshape((rows, columns)).unwrap();
+        (fixture::folder(&[("w", &tensor)]), tensor)
+    }
+
+    #[test]
+    fn every_cut_equals_the_same_cut_of_the_whole() {
+        for (rows, columns) in [(5, 7), (3, 2000), (700, 1000)] {
+            let (model, whole) = counting(rows, columns);
+            let weights = weights(&model).unwrap();
+            for (start, end) in [(0, 1), (0, columns), (1, columns - 1), (columns / 2, columns)] {
+                let cut = weights.columns("w", [rows, columns], start..end).unwrap();
+                let expected = whole.narrow(1, start, end - start).unwrap();
+                assert_eq!(cut.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
+            }
+            let cut = weights.rows("w", &[rows, columns], 1..rows).unwrap();
+            let expected = whole.narrow(0, 1, rows - 1).unwrap();
+            assert_eq!(cut.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
+        }
+    }
+
+    #[test]
+    fn only_the_wanted_bytes_are_read() {
+        let (model, _) = counting(6, 2000);
+        let weights = weights(&model).unwrap();
+        weights.rows("w", &[6, 2000], 2..4).unwrap();
+        assert_eq!(weights.bytes_read(), 2 * 2000 * 4);
+        weights.columns("w", [6, 2000], 1000..2000).unwrap();
+        assert_eq!(weights.bytes_read(), 2 * 2000 * 4 + 6 * 1000 * 4);
+    }
+
+    #[test]
+    fn tensors_that_do_not_fit_are_named() {
+        let model = fixture::folder(&[
+            ("w", &Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap()),
+            ("ids", &Tensor::zeros(3, DType::I64, &Device::Cpu).unwrap()),
+        ]);
+        let weights = weights(&model).unwrap();
+        let cases = [
+            (weights.rows("x", &[2, 3], 0..2), "tensor `x` is in none of the weight files"),
+            (weights.rows("w", &[3, 2], 0..2), "has shape [2, 3], config.json asks for [3, 2]"),
+            (weights.columns("w", [2, 4], 0..2), "has shape [2, 3], config.json asks for [2, 4]"),
+            (weights.rows("ids", &[3], 0..3), "tensor `ids` in model.safetensors is I64"),
+        ];
+        for (result, expected) in cases {
+            let message = result.unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        assert_eq!(weights.parameters(), 9);
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let header = |json: &str| [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
+        let cases = [
+            (vec![], "cut short: it has 0 bytes, 8 were expected"),
+            (vec![1, 2, 3], "cut short: it has 3 bytes"),
+            (u64::MAX.to_le_bytes().to_vec(), "is more than"),
+            (100u64.to_le_bytes().to_vec(), "cut short: it has 8 bytes, 108 were expected"),
+            (header("nonsense"), "header"),
+            (header(r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#), "header"),
+            (header(r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#), "header"),
+            (header(r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#), "cut short"),
+        ];
+        for (bytes, expected) in cases {
+            let model = fixture::folder(&[]);
+            model.write("model.safetensors", &bytes);
+            let message = weights(&model).unwrap_err().to_string();
+            assert!(message.contains(expected) && message.contains("model.safetensors"), "{message}");
+        }
+        let (model, _) = counting(2, 2);
+        model.patch("model.safetensors", |bytes| bytes.push(0));
+        assert!(weights(&model).unwrap_err().to_string().contains("1 bytes after the last tensor"));
+    }
+
+    #[test]
+    fn a_sharded_model_is_read_through_its_index() {
+        let (model, whole) = counting(4, 4);
+        model.rename("model.safetensors", "part-1.safetensors");
+        assert!(weights(&model).unwrap_err().to_string().contains("model.safetensors is missing"));
+        model.write(index::INDEX_FILE, br#"{"metadata": {}, "weight_map": {"w": "part-1.safetensors"}}"#);
+        let read = weights(&model).unwrap().rows("w", &[4, 4], 0..4).unwrap();
+        assert_eq!(read.to_vec2::<f32>().unwrap(), whole.to_vec2::<f32>().unwrap());
+
+        let broken = [
+            ("{", "model.safetensors.index.json"),
+            (r#"{"weight_map": {}}"#, "names no weight file"),
+            (r#"{"weight_map": {"w": "gone.safetensors"}}"#, "gone.safetensors is missing"),
+            (r#"{"weight_map": {"w": "../part.safetensors"}}"#, "must stay inside"),
+            (r#"{"weight_map": {"v": "part-1.safetensors"}}"#, "`v`"),
+        ];
+        for (json, expected) in broken {
+            model.write(index::INDEX_FILE, json.as_bytes());
+            let message = weights(&model).and_then(|weights| weights.dtype("v").map(|_| ())).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+}
