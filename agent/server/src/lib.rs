@@ -2,4 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod grpc;
+pub mod metrics;
+pub mod serve;
 pub mod service;
+pub mod session;
+pub mod text;

@@ -1,0 +1,163 @@
+//! `lockstep.v1.Inference`: wire types in, wire types out; everything between them is the session's.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use lockstep_proto::v1::generate_request::Prompt;
+use lockstep_proto::v1::inference_server::Inference;
+use lockstep_proto::v1::{
+    self, ChatRequest, DetokenizeRequest, DetokenizeResponse, GenerateRequest, GenerateResponse, GetModelInfoRequest,
+    GetModelInfoResponse, ListModelsRequest, ListModelsResponse, TokenizeRequest, TokenizeResponse,
+};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::status::{add_request_id, deadline_of, request_id_of, status};
+use crate::session::{
+    Answer, Api, Delta, Finish, GenerateInput, LimitsInput, PromptInput, RequestError, SamplingInput, TokenOut, Usage,
+};
+use crate::text::{ChatMessage, Tokenizer};
+
+type Generated = BoxStream<'static, Result<GenerateResponse, Status>>;
+
+pub struct Service {
+    api: Api,
+}
+
+impl Service {
+    pub fn new(api: Api) -> Self {
+        Self { api }
+    }
+
+    async fn start(&self, metadata: &MetadataMap, mut input: GenerateInput) -> Result<Response<Generated>, Status> {
+        input.request_id = request_id_of(metadata);
+        let request_id = input.request_id.clone();
+        let refuse = |error: RequestError| status(&error, &request_id);
+        input.deadline = deadline_of(metadata).map_err(refuse)?;
+        let answer = self.api.generate(input).await.map_err(refuse)?;
+        let mut response = Response::new(responses(answer, self.api.text().tokenizer().clone()));
+        add_request_id(response.metadata_mut(), &request_id);
+        Ok(response)
+    }
+}
+
+#[tonic::async_trait]
+impl Inference for Service {
+    type GenerateStream = Generated;
+
+    async fn generate(&self, request: Request<GenerateRequest>) -> Result<Response<Generated>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let prompt = match request.prompt {
+            Some(Prompt::Text(text)) => PromptInput::Text(text),
+            Some(Prompt::TokenIds(tokens)) => PromptInput::Tokens(tokens.ids),
+            None => PromptInput::default(),
+        };
+        let input = input(request.model, prompt, request.sampling, request.limits, request.logprobs);
+        self.start(&metadata, input).await
+    }
+
+    type ChatStream = Generated;
+
+    async fn chat(&self, request: Request<ChatRequest>) -> Result<Response<Generated>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let message = |message: v1::ChatMessage| ChatMessage { role: message.role, content: message.content };
+        let prompt = PromptInput::Chat(request.messages.into_iter().map(message).collect());
+        let input = input(request.model, prompt, request.sampling, request.limits, request.logprobs);
+        self.start(&metadata, input).await
+    }
+
+    async fn tokenize(&self, request: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let ids = self.api.tokenize(&request.model, request.text, !request.no_special_tokens).await;
+        let token_ids = ids.map_err(|error| status(&error, &request_id_of(&metadata)))?;
+        Ok(Response::new(TokenizeResponse { token_ids }))
+    }
+
+    async fn detokenize(&self, request: Request<DetokenizeRequest>) -> Result<Response<DetokenizeResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let text = self.api.detokenize(&request.model, &request.token_ids, request.skip_special_tokens);
+        let text = text.map_err(|error| status(&error, &request_id_of(&metadata)))?;
+        Ok(Response::new(DetokenizeResponse { text }))
+    }
+
+    async fn list_models(&self, _: Request<ListModelsRequest>) -> Result<Response<ListModelsResponse>, Status> {
+        Ok(Response::new(ListModelsResponse { models: vec![self.api.model().clone()] }))
+    }
+
+    async fn get_model_info(
+        &self,
+        request: Request<GetModelInfoRequest>,
+    ) -> Result<Response<GetModelInfoResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.api.check_model(&request.model).map_err(|error| status(&error, &request_id_of(&metadata)))?;
+        Ok(Response::new(GetModelInfoResponse { model: Some(self.api.model().clone()) }))
+    }
+}
+
+/// Request id and deadline are filled in from the metadata.
+fn input(
+    model: String,
+    prompt: PromptInput,
+    sampling: Option<v1::Sampling>,
+    limits: Option<v1::Limits>,
+    logprobs: Option<u32>,
+) -> GenerateInput {
+    let v1::Sampling { temperature, top_k, top_p, seed } = sampling.unwrap_or_default();
+    let v1::Limits { max_tokens, stop, stop_token_ids, ignore_eos } = limits.unwrap_or_default();
+    GenerateInput {
+        model,
+        prompt,
+        sampling: SamplingInput { temperature, top_k, top_p, seed },
+        limits: LimitsInput { max_tokens, stop, stop_token_ids, ignore_eos },
+        logprobs,
+        ..GenerateInput::default()
+    }
+}
+
+/// The answer as messages; the first and the last carry the usage.
+fn responses(answer: Answer, tokenizer: Arc<Tokenizer>) -> Generated {
+    stream::unfold((answer, true, tokenizer), |(mut answer, first, tokenizer)| async move {
+        let response = match answer.next().await? {
+            Ok(delta) => {
+                let usage = (first || delta.finish.is_some()).then(|| usage(answer.usage()));
+                Ok(response(answer.request_id(), delta, usage, &tokenizer))
+            }
+            Err(error) => Err(status(&error, answer.request_id())),
+        };
+        Some((response, (answer, false, tokenizer)))
+    })
+    .boxed()
+}
+
+fn response(request_id: &str, delta: Delta, usage: Option<v1::Usage>, tokenizer: &Tokenizer) -> GenerateResponse {
+    let finish_reason = match delta.finish {
+        None => v1::FinishReason::Unspecified,
+        Some(Finish::Stop) => v1::FinishReason::Stop,
+        Some(Finish::Length) => v1::FinishReason::Length,
+        Some(Finish::Cancelled) => v1::FinishReason::Cancelled,
+    };
+    GenerateResponse {
+        request_id: request_id.to_owned(),
+        text: delta.text,
+        token_ids: delta.tokens.iter().map(|token| token.id).collect(),
+        logprobs: delta.tokens.iter().filter_map(|token| logprobs(token, tokenizer)).collect(),
+        finish_reason: finish_reason.into(),
+        usage,
+    }
+}
+
+fn logprobs(token: &TokenOut, tokenizer: &Tokenizer) -> Option<v1::TokenLogprobs> {
+    let logprobs = token.logprobs.as_ref()?;
+    let top = logprobs.top.iter().map(|(id, logprob)| v1::TopLogprob {
+        token_id: *id,
+        logprob: *logprob,
+        text: tokenizer.token_text(*id),
+    });
+    Some(v1::TokenLogprobs { logprob: logprobs.chosen, top: top.collect() })
+}
+
+fn usage(usage: Usage) -> v1::Usage {
+    let Usage { prompt_tokens, completion_tokens, cached_tokens } = usage;
+    v1::Usage { prompt_tokens, completion_tokens, cached_tokens }
+}

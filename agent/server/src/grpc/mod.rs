@@ -1,0 +1,62 @@
+//! The gRPC endpoint: `lockstep.v1.Inference`, `lockstep.v1.Cluster`, `grpc.health.v1.Health`, and reflection (v1 and
+//! v1alpha) over all of them.
+//!
+//! A call that its client cancels drops its answer, which cancels the request at the head. Watches end at a shutdown, so
+//! that they do not hold it up.
+
+mod cluster;
+mod health;
+mod inference;
+mod status;
+
+use lockstep_proto::DESCRIPTORS;
+use lockstep_proto::v1::cluster_server::ClusterServer;
+use lockstep_proto::v1::inference_server::InferenceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_reflection::server::Builder;
+
+use crate::serve::{Protocol, serve as serve_connections};
+use crate::session::Api;
+
+/// Longest message taken: more text than any context holds.
+const MAX_REQUEST_BYTES: usize = 16 << 20;
+/// Longest message sent: a detokenized context, or the status of a large group.
+const MAX_RESPONSE_BYTES: usize = 64 << 20;
+
+/// The descriptors compiled into this program do not parse: a defect of the build.
+#[derive(Debug, thiserror::Error)]
+#[error("read the descriptors for reflection: {0}")]
+pub struct ReflectionError(#[from] tonic_reflection::server::Error);
+
+/// Serves until `shutdown`, then until every call has ended.
+///
+/// # Errors
+/// Only where the build is defective.
+pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) -> Result<(), ReflectionError> {
+    let routes = routes(api, &shutdown)?;
+    serve_connections(listener, routes.into_axum_router(), Protocol::Grpc, shutdown).await;
+    Ok(())
+}
+
+fn routes(api: Api, shutdown: &CancellationToken) -> Result<Routes, ReflectionError> {
+    let reflection = || {
+        Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+    let cluster = ClusterServer::new(cluster::Service::new(api.status(), shutdown.clone()));
+    let health = HealthServer::new(health::Service::new(api.status(), shutdown.clone()));
+    let inference = InferenceServer::new(inference::Service::new(api));
+    Ok(Routes::new(
+        inference.max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_RESPONSE_BYTES),
+    )
+    .add_service(cluster.max_encoding_message_size(MAX_RESPONSE_BYTES))
+    .add_service(health)
+    .add_service(v1)
+    .add_service(v1alpha)
+    .prepare())
+}

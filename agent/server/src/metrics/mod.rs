@@ -1,0 +1,259 @@
+//! What `/metrics` says: names, units and buckets in one place.
+//!
+//! Gauges of the group are taken from its status when they are asked for, so that they cannot lag behind it. The head
+//! reports steps, fan-out and preemptions; the request path reports everything about requests.
+
+use std::time::Duration;
+
+use lockstep_proto::v1::ClusterStatus;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+mod group;
+
+use group::GroupGauges;
+
+/// Media type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// From 1 ms to about 65 s, doubling: first tokens wait for a prefill, a queue or a recovery.
+fn waits() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 17))
+}
+
+/// From 100 µs to about 3 s, doubling: steps and the pauses between tokens.
+fn steps() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 16))
+}
+
+/// From 5 µs to about 80 ms, doubling: handing a plan to a rank.
+fn fanouts() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_005, 2.0, 15))
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RankLabel {
+    rank: u32,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, Hash, PartialEq, Eq)]
+pub enum Outcome {
+    /// An end token, a stop token or a stop string.
+    Stop,
+    /// `max_tokens` or the end of the context.
+    Length,
+    /// The client went away, or a drain ended it.
+    Cancelled,
+    /// The client's mistake.
+    Invalid,
+    /// The queue was full.
+    Full,
+    Unavailable,
+    Deadline,
+    /// A defect.
+    Internal,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        let name = match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+            Self::Invalid => "invalid",
+            Self::Full => "full",
+            Self::Unavailable => "unavailable",
+            Self::Deadline => "deadline",
+            Self::Internal => "internal",
+        };
+        EncodeLabelValue::encode(&name, encoder)
+    }
+}
+
+/// The head's metrics; cheap to clone, every method callable from anywhere.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: std::sync::Arc<Registry>,
+    group: GroupGauges,
+    requests: Family<OutcomeLabel, Counter>,
+    prompt_tokens: Counter,
+    cached_tokens: Counter,
+    generation_tokens: Counter,
+    first_token: Histogram,
+    inter_token: Histogram,
+    request_duration: Histogram,
+    rank_step: Family<RankLabel, Histogram, fn() -> Histogram>,
+    fanout: Histogram,
+    preemptions: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("lockstep");
+        let group = GroupGauges::register(&mut registry);
+        let mut metrics = Self {
+            registry: std::sync::Arc::default(),
+            group,
+            requests: Family::default(),
+            prompt_tokens: Counter::default(),
+            cached_tokens: Counter::default(),
+            generation_tokens: Counter::default(),
+            first_token: waits(),
+            inter_token: steps(),
+            request_duration: waits(),
+            rank_step: Family::new_with_constructor(steps),
+            fanout: fanouts(),
+            preemptions: Counter::default(),
+        };
+        metrics.register(&mut registry);
+        metrics.registry = std::sync::Arc::new(registry);
+        metrics
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("requests", "Requests that ended, by outcome", self.requests.clone());
+        registry.register("prompt_tokens", "Tokens of accepted prompts", self.prompt_tokens.clone());
+        registry.register("cached_tokens", "Tokens of prompts found in the cache", self.cached_tokens.clone());
+        registry.register("generation_tokens", "Tokens generated", self.generation_tokens.clone());
+        registry.register("preemptions", "Sequences set back to be computed again", self.preemptions.clone());
+        let mut seconds = |name: &str, help: &str, metric: &Histogram| {
+            registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+        };
+        seconds("time_to_first_token", "From a request's arrival to its first token", &self.first_token);
+        seconds("inter_token_latency", "Between two tokens of a request", &self.inter_token);
+        seconds("request_duration", "From a request's arrival to its end", &self.request_duration);
+        seconds("plan_fanout", "From the head's sending a plan to a rank's taking it", &self.fanout);
+        registry.register_with_unit("rank_step", "Duration of a step, by rank", Unit::Seconds, self.rank_step.clone());
+    }
+
+    /// The head: one rank finished a step that took so long.
+    pub fn observe_step(&self, rank: u32, duration: Duration) {
+        self.rank_step.get_or_create(&RankLabel { rank }).observe(duration.as_secs_f64());
+    }
+
+    /// The head: a plan reached a rank so long after it was sent.
+    pub fn observe_fanout(&self, latency: Duration) {
+        self.fanout.observe(latency.as_secs_f64());
+    }
+
+    /// The head: a running sequence was set back to be computed again.
+    pub fn count_preemption(&self) {
+        self.preemptions.inc();
+    }
+
+    /// The request path: a request was accepted with so many prompt tokens.
+    pub(crate) fn count_prompt(&self, tokens: usize) {
+        self.prompt_tokens.inc_by(tokens as u64);
+    }
+
+    pub(crate) fn count_cached(&self, tokens: u32) {
+        self.cached_tokens.inc_by(u64::from(tokens));
+    }
+
+    /// One more token; `pause` since the arrival where it is the first, since the token before otherwise.
+    pub(crate) fn observe_token(&self, first: bool, pause: Duration) {
+        self.generation_tokens.inc();
+        let histogram = if first { &self.first_token } else { &self.inter_token };
+        histogram.observe(pause.as_secs_f64());
+    }
+
+    pub(crate) fn count_outcome(&self, outcome: Outcome) {
+        self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn observe_duration(&self, duration: Duration) {
+        self.request_duration.observe(duration.as_secs_f64());
+    }
+
+    /// The whole page, with the group's gauges as `status` has them.
+    ///
+    /// # Errors
+    /// None in practice: the text format refuses nothing that is registered here.
+    pub fn render(&self, status: &ClusterStatus) -> Result<String, std::fmt::Error> {
+        self.group.set(status);
+        let mut page = String::new();
+        encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+}
+
+/// A gauge of whole numbers that never go below zero.
+type Count = Gauge<i64>;
+
+#[cfg(test)]
+mod tests {
+    use lockstep_proto::v1::RankStatus;
+
+    use super::*;
+
+    #[test]
+    fn the_page_has_every_metric() {
+        let metrics = Metrics::new();
+        metrics.observe_step(1, Duration::from_millis(3));
+        metrics.observe_fanout(Duration::from_micros(40));
+        metrics.count_preemption();
+        metrics.count_prompt(7);
+        metrics.count_cached(4);
+        metrics.observe_token(true, Duration::from_millis(20));
+        metrics.observe_token(false, Duration::from_millis(2));
+        metrics.count_outcome(Outcome::Stop);
+        metrics.observe_duration(Duration::from_secs(1));
+        let ranks = vec![RankStatus { rank: 0, step_micros: 1500, restarts: 2, phase: 7, ..Default::default() }];
+        let status = ClusterStatus {
+            ready: true,
+            running: 3,
+            waiting: 2,
+            kv_blocks_used: 5,
+            kv_blocks_total: 9,
+            epoch: 4,
+            recoveries: 1,
+            world_size: 2,
+            ranks,
+            ..Default::default()
+        };
+        let page = metrics.render(&status).unwrap();
+        for line in [
+            "lockstep_ready 1",
+            "lockstep_accepting 0",
+            "lockstep_requests_running 3",
+            "lockstep_requests_waiting 2",
+            "lockstep_kv_blocks_used 5",
+            "lockstep_kv_blocks 9",
+            "lockstep_epoch 4",
+            "lockstep_recoveries 1",
+            "lockstep_ranks 2",
+            "lockstep_ranks_serving 1",
+            "lockstep_requests_total{outcome=\"stop\"} 1",
+            "lockstep_prompt_tokens_total 7",
+            "lockstep_cached_tokens_total 4",
+            "lockstep_generation_tokens_total 2",
+            "lockstep_preemptions_total 1",
+            "lockstep_time_to_first_token_seconds_count 1",
+            "lockstep_inter_token_latency_seconds_count 1",
+            "lockstep_request_duration_seconds_count 1",
+            "lockstep_plan_fanout_seconds_count 1",
+            "lockstep_rank_step_seconds_count{rank=\"1\"} 1",
+            "lockstep_rank_last_step_seconds{rank=\"0\"} 0.0015",
+            "lockstep_rank_restarts{rank=\"0\"} 2",
+        ] {
+            assert!(page.lines().any(|have| have == line), "{line} is missing in\n{page}");
+        }
+    }
+}

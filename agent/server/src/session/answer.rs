@@ -1,0 +1,306 @@
+//! From the head's events to text: tokens become characters, stop strings end the answer, the metrics are kept.
+//!
+//! Dropping an [`Answer`] before its end cancels the request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lockstep_schedule::plan::TokenLogprobs;
+
+use super::RequestError;
+use super::request::Prepared;
+use crate::metrics::{Metrics, Outcome};
+use crate::service::{Event, EventStream, FinishReason, ServeError};
+use crate::text::{Detokenizer, StopMatcher, Stopped, Tokenizer};
+
+/// Events that one [`Delta`] takes at most where a slow client let them pile up.
+const MAX_COALESCED: usize = 64;
+
+/// Why an answer ended.
+pub type Finish = FinishReason;
+
+/// What is new in an answer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Delta {
+    /// May be empty while a character or a possible stop string is incomplete.
+    pub text: String,
+    pub tokens: Vec<TokenOut>,
+    /// Set in the last one.
+    pub finish: Option<Finish>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenOut {
+    pub id: u32,
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    pub prompt_tokens: u32,
+    pub completion_tokens: u32,
+    pub cached_tokens: u32,
+}
+
+/// An answer before its request was submitted.
+pub struct Start {
+    request_id: String,
+    detokenizer: Detokenizer,
+    stop: StopMatcher,
+    usage: Usage,
+    deadline: Option<tokio::time::Instant>,
+    tally: Tally,
+}
+
+impl Start {
+    pub fn new(prepared: &Prepared, arrival: Instant, tokenizer: Arc<Tokenizer>, metrics: Metrics) -> Self {
+        let submission = &prepared.submission;
+        let deadline = submission.deadline.and_then(|after| tokio::time::Instant::from_std(arrival).checked_add(after));
+        Self {
+            request_id: submission.request_id.clone(),
+            detokenizer: Detokenizer::new(tokenizer),
+            stop: StopMatcher::new(prepared.stop.iter().map(String::as_str)),
+            usage: Usage { prompt_tokens: submission.prompt.len() as u32, ..Usage::default() },
+            deadline,
+            tally: Tally { metrics, arrival, last_token: None, outcome: None },
+        }
+    }
+
+    pub fn answer(mut self, events: EventStream) -> Answer {
+        self.tally.outcome = Some(Outcome::Cancelled);
+        Answer { state: self, events: Some(events), failure: None }
+    }
+}
+
+/// The answer to one request as it grows.
+pub struct Answer {
+    state: Start,
+    /// None once the answer has ended.
+    events: Option<EventStream>,
+    /// Told after the text that came before it.
+    failure: Option<ServeError>,
+}
+
+impl Answer {
+    pub fn request_id(&self) -> &str {
+        &self.state.request_id
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.state.usage
+    }
+
+    /// What is new, as soon as there is something; none after the end. Cancel safe.
+    ///
+    /// # Errors
+    /// Why the request could not go on; nothing follows.
+    pub async fn next(&mut self) -> Option<Result<Delta, RequestError>> {
+        if let Some(failure) = self.failure.take() {
+            return Some(Err(self.fail(failure)));
+        }
+        let mut next = Some(self.event().await?);
+        let mut delta = Delta::default();
+        for _ in 0..MAX_COALESCED {
+            let Some(event) = next else { break };
+            match self.state.take(event, &mut delta) {
+                Err(failure) if delta.tokens.is_empty() => return Some(Err(self.fail(failure))),
+                Err(failure) => self.failure = Some(failure),
+                Ok(()) => {}
+            }
+            if delta.finish.is_some() || self.failure.is_some() {
+                break;
+            }
+            next = self.events.as_mut().and_then(|events| events.try_recv().ok());
+        }
+        if let Some(finish) = delta.finish {
+            self.finish(finish);
+        }
+        Some(Ok(delta))
+    }
+
+    /// The next event; a failure where the deadline passes or the head vanishes. None after the end.
+    async fn event(&mut self) -> Option<Event> {
+        let events = self.events.as_mut()?;
+        let event = match self.state.deadline {
+            None => events.recv().await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, events.recv()).await {
+                Ok(event) => event,
+                Err(_) => Some(Event::Failed(ServeError::Deadline)),
+            },
+        };
+        Some(event.unwrap_or_else(head_gone))
+    }
+
+    fn finish(&mut self, finish: Finish) {
+        self.events = None;
+        self.state.tally.outcome = Some(match finish {
+            Finish::Stop => Outcome::Stop,
+            Finish::Length => Outcome::Length,
+            Finish::Cancelled => Outcome::Cancelled,
+        });
+    }
+
+    fn fail(&mut self, failure: ServeError) -> RequestError {
+        self.events = None;
+        let error = RequestError::Serve(failure);
+        self.state.tally.outcome = Some(error.outcome());
+        tracing::warn!(request_id = self.state.request_id, %error, "request failed");
+        error
+    }
+}
+
+/// The head's side of the stream vanished without a last event.
+fn head_gone() -> Event {
+    Event::Failed(ServeError::Unavailable { reason: "the head is shutting down".into(), retry_after_s: 5 })
+}
+
+impl Start {
+    /// Adds one event to what is new.
+    fn take(&mut self, event: Event, delta: &mut Delta) -> Result<(), ServeError> {
+        match event {
+            Event::Started { cached_tokens } => {
+                self.usage.cached_tokens = cached_tokens;
+                self.tally.metrics.count_cached(cached_tokens);
+            }
+            Event::Token { id, logprobs } => {
+                self.tally.token();
+                self.usage.completion_tokens += 1;
+                delta.tokens.push(TokenOut { id, logprobs });
+                let text = self.detokenizer.push(id);
+                self.show(&text, delta);
+            }
+            Event::Finished(reason) => {
+                let rest = self.detokenizer.flush();
+                self.show(&rest, delta);
+                if delta.finish.is_none() {
+                    delta.text.push_str(&self.stop.flush());
+                    delta.finish = Some(reason);
+                }
+            }
+            Event::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, text: &str, delta: &mut Delta) {
+        match self.stop.push(text) {
+            Stopped::No(text) => delta.text.push_str(&text),
+            Stopped::Yes(text) => {
+                delta.text.push_str(&text);
+                delta.finish = Some(Finish::Stop);
+            }
+        }
+    }
+}
+
+/// Keeps a request's metrics; counts its outcome once, when it is dropped.
+struct Tally {
+    metrics: Metrics,
+    arrival: Instant,
+    last_token: Option<Instant>,
+    /// None while the head has not accepted the request.
+    outcome: Option<Outcome>,
+}
+
+impl Tally {
+    fn token(&mut self) {
+        let now = Instant::now();
+        let since = self.last_token.replace(now);
+        self.metrics.observe_token(since.is_none(), now - since.unwrap_or(self.arrival));
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome {
+            self.metrics.count_outcome(outcome);
+            self.metrics.observe_duration(self.arrival.elapsed());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::service::Submission;
+    use crate::text::fixtures;
+
+    fn start(stop: &[&str], deadline: Option<Duration>) -> Start {
+        let submission = Submission {
+            request_id: "r".into(),
+            prompt: vec![1, 2],
+            sampling: Default::default(),
+            max_tokens: 8,
+            stop_token_ids: vec![],
+            deadline,
+        };
+        let prepared = Prepared { submission, stop: stop.iter().map(|stop| (*stop).into()).collect() };
+        Start::new(&prepared, Instant::now(), fixtures::byte_level(), Metrics::new())
+    }
+
+    /// Plays the answer `text` with a last event; returns the text, and how it ended.
+    async fn play(text: &str, stop: &[&str], last: Option<Event>) -> (String, String) {
+        let (sender, events) = mpsc::channel(64);
+        let ids = fixtures::byte_level().encode(text, false).unwrap();
+        sender.send(Event::Started { cached_tokens: 1 }).await.unwrap();
+        for id in ids {
+            sender.send(Event::Token { id, logprobs: None }).await.unwrap();
+        }
+        if let Some(last) = last {
+            sender.send(last).await.unwrap();
+        }
+        drop(sender);
+        let mut answer = start(stop, None).answer(events);
+        let (mut shown, mut end) = (String::new(), String::new());
+        while let Some(delta) = answer.next().await {
+            match delta {
+                Ok(delta) => {
+                    shown.push_str(&delta.text);
+                    end = delta.finish.map(|finish| format!("{finish:?}")).unwrap_or_default();
+                }
+                Err(error) => end = error.to_string(),
+            }
+        }
+        (shown, end)
+    }
+
+    #[tokio::test]
+    async fn answers_end_as_they_should() {
+        let finished = |reason| Some(Event::Finished(reason));
+        let failed = Event::Failed(ServeError::Internal("oops".into()));
+        let cases = [
+            (play("hello é", &[], finished(Finish::Stop)).await, ("hello é", "Stop")),
+            (play("hello", &[], finished(Finish::Length)).await, ("hello", "Length")),
+            (play("one STOP two", &["STOP"], finished(Finish::Length)).await, ("one ", "Stop")),
+            (play("one STO", &["STOP"], finished(Finish::Length)).await, ("one STO", "Length")),
+            (play("one", &[], Some(failed)).await, ("one", "oops")),
+            (play("one", &[], None).await, ("one", "the head is shutting down: try again in 5 s")),
+        ];
+        for ((shown, end), (text, reason)) in cases {
+            assert_eq!((shown.as_str(), end.as_str()), (text, reason));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_string_drops_the_events() {
+        let (sender, events) = mpsc::channel(64);
+        let mut answer = start(&["l"], None).answer(events);
+        sender.send(Event::Token { id: 256 + 1, logprobs: None }).await.unwrap();
+        let delta = answer.next().await.unwrap().unwrap();
+        assert_eq!((delta.finish, delta.text.as_str()), (Some(Finish::Stop), ""));
+        assert_eq!(answer.usage(), Usage { prompt_tokens: 2, completion_tokens: 1, cached_tokens: 0 });
+        assert!(sender.is_closed());
+        assert_eq!(answer.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_silent_head_does_not_outlast_the_deadline() {
+        let (_sender, events) = mpsc::channel(1);
+        let mut answer = start(&[], Some(Duration::from_millis(3))).answer(events);
+        assert_eq!(answer.next().await, Some(Err(RequestError::Serve(ServeError::Deadline))));
+    }
+}

@@ -1,0 +1,162 @@
+//! Text and tokens: the tokenizer, the chat template, and what turns a stream of tokens back into text.
+//!
+//! Nothing behind the service seam knows text. Everything here is pure but [`Text::encode`], which moves long inputs
+//! off the async threads.
+
+mod chat;
+mod clock;
+mod detokenize;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod stop;
+mod tokenizer;
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+pub use chat::{ChatMessage, ChatTemplate};
+pub use detokenize::Detokenizer;
+pub use stop::{StopMatcher, Stopped};
+pub use tokenizer::Tokenizer;
+
+/// Texts up to this many bytes are encoded where they are: a hop to another thread would cost more.
+const INLINE_BYTES: usize = 2 << 10;
+
+/// Long texts encoded at the same time; the others wait for their turn, each within its own request.
+const ENCODERS: usize = 2;
+
+/// A text of more than this many bytes per token of context cannot be a prompt; it is refused without encoding it.
+const MAX_BYTES_PER_TOKEN: usize = 256;
+
+/// What a checkpoint says about text, as read from its files.
+#[derive(Debug, Clone, Default)]
+pub struct ModelText {
+    /// `tokenizer.json`.
+    pub tokenizer_json: Vec<u8>,
+    /// `tokenizer_config.json`, where there is one.
+    pub tokenizer_config: Option<Vec<u8>>,
+    /// `chat_template.jinja`, where there is one; otherwise the template in `tokenizer_config` counts.
+    pub chat_template: Option<String>,
+    /// Tokens in the model's vocabulary, padding included.
+    pub vocab_size: u32,
+    /// Longest prompt and answer together, in tokens.
+    pub context_length: u32,
+    /// End tokens of the model; where empty, the tokenizer's own end token.
+    pub eos_token_ids: Vec<u32>,
+    pub generation: GenerationDefaults,
+}
+
+/// `generation_config.json`: what a request's unset fields take. `do_sample: false` means greedy.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct GenerationDefaults {
+    pub do_sample: Option<bool>,
+    pub temperature: Option<f32>,
+    pub top_k: Option<u32>,
+    pub top_p: Option<f32>,
+}
+
+/// Why text and tokens could not be turned into one another.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    #[error("read tokenizer.json: {0}")]
+    Tokenizer(String),
+    #[error("read tokenizer_config.json: {0}")]
+    TokenizerConfig(serde_json::Error),
+    #[error("the model's chat template does not parse: {0:#}")]
+    TemplateSyntax(minijinja::Error),
+    /// The conversation does not suit the template, in the template's own words where it has some.
+    #[error("the model's chat template refuses the conversation: {0}")]
+    TemplateRefused(String),
+    #[error("the model has no chat template: send a plain prompt, or add chat_template.jinja to the model's files")]
+    NoTemplate,
+    #[error(
+        "the text has {bytes} bytes, more than a context of {context_length} tokens can hold: shorten it, or serve the \
+         model with a larger context length"
+    )]
+    TooLong { bytes: usize, context_length: u32 },
+    #[error("encode text: {0}")]
+    Encode(String),
+}
+
+/// Everything about text of the served model; cheap to clone.
+#[derive(Clone)]
+pub struct Text {
+    tokenizer: Arc<Tokenizer>,
+    template: Option<Arc<ChatTemplate>>,
+    encoders: Arc<Semaphore>,
+    /// Tokens in the model's vocabulary.
+    pub vocab_size: u32,
+    /// Longest prompt and answer together, in tokens.
+    pub context_length: u32,
+    /// The model's own end tokens.
+    pub eos_token_ids: Arc<[u32]>,
+    pub generation: GenerationDefaults,
+}
+
+impl Text {
+    /// Parses the tokenizer and the chat template.
+    ///
+    /// # Errors
+    /// Names the file that does not parse.
+    pub fn new(model: ModelText) -> Result<Self, TextError> {
+        let tokenizer = Tokenizer::from_json(&model.tokenizer_json)?;
+        let config = match &model.tokenizer_config {
+            Some(bytes) => serde_json::from_slice(bytes).map_err(TextError::TokenizerConfig)?,
+            None => serde_json::Value::Null,
+        };
+        let template = ChatTemplate::new(model.chat_template, &config)?;
+        let mut eos_token_ids = model.eos_token_ids;
+        if eos_token_ids.is_empty() {
+            eos_token_ids
+                .extend(chat::special_token(&config, "eos_token").and_then(|token| tokenizer.token_id(&token)));
+        }
+        Ok(Self {
+            tokenizer: Arc::new(tokenizer),
+            template: template.map(Arc::new),
+            encoders: Arc::new(Semaphore::new(ENCODERS)),
+            vocab_size: model.vocab_size,
+            context_length: model.context_length,
+            eos_token_ids: eos_token_ids.into(),
+            generation: model.generation,
+        })
+    }
+
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Renders a conversation, ready for [`Self::encode`] without special tokens: a template writes its own.
+    ///
+    /// # Errors
+    /// There is no template, or it refuses the conversation.
+    pub fn render(&self, messages: &[ChatMessage]) -> Result<String, TextError> {
+        self.template.as_ref().ok_or(TextError::NoTemplate)?.render(messages)
+    }
+
+    /// Token ids of a text; `special` lets the tokenizer add the special tokens that it is configured to add.
+    ///
+    /// # Errors
+    /// The text is longer than any prompt, or the tokenizer has no token for it.
+    pub async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>, TextError> {
+        let context_length = self.context_length;
+        if text.len() > (context_length as usize).saturating_mul(MAX_BYTES_PER_TOKEN) {
+            return Err(TextError::TooLong { bytes: text.len(), context_length });
+        }
+        if text.len() <= INLINE_BYTES {
+            return self.tokenizer.encode(&text, special);
+        }
+        let turn = self.encoders.clone().acquire_owned().await.map_err(|error| TextError::Encode(error.to_string()))?;
+        let tokenizer = self.tokenizer.clone();
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            tokenizer.encode(&text, special)
+        })
+        .await
+        .map_err(|error| TextError::Encode(error.to_string()))?
+    }
+}

@@ -1,0 +1,162 @@
+//! The model's tokenizer: ids of a text, text of ids, and the bytes of one token.
+
+use std::collections::HashMap;
+
+use super::TextError;
+
+/// A `tokenizer.json`, with its truncation and padding left out: a prompt is taken whole or refused.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Added tokens by id, with whether each is special.
+    added: HashMap<u32, (String, bool)>,
+    spelling: Spelling,
+    /// Byte of each character that byte-level tokens are spelled with.
+    bytes_of: HashMap<char, u8>,
+}
+
+/// How the vocabulary spells the bytes of its tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// One printable character per byte.
+    ByteLevel,
+    /// `▁` for a space, `<0xNN>` for a byte.
+    SentencePiece,
+    /// As the decoder says.
+    Plain,
+}
+
+impl Tokenizer {
+    /// # Errors
+    /// The file does not parse.
+    pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
+        let refuse = |error: tokenizers::Error| TextError::Tokenizer(error.to_string());
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(refuse)?;
+        inner.with_truncation(None).map_err(refuse)?;
+        inner.with_padding(None);
+        let added = inner.get_added_tokens_decoder();
+        let added = added.into_iter().map(|(id, token)| (id, (token.content, token.special))).collect();
+        let raw: serde_json::Value =
+            serde_json::from_slice(json).map_err(|error| TextError::Tokenizer(error.to_string()))?;
+        Ok(Self { inner, added, spelling: spelling(&raw["decoder"].to_string()), bytes_of: byte_level_alphabet() })
+    }
+
+    /// Token ids of a text; `special` adds the special tokens that the tokenizer is configured to add.
+    ///
+    /// # Errors
+    /// The tokenizer has no token for some of the text.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
+        let encoding = self.inner.encode_fast(text, special).map_err(|error| TextError::Encode(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of token ids. Incomplete characters come out as U+FFFD; ids that the tokenizer does not know are left out.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        self.inner.decode(ids, skip_special).unwrap_or_else(|error| {
+            tracing::warn!(%error, "decode tokens");
+            String::new()
+        })
+    }
+
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Id of the special token that is spelled exactly so.
+    pub fn special_token_id(&self, token: &str) -> Option<u32> {
+        self.token_id(token).filter(|id| self.is_special(*id))
+    }
+
+    pub fn is_special(&self, id: u32) -> bool {
+        self.added.get(&id).is_some_and(|(_, special)| *special)
+    }
+
+    /// The bytes that one token stands for, seen alone; empty where the tokenizer does not know the id.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        if let Some((content, _)) = self.added.get(&id) {
+            return content.clone().into_bytes();
+        }
+        let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
+        match self.spelling {
+            Spelling::ByteLevel => {
+                let bytes: Option<Vec<u8>> = token.chars().map(|char| self.bytes_of.get(&char).copied()).collect();
+                bytes.unwrap_or_else(|| token.into_bytes())
+            }
+            Spelling::SentencePiece => match byte_token(&token) {
+                Some(byte) => vec![byte],
+                None => token.replace('▁', " ").into_bytes(),
+            },
+            Spelling::Plain => self.decode(&[id], false).into_bytes(),
+        }
+    }
+
+    /// [`Self::token_bytes`] as text; bytes that are no character come out as U+FFFD.
+    pub fn token_text(&self, id: u32) -> String {
+        String::from_utf8_lossy(&self.token_bytes(id)).into_owned()
+    }
+}
+
+/// Told from the types of the decoders that the file names.
+fn spelling(decoder: &str) -> Spelling {
+    if decoder.contains("\"ByteLevel\"") {
+        Spelling::ByteLevel
+    } else if decoder.contains("\"ByteFallback\"") || decoder.contains("\"Metaspace\"") {
+        Spelling::SentencePiece
+    } else {
+        Spelling::Plain
+    }
+}
+
+/// The byte of `<0xNN>`.
+fn byte_token(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+/// GPT-2's spelling of bytes: printable Latin-1 stands for itself, the other bytes in order for U+0100 and on.
+fn byte_level_alphabet() -> HashMap<char, u8> {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut others = 0x100u32..;
+    (0..=255u8)
+        .filter_map(|byte| {
+            let code = if printable(byte) { u32::from(byte) } else { others.next()? };
+            Some((char::from_u32(code)?, byte))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::fixtures;
+
+    #[test]
+    fn tokens_have_bytes() {
+        let byte_level = fixtures::byte_level();
+        let sentencepiece = fixtures::sentencepiece();
+        let cases: [(&Tokenizer, &str, &[u8]); 6] = [
+            (&byte_level, "hello", b"hello"),
+            (&byte_level, "\u{120}wo", b" wo"),
+            (&byte_level, "\u{c3}", &[0xC3]),
+            (&byte_level, "<|end|>", b"<|end|>"),
+            (&sentencepiece, "\u{2581}wo", b" wo"),
+            (&sentencepiece, "<0xC3>", &[0xC3]),
+        ];
+        for (tokenizer, token, bytes) in cases {
+            let id = tokenizer.token_id(token).unwrap();
+            assert_eq!(tokenizer.token_bytes(id), bytes, "{token}");
+        }
+        assert!(byte_level.token_bytes(9999).is_empty());
+        assert_eq!(byte_level.special_token_id("<|end|>"), Some(fixtures::END));
+        assert_eq!(byte_level.special_token_id("hello"), None);
+    }
+
+    #[test]
+    fn encodes_and_decodes() {
+        let tokenizer = fixtures::byte_level();
+        let ids = tokenizer.encode("hello world<|end|>", true).unwrap();
+        assert_eq!(ids.last(), Some(&fixtures::END));
+        assert_eq!(tokenizer.decode(&ids, false), "hello world<|end|>");
+        assert_eq!(tokenizer.decode(&ids, true), "hello world");
+        assert!(Tokenizer::from_json(b"{}").is_err());
+    }
+}

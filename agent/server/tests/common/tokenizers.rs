@@ -1,0 +1,76 @@
+//! Two tiny tokenizers, one of each family: byte-level, and sentencepiece-like with byte fallback.
+
+use serde_json::{Value, json};
+
+/// Ids below 256 are bytes; then come [`MERGED`] and [`SPECIAL`].
+pub const MERGED: [&str; 6] = ["he", "ll", "hell", "hello", "Ġw", "Ġwo"];
+pub const SPECIAL: [&str; 3] = ["<|begin|>", "<|end|>", "<|user|>"];
+/// Id of `<|end|>`.
+pub const END: u32 = 256 + 6 + 1;
+/// Tokens of the byte-level vocabulary.
+pub const BYTE_LEVEL_VOCAB: u32 = 256 + 6 + 3;
+
+const MERGES: [(&str, &str); 6] = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("Ġw", "o")];
+
+/// Character that the byte-level spelling writes for a byte.
+fn spelled(byte: u8) -> char {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if printable(byte) {
+        return char::from(byte);
+    }
+    let earlier = (0..byte).filter(|byte| !printable(*byte)).count();
+    char::from_u32(0x100 + earlier as u32).unwrap()
+}
+
+fn added(id: usize, content: &str) -> Value {
+    json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+           "normalized": false, "special": true})
+}
+
+/// A `tokenizer.json` with one token per byte, a few merges and three special tokens.
+pub fn byte_level_json() -> Vec<u8> {
+    let mut vocab = serde_json::Map::new();
+    for byte in 0..=255u8 {
+        vocab.insert(spelled(byte).to_string(), json!(byte));
+    }
+    for (at, token) in MERGED.iter().chain(&SPECIAL).enumerate() {
+        vocab.insert((*token).into(), json!(256 + at));
+    }
+    let first_special = 256 + MERGED.len();
+    let specials: Vec<Value> = SPECIAL.iter().enumerate().map(|(at, token)| added(first_special + at, token)).collect();
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let merges: Vec<String> = MERGES.iter().map(|(left, right)| format!("{left} {right}")).collect();
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": specials,
+        "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges},
+    });
+    serde_json::to_vec(&json).unwrap()
+}
+
+/// A `tokenizer.json` with `▁` for spaces and `<0xNN>` for what it has no token for; byte b has id b + 3.
+pub fn sentencepiece_json() -> Vec<u8> {
+    let mut vocab = serde_json::Map::new();
+    let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
+    let letters = "▁abcdefghijklmnopqrstuvwxyz".chars().map(String::from);
+    let specials = ["<unk>", "<s>", "</s>"].map(String::from);
+    let merged = ["he", "ll", "hell", "hello", "▁w", "▁wo"].map(String::from);
+    for token in specials.into_iter().chain(bytes).chain(letters).chain(merged) {
+        vocab.insert(token, json!(vocab.len()));
+    }
+    let merges: Vec<String> = MERGES.iter().map(|(l, r)| format!("{l} {r}").replace('Ġ', "▁")).collect();
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [added(0, "<unk>"), added(1, "<s>"), added(2, "</s>")],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": merges},
+    });
+    serde_json::to_vec(&json).unwrap()
+}
