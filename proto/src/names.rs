@@ -21,6 +21,9 @@ pub mod env {
     pub const LOCKSTEP_RING_PORT: &str = "LOCKSTEP_RING_PORT";
     /// Control port of rank 0 in a ring-only group; default: a free one.
     pub const CONTROL_PORT: &str = "LOCKSTEP_CONTROL_PORT";
+    /// Address that the group's own ports (control and ring) listen on; default: loopback where all ranks are on this
+    /// machine, else every address.
+    pub const GROUP_HOST: &str = "LOCKSTEP_GROUP_HOST";
     /// Identity of the group; default: drawn by the head.
     pub const CLUSTER_ID: &str = "LOCKSTEP_CLUSTER_ID";
     /// Path of a file that holds the group's key: at least 16 bytes, compared whole.
@@ -39,6 +42,8 @@ pub mod env {
     pub const CONTEXT_LENGTH: &str = "LOCKSTEP_CONTEXT_LENGTH";
     /// Bytes (`512Mi`) or a share of free memory (`90%`).
     pub const KV_CACHE_MEMORY: &str = "LOCKSTEP_KV_CACHE_MEMORY";
+    /// Requests that may wait in the queue before new ones are refused.
+    pub const MAX_WAITING: &str = "LOCKSTEP_MAX_WAITING";
     /// How long a request waits for the group to form again, e.g. `120s`.
     pub const RECOVERY_TIMEOUT: &str = "LOCKSTEP_RECOVERY_TIMEOUT";
     /// How long a drain may take, e.g. `30s`.
@@ -55,6 +60,48 @@ pub mod env {
     pub const AGENT: &str = "LOCKSTEP_AGENT";
     /// `1`: end when standard input closes; whoever started this process holds the other end.
     pub const FOLLOW_PARENT: &str = "LOCKSTEP_FOLLOW_PARENT";
+
+    /// All of the above.
+    pub const ALL: &[&str] = &[
+        GLOBAL_WORLD_SIZE,
+        LOCAL_WORLD_SIZE,
+        HEAD_NUM_WORKERS,
+        HEAD_PORT,
+        WORKER_ID,
+        WORKER_SERVER_ADDR,
+        WORKER_SERVER_ADDR_ALIAS,
+        NO_NCCL,
+        PIPELINE_PARALLEL,
+        RING_PORT,
+        RING_RIGHT,
+        RING_RANK,
+        RING_WORLD_SIZE,
+        RING_CONFIG,
+        LOCKSTEP_RING_PORT,
+        CONTROL_PORT,
+        GROUP_HOST,
+        CLUSTER_ID,
+        GROUP_KEY_FILE,
+        HOST,
+        HTTP_PORT,
+        GRPC_PORT,
+        MODEL_NAME,
+        MODEL_SOURCE,
+        DTYPE,
+        MAX_NUM_SEQS,
+        MAX_NUM_BATCHED_TOKENS,
+        CONTEXT_LENGTH,
+        KV_CACHE_MEMORY,
+        MAX_WAITING,
+        RECOVERY_TIMEOUT,
+        DRAIN_TIMEOUT,
+        THREADS,
+        ISA,
+        LOG_FORMAT,
+        LOG,
+        AGENT,
+        FOLLOW_PARENT,
+    ];
 }
 
 /// Default ports.

@@ -1,0 +1,192 @@
+//! The command line as typed: one clap struct, nothing validated.
+//!
+//! Each flag has an environment name; a flag wins over its variable. clap is not given the variables to read: what a
+//! process is told must be a function of what `resolve` is handed, so that every rule can be tested, and an error must
+//! name the variable where the value came from a variable.
+
+use std::ffi::OsString;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use lockstep_proto::names::env;
+
+use super::error::ConfigError;
+use super::refused;
+
+/// A flag and its variable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flag {
+    pub flag: &'static str,
+    pub env: &'static str,
+}
+
+macro_rules! flags {
+    ($($name:ident = $flag:literal / $env:expr;)*) => {
+        $(pub(super) const $name: Flag = Flag { flag: $flag, env: $env };)*
+        const FLAGS: &[Flag] = &[$($name),*];
+    };
+}
+
+flags! {
+    MODEL = "model" / env::MODEL_SOURCE;
+    NAME = "served-model-name" / env::MODEL_NAME;
+    DTYPE = "dtype" / env::DTYPE;
+    HOST = "host" / env::HOST;
+    HTTP_PORT = "http-port" / env::HTTP_PORT;
+    GRPC_PORT = "grpc-port" / env::GRPC_PORT;
+    MAX_SEQS = "max-seqs" / env::MAX_NUM_SEQS;
+    MAX_TOKENS = "max-num-batched-tokens" / env::MAX_NUM_BATCHED_TOKENS;
+    MAX_WAITING = "max-waiting" / env::MAX_WAITING;
+    CONTEXT = "context-length" / env::CONTEXT_LENGTH;
+    KV_MEMORY = "kv-cache-memory" / env::KV_CACHE_MEMORY;
+    RECOVERY = "recovery-timeout" / env::RECOVERY_TIMEOUT;
+    DRAIN = "drain-timeout" / env::DRAIN_TIMEOUT;
+    CLUSTER_ID = "cluster-id" / env::CLUSTER_ID;
+    GROUP_KEY = "group-key-file" / env::GROUP_KEY_FILE;
+    GROUP_HOST = "group-host" / env::GROUP_HOST;
+    THREADS = "threads" / env::THREADS;
+    ISA = "isa" / env::ISA;
+    LOG_FORMAT = "log-format" / env::LOG_FORMAT;
+    LOG = "log" / env::LOG;
+}
+
+/// Serve a model that is sharded over many ranks, from one endpoint.
+///
+/// Every node of a group runs this same command. The environment says what each is: with MISTRALRS_MN_HEAD_NUM_WORKERS
+/// the head, with MISTRALRS_MN_WORKER_ID a worker, with RING_RANK a rank of a ring; with none of them this machine is
+/// the whole group.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "lockstep-agent", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(super) options: Options,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum Command {
+    /// Serve a text model from its Hugging Face files (config.json, safetensors, tokenizer.json)
+    Plain(Plain),
+    /// Run one node's ranks under a head (the head starts its own so)
+    #[command(hide = true)]
+    Node(Node),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Plain {
+    /// Where the model is: a folder (`/models/llama`), `file://` and a folder, or `builtin://` and a name (`builtin://tiny`
+    /// comes with the program). Needed on the head; workers are told by the head
+    #[arg(short = 'm', long = MODEL.flag, alias = "model-id", value_name = "SOURCE")]
+    pub model: Option<String>,
+}
+
+/// The head's own ranks: everything about the group is said here, and its variables are not read.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Node {
+    /// Address of the head's control port
+    #[arg(long, value_name = "HOST:PORT")]
+    pub control: String,
+    /// Ordinal of this node: 0 is the head's own, worker i is i + 1
+    #[arg(long, value_name = "N")]
+    pub ordinal: String,
+    /// Ranks on this node
+    #[arg(long, value_name = "N")]
+    pub local_world_size: String,
+    /// Ranks in all; not given: the head knows
+    #[arg(long, value_name = "N")]
+    pub world_size: Option<String>,
+    /// Where the first local rank's ring port listens, the others on the ports after it; port 0: free ones
+    #[arg(long, value_name = "IP:PORT")]
+    pub ring_listen: String,
+    /// Right neighbour's ring port, where the group was told as a ring
+    #[arg(long, value_name = "HOST:PORT")]
+    pub ring_right: Option<String>,
+    /// End when standard input closes
+    #[arg(long)]
+    pub follow_parent: bool,
+}
+
+/// What can be said before the command or after it.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Options {
+    /// What clients call the model; `default` always works too. Default: the last part of the source
+    #[arg(long = NAME.flag, global = true, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Number format of the weights: auto (the checkpoint's own), f32, bf16 or f16. Default: auto
+    #[arg(long = DTYPE.flag, global = true, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+    /// IP address that the client ports bind to. Default: 0.0.0.0
+    #[arg(long = HOST.flag, global = true, value_name = "IP")]
+    pub host: Option<String>,
+    /// Port of the OpenAI-compatible HTTP endpoint; 0 takes a free one, `off` serves no HTTP. Default: 1234
+    #[arg(long = HTTP_PORT.flag, visible_alias = "port", global = true, value_name = "PORT")]
+    pub http_port: Option<String>,
+    /// Port of the gRPC endpoint; 0 takes a free one, `off` serves no gRPC. Default: 50051
+    #[arg(long = GRPC_PORT.flag, global = true, value_name = "PORT")]
+    pub grpc_port: Option<String>,
+    /// Most sequences that run at once; more wait in the queue. Default: 64
+    #[arg(long = MAX_SEQS.flag, visible_alias = "max-num-seqs", global = true, value_name = "N")]
+    pub max_num_seqs: Option<String>,
+    /// Most tokens, of all sequences together, that one step computes; long prompts are cut to fit. Default: 4096
+    #[arg(long = MAX_TOKENS.flag, global = true, value_name = "N")]
+    pub max_num_batched_tokens: Option<String>,
+    /// Most requests that wait in the queue; more are refused until there is room. Default: 1024
+    #[arg(long = MAX_WAITING.flag, global = true, value_name = "N")]
+    pub max_waiting: Option<String>,
+    /// Most tokens of one sequence, prompt and answer together. Default: what the model was trained for
+    #[arg(long = CONTEXT.flag, global = true, value_name = "N")]
+    pub context_length: Option<String>,
+    /// Memory of each rank's KV cache: bytes (512Mi, 2Gi) or a share of what is free (90%). Default: 1Gi; with CUDA 90%
+    #[arg(long = KV_MEMORY.flag, global = true, value_name = "SIZE")]
+    pub kv_cache_memory: Option<String>,
+    /// How long a request waits for a group that lost a rank before it gets its error. Default: 120s
+    #[arg(long = RECOVERY.flag, global = true, value_name = "TIME")]
+    pub recovery_timeout: Option<String>,
+    /// How long running requests may take to end once a shutdown was asked for. Default: 30s
+    #[arg(long = DRAIN.flag, global = true, value_name = "TIME")]
+    pub drain_timeout: Option<String>,
+    /// Identity of the group: nodes of another are refused. Default: drawn by the head
+    #[arg(long = CLUSTER_ID.flag, global = true, value_name = "ID")]
+    pub cluster_id: Option<String>,
+    /// File with the group's key (16 bytes or more, the same on every node): strangers cannot join. Default: none
+    #[arg(long = GROUP_KEY.flag, global = true, value_name = "PATH")]
+    pub group_key: Option<String>,
+    /// IP address that the group's own ports (control and ring) listen on. Default: 127.0.0.1 where all ranks are on
+    /// this machine, else 0.0.0.0
+    #[arg(long = GROUP_HOST.flag, global = true, value_name = "IP")]
+    pub group_host: Option<String>,
+    /// Threads of each rank. Default: this machine's, divided by its ranks
+    #[arg(long = THREADS.flag, global = true, value_name = "N")]
+    pub threads: Option<String>,
+    /// Instruction set to compute with: portable, avx2 or avx512. Default: the best that this machine has
+    #[arg(long = ISA.flag, global = true, value_name = "NAME", hide = true)]
+    pub isa: Option<String>,
+    /// Form of the log lines: text or json. Default: text
+    #[arg(long = LOG_FORMAT.flag, global = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What is logged: a level (error, warn, info, debug, trace) or levels by module
+    /// (info,lockstep_agent::head=debug). Default: info
+    #[arg(long = LOG.flag, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// Reads a command line; the first argument is the program's own name.
+///
+/// # Errors
+/// `Usage` for a wrong flag and for `--help` and `--version`; `Refused` for what mistral.rs has and this program has not.
+pub fn parse(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Cli, ConfigError> {
+    let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
+    refused::check(&argv)?;
+    let matches = command().try_get_matches_from(argv)?;
+    Ok(Cli::from_arg_matches(&matches)?)
+}
+
+/// The command with each flag's variable in its help.
+pub(super) fn command() -> clap::Command {
+    let name_variable = |arg: clap::Arg| {
+        let Some(flag) = FLAGS.iter().find(|flag| arg.get_long() == Some(flag.flag)) else { return arg };
+        let help = format!("{} [env: {}]", arg.get_help().map(ToString::to_string).unwrap_or_default(), flag.env);
+        arg.help(help).long_help(None::<&str>)
+    };
+    Cli::command().mut_args(name_variable).mut_subcommand("plain", |plain| plain.mut_args(name_variable))
+}

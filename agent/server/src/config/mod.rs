@@ -1,0 +1,201 @@
+//! Arguments and environment → one validated [`Config`], handed down from `main`.
+//!
+//! `parse` takes the command line as typed, [`Environment`] the variables, [`Build`] what this program was built with;
+//! [`resolve`] turns the three into a configuration or an error that names the culprit and the remedy. Nothing else in
+//! the crate reads an argument or a variable, and no port is bound before all of this has been checked.
+
+mod args;
+mod environment;
+mod error;
+mod group;
+pub mod logging;
+mod node;
+mod refused;
+mod resolve;
+mod ring;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use args::{Cli, parse};
+pub use environment::{Build, Environment};
+pub use error::ConfigError;
+pub use logging::{LogConfig, LogFormat};
+pub use resolve::resolve;
+pub use values::{HostPort, KvCacheMemory};
+
+/// Most ranks of a group. Each rank links to every other, so this also bounds a rank's sockets.
+pub const MAX_WORLD_SIZE: u32 = 1024;
+/// Most ranks of one node.
+pub const MAX_LOCAL_WORLD_SIZE: u32 = 64;
+/// Most sequences that may run at once.
+pub const MAX_NUM_SEQS: u32 = 4096;
+/// Most tokens of one step.
+pub const MAX_NUM_BATCHED_TOKENS: u32 = 1 << 20;
+/// Most tokens of one sequence.
+pub const MAX_CONTEXT_LENGTH: u32 = 1 << 24;
+/// Most requests that may wait.
+pub const MAX_WAITING: u32 = 1 << 16;
+/// Most threads of one rank.
+pub const MAX_THREADS: u32 = 1024;
+
+/// What this process is to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub role: Role,
+    pub log: LogConfig,
+    /// What was said and changes nothing; to be logged once.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// Holds the requests and, as a child process, the group's first ranks.
+    Head(HeadConfig),
+    /// Holds ranks.
+    Node(NodeConfig),
+}
+
+#[derive(Debug, Clone)]
+pub struct HeadConfig {
+    pub topology: Topology,
+    pub model: ModelConfig,
+    pub serving: ServingConfig,
+    /// Where the client ports bind.
+    pub host: IpAddr,
+    /// `None`: not served; 0: a free one. At least one of the two is served.
+    pub http_port: Option<u16>,
+    pub grpc_port: Option<u16>,
+    /// Where nodes reach the head; port 0: a free one.
+    pub control: SocketAddr,
+    /// How the head's own ranks and the others find each other.
+    pub ring: RingSetup,
+    pub common: CommonConfig,
+}
+
+/// What the head and a node are told alike.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CommonConfig {
+    /// `None`: the head draws one; a node joins whichever group the head is of.
+    pub cluster_id: Option<String>,
+    /// File with the group's key; `None`: control streams and ring run in the clear.
+    pub group_key: Option<PathBuf>,
+    /// Threads of each rank; `None`: this machine's divided by its ranks.
+    pub threads: Option<u32>,
+    /// Instruction set to force.
+    pub isa: Option<String>,
+    /// Ends when standard input closes.
+    pub follow_parent: bool,
+}
+
+/// How many ranks there are and where. `world_size` = (1 + `num_workers`) × `local_world_size`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topology {
+    pub world_size: u32,
+    pub local_world_size: u32,
+    /// Nodes beside the head's own.
+    pub num_workers: u32,
+    /// Pipeline stages.
+    pub pipeline: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelConfig {
+    pub source: ModelSource,
+    /// What clients call it.
+    pub name: String,
+    pub dtype: DType,
+}
+
+/// Where a model's files are. Displays as the URL that the assignment carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// A folder; a relative one is relative to the working directory.
+    File(PathBuf),
+    /// One that is part of the program.
+    Builtin(String),
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file://{}", path.display()),
+            Self::Builtin(name) => write!(f, "builtin://{name}"),
+        }
+    }
+}
+
+/// Number format of the weights in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    /// As the checkpoint has them.
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl DType {
+    /// Name on the command line and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServingConfig {
+    pub max_num_seqs: u32,
+    /// At least `max_num_seqs`, so that every running sequence can take its token in one step.
+    pub max_num_batched_tokens: u32,
+    /// `None`: what the model was trained for.
+    pub context_length: Option<u32>,
+    pub kv_cache: KvCacheMemory,
+    /// How long a request waits for the group to form again.
+    pub recovery_timeout: Duration,
+    pub drain_timeout: Duration,
+    /// Requests in the queue.
+    pub max_waiting: u32,
+}
+
+/// How ranks find each other's ring ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RingSetup {
+    /// The head tells: local rank i listens on the port of `listen` + i, or all on free ones where that is 0.
+    Auto { listen: SocketAddr },
+    /// By `RING_*`: one rank on this node, on the port of `listen`, which never is 0; `right` is the next rank's.
+    Ring { listen: SocketAddr, right: HostPort, rank: u32, world_size: u32 },
+}
+
+/// A node: the head's own or a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// 0 is the head's own; worker i is i + 1. The first rank is `ordinal` × `local_world_size`.
+    pub ordinal: u32,
+    pub local_world_size: u32,
+    /// Ranks in all, as far as the node was told.
+    pub world_size: Option<u32>,
+    pub control: ControlAddress,
+    pub ring: RingSetup,
+    pub common: CommonConfig,
+}
+
+/// Where a node finds the head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlAddress {
+    /// Resolved anew at each dial.
+    Known(HostPort),
+    /// It travels round the ring at bootstrap. `master` is its port, and its host off rank 0, where `RING_CONFIG` said
+    /// them: what travels must agree.
+    FromRing { master: Option<HostPort> },
+}

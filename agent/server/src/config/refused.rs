@@ -1,0 +1,69 @@
+//! What mistral.rs's command line has and this program's has not, each with what to do instead.
+
+use std::ffi::OsString;
+
+use super::error::ConfigError;
+
+const CHAT: &str = "start the group without it, then run `lockstep chat --endpoint HOST:PORT`";
+const BENCH: &str = "`/metrics` on the HTTP port counts tokens and times";
+const QUANTIZED: &str = "weights are used as the checkpoint has them; use a checkpoint in bf16 or f32";
+const FILES: &str = "tokenizer, template and configuration are read from the model's folder; put the file there";
+const KV: &str = "the KV cache is always paged; use --kv-cache-memory and --context-length";
+const LOCAL: &str = "fetch the model first and give its folder: -m /path/to/model";
+const DEVICES: &str = "layers are sharded over ranks; set MISTRALRS_MN_LOCAL_WORLD_SIZE to the number of ranks";
+const REQUEST: &str = "it is said in each request";
+const ADAPTERS: &str = "adapters are not read; merge the adapter into the weights";
+const TOOLS: &str = "this program serves the model alone; tools run in the client";
+
+/// Flags, with what to do instead.
+const FLAGS: &[(&[&str], &str)] = &[
+    (&["-i", "--interactive-mode"], CHAT),
+    (&["--throughput"], BENCH),
+    (&["--isq", "--in-situ-quant", "--quant", "--imatrix", "--calibration-file"], QUANTIZED),
+    (&["--from-uqff", "--write-uqff"], QUANTIZED),
+    (&["--serve-ip"], "use --host"),
+    (&["-p"], "use --http-port"),
+    (&["-t", "--tokenizer-json", "--chat-template", "--jinja-explicit"], FILES),
+    (&["-a", "--arch"], "the architecture is read from the model's config.json; leave it out"),
+    (&["--paged-attn", "--no-paged-attn", "--no-kv-cache", "--pa-cache-type"], KV),
+    (&["--pa-gpu-mem", "--pa-gpu-mem-usage", "--pa-ctxt-len", "--pa-blk-size"], KV),
+    (&["--prefix-cache-n"], "prefixes are reused as far as the KV cache has room; leave it out"),
+    (&["--max-seq-len"], "use --context-length"),
+    (&["--max-batch-size"], "use --max-seqs"),
+    (&["--truncate-sequence"], "a prompt that does not fit is refused; shorten it in the client"),
+    (&["-s", "--seed"], REQUEST),
+    (&["-n", "--num-device-layers", "--topology"], DEVICES),
+    (&["--cpu"], "a build without CUDA computes on the CPU; leave it out"),
+    (&["--token-source", "--hf-revision", "--hf-cache-path"], LOCAL),
+    (&["--enable-search", "--search-bert-model", "--enable-thinking", "--mcp-port", "--mcp-config"], TOOLS),
+];
+
+/// Subcommands, with what to do instead.
+const COMMANDS: &[(&[&str], &str)] = &[
+    (&["run", "serve"], "use `plain -m SOURCE`"),
+    (&["gguf", "ggml", "lora-gguf", "x-lora-gguf", "lora-ggml", "x-lora-ggml"], QUANTIZED),
+    (&["lora", "x-lora"], ADAPTERS),
+    (&["vision-plain", "vision", "multimodal", "diffusion", "speech", "embedding"], "only text models are served"),
+    (&["toml", "multi-model"], "one group serves one model; use `plain -m SOURCE`"),
+];
+
+/// Refuses a command line that says what only mistral.rs understands.
+pub(super) fn check(argv: &[OsString]) -> Result<(), ConfigError> {
+    let words: Vec<&str> =
+        argv.iter().skip(1).map(|word| word.to_str().unwrap_or_default()).take_while(|word| *word != "--").collect();
+    for word in &words {
+        let flag = word.split('=').next().unwrap_or_default();
+        refuse(FLAGS, flag)?;
+    }
+    match words.first() {
+        Some(first) => refuse(COMMANDS, first),
+        None => Ok(()),
+    }
+}
+
+fn refuse(table: &[(&[&str], &'static str)], word: &str) -> Result<(), ConfigError> {
+    match table.iter().find(|(names, _)| names.contains(&word)) {
+        Some((_, remedy)) => Err(ConfigError::Refused { what: word.to_owned(), remedy }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,262 @@
+//! What was typed, the variables and the build → a validated configuration.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lockstep_proto::names::{env, port};
+
+use super::args::{self, Cli, Command, Flag, Options, Plain};
+use super::environment::{Build, Environment};
+use super::error::ConfigError;
+use super::group::{self, HeadPart, NodePart, Part, Surroundings};
+use super::logging::{self, LogConfig, LogFormat};
+use super::node;
+use super::values::{KvCacheMemory, Setting};
+use super::{
+    CommonConfig, Config, DType, HeadConfig, MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, MAX_THREADS,
+    ModelConfig, ModelSource, NodeConfig, RingSetup, Role, ServingConfig,
+};
+
+const DEFAULT_NUM_SEQS: u32 = 64;
+const DEFAULT_NUM_BATCHED_TOKENS: u32 = 4096;
+const DEFAULT_WAITING: u32 = 1024;
+const DEFAULT_RECOVERY: Duration = Duration::from_secs(120);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+/// On the CPU a rank shares its memory with everything else on the machine, so its cache is bounded unless asked.
+const DEFAULT_KV_CPU: KvCacheMemory = KvCacheMemory::Bytes(1 << 30);
+/// A device's memory is the rank's own.
+const DEFAULT_KV_DEVICE: KvCacheMemory = KvCacheMemory::Fraction(0.9);
+/// Longest name of a model or of a group, in bytes.
+const MAX_NAME: usize = 256;
+
+/// Turns a command line and the variables into a configuration; reads nothing else but the file of `RING_CONFIG`.
+///
+/// # Errors
+/// The first rule that is broken.
+pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Config, ConfigError> {
+    let said = Said { options: &cli.options, variables };
+    let log = said.log()?;
+    let common = said.common()?;
+    let group_host = said.of(&cli.options.group_host, args::GROUP_HOST)?.map(|ip| ip.ip()).transpose()?;
+    let mut warnings = unknown_variables(variables);
+    let role = match &cli.command {
+        Command::Node(node) => Role::Node(node::from_arguments(node, common)?),
+        Command::Plain(plain) => match group::part(&Surroundings { variables, build, group_host }, &mut warnings)? {
+            Part::Head(part) => Role::Head(said.head(plain, part, common, build)?),
+            Part::Node(part) => {
+                warnings.extend(said.client_ports_in_vain());
+                let NodePart { ordinal, local_world_size, world_size, control, ring } = part;
+                Role::Node(NodeConfig { ordinal, local_world_size, world_size, control, ring, common })
+            }
+        },
+    };
+    Ok(Config { role, log, warnings })
+}
+
+/// Everything that was said, by flag or by variable.
+struct Said<'a> {
+    options: &'a Options,
+    variables: &'a Environment,
+}
+
+impl Said<'_> {
+    fn of(&self, typed: &Option<String>, flag: Flag) -> Result<Option<Setting>, ConfigError> {
+        self.variables.or(typed, flag)
+    }
+
+    fn integer(
+        &self,
+        typed: &Option<String>,
+        flag: Flag,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<u32>, ConfigError> {
+        self.of(typed, flag)?.map(|setting| setting.integer(range)).transpose()
+    }
+
+    fn log(&self) -> Result<LogConfig, ConfigError> {
+        let forms = [LogFormat::Text, LogFormat::Json].map(|form| (form.as_str(), form));
+        let format = self.of(&self.options.log_format, args::LOG_FORMAT)?;
+        let format = format.map(|setting| setting.choice(&forms)).transpose()?.unwrap_or(LogFormat::Text);
+        let Some(filter) = self.of(&self.options.log, args::LOG)? else {
+            return Ok(LogConfig { format, filter: "info".into() });
+        };
+        match logging::parse_filter(&filter.value) {
+            Ok(_) => Ok(LogConfig { format, filter: filter.value }),
+            Err(problem) => Err(filter.invalid(format!("{problem}; give a level, or `module=level` with commas"))),
+        }
+    }
+
+    fn common(&self) -> Result<CommonConfig, ConfigError> {
+        let options = self.options;
+        let sets = ["portable", "avx2", "avx512"].map(|name| (name, name));
+        let cluster_id = self.of(&options.cluster_id, args::CLUSTER_ID)?;
+        let isa = self.of(&options.isa, args::ISA)?.map(|isa| isa.choice(&sets)).transpose()?;
+        let follow = self.variables.get(env::FOLLOW_PARENT)?;
+        Ok(CommonConfig {
+            cluster_id: cluster_id.map(|id| id.word(MAX_NAME)).transpose()?,
+            group_key: self.of(&options.group_key, args::GROUP_KEY)?.map(|path| PathBuf::from(path.value)),
+            threads: self.integer(&options.threads, args::THREADS, 1..=MAX_THREADS)?,
+            isa: isa.map(str::to_owned),
+            follow_parent: follow.map(|follow| follow.switch()).transpose()?.unwrap_or(false),
+        })
+    }
+
+    fn head(
+        &self,
+        plain: &Plain,
+        part: HeadPart,
+        common: CommonConfig,
+        build: &Build,
+    ) -> Result<HeadConfig, ConfigError> {
+        let host = self.of(&self.options.host, args::HOST)?.map(|host| host.ip()).transpose()?;
+        let head = HeadConfig {
+            topology: part.topology,
+            model: self.model(plain)?,
+            serving: self.serving(build)?,
+            host: host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            http_port: self.client_port(&self.options.http_port, args::HTTP_PORT, port::HTTP)?,
+            grpc_port: self.client_port(&self.options.grpc_port, args::GRPC_PORT, port::GRPC)?,
+            control: part.control,
+            ring: part.ring,
+            common,
+        };
+        ports(&head)?;
+        Ok(head)
+    }
+
+    fn client_port(&self, typed: &Option<String>, flag: Flag, default: u16) -> Result<Option<u16>, ConfigError> {
+        match self.of(typed, flag)? {
+            Some(setting) => setting.client_port(),
+            None => Ok(Some(default)),
+        }
+    }
+
+    fn model(&self, plain: &Plain) -> Result<ModelConfig, ConfigError> {
+        let Some(source) = self.of(&plain.model, args::MODEL)? else {
+            return Err(ConfigError::missing(
+                "--model",
+                format!("give -m SOURCE or {}: a folder, or builtin://tiny", env::MODEL_SOURCE),
+            ));
+        };
+        let parsed = model_source(&source)?;
+        let name = match self.of(&self.options.name, args::NAME)? {
+            Some(name) => name.word(MAX_NAME)?,
+            None => model_name(&parsed)
+                .ok_or_else(|| source.invalid("it has no last part to call the model by; give --served-model-name"))?,
+        };
+        let dtypes = [DType::Auto, DType::F32, DType::Bf16, DType::F16].map(|dtype| (dtype.as_str(), dtype));
+        let dtype = self.of(&self.options.dtype, args::DTYPE)?.map(|dtype| dtype.choice(&dtypes)).transpose()?;
+        Ok(ModelConfig { source: parsed, name, dtype: dtype.unwrap_or(DType::Auto) })
+    }
+
+    fn serving(&self, build: &Build) -> Result<ServingConfig, ConfigError> {
+        let options = self.options;
+        let kv_default = if build.visible_devices > 0 { DEFAULT_KV_DEVICE } else { DEFAULT_KV_CPU };
+        let kv_cache = self.of(&options.kv_cache_memory, args::KV_MEMORY)?.map(|memory| memory.memory()).transpose()?;
+        let recovery = self.of(&options.recovery_timeout, args::RECOVERY)?;
+        let recovery = recovery.map(|time| time.duration(Duration::from_secs(1))).transpose()?;
+        let drain = self.of(&options.drain_timeout, args::DRAIN)?;
+        let drain = drain.map(|time| time.duration(Duration::ZERO)).transpose()?;
+        let waiting = self.integer(&options.max_waiting, args::MAX_WAITING, 1..=super::MAX_WAITING)?;
+        let seqs = self.integer(&options.max_num_seqs, args::MAX_SEQS, 1..=MAX_NUM_SEQS)?.unwrap_or(DEFAULT_NUM_SEQS);
+        let tokens = self.integer(&options.max_num_batched_tokens, args::MAX_TOKENS, 1..=MAX_NUM_BATCHED_TOKENS)?;
+        let tokens = tokens.unwrap_or(DEFAULT_NUM_BATCHED_TOKENS.max(seqs));
+        if tokens < seqs {
+            return Err(ConfigError::contradiction(
+                format!("--max-num-batched-tokens is {tokens}"),
+                format!("--max-seqs is {seqs}"),
+                "each running sequence needs a token in every step; raise the first or lower the second",
+            ));
+        }
+        Ok(ServingConfig {
+            max_num_seqs: seqs,
+            max_num_batched_tokens: tokens,
+            context_length: self.integer(&options.context_length, args::CONTEXT, 1..=MAX_CONTEXT_LENGTH)?,
+            kv_cache: kv_cache.unwrap_or(kv_default),
+            recovery_timeout: recovery.unwrap_or(DEFAULT_RECOVERY),
+            drain_timeout: drain.unwrap_or(DEFAULT_DRAIN),
+            max_waiting: waiting.unwrap_or(DEFAULT_WAITING),
+        })
+    }
+
+    /// What to say where a node that is not the head's was given client ports by flag. By variable they may stand in a
+    /// template that all nodes share.
+    fn client_ports_in_vain(&self) -> Option<String> {
+        let typed = [(&self.options.http_port, args::HTTP_PORT), (&self.options.grpc_port, args::GRPC_PORT)];
+        let (_, flag) = typed.into_iter().find(|(port, _)| port.is_some())?;
+        Some(format!("--{} changes nothing here: only the head binds client ports", flag.flag))
+    }
+}
+
+/// Folder or URL → source.
+fn model_source(source: &Setting) -> Result<ModelSource, ConfigError> {
+    let Some((scheme, rest)) = source.value.split_once("://") else {
+        return Ok(ModelSource::File(PathBuf::from(&source.value)));
+    };
+    match scheme {
+        "file" if !rest.is_empty() => Ok(ModelSource::File(PathBuf::from(rest))),
+        "builtin" if !rest.is_empty() => Ok(ModelSource::Builtin(rest.to_owned())),
+        "file" | "builtin" => Err(source.invalid(format!("nothing follows {scheme}://"))),
+        "hf" => Err(source.invalid("this build downloads nothing; fetch the model and give its folder")),
+        "pvc" | "oci" => {
+            Err(source.invalid("a volume is mounted by Kubernetes; give the folder that it is mounted at"))
+        }
+        _ => Err(source.invalid("give a folder, file:// and a folder, or builtin:// and a name")),
+    }
+}
+
+/// The last part of a source, if it has one that can be typed.
+fn model_name(source: &ModelSource) -> Option<String> {
+    let name = match source {
+        ModelSource::File(path) => path.file_name()?.to_str()?,
+        ModelSource::Builtin(name) => name.rsplit('/').next()?,
+    };
+    let whole = !name.is_empty() && !name.chars().any(|c| c.is_whitespace() || c.is_control());
+    whole.then(|| name.to_owned())
+}
+
+/// Refuses a head that nobody could reach, or two of whose ports are one.
+fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
+    if head.http_port.is_none() && head.grpc_port.is_none() {
+        return Err(ConfigError::contradiction(
+            "--http-port is off",
+            "--grpc-port is off too",
+            "then nobody can ask anything; give one of them a port",
+        ));
+    }
+    let (ring, ranks) = match head.ring {
+        RingSetup::Auto { listen } => (listen.port(), head.topology.local_world_size),
+        RingSetup::Ring { listen, .. } => (listen.port(), 1),
+    };
+    let named = [
+        ("HTTP", head.http_port.unwrap_or(0)),
+        ("gRPC", head.grpc_port.unwrap_or(0)),
+        ("control", head.control.port()),
+    ];
+    let ring_ports = (0..ranks).filter(|_| ring > 0).map(|rank| ("ring", u32::from(ring) + rank));
+    let mut taken: Vec<(&str, u32)> = Vec::new();
+    for (name, port) in named.into_iter().map(|(name, port)| (name, u32::from(port))).chain(ring_ports) {
+        if let Some((other, _)) = taken.iter().find(|(_, other)| *other == port && port > 0) {
+            return Err(ConfigError::contradiction(
+                format!("the {name} port is {port}"),
+                format!("the {other} port is {port} too"),
+                "give each its own",
+            ));
+        }
+        taken.push((name, port));
+    }
+    Ok(())
+}
+
+/// Names of ours that do not exist: most likely a slip of the pen.
+fn unknown_variables(variables: &Environment) -> Vec<String> {
+    let ours = |name: &&str| name.starts_with("MISTRALRS_") || name.starts_with("LOCKSTEP_");
+    // Kubernetes makes variables of such names for a Service that is called so.
+    let link = |name: &&str| {
+        ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP", "_UDP"].iter().any(|part| name.contains(part))
+    };
+    let unknown = variables.names().filter(ours).filter(|name| !env::ALL.contains(name) && !link(name));
+    unknown.map(|name| format!("{name} changes nothing: there is no variable of this name")).collect()
+}
