@@ -125,13 +125,7 @@ impl<T: Transport> Mesh<T> {
     }
 
     /// Receives `data` from `from` and sends nothing.
-    fn take(
-        &mut self,
-        kind: Kind,
-        dtype: Option<Dtype>,
-        from: usize,
-        data: &mut [u8],
-    ) -> Result<(), CollectiveError> {
+    fn take(&mut self, kind: Kind, dtype: Option<Dtype>, from: usize, data: &mut [u8]) -> Result<(), CollectiveError> {
         let bytes = data.len();
         let operation = Operation { kind, dtype, bytes };
         let from = |peer| (peer == from).then_some(0..bytes);

@@ -36,7 +36,8 @@ fn typed<'a, T: Summand>(rank: usize, world_size: usize, own: &mut [u8], part: i
         let end = own.len().min(start + BLOCK);
         let sum = &mut sum[..end - start];
         for r in 0..world_size {
-            let operand = if r == rank { &own[start..end] } else { &bytemuck::cast_slice::<u8, T>(part(r))[start..end] };
+            let operand =
+                if r == rank { &own[start..end] } else { &bytemuck::cast_slice::<u8, T>(part(r))[start..end] };
             if r == 0 { T::begin(sum, operand) } else { T::add(sum, operand) }
         }
         T::finish(sum, &mut own[start..end]);

@@ -60,7 +60,15 @@ fn a_link_that_ends_is_a_typed_error_on_every_rank() {
         for after_bytes in [0, 7, 16, 20, 5000] {
             let cut = Some(Cut { from: 1, to: 0, after_bytes, kind });
             let op_timeout = Duration::from_millis(100);
-            let faults = Faults { seed: 3, max_delay: 2, short_writes: true, cut, op_timeout, tuning: SMALL, ..Faults::default() };
+            let faults = Faults {
+                seed: 3,
+                max_delay: 2,
+                short_writes: true,
+                cut,
+                op_timeout,
+                tuning: SMALL,
+                ..Faults::default()
+            };
             let results = until_broken(&mut group(3, &faults).unwrap(), 50, 200);
             let typed = |result: &Result<(), CollectiveError>| {
                 matches!(result, Err(CollectiveError::PeerLost { .. } | CollectiveError::Timeout { .. }))

@@ -102,8 +102,7 @@ fn same<T: Element>(got: &[T], want: &[T], what: &str) {
 pub fn exercise<T: Element, C: Communicator>(group: &mut [C], len: usize) {
     let ranks = group.len();
     let inputs: Vec<Vec<T>> = (0..ranks).map(|rank| input(rank, len)).collect();
-    let sum: Vec<T> =
-        (0..len).map(|at| T::sum(&inputs.iter().map(|input| input[at]).collect::<Vec<_>>())).collect();
+    let sum: Vec<T> = (0..len).map(|at| T::sum(&inputs.iter().map(|input| input[at]).collect::<Vec<_>>())).collect();
     let counts: Vec<usize> = (0..ranks).map(|rank| (len * (rank + 1)).div_ceil(ranks) % (len + 1)).collect();
     let gathered: Vec<T> = (0..ranks).flat_map(|rank| inputs[rank][..counts[rank]].to_vec()).collect();
     let results = on_ranks(group, |comm| -> Result<(), CollectiveError> {

@@ -1,0 +1,275 @@
+//! The ring over TCP on loopback: forming, every operation, and what goes wrong.
+
+mod naive;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use lockstep_collectives::ring::{self, Config, GroupKey, Listener, Ring};
+use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, Group, SliceMut, Tuning};
+use naive::{exercise_all, on_ranks};
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96 };
+
+fn listeners(ranks: usize) -> Vec<Listener> {
+    (0..ranks).map(|_| Listener::bind(ANY_PORT).unwrap()).collect()
+}
+
+fn config(rank: usize, listeners: &[Listener]) -> Config {
+    Config {
+        group: Group::new(rank, listeners.len()).unwrap(),
+        epoch: 4,
+        cluster_id: "a".into(),
+        key: None,
+        addresses: listeners.iter().map(|listener| listener.local_addr().to_string()).collect(),
+        op_timeout: Duration::from_secs(20),
+        form_timeout: Duration::from_secs(20),
+        spin: false,
+        tuning: SMALL,
+    }
+}
+
+/// Forms a group in threads, each rank with its own idea of the group.
+fn form(listeners: &[Listener], adapt: impl Fn(usize, &mut Config) + Sync) -> Vec<Result<Ring, CollectiveError>> {
+    std::thread::scope(|scope| {
+        let adapt = &adapt;
+        let form = |rank| {
+            let mut config = config(rank, listeners);
+            adapt(rank, &mut config);
+            ring::form(&listeners[rank], config, None, &AbortSwitch::new().unwrap())
+        };
+        let threads: Vec<_> = (0..listeners.len()).map(|rank| scope.spawn(move || form(rank))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn formed(listeners: &[Listener], adapt: impl Fn(usize, &mut Config) + Sync) -> Vec<Ring> {
+    form(listeners, adapt).into_iter().map(Result::unwrap).collect()
+}
+
+fn key(text: &str) -> Option<GroupKey> {
+    Some(GroupKey::new(text.as_bytes()).unwrap())
+}
+
+#[test]
+fn every_operation_over_tcp() {
+    for ranks in 2..=4 {
+        let listeners = listeners(ranks);
+        let mut group = formed(&listeners, |rank, config| config.spin = rank == 0);
+        for len in [0, 1, 3, 16, 17, 63, 250, 4099] {
+            exercise_all(&mut group, len);
+        }
+    }
+}
+
+#[test]
+fn large_messages_with_the_default_tuning() {
+    let listeners = listeners(2);
+    let mut group = formed(&listeners, |_, config| config.tuning = Tuning::default());
+    for len in [16 << 10, (16 << 10) + 1, 1 << 20, (4 << 20) + 3] {
+        naive::exercise::<f32, _>(&mut group, len);
+    }
+}
+
+#[test]
+fn a_group_with_a_key_re_forms_in_later_epochs_on_the_same_listeners() {
+    let listeners = listeners(3);
+    for epoch in [1, 2, 9] {
+        let mut group =
+            formed(&listeners, |_, config| (config.epoch, config.key) = (epoch, key("sixteen bytes it is")));
+        exercise_all(&mut group, 5);
+    }
+}
+
+#[test]
+fn ranks_may_come_at_different_times_and_epochs() {
+    let listeners = listeners(3);
+    let mut group = formed(&listeners, |rank, config| {
+        std::thread::sleep(Duration::from_millis(40 * rank as u64));
+        if rank == 0 {
+            // Rank 0 was in an older epoch when the others came to this one.
+            let old = Config { epoch: 3, form_timeout: Duration::from_millis(100), ..config.clone() };
+            let result = ring::form(&listeners[0], old, None, &AbortSwitch::new().unwrap());
+            assert!(matches!(result.err(), Some(CollectiveError::Timeout { .. })));
+        }
+    });
+    exercise_all(&mut group, 5);
+}
+
+/// Rank 1's error when it differs from rank 0 as `adapt` says.
+fn mismatch(adapt: impl Fn(&mut Config) + Sync) -> String {
+    let listeners = listeners(2);
+    let results = form(&listeners, |rank, config| {
+        config.form_timeout = Duration::from_millis(300);
+        if rank == 1 {
+            adapt(config);
+        }
+    });
+    let mut errors = results.into_iter().map(|result| result.err().unwrap());
+    let first = errors.next().unwrap();
+    assert!(
+        matches!(first, CollectiveError::Mismatch { rank: 1, .. } | CollectiveError::Timeout { rank: 1, .. }),
+        "{first}"
+    );
+    errors.next().unwrap().to_string()
+}
+
+#[test]
+fn what_does_not_belong_is_refused_with_both_values() {
+    type Adapt = fn(&mut Config);
+    let cases: [(Adapt, &str); 5] = [
+        (|c| c.cluster_id = "b".into(), "rank 0 is not of this group: the cluster here is \"b\", there \"a\""),
+        (|c| c.epoch = 3, "rank 0 is not of this group: the epoch here is 3, there 4"),
+        (
+            |c| c.key = key("a key that rank 0 lacks"),
+            "rank 0 is not of this group: the group's key here is given, there missing",
+        ),
+        (
+            |c| {
+                c.group = Group::new(1, 3).unwrap();
+                c.addresses.push("127.0.0.1:9".into());
+            },
+            "rank 0 is not of this group: the world size here is 3, there 2",
+        ),
+        (|c| c.epoch = 5, "rank 0 sent nothing for 300 ms"),
+    ];
+    for (adapt, message) in cases {
+        assert_eq!(mismatch(adapt), message);
+    }
+}
+
+#[test]
+fn another_key_is_refused() {
+    let listeners = listeners(2);
+    let results = form(&listeners, |rank, config| {
+        config.form_timeout = Duration::from_millis(300);
+        config.key = key(if rank == 0 { "the key of rank 0" } else { "the key of rank 1" });
+    });
+    let errors: Vec<_> = results.into_iter().map(|result| result.err().unwrap().to_string()).collect();
+    assert_eq!(errors[0], "rank 1 is not of this group: it does not hold this group's key");
+    assert!(errors[1].starts_with("rank 0 is not of this group: it does not accept this rank's group key"));
+}
+
+#[test]
+fn an_address_of_another_rank_is_refused() {
+    let listeners = listeners(3);
+    let results = form(&listeners, |rank, config| {
+        config.form_timeout = Duration::from_millis(300);
+        if rank == 2 {
+            config.addresses[0] = config.addresses[1].clone();
+        }
+    });
+    let error = results.into_iter().nth(2).unwrap().err().unwrap();
+    assert_eq!(error.to_string(), "rank 0 is not of this group: rank 0 was expected there, rank 1 it is");
+}
+
+/// What a rank says to a stranger that answers with `reply` where a peer should be.
+fn meets(reply: &'static [u8]) -> CollectiveError {
+    let stranger = TcpListener::bind(ANY_PORT).unwrap();
+    let mut listeners = listeners(2);
+    let mut config = config(1, &listeners);
+    config.addresses[0] = stranger.local_addr().unwrap().to_string();
+    config.form_timeout = Duration::from_millis(300);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut stream, _) = stranger.accept().unwrap();
+            stream.read_exact(&mut [0; 64]).unwrap();
+            stream.write_all(reply).unwrap();
+            let _ = stream.read(&mut [0; 512]);
+        });
+        ring::form(&listeners.pop().unwrap(), config, None, &AbortSwitch::new().unwrap()).err().unwrap()
+    })
+}
+
+#[test]
+fn a_listener_that_is_no_rank_is_named() {
+    let reason = "what listens there is no Lockstep rank".to_owned();
+    assert_eq!(meets(b"HTTP/1.1 400 Bad Request\r\n"), CollectiveError::Mismatch { rank: 0, reason });
+    let reason = "the wire version here is 1, there 7".to_owned();
+    assert_eq!(meets(b"LKST\x07\x00\x01\x02"), CollectiveError::Mismatch { rank: 0, reason });
+    assert_eq!(meets(b"LK"), CollectiveError::Timeout { rank: 0, millis: 300 });
+}
+
+#[test]
+fn strangers_neither_stall_nor_break_forming() {
+    let listeners = listeners(2);
+    let address = listeners[0].local_addr();
+    let mut silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for (index, stream) in silent.iter_mut().enumerate() {
+        let words: [&[u8]; 4] = [b"", b"GET / HTTP/1.1\r\n\r\n", b"LKST\x01\x00\x01\x00\xff\xff", &[0x16; 3000]];
+        // The listener may have closed it already.
+        let _ = stream.write_all(words[index % words.len()]);
+    }
+    let mut group = formed(&listeners, |_, _| {});
+    exercise_all(&mut group, 9);
+    drop(silent);
+}
+
+#[test]
+fn a_caller_of_another_version_is_told_ours() {
+    let listeners = listeners(1);
+    let mut stream = TcpStream::connect(listeners[0].local_addr()).unwrap();
+    stream.write_all(b"LKST\x09\x00\x01\x00").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"LKST\x01\x00\x01\x02");
+}
+
+#[test]
+fn a_peer_that_leaves_amid_an_operation_is_noticed() {
+    let listeners = listeners(3);
+    let mut group = formed(&listeners, |_, _| {});
+    let results = on_ranks(&mut group, |comm| {
+        let rank = comm.group().rank();
+        let mut data = vec![1.0f32; 1 << 20];
+        if rank == 2 {
+            // Its links close in the middle of what the others are doing.
+            let aborter = comm.aborter();
+            aborter.abort("leaves");
+        }
+        comm.all_reduce_sum(SliceMut::F32(&mut data))
+    });
+    for result in &results[..2] {
+        assert!(matches!(result, Err(CollectiveError::PeerLost { .. })), "{result:?}");
+    }
+}
+
+#[test]
+fn a_silent_peer_is_a_timeout() {
+    let listeners = listeners(2);
+    let mut group = formed(&listeners, |_, config| config.op_timeout = Duration::from_millis(60));
+    let (waiting, _silent) = group.split_at_mut(1);
+    assert_eq!(waiting[0].barrier(), Err(CollectiveError::Timeout { rank: 1, millis: 60 }));
+}
+
+#[test]
+fn an_abort_ends_forming_and_a_blocked_operation() {
+    let listeners = listeners(2);
+    let abort = AbortSwitch::new().unwrap();
+    let error = std::thread::scope(|scope| {
+        let forming = scope.spawn(|| ring::form(&listeners[0], config(0, &listeners), None, &abort).err());
+        std::thread::sleep(Duration::from_millis(20));
+        abort.abort("changed my mind");
+        forming.join().unwrap()
+    });
+    assert_eq!(error, Some(CollectiveError::Aborted("changed my mind".into())));
+
+    let mut group = formed(&listeners, |_, _| {});
+    let aborter = group[0].aborter();
+    let result = std::thread::scope(|scope| {
+        let blocked = scope.spawn(|| group[0].barrier());
+        std::thread::sleep(Duration::from_millis(20));
+        aborter.abort("the head says so");
+        blocked.join().unwrap()
+    });
+    assert_eq!(result, Err(CollectiveError::Aborted("the head says so".into())));
+}
+
+#[test]
+fn a_taken_port_is_an_error_that_names_it() {
+    let taken = Listener::bind(ANY_PORT).unwrap();
+    let error = Listener::bind(taken.local_addr()).err().unwrap().to_string();
+    assert!(error.starts_with(&format!("ring is not available: listen on {}", taken.local_addr())), "{error}");
+}
