@@ -1,0 +1,192 @@
+//! `/v1/chat/completions`.
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use super::fields::{Fields, FromField};
+use super::generate::{Chunks, gather, now, stream_response, usage};
+use super::{Id, RequestId};
+use crate::session::{Api, Delta, GenerateInput, MAX_LOGPROBS, PromptInput, TokenOut, Usage};
+use crate::text::{ChatMessage, Text};
+
+/// Fields of a message that do not change the answer here.
+const IGNORED_IN_MESSAGE: [&str; 3] = ["name", "refusal", "annotations"];
+
+struct Request {
+    input: GenerateInput,
+    stream: bool,
+    include_usage: bool,
+}
+
+pub async fn create(
+    State(api): State<Api>,
+    Extension(RequestId(id)): Id,
+    fields: Fields,
+) -> Result<Response, ApiError> {
+    let Request { input, stream, include_usage } = parse(fields, &id)?;
+    let logprobs = input.logprobs.is_some();
+    let answer = api.generate(input).await?;
+    let wording = Wording { id, created: now(), model: api.model().name.clone(), text: api.text().clone(), logprobs };
+    if stream {
+        return Ok(stream_response(vec![answer], Streamed { wording, include_usage }));
+    }
+    let answer = gather(answer).await?;
+    let message = json!({"role": "assistant", "content": answer.text, "refusal": null});
+    let logprobs = wording.logprobs(&answer.tokens);
+    let choice = json!({"index": 0, "message": message, "logprobs": logprobs, "finish_reason": answer.finish});
+    let mut body = wording.body("chat.completion", vec![choice]);
+    body["usage"] = usage([answer.usage]);
+    Ok(Json(body).into_response())
+}
+
+fn parse(mut fields: Fields, id: &str) -> Result<Request, ApiError> {
+    let messages = messages(fields.take_any("messages"))?;
+    let (stream, include_usage) = fields.stream()?;
+    let input = GenerateInput {
+        model: fields.take("model")?.unwrap_or_default(),
+        prompt: PromptInput::Chat(messages),
+        limits: fields.limits(&["max_completion_tokens", "max_tokens"])?,
+        sampling: fields.sampling()?,
+        logprobs: logprobs(&mut fields)?,
+        request_id: id.to_owned(),
+        deadline: None,
+    };
+    fields.finish()?;
+    Ok(Request { input, stream, include_usage })
+}
+
+fn logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
+    let wanted: bool = fields.take("logprobs")?.unwrap_or_default();
+    let top: Option<u32> = fields.take("top_logprobs")?;
+    if top.is_some() && !wanted {
+        return Err(ApiError::field("top_logprobs", "only together with logprobs: true"));
+    }
+    if let Some(top) = top.filter(|top| *top > MAX_LOGPROBS) {
+        return Err(ApiError::field("top_logprobs", format!("{top} is out of range: 0 to {MAX_LOGPROBS}")));
+    }
+    Ok(wanted.then(|| top.unwrap_or(0)))
+}
+
+fn messages(value: Option<Value>) -> Result<Vec<ChatMessage>, ApiError> {
+    match value {
+        None => Err(ApiError::field("messages", "missing: send a list of messages with role and content")),
+        Some(Value::Array(values)) => values.into_iter().enumerate().map(|(at, value)| message(at, value)).collect(),
+        Some(_) => Err(ApiError::field("messages", "expected a list of messages with role and content")),
+    }
+}
+
+fn message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
+    let path = format!("messages[{at}]");
+    let Some(mut message) = Map::from_field(value) else {
+        return Err(ApiError::field(path, "expected an object with role and content"));
+    };
+    message.retain(|_, value| !value.is_null());
+    let Some(Value::String(role)) = message.remove("role") else {
+        return Err(ApiError::field(format!("{path}.role"), "expected a string, e.g. \"user\""));
+    };
+    let content = content(&format!("{path}.content"), message.remove("content"))?;
+    match message.keys().find(|name| !IGNORED_IN_MESSAGE.contains(&name.as_str())) {
+        Some(name) => Err(ApiError::field(format!("{path}.{name}"), "not supported: put it in the content")),
+        // OpenAI's newer name for the same thing; models' templates know the older.
+        None => Ok(ChatMessage { role: if role == "developer" { "system".into() } else { role }, content }),
+    }
+}
+
+/// Text, or a list of text parts, which are joined by line ends.
+fn content(path: &str, value: Option<Value>) -> Result<String, ApiError> {
+    let parts = match value {
+        Some(Value::String(text)) => return Ok(text),
+        Some(Value::Array(parts)) => parts,
+        _ => return Err(ApiError::field(path, "expected a string or a list of text parts")),
+    };
+    let part = |(at, part): (usize, Value)| match (part["type"].as_str(), part["text"].as_str()) {
+        (Some("text"), Some(text)) => Ok(text.to_owned()),
+        (Some("text") | None, _) => {
+            Err(ApiError::field(format!("{path}[{at}]"), "expected an object with type \"text\" and a text"))
+        }
+        (Some(kind), _) => {
+            Err(ApiError::field(format!("{path}[{at}].type"), format!("{kind:?} is not supported: send \"text\"")))
+        }
+    };
+    let texts: Vec<String> = parts.into_iter().enumerate().map(part).collect::<Result<_, _>>()?;
+    Ok(texts.join("\n"))
+}
+
+/// Turns answers into OpenAI's words.
+struct Wording {
+    id: String,
+    created: u64,
+    model: String,
+    text: Text,
+    logprobs: bool,
+}
+
+impl Wording {
+    fn body(&self, object: &str, choices: Vec<Value>) -> Value {
+        json!({
+            "id": format!("chatcmpl-{}", self.id), "object": object, "created": self.created,
+            "model": self.model, "choices": choices,
+        })
+    }
+
+    /// Null unless asked for.
+    fn logprobs(&self, tokens: &[TokenOut]) -> Value {
+        if !self.logprobs {
+            return Value::Null;
+        }
+        let content = tokens.iter().filter_map(|token| {
+            let logprobs = token.logprobs.as_ref()?;
+            let mut entry = self.token(token.id, logprobs.chosen);
+            let top: Vec<Value> = logprobs.top.iter().map(|(id, logprob)| self.token(*id, *logprob)).collect();
+            entry["top_logprobs"] = json!(top);
+            Some(entry)
+        });
+        json!({"content": content.collect::<Vec<Value>>(), "refusal": null})
+    }
+
+    fn token(&self, id: u32, logprob: f32) -> Value {
+        let bytes = self.text.tokenizer().token_bytes(id);
+        json!({"token": String::from_utf8_lossy(&bytes), "logprob": logprob, "bytes": bytes})
+    }
+}
+
+struct Streamed {
+    wording: Wording,
+    include_usage: bool,
+}
+
+impl Streamed {
+    fn body(&self, choices: Vec<Value>, usage: Value) -> Value {
+        let mut body = self.wording.body("chat.completion.chunk", choices);
+        if self.include_usage {
+            body["usage"] = usage;
+        }
+        body
+    }
+}
+
+impl Chunks for Streamed {
+    fn prelude(&mut self) -> Option<Value> {
+        let delta = json!({"role": "assistant", "content": ""});
+        let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": null});
+        Some(self.body(vec![choice], Value::Null))
+    }
+
+    fn chunk(&mut self, index: usize, delta: Delta, finish: Option<&'static str>) -> Option<Value> {
+        let told = self.wording.logprobs && !delta.tokens.is_empty();
+        if delta.text.is_empty() && finish.is_none() && !told {
+            return None;
+        }
+        let logprobs = self.wording.logprobs(&delta.tokens);
+        let content = if delta.text.is_empty() { json!({}) } else { json!({"content": delta.text}) };
+        let choice = json!({"index": index, "delta": content, "logprobs": logprobs, "finish_reason": finish});
+        Some(self.body(vec![choice], Value::Null))
+    }
+
+    fn postlude(&mut self, usages: &[Usage]) -> Option<Value> {
+        self.include_usage.then(|| self.body(vec![], usage(usages.iter().copied())))
+    }
+}

@@ -1,0 +1,86 @@
+//! The HTTP endpoint: OpenAI-compatible `/v1/*`, probes and metrics.
+//!
+//! Every answer carries `x-request-id`; every error, those of the router included, is OpenAI's JSON shape. A field that
+//! would change the answer and is not supported is refused by its name, never ignored.
+
+mod body;
+mod chat;
+mod completions;
+mod error;
+mod fields;
+mod generate;
+mod models;
+mod probes;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Extension, Request};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::error::ApiError;
+use crate::serve::{Protocol, serve as serve_connections};
+use crate::session::{Api, request_id};
+
+/// Longest request body taken: more text than any context holds.
+const MAX_BODY_BYTES: usize = 16 << 20;
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// The id of the request being served.
+#[derive(Debug, Clone)]
+struct RequestId(String);
+
+/// Serves until `shutdown`, then until every request has ended.
+pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) {
+    serve_connections(listener, router(api), Protocol::Http, shutdown).await;
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::get))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/health", get(probes::health))
+        .route("/ready", get(probes::ready))
+        .route("/accepting", get(probes::accepting))
+        .route("/metrics", get(probes::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn(identify))
+        .with_state(api)
+}
+
+/// Gives every request its id and every response the same.
+async fn identify(mut request: Request, next: Next) -> Response {
+    let id = request_id(request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes));
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    if let Ok(value) = HeaderValue::try_from(id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+async fn not_found(request: Request) -> ApiError {
+    let path = request.uri().path();
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        format!(
+            "nothing is at {path}: try /v1/models, /v1/completions, /v1/chat/completions, /health, /ready, /accepting \
+             or /metrics"
+        ),
+    )
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let (method, path) = (request.method(), request.uri().path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}"))
+}
+
+type Id = Extension<RequestId>;
