@@ -1,0 +1,249 @@
+"""Makes tiny random-weight models of each family and records what transformers computes with them.
+
+    python3.11 -m venv .venv && .venv/bin/pip install -r tests/parity/requirements.txt
+    .venv/bin/python tests/parity/make_fixtures.py            # all of tests/parity/fixtures
+    .venv/bin/python tests/parity/make_fixtures.py qwen3      # one of them
+
+Each `fixtures/NAME` is a model folder as the Hugging Face hub has them, with two files more:
+`expected.json` (prompts, greedy tokens, which positions have logits) and `expected.safetensors`
+(those logits, f32). README.md beside this file states their format.
+
+The same versions on the same kind of machine write the same bytes. The seed of a model is the
+first whose greedy tokens are beyond the doubt of rounding: see `Doubt`.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import shutil
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM
+
+FOLDER = pathlib.Path(__file__).parent / "fixtures"
+PROMPT_LENGTHS = (1, 2, 7, 16, 17, 33, 64, 100)
+EVERY_POSITION = 33  # the prompt whose logits are kept at every position
+GENERATED = 28
+GENERATED_POSITIONS = (0, 1, 13, 26)  # decode steps whose logits are kept
+MIN_MARGIN = 2e-3  # between the best two logits of any greedy step
+MAX_ROUNDING = 3e-5  # largest difference of a kept logit to the same sum in f64
+MIN_DISTINCT = 10  # tokens in each greedy answer
+SEEDS = 200
+BOS, EOS = 1, 2
+SPECIAL = ["<unk>", "<s>", "</s>"]
+
+
+@dataclass
+class Fixture:
+    """A model: its `config.json`, and how its weights are written."""
+
+    config: dict
+    dtype: torch.dtype = torch.float32
+    shards: int = 1
+    gain: float = 1.5  # of every projection, over 1/sqrt(fan_in)
+
+
+COMMON = dict(
+    hidden_act="silu", max_position_embeddings=512, bos_token_id=BOS, eos_token_id=EOS,
+    initializer_range=0.02, use_cache=True, attention_bias=False, attention_dropout=0.0,
+)
+LLAMA = dict(COMMON, architectures=["LlamaForCausalLM"], model_type="llama", mlp_bias=False, pretraining_tp=1)
+LLAMA3 = dict(
+    LLAMA, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=8,
+    num_key_value_heads=2, head_dim=16, vocab_size=288, rms_norm_eps=1e-5, tie_word_embeddings=True,
+    rope_theta=500000.0,
+    rope_scaling=dict(
+        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=256,
+    ),
+)
+
+FIXTURES = {
+    # Multi-head attention, untied. Written as transformers 4 writes it.
+    "llama2": Fixture(dict(
+        LLAMA, hidden_size=48, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, vocab_size=288, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        rope_theta=10000.0, rope_scaling=None, torch_dtype="float32",
+    )),
+    # Grouped queries, scaled RoPE, tied, in several files. Transformers 4's spelling.
+    "llama3-sharded": Fixture(dict(LLAMA3, torch_dtype="float32"), shards=3),
+    # The same shape in bf16: what `dtype: auto` reads as bf16, and `f32` widens.
+    "llama3-bf16": Fixture(dict(LLAMA3, torch_dtype="bfloat16"), dtype=torch.bfloat16),
+    # QK norm; heads × head_dim is not the hidden size; tied. Transformers 5's spelling.
+    "qwen3": Fixture(dict(
+        COMMON, architectures=["Qwen3ForCausalLM"], model_type="qwen3", hidden_size=48, intermediate_size=96,
+        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=288,
+        rms_norm_eps=1e-6, tie_word_embeddings=True, rope_parameters=dict(rope_theta=1000000.0, rope_type="default"),
+        use_sliding_window=False, sliding_window=None, max_window_layers=3,
+        layer_types=["full_attention"] * 3, dtype="float32",
+    )),
+    # Nothing divides: 5 heads, prime widths.
+    "awkward-mha": Fixture(dict(
+        LLAMA, hidden_size=60, intermediate_size=97, num_hidden_layers=2, num_attention_heads=5,
+        num_key_value_heads=5, head_dim=12, vocab_size=263, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        rope_theta=10000.0, torch_dtype="float32",
+    )),
+    # Query ranges that cut through the groups of 3 heads each; tied with a prime vocabulary.
+    "awkward-gqa": Fixture(dict(
+        LLAMA, hidden_size=54, intermediate_size=83, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=10, vocab_size=269, rms_norm_eps=1e-6, tie_word_embeddings=True,
+        rope_theta=10000.0, torch_dtype="float32",
+    )),
+}
+
+
+class Doubt(Exception):
+    """This seed's greedy tokens could flip by rounding, or say nothing: try the next."""
+
+
+def dump(path, value):
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def tokenizer(vocab_size):
+    """Byte-level BPE of exactly `vocab_size` ids: special tokens, bytes, then pairs of common letters."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [(a, b) for b in "eaoti" for a in "thrnsldm"][: vocab_size - len(SPECIAL) - len(alphabet)]
+    pieces = SPECIAL + alphabet + [a + b for a, b in merges]
+    assert len(pieces) == vocab_size == len(set(pieces))
+    made = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(piece, special=True) for piece in SPECIAL])
+    return made
+
+
+def write_plain(fixture, folder):
+    """Everything of a model folder but its weights."""
+    dump(folder / "config.json", fixture.config)
+    dump(folder / "generation_config.json", dict(bos_token_id=BOS, eos_token_id=EOS, do_sample=False))
+    tokenizer(fixture.config["vocab_size"]).save(str(folder / "tokenizer.json"))
+    dump(folder / "tokenizer_config.json", dict(
+        tokenizer_class="PreTrainedTokenizerFast", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        clean_up_tokenization_spaces=False, model_max_length=512, add_bos_token=False,
+    ))
+
+
+def weights(fixture, seed):
+    """Random weights by name, in the order of the model; a tied lm_head is left out."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(**{k: v for k, v in fixture.config.items() if k != "architectures"})
+    shapes = AutoModelForCausalLM.from_config(config).state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for name, like in shapes.items():
+        noise = torch.randn(like.shape, generator=generator, dtype=torch.float32)
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if like.dim() == 1:
+            value = 1 + 0.2 * noise
+        elif name == "model.embed_tokens.weight":
+            value = 0.2 * noise
+        else:
+            value = fixture.gain / math.sqrt(like.shape[1]) * noise
+        if name in ("model.embed_tokens.weight", "lm_head.weight"):
+            value[: len(SPECIAL)] *= 0.1  # so that greedy answers hold no special token
+        made[name] = value.to(fixture.dtype).contiguous()
+    return made
+
+
+def write_weights(tensors, shards, folder):
+    if shards == 1:
+        return save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    names, files = list(tensors), {}
+    for shard in range(shards):
+        file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+        own = names[len(names) * shard // shards : len(names) * (shard + 1) // shards]
+        save_file({name: tensors[name] for name in own}, folder / file, metadata={"format": "pt"})
+        files.update(dict.fromkeys(own, file))
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    dump(folder / "model.safetensors.index.json", dict(metadata=dict(total_size=size), weight_map=files))
+
+
+def prompts(vocab_size):
+    """The same prompts at every seed: BOS, then any ids but the special ones."""
+    generator = torch.Generator().manual_seed(7)
+    draw = lambda n: torch.randint(len(SPECIAL), vocab_size, (n,), generator=generator).tolist()
+    return [[BOS] + draw(length - 1) for length in PROMPT_LENGTHS]
+
+
+@torch.inference_mode()
+def greedy(model, exact, prompt):
+    """Greedy tokens after `prompt`, and the logits at every position, `[prompt + GENERATED, vocab]`."""
+    out = model.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
+        min_new_tokens=None, max_new_tokens=GENERATED, eos_token_id=None, pad_token_id=0,
+    )
+    answer = out[0, len(prompt):].tolist()
+    logits = model(out, use_cache=False).logits[0]
+    best = logits[len(prompt) - 1 : -1].topk(2)
+    if best.indices[:, 0].tolist() != answer:
+        raise Doubt("with and without a cache differ")
+    margin = (best.values[:, 0] - best.values[:, 1]).min().item()
+    if margin < MIN_MARGIN or len(set(answer)) < MIN_DISTINCT or set(answer) & {0, BOS, EOS}:
+        raise Doubt(f"margin {margin:.1e}, {len(set(answer))} distinct tokens")
+    rounding = (exact(out, use_cache=False).logits[0] - logits).abs().max().item()
+    if rounding > MAX_ROUNDING:
+        raise Doubt(f"logits differ from f64 by {rounding:.1e}")
+    return answer, logits, margin, rounding
+
+
+def record(folder, seed):
+    """Runs the model as a user of transformers would load it, and writes what it computes."""
+    model, exact = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+        for dtype in (torch.float32, torch.float64)
+    )
+    entries, tensors, margins, roundings = [], {}, [], []
+    for index, prompt in enumerate(prompts(model.config.vocab_size)):
+        answer, logits, margin, rounding = greedy(model, exact, prompt)
+        margins.append(margin)
+        roundings.append(rounding)
+        last = len(prompt) - 1
+        first = 0 if len(prompt) == EVERY_POSITION else last
+        positions = [*range(first, last), *(last + step for step in GENERATED_POSITIONS)]
+        tensors[f"logits.{index}"] = logits[positions].contiguous()
+        entries.append(dict(prompt=prompt, greedy=answer, logits=f"logits.{index}", positions=positions))
+    made = dict(seed=seed, dtype="float32", min_margin=float(f"{min(margins):.3e}"),
+                max_rounding=float(f"{max(roundings):.1e}"), ignore_eos=True)
+    lines = ",\n  ".join(json.dumps(entry) for entry in entries)
+    (folder / "expected.json").write_text(json.dumps(made)[:-1] + f', "prompts": [\n  {lines}\n]}}\n')
+    save_file(tensors, folder / "expected.safetensors")
+    return made
+
+
+def make(name):
+    fixture, folder = FIXTURES[name], FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_plain(fixture, folder)
+    for seed in range(SEEDS):
+        write_weights(weights(fixture, seed), fixture.shards, folder)
+        try:
+            made = record(folder, seed)
+        except Doubt:
+            continue
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        return print(f"{name}: {made}, {size // 1024} KiB", flush=True)
+    raise SystemExit(f"{name}: none of {SEEDS} seeds will do; change `gain`")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"fixtures to make; default: all of {', '.join(FIXTURES)}")
+    names = parser.parse_args().names or list(FIXTURES)
+    if unknown := set(names) - set(FIXTURES):
+        parser.error(f"no fixture {', '.join(sorted(unknown))}; there are: {', '.join(FIXTURES)}")
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    for name in names:
+        make(name)
+
+
+if __name__ == "__main__":
+    main()
