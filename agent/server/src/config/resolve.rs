@@ -252,11 +252,15 @@ fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
 
 /// Names of ours that do not exist: most likely a slip of the pen.
 fn unknown_variables(variables: &Environment) -> Vec<String> {
-    let ours = |name: &&str| name.starts_with("MISTRALRS_") || name.starts_with("LOCKSTEP_");
+    let ours = |name: &str| name.starts_with("MISTRALRS_") || name.starts_with("LOCKSTEP_");
     // Kubernetes makes variables of such names for a Service that is called so.
-    let link = |name: &&str| {
-        ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP", "_UDP"].iter().any(|part| name.contains(part))
+    let link = |name: &str, value: &str| {
+        value.contains("://")
+            || ["_SERVICE_HOST", "_SERVICE_PORT", "_TCP", "_UDP"].iter().any(|part| name.contains(part))
     };
-    let unknown = variables.names().filter(ours).filter(|name| !env::ALL.contains(name) && !link(name));
-    unknown.map(|name| format!("{name} changes nothing: there is no variable of this name")).collect()
+    variables
+        .iter()
+        .filter(|(name, value)| ours(name) && !env::ALL.contains(name) && !link(name, value))
+        .map(|(name, _)| format!("{name} changes nothing: there is no variable of this name"))
+        .collect()
 }

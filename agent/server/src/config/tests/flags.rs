@@ -1,0 +1,258 @@
+//! Flags, their variables, and what mistral.rs has and this program has not.
+
+use super::*;
+
+fn head(command: &str, variables: &str) -> HeadConfig {
+    match configure(command, variables, &CPU).unwrap().role {
+        Role::Head(head) => head,
+        Role::Node(node) => panic!("{node:?}"),
+    }
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let head = head("plain -m builtin://tiny", "");
+    assert_eq!(
+        head.model,
+        ModelConfig { source: ModelSource::Builtin("tiny".into()), name: "tiny".into(), dtype: DType::Auto }
+    );
+    assert_eq!((head.host.to_string(), head.http_port, head.grpc_port), ("0.0.0.0".into(), Some(1234), Some(50051)));
+    let expected = ServingConfig {
+        max_num_seqs: 64,
+        max_num_batched_tokens: 4096,
+        context_length: None,
+        kv_cache: KvCacheMemory::Bytes(1 << 30),
+        recovery_timeout: Duration::from_secs(120),
+        drain_timeout: Duration::from_secs(30),
+        max_waiting: 1024,
+    };
+    assert_eq!(head.serving, expected);
+    assert_eq!(head.common, CommonConfig::default());
+}
+
+#[test]
+fn each_flag_has_its_variable_and_wins_over_it() {
+    /// The value in question, in words.
+    type Shown = fn(&HeadConfig) -> String;
+    let rows: &[(&str, &str, &str, &str, Shown)] = &[
+        ("--model", "LOCKSTEP_MODEL_SOURCE", "/models/a", "file:///models/a", |head| head.model.source.to_string()),
+        ("--model", "LOCKSTEP_MODEL_SOURCE", "models/b/", "b", |head| head.model.name.clone()),
+        ("--model", "LOCKSTEP_MODEL_SOURCE", "file:///models/c", "file:///models/c", |head| {
+            head.model.source.to_string()
+        }),
+        ("--served-model-name", "LOCKSTEP_MODEL_NAME", "llama", "llama", |head| head.model.name.clone()),
+        ("--dtype", "LOCKSTEP_DTYPE", "bf16", "bf16", |head| head.model.dtype.as_str().into()),
+        ("--host", "LOCKSTEP_HOST", "127.0.0.1", "127.0.0.1", |head| head.host.to_string()),
+        ("--http-port", "LOCKSTEP_HTTP_PORT", "0", "Some(0)", |head| format!("{:?}", head.http_port)),
+        ("--port", "LOCKSTEP_HTTP_PORT", "off", "None", |head| format!("{:?}", head.http_port)),
+        ("--grpc-port", "LOCKSTEP_GRPC_PORT", "7", "Some(7)", |head| format!("{:?}", head.grpc_port)),
+        ("--max-seqs", "LOCKSTEP_MAX_NUM_SEQS", "3", "3", |head| head.serving.max_num_seqs.to_string()),
+        ("--max-num-seqs", "LOCKSTEP_MAX_NUM_SEQS", "3", "3", |head| head.serving.max_num_seqs.to_string()),
+        ("--max-num-batched-tokens", "LOCKSTEP_MAX_NUM_BATCHED_TOKENS", "512", "512", |head| {
+            head.serving.max_num_batched_tokens.to_string()
+        }),
+        ("--max-waiting", "LOCKSTEP_MAX_WAITING", "5", "5", |head| head.serving.max_waiting.to_string()),
+        ("--context-length", "LOCKSTEP_CONTEXT_LENGTH", "99", "Some(99)", |head| {
+            format!("{:?}", head.serving.context_length)
+        }),
+        ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "512Mi", "Bytes(536870912)", |head| {
+            format!("{:?}", head.serving.kv_cache)
+        }),
+        ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "50%", "Fraction(0.5)", |head| {
+            format!("{:?}", head.serving.kv_cache)
+        }),
+        ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "2G", "Bytes(2000000000)", |head| {
+            format!("{:?}", head.serving.kv_cache)
+        }),
+        ("--recovery-timeout", "LOCKSTEP_RECOVERY_TIMEOUT", "2m", "120s", |head| {
+            format!("{:?}", head.serving.recovery_timeout)
+        }),
+        ("--drain-timeout", "LOCKSTEP_DRAIN_TIMEOUT", "500ms", "500ms", |head| {
+            format!("{:?}", head.serving.drain_timeout)
+        }),
+        ("--cluster-id", "LOCKSTEP_CLUSTER_ID", "blue", "Some(\"blue\")", |head| {
+            format!("{:?}", head.common.cluster_id)
+        }),
+        ("--group-key-file", "LOCKSTEP_GROUP_KEY_FILE", "/key", "Some(\"/key\")", |head| {
+            format!("{:?}", head.common.group_key)
+        }),
+        ("--group-host", "LOCKSTEP_GROUP_HOST", "::1", "[::1]:0", |head| head.control.to_string()),
+        ("--threads", "LOCKSTEP_THREADS", "2", "Some(2)", |head| format!("{:?}", head.common.threads)),
+        ("--isa", "LOCKSTEP_ISA", "portable", "Some(\"portable\")", |head| format!("{:?}", head.common.isa)),
+    ];
+    for (flag, variable, value, expected, shown) in rows {
+        let model = if *flag == "--model" { "" } else { "-m builtin://tiny" };
+        let by_variable = head(&format!("plain {model}"), &format!("{variable}={value}"));
+        assert_eq!(shown(&by_variable), *expected, "of {variable}={value}");
+        let after = head(&format!("plain {model} {flag} {value}"), &format!("{variable}=!"));
+        assert_eq!(shown(&after), *expected, "of {flag} {value}");
+        if *flag != "--model" {
+            let before = head(&format!("{flag}={value} plain {model}"), "");
+            assert_eq!(shown(&before), *expected, "of {flag}={value} before the command");
+        }
+    }
+    assert!(head("plain -m builtin://tiny", "LOCKSTEP_FOLLOW_PARENT=1").common.follow_parent);
+}
+
+#[test]
+fn a_wrong_value_is_refused_by_flag_and_by_variable() {
+    let rows: &[(&str, &str, &str, &str)] = &[
+        ("--served-model-name", "LOCKSTEP_MODEL_NAME", "\u{7}", "without spaces"),
+        ("--dtype", "LOCKSTEP_DTYPE", "int8", "auto, f32, bf16, f16"),
+        ("--host", "LOCKSTEP_HOST", "example.com", "IP address"),
+        ("--http-port", "LOCKSTEP_HTTP_PORT", "65536", "0 to 65535"),
+        ("--http-port", "LOCKSTEP_HTTP_PORT", "+1", "0 to 65535"),
+        ("--grpc-port", "LOCKSTEP_GRPC_PORT", "tcp://10.0.0.1:1", "enableServiceLinks"),
+        ("--max-seqs", "LOCKSTEP_MAX_NUM_SEQS", "0", "from 1"),
+        ("--max-num-batched-tokens", "LOCKSTEP_MAX_NUM_BATCHED_TOKENS", "1e3", "whole number"),
+        ("--max-waiting", "LOCKSTEP_MAX_WAITING", "0", "from 1"),
+        ("--context-length", "LOCKSTEP_CONTEXT_LENGTH", "99999999999999999999", "whole number"),
+        ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "512MB", "512Mi"),
+        ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "0", "512Mi"),
+        ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "101%", "100%"),
+        ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "0%", "1%"),
+        ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "18446744073709551615Ki", "2Gi"),
+        ("--recovery-timeout", "LOCKSTEP_RECOVERY_TIMEOUT", "120", "its unit"),
+        ("--recovery-timeout", "LOCKSTEP_RECOVERY_TIMEOUT", "0s", "from 1s"),
+        ("--recovery-timeout", "LOCKSTEP_RECOVERY_TIMEOUT", "25h", "to 24 h"),
+        ("--drain-timeout", "LOCKSTEP_DRAIN_TIMEOUT", "1.5s", "its unit"),
+        ("--drain-timeout", "LOCKSTEP_DRAIN_TIMEOUT", "18446744073709551615h", "to 24 h"),
+        ("--group-host", "LOCKSTEP_GROUP_HOST", "eth0", "IP address"),
+        ("--threads", "LOCKSTEP_THREADS", "0", "from 1"),
+        ("--isa", "LOCKSTEP_ISA", "sse", "portable, avx2"),
+        ("--log-format", "LOCKSTEP_LOG_FORMAT", "xml", "text, json"),
+        ("--log", "LOCKSTEP_LOG", "a=b=c", "level"),
+    ];
+    for (flag, variable, value, part) in rows {
+        let shown = value.chars().take(20).collect::<String>();
+        let by_variable = configure("plain -m builtin://tiny", &format!("{variable}={value}"), &CPU);
+        let by_flag = configure(&format!("plain -m builtin://tiny {flag} {value}"), "", &CPU);
+        for (name, got) in [(variable, by_variable), (flag, by_flag)] {
+            check_one(name, got.map(|config| describe(&config)), &Err(&[name, &shown, part]));
+        }
+    }
+    let row: Row = ("LOCKSTEP_FOLLOW_PARENT=no", CPU, Err(&["LOCKSTEP_FOLLOW_PARENT=no", "1 or 0"]));
+    check(&[row, ("LOCKSTEP_HOST=", CPU, Err(&["LOCKSTEP_HOST=", "it is empty"]))]);
+    let long = "x".repeat(5000);
+    let error = configure("plain -m a", &format!("LOCKSTEP_CLUSTER_ID={long}"), &CPU).unwrap_err().to_string();
+    assert!(error.contains("longer than 4096 bytes") && error.len() < 400, "{error}");
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    let rows: &[(&str, &[&str])] = &[
+        ("plain", &["--model is not set", "LOCKSTEP_MODEL_SOURCE"]),
+        ("plain -m hf://a/b", &["--model=hf://a/b", "downloads nothing"]),
+        ("plain -m pvc://a", &["--model=pvc://a", "Kubernetes"]),
+        ("plain -m s3://a", &["--model=s3://a", "file://"]),
+        ("plain -m file://", &["nothing follows file://"]),
+        ("plain -m builtin://", &["nothing follows builtin://"]),
+        ("plain -m /", &["--model=/", "--served-model-name"]),
+        ("plain -m a --http-port off --grpc-port off", &["--http-port is off", "--grpc-port is off"]),
+        ("plain -m a --http-port 7 --grpc-port 7", &["gRPC port is 7", "HTTP port is 7 too"]),
+        ("plain -m a --max-seqs 10 --max-num-batched-tokens 9", &["tokens is 9", "--max-seqs is 10"]),
+        ("plain -m a --nonsense", &["unexpected argument '--nonsense'"]),
+        ("plain -m a b", &["unexpected argument 'b'"]),
+        ("", &["Usage:"]),
+    ];
+    for (command, parts) in rows {
+        check_one(command, configure(command, "", &CPU).map(|config| describe(&config)), &Err(parts));
+    }
+    check(&[
+        (
+            "MISTRALRS_MN_HEAD_NUM_WORKERS=1 LOCKSTEP_HTTP_PORT=1235",
+            CPU,
+            Err(&["control port is 1235", "HTTP port is 1235 too"]),
+        ),
+        (
+            "MISTRALRS_MN_HEAD_NUM_WORKERS=1 MISTRALRS_MN_LOCAL_WORLD_SIZE=2 LOCKSTEP_GRPC_PORT=1237",
+            CPU,
+            Err(&["ring port is 1237", "gRPC"]),
+        ),
+    ]);
+    assert_eq!(head("plain -m a --http-port 0 --grpc-port 0", "").http_port, Some(0));
+}
+
+#[test]
+fn what_mistral_rs_has_is_refused_by_name() {
+    let rows = [
+        ("-i plain -m a", "-i is not supported", "lockstep chat --endpoint"),
+        ("plain -m a --interactive-mode", "--interactive-mode", "lockstep chat"),
+        ("--throughput plain -m a", "--throughput", "/metrics"),
+        ("--isq 4 plain -m a", "--isq", "bf16"),
+        ("--isq=q4k plain -m a", "--isq", "bf16"),
+        ("--serve-ip 0.0.0.0 plain -m a", "--serve-ip", "--host"),
+        ("plain -m a -a llama", "-a is not supported", "config.json"),
+        ("--max-seq-len 5 plain -m a", "--max-seq-len", "--context-length"),
+        ("--pa-gpu-mem 5 plain -m a", "--pa-gpu-mem", "--kv-cache-memory"),
+        ("gguf -m a -f b", "gguf is not supported", "bf16"),
+        ("vision-plain -m a", "vision-plain", "text models"),
+        ("run -m a", "run is not supported", "plain -m"),
+    ];
+    for (command, culprit, remedy) in rows {
+        let got = configure(command, "", &CPU).map(|config| describe(&config));
+        check_one(command, got, &Err(&[culprit, "is not supported", remedy]));
+    }
+}
+
+#[test]
+fn a_worker_takes_the_heads_command() {
+    let worker = "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1";
+    let config = configure("plain", &format!("{worker} LOCKSTEP_HTTP_PORT=0"), &CPU).unwrap();
+    assert!(matches!(config.role, Role::Node(_)) && config.warnings.is_empty(), "{config:?}");
+    let config = configure("plain -m /m --grpc-port 5", worker, &CPU).unwrap();
+    assert!(config.warnings[0].contains("--grpc-port changes nothing here"), "{:?}", config.warnings);
+}
+
+#[test]
+fn the_heads_own_node_reads_back_what_the_head_wrote() {
+    let rows = [
+        ("plain -m a", "", "127.0.0.1:7"),
+        ("plain -m a --threads 2 --isa avx2 --group-key-file /key", "MISTRALRS_MN_LOCAL_WORLD_SIZE=2", "[::1]:7"),
+        ("plain -m a --log-format json --log debug", "MISTRALRS_MN_HEAD_NUM_WORKERS=1", "0.0.0.0:7"),
+        ("plain -m a", "RING_PORT=1 RING_RIGHT=[::1]:2 RING_RANK=0 RING_WORLD_SIZE=4", "[::]:7"),
+    ];
+    for (command, variables, control) in rows {
+        let log = configure(command, variables, &CPU).unwrap().log;
+        let node = head(command, variables).own_node(control.parse().unwrap(), "blue");
+        let arguments = node.to_arguments(&log).unwrap();
+        // The child inherits the head's variables; none of them may change what it is.
+        let child = configure(&arguments.join(" "), variables, &CPU).unwrap();
+        let Role::Node(read) = child.role else { panic!("{arguments:?} is no node") };
+        assert_eq!((&read, &child.log), (&node, &log), "of `{command}`");
+        assert_eq!((read.ordinal, read.common.follow_parent), (0, true));
+        let ControlAddress::Known(address) = read.control else { panic!("of `{command}`") };
+        assert!(address.is_loopback(), "of `{command}`: {address}");
+    }
+}
+
+#[test]
+fn a_wrong_node_command_is_refused() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "node --control a --ordinal 0 --local-world-size 1 --ring-listen 127.0.0.1:0",
+            &["--control=a", "port is missing"],
+        ),
+        ("node --control a:1 --ordinal x --local-world-size 1 --ring-listen 127.0.0.1:0", &["--ordinal=x"]),
+        ("node --control a:1 --ordinal 0 --local-world-size 0 --ring-listen 127.0.0.1:0", &["--local-world-size=0"]),
+        ("node --control a:1 --ordinal 0 --local-world-size 1 --ring-listen a:0", &["--ring-listen=a:0", "IP address"]),
+        (
+            "node --control a:1 --ordinal 0 --local-world-size 1 --ring-listen 127.0.0.1:1 --ring-right b:1",
+            &["--world-size is not set"],
+        ),
+    ];
+    for (command, parts) in rows {
+        check_one(command, configure(command, "", &CPU).map(|config| describe(&config)), &Err(parts));
+    }
+}
+
+#[test]
+fn help_names_each_variable() {
+    let Err(ConfigError::Usage(help)) = parse(["lockstep-agent", "plain", "--help"]) else { panic!("no help") };
+    let help = help.to_string();
+    for part in ["-m, --model <SOURCE>", "LOCKSTEP_MODEL_SOURCE", "LOCKSTEP_HTTP_PORT", "--http-port", "LOCKSTEP_LOG]"]
+    {
+        assert!(help.contains(part), "{part} is not in\n{help}");
+    }
+    args::command().debug_assert();
+}
