@@ -1,0 +1,5 @@
+//! The client APIs over real sockets.
+
+mod common;
+mod grpc;
+mod http;
