@@ -54,6 +54,9 @@ pub enum EngineError {
     /// A collective failed; the group must be formed anew.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
+    /// A kernel refused its arguments or failed.
+    #[error(transparent)]
+    Kernel(#[from] lockstep_kernels::Error),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

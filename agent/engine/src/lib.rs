@@ -4,17 +4,21 @@
 
 #![forbid(unsafe_code)]
 
+mod cache;
 pub mod config;
 mod describe;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod layers;
+mod models;
 mod runner;
+mod sampler;
 mod shard;
 pub mod source;
 mod weights;
 
 pub use describe::{ModelDescription, describe};
 pub use error::EngineError;
-pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig};
+pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig, StepWithLogits};
 pub use source::{ModelFile, ModelFiles, ResolvedModel, open, resolve, verify};

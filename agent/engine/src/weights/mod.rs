@@ -4,6 +4,7 @@
 
 mod header;
 mod index;
+mod loader;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,6 +17,7 @@ use crate::EngineError;
 use crate::source::ModelFiles;
 use header::Entry;
 pub use index::Index;
+pub use loader::{LoadOptions, Loader, RowPart};
 
 /// Below this many bytes wanted of a row, rows are read in stripes with the gaps between them: a call costs about as
 /// much as copying a few KiB.
@@ -50,32 +52,29 @@ impl Weights {
         Ok(Self { files, entries, bytes_read: AtomicU64::new(0) })
     }
 
-    /// Whether there is a tensor of that name.
-    pub fn contains(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
-    }
-
     /// Elements of all tensors together.
     pub fn parameters(&self) -> u64 {
         self.entries.values().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// Names, shapes and bytes of all tensors, in no order.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], u64)> {
-        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice(), entry.bytes()))
+    /// About how many bytes one of `world_size` ranks reads: matrices are split, vectors are not.
+    pub fn bytes_per_rank(&self, world_size: usize) -> u64 {
+        let parts = |entry: &Entry| if entry.shape.len() > 1 { world_size as u64 } else { 1 };
+        self.entries.values().map(|entry| entry.bytes() / parts(entry)).sum()
+    }
+
+    /// Type that most of the weights are stored in; f32 where none is of a supported type.
+    pub fn main_dtype(&self) -> DType {
+        let bytes_in = |dtype: DType| -> u64 {
+            let of_type = |(name, entry): (&String, &Entry)| (entry.dtype(name).ok()? == dtype).then(|| entry.bytes());
+            self.entries.iter().filter_map(of_type).sum()
+        };
+        [DType::BF16, DType::F16, DType::F32].into_iter().max_by_key(|dtype| bytes_in(*dtype)).unwrap_or(DType::F32)
     }
 
     /// Bytes of tensors read so far, gaps of stripes included.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
-    }
-
-    /// Type that a tensor is stored in.
-    ///
-    /// # Errors
-    /// [`EngineError::MissingTensor`], [`EngineError::Dtype`].
-    pub fn dtype(&self, name: &str) -> Result<DType, EngineError> {
-        self.entry(name)?.dtype(name)
     }
 
     /// Rows (first dimension) of a tensor, in its stored type on the host.
@@ -277,7 +276,8 @@ mod tests {
         ];
         for (json, expected) in broken {
             model.write(index::INDEX_FILE, json.as_bytes());
-            let message = weights(&model).and_then(|weights| weights.dtype("v").map(|_| ())).unwrap_err().to_string();
+            let message =
+                weights(&model).and_then(|weights| weights.rows("v", &[1], 0..1).map(|_| ())).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
     }

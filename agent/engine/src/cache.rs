@@ -1,0 +1,76 @@
+//! One rank's KV cache: the same number of blocks in every layer, and the rotary table that all layers share.
+
+use candle_core::{DType, Device};
+use lockstep_kernels::{Context, KvCache, RotaryTable};
+
+use crate::EngineError;
+use crate::config::ModelConfig;
+use crate::shard::Shard;
+
+/// Shape of one rank's cache.
+#[derive(Debug, Clone)]
+pub struct CacheLayout {
+    pub num_layers: usize,
+    /// Positions in one block.
+    pub block_size: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub dtype: DType,
+}
+
+impl CacheLayout {
+    pub fn new(config: &ModelConfig, shard: &Shard, block_size: usize, dtype: DType) -> Self {
+        let (num_layers, head_dim) = (config.num_layers, config.head_dim);
+        Self { num_layers, block_size, kv_heads: shard.kv.len(), head_dim, dtype }
+    }
+
+    /// Bytes of one block, all layers together.
+    pub fn bytes_per_block(&self) -> u64 {
+        let layer = KvCache::bytes_per_block(self.block_size, self.kv_heads, self.head_dim, self.dtype);
+        (self.num_layers * layer) as u64
+    }
+}
+
+/// Keys and values of all layers.
+pub struct Cache {
+    layout: CacheLayout,
+    rotary: RotaryTable,
+    layers: Vec<KvCache>,
+}
+
+impl Cache {
+    /// A cache without blocks.
+    pub fn new(layout: CacheLayout, rotary: RotaryTable) -> Self {
+        Self { layout, rotary, layers: Vec::new() }
+    }
+
+    pub fn layout(&self) -> &CacheLayout {
+        &self.layout
+    }
+
+    /// Blocks that it has room for.
+    pub fn num_blocks(&self) -> usize {
+        self.layers.first().map_or(0, KvCache::num_blocks)
+    }
+
+    /// Makes room for `num_blocks`; what was in it is lost where the number changes. The old memory goes first.
+    ///
+    /// # Errors
+    /// The device's, where it has no room.
+    pub fn resize(&mut self, kernels: &Context, num_blocks: usize, device: &Device) -> Result<(), EngineError> {
+        if self.num_blocks() == num_blocks {
+            return Ok(());
+        }
+        self.layers.clear();
+        let CacheLayout { block_size, kv_heads, head_dim, dtype, .. } = self.layout;
+        let layer = |_| KvCache::new(kernels, num_blocks, block_size, kv_heads, head_dim, dtype, device);
+        let layers = (0..self.layout.num_layers).map(layer).collect::<Result<Vec<_>, _>>()?;
+        self.layers = layers;
+        Ok(())
+    }
+
+    /// The rotary table, and the layers in order.
+    pub fn parts(&mut self) -> (&RotaryTable, &mut [KvCache]) {
+        (&self.rotary, &mut self.layers)
+    }
+}

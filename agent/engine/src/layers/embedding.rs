@@ -1,0 +1,56 @@
+//! Both ends of the vocabulary: each rank holds some of its rows.
+
+use candle_core::Tensor;
+use lockstep_kernels::embedding;
+
+use super::{ColumnParallelLinear, Pass};
+use crate::EngineError;
+use crate::config::ModelConfig;
+use crate::weights::{Loader, RowPart};
+
+/// From ids to vectors: a rank gives zeros for ids that it does not hold, and the sum is the embedding.
+pub struct VocabParallelEmbedding {
+    table: Tensor,
+    first_id: u32,
+}
+
+impl VocabParallelEmbedding {
+    pub fn load(loader: &Loader<'_>, name: &str, config: &ModelConfig) -> Result<Self, EngineError> {
+        let rows = loader.shard().vocab.clone();
+        let first_id = u32::try_from(rows.start).unwrap_or(u32::MAX);
+        let shape = [config.vocab_size, config.hidden_size];
+        Ok(Self { table: loader.table(&format!("{name}.weight"), shape, rows)?, first_id })
+    }
+
+    /// The batch's ids to `[tokens, hidden]`.
+    pub fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor, EngineError> {
+        let part = embedding(pass.kernels, &self.table, self.first_id, &pass.batch.ids)?;
+        pass.all_reduce_sum(part)
+    }
+}
+
+/// From vectors to this rank's part of the logits.
+pub struct LmHead(ColumnParallelLinear);
+
+impl LmHead {
+    /// The matrix `name`, or the embedding's own table where the model ties them.
+    pub fn load(
+        loader: &Loader<'_>,
+        name: &str,
+        config: &ModelConfig,
+        embedding: &VocabParallelEmbedding,
+    ) -> Result<Self, EngineError> {
+        if config.tie_word_embeddings {
+            return Ok(Self(ColumnParallelLinear::from_matrix(loader.repack(&embedding.table)?)));
+        }
+        let part = RowPart { name, of: config.vocab_size, rows: loader.shard().vocab.clone() };
+        Ok(Self(ColumnParallelLinear::load(loader, &[part], config.hidden_size, false)?))
+    }
+
+    /// `[rows, hidden]` to this rank's `[rows, vocabulary part]`.
+    pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        let logits = self.0.forward(pass, x)?;
+        pass.tick();
+        Ok(logits)
+    }
+}

@@ -1,0 +1,66 @@
+//! Matrix products over several ranks (Shoeybi et al. 2019, <https://arxiv.org/abs/1909.08053>).
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use lockstep_kernels::{Matrix, linear};
+
+use super::Pass;
+use crate::EngineError;
+use crate::weights::{Loader, RowPart};
+
+/// Each rank computes some of the outputs from the whole input.
+pub struct ColumnParallelLinear {
+    matrix: Matrix,
+    bias: Option<Tensor>,
+}
+
+impl ColumnParallelLinear {
+    /// This rank's rows of several matrices, as one.
+    pub fn load(
+        loader: &Loader<'_>,
+        parts: &[RowPart<'_>],
+        in_features: usize,
+        bias: bool,
+    ) -> Result<Self, EngineError> {
+        let bias = bias.then(|| loader.stacked_bias(parts)).transpose()?;
+        Ok(Self { matrix: loader.stacked(parts, in_features)?, bias })
+    }
+
+    pub(super) fn from_matrix(matrix: Matrix) -> Self {
+        Self { matrix, bias: None }
+    }
+
+    /// `[tokens, in]` to this rank's `[tokens, out part]`.
+    pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        Ok(linear(pass.kernels, x, &self.matrix, self.bias.as_ref())?)
+    }
+}
+
+/// Each rank multiplies its part of the input; the sum over the ranks is the output.
+pub struct RowParallelLinear {
+    matrix: Matrix,
+    /// On rank 0 alone, so that the sum holds it once.
+    bias: Option<Tensor>,
+}
+
+impl RowParallelLinear {
+    /// This rank's columns of `name.weight` `[shape]`.
+    pub fn load(
+        loader: &Loader<'_>,
+        name: &str,
+        shape: [usize; 2],
+        columns: Range<usize>,
+        bias: bool,
+    ) -> Result<Self, EngineError> {
+        let here = bias && loader.shard().group.rank() == 0;
+        let bias = here.then(|| loader.vector(&format!("{name}.bias"), shape[0])).transpose()?;
+        Ok(Self { matrix: loader.columns(&format!("{name}.weight"), shape, columns)?, bias })
+    }
+
+    /// This rank's `[tokens, in part]` to the whole `[tokens, out]`.
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        let part = linear(pass.kernels, x, &self.matrix, self.bias.as_ref())?;
+        pass.all_reduce_sum(part)
+    }
+}

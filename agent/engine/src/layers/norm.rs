@@ -1,0 +1,63 @@
+//! RMS norms, and the residual stream that they read.
+
+use candle_core::Tensor;
+use lockstep_kernels::{add_rms_norm, rms_norm};
+
+use super::Pass;
+use crate::EngineError;
+use crate::weights::Loader;
+
+/// `x / sqrt(mean(x²) + eps) · weight`.
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    pub fn load(loader: &Loader<'_>, name: &str, size: usize, eps: f64) -> Result<Self, EngineError> {
+        Ok(Self { weight: loader.vector(&format!("{name}.weight"), size)?, eps })
+    }
+
+    /// The norm of the stream; what was added to it last is summed in on the way.
+    pub fn of_stream(&self, pass: &Pass<'_>, stream: &mut Residual) -> Result<Tensor, EngineError> {
+        match stream.pending.take() {
+            None => Ok(rms_norm(pass.kernels, &stream.sum, &self.weight, self.eps)?),
+            Some(added) => {
+                let (sum, normed) = add_rms_norm(pass.kernels, &added, &stream.sum, &self.weight, self.eps)?;
+                stream.sum = sum;
+                Ok(normed)
+            }
+        }
+    }
+
+    /// The norm of each head of `[tokens, heads, head_dim]`.
+    pub fn of_heads(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        let (tokens, heads, head_dim) = x.dims3()?;
+        let rows = x.reshape((tokens * heads, head_dim))?;
+        Ok(rms_norm(pass.kernels, &rows, &self.weight, self.eps)?.reshape((tokens, heads, head_dim))?)
+    }
+}
+
+/// The residual stream `[tokens, hidden]` in f32; the last addition waits to be summed by the next norm.
+pub struct Residual {
+    sum: Tensor,
+    pending: Option<Tensor>,
+}
+
+impl Residual {
+    pub fn new(x: Tensor) -> Self {
+        Self { sum: x, pending: None }
+    }
+
+    /// Adds `x`; a norm must lie between two additions.
+    pub fn add(&mut self, x: Tensor) {
+        debug_assert!(self.pending.is_none(), "two additions without a norm between them");
+        self.pending = Some(x);
+    }
+
+    /// The stream of some rows.
+    pub fn rows(&self, rows: &Tensor) -> Result<Self, EngineError> {
+        let pending = self.pending.as_ref().map(|added| added.index_select(rows, 0)).transpose()?;
+        Ok(Self { sum: self.sum.index_select(rows, 0)?, pending })
+    }
+}

@@ -1,0 +1,137 @@
+//! How a rank is to be built, and what it turned out to be.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use candle_core::DType;
+use lockstep_collectives::Group;
+use lockstep_kernels::{Context, Isa, ThreadPool};
+
+use crate::EngineError;
+use crate::config::ModelConfig;
+use crate::source::ModelFiles;
+
+/// Type that weights are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DTypeChoice {
+    /// The checkpoint's.
+    #[default]
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl std::str::FromStr for DTypeChoice {
+    type Err = EngineError;
+
+    fn from_str(name: &str) -> Result<Self, EngineError> {
+        match name {
+            "" | "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "f16" => Ok(Self::F16),
+            other => Err(EngineError::Usage(format!("dtype `{other}` is not one of auto, f32, bf16, f16"))),
+        }
+    }
+}
+
+impl DTypeChoice {
+    /// `stored` is what the checkpoint has.
+    pub(super) fn resolve(self, stored: DType) -> DType {
+        match self {
+            Self::Auto => stored,
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+}
+
+/// How a rank is to be built.
+#[derive(Debug, Clone)]
+pub struct RunnerConfig {
+    /// Where the weights are; ranks of one process may share it.
+    pub files: Arc<dyn ModelFiles>,
+    pub dtype: DTypeChoice,
+    /// Place in the tensor-parallel group.
+    pub group: Group,
+    /// Tokens in one block of the KV cache.
+    pub block_size: u32,
+    /// Most positions of a sequence; `None`: what the model was made for.
+    pub context_length: Option<u32>,
+    /// Most tokens of one step.
+    pub max_num_batched_tokens: u32,
+    /// Most sequences of one step.
+    pub max_num_seqs: u32,
+    /// Threads that compute, the calling one included.
+    pub threads: usize,
+    /// More threads run on this machine than it has cores: idle ones sleep at once.
+    pub oversubscribed: bool,
+    /// Instruction set to use; `None`: the best that the machine has.
+    pub isa: Option<String>,
+    /// Moves with every layer and collective.
+    pub progress: Arc<AtomicU64>,
+}
+
+impl RunnerConfig {
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        let bounds = [
+            ("block_size", self.block_size as usize),
+            ("max_num_batched_tokens", self.max_num_batched_tokens as usize),
+            ("max_num_seqs", self.max_num_seqs as usize),
+            ("threads", self.threads),
+        ];
+        match bounds.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(EngineError::Usage(format!("{name} is 0: it must be at least 1"))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn kernels(&self) -> Result<Context, EngineError> {
+        let pool = ThreadPool::new(self.threads, self.oversubscribed)?;
+        let isa = match &self.isa {
+            Some(name) => Isa::force(name)?,
+            None => Isa::detect(),
+        };
+        Ok(Context::new(pool, isa)?)
+    }
+
+    /// Positions of a sequence: as asked for, at most what the model was made for.
+    pub(super) fn context_length(&self, model: &ModelConfig) -> Result<u32, EngineError> {
+        let most = u32::try_from(model.context_length).unwrap_or(u32::MAX);
+        match self.context_length {
+            None => Ok(most),
+            Some(0) => Err(EngineError::Usage("context_length is 0: it must be at least 1".into())),
+            Some(asked) if asked > most => Err(EngineError::Usage(format!(
+                "context_length is {asked}, and the model was made for {most} positions (max_position_embeddings)"
+            ))),
+            Some(asked) => Ok(asked),
+        }
+    }
+}
+
+/// What a loaded model is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFacts {
+    /// As `config.json` spells it.
+    pub architecture: &'static str,
+    /// Of the whole model.
+    pub parameters: u64,
+    /// Type of the weights in memory: `f32`, `bf16`, `f16`.
+    pub dtype: &'static str,
+    /// Most positions of a sequence.
+    pub context_length: u32,
+    pub vocab_size: u32,
+    pub num_layers: u32,
+    /// Instruction set that computes: `portable`, `avx2`, ….
+    pub isa: &'static str,
+}
+
+pub(super) fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::BF16 => "bf16",
+        DType::F16 => "f16",
+        _ => "f32",
+    }
+}

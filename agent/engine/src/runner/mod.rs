@@ -1,0 +1,301 @@
+//! One rank: its weights, its share of the KV cache, and the sequences of the current epoch.
+//!
+//! A runner is owned by one thread. Weights stay for its life; a communicator, a KV cache and sequences come with each
+//! epoch. The token sampled last for a sequence stays here, so that the next plan need not carry it.
+
+mod config;
+mod sequences;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, Device, Storage, Tensor};
+use lockstep_collectives::{Communicator, Group};
+use lockstep_kernels::{AttentionSeq, Context, RotaryTable};
+use lockstep_schedule::plan::{PlanEntry, PlanTokens, StepOutput, StepPlan};
+
+pub use config::{DTypeChoice, ModelFacts, RunnerConfig};
+use sequences::{Limits, Sequences, length};
+
+use crate::EngineError;
+use crate::cache::{Cache, CacheLayout};
+use crate::config::ModelConfig;
+use crate::layers::{Batch, Pass};
+use crate::models::{self, Model};
+use crate::sampler::{Row, Sampler};
+use crate::shard::Shard;
+use crate::weights::{LoadOptions, Loader, Weights};
+
+/// One rank.
+pub struct Runner {
+    config: RunnerConfig,
+    facts: ModelFacts,
+    kernels: Context,
+    device: Device,
+    model: Box<dyn Model>,
+    cache: Cache,
+    bytes_read: u64,
+    epoch: Option<Epoch>,
+    last_epoch: u64,
+}
+
+/// What ends with an epoch.
+struct Epoch {
+    number: u64,
+    next_step: u64,
+    communicator: Box<dyn Communicator>,
+    sequences: Sequences,
+}
+
+/// A step's result with the logits that it was sampled from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepWithLogits {
+    pub output: StepOutput,
+    /// The whole vocabulary's, one row a sampling entry, in the plan's order.
+    pub logits: Vec<Vec<f32>>,
+}
+
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Runner").field("config", &self.config).field("facts", &self.facts).finish()
+    }
+}
+
+impl Runner {
+    /// Reads this rank's part of the weights. `progress` hears bytes read and bytes in all, often; the total is an
+    /// estimate until the last call.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files or with the configuration, named.
+    pub fn load(config: RunnerConfig, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, EngineError> {
+        config.check()?;
+        let model_config = ModelConfig::read(config.files.as_ref())?;
+        let context_length = config.context_length(&model_config)?;
+        let shard = Shard::new(&model_config, config.group)?;
+        let (kernels, device) = (config.kernels()?, Device::Cpu);
+        let weights = Weights::open(Arc::clone(&config.files))?;
+        let dtype = config.dtype.resolve(weights.main_dtype());
+        let options = LoadOptions {
+            weights: &weights,
+            kernels: &kernels,
+            shard: &shard,
+            dtype,
+            device: &device,
+            progress: RefCell::new(&mut *progress),
+            bytes_total: weights.bytes_per_rank(config.group.world_size()),
+        };
+        let model = models::load(&Loader::new(&options), &model_config)?;
+        let bytes_read = weights.bytes_read();
+        progress(bytes_read, bytes_read);
+        let (cos, sin) = model_config.rope.tables(context_length as usize, &device)?;
+        let layout = CacheLayout::new(&model_config, &shard, config.block_size as usize, dtype);
+        let facts = ModelFacts {
+            architecture: model_config.architecture.name(),
+            parameters: weights.parameters(),
+            dtype: config::dtype_name(dtype),
+            context_length,
+            vocab_size: u32::try_from(model_config.vocab_size).unwrap_or(u32::MAX),
+            num_layers: u32::try_from(model_config.num_layers).unwrap_or(u32::MAX),
+            isa: kernels.isa().name(),
+        };
+        let cache = Cache::new(layout, RotaryTable::new(cos, sin)?);
+        Ok(Self { config, facts, kernels, device, model, cache, bytes_read, epoch: None, last_epoch: 0 })
+    }
+
+    pub fn facts(&self) -> &ModelFacts {
+        &self.facts
+    }
+
+    /// Place in the tensor-parallel group.
+    pub fn group(&self) -> Group {
+        self.config.group
+    }
+
+    /// Bytes that one block of the KV cache takes on this rank, all layers together.
+    pub fn bytes_per_block(&self) -> u64 {
+        self.cache.layout().bytes_per_block()
+    }
+
+    /// Bytes of weights that this rank has read since it was loaded.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    /// Enters a new epoch: forgets every sequence, takes the communicator, and makes the KV cache anew where its size
+    /// changes.
+    ///
+    /// # Errors
+    /// [`EngineError::Usage`] for an epoch that does not grow, a communicator of another group or no blocks; those of
+    /// allocating the cache.
+    pub fn form(
+        &mut self,
+        epoch: u64,
+        communicator: Box<dyn Communicator>,
+        num_blocks: u32,
+    ) -> Result<(), EngineError> {
+        self.unform();
+        if epoch <= self.last_epoch {
+            return Err(EngineError::Usage(format!("epoch {epoch} does not follow epoch {}", self.last_epoch)));
+        }
+        if communicator.group() != self.config.group {
+            let (given, own) = (communicator.group(), self.config.group);
+            return Err(EngineError::Usage(format!("a communicator of {given:?} was given to {own:?}")));
+        }
+        if num_blocks == 0 {
+            return Err(EngineError::Usage("a group needs at least one KV block; give it more memory".into()));
+        }
+        self.cache.resize(&self.kernels, num_blocks as usize, &self.device)?;
+        self.last_epoch = epoch;
+        self.epoch = Some(Epoch { number: epoch, next_step: 1, communicator, sequences: Sequences::default() });
+        Ok(())
+    }
+
+    /// Leaves the epoch: drops the communicator and every sequence, keeps the weights.
+    pub fn unform(&mut self) {
+        self.epoch = None;
+    }
+
+    /// Executes one plan. A plan that is refused changes nothing; any other error ends the epoch, and the group must
+    /// be formed anew.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFormed`], [`EngineError::Plan`], [`EngineError::Collective`], [`EngineError::Logits`].
+    pub fn step(&mut self, plan: &StepPlan) -> Result<StepOutput, EngineError> {
+        self.run(plan, false).map(|step| step.output)
+    }
+
+    /// As [`Runner::step`], and gathers the logits on every rank: for tests and measurements. All ranks must call it
+    /// for the same step.
+    ///
+    /// # Errors
+    /// As [`Runner::step`].
+    pub fn step_with_logits(&mut self, plan: &StepPlan) -> Result<StepWithLogits, EngineError> {
+        self.run(plan, true)
+    }
+
+    fn run(&mut self, plan: &StepPlan, with_logits: bool) -> Result<StepWithLogits, EngineError> {
+        let limits = self.limits();
+        let epoch = self.epoch.as_mut().ok_or(EngineError::NotFormed)?;
+        epoch.check(plan, &limits).map_err(|reason| EngineError::Plan {
+            epoch: plan.epoch,
+            step: plan.step,
+            reason,
+        })?;
+        epoch.sequences.begin(plan);
+        let result = self.execute(plan, with_logits);
+        match (&result, self.epoch.as_mut()) {
+            (Ok(step), Some(epoch)) => {
+                epoch.sequences.finish(plan, step.output.sampled.iter().map(|sampled| sampled.token));
+                epoch.next_step += 1;
+            }
+            _ => self.unform(),
+        }
+        result
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            num_blocks: u32::try_from(self.cache.num_blocks()).unwrap_or(u32::MAX),
+            block_size: self.config.block_size,
+            context_length: self.facts.context_length,
+            vocab_size: self.facts.vocab_size,
+            max_num_batched_tokens: self.config.max_num_batched_tokens,
+            max_num_seqs: self.config.max_num_seqs,
+        }
+    }
+
+    /// Computes a plan whose sequences are up to date.
+    fn execute(&mut self, plan: &StepPlan, with_logits: bool) -> Result<StepWithLogits, EngineError> {
+        let epoch = self.epoch.as_mut().ok_or(EngineError::NotFormed)?;
+        let mut step = StepWithLogits {
+            output: StepOutput { epoch: plan.epoch, step: plan.step, sampled: Vec::new() },
+            logits: Vec::new(),
+        };
+        if plan.entries.is_empty() {
+            return Ok(step);
+        }
+        let batch = batch_of(plan, &epoch.sequences);
+        let mut pass = Pass {
+            kernels: &self.kernels,
+            batch: &batch,
+            communicator: epoch.communicator.as_mut(),
+            progress: &self.config.progress,
+        };
+        let stream = self.model.hidden(&mut pass, &mut self.cache)?;
+        let (last_rows, rows) = sampling_rows(plan, &epoch.sequences);
+        if rows.is_empty() {
+            return Ok(step);
+        }
+        let last_rows = Tensor::new(last_rows, &self.device)?;
+        let logits = self.model.logits(&mut pass, stream.rows(&last_rows)?)?;
+        let sampler = Sampler::new(self.config.group, self.facts.vocab_size as usize);
+        on_host(&logits, |logits| {
+            step.output.sampled = sampler.sample(&rows, logits, pass.communicator)?;
+            if with_logits {
+                let all: Vec<usize> = (0..rows.len()).collect();
+                step.logits = sampler.gather_rows(&all, logits, pass.communicator)?;
+            }
+            Ok(())
+        })?;
+        pass.tick();
+        Ok(step)
+    }
+}
+
+impl Epoch {
+    fn check(&self, plan: &StepPlan, limits: &Limits) -> Result<(), String> {
+        if plan.epoch != self.number {
+            return Err(format!("this rank is in epoch {}", self.number));
+        }
+        if plan.step != self.next_step {
+            return Err(format!("step {} is due", self.next_step));
+        }
+        self.sequences.check(plan, limits)
+    }
+}
+
+/// The tokens of a plan in the order of its rows.
+fn batch_of<'a>(plan: &StepPlan, sequences: &'a Sequences) -> Batch<'a> {
+    let mut batch = Batch::default();
+    for entry in &plan.entries {
+        let Some(sequence) = sequences.get(entry.seq) else { continue };
+        let first_row = batch.ids.len();
+        match &entry.tokens {
+            PlanTokens::Given(ids) => batch.ids.extend(ids),
+            PlanTokens::LastSampled => batch.ids.extend(sequence.last_sampled),
+        }
+        batch.positions.extend(entry.position..entry.position + length(entry));
+        batch.seqs.push(AttentionSeq {
+            first_row,
+            rows: entry.tokens.len(),
+            position: entry.position as usize,
+            block_table: &sequence.block_table,
+        });
+    }
+    batch
+}
+
+/// Of each sampling entry its last row in the batch, and what is to be sampled there.
+fn sampling_rows<'a>(plan: &StepPlan, sequences: &'a Sequences) -> (Vec<u32>, Vec<Row<'a>>) {
+    let mut end = 0;
+    let ends = plan.entries.iter().map(|entry| {
+        end += length(entry);
+        (entry, end - 1)
+    });
+    let row = |(entry, last_row): (&PlanEntry, u32)| {
+        let sequence = sequences.get(entry.seq)?;
+        let position = entry.position + length(entry);
+        Some((last_row, Row { seq: entry.seq, params: &sequence.params, position }))
+    };
+    ends.filter(|(entry, _)| entry.sample).filter_map(row).unzip()
+}
+
+/// Gives `use_values` the values of a contiguous f32 tensor, without a copy where it is on the host already.
+fn on_host<T>(tensor: &Tensor, use_values: impl FnOnce(&[f32]) -> Result<T, EngineError>) -> Result<T, EngineError> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => use_values(&values[start..end]),
+        _ => use_values(&tensor.flatten_all()?.to_vec1::<f32>()?),
+    }
+}

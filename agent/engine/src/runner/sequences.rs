@@ -1,0 +1,242 @@
+//! The sequences that a rank holds in one epoch, and the strict reading of plans against them.
+//!
+//! [`Sequences::check`] changes nothing; [`Sequences::begin`] takes a checked plan. So a plan that is refused leaves
+//! the rank as it was.
+
+use std::collections::{HashMap, HashSet};
+
+use lockstep_schedule::plan::{BlockId, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
+
+/// What a plan may name.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub num_blocks: u32,
+    pub block_size: u32,
+    pub context_length: u32,
+    pub vocab_size: u32,
+    pub max_num_batched_tokens: u32,
+    pub max_num_seqs: u32,
+}
+
+/// One sequence, as far as a rank knows it.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    pub params: SamplingParams,
+    pub block_table: Vec<BlockId>,
+    /// Positions that are in the cache; `None` before its first step.
+    pub computed: Option<u32>,
+    pub last_sampled: Option<u32>,
+}
+
+/// All sequences of an epoch.
+#[derive(Debug, Default)]
+pub struct Sequences {
+    held: HashMap<SeqId, Sequence>,
+}
+
+impl Sequences {
+    pub fn get(&self, seq: SeqId) -> Option<&Sequence> {
+        self.held.get(&seq)
+    }
+
+    /// Whether the plan can be executed as it is; the error says what contradicts what.
+    pub fn check(&self, plan: &StepPlan, limits: &Limits) -> Result<(), String> {
+        let tokens = plan.num_tokens();
+        if tokens > limits.max_num_batched_tokens as usize {
+            return Err(format!(
+                "{tokens} tokens are more than max_num_batched_tokens ({})",
+                limits.max_num_batched_tokens
+            ));
+        }
+        let seqs = plan.entries.len();
+        if seqs > limits.max_num_seqs as usize {
+            return Err(format!("{seqs} sequences are more than max_num_seqs ({})", limits.max_num_seqs));
+        }
+        let forgotten: HashSet<SeqId> = plan.forget.iter().copied().collect();
+        if let Some(unknown) = plan.forget.iter().find(|seq| !self.held.contains_key(seq)) {
+            return Err(format!("forgets sequence {unknown}, which is not held"));
+        }
+        let mut admitted = HashSet::new();
+        for (seq, _) in &plan.admit {
+            let held = self.held.contains_key(seq) && !forgotten.contains(seq);
+            if held || !admitted.insert(*seq) {
+                return Err(format!("admits sequence {seq}, which is held already"));
+            }
+        }
+        let mut seen = HashSet::new();
+        for entry in &plan.entries {
+            if !seen.insert(entry.seq) {
+                return Err(format!("names sequence {} twice", entry.seq));
+            }
+            let held = if admitted.contains(&entry.seq) {
+                None
+            } else if forgotten.contains(&entry.seq) {
+                return Err(format!("steps sequence {}, which it forgets", entry.seq));
+            } else {
+                Some(self.get(entry.seq).ok_or_else(|| format!("steps sequence {}, which is not held", entry.seq))?)
+            };
+            check_entry(entry, held, limits).map_err(|reason| format!("sequence {}: {reason}", entry.seq))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets, admits, and extends block tables.
+    pub fn begin(&mut self, plan: &StepPlan) {
+        for seq in &plan.forget {
+            self.held.remove(seq);
+        }
+        for (seq, params) in &plan.admit {
+            let sequence =
+                Sequence { params: params.clone(), block_table: Vec::new(), computed: None, last_sampled: None };
+            self.held.insert(*seq, sequence);
+        }
+        for entry in &plan.entries {
+            if let Some(sequence) = self.held.get_mut(&entry.seq) {
+                sequence.block_table.extend(&entry.new_blocks);
+            }
+        }
+    }
+
+    /// The step is done: its positions are in the cache, and `sampled` holds one token a sampling entry, in order.
+    pub fn finish(&mut self, plan: &StepPlan, sampled: impl Iterator<Item = u32>) {
+        let mut sampled = sampled;
+        for entry in &plan.entries {
+            let Some(sequence) = self.held.get_mut(&entry.seq) else { continue };
+            sequence.computed = Some(entry.position + length(entry));
+            if entry.sample {
+                sequence.last_sampled = sampled.next();
+            }
+        }
+    }
+}
+
+/// Tokens of an entry; a checked one has few.
+pub fn length(entry: &PlanEntry) -> u32 {
+    u32::try_from(entry.tokens.len()).unwrap_or(u32::MAX)
+}
+
+fn check_entry(entry: &PlanEntry, held: Option<&Sequence>, limits: &Limits) -> Result<(), String> {
+    match &entry.tokens {
+        PlanTokens::Given(ids) if ids.is_empty() => return Err("no tokens".into()),
+        PlanTokens::Given(ids) => {
+            if let Some(id) = ids.iter().find(|id| **id >= limits.vocab_size) {
+                return Err(format!("token {id} is beyond the vocabulary of {}", limits.vocab_size));
+            }
+        }
+        PlanTokens::LastSampled if held.is_none_or(|sequence| sequence.last_sampled.is_none()) => {
+            return Err("its last sampled token is asked for, and none was sampled".into());
+        }
+        PlanTokens::LastSampled => {}
+    }
+    if let Some(computed) = held.and_then(|sequence| sequence.computed)
+        && computed != entry.position
+    {
+        return Err(format!("position {} follows {computed} computed ones", entry.position));
+    }
+    let end = u64::from(entry.position) + entry.tokens.len() as u64;
+    if end > u64::from(limits.context_length) {
+        return Err(format!("position {end} is beyond the context of {}", limits.context_length));
+    }
+    let table = held.map_or(&[][..], |sequence| &sequence.block_table);
+    for (index, block) in entry.new_blocks.iter().enumerate() {
+        if *block >= limits.num_blocks {
+            return Err(format!("block {block} of {}", limits.num_blocks));
+        }
+        if table.contains(block) || entry.new_blocks[..index].contains(block) {
+            return Err(format!("block {block} is in its table twice"));
+        }
+    }
+    let capacity = (table.len() + entry.new_blocks.len()) as u64 * u64::from(limits.block_size);
+    if end > capacity {
+        return Err(format!("its blocks hold {capacity} positions, {end} are needed"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        num_blocks: 4,
+        block_size: 2,
+        context_length: 6,
+        vocab_size: 10,
+        max_num_batched_tokens: 5,
+        max_num_seqs: 2,
+    };
+
+    fn entry(seq: SeqId, position: u32, ids: &[u32], new_blocks: &[u32]) -> PlanEntry {
+        let tokens = PlanTokens::Given(ids.into());
+        PlanEntry { seq, position, tokens, new_blocks: new_blocks.into(), sample: true }
+    }
+
+    fn last(seq: SeqId, position: u32, new_blocks: &[u32]) -> PlanEntry {
+        PlanEntry { tokens: PlanTokens::LastSampled, ..entry(seq, position, &[], new_blocks) }
+    }
+
+    fn plan(forget: &[SeqId], admit: &[SeqId], entries: Vec<PlanEntry>) -> StepPlan {
+        let admit = admit.iter().map(|seq| (*seq, SamplingParams::default())).collect();
+        StepPlan { epoch: 1, step: 1, forget: forget.into(), admit, entries }
+    }
+
+    /// A rank that holds sequence 1 with positions 0 to 2 in blocks 0 and 1, and sequence 2, admitted alone.
+    fn rank() -> Sequences {
+        let mut sequences = Sequences::default();
+        let first = plan(&[], &[1, 2], vec![entry(1, 0, &[3, 4, 5], &[0, 1])]);
+        sequences.check(&first, &LIMITS).unwrap();
+        sequences.begin(&first);
+        sequences.finish(&first, [7].into_iter());
+        sequences
+    }
+
+    #[test]
+    fn plans_that_fit_are_taken() {
+        let fitting = [
+            plan(&[], &[], vec![]),
+            plan(&[], &[], vec![last(1, 3, &[])]),
+            plan(&[], &[], vec![entry(1, 3, &[9, 9], &[2])]),
+            plan(&[], &[], vec![entry(2, 2, &[1], &[0, 3])]),
+            plan(&[1], &[1], vec![entry(1, 0, &[1], &[0])]),
+            plan(&[1, 2], &[], vec![]),
+        ];
+        for plan in fitting {
+            let mut sequences = rank();
+            sequences.check(&plan, &LIMITS).unwrap();
+            sequences.begin(&plan);
+            sequences.finish(&plan, [8].into_iter());
+        }
+    }
+
+    #[test]
+    fn plans_that_contradict_are_refused() {
+        let refused = [
+            (plan(&[], &[], vec![entry(3, 0, &[1], &[2])]), "steps sequence 3, which is not held"),
+            (plan(&[3], &[], vec![]), "forgets sequence 3, which is not held"),
+            (plan(&[], &[1], vec![]), "admits sequence 1, which is held already"),
+            (plan(&[], &[3, 3], vec![]), "admits sequence 3, which is held already"),
+            (plan(&[1], &[], vec![last(1, 3, &[])]), "steps sequence 1, which it forgets"),
+            (plan(&[], &[], vec![last(1, 3, &[]), last(1, 3, &[])]), "names sequence 1 twice"),
+            (plan(&[], &[], vec![last(2, 0, &[2])]), "none was sampled"),
+            (plan(&[], &[3], vec![last(3, 0, &[2])]), "none was sampled"),
+            (plan(&[], &[], vec![entry(1, 3, &[], &[])]), "no tokens"),
+            (plan(&[], &[], vec![entry(1, 3, &[10], &[])]), "token 10 is beyond the vocabulary of 10"),
+            (plan(&[], &[], vec![entry(1, 2, &[1], &[])]), "position 2 follows 3 computed ones"),
+            (plan(&[], &[], vec![entry(1, 3, &[1, 1], &[])]), "its blocks hold 4 positions, 5 are needed"),
+            (plan(&[], &[], vec![entry(1, 3, &[1, 1], &[4])]), "block 4 of 4"),
+            (plan(&[], &[], vec![entry(1, 3, &[1, 1], &[1])]), "block 1 is in its table twice"),
+            (plan(&[], &[], vec![entry(1, 3, &[1, 1], &[2, 2])]), "block 2 is in its table twice"),
+            (plan(&[], &[], vec![entry(1, 3, &[1; 4], &[2, 3])]), "position 7 is beyond the context of 6"),
+            (plan(&[], &[], vec![entry(2, u32::MAX, &[1], &[2])]), "is beyond the context"),
+            (plan(&[], &[], vec![entry(2, 0, &[1; 6], &[2, 3])]), "6 tokens are more than max_num_batched_tokens (5)"),
+            (
+                plan(&[], &[3], vec![entry(1, 3, &[1], &[]), entry(2, 0, &[1], &[2]), entry(3, 0, &[1], &[3])]),
+                "3 sequences are more than max_num_seqs (2)",
+            ),
+        ];
+        for (plan, expected) in refused {
+            let reason = rank().check(&plan, &LIMITS).expect_err(expected);
+            assert!(reason.contains(expected), "{reason} / {expected}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Whatever the world size, the same token with the same log-probabilities.
+
+use lockstep_collectives::memory::{Faults, group};
+
+use super::*;
+
+/// Logits in steps of a quarter, so that there are ties.
+fn logits(rows: usize, vocab_size: usize, seed: u64, spread: f32) -> Vec<f32> {
+    let value = |index: usize| lockstep_kernels::uniform(seed, 0, 0, u32::try_from(index).unwrap());
+    (0..rows * vocab_size).map(|index| (value(index) * spread * 4.0).round() / 4.0).collect()
+}
+
+/// Samples on `world_size` ranks and checks that all of them say the same.
+fn sample(
+    world_size: usize,
+    vocab_size: usize,
+    logits: &[f32],
+    params: &[SamplingParams],
+) -> Result<Vec<Sampled>, EngineError> {
+    let rows: Vec<Row> =
+        params.iter().zip(1..).map(|(params, seq)| Row { seq, params, position: 7 + seq as u32 }).collect();
+    let run = |mut member: lockstep_collectives::memory::Member| {
+        let sampler = Sampler::new(member.group(), vocab_size);
+        let part = sampler.part(member.group().rank());
+        let mine: Vec<f32> = logits.chunks(vocab_size).flat_map(|row| row[part.clone()].iter().copied()).collect();
+        sampler.sample(&rows, &mine, &mut member)
+    };
+    let members = group(world_size, &Faults::default()).unwrap();
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = members.into_iter().map(|member| scope.spawn(|| run(member))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let said: Vec<String> = results.iter().map(|result| format!("{result:?}")).collect();
+    assert!(said.windows(2).all(|pair| pair[0] == pair[1]), "{said:?}");
+    results.into_iter().next().unwrap()
+}
+
+fn every_kind() -> Vec<SamplingParams> {
+    let mut kinds = Vec::new();
+    for temperature in [0.0, 0.7, 1.5] {
+        for top_k in [0, 1, 5, 100, 300] {
+            for top_p in [1.0, 0.9, 0.3, 1e-6] {
+                let seed = kinds.len() as u64;
+                kinds.push(SamplingParams { temperature, top_k, top_p, seed, choice: 1, logprobs: None });
+            }
+        }
+    }
+    kinds
+}
+
+#[test]
+fn every_method_is_independent_of_the_world_size() {
+    for (vocab_size, spread) in [(1000, 0.1), (1000, 40.0), (37, 3.0)] {
+        let params = every_kind();
+        let logits = logits(params.len(), vocab_size, 3, spread);
+        let alone = sample(1, vocab_size, &logits, &params).unwrap();
+        for world_size in [2, 3, 4] {
+            assert_eq!(sample(world_size, vocab_size, &logits, &params).unwrap(), alone, "{world_size} ranks");
+        }
+    }
+}
+
+#[test]
+fn greedy_takes_the_lowest_of_equal_logits() {
+    let logits = [0.0, 2.0, 1.0, 2.0, 2.0, -1.0];
+    for world_size in 1..=4 {
+        let sampled = sample(world_size, 6, &logits, &[SamplingParams::default()]).unwrap();
+        assert_eq!((sampled[0].seq, sampled[0].token), (1, 1));
+    }
+}
+
+#[test]
+fn logprobs_are_those_of_the_whole_row() {
+    let vocab_size = 300;
+    let logits = logits(2, vocab_size, 5, 8.0);
+    let params = [0.0, 0.9].map(|temperature| SamplingParams {
+        temperature,
+        logprobs: Some(20),
+        seed: 2,
+        ..SamplingParams::default()
+    });
+    for world_size in [1, 3] {
+        for (sampled, row) in sample(world_size, vocab_size, &logits, &params).unwrap().iter().zip(logits.chunks(300)) {
+            let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+            let expected = |id: u32| f64::from(row[id as usize]) - sum.ln();
+            let logprobs = sampled.logprobs.as_ref().unwrap();
+            assert!((f64::from(logprobs.chosen) - expected(sampled.token)).abs() < 1e-5);
+            let best = top_k(row, 0, 20).unwrap();
+            assert_eq!(
+                logprobs.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+                best.iter().map(|b| b.1).collect::<Vec<_>>()
+            );
+            assert!(logprobs.top.iter().all(|(id, value)| (f64::from(*value) - expected(*id)).abs() < 1e-5));
+        }
+    }
+}
+
+#[test]
+fn a_logit_that_is_no_number_names_its_sequence() {
+    for (value, index) in [(f32::NAN, 15), (f32::INFINITY, 12), (f32::NEG_INFINITY, 19)] {
+        let mut logits = logits(2, 10, 1, 1.0);
+        logits[index] = value;
+        let params = vec![SamplingParams::default(); 2];
+        let error = sample(2, 10, &logits, &params).unwrap_err();
+        assert!(matches!(error, EngineError::Logits { seq: 2, .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_flat_row_with_top_p_draws_from_its_whole_tail() {
+    let vocab_size = 1000;
+    let logits = vec![0.0; vocab_size];
+    let tokens: Vec<u32> = (0..40)
+        .map(|seed| SamplingParams { temperature: 1.0, top_p: 0.95, seed, ..SamplingParams::default() })
+        .map(|params| sample(2, vocab_size, &logits, &[params]).unwrap()[0].token)
+        .collect();
+    assert!(tokens.iter().all(|token| *token <= 950), "{tokens:?}");
+    assert!(tokens.iter().any(|token| *token > 500), "{tokens:?}");
+}

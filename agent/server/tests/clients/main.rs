@@ -1,5 +1,0 @@
-//! The client APIs over real sockets.
-
-mod common;
-mod grpc;
-mod http;
