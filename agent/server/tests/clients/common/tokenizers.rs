@@ -1,4 +1,4 @@
-//! Two tiny tokenizers, one of each family: byte-level, and sentencepiece-like with byte fallback.
+//! A tiny byte-level tokenizer.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ pub const END: u32 = 256 + 6 + 1;
 /// Tokens of the byte-level vocabulary.
 pub const BYTE_LEVEL_VOCAB: u32 = 256 + 6 + 3;
 
-const MERGES: [(&str, &str); 6] = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("Ġw", "o")];
+pub const MERGES: [(&str, &str); 6] = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("Ġw", "o")];
 
 /// Character that the byte-level spelling writes for a byte.
 fn spelled(byte: u8) -> char {
@@ -22,7 +22,8 @@ fn spelled(byte: u8) -> char {
     char::from_u32(0x100 + earlier as u32).unwrap()
 }
 
-fn added(id: usize, content: &str) -> Value {
+/// An added token, special.
+pub fn added(id: usize, content: &str) -> Value {
     json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
            "normalized": false, "special": true})
 }
@@ -45,32 +46,6 @@ pub fn byte_level_json() -> Vec<u8> {
         "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                   "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges},
-    });
-    serde_json::to_vec(&json).unwrap()
-}
-
-/// A `tokenizer.json` with `▁` for spaces and `<0xNN>` for what it has no token for; byte b has id b + 3.
-pub fn sentencepiece_json() -> Vec<u8> {
-    let mut vocab = serde_json::Map::new();
-    let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
-    let letters = "▁abcdefghijklmnopqrstuvwxyz".chars().map(String::from);
-    let specials = ["<unk>", "<s>", "</s>"].map(String::from);
-    let merged = ["he", "ll", "hell", "hello", "▁w", "▁wo"].map(String::from);
-    for token in specials.into_iter().chain(bytes).chain(letters).chain(merged) {
-        vocab.insert(token, json!(vocab.len()));
-    }
-    let merges: Vec<String> = MERGES.iter().map(|(l, r)| format!("{l} {r}").replace('Ġ', "▁")).collect();
-    let json = json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [added(0, "<unk>"), added(1, "<s>"), added(2, "</s>")],
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "pre_tokenizer": null, "post_processor": null,
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
-            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": merges},
     });
     serde_json::to_vec(&json).unwrap()
 }

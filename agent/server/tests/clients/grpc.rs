@@ -1,0 +1,225 @@
+//! The gRPC endpoint over a socket: streams, errors, health, reflection.
+
+use std::collections::BTreeSet;
+
+use crate::common::*;
+use lockstep_proto::v1::cluster_client::ClusterClient;
+use lockstep_proto::v1::generate_request::Prompt;
+use lockstep_proto::v1::inference_client::InferenceClient;
+use lockstep_proto::v1::{
+    ChatMessage, ChatRequest, ClusterStatus, DetokenizeRequest, FinishReason, GenerateRequest, GenerateResponse,
+    GetModelInfoRequest, GetStatusRequest, Limits, ListModelsRequest, Sampling, TokenIds, TokenizeRequest,
+    WatchRequest,
+};
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+async fn channel(endpoint: &Endpoint) -> Channel {
+    Channel::from_shared(format!("http://{}", endpoint.grpc)).unwrap().connect().await.unwrap()
+}
+
+async fn client(endpoint: &Endpoint) -> InferenceClient<Channel> {
+    InferenceClient::new(channel(endpoint).await)
+}
+
+fn generate(prompt: &str) -> GenerateRequest {
+    GenerateRequest { prompt: Some(Prompt::Text(prompt.into())), ..Default::default() }
+}
+
+async fn gather(
+    client: &mut InferenceClient<Channel>,
+    request: impl tonic::IntoRequest<GenerateRequest>,
+) -> Result<Vec<GenerateResponse>, Status> {
+    let mut stream = client.generate(request).await?.into_inner();
+    let mut responses = vec![];
+    while let Some(response) = stream.next().await {
+        responses.push(response?);
+    }
+    Ok(responses)
+}
+
+fn text(responses: &[GenerateResponse]) -> String {
+    responses.iter().map(|response| response.text.as_str()).collect()
+}
+
+#[tokio::test]
+async fn answers_stream() {
+    let endpoint = start().await;
+    let mut client = client(&endpoint).await;
+    let limits = |stop: &str| Some(Limits { stop: vec![stop.into()], ..Default::default() });
+    let ids = TokenIds { ids: b"abc".iter().map(|byte| u32::from(*byte)).collect() };
+    let ids = GenerateRequest { prompt: Some(Prompt::TokenIds(ids)), ..Default::default() };
+    let cut = Some(Limits { max_tokens: Some(2), ..Default::default() });
+    let cases = [
+        (generate("hello 日本"), "hello 日本", FinishReason::Stop),
+        (GenerateRequest { model: "tiny".into(), ..generate("x") }, "x", FinishReason::Stop),
+        (GenerateRequest { limits: limits("lo wo"), ..generate("hello world") }, "hel", FinishReason::Stop),
+        (GenerateRequest { limits: cut, ..generate("abc") }, "ab", FinishReason::Length),
+        (generate(DRAIN), DRAIN, FinishReason::Cancelled),
+        (ids, "abc", FinishReason::Stop),
+    ];
+    for (request, expected, finish) in cases {
+        let responses = gather(&mut client, request.clone()).await.unwrap();
+        let (first, last) = (&responses[0], responses.last().unwrap());
+        assert_eq!(text(&responses), expected);
+        assert_eq!(last.finish_reason(), finish, "{request:?}");
+        assert!(responses[..responses.len() - 1].iter().all(|r| r.finish_reason() == FinishReason::Unspecified));
+        assert_eq!(first.usage.unwrap().cached_tokens, 2);
+        let tokens: usize = responses.iter().map(|response| response.token_ids.len()).sum();
+        assert_eq!(last.usage.unwrap().completion_tokens as usize, tokens);
+        assert!(!last.request_id.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn requests_reach_the_head_as_sent() {
+    let endpoint = start().await;
+    let mut client = client(&endpoint).await;
+    let sampling = Sampling { temperature: Some(0.5), top_k: Some(3), top_p: Some(0.9), seed: Some(11) };
+    let message = ChatMessage { role: "user".into(), content: "hi".into() };
+    let request = ChatRequest {
+        messages: vec![message],
+        sampling: Some(sampling),
+        logprobs: Some(2),
+        limits: Some(Limits { ignore_eos: true, ..Default::default() }),
+        ..Default::default()
+    };
+    let mut request = Request::new(request);
+    request.set_timeout(std::time::Duration::from_secs(30));
+    request.metadata_mut().insert("x-request-id", "mine".parse().unwrap());
+    let response = client.chat(request).await.unwrap();
+    assert_eq!(response.metadata().get("x-request-id").unwrap(), "mine");
+    let responses: Vec<GenerateResponse> = response.into_inner().map(Result::unwrap).collect().await;
+    let logprobs: Vec<_> = responses.iter().flat_map(|response| &response.logprobs).collect();
+    assert_eq!((logprobs.len(), logprobs[1].top[0].text.as_str(), logprobs[1].top[1].text.as_str()), (3, "h", "x"));
+    let seen = endpoint.seen.lock().unwrap()[0].clone();
+    assert_eq!(seen.request_id, "mine");
+    assert_eq!((seen.sampling.temperature, seen.sampling.top_k, seen.sampling.seed), (0.5, 3, 11));
+    assert_eq!(seen.deadline.unwrap().as_secs(), 30);
+    assert!(seen.stop_token_ids.is_empty(), "end tokens ignored");
+    assert_eq!(seen.max_tokens, CONTEXT - 3);
+
+    gather(&mut client, generate("hi")).await.unwrap();
+    let seen = endpoint.seen.lock().unwrap()[1].clone();
+    assert_eq!((seen.sampling.temperature, seen.stop_token_ids), (0.0, vec![END]), "the model's defaults");
+}
+
+#[tokio::test]
+async fn errors_have_their_codes() {
+    let endpoint = start().await;
+    let mut client = client(&endpoint).await;
+    let sampling = Some(Sampling { top_p: Some(2.0), ..Default::default() });
+    let cases = [
+        (GenerateRequest::default(), Code::InvalidArgument, "prompt: the prompt is empty", None),
+        (GenerateRequest { sampling, ..generate("x") }, Code::InvalidArgument, "top_p: 2 is out of range", None),
+        (generate(&"x ".repeat(300)), Code::InvalidArgument, "prompt: the prompt has 600 tokens", None),
+        (GenerateRequest { model: "gpt".into(), ..generate("x") }, Code::NotFound, "no model is called \"gpt\"", None),
+        (generate(FULL), Code::ResourceExhausted, "the queue is full", Some("2")),
+        (generate(LOST), Code::Unavailable, "rank 1 is lost", Some("7")),
+        (generate(BREAK), Code::Unavailable, "rank 1 is lost", Some("7")),
+    ];
+    for (request, code, message, retry_after) in cases {
+        let mut request = Request::new(request);
+        request.metadata_mut().insert("x-request-id", "mine".parse().unwrap());
+        let status = gather(&mut client, request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().starts_with(message), "{status:?}");
+        assert_eq!(status.metadata().get("retry-after").map(|seconds| seconds.to_str().unwrap()), retry_after);
+        assert_eq!(status.metadata().get("x-request-id").unwrap(), "mine");
+    }
+    let oversized = gather(&mut client, generate(&"x".repeat(17 << 20))).await.unwrap_err();
+    assert_eq!(oversized.code(), Code::OutOfRange, "{oversized:?}");
+}
+
+#[tokio::test]
+async fn cancelled_and_late_calls_free_the_head() {
+    let mut endpoint = start().await;
+    let mut client = client(&endpoint).await;
+    let mut stream = client.generate(generate(SLOW)).await.unwrap().into_inner();
+    assert!(stream.next().await.unwrap().is_ok());
+    drop(stream);
+    assert!(endpoint.cancelled.recv().await.is_some());
+
+    let mut request = Request::new(generate(SLOW));
+    request.metadata_mut().insert("grpc-timeout", "50m".parse().unwrap());
+    let status = gather(&mut client, request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert!(endpoint.cancelled.recv().await.is_some());
+}
+
+#[tokio::test]
+async fn tokens_and_models() {
+    let endpoint = start().await;
+    let mut client = client(&endpoint).await;
+    let text = "hello<|end|>".to_owned();
+    let request = TokenizeRequest { text: text.clone(), ..Default::default() };
+    let token_ids = client.tokenize(request).await.unwrap().into_inner().token_ids;
+    assert_eq!(token_ids, [259, END]);
+    for (skip_special_tokens, expected) in [(false, text.as_str()), (true, "hello")] {
+        let request = DetokenizeRequest { token_ids: token_ids.clone(), skip_special_tokens, ..Default::default() };
+        assert_eq!(client.detokenize(request).await.unwrap().into_inner().text, expected);
+    }
+    let request = DetokenizeRequest { token_ids: vec![9999], ..Default::default() };
+    assert_eq!(client.detokenize(request).await.unwrap_err().code(), Code::InvalidArgument);
+    let models = client.list_models(ListModelsRequest {}).await.unwrap().into_inner().models;
+    assert_eq!((models.len(), models[0].name.as_str(), models[0].context_length), (1, "tiny", CONTEXT));
+    for (model, code) in [("", None), ("default", None), ("tiny", None), ("gpt", Some(Code::NotFound))] {
+        let answer = client.get_model_info(GetModelInfoRequest { model: model.into() }).await;
+        assert_eq!(answer.err().map(|status| status.code()), code);
+    }
+}
+
+#[tokio::test]
+async fn status_and_health_follow_the_group() {
+    let endpoint = start().await;
+    let channel = channel(&endpoint).await;
+    let mut cluster = ClusterClient::new(channel.clone());
+    let mut health = HealthClient::new(channel);
+    let status = cluster.get_status(GetStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.epoch, status.ranks.len()), (1, 2));
+    let mut watch = cluster.watch(WatchRequest {}).await.unwrap().into_inner();
+    let check = |service: &str| HealthCheckRequest { service: service.into() };
+    let mut health_watch = health.watch(check("")).await.unwrap().into_inner();
+    assert!(watch.next().await.unwrap().unwrap().ready);
+    assert_eq!(health_watch.next().await.unwrap().unwrap().status, 1);
+
+    endpoint.status.send_replace(ClusterStatus { ready: false, epoch: 2, ..serving() });
+    let seen = watch.next().await.unwrap().unwrap();
+    assert_eq!((seen.ready, seen.epoch), (false, 2));
+    assert_eq!(health_watch.next().await.unwrap().unwrap().status, 2);
+    for (service, expected) in [("", 2), ("lockstep.v1.Inference", 2), ("accepting", 1)] {
+        assert_eq!(health.check(check(service)).await.unwrap().into_inner().status, expected, "{service}");
+    }
+    assert_eq!(health.check(check("other")).await.unwrap_err().code(), Code::NotFound);
+
+    endpoint.shutdown.cancel();
+    assert!(watch.next().await.is_none(), "watches do not hold a shutdown up");
+    assert!(health_watch.next().await.is_none());
+    for served in endpoint.served {
+        served.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
+    let endpoint = start().await;
+    let mut client = ServerReflectionClient::new(channel(&endpoint).await);
+    let list = MessageRequest::ListServices(String::new());
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+    let mut stream = client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let Some(MessageResponse::ListServicesResponse(list)) = stream.next().await.unwrap().unwrap().message_response
+    else {
+        panic!("no list")
+    };
+    let names: BTreeSet<String> = list.service.into_iter().map(|ServiceResponse { name }| name).collect();
+    for name in ["lockstep.v1.Inference", "lockstep.v1.Cluster", "grpc.health.v1.Health"] {
+        assert!(names.contains(name), "{names:?}");
+    }
+}

@@ -1,0 +1,320 @@
+//! The HTTP endpoint over a socket: what clients get, and what they are told when they err.
+
+use crate::common::*;
+use futures::StreamExt;
+use lockstep_proto::v1::ClusterStatus;
+use serde_json::{Value, json};
+
+struct Client {
+    base: String,
+    client: reqwest::Client,
+}
+
+impl Client {
+    fn new(endpoint: &Endpoint) -> Self {
+        Self { base: format!("http://{}", endpoint.http), client: reqwest::Client::new() }
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let response = self.client.get(format!("{}{path}", self.base)).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let response = self.client.post(format!("{}{path}", self.base)).json(body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// The data of a stream's events.
+    async fn stream(&self, path: &str, body: &Value) -> Vec<String> {
+        let response = self.client.post(format!("{}{path}", self.base)).json(body).send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let text = response.text().await.unwrap();
+        text.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect()
+    }
+}
+
+const COMPLETIONS: &str = "/v1/completions";
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn completions_come_whole() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let hello: Vec<u32> = b"abc".iter().map(|byte| u32::from(*byte)).collect();
+    let cases = [
+        (json!({"prompt": "hello é"}), json!(["hello é"]), "stop"),
+        (json!({"model": "tiny", "prompt": "hello STOP me", "stop": "STOP"}), json!(["hello "]), "stop"),
+        (json!({"model": "default", "prompt": "abcdef", "max_tokens": 2}), json!(["ab"]), "length"),
+        (json!({"prompt": hello, "seed": -1, "user": "u", "n": 1, "suffix": null}), json!(["abc"]), "stop"),
+        (json!({"prompt": ["one", "two"]}), json!(["one", "two"]), "stop"),
+        (json!({"prompt": [[97], [98, 99]]}), json!(["a", "bc"]), "stop"),
+    ];
+    for (body, texts, finish) in cases {
+        let (status, answer) = client.post(COMPLETIONS, &body).await;
+        assert_eq!(status, 200, "{body}: {answer}");
+        let choices = answer["choices"].as_array().unwrap();
+        assert_eq!(choices.iter().map(|choice| choice["text"].clone()).collect::<Value>(), texts, "{body}");
+        assert_eq!(choices[0]["finish_reason"], finish);
+        assert_eq!(answer["model"], "tiny");
+    }
+    assert_eq!(endpoint.seen.lock().unwrap()[0].max_tokens, 16, "OpenAI's default");
+}
+
+#[tokio::test]
+async fn usage_and_logprobs_are_told() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let (_, answer) = client.post(COMPLETIONS, &json!({"prompt": "hello!", "logprobs": 2})).await;
+    assert_eq!(answer["usage"]["prompt_tokens"], 2);
+    assert_eq!(answer["usage"]["completion_tokens"], 2);
+    assert_eq!(answer["usage"]["total_tokens"], 4);
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
+    let logprobs = &answer["choices"][0]["logprobs"];
+    assert_eq!(logprobs["tokens"], json!(["hello", "!"]));
+    assert_eq!(logprobs["text_offset"], json!([0, 5]));
+    assert_eq!(logprobs["token_logprobs"], json!([-0.5, -0.5]));
+    assert_eq!(logprobs["top_logprobs"][0], json!({"hello": -0.5, "x": -1.5}));
+
+    let body = json!({"messages": [{"role": "user", "content": "é"}], "logprobs": true, "top_logprobs": 1});
+    let (_, answer) = client.post(CHAT, &body).await;
+    let content = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    let bytes: Vec<Value> = content.iter().skip(1).map(|token| token["bytes"][0].clone()).collect();
+    assert_eq!(bytes, [json!(0xC3), json!(0xA9)]);
+    assert_eq!(content[1]["top_logprobs"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn chats_are_rendered() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let parts = json!([{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]);
+    let body = json!({"messages": [{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts}],
+                      "max_completion_tokens": 30, "temperature": 0.5, "tools": []});
+    let (status, answer) = client.post(CHAT, &body).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["object"], "chat.completion");
+    assert_eq!(answer["choices"][0]["message"]["role"], "assistant");
+    assert_eq!(answer["choices"][0]["message"]["content"], "be briefone\ntwo");
+    let submission = endpoint.seen.lock().unwrap()[0].clone();
+    assert_eq!((submission.max_tokens, submission.sampling.temperature), (30, 0.5));
+}
+
+#[tokio::test]
+async fn streams_end_with_done() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let body = json!({"prompt": ["hello wörld", "two"], "stream": true, "stream_options": {"include_usage": true}});
+    let mut events = client.stream(COMPLETIONS, &body).await;
+    assert_eq!(events.pop().as_deref(), Some("[DONE]"));
+    let chunks: Vec<Value> = events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+    let (last, chunks) = chunks.split_last().unwrap();
+    assert_eq!((&last["choices"], &last["usage"]["completion_tokens"]), (&json!([]), &json!(7 + 3)));
+    for (index, text) in ["hello wörld", "two"].iter().enumerate() {
+        let choices = chunks.iter().map(|chunk| &chunk["choices"][0]).filter(|choice| choice["index"] == index);
+        let told: String = choices.clone().map(|choice| choice["text"].as_str().unwrap()).collect();
+        assert_eq!(&told, text);
+        assert_eq!(choices.filter(|choice| choice["finish_reason"] == "stop").count(), 1);
+    }
+    assert!(chunks.iter().all(|chunk| chunk["usage"].is_null()));
+
+    let body = json!({"messages": [{"role": "user", "content": "hi"}], "stream": true});
+    let events = client.stream(CHAT, &body).await;
+    let first: Value = serde_json::from_str(&events[0]).unwrap();
+    assert_eq!(first["object"], "chat.completion.chunk");
+    assert_eq!(first["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    let chunks = events[1..events.len() - 1].iter().map(|event| serde_json::from_str::<Value>(event).unwrap());
+    let told: String = chunks.filter_map(|c| c["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect();
+    assert_eq!((told.as_str(), events.last().unwrap().as_str()), ("hi", "[DONE]"));
+}
+
+#[tokio::test]
+async fn a_broken_stream_ends_with_its_error() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    for (prompt, message) in [(BREAK, "rank 1 is lost: try again in 7 s"), (DRAIN, "shutting down")] {
+        let events = client.stream(COMPLETIONS, &json!({"prompt": prompt, "stream": true})).await;
+        let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+        assert!(last["error"]["message"].as_str().unwrap().contains(message), "{last}");
+        let (status, body) = client.post(COMPLETIONS, &json!({"prompt": prompt})).await;
+        assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
+    }
+}
+
+#[tokio::test]
+async fn refusals_name_field_and_remedy() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let user = json!([{"role": "user", "content": "x"}]);
+    let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]);
+    let cases = [
+        (COMPLETIONS, json!({}), 400, "prompt: missing"),
+        (COMPLETIONS, json!([]), 400, "the body must be a JSON object"),
+        (COMPLETIONS, json!({"prompt": ""}), 400, "prompt: the prompt is empty"),
+        (COMPLETIONS, json!({"prompt": []}), 400, "prompt: the list is empty"),
+        (COMPLETIONS, json!({"prompt": 5}), 400, "prompt: expected a string or a list of token ids"),
+        (COMPLETIONS, json!({"prompt": [1, "x"]}), 400, "prompt: a list of token ids has something else in it"),
+        (COMPLETIONS, json!({"prompt": ["x", 1]}), 400, "prompt: prompt 1 is neither"),
+        (COMPLETIONS, json!({"prompt": vec!["x"; 65]}), 400, "prompt: 65 prompts, more than 64"),
+        (COMPLETIONS, json!({"prompt": [100_000]}), 400, "prompt: token 100000 at index 0 is not in the vocabulary"),
+        (
+            COMPLETIONS,
+            json!({"prompt": "x ".repeat(400)}),
+            400,
+            "prompt: the prompt has 800 tokens, but the context holds 512",
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": "x", "model": "gpt"}),
+            404,
+            "no model is called \"gpt\" here: this endpoint serves \"tiny\"",
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": "x", "temperature": "hot"}),
+            400,
+            "temperature: expected a number, got a string",
+        ),
+        (COMPLETIONS, json!({"prompt": "x", "temperature": -1}), 400, "temperature: -1 is out of range"),
+        (COMPLETIONS, json!({"prompt": "x", "temprature": 1}), 400, "temprature: no such field"),
+        (COMPLETIONS, json!({"prompt": "x", "max_tokens": 0}), 400, "max_tokens: 0 is out of range"),
+        (COMPLETIONS, json!({"prompt": "x", "n": 2}), 400, "n: not supported: send one request per answer"),
+        (COMPLETIONS, json!({"prompt": "x", "best_of": 2}), 400, "best_of: not supported"),
+        (COMPLETIONS, json!({"prompt": "x", "echo": true}), 400, "echo: not supported"),
+        (COMPLETIONS, json!({"prompt": "x", "logprobs": 21}), 400, "logprobs: 21 is out of range: 0 to 20"),
+        (COMPLETIONS, json!({"prompt": "x", "top_k": -2}), 400, "top_k: out of range"),
+        (COMPLETIONS, json!({"prompt": "x", "stream_options": {}}), 400, "stream_options: only together with stream"),
+        (COMPLETIONS, json!({"prompt": FULL}), 429, "the queue is full (3 requests wait): try again in 2 s"),
+        (COMPLETIONS, json!({"prompt": LOST}), 503, "rank 1 is lost: try again in 7 s"),
+        (CHAT, json!({}), 400, "messages: missing"),
+        (CHAT, json!({"messages": []}), 400, "messages: the conversation is empty"),
+        (CHAT, json!({"messages": ["x"]}), 400, "messages[0]: expected an object"),
+        (CHAT, json!({"messages": [{"content": "x"}]}), 400, "messages[0].role: expected a string"),
+        (CHAT, json!({"messages": [{"role": "user"}]}), 400, "messages[0].content: expected a string or a list"),
+        (
+            CHAT,
+            json!({"messages": [{"role": "robot", "content": "x"}]}),
+            400,
+            "refuses the conversation: unknown role robot",
+        ),
+        (
+            CHAT,
+            json!({"messages": image}),
+            400,
+            "messages[0].content[0].type: \"image_url\" is not supported: send \"text\"",
+        ),
+        (CHAT, json!({"messages": user, "tools": [{}]}), 400, "tools: not supported: describe the tools in a message"),
+        (
+            CHAT,
+            json!({"messages": user, "response_format": {"type": "json_object"}}),
+            400,
+            "response_format: not supported",
+        ),
+        (CHAT, json!({"messages": user, "top_logprobs": 3}), 400, "top_logprobs: only together with logprobs"),
+        (
+            CHAT,
+            json!({"messages": user, "logprobs": true, "top_logprobs": 21}),
+            400,
+            "top_logprobs: 21 is out of range",
+        ),
+    ];
+    for (path, body, expected, message) in cases {
+        let (status, answer) = client.post(path, &body).await;
+        let told = answer["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == expected && told.contains(message), "{body}: {status} {answer}");
+        let param = message.split(':').next().filter(|param| told.starts_with(*param) && !param.contains(' '));
+        assert!(param.is_none_or(|param| answer["error"]["param"] == param), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn malformed_requests_get_json_errors() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let url = |path: &str| format!("{}{path}", client.base);
+    let http = &client.client;
+    let cases = [
+        (http.post(url(COMPLETIONS)).body("{\"prompt\": "), 400, "the body is not JSON: EOF"),
+        (http.post(url(COMPLETIONS)).body("[".repeat(100_000)), 400, "the body is not JSON: recursion limit"),
+        (http.post(url(COMPLETIONS)).body(vec![b' '; (16 << 20) + 1]), 413, "the body is longer than 16777216 bytes"),
+        (http.get(url(COMPLETIONS)), 405, "/v1/completions does not take GET"),
+        (http.get(url("/nowhere")), 404, "nothing is at /nowhere: try /v1/models"),
+        (http.get(url("/v1/models/org/other")), 404, "no model is called \"org/other\""),
+    ];
+    for (request, status, message) in cases {
+        let response = request.header("x-request-id", "mine-1").send().await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{message}");
+        assert_eq!(response.headers()["x-request-id"], "mine-1");
+        let body: Value = response.json().await.unwrap();
+        assert!(body["error"]["message"].as_str().unwrap().starts_with(message), "{body}");
+    }
+    let response = http.post(url(COMPLETIONS)).json(&json!({"prompt": FULL})).send().await.unwrap();
+    assert_eq!(response.headers()["retry-after"], "2");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_cancels() {
+    let mut endpoint = start().await;
+    let client = Client::new(&endpoint);
+    for stream in [true, false] {
+        let body = json!({"prompt": SLOW, "stream": stream, "max_tokens": 100_000});
+        let request = client.client.post(format!("{}{COMPLETIONS}", client.base)).header("x-request-id", "gone");
+        let request = request.json(&body).send();
+        if stream {
+            let mut bytes = request.await.unwrap().bytes_stream();
+            assert!(bytes.next().await.unwrap().is_ok());
+        } else {
+            let waited = tokio::time::timeout(std::time::Duration::from_millis(100), request).await;
+            assert!(waited.is_err(), "the answer takes longer than that");
+        }
+        assert_eq!(endpoint.cancelled.recv().await.as_deref(), Some("gone"));
+    }
+    let (_, page) = client.get("/metrics").await;
+    assert!(page.contains("lockstep_requests_total{outcome=\"cancelled\"} 2"), "{page}");
+}
+
+#[tokio::test]
+async fn a_stop_string_cancels_the_rest() {
+    let mut endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let body = json!({"prompt": SLOW, "stop": ["ow"], "max_tokens": 100_000});
+    let (_, answer) = client.post(COMPLETIONS, &body).await;
+    assert_eq!(answer["choices"][0]["text"], "sl");
+    assert!(endpoint.cancelled.recv().await.is_some());
+}
+
+#[tokio::test]
+async fn probes_tell_the_truth() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let states = [(true, true, 200, 200), (false, true, 503, 200), (false, false, 503, 503)];
+    for (ready, accepting, ready_code, accepting_code) in states {
+        let pending = if ready { vec![] } else { vec!["rank 1: loading 40%".to_owned()] };
+        endpoint.status.send_replace(ClusterStatus { ready, accepting, pending: pending.clone(), ..serving() });
+        assert_eq!(client.get("/health").await.0, 200);
+        let (code, body) = client.get("/ready").await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((code, &body["pending"]), (ready_code, &json!(pending)));
+        assert_eq!(body["ranks"][1], json!({"rank": 1, "node": 1, "phase": "serving"}));
+        assert_eq!(client.get("/accepting").await.0, accepting_code);
+        let gauge = format!("lockstep_ready {}\n", u8::from(ready));
+        assert!(client.get("/metrics").await.1.contains(&gauge));
+    }
+    let (_, models) = client.get("/v1/models").await;
+    assert!(models.contains("\"id\":\"tiny\""), "{models}");
+    assert_eq!(client.get("/v1/models/default").await.0, 200);
+}
+
+#[tokio::test]
+async fn shutdown_finishes_what_has_begun() {
+    let mut endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let request = client.client.post(format!("{}{COMPLETIONS}", client.base));
+    let response = request.json(&json!({"prompt": SLOW, "stream": true, "max_tokens": 30})).send().await.unwrap();
+    endpoint.shutdown.cancel();
+    assert!(response.text().await.unwrap().ends_with("data: [DONE]\n\n"));
+    for served in endpoint.served.drain(..) {
+        served.await.unwrap();
+    }
+    assert!(client.client.get(format!("{}/health", client.base)).send().await.is_err());
+}

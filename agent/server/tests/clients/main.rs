@@ -1,0 +1,6 @@
+//! The client APIs over real sockets.
+
+mod common;
+mod grpc;
+mod http;
+mod openai;
