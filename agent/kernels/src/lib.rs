@@ -6,17 +6,21 @@
 //! Activations are f32, contiguous. All `unsafe` compute of the agent is in this crate.
 
 mod attention;
+mod buffer;
 mod check;
 mod context;
 mod embedding;
 mod error;
+mod host;
 mod isa;
 mod matrix;
 mod norm;
 mod pool;
 mod rotary;
 mod sampling;
+mod shared;
 mod silu;
+mod simd;
 
 pub mod plain;
 

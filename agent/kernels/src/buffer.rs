@@ -1,0 +1,127 @@
+//! Zeroed memory on cache-line boundaries, on huge pages where it is large: panels and KV caches.
+//!
+//! Pages are mapped when first touched, so a large cache costs nothing until it is used.
+
+use crate::error::{Error, Result};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+/// The size and alignment of a huge page on x86-64 and most aarch64 kernels.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// An element that any bits make valid, and that may lie at any cache-line boundary.
+///
+/// # Safety
+/// Implementors have no padding, no invalid bit pattern, and an alignment of at most 64.
+pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
+// SAFETY: numbers and arrays of them.
+unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: an array of plain elements has no padding and their alignment.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+/// An owned anonymous mapping.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    mapping: NonNull<c_void>,
+    mapped: usize,
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping is owned memory without thread affinity.
+unsafe impl Send for Buffer {}
+// SAFETY: shared access only reads; writing needs `&mut`.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// `bytes` zero bytes, aligned to a page at least; to a huge page if there is one in them.
+    pub(crate) fn zeroed(bytes: usize) -> Result<Buffer> {
+        let slack = if bytes >= HUGE_PAGE { HUGE_PAGE } else { 0 };
+        let mapped = bytes.max(1) + slack;
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches nothing.
+        let mapping = unsafe {
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            mmap_anonymous(std::ptr::null_mut(), mapped, access, MapFlags::PRIVATE)
+        };
+        let out_of_memory = |e| Error::Argument { what: "memory", reason: format!("map {mapped} bytes: {e}") };
+        let mapping = mapping.map_err(out_of_memory)?;
+        let null = || out_of_memory(rustix::io::Errno::NOMEM);
+        let mapping = NonNull::new(mapping).ok_or_else(null)?;
+        let base = mapping.cast::<u8>();
+        let skip = if slack > 0 { base.as_ptr().align_offset(HUGE_PAGE).min(slack) } else { 0 };
+        // SAFETY: `skip <= slack`, so the start lies inside the mapping.
+        let start = unsafe { base.add(skip) };
+        if slack > 0 {
+            advise_huge_pages(start, bytes);
+        }
+        Ok(Buffer { mapping, mapped, start, bytes })
+    }
+
+    /// The bytes as elements; what does not fill an element at the end is left out.
+    pub(crate) fn as_slice<T: Plain>(&self) -> &[T] {
+        let length = self.bytes / size_of::<T>();
+        // SAFETY: the memory is mapped, initialised (zero or written), aligned to a page, and borrowed
+        // with `self`; any bits are a valid `T`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast::<T>(), length) }
+    }
+
+    /// As [`Buffer::as_slice`], for writing.
+    pub(crate) fn as_mut_slice<T: Plain>(&mut self) -> &mut [T] {
+        let length = self.bytes / size_of::<T>();
+        // SAFETY: as in `as_slice`, and `&mut self` makes the borrow exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast::<T>(), length) }
+    }
+
+    /// Its size.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, of this size, and no borrow outlives `self`.
+        let unmapped = unsafe { munmap(self.mapping.as_ptr(), self.mapped) };
+        if let Err(error) = unmapped {
+            tracing::warn!(%error, bytes = self.mapped, "unmap memory");
+        }
+    }
+}
+
+/// Asks for huge pages; a kernel without them serves small ones.
+fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: the range is inside a mapping that nobody else uses yet, and this advice does not
+        // change its contents.
+        let advised = unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxHugepage) };
+        if let Err(error) = advised {
+            tracing::debug!(%error, "no huge pages");
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_aligned_and_writable() {
+        for bytes in [0, 1, 64, 4097, HUGE_PAGE, HUGE_PAGE * 2 + 12] {
+            let mut buffer = Buffer::zeroed(bytes).unwrap();
+            assert_eq!(buffer.as_slice::<[u16; 2]>().len(), bytes / 4);
+            assert_eq!(buffer.as_slice::<u32>().as_ptr().align_offset(64), 0);
+            assert!(buffer.as_slice::<u16>().iter().all(|x| *x == 0));
+            buffer.as_mut_slice::<f32>().fill(1.5);
+            assert!(buffer.as_slice::<f32>().iter().all(|x| *x == 1.5));
+            assert_eq!(buffer.bytes(), bytes);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The inner loop of every product: P panels by T rows of activations, all in registers.
+
+use super::format::Format;
+use crate::simd::Simd;
+
+/// How far ahead of its use a streamed weight is asked for, in bytes.
+const AHEAD: usize = 1024;
+
+/// The panels of a product's inner loop, all of the same length.
+pub(crate) type Units<'a, F, const P: usize> = [&'a [<F as Format>::Unit]; P];
+
+/// `sums[p][t] += Σ_k panels[p][k] · x[k][t]`, k ascending, one fused multiply-add each.
+///
+/// `x` is `[k][T]`, with zeros where the last unit has more k's than there are. What
+/// follows in the panels is asked for ahead.
+#[inline(always)]
+pub(crate) fn accumulate<S: Simd, F: Format, const P: usize, const T: usize>(
+    s: S,
+    panels: Units<'_, F, P>,
+    x: &[f32],
+    sums: &mut [[S::V; T]; P],
+) {
+    let units = panels[0].len();
+    let panels = panels.map(|panel| &panel[..units]);
+    let (x, _) = x.as_chunks::<T>();
+    let x = &x[..units * F::STEP];
+    let mut local = *sums;
+    for (unit, x) in x.chunks_exact(F::STEP).enumerate() {
+        let weights = panels.map(|panel| {
+            s.prefetch(&panel[unit], AHEAD);
+            F::widen(s, &panel[unit])
+        });
+        for (step, x) in x.iter().enumerate() {
+            for t in 0..T {
+                let x = s.splat(x[t]);
+                for p in 0..P {
+                    local[p][t] = s.fma(weights[p][step], x, local[p][t]);
+                }
+            }
+        }
+    }
+    *sums = local;
+}

@@ -1,0 +1,102 @@
+//! Sixteen lanes in one AVX-512 register.
+
+use super::{Kernel, LANES, Simd};
+use std::arch::x86_64::*;
+
+/// Proof of AVX-512 F, BW, VL and DQ; made in [`run`] alone.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+/// Runs `kernel` compiled for AVX-512.
+///
+/// # Safety
+/// The machine must have these features.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+pub(super) unsafe fn run(kernel: impl Kernel) {
+    kernel.run(Avx512(()));
+}
+
+/// States once why calling an instruction of this set is sound.
+macro_rules! have {
+    ($call:expr) => {
+        // SAFETY: a value of `Avx512` exists, so the machine has the instruction; memory operands are
+        // references to whole vectors, read or written with unaligned instructions.
+        unsafe { $call }
+    };
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const SUMS: usize = 24;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        have!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> __m512 {
+        have!(_mm512_loadu_ps(x.as_ptr()))
+    }
+    #[inline(always)]
+    fn store(self, x: __m512, to: &mut [f32; LANES]) {
+        have!(_mm512_storeu_ps(to.as_mut_ptr(), x))
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        have!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        have!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        have!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        have!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        have!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        have!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        have!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn round(self, x: __m512) -> __m512 {
+        have!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x))
+    }
+    #[inline(always)]
+    fn exp2_whole(self, x: __m512) -> __m512 {
+        have!({
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    fn bf16_pairs(self, x: &[u32; LANES]) -> [__m512; 2] {
+        have!({
+            let both = _mm512_loadu_si512(x.as_ptr().cast());
+            let high = _mm512_and_si512(both, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(high)]
+        })
+    }
+    #[inline(always)]
+    fn widen_bf16(self, x: &[u16; LANES]) -> __m512 {
+        have!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+    #[inline(always)]
+    fn widen_f16(self, x: &[u16; LANES]) -> __m512 {
+        have!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+}

@@ -1,0 +1,38 @@
+//! Elementary functions on sixteen lanes: the same bits on every instruction set.
+
+use super::Simd;
+
+/// `e^x` to about 1.2e-7 relative; `x` is clamped to where the result is a normal f32, and NaN in
+/// gives a finite number out (callers refuse NaN elsewhere or do not depend on it).
+///
+/// Range reduction by ln 2 in two parts, then the degree-6 polynomial of Cephes' `expf`.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    const COEFFICIENTS: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+    let x = s.min(s.max(x, s.splat(-87.0)), s.splat(88.0));
+    let whole = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
+    let rest = s.fma(whole, s.splat(-0.693_359_4), x);
+    let rest = s.fma(whole, s.splat(2.121_944_4e-4), rest);
+    let mut sum = s.splat(COEFFICIENTS[0]);
+    for coefficient in &COEFFICIENTS[1..] {
+        sum = s.fma(sum, rest, s.splat(*coefficient));
+    }
+    let square = s.mul(rest, rest);
+    let sum = s.add(s.fma(sum, square, rest), s.splat(1.0));
+    s.mul(sum, s.exp2_whole(whole))
+}
+
+/// `x / (1 + e^-x)`.
+#[inline(always)]
+pub(crate) fn silu<S: Simd>(s: S, x: S::V) -> S::V {
+    let negative = s.sub(s.splat(0.0), x);
+    s.div(x, s.add(s.splat(1.0), exp(s, negative)))
+}
+
+/// `tanh x`, to about 2e-7 absolute.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
+    let twice = exp(s, s.add(x, x));
+    let one = s.splat(1.0);
+    s.sub(one, s.div(s.splat(2.0), s.add(twice, one)))
+}

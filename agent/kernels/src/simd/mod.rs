@@ -1,0 +1,113 @@
+//! Sixteen f32 lanes on every instruction set, so that each kernel is written once.
+//!
+//! A value of a type that implements [`Simd`] proves that this machine has its instructions: such
+//! values are made by [`dispatch`] alone, from a [`Context`], whose instruction set was checked. That
+//! makes the methods safe. All sets do the same operations in the same order (fused multiply-add
+//! everywhere), so a kernel's results do not depend on which one runs.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod math;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use crate::context::Context;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Isa;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Operations on sixteen f32 lanes.
+pub(crate) trait Simd: Copy {
+    /// Sixteen f32.
+    type V: Copy;
+    /// How many sums the inner loop of a product keeps in registers.
+    const SUMS: usize;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, x: &[f32; LANES]) -> Self::V;
+    fn store(self, x: Self::V, to: &mut [f32; LANES]);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The greater lane; `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The lesser lane; `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    fn round(self, x: Self::V) -> Self::V;
+    /// `2^x` of whole numbers in -126..=127.
+    fn exp2_whole(self, x: Self::V) -> Self::V;
+    /// Two vectors of bf16: from the low and from the high half of each lane.
+    fn bf16_pairs(self, x: &[u32; LANES]) -> [Self::V; 2];
+    fn widen_bf16(self, x: &[u16; LANES]) -> Self::V;
+    fn widen_f16(self, x: &[u16; LANES]) -> Self::V;
+
+    /// Asks for the cache line `bytes` after `from`; never faults.
+    #[inline(always)]
+    fn prefetch<T>(self, from: &T, bytes: usize) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let address = std::ptr::from_ref(from).cast::<i8>().wrapping_add(bytes);
+            // SAFETY: a prefetch is a hint; an address outside any mapping is ignored.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (from, bytes);
+    }
+
+    /// The sum of the lanes, always by the same tree.
+    #[inline(always)]
+    fn sum(self, x: Self::V) -> f32 {
+        self.reduce(x, |a, b| a + b)
+    }
+
+    /// The greatest lane.
+    #[inline(always)]
+    fn max_lane(self, x: Self::V) -> f32 {
+        self.reduce(x, f32::max)
+    }
+
+    #[inline(always)]
+    fn reduce(self, x: Self::V, join: impl Fn(f32, f32) -> f32) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(x, &mut lanes);
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                lanes[i] = join(lanes[i], lanes[i + width]);
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
+}
+
+/// Work that is written over any instruction set. Its `run` must be `#[inline(always)]`, and so must
+/// what it calls in its inner loops, or the code is compiled without the instructions.
+pub(crate) trait Kernel {
+    fn run<S: Simd>(self, s: S);
+}
+
+/// Runs `kernel` with the context's instruction set.
+pub(crate) fn dispatch(ctx: &Context, kernel: impl Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    match ctx.isa() {
+        // SAFETY: a context holds only instruction sets that this machine has (`Isa::is_available`).
+        Isa::Avx512 => return unsafe { avx512::run(kernel) },
+        // SAFETY: as above.
+        Isa::Avx2 => return unsafe { avx2::run(kernel) },
+        Isa::Portable => {}
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ctx;
+    kernel.run(portable::Portable);
+}

@@ -1,0 +1,87 @@
+//! Sixteen lanes in plain Rust. Fast where the compiler has a fused multiply-add to use (aarch64);
+//! on x86-64 without FMA it calls the C library's, which is exact but slow.
+
+use super::{LANES, Simd};
+
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+type V = [f32; LANES];
+
+#[inline(always)]
+fn zip(a: V, b: V, join: impl Fn(f32, f32) -> f32) -> V {
+    std::array::from_fn(|i| join(a[i], b[i]))
+}
+
+/// Out of line on x86-64, where it is sixteen calls of the C library.
+#[cfg_attr(not(target_arch = "x86_64"), inline(always))]
+#[cfg_attr(target_arch = "x86_64", inline(never))]
+fn fma(a: &V, b: &V, c: &V) -> V {
+    std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+}
+
+impl Simd for Portable {
+    type V = V;
+    const SUMS: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> V {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &V) -> V {
+        *x
+    }
+    #[inline(always)]
+    fn store(self, x: V, to: &mut V) {
+        *to = x;
+    }
+    #[inline(always)]
+    fn add(self, a: V, b: V) -> V {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: V, b: V) -> V {
+        zip(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: V, b: V) -> V {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: V, b: V) -> V {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn max(self, a: V, b: V) -> V {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, a: V, b: V) -> V {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn fma(self, a: V, b: V, c: V) -> V {
+        fma(&a, &b, &c)
+    }
+    #[inline(always)]
+    fn round(self, x: V) -> V {
+        x.map(f32::round_ties_even)
+    }
+    #[inline(always)]
+    fn exp2_whole(self, x: V) -> V {
+        x.map(|x| f32::from_bits(((x as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn bf16_pairs(self, x: &[u32; LANES]) -> [V; 2] {
+        [x.map(|x| f32::from_bits(x << 16)), x.map(|x| f32::from_bits(x & 0xFFFF_0000))]
+    }
+    #[inline(always)]
+    fn widen_bf16(self, x: &[u16; LANES]) -> V {
+        x.map(|x| f32::from_bits(u32::from(x) << 16))
+    }
+    #[inline(always)]
+    fn widen_f16(self, x: &[u16; LANES]) -> V {
+        x.map(|x| half::f16::from_bits(x).to_f32())
+    }
+}
