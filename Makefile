@@ -1,0 +1,48 @@
+# Every target works from a fresh clone: what is missing is installed by tests/prepare, what is there is left alone.
+# CARGO_TARGET_DIR, PROMPT and CLUSTER may be set.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+CARGO := cargo
+# CI judges what is committed, the lock file included.
+LOCKED := $(if $(filter true,$(CI)),--locked)
+BIN := $(CARGO_TARGET_DIR)/debug
+CLUSTER ?= deploy/samples/quickstart.yaml
+PROMPT ?= What happens when a worker dies?
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the programs: lockstep, lockstep-agent
+	@tests/prepare build
+	$(CARGO) build --workspace --bins $(LOCKED)
+
+.PHONY: demo
+demo: build ## Start a head and two workers on this machine, ask the model a question, print its answer
+	$(BIN)/lockstep up $(CLUSTER) --prompt "$(PROMPT)"
+
+.PHONY: lint
+lint: ## Judge the formatting and the lints
+	@tests/prepare lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets $(LOCKED) -- -D warnings
+	$(CARGO) clippy -p lockstep-collectives --features nccl $(LOCKED) -- -D warnings
+
+.PHONY: test
+test: lint build ## Run every check: lints, tests, generated files, the OpenAI client
+	@tests/clients/run $(BIN)/lockstep-agent
+	@tests/summarized $(CARGO) test --workspace $(LOCKED)
+
+.PHONY: bench
+bench: build ## Measure beside the peers, in the same run; takes many minutes
+	@for bench in tests/bench/*/run; do echo "== $$bench"; "$$bench"; done
+
+.PHONY: generate
+generate: ## Write the generated files anew: gRPC code, CRD
+	@tests/prepare build
+	LOCKSTEP_REGENERATE=1 $(CARGO) test -q -p lockstep-proto -p lockstep-operator
