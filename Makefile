@@ -34,8 +34,7 @@ lint: ## Judge the formatting and the lints
 	$(CARGO) clippy -p lockstep-collectives --features nccl $(LOCKED) -- -D warnings
 
 .PHONY: test
-test: lint build ## Run every check: lints, tests, generated files, the OpenAI client
-	@tests/clients/run $(BIN)/lockstep-agent
+test: lint build ## Run every check: lints, tests, generated files
 	@tests/summarized $(CARGO) test --workspace $(LOCKED)
 
 .PHONY: bench
