@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CARGO := cargo
 # CI judges what is committed, the lock file included.
 LOCKED := $(if $(filter true,$(CI)),--locked)
-BIN := $(CARGO_TARGET_DIR)/debug
+BIN := $(abspath $(CARGO_TARGET_DIR))/debug
 CLUSTER ?= deploy/samples/quickstart.yaml
 PROMPT ?= What happens when a worker dies?
 

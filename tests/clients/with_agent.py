@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs a client's script against an agent: with_agent.py AGENT SCRIPT…
+"""Runs a client's script against an agent: with_agent.py AGENT SCRIPT [ARGUMENT…]
 
-The agent serves the model in the box on a free port of this machine; the script gets `--base-url`. Once all scripts
-have passed, SIGTERM must end the agent with status 0. Its log is shown where something failed.
+The agent serves the model in the box, in f32, on a free port of this machine; the script gets `--base-url` and its
+arguments. Once it has passed, SIGTERM must end the agent with status 0. The agent's log is shown where something failed.
 """
 
 import signal
@@ -41,16 +41,16 @@ def wait_until_ready(process: subprocess.Popen, address: str) -> None:
     raise AssertionError(f"not ready after {READY_S} s: {pending}")
 
 
-def main(agent: str, scripts: list[str]) -> None:
+def main(agent: str, script: list[str]) -> None:
     port = free_port()
-    command = [agent, "plain", "-m", "builtin://tiny", "--host=127.0.0.1", f"--http-port={port}", "--grpc-port=off"]
+    command = [agent, "plain", "-m", "builtin://tiny", "--dtype=f32", "--host=127.0.0.1"]
+    command += [f"--http-port={port}", "--grpc-port=off"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
             wait_until_ready(process, f"http://127.0.0.1:{port}/ready")
-            for script in scripts:
-                client = [sys.executable, script, "--base-url", f"http://127.0.0.1:{port}/v1"]
-                subprocess.run(client, check=True, timeout=SCRIPT_S)
+            client = [sys.executable, *script, "--base-url", f"http://127.0.0.1:{port}/v1"]
+            subprocess.run(client, check=True, timeout=SCRIPT_S)
             process.send_signal(signal.SIGTERM)
             assert process.wait(END_S) == 0, f"the agent ended with {process.returncode}"
         except BaseException:

@@ -256,3 +256,17 @@ fn help_names_each_variable() {
     }
     args::command().debug_assert();
 }
+
+#[test]
+fn the_page_names_every_variable_and_flag() {
+    let page = include_str!("../../../CONFIGURATION.md");
+    for name in lockstep_proto::names::env::ALL {
+        assert!(
+            page.contains(&format!("`{name}`")) || page.contains(&format!("`{name}=")),
+            "{name} is not in the page"
+        );
+    }
+    for arg in args::command().get_arguments().filter_map(|arg| arg.get_long()) {
+        assert!(page.contains(&format!("`--{arg}`")), "--{arg} is not in CONFIGURATION.md");
+    }
+}
