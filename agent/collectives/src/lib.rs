@@ -19,5 +19,4 @@ mod transport;
 pub use abort::AbortSwitch;
 pub use communicator::{Aborter, CollectiveError, Communicator, Group, Slice, SliceMut};
 pub use dtype::Dtype;
-pub use mesh::{Limits, Mesh, Tuning};
-pub use transport::{Interest, Transport};
+pub use mesh::{Mesh, Tuning};

@@ -69,7 +69,7 @@ pub enum CutKind {
 }
 
 /// A rank of a group in memory.
-pub type Member = Mesh<Links>;
+pub type Member = Mesh;
 
 /// The communicators of `world_size` ranks, in rank order, for one thread each.
 ///
@@ -220,7 +220,7 @@ impl Pipe {
 
 /// A rank's ends of the pipes.
 #[derive(Debug)]
-pub struct Links {
+struct Links {
     rank: usize,
     switchboard: Arc<Switchboard>,
 }

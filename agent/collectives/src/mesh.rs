@@ -7,6 +7,7 @@
 mod exchange;
 mod header;
 mod plans;
+mod spin;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,49 +27,53 @@ use plans::{Segmented, Segments, Whole};
 /// Where one algorithm hands over to the other, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
-    /// Messages up to this size are exchanged whole and summed by every rank; larger ones are segmented.
+    /// A message is exchanged whole and summed by every rank while what a rank then sends, size × (ranks - 1), is no
+    /// more than this; else it is segmented.
     pub direct_up_to: usize,
-    /// Bytes of a segment of a large message.
+    /// Bytes of a segment of a large message between two ranks; with more it shrinks as 1 / (ranks - 1), so that what
+    /// is in flight stays as much.
     pub segment: usize,
+    /// Bytes below which a segment's part for one rank does not shrink.
+    pub least_part: usize,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { direct_up_to: 64 << 10, segment: 512 << 10 }
+        Self { direct_up_to: 128 << 10, segment: 1 << 20, least_part: 32 << 10 }
     }
 }
 
 /// How a communicator waits.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// An operation fails when no byte moved for this long.
-    pub op_timeout: Duration,
-    /// Look for bytes for a short while before sleeping: quicker where every rank has a core of its own, slower where
-    /// ranks share cores.
-    pub spin: bool,
+    pub(crate) op_timeout: Duration,
+    /// Look for bytes for a short while before sleeping, as long as that pays.
+    pub(crate) spin: bool,
     /// Moves whenever this rank's operations do.
-    pub progress: Option<Arc<AtomicU64>>,
+    pub(crate) progress: Option<Arc<AtomicU64>>,
 }
 
 /// A group whose ranks are linked each to each.
-pub struct Mesh<T: Transport> {
-    exchange: Exchange<T>,
+pub struct Mesh {
+    exchange: Exchange,
     group: Group,
     tuning: Tuning,
     scratch: Vec<u64>,
     failed: Option<CollectiveError>,
 }
 
-impl<T: Transport> Mesh<T> {
+impl Mesh {
     /// `transport` carries bytes between the ranks of `group`; `abort` ends every operation.
-    pub fn new(transport: T, group: Group, tuning: Tuning, limits: Limits, abort: &AbortSwitch) -> Self {
-        let exchange = Exchange::new(transport, group, limits, abort);
+    pub(crate) fn new(
+        transport: impl Transport + 'static,
+        group: Group,
+        tuning: Tuning,
+        limits: Limits,
+        abort: &AbortSwitch,
+    ) -> Self {
+        let exchange = Exchange::new(Box::new(transport), group, limits, abort);
         Self { exchange, group, tuning, scratch: Vec::new(), failed: None }
-    }
-
-    /// The transport, to look at.
-    pub fn transport(&self) -> &T {
-        &self.exchange.transport
     }
 
     /// Runs `operation` unless one failed before, and remembers its failure.
@@ -105,8 +110,9 @@ impl<T: Transport> Mesh<T> {
     }
 
     fn all_reduce_segmented(&mut self, dtype: Dtype, data: &mut [u8]) -> Result<(), CollectiveError> {
-        let element = dtype.size();
-        let segment = self.tuning.segment.next_multiple_of(element).max(element * self.group.world_size());
+        let (element, ranks) = (dtype.size(), self.group.world_size());
+        let least = self.tuning.least_part.max(element) * ranks;
+        let segment = (self.tuning.segment / (ranks - 1).max(1)).max(least).next_multiple_of(element);
         let shape = Segments { group: self.group, element, segment, total: data.len() };
         let scratch = room(&mut self.scratch, shape.scratch_bytes());
         self.exchange.run(&mut Segmented::new(shape, dtype, data, scratch))
@@ -142,7 +148,7 @@ fn room(scratch: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
     &mut bytemuck::cast_slice_mut(scratch)[..bytes]
 }
 
-impl<T: Transport> Communicator for Mesh<T> {
+impl Communicator for Mesh {
     fn group(&self) -> Group {
         self.group
     }
@@ -154,7 +160,8 @@ impl<T: Transport> Communicator for Mesh<T> {
     fn all_reduce_sum(&mut self, data: SliceMut<'_>) -> Result<(), CollectiveError> {
         let (dtype, data) = (data.dtype(), data.bytes());
         self.attempt(|mesh| {
-            if data.len() <= mesh.tuning.direct_up_to {
+            let sent = data.len().saturating_mul(mesh.group.world_size() - 1);
+            if sent <= mesh.tuning.direct_up_to {
                 mesh.all_reduce_direct(dtype, data)
             } else {
                 mesh.all_reduce_segmented(dtype, data)

@@ -24,14 +24,14 @@ use desk::Identity;
 use dial::{Call, Patience};
 use greeting::{LONGEST_TEXT, Purpose};
 use listener::HANDSHAKE_TIMEOUT;
+use tcp::TcpLinks;
 
 pub use discover::{ControlAddress, DiscoverConfig, Discovered, discover};
 pub use key::GroupKey;
 pub use listener::Listener;
-pub use tcp::TcpLinks;
 
 /// The communicator of a group over TCP.
-pub type Ring = Mesh<TcpLinks>;
+pub type Ring = Mesh;
 
 /// First and longest pause between two calls to a rank that is not there yet.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -53,7 +53,7 @@ pub struct Config {
     pub op_timeout: Duration,
     /// Forming fails when a rank is missing after this long.
     pub form_timeout: Duration,
-    /// Look for bytes for a short while before sleeping: for ranks that have a core each.
+    /// Look for bytes for a short while before sleeping, as long as that pays: for ranks that have a core each.
     pub spin: bool,
     pub tuning: Tuning,
 }
@@ -134,15 +134,13 @@ impl Forming<'_> {
 
     /// Calls each lower rank that is not linked yet, once.
     fn call_lower(&self, links: &mut [Option<TcpStream>], deadline: Instant) -> Result<(), CollectiveError> {
-        for peer in 0..self.identity.group.rank() {
-            if links[peer].is_some() {
-                continue;
-            }
+        let lower = &mut links[..self.identity.group.rank()];
+        for (peer, place) in lower.iter_mut().enumerate().filter(|(_, place)| place.is_none()) {
             let ours = self.identity.greeting(Purpose::Data, peer);
             let until = deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
             let patience = Patience { until, abort: self.abort };
             match dial::call(&self.addresses[peer], &ours, self.identity.key.as_ref(), patience)? {
-                Call::Linked(stream, _) => links[peer] = Some(stream),
+                Call::Linked(stream, _) => *place = Some(stream),
                 Call::Later(reason) => tracing::debug!(peer, reason, "not linked yet"),
             }
         }

@@ -31,6 +31,9 @@ pub(crate) fn in_rank_order<'a>(
 
 fn typed<'a, T: Summand>(rank: usize, world_size: usize, own: &mut [u8], part: impl Fn(usize) -> &'a [u8]) {
     let own: &mut [T] = bytemuck::cast_slice_mut(own);
+    if world_size == 2 {
+        return T::add_pair(rank == 0, own, bytemuck::cast_slice(part(1 - rank)));
+    }
     let mut sum = [T::Sum::default(); BLOCK];
     for start in (0..own.len()).step_by(BLOCK) {
         let end = own.len().min(start + BLOCK);
@@ -50,6 +53,9 @@ trait Summand: bytemuck::Pod {
     fn begin(sum: &mut [Self::Sum], operand: &[Self]);
     fn add(sum: &mut [Self::Sum], operand: &[Self]);
     fn finish(sum: &[Self::Sum], out: &mut [Self]);
+
+    /// The sum of two ranks, without the detour over a block; `own` is the first operand or the second.
+    fn add_pair(own_first: bool, own: &mut [Self], other: &[Self]);
 }
 
 macro_rules! summed_in_itself {
@@ -65,6 +71,14 @@ macro_rules! summed_in_itself {
             }
             fn finish(sum: &[$type], out: &mut [$type]) {
                 out.copy_from_slice(sum);
+            }
+            fn add_pair(own_first: bool, own: &mut [$type], other: &[$type]) {
+                let add: fn($type, $type) -> $type = $add;
+                if own_first {
+                    own.iter_mut().zip(other).for_each(|(own, other)| *own = add(*own, *other));
+                } else {
+                    own.iter_mut().zip(other).for_each(|(own, other)| *own = add(*other, *own));
+                }
             }
         }
     };
@@ -89,6 +103,16 @@ macro_rules! summed_in_f32 {
             }
             fn finish(sum: &[f32], out: &mut [$type]) {
                 out.convert_from_f32_slice(sum);
+            }
+            fn add_pair(own_first: bool, own: &mut [$type], other: &[$type]) {
+                let mut sum = [0.0; BLOCK];
+                for (own, other) in own.chunks_mut(BLOCK).zip(other.chunks(BLOCK)) {
+                    let sum = &mut sum[..own.len()];
+                    let (first, second) = if own_first { (&*own, other) } else { (other, &*own) };
+                    Self::begin(sum, first);
+                    Self::add(sum, second);
+                    Self::finish(sum, own);
+                }
             }
         }
     };

@@ -9,13 +9,13 @@ use crate::abort::AbortSwitch;
 
 /// What an operation waits for on one link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Interest {
-    pub readable: bool,
-    pub writable: bool,
+pub(crate) struct Interest {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
 }
 
 /// Byte streams between this rank and every other, indexed by the peer's rank.
-pub trait Transport: Send {
+pub(crate) trait Transport: Send {
     /// Name of the backend, as status shows it.
     fn name(&self) -> &'static str;
 

@@ -10,7 +10,7 @@ use naive::{exercise_all, on_ranks};
 use proptest::prelude::*;
 
 /// Sizes at which small messages reach every path.
-const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96 };
+const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96, least_part: 4 };
 
 #[test]
 fn every_operation_at_every_small_size_and_world_size() {
@@ -25,7 +25,8 @@ fn every_operation_at_every_small_size_and_world_size() {
 #[test]
 fn default_tuning_on_both_sides_of_the_crossover() {
     let mut group = group(3, &Faults::default()).unwrap();
-    for len in [Tuning::default().direct_up_to / 4, Tuning::default().direct_up_to / 4 + 1, 300_001] {
+    let crossover = Tuning::default().direct_up_to / 2 / size_of::<f32>();
+    for len in [crossover, crossover + 1, 300_001] {
         exercise_all(&mut group, len);
     }
 }
@@ -38,7 +39,7 @@ proptest! {
         ranks in 1usize..=8, len in 0usize..700, seed: u64, delay in 0u32..6, short: bool,
         direct in 0usize..512, segment in 1usize..512,
     ) {
-        let tuning = Tuning { direct_up_to: direct, segment };
+        let tuning = Tuning { direct_up_to: direct, segment, least_part: 1 };
         let faults = Faults { seed, max_delay: delay, short_writes: short, tuning, ..Faults::default() };
         exercise_all(&mut group(ranks, &faults).unwrap(), len);
     }

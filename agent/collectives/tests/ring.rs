@@ -11,7 +11,7 @@ use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, Group, Sl
 use naive::{exercise_all, on_ranks};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96 };
+const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96, least_part: 4 };
 
 fn listeners(ranks: usize) -> Vec<Listener> {
     (0..ranks).map(|_| Listener::bind(ANY_PORT).unwrap()).collect()
@@ -68,7 +68,7 @@ fn every_operation_over_tcp() {
 fn large_messages_with_the_default_tuning() {
     let listeners = listeners(2);
     let mut group = formed(&listeners, |_, config| config.tuning = Tuning::default());
-    for len in [16 << 10, (16 << 10) + 1, 1 << 20, (4 << 20) + 3] {
+    for len in [32 << 10, (32 << 10) + 1, 1 << 20, (4 << 20) + 3] {
         naive::exercise::<f32, _>(&mut group, len);
     }
 }

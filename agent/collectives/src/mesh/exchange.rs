@@ -11,15 +11,13 @@ use std::time::{Duration, Instant};
 
 use crate::abort::AbortSwitch;
 use crate::communicator::{CollectiveError, Group};
+use crate::mesh::Limits;
 use crate::mesh::header::{HEADER_BYTES, Header, Operation};
+use crate::mesh::spin::Spin;
 use crate::transport::{Interest, Transport};
 
 /// Bytes handed to the transport in one call: small enough that sending, receiving and summing alternate.
 const MOST_AT_ONCE: usize = 512 << 10;
-
-/// How long a spinning rank looks for bytes before it sleeps. Longer than one hop between two processes, shorter than
-/// a scheduler's time slice.
-const SPIN_FOR: Duration = Duration::from_micros(200);
 
 /// The bytes of one operation, as pieces in a fixed order on each link.
 pub(crate) trait Plan {
@@ -73,9 +71,15 @@ impl Flow {
     }
 }
 
+/// A time in which no byte moved.
+struct Idle {
+    since: Instant,
+    slept: bool,
+}
+
 /// The links of one rank and the progress of its present operation on each.
-pub(crate) struct Exchange<T> {
-    pub(crate) transport: T,
+pub(crate) struct Exchange {
+    pub(crate) transport: Box<dyn Transport>,
     group: Group,
     out: Vec<Flow>,
     into: Vec<Flow>,
@@ -84,12 +88,13 @@ pub(crate) struct Exchange<T> {
     interest: Vec<Interest>,
     abort: AbortSwitch,
     op_timeout: Duration,
-    spin: bool,
+    /// Where looking before sleeping was asked for.
+    spin: Option<Spin>,
     progress: Option<Arc<AtomicU64>>,
 }
 
-impl<T: Transport> Exchange<T> {
-    pub(crate) fn new(transport: T, group: Group, limits: crate::mesh::Limits, abort: &AbortSwitch) -> Self {
+impl Exchange {
+    pub(crate) fn new(transport: Box<dyn Transport>, group: Group, limits: Limits, abort: &AbortSwitch) -> Self {
         let ranks = group.world_size();
         Self {
             transport,
@@ -100,7 +105,7 @@ impl<T: Transport> Exchange<T> {
             interest: vec![Interest::default(); ranks],
             abort: abort.clone(),
             op_timeout: limits.op_timeout,
-            spin: limits.spin,
+            spin: Spin::new(limits.spin),
             progress: limits.progress,
         }
     }
@@ -123,7 +128,7 @@ impl<T: Transport> Exchange<T> {
             self.out[peer].begin(plan.sends(peer));
             self.into[peer].begin(plan.receives(peer));
         }
-        let mut idle_since: Option<Instant> = None;
+        let mut idle = None;
         loop {
             let mut moved = false;
             let mut done = true;
@@ -132,21 +137,29 @@ impl<T: Transport> Exchange<T> {
                 moved |= self.pull(plan, peer)?;
                 done &= self.out[peer].done && self.into[peer].done;
             }
+            if moved {
+                self.stir(idle.take());
+            }
             if done {
                 self.bump();
                 return Ok(());
             }
-            if moved {
-                idle_since = None;
-                self.bump();
-            } else {
-                self.pause(*idle_since.get_or_insert_with(Instant::now))?;
+            if !moved {
+                self.pause(idle.get_or_insert_with(|| Idle { since: Instant::now(), slept: false }))?;
             }
         }
     }
 
+    /// Bytes moved, perhaps after a pause.
+    fn stir(&mut self, idle: Option<Idle>) {
+        self.bump();
+        if let (Some(spin), Some(Idle { slept: false, .. })) = (&mut self.spin, idle) {
+            spin.paid();
+        }
+    }
+
     /// The other ranks, the next one first, so that not all begin with the same.
-    fn peers(&self) -> impl Iterator<Item = usize> + use<T> {
+    fn peers(&self) -> impl Iterator<Item = usize> + use<> {
         let (rank, ranks) = (self.group.rank(), self.group.world_size());
         (1..ranks).map(move |step| (rank + step) % ranks)
     }
@@ -238,23 +251,27 @@ impl<T: Transport> Exchange<T> {
         }
     }
 
-    /// Nothing moved: spins, or sleeps until something can.
-    fn pause(&mut self, idle_since: Instant) -> Result<(), CollectiveError> {
+    /// Nothing moved: looks a little longer, or sleeps until something can.
+    fn pause(&mut self, idle: &mut Idle) -> Result<(), CollectiveError> {
         self.abort.check()?;
-        let idle = idle_since.elapsed();
-        if idle >= self.op_timeout {
+        let elapsed = idle.since.elapsed();
+        if elapsed >= self.op_timeout {
             return Err(self.overdue());
         }
-        if self.spin && idle < SPIN_FOR {
-            std::thread::yield_now();
-            return Ok(());
+        if let Some(spin) = self.spin.as_mut().filter(|_| !idle.slept) {
+            if elapsed < spin.budget() {
+                std::hint::spin_loop();
+                return Ok(());
+            }
+            spin.gave_up();
         }
+        idle.slept = true;
         for peer in 0..self.group.world_size() {
             let waits = |flow: &Flow| peer != self.group.rank() && !flow.done && !flow.held;
             self.interest[peer] = Interest { readable: waits(&self.into[peer]), writable: waits(&self.out[peer]) };
         }
         self.transport
-            .wait(&self.interest, &self.abort, self.op_timeout - idle)
+            .wait(&self.interest, &self.abort, self.op_timeout - elapsed)
             .map_err(|error| CollectiveError::Unavailable { backend: self.transport.name(), reason: error.to_string() })
     }
 

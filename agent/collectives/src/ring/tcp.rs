@@ -9,12 +9,12 @@ use rustix::event::{PollFd, PollFlags};
 use crate::abort::{AbortSwitch, sleep_on};
 use crate::transport::{Interest, Transport};
 
-/// Asked of the kernel for each direction of a link: a segment in flight and the next. The kernel may grant less.
-const SOCKET_BUFFER: usize = 1 << 20;
+/// Asked of the kernel for each direction of a link: two segments, so that neither side waits for the other's window.
+const SOCKET_BUFFER: usize = 2 << 20;
 
 /// A socket to every other rank, none at this rank's own place.
 #[derive(Debug)]
-pub struct TcpLinks {
+pub(crate) struct TcpLinks {
     streams: Vec<Option<TcpStream>>,
 }
 
@@ -24,8 +24,12 @@ impl TcpLinks {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let socket = socket2::SockRef::from(stream);
-            socket.set_send_buffer_size(SOCKET_BUFFER)?;
-            socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+            if grants("wmem_max") {
+                socket.set_send_buffer_size(SOCKET_BUFFER)?;
+            }
+            if grants("rmem_max") {
+                socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+            }
         }
         Ok(Self { streams })
     }
@@ -33,6 +37,13 @@ impl TcpLinks {
     fn link(&self, peer: usize) -> io::Result<&TcpStream> {
         self.streams.get(peer).and_then(Option::as_ref).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+}
+
+/// Whether the system grants such buffers. Asking for more than it grants would cut a buffer down and keep it from
+/// growing by itself, so then it is left to the system.
+fn grants(limit: &str) -> bool {
+    let limit = std::fs::read_to_string(format!("/proc/sys/net/core/{limit}"));
+    limit.ok().and_then(|limit| limit.trim().parse().ok()).is_some_and(|limit: usize| limit >= SOCKET_BUFFER)
 }
 
 /// 0 where a call would have blocked.
