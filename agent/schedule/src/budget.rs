@@ -92,3 +92,68 @@ impl TokenBudget {
         floor
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 4096;
+
+    /// Runs full steps on a machine that takes `fixed + per_token × tokens` microseconds; gives the budget reached.
+    fn settle(budget: &mut TokenBudget, fixed: u64, per_token: u64) -> usize {
+        for _ in 0..40 {
+            budget.observe(budget.get(), fixed + per_token * budget.get() as u64);
+        }
+        budget.get()
+    }
+
+    #[test]
+    fn the_budget_settles_where_a_step_lasts_about_the_target() {
+        // (fixed µs, µs per token, least and most tokens to settle at) for a target of 500 ms
+        for (fixed, per_token, least, most) in [
+            (0, 1_000, 450, 520),
+            (50_000, 1_000, 400, 470),
+            (1_000, 10, MAX, MAX),
+            (0, 100_000, MIN_TOKEN_BUDGET, MIN_TOKEN_BUDGET),
+            (5_000_000, 0, MIN_TOKEN_BUDGET, MIN_TOKEN_BUDGET),
+        ] {
+            let mut budget = TokenBudget::new(Duration::from_millis(500), MAX);
+            assert_eq!(budget.get(), FIRST_TOKEN_BUDGET);
+            let settled = settle(&mut budget, fixed, per_token);
+            assert!((least..=most).contains(&settled), "{fixed} + {per_token} per token: {settled}");
+        }
+    }
+
+    #[test]
+    fn small_steps_do_not_make_large_ones_look_dear() {
+        let mut budget = TokenBudget::new(Duration::from_millis(500), MAX);
+        let settled = settle(&mut budget, 50_000, 500);
+        for _ in 0..10 * RETRY_AFTER {
+            budget.observe(1, 50_500);
+        }
+        assert_eq!(budget.get(), settled);
+    }
+
+    #[test]
+    fn a_hiccup_is_forgotten() {
+        let mut budget = TokenBudget::new(Duration::from_millis(500), MAX);
+        let settled = settle(&mut budget, 0, 1_000);
+        budget.observe(settled, 30_000_000);
+        assert!(budget.get() < settled);
+        for _ in 0..4 * RETRY_AFTER {
+            budget.observe(budget.get(), 1_000 * budget.get() as u64);
+        }
+        assert!(budget.get() * 10 >= settled * 9, "{} of {settled}", budget.get());
+    }
+
+    #[test]
+    fn growth_is_gradual_and_the_largest_batch_holds() {
+        let mut budget = TokenBudget::new(Duration::from_millis(500), 100);
+        budget.observe(64, 1);
+        assert_eq!(budget.get(), 100);
+        let mut budget = TokenBudget::new(Duration::from_millis(500), MAX);
+        budget.observe(64, 1);
+        assert_eq!(budget.get(), 255, "no further than the next class of sizes");
+        assert_eq!(TokenBudget::new(Duration::from_millis(500), 8).get(), 8);
+    }
+}

@@ -1,0 +1,157 @@
+//! Single situations in which one rule shows.
+
+use lockstep_schedule::plan::{PlanTokens, Sampled, StepOutput};
+use lockstep_schedule::{CompleteError, Output, Refused, Request, Scheduler, SchedulerConfig};
+
+use crate::world::World;
+
+fn config() -> SchedulerConfig {
+    SchedulerConfig { block_size: 4, context_length: 64, max_waiting: 2, ..SchedulerConfig::default() }
+}
+
+fn formed(config: SchedulerConfig, num_blocks: u32) -> World {
+    let mut world = World::new(config);
+    world.form(num_blocks);
+    world
+}
+
+#[test]
+fn what_can_never_be_answered_is_refused() {
+    let mut world = formed(config(), 5);
+    let mut check = |prompt: usize, max_tokens: u32, expected: Refused| {
+        let request = world.request(vec![1; prompt], max_tokens);
+        assert_eq!(world.submit(request), Err(expected));
+    };
+    check(0, 1, Refused::Empty);
+    check(1, 0, Refused::NothingWanted);
+    check(64, 1, Refused::TooLong { tokens: 64, limit: 64 });
+    check(20, 2, Refused::TooManyBlocks { needed: 6, total: 5 });
+    assert_eq!(world.scheduler.max_sequence_tokens(), 21);
+    let request = world.request(vec![1; 20], 1);
+    assert_eq!(world.submit(request.clone()), Ok(1));
+    assert_eq!(world.scheduler.submit(request, 0), Err(Refused::Duplicate { id: 1 }));
+    world.drain();
+}
+
+#[test]
+fn the_queue_is_bounded_and_what_has_run_does_not_count() {
+    let mut world = formed(SchedulerConfig { max_num_seqs: 2, ..config() }, 32);
+    let submit = |world: &mut World| world.submit(world.request(vec![1, 2, 3], 5));
+    assert_eq!((submit(&mut world), submit(&mut world)), (Ok(1), Ok(2)));
+    assert_eq!(submit(&mut world), Err(Refused::Full { limit: 2 }));
+    world.plan();
+    assert_eq!((submit(&mut world), submit(&mut world)), (Ok(3), Ok(4)));
+    assert_eq!(submit(&mut world), Err(Refused::Full { limit: 2 }));
+    world.lose();
+    assert_eq!(world.scheduler.stats().waiting, 4);
+    assert_eq!(submit(&mut world), Err(Refused::Full { limit: 2 }));
+    world.cancel(4);
+    assert_eq!(submit(&mut world), Ok(5));
+    world.form(32);
+    world.drain();
+}
+
+#[test]
+fn an_equal_prefix_is_computed_once_and_its_last_token_always() {
+    for (prefix_caching, hits) in [(true, 8), (false, 0)] {
+        let mut world = formed(SchedulerConfig { prefix_caching, ..config() }, 32);
+        let prompt: Vec<u32> = (0..12).collect();
+        world.submit(world.request(prompt.clone(), 3)).expect("there is room");
+        world.drain();
+        world.submit(world.request(prompt, 3)).expect("there is room");
+        world.drain();
+        assert_eq!(world.seen.hits, hits);
+    }
+}
+
+#[test]
+fn a_prefix_is_shared_by_the_step_after_the_one_that_fills_it() {
+    let mut world = formed(config(), 32);
+    for _ in 0..2 {
+        world.submit(world.request((0..9).collect(), 3)).expect("there is room");
+    }
+    world.plan();
+    assert_eq!(world.scheduler.stats().prefix_hit_tokens, 0, "not within one step");
+    world.submit(world.request((0..9).collect(), 3)).expect("there is room");
+    world.plan();
+    assert_eq!(world.scheduler.stats().prefix_hit_tokens, 8, "though the first step is still in flight");
+    world.drain();
+}
+
+#[test]
+fn a_request_survives_any_number_of_losses() {
+    let mut world = formed(config(), 32);
+    world.submit(world.request((0..10).collect(), 30)).expect("there is room");
+    for _ in 0..20 {
+        world.plan();
+        world.complete(1);
+        world.plan();
+        world.lose();
+        world.complete_stale();
+        world.form(16);
+    }
+    world.drain();
+    assert_eq!((world.seen.finished, world.seen.losses), (1, 20));
+}
+
+#[test]
+fn blocks_that_run_out_are_taken_from_the_last_to_arrive() {
+    let mut world = formed(SchedulerConfig { prefix_caching: false, ..config() }, 8);
+    for first in [1, 2] {
+        world.submit(world.request(vec![first; 4], 24)).expect("each fits alone");
+    }
+    world.drain();
+    assert_eq!(world.seen.finished, 2);
+    assert!(world.seen.preemptions > 0);
+}
+
+#[test]
+fn only_one_step_runs_ahead_and_none_for_whom_the_head_must_answer() {
+    for (max_steps_in_flight, needs_head, steps) in [(1, false, 1), (2, false, 2), (3, false, 3), (2, true, 1)] {
+        let mut world = formed(SchedulerConfig { max_steps_in_flight, ..config() }, 32);
+        let request = Request { needs_head, ..world.request(vec![1, 2], 9) };
+        world.submit(request).expect("there is room");
+        while world.plan() {}
+        assert_eq!(world.scheduler.stats().steps_in_flight, steps);
+        world.drain();
+        assert_eq!(world.seen.steps, 9, "no step is planned for a token beyond the last");
+    }
+}
+
+#[test]
+fn a_stop_token_ends_the_sequence_and_the_step_ahead_is_dropped() {
+    let mut scheduler = Scheduler::new(config());
+    scheduler.group_formed(1, 8, 0);
+    let request = Request { stop_token_ids: vec![9], ..World::new(config()).request(vec![1, 2, 3], 5) };
+    assert_eq!(scheduler.submit(request, 0), Ok(()));
+    assert_eq!(scheduler.next_plan(0).map(|plan| plan.step), Some(1));
+    let ahead = scheduler.next_plan(0).expect("one step ahead");
+    assert_eq!(ahead.entries[0].tokens, PlanTokens::LastSampled);
+    let result = |step| StepOutput { epoch: 1, step, sampled: vec![Sampled { seq: 1, token: 9, logprobs: None }] };
+    let outputs = scheduler.complete(result(1), 1, 0).expect("step 1 is due");
+    assert!(matches!(outputs[..], [Output::Started { .. }, Output::Finished { id: 1, .. }]), "{outputs:?}");
+    assert_eq!(scheduler.stats().blocks_used, 0);
+    assert_eq!(scheduler.complete(result(2), 1, 0), Ok(Vec::new()));
+    let request = World::new(config()).request(vec![4], 1);
+    assert_eq!(scheduler.submit(Request { id: 2, ..request }, 0), Ok(()));
+    assert_eq!(scheduler.next_plan(0).map(|plan| plan.forget), Some(vec![1]));
+}
+
+#[test]
+fn a_result_that_is_not_due_is_an_error_and_changes_nothing() {
+    let mut scheduler = Scheduler::new(config());
+    scheduler.group_formed(3, 8, 0);
+    let result =
+        |epoch, step, seq| StepOutput { epoch, step, sampled: vec![Sampled { seq, token: 5, logprobs: None }] };
+    assert_eq!(scheduler.complete(result(3, 1, 1), 1, 0), Err(CompleteError::NothingInFlight { got: 1 }));
+    assert_eq!(scheduler.submit(World::new(config()).request(vec![1, 2], 5), 0), Ok(()));
+    assert!(scheduler.next_plan(0).is_some());
+    let mut check = |output: StepOutput, expected: CompleteError| {
+        assert_eq!(scheduler.complete(output, 1, 0), Err(expected));
+    };
+    check(result(4, 1, 1), CompleteError::FutureEpoch { got: 4, current: 3 });
+    check(result(3, 2, 1), CompleteError::OutOfOrder { got: 2, expected: 1 });
+    check(result(3, 1, 8), CompleteError::OtherSequences { step: 1, got: vec![8], expected: vec![1] });
+    assert_eq!(scheduler.complete(result(2, 1, 1), 1, 0), Ok(Vec::new()), "older epochs are ignored");
+    assert_eq!(scheduler.complete(result(3, 1, 1), 1, 0).map(|outputs| outputs.len()), Ok(2));
+}
