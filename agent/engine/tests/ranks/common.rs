@@ -1,0 +1,219 @@
+//! A group of runners as threads over the in-memory transport, and the fixtures that they are held against.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use candle_core::{Device, Tensor};
+use lockstep_collectives::Group;
+use lockstep_collectives::memory::{Faults, Member, group};
+use lockstep_engine::{DTypeChoice, EngineError, Runner, RunnerConfig, StepWithLogits, open};
+use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
+use lockstep_schedule::{Output, Request, Scheduler, SchedulerConfig};
+
+/// Every fixture.
+pub const FIXTURES: [&str; 6] = ["llama2", "llama3-sharded", "llama3-bf16", "qwen3", "awkward-mha", "awkward-gqa"];
+
+/// What transformers computed for one prompt.
+pub struct Expected {
+    pub prompt: Vec<u32>,
+    pub greedy: Vec<u32>,
+    /// `positions[i]` is the index of the token after which `logits[i]` were computed.
+    pub positions: Vec<usize>,
+    pub logits: Vec<Vec<f32>>,
+}
+
+pub fn folder(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/fixtures")).join(name)
+}
+
+pub fn expected(name: &str) -> Vec<Expected> {
+    let json = std::fs::read(folder(name).join("expected.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let tensors: HashMap<String, Tensor> =
+        candle_core::safetensors::load(folder(name).join("expected.safetensors"), &Device::Cpu).unwrap();
+    let numbers = |value: &serde_json::Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let read = |prompt: &serde_json::Value| Expected {
+        prompt: numbers(&prompt["prompt"]),
+        greedy: numbers(&prompt["greedy"]),
+        positions: numbers(&prompt["positions"]).into_iter().map(|position| position as usize).collect(),
+        logits: tensors[prompt["logits"].as_str().unwrap()].to_vec2().unwrap(),
+    };
+    json["prompts"].as_array().unwrap().iter().map(read).collect()
+}
+
+/// How a group is set up.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub source: String,
+    pub world_size: usize,
+    pub dtype: DTypeChoice,
+    pub num_blocks: u32,
+    pub block_size: u32,
+}
+
+impl Setup {
+    pub fn new(fixture: &str, world_size: usize) -> Self {
+        let source = folder(fixture).display().to_string();
+        Self { source, world_size, dtype: DTypeChoice::F32, num_blocks: 128, block_size: 8 }
+    }
+
+    pub fn config(&self, rank: usize) -> RunnerConfig {
+        RunnerConfig {
+            files: open(&self.source).unwrap(),
+            dtype: self.dtype,
+            group: Group::new(rank, self.world_size).unwrap(),
+            block_size: self.block_size,
+            context_length: Some(256),
+            max_num_batched_tokens: 512,
+            max_num_seqs: 64,
+            threads: 1,
+            oversubscribed: true,
+            isa: None,
+            progress: Arc::default(),
+        }
+    }
+}
+
+enum Command {
+    Form(u64, Member, u32),
+    Step(StepPlan),
+}
+
+type Answer = Result<StepWithLogits, EngineError>;
+
+/// A thread a rank; each answers every plan that it is sent, in order.
+pub struct Ranks {
+    setup: Setup,
+    epoch: u64,
+    threads: Vec<(Sender<Command>, Receiver<Answer>, JoinHandle<()>)>,
+}
+
+impl Ranks {
+    /// Loads the model on every rank and forms epoch 1.
+    pub fn start(setup: &Setup) -> Self {
+        let threads = (0..setup.world_size).map(|rank| spawn(setup.config(rank))).collect();
+        let mut ranks = Self { setup: setup.clone(), epoch: 0, threads };
+        ranks.form(&Faults::default());
+        ranks
+    }
+
+    /// Forms the next epoch and gives its number.
+    pub fn form(&mut self, faults: &Faults) -> u64 {
+        self.epoch += 1;
+        let members = group(self.setup.world_size, faults).unwrap();
+        for ((commands, ..), member) in self.threads.iter().zip(members) {
+            commands.send(Command::Form(self.epoch, member, self.setup.num_blocks)).unwrap();
+        }
+        self.epoch
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub fn send(&self, plan: &StepPlan) {
+        for (commands, ..) in &self.threads {
+            commands.send(Command::Step(plan.clone())).unwrap();
+        }
+    }
+
+    /// What every rank answers to the oldest plan that is not answered.
+    pub fn answers(&self) -> Vec<Answer> {
+        self.threads.iter().map(|(_, answers, _)| answers.recv().unwrap()).collect()
+    }
+
+    /// The answer, which must be the same on every rank to the last bit.
+    pub fn answer(&self) -> StepWithLogits {
+        let mut answers = self.answers().into_iter().map(Result::unwrap);
+        let first = answers.next().unwrap();
+        assert!(answers.all(|other| other == first), "ranks differ");
+        first
+    }
+
+    pub fn step(&self, plan: &StepPlan) -> StepWithLogits {
+        self.send(plan);
+        self.answer()
+    }
+}
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        for (commands, _, thread) in self.threads.drain(..) {
+            drop(commands);
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "a rank panicked");
+        }
+    }
+}
+
+fn spawn(config: RunnerConfig) -> (Sender<Command>, Receiver<Answer>, JoinHandle<()>) {
+    let (commands, inbox) = channel();
+    let (outbox, answers) = channel();
+    let thread = std::thread::spawn(move || {
+        let mut runner = Runner::load(config, &mut |_, _| {}).unwrap();
+        let read = runner.bytes_read();
+        for command in inbox {
+            match command {
+                Command::Form(epoch, member, num_blocks) => runner.form(epoch, Box::new(member), num_blocks).unwrap(),
+                Command::Step(plan) => {
+                    if outbox.send(runner.step_with_logits(&plan)).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        assert_eq!(runner.bytes_read(), read, "weights were read again");
+    });
+    (commands, answers, thread)
+}
+
+/// How the head schedules.
+pub fn scheduler(setup: &Setup, change: impl FnOnce(&mut SchedulerConfig)) -> Scheduler {
+    let mut config = SchedulerConfig {
+        block_size: setup.block_size,
+        max_num_batched_tokens: 512,
+        context_length: 256,
+        ..SchedulerConfig::default()
+    };
+    change(&mut config);
+    Scheduler::new(config)
+}
+
+/// Asks for as many tokens as the fixture has.
+pub fn request(id: SeqId, expected: &Expected, sampling: SamplingParams) -> Request {
+    Request {
+        id,
+        prompt: expected.prompt.clone(),
+        sampling,
+        max_tokens: u32::try_from(expected.greedy.len()).unwrap(),
+        stop_token_ids: Vec::new(),
+        deadline: None,
+        needs_head: false,
+    }
+}
+
+/// Runs all that the scheduler has to its end, as far ahead as it plans; tokens are added to `tokens`.
+pub fn drive(scheduler: &mut Scheduler, ranks: &Ranks, tokens: &mut HashMap<SeqId, Vec<u32>>) {
+    let mut in_flight = 0;
+    loop {
+        while let Some(plan) = scheduler.next_plan(0) {
+            ranks.send(&plan);
+            in_flight += 1;
+        }
+        if in_flight == 0 {
+            break;
+        }
+        let output = ranks.answer().output;
+        in_flight -= 1;
+        for event in scheduler.complete(output, 1_000, 0).unwrap() {
+            match event {
+                Output::Token { id, token, .. } => tokens.entry(id).or_default().push(token),
+                Output::Failed { id, reason } => panic!("sequence {id}: {reason}"),
+                Output::Started { .. } | Output::Finished { .. } => {}
+            }
+        }
+    }
+}

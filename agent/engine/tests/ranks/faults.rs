@@ -1,0 +1,96 @@
+//! What a rank does when a peer is gone: a typed error at once, its weights kept, and the same tokens in the next
+//! epoch.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::common::{Ranks, Setup, drive, expected, request, scheduler};
+use lockstep_collectives::memory::{Cut, CutKind, Faults, group};
+use lockstep_collectives::solo::Solo;
+use lockstep_engine::{EngineError, Runner};
+use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
+
+const FIXTURE: &str = "awkward-gqa";
+
+#[test]
+fn a_lost_peer_ends_the_epoch_and_the_next_one_goes_on() {
+    let cases = expected(FIXTURE);
+    let setup = Setup::new(FIXTURE, 3);
+    let mut ranks = Ranks::start(&setup);
+    let mut scheduler = scheduler(&setup, |_| {});
+    for (index, case) in cases.iter().enumerate() {
+        scheduler.submit(request(index as SeqId, case, SamplingParams::default()), 0).unwrap();
+    }
+    let mut tokens: HashMap<SeqId, Vec<u32>> = HashMap::new();
+    for after_bytes in [100_000, 300_000] {
+        let cut = Some(Cut { from: 1, to: 2, after_bytes, kind: CutKind::Close });
+        let epoch = ranks.form(&Faults { cut, op_timeout: Duration::from_secs(5), ..Faults::default() });
+        scheduler.group_formed(epoch, setup.num_blocks, 0);
+        loop {
+            ranks.send(&scheduler.next_plan(0).unwrap());
+            let answers = ranks.answers();
+            if answers.iter().any(Result::is_err) {
+                // Ranks that are not told by the transport are told by the head; here the closed links tell all.
+                for answer in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+                    assert!(matches!(answer, EngineError::Collective(_)), "{answer}");
+                }
+                break;
+            }
+            let output = answers.into_iter().next().unwrap().unwrap().output;
+            for event in scheduler.complete(output, 1_000, 0).unwrap() {
+                if let lockstep_schedule::Output::Token { id, token, .. } = event {
+                    tokens.entry(id).or_default().push(token);
+                }
+            }
+        }
+        scheduler.group_lost(0);
+    }
+    let so_far: usize = tokens.values().map(Vec::len).sum();
+    assert!(so_far > 0, "the first epochs gave no token");
+    let epoch = ranks.form(&Faults::default());
+    scheduler.group_formed(epoch, setup.num_blocks, 0);
+    drive(&mut scheduler, &ranks, &mut tokens);
+    for (index, case) in cases.iter().enumerate() {
+        assert_eq!(tokens[&(index as SeqId)], case.greedy, "prompt {index}");
+    }
+}
+
+#[test]
+fn a_runner_refuses_what_does_not_belong() {
+    let setup = Setup::new(FIXTURE, 1);
+    let mut runner = Runner::load(setup.config(0), &mut |_, _| {}).unwrap();
+    let plan = |epoch, step| StepPlan { epoch, step, ..StepPlan::default() };
+    let solo = || Box::new(Solo::new().unwrap());
+
+    assert!(matches!(runner.step(&plan(1, 1)), Err(EngineError::NotFormed)));
+    let stranger = group(2, &Faults::default()).unwrap().remove(0);
+    assert!(runner.form(1, Box::new(stranger), 4).unwrap_err().to_string().contains("a communicator of"));
+    assert!(runner.form(1, solo(), 0).unwrap_err().to_string().contains("at least one KV block"));
+    runner.form(2, solo(), 4).unwrap();
+    for (epoch, step, expected) in [(1, 1, "in epoch 2"), (3, 1, "in epoch 2"), (2, 2, "step 1 is due")] {
+        let error = runner.step(&plan(epoch, step)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    runner.step(&plan(2, 1)).unwrap();
+    assert!(runner.step(&plan(2, 1)).unwrap_err().to_string().contains("step 2 is due"));
+    assert!(runner.form(2, solo(), 4).unwrap_err().to_string().contains("does not follow epoch 2"));
+    assert!(matches!(runner.step(&plan(2, 2)), Err(EngineError::NotFormed)), "a form that failed ends the epoch");
+}
+
+#[test]
+fn an_aborted_rank_says_so_and_forms_again() {
+    let setup = Setup::new(FIXTURE, 1);
+    let case = expected(FIXTURE).remove(0);
+    let mut runner = Runner::load(setup.config(0), &mut |_, _| {}).unwrap();
+    let mut scheduler = scheduler(&setup, |_| {});
+    scheduler.submit(request(1, &case, SamplingParams::default()), 0).unwrap();
+    scheduler.group_formed(1, 8, 0);
+    let communicator = Box::new(Solo::new().unwrap());
+    let aborter = lockstep_collectives::Communicator::aborter(communicator.as_ref());
+    runner.form(1, communicator, 8).unwrap();
+    runner.step(&scheduler.next_plan(0).unwrap()).unwrap();
+    aborter.abort("the head said so");
+    let error = runner.step(&scheduler.next_plan(0).unwrap()).unwrap_err().to_string();
+    assert_eq!(error, "aborted: the head said so");
+    runner.form(2, Box::new(Solo::new().unwrap()), 8).unwrap();
+}

@@ -1,0 +1,165 @@
+//! Loading: what is read, what is reported, and the clear error for everything that can be wrong with a model folder.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::common::{Setup, folder};
+use lockstep_collectives::Group;
+use lockstep_collectives::solo::Solo;
+use lockstep_engine::{DTypeChoice, Runner, RunnerConfig, describe, open, resolve, verify};
+use lockstep_schedule::plan::{PlanEntry, PlanTokens, SamplingParams, StepPlan};
+
+const FIXTURE: &str = "awkward-gqa";
+
+/// A copy of a fixture that may be damaged.
+fn copy(fixture: &str) -> (tempfile::TempDir, Setup) {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder(fixture)).unwrap() {
+        let path = file.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let source = copy.path().display().to_string();
+    (copy, Setup { source, dtype: DTypeChoice::Auto, ..Setup::new(fixture, 1) })
+}
+
+fn load(config: RunnerConfig) -> Result<Runner, String> {
+    Runner::load(config, &mut |_, _| {}).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_rank_reads_its_own_part_and_reports_it() {
+    let size = std::fs::metadata(folder(FIXTURE).join("model.safetensors")).unwrap().len();
+    let mut sum = 0;
+    for rank in 0..3 {
+        let mut reports = Vec::new();
+        let config = Setup::new(FIXTURE, 3).config(rank);
+        let runner = Runner::load(config, &mut |read, total| reports.push((read, total))).unwrap();
+        assert!(reports.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{reports:?}");
+        assert!(reports.iter().all(|(read, total)| read <= total), "{reports:?}");
+        assert_eq!(*reports.last().unwrap(), (runner.bytes_read(), runner.bytes_read()));
+        sum += runner.bytes_read();
+        let facts = runner.facts();
+        assert_eq!((facts.architecture, facts.dtype, facts.vocab_size), ("LlamaForCausalLM", "f32", 269));
+        assert_eq!((facts.context_length, facts.num_layers), (256, 3));
+        assert_eq!(facts.parameters * 4, size - header(FIXTURE));
+        // Three layers, keys and values, one or two KV heads of 10 in f32, 8 positions.
+        assert_eq!(runner.bytes_per_block() % (3 * 2 * 8 * 10 * 4), 0);
+    }
+    // KV heads that two ranks share, norms, and the gaps in short rows are read more than once.
+    assert!(sum > size * 9 / 10 && sum < size * 2, "{sum} of {size}");
+}
+
+/// Bytes before the first tensor.
+fn header(fixture: &str) -> u64 {
+    let bytes = std::fs::read(folder(fixture).join("model.safetensors")).unwrap();
+    8 + u64::from_le_bytes(bytes[..8].try_into().unwrap())
+}
+
+#[test]
+fn progress_moves_with_every_layer() {
+    let config = Setup::new(FIXTURE, 1).config(0);
+    let progress = Arc::clone(&config.progress);
+    let mut runner = load(config).unwrap();
+    runner.form(1, Box::new(Solo::new().unwrap()), 4).unwrap();
+    let entry =
+        PlanEntry { seq: 1, position: 0, tokens: PlanTokens::Given(vec![1]), new_blocks: vec![0], sample: true };
+    let admit = vec![(1, SamplingParams::default())];
+    let before = progress.load(Ordering::Relaxed);
+    runner.step(&StepPlan { epoch: 1, step: 1, forget: vec![], admit, entries: vec![entry] }).unwrap();
+    assert!(progress.load(Ordering::Relaxed) >= before + 3 * 4);
+}
+
+/// What is done to a folder, and what loading it then says.
+type Damage = (&'static str, fn(&Path), &'static str);
+
+fn edit(folder: &Path, file: &str, from: &str, to: &str) {
+    let text = std::fs::read_to_string(folder.join(file)).unwrap();
+    assert!(text.contains(from), "{file} has no {from}");
+    std::fs::write(folder.join(file), text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn damaged_models_are_refused_by_name() {
+    let damages: &[Damage] = &[
+        ("no configuration", |at| std::fs::remove_file(at.join("config.json")).unwrap(), "config.json is missing in"),
+        (
+            "no weights",
+            |at| std::fs::remove_file(at.join("model.safetensors")).unwrap(),
+            "model.safetensors is missing",
+        ),
+        ("not JSON", |at| std::fs::write(at.join("config.json"), "{").unwrap(), "config.json: EOF"),
+        (
+            "another family",
+            |at| edit(at, "config.json", "LlamaForCausalLM", "MambaForCausalLM"),
+            "architecture `MambaForCausalLM` is not supported; supported: LlamaForCausalLM, Qwen3ForCausalLM",
+        ),
+        (
+            "another shape",
+            |at| edit(at, "config.json", "\"vocab_size\": 269", "\"vocab_size\": 270"),
+            "tensor `model.embed_tokens.weight` in model.safetensors has shape [269, 54], config.json asks for [270, 54]",
+        ),
+        (
+            "a layer too many",
+            |at| edit(at, "config.json", "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4"),
+            "tensor `model.layers.3.",
+        ),
+        (
+            "cut short",
+            |at| {
+                let file = std::fs::OpenOptions::new().write(true).open(at.join("model.safetensors")).unwrap();
+                file.set_len(100_000).unwrap();
+            },
+            "model.safetensors is cut short: it has 100000 bytes",
+        ),
+    ];
+    for (label, damage, expected) in damages {
+        let (folder, setup) = copy(FIXTURE);
+        damage(folder.path());
+        let message = load(setup.config(0)).expect_err(label);
+        assert!(message.contains(expected), "{label}: {message}");
+    }
+    let (folder, setup) = copy("llama3-sharded");
+    std::fs::remove_file(folder.path().join("model-00002-of-00003.safetensors")).unwrap();
+    let message = load(setup.config(0)).unwrap_err();
+    assert!(message.contains("model-00002-of-00003.safetensors is missing"), "{message}");
+}
+
+#[test]
+fn wrong_choices_are_refused_with_the_remedy() {
+    let config = || Setup::new(FIXTURE, 1).config(0);
+    let cases = [
+        (RunnerConfig { group: Group::new(6, 7).unwrap(), ..config() }, "the largest world size is 6"),
+        (RunnerConfig { context_length: Some(513), ..config() }, "the model was made for 512 positions"),
+        (RunnerConfig { context_length: Some(0), ..config() }, "context_length is 0"),
+        (RunnerConfig { block_size: 0, ..config() }, "block_size is 0"),
+        (RunnerConfig { threads: 0, ..config() }, "threads is 0"),
+        (RunnerConfig { isa: Some("mmx".into()), ..config() }, "mmx"),
+    ];
+    for (config, expected) in cases {
+        let message = load(config).expect_err(expected);
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!("int3".parse::<DTypeChoice>().unwrap_err().to_string().contains("auto, f32, bf16, f16"));
+}
+
+#[test]
+fn a_model_is_resolved_once_and_verified_everywhere() {
+    let (folder, setup) = copy("llama3-sharded");
+    let resolved = resolve(&setup.source).unwrap();
+    assert_eq!(resolved.files.len(), 5, "configuration, index, three shards");
+    verify(open(&setup.source).unwrap().as_ref(), &resolved.files).unwrap();
+    edit(folder.path(), "config.json", "\"rope_theta\"", "\"rope_thetb\"");
+    let message = verify(open(&setup.source).unwrap().as_ref(), &resolved.files).unwrap_err().to_string();
+    assert!(message.starts_with("config.json is not the file that the head resolved"), "{message}");
+}
+
+#[test]
+fn every_fixture_is_described() {
+    for name in crate::common::FIXTURES {
+        let described = describe(&folder(name).display().to_string()).unwrap();
+        assert!(described.context_length >= 256 && described.largest_world_size >= 4, "{name}");
+        assert_eq!(described.generation.eos_token_ids, [2], "{name}");
+        assert!(!described.tokenizer_json.is_empty());
+    }
+}

@@ -1,0 +1,6 @@
+//! Whole ranks, as threads over the in-memory transport: parity with transformers, loading, losses.
+
+mod common;
+mod faults;
+mod loading;
+mod parity;

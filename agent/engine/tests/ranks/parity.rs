@@ -1,0 +1,202 @@
+//! Logits and greedy tokens against Hugging Face transformers, at every world size and under every schedule.
+
+use std::collections::HashMap;
+
+use crate::common::{Expected, FIXTURES, Ranks, Setup, drive, expected, request, scheduler};
+use lockstep_engine::DTypeChoice;
+use lockstep_schedule::plan::{PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
+use lockstep_schedule::{Scheduler, SchedulerConfig};
+
+/// Furthest that an f32 logit may be from transformers'.
+const F32_TOLERANCE: f32 = 1e-4;
+
+/// A plan for the next step of all sequences: `rows[i]` is where sequence `i` goes on, with which tokens.
+fn plan(ranks: &Ranks, step: u64, setup: &Setup, rows: &[(usize, PlanTokens)]) -> StepPlan {
+    let blocks_each = setup.num_blocks / u32::try_from(rows.len()).unwrap();
+    let entry = |(seq, (position, tokens)): (usize, &(usize, PlanTokens))| {
+        let first = u32::try_from(seq).unwrap() * blocks_each;
+        let new_blocks = if *position == 0 { (first..first + blocks_each).collect() } else { Vec::new() };
+        let position = u32::try_from(*position).unwrap();
+        PlanEntry { seq: seq as SeqId, position, tokens: tokens.clone(), new_blocks, sample: true }
+    };
+    let admit = (0..rows.len() as SeqId).filter(|_| step == 1).map(|seq| (seq, SamplingParams::default())).collect();
+    let entries = rows.iter().enumerate().map(entry).collect();
+    StepPlan { epoch: ranks.epoch(), step, forget: Vec::new(), admit, entries }
+}
+
+/// Greatest distance of the logits that were computed after token `position` from those expected there.
+fn distance(expected: &Expected, position: usize, logits: &[f32]) -> f32 {
+    let Some(index) = expected.positions.iter().position(|known| *known == position) else { return 0.0 };
+    let distances = expected.logits[index].iter().zip(logits).map(|(a, b)| (a - b).abs());
+    assert_eq!(expected.logits[index].len(), logits.len());
+    distances.fold(0.0, f32::max)
+}
+
+/// Prefills all prompts whole in one step, then decodes them together. Gives the greatest distance of a logit, and the
+/// tokens where they are not fed the expected ones.
+fn furthest_logit(name: &str, setup: &Setup, greedy: bool) -> f32 {
+    let cases = expected(name);
+    let ranks = Ranks::start(setup);
+    let mut furthest = 0f32;
+    for step in 0..cases[0].greedy.len() {
+        let row = |case: &Expected| match step {
+            0 => (0, PlanTokens::Given(case.prompt.clone())),
+            _ if greedy => (case.prompt.len() + step - 1, PlanTokens::LastSampled),
+            _ => (case.prompt.len() + step - 1, PlanTokens::Given(vec![case.greedy[step - 1]])),
+        };
+        let rows: Vec<_> = cases.iter().map(row).collect();
+        let result = ranks.step(&plan(&ranks, step as u64 + 1, setup, &rows));
+        for (seq, case) in cases.iter().enumerate() {
+            if greedy {
+                assert_eq!(
+                    result.output.sampled[seq].token, case.greedy[step],
+                    "{setup:?}, prompt {seq}, token {step}"
+                );
+            }
+            furthest = furthest.max(distance(case, case.prompt.len() + step - 1, &result.logits[seq]));
+        }
+    }
+    furthest
+}
+
+#[test]
+fn f32_logits_and_tokens_are_those_of_transformers() {
+    for name in FIXTURES {
+        for world_size in 1..=4 {
+            let furthest = furthest_logit(name, &Setup::new(name, world_size), true);
+            assert!(furthest < F32_TOLERANCE, "{name} at {world_size} ranks: {furthest}");
+        }
+    }
+}
+
+/// A prompt fed token by token gives the logits of every position.
+#[test]
+fn every_position_of_a_prompt_is_right() {
+    for name in FIXTURES {
+        let case = expected(name).into_iter().max_by_key(|case| case.positions.len()).unwrap();
+        let setup = Setup::new(name, 3);
+        let ranks = Ranks::start(&setup);
+        for (position, token) in case.prompt.iter().enumerate() {
+            let rows = [(position, PlanTokens::Given(vec![*token]))];
+            let result = ranks.step(&plan(&ranks, position as u64 + 1, &setup, &rows));
+            let furthest = distance(&case, position, &result.logits[0]);
+            assert!(furthest < F32_TOLERANCE, "{name}, position {position}: {furthest}");
+        }
+    }
+}
+
+/// Furthest that logits, which reach about 4, may be from the f32 reference: with a checkpoint stored in bf16, and with
+/// f32 weights rounded to bf16 or f16 while loading.
+const BF16_TOLERANCE: f32 = 0.1;
+const TO_BF16_TOLERANCE: f32 = 0.5;
+const TO_F16_TOLERANCE: f32 = 0.1;
+
+/// Half-precision weights with f32 sums, and a cache in half precision, stay near the f32 reference.
+#[test]
+fn half_precision_stays_within_its_tolerance() {
+    let cases = [
+        ("llama3-bf16", DTypeChoice::Auto, BF16_TOLERANCE),
+        ("llama3-sharded", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
+        ("llama3-sharded", DTypeChoice::F16, TO_F16_TOLERANCE),
+        ("qwen3", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
+    ];
+    for (name, dtype, tolerance) in cases {
+        for world_size in [1, 3] {
+            let setup = Setup { dtype, ..Setup::new(name, world_size) };
+            let furthest = furthest_logit(name, &setup, false);
+            println!("{name} in {dtype:?} at {world_size} ranks: {furthest}");
+            assert!(furthest < tolerance, "{name} in {dtype:?} at {world_size} ranks: {furthest}");
+        }
+    }
+}
+
+/// What a schedule may do to the tokens of a fixture: nothing.
+fn check_schedule(name: &str, setup: &Setup, label: &str, mut scheduler: Scheduler) {
+    let cases = expected(name);
+    let ranks = Ranks::start(setup);
+    scheduler.group_formed(ranks.epoch(), setup.num_blocks, 0);
+    let mut tokens = HashMap::new();
+    for round in 0..2 {
+        for (index, case) in cases.iter().enumerate() {
+            let id = round * 100 + index as SeqId;
+            scheduler.submit(request(id, case, SamplingParams::default()), 0).unwrap();
+        }
+        drive(&mut scheduler, &ranks, &mut tokens);
+    }
+    for (id, got) in tokens {
+        let index = usize::try_from(id % 100).unwrap();
+        assert_eq!(got, cases[index].greedy, "{name}, {label}, prompt {index}");
+    }
+    let stats = scheduler.stats();
+    assert_eq!(stats.preemptions > 0, label == "preempted", "{stats:?}");
+    assert_eq!(stats.prefix_hit_tokens > 0, label == "prefixes reused", "{stats:?}");
+}
+
+#[test]
+fn no_schedule_changes_a_token() {
+    type Change = fn(&mut SchedulerConfig);
+    let schedules: [(&str, u32, Change); 6] = [
+        ("one at a time", 128, |config| (config.max_num_seqs, config.prefix_caching) = (1, false)),
+        ("batched", 128, |config| config.prefix_caching = false),
+        ("no step ahead", 128, |config| (config.max_steps_in_flight, config.prefix_caching) = (1, false)),
+        ("chunked", 128, |config| (config.max_num_batched_tokens, config.prefix_caching) = (11, false)),
+        ("prefixes reused", 128, |_| {}),
+        ("preempted", 26, |config| config.prefix_caching = false),
+    ];
+    for (label, num_blocks, change) in schedules {
+        for (name, world_size) in [("awkward-gqa", 3), ("qwen3", 1), ("llama3-sharded", 2)] {
+            let setup = Setup { num_blocks, ..Setup::new(name, world_size) };
+            check_schedule(name, &setup, label, scheduler(&setup, change));
+        }
+    }
+}
+
+/// Sampled answers follow from seed and prompt, not from the world size, the batch or preemption.
+#[test]
+fn seeded_answers_depend_on_nothing_else() {
+    let name = "awkward-gqa";
+    let cases = expected(name);
+    let kinds = [(0, 1.0), (20, 1.0), (0, 0.9), (7, 0.8)];
+    let answers = |world_size, num_blocks, change: fn(&mut SchedulerConfig)| {
+        let setup = Setup { num_blocks, ..Setup::new(name, world_size) };
+        let ranks = Ranks::start(&setup);
+        let mut scheduler = scheduler(&setup, change);
+        scheduler.group_formed(ranks.epoch(), setup.num_blocks, 0);
+        for (index, case) in cases.iter().enumerate() {
+            let (top_k, top_p) = kinds[index % kinds.len()];
+            let params =
+                SamplingParams { temperature: 1.3, top_k, top_p, seed: index as u64, ..SamplingParams::default() };
+            scheduler.submit(request(index as SeqId, case, params), 0).unwrap();
+        }
+        let mut tokens = HashMap::new();
+        drive(&mut scheduler, &ranks, &mut tokens);
+        tokens
+    };
+    let alone = answers(1, 128, |config| config.max_num_seqs = 1);
+    assert!((0..cases.len()).all(|index| alone[&(index as SeqId)] != cases[index].greedy));
+    assert_eq!(answers(4, 128, |_| {}), alone);
+    assert_eq!(answers(3, 26, |config| config.max_num_batched_tokens = 13), alone);
+}
+
+/// In f32 a sequence's logits are the same alone and batched, whole and chunked.
+#[test]
+fn f32_logits_do_not_depend_on_the_batch() {
+    for (name, world_size) in [("awkward-mha", 2), ("llama3-sharded", 1)] {
+        let cases = expected(name);
+        let setup = Setup::new(name, world_size);
+        let ranks = Ranks::start(&setup);
+        let rows: Vec<_> = cases.iter().map(|case| (0, PlanTokens::Given(case.prompt.clone()))).collect();
+        let together = ranks.step(&plan(&ranks, 1, &setup, &rows)).logits;
+        drop(ranks);
+        for (case, batched) in cases.iter().zip(&together) {
+            let ranks = Ranks::start(&setup);
+            let mut logits = Vec::new();
+            for (step, chunk) in case.prompt.chunks(7).enumerate() {
+                let rows = [(step * 7, PlanTokens::Given(chunk.to_vec()))];
+                logits = ranks.step(&plan(&ranks, step as u64 + 1, &setup, &rows)).logits;
+            }
+            let distances = logits[0].iter().zip(batched).map(|(a, b)| (a - b).abs());
+            assert!(distances.fold(0.0, f32::max) < 1e-5, "{name}");
+        }
+    }
+}
