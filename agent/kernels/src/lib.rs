@@ -17,6 +17,7 @@ mod matrix;
 mod norm;
 mod pool;
 mod rotary;
+mod rows;
 mod sampling;
 mod shared;
 mod silu;
@@ -26,7 +27,7 @@ pub mod plain;
 
 pub use attention::{AttentionParams, AttentionSeq, KvCache, paged_attention};
 pub use context::Context;
-pub use embedding::embedding;
+pub use embedding::{embedding, embedding_of};
 pub use error::{Error, Result};
 pub use isa::Isa;
 pub use matrix::{Matrix, linear};

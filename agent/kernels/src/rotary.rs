@@ -2,7 +2,9 @@
 
 use crate::context::Context;
 use crate::error::{Result, argument};
-use crate::{check, plain};
+use crate::shared::Shared;
+use crate::simd::{self, Kernel, Simd, map};
+use crate::{check, host, plain, rows};
 use candle_core::Tensor;
 
 /// Cosines and sines of every position, `[max_position, rotary_dim / 2]` f32 each.
@@ -44,7 +46,7 @@ impl RotaryTable {
 
 /// Turns each head of `x` `[tokens, heads, head_dim]` by its token's position; one position per token.
 pub fn rotary(ctx: &Context, x: &Tensor, table: &RotaryTable, positions: &[u32]) -> Result<Tensor> {
-    let (tokens, _, head_dim) = check::heads("x", x)?;
+    let (tokens, heads, head_dim) = check::heads("x", x)?;
     if table.rotary_dim() > head_dim {
         return check::shape("x", format!("[.., at least {}]", table.rotary_dim()), x);
     }
@@ -55,5 +57,57 @@ pub fn rotary(ctx: &Context, x: &Tensor, table: &RotaryTable, positions: &[u32])
         let limit = table.max_position();
         return argument("positions", format!("{position} is beyond the table's {limit}"));
     }
-    plain::rotary(ctx, x, table, positions)
+    check::same_device("rotary table", table.cos(), x.device())?;
+    if !x.device().is_cpu() {
+        return plain::rotary(ctx, x, table, positions);
+    }
+    let mut out = vec![0.0; x.elem_count()];
+    let input = host::borrow("x", x)?;
+    let (cos, sin) = (host::borrow("rotary cos", &table.cos)?, host::borrow("rotary sin", &table.sin)?);
+    let (input, cos, sin) = (input.f32()?, cos.f32()?, sin.f32()?);
+    let (half, width) = (table.rotary_dim() / 2, heads * head_dim);
+    let shared = Shared::new(&mut out);
+    rows::for_each_run(ctx, input.len(), width, &|elements| {
+        let positions = &positions[elements.start / width..elements.end / width];
+        let x = &input[elements.clone()];
+        // SAFETY: runs of rows do not overlap.
+        let out = unsafe { shared.part(elements) };
+        simd::dispatch(ctx, Turn { x, cos, sin, half, head_dim, positions, out });
+    });
+    host::tensor(out, x.shape())
+}
+
+/// The heads of whole tokens.
+struct Turn<'a> {
+    x: &'a [f32],
+    cos: &'a [f32],
+    sin: &'a [f32],
+    half: usize,
+    head_dim: usize,
+    positions: &'a [u32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Turn<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (half, width) = (self.half, self.x.len() / self.positions.len().max(1));
+        for (token, position) in self.positions.iter().enumerate() {
+            let angles = *position as usize * half..(*position as usize + 1) * half;
+            let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
+            let token = token * width..(token + 1) * width;
+            let heads = self.x[token.clone()].chunks_exact(self.head_dim);
+            for (x, out) in heads.zip(self.out[token].chunks_exact_mut(self.head_dim)) {
+                let (low, rest) = x.split_at(half);
+                let (high, rest) = rest.split_at(half);
+                let (out_low, out_rest) = out.split_at_mut(half);
+                let (out_high, out_rest) = out_rest.split_at_mut(half);
+                map::map(s, [low, high, cos, sin], [out_low, out_high], |[low, high, cos, sin]| {
+                    let turned_low = s.sub(s.mul(low, cos), s.mul(high, sin));
+                    [turned_low, s.add(s.mul(high, cos), s.mul(low, sin))]
+                });
+                out_rest.copy_from_slice(rest);
+            }
+        }
+    }
 }

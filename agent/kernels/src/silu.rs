@@ -3,14 +3,48 @@
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::{check, plain};
+use crate::shared::Shared;
+use crate::simd::{self, Kernel, Simd, map, math};
+use crate::{check, host, plain, rows};
 use candle_core::Tensor;
 
 /// `silu(gate) · up`: `gate_up` `[tokens, 2 · inter]`, gate first; returns `[tokens, inter]`.
 pub fn silu_mul(ctx: &Context, gate_up: &Tensor) -> Result<Tensor> {
-    let (_, width) = check::rows("gate_up", gate_up)?;
+    let (tokens, width) = check::rows("gate_up", gate_up)?;
     if width % 2 != 0 {
         return check::shape("gate_up", "[tokens, 2 * inter]".to_owned(), gate_up);
     }
-    plain::silu_mul(ctx, gate_up)
+    if !gate_up.device().is_cpu() {
+        return plain::silu_mul(ctx, gate_up);
+    }
+    let inter = width / 2;
+    let mut out = vec![0.0; tokens * inter];
+    let input = host::borrow("gate_up", gate_up)?;
+    let input = input.f32()?;
+    let shared = Shared::new(&mut out);
+    rows::for_each_run(ctx, tokens * inter, inter, &|elements| {
+        let gate_up = &input[2 * elements.start..2 * elements.end];
+        // SAFETY: runs of rows do not overlap.
+        let out = unsafe { shared.part(elements) };
+        simd::dispatch(ctx, SiluMul { gate_up, inter, out });
+    });
+    host::tensor(out, (tokens, inter))
+}
+
+/// Whole rows.
+struct SiluMul<'a> {
+    gate_up: &'a [f32],
+    inter: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for SiluMul<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.gate_up.chunks_exact(2 * self.inter);
+        for (row, out) in rows.zip(self.out.chunks_exact_mut(self.inter)) {
+            let (gate, up) = row.split_at(self.inter);
+            map::map(s, [gate, up], [out], |[gate, up]| [s.mul(math::silu(s, gate), up)]);
+        }
+    }
 }

@@ -1,0 +1,51 @@
+//! Elementwise functions and sums over slices of any length, sixteen lanes at a time.
+
+use super::{LANES, Simd};
+
+/// `outs[j][i] = f(ins[0][i], …)[j]`; all slices have one length.
+#[inline(always)]
+pub(crate) fn map<S: Simd, const N: usize, const M: usize>(
+    s: S,
+    ins: [&[f32]; N],
+    outs: [&mut [f32]; M],
+    f: impl Fn([S::V; N]) -> [S::V; M],
+) {
+    let length = ins[0].len();
+    let ins = ins.map(|slice| slice[..length].as_chunks::<LANES>());
+    let mut outs = outs.map(|slice| slice[..length].as_chunks_mut::<LANES>());
+    for i in 0..length / LANES {
+        let results = f(ins.map(|(whole, _)| s.load(&whole[i])));
+        for (out, result) in outs.iter_mut().zip(results) {
+            s.store(result, &mut out.0[i]);
+        }
+    }
+    if length % LANES != 0 {
+        let results = f(ins.map(|(_, rest)| s.load(&padded(rest))));
+        for (out, result) in outs.iter_mut().zip(results) {
+            let mut lanes = [0.0; LANES];
+            s.store(result, &mut lanes);
+            out.1.copy_from_slice(&lanes[..out.1.len()]);
+        }
+    }
+}
+
+/// `Σ x²`, lane by lane and then over the lanes, always in the same order.
+#[inline(always)]
+pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (whole, rest) = x.as_chunks::<LANES>();
+    let mut sum = s.splat(0.0);
+    for x in whole {
+        let x = s.load(x);
+        sum = s.fma(x, x, sum);
+    }
+    let rest = s.load(&padded(rest));
+    s.sum(s.fma(rest, rest, sum))
+}
+
+/// Up to sixteen numbers with zeros behind them.
+#[inline(always)]
+fn padded(rest: &[f32]) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    lanes[..rest.len()].copy_from_slice(rest);
+    lanes
+}
