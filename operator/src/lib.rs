@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The `InferenceCluster` resource, the plan that follows from one, and the `lockstep` command line.
+//!
+//! `resource` and `plan` are pure: no clock, no socket, no environment. `cli` alone does I/O.
+
+#![forbid(unsafe_code)]
+
+pub mod plan;
+pub mod resource;

@@ -58,6 +58,8 @@ pub mod env {
     pub const LOG: &str = "LOCKSTEP_LOG";
     /// Path of the agent that `lockstep up` starts.
     pub const AGENT: &str = "LOCKSTEP_AGENT";
+    /// Where the `lockstep` command finds a group: `host:port` of its gRPC endpoint.
+    pub const ENDPOINT: &str = "LOCKSTEP_ENDPOINT";
     /// `1`: end when standard input closes; whoever started this process holds the other end.
     pub const FOLLOW_PARENT: &str = "LOCKSTEP_FOLLOW_PARENT";
 
@@ -100,6 +102,7 @@ pub mod env {
         LOG_FORMAT,
         LOG,
         AGENT,
+        ENDPOINT,
         FOLLOW_PARENT,
     ];
 }

@@ -1,0 +1,61 @@
+//! A plan as text for people: each pod with its ranks, what it runs and with which variables, ready to paste into a
+//! shell.
+
+use std::fmt::Write as _;
+
+use super::{Plan, PodPlan};
+
+/// The whole plan.
+#[must_use]
+pub fn text(plan: &Plan) -> String {
+    let mut out = String::new();
+    for group in &plan.groups {
+        let nodes = 1 + group.workers.len();
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        let _ = writeln!(
+            out,
+            "group {}-{}: {} on {}",
+            plan.cluster,
+            group.index,
+            counted(group.world_size, "rank"),
+            counted(nodes, "node")
+        );
+        for pod in group.pods() {
+            out.push('\n');
+            write_pod(&mut out, pod);
+        }
+    }
+    if plan.groups.is_empty() {
+        let _ = writeln!(out, "{}: replicas is 0, so nothing runs", plan.cluster);
+    }
+    out
+}
+
+fn write_pod(out: &mut String, pod: &PodPlan) {
+    let ranks: Vec<_> = pod.ranks.iter().map(u32::to_string).collect();
+    let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
+    let _ = writeln!(out, "{}  ({noun} {})", pod.name, ranks.join(", "));
+    for var in &pod.env {
+        let _ = writeln!(out, "  {}={} \\", var.name, quoted(&var.value));
+    }
+    let command: Vec<_> = pod.command.iter().map(|word| quoted(word)).collect();
+    let _ = writeln!(out, "  {}", command.join(" "));
+}
+
+fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
+    }
+}
+
+/// `word` as a POSIX shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=%+,@".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

@@ -1,0 +1,107 @@
+//! The CRD against its checked-in copy, and what manifests are told.
+
+use serde_json::{Value, json};
+
+use super::{crd, crd_yaml, judge, parse};
+
+const GOOD: &str = "\
+apiVersion: lockstep.dev/v1alpha1
+kind: InferenceCluster
+metadata:
+  name: tiny
+spec:
+  model:
+    source: builtin://tiny
+  workers: 2
+";
+
+/// `deploy/crd/` holds what `lockstep crd` prints; `LOCKSTEP_BLESS=1` writes it.
+#[test]
+fn the_checked_in_crd_is_the_derived_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crd/inferenceclusters.lockstep.dev.yaml");
+    let derived = crd_yaml().unwrap();
+    if std::env::var_os("LOCKSTEP_BLESS").is_some() {
+        std::fs::write(path, &derived).unwrap();
+    }
+    let kept = std::fs::read_to_string(path).unwrap();
+    assert!(kept == derived, "run `lockstep crd > {path}`");
+}
+
+#[test]
+fn the_sample_is_good() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/quickstart.yaml");
+    let cluster = super::load(path.as_ref()).unwrap();
+    assert_eq!((cluster.spec.workers, cluster.spec.devices_per_node), (2, 1));
+}
+
+#[test]
+fn defaults_come_from_the_schema() {
+    let text = GOOD.replace("  workers: 2\n", "  serving: { maxNumSeqs: 8 }\n  replicas: null\n  template: null\n");
+    let spec = parse(&text, "f").unwrap().spec;
+    insta::assert_snapshot!(serde_yaml::to_string(&spec).unwrap());
+}
+
+/// `edit`: what to replace in the good manifest (nothing: the whole), and by what.
+fn told(edit: &str, by: &str) -> String {
+    let text = if edit.is_empty() { by.to_owned() } else { GOOD.replace(edit, by) };
+    match parse(&text, "cluster.yaml") {
+        Ok(_) => "accepted".into(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn what_bad_manifests_are_told() {
+    let long = format!("name: {}", "a".repeat(41));
+    let source = "source: builtin://tiny";
+    let cases = [
+        ("", ""),
+        ("", "a: [1"),
+        ("", "- a"),
+        ("", "kind: ConfigMap\napiVersion: v1\n"),
+        ("v1alpha1", "v1"),
+        ("spec:", "---\nspec:"),
+        ("spec:", "spec:\nspec:"),
+        ("metadata:\n  name: tiny\n", ""),
+        ("name: tiny", "name: Tiny"),
+        ("name: tiny", &long),
+        ("name: tiny", "naem: tiny"),
+        ("name: tiny", "name: tiny\n  labels: { a: 1 }"),
+        ("source:", "sorce:"),
+        ("spec:", "spec:\n  max_num_seqs: 3"),
+        ("workers:", "worker: { spec: { priorityClassName: x } }\n  workers:"),
+        ("workers: 2", "workers: two"),
+        ("workers: 2", "workers: 2.5"),
+        ("workers: 2", "workers: -1"),
+        ("workers: 2", "workers: 1000\n  devicesPerNode: 8"),
+        ("workers: 2", "backend: nccl"),
+        ("workers: 2", "backend: MPI"),
+        ("workers: 2", "parallelism: { pipeline: 2 }"),
+        ("workers: 2", "serving: { maxNumSeqs: 128, maxNumBatchedTokens: 64 }"),
+        ("workers: 2", "serving: { kvCacheMemory: lots, recoveryTimeout: 2h }"),
+        ("workers: 2", "serving: { kvCacheMemory: 512Mi, recoveryTimeout: 2m, contextLength: 0 }"),
+        (source, "source: hf://meta-llama/Llama-3.1-8B-Instruct\n    revision: main"),
+        (source, "source: builtin://tiny\n    revision: main\n    tokenSecretRef: { name: a }"),
+        (source, "source: builtin://huge"),
+        (source, "source: file://"),
+        (source, "source: ''"),
+        (source, "source:"),
+        (source, "source: file:///m\n    quantization: q4_k\n    dtype: fp16\n    name: 'a b'"),
+    ];
+    let all: Vec<_> = cases.iter().map(|(edit, by)| format!("{edit:?} -> {by:?}\n{}\n", told(edit, by))).collect();
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn a_model_is_for_life() {
+    let schema = serde_json::to_value(crd()).unwrap()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+    let with = |source: &str, workers: u32| -> Value {
+        json!({ "metadata": { "name": "a" }, "spec": { "model": { "source": source }, "workers": workers } })
+    };
+    let old = with("file:///a", 1);
+    assert!(judge(&schema, &with("file:///a", 2), Some(&old)).is_ok());
+    let told = judge(&schema, &with("file:///b", 1), Some(&old)).unwrap_err();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].path, "spec.model.source");
+    assert!(told[0].message.contains("for life"), "{told:?}");
+}
