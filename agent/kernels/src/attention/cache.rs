@@ -1,5 +1,6 @@
 //! The paged cache of one layer's keys and values.
 
+use super::pages::Pages;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -12,14 +13,23 @@ pub struct KvCache {
     kv_heads: usize,
     head_dim: usize,
     dtype: DType,
-    keys: Tensor,
-    values: Tensor,
+    entries: Entries,
+}
+
+/// Where the entries are.
+#[derive(Debug)]
+enum Entries {
+    /// In the host's memory, laid out for the kernels.
+    Pages(Pages),
+    /// As tensors `[num_blocks * block_size, kv_heads, head_dim]`, for devices without kernels.
+    Tensors(Tensor, Tensor),
 }
 
 impl KvCache {
-    /// A cache of zeros in `dtype` (f32, bf16 or f16) on `device`.
+    /// A cache in `dtype` (f32, bf16 or f16) on `device`. On CPU its memory is taken from the system
+    /// only as blocks are first written.
     pub fn new(
-        _ctx: &Context,
+        ctx: &Context,
         num_blocks: usize,
         block_size: usize,
         kv_heads: usize,
@@ -27,19 +37,37 @@ impl KvCache {
         dtype: DType,
         device: &Device,
     ) -> Result<KvCache> {
-        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
-            let what = "KV cache";
-            return Err(Error::Dtype { what, expected: "f32, bf16 or f16", got: dtype });
+        if !device.is_cpu() {
+            let sizes = (num_blocks, block_size, kv_heads, head_dim);
+            return KvCache::plain(ctx, sizes, dtype, device);
         }
+        check(block_size, dtype)?;
+        let pages = Pages::new(num_blocks, block_size, kv_heads, head_dim, dtype)?;
+        let entries = Entries::Pages(pages);
+        Ok(KvCache { num_blocks, block_size, kv_heads, head_dim, dtype, entries })
+    }
+
+    /// A cache of tensors, on any device: what [`crate::plain::paged_attention`] works on. `sizes`:
+    /// `num_blocks`, `block_size`, `kv_heads`, `head_dim`.
+    pub fn plain(
+        _ctx: &Context,
+        sizes: (usize, usize, usize, usize),
+        dtype: DType,
+        device: &Device,
+    ) -> Result<KvCache> {
+        let (num_blocks, block_size, kv_heads, head_dim) = sizes;
+        check(block_size, dtype)?;
         let shape = (num_blocks * block_size, kv_heads, head_dim);
         let keys = Tensor::zeros(shape, dtype, device)?;
         let values = Tensor::zeros(shape, dtype, device)?;
-        Ok(KvCache { num_blocks, block_size, kv_heads, head_dim, dtype, keys, values })
+        let entries = Entries::Tensors(keys, values);
+        Ok(KvCache { num_blocks, block_size, kv_heads, head_dim, dtype, entries })
     }
 
-    /// Bytes of keys and values that one block of one layer takes.
+    /// Bytes of keys and values that one block of one layer takes on CPU, padding included; there is
+    /// none where `block_size` and `head_dim` are multiples of 16.
     pub fn bytes_per_block(block_size: usize, kv_heads: usize, head_dim: usize, dtype: DType) -> usize {
-        2 * block_size * kv_heads * head_dim * dtype.size_in_bytes()
+        Pages::bytes_per_block(block_size, kv_heads, head_dim, dtype)
     }
 
     /// Blocks in the cache.
@@ -67,8 +95,31 @@ impl KvCache {
         self.dtype
     }
 
-    /// Keys and values, each `[num_blocks * block_size, kv_heads, head_dim]`.
-    pub(crate) fn tensors(&self) -> (&Tensor, &Tensor) {
-        (&self.keys, &self.values)
+    /// Keys and values as tensors; an error where they are laid out for the CPU kernels.
+    pub(crate) fn tensors(&self) -> Result<(&Tensor, &Tensor)> {
+        match &self.entries {
+            Entries::Tensors(keys, values) => Ok((keys, values)),
+            Entries::Pages(_) => Err(Error::Placement { what: "KV cache of plain attention", expected: "same" }),
+        }
     }
+
+    /// The pages, where the cache is laid out for the CPU kernels.
+    pub(crate) fn pages_mut(&mut self) -> Option<&mut Pages> {
+        match &mut self.entries {
+            Entries::Pages(pages) => Some(pages),
+            Entries::Tensors(..) => None,
+        }
+    }
+}
+
+fn check(block_size: usize, dtype: DType) -> Result<()> {
+    if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+        let what = "KV cache";
+        return Err(Error::Dtype { what, expected: "f32, bf16 or f16", got: dtype });
+    }
+    if block_size == 0 {
+        let reason = "block_size is 0; it must be positive".to_owned();
+        return Err(Error::Argument { what: "KV cache", reason });
+    }
+    Ok(())
 }

@@ -1,10 +1,13 @@
 //! Causal attention over a paged KV cache, for prefill and decode alike.
 
 mod cache;
+mod cpu;
+mod pages;
+mod split;
 
 use crate::context::Context;
 use crate::error::{Result, argument};
-use crate::{check, plain};
+use crate::{check, host, plain};
 pub use cache::KvCache;
 use candle_core::Tensor;
 
@@ -49,7 +52,16 @@ pub fn paged_attention(
     params: &AttentionParams,
 ) -> Result<Tensor> {
     check_arguments(q, k, v, cache, seqs, params)?;
-    plain::paged_attention(ctx, q, k, v, cache, seqs, params)
+    let Some(pages) = cache.pages_mut() else {
+        return plain::paged_attention(ctx, q, k, v, cache, seqs, params);
+    };
+    for (what, tensor) in [("q", q), ("k", k), ("v", v)] {
+        check::same_device(what, tensor, &candle_core::Device::Cpu)?;
+    }
+    let (queries, k, v) = (host::borrow("q", q)?, host::borrow("k", k)?, host::borrow("v", v)?);
+    let new = pages::NewRows { k: k.f32()?, v: v.f32()? };
+    let out = cpu::attend(ctx, queries.f32()?, &new, pages, seqs, params);
+    host::tensor(out, q.shape())
 }
 
 /// Everything that a kernel relies on when it computes addresses.

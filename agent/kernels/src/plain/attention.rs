@@ -37,7 +37,7 @@ pub fn paged_attention(
 
 /// Copies a sequence's new rows into its slots, block by block.
 fn write(k: &Tensor, v: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>) -> Result<()> {
-    let (keys, values) = cache.tensors();
+    let (keys, values) = cache.tensors()?;
     let block_size = cache.block_size();
     let mut row = 0;
     while row < seq.rows {
@@ -67,7 +67,7 @@ fn attend(q: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>, params: &Attentio
         let rows = stored.index_select(&slots, 0)?.to_dtype(DType::F32)?;
         Ok(rows.index_select(&heads, 1)?.transpose(0, 1)?.contiguous()?)
     };
-    let (keys, values) = cache.tensors();
+    let (keys, values) = cache.tensors()?;
     let (keys, values) = (gather(keys)?, gather(values)?);
     let q = q.narrow(0, seq.first_row, seq.rows)?.transpose(0, 1)?.contiguous()?;
     let mut scores = (q.matmul(&keys.t()?)? * f64::from(params.scale))?;

@@ -19,7 +19,7 @@ pub(crate) fn map<S: Simd, const N: usize, const M: usize>(
             s.store(result, &mut out.0[i]);
         }
     }
-    if length % LANES != 0 {
+    if !length.is_multiple_of(LANES) {
         let results = f(ins.map(|(_, rest)| s.load(&padded(rest))));
         for (out, result) in outs.iter_mut().zip(results) {
             let mut lanes = [0.0; LANES];
