@@ -56,6 +56,8 @@ pub struct Scheduler {
     by_id: HashMap<SeqId, Arrival>,
     waiting: BTreeSet<Arrival>,
     running: BTreeSet<Arrival>,
+    /// Failures that came with a new group, until the next [`Self::expire`] gives them out; one per sequence at most.
+    unreported: Vec<Output>,
     prefix_query_tokens: u64,
     prefix_hit_tokens: u64,
     preemptions: u64,
@@ -81,6 +83,7 @@ impl Scheduler {
             by_id: HashMap::new(),
             waiting: BTreeSet::new(),
             running: BTreeSet::new(),
+            unreported: Vec::new(),
             prefix_query_tokens: 0,
             prefix_hit_tokens: 0,
             preemptions: 0,
@@ -135,11 +138,12 @@ impl Scheduler {
         if let Some(&arrival) = self.by_id.get(&id) {
             self.remove(arrival);
         }
+        self.unreported.retain(|output| !matches!(output, Output::Failed { id: failed, .. } if *failed == id));
     }
 
     /// Ranks joined as `epoch`, with empty caches of `num_blocks` blocks each. Sequences wait to be prefilled again;
-    /// those that can no longer fit fail.
-    pub fn group_formed(&mut self, epoch: u64, num_blocks: u32, now: Micros) -> Vec<Output> {
+    /// those that can no longer fit are out of it, and [`Self::expire`], due at once then, says so.
+    pub fn group_formed(&mut self, epoch: u64, num_blocks: u32, now: Micros) {
         self.group_lost(now);
         debug_assert!(epoch > self.epoch, "epochs grow");
         self.epoch = epoch;
@@ -151,10 +155,11 @@ impl Scheduler {
             forget: Vec::new(),
         });
         let block_size = self.config.block_size;
-        self.fail_where(|sequence| {
+        let failed = self.fail_where(|sequence| {
             let needed = sequence.max_blocks(block_size);
             (needed > num_blocks).then_some(Failure::TooManyBlocks { needed, total: num_blocks })
-        })
+        });
+        self.unreported.extend(failed);
     }
 
     /// A rank was lost, and with it every cache and every step in flight. Running sequences wait again, in the order of
@@ -172,19 +177,26 @@ impl Scheduler {
     }
 
     /// Fails the requests whose time is over: their own deadline, or the time they may be without a working group.
+    /// Also tells of those that the latest group is too small for.
+    #[must_use = "clients wait for these"]
     pub fn expire(&mut self, now: Micros) -> Vec<Output> {
         let recovery = self.recovery_limit();
-        self.fail_where(|sequence| {
+        let mut outputs = std::mem::take(&mut self.unreported);
+        outputs.extend(self.fail_where(|sequence| {
             if sequence.request.deadline.is_some_and(|deadline| deadline <= now) {
                 Some(Failure::Deadline)
             } else {
                 recovery.of(sequence).is_some_and(|limit| limit <= now).then_some(Failure::RecoveryTimeout)
             }
-        })
+        }));
+        outputs
     }
 
     /// The earliest moment at which [`Self::expire`] has something to do, as things stand.
     pub fn next_deadline(&self) -> Option<Micros> {
+        if !self.unreported.is_empty() {
+            return Some(0);
+        }
         let recovery = self.recovery_limit();
         self.sequences.values().filter_map(|s| [s.request.deadline, recovery.of(s)].into_iter().flatten().min()).min()
     }

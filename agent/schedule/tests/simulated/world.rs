@@ -23,6 +23,15 @@ struct Client {
     ended: bool,
     /// Tokens that steps in flight sample for it.
     pending: usize,
+    /// A group was formed that is too small for it.
+    outgrown: bool,
+}
+
+impl Client {
+    fn most_blocks(&self, context_length: u32, block_size: u32) -> u32 {
+        let most = (self.request.prompt.len() as u32 + self.request.max_tokens).min(context_length);
+        (most - 1).div_ceil(block_size)
+    }
 }
 
 /// How often things happened, so that a test can tell that they did.
@@ -57,7 +66,6 @@ pub struct World {
     /// In the order of arrival, those included that ended.
     clients: BTreeMap<SeqId, Client>,
     stranded_since: Option<Micros>,
-    num_blocks: u32,
 }
 
 impl World {
@@ -73,7 +81,6 @@ impl World {
             stale: VecDeque::new(),
             clients: BTreeMap::new(),
             stranded_since: Some(0),
-            num_blocks: 0,
         }
     }
 
@@ -111,6 +118,7 @@ impl World {
             submitted: self.now,
             ended: false,
             pending: 0,
+            outgrown: false,
         };
         self.clients.insert(id, client);
         Ok(id)
@@ -145,10 +153,11 @@ impl World {
     pub fn form(&mut self, num_blocks: u32) {
         self.leave_group();
         self.epoch += 1;
-        self.num_blocks = num_blocks;
+        for client in self.clients.values_mut() {
+            client.outgrown |= client.most_blocks(self.config.context_length, self.config.block_size) > num_blocks;
+        }
         self.rank = Some(Rank::new(self.epoch, num_blocks, self.config.block_size));
-        let outputs = self.scheduler.group_formed(self.epoch, num_blocks, self.now);
-        self.receive(outputs);
+        self.scheduler.group_formed(self.epoch, num_blocks, self.now);
     }
 
     pub fn lose(&mut self) {
@@ -206,7 +215,7 @@ impl World {
             self.seen.chunks += usize::from(!entry.sample);
         }
         // The oldest request goes on in every step, or waits for its own result: so nobody starves.
-        if let Some((id, client)) = self.live().next() {
+        if let Some((id, client)) = self.live().find(|(_, client)| !client.outgrown) {
             let planned = plan.entries.iter().any(|entry| entry.seq == *id);
             assert!(planned || client.pending > 0, "{id}, the oldest, is passed over");
         }
@@ -278,8 +287,9 @@ impl World {
     }
 
     fn fail(&mut self, id: SeqId, reason: Failure) {
-        let (now, stranded, total) = (self.now, self.stranded_since, self.num_blocks);
-        let (context, block_size) = (self.config.context_length, self.config.block_size);
+        let (now, stranded) = (self.now, self.stranded_since);
+        let block_size = self.config.block_size;
+        let context = self.config.context_length;
         let timeout = self.config.recovery_timeout.as_micros() as u64;
         let client = self.expecting(id);
         client.ended = true;
@@ -294,9 +304,8 @@ impl World {
                 self.seen.timeouts += 1;
             }
             Failure::TooManyBlocks { needed, total: reported } => {
-                let most = (client.request.prompt.len() as u32 + client.request.max_tokens).min(context);
-                assert_eq!((needed, reported), ((most - 1).div_ceil(block_size), total));
-                assert!(needed > total);
+                assert!(client.outgrown && needed > reported);
+                assert_eq!(needed, client.most_blocks(context, block_size));
                 self.seen.outgrown += 1;
             }
         }
@@ -304,6 +313,7 @@ impl World {
 
     /// Runs until every request has ended, then checks that nothing is left.
     pub fn drain(&mut self) {
+        self.advance(0);
         let work: usize = self.live().map(|(_, client)| client.request.prompt.len() + client.expected.len()).sum();
         // Each step brings the oldest request on by a token at least.
         let mut steps_left = work + self.num_live() + 1;
