@@ -49,6 +49,9 @@ pub enum Slice<'a> {
     F16(&'a [f16]),
     I32(&'a [i32]),
     U32(&'a [u32]),
+    /// In the memory of a CUDA device: for the backend `nccl` alone.
+    #[cfg(feature = "nccl")]
+    Device(crate::nccl::DeviceSlice<'a>),
 }
 
 /// Typed elements to read and write, in host memory.
@@ -59,6 +62,9 @@ pub enum SliceMut<'a> {
     F16(&'a mut [f16]),
     I32(&'a mut [i32]),
     U32(&'a mut [u32]),
+    /// In the memory of a CUDA device: for the backend `nccl` alone.
+    #[cfg(feature = "nccl")]
+    Device(crate::nccl::DeviceSliceMut<'a>),
 }
 
 /// Collectives over one group in one epoch. One thread calls; [`Aborter`] may be used from any.

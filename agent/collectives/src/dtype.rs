@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::communicator::{Slice, SliceMut};
+use crate::communicator::{CollectiveError, Slice, SliceMut};
 
 /// What the elements of an operation are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,11 @@ impl Dtype {
     }
 }
 
+#[cfg(feature = "nccl")]
+fn not_here() -> CollectiveError {
+    CollectiveError::Usage("this backend takes host memory: copy the tensor to the host, or use nccl".into())
+}
+
 impl<'a> Slice<'a> {
     pub fn dtype(&self) -> Dtype {
         match self {
@@ -34,6 +39,8 @@ impl<'a> Slice<'a> {
             Self::F16(_) => Dtype::F16,
             Self::I32(_) => Dtype::I32,
             Self::U32(_) => Dtype::U32,
+            #[cfg(feature = "nccl")]
+            Self::Device(device) => device.dtype(),
         }
     }
 
@@ -46,18 +53,22 @@ impl<'a> Slice<'a> {
             Self::F16(s) => s.len(),
             Self::I32(s) => s.len(),
             Self::U32(s) => s.len(),
+            #[cfg(feature = "nccl")]
+            Self::Device(device) => device.len(),
         }
     }
 
-    /// The elements in memory order.
-    pub fn bytes(self) -> &'a [u8] {
-        match self {
+    /// The elements in memory order; `Usage` where they are not in host memory.
+    pub(crate) fn host_bytes(self) -> Result<&'a [u8], CollectiveError> {
+        Ok(match self {
             Self::F32(s) => bytemuck::cast_slice(s),
             Self::Bf16(s) => bytemuck::cast_slice(s),
             Self::F16(s) => bytemuck::cast_slice(s),
             Self::I32(s) => bytemuck::cast_slice(s),
             Self::U32(s) => bytemuck::cast_slice(s),
-        }
+            #[cfg(feature = "nccl")]
+            Self::Device(_) => return Err(not_here()),
+        })
     }
 }
 
@@ -69,6 +80,8 @@ impl<'a> SliceMut<'a> {
             Self::F16(_) => Dtype::F16,
             Self::I32(_) => Dtype::I32,
             Self::U32(_) => Dtype::U32,
+            #[cfg(feature = "nccl")]
+            Self::Device(device) => device.dtype(),
         }
     }
 
@@ -81,17 +94,21 @@ impl<'a> SliceMut<'a> {
             Self::F16(s) => s.len(),
             Self::I32(s) => s.len(),
             Self::U32(s) => s.len(),
+            #[cfg(feature = "nccl")]
+            Self::Device(device) => device.len(),
         }
     }
 
-    /// The elements in memory order.
-    pub fn bytes(self) -> &'a mut [u8] {
-        match self {
+    /// The elements in memory order; `Usage` where they are not in host memory.
+    pub(crate) fn host_bytes(self) -> Result<&'a mut [u8], CollectiveError> {
+        Ok(match self {
             Self::F32(s) => bytemuck::cast_slice_mut(s),
             Self::Bf16(s) => bytemuck::cast_slice_mut(s),
             Self::F16(s) => bytemuck::cast_slice_mut(s),
             Self::I32(s) => bytemuck::cast_slice_mut(s),
             Self::U32(s) => bytemuck::cast_slice_mut(s),
-        }
+            #[cfg(feature = "nccl")]
+            Self::Device(_) => return Err(not_here()),
+        })
     }
 }

@@ -11,6 +11,8 @@ pub mod communicator;
 mod dtype;
 pub mod memory;
 mod mesh;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 pub mod ring;
 pub mod solo;
 mod sum;

@@ -158,8 +158,8 @@ impl Communicator for Mesh {
     }
 
     fn all_reduce_sum(&mut self, data: SliceMut<'_>) -> Result<(), CollectiveError> {
-        let (dtype, data) = (data.dtype(), data.bytes());
         self.attempt(|mesh| {
+            let (dtype, data) = (data.dtype(), data.host_bytes()?);
             let sent = data.len().saturating_mul(mesh.group.world_size() - 1);
             if sent <= mesh.tuning.direct_up_to {
                 mesh.all_reduce_direct(dtype, data)
@@ -172,7 +172,7 @@ impl Communicator for Mesh {
     fn all_gather(&mut self, mine: Slice<'_>, counts: &[usize], out: SliceMut<'_>) -> Result<(), CollectiveError> {
         self.attempt(|mesh| {
             checks::all_gather(mesh.group, &mine, counts, &out)?;
-            let (dtype, mine, out) = (mine.dtype(), mine.bytes(), out.bytes());
+            let (dtype, mine, out) = (mine.dtype(), mine.host_bytes()?, out.host_bytes()?);
             let range = |rank: usize| -> Range<usize> {
                 let start = counts[..rank].iter().sum::<usize>() * dtype.size();
                 start..start + counts[rank] * dtype.size()
@@ -187,7 +187,7 @@ impl Communicator for Mesh {
     fn broadcast(&mut self, root: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
         self.attempt(|mesh| {
             checks::root(mesh.group, root)?;
-            let (dtype, data) = (data.dtype(), data.bytes());
+            let (dtype, data) = (data.dtype(), data.host_bytes()?);
             if root == mesh.group.rank() {
                 mesh.give(Kind::Broadcast, Some(dtype), |_| true, data)
             } else {
@@ -199,14 +199,14 @@ impl Communicator for Mesh {
     fn send(&mut self, to: usize, data: Slice<'_>) -> Result<(), CollectiveError> {
         self.attempt(|mesh| {
             checks::peer(mesh.group, to)?;
-            mesh.give(Kind::Send, Some(data.dtype()), |peer| peer == to, data.bytes())
+            mesh.give(Kind::Send, Some(data.dtype()), |peer| peer == to, data.host_bytes()?)
         })
     }
 
     fn recv(&mut self, from: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
         self.attempt(|mesh| {
             checks::peer(mesh.group, from)?;
-            mesh.take(Kind::Send, Some(data.dtype()), from, data.bytes())
+            mesh.take(Kind::Send, Some(data.dtype()), from, data.host_bytes()?)
         })
     }
 

@@ -46,11 +46,11 @@ impl Communicator for Solo {
     }
 
     fn all_gather(&mut self, mine: Slice<'_>, counts: &[usize], out: SliceMut<'_>) -> Result<(), CollectiveError> {
-        let checked = checks::all_gather(Group::solo(), &mine, counts, &out);
-        if checked.is_ok() {
-            out.bytes().copy_from_slice(mine.bytes());
-        }
-        self.finish(checked)
+        let copied = checks::all_gather(Group::solo(), &mine, counts, &out).and_then(|()| {
+            out.host_bytes()?.copy_from_slice(mine.host_bytes()?);
+            Ok(())
+        });
+        self.finish(copied)
     }
 
     fn broadcast(&mut self, root: usize, _data: SliceMut<'_>) -> Result<(), CollectiveError> {

@@ -24,10 +24,12 @@ fn every_operation_at_every_small_size_and_world_size() {
 
 #[test]
 fn default_tuning_on_both_sides_of_the_crossover() {
-    let mut group = group(3, &Faults::default()).unwrap();
     let crossover = Tuning::default().direct_up_to / 2 / size_of::<f32>();
-    for len in [crossover, crossover + 1, 300_001] {
-        exercise_all(&mut group, len);
+    for ranks in [2, 3] {
+        let mut group = group(ranks, &Faults::default()).unwrap();
+        for len in [crossover, crossover + 1, 2 * crossover + 1, 300_001] {
+            exercise_all(&mut group, len);
+        }
     }
 }
 

@@ -239,3 +239,64 @@ impl Reader<'_> {
         String::from_utf8(text.to_vec()).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn greeting(from: usize, to: usize, world_size: usize, text: &str) -> Greeting {
+        let group = Group::new(from, world_size).unwrap();
+        let mut greeting = Greeting::new(Purpose::Bootstrap, group, to, 7, text, true);
+        let text = text.to_owned();
+        greeting.rumour = Rumour { dialled: text.clone(), dialer: String::new(), control: text, generation: u64::MAX };
+        greeting
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_is_heard_and_a_beginning_is_no_greeting(text in "\\PC{0,60}", to in 0usize..5) {
+            let said = greeting(3, to, 5, &text);
+            let bytes = said.encode(Verdict::NotYet);
+            prop_assert!(bytes.len() <= LONGEST_GREETING);
+            for end in 0..bytes.len() {
+                prop_assert_eq!(hear(&bytes[..end]), Heard::Part);
+            }
+            prop_assert_eq!(hear(&bytes), Heard::Greeting(Box::new(said), Verdict::NotYet));
+        }
+
+        #[test]
+        fn no_bytes_break_hearing(at in 0usize..400, byte: u8, junk in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let mut bytes = greeting(1, 0, 2, "group").encode(Verdict::Welcome);
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+            hear(&bytes);
+            bytes.extend(&junk);
+            hear(&bytes);
+            hear(&junk);
+        }
+    }
+
+    #[test]
+    fn the_longest_texts_fit() {
+        let bytes = greeting(0, 1, 2, &"x".repeat(LONGEST_TEXT)).encode(Verdict::Welcome);
+        assert!(matches!(hear(&bytes), Heard::Greeting(..)));
+    }
+
+    #[test]
+    fn only_what_faces_each_other_fits() {
+        let ours = greeting(0, 1, 2, "group");
+        assert_eq!(ours.fit(&greeting(1, 0, 2, "group")), Fit::Fits);
+        let later = Greeting { epoch: 8, ..greeting(1, 0, 2, "group") };
+        assert_eq!(ours.fit(&later), Fit::NotYet("the epoch here is 7, there 8".into()));
+        let other = |theirs: Greeting| match ours.fit(&theirs) {
+            Fit::Wrong(reason) => reason,
+            fit => panic!("{fit:?}"),
+        };
+        assert_eq!(other(Greeting { epoch: 6, ..later }), "the epoch here is 7, there 6");
+        assert_eq!(other(greeting(1, 0, 3, "group")), "the world size here is 2, there 3");
+        assert_eq!(other(greeting(1, 1, 2, "group")), "this is rank 0, rank 1 was expected");
+        assert_eq!(other(greeting(0, 0, 2, "group")), "rank 1 was expected there, rank 0 it is");
+    }
+}

@@ -1,0 +1,285 @@
+//! NCCL's communicator behind safe methods: never blocking, closed once, usable by whoever aborts.
+
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::{CudaStream, DriverError};
+use cudarc::nccl::result::{self, NcclError, NcclStatus};
+use cudarc::nccl::sys;
+
+use crate::abort::AbortSwitch;
+use crate::communicator::{CollectiveError, Group};
+use crate::dtype::Dtype;
+use crate::nccl::nccl_type;
+
+/// Marks a configuration as one that the caller filled in (NCCL's `NCCL_CONFIG_INITIALIZER`).
+const CONFIG_MAGIC: u32 = 0xcafe_beef;
+
+/// A field left to NCCL.
+const UNDEFINED: i32 = i32::MIN;
+
+/// Newest version whose configuration this crate knows: 2.30.
+const NEWEST_CONFIG: i32 = 23_000;
+
+/// What ranks that belong together have in common; one makes it, the head hands it round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct UniqueId([u8; UniqueId::BYTES]);
+
+impl UniqueId {
+    pub const BYTES: usize = 128;
+
+    /// A new one, which also opens the port that the others will find through it.
+    pub fn create() -> Result<Self, CollectiveError> {
+        available()?;
+        let id = result::get_uniqueid().map_err(|error| failed("make a unique id", &error))?;
+        Ok(Self(id.internal.map(|byte| byte.to_ne_bytes()[0])))
+    }
+
+    /// One that another rank made.
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    pub fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for UniqueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UniqueId(…)")
+    }
+}
+
+/// Elements on the device, which the caller keeps alive and in order on the stream until the call has been queued.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) address: cudarc::driver::sys::CUdeviceptr,
+    pub(crate) count: usize,
+    pub(crate) dtype: Dtype,
+}
+
+impl Memory {
+    fn read(self) -> *const std::ffi::c_void {
+        self.address as *const _
+    }
+
+    fn write(self) -> *mut std::ffi::c_void {
+        self.address as *mut _
+    }
+
+    /// `count` elements, `skip` elements on.
+    fn part(self, skip: usize, count: usize) -> Self {
+        Self { address: self.address + (skip * self.dtype.size()) as u64, count, dtype: self.dtype }
+    }
+}
+
+/// NCCL's communicator.
+struct Raw(sys::ncclComm_t);
+
+// SAFETY: NCCL allows calls on a communicator from any thread, one at a time; the mutex around it sees to that.
+unsafe impl Send for Raw {}
+
+/// A communicator that is open until someone closes it.
+pub(crate) struct Comm {
+    raw: Mutex<Option<Raw>>,
+    abort: AbortSwitch,
+    group: Group,
+}
+
+impl Comm {
+    /// Begins to join `id`'s group; [`Comm::settled`] tells when that is done. The device must be bound to this thread.
+    pub(crate) fn begin(group: Group, id: UniqueId, abort: &AbortSwitch) -> Result<Self, CollectiveError> {
+        let mut raw = MaybeUninit::new(ptr::null_mut());
+        let mut config = config();
+        let id = sys::ncclUniqueId { internal: id.0.map(|byte| std::ffi::c_char::from_ne_bytes([byte])) };
+        let number = |number: usize| {
+            i32::try_from(number).map_err(|_| CollectiveError::Usage(format!("{number} is too large for NCCL")))
+        };
+        let (ranks, rank) = (number(group.world_size())?, number(group.rank())?);
+        // SAFETY: both pointers are to live values; the configuration is filled in as NCCL's initializer does, and
+        // NCCL copies it before it returns.
+        unsafe { result::comm_init_rank_config(raw.as_mut_ptr(), ranks, id, rank, &raw mut config) }
+            .map_err(|error| failed("join the group", &error))?;
+        // SAFETY: it was initialized above, and the call that succeeded or is in progress has set it.
+        let raw = unsafe { raw.assume_init() };
+        Ok(Self { raw: Mutex::new(Some(Raw(raw))), abort: abort.clone(), group })
+    }
+
+    pub(crate) fn abort_switch(&self) -> &AbortSwitch {
+        &self.abort
+    }
+
+    fn raw(&self) -> MutexGuard<'_, Option<Raw>> {
+        self.raw.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends everything in flight, from any thread.
+    pub(crate) fn abort(&self, reason: &str) {
+        self.abort.abort(reason);
+        self.close();
+    }
+
+    /// Frees the communicator, whatever state it is in; kernels that wait for a peer end.
+    pub(crate) fn close(&self) {
+        if let Some(Raw(raw)) = self.raw().take() {
+            // SAFETY: `raw` came from NCCL and, having been taken, is used by nobody afterwards.
+            if let Err(error) = unsafe { result::comm_abort(raw) } {
+                tracing::warn!(reason = name(&error), "NCCL did not close its communicator");
+            }
+        }
+    }
+
+    /// Makes a call on the open communicator.
+    fn call(
+        &self,
+        what: &str,
+        call: impl FnOnce(sys::ncclComm_t) -> Result<NcclStatus, NcclError>,
+    ) -> Result<(), CollectiveError> {
+        let raw = self.raw();
+        let Some(Raw(raw)) = raw.as_ref() else {
+            return Err(CollectiveError::Aborted(self.abort.reason().unwrap_or("closed").to_owned()));
+        };
+        call(*raw).map(|_| ()).map_err(|error| failed(what, &error))
+    }
+
+    /// Whether NCCL has done with the last call; an error that came up since is returned.
+    pub(crate) fn settled(&self) -> Result<bool, CollectiveError> {
+        let mut state = sys::ncclResult_t::ncclSuccess;
+        self.call("ask for errors", |raw| {
+            // SAFETY: the communicator is open and `state` outlives the call.
+            unsafe { sys::ncclCommGetAsyncError(raw, &raw mut state) }.result()
+        })?;
+        match state.result() {
+            Ok(NcclStatus::InProgress) => Ok(false),
+            Ok(_) => Ok(true),
+            Err(error) => Err(failed("work with the other ranks", &error)),
+        }
+    }
+
+    pub(crate) fn all_reduce_sum(&self, stream: &CudaStream, data: Memory) -> Result<(), CollectiveError> {
+        let (dtype, sum) = (nccl_type(data.dtype), sys::ncclRedOp_t::ncclSum);
+        self.call("all-reduce", |raw| {
+            // SAFETY: `data` is device memory of `count` elements, in order on `stream` (Memory's contract).
+            unsafe { result::all_reduce(data.read(), data.write(), data.count, dtype, sum, raw, queue(stream)) }
+        })
+    }
+
+    pub(crate) fn broadcast(&self, stream: &CudaStream, root: usize, data: Memory) -> Result<(), CollectiveError> {
+        let (dtype, root) = (nccl_type(data.dtype), rank(root));
+        self.call("broadcast", |raw| {
+            // SAFETY: as in `all_reduce_sum`.
+            unsafe { result::broadcast(data.read(), data.write(), data.count, dtype, root, raw, queue(stream)) }
+        })
+    }
+
+    pub(crate) fn send(&self, stream: &CudaStream, to: usize, data: Memory) -> Result<(), CollectiveError> {
+        self.call("send", |raw| {
+            // SAFETY: as in `all_reduce_sum`; the memory is only read.
+            unsafe { result::send(data.read(), data.count, nccl_type(data.dtype), rank(to), raw, queue(stream)) }
+        })
+    }
+
+    pub(crate) fn recv(&self, stream: &CudaStream, from: usize, data: Memory) -> Result<(), CollectiveError> {
+        self.call("receive", |raw| {
+            // SAFETY: as in `all_reduce_sum`.
+            unsafe { result::recv(data.write(), data.count, nccl_type(data.dtype), rank(from), raw, queue(stream)) }
+        })
+    }
+
+    /// `counts[r]` elements of every rank r into `out`, in rank order: one broadcast a rank, fused into one launch.
+    pub(crate) fn all_gather(
+        &self,
+        stream: &CudaStream,
+        mine: Memory,
+        counts: &[usize],
+        out: Memory,
+    ) -> Result<(), CollectiveError> {
+        let dtype = nccl_type(out.dtype);
+        self.call("all-gather", |raw| {
+            result::group_start()?;
+            let mut skip = 0;
+            let mut queued = Ok(NcclStatus::Success);
+            for (root, &count) in counts.iter().enumerate() {
+                let into = out.part(skip, count);
+                let from = if root == self.group.rank() { mine } else { into };
+                skip += count;
+                // SAFETY: as in `all_reduce_sum`; the parts are disjoint and within `out`, whose length the counts add
+                // up to (checked by the caller).
+                queued = queued.and(unsafe {
+                    result::broadcast(from.read(), into.write(), count, dtype, rank(root), raw, queue(stream))
+                });
+            }
+            // The group is ended in any case: a thread must not be left inside it.
+            let ended = result::group_end();
+            queued.and(ended)
+        })
+    }
+}
+
+/// A rank that was checked against a group whose size fits.
+fn rank(rank: usize) -> i32 {
+    i32::try_from(rank).unwrap_or(i32::MAX)
+}
+
+fn queue(stream: &CudaStream) -> sys::cudaStream_t {
+    stream.cu_stream().cast()
+}
+
+/// NCCL's defaults, but non-blocking.
+fn config() -> sys::ncclConfig_t {
+    let version = result::get_nccl_version().unwrap_or(NEWEST_CONFIG).min(NEWEST_CONFIG);
+    sys::ncclConfig_t {
+        size: size_of::<sys::ncclConfig_t>(),
+        magic: CONFIG_MAGIC,
+        version: version.cast_unsigned(),
+        blocking: 0,
+        cgaClusterSize: UNDEFINED,
+        minCTAs: UNDEFINED,
+        maxCTAs: UNDEFINED,
+        netName: ptr::null(),
+        splitShare: UNDEFINED,
+        trafficClass: UNDEFINED,
+        commName: ptr::null(),
+        collnetEnable: UNDEFINED,
+        CTAPolicy: UNDEFINED,
+        shrinkShare: UNDEFINED,
+        nvlsCTAs: UNDEFINED,
+        nChannelsPerNetPeer: UNDEFINED,
+        nvlinkCentricSched: UNDEFINED,
+        graphUsageMode: UNDEFINED,
+        numRmaCtx: UNDEFINED,
+        maxP2pPeers: UNDEFINED,
+    }
+}
+
+/// `Unavailable`, naming what is missing, unless both libraries can be loaded: the bindings would panic later.
+pub(crate) fn available() -> Result<(), CollectiveError> {
+    let missing = |what: &str| CollectiveError::Unavailable { backend: "nccl", reason: what.to_owned() };
+    // SAFETY: these load the libraries and let them go again; their initializers are those that any CUDA program runs.
+    let (cuda, nccl) = unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::nccl::sys::is_culib_present()) };
+    if !cuda {
+        return Err(missing("libcuda.so was not found: install the NVIDIA driver"));
+    }
+    if !nccl {
+        return Err(missing(
+            "libnccl.so was not found: install NCCL, and put a link of that name to libnccl.so.2 in LD_LIBRARY_PATH",
+        ));
+    }
+    Ok(())
+}
+
+fn name(error: &NcclError) -> String {
+    format!("{:?}", error.0)
+}
+
+fn failed(what: &str, error: &NcclError) -> CollectiveError {
+    let reason = format!("{what}: {}; NCCL_DEBUG=WARN tells more", name(error));
+    CollectiveError::Unavailable { backend: "nccl", reason }
+}
+
+pub(crate) fn cuda(what: &str, error: DriverError) -> CollectiveError {
+    CollectiveError::Unavailable { backend: "nccl", reason: format!("{what}: {error}") }
+}

@@ -1,0 +1,86 @@
+//! Typed elements in the memory of a CUDA device.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, SyncOnDrop};
+use half::{bf16, f16};
+
+use crate::dtype::Dtype;
+use crate::nccl::comm::Memory;
+
+/// Typed elements to read, in device memory.
+#[derive(Debug, Clone, Copy)]
+pub enum DeviceSlice<'a> {
+    F32(&'a CudaView<'a, f32>),
+    Bf16(&'a CudaView<'a, bf16>),
+    F16(&'a CudaView<'a, f16>),
+    I32(&'a CudaView<'a, i32>),
+    U32(&'a CudaView<'a, u32>),
+}
+
+/// Typed elements to read and write, in device memory.
+#[derive(Debug)]
+pub enum DeviceSliceMut<'a> {
+    F32(CudaViewMut<'a, f32>),
+    Bf16(CudaViewMut<'a, bf16>),
+    F16(CudaViewMut<'a, f16>),
+    I32(CudaViewMut<'a, i32>),
+    U32(CudaViewMut<'a, u32>),
+}
+
+macro_rules! on_each {
+    ($self:expr, $view:ident => $body:expr) => {
+        match $self {
+            Self::F32($view) => $body,
+            Self::Bf16($view) => $body,
+            Self::F16($view) => $body,
+            Self::I32($view) => $body,
+            Self::U32($view) => $body,
+        }
+    };
+}
+
+macro_rules! described {
+    ($type:ident) => {
+        impl $type<'_> {
+            pub fn dtype(&self) -> Dtype {
+                match self {
+                    Self::F32(_) => Dtype::F32,
+                    Self::Bf16(_) => Dtype::Bf16,
+                    Self::F16(_) => Dtype::F16,
+                    Self::I32(_) => Dtype::I32,
+                    Self::U32(_) => Dtype::U32,
+                }
+            }
+
+            /// Number of elements.
+            #[expect(clippy::len_without_is_empty, reason = "zero elements are an ordinary size here")]
+            pub fn len(&self) -> usize {
+                on_each!(self, view => view.len())
+            }
+        }
+    };
+}
+
+described!(DeviceSlice);
+described!(DeviceSliceMut);
+
+impl<'a> DeviceSlice<'a> {
+    /// Where the elements are, once `stream` has waited for whoever writes them; the guard is dropped when the reading
+    /// is queued.
+    pub(crate) fn memory(self, stream: &'a Arc<CudaStream>) -> (Memory, SyncOnDrop<'a>) {
+        let (dtype, count) = (self.dtype(), self.len());
+        let (address, guard) = on_each!(self, view => view.device_ptr(stream));
+        (Memory { address, count, dtype }, guard)
+    }
+}
+
+impl DeviceSliceMut<'_> {
+    /// Where the elements are, once `stream` has waited for whoever uses them; the guard is dropped when the writing is
+    /// queued.
+    pub(crate) fn memory<'b>(&'b mut self, stream: &'b Arc<CudaStream>) -> (Memory, SyncOnDrop<'b>) {
+        let (dtype, count) = (self.dtype(), self.len());
+        let (address, guard) = on_each!(self, view => view.device_ptr_mut(stream));
+        (Memory { address, count, dtype }, guard)
+    }
+}
