@@ -28,7 +28,7 @@ impl Method {
         let temperature = params.temperature;
         let top_k = params.top_k as usize;
         let top_k = if top_k >= vocab_size { 0 } else { top_k };
-        if !(temperature >= GREEDY_BELOW) || top_k == 1 {
+        if temperature.is_nan() || temperature < GREEDY_BELOW || top_k == 1 {
             Self::Greedy
         } else if top_k == 0 && params.top_p >= 1.0 {
             Self::Pure { temperature }

@@ -78,7 +78,7 @@ impl Setup {
 }
 
 enum Command {
-    Form(u64, Member, u32),
+    Form(u64, Box<Member>, u32),
     Step(StepPlan),
 }
 
@@ -105,7 +105,7 @@ impl Ranks {
         self.epoch += 1;
         let members = group(self.setup.world_size, faults).unwrap();
         for ((commands, ..), member) in self.threads.iter().zip(members) {
-            commands.send(Command::Form(self.epoch, member, self.setup.num_blocks)).unwrap();
+            commands.send(Command::Form(self.epoch, Box::new(member), self.setup.num_blocks)).unwrap();
         }
         self.epoch
     }
@@ -157,7 +157,7 @@ fn spawn(config: RunnerConfig) -> (Sender<Command>, Receiver<Answer>, JoinHandle
         let read = runner.bytes_read();
         for command in inbox {
             match command {
-                Command::Form(epoch, member, num_blocks) => runner.form(epoch, Box::new(member), num_blocks).unwrap(),
+                Command::Form(epoch, member, num_blocks) => runner.form(epoch, member, num_blocks).unwrap(),
                 Command::Step(plan) => {
                     if outbox.send(runner.step_with_logits(&plan)).is_err() {
                         break;
