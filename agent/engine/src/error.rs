@@ -33,8 +33,8 @@ pub enum EngineError {
     /// A tensor has another shape than the configuration asks for.
     #[error("tensor `{tensor}` in {file} has shape {found:?}, config.json asks for {expected:?}")]
     Shape { tensor: String, file: String, expected: Vec<usize>, found: Vec<usize> },
-    /// A tensor has a type that is not read.
-    #[error("tensor `{tensor}` in {file} is {found}; supported: F32, BF16, F16")]
+    /// A tensor has a type that is not read, or another than those that it is used with.
+    #[error("tensor `{tensor}` in {file} is {found}; supported: F32, BF16, F16, the same in a whole layer")]
     Dtype { tensor: String, file: String, found: String },
     /// The model cannot be split over that many ranks.
     #[error("{architecture} cannot be split over {world_size} ranks: {reason}; the largest world size is {largest}")]

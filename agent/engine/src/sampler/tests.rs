@@ -117,3 +117,45 @@ fn a_flat_row_with_top_p_draws_from_its_whole_tail() {
     assert!(tokens.iter().all(|token| *token <= 950), "{tokens:?}");
     assert!(tokens.iter().any(|token| *token > 500), "{tokens:?}");
 }
+
+/// The same choice, written without any thought of ranks, lists or speed.
+fn naive(row: &[f32], params: &SamplingParams, position: u32) -> u32 {
+    let scaled: Vec<f64> = row.iter().map(|logit| f64::from(*logit) / f64::from(params.temperature)).collect();
+    let mut kept: Vec<usize> = (0..row.len()).collect();
+    kept.sort_by(|a, b| scaled[*b].partial_cmp(&scaled[*a]).unwrap());
+    if params.top_k > 0 {
+        kept.truncate(params.top_k as usize);
+    }
+    let mass: f64 = kept.iter().map(|id| scaled[*id].exp()).sum();
+    let mut before = 0.0;
+    kept.retain(|id| {
+        let keep = before < f64::from(params.top_p) * mass;
+        before += scaled[*id].exp();
+        keep
+    });
+    let key = |id: &usize| {
+        let u = lockstep_kernels::uniform(params.seed, params.choice, position, u32::try_from(*id).unwrap());
+        scaled[*id] - (-(1.0 - f64::from(u)).ln()).ln()
+    };
+    let best = kept.into_iter().max_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap();
+    u32::try_from(best).unwrap()
+}
+
+#[test]
+fn choices_are_those_of_the_naive_sampler() {
+    let vocab_size = 500;
+    let mut params = Vec::new();
+    for seed in 0..30 {
+        for (top_k, top_p) in [(0, 1.0), (0, 0.95), (0, 0.4), (12, 1.0), (12, 0.7), (300, 0.99)] {
+            let temperature = 0.3 + 0.1 * (seed % 10) as f32;
+            params.push(SamplingParams { temperature, top_k, top_p, seed, choice: 2, logprobs: None });
+        }
+    }
+    let value = |index: usize| lockstep_kernels::uniform(11, 1, 1, u32::try_from(index).unwrap()) * 9.0;
+    let logits: Vec<f32> = (0..params.len() * vocab_size).map(value).collect();
+    let sampled = sample(3, vocab_size, &logits, &params).unwrap();
+    for (index, (sampled, row)) in sampled.iter().zip(logits.chunks(vocab_size)).enumerate() {
+        let position = 8 + u32::try_from(index).unwrap();
+        assert_eq!(sampled.token, naive(row, &params[index], position), "{:?}", params[index]);
+    }
+}

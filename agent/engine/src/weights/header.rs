@@ -30,12 +30,13 @@ impl Entry {
             Dtype::F32 => Ok(DType::F32),
             Dtype::BF16 => Ok(DType::BF16),
             Dtype::F16 => Ok(DType::F16),
-            other => Err(EngineError::Dtype {
-                tensor: name.into(),
-                file: self.file.to_string(),
-                found: format!("{other:?}"),
-            }),
+            _ => Err(self.refuse_dtype(name)),
         }
+    }
+
+    /// The error for a type that cannot be used.
+    pub fn refuse_dtype(&self, name: &str) -> EngineError {
+        EngineError::Dtype { tensor: name.into(), file: self.file.to_string(), found: format!("{:?}", self.stored) }
     }
 
     /// Bytes of its data.

@@ -55,11 +55,6 @@ impl<'a> Loader<'a> {
         self.rows(name, &[size], 0..size, DType::F32)
     }
 
-    /// Some elements of a vector `[size]` in f32.
-    pub fn vector_part(&self, name: &str, size: usize, part: Range<usize>) -> Result<Tensor, EngineError> {
-        self.rows(name, &[size], part, DType::F32)
-    }
-
     /// Some rows of a table `[rows, columns]`, not repacked.
     pub fn table(&self, name: &str, shape: [usize; 2], rows: Range<usize>) -> Result<Tensor, EngineError> {
         self.rows(name, &shape, rows, self.options.dtype)
@@ -67,20 +62,20 @@ impl<'a> Loader<'a> {
 
     /// The parts above one another as one matrix `[sum of rows, in]`.
     pub fn stacked(&self, parts: &[RowPart<'_>], in_features: usize) -> Result<Matrix, EngineError> {
-        let read = |part: &RowPart<'_>| {
-            self.table(&format!("{}.weight", part.name), [part.of, in_features], part.rows.clone())
-        };
-        let tensors = parts.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        match tensors.as_slice() {
-            [one] => self.repack(one),
-            several => self.repack(&Tensor::cat(several, 0)?),
-        }
+        let tensor = self.stack(parts, "weight", &[in_features])?;
+        self.repack(&self.place(tensor, self.options.dtype)?)
     }
 
     /// The biases of those parts behind one another, in f32.
     pub fn stacked_bias(&self, parts: &[RowPart<'_>]) -> Result<Tensor, EngineError> {
-        let read = |part: &RowPart<'_>| self.vector_part(&format!("{}.bias", part.name), part.of, part.rows.clone());
-        Ok(Tensor::cat(&parts.iter().map(read).collect::<Result<Vec<_>, _>>()?, 0)?)
+        self.place(self.stack(parts, "bias", &[])?, DType::F32)
+    }
+
+    fn stack(&self, parts: &[RowPart<'_>], kind: &str, row: &[usize]) -> Result<Tensor, EngineError> {
+        let names: Vec<String> = parts.iter().map(|part| self.name(&format!("{}.{kind}", part.name))).collect();
+        let parts: Vec<_> =
+            names.iter().zip(parts).map(|(name, part)| (name.as_str(), part.of, part.rows.clone())).collect();
+        self.options.weights.stacked(&parts, row)
     }
 
     /// Some columns of a matrix `[rows, columns]`.

@@ -83,13 +83,31 @@ impl Weights {
     /// [`EngineError::MissingTensor`], [`EngineError::Shape`] where the tensor is not `expected`,
     /// [`EngineError::Dtype`], and those of reading.
     pub fn rows(&self, name: &str, expected: &[usize], rows: Range<usize>) -> Result<Tensor, EngineError> {
-        let entry = self.expect(name, expected)?;
-        let dtype = entry.dtype(name)?;
-        let row = expected[1..].iter().product::<usize>() * dtype.size_in_bytes();
-        let mut bytes = vec![0; rows.len() * row];
-        self.read(entry, (rows.start * row) as u64, &mut bytes)?;
-        let shape = [&[rows.len()], &expected[1..]].concat();
-        Ok(Tensor::from_raw_buffer(&bytes, dtype, &shape, &Device::Cpu)?)
+        self.stacked(&[(name, expected[0], rows)], &expected[1..])
+    }
+
+    /// Rows of several tensors of one type above one another: each part is a name, the rows that the tensor has, and
+    /// those that are wanted; `row` is the shape of one.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`]; [`EngineError::Dtype`] too where the types differ.
+    pub fn stacked(&self, parts: &[(&str, usize, Range<usize>)], row: &[usize]) -> Result<Tensor, EngineError> {
+        let mut found = None;
+        let mut bytes = Vec::new();
+        for (name, of, rows) in parts {
+            let entry = self.expect(name, &[&[*of], row].concat())?;
+            let dtype = entry.dtype(name)?;
+            if *found.get_or_insert(dtype) != dtype {
+                return Err(entry.refuse_dtype(name));
+            }
+            let row = row.iter().product::<usize>() * dtype.size_in_bytes();
+            let start = bytes.len();
+            bytes.resize(start + rows.len() * row, 0);
+            self.read(entry, (rows.start * row) as u64, &mut bytes[start..])?;
+        }
+        let rows: usize = parts.iter().map(|(.., rows)| rows.len()).sum();
+        let shape = [&[rows], row].concat();
+        Ok(Tensor::from_raw_buffer(&bytes, found.unwrap_or(DType::F32), &shape, &Device::Cpu)?)
     }
 
     /// Columns (second dimension) of a matrix `[rows, columns]`, in its stored type on the host.

@@ -179,7 +179,7 @@ fn seeded_answers_depend_on_nothing_else() {
     assert_eq!(answers(3, 26, |config| config.max_num_batched_tokens = 13), alone);
 }
 
-/// In f32 a sequence's logits are the same alone and batched, whole and chunked.
+/// In f32 a sequence's logits are the same to the last bit alone and batched, whole and chunked.
 #[test]
 fn f32_logits_do_not_depend_on_the_batch() {
     for (name, world_size) in [("awkward-mha", 2), ("llama3-sharded", 1)] {
@@ -196,8 +196,7 @@ fn f32_logits_do_not_depend_on_the_batch() {
                 let rows = [(step * 7, PlanTokens::Given(chunk.to_vec()))];
                 logits = ranks.step(&plan(&ranks, step as u64 + 1, &setup, &rows)).logits;
             }
-            let distances = logits[0].iter().zip(batched).map(|(a, b)| (a - b).abs());
-            assert!(distances.fold(0.0, f32::max) < 1e-5, "{name}");
+            assert!(&logits[0] == batched, "{name}: a prompt of {} tokens", case.prompt.len());
         }
     }
 }
