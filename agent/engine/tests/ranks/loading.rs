@@ -43,8 +43,8 @@ fn a_rank_reads_its_own_part_and_reports_it() {
         assert_eq!((facts.architecture, facts.dtype, facts.vocab_size), ("LlamaForCausalLM", "f32", 269));
         assert_eq!((facts.context_length, facts.num_layers), (256, 3));
         assert_eq!(facts.parameters * 4, size - header(FIXTURE));
-        // Three layers, keys and values, one or two KV heads of 10 in f32, 8 positions.
-        assert_eq!(runner.bytes_per_block() % (3 * 2 * 8 * 10 * 4), 0);
+        // Three layers, keys and values, at least one KV head of 10 in f32, 8 positions; kernels may pad.
+        assert!(runner.bytes_per_block() >= 3 * 2 * 8 * 10 * 4, "{}", runner.bytes_per_block());
     }
     // KV heads that two ranks share, norms, and the gaps in short rows are read more than once.
     assert!(sum > size * 9 / 10 && sum < size * 2, "{sum} of {size}");
