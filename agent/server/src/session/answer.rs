@@ -133,6 +133,18 @@ impl Answer {
 
     fn finish(&mut self, finish: Finish) {
         self.events = None;
+        let Start { request_id, usage, tally, .. } = &self.state;
+        let Usage { prompt_tokens, completion_tokens, cached_tokens } = usage;
+        let seconds = tally.arrival.elapsed().as_secs_f64();
+        tracing::info!(
+            request_id,
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            seconds,
+            ?finish,
+            "request finished"
+        );
         self.state.tally.outcome = Some(match finish {
             Finish::Stop => Outcome::Stop,
             Finish::Length => Outcome::Length,

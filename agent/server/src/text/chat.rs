@@ -8,7 +8,7 @@ use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde_json::Value as Json;
 
-use super::{TextError, clock};
+use super::{TextError, clock, jinja};
 
 const NAME: &str = "chat_template";
 
@@ -42,7 +42,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| clock::now(&format));
         environment.add_filter("tojson", tojson);
-        environment.add_template_owned(NAME, source).map_err(TextError::TemplateSyntax)?;
+        environment.add_template_owned(NAME, jinja::adapt(&source)).map_err(TextError::TemplateSyntax)?;
         let bos_token = special_token(tokenizer_config, "bos_token");
         let eos_token = special_token(tokenizer_config, "eos_token");
         Ok(Some(Self { environment, bos_token, eos_token }))
@@ -59,6 +59,8 @@ impl ChatTemplate {
             .collect();
         let context = context! {
             messages => messages,
+            tools => (),
+            documents => (),
             add_generation_prompt => true,
             bos_token => self.bos_token.as_deref().unwrap_or_default(),
             eos_token => self.eos_token.as_deref().unwrap_or_default(),
@@ -160,7 +162,12 @@ mod tests {
                 json!({"chat_template": "{{ raise_exception('System role not supported') }}"}),
                 "error: the model's chat template refuses the conversation: System role not supported",
             ),
-            (json!({"chat_template": "{{ strftime_now('%%') }}{{ tools is defined }}"}), "%False"),
+            (
+                json!({"chat_template": "{% generation %}{{ tools is none }}{% endgeneration %}{{ \"a\\\nb\" }}"}),
+                "Trueab",
+            ),
+            (json!({"chat_template": "{{ {'b': 1, 'a': [true, none]} | tojson }}"}), "{\"b\": 1, \"a\": [true, null]}"),
+            (json!({"chat_template": "{{ strftime_now('%%') }}{{ date is defined }}"}), "%False"),
             (json!({"chat_template": "{{ 'a,b'.split(',')[1] }}{{ messages[-1].get('x', 'y') }}"}), "by"),
         ];
         for (config, expected) in cases {
@@ -169,6 +176,51 @@ mod tests {
         let refused = render(json!({"chat_template": CHATML}), &[("tool", "x")]);
         assert!(refused.ends_with(": no tool"), "{refused}");
         assert!(render(json!({"chat_template": "{% if %}"}), &[]).contains("does not parse"));
+    }
+
+    /// Expected values are what Jinja2 gives, set up as transformers sets it up.
+    #[test]
+    fn constructs_of_real_templates_work() {
+        let cases = [
+            (
+                "{%- set ns = namespace(i=9) %}{%- for m in messages[::-1] %}{%- if m.role == 'user' %}\
+              {%- set ns.i = (messages|length - 1) - loop.index0 %}{%- endif %}{%- endfor %}{{ ns.i }}",
+                "1",
+            ),
+            ("{{ messages[1].content[:2] }}|{{ messages[1:]|length }}|{{ messages[-1]['content'][-2:] }}", "hi|2|er"),
+            (
+                "{%- set c = messages[-1].content %}{{ (c.split('</t>')|last).lstrip('\\n') }}{{ '</t>' in c }}",
+                "answerTrue",
+            ),
+            (
+                "{%- set f = [] %}{%- for m in messages %}{%- if m['role'] not in ['tool'] and not m.get('tool_calls') %}\
+              {%- set f = f + [m] %}{%- endif %}{%- endfor %}{{ f|length }}",
+                "0",
+            ),
+            ("{{ (messages | selectattr('role', 'equalto', 'user') | list)[-1] == messages[1] }}", "True"),
+            ("{%- for t in messages[0].tool_calls -%}x{%- endfor -%}{{ messages[0].tool_calls is defined }}", "False"),
+            (
+                "{%- macro f(x, up=True) -%}{{ x | upper if up else x }}{%- endmacro -%}{{ f('a') }}{{ f('a', up=False) }}",
+                "Aa",
+            ),
+            (
+                "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}",
+                "user",
+            ),
+            (
+                "{% for m in messages %}\n    {% if loop.first %}\n  A\n    {% endif %}\n{{ m.role }}\n{% endfor %}\n",
+                "  A\nsystem\nuser\nassistant\n",
+            ),
+            ("{% for k, v in messages[1].items() %}{{ k }}={{ v }};{% endfor %}", "role=user;content=hi there;"),
+            (
+                "{{ 'x' is string }}{{ {} is mapping }}{{ none is none }}{{ 7 // 2 }}{{ [1, 'a', true] }}",
+                "TrueTrueTrue3[1, 'a', True]",
+            ),
+        ];
+        let turns = [("system", "be good"), ("user", "hi there"), ("assistant", "<t>hm</t>\n\nanswer")];
+        for (template, expected) in cases {
+            assert_eq!(render(json!({"chat_template": template}), &turns), expected, "{template}");
+        }
     }
 
     #[test]

@@ -1,34 +1,35 @@
 //! Text of a growing answer: what each token adds, as soon as it cannot change any more.
 //!
-//! Decoders look at neighbours (sentencepiece drops a leading space; a character's bytes may lie in several tokens), so
-//! the newest tokens are decoded together with the few before them and the difference is what is new. The window never
-//! holds more than two runs of [`MAX_HELD`] tokens, which keeps the whole answer linear in its length.
-//! Invariant: the concatenation of all that is returned is the decoded answer, special tokens left out.
+//! Byte-level tokens are bytes: they are decoded as they come, and the bytes of an incomplete character wait for the
+//! rest. Other decoders look at neighbours (sentencepiece drops a leading space), so the newest tokens are decoded
+//! together with those before them, and the difference is what is new. Either way a token costs the same however long
+//! the answer is. Invariant: the concatenation of all that is returned is the decoded answer, special tokens left out.
 
 use std::sync::Arc;
 
 use super::Tokenizer;
 
-/// Tokens held back for an incomplete character. A character has at most 4 bytes, so more than that many tokens that
-/// end in no character are no character at all.
-const MAX_HELD: usize = 8;
-
-/// Stands for bytes that are no character, or not yet one.
-const REPLACEMENT: char = '\u{FFFD}';
-
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
-    /// Tokens whose text was returned, as context, then tokens with text still held back.
-    window: Vec<u32>,
-    /// How many tokens of `window` are context.
+    /// Bytes of a character that is not complete, at most 3.
+    bytes: Vec<u8>,
+    window: Window,
+}
+
+/// Tokens decoded together, where the decoder looks at neighbours.
+#[derive(Default)]
+struct Window {
+    /// Tokens whose text was returned, as context, then those of an incomplete character.
+    tokens: Vec<u32>,
+    /// How many of `tokens` are context.
     context: usize,
-    /// Text of `window` that was returned.
+    /// Text of the context.
     returned: String,
 }
 
 impl Detokenizer {
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, window: Vec::new(), context: 0, returned: String::new() }
+        Self { tokenizer, bytes: Vec::new(), window: Window::default() }
     }
 
     /// Takes one more token; returns the text that became certain.
@@ -36,48 +37,78 @@ impl Detokenizer {
         if self.tokenizer.is_special(id) {
             return String::new();
         }
-        self.window.push(id);
-        let text = self.tokenizer.decode(&self.window, true);
-        let certain = text.trim_end_matches(REPLACEMENT);
-        if certain.len() == text.len() {
-            let new = self.beyond_returned(&text).unwrap_or_default();
-            if !new.is_empty() {
-                self.advance();
-                return new;
-            }
+        if self.tokenizer.is_byte_level() {
+            self.bytes.extend(self.tokenizer.token_bytes(id));
+            return take_characters(&mut self.bytes);
         }
-        if self.window.len() - self.context >= MAX_HELD {
-            return self.flush();
-        }
-        let new = self.beyond_returned(certain).unwrap_or_default();
-        self.returned.push_str(&new);
-        new
+        self.push_to_window(id)
     }
 
-    /// Ends the answer, or gives up on a character: returns what was held back as it is.
+    /// Ends the answer: returns what was held back as it is.
     pub fn flush(&mut self) -> String {
-        if self.window.len() == self.context {
+        if self.tokenizer.is_byte_level() {
+            let rest = std::mem::take(&mut self.bytes);
+            return String::from_utf8_lossy(&rest).into_owned();
+        }
+        self.window.take(&self.tokenizer)
+    }
+
+    fn push_to_window(&mut self, id: u32) -> String {
+        if let Some(byte) = self.tokenizer.fallback_byte(id) {
+            self.window.tokens.push(id);
+            self.bytes.push(byte);
+            if is_incomplete(&self.bytes) {
+                return String::new();
+            }
+        } else if self.tokenizer.token_bytes(id).is_empty() {
+            // Decoding leaves it out, so it must not become the context of the next token.
+            return String::new();
+        } else {
+            self.window.tokens.push(id);
+        }
+        self.bytes.clear();
+        self.window.take(&self.tokenizer)
+    }
+}
+
+impl Window {
+    /// The text of the tokens beyond the context, which then become the context of the next ones.
+    fn take(&mut self, tokenizer: &Tokenizer) -> String {
+        if self.tokens.len() == self.context {
             return String::new();
         }
-        let text = self.tokenizer.decode(&self.window, true);
-        let new = self
-            .beyond_returned(&text)
-            .unwrap_or_else(|| self.tokenizer.decode(self.window.get(self.context..).unwrap_or_default(), true));
-        self.advance();
+        let text = tokenizer.decode(&self.tokens, true);
+        let held = self.tokens.split_off(self.context);
+        self.tokens = held;
+        self.context = self.tokens.len();
+        let alone = tokenizer.decode(&self.tokens, true);
+        // Bytes that turn out to be no character change how those before them are decoded.
+        let new = text.strip_prefix(self.returned.as_str()).unwrap_or(&alone).to_owned();
+        self.returned = alone;
         new
     }
+}
 
-    /// What `text` has after the text already returned; none where bytes turned out not to be what they seemed.
-    fn beyond_returned(&self, text: &str) -> Option<String> {
-        text.strip_prefix(self.returned.as_str()).map(str::to_owned)
-    }
+/// Whether more bytes could make these a character.
+fn is_incomplete(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
+}
 
-    /// Makes all held tokens the context of the next ones.
-    fn advance(&mut self) {
-        self.window.drain(..self.context);
-        self.context = self.window.len();
-        self.returned = self.tokenizer.decode(&self.window, true);
+/// Takes the complete characters off the front, and U+FFFD for each run of bytes that is none, as
+/// `String::from_utf8_lossy` does; leaves the bytes of an incomplete one.
+fn take_characters(bytes: &mut Vec<u8>) -> String {
+    let all = std::mem::take(bytes);
+    let mut chunks = all.utf8_chunks().peekable();
+    let mut text = String::new();
+    while let Some(chunk) = chunks.next() {
+        text.push_str(chunk.valid());
+        if chunks.peek().is_none() && is_incomplete(chunk.invalid()) {
+            bytes.extend_from_slice(chunk.invalid());
+        } else if !chunk.invalid().is_empty() {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
     }
+    text
 }
 
 #[cfg(test)]
@@ -95,7 +126,14 @@ mod tests {
         assert_eq!(text, tokenizer.decode(ids, true), "{ids:?}");
     }
 
-    const TEXTS: [&str; 6] = ["", "hello world", " leading and trailing ", "naïve café", "日本語 👩‍👩‍👧 ok", "a\n\n\tb  c"];
+    const TEXTS: [&str; 6] = [
+        "",
+        "hello world",
+        " leading and trailing ",
+        "naïve café",
+        "日本語 👩‍👩‍👧 ok",
+        "a\n\n\tb  c\u{FFFD}\u{FFFD}\u{FFFD}é",
+    ];
 
     #[test]
     fn streams_what_decoding_at_once_gives() {
@@ -121,12 +159,19 @@ mod tests {
         let lone = [(fixtures::byte_level(), 0xC3), (fixtures::sentencepiece(), fixtures::byte_id(0xC3))];
         for (tokenizer, lone) in lone {
             let mut stream = Detokenizer::new(tokenizer);
-            let mut text = String::new();
-            for _ in 0..3 * MAX_HELD {
-                text.push_str(&stream.push(lone));
-            }
-            assert!(!text.is_empty() && text.chars().all(|char| char == REPLACEMENT), "{text:?}");
-            assert!(stream.window.len() <= 2 * MAX_HELD);
+            let text: String = (0..24).map(|_| stream.push(lone)).collect::<String>() + &stream.flush();
+            assert_eq!(text, "\u{FFFD}".repeat(24));
+            assert!(stream.window.tokens.len() <= 4);
+        }
+    }
+
+    #[test]
+    fn ids_without_text_change_nothing() {
+        for tokenizer in [fixtures::byte_level(), fixtures::sentencepiece()] {
+            let mut ids = tokenizer.encode("hello world", false).unwrap();
+            ids.insert(1, 9_999);
+            ids.push(9_999);
+            check(tokenizer, &ids);
         }
     }
 
@@ -137,6 +182,12 @@ mod tests {
                 let ids = tokenizer.encode(&text, false).unwrap();
                 check(tokenizer.clone(), &ids);
             }
+        }
+
+        #[test]
+        fn any_bytes_stream_whole(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+            let ids: Vec<u32> = bytes.into_iter().map(u32::from).collect();
+            check(fixtures::byte_level(), &ids);
         }
     }
 }

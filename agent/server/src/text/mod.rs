@@ -8,6 +8,7 @@ mod clock;
 mod detokenize;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod jinja;
 mod stop;
 mod tokenizer;
 

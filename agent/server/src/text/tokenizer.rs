@@ -70,6 +70,19 @@ impl Tokenizer {
         self.added.get(&id).is_some_and(|(_, special)| *special)
     }
 
+    /// Whether tokens are bytes, so that decoding is joining them.
+    pub fn is_byte_level(&self) -> bool {
+        self.spelling == Spelling::ByteLevel
+    }
+
+    /// The byte of a token that stands for a byte that the vocabulary has no other token for.
+    pub fn fallback_byte(&self, id: u32) -> Option<u8> {
+        match self.spelling {
+            Spelling::SentencePiece => byte_token(&self.inner.id_to_token(id)?),
+            Spelling::ByteLevel | Spelling::Plain => None,
+        }
+    }
+
     /// The bytes that one token stands for, seen alone; empty where the tokenizer does not know the id.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
         if let Some((content, _)) = self.added.get(&id) {
