@@ -1,1 +1,10 @@
-//! Whole-system tests live in this crate's `tests` folder.
+//! What whole-system tests share: groups of real agent processes on loopback, and clients for them.
+//!
+//! Processes are started by the test and ended by their ids; dropping a [`Group`] leaves none.
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod expected;
+pub mod group;
+pub mod process;

@@ -4,8 +4,10 @@ use serde_json::Value;
 
 use crate::EngineError;
 use crate::config::{GenerationDefaults, ModelConfig};
+use crate::runner::dtype_name;
 use crate::shard::largest_world_size;
 use crate::source::open;
+use crate::weights::Weights;
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
@@ -67,6 +69,24 @@ pub fn describe(source: &str) -> Result<ModelDescription, EngineError> {
         tokenizer_config,
         config,
     })
+}
+
+/// What the headers of the weights say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightFacts {
+    /// Counted once where they are shared.
+    pub parameters: u64,
+    /// Type of most of them: `f32`, `bf16`, `f16`.
+    pub dtype: &'static str,
+}
+
+/// Reads the headers of the weights, which also finds files that are missing or too short.
+///
+/// # Errors
+/// As [`open`], and [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
+pub fn weight_facts(source: &str) -> Result<WeightFacts, EngineError> {
+    let weights = Weights::open(open(source)?)?;
+    Ok(WeightFacts { parameters: weights.parameters(), dtype: dtype_name(weights.main_dtype()) })
 }
 
 /// A template, or the one called `default` of several.

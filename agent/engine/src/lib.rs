@@ -18,7 +18,16 @@ mod shard;
 pub mod source;
 mod weights;
 
-pub use describe::{ModelDescription, describe};
+pub use describe::{ModelDescription, WeightFacts, describe, weight_facts};
 pub use error::EngineError;
 pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig, StepWithLogits};
 pub use source::{ModelFile, ModelFiles, ResolvedModel, open, resolve, verify};
+
+/// Name of the instruction set that a rank computes with: the one asked for, else the best that this machine has.
+///
+/// # Errors
+/// [`EngineError::Kernel`] for one that is unknown or not to be had here.
+pub fn isa_name(asked: Option<&str>) -> Result<&'static str, EngineError> {
+    let isa = asked.map_or_else(|| Ok(lockstep_kernels::Isa::detect()), lockstep_kernels::Isa::force)?;
+    Ok(isa.name())
+}

@@ -2,11 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod auth;
+mod clock;
 pub mod config;
 pub mod grpc;
+pub mod head;
 pub mod http;
 pub mod metrics;
+pub mod node;
 pub mod serve;
 pub mod service;
 pub mod session;
 pub mod text;
+mod wire;

@@ -128,7 +128,7 @@ pub struct ModelFacts {
     pub isa: &'static str,
 }
 
-pub(super) fn dtype_name(dtype: DType) -> &'static str {
+pub(crate) fn dtype_name(dtype: DType) -> &'static str {
     match dtype {
         DType::BF16 => "bf16",
         DType::F16 => "f16",

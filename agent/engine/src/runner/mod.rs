@@ -14,6 +14,7 @@ use lockstep_collectives::{Communicator, Group};
 use lockstep_kernels::{AttentionSeq, Context, RotaryTable};
 use lockstep_schedule::plan::{PlanEntry, PlanTokens, StepOutput, StepPlan};
 
+pub(crate) use config::dtype_name;
 pub use config::{DTypeChoice, ModelFacts, RunnerConfig};
 use sequences::{Limits, Sequences, length};
 
@@ -92,7 +93,7 @@ impl Runner {
         let facts = ModelFacts {
             architecture: model_config.architecture.name(),
             parameters: weights.parameters(),
-            dtype: config::dtype_name(dtype),
+            dtype: dtype_name(dtype),
             context_length,
             vocab_size: u32::try_from(model_config.vocab_size).unwrap_or(u32::MAX),
             num_layers: u32::try_from(model_config.num_layers).unwrap_or(u32::MAX),

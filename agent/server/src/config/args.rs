@@ -5,6 +5,7 @@
 //! name the variable where the value came from a variable.
 
 use std::ffi::OsString;
+use std::sync::LazyLock;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lockstep_proto::names::env;
@@ -55,7 +56,7 @@ flags! {
 /// the head, with MISTRALRS_MN_WORKER_ID a worker, with RING_RANK a rank of a ring; with none of them this machine is
 /// the whole group.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "lockstep-agent", version, max_term_width = 120)]
+#[command(name = "lockstep-agent", max_term_width = 120)]
 pub struct Cli {
     #[command(flatten)]
     pub(super) options: Options,
@@ -181,6 +182,10 @@ pub fn parse(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Cli,
     Ok(Cli::from_arg_matches(&matches)?)
 }
 
+/// What starts an agent asks for the wire version before it trusts it with a group.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} (wire {})", env!("CARGO_PKG_VERSION"), lockstep_proto::node::WIRE_VERSION));
+
 /// The command with each flag's variable in its help.
 pub(super) fn command() -> clap::Command {
     let name_variable = |arg: clap::Arg| {
@@ -188,5 +193,8 @@ pub(super) fn command() -> clap::Command {
         let help = format!("{} [env: {}]", arg.get_help().map(ToString::to_string).unwrap_or_default(), flag.env);
         arg.help(help).long_help(None::<&str>)
     };
-    Cli::command().mut_args(name_variable).mut_subcommand("plain", |plain| plain.mut_args(name_variable))
+    Cli::command()
+        .version(VERSION.as_str())
+        .mut_args(name_variable)
+        .mut_subcommand("plain", |plain| plain.mut_args(name_variable))
 }

@@ -1,0 +1,94 @@
+//! Who may join: the checks on a node's Hello. Each refusal says what to mend, and where.
+
+use lockstep_proto::node::{Hello, WIRE_VERSION};
+
+use super::group::GroupConfig;
+use super::member::Place;
+
+/// Judges `hello` against what the group is made of and against the process that has its place now.
+///
+/// # Errors
+/// The reason, for the node's log.
+pub fn judge(hello: &Hello, config: &GroupConfig, place: Option<&Place>) -> Result<(), String> {
+    let assignment = &config.assignment;
+    if hello.wire_version != WIRE_VERSION {
+        return Err(format!(
+            "the node speaks control protocol {} ({}), the head {WIRE_VERSION} ({}): run the same version on both",
+            hello.wire_version,
+            hello.version,
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    if !hello.cluster_id.is_empty() && hello.cluster_id != assignment.cluster_id {
+        return Err(format!(
+            "the node belongs to cluster `{}`, this head to `{}`: check LOCKSTEP_CLUSTER_ID and the head's address",
+            hello.cluster_id, assignment.cluster_id
+        ));
+    }
+    let Some(place) = place else {
+        return Err(format!(
+            "there is no node {}: the head was told of {} workers, so MISTRALRS_MN_WORKER_ID is below that",
+            hello.node,
+            config.nodes.saturating_sub(1)
+        ));
+    };
+    if hello.local_world_size != config.local_world_size {
+        return Err(format!(
+            "the node has {} ranks, the head expects {} on each: set MISTRALRS_MN_LOCAL_WORLD_SIZE alike everywhere",
+            hello.local_world_size, config.local_world_size
+        ));
+    }
+    if hello.world_size != 0 && hello.world_size != assignment.world_size {
+        return Err(format!(
+            "the node was told of {} ranks in all, the head of {}: set the world size alike everywhere",
+            hello.world_size, assignment.world_size
+        ));
+    }
+    if hello.ring_addresses.len() != hello.local_world_size as usize {
+        return Err(format!("{} ring addresses for {} ranks", hello.ring_addresses.len(), hello.local_world_size));
+    }
+    if config.backend != "solo" && !hello.backends.iter().any(|one| one == config.backend) {
+        return Err(format!(
+            "the group runs on `{}`, which this node's program cannot do (it can: {})",
+            config.backend,
+            hello.backends.join(", ")
+        ));
+    }
+    match &place.member {
+        Some(member) if member.hello.incarnation > hello.incarnation => Err(format!(
+            "a newer process (pid {} on {}) has the place of node {}",
+            member.hello.pid, member.hello.host, hello.node
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::testing::{config, hello, member};
+
+    #[test]
+    fn strangers_are_told_why() {
+        let check = |change: &dyn Fn(&mut Hello), expected: &str| {
+            let mut hello = hello(1);
+            change(&mut hello);
+            let mut place = Place::new(1);
+            place.occupy(member(1, 5));
+            let place = (hello.node < 3).then_some(&place);
+            match judge(&hello, &config(3), place) {
+                Ok(()) => assert_eq!(expected, ""),
+                Err(reason) => assert!(!expected.is_empty() && reason.contains(expected), "{reason}"),
+            }
+        };
+        check(&|_| (), "");
+        check(&|hello| hello.wire_version = 99, "control protocol 99");
+        check(&|hello| hello.cluster_id = "other".into(), "belongs to cluster `other`");
+        check(&|hello| hello.node = 3, "there is no node 3: the head was told of 2 workers");
+        check(&|hello| hello.local_world_size = 2, "the node has 2 ranks, the head expects 1");
+        check(&|hello| hello.world_size = 4, "told of 4 ranks in all, the head of 3");
+        check(&|hello| hello.ring_addresses.clear(), "0 ring addresses for 1 ranks");
+        check(&|hello| hello.backends = vec!["nccl".into()], "runs on `ring`");
+        check(&|hello| hello.incarnation = 1, "a newer process (pid 5 on host-1) has the place");
+    }
+}

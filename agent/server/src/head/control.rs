@@ -1,0 +1,207 @@
+//! The head's end of the control streams: gRPC in, events for the driver out.
+//!
+//! A stream says Hello, proves the group's key where there is one, and from then on only relays. Who may join and what
+//! becomes of the group is the driver's to decide.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lockstep_proto::node::control_server::{Control, ControlServer};
+use lockstep_proto::node::{self as pb, from_head, from_node};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::{TcpConnectInfo, TcpIncoming};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::auth::{GroupKey, Side, nonce};
+
+/// A stream that has not said who it is by then is closed.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Messages that may wait for a node: two plans in flight and the group's own; a node that lets more wait is hung.
+const OUTBOUND: usize = 64;
+/// The largest message: a plan of a full prefill, or a Hello.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// What the streams tell the driver.
+#[derive(Debug)]
+pub enum NodeEvent {
+    Hello { hello: Box<pb::Hello>, peer: IpAddr, local: IpAddr, stream: NodeStream },
+    Message { node: usize, connection: u64, message: from_node::Message },
+    Closed { node: usize, connection: u64, reason: String },
+}
+
+/// The driver's end of one stream.
+#[derive(Debug, Clone)]
+pub struct NodeStream {
+    pub connection: u64,
+    outbound: mpsc::Sender<Result<pb::FromHead, Status>>,
+    ended: CancellationToken,
+}
+
+impl NodeStream {
+    /// False if too many messages wait already.
+    pub fn send(&self, message: from_head::Message) -> bool {
+        self.outbound.try_send(Ok(pb::FromHead { message: Some(message) })).is_ok()
+    }
+
+    /// Ends the stream; the node reads the reason.
+    pub fn end(&self, status: Status) {
+        // A full queue means that the node reads nothing; its stream is then closed without a word.
+        self.outbound.try_send(Err(status)).ok();
+        self.ended.cancel();
+    }
+}
+
+/// The service.
+#[derive(Clone)]
+pub struct ControlService(Arc<Inner>);
+
+struct Inner {
+    cluster_id: String,
+    key: Option<GroupKey>,
+    connections: AtomicU64,
+    events: mpsc::Sender<NodeEvent>,
+}
+
+impl ControlService {
+    pub fn server(cluster_id: String, key: Option<GroupKey>, events: mpsc::Sender<NodeEvent>) -> ControlServer<Self> {
+        let inner = Inner { cluster_id, key, connections: AtomicU64::new(1), events };
+        ControlServer::new(Self(Arc::new(inner))).max_decoding_message_size(MAX_MESSAGE)
+    }
+}
+
+impl Inner {
+    /// Reads and checks what a node says of itself.
+    async fn greet(
+        &self,
+        inbound: &mut Streaming<pb::FromNode>,
+        outbound: &mpsc::Sender<Result<pb::FromHead, Status>>,
+    ) -> Result<pb::Hello, Status> {
+        let Some(from_node::Message::Hello(hello)) = next(inbound).await? else {
+            return Err(Status::failed_precondition("the first message must be Hello"));
+        };
+        match (&self.key, hello.nonce.is_empty()) {
+            (None, true) => Ok(hello),
+            (None, false) => Err(Status::failed_precondition(
+                "the node has a group key and the head has none: give both the same LOCKSTEP_GROUP_KEY_FILE or neither",
+            )),
+            (Some(_), true) => Err(Status::failed_precondition(
+                "the head has a group key and the node has none: give both the same LOCKSTEP_GROUP_KEY_FILE or neither",
+            )),
+            (Some(key), false) => {
+                self.challenge(key, &hello, inbound, outbound).await?;
+                Ok(hello)
+            }
+        }
+    }
+
+    async fn challenge(
+        &self,
+        key: &GroupKey,
+        hello: &pb::Hello,
+        inbound: &mut Streaming<pb::FromNode>,
+        outbound: &mpsc::Sender<Result<pb::FromHead, Status>>,
+    ) -> Result<(), Status> {
+        let own = nonce();
+        let proof = key.prove(Side::Head, &self.cluster_id, &hello.nonce, &own);
+        let challenge = pb::Challenge { nonce: own.clone(), proof, cluster_id: self.cluster_id.clone() };
+        let message = Some(from_head::Message::Challenge(challenge));
+        outbound.send(Ok(pb::FromHead { message })).await.map_err(|_| Status::cancelled("closed"))?;
+        match next(inbound).await? {
+            Some(from_node::Message::Answer(answer))
+                if key.accepts(&answer.proof, Side::Node, &self.cluster_id, &hello.nonce, &own) =>
+            {
+                Ok(())
+            }
+            _ => {
+                Err(Status::unauthenticated("the node did not prove the group's key: LOCKSTEP_GROUP_KEY_FILE differs"))
+            }
+        }
+    }
+
+    async fn serve(
+        self: Arc<Self>,
+        mut inbound: Streaming<pb::FromNode>,
+        outbound: mpsc::Sender<Result<pb::FromHead, Status>>,
+        (peer, local): (IpAddr, IpAddr),
+    ) {
+        let greeting = tokio::time::timeout(HELLO_TIMEOUT, self.greet(&mut inbound, &outbound)).await;
+        let hello = match greeting.unwrap_or_else(|_| Err(Status::deadline_exceeded("no Hello in 5 s"))) {
+            Ok(hello) => hello,
+            Err(status) => {
+                tracing::warn!(%peer, reason = status.message(), "refused a control stream");
+                outbound.send(Err(status)).await.ok();
+                return;
+            }
+        };
+        let node = hello.node as usize;
+        let connection = self.connections.fetch_add(1, Ordering::Relaxed);
+        let ended = CancellationToken::new();
+        let stream = NodeStream { connection, outbound, ended: ended.clone() };
+        if self.events.send(NodeEvent::Hello { hello: Box::new(hello), peer, local, stream }).await.is_err() {
+            return;
+        }
+        let reason = loop {
+            let message = tokio::select! {
+                message = next(&mut inbound) => message,
+                () = ended.cancelled() => return,
+            };
+            let event = match message {
+                Ok(Some(message)) => NodeEvent::Message { node, connection, message },
+                Ok(None) => break "its process ended".to_owned(),
+                Err(status) => break format!("its stream broke: {}", status.message()),
+            };
+            if self.events.send(event).await.is_err() {
+                return;
+            }
+        };
+        self.events.send(NodeEvent::Closed { node, connection, reason }).await.ok();
+    }
+}
+
+/// Serves the control port until `over`.
+///
+/// # Errors
+/// Where the port can be served no more.
+pub async fn serve(
+    listener: TcpListener,
+    service: ControlServer<ControlService>,
+    over: CancellationToken,
+) -> anyhow::Result<()> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let router = Server::builder().add_service(service);
+    router.serve_with_incoming_shutdown(incoming, over.cancelled_owned()).await.context("serve the control port")
+}
+
+/// The next message that says anything.
+async fn next(inbound: &mut Streaming<pb::FromNode>) -> Result<Option<from_node::Message>, Status> {
+    while let Some(envelope) = inbound.message().await? {
+        if envelope.message.is_some() {
+            return Ok(envelope.message);
+        }
+    }
+    Ok(None)
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<pb::FromHead, Status>> + Send>>;
+
+    async fn attach(&self, request: Request<Streaming<pb::FromNode>>) -> Result<Response<Self::AttachStream>, Status> {
+        let info = request.extensions().get::<TcpConnectInfo>();
+        let ip = |address: Option<SocketAddr>| address.map(|address| address.ip());
+        let ends = info.and_then(|info| Some((ip(info.remote_addr())?, ip(info.local_addr())?)));
+        let ends = ends.ok_or_else(|| Status::internal("a control stream without addresses"))?;
+        let (outbound, stream) = mpsc::channel(OUTBOUND);
+        tokio::spawn(self.0.clone().serve(request.into_inner(), outbound, ends));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}

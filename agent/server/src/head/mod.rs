@@ -1,0 +1,274 @@
+//! The head: weightless. It holds every request, runs the schedule, and tells the ranks what to compute.
+//!
+//! Here it is put together: everything that can be wrong with the configuration, the model's files and the ports is
+//! found before the first rank starts.
+
+mod addresses;
+mod admission;
+mod clients;
+mod control;
+mod driver;
+mod group;
+#[cfg(test)]
+mod group_tests;
+mod local;
+mod member;
+mod ports;
+pub mod status;
+#[cfg(test)]
+mod testing;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lockstep_engine::source::ResolvedModel;
+use lockstep_engine::{ModelDescription, WeightFacts};
+use lockstep_proto::names::env;
+use lockstep_proto::node as pb;
+use lockstep_proto::v1::ModelInfo;
+use lockstep_schedule::{Scheduler, SchedulerConfig};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{self, GroupKey};
+use crate::config::{DType, HeadConfig, KvCacheMemory, LogConfig, RingSetup};
+use crate::metrics::Metrics;
+use crate::node::RING_CLUSTER;
+use crate::service::Inference;
+use crate::session::Api;
+use crate::text::{GenerationDefaults, ModelText, Text};
+use crate::{grpc, http};
+use control::ControlService;
+use driver::{Driver, Inputs};
+use group::{Group, GroupConfig};
+use ports::Ports;
+
+pub use control::MAX_MESSAGE;
+
+/// Tokens in a block of the KV cache.
+const BLOCK_SIZE: u32 = 16;
+/// Plans on their way: one runs, one waits.
+const STEPS_IN_FLIGHT: usize = 2;
+/// A step on the CPU lasts about this long at most.
+const TARGET_STEP: Duration = Duration::from_millis(500);
+/// Submissions and events that may wait for the driver.
+const BACKLOG: usize = 1024;
+/// The client connections' last answers, and the head's own ranks, get this long to end after a drain.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the head until `stop` is cancelled and the drain that follows is over.
+///
+/// # Errors
+/// What is wrong with the model, a port or the key, with the remedy.
+pub async fn run(config: HeadConfig, log: &LogConfig, stop: CancellationToken) -> anyhow::Result<()> {
+    let key = config.common.group_key.as_deref().map(GroupKey::read).transpose()?;
+    if key.is_none() && config.topology.num_workers > 0 && !config.control.ip().is_loopback() {
+        tracing::warn!("the group has no key: anyone who reaches its ports can join; set {}", env::GROUP_KEY_FILE);
+    }
+    let source = config.model.source.to_string();
+    let (description, weights, resolved) =
+        read_model(source.clone()).await.with_context(|| format!("read the model {source}"))?;
+    let text = Text::new(model_text(&config, &description)?)?;
+    let drawn = || match config.ring {
+        RingSetup::Ring { .. } => RING_CLUSTER.to_owned(),
+        RingSetup::Auto { .. } => uuid::Uuid::new_v4().to_string(),
+    };
+    let cluster_id = config.common.cluster_id.clone().unwrap_or_else(drawn);
+    let group = group_config(&config, &description, resolved, &cluster_id)?;
+    let model = model_info(&config, &description, &weights, &text);
+    let scheduler = Scheduler::new(schedule_config(&config, &text));
+    let ports = Ports::bind(&config).await?;
+    let shown = |port: Option<std::net::SocketAddr>| port.map_or("none".into(), |port| port.to_string());
+    tracing::info!(
+        model = config.model.name,
+        cluster_id,
+        world_size = config.topology.world_size,
+        grpc = shown(ports.grpc_address()),
+        http = shown(ports.http_address()),
+        control = %ports.control_address(),
+        "the head is up and waits for its ranks"
+    );
+    let local = local::command(&config, log, ports.control_address(), &cluster_id)?;
+    serve(config, Parts { key, cluster_id, text, model, group, scheduler, ports, local }, stop).await
+}
+
+/// What [`run`] has prepared.
+struct Parts {
+    key: Option<GroupKey>,
+    cluster_id: String,
+    text: Text,
+    model: ModelInfo,
+    group: GroupConfig,
+    scheduler: Scheduler,
+    ports: Ports,
+    local: tokio::process::Command,
+}
+
+async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
+    let (commands, command_inbox) = mpsc::channel(BACKLOG);
+    let (node_events, nodes) = mpsc::channel(BACKLOG);
+    let group = Group::new(parts.group);
+    let (status, status_watch) = watch::channel(status::initial(&group, &config.model.name));
+    let metrics = Metrics::new();
+    let inputs = Inputs {
+        group,
+        scheduler: parts.scheduler,
+        model_name: config.model.name.clone(),
+        recovery_timeout: config.serving.recovery_timeout,
+        drain_timeout: config.serving.drain_timeout,
+        commands: command_inbox,
+        nodes,
+        status,
+        metrics: metrics.clone(),
+        drain: stop.clone(),
+    };
+    let over = CancellationToken::new();
+    let control = ControlService::server(parts.cluster_id, parts.key, node_events);
+    let api = Api::new(Inference::new(commands, status_watch), parts.model, parts.text, metrics);
+    let mut servers = tokio::task::JoinSet::new();
+    servers.spawn(control::serve(parts.ports.control, control, over.clone()));
+    if let Some(listener) = parts.ports.grpc {
+        let serving = grpc::serve(listener, api.clone(), over.clone());
+        servers.spawn(async { serving.await.context("serve gRPC") });
+    }
+    if let Some(listener) = parts.ports.http {
+        let serving = http::serve(listener, api, over.clone());
+        servers.spawn(async {
+            serving.await;
+            Ok(())
+        });
+    }
+    let keeper = tokio::spawn(local::keep_running(parts.local, over.clone(), GRACE));
+    let driver = tokio::spawn(Driver::new(inputs).run());
+    let outcome = tokio::select! {
+        driver = driver => driver.context("the head's driver ended"),
+        Some(server) = servers.join_next() => server.context("a server ended").and_then(|ended| ended),
+    };
+    over.cancel();
+    let rest = async {
+        while servers.join_next().await.is_some() {}
+        keeper.await.ok();
+    };
+    if tokio::time::timeout(GRACE + GRACE, rest).await.is_err() {
+        tracing::warn!("client connections did not end in time: closing them");
+    }
+    outcome
+}
+
+async fn read_model(source: String) -> anyhow::Result<(ModelDescription, WeightFacts, ResolvedModel)> {
+    let read = move || {
+        let description = lockstep_engine::describe(&source)?;
+        let resolved = lockstep_engine::source::resolve(&source)?;
+        let weights = lockstep_engine::weight_facts(&source)?;
+        anyhow::Ok((description, weights, resolved))
+    };
+    tokio::task::spawn_blocking(read).await.context("read the model")?
+}
+
+fn context_length(config: &HeadConfig, description: &ModelDescription) -> anyhow::Result<u32> {
+    let made_for = description.context_length;
+    match config.serving.context_length {
+        Some(asked) if asked > made_for => anyhow::bail!(
+            "{}={asked}, but the model was made for {made_for} tokens: ask for at most that",
+            env::CONTEXT_LENGTH
+        ),
+        asked => Ok(asked.unwrap_or(made_for)),
+    }
+}
+
+fn model_text(config: &HeadConfig, description: &ModelDescription) -> anyhow::Result<ModelText> {
+    let generation = &description.generation;
+    Ok(ModelText {
+        tokenizer_json: description.tokenizer_json.clone(),
+        tokenizer_config: Some(serde_json::to_vec(&description.tokenizer_config)?),
+        chat_template: description.chat_template.clone(),
+        vocab_size: description.vocab_size,
+        context_length: context_length(config, description)?,
+        eos_token_ids: generation.eos_token_ids.clone(),
+        generation: GenerationDefaults {
+            do_sample: None,
+            temperature: generation.temperature,
+            top_k: generation.top_k,
+            top_p: generation.top_p,
+        },
+    })
+}
+
+fn group_config(
+    config: &HeadConfig,
+    description: &ModelDescription,
+    resolved: ResolvedModel,
+    cluster_id: &str,
+) -> anyhow::Result<GroupConfig> {
+    let topology = config.topology;
+    if topology.world_size as usize > description.largest_world_size {
+        anyhow::bail!(
+            "the group has {} ranks, but the model can be split over {} at most (its query heads): use fewer workers",
+            topology.world_size,
+            description.largest_world_size
+        );
+    }
+    let files = resolved.files.into_iter();
+    let files = files.map(|file| pb::ModelFile { name: file.name, size: file.size, sha256: file.sha256 }).collect();
+    let model = pb::Model {
+        source: resolved.source,
+        revision: String::new(),
+        files,
+        dtype: config.model.dtype.as_str().to_owned(),
+        digest: format!("{}-{}", resolved.digest, config.model.dtype.as_str()),
+    };
+    let (kv_cache_bytes, kv_cache_fraction) = match config.serving.kv_cache {
+        KvCacheMemory::Bytes(bytes) => (bytes, 0.0),
+        KvCacheMemory::Fraction(fraction) => (0, fraction),
+    };
+    let assignment = pb::Assignment {
+        cluster_id: cluster_id.to_owned(),
+        first_rank: 0,
+        world_size: topology.world_size,
+        pipeline_parallel_size: topology.pipeline,
+        model: Some(model),
+        block_size: BLOCK_SIZE,
+        kv_cache_bytes,
+        kv_cache_fraction,
+        max_num_batched_tokens: config.serving.max_num_batched_tokens,
+        context_length: context_length(config, description)?,
+        max_num_seqs: config.serving.max_num_seqs,
+        threads_per_rank: 0,
+    };
+    let backend = if topology.world_size == 1 { "solo" } else { "ring" };
+    let nodes = topology.num_workers as usize + 1;
+    Ok(GroupConfig { nodes, local_world_size: topology.local_world_size, backend, assignment })
+}
+
+fn model_info(config: &HeadConfig, description: &ModelDescription, weights: &WeightFacts, text: &Text) -> ModelInfo {
+    ModelInfo {
+        name: config.model.name.clone(),
+        source: config.model.source.to_string(),
+        architecture: description.architecture.to_owned(),
+        parameters: weights.parameters,
+        dtype: match config.model.dtype {
+            DType::Auto => weights.dtype.to_owned(),
+            asked => asked.as_str().to_owned(),
+        },
+        context_length: text.context_length,
+        vocab_size: description.vocab_size,
+        has_chat_template: text.has_chat_template(),
+    }
+}
+
+fn schedule_config(config: &HeadConfig, text: &Text) -> SchedulerConfig {
+    let mut prefix_key = [0; 16];
+    prefix_key.copy_from_slice(&auth::nonce()[..16]);
+    SchedulerConfig {
+        block_size: BLOCK_SIZE,
+        max_num_seqs: config.serving.max_num_seqs as usize,
+        max_num_batched_tokens: config.serving.max_num_batched_tokens as usize,
+        context_length: text.context_length,
+        max_waiting: config.serving.max_waiting as usize,
+        max_steps_in_flight: STEPS_IN_FLIGHT,
+        target_step: TARGET_STEP,
+        prefix_key,
+        prefix_caching: true,
+        recovery_timeout: config.serving.recovery_timeout,
+    }
+}

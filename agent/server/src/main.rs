@@ -1,0 +1,108 @@
+//! `lockstep-agent`: arguments and environment → configuration → head or node, until a signal.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use lockstep_agent::config::{self, Build, Config, ConfigError, Environment, Role};
+use lockstep_agent::{head, node};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Exit code for a configuration that cannot work, as of command lines elsewhere.
+const EXIT_USAGE: u8 = 2;
+/// Exit code after a second signal.
+const EXIT_ABORTED: i32 = 130;
+
+fn main() -> ExitCode {
+    let config = match configure() {
+        Ok(config) => config,
+        Err(error) => return report(&error),
+    };
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn configure() -> Result<Config, ConfigError> {
+    let cli = config::parse(std::env::args_os())?;
+    let config = config::resolve(&cli, &Environment::of_process(), &Build::this(0))?;
+    config::logging::init(&config.log);
+    Ok(config)
+}
+
+/// Help and version go to standard output, mistakes to standard error.
+fn report(error: &ConfigError) -> ExitCode {
+    if let ConfigError::Usage(clap) = error {
+        clap.print().ok();
+        return ExitCode::from(if clap.use_stderr() { EXIT_USAGE } else { 0 });
+    }
+    eprintln!("error: {error}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        tokio::spawn(watch_signals(stop.clone()));
+        match config.role {
+            Role::Head(head) => {
+                follow_parent(head.common.follow_parent)?;
+                head::run(head, &config.log, stop).await
+            }
+            Role::Node(node) => {
+                follow_parent(node.common.follow_parent)?;
+                node::run(node, stop).await.map(drop)
+            }
+        }
+    });
+    // Ranks may sit in a long operation; they hold nothing that outlives the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// The first SIGTERM or SIGINT drains, the second ends at once.
+async fn watch_signals(stop: CancellationToken) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("cannot listen for signals: this process will not drain");
+        return;
+    };
+    for last in [false, true] {
+        tokio::select! {
+            _ = term.recv() => (),
+            _ = int.recv() => (),
+        }
+        if last {
+            std::process::exit(EXIT_ABORTED);
+        }
+        tracing::info!("told to stop: finishing what runs; a second signal ends at once");
+        stop.cancel();
+    }
+}
+
+/// Whoever started this process holds the other end of its standard input; when that closes, nobody is left who would
+/// stop it, so it ends at once.
+fn follow_parent(follow: bool) -> anyhow::Result<()> {
+    if !follow {
+        return Ok(());
+    }
+    let watch = || {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
+        eprintln!("lockstep-agent: whoever started this process is gone: ending");
+        std::process::exit(EXIT_ABORTED);
+    };
+    std::thread::Builder::new().name("parent".into()).spawn(watch).context("watch standard input").map(drop)
+}

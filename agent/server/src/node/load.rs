@@ -1,0 +1,62 @@
+//! From the head's assignment to what a rank is to load.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use lockstep_collectives::Group;
+use lockstep_engine::RunnerConfig;
+use lockstep_engine::source::{self, ModelFiles};
+use lockstep_proto::node as pb;
+
+use super::rank::LoadSpec;
+use super::{Node, memory};
+
+impl Node {
+    pub(super) fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
+        let assignment = self.assignment.clone();
+        let (rank, world) = (assignment.first_rank as usize + local_rank, assignment.world_size as usize);
+        let group = Group::new(rank, world).with_context(|| format!("rank {rank} is not below {world}"))?;
+        let cores = cores();
+        let ranks_here = self.ranks_here();
+        let given = self.config.common.threads.or(Some(assignment.threads_per_rank).filter(|threads| *threads > 0));
+        let threads = given.map_or_else(|| (cores / ranks_here).max(1), |threads| threads as usize);
+        let runner = RunnerConfig {
+            files,
+            dtype: assignment.model.as_ref().map_or("", |model| &model.dtype).parse()?,
+            group,
+            block_size: assignment.block_size,
+            context_length: Some(assignment.context_length).filter(|length| *length > 0),
+            max_num_batched_tokens: assignment.max_num_batched_tokens,
+            max_num_seqs: assignment.max_num_seqs,
+            threads,
+            oversubscribed: threads * ranks_here > cores,
+            isa: self.config.common.isa.clone(),
+            progress: self.ranks[local_rank].counters.ticks.clone(),
+        };
+        let blocks = move |bytes| memory::blocks(&assignment, bytes, ranks_here as u64, memory::free_bytes());
+        Ok(LoadSpec { runner, blocks: Box::new(blocks) })
+    }
+
+    /// Ranks that share this machine's cores and memory. A group whose head is reached over loopback is all here.
+    pub(super) fn ranks_here(&self) -> usize {
+        let local_head = self.links.first().local_addr().ip().is_loopback();
+        if local_head { self.assignment.world_size.max(1) as usize } else { self.ranks.len() }
+    }
+}
+
+/// Opens the model and makes sure that its files are the ones that the head resolved.
+pub(super) fn open_checked(model: &pb::Model) -> Result<Arc<dyn ModelFiles>, lockstep_engine::EngineError> {
+    let files = source::open(&model.source)?;
+    let expected: Vec<source::ModelFile> = model
+        .files
+        .iter()
+        .map(|file| source::ModelFile { name: file.name.clone(), size: file.size, sha256: file.sha256.clone() })
+        .collect();
+    source::verify(files.as_ref(), &expected)?;
+    Ok(files)
+}
+
+/// Cores that this process may use.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get())
+}

@@ -1,0 +1,420 @@
+//! A node: its local ranks, and the stream to the head that moves them.
+//!
+//! Weights outlive the stream. Where it breaks, the ranks leave their epoch and the node dials again; only where the
+//! head says that this process must not go on does it end.
+
+mod heartbeat;
+mod link;
+mod load;
+mod memory;
+mod rank;
+mod session;
+mod steps;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use lockstep_collectives::{AbortSwitch, Group, ring};
+use lockstep_proto::node::{self as pb, from_head, from_node};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{self, GroupKey};
+use crate::config::{ControlAddress, NodeConfig, RingSetup};
+use crate::wire;
+use link::{FormSpec, Links};
+use rank::{RankCommand, RankEvent, RankEventKind, RankHandle};
+use session::{Outbound, Session, SessionError};
+use steps::Steps;
+
+/// Events that may wait for the node's task.
+const EVENTS: usize = 256;
+/// Pause between two dials, doubled up to the last.
+const DIAL_PAUSE: Duration = Duration::from_millis(50);
+const LAST_DIAL_PAUSE: Duration = Duration::from_secs(1);
+/// The head is told that this node leaves; without its answer the node leaves all the same.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A last word needs this long to leave the process.
+const FAREWELL: Duration = Duration::from_millis(200);
+/// The ring's own bootstrap may wait for neighbours that start much later.
+const DISCOVER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The cluster of a ring whose processes were told of none.
+pub const RING_CLUSTER: &str = "ring";
+
+/// How a node ended, other than by an error.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The head drained the group.
+    Drained,
+    /// This process was told to stop.
+    Stopped,
+}
+
+/// Runs the node until the group drains or `stop` is cancelled.
+///
+/// # Errors
+/// What keeps this process from being part of the group, with the remedy.
+pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<Ended> {
+    let key = config.common.group_key.as_deref().map(GroupKey::read).transpose()?;
+    let mut node = Node::start(config, key)?;
+    let Some(control) = node.find_head(&stop).await? else { return Ok(Ended::Stopped) };
+    let mut pause = DIAL_PAUSE;
+    loop {
+        let attached = tokio::select! {
+            attached = session::attach(&control, node.hello(), node.key.as_ref()) => attached,
+            () = stop.cancelled() => return Ok(Ended::Stopped),
+        };
+        let reason = match attached {
+            Ok(session) => {
+                pause = DIAL_PAUSE;
+                tracing::info!(head = %control, "joined the group");
+                match node.serve(session, &stop).await? {
+                    Left::Ended(ended) => return Ok(ended),
+                    Left::Broken(reason) => reason,
+                }
+            }
+            Err(SessionError::Refused(reason)) => anyhow::bail!("the head at {control} refuses this node: {reason}"),
+            Err(SessionError::Unreachable(reason)) => reason,
+        };
+        tracing::warn!(head = %control, reason, "no stream to the head: trying again");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_DIAL_PAUSE),
+            () = stop.cancelled() => return Ok(Ended::Stopped),
+        }
+    }
+}
+
+/// Why a session is over.
+enum Left {
+    Ended(Ended),
+    Broken(String),
+}
+
+struct Node {
+    config: NodeConfig,
+    key: Option<GroupKey>,
+    links: Links,
+    ring_addresses: Vec<String>,
+    ranks: Vec<RankHandle>,
+    events: mpsc::Receiver<RankEvent>,
+    outbound: watch::Sender<Option<Outbound>>,
+    /// Name of the instruction set.
+    isa: &'static str,
+    incarnation: u64,
+    last_epoch: u64,
+    assignment: pb::Assignment,
+    /// Digest of the model that the ranks were told to load.
+    model: String,
+    /// What each local rank said when it had loaded.
+    loaded: Vec<Option<pb::Loaded>>,
+    /// Ranks that have joined the epoch, and the results of steps that not all ranks have finished.
+    formed: usize,
+    steps: Steps,
+}
+
+impl Node {
+    fn start(config: NodeConfig, key: Option<GroupKey>) -> anyhow::Result<Self> {
+        let local = config.local_world_size;
+        let (RingSetup::Auto { listen } | RingSetup::Ring { listen, .. }) = &config.ring;
+        let links = Links::bind(*listen, local, key.clone())?;
+        let ring_addresses = links.addresses().iter().map(ToString::to_string).collect();
+        let (sender, events) = mpsc::channel(EVENTS);
+        let ranks: Result<Vec<_>, _> =
+            (0..local as usize).map(|rank| RankHandle::start(rank, links.clone(), sender.clone())).collect();
+        let ranks = ranks.context("start a rank's thread")?;
+        let (outbound, watcher) = watch::channel(None);
+        heartbeat::start(ranks.iter().map(|rank| rank.counters.clone()).collect(), watcher)
+            .context("start the heartbeat's thread")?;
+        let isa = lockstep_engine::isa_name(config.common.isa.as_deref())?;
+        let incarnation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
+        Ok(Self {
+            config,
+            key,
+            links,
+            ring_addresses,
+            ranks,
+            events,
+            outbound,
+            isa,
+            incarnation,
+            last_epoch: 0,
+            assignment: pb::Assignment::default(),
+            model: String::new(),
+            loaded: vec![None; local as usize],
+            formed: 0,
+            steps: Steps::default(),
+        })
+    }
+
+    /// The head's control address: told, or learnt from the neighbours in the ring. `None`: told to stop meanwhile.
+    async fn find_head(&mut self, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
+        let (known, port) = match &self.config.control {
+            ControlAddress::Known(address) => (Some(address.to_string()), Some(address.port)),
+            ControlAddress::FromRing { master } => (master.as_ref().map(ToString::to_string), None),
+        };
+        let RingSetup::Ring { right, rank, world_size, .. } = &self.config.ring else {
+            return Ok(known);
+        };
+        let group =
+            Group::new(*rank as usize, *world_size as usize).context("RING_RANK is not below RING_WORLD_SIZE")?;
+        let spec = ring::DiscoverConfig {
+            group,
+            cluster_id: self.config.common.cluster_id.clone().unwrap_or_else(|| RING_CLUSTER.into()),
+            key: self.links.ring_key()?,
+            right: right.to_string(),
+            control: port.map(ring::ControlAddress::Port),
+            timeout: DISCOVER_TIMEOUT,
+        };
+        tracing::info!(rank, right = spec.right, "looking for the ring");
+        let (links, switch) = (self.links.clone(), AbortSwitch::new()?);
+        let abort = switch.clone();
+        let search = tokio::task::spawn_blocking(move || ring::discover(links.first(), spec, &switch));
+        let found = tokio::select! {
+            found = search => found.context("look for the ring")?,
+            () = stop.cancelled() => {
+                abort.abort("told to stop");
+                return Ok(None);
+            }
+        };
+        let found = found.context("find the other ranks of the ring")?;
+        tracing::info!(control = found.control, own = found.own, "found the ring");
+        self.ring_addresses = vec![found.own];
+        Ok(Some(known.unwrap_or(found.control)))
+    }
+
+    fn hello(&self) -> pb::Hello {
+        let nonce = if self.key.is_some() { auth::nonce() } else { Vec::new() };
+        let mut backends = vec!["ring".to_owned()];
+        if cfg!(feature = "nccl") {
+            backends.push("nccl".into());
+        }
+        pb::Hello {
+            wire_version: pb::WIRE_VERSION,
+            version: env!("CARGO_PKG_VERSION").into(),
+            cluster_id: self.config.common.cluster_id.clone().unwrap_or_default(),
+            node: self.config.ordinal,
+            local_world_size: self.config.local_world_size,
+            world_size: self.config.world_size.unwrap_or(0),
+            incarnation: self.incarnation,
+            ring_addresses: self.ring_addresses.clone(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            devices: vec![format!("cpu ({})", self.isa); self.config.local_world_size as usize],
+            backends,
+            nonce,
+            last_epoch: self.last_epoch,
+            loaded_model: self.model.clone(),
+            bytes_read: self.bytes_read(),
+        }
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.ranks.iter().map(|rank| rank.counters.bytes_read.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Does what the head says until the stream ends.
+    async fn serve(&mut self, session: Session, stop: &CancellationToken) -> anyhow::Result<Left> {
+        let Session { mut inbound, outbound, assignment } = session;
+        self.outbound.send_replace(Some(outbound.clone()));
+        self.assign(assignment, &outbound).await?;
+        let mut leave: Option<tokio::time::Instant> = None;
+        let left = loop {
+            let deadline = leave.unwrap_or_else(|| tokio::time::Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(pb::FromHead { message: Some(message) })) => {
+                        if let Some(ended) = self.message(message)? {
+                            break Left::Ended(ended);
+                        }
+                    }
+                    Ok(Some(_)) => (),
+                    _ if leave.is_some() => break Left::Ended(Ended::Stopped),
+                    Ok(None) => break Left::Broken("the head hung up".into()),
+                    Err(status) => match SessionError::of(&status) {
+                        SessionError::Refused(reason) => anyhow::bail!("the head ended this node: {reason}"),
+                        SessionError::Unreachable(reason) => break Left::Broken(reason),
+                    },
+                },
+                Some(event) = self.events.recv() => {
+                    if let Some(message) = self.rank_event(event) {
+                        send(&outbound, message).await?;
+                    }
+                }
+                () = stop.cancelled(), if leave.is_none() => {
+                    let leaving = pb::Leaving { reason: "its process was told to stop".into() };
+                    send(&outbound, from_node::Message::Leaving(leaving)).await?;
+                    leave = Some(tokio::time::Instant::now() + LEAVE_TIMEOUT);
+                }
+                () = tokio::time::sleep_until(deadline), if leave.is_some() => break Left::Ended(Ended::Stopped),
+            }
+        };
+        self.outbound.send_replace(None);
+        self.void(u64::MAX - 1, "the stream to the head broke");
+        Ok(left)
+    }
+
+    /// Ends all epochs up to `epoch`, and not only for plans that have come: `u64::MAX - 1` is all that were ever seen.
+    fn void(&mut self, epoch: u64, reason: &str) {
+        let epoch = epoch.min(self.last_epoch);
+        for rank in &self.ranks {
+            rank.void(epoch, reason);
+        }
+        self.formed = 0;
+        self.steps.clear();
+    }
+
+    async fn assign(&mut self, assignment: pb::Assignment, outbound: &Outbound) -> anyhow::Result<()> {
+        let model = assignment.model.clone().context("the head's assignment names no model")?;
+        let same = model.digest == self.model
+            && assignment.first_rank == self.assignment.first_rank
+            && assignment.world_size == self.assignment.world_size;
+        self.assignment = assignment;
+        if same {
+            if let Some(message) = self.all_loaded() {
+                send(outbound, message).await?;
+            }
+            return Ok(());
+        }
+        tracing::info!(
+            source = model.source,
+            first_rank = self.assignment.first_rank,
+            world_size = self.assignment.world_size,
+            "loading"
+        );
+        self.model.clone_from(&model.digest);
+        self.loaded.fill(None);
+        let from = model.source.clone();
+        let files = tokio::task::spawn_blocking(move || load::open_checked(&model)).await.context("open the model")?;
+        let files = match files {
+            Ok(files) => files,
+            Err(error) => return send(outbound, self.fatal(0, format!("open the model {from}: {error}"))).await,
+        };
+        for local_rank in 0..self.ranks.len() {
+            let spec = self.load_spec(local_rank, files.clone())?;
+            if !self.ranks[local_rank].tell(RankCommand::Load(Box::new(spec))) {
+                anyhow::bail!("rank thread {local_rank} does not take commands");
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: from_head::Message) -> anyhow::Result<Option<Ended>> {
+        match message {
+            from_head::Message::Plan(wire) => {
+                let sent_nanos = wire.sent_nanos;
+                let plan = Arc::new(wire::plan_from_wire(wire)?);
+                for rank in &self.ranks {
+                    if !rank.tell(RankCommand::Step { plan: plan.clone(), sent_nanos }) {
+                        anyhow::bail!("a rank has not taken {} plans in a row", rank::COMMANDS);
+                    }
+                }
+            }
+            from_head::Message::Form(form) => self.form(&form),
+            from_head::Message::Abort(abort) => {
+                tracing::warn!(epoch = abort.epoch, reason = abort.reason, "the epoch is over");
+                self.void(abort.epoch, &abort.reason);
+            }
+            from_head::Message::Drain(drain) => {
+                tracing::info!(reason = drain.reason, "drained");
+                return Ok(Some(Ended::Drained));
+            }
+            from_head::Message::Assignment(_) | from_head::Message::Challenge(_) => {
+                anyhow::bail!("the head sent a second assignment")
+            }
+        }
+        Ok(None)
+    }
+
+    fn form(&mut self, form: &pb::Form) {
+        self.void(form.epoch.saturating_sub(1), "a newer epoch forms");
+        self.last_epoch = form.epoch;
+        let cores = load::cores();
+        let spec = FormSpec {
+            epoch: form.epoch,
+            cluster_id: self.assignment.cluster_id.clone(),
+            first_rank: self.assignment.first_rank as usize,
+            addresses: form.addresses.clone(),
+            backend: form.backend.clone(),
+            num_blocks: form.num_blocks,
+            timeout: Duration::from_millis(form.timeout_ms.into()),
+            spin: cores >= self.ranks_here(),
+        };
+        for rank in &self.ranks {
+            rank.tell(RankCommand::Form(spec.clone()));
+        }
+    }
+
+    /// What the head is to hear of a rank's event.
+    fn rank_event(&mut self, event: RankEvent) -> Option<from_node::Message> {
+        let rank = self.assignment.first_rank + event.local_rank as u32;
+        match event.kind {
+            RankEventKind::Progress { loaded, total } => Some(from_node::Message::Progress(pb::Progress {
+                rank,
+                phase: rank::LOADING,
+                bytes_loaded: loaded,
+                bytes_total: total,
+            })),
+            RankEventKind::Loaded { facts } => {
+                self.loaded[event.local_rank] = Some(facts);
+                self.all_loaded()
+            }
+            RankEventKind::LoadFailed { reason } => Some(self.fatal(event.local_rank, reason)),
+            RankEventKind::Formed { epoch } if epoch == self.last_epoch => {
+                self.formed += 1;
+                let all = self.formed == self.ranks.len();
+                all.then_some(from_node::Message::Formed(pb::Formed { epoch }))
+            }
+            RankEventKind::Formed { .. } => None,
+            RankEventKind::StepDone { output, .. } if output.epoch != self.last_epoch => None,
+            RankEventKind::StepDone { output, micros, fan_out_nanos } => {
+                let sampled = if rank == 0 { wire::sampled_to_wire(output.sampled) } else { Vec::new() };
+                let (epoch, step) = (output.epoch, output.step);
+                let done = pb::StepDone { epoch, step, micros, sampled, fan_out_nanos };
+                self.steps.add(done, self.ranks.len()).map(from_node::Message::StepDone)
+            }
+            RankEventKind::Fault { epoch, reason } => {
+                tracing::warn!(rank, epoch, reason, "cannot go on in this epoch");
+                Some(from_node::Message::Fault(pb::Fault { epoch, rank, message: reason, fatal: false, suspect: 0 }))
+            }
+        }
+    }
+
+    /// What the head is told before this process ends.
+    fn fatal(&self, local_rank: usize, message: String) -> from_node::Message {
+        let rank = self.assignment.first_rank + local_rank as u32;
+        from_node::Message::Fault(pb::Fault { epoch: self.last_epoch, rank, message, fatal: true, suspect: 0 })
+    }
+
+    /// Loaded, once every local rank has.
+    fn all_loaded(&self) -> Option<from_node::Message> {
+        let mut all = self.loaded.iter().map(Option::as_ref);
+        let mut merged = all.next()??.clone();
+        for one in all {
+            let one = one?;
+            merged.num_blocks = merged.num_blocks.min(one.num_blocks);
+            merged.bytes_read += one.bytes_read;
+        }
+        merged.model.clone_from(&self.model);
+        tracing::info!(blocks = merged.num_blocks, bytes = merged.bytes_read, "loaded");
+        Some(from_node::Message::Loaded(merged))
+    }
+}
+
+/// Tells the head.
+///
+/// # Errors
+/// A fatal fault is this process's end, once it is told.
+async fn send(outbound: &Outbound, message: from_node::Message) -> anyhow::Result<()> {
+    let fatal = match &message {
+        from_node::Message::Fault(fault) if fault.fatal => Some(format!("rank {}: {}", fault.rank, fault.message)),
+        _ => None,
+    };
+    // A stream that has closed is noticed where it is read.
+    outbound.send(pb::FromNode { message: Some(message) }).await.ok();
+    let Some(reason) = fatal else { return Ok(()) };
+    tokio::time::sleep(FAREWELL).await;
+    anyhow::bail!(reason)
+}

@@ -1,0 +1,162 @@
+//! Plans and their results as bytes on the control stream, and back. What comes back is checked: a peer's bytes never
+//! become a plan that the engine would have to distrust.
+
+use lockstep_proto::node as pb;
+use lockstep_schedule::plan::{PlanEntry, PlanTokens, Sampled, SamplingParams, StepOutput, StepPlan, TokenLogprobs};
+
+/// A message of the control stream that does not mean anything.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed {message}: {reason}")]
+pub struct Malformed {
+    message: &'static str,
+    reason: String,
+}
+
+/// The wire form of `plan`; `sent_nanos` is the head's monotonic clock.
+pub fn plan_to_wire(plan: &StepPlan, sent_nanos: u64) -> pb::StepPlan {
+    pb::StepPlan {
+        epoch: plan.epoch,
+        step: plan.step,
+        forget: plan.forget.clone(),
+        admit: plan.admit.iter().map(|(seq, params)| admit_to_wire(*seq, params)).collect(),
+        entries: plan.entries.iter().map(entry_to_wire).collect(),
+        sent_nanos,
+    }
+}
+
+fn admit_to_wire(seq: u64, params: &SamplingParams) -> pb::Admit {
+    pb::Admit {
+        seq,
+        temperature: params.temperature,
+        top_k: params.top_k,
+        top_p: params.top_p,
+        seed: params.seed,
+        choice: params.choice,
+        logprobs: params.logprobs,
+    }
+}
+
+fn entry_to_wire(entry: &PlanEntry) -> pb::PlanEntry {
+    let tokens = match &entry.tokens {
+        PlanTokens::Given(ids) => ids.clone(),
+        PlanTokens::LastSampled => Vec::new(),
+    };
+    pb::PlanEntry {
+        seq: entry.seq,
+        position: entry.position,
+        tokens,
+        new_blocks: entry.new_blocks.clone(),
+        sample: entry.sample,
+    }
+}
+
+/// The plan that `wire` says.
+///
+/// # Errors
+/// `Malformed` for sampling parameters out of range; what depends on a rank's state is checked by its runner.
+pub fn plan_from_wire(wire: pb::StepPlan) -> Result<StepPlan, Malformed> {
+    let malformed = |reason: String| Malformed { message: "step plan", reason };
+    let mut admit = Vec::with_capacity(wire.admit.len());
+    for one in wire.admit {
+        let in_range = one.temperature.is_finite() && one.temperature >= 0.0 && one.top_p > 0.0 && one.top_p <= 1.0;
+        if !in_range {
+            return Err(malformed(format!(
+                "sequence {} has temperature {} and top_p {}",
+                one.seq, one.temperature, one.top_p
+            )));
+        }
+        let params = SamplingParams {
+            temperature: one.temperature,
+            top_k: one.top_k,
+            top_p: one.top_p,
+            seed: one.seed,
+            choice: one.choice,
+            logprobs: one.logprobs,
+        };
+        admit.push((one.seq, params));
+    }
+    let entries = wire.entries.into_iter().map(entry_from_wire).collect();
+    Ok(StepPlan { epoch: wire.epoch, step: wire.step, forget: wire.forget, admit, entries })
+}
+
+fn entry_from_wire(wire: pb::PlanEntry) -> PlanEntry {
+    let tokens = if wire.tokens.is_empty() { PlanTokens::LastSampled } else { PlanTokens::Given(wire.tokens) };
+    PlanEntry { seq: wire.seq, position: wire.position, tokens, new_blocks: wire.new_blocks, sample: wire.sample }
+}
+
+/// What was sampled, on the wire.
+pub fn sampled_to_wire(sampled: Vec<Sampled>) -> Vec<pb::Sampled> {
+    sampled
+        .into_iter()
+        .map(|one| {
+            let (logprob, top) = one.logprobs.map_or((None, Vec::new()), |l| (Some(l.chosen), l.top));
+            let (top_ids, top_logprobs) = top.into_iter().unzip();
+            pb::Sampled { seq: one.seq, token: one.token, logprob, top_ids, top_logprobs }
+        })
+        .collect()
+}
+
+/// The output of a step that rank 0 reports.
+///
+/// # Errors
+/// `Malformed` where the lists of likely tokens have unequal lengths.
+pub fn output_from_wire(wire: pb::StepDone) -> Result<StepOutput, Malformed> {
+    let mut sampled = Vec::with_capacity(wire.sampled.len());
+    for one in wire.sampled {
+        if one.top_ids.len() != one.top_logprobs.len() {
+            let reason = format!("{} ids with {} log-probabilities", one.top_ids.len(), one.top_logprobs.len());
+            return Err(Malformed { message: "step result", reason });
+        }
+        let top = one.top_ids.into_iter().zip(one.top_logprobs).collect();
+        let logprobs = one.logprob.map(|chosen| TokenLogprobs { chosen, top });
+        sampled.push(Sampled { seq: one.seq, token: one.token, logprobs });
+    }
+    Ok(StepOutput { epoch: wire.epoch, step: wire.step, sampled })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_survives_the_wire() {
+        let plan = StepPlan {
+            epoch: 3,
+            step: 9,
+            forget: vec![1, 2],
+            admit: vec![(4, SamplingParams { temperature: 0.5, top_k: 3, seed: 7, ..Default::default() })],
+            entries: vec![
+                PlanEntry {
+                    seq: 4,
+                    position: 0,
+                    tokens: PlanTokens::Given(vec![5, 6]),
+                    new_blocks: vec![0],
+                    sample: true,
+                },
+                PlanEntry { seq: 5, position: 8, tokens: PlanTokens::LastSampled, new_blocks: vec![], sample: true },
+            ],
+        };
+        assert_eq!(plan_from_wire(plan_to_wire(&plan, 1)), Ok(plan));
+    }
+
+    #[test]
+    fn results_survive_the_wire() {
+        let top = vec![(1, -0.5), (2, -1.5)];
+        let sampled = vec![
+            Sampled { seq: 4, token: 2, logprobs: Some(TokenLogprobs { chosen: -1.5, top }) },
+            Sampled { seq: 5, token: 3, logprobs: None },
+        ];
+        let wire = pb::StepDone { epoch: 1, step: 2, sampled: sampled_to_wire(sampled.clone()), ..Default::default() };
+        assert_eq!(output_from_wire(wire), Ok(StepOutput { epoch: 1, step: 2, sampled }));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let admit = pb::Admit { seq: 1, temperature: f32::NAN, top_p: 1.0, ..Default::default() };
+        let refused = plan_from_wire(pb::StepPlan { admit: vec![admit], ..Default::default() });
+        assert!(refused.unwrap_err().to_string().contains("sequence 1 has temperature NaN"));
+        let sampled = vec![pb::Sampled { top_ids: vec![1], ..Default::default() }];
+        let refused = output_from_wire(pb::StepDone { sampled, ..Default::default() });
+        assert_eq!(refused.unwrap_err().to_string(), "malformed step result: 1 ids with 0 log-probabilities");
+    }
+}

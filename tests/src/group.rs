@@ -1,0 +1,205 @@
+//! A group of agents as processes: the head and its workers, by either way of telling them their places.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lockstep_proto::v1::ClusterStatus;
+
+use crate::client::Client;
+use crate::process::{PATIENCE, Process, free_port, program};
+
+/// How ranks are told their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// `MISTRALRS_MN_*`
+    MultiNode,
+    /// `RING_*`
+    Ring,
+    /// `RING_CONFIG`
+    RingConfig,
+}
+
+/// What a group is started with.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub way: Way,
+    pub world_size: usize,
+    pub model: String,
+    /// Variables for all processes.
+    pub variables: Vec<(String, String)>,
+}
+
+impl Spec {
+    pub fn new(way: Way, world_size: usize, model: impl Into<String>) -> Self {
+        Self { way, world_size, model: model.into(), variables: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.variables.push((name.into(), value.to_string()));
+        self
+    }
+}
+
+/// A running group. Node 0 is the head with its own rank as a child.
+pub struct Group {
+    spec: Spec,
+    control: u16,
+    grpc: u16,
+    http: u16,
+    ring: Vec<u16>,
+    folder: tempfile::TempDir,
+    /// By node; `None`: not running.
+    pub nodes: Vec<Option<Process>>,
+}
+
+impl Group {
+    /// Starts all processes.
+    pub fn start(spec: Spec) -> Self {
+        let mut group = Self::prepare(spec);
+        for node in 0..group.spec.world_size {
+            group.start_node(node);
+        }
+        group
+    }
+
+    /// Chooses ports and starts nothing.
+    pub fn prepare(spec: Spec) -> Self {
+        let ring = (0..spec.world_size).map(|_| free_port()).collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let nodes = (0..spec.world_size).map(|_| None).collect();
+        Self { spec, control: free_port(), grpc: free_port(), http: free_port(), ring, folder, nodes }
+    }
+
+    /// Starts the head (0) or a worker, which is not running.
+    pub fn start_node(&mut self, node: usize) {
+        let process = Process::start(format!("node-{node}"), self.command(node));
+        self.nodes[node] = Some(process);
+    }
+
+    /// The command line of a node.
+    pub fn command(&self, node: usize) -> Command {
+        let mut command = agent();
+        command.arg("plain").arg("-m").arg(&self.spec.model);
+        command.env("LOCKSTEP_HOST", "127.0.0.1").env("LOCKSTEP_FOLLOW_PARENT", "1");
+        command.env("LOCKSTEP_HTTP_PORT", self.http.to_string()).env("LOCKSTEP_GRPC_PORT", self.grpc.to_string());
+        command.envs(self.place(node)).envs(self.spec.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn place(&self, node: usize) -> BTreeMap<&'static str, String> {
+        let size = self.spec.world_size;
+        match self.spec.way {
+            Way::MultiNode if size == 1 => BTreeMap::new(),
+            Way::MultiNode if node == 0 => BTreeMap::from([
+                ("MISTRALRS_MN_GLOBAL_WORLD_SIZE", size.to_string()),
+                ("MISTRALRS_MN_HEAD_NUM_WORKERS", (size - 1).to_string()),
+                ("MISTRALRS_MN_HEAD_PORT", self.control.to_string()),
+                ("LOCKSTEP_RING_PORT", "0".into()),
+                ("LOCKSTEP_GROUP_HOST", "127.0.0.1".into()),
+            ]),
+            Way::MultiNode => BTreeMap::from([
+                ("MISTRALRS_MN_GLOBAL_WORLD_SIZE", size.to_string()),
+                ("MISTRALRS_MN_WORKER_ID", (node - 1).to_string()),
+                ("MISTRALRS_MN_WORKER_SERVER_ADDR", format!("127.0.0.1:{}", self.control)),
+                ("LOCKSTEP_RING_PORT", "0".into()),
+                ("LOCKSTEP_GROUP_HOST", "127.0.0.1".into()),
+            ]),
+            Way::Ring => BTreeMap::from([
+                ("RING_PORT", self.ring[node].to_string()),
+                ("RING_RIGHT", self.ring[(node + 1) % size].to_string()),
+                ("RING_RANK", node.to_string()),
+                ("RING_WORLD_SIZE", size.to_string()),
+            ]),
+            Way::RingConfig => BTreeMap::from([("RING_CONFIG", self.ring_file(node).display().to_string())]),
+        }
+    }
+
+    fn ring_file(&self, node: usize) -> PathBuf {
+        let size = self.spec.world_size;
+        let config = serde_json::json!({
+            "master_ip": "127.0.0.1",
+            "master_port": self.control,
+            "port": self.ring[node],
+            "right_port": self.ring[(node + 1) % size],
+            "right_ip": "127.0.0.1",
+            "rank": node,
+            "world_size": size,
+        });
+        let path = self.folder.path().join(format!("ring-{node}.json"));
+        std::fs::write(&path, config.to_string()).expect("write RING_CONFIG");
+        path
+    }
+
+    pub fn grpc_port(&self) -> u16 {
+        self.grpc
+    }
+
+    pub fn http_port(&self) -> u16 {
+        self.http
+    }
+
+    pub fn control_port(&self) -> u16 {
+        self.control
+    }
+
+    /// A client of the endpoint, once it is there.
+    pub async fn client(&mut self) -> Client {
+        let began = Instant::now();
+        loop {
+            if let Ok(client) = Client::connect(self.grpc).await {
+                return client;
+            }
+            self.check(began, "its gRPC port");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the group is ready, and returns its status.
+    pub async fn ready(&mut self) -> ClusterStatus {
+        self.await_status("readiness", |status| status.ready).await
+    }
+
+    /// Waits for a status.
+    pub async fn await_status(&mut self, what: &str, holds: impl Fn(&ClusterStatus) -> bool) -> ClusterStatus {
+        let began = Instant::now();
+        let mut client = self.client().await;
+        loop {
+            let status = client.status().await;
+            match status {
+                Ok(status) if holds(&status) => return status,
+                Ok(_) => (),
+                Err(_) => client = self.client().await,
+            }
+            self.check(began, what);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn check(&mut self, began: Instant, what: &str) {
+        let head = self.nodes[0].as_mut().expect("a running head");
+        assert!(head.is_running(), "the head ended while the test waited for {what}");
+        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+    }
+}
+
+/// The agent, with nothing of the test's own environment that it would read.
+pub fn agent() -> Command {
+    let mut command = Command::new(program("lockstep-agent"));
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if ["MISTRALRS_", "RING_", "LOCKSTEP_"].iter().any(|prefix| name_text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// A model that the parity script made.
+pub fn fixture(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/fixtures").join(name);
+    assert!(folder.exists(), "{} is missing", folder.display());
+    folder.display().to_string()
+}

@@ -1,0 +1,162 @@
+//! Ranks die, hang and come back under load; no stream ends, and every one has the tokens of an undisturbed run.
+
+use std::time::{Duration, Instant};
+
+use lockstep_proto::v1::{ClusterStatus, Phase};
+use lockstep_tests::client::{Answer, Client, greedy, sampled};
+use lockstep_tests::group::{Group, Spec, Way};
+use lockstep_tests::process::{PATIENCE, children, is_alive, signal_process};
+
+const MODEL: &str = "builtin://tiny";
+/// Requests that run while ranks are killed: greedy and sampled ones, of several lengths.
+const STREAMS: u64 = 6;
+const TOKENS: u32 = 160;
+
+fn request(stream: u64) -> lockstep_proto::v1::GenerateRequest {
+    let prompt: Vec<u32> = (0..5 + 11 * stream as u32).map(|i| 300 + (i * 7 + stream as u32 * 31) % 900).collect();
+    if stream.is_multiple_of(2) { greedy(&prompt, TOKENS) } else { sampled(&prompt, TOKENS, stream) }
+}
+
+async fn answers(client: &Client) -> Vec<Answer> {
+    let all = (0..STREAMS).map(|stream| {
+        let mut client = client.clone();
+        async move { client.generate(request(stream)).await.expect("an answer") }
+    });
+    futures::future::join_all(all).await
+}
+
+/// A node whose process died is started again, as whoever runs it would.
+async fn replace(group: &mut Group, node: usize) {
+    group.nodes[node].as_mut().expect("a process").wait();
+    group.start_node(node);
+}
+
+fn read_by(status: &ClusterStatus, rank: u32) -> u64 {
+    status.ranks.iter().find(|line| line.rank == rank).expect("a rank").bytes_read
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_kills_under_load_lose_nothing() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 3, MODEL).with("LOCKSTEP_DTYPE", "f32"));
+    let before = group.ready().await;
+    let client = group.client().await;
+    let undisturbed = answers(&client).await;
+    for kill in 0..10u32 {
+        let victim = 1 + kill as usize % 2;
+        let streams = tokio::spawn({
+            let client = client.clone();
+            async move { answers(&client).await }
+        });
+        tokio::time::sleep(Duration::from_millis(150 + 40 * u64::from(kill))).await;
+        group.nodes[victim].as_mut().expect("a process").kill();
+        replace(&mut group, victim).await;
+        let disturbed = streams.await.expect("the streams");
+        assert_eq!(disturbed, undisturbed, "kill {kill} of node {victim}");
+    }
+    let after = group.ready().await;
+    assert_eq!(after.recoveries - before.recoveries, 10);
+    assert_eq!(read_by(&after, 0), read_by(&before, 0), "rank 0 has read its weights once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_heads_own_rank_is_replaced_by_the_head() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_DTYPE", "f32"));
+    let before = group.ready().await;
+    let client = group.client().await;
+    let undisturbed = answers(&client).await;
+    let streams = tokio::spawn({
+        let client = client.clone();
+        async move { answers(&client).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    signal_process(before.ranks[0].pid, "KILL");
+    assert_eq!(streams.await.expect("the streams"), undisturbed);
+    let after = group.ready().await;
+    assert_ne!(after.ranks[0].pid, before.ranks[0].pid);
+    assert_eq!(read_by(&after, 1), read_by(&before, 1), "the worker has read its weights once");
+    assert_eq!(after.ranks[1].pid, before.ranks[1].pid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_worker_is_noticed_and_ends_when_it_wakes() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL));
+    let before = group.ready().await;
+    let worker = group.nodes[1].as_ref().expect("a worker").id();
+    signal_process(worker, "STOP");
+    let lost = group.await_status("the loss", |status| !status.ready).await;
+    assert_eq!(lost.ranks[1].phase(), Phase::Lost, "{:?}", lost.pending);
+    assert!(lost.accepting, "a group that forms again still takes requests");
+    assert!(lost.pending.iter().any(|line| line.contains("rank 1")), "{:?}", lost.pending);
+    // A newer process takes its place while the old one sleeps; when that wakes it is told to end.
+    let stopped = group.nodes[1].take();
+    group.start_node(1);
+    let after = group.await_status("a new epoch", |status| status.ready && status.epoch > before.epoch).await;
+    assert_ne!(after.ranks[1].pid, worker);
+    let mut stopped = stopped.expect("a worker");
+    stopped.signal("CONT");
+    assert!(!stopped.wait().success());
+    assert!(group.ready().await.ready);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_head_leaves_no_orphan() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL));
+    group.ready().await;
+    let head = group.nodes[0].as_mut().expect("a head");
+    let own = children(head.id());
+    assert_eq!(own.len(), 1, "the head's own rank");
+    head.kill();
+    let began = Instant::now();
+    while own.iter().any(|pid| is_alive(*pid)) {
+        assert!(began.elapsed() < PATIENCE, "the head's rank outlives it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The worker keeps its weights and serves the next head.
+    let worker = group.nodes[1].as_ref().expect("a worker").id();
+    group.start_node(0);
+    let status = group.ready().await;
+    assert_eq!(status.ranks[1].pid, worker);
+    let prompt = [300, 301, 302];
+    let answer = group.client().await.generate(greedy(&prompt, 4)).await.expect("an answer");
+    assert_eq!(answer.tokens.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_finishes_what_runs() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL));
+    group.ready().await;
+    let mut client = group.client().await;
+    let mut stream = client.stream(greedy(&[300, 301], 100)).await.expect("a stream");
+    let mut tokens = stream.message().await.expect("a message").map_or(0, |part| part.token_ids.len());
+    group.nodes[0].as_ref().expect("a head").signal("TERM");
+    while let Some(part) = stream.message().await.expect("no error") {
+        tokens += part.token_ids.len();
+    }
+    assert_eq!(tokens, 100);
+    for node in group.nodes.iter_mut().flatten() {
+        let status = node.wait();
+        assert!(status.success(), "{}: {status}\n{}", node.name, node.output());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_go_on_gets_its_error() {
+    let spec = Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_RECOVERY_TIMEOUT", "2s");
+    let mut group = Group::start(spec);
+    group.ready().await;
+    let client = group.client().await;
+    let stream = tokio::spawn({
+        let mut client = client.clone();
+        async move { client.generate(greedy(&[300], 900)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    group.nodes[1].as_mut().expect("a worker").kill();
+    let error = stream.await.expect("the task").expect_err("no worker came back");
+    assert_eq!(error.code(), tonic::Code::Unavailable, "{error:?}");
+    assert!(error.metadata().contains_key("retry-after"), "{error:?}");
+    let status = group.await_status("the head's refusal", |status| !status.accepting).await;
+    assert!(!status.ready);
+    group.nodes[1] = None;
+    group.start_node(1);
+    assert!(group.ready().await.accepting);
+}
