@@ -93,6 +93,13 @@ FIXTURES = {
         num_key_value_heads=2, head_dim=10, vocab_size=269, rms_norm_eps=1e-6, tie_word_embeddings=True,
         rope_theta=10000.0, torch_dtype="float32",
     )),
+    # Biases on every projection, which ranks must add once; one KV head that all share; linearly scaled RoPE.
+    "llama-bias": Fixture(dict(
+        LLAMA | dict(attention_bias=True, mlp_bias=True), hidden_size=40, intermediate_size=53, num_hidden_layers=2,
+        num_attention_heads=5, num_key_value_heads=1, head_dim=8, vocab_size=271, rms_norm_eps=1e-5,
+        tie_word_embeddings=True, rope_theta=10000.0, rope_scaling=dict(rope_type="linear", factor=2.0),
+        torch_dtype="float32",
+    )),
 }
 
 
@@ -140,7 +147,9 @@ def weights(fixture, seed):
         noise = torch.randn(like.shape, generator=generator, dtype=torch.float32)
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if like.dim() == 1:
+        if name.endswith(".bias"):
+            value = 0.3 * noise
+        elif like.dim() == 1:
             value = 1 + 0.2 * noise
         elif name == "model.embed_tokens.weight":
             value = 0.2 * noise

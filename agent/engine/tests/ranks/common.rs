@@ -14,7 +14,8 @@ use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Output, Request, Scheduler, SchedulerConfig};
 
 /// Every fixture.
-pub const FIXTURES: [&str; 6] = ["llama2", "llama3-sharded", "llama3-bf16", "qwen3", "awkward-mha", "awkward-gqa"];
+pub const FIXTURES: [&str; 7] =
+    ["llama2", "llama3-sharded", "llama3-bf16", "qwen3", "awkward-mha", "awkward-gqa", "llama-bias"];
 
 /// What transformers computed for one prompt.
 pub struct Expected {
