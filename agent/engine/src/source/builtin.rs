@@ -11,7 +11,13 @@ type Embedded = (&'static str, &'static [u8]);
 /// Every builtin model: its name and files.
 const MODELS: &[(&str, &[Embedded])] = &[("tiny", TINY)];
 
-const TINY: &[Embedded] = &[];
+/// The files of `agent/engine/builtin/tiny`, under their own names.
+macro_rules! tiny {
+    ($($file:literal),+ $(,)?) => { &[$(($file, include_bytes!(concat!("../../builtin/tiny/", $file)))),+] };
+}
+
+const TINY: &[Embedded] =
+    tiny!["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
 
 /// The files of one embedded model.
 #[derive(Debug)]
@@ -63,5 +69,21 @@ impl ModelFiles for BuiltinFiles {
 
     fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiny_is_a_whole_model_of_at_most_eight_megabytes() {
+        let files = BuiltinFiles::open("builtin://tiny", "tiny").unwrap();
+        let total: usize = TINY.iter().map(|(_, bytes)| bytes.len()).sum();
+        assert!((1..=8 << 20).contains(&total), "{total} bytes");
+        let mut start = [0; 1];
+        files.read_at("config.json", 0, &mut start).unwrap();
+        assert_eq!((&start, files.bytes_read()), (b"{", 1));
+        assert_eq!(files.size("model-00001-of-00002.safetensors").unwrap(), None);
     }
 }
