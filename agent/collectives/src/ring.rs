@@ -35,7 +35,7 @@ pub type Ring = Mesh;
 
 /// First and longest pause between two calls to a rank that is not there yet.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A group to form.
 #[derive(Debug, Clone)]

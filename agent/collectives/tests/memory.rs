@@ -2,6 +2,8 @@
 
 mod naive;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockstep_collectives::memory::{Cut, CutKind, Faults, Member, group};
@@ -87,6 +89,20 @@ fn a_rank_that_leaves_is_noticed() {
     group.pop();
     for result in until_broken(&mut group, 1, 8) {
         assert_eq!(result, Err(CollectiveError::PeerLost { rank: 2, reason: "broken pipe".into() }));
+    }
+}
+
+#[test]
+fn operations_move_the_progress_of_their_rank() {
+    let progress: Vec<Arc<AtomicU64>> = (0..2).map(|_| Arc::default()).collect();
+    let mut group = group(2, &Faults { progress: progress.clone(), ..Faults::default() }).unwrap();
+    let mut seen = [0; 2];
+    for _ in 0..3 {
+        assert_eq!(on_ranks(&mut group, Communicator::barrier), [Ok(()), Ok(())]);
+        for (seen, progress) in seen.iter_mut().zip(&progress) {
+            let now = progress.load(Ordering::Relaxed);
+            assert!(now > std::mem::replace(seen, now));
+        }
     }
 }
 
