@@ -1,8 +1,9 @@
 //! Products of Llama-3.2-1B's shapes, one row and many, beside a plain read of memory.
 //!
-//! `cargo run --release -p lockstep-kernels --example bench [threads] [isa]`. One-row products are
-//! bound by memory, and what a shared machine gives moves from second to second, so reads of the same
-//! size are interleaved with them and the share of the read is what counts.
+//! `cargo run -p lockstep-kernels --example bench [threads] [isa] [rounds]`. One-row products are
+//! bound by memory, and what a shared machine gives moves from moment to moment: so each product is
+//! paired with a read of as many bytes just before it, the best round of each counts, and the share of
+//! the read is the figure to look at.
 
 use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::{Context, Isa, Matrix, Result, ThreadPool, linear};
@@ -15,10 +16,16 @@ const SHAPES: [(&str, usize, usize); 4] =
     [("qkv", 2048, 3072), ("o", 2048, 2048), ("gate_up", 2048, 16384), ("down", 8192, 2048)];
 /// Copies of each layer, so that weights come from memory and not from a cache.
 const LAYERS: usize = 4;
-/// Measurements of which the median counts.
-const ROUNDS: usize = 9;
+/// Rounds of which the best counts, unless asked for otherwise.
+const ROUNDS: usize = 15;
 
-/// Reads `bytes` with all threads, eight independent sums each.
+/// One weight, and memory of its size to read.
+struct Subject {
+    matrix: Matrix,
+    words: Vec<u64>,
+}
+
+/// Seconds that reading `words` takes with all threads, eight independent sums each.
 fn read(ctx: &Context, words: &[u64]) -> f64 {
     let total = AtomicU64::new(0);
     let start = Instant::now();
@@ -33,30 +40,34 @@ fn read(ctx: &Context, words: &[u64]) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-/// All projections of all layers for `tokens` rows; seconds.
-fn layers(ctx: &Context, weights: &[Vec<Matrix>], inputs: &[Tensor]) -> Result<f64> {
-    let start = Instant::now();
-    for (matrices, x) in weights.iter().zip(inputs) {
-        for matrix in matrices {
-            black_box(linear(ctx, x, matrix, None)?);
-        }
-    }
-    Ok(start.elapsed().as_secs_f64())
-}
-
-fn weights(ctx: &Context, dtype: DType) -> Result<Vec<Vec<Matrix>>> {
-    let mut weights = Vec::new();
+fn subjects(ctx: &Context, dtype: DType) -> Result<Vec<Subject>> {
+    let mut subjects = Vec::new();
     for (_, inputs, outputs) in SHAPES {
         let tensor = Tensor::randn(0f32, 0.1, (outputs, inputs), &Device::Cpu)?.to_dtype(dtype)?;
-        let copies = (0..LAYERS).map(|_| Matrix::new(ctx, &tensor)).collect::<Result<_>>()?;
-        weights.push(copies);
+        for _ in 0..LAYERS {
+            let matrix = Matrix::new(ctx, &tensor)?;
+            let words = vec![1u64; matrix.bytes() / 8];
+            subjects.push(Subject { matrix, words });
+        }
     }
-    Ok(weights)
+    Ok(subjects)
+}
+
+/// Best seconds of all products of `tokens` rows, and of the reads.
+fn measure(ctx: &Context, subjects: &[Subject], tokens: usize, rounds: usize) -> Result<[f64; 2]> {
+    let mut best = vec![[f64::INFINITY; 2]; subjects.len()];
+    for _ in 0..rounds {
+        for (subject, best) in subjects.iter().zip(&mut best) {
+            let shape = (tokens, subject.matrix.in_features());
+            let x = Tensor::ones(shape, DType::F32, &Device::Cpu)?;
+            let reading = read(ctx, &subject.words);
+            let start = Instant::now();
+            black_box(linear(ctx, &x, &subject.matrix, None)?);
+            let product = start.elapsed().as_secs_f64();
+            *best = [best[0].min(product), best[1].min(reading)];
+        }
+    }
+    Ok(best.iter().fold([0.0; 2], |sum, best| [sum[0] + best[0], sum[1] + best[1]]))
 }
 
 fn main() -> Result<()> {
@@ -66,30 +77,22 @@ fn main() -> Result<()> {
     if let Some(isa) = arguments.next() {
         ctx = ctx.force_isa(&isa)?;
     }
-    let (isa, threads) = (ctx.isa(), ctx.threads());
-    println!("{isa}, {threads} threads; machine has {:?}", Isa::available());
+    let rounds = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
+    println!("{}, {} threads; machine has {:?}", ctx.isa(), ctx.threads(), Isa::available());
     for dtype in [DType::BF16, DType::F16, DType::F32] {
-        let weights = weights(&ctx, dtype)?;
-        let bytes: usize = weights.iter().flatten().map(Matrix::bytes).sum();
-        let numbers = bytes / dtype.size_in_bytes();
-        let words = vec![1u64; bytes / 8];
-        for tokens in [1, 2, 4, 8, 12, 16, 64, 512] {
-            let make = |(_, inputs, _)| Tensor::randn(0f32, 1.0, (tokens, inputs), &Device::Cpu);
-            let inputs: Vec<Tensor> = SHAPES.into_iter().map(make).collect::<candle_core::Result<_>>()?;
-            let rounds = if tokens > 16 { 3 } else { ROUNDS };
-            let (mut times, mut reads) = (Vec::new(), Vec::new());
-            for _ in 0..rounds {
-                reads.push(read(&ctx, &words));
-                times.push(layers(&ctx, &weights, &inputs)?);
-            }
-            let (time, read) = (median(times), median(reads));
-            let gbs = bytes as f64 / time / 1e9;
-            let gflops = 2.0 * (numbers * tokens) as f64 / time / 1e9;
-            let share = 100.0 * read / time;
+        let subjects = subjects(&ctx, dtype)?;
+        let bytes: usize = subjects.iter().map(|subject| subject.matrix.bytes()).sum();
+        let numbers = (bytes / dtype.size_in_bytes()) as f64;
+        for tokens in [1, 2, 4, 8, 12, 16, 64, 256] {
+            let rounds = rounds.div_ceil(1 + tokens / 8);
+            let [product, read] = measure(&ctx, &subjects, tokens, rounds)?;
             println!(
-                "{dtype:?} {tokens:4} rows: {:8.2} ms {gbs:6.1} GB/s ({share:3.0}% of a read at {:.1}) {gflops:7.1} GFLOP/s",
-                time * 1e3,
+                "{dtype:?} {tokens:4} rows: {:8.2} ms {:6.1} GB/s = {:3.0}% of a read ({:5.1}) {:7.1} GFLOP/s",
+                product * 1e3,
+                bytes as f64 / product / 1e9,
+                100.0 * read / product,
                 bytes as f64 / read / 1e9,
+                2.0 * numbers * tokens as f64 / product / 1e9,
             );
         }
     }

@@ -205,7 +205,10 @@ impl<'a, F: Format, const P: usize, const T: usize, const D: usize> Split<'a, F,
             let weights = &self.scores[group];
             for (lane, row) in rows.chunks_exact(self.layout.width).enumerate() {
                 let row = &row.as_chunks::<LANES>().0[vector..vector + N];
-                let values: [S::V; N] = std::array::from_fn(|n| F::widen_row(s, &row[n]));
+                let mut values = [s.splat(0.0); N];
+                for n in 0..N {
+                    values[n] = F::widen_row(s, &row[n]);
+                }
                 for t in 0..T {
                     let weight = s.splat(weights[t][lane]);
                     for n in 0..N {

@@ -26,10 +26,11 @@ pub(crate) fn accumulate<S: Simd, F: Format, const P: usize, const T: usize>(
     let x = &x[..units * F::STEP];
     let mut local = *sums;
     for (unit, x) in x.chunks_exact(F::STEP).enumerate() {
-        let weights = panels.map(|panel| {
-            s.prefetch(&panel[unit], AHEAD);
-            F::widen(s, &panel[unit])
-        });
+        let mut weights = [[s.splat(0.0); 2]; P];
+        for p in 0..P {
+            s.prefetch(&panels[p][unit], AHEAD);
+            weights[p] = F::widen(s, &panels[p][unit]);
+        }
         for (step, x) in x.iter().enumerate() {
             for t in 0..T {
                 let x = s.splat(x[t]);

@@ -36,6 +36,16 @@ macro_rules! both {
     };
 }
 
+/// Two integer halves shifted left, as floats. A macro, for a closure would lack the features.
+macro_rules! shifted {
+    ($bits:literal, $first:ident, $second:ident) => {
+        V(
+            _mm256_castsi256_ps(_mm256_slli_epi32::<$bits>($first)),
+            _mm256_castsi256_ps(_mm256_slli_epi32::<$bits>($second)),
+        )
+    };
+}
+
 impl Simd for Avx2 {
     type V = V;
     const SUMS: usize = 6;
@@ -93,11 +103,10 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn exp2_whole(self, x: V) -> V {
         have!({
-            let half = |x| {
-                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(x), _mm256_set1_epi32(127));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-            };
-            V(half(x.0), half(x.1))
+            let bias = _mm256_set1_epi32(127);
+            let first = _mm256_add_epi32(_mm256_cvtps_epi32(x.0), bias);
+            let second = _mm256_add_epi32(_mm256_cvtps_epi32(x.1), bias);
+            shifted!(23, first, second)
         })
     }
     #[inline(always)]
@@ -106,16 +115,17 @@ impl Simd for Avx2 {
             let first = _mm256_loadu_si256(x.as_ptr().cast());
             let second = _mm256_loadu_si256(x.as_ptr().add(8).cast());
             let mask = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
-            let low = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
-            let high = |x| _mm256_castsi256_ps(_mm256_and_si256(x, mask));
-            [V(low(first), low(second)), V(high(first), high(second))]
+            let high = _mm256_castsi256_ps(_mm256_and_si256(first, mask));
+            let high = V(high, _mm256_castsi256_ps(_mm256_and_si256(second, mask)));
+            [shifted!(16, first, second), high]
         })
     }
     #[inline(always)]
     fn widen_bf16(self, x: &[u16; LANES]) -> V {
         have!({
-            let half = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x)));
-            V(half(_mm_loadu_si128(x.as_ptr().cast())), half(_mm_loadu_si128(x.as_ptr().add(8).cast())))
+            let first = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            let second = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
+            shifted!(16, first, second)
         })
     }
     #[inline(always)]

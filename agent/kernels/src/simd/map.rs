@@ -13,18 +13,30 @@ pub(crate) fn map<S: Simd, const N: usize, const M: usize>(
     let length = ins[0].len();
     let ins = ins.map(|slice| slice[..length].as_chunks::<LANES>());
     let mut outs = outs.map(|slice| slice[..length].as_chunks_mut::<LANES>());
-    for i in 0..length / LANES {
-        let results = f(ins.map(|(whole, _)| s.load(&whole[i])));
-        for (out, result) in outs.iter_mut().zip(results) {
-            s.store(result, &mut out.0[i]);
+    let whole = length / LANES;
+    // One call of `f`, so that the compiler inlines it: a closure has not the instruction set.
+    for i in 0..length.div_ceil(LANES) {
+        let mut vectors = [s.splat(0.0); N];
+        for n in 0..N {
+            let rest;
+            let lanes = if i < whole {
+                &ins[n].0[i]
+            } else {
+                rest = padded(ins[n].1);
+                &rest
+            };
+            vectors[n] = s.load(lanes);
         }
-    }
-    if !length.is_multiple_of(LANES) {
-        let results = f(ins.map(|(_, rest)| s.load(&padded(rest))));
-        for (out, result) in outs.iter_mut().zip(results) {
-            let mut lanes = [0.0; LANES];
-            s.store(result, &mut lanes);
-            out.1.copy_from_slice(&lanes[..out.1.len()]);
+        let results = f(vectors);
+        for m in 0..M {
+            if i < whole {
+                s.store(results[m], &mut outs[m].0[i]);
+            } else {
+                let mut lanes = [0.0; LANES];
+                s.store(results[m], &mut lanes);
+                let rest = &mut outs[m].1;
+                rest.copy_from_slice(&lanes[..rest.len()]);
+            }
         }
     }
 }

@@ -93,7 +93,8 @@ pub(crate) trait Simd: Copy {
 }
 
 /// Work that is written over any instruction set. Its `run` must be `#[inline(always)]`, and so must
-/// what it calls in its inner loops, or the code is compiled without the instructions.
+/// what it calls in its inner loops, or the code is compiled without the instructions. A closure (in
+/// `array::map`, say) cannot be told to inline, so inner loops have none.
 pub(crate) trait Kernel {
     fn run<S: Simd>(self, s: S);
 }
