@@ -1,0 +1,50 @@
+//! The model inside the binary answers as transformers does with its files, at every world size.
+
+use std::collections::HashMap;
+
+use lockstep_engine::{DTypeChoice, describe};
+use lockstep_schedule::plan::{SamplingParams, SeqId};
+
+use crate::common::{Expected, Ranks, Setup, drive, request, scheduler};
+
+const SOURCE: &str = "builtin://tiny";
+
+fn conversations() -> Vec<Expected> {
+    let json: serde_json::Value = serde_json::from_str(include_str!("../../builtin/expected.json")).unwrap();
+    let numbers = |value: &serde_json::Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let read = |conversation: &serde_json::Value| Expected {
+        prompt: numbers(&conversation["prompt"]),
+        greedy: numbers(&conversation["greedy"]),
+        positions: Vec::new(),
+        logits: Vec::new(),
+    };
+    json["conversations"].as_array().unwrap().iter().map(read).collect()
+}
+
+#[test]
+fn the_builtin_model_answers_as_in_transformers() {
+    let conversations = conversations();
+    assert!(!conversations.is_empty());
+    for world_size in 1..=4 {
+        let setup = Setup { source: SOURCE.into(), dtype: DTypeChoice::F32, ..Setup::new("", world_size) };
+        let ranks = Ranks::start(&setup);
+        let mut scheduler = scheduler(&setup, |_| {});
+        scheduler.group_formed(ranks.epoch(), setup.num_blocks, 0);
+        for (index, conversation) in conversations.iter().enumerate() {
+            scheduler.submit(request(index as SeqId, conversation, SamplingParams::default()), 0).unwrap();
+        }
+        let mut tokens = HashMap::new();
+        drive(&mut scheduler, &ranks, &mut tokens);
+        for (index, conversation) in conversations.iter().enumerate() {
+            assert_eq!(tokens[&(index as SeqId)], conversation.greedy, "{world_size} ranks, conversation {index}");
+        }
+    }
+}
+
+#[test]
+fn the_builtin_model_has_what_a_head_needs() {
+    let described = describe(SOURCE).unwrap();
+    assert!(described.chat_template.is_some_and(|template| template.contains("<|user|>")));
+    assert!(!described.generation.eos_token_ids.is_empty());
+    assert!(described.largest_world_size >= 4);
+}
