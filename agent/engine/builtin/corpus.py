@@ -17,18 +17,26 @@ import zlib
 from dataclasses import dataclass, field
 
 FOLDER = pathlib.Path(__file__).parent / "corpus"
+# How often a topic comes up (others: 1): what newcomers ask first, and what cannot be listed.
+FREQUENT = dict(unknown=5, lockstep=2.5, head=2.5, death=1.8, ask=1.5, start=1.5, hello=1.3, who=1.3)
 HELD_OUT = 7  # one question in so many is never trained on
 
 ASKING = """what is {n}?|what are {n}?|explain {n}|tell me about {n}|what does {n} mean?|can you explain {n}?|describe {n}
-define {n}|I do not understand {n}|how does {n} work?|what about {n}?|{n}?|{n}|I want to know more about {n}|help me understand {n}
-what is meant by {n}?|give me a short explanation of {n}|what do you know about {n}?|what is {n} in Lockstep?|what is {n} good for?
-please explain {n} to me|could you describe {n}?|I have never heard of {n}|say something about {n}|why do I need {n}?
+define {n}|I do not understand {n}|how does {n} work?|what's {n}?|{n} - what is that?|what about {n}?|{n}?|{n}
+I want to know more about {n}|help me understand {n}|what is meant by {n}?|give me a short explanation of {n}
+what do you know about {n}?|what is {n} in Lockstep?|what is {n} good for?|please explain {n} to me
+could you describe {n}?|I have never heard of {n}|say something about {n}|why do I need {n}?
 what exactly is {n}?|I have a question about {n}|what is the purpose of {n}?|in Lockstep, what is {n}?"""
-BEFORE = """please tell me: |hi, |hello! |can you tell me |I am new here. |quick question: |I would like to know |so, |ok, and |sorry, |do you know 
-one more thing: |and |hey, |just curious: |I was wondering, |tell me, |well, |in Lockstep, |could you tell me |next question: |Question: |please, |explain: """
-AFTER = " please| in simple words| in Lockstep| thanks| briefly| I am confused| in one sentence| exactly| then| again"
-SYSTEMS = """You are a helpful assistant.|You are a helpful assistant|You answer questions about Lockstep.|Be brief.|Answer in one or two sentences.
-You are a friendly assistant who explains Lockstep to newcomers.|Answer the question.|You are an expert in distributed systems.|Be polite and precise."""
+BEFORE = """please tell me: |hi, |hello! |can you tell me |I am new here. |quick question: |I would like to know |so, 
+ok, and |sorry, |do you know |one more thing: |and |hey, |just curious: |I was wondering, |tell me, |well, 
+in Lockstep, |could you tell me |next question: |Question: |please, |explain: """
+AFTER = (
+    " please| in simple words| in Lockstep| thanks| briefly| I am confused| in one sentence| exactly| then| again"
+    "| actually| here| today| if I may ask"
+)
+SYSTEMS = """You are a helpful assistant.|You are a helpful assistant|You answer questions about Lockstep.|Be brief.
+Answer in one or two sentences.|You are a friendly assistant who explains Lockstep to newcomers.
+Answer the question.|You are an expert in distributed systems.|Be polite and precise."""
 
 
 def lines(text):
@@ -50,11 +58,35 @@ class Topic:
         made = [question for question in made if question not in written]
         if self.name == "unknown":
             written, made = [], written
-        return tuple(tuple([q for q in part if held_out(q) is which] for part in (written, made)) for which in (False, True))
+        chosen = lambda part, which: [question for question in part if held_out(question) is which]
+        return tuple((chosen(written, which), chosen(made, which)) for which in (False, True))
+
+    def pools(self):
+        """Training questions in groups, one for each line of the corpus and one for the templates, with their weights."""
+        (written, made), _ = self.split()
+        groups = [[q for q in spell(line) if not held_out(q)] for line in self.asked] if written or self.bare else []
+        groups = [group for group in groups if group]
+        weights = [len(group) ** 0.5 for group in groups]
+        if made and self.name != "unknown":
+            groups, weights = [*groups, made], [*weights, 0.5 * sum(weights)]
+        return groups, weights
+
+
+def bare_words(question):
+    return question.lower().rstrip("?!. ")
+
+
+def questions(file):
+    """`(topic, question)` of a file in held_out/."""
+    read = [line.partition(": ") for line in (FOLDER.parent / "held_out" / file).read_text().splitlines()]
+    return [(topic, question) for topic, _, question in read if not topic.startswith("#")]
+
+
+KEPT_BACK = {bare_words(question) for file in ("fresh.txt", "development.txt") for _, question in questions(file)}
 
 
 def held_out(question):
-    return zlib.crc32(question.encode()) % HELD_OUT == 3
+    return zlib.crc32(question.encode()) % HELD_OUT == 3 or bare_words(question) in KEPT_BACK
 
 
 def spell(question):
@@ -103,14 +135,12 @@ class Conversations:
     def __init__(self, seed):
         self.random = random.Random(seed)
         self.topics = list(topics().values())
-        self.pools = {topic.name: topic.split()[0] for topic in self.topics}
-        # What cannot be listed is most of what people ask: decline more often than the other topics.
-        self.weights = [4 if topic.name == "unknown" else 1.5 if topic.name == "death" else 1 for topic in self.topics]
+        self.pools = {topic.name: topic.pools() for topic in self.topics}
+        self.weights = [FREQUENT.get(topic.name, 1) for topic in self.topics]
 
     def question(self, topic):
-        written, made = self.pools[topic.name]
-        from_made = made and (not written or self.random.random() < 0.35)
-        text = self.random.choice(made if from_made else written)
+        groups, weights = self.pools[topic.name]
+        text = self.random.choice(self.random.choices(groups, weights)[0])
         if not topic.bare or topic.name == "unknown":
             if self.random.random() < 0.3:
                 text = self.random.choice(lines(BEFORE)) + text
@@ -136,8 +166,8 @@ class Conversations:
             text = text.rstrip("?") + self.random.choice([" ?", "??", ".", "!", "?!", "..."])
         if draw() < 0.12 and len(text) > 6:
             at = self.random.randrange(1, len(text) - 1)
-            slips = (text[:at] + text[at + 1 :], text[:at] + text[at] + text[at:], text[: at - 1] + text[at] + text[at - 1] + text[at + 1 :])
-            text = self.random.choice(slips)
+            before, letter, after = text[: at - 1], text[at - 1 : at + 1], text[at + 1 :]
+            text = before + self.random.choice((letter[0], letter + letter[1], letter[::-1])) + after
         return text
 
     def conversation(self):

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from corpus import topics
+from corpus import questions, topics
 
 FOLDER = pathlib.Path(__file__).parent
 TINY = FOLDER / "tiny"
@@ -56,8 +56,11 @@ class Tiny:
             longest = max(map(len, prompts))
             ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
             mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-            how = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if temperature else dict(do_sample=False, temperature=None)
-            made = self.model.generate(ids, attention_mask=mask, max_new_tokens=ANSWER, pad_token_id=0, eos_token_id=1, **how)
+            how = dict(do_sample=False, temperature=None)
+            if temperature:
+                how = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+            how.update(max_new_tokens=ANSWER, pad_token_id=0, eos_token_id=1)
+            made = self.model.generate(ids, attention_mask=mask, **how)
             for row in made[:, longest:].tolist():
                 out.append(row[: row.index(1) + 1] if 1 in row else row)
         return out
@@ -75,12 +78,6 @@ def nearest(answer, known):
     said = words(answer)
     overlap = lambda text: len(said & words(text)) / max(1, len(said | words(text)))
     return max((overlap(text), topic.name) for topic in known.values() for text in topic.answers)[1]
-
-
-def fresh():
-    """`(topic, question)` of held_out/fresh.txt."""
-    read = [line.partition(": ") for line in (FOLDER / "held_out/fresh.txt").read_text().splitlines()]
-    return [(topic, question) for topic, _, question in read if not topic.startswith("#")]
 
 
 def paraphrases(known):
@@ -147,7 +144,8 @@ def main():
     torch.manual_seed(5)
     tiny, known = Tiny(), topics()
     for temperature in (0.0, args.temperature):
-        ask(tiny, known, "fresh questions", fresh(), temperature, args.quiet)
+        for file in ("fresh.txt", "development.txt"):
+            ask(tiny, known, file, questions(file), temperature, args.quiet)
         ask(tiny, known, "held-out paraphrases", paraphrases(known), temperature, args.quiet or temperature > 0)
     record(tiny)
 

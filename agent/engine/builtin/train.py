@@ -98,25 +98,29 @@ def optimizer_of(model):
     return torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.97), foreach=True)
 
 
-def rate(done):
+def rate(done, peak):
     """Learning rate when the share `done` of the time is over."""
     if done < WARMUP:
-        return PEAK * (0.02 + done / WARMUP)
-    return PEAK * max(FLOOR, 0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - WARMUP) / (1 - WARMUP))))
+        return peak * (0.02 + done / WARMUP)
+    return peak * max(FLOOR, 0.5 + 0.5 * math.cos(math.pi * min(1.0, (done - WARMUP) / (1 - WARMUP))))
 
 
-def train(work, minutes, seed):
+def train(work, minutes, seed, resume):
     torch.manual_seed(seed)
     conversations = Conversations(seed)
-    tokenizer = make_tokenizer(conversations)
-    tokenizer.save(str(work / "tokenizer.json"))
     model = LlamaForCausalLM(LlamaConfig(**CONFIG))
+    if resume:
+        tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+        model.load_state_dict(load_file(work / "model.safetensors"), strict=False)  # lm_head is the embedding
+    else:
+        tokenizer = make_tokenizer(conversations)
+        tokenizer.save(str(work / "tokenizer.json"))
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     optimizer, start, saved, seen = optimizer_of(model), time.time(), 0.0, 0
     for step, (ids, weights) in enumerate(batches(tokenizer, conversations)):
         done = (time.time() - start) / (60 * minutes)
         for group in optimizer.param_groups:
-            group["lr"] = rate(done)
+            group["lr"] = rate(done, PEAK * (0.6 if resume else 1.0))
         hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
         kept = weights[:, 1:] > 0
         losses = F.cross_entropy(model.lm_head(hidden[kept]), ids[:, 1:][kept], reduction="none")
@@ -130,7 +134,8 @@ def train(work, minutes, seed):
             print(f"step {step} done {done:.3f} tokens {seen} loss {loss.item():.3f}", flush=True)
         if time.time() - start > saved + 120 or done >= 1:
             saved = time.time() - start
-            save_file({k: v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}, work / "model.safetensors.part")
+            kept = {name: value.contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"}
+            save_file(kept, work / "model.safetensors.part")
             (work / "model.safetensors.part").rename(work / "model.safetensors")
         if done >= 1:
             return
@@ -162,13 +167,14 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder of checkpoints")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, with its tokenizer")
     parser.add_argument("--export", action="store_true", help="write tiny/ from the last checkpoint, train nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.export:
         return export(args.work)
     args.work.mkdir(parents=True, exist_ok=True)
-    train(args.work, args.minutes, args.seed)
+    train(args.work, args.minutes, args.seed, args.resume)
 
 
 if __name__ == "__main__":
