@@ -1,0 +1,241 @@
+//! `lockstep status`: the group as its head tells it, as a table or as JSON.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use comfy_table::{CellAlignment, Table, presets};
+use lockstep_proto::v1::{ClusterStatus, GetStatusRequest, Phase, RankStatus, WatchRequest};
+use serde_json::json;
+
+use super::endpoint::{EndpointError, EndpointFlag};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    endpoint: EndpointFlag,
+    /// Go on and show every change
+    #[arg(short, long)]
+    watch: bool,
+    /// Form of the status; with --watch, JSON comes one line for each change
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Table,
+    Json,
+}
+
+pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let mut client = options.endpoint.endpoint.cluster().await?;
+    if !options.watch {
+        let status = client.get_status(GetStatusRequest {}).await.map_err(EndpointError::from)?.into_inner();
+        super::print(&match options.output {
+            Form::Table => text(&status),
+            Form::Json => serde_json::to_string_pretty(&json_of(&status))? + "\n",
+        })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut changes = client.watch(WatchRequest {}).await.map_err(EndpointError::from)?.into_inner();
+    loop {
+        let status = tokio::select! {
+            status = changes.message() => status.map_err(EndpointError::from)?,
+            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(super::INTERRUPTED)),
+        };
+        let Some(status) = status else { anyhow::bail!("{} ended the watch", options.endpoint.endpoint) };
+        let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+        super::print(&match options.output {
+            Form::Table => format!("{clear}{}", text(&status)),
+            Form::Json => json_of(&status).to_string() + "\n",
+        })?;
+    }
+}
+
+/// The group in a line, the ranks in a table, what it waits for.
+pub(super) fn text(status: &ClusterStatus) -> String {
+    let state = match (status.ready, status.accepting) {
+        (true, _) => "ready",
+        (false, true) => "not ready, queueing requests",
+        (false, false) => "not ready",
+    };
+    let mut lines = vec![format!(
+        "{}: {state}; model {}, epoch {}, {} over {} ranks, {} recoveries",
+        or(&status.cluster_id, "group"),
+        or(&status.model, "not resolved yet"),
+        status.epoch,
+        or(&status.backend, "no collectives yet"),
+        status.world_size,
+        status.recoveries
+    )];
+    lines.push(format!(
+        "requests: {} running, {} waiting; KV blocks: {} of {} used",
+        status.running, status.waiting, status.kv_blocks_used, status.kv_blocks_total
+    ));
+    lines.push(table(&status.ranks));
+    lines.extend(status.pending.iter().map(|pending| format!("waiting for {pending}")));
+    lines.join("\n") + "\n"
+}
+
+fn or<'a>(text: &'a str, instead: &'a str) -> &'a str {
+    if text.is_empty() { instead } else { text }
+}
+
+fn table(ranks: &[RankStatus]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header([
+        "RANK",
+        "NODE",
+        "PHASE",
+        "DEVICE",
+        "HOST/PID",
+        "LOADED",
+        "LAST STEP",
+        "STEP MS",
+        "RESTARTS",
+        "MESSAGE",
+    ]);
+    for rank in ranks {
+        table.add_row([
+            rank.rank.to_string(),
+            rank.node.to_string(),
+            phase(rank.phase()).to_owned(),
+            or(&rank.device, "-").to_owned(),
+            if rank.pid == 0 { "-".into() } else { format!("{}/{}", rank.host, rank.pid) },
+            loaded(rank),
+            rank.last_step.to_string(),
+            if rank.step_micros == 0 { "-".into() } else { format!("{:.2}", rank.step_micros as f64 / 1e3) },
+            rank.restarts.to_string(),
+            rank.message.clone(),
+        ]);
+    }
+    for index in [0, 1, 5, 6, 7, 8] {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+fn loaded(rank: &RankStatus) -> String {
+    match rank.bytes_total {
+        0 => "-".into(),
+        total if rank.bytes_loaded >= total => bytes(total),
+        total => format!("{} of {}", bytes(rank.bytes_loaded), bytes(total)),
+    }
+}
+
+/// Bytes with a binary unit.
+pub(super) fn bytes(count: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// A phase as people read it.
+pub(super) fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "Pending",
+        Phase::Scheduling => "Scheduling",
+        Phase::Pulling => "Pulling",
+        Phase::Downloading => "Downloading",
+        Phase::Loading => "Loading",
+        Phase::Forming => "Forming",
+        Phase::Warmup => "Warmup",
+        Phase::Serving => "Serving",
+        Phase::Lost => "Lost",
+    }
+}
+
+fn json_of(status: &ClusterStatus) -> serde_json::Value {
+    let rank = |rank: &RankStatus| {
+        json!({
+            "rank": rank.rank, "node": rank.node, "phase": phase(rank.phase()), "host": rank.host, "pid": rank.pid,
+            "address": rank.address, "device": rank.device, "bytesLoaded": rank.bytes_loaded,
+            "bytesTotal": rank.bytes_total, "lastStep": rank.last_step, "stepMicros": rank.step_micros,
+            "restarts": rank.restarts, "message": rank.message, "incarnation": rank.incarnation,
+        })
+    };
+    json!({
+        "clusterId": status.cluster_id, "epoch": status.epoch, "ready": status.ready, "accepting": status.accepting,
+        "worldSize": status.world_size, "tensorParallelSize": status.tensor_parallel_size,
+        "pipelineParallelSize": status.pipeline_parallel_size, "backend": status.backend,
+        "ranks": status.ranks.iter().map(rank).collect::<Vec<_>>(), "pending": status.pending,
+        "running": status.running, "waiting": status.waiting, "kvBlocksUsed": status.kv_blocks_used,
+        "kvBlocksTotal": status.kv_blocks_total, "recoveries": status.recoveries, "model": status.model,
+        "version": status.version,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
+
+    fn sample() -> ClusterStatus {
+        let rank = RankStatus {
+            device: "cpu (avx2)".into(),
+            host: "box".into(),
+            pid: 42,
+            bytes_loaded: 3 << 20,
+            bytes_total: 3 << 20,
+            last_step: 120,
+            step_micros: 2500,
+            ..Default::default()
+        };
+        ClusterStatus {
+            cluster_id: "quickstart-0".into(),
+            epoch: 2,
+            accepting: true,
+            world_size: 3,
+            backend: "ring".into(),
+            ranks: vec![
+                RankStatus { phase: Phase::Serving.into(), ..rank.clone() },
+                RankStatus { rank: 1, node: 1, phase: Phase::Loading.into(), bytes_loaded: 1 << 20, pid: 43, ..rank },
+                RankStatus {
+                    rank: 2,
+                    node: 2,
+                    phase: Phase::Lost.into(),
+                    restarts: 1,
+                    message: "its stream ended".into(),
+                    ..Default::default()
+                },
+            ],
+            pending: vec!["rank 1: Loading 33%".into(), "rank 2: not heard of".into()],
+            kv_blocks_total: 100,
+            recoveries: 1,
+            model: "tiny".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_group_that_forms_again() {
+        insta::assert_snapshot!(super::text(&sample()));
+    }
+
+    #[test]
+    fn a_group_not_heard_of() {
+        insta::assert_snapshot!(super::text(&ClusterStatus::default()));
+    }
+
+    #[test]
+    fn a_group_as_json() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&super::json_of(&sample())).unwrap());
+    }
+
+    #[test]
+    fn bytes_with_units() {
+        for (count, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB"), (1 << 50, "1024.0 TiB")]
+        {
+            assert_eq!(super::bytes(count), text);
+        }
+    }
+}
