@@ -30,8 +30,8 @@ pub struct Tuning {
     /// A message is exchanged whole and summed by every rank while what a rank then sends, size × (ranks - 1), is no
     /// more than this; else it is segmented.
     pub direct_up_to: usize,
-    /// Bytes of a segment of a large message between two ranks; with more it shrinks as 1 / (ranks - 1), so that what
-    /// is in flight stays as much.
+    /// Bytes of a segment of a large message between two ranks; with more it shrinks as 2 / ranks, so that about as much
+    /// is in flight.
     pub segment: usize,
     /// Bytes below which a segment's part for one rank does not shrink.
     pub least_part: usize,
@@ -39,7 +39,7 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { direct_up_to: 128 << 10, segment: 1 << 20, least_part: 32 << 10 }
+        Self { direct_up_to: 128 << 10, segment: 512 << 10, least_part: 32 << 10 }
     }
 }
 
@@ -112,7 +112,7 @@ impl Mesh {
     fn all_reduce_segmented(&mut self, dtype: Dtype, data: &mut [u8]) -> Result<(), CollectiveError> {
         let (element, ranks) = (dtype.size(), self.group.world_size());
         let least = self.tuning.least_part.max(element) * ranks;
-        let segment = (self.tuning.segment / (ranks - 1).max(1)).max(least).next_multiple_of(element);
+        let segment = (2 * self.tuning.segment / ranks).max(least).next_multiple_of(element);
         let shape = Segments { group: self.group, element, segment, total: data.len() };
         let scratch = room(&mut self.scratch, shape.scratch_bytes());
         self.exchange.run(&mut Segmented::new(shape, dtype, data, scratch))

@@ -33,14 +33,20 @@ def outputs(commands: list[list[str]], env: dict[str, str]) -> str:
 
 
 def commands(system: str, ranks: int, port: int, tools: argparse.Namespace, mpi: str) -> list[list[str]]:
+    """One command a rank (Open MPI: one for all), each rank bound to a core of its own where there are enough."""
+    cores = sorted(os.sched_getaffinity(0))
+    own_core = ranks <= len(cores)
+    bound = [["taskset", "-c", str(cores[r])] if own_core else [] for r in range(ranks)]
     sizes = [f"{size}={max(5, calls * 2 // ranks)}" for size, calls in SIZES.items() if size in tools.sizes]
     if system == "lockstep":
-        spin = "true" if ranks <= len(os.sched_getaffinity(0)) else "false"
-        return [[tools.lockstep, str(r), str(ranks), str(port), spin, *sizes] for r in range(ranks)]
+        spin = "true" if own_core else "false"
+        return [[*bound[r], tools.lockstep, str(r), str(ranks), str(port), spin, *sizes] for r in range(ranks)]
     if system == "gloo":
-        return [[tools.python, str(HERE / "gloo.py"), str(r), str(ranks), str(port), *sizes] for r in range(ranks)]
+        gloo = [tools.python, str(HERE / "gloo.py")]
+        return [[*bound[r], *gloo, str(r), str(ranks), str(port), *sizes] for r in range(ranks)]
     mca = ["--mca", "pml", "ob1", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo"]
-    return [["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", *mca, "-np", str(ranks), mpi, *sizes]]
+    binding = ["--bind-to", "core" if own_core else "none"]
+    return [["mpirun", "--allow-run-as-root", "--oversubscribe", *binding, *mca, "-np", str(ranks), mpi, *sizes]]
 
 
 def measure(tools: argparse.Namespace) -> dict[tuple[str, int, int], list[float]]:

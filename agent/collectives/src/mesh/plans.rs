@@ -50,14 +50,14 @@ impl<To, From> Whole<'_, To, From> {
     }
 }
 
-/// Segments in flight: while one is summed and gathered, the next is on its way.
+/// Segments in flight: while one is summed and gathered, the next are on their way.
 const DEPTH: usize = 2;
 
 /// The large all-reduce: each rank owns its part of every segment, sums what the others send of it (reduce-scatter) and
 /// sends the sum back (all-gather), directly over the full mesh.
 ///
-/// On each link the order of pieces is scatter 0, scatter 1, gather 0, scatter 2, gather 1, …: a gather depends only on
-/// scatters that precede it on every link, so no size and no speed of a link can make a circle of waits.
+/// On each link the order of pieces is the first [`DEPTH`] scatters, gather 0, the next scatter, gather 1, …: a gather
+/// depends only on scatters that precede it on every link, so no size and no speed of a link can make a circle of waits.
 pub(crate) struct Segmented<'a> {
     shape: Segments,
     data: &'a mut [u8],
@@ -100,13 +100,17 @@ impl Segments {
 
     /// The `index`-th piece on every link; `None` after the last.
     fn phase(self, index: usize) -> Option<Phase> {
-        let last = 2 * self.count() - 1;
-        match index {
-            0 => Some(Phase::Scatter(0)),
-            _ if index > last => None,
-            _ if index == last => Some(Phase::Gather(self.count() - 1)),
-            _ if index % 2 == 1 => Some(Phase::Scatter(index / 2 + 1)),
-            _ => Some(Phase::Gather(index / 2 - 1)),
+        let count = self.count();
+        let ahead = DEPTH.min(count);
+        if index < ahead {
+            return Some(Phase::Scatter(index));
+        }
+        let (step, paired) = (index - ahead, 2 * (count - ahead));
+        match step {
+            _ if index >= 2 * count => None,
+            _ if step >= paired => Some(Phase::Gather(step - paired / 2)),
+            _ if step % 2 == 0 => Some(Phase::Gather(step / 2)),
+            _ => Some(Phase::Scatter(ahead + step / 2)),
         }
     }
 

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::abort::{AbortSwitch, sleep_on};
 use crate::transport::{Interest, Transport};
 
-/// Asked of the kernel for each direction of a link: two segments, so that neither side waits for the other's window.
+/// Asked of the kernel for each direction of a link: several segments, so that neither side waits for the other's window.
 const SOCKET_BUFFER: usize = 2 << 20;
 
 /// A socket to every other rank, none at this rank's own place.
