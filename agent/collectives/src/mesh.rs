@@ -113,6 +113,8 @@ impl Mesh {
         let (element, ranks) = (dtype.size(), self.group.world_size());
         let least = self.tuning.least_part.max(element) * ranks;
         let segment = (2 * self.tuning.segment / ranks).max(least).next_multiple_of(element);
+        // Two segments are too few to overlap much: one costs fewer steps.
+        let segment = if data.len() <= 2 * segment { data.len() } else { segment };
         let shape = Segments { group: self.group, element, segment, total: data.len() };
         let scratch = room(&mut self.scratch, shape.scratch_bytes());
         self.exchange.run(&mut Segmented::new(shape, dtype, data, scratch))
