@@ -207,14 +207,13 @@ fn model_source(source: &Setting) -> Result<ModelSource, ConfigError> {
     }
 }
 
-/// The last part of a source, if it has one that can be typed.
+/// The last part of a source, if it has one.
 fn model_name(source: &ModelSource) -> Option<String> {
     let name = match source {
         ModelSource::File(path) => path.file_name()?.to_str()?,
         ModelSource::Builtin(name) => name.rsplit('/').next()?,
     };
-    let whole = !name.is_empty() && !name.chars().any(|c| c.is_whitespace() || c.is_control());
-    whole.then(|| name.to_owned())
+    (!name.is_empty() && !name.contains(char::is_control)).then(|| name.to_owned())
 }
 
 /// Refuses a head that nobody could reach, or two of whose ports are one.
