@@ -78,7 +78,12 @@ impl Api {
     pub async fn generate(&self, input: GenerateInput) -> Result<Answer, RequestError> {
         let arrival = Instant::now();
         let request_id = input.request_id.clone();
-        let answer = self.start(input, arrival).await;
+        let answer = match input.deadline {
+            None => self.start(input, arrival).await,
+            Some(deadline) => tokio::time::timeout(deadline, self.start(input, arrival))
+                .await
+                .unwrap_or(Err(RequestError::Serve(ServeError::Deadline))),
+        };
         if let Err(error) = &answer {
             self.metrics.count_outcome(error.outcome());
             tracing::info!(request_id, %error, "request refused");

@@ -99,20 +99,16 @@ pub async fn prepare(text: &Text, input: GenerateInput) -> Result<Prepared, Requ
 /// Token ids of the prompt, with the name of the field that it came in.
 async fn prompt(text: &Text, input: PromptInput) -> Result<(&'static str, Vec<u32>), RequestError> {
     let (field, ids) = match input {
-        PromptInput::Text(prompt) => {
-            ("prompt", text.encode(prompt, true).await.map_err(|error| text_error("prompt", error))?)
-        }
-        PromptInput::Tokens(ids) => {
-            check_vocabulary("prompt", &ids, text.vocab_size)?;
-            ("prompt", ids)
-        }
+        PromptInput::Text(prompt) => ("prompt", text.encode(prompt, true).await),
+        PromptInput::Tokens(ids) => ("prompt", Ok(ids)),
         PromptInput::Chat(messages) => {
             check_messages(&messages)?;
-            let error = |error| text_error("messages", error);
-            let rendered = text.render(&messages).map_err(error)?;
-            ("messages", text.encode(rendered, false).await.map_err(error)?)
+            ("messages", text.encode_chat(messages).await)
         }
     };
+    let ids = ids.map_err(|error| text_error(field, error))?;
+    // Text too: a tokenizer may know more tokens than its model.
+    check_vocabulary(field, &ids, text.vocab_size)?;
     if ids.is_empty() {
         return Err(RequestError::field(field, "the prompt is empty: send at least one token"));
     }

@@ -1,7 +1,7 @@
 //! Text and tokens: the tokenizer, the chat template, and what turns a stream of tokens back into text.
 //!
-//! Nothing behind the service seam knows text. Everything here is pure but [`Text::encode`], which moves long inputs
-//! off the async threads.
+//! Nothing behind the service seam knows text. Everything here is pure but the two `encode`s of [`Text`], which
+//! move long inputs off the async threads.
 
 mod chat;
 mod clock;
@@ -131,12 +131,14 @@ impl Text {
         self.template.is_some()
     }
 
-    /// Renders a conversation, ready for [`Self::encode`] without special tokens: a template writes its own.
+    /// Token ids of a conversation, rendered by the chat template, which writes the special tokens itself.
     ///
     /// # Errors
-    /// There is no template, or it refuses the conversation.
-    pub fn render(&self, messages: &[ChatMessage]) -> Result<String, TextError> {
-        self.template.as_ref().ok_or(TextError::NoTemplate)?.render(messages)
+    /// There is no template, it refuses the conversation, or as [`Self::encode`].
+    pub async fn encode_chat(&self, messages: Vec<ChatMessage>) -> Result<Vec<u32>, TextError> {
+        let template = self.template.clone().ok_or(TextError::NoTemplate)?;
+        let bytes = messages.iter().map(|message| message.content.len()).sum();
+        self.off_thread(bytes, move |tokenizer| tokenizer.encode(&template.render(&messages)?, false)).await
     }
 
     /// Token ids of a text; `special` lets the tokenizer add the special tokens that it is configured to add.
@@ -144,20 +146,28 @@ impl Text {
     /// # Errors
     /// The text is longer than any prompt, or the tokenizer has no token for it.
     pub async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>, TextError> {
+        self.off_thread(text.len(), move |tokenizer| tokenizer.encode(&text, special)).await
+    }
+
+    /// Encodes here where there is little to do, else on another thread, in turn.
+    async fn off_thread(
+        &self,
+        bytes: usize,
+        encode: impl FnOnce(&Tokenizer) -> Result<Vec<u32>, TextError> + Send + 'static,
+    ) -> Result<Vec<u32>, TextError> {
         let context_length = self.context_length;
-        if text.len() > (context_length as usize).saturating_mul(MAX_BYTES_PER_TOKEN) {
-            return Err(TextError::TooLong { bytes: text.len(), context_length });
+        if bytes > (context_length as usize).saturating_mul(MAX_BYTES_PER_TOKEN) {
+            return Err(TextError::TooLong { bytes, context_length });
         }
-        if text.len() <= INLINE_BYTES {
-            return self.tokenizer.encode(&text, special);
+        if bytes <= INLINE_BYTES {
+            return encode(&self.tokenizer);
         }
         let turn = self.encoders.clone().acquire_owned().await.map_err(|error| TextError::Encode(error.to_string()))?;
         let tokenizer = self.tokenizer.clone();
-        tokio::task::spawn_blocking(move || {
+        let work = move || {
             let _turn = turn;
-            tokenizer.encode(&text, special)
-        })
-        .await
-        .map_err(|error| TextError::Encode(error.to_string()))?
+            encode(&tokenizer)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| TextError::Encode(error.to_string()))?
     }
 }
