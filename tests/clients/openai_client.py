@@ -21,8 +21,13 @@ def check_models(client, args):
     assert client.models.retrieve("default").id == models[0].id
 
 
+# A chat model may have nothing to add to a bare text: it goes on past its end token.
+GO_ON = {"ignore_eos": True}
+
+
 def complete(client, args, **options):
     options = {"model": "default", "prompt": args.prompt, "max_tokens": MAX_TOKENS, "temperature": 0, **options}
+    options.setdefault("extra_body", GO_ON)
     return client.completions.create(**options)
 
 
@@ -103,7 +108,7 @@ def check_concurrency(client, args):
 
     async def together():
         async with openai.AsyncOpenAI(base_url=args.base_url, api_key="none") as client:
-            options = {"model": "default", "max_tokens": MAX_TOKENS, "temperature": 0}
+            options = {"model": "default", "max_tokens": MAX_TOKENS, "temperature": 0, "extra_body": GO_ON}
             return await asyncio.gather(*(client.completions.create(prompt=prompt, **options) for prompt in prompts))
 
     answers = asyncio.run(together())
