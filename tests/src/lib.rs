@@ -5,6 +5,5 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
-pub mod expected;
 pub mod group;
 pub mod process;

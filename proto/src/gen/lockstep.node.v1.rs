@@ -330,6 +330,9 @@ pub struct Heartbeat {
     /// the same way, so the one that is behind is the one that the others wait for.
     #[prost(uint64, tag = "1")]
     pub progress: u64,
+    /// Grows with every piece of a collective that moves, so that a long one is not taken for a hung one.
+    #[prost(uint64, tag = "5")]
+    pub moved: u64,
     /// A step is in flight.
     #[prost(bool, tag = "2")]
     pub busy: bool,

@@ -39,6 +39,7 @@ impl Pass<'_> {
     /// # Errors
     /// [`EngineError::Collective`].
     pub fn all_reduce_sum(&mut self, x: Tensor) -> Result<Tensor, EngineError> {
+        self.tick();
         let op = AllReduce { communicator: RefCell::new(&mut *self.communicator), failure: RefCell::new(None) };
         let result = x.inplace_op1(&op);
         if let Some(failure) = op.failure.into_inner() {

@@ -132,11 +132,13 @@ impl Driver {
         }
         let now = self.now();
         let id = self.next_id;
+        // What the blocks cannot hold would be refused; the answer ends there instead.
+        let room = self.inputs.scheduler.max_sequence_tokens().saturating_sub(submission.prompt.len() as u32);
         let request = Request {
             id,
             prompt: submission.prompt,
             sampling: submission.sampling,
-            max_tokens: submission.max_tokens,
+            max_tokens: submission.max_tokens.min(room.max(1)),
             stop_token_ids: submission.stop_token_ids,
             deadline: submission.deadline.map(|deadline| now + deadline.as_micros() as u64),
             needs_head: false,

@@ -27,8 +27,9 @@ pub struct Member {
     pub stage: Stage,
     pub loaded: Option<pb::Loaded>,
     pub heard_at: Instant,
-    /// Layers and collectives entered and left in this epoch, and when that last grew.
+    /// Layers and collectives entered and left in this epoch, pieces of collectives, and when either last grew.
     pub progress: u64,
+    pub moved: u64,
     pub moved_at: Instant,
     pub last_step: u64,
     pub step_micros: u64,
@@ -45,6 +46,7 @@ impl Member {
             loaded: None,
             heard_at: now,
             progress: 0,
+            moved: 0,
             moved_at: now,
             last_step: 0,
             step_micros: 0,
@@ -57,8 +59,9 @@ impl Member {
 
     pub fn heard(&mut self, heartbeat: &pb::Heartbeat, epoch: u64, now: Instant) {
         self.heard_at = now;
-        if heartbeat.epoch == epoch && heartbeat.progress > self.progress {
-            (self.progress, self.moved_at) = (heartbeat.progress, now);
+        let grown = heartbeat.progress > self.progress || heartbeat.moved > self.moved;
+        if heartbeat.epoch == epoch && grown {
+            (self.progress, self.moved, self.moved_at) = (heartbeat.progress, heartbeat.moved, now);
         }
     }
 }

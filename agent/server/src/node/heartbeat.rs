@@ -24,12 +24,12 @@ const EXIT_STUCK: i32 = 70;
 /// Where the system has no thread left.
 pub fn start(ranks: Vec<Arc<RankCounters>>, outbound: watch::Receiver<Option<Outbound>>) -> std::io::Result<()> {
     let beat = move || {
-        let mut moved = (0, Instant::now());
+        let mut moved = ((0, 0), Instant::now());
         loop {
             std::thread::sleep(INTERVAL);
             let beat = read(&ranks);
-            if !beat.busy || beat.progress != moved.0 {
-                moved = (beat.progress, Instant::now());
+            if !beat.busy || (beat.progress, beat.moved) != moved.0 {
+                moved = ((beat.progress, beat.moved), Instant::now());
             } else if moved.1.elapsed() > STUCK {
                 tracing::error!(
                     epoch = beat.epoch,
@@ -53,6 +53,7 @@ fn read(ranks: &[Arc<RankCounters>]) -> Heartbeat {
     let least = |read: &dyn Fn(&RankCounters) -> u64| ranks.iter().map(|rank| read(rank)).min().unwrap_or(0);
     Heartbeat {
         progress: least(&|rank| rank.ticks.load(Ordering::SeqCst)),
+        moved: ranks.iter().map(|rank| rank.moved.load(Ordering::Relaxed)).sum(),
         busy: ranks.iter().any(|rank| rank.busy.load(Ordering::SeqCst)),
         epoch: least(&|rank| rank.epoch.load(Ordering::SeqCst)),
         step: least(&|rank| rank.last_step.load(Ordering::SeqCst)),

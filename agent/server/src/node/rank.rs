@@ -60,6 +60,8 @@ pub struct RankCounters {
     pub epoch: AtomicU64,
     /// Layers and collectives entered and left in this epoch.
     pub ticks: Arc<AtomicU64>,
+    /// Pieces of collectives that moved.
+    pub moved: Arc<AtomicU64>,
     pub busy: AtomicBool,
     pub last_step: AtomicU64,
     pub bytes_read: AtomicU64,
@@ -184,7 +186,7 @@ impl Body {
         }
         let formed = self
             .links
-            .form(self.local_rank, spec, self.counters.ticks.clone(), &switch)
+            .form(self.local_rank, spec, self.counters.moved.clone(), &switch)
             .map_err(|error| error.to_string())
             .and_then(|communicator| runner.form(epoch, communicator, spec.num_blocks).map_err(|error| chain(&error)));
         match formed {

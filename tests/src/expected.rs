@@ -1,1 +1,0 @@
-//! What transformers said: the records beside the models that `parity/make_fixtures.py` made.

@@ -1,0 +1,59 @@
+//! Groups of real processes over TCP say what transformers says, however they are told their places.
+
+use lockstep_tests::client::greedy;
+use lockstep_tests::group::{Group, Spec, Way, fixture};
+
+/// Prompts of a fixture and the greedy tokens that follow, as the parity script recorded them.
+fn expected(model: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
+    let text = std::fs::read_to_string(format!("{}/expected.json", fixture(model))).expect("expected.json");
+    let record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let ids = |value: &serde_json::Value| serde_json::from_value(value.clone()).expect("token ids");
+    let prompts = record["prompts"].as_array().expect("prompts");
+    prompts.iter().map(|one| (ids(&one["prompt"]), ids(&one["greedy"]))).collect()
+}
+
+/// All prompts of a fixture at once.
+async fn check(way: Way, world_size: usize, model: &str) {
+    let mut group = Group::start(Spec::new(way, world_size, fixture(model)).with("LOCKSTEP_DTYPE", "f32"));
+    let status = group.ready().await;
+    assert_eq!(status.world_size as usize, world_size);
+    let client = group.client().await;
+    let answers = expected(model).into_iter().map(|(prompt, tokens)| {
+        let mut client = client.clone();
+        async move {
+            let answer = client.generate(greedy(&prompt, tokens.len() as u32)).await.expect("an answer");
+            assert_eq!(answer.tokens, tokens, "{model} over {world_size} ranks, {way:?}, prompt {prompt:?}");
+        }
+    });
+    futures::future::join_all(answers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process() {
+    check(Way::MultiNode, 1, "llama2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes() {
+    check(Way::MultiNode, 2, "llama3-sharded").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes() {
+    check(Way::MultiNode, 3, "qwen3").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_of_two() {
+    check(Way::Ring, 2, "awkward-gqa").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_of_three() {
+    check(Way::Ring, 3, "awkward-mha").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_by_files() {
+    check(Way::RingConfig, 3, "llama3-sharded").await;
+}

@@ -1,0 +1,142 @@
+//! What is wrong is told at once, by the process that can know it, with the remedy.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use lockstep_tests::client::greedy;
+use lockstep_tests::group::{Group, Spec, Way, agent, fixture};
+use lockstep_tests::process::{Process, free_port};
+
+/// Runs an agent that must end by itself, and expects what it says.
+fn refused(name: &str, arguments: &[&str], variables: &[(&str, &str)], expected: &str) {
+    let mut command = agent();
+    command.args(arguments).envs(variables.iter().copied());
+    for port in ["LOCKSTEP_HTTP_PORT", "LOCKSTEP_GRPC_PORT"] {
+        if !variables.iter().any(|(name, _)| *name == port) {
+            command.env(port, "0");
+        }
+    }
+    let mut process = Process::start(name, command);
+    let status = process.wait();
+    let output = process.output();
+    assert!(!status.success() && output.contains(expected), "{name}: {status}, not `{expected}` in:\n{output}");
+    assert!(!output.contains("panicked"), "{output}");
+}
+
+/// A copy of a fixture to spoil.
+fn spoilt(spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in std::fs::read_dir(fixture("llama2")).expect("the fixture").flatten() {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("copy");
+    }
+    spoil(folder.path());
+    folder
+}
+
+fn refused_model(name: &str, expected: &str, spoil: impl FnOnce(&Path)) {
+    let folder = spoilt(spoil);
+    refused(name, &["plain", "-m", folder.path().to_str().expect("UTF-8")], &[], expected);
+}
+
+#[test]
+fn spoilt_models_are_named() {
+    let write = |path: &Path, name: &str, text: &str| std::fs::write(path.join(name), text).expect("write");
+    refused("no folder", &["plain", "-m", "/nowhere/at/all"], &[], "/nowhere/at/all");
+    refused("no such builtin", &["plain", "-m", "builtin://huge"], &[], "huge");
+    refused_model("no config", "config.json", |path| std::fs::remove_file(path.join("config.json")).expect("remove"));
+    refused_model("bad config", "config.json", |path| write(path, "config.json", "{"));
+    refused_model("no weights", "model.safetensors", |path| {
+        std::fs::remove_file(path.join("model.safetensors")).expect("remove");
+    });
+    refused_model("cut weights", "model.safetensors", |path| {
+        let file = path.join("model.safetensors");
+        let bytes = std::fs::read(&file).expect("read");
+        std::fs::write(file, &bytes[..bytes.len() / 2]).expect("write");
+    });
+    refused_model("bad tokenizer", "tokenizer.json", |path| write(path, "tokenizer.json", "[]"));
+    refused_model("unknown architecture", "MambaForCausalLM", |path| {
+        let config = std::fs::read_to_string(path.join("config.json")).expect("read");
+        write(path, "config.json", &config.replace("LlamaForCausalLM", "MambaForCausalLM"));
+    });
+    refused_model("wrong shape", "shape", |path| {
+        let config = std::fs::read_to_string(path.join("config.json")).expect("read");
+        let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+        config["intermediate_size"] = serde_json::json!(config["intermediate_size"].as_u64().expect("a size") + 1);
+        write(path, "config.json", &config.to_string());
+    });
+}
+
+#[test]
+fn taken_ports_are_named() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = taken.local_addr().expect("its address").port().to_string();
+    let plain = ["plain", "-m", "builtin://tiny", "--host", "127.0.0.1"];
+    for variable in ["LOCKSTEP_HTTP_PORT", "LOCKSTEP_GRPC_PORT"] {
+        refused("a client port", &plain, &[(variable, &port)], variable);
+    }
+    let head = [
+        ("MISTRALRS_MN_HEAD_NUM_WORKERS", "1"),
+        ("MISTRALRS_MN_HEAD_PORT", &port),
+        ("LOCKSTEP_GROUP_HOST", "127.0.0.1"),
+    ];
+    refused("the control port", &plain, &head, "MISTRALRS_MN_HEAD_PORT");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_turns_misfits_away() {
+    let spec = Spec::new(Way::MultiNode, 3, "builtin://tiny").with("LOCKSTEP_CLUSTER_ID", "right");
+    let mut group = Group::prepare(spec);
+    group.start_node(0);
+    group.client().await;
+    let head = format!("127.0.0.1:{}", group.control_port());
+    let worker = |id: &str, more: &[(&str, &str)], expected: &str| {
+        let mut variables = vec![
+            ("MISTRALRS_MN_WORKER_ID", id),
+            ("MISTRALRS_MN_WORKER_SERVER_ADDR", head.as_str()),
+            ("LOCKSTEP_RING_PORT", "0"),
+        ];
+        variables.extend(more);
+        refused(expected, &["plain"], &variables, expected);
+    };
+    worker("2", &[], "there is no node 3");
+    worker("0", &[("LOCKSTEP_CLUSTER_ID", "wrong")], "belongs to cluster `wrong`");
+    worker("0", &[("MISTRALRS_MN_GLOBAL_WORLD_SIZE", "2")], "world size");
+    worker("0", &[("MISTRALRS_MN_LOCAL_WORLD_SIZE", "2")], "MISTRALRS_MN_LOCAL_WORLD_SIZE");
+    let key = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(key.path(), "a key of the group, secret").expect("write");
+    worker("0", &[("LOCKSTEP_GROUP_KEY_FILE", key.path().to_str().expect("UTF-8"))], "the head has none");
+    let status = group.client().await.status().await.expect("a status");
+    assert!(!status.ready && status.pending.iter().any(|line| line.contains("rank 1")), "{:?}", status.pending);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyed_groups_form_and_unkeyed_strangers_stay_out() {
+    let key = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(key.path(), "a key of the group, secret").expect("write");
+    let spec = Spec::new(Way::MultiNode, 2, "builtin://tiny");
+    let mut group = Group::start(spec.with("LOCKSTEP_GROUP_KEY_FILE", key.path().display()));
+    group.ready().await;
+    let answer = group.client().await.generate(greedy(&[300], 3)).await.expect("an answer");
+    assert_eq!(answer.tokens.len(), 3);
+    let head = format!("127.0.0.1:{}", group.control_port());
+    let stranger = [
+        ("MISTRALRS_MN_WORKER_ID", "0"),
+        ("MISTRALRS_MN_WORKER_SERVER_ADDR", head.as_str()),
+        ("LOCKSTEP_RING_PORT", "0"),
+    ];
+    refused("an unkeyed stranger", &["plain"], &stranger, "has a group key");
+    assert!(group.ready().await.ready);
+}
+
+#[test]
+fn a_worker_waits_for_an_absent_head_and_says_so() {
+    let mut command = agent();
+    let head = format!("127.0.0.1:{}", free_port());
+    command.arg("plain").env("MISTRALRS_MN_WORKER_ID", "0").env("MISTRALRS_MN_WORKER_SERVER_ADDR", &head);
+    command.env("LOCKSTEP_RING_PORT", "0").env("LOCKSTEP_GROUP_HOST", "127.0.0.1");
+    let mut worker = Process::start("worker", command);
+    worker.await_output("no stream to the head");
+    assert!(worker.output().contains(&head), "{}", worker.output());
+    worker.signal("TERM");
+    assert!(worker.wait().success());
+}
