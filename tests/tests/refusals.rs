@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 
+use lockstep_proto::v1::ClusterStatus;
 use lockstep_tests::client::greedy;
 use lockstep_tests::group::{Group, Spec, Way, agent, fixture};
 use lockstep_tests::process::{Process, free_port};
@@ -58,12 +59,21 @@ fn spoilt_models_are_named() {
         let config = std::fs::read_to_string(path.join("config.json")).expect("read");
         write(path, "config.json", &config.replace("LlamaForCausalLM", "MambaForCausalLM"));
     });
-    refused_model("wrong shape", "shape", |path| {
-        let config = std::fs::read_to_string(path.join("config.json")).expect("read");
-        let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+}
+
+/// Only a rank that loads finds it: the head goes on, says why in its status, and tries again with growing pauses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_shape_is_in_the_status() {
+    let folder = spoilt(|path| {
+        let file = path.join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("JSON");
         config["intermediate_size"] = serde_json::json!(config["intermediate_size"].as_u64().expect("a size") + 1);
-        write(path, "config.json", &config.to_string());
+        std::fs::write(file, config.to_string()).expect("write");
     });
+    let mut group = Group::start(Spec::new(Way::MultiNode, 1, folder.path().to_str().expect("UTF-8")));
+    let told = |status: &ClusterStatus| status.pending.iter().any(|line| line.contains("shape"));
+    let status = group.await_status("the reason", told).await;
+    assert!(!status.ready && status.pending[0].contains("gate_proj"), "{:?}", status.pending);
 }
 
 #[test]

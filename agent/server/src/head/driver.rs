@@ -384,7 +384,7 @@ impl Driver {
         let preemptions = self.inputs.scheduler.stats().preemptions;
         (std::mem::replace(&mut self.preemptions, preemptions)..preemptions)
             .for_each(|_| self.inputs.metrics.count_preemption());
-        self.dirty |= self.proved;
+        self.dirty = true;
         self.publish();
     }
 

@@ -34,6 +34,8 @@ const EVENTS: usize = 256;
 /// Pause between two dials, doubled up to the last.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
 const LAST_DIAL_PAUSE: Duration = Duration::from_secs(1);
+/// Dials that may fail at first before the log mentions it.
+const QUIET_DIALS: u32 = 3;
 /// The head is told that this node leaves; without its answer the node leaves all the same.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A last word needs this long to leave the process.
@@ -61,7 +63,7 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
     let key = config.common.group_key.as_deref().map(GroupKey::read).transpose()?;
     let mut node = Node::start(config, key)?;
     let Some(control) = node.find_head(&stop).await? else { return Ok(Ended::Stopped) };
-    let mut pause = DIAL_PAUSE;
+    let (mut pause, mut failures) = (DIAL_PAUSE, 0);
     loop {
         let attached = tokio::select! {
             attached = session::attach(&control, node.hello(), node.key.as_ref()) => attached,
@@ -69,7 +71,7 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
         };
         let reason = match attached {
             Ok(session) => {
-                pause = DIAL_PAUSE;
+                (pause, failures) = (DIAL_PAUSE, QUIET_DIALS);
                 tracing::info!(head = %control, "joined the group");
                 match node.serve(session, &stop).await? {
                     Left::Ended(ended) => return Ok(ended),
@@ -79,7 +81,13 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
             Err(SessionError::Refused(reason)) => anyhow::bail!("the head at {control} refuses this node: {reason}"),
             Err(SessionError::Unreachable(reason)) => reason,
         };
-        tracing::warn!(head = %control, reason, "no stream to the head: trying again");
+        // A head that starts together with its workers is not there at first: nothing to be alarmed at.
+        failures += 1;
+        if failures > QUIET_DIALS {
+            tracing::warn!(head = %control, reason, "no stream to the head: trying again");
+        } else {
+            tracing::debug!(head = %control, reason, "no stream to the head: trying again");
+        }
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_DIAL_PAUSE),
             () = stop.cancelled() => return Ok(Ended::Stopped),

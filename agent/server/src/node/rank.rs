@@ -145,7 +145,7 @@ impl Body {
         let loaded = Runner::load(spec.runner, &mut |loaded, total| {
             self.counters.bytes_read.store(loaded, Ordering::Relaxed);
             let part = loaded.saturating_mul(PROGRESS_PARTS) / total.max(1);
-            if part > told {
+            if part > told || loaded >= total {
                 told = part;
                 self.tell(RankEventKind::Progress { loaded, total });
             }
