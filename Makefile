@@ -35,6 +35,7 @@ lint: ## Judge the formatting and the lints
 
 .PHONY: test
 test: lint build ## Run every check: lints, tests, generated files
+	@tests/clients/run $(BIN)/lockstep-agent
 	@tests/summarized $(CARGO) test --workspace $(LOCKED)
 
 .PHONY: bench

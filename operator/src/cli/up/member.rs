@@ -127,8 +127,7 @@ fn pass_lines_on(member: &Member, child: &mut Child, console: &Arc<Console>) -> 
 async fn pass_on(pipe: impl AsyncRead + Unpin, index: usize, name: String, console: Arc<Console>) {
     let mut pipe = BufReader::new(pipe);
     let mut line = Vec::new();
-    loop {
-        let Ok(read) = pipe.fill_buf().await else { break };
+    while let Ok(read) = pipe.fill_buf().await {
         if read.is_empty() {
             break;
         }

@@ -1,0 +1,70 @@
+//! What the operator tells a pod is what the agent understands: every process of a plan, as a pod and on one machine,
+//! is configured without an error or a warning, and as the plan means it.
+
+use lockstep_agent::config::{Build, Config, ControlAddress, Environment, Role, parse, resolve};
+use lockstep_operator::plan::{self, Addresses, GroupPlan, LocalPorts, PodPlan};
+use lockstep_operator::resource;
+
+const ON_CPU: Build = Build { ring: true, nccl: false, visible_devices: 0 };
+
+/// What the agent makes of a pod's command and environment.
+fn configure(pod: &PodPlan) -> Config {
+    let variables: Environment = pod.env.iter().map(|variable| (variable.name, variable.value.clone())).collect();
+    let cli = parse(&pod.command).unwrap_or_else(|error| panic!("{:?}: {error}", pod.command));
+    let config = resolve(&cli, &variables, &ON_CPU).unwrap_or_else(|error| panic!("{}: {error}", pod.name));
+    assert!(config.warnings.is_empty(), "{}: {:?}", pod.name, config.warnings);
+    config
+}
+
+fn check_group(group: &GroupPlan) {
+    let Role::Head(head) = configure(&group.head).role else { panic!("{} is no head", group.head.name) };
+    assert_eq!(head.topology.world_size, group.world_size);
+    assert_eq!(head.topology.num_workers as usize, group.workers.len());
+    assert_eq!(head.topology.local_world_size as usize, group.head.ranks.len());
+    for (index, worker) in group.workers.iter().enumerate() {
+        let Role::Node(node) = configure(worker).role else { panic!("{} is no worker", worker.name) };
+        assert_eq!((node.ordinal as usize, node.local_world_size as usize), (index + 1, worker.ranks.len()));
+        assert_eq!(node.ordinal * node.local_world_size, worker.ranks[0]);
+        assert_eq!((node.world_size, &node.common.cluster_id), (Some(group.world_size), &head.common.cluster_id));
+        let ControlAddress::Known(address) = node.control else { panic!("{} knows no head", worker.name) };
+        assert_eq!(address.port, head.control.port());
+    }
+}
+
+fn check(manifest: &str) {
+    let cluster = resource::parse(manifest, "test").unwrap_or_else(|error| panic!("{manifest}: {error}"));
+    let ports = LocalPorts { grpc: 50051, http: 1234, control: 40000 };
+    let places = [
+        Addresses::Kubernetes { namespace: "ml".into() },
+        Addresses::Local { host: "127.0.0.1".into(), ports, threads: 1 },
+    ];
+    for addresses in places {
+        plan::plan(&cluster, &addresses).groups.iter().for_each(check_group);
+    }
+}
+
+#[test]
+fn the_agent_understands_every_plan() {
+    let specs = [
+        "{ model: { source: 'builtin://tiny' } }",
+        "{ model: { source: 'builtin://tiny' }, workers: 2 }",
+        "{ model: { source: 'builtin://tiny', name: 'me:you/1', dtype: f32 }, workers: 3, devicesPerNode: 8 }",
+        "{ model: { source: 'file:///models/llama 8b' }, workers: 1, replicas: 2, devicesPerNode: 2 }",
+        "{ model: { source: 'builtin://tiny' }, workers: 1, serving: { maxNumSeqs: 1, maxNumBatchedTokens: 1, \
+           contextLength: 8192, kvCacheMemory: 512Mi, recoveryTimeout: 2m } }",
+        "{ model: { source: 'builtin://tiny' }, workers: 1023, serving: { kvCacheMemory: 100% } }",
+    ];
+    for spec in specs {
+        check(&format!(
+            "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: llama }}\nspec: {spec}\n"
+        ));
+    }
+}
+
+#[test]
+fn the_agent_understands_the_samples() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples");
+    let samples =
+        std::fs::read_dir(folder).unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    assert!(samples.inspect(|sample| check(sample)).count() > 0);
+}
