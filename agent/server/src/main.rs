@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -101,7 +102,8 @@ fn follow_parent(follow: bool) -> anyhow::Result<()> {
     }
     let watch = || {
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
-        eprintln!("lockstep-agent: whoever started this process is gone: ending");
+        // Whoever is gone may have held standard error too: a macro that panics there would keep this process alive.
+        writeln!(std::io::stderr(), "lockstep-agent: whoever started this process is gone: ending").ok();
         std::process::exit(EXIT_ABORTED);
     };
     std::thread::Builder::new().name("parent".into()).spawn(watch).context("watch standard input").map(drop)

@@ -31,7 +31,7 @@ impl Endpoint {
     }
 
     pub(super) async fn connect(&self) -> Result<Channel, EndpointError> {
-        let unreachable = |source| EndpointError::Unreachable { endpoint: self.0.clone(), source };
+        let unreachable = |cause| EndpointError::Unreachable { endpoint: self.0.clone(), cause };
         let endpoint = tonic::transport::Endpoint::from_shared(self.0.clone()).map_err(unreachable)?;
         endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await.map_err(unreachable)
     }
@@ -78,10 +78,10 @@ pub(super) enum EndpointError {
     #[error(
         "no group can be reached at {endpoint} ({}); start one with `lockstep up FILE`, or name another with --endpoint or \
          {}",
-        innermost(source),
+        innermost(cause),
         env::ENDPOINT
     )]
-    Unreachable { endpoint: String, source: tonic::transport::Error },
+    Unreachable { endpoint: String, cause: tonic::transport::Error },
     #[error("{}", told(.0))]
     Refused(Box<Status>),
     #[error("write the answer: {0}")]

@@ -83,8 +83,21 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    use io::Write as _;
+    // Nobody can be told where standard error is closed.
+    let _ = writeln!(io::stderr(), "error: {}", told(error));
     ExitCode::FAILURE
+}
+
+/// The error and its causes, each said once: a message may hold its cause already.
+fn told(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
 }
 
 /// Writes to standard output; whoever reads it may have gone.
@@ -106,6 +119,14 @@ mod tests {
     #[test]
     fn flags_do_not_clash() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let load = || crate::resource::load("/no/such.yaml".as_ref()).unwrap_err();
+        assert_eq!(super::told(&load().into()), "cannot read /no/such.yaml: No such file or directory (os error 2)");
+        let wrapped = anyhow::Error::new(std::io::Error::other("x")).context("start");
+        assert_eq!(super::told(&wrapped), "start: x");
     }
 
     #[test]

@@ -49,6 +49,8 @@ where
 {
     let filter = parse_filter(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour);
+    // Where standard error is closed, a word about it would panic in whatever was logging.
+    let lines = lines.log_internal_errors(false);
     match config.format {
         LogFormat::Text => Box::new(lines.finish()),
         LogFormat::Json => Box::new(lines.json().flatten_event(true).with_current_span(true).finish()),

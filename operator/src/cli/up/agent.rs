@@ -25,7 +25,7 @@ pub(super) enum AgentError {
     Run { program: PathBuf, source: std::io::Error },
     #[error("{} --version did not end within {} s; is it {AGENT}?", .0.display(), VERSION_TIMEOUT.as_secs())]
     Slow(PathBuf),
-    #[error("{} --version says {said:?}, and no wire version; is it {AGENT}, and of this version?", program.display())]
+    #[error("{} --version says {said:?} and names no wire version; is it {AGENT}, of this version?", program.display())]
     NoWire { program: PathBuf, said: String },
     #[error("{} speaks wire version {theirs}, this program {WIRE_VERSION}; use two of one build", program.display())]
     OtherWire { program: PathBuf, theirs: u32 },
@@ -53,7 +53,7 @@ pub(super) async fn check(program: &Path) -> Result<(), AgentError> {
         Err(_) => return Err(AgentError::Slow(program)),
         Ok(output) => output.map_err(|source| AgentError::Run { program: program.clone(), source })?,
     };
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let said = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned();
     match wire(&said) {
         Some(WIRE_VERSION) => Ok(()),
         Some(theirs) => Err(AgentError::OtherWire { program, theirs }),
@@ -99,7 +99,7 @@ mod tests {
         for (says, told) in [
             ("lockstep-agent 0.1.0 (wire 1)", None),
             ("lockstep-agent 9.0.0 (wire 99)", Some("wire version 99")),
-            ("hello", Some("no wire version")),
+            ("hello", Some("names no wire version")),
         ] {
             std::fs::write(folder.path().join("says"), says).unwrap();
             let said = check(&program).await.err().map(|error| error.to_string());

@@ -42,6 +42,8 @@ pub(super) const LOOPBACK: &str = "127.0.0.1";
 
 /// How long the status after an answer may take to fetch.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two looks at whether the group is at rest.
+const REST_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -162,13 +164,23 @@ async fn ask(options: &Options, prompt: &str, endpoint: &Endpoint, console: &Con
     super::print("\n")?;
     console.release();
     let answer = answer?;
-    let mut cluster = endpoint.cluster().await?;
-    let status = tokio::time::timeout(STATUS_TIMEOUT, cluster.get_status(GetStatusRequest {}));
-    if let Ok(Ok(status)) = status.await {
-        console.block(&super::status::text(&status.into_inner()));
+    if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIMEOUT, at_rest(endpoint)).await {
+        console.block(&super::status::text(&status));
     }
     console.say(&answer.figures());
     Ok(())
+}
+
+/// The group's status once nothing runs: the head may still be putting the answered request away.
+async fn at_rest(endpoint: &Endpoint) -> Result<ClusterStatus, EndpointError> {
+    let mut cluster = endpoint.cluster().await?;
+    loop {
+        let status = cluster.get_status(GetStatusRequest {}).await?.into_inner();
+        if status.running == 0 {
+            return Ok(status);
+        }
+        tokio::time::sleep(REST_PAUSE).await;
+    }
 }
 
 /// Ctrl-C, SIGTERM and a closed terminal, as one.
