@@ -3,4 +3,3 @@
 mod common;
 mod grpc;
 mod http;
-mod openai;
