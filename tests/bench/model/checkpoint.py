@@ -1,0 +1,113 @@
+"""A checkpoint of Llama-3.2-1B's shape with random weights: speed does not depend on what a model says.
+
+Its vocabulary has 32,000 words instead of 128,256 tokens, so that all peers can be given the same token ids: word
+`w17` is token 17, and words are split at blanks. About 1.04 G parameters in bf16; also as GGUF for llama.cpp.
+"""
+
+import json
+from pathlib import Path
+
+VOCABULARY = 32000
+END = 1
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "hidden_act": "silu",
+    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 64, "vocab_size": VOCABULARY, "tie_word_embeddings": True,
+    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "initializer_range": 0.02,
+    "attention_bias": False, "mlp_bias": False, "bos_token_id": 0, "eos_token_id": END, "use_cache": True,
+}
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def shapes() -> dict[str, list[int]]:
+    hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    kv = CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
+    tensors = {"model.embed_tokens.weight": [VOCABULARY, hidden], "model.norm.weight": [hidden]}
+    for layer in range(CONFIG["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        tensors |= {f"{at}.{name}.weight": [hidden] for name in ("input_layernorm", "post_attention_layernorm")}
+        tensors |= {f"{at}.self_attn.{name}_proj.weight": [kv if name in "kv" else hidden, hidden] for name in "qkvo"}
+        tensors |= {f"{at}.mlp.{name}_proj.weight": [inner, hidden] for name in ("gate", "up")}
+        tensors[f"{at}.mlp.down_proj.weight"] = [hidden, inner]
+    return tensors
+
+
+def weights(seed: int = 7) -> dict:
+    import torch
+    generator = torch.Generator().manual_seed(seed)
+
+    def tensor(shape: list[int]):
+        if len(shape) == 1:
+            return torch.ones(shape, dtype=torch.bfloat16)
+        return (torch.randn(shape, generator=generator) * CONFIG["initializer_range"]).to(torch.bfloat16)
+
+    return {name: tensor(shape) for name, shape in shapes().items()}
+
+
+def tokenizer() -> dict:
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
+        "model": {"type": "WordLevel", "vocab": {f"w{i}": i for i in range(VOCABULARY)}, "unk_token": "w0"},
+    }
+
+
+def write(folder: Path) -> None:
+    """Writes the checkpoint once; the mark comes last."""
+    from safetensors.torch import save_file
+    if (folder / "complete").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    special = {"bos_token": "w0", "eos_token": f"w{END}", "unk_token": "w0", "chat_template": TEMPLATE,
+               "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+               "model_max_length": CONFIG["max_position_embeddings"]}
+    for name, content in {"config": CONFIG, "tokenizer": tokenizer(), "tokenizer_config": special,
+                          "generation_config": {"bos_token_id": 0, "eos_token_id": END}}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    save_file(weights(), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "complete").touch()
+
+
+# llama.cpp's names of the same tensors.
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "model.layers": "blk",
+}
+
+
+def write_gguf(path: Path) -> None:
+    """The same shapes for llama.cpp, norms in f32 as its converter writes them. Rows of queries and keys stay in
+    Hugging Face's order, which changes what the model says and not how long it takes."""
+    import gguf
+    import torch
+    if path.exists():
+        return
+    part = path.with_suffix(".part")
+    writer = gguf.GGUFWriter(part, "llama")
+    writer.add_context_length(CONFIG["max_position_embeddings"])
+    writer.add_embedding_length(CONFIG["hidden_size"])
+    writer.add_block_count(CONFIG["num_hidden_layers"])
+    writer.add_feed_forward_length(CONFIG["intermediate_size"])
+    writer.add_head_count(CONFIG["num_attention_heads"])
+    writer.add_head_count_kv(CONFIG["num_key_value_heads"])
+    writer.add_rope_dimension_count(CONFIG["head_dim"])
+    writer.add_rope_freq_base(CONFIG["rope_theta"])
+    writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
+    writer.add_vocab_size(VOCABULARY)
+    writer.add_tokenizer_model("no_vocab")
+    for name, tensor in weights().items():
+        for ours, theirs in GGUF_NAMES.items():
+            name = name.replace(ours, theirs)
+        if tensor.dim() == 1:
+            writer.add_tensor(name, tensor.float().numpy())
+        else:
+            raw = tensor.view(torch.uint8).numpy()
+            writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    part.rename(path)
