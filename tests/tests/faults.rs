@@ -103,10 +103,13 @@ async fn a_stopped_worker_is_noticed_and_ends_when_it_wakes() {
 async fn a_killed_head_leaves_no_orphan() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL));
     group.ready().await;
+    let mut stream = group.client().await.stream(greedy(&[300, 301], 900)).await.expect("a stream");
     let head = group.nodes[0].as_mut().expect("a head");
     let own = children(head.id());
     assert_eq!(own.len(), 1, "the head's own rank");
+    assert!(stream.message().await.expect("a first message").is_some());
     head.kill();
+    while stream.message().await.is_ok_and(|part| part.is_some()) {}
     let began = Instant::now();
     while own.iter().any(|pid| is_alive(*pid)) {
         assert!(began.elapsed() < PATIENCE, "the head's rank outlives it");
@@ -120,6 +123,24 @@ async fn a_killed_head_leaves_no_orphan() {
     let prompt = [300, 301, 302];
     let answer = group.client().await.generate(greedy(&prompt, 4)).await.expect("an answer");
     assert_eq!(answer.tokens.len(), 4);
+}
+
+/// In a ring a newcomer knows only its right neighbour, which tells it where the head is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranks_and_head_come_back_into_a_ring() {
+    for way in [Way::Ring, Way::RingConfig] {
+        let mut group = Group::start(Spec::new(way, 3, MODEL).with("LOCKSTEP_DTYPE", "f32"));
+        group.ready().await;
+        let undisturbed = group.client().await.generate(request(0)).await.expect("an answer");
+        for node in [2, 0, 1] {
+            let before = group.ready().await.epoch;
+            group.nodes[node].as_mut().expect("a process").kill();
+            replace(&mut group, node).await;
+            group.await_status("a new epoch", |status| status.ready && status.epoch > before).await;
+            let answer = group.client().await.generate(request(0)).await.expect("an answer");
+            assert_eq!(answer, undisturbed, "{way:?}, node {node}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,9 +12,14 @@ fn expected(model: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
     prompts.iter().map(|one| (ids(&one["prompt"]), ids(&one["greedy"]))).collect()
 }
 
-/// All prompts of a fixture at once.
 async fn check(way: Way, world_size: usize, model: &str) {
-    let mut group = Group::start(Spec::new(way, world_size, fixture(model)).with("LOCKSTEP_DTYPE", "f32"));
+    check_spec(Spec::new(way, world_size, fixture(model)), model).await;
+}
+
+/// All prompts of a fixture at once.
+async fn check_spec(spec: Spec, model: &str) {
+    let (way, world_size) = (spec.way, spec.world_size);
+    let mut group = Group::start(spec.with("LOCKSTEP_DTYPE", "f32"));
     let status = group.ready().await;
     assert_eq!(status.world_size as usize, world_size);
     let client = group.client().await;
@@ -56,4 +61,20 @@ async fn a_ring_of_three() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ring_by_files() {
     check(Way::RingConfig, 3, "llama3-sharded").await;
+}
+
+/// Whatever this machine has is tried.
+#[cfg(target_arch = "x86_64")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_instruction_set() {
+    for isa in ["portable", "avx2", "avx512"] {
+        let has = match isa {
+            "avx2" => std::arch::is_x86_feature_detected!("avx2"),
+            "avx512" => std::arch::is_x86_feature_detected!("avx512f"),
+            _ => true,
+        };
+        if has {
+            check_spec(Spec::new(Way::MultiNode, 2, fixture("qwen3")).with("LOCKSTEP_ISA", isa), "qwen3").await;
+        }
+    }
 }

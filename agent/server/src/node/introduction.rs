@@ -15,27 +15,20 @@ use crate::config::{ControlAddress, RingSetup};
 /// The ring's own bootstrap may wait for neighbours that start much later.
 const DISCOVER_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// A neighbour that is there answers at once.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Node {
+    /// Whether the next head may be elsewhere than the last: its address was learnt from the ring.
+    pub(super) fn head_may_move(&self) -> bool {
+        matches!(self.config.control, ControlAddress::FromRing { master: None })
+    }
+
     /// The head's control address: told, or learnt from the neighbours in the ring. `None`: told to stop meanwhile.
     pub(super) async fn find_head(&mut self, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
-        let (known, port) = match &self.config.control {
-            ControlAddress::Known(address) => (Some(address.to_string()), Some(address.port)),
-            ControlAddress::FromRing { master } => (master.as_ref().map(ToString::to_string), None),
-        };
-        let RingSetup::Ring { right, rank, world_size, .. } = &self.config.ring else {
-            return Ok(known);
-        };
-        let group =
-            Group::new(*rank as usize, *world_size as usize).context("RING_RANK is not below RING_WORLD_SIZE")?;
-        let spec = ring::DiscoverConfig {
-            group,
-            cluster_id: self.config.common.cluster_id.clone().unwrap_or_else(|| RING_CLUSTER.into()),
-            key: self.links.ring_key()?,
-            right: right.to_string(),
-            control: port.map(ring::ControlAddress::Port),
-            timeout: DISCOVER_TIMEOUT,
-        };
-        tracing::info!(rank, right = spec.right, "looking for the ring");
+        let known = self.known_head();
+        let Some(spec) = self.ring_spec(DISCOVER_TIMEOUT)? else { return Ok(known) };
+        tracing::info!(rank = spec.group.rank(), right = spec.right, "looking for the ring");
         let (links, switch) = (self.links.clone(), AbortSwitch::new()?);
         let abort = switch.clone();
         let search = tokio::task::spawn_blocking(move || ring::discover(links.first(), spec, &switch));
@@ -50,6 +43,46 @@ impl Node {
         tracing::info!(control = found.control, own = found.own, "found the ring");
         self.ring_addresses = vec![found.own];
         Ok(Some(known.unwrap_or(found.control)))
+    }
+
+    /// Calls the right neighbour again: where it is a new process, it learns from this its own address and this rank's,
+    /// which it tells this rank's successor one day. Nothing waits for it.
+    pub(super) fn greet_neighbour(&self) -> anyhow::Result<()> {
+        let Some(spec) = self.ring_spec(GREETING_TIMEOUT)? else { return Ok(()) };
+        let (links, switch) = (self.links.clone(), AbortSwitch::new()?);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = ring::discover(links.first(), spec, &switch) {
+                tracing::debug!(%error, "did not reach the right neighbour");
+            }
+        });
+        Ok(())
+    }
+
+    /// The head's address where the configuration says it.
+    fn known_head(&self) -> Option<String> {
+        match &self.config.control {
+            ControlAddress::Known(address) => Some(address.to_string()),
+            ControlAddress::FromRing { master } => master.as_ref().map(ToString::to_string),
+        }
+    }
+
+    /// What this rank says and asks in the ring; `None`: the group was not told of by `RING_*`.
+    fn ring_spec(&self, timeout: Duration) -> anyhow::Result<Option<ring::DiscoverConfig>> {
+        let RingSetup::Ring { right, rank, world_size, .. } = &self.config.ring else { return Ok(None) };
+        let group =
+            Group::new(*rank as usize, *world_size as usize).context("RING_RANK is not below RING_WORLD_SIZE")?;
+        let control = match &self.config.control {
+            ControlAddress::Known(address) => Some(ring::ControlAddress::Port(address.port)),
+            ControlAddress::FromRing { .. } => None,
+        };
+        Ok(Some(ring::DiscoverConfig {
+            group,
+            cluster_id: self.config.common.cluster_id.clone().unwrap_or_else(|| RING_CLUSTER.into()),
+            key: self.links.ring_key()?,
+            right: right.to_string(),
+            control,
+            timeout,
+        }))
     }
 
     pub(super) fn hello(&self) -> pb::Hello {

@@ -30,8 +30,8 @@ use steps::Steps;
 
 /// Events that may wait for the node's task.
 const EVENTS: usize = 256;
-/// Pause between two dials, doubled up to the last.
-const DIAL_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between two dials, doubled each time up to the last.
+const DIAL_PAUSE: Duration = Duration::from_millis(25);
 const LAST_DIAL_PAUSE: Duration = Duration::from_secs(1);
 /// Dials that may fail at first before the log mentions it.
 const QUIET_DIALS: u32 = 3;
@@ -59,8 +59,8 @@ pub enum Ended {
 pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<Ended> {
     let key = config.common.group_key.as_deref().map(GroupKey::read).transpose()?;
     let mut node = Node::start(config, key)?;
-    let Some(control) = node.find_head(&stop).await? else { return Ok(Ended::Stopped) };
-    let (mut pause, mut failures) = (DIAL_PAUSE, 0);
+    let Some(mut control) = node.find_head(&stop).await? else { return Ok(Ended::Stopped) };
+    let mut complaint = Complaint::default();
     loop {
         let attached = tokio::select! {
             attached = session::attach(&control, node.hello(), node.key.as_ref()) => attached,
@@ -68,7 +68,7 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
         };
         let reason = match attached {
             Ok(session) => {
-                (pause, failures) = (DIAL_PAUSE, QUIET_DIALS);
+                complaint = Complaint::default();
                 tracing::info!(head = %control, "joined the group");
                 match node.serve(session, &stop).await? {
                     Left::Ended(ended) => return Ok(ended),
@@ -78,17 +78,34 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
             Err(SessionError::Refused(reason)) => anyhow::bail!("the head at {control} refuses this node: {reason}"),
             Err(SessionError::Unreachable(reason)) => reason,
         };
-        // A head that starts together with its workers is not there at first: nothing to be alarmed at.
-        failures += 1;
-        if failures > QUIET_DIALS {
-            tracing::warn!(head = %control, reason, "no stream to the head: trying again");
-        } else {
-            tracing::debug!(head = %control, reason, "no stream to the head: trying again");
-        }
         tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LAST_DIAL_PAUSE),
+            () = tokio::time::sleep(complaint.about(&control, &reason)) => (),
             () = stop.cancelled() => return Ok(Ended::Stopped),
         }
+        if node.head_may_move() {
+            let Some(found) = node.find_head(&stop).await? else { return Ok(Ended::Stopped) };
+            control = found;
+        }
+    }
+}
+
+/// Failures to reach the head, one after the other: how long to wait, and how often to mention it.
+#[derive(Default)]
+struct Complaint {
+    failures: u32,
+}
+
+impl Complaint {
+    /// Logs the first failures in a whisper (a head that starts together with its workers is not there at once), later
+    /// ones less and less often, and returns the pause before the next try.
+    fn about(&mut self, control: &str, reason: &str) -> Duration {
+        self.failures += 1;
+        if self.failures > QUIET_DIALS && self.failures.is_power_of_two() {
+            tracing::warn!(head = control, failures = self.failures, reason, "no stream to the head: trying again");
+        } else {
+            tracing::debug!(head = control, failures = self.failures, reason, "no stream to the head: trying again");
+        }
+        DIAL_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LAST_DIAL_PAUSE)
     }
 }
 
@@ -251,7 +268,10 @@ impl Node {
                     }
                 }
             }
-            from_head::Message::Form(form) => self.form(&form),
+            from_head::Message::Form(form) => {
+                self.form(&form);
+                self.greet_neighbour()?;
+            }
             from_head::Message::Abort(abort) => {
                 tracing::warn!(epoch = abort.epoch, reason = abort.reason, "the epoch is over");
                 self.void(abort.epoch, &abort.reason);
