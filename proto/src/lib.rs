@@ -11,6 +11,23 @@ pub mod names;
 pub mod v1 {
     #![expect(clippy::allow_attributes, reason = "generated")]
     include!("gen/lockstep.v1.rs");
+
+    impl Phase {
+        /// The phase as people read it.
+        pub fn title(self) -> &'static str {
+            match self {
+                Self::Pending => "Pending",
+                Self::Scheduling => "Scheduling",
+                Self::Pulling => "Pulling",
+                Self::Downloading => "Downloading",
+                Self::Loading => "Loading",
+                Self::Forming => "Forming",
+                Self::Warmup => "Warmup",
+                Self::Serving => "Serving",
+                Self::Lost => "Lost",
+            }
+        }
+    }
 }
 
 /// `lockstep.node.v1`: the private stream between a node and the head.

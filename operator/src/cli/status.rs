@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
-use lockstep_proto::v1::{ClusterStatus, GetStatusRequest, Phase, RankStatus, WatchRequest};
+use lockstep_proto::v1::{ClusterStatus, GetStatusRequest, RankStatus, WatchRequest};
 use serde_json::json;
 
 use super::endpoint::{EndpointError, EndpointFlag};
@@ -101,7 +101,7 @@ fn table(ranks: &[RankStatus]) -> String {
         table.add_row([
             rank.rank.to_string(),
             rank.node.to_string(),
-            phase(rank.phase()).to_owned(),
+            rank.phase().title().to_owned(),
             or(&rank.device, "-").to_owned(),
             if rank.pid == 0 { "-".into() } else { format!("{}/{}", rank.host, rank.pid) },
             loaded(rank),
@@ -139,25 +139,10 @@ pub(super) fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-/// A phase as people read it.
-pub(super) fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Pending => "Pending",
-        Phase::Scheduling => "Scheduling",
-        Phase::Pulling => "Pulling",
-        Phase::Downloading => "Downloading",
-        Phase::Loading => "Loading",
-        Phase::Forming => "Forming",
-        Phase::Warmup => "Warmup",
-        Phase::Serving => "Serving",
-        Phase::Lost => "Lost",
-    }
-}
-
 fn json_of(status: &ClusterStatus) -> serde_json::Value {
     let rank = |rank: &RankStatus| {
         json!({
-            "rank": rank.rank, "node": rank.node, "phase": phase(rank.phase()), "host": rank.host, "pid": rank.pid,
+            "rank": rank.rank, "node": rank.node, "phase": rank.phase().title(), "host": rank.host, "pid": rank.pid,
             "address": rank.address, "device": rank.device, "bytesLoaded": rank.bytes_loaded,
             "bytesTotal": rank.bytes_total, "lastStep": rank.last_step, "stepMicros": rank.step_micros,
             "restarts": rank.restarts, "message": rank.message, "incarnation": rank.incarnation,

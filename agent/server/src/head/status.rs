@@ -86,27 +86,12 @@ fn pending(rank: &RankStatus) -> Option<String> {
     }
     let name = match phase {
         Phase::Loading | Phase::Downloading if rank.bytes_total > 0 => {
-            format!("{} {}%", title(phase), rank.bytes_loaded.saturating_mul(100) / rank.bytes_total)
+            format!("{} {}%", phase.title(), rank.bytes_loaded.saturating_mul(100) / rank.bytes_total)
         }
-        _ => title(phase).to_owned(),
+        _ => phase.title().to_owned(),
     };
     let message = if rank.message.is_empty() { String::new() } else { format!(": {}", rank.message) };
     Some(format!("rank {} (node {}) {name}{message}", rank.rank, rank.node))
-}
-
-/// A phase as people write it.
-pub fn title(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Pending => "Pending",
-        Phase::Scheduling => "Scheduling",
-        Phase::Pulling => "Pulling",
-        Phase::Downloading => "Downloading",
-        Phase::Loading => "Loading",
-        Phase::Forming => "Forming",
-        Phase::Warmup => "Warmup",
-        Phase::Serving => "Serving",
-        Phase::Lost => "Lost",
-    }
 }
 
 #[cfg(test)]

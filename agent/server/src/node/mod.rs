@@ -208,11 +208,11 @@ impl Node {
             }
         };
         self.outbound.send_replace(None);
-        self.void(u64::MAX - 1, "the stream to the head broke");
+        self.void(self.last_epoch, "the stream to the head broke");
         Ok(left)
     }
 
-    /// Ends all epochs up to `epoch`, and not only for plans that have come: `u64::MAX - 1` is all that were ever seen.
+    /// Ends all epochs up to `epoch`; one that was never announced here cannot be ended.
     fn void(&mut self, epoch: u64, reason: &str) {
         let epoch = epoch.min(self.last_epoch);
         for rank in &self.ranks {

@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
 
 use super::console::Console;
-use crate::cli::status::{bytes, phase};
+use crate::cli::status::bytes;
 
 /// Bars at most: more would not fit a terminal.
 const MOST_BARS: usize = 32;
@@ -85,7 +85,7 @@ impl Progress {
 
 /// The phase of a rank, how far it is, and why.
 fn words(rank: &RankStatus) -> String {
-    let mut words = phase(rank.phase()).to_owned();
+    let mut words = rank.phase().title().to_owned();
     if matches!(rank.phase(), Phase::Loading | Phase::Downloading) && rank.bytes_total > 0 {
         let share = rank.bytes_loaded.saturating_mul(100) / rank.bytes_total;
         words += &format!(" {share}% of {}", bytes(rank.bytes_total));
