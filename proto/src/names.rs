@@ -28,6 +28,14 @@ pub mod env {
     pub const CLUSTER_ID: &str = "LOCKSTEP_CLUSTER_ID";
     /// Path of a file that holds the group's key: at least 16 bytes, compared whole.
     pub const GROUP_KEY_FILE: &str = "LOCKSTEP_GROUP_KEY_FILE";
+    /// `child` (default): the head starts its own ranks; `separate`: another container of its pod runs them.
+    pub const HEAD_NODE: &str = "LOCKSTEP_HEAD_NODE";
+    /// Folder with `ca.crt`, `tls.crt` and `tls.key`: control streams speak mutual TLS. Read anew when it changes.
+    pub const TLS_DIR: &str = "LOCKSTEP_TLS_DIR";
+    /// Port on which a node answers probes: `/startup`, `/live`, `/ready`, `/metrics`; default: none.
+    pub const PROBE_PORT: &str = "LOCKSTEP_PROBE_PORT";
+    /// Address that other nodes reach this one at; default: the one that its control stream comes from.
+    pub const ADVERTISE: &str = "LOCKSTEP_ADVERTISE";
     /// Address that the client ports bind to.
     pub const HOST: &str = "LOCKSTEP_HOST";
     pub const HTTP_PORT: &str = "LOCKSTEP_HTTP_PORT";
@@ -84,6 +92,10 @@ pub mod env {
         GROUP_HOST,
         CLUSTER_ID,
         GROUP_KEY_FILE,
+        HEAD_NODE,
+        TLS_DIR,
+        PROBE_PORT,
+        ADVERTISE,
         HOST,
         HTTP_PORT,
         GRPC_PORT,
@@ -113,6 +125,15 @@ pub mod port {
     pub const HTTP: u16 = 1234;
     pub const CONTROL: u16 = 1235;
     pub const RING: u16 = 1236;
+    pub const PROBE: u16 = 1237;
+}
+
+/// Names in the certificates of control streams (DNS, as subject alternative names): one for each role. The CA is the
+/// cluster's own, so the role is all that a name need say.
+pub mod role {
+    pub const HEAD: &str = "head.lockstep";
+    pub const NODE: &str = "node.lockstep";
+    pub const OPERATOR: &str = "operator.lockstep";
 }
 
 /// The name that always means the served model.
