@@ -15,16 +15,18 @@ spec:
   workers: 2
 ";
 
-/// `deploy/crd/` holds what `lockstep crd` prints; `LOCKSTEP_REGENERATE=1` writes it.
+/// `deploy/crd/` and the chart hold what `lockstep crd` prints; `LOCKSTEP_REGENERATE=1` writes it.
 #[test]
 fn the_checked_in_crd_is_the_derived_one() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crd/inferenceclusters.lockstep.dev.yaml");
     let derived = crd_yaml().unwrap();
-    if std::env::var_os("LOCKSTEP_REGENERATE").is_some() {
-        std::fs::write(path, &derived).unwrap();
+    for folder in ["deploy/crd", "charts/lockstep/files"] {
+        let path = format!("{}/../{folder}/inferenceclusters.lockstep.dev.yaml", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("LOCKSTEP_REGENERATE").is_some() {
+            std::fs::write(&path, &derived).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert!(kept == derived, "{folder} is not what `lockstep crd` prints: run `make generate`");
     }
-    let kept = std::fs::read_to_string(path).unwrap();
-    assert!(kept == derived, "run `lockstep crd > {path}`");
 }
 
 #[test]
