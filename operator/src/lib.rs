@@ -5,5 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod observe;
 pub mod plan;
+pub mod reconcile;
 pub mod resource;

@@ -2,27 +2,32 @@
 //! is configured without an error or a warning, and as the plan means it.
 
 use lockstep_agent::config::{Build, Config, ControlAddress, Environment, Role, parse, resolve};
-use lockstep_operator::plan::{self, Addresses, GroupPlan, LocalPorts, PodPlan};
+use lockstep_operator::plan::{self, Addresses, ContainerPlan, GroupPlan, LocalPorts};
 use lockstep_operator::resource;
 
 const ON_CPU: Build = Build { ring: true, nccl: false, visible_devices: 0 };
 
-/// What the agent makes of a pod's command and environment.
-fn configure(pod: &PodPlan) -> Config {
-    let variables: Environment = pod.env.iter().map(|variable| (variable.name, variable.value.clone())).collect();
-    let cli = parse(&pod.command).unwrap_or_else(|error| panic!("{:?}: {error}", pod.command));
-    let config = resolve(&cli, &variables, &ON_CPU).unwrap_or_else(|error| panic!("{}: {error}", pod.name));
-    assert!(config.warnings.is_empty(), "{}: {:?}", pod.name, config.warnings);
+/// What the agent makes of a container's command and environment.
+fn configure(container: &ContainerPlan) -> Config {
+    // The one field whose value is not known before the pod is: its address.
+    let value = |variable: &plan::EnvVar| match variable.field {
+        Some("status.podIP") => "10.0.0.7".into(),
+        _ => variable.value.clone(),
+    };
+    let variables: Environment = container.env.iter().map(|variable| (variable.name, value(variable))).collect();
+    let cli = parse(&container.command).unwrap_or_else(|error| panic!("{:?}: {error}", container.command));
+    let config = resolve(&cli, &variables, &ON_CPU).unwrap_or_else(|error| panic!("{:?}: {error}", container.command));
+    assert!(config.warnings.is_empty(), "{:?}: {:?}", container.command, config.warnings);
     config
 }
 
 fn check_group(group: &GroupPlan) {
-    let Role::Head(head) = configure(&group.head).role else { panic!("{} is no head", group.head.name) };
+    let Role::Head(head) = configure(&group.head.containers[0]).role else { panic!("{} is no head", group.head.name) };
     assert_eq!(head.topology.world_size, group.world_size);
     assert_eq!(head.topology.num_workers as usize, group.workers.len());
     assert_eq!(head.topology.local_world_size as usize, group.head.ranks.len());
     for (index, worker) in group.workers.iter().enumerate() {
-        let Role::Node(node) = configure(worker).role else { panic!("{} is no worker", worker.name) };
+        let Role::Node(node) = configure(&worker.containers[0]).role else { panic!("{} is no worker", worker.name) };
         assert_eq!((node.ordinal as usize, node.local_world_size as usize), (index + 1, worker.ranks.len()));
         assert_eq!(node.ordinal * node.local_world_size, worker.ranks[0]);
         assert_eq!((node.world_size, &node.common.cluster_id), (Some(group.world_size), &head.common.cluster_id));

@@ -6,9 +6,13 @@ use lockstep_proto::names::{env, port};
 use super::{Addresses, EnvVar, Names, Role, world_size};
 use crate::resource::InferenceClusterSpec;
 
+/// Label that a StatefulSet gives each pod: its ordinal.
+const POD_INDEX: &str = "metadata.labels['apps.kubernetes.io/pod-index']";
+const POD_ADDRESS: &str = "status.podIP";
+
 pub(super) fn of(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses, role: Role) -> Vec<EnvVar> {
     let mut vars = Vec::new();
-    let mut say = |name: &'static str, value: String| vars.push(EnvVar { name, value });
+    let mut say = |name: &'static str, value: String| vars.push(EnvVar { name, value, field: None });
     say(env::GLOBAL_WORLD_SIZE, world_size(spec).to_string());
     say(env::LOCAL_WORLD_SIZE, spec.devices_per_node.to_string());
     match role {
@@ -29,7 +33,35 @@ pub(super) fn of(spec: &InferenceClusterSpec, names: &Names, addresses: &Address
     if role == Role::Head {
         service(&mut say, spec, addresses);
     }
+    if let Addresses::Kubernetes { .. } = addresses {
+        if role == Role::Head {
+            vars.push(EnvVar { name: env::HEAD_NODE, value: "separate".into(), field: None });
+            vars.extend(in_every_container());
+        } else {
+            vars.extend(of_node());
+            for var in vars.iter_mut().filter(|var| var.name == env::WORKER_ID) {
+                var.field = Some(POD_INDEX);
+            }
+        }
+    }
     vars
+}
+
+/// What every container of ranks is told in Kubernetes.
+pub(super) fn of_node() -> Vec<EnvVar> {
+    let mut vars = in_every_container();
+    vars.push(EnvVar { name: env::PROBE_PORT, value: port::PROBE.to_string(), field: None });
+    vars.push(EnvVar { name: env::ADVERTISE, value: "(the pod's address)".into(), field: Some(POD_ADDRESS) });
+    vars
+}
+
+fn in_every_container() -> Vec<EnvVar> {
+    let say = |name, value: &str| EnvVar { name, value: value.into(), field: None };
+    vec![
+        say(env::TLS_DIR, super::TLS_DIR),
+        say(env::GROUP_KEY_FILE, super::GROUP_KEY_FILE),
+        say(env::LOG_FORMAT, "json"),
+    ]
 }
 
 /// What depends on where the pod is.

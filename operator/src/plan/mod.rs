@@ -5,19 +5,32 @@ mod addresses;
 mod environment;
 mod names;
 mod show;
+mod source;
 #[cfg(test)]
 mod tests;
 
 pub use addresses::{Addresses, LocalPorts};
-pub use names::Names;
+pub use names::{ClusterNames, Names};
 pub use show::text;
+pub use source::{ModelVolume, model_volume};
 
+use lockstep_proto::names::port;
 use serde::Serialize;
 
 use crate::resource::{InferenceCluster, InferenceClusterSpec};
 
 /// The agent's program, found on the image's `PATH`.
 pub const AGENT: &str = "lockstep-agent";
+
+/// Container of the head's process.
+pub const HEAD: &str = "head";
+/// Container of a node's ranks.
+pub const RANK: &str = "rank";
+/// Where a pod finds its certificates, and the group's key.
+pub const TLS_DIR: &str = "/etc/lockstep/tls";
+pub const GROUP_KEY_FILE: &str = "/etc/lockstep/group/key";
+/// Where a pod finds the weights of a `pvc://` or `oci://` source.
+pub const MODELS_DIR: &str = "/models";
 
 /// Everything that one cluster runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,6 +69,16 @@ pub struct PodPlan {
     pub role: Role,
     /// Ranks on this node, in order.
     pub ranks: Vec<u32>,
+    /// One process of this machine; in Kubernetes the head pod has two, so that what kills a rank leaves the head.
+    pub containers: Vec<ContainerPlan>,
+}
+
+/// One process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPlan {
+    /// `head` or `rank`.
+    pub name: &'static str,
     /// Program and arguments.
     pub command: Vec<String>,
     /// In the order of the contract: the group, addresses, service.
@@ -71,11 +94,15 @@ pub enum Role {
     Worker(u32),
 }
 
-/// One variable of a pod's environment.
+/// One variable of a process's environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct EnvVar {
     pub name: &'static str,
     pub value: String,
+    /// Where Kubernetes takes the value from, because pods of one template differ in it: a field of the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<&'static str>,
 }
 
 /// Ranks of one group.
@@ -103,8 +130,7 @@ fn group(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses) -> G
             name,
             role,
             ranks: (first..first + spec.devices_per_node).collect(),
-            command: vec![AGENT.into(), "plain".into(), "-m".into(), spec.model.source.clone()],
-            env: environment::of(spec, names, addresses, role),
+            containers: containers(spec, names, addresses, role),
         }
     };
     GroupPlan {
@@ -112,5 +138,37 @@ fn group(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses) -> G
         world_size: world_size(spec),
         head: pod(names.head_pod(), Role::Head),
         workers: (0..spec.workers).map(|ordinal| pod(names.worker_pod(ordinal), Role::Worker(ordinal))).collect(),
+    }
+}
+
+fn containers(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses, role: Role) -> Vec<ContainerPlan> {
+    let plain = |name| ContainerPlan {
+        name,
+        command: vec![AGENT.into(), "plain".into(), "-m".into(), source::seen_by_agent(spec, addresses)],
+        env: environment::of(spec, names, addresses, role),
+    };
+    match (addresses, role) {
+        (Addresses::Kubernetes { .. }, Role::Head) => vec![plain(HEAD), own_ranks(spec, names)],
+        (_, Role::Head) => vec![plain(HEAD)],
+        (_, Role::Worker(_)) => vec![plain(RANK)],
+    }
+}
+
+/// The head's own ranks, in a container beside it.
+fn own_ranks(spec: &InferenceClusterSpec, names: &Names) -> ContainerPlan {
+    let flag = |name: &str, value: String| format!("--{name}={value}");
+    ContainerPlan {
+        name: RANK,
+        command: vec![
+            AGENT.into(),
+            "node".into(),
+            flag("ordinal", "0".into()),
+            flag("control", format!("127.0.0.1:{}", port::CONTROL)),
+            flag("local-world-size", spec.devices_per_node.to_string()),
+            flag("world-size", world_size(spec).to_string()),
+            flag("ring-listen", format!("0.0.0.0:{}", port::RING)),
+            flag("cluster-id", names.group_name()),
+        ],
+        env: environment::of_node(),
     }
 }

@@ -38,9 +38,76 @@ impl Names {
         format!("{}-worker-{ordinal}", self.group_name())
     }
 
+    /// The head's StatefulSet, and its pod's name without the ordinal.
+    #[must_use]
+    pub fn head_set(&self) -> String {
+        format!("{}-head", self.group_name())
+    }
+
+    /// The workers' StatefulSet.
+    #[must_use]
+    pub fn worker_set(&self) -> String {
+        format!("{}-worker", self.group_name())
+    }
+
     /// The head's address inside the Kubernetes cluster.
     #[must_use]
     pub fn head_host(&self, namespace: &str) -> String {
         format!("{}.{}.{namespace}.svc", self.head_pod(), self.group_name())
+    }
+}
+
+/// Names of what a cluster has once, for all its groups.
+#[derive(Debug, Clone)]
+pub struct ClusterNames {
+    cluster: String,
+}
+
+impl ClusterNames {
+    #[must_use]
+    pub fn new(cluster: &str) -> Self {
+        Self { cluster: cluster.to_owned() }
+    }
+
+    /// The clients' Service: the cluster's own name.
+    #[must_use]
+    pub fn service(&self) -> String {
+        self.cluster.clone()
+    }
+
+    /// The client Service's host inside the Kubernetes cluster.
+    #[must_use]
+    pub fn service_host(&self, namespace: &str) -> String {
+        format!("{}.{namespace}.svc", self.service())
+    }
+
+    /// NetworkPolicy, PodMonitor and HorizontalPodAutoscaler.
+    #[must_use]
+    pub fn cluster(&self) -> String {
+        self.cluster.clone()
+    }
+
+    /// Secret of the CA: its certificate and key, for the operator alone.
+    #[must_use]
+    pub fn ca_secret(&self) -> String {
+        format!("{}-ca", self.cluster)
+    }
+
+    /// Secret with the certificates of `role` (`head`, `node` or `operator`).
+    #[must_use]
+    pub fn tls_secret(&self, role: &str) -> String {
+        format!("{}-{role}-tls", self.cluster)
+    }
+
+    /// Secret of the groups' key.
+    #[must_use]
+    pub fn key_secret(&self) -> String {
+        format!("{}-group-key", self.cluster)
+    }
+
+    /// Claim of the model cache.
+    #[must_use]
+    pub fn cache_claim(&self) -> String {
+        format!("{}-models", self.cluster)
     }
 }

@@ -37,11 +37,16 @@ fn write_pod(out: &mut String, pod: &PodPlan) {
     let ranks: Vec<_> = pod.ranks.iter().map(u32::to_string).collect();
     let noun = if ranks.len() == 1 { "rank" } else { "ranks" };
     let _ = writeln!(out, "{}  ({noun} {})", pod.name, ranks.join(", "));
-    for var in &pod.env {
-        let _ = writeln!(out, "  {}={} \\", var.name, quoted(&var.value));
+    for container in &pod.containers {
+        if pod.containers.len() > 1 {
+            let _ = writeln!(out, "  # {}", container.name);
+        }
+        for var in &container.env {
+            let _ = writeln!(out, "  {}={} \\", var.name, quoted(&var.value));
+        }
+        let command: Vec<_> = container.command.iter().map(|word| quoted(word)).collect();
+        let _ = writeln!(out, "  {}", command.join(" "));
     }
-    let command: Vec<_> = pod.command.iter().map(|word| quoted(word)).collect();
-    let _ = writeln!(out, "  {}", command.join(" "));
 }
 
 fn counted(count: impl TryInto<u64>, noun: &str) -> String {

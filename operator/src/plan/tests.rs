@@ -66,12 +66,16 @@ fn what_holds_of_every_plan() {
                 assert_eq!(ranks, (0..(1 + workers) * devices).collect::<Vec<_>>());
                 assert_eq!(group.world_size as usize, ranks.len());
                 for pod in group.pods() {
-                    let mut names: Vec<_> = pod.env.iter().map(|var| var.name).collect();
-                    assert!(names.contains(&env::HEAD_PORT) != names.contains(&env::WORKER_SERVER_ADDR));
-                    assert!(names.iter().all(|name| env::ALL.contains(name)));
-                    assert!(pod.name.len() <= 63 && pod.env.iter().all(|var| !var.value.is_empty()));
-                    names.sort_unstable();
-                    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+                    assert!(pod.name.len() <= 63);
+                    let first: Vec<_> = pod.containers[0].env.iter().map(|var| var.name).collect();
+                    assert!(first.contains(&env::HEAD_PORT) != first.contains(&env::WORKER_SERVER_ADDR));
+                    for container in &pod.containers {
+                        let mut names: Vec<_> = container.env.iter().map(|var| var.name).collect();
+                        assert!(names.iter().all(|name| env::ALL.contains(name)));
+                        assert!(container.env.iter().all(|var| !var.value.is_empty()));
+                        names.sort_unstable();
+                        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+                    }
                 }
             }
         }

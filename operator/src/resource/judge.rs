@@ -12,7 +12,7 @@ const MAX_DEPTH: usize = 32;
 const MAX_TYPO: usize = 2;
 
 /// Fields beside `spec` that every manifest may have.
-const AT_ROOT: &[&str] = &["apiVersion", "kind", "metadata"];
+const AT_ROOT: &[&str] = &["apiVersion", "kind", "metadata", "status"];
 
 /// What `metadata` may hold, the fields that a server fills in included (`kubectl get -o yaml` prints them).
 const OF_METADATA: &[&str] = &[
@@ -161,10 +161,23 @@ impl Walk {
         }
         match (schema["type"].as_str().unwrap_or("object"), value) {
             ("object", Value::Object(fields)) => {
-                if schema["x-kubernetes-preserve-unknown-fields"] != true {
+                if schema["additionalProperties"].is_object() {
+                    for (name, value) in fields {
+                        self.value(&join(path, name), &schema["additionalProperties"], value, depth + 1);
+                    }
+                } else if schema["x-kubernetes-preserve-unknown-fields"] != true {
                     self.fields(path, schema, fields, &[], depth);
                 }
             }
+            ("array", Value::Array(items)) => {
+                if schema["maxItems"].as_u64().is_some_and(|most| items.len() as u64 > most) {
+                    self.say(path, format!("has {} entries; at most {} are possible", items.len(), schema["maxItems"]));
+                }
+                for (index, item) in items.iter().enumerate() {
+                    self.value(&format!("{path}[{index}]"), &schema["items"], item, depth + 1);
+                }
+            }
+            ("boolean", Value::Bool(_)) => {}
             ("string", Value::String(text)) => self.text(path, schema, text),
             ("integer", Value::Number(number)) if number.is_i64() || number.is_u64() => {
                 self.integer(path, schema, number.as_i64().unwrap_or(i64::MAX));
@@ -224,6 +237,8 @@ fn article(kind: &str) -> &str {
         "integer" => "a whole number",
         "string" => "text",
         "object" => "a mapping",
+        "array" => "a list",
+        "boolean" => "true or false",
         other => other,
     }
 }

@@ -6,13 +6,20 @@
 mod judge;
 mod lines;
 mod manifest;
+mod pods;
 mod schema;
+pub mod status;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use judge::{Violation, judge};
 pub use manifest::{MAX_MANIFEST_BYTES, ManifestError, Problem, load, parse};
+pub use pods::{
+    AccessMode, Autoscaling, ClientNetwork, ClientOrigin, ImagePullPolicy, LocalObject, ModelCache, Placement,
+    PlacementPolicy, ServiceSpec, ServiceType, UpdateStrategy, Variable,
+};
+pub use status::InferenceClusterStatus;
 pub use types::{
     Backend, DType, InferenceCluster, InferenceClusterSpec, Model, Overlay, Parallelism, Quantization, SecretKeyRef,
     Serving,

@@ -5,7 +5,12 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pods::{
+    Autoscaling, ClientNetwork, ImagePullPolicy, LocalObject, ModelCache, Placement, ServiceSpec, UpdateStrategy,
+    Variable,
+};
 use super::schema;
+use super::status::InferenceClusterStatus;
 
 /// InferenceCluster is one model, sharded over the nodes of one or more groups and served from one endpoint.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -15,19 +20,29 @@ use super::schema;
     kind = "InferenceCluster",
     plural = "inferenceclusters",
     shortname = "icl",
+    category = "all",
     category = "lockstep",
     namespaced,
+    status = "InferenceClusterStatus",
     derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
     doc = "InferenceCluster is one model, sharded over the nodes of one or more groups and served from one endpoint.",
     validation = Rule::new("size(self.metadata.name) <= 40")
         .message("metadata.name may have at most 40 characters, because the names of pods and Services are made from it; choose a shorter one"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must start with a letter, end with a letter or digit, and have only a-z, 0-9 and '-' between, because Services take it as their name"),
-    printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.source"),
-    printcolumn(name = "Backend", type_ = "string", json_path = ".spec.backend"),
-    printcolumn(name = "Groups", type_ = "integer", json_path = ".spec.replicas"),
-    printcolumn(name = "Workers", type_ = "integer", json_path = ".spec.workers"),
-    printcolumn(name = "Devices", type_ = "integer", json_path = ".spec.devicesPerNode"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Groups", type_ = "string", json_path = ".status.summary.groups", description = "Groups that serve, of those asked for"),
+    printcolumn(name = "Ranks", type_ = "string", json_path = ".status.summary.ranks", description = "Ranks that serve, of all"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.summary.message"),
+    printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.source", priority = 1),
+    printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint", priority = 1),
+    printcolumn(name = "Backend", type_ = "string", json_path = ".status.backend", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -35,7 +50,11 @@ use super::schema;
     validation = Rule::new("(1 + self.workers) * self.devicesPerNode <= 1024")
         .message("a group may have at most 1024 ranks, (1 + workers) * devicesPerNode; lower one of them"),
     validation = Rule::new("(1 + self.workers) * self.devicesPerNode % self.parallelism.pipeline == 0")
-        .message("parallelism.pipeline must divide the ranks of a group, (1 + workers) * devicesPerNode; change one of the three")
+        .message("parallelism.pipeline must divide the ranks of a group, (1 + workers) * devicesPerNode; change one of the three"),
+    validation = Rule::new("!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas")
+        .message("autoscaling.minReplicas is above autoscaling.maxReplicas; lower the one or raise the other"),
+    validation = Rule::new("!has(self.autoscaling) || (self.replicas >= self.autoscaling.minReplicas && self.replicas <= self.autoscaling.maxReplicas)")
+        .message("replicas lies outside of autoscaling.minReplicas and maxReplicas; widen the bounds or change replicas")
 )]
 pub struct InferenceClusterSpec {
     /// What is served.
@@ -62,7 +81,57 @@ pub struct InferenceClusterSpec {
     /// Limits of one group's service.
     #[serde(default)]
     pub serving: Serving,
-    /// Pod template laid over every pod of the cluster (a PodTemplateSpec, stored as given).
+    /// Image of the agent. Default: the one that the operator was installed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9][-a-zA-Z0-9_./:@]*$')")
+            .message("must be an image reference such as registry.example/lockstep/agent:1.0, without spaces or a scheme")
+    )]
+    pub image: Option<String>,
+    /// When nodes pull the image: Always, IfNotPresent or Never. Default: Kubernetes' own rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+    /// Secrets with credentials for the image's registry, in the cluster's namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub image_pull_secrets: Vec<LocalObject>,
+    /// Variables for every container, in Kubernetes' own form. The operator's own variables cannot be set here: use the
+    /// field that each stands for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub env: Vec<Variable>,
+    /// Resources of each node's `rank` container (ResourceRequirements, stored as given). GPUs need not be asked for
+    /// where `backend` is Nccl: each node then asks for `devicesPerNode` of nvidia.com/gpu.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::overlay")]
+    pub resources: Option<Overlay>,
+    /// How workers are placed beside each other.
+    #[serde(default)]
+    pub placement: Placement,
+    /// The Service that clients use.
+    #[serde(default)]
+    pub service: ServiceSpec,
+    /// Who may reach the client ports, as a NetworkPolicy.
+    #[serde(default)]
+    pub clients: ClientNetwork,
+    /// A volume that keeps what was downloaded, shared by all pods of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_cache: Option<ModelCache>,
+    /// Bounds between which a HorizontalPodAutoscaler sets `replicas`, by requests that wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
+    /// How a change reaches the groups.
+    #[serde(default)]
+    pub update_strategy: UpdateStrategy,
+    /// Restarts of one container without its rank serving in between, after which the group is stopped and kept as
+    /// evidence until the spec changes. 0: never stopped.
+    #[serde(default = "restart_budget")]
+    #[schemars(range(min = 0, max = 1000), extend("format" = "int32"))]
+    pub restart_budget: u32,
+    /// Pod template laid over every pod of the cluster (a PodTemplateSpec, stored as given): tolerations, volumes,
+    /// nodeSelector, priorityClassName, schedulerName, runtimeClassName and all else. Containers are merged by name: `head` and
+    /// `rank`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::overlay")]
     pub template: Option<Overlay>,
@@ -89,16 +158,21 @@ pub type Overlay = serde_json::Map<String, serde_json::Value>;
         .message("tokenSecretRef is for hf:// sources; remove it")
 )]
 pub struct Model {
-    /// Where the weights are: file:///path/of/a/folder (on every node; relative to the manifest with `lockstep up`) or
+    /// Where the weights are: file:///path/of/a/folder (on every node; relative to the manifest with `lockstep up`),
+    /// pvc://claim/folder (a claim in the cluster's namespace), oci://image (its files, mounted as a volume) or
     /// builtin://tiny (a small model inside the agent). Fixed for the life of the cluster.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
-        validation = Rule::new("self.startsWith('file://') || self.startsWith('builtin://')")
-            .message("must start with file:// or builtin://, the sources that work today; download the model into a folder and name that with file://"),
+        validation = Rule::new("self.matches('^(file|pvc|oci|builtin)://')")
+            .message("must start with file://, pvc://, oci:// or builtin://, the sources that work today; download the model into a folder and name that with file:// or pvc://"),
         validation = Rule::new("!self.startsWith('file://') || size(self) > 7")
             .message("names no folder; write file:///path/of/the/model"),
         validation = Rule::new("!self.startsWith('builtin://') || self == 'builtin://tiny'")
             .message("the one model inside the agent is builtin://tiny"),
+        validation = Rule::new("!self.startsWith('pvc://') || self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/]+)*$')")
+            .message("must name a claim and maybe a folder in it: pvc://models/llama-8b"),
+        validation = Rule::new("!self.startsWith('oci://') || self.matches('^oci://[a-z0-9][-a-zA-Z0-9_./:@]*$')")
+            .message("must name an image: oci://registry.example/models/llama-8b:1"),
         validation = Rule::new("self == oldSelf")
             .message("a cluster serves one model for life; create another InferenceCluster and move the clients")
     )]
@@ -250,6 +324,10 @@ pub enum Quantization {
 
 fn one() -> u32 {
     1
+}
+
+fn restart_budget() -> u32 {
+    10
 }
 
 fn max_num_seqs() -> u32 {

@@ -74,8 +74,17 @@ pub(super) fn greeting(cluster: &InferenceCluster, group: &GroupPlan, host: IpAd
 }
 
 fn without_effect(spec: &InferenceClusterSpec) -> Option<String> {
-    let overlays = [("template", &spec.template), ("head", &spec.head), ("worker", &spec.worker)];
-    let given: Vec<_> = overlays.iter().filter(|(_, overlay)| overlay.is_some()).map(|(name, _)| *name).collect();
+    let shapes = [
+        ("template", spec.template.is_some()),
+        ("head", spec.head.is_some()),
+        ("worker", spec.worker.is_some()),
+        ("resources", spec.resources.is_some()),
+        ("image", spec.image.is_some()),
+        ("env", !spec.env.is_empty()),
+        ("modelCache", spec.model_cache.is_some()),
+        ("autoscaling", spec.autoscaling.is_some()),
+    ];
+    let given: Vec<_> = shapes.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
     (!given.is_empty()).then(|| format!("without effect here, because it shapes pods: spec.{}", given.join(", spec.")))
 }
 
@@ -118,6 +127,7 @@ pub(super) fn reached(host: IpAddr) -> String {
 pub(super) fn members(group: &GroupPlan, program: &Path) -> Vec<Member> {
     let said = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let drain = std::env::var_os(env::DRAIN_TIMEOUT).is_none().then(|| said(env::DRAIN_TIMEOUT, DRAIN_TIMEOUT));
+    let process = |pod: &PodPlan| pod.containers[0].clone();
     let member = |(index, pod): (usize, &PodPlan)| Member {
         name: match pod.role {
             Role::Head => "head".into(),
@@ -126,8 +136,8 @@ pub(super) fn members(group: &GroupPlan, program: &Path) -> Vec<Member> {
         index,
         is_head: pod.role == Role::Head,
         program: program.to_owned(),
-        arguments: pod.command.iter().skip(1).cloned().collect(),
-        variables: pod
+        arguments: process(pod).command.split_off(1),
+        variables: process(pod)
             .env
             .iter()
             .map(|var| said(var.name, &var.value))
