@@ -1,5 +1,5 @@
 # Every target works from a fresh clone: what is missing is installed by tests/prepare, what is there is left alone.
-# CARGO_TARGET_DIR, PROMPT and CLUSTER may be set.
+# CARGO_TARGET_DIR, PROMPT, CLUSTER and TEST_CLUSTER may be set.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,11 +11,12 @@ CARGO := cargo
 LOCKED := $(if $(filter true,$(CI)),--locked)
 BIN := $(abspath $(CARGO_TARGET_DIR))/debug
 CLUSTER ?= deploy/samples/quickstart.yaml
+TEST_CLUSTER ?= $(CURDIR)/.cluster
 PROMPT ?= What happens when a worker dies?
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build the programs: lockstep, lockstep-agent
@@ -41,6 +42,18 @@ test: lint build ## Run every check: lints, tests, generated files
 .PHONY: bench
 bench: build ## Measure beside the peers, in the same run; takes many minutes
 	@for bench in tests/bench/*/run; do echo "== $$bench"; "$$bench"; done
+
+.PHONY: cluster
+cluster: build ## Bring a Kubernetes cluster up on this machine, with the operator; needs root and Go
+	@tests/cluster/start $(TEST_CLUSTER)
+
+.PHONY: cluster-shell
+cluster-shell: ## Look around in it: kubectl, helm, power and wires of nodes
+	@tests/cluster/in $(TEST_CLUSTER) bash --rcfile tests/cluster/inside/shell
+
+.PHONY: cluster-down
+cluster-down: ## End it
+	@tests/cluster/down $(TEST_CLUSTER)
 
 .PHONY: generate
 generate: ## Write the generated files anew: gRPC code, CRD
