@@ -37,6 +37,10 @@
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, update, delete]
+# The number of groups, by requests that wait, where a spec has bounds for it.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [get, list, watch, create, patch, update, delete]
 # Why a pod does not run goes into status; pods of an old revision, and pods stuck on a lost node, are deleted.
 - apiGroups: [""]
   resources: [pods]

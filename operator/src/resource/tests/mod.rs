@@ -1,5 +1,7 @@
 //! The CRD against its checked-in copy, and what manifests are told.
 
+mod chart;
+
 use serde_json::{Value, json};
 
 use super::{crd, crd_yaml, judge, parse};
