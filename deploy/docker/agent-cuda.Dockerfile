@@ -41,6 +41,6 @@ COPY --from=build /out/lockstep-agent /usr/local/bin/
 # A number, so that a kubelet can tell that it is not root.
 USER 65532:65532
 WORKDIR /tmp
-# gRPC, HTTP, control, the first rank's ring, probes.
-EXPOSE 50051 1234 1235 1236 1237
+# gRPC, probes, HTTP, control, the first rank's ring.
+EXPOSE 50051 1233 1234 1235 1236
 ENTRYPOINT ["/usr/local/bin/lockstep-agent"]

@@ -121,11 +121,13 @@ pub mod env {
 
 /// Default ports.
 pub mod port {
+    /// Probes of nodes. Below the others, because the ring's ports go up from theirs.
+    pub const PROBE: u16 = 1233;
     pub const GRPC: u16 = 50051;
     pub const HTTP: u16 = 1234;
     pub const CONTROL: u16 = 1235;
+    /// The ring of a node's first rank; each further rank's is the next one.
     pub const RING: u16 = 1236;
-    pub const PROBE: u16 = 1237;
 }
 
 /// Names in the certificates of control streams (DNS, as subject alternative names): one for each role. The CA is the
