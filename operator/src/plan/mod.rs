@@ -141,6 +141,12 @@ fn group(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses) -> G
     }
 }
 
+/// Containers of the pods of `role` in Kubernetes, one template for all workers of a group.
+#[must_use]
+pub fn pod_containers(spec: &InferenceClusterSpec, names: &Names, namespace: &str, role: Role) -> Vec<ContainerPlan> {
+    containers(spec, names, &Addresses::Kubernetes { namespace: namespace.into() }, role)
+}
+
 fn containers(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses, role: Role) -> Vec<ContainerPlan> {
     let plain = |name| ContainerPlan {
         name,

@@ -1,24 +1,42 @@
 //! The second step: from the object as stored to one whose parts are typed and whose choices are made. What the CRD's
 //! rules cannot see (overlays, resources) is judged here. Pure; the only input of `build`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{EnvVar, PodTemplateSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Resource as _;
+use kube::{Resource as _, ResourceExt as _};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::plan::HEAD;
 use crate::resource::{Backend, InferenceCluster, InferenceClusterSpec};
 
 /// Resource name of a GPU.
 pub const GPU: &str = "nvidia.com/gpu";
+
+/// The update strategy's default, for a time that no rule of the CRD let through.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Parts of the keys of labels that Kueue and gang schedulers read.
+const QUEUE_KEYS: [&str; 2] = ["kueue.x-k8s.io/", "scheduling.x-k8s.io/"];
 
 /// What the operator was started with that clusters inherit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
     /// Image of the agent.
     pub agent_image: String,
+    /// The operator's own pods, where they are known: the heads' control ports are open to them.
+    pub operator_pods: Option<OperatorPods>,
+}
+
+/// Where the operator runs, as a NetworkPolicy selects it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorPods {
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Transport of the collectives, chosen.
@@ -61,6 +79,9 @@ pub struct Validated {
     pub env: Vec<EnvVar>,
     /// How long a group may finish what it has.
     pub drain_timeout: Duration,
+    /// Labels of the cluster by which a queue admits it or a scheduler gangs it: its sets and pods carry them too.
+    pub queue_labels: BTreeMap<String, String>,
+    pub operator_pods: Option<OperatorPods>,
 }
 
 /// Why no object can be made of a cluster.
@@ -107,28 +128,66 @@ pub fn validate(cluster: &InferenceCluster, defaults: &Defaults) -> Result<Valid
         worker,
         resources,
         env,
-        drain_timeout: seconds(&spec.update_strategy.drain_timeout),
+        drain_timeout: seconds(&spec.update_strategy.drain_timeout).unwrap_or(DRAIN_TIMEOUT),
+        queue_labels: cluster
+            .labels()
+            .iter()
+            .filter(|(key, _)| queues(key))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
+        operator_pods: defaults.operator_pods.clone(),
         spec,
     })
 }
 
 fn template(field: &'static str, given: Option<&Map<String, Value>>) -> Result<PodTemplateSpec, Invalid> {
-    let given = given.cloned().unwrap_or_default();
-    if let Some(unknown) = given.keys().find(|key| !["metadata", "spec"].contains(&key.as_str())) {
-        let message = format!("{unknown} is no part of a pod template; write it under metadata or spec");
-        return Err(Invalid { field, message });
+    let refuse = |message| Err(Invalid { field, message });
+    let template: PodTemplateSpec = typed(field, given.cloned().unwrap_or_default())?;
+    let Some(spec) = &template.spec else { return Ok(template) };
+    let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    if containers.any(|container| container.name.is_empty()) {
+        let message = "a container has no name, so it cannot be told which one it is laid over; \
+                       name it head or rank, or otherwise where it is one of your own";
+        return refuse(message.into());
     }
-    typed(field, given)
+    if field == "worker" && spec.containers.iter().any(|container| container.name == HEAD) {
+        return refuse("worker pods have no container `head`; write it under spec.head, or name it rank".into());
+    }
+    Ok(template)
 }
 
-fn typed<T: DeserializeOwned>(field: &'static str, given: Map<String, Value>) -> Result<T, Invalid> {
-    serde_json::from_value(Value::Object(given)).map_err(|error| Invalid {
+/// `given` as a type of Kubernetes, which has every field of it: what the type does not know would be lost in silence.
+fn typed<T: DeserializeOwned + Serialize>(field: &'static str, given: Map<String, Value>) -> Result<T, Invalid> {
+    let refuse = |message: String| Invalid {
         field,
-        message: format!("{error}; see `kubectl explain pod.spec` for what it may hold"),
-    })
+        message: format!("{message}; see `kubectl explain pod` for what it may hold"),
+    };
+    let given = Value::Object(given);
+    let typed: T = serde_json::from_value(given.clone()).map_err(|error| refuse(error.to_string()))?;
+    match lost(&given, &Value::Object(json_object(&typed))) {
+        None => Ok(typed),
+        Some(path) => Err(refuse(format!("{path} is no field of Kubernetes at this place"))),
+    }
 }
 
-fn json_object(value: &impl serde::Serialize) -> Map<String, Value> {
+/// The first field of `given` that is not in `kept`.
+fn lost(given: &Value, kept: &Value) -> Option<String> {
+    match (given, kept) {
+        (Value::Object(given), Value::Object(kept)) => given.iter().find_map(|(key, value)| match kept.get(key) {
+            None if value.is_null() => None,
+            None => Some(key.clone()),
+            Some(kept) => lost(value, kept).map(|path| format!("{key}.{path}")),
+        }),
+        (Value::Array(given), Value::Array(kept)) => given
+            .iter()
+            .zip(kept)
+            .enumerate()
+            .find_map(|(index, (given, kept))| lost(given, kept).map(|path| format!("{index}.{path}"))),
+        _ => None,
+    }
+}
+
+fn json_object(value: &impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(value) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
@@ -151,9 +210,15 @@ fn with_gpus(resources: &mut ResourceRequirements, devices: u32) {
         .or_insert_with(|| k8s_openapi::apimachinery::pkg::api::resource::Quantity(devices.to_string()));
 }
 
+fn queues(key: &str) -> bool {
+    QUEUE_KEYS.iter().any(|part| key.contains(part))
+}
+
 /// A time as the CRD's rules let it through: `300s` or `10m`.
-fn seconds(text: &str) -> Duration {
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
-    let number = number.parse().unwrap_or(300);
-    Duration::from_secs(if unit == "m" { number * 60 } else { number })
+pub(super) fn seconds(text: &str) -> Option<Duration> {
+    let (number, scale) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('s')?, 1),
+    };
+    Some(Duration::from_secs(number.parse::<u32>().ok()? as u64 * scale))
 }

@@ -1,0 +1,51 @@
+//! Where the pods of a group go beside each other. Other groups do not matter: each group is a whole by itself.
+
+use k8s_openapi::api::core::v1::{
+    Affinity, PodAffinity, PodAffinityTerm, TopologySpreadConstraint, WeightedPodAffinityTerm,
+};
+
+use super::labels;
+use crate::reconcile::validate::Validated;
+use crate::resource::PlacementPolicy;
+
+/// Constraints that keep the pods of `group` apart, where that is asked for.
+pub(super) fn spread(cluster: &Validated, group: u32) -> Option<Vec<TopologySpreadConstraint>> {
+    let strictly = match cluster.spec.placement.policy {
+        PlacementPolicy::Spread => false,
+        PlacementPolicy::SpreadStrictly => true,
+        PlacementPolicy::Pack | PlacementPolicy::Any => return None,
+    };
+    let pods = i32::try_from(1 + cluster.spec.workers).unwrap_or(i32::MAX);
+    Some(vec![TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: cluster.spec.placement.topology_key.clone(),
+        when_unsatisfiable: if strictly { "DoNotSchedule" } else { "ScheduleAnyway" }.into(),
+        label_selector: Some(labels::selector(&cluster.name, Some(group), None)),
+        // With fewer places than pods the scheduler would allow a second pod on each; counted against as many places
+        // as there are pods, it waits for another one.
+        min_domains: strictly.then_some(pods),
+        ..Default::default()
+    }])
+}
+
+/// Affinity that brings the pods of `group` together, where that is asked for.
+pub(super) fn affinity(cluster: &Validated, group: u32) -> Option<Affinity> {
+    if cluster.spec.placement.policy != PlacementPolicy::Pack {
+        return None;
+    }
+    let together = WeightedPodAffinityTerm {
+        weight: 100,
+        pod_affinity_term: PodAffinityTerm {
+            label_selector: Some(labels::selector(&cluster.name, Some(group), None)),
+            topology_key: cluster.spec.placement.topology_key.clone(),
+            ..Default::default()
+        },
+    };
+    Some(Affinity {
+        pod_affinity: Some(PodAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![together]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}

@@ -1,0 +1,61 @@
+//! Services: one without an address for each group, through which its pods find each other, and the clients' one.
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use lockstep_proto::names::port;
+
+use super::containers::port_name;
+use super::labels::{self, PodRole};
+use crate::plan::{ClusterNames, Names};
+use crate::reconcile::validate::Validated;
+
+/// The group's names. Pods are named before they are ready, because they become so together.
+pub(super) fn headless(cluster: &Validated, names: &Names) -> Service {
+    Service {
+        metadata: labels::metadata(cluster, names.group_name(), labels::of_group(&cluster.name, names.group(), None)),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".into()),
+            cluster_ip: Some("None".into()),
+            publish_not_ready_addresses: Some(true),
+            selector: labels::selector(&cluster.name, Some(names.group()), None).match_labels,
+            ports: Some(vec![
+                service_port(port_name::CONTROL, port::CONTROL, None),
+                service_port(port_name::RING, port::RING, None),
+            ]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// The one address that clients know: heads that are ready, which for a head means that it accepts requests.
+pub(super) fn clients(cluster: &Validated) -> Service {
+    let names = ClusterNames::new(&cluster.name);
+    let asked = &cluster.spec.service;
+    let mut metadata = labels::metadata(cluster, names.service(), labels::of_cluster(&cluster.name));
+    metadata.annotations = (!asked.annotations.is_empty()).then(|| asked.annotations.clone());
+    Service {
+        metadata,
+        spec: Some(ServiceSpec {
+            type_: Some(asked.kind.as_str().into()),
+            selector: labels::selector(&cluster.name, None, Some(PodRole::Head)).match_labels,
+            ports: Some(vec![
+                service_port(port_name::GRPC, port::GRPC, Some("kubernetes.io/h2c")),
+                service_port(port_name::HTTP, port::HTTP, Some("http")),
+            ]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn service_port(name: &str, number: u16, protocol: Option<&str>) -> ServicePort {
+    ServicePort {
+        name: Some(name.into()),
+        port: number.into(),
+        target_port: Some(IntOrString::String(name.into())),
+        protocol: Some("TCP".into()),
+        app_protocol: protocol.map(Into::into),
+        ..Default::default()
+    }
+}

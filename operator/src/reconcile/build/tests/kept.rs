@@ -1,0 +1,81 @@
+//! What a group keeps while its turn has not come, and when only the operator is new.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+
+use super::{cluster, validated};
+use crate::reconcile::build::labels::{annotation, label};
+use crate::reconcile::build::{GroupObjects, group_objects};
+
+const SPEC: &str = "{ model: { source: 'builtin://tiny' }, workers: 2 }";
+
+fn replicas(set: &StatefulSet) -> i32 {
+    set.spec.as_ref().unwrap().replicas.unwrap()
+}
+
+fn kept(desired: GroupObjects, live: &GroupObjects) -> GroupObjects {
+    desired.kept(Some(&live.head), live.workers.as_ref())
+}
+
+#[test]
+fn a_newer_operator_changes_nothing() {
+    let live = group_objects(&cluster(SPEC), 0);
+    let newer = group_objects(&validated(SPEC, "registry.example/agent:2").unwrap(), 0);
+    assert_ne!(newer, live);
+    assert_eq!(kept(newer, &live), live);
+}
+
+/// Watches drop the template and keep the annotation.
+#[test]
+fn the_annotation_is_enough() {
+    let mut live = group_objects(&cluster(SPEC), 0);
+    let whole = live.clone();
+    for set in [&mut live.head, live.workers.as_mut().unwrap()] {
+        set.spec.as_mut().unwrap().template = Default::default();
+    }
+    assert_eq!(kept(whole.clone(), &live), whole);
+}
+
+#[test]
+fn a_group_that_waits_keeps_its_size() {
+    let live = group_objects(&cluster(SPEC), 0);
+    let wider = group_objects(&cluster("{ model: { source: 'builtin://tiny' }, workers: 5 }"), 0);
+    assert_eq!(replicas(wider.workers.as_ref().unwrap()), 5);
+    assert_eq!(kept(wider, &live), live);
+}
+
+#[test]
+fn a_number_set_by_hand_is_set_right() {
+    let live = group_objects(&cluster(SPEC), 0);
+    let mut scaled = live.clone();
+    scaled.workers.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(7);
+    assert_eq!(kept(live.clone(), &scaled), live);
+}
+
+#[test]
+fn workers_come_and_go_with_the_turn() {
+    let alone = "{ model: { source: 'builtin://tiny' } }";
+    let (with, without) = (group_objects(&cluster(SPEC), 0), group_objects(&cluster(alone), 0));
+    assert_eq!(kept(with.clone(), &without), without);
+    let waits = kept(without.clone(), &with);
+    assert_eq!((&waits.head, &waits.workers), (&with.head, &None));
+    // Deleted by someone under an unchanged spec: they come back.
+    assert_eq!(with.clone().kept(Some(&with.head), None), with);
+}
+
+#[test]
+fn what_cannot_be_read_is_made_anew() {
+    let desired = group_objects(&cluster(SPEC), 0);
+    let mut live = desired.clone();
+    live.head.metadata.annotations.as_mut().unwrap().insert(annotation::TEMPLATE.into(), "{".into());
+    live.workers.as_mut().unwrap().metadata.annotations = None;
+    assert_eq!(kept(desired.clone(), &live), desired);
+}
+
+/// Pods, sets and annotations tell the same revision.
+#[test]
+fn the_revision_is_said_alike() {
+    let head = group_objects(&cluster(SPEC), 0).head;
+    let pod = head.spec.unwrap().template.metadata.unwrap().labels.unwrap();
+    let own = &head.metadata.labels.unwrap()[label::REVISION];
+    assert_eq!((own, own), (&pod[label::REVISION], &head.metadata.annotations.unwrap()[annotation::REVISION]));
+}

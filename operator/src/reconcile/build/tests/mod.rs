@@ -1,0 +1,140 @@
+//! Rendered objects as snapshots, and what holds of every cluster's objects.
+
+mod kept;
+mod properties;
+mod restricted;
+mod revisions;
+
+use super::{ClusterObjects, GroupObjects, Object, cluster_objects, group_objects};
+use crate::reconcile::validate::{Defaults, Invalid, OperatorPods, Validated, validate};
+use crate::resource::parse;
+
+/// The cluster that `spec` describes, in the form in which the API server would hand it over.
+fn cluster(spec: &str) -> Validated {
+    validated(spec, "registry.example/agent:1").unwrap()
+}
+
+fn validated(spec: &str, agent_image: &str) -> Result<Validated, Invalid> {
+    let text = format!(
+        "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: llama, namespace: ml }}\nspec: {spec}\n"
+    );
+    let mut cluster = parse(&text, "test").unwrap();
+    cluster.metadata.uid = Some("6d1e".into());
+    cluster.metadata.labels = Some(
+        [("kueue.x-k8s.io/queue-name", "gpus"), ("team", "a")].map(|(key, value)| (key.into(), value.into())).into(),
+    );
+    let operator_pods = OperatorPods {
+        namespace: "lockstep-system".into(),
+        labels: [("app.kubernetes.io/name".to_owned(), "lockstep-operator".to_owned())].into(),
+    };
+    validate(&cluster, &Defaults { agent_image: agent_image.into(), operator_pods: Some(operator_pods) })
+}
+
+fn all_objects(cluster: &Validated) -> Vec<Object> {
+    let shared: ClusterObjects = cluster_objects(cluster);
+    let groups = (0..cluster.spec.replicas).map(|index| group_objects(cluster, index));
+    let groups: Vec<_> = groups.flat_map(|group: GroupObjects| group.objects()).collect();
+    shared.objects().into_iter().chain([shared.monitor()]).chain(groups).collect()
+}
+
+/// As YAML documents; the template that a StatefulSet carries as an annotation is its own, and left out.
+fn rendered(objects: &[Object]) -> String {
+    let one = |object: &Object| {
+        let mut object = object.object.clone();
+        if let Some(written) =
+            object.metadata.annotations.as_mut().and_then(|all| all.remove(super::labels::annotation::TEMPLATE))
+        {
+            let template: serde_json::Value = serde_json::from_str(&written).unwrap();
+            assert_eq!(template, object.data["spec"]["template"]);
+        }
+        serde_yaml::to_string(&object).unwrap()
+    };
+    objects.iter().map(one).collect::<Vec<_>>().join("---\n")
+}
+
+fn pods_only(objects: Vec<Object>) -> Vec<Object> {
+    objects.into_iter().filter(|object| object.resource.kind == "StatefulSet").collect()
+}
+
+#[test]
+fn a_quickstart_on_cpus() {
+    let spec =
+        "{ model: { source: 'builtin://tiny' }, workers: 2, serving: { maxNumSeqs: 16, maxNumBatchedTokens: 512 } }";
+    insta::assert_snapshot!(rendered(&all_objects(&cluster(spec))));
+}
+
+#[test]
+fn two_nodes_of_eight_gpus() {
+    let spec = "{ model: { source: 'oci://registry.example/models/llama-70b:1' }, backend: Nccl, workers: 1, \
+                devicesPerNode: 8, modelCache: { size: 200Gi, storageClassName: fast }, \
+                placement: { policy: Pack, topologyKey: topology.kubernetes.io/zone }, \
+                resources: { limits: { memory: 900Gi } }, autoscaling: { maxReplicas: 4 }, \
+                clients: { from: Namespace }, service: { type: LoadBalancer, annotations: { a: b } } }";
+    insta::assert_snapshot!(rendered(&all_objects(&cluster(spec))));
+}
+
+#[test]
+fn overlays() {
+    let spec = "
+  model: { source: 'pvc://models/llama-8b' }
+  workers: 1
+  devicesPerNode: 2
+  placement: { policy: SpreadStrictly }
+  image: registry.example/own:2
+  imagePullPolicy: Always
+  imagePullSecrets: [{ name: registry }]
+  env:
+    - { name: HOME, value: /elsewhere }
+    - { name: LOCKSTEP_DRAIN_TIMEOUT, value: 10m }
+    - { name: FROM_SECRET, valueFrom: { secretKeyRef: { name: s, key: k } } }
+  template:
+    metadata: { labels: { team: b, lockstep.dev/role: none }, annotations: { note: all } }
+    spec:
+      priorityClassName: high
+      nodeSelector: { pool: ml }
+      tolerations:
+        - { key: spot, operator: Exists }
+        - { key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 60 }
+      volumes:
+        - { name: rank-tmp, persistentVolumeClaim: { claimName: scratch } }
+      containers:
+        - { name: head, env: [{ name: ONLY_HEADS, value: '1' }] }
+        - { name: rank, env: [{ name: TMPDIR, valueFrom: { fieldRef: { fieldPath: spec.nodeName } } }] }
+        - { name: sidecar, image: proxy }
+  head:
+    metadata: { annotations: { note: heads } }
+    spec:
+      tolerations: [{ key: heads, operator: Exists }]
+      containers: [{ name: head, resources: { limits: { memory: 128Mi } } }]
+  worker:
+    spec:
+      runtimeClassName: kata
+";
+    insta::assert_snapshot!(rendered(&pods_only(all_objects(&cluster(spec)))));
+}
+
+#[test]
+fn overlays_that_mean_nothing() {
+    let told = |field: &str, overlay: &str| {
+        let spec = format!("{{ model: {{ source: 'builtin://tiny' }}, {field}: {overlay} }}");
+        match validated(&spec, "a") {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let cases = [
+        ("template", "{ spec: { containers: [{ image: a }] } }"),
+        ("template", "{ spec: { initContainers: [{ name: '' }] } }"),
+        ("template", "{ spec: { tolerationz: [] } }"),
+        ("template", "{ spec: { containers: [{ name: rank }, { name: rank, imagePullPolice: Always }] } }"),
+        ("template", "{ tolerations: [] }"),
+        ("template", "{ spec: { nodeSelector: gpu } }"),
+        ("template", "{ spec: { nodeSelector: null, volumes: [{ name: a, emptyDir: {} }] } }"),
+        ("worker", "{ spec: { containers: [{ name: head }] } }"),
+        ("head", "{ spec: { containers: [{ name: head, resources: { limits: { cpu: 2 } } }] } }"),
+        ("resources", "{ limit: { cpu: 1 } }"),
+    ];
+    let all: Vec<_> =
+        cases.iter().map(|(field, overlay)| format!("{field}: {overlay}\n  {}", told(field, overlay))).collect();
+    insta::assert_snapshot!(all.join("\n"));
+}
