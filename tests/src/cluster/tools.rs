@@ -1,0 +1,125 @@
+//! What tests use inside the cluster: `kubectl`, `helm`, namespaces of their own, and waits with a bound.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+
+/// Between two looks at what a test waits for.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Runs `kubectl` as the cluster's admin and returns its output without the last line's end; its words on failure are
+/// the error.
+pub fn kubectl(arguments: &[&str]) -> Result<String> {
+    run("kubectl", arguments)
+}
+
+/// Runs `helm` as the cluster's admin and returns its output.
+pub fn helm(arguments: &[&str]) -> Result<String> {
+    run("helm", arguments)
+}
+
+/// Applies manifests, as `kubectl apply` does, into `namespace` where they name none.
+pub fn apply(namespace: &str, manifests: &str) -> Result<String> {
+    let mut command = Command::new("kubectl");
+    command.args(["-n", namespace, "apply", "-f", "-"]).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("run kubectl")?;
+    let mut input = child.stdin.take().context("kubectl's input")?;
+    input.write_all(manifests.as_bytes()).context("write manifests to kubectl")?;
+    drop(input);
+    output_of("kubectl apply", child.wait_with_output()?)
+}
+
+/// Runs a program and returns what it printed.
+pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.with_context(|| format!("run {program}: does this test run inside the cluster?"))?;
+    output_of(&format!("{program} {}", arguments.join(" ")), output)
+}
+
+fn output_of(what: &str, output: std::process::Output) -> Result<String> {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{what}: {}", errors.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+}
+
+/// Looks again and again until `look` succeeds, and returns what it found. Its last error is told when the bound passes.
+pub fn eventually<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return Ok(found),
+            Err(last) if began.elapsed() > bound => return Err(in_vain(what, bound, &last)),
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// As [`eventually`], for futures.
+pub async fn eventually_async<T, F>(what: &str, bound: Duration, mut look: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let began = Instant::now();
+    loop {
+        match look().await {
+            Ok(found) => return Ok(found),
+            Err(last) if began.elapsed() > bound => return Err(in_vain(what, bound, &last)),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+fn in_vain(what: &str, bound: Duration, last: &anyhow::Error) -> anyhow::Error {
+    anyhow!("waited {} s in vain for {what}; last seen: {last:#}", bound.as_secs())
+}
+
+/// A namespace of one test, which goes with all that is in it when this is dropped.
+pub struct Namespace(String);
+
+impl Namespace {
+    /// Its name begins with `prefix`. Pods can be made in it at once.
+    pub fn new(prefix: &str) -> Result<Self> {
+        let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("read the clock")?;
+        let namespace = Self(format!("{prefix}-{:x}", age.as_millis()));
+        kubectl(&["create", "namespace", namespace.name()])?;
+        eventually("the namespace's service account", Duration::from_secs(30), || {
+            kubectl(&["-n", namespace.name(), "get", "serviceaccount", "default"])
+        })?;
+        Ok(namespace)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Runs `kubectl` in it.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        kubectl(&[&["-n", self.name()], arguments].concat())
+    }
+
+    /// Applies manifests in it.
+    pub fn apply(&self, manifests: &str) -> Result<String> {
+        apply(self.name(), manifests)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        kubectl(&["delete", "namespace", self.name(), "--wait=false"]).ok();
+    }
+}
+
+/// Prints what the cluster looks like, for a test that failed.
+pub(super) fn show() {
+    let looks: [&[&str]; 3] = [
+        &["get", "nodes"],
+        &["get", "pods", "--all-namespaces", "-o", "wide"],
+        &["events", "--all-namespaces", "--types=Warning"],
+    ];
+    for look in looks {
+        eprintln!("--- kubectl {}\n{}", look.join(" "), kubectl(look).unwrap_or_else(|error| format!("{error:#}")));
+    }
+}
