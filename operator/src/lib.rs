@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certificates;
 pub mod cli;
 pub mod observe;
 pub mod plan;

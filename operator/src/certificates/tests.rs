@@ -1,0 +1,314 @@
+//! Three years of rotation, and what is done about Secrets that are not as they should be. Trust is judged as agents
+//! judge it, by rustls.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
+use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+
+use super::{CA_LIFE, Decision, LEAF_LIFE, Role, SPREAD, data, decide};
+use crate::reconcile::validate::{Defaults, Validated, validate};
+use crate::resource::parse;
+
+/// Seconds of Unix time at which the tests begin: mid-November 2023.
+const START: i64 = 1_700_000_000;
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+
+fn cluster() -> Validated {
+    let text = "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: { name: llama, namespace: ml }\n\
+                spec: { model: { source: 'builtin://tiny' } }\n";
+    let mut cluster = parse(text, "test").unwrap();
+    cluster.metadata.uid = Some("6d1e".into());
+    validate(&cluster, &Defaults { agent_image: "agent:1".into(), operator_pods: None }).unwrap()
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap()
+}
+
+/// Secrets as an API server would hold them.
+#[derive(Default, Clone)]
+struct Held {
+    secrets: Vec<Secret>,
+    writes: u64,
+}
+
+impl Held {
+    fn new(now: i64) -> Self {
+        let mut held = Self::default();
+        held.look(now);
+        held
+    }
+
+    /// Writes what is decided; the names of what was written.
+    fn look(&mut self, now: i64) -> (Decision, Vec<String>) {
+        let decision = decide(&cluster(), &self.secrets, at(now)).unwrap();
+        let mut names = Vec::new();
+        for mut secret in decision.write.clone() {
+            let name = secret.metadata.name.clone().unwrap();
+            let old = self.secrets.iter().position(|old| old.metadata.name == secret.metadata.name);
+            let version = old.and_then(|old| self.secrets[old].metadata.resource_version.clone());
+            assert_eq!(secret.metadata.resource_version, version, "{name} replaces what was read");
+            self.writes += 1;
+            secret.metadata.resource_version = Some(self.writes.to_string());
+            match old {
+                Some(old) => self.secrets[old] = secret,
+                None => self.secrets.push(secret),
+            }
+            names.push(name);
+        }
+        (decision, names)
+    }
+
+    fn secret(&mut self, name: &str) -> &mut Secret {
+        self.secrets.iter_mut().find(|secret| secret.metadata.name.as_deref() == Some(name)).unwrap()
+    }
+
+    fn text(&self, name: &str, key: &str) -> String {
+        let secret = self.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some(name)).unwrap();
+        String::from_utf8(secret.data.as_ref().unwrap()[key].0.clone()).unwrap()
+    }
+
+    fn set(&mut self, name: &str, key: &str, value: &str) {
+        let data = self.secret(name).data.as_mut().unwrap();
+        data.get_mut(key).unwrap().0 = value.as_bytes().to_vec();
+    }
+
+    /// What pods see of it: each role's bundle and leaf.
+    fn files(&self) -> BTreeMap<Role, Files> {
+        let of = |role: Role| {
+            let name = secret_of(role);
+            (role, Files { bundle: self.text(&name, data::CA_CERTIFICATE), leaf: self.text(&name, data::CERTIFICATE) })
+        };
+        Role::ALL.into_iter().map(of).collect()
+    }
+}
+
+fn secret_of(role: Role) -> String {
+    format!("llama-{}-tls", role.as_str())
+}
+
+#[derive(Clone, PartialEq)]
+struct Files {
+    bundle: String,
+    leaf: String,
+}
+
+/// One who trusts `bundle` takes `leaf` for `role` at `now`, at either end of a stream.
+fn verified(bundle: &str, leaf: &str, role: Role, now: i64) -> Result<(), rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+        roots.add(root.unwrap()).unwrap();
+    }
+    let (roots, provider) = (Arc::new(roots), Arc::new(default_provider()));
+    let leaf = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now as u64));
+    let server = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone()).build().unwrap();
+    server.verify_server_cert(&leaf, &[], &ServerName::try_from(role.dns_name()).unwrap(), &[], now)?;
+    let client = WebPkiClientVerifier::builder_with_provider(roots, provider).build().unwrap();
+    client.verify_client_cert(&leaf, &[], now).map(|_| ())
+}
+
+/// Every leaf of one moment against every bundle of another.
+fn all_verified(leaves: &BTreeMap<Role, Files>, bundles: &BTreeMap<Role, Files>, now: i64) {
+    for (role, files) in leaves {
+        for other in bundles.values() {
+            let verdict = verified(&other.bundle, &files.leaf, *role, now);
+            assert!(verdict.is_ok(), "{role:?} at day {}: {verdict:?}", (now - START) / DAY);
+        }
+    }
+}
+
+/// Pods that are one step behind, or ahead, of each other understand each other all the way.
+fn rotated(step: i64) {
+    let mut held = Held::new(START);
+    let mut before = held.files();
+    let (mut authorities, mut most) = (Vec::from([held.text("llama-ca", data::CA_CERTIFICATE)]), 1);
+    let mut now = START;
+    while now < START + 3 * 365 * DAY {
+        now += step;
+        held.look(now);
+        let files = held.files();
+        if files != before || (now - START) / step % 16 == 0 {
+            all_verified(&files, &files, now);
+            all_verified(&before, &files, now);
+            all_verified(&files, &before, now);
+        }
+        let newest = held.text("llama-ca", data::CA_CERTIFICATE);
+        if authorities.last() != Some(&newest) {
+            authorities.push(newest);
+        }
+        most = most.max(files[&Role::Head].bundle.matches("BEGIN CERTIFICATE").count());
+        before = files;
+    }
+    // A new CA each two thirds of a year, and two at a time at most.
+    assert_eq!((authorities.len(), most), (5, 2));
+    let first = verified(&authorities[0], &before[&Role::Head].leaf, Role::Head, now);
+    assert!(first.is_err(), "the first CA signs no more");
+    assert_eq!(before[&Role::Head].bundle, *authorities.last().unwrap(), "and is no longer trusted");
+}
+
+#[test]
+fn three_years_in_steps_of_less_than_a_spread() {
+    rotated(23 * HOUR);
+}
+
+#[test]
+fn three_years_in_steps_of_weeks() {
+    rotated(7 * DAY);
+}
+
+/// Looking when told to is enough: nothing is done before, something each time, and not often.
+#[test]
+fn three_years_by_looking_when_told() {
+    let mut held = Held::default();
+    let (mut now, mut looks) = (START, 0);
+    while now < START + 3 * 365 * DAY {
+        let (decision, written) = held.look(now);
+        assert!(!written.is_empty(), "day {}", (now - START) / DAY);
+        let next = decision.look_again.as_second();
+        assert!(next > now);
+        assert_eq!(held.look(next - 1).1, Vec::<String>::new());
+        all_verified(&held.files(), &held.files(), next - 1);
+        (now, looks) = (next, looks + 1);
+    }
+    assert!(looks < 3 * 365 / 10, "{looks}");
+}
+
+#[test]
+fn nothing_is_written_twice() {
+    let mut held = Held::default();
+    let (_, first) = held.look(START);
+    assert_eq!(first, ["llama-ca", "llama-head-tls", "llama-node-tls", "llama-operator-tls", "llama-group-key"]);
+    assert!(held.look(START).1.is_empty());
+    assert!(held.look(START + 19 * DAY).1.is_empty());
+}
+
+#[test]
+fn secrets_are_as_kubernetes_has_them() {
+    let held = Held::new(START);
+    for secret in &held.secrets {
+        let name = secret.metadata.name.as_deref().unwrap();
+        let kind = if name.ends_with("-tls") { "kubernetes.io/tls" } else { "Opaque" };
+        assert_eq!(secret.type_.as_deref(), Some(kind), "{name}");
+        assert_eq!(secret.metadata.namespace.as_deref(), Some("ml"));
+        assert_eq!(secret.metadata.owner_references.as_ref().unwrap()[0].uid, "6d1e");
+        if name.ends_with("-tls") {
+            let keys: Vec<_> = secret.data.as_ref().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(keys, ["ca.crt", "tls.crt", "tls.key"], "the CA's key is in no pod");
+        }
+    }
+    let key = held.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some("llama-group-key")).unwrap();
+    assert_eq!(key.data.as_ref().unwrap()[data::GROUP_KEY].0.len(), 32);
+    let other = Held::new(START);
+    assert_ne!(key.data, other.secrets.last().unwrap().data, "keys are drawn");
+}
+
+/// Each way in which one Secret can be wrong, and which are written because of it.
+#[test]
+fn what_is_wrong_is_made_anew() {
+    type Harm = fn(&mut Held);
+    let everything = ["llama-ca", "llama-head-tls", "llama-node-tls", "llama-operator-tls"];
+    let node = ["llama-node-tls"];
+    let cases: [(&str, Harm, &[&str]); 13] = [
+        ("leaf gone", |held| held.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-node-tls")), &node),
+        ("leaf garbage", |held| held.set("llama-node-tls", "tls.crt", "-----BEGIN CERTIFICATE-----\nAA\n"), &node),
+        (
+            "leaf no text",
+            |held| held.secret("llama-node-tls").data.as_mut().unwrap().get_mut("tls.crt").unwrap().0 = vec![255],
+            &node,
+        ),
+        ("leaf without data", |held| held.secret("llama-node-tls").data = None, &node),
+        ("another's key", |held| held.set("llama-node-tls", "tls.key", &held.text("llama-head-tls", "tls.key")), &node),
+        (
+            "another's name",
+            |held| held.secret("llama-node-tls").data = held.clone().secret("llama-head-tls").data.clone(),
+            &node,
+        ),
+        (
+            "another CA's",
+            |held| held.secret("llama-node-tls").data = Held::new(START).secret("llama-node-tls").data.clone(),
+            &node,
+        ),
+        ("bundle changed", |held| held.set("llama-node-tls", "ca.crt", "x"), &node),
+        ("not owned", |held| held.secret("llama-node-tls").metadata.owner_references = None, &node),
+        ("not labelled", |held| held.secret("llama-group-key").metadata.labels = None, &["llama-group-key"]),
+        ("key too short", |held| held.set("llama-group-key", "key", "short"), &["llama-group-key"]),
+        ("CA gone", |held| held.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-ca")), &everything),
+        (
+            "CA with a leaf's key",
+            |held| held.set("llama-ca", "ca.key", &held.text("llama-head-tls", "tls.key")),
+            &everything,
+        ),
+    ];
+    for (what, harm, expected) in cases {
+        let mut held = Held::new(START);
+        harm(&mut held);
+        assert_eq!(held.look(START + DAY).1, expected, "{what}");
+        assert!(held.look(START + DAY).1.is_empty(), "{what}: set right at once");
+        all_verified(&held.files(), &held.files(), START + DAY);
+    }
+}
+
+/// A CA's own leaf is no CA.
+#[test]
+fn a_leaf_is_taken_for_no_authority() {
+    let mut held = Held::new(START);
+    for (to, from) in [("ca.crt", "tls.crt"), ("ca.key", "tls.key")] {
+        held.set("llama-ca", to, &held.text("llama-head-tls", from));
+    }
+    assert_eq!(held.look(START).1.len(), 4);
+}
+
+/// A new CA is known everywhere before it signs, however late the operator looks.
+#[test]
+fn a_new_authority_waits_until_it_is_known() {
+    let mut held = Held::new(START);
+    let due = START + CA_LIFE.as_secs() as i64 / 3 * 2;
+    held.look(due - DAY);
+    let old = held.files();
+    let (_, written) = held.look(due);
+    assert_eq!(written, ["llama-ca", "llama-head-tls", "llama-node-tls", "llama-operator-tls"]);
+    let both = held.files();
+    assert!(Role::ALL.iter().all(|role| both[role].leaf == old[role].leaf));
+    assert!(held.look(due + SPREAD.as_secs() as i64 - 1).1.is_empty());
+
+    // One Secret did not get the news: the old CA goes on signing until it has.
+    let mut late = held.clone();
+    late.set("llama-node-tls", "ca.crt", &old[&Role::Node].bundle);
+    assert_eq!(late.look(due + 2 * DAY).1, ["llama-node-tls"]);
+    assert_eq!(late.files()[&Role::Head].leaf, old[&Role::Head].leaf);
+
+    assert_eq!(held.look(due + 2 * DAY).1.len(), 3, "now the new one signs");
+    assert_eq!(held.files()[&Role::Head].bundle, both[&Role::Head].bundle);
+    assert_eq!(held.look(due + 3 * DAY).1.len(), 4, "and the old one goes");
+    assert!(held.look(due + 3 * DAY).1.is_empty());
+}
+
+/// An operator that slept beyond a certificate's end, and a clock that was ahead.
+#[test]
+fn what_is_over_or_not_yet_is_made_anew() {
+    for (now, written) in [(START + LEAF_LIFE.as_secs() as i64 + 1, 3), (START + 2 * 365 * DAY, 4), (START - DAY, 4)] {
+        let mut held = Held::new(START);
+        let key = held.text_bytes("llama-group-key");
+        assert_eq!(held.look(now).1.len(), written);
+        all_verified(&held.files(), &held.files(), now);
+        assert_eq!(held.text_bytes("llama-group-key"), key, "the groups' key is made once");
+    }
+}
+
+impl Held {
+    fn text_bytes(&mut self, name: &str) -> Vec<u8> {
+        self.secret(name).data.as_ref().unwrap()[data::GROUP_KEY].0.clone()
+    }
+}
