@@ -56,6 +56,7 @@ cluster-down: ## End it
 	@tests/cluster/down $(TEST_CLUSTER)
 
 .PHONY: generate
-generate: ## Write the generated files anew: gRPC code, CRD
+generate: ## Write the generated files anew: gRPC code, CRD, values of the charts, deploy/
 	@tests/prepare build
 	LOCKSTEP_REGENERATE=1 $(CARGO) test -q -p lockstep-proto -p lockstep-operator
+	LOCKSTEP_REGENERATE=1 $(CARGO) test -q --workspace --test charts

@@ -8,4 +8,5 @@
 pub mod client;
 pub mod cluster;
 pub mod group;
+pub mod manifests;
 pub mod process;

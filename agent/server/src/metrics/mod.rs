@@ -174,7 +174,8 @@ impl Metrics {
         histogram.observe(pause.as_secs_f64());
     }
 
-    pub(crate) fn count_outcome(&self, outcome: Outcome) {
+    /// The request path: a request ended.
+    pub fn count_outcome(&self, outcome: Outcome) {
         self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 

@@ -1,0 +1,329 @@
+//! The charts and `deploy/`: what they make, what they refuse, and that what is generated follows what it is made from.
+//!
+//! What an API server says of them is asked elsewhere, of a real one.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lockstep_agent::metrics::{Metrics, Outcome};
+use lockstep_operator::resource;
+use lockstep_proto::v1::{ClusterStatus, RankStatus};
+use lockstep_tests::manifests::{self, CHARTS, OVERLAYS, helm, kustomize, path, program, template, value_sets};
+use serde_yaml::Value;
+
+/// Whether `name` is there; in CI it must be. One line says that a test was skipped.
+fn has(name: &str) -> bool {
+    match program(name) {
+        Ok(_) => true,
+        Err(why) => {
+            assert!(std::env::var_os("CI").is_none(), "{why}");
+            eprintln!("skipped: {why}");
+            false
+        }
+    }
+}
+
+fn documents(yaml: &str) -> Vec<Value> {
+    let read = |text: &str| serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let documents = yaml.split("\n---\n").map(|text| read(text.trim_start_matches("---\n")));
+    documents.filter(|document: &Value| !document.is_null()).collect()
+}
+
+fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    documents.iter().filter(|document| document["kind"] == kind).collect()
+}
+
+/// Kinds of a manifest, in order, each as often as it is there.
+fn kinds(documents: &[Value]) -> Vec<&str> {
+    let mut kinds: Vec<_> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
+    kinds.sort_unstable();
+    kinds
+}
+
+#[test]
+fn helm_finds_no_fault_with_any_value_set() {
+    if !has("helm") {
+        return;
+    }
+    for chart in CHARTS {
+        for (set, values) in value_sets(chart) {
+            let folder = path("charts").join(chart);
+            let linted = helm(&["lint", "--strict", &folder.to_string_lossy(), "--values", &values.to_string_lossy()]);
+            linted.unwrap_or_else(|said| panic!("{chart} with {set}: {said}"));
+        }
+    }
+}
+
+#[test]
+fn values_make_what_they_say() {
+    if !has("helm") {
+        return;
+    }
+    let make = |chart: &str, set: &str| {
+        let values = path(&format!("charts/{chart}/ci/{set}-values.yaml"));
+        documents(&template(chart, &["--no-hooks", "--values", &values.to_string_lossy()]).unwrap())
+    };
+    let default = make("lockstep", "default");
+    let cluster_wide = [
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "Deployment",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ServiceAccount",
+    ];
+    assert_eq!(kinds(&default), cluster_wide);
+    assert_eq!(
+        of_kind(&default, "CustomResourceDefinition")[0]["metadata"]["annotations"]["helm.sh/resource-policy"],
+        "keep"
+    );
+
+    let replicated = make("lockstep", "replicated");
+    assert_eq!(of_kind(&replicated, "PodDisruptionBudget").len(), 1);
+    let container = &of_kind(&replicated, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
+    let image = format!("registry.example:5000/lockstep/operator@sha256:{}", "0".repeat(64));
+    assert_eq!(container["image"], image.as_str());
+
+    let namespaced = make("lockstep", "namespaced");
+    let namespaced_kinds = [
+        "Deployment",
+        "Role",
+        "Role",
+        "Role",
+        "RoleBinding",
+        "RoleBinding",
+        "RoleBinding",
+        "Service",
+        "ServiceAccount",
+    ];
+    assert_eq!(kinds(&namespaced), namespaced_kinds);
+    assert_eq!(kinds(&make("lockstep", "monitored")), ["CustomResourceDefinition", "Deployment", "PodMonitor"]);
+}
+
+/// What the values of the other chart make is an InferenceCluster by the CRD's own rules.
+#[test]
+fn the_charts_clusters_are_good() {
+    if !has("helm") {
+        return;
+    }
+    for (set, values) in value_sets("inference-cluster") {
+        let yaml = template("inference-cluster", &["--no-hooks", "--values", &values.to_string_lossy()]).unwrap();
+        let cluster = resource::parse(&yaml, &set).unwrap_or_else(|error| panic!("{error}"));
+        if set.starts_with("whole") {
+            assert_eq!((cluster.spec.workers, cluster.spec.replicas, cluster.spec.restart_budget), (3, 2, 5));
+        }
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    if !has("helm") {
+        return;
+    }
+    let cases = [
+        ("lockstep", "replicas=two", "/replicas"),
+        ("lockstep", "replica=2", "'replica' not allowed"),
+        ("lockstep", "image.tag=a/b", "/image/tag"),
+        ("lockstep", "agentImage.repository=", "/agentImage/repository"),
+        ("lockstep", "watchNamespaces={Team}", "/watchNamespaces/0"),
+        ("lockstep", "logFormat=xml", "/logFormat"),
+        ("lockstep", "metrics.podMonitor.interval=soon", "/metrics/podMonitor/interval"),
+        ("inference-cluster", "spec.worker=3", "/spec/worker"),
+        ("inference-cluster", "spec.wokers=3", "'wokers' not allowed"),
+        ("inference-cluster", "spec.workers=-1", "/spec/workers"),
+        ("inference-cluster", "spec.model.source=null", "'source'"),
+        ("inference-cluster", "spec.backend=MPI", "/spec/backend"),
+        ("inference-cluster", "spec.serving.maxNumSeqs=0", "/spec/serving/maxNumSeqs"),
+        ("inference-cluster", "name=Llama", "/name"),
+        ("inference-cluster", "name=a-name-with-more-than-the-forty-characters", "/name"),
+        ("inference-cluster", "test.timeoutSeconds=1", "/test/timeoutSeconds"),
+    ];
+    for (chart, values, named) in cases {
+        let told = template(chart, &["--set", values]).map(drop);
+        let told = told.expect_err(&format!("{chart} took {values}"));
+        assert!(told.contains(named), "{chart} told of {values}: {told}");
+    }
+    let nameless = path("charts/inference-cluster");
+    let told = helm(&["template", "0llama", &nameless.to_string_lossy()]).unwrap_err();
+    assert!(told.contains("--set name=NAME"), "{told}");
+}
+
+/// The parts of the operator's chart that make one file of `deploy/`.
+struct Copied {
+    file: &'static str,
+    templates: &'static [&'static str],
+    values: &'static [&'static str],
+}
+
+/// `deploy/` is made from the chart: one source of every role and of the Deployment.
+const COPIED: [Copied; 3] = [
+    Copied {
+        file: "deploy/base/operator.yaml",
+        templates: &["serviceaccount", "leases", "metrics", "deployment"],
+        values: &[],
+    },
+    Copied { file: "deploy/overlays/cluster-wide/rbac.yaml", templates: &["rbac"], values: &[] },
+    Copied {
+        file: "deploy/overlays/namespaced/rbac.yaml",
+        templates: &["rbac"],
+        values: &["--set", "watchNamespaces={lockstep-system}"],
+    },
+];
+
+/// What the chart makes, without what is Helm's.
+fn without_helm(yaml: &str) -> String {
+    let ours = |line: &&str| {
+        let line = line.trim_start();
+        !["# Source:", "helm.sh/chart:", "app.kubernetes.io/managed-by:"].iter().any(|start| line.starts_with(start))
+    };
+    let lines: Vec<_> = yaml.lines().filter(|line| !line.trim().is_empty()).filter(ours).collect();
+    lines.join("\n") + "\n"
+}
+
+/// Compared by meaning, for versions of Helm may write differently; `LOCKSTEP_REGENERATE=1` writes the files.
+#[test]
+fn deploy_follows_the_chart() {
+    if !has("helm") {
+        return;
+    }
+    for Copied { file, templates, values } in COPIED {
+        let shown: Vec<_> = templates.iter().map(|name| format!("--show-only=templates/{name}.yaml")).collect();
+        let arguments: Vec<_> = shown.iter().map(String::as_str).chain(values.iter().copied()).collect();
+        let made = without_helm(&template("lockstep", &arguments).unwrap());
+        if std::env::var_os("LOCKSTEP_REGENERATE").is_some() {
+            let head = "# Made from charts/lockstep by `make generate`. Do not edit: a test compares.";
+            std::fs::write(path(file), format!("{head}\n{made}")).unwrap();
+        }
+        let kept = documents(&std::fs::read_to_string(path(file)).unwrap());
+        assert!(kept == documents(&made), "{file} is not what charts/lockstep makes: run `make generate`");
+    }
+}
+
+#[test]
+fn overlays_give_the_rights_that_they_name() {
+    if !has("kubectl") {
+        return;
+    }
+    let all: Vec<_> = OVERLAYS.iter().map(|overlay| documents(&kustomize(overlay).unwrap())).collect();
+    for made in &all {
+        assert_eq!(of_kind(made, "CustomResourceDefinition").len(), 1);
+        let variables = &of_kind(made, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["env"];
+        let names: BTreeSet<_> =
+            variables.as_sequence().unwrap().iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+        let namespaced = of_kind(made, "ClusterRole").is_empty();
+        assert_eq!(names.contains("LOCKSTEP_WATCH_NAMESPACES"), namespaced, "{names:?}");
+    }
+    assert!(!of_kind(&all[0], "ClusterRole").is_empty());
+    // Nothing but the CRD belongs to the whole cluster.
+    let outside = all[1].iter().filter(|object| object["metadata"]["namespace"] != "lockstep-system");
+    assert_eq!(
+        outside.map(|object| object["kind"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["CustomResourceDefinition"]
+    );
+}
+
+#[test]
+fn everything_for_an_api_server_is_listed() {
+    if !has("helm") || !has("kubectl") {
+        return;
+    }
+    let all = manifests::all().unwrap();
+    for part in [
+        "chart lockstep, replicated-values",
+        "chart inference-cluster, whole-values",
+        "overlay namespaced",
+        "sample spot",
+    ] {
+        assert!(all.iter().any(|rendered| rendered.name == part), "{part} is missing");
+    }
+    for rendered in &all {
+        assert!(!documents(&rendered.yaml).is_empty(), "{} is empty", rendered.name);
+        assert!(!rendered.yaml.contains("kind: PodMonitor"), "{}", rendered.name);
+    }
+}
+
+/// Series that the head tells of.
+fn series_of_heads() -> BTreeSet<String> {
+    let metrics = Metrics::new();
+    metrics.observe_step(0, Duration::ZERO);
+    metrics.count_outcome(Outcome::Stop);
+    let status = ClusterStatus { ranks: vec![RankStatus::default()], ..ClusterStatus::default() };
+    series(&metrics.render(&status).unwrap())
+}
+
+/// Series that the operator tells of.
+fn series_of_operators() -> BTreeSet<String> {
+    let page = "# TYPE lockstep_operator_reconciles counter\n# TYPE lockstep_operator_reconcile_seconds histogram\n\
+                # TYPE lockstep_operator_queue_depth gauge\n# TYPE lockstep_operator_clusters gauge\n\
+                # TYPE lockstep_operator_leader gauge\n";
+    series(page)
+}
+
+/// The series of a page of metrics, from its `# TYPE` lines.
+fn series(page: &str) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let endings: &[&str] = match kind {
+            "counter" => &["_total"],
+            "histogram" => &["_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        all.extend(endings.iter().map(|ending| format!("{name}{ending}")));
+    }
+    all
+}
+
+/// The series that an expression of PromQL names.
+fn asked(expression: &str) -> BTreeSet<String> {
+    let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    words.filter(|word| word.starts_with("lockstep_")).map(str::to_owned).collect()
+}
+
+/// Expressions of the alerts, each with the alert's name.
+fn alerts() -> Vec<(String, String)> {
+    let rules = &documents(&std::fs::read_to_string(path("deploy/alerts/lockstep.yaml")).unwrap())[0];
+    let groups = rules["spec"]["groups"].as_sequence().unwrap();
+    let alerts = groups.iter().flat_map(|group| group["rules"].as_sequence().unwrap());
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    alerts
+        .map(|alert| {
+            for said in ["summary", "description", "runbook"] {
+                assert!(alert["annotations"][said].is_string(), "{alert:?} has no {said}");
+            }
+            assert!(["page", "ticket"].contains(&alert["labels"]["severity"].as_str().unwrap()), "{alert:?}");
+            (text(&alert["alert"]), text(&alert["expr"]))
+        })
+        .collect()
+}
+
+/// Expressions of the dashboard's panels, each with the panel's title.
+fn panels() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(path("deploy/dashboards/lockstep.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut all = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            all.push((panel["title"].as_str().unwrap().to_owned(), target["expr"].as_str().unwrap().to_owned()));
+        }
+    }
+    all
+}
+
+/// Alerts and dashboards ask for series that are exported, and each for at least one.
+#[test]
+fn alerts_and_dashboards_ask_for_what_is_exported() {
+    let known: BTreeSet<_> = series_of_heads().union(&series_of_operators()).cloned().collect();
+    let (alerts, panels) = (alerts(), panels());
+    assert!(!alerts.is_empty() && !panels.is_empty());
+    for (name, expression) in alerts.iter().chain(&panels) {
+        let asked = asked(expression);
+        assert!(!asked.is_empty(), "{name}: {expression}");
+        let unknown: Vec<_> = asked.difference(&known).collect();
+        assert!(unknown.is_empty(), "{name} asks for {unknown:?}, which nothing exports");
+    }
+}
