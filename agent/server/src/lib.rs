@@ -14,4 +14,5 @@ pub mod serve;
 pub mod service;
 pub mod session;
 pub mod text;
+pub mod tls;
 mod wire;

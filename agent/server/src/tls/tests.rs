@@ -1,0 +1,232 @@
+//! Who gets in, who does not, and what becomes of connections while certificates change.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use lockstep_proto::names::role;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_stream::StreamExt as _;
+use tonic::transport::server::Connected as _;
+
+use super::*;
+
+type Ca = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Ca {
+    let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "a cluster");
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA")
+}
+
+/// Certificate and key for `role`.
+fn issue(ca: &Ca, role: &str) -> (String, String) {
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec![role.to_owned()]).expect("a name");
+    (params.signed_by(&key, ca).expect("a certificate").pem(), key.serialize_pem())
+}
+
+fn write(folder: &Path, trusted: &[&Ca], (certificate, key): &(String, String)) {
+    let bundle: String = trusted.iter().map(|ca| ca.pem()).collect();
+    for (name, text) in [("ca.crt", &bundle), ("tls.crt", certificate), ("tls.key", key)] {
+        std::fs::write(folder.join(name), text).expect("write");
+    }
+}
+
+fn folder(trusted: &[&Ca], leaf: &(String, String)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    write(folder.path(), trusted, leaf);
+    folder
+}
+
+fn open(folder: &tempfile::TempDir, role: &'static str) -> Arc<Tls> {
+    Arc::new(Tls::open(folder.path(), role).expect("certificates"))
+}
+
+/// A port that answers each byte with the same byte, and who called it.
+async fn echo(tls: Arc<Tls>) -> (SocketAddr, mpsc::UnboundedReceiver<Caller>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let (callers, seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut incoming = incoming(listener, Some(tls));
+        while let Some(Ok(connection)) = incoming.next().await {
+            callers.send(connection.connect_info().caller).ok();
+            tokio::spawn(async move {
+                let (mut read, mut write) = tokio::io::split(connection);
+                tokio::io::copy(&mut read, &mut write).await.ok();
+            });
+        }
+    });
+    (address, seen)
+}
+
+/// A byte there and back.
+async fn ping(stream: &mut TlsStream<TcpStream>) -> io::Result<u8> {
+    stream.write_all(&[7]).await?;
+    stream.flush().await?;
+    stream.read_u8().await
+}
+
+async fn call(address: SocketAddr, client: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(role::HEAD).expect("a name");
+    let stream = TcpStream::connect(address).await?;
+    let mut stream = TlsConnector::from(client).connect(name, stream).await?;
+    ping(&mut stream).await.map(|_| stream)
+}
+
+#[tokio::test]
+async fn callers_are_known_by_their_certificates() {
+    let ca = authority();
+    let head = folder(&[&ca], &issue(&ca, role::HEAD));
+    let (address, mut seen) = echo(open(&head, role::HEAD)).await;
+    for name in [role::NODE, role::OPERATOR] {
+        let caller = folder(&[&ca], &issue(&ca, name));
+        call(address, open(&caller, name).now().client).await.expect("a connection");
+        assert_eq!(seen.recv().await, Some(Caller::Certified(vec![name])));
+    }
+    let other = folder(&[&ca], &issue(&ca, "other.example"));
+    let refused = Tls::open(other.path(), role::NODE).err().expect("no certificate of a node").to_string();
+    assert!(refused.contains("tls.crt is not for `node.lockstep`"), "{refused}");
+}
+
+#[tokio::test]
+async fn strangers_are_refused_by_the_handshake() {
+    let (ca, foreign) = (authority(), authority());
+    let head = folder(&[&ca], &issue(&ca, role::HEAD));
+    let (address, mut seen) = echo(open(&head, role::HEAD)).await;
+    let node = folder(&[&ca], &issue(&ca, role::NODE));
+    let mut anonymous = (*open(&node, role::NODE).now().client).clone();
+    anonymous.client_auth_cert_resolver = Arc::new(NoCertificate);
+    let error = call(address, Arc::new(anonymous)).await.expect_err("no certificate was shown");
+    assert!(error.to_string().contains("CertificateRequired"), "{error}");
+    let strange = folder(&[&ca], &issue(&foreign, role::NODE));
+    let error = call(address, open(&strange, role::NODE).now().client).await.expect_err("a foreign CA");
+    assert!(error.to_string().contains("received fatal alert"), "{error}");
+    // The caller, too, knows whom it talks to: neither a foreign head nor a node is a head.
+    let trusting = folder(&[&foreign], &issue(&ca, role::NODE));
+    assert!(call(address, open(&trusting, role::NODE).now().client).await.is_err());
+    let (impostor, _) = echo(open(&node, role::NODE)).await;
+    assert!(call(impostor, open(&node, role::NODE).now().client).await.is_err());
+    let mut clear = TcpStream::connect(address).await.expect("a connection");
+    clear.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
+    let mut answer = Vec::new();
+    clear.read_to_end(&mut answer).await.ok();
+    assert!(answer.len() < 16, "an alert and nothing else: {answer:?}");
+    assert!(seen.try_recv().is_err(), "nobody was let in");
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn certificates_change_without_a_restart() {
+    let (old, new) = (authority(), authority());
+    let head = folder(&[&old], &issue(&old, role::HEAD));
+    let node = folder(&[&old], &issue(&old, role::NODE));
+    let (tls, caller) = (open(&head, role::HEAD), open(&node, role::NODE));
+    let (address, _seen) = echo(tls.clone()).await;
+    let mut open_since = call(address, caller.now().client).await.expect("a connection");
+    // A new CA comes: first everybody trusts both, then the leaves change one by one, then the old CA goes.
+    write(head.path(), &[&old, &new], &issue(&old, role::HEAD));
+    write(node.path(), &[&old, &new], &issue(&old, role::NODE));
+    call(address, caller.now().client).await.expect("old leaves, both trusted");
+    write(node.path(), &[&old, &new], &issue(&new, role::NODE));
+    call(address, caller.now().client).await.expect("a new node, an old head");
+    write(head.path(), &[&old, &new], &issue(&new, role::HEAD));
+    call(address, caller.now().client).await.expect("new leaves, both trusted");
+    let last_old = folder(&[&old, &new], &issue(&old, role::NODE));
+    let last_old = open(&last_old, role::NODE);
+    write(head.path(), &[&new], &issue(&new, role::HEAD));
+    write(node.path(), &[&new], &issue(&new, role::NODE));
+    call(address, caller.now().client).await.expect("only the new CA");
+    call(address, last_old.now().client).await.expect_err("the old CA is trusted no more");
+    assert_eq!(ping(&mut open_since).await.expect("what was open stays open"), 7);
+}
+
+#[tokio::test]
+async fn files_that_are_no_good_leave_the_old_ones_in_use() {
+    let ca = authority();
+    let head = folder(&[&ca], &issue(&ca, role::HEAD));
+    let node = folder(&[&ca], &issue(&ca, role::NODE));
+    let client = open(&node, role::NODE).now().client;
+    let (address, _seen) = echo(open(&head, role::HEAD)).await;
+    let (certificate, key) = issue(&ca, role::HEAD);
+    for (name, text) in [("tls.crt", &certificate[..certificate.len() / 2]), ("tls.key", "x"), ("ca.crt", "")] {
+        std::fs::write(head.path().join(name), text).expect("write");
+        call(address, client.clone()).await.expect("the old certificate serves on");
+    }
+    std::fs::remove_file(head.path().join("tls.key")).expect("remove");
+    call(address, client.clone()).await.expect("the old certificate serves on");
+    write(head.path(), &[&ca], &(certificate, key));
+    call(address, client).await.expect("the new certificate");
+}
+
+/// As Kubernetes mounts a Secret: the names are links into `..data`, itself a link that is exchanged.
+#[test]
+fn an_exchanged_link_is_noticed() {
+    let ca = authority();
+    let mount = tempfile::tempdir().expect("a folder");
+    let put = |version: &str| {
+        let folder = mount.path().join(version);
+        std::fs::create_dir(&folder).expect("a folder");
+        write(&folder, &[&ca], &issue(&ca, role::HEAD));
+        let link = mount.path().join("..new");
+        std::os::unix::fs::symlink(version, &link).expect("a link");
+        std::fs::rename(link, mount.path().join("..data")).expect("exchange");
+    };
+    put("..1");
+    for name in ["ca.crt", "tls.crt", "tls.key"] {
+        std::os::unix::fs::symlink(Path::new("..data").join(name), mount.path().join(name)).expect("a link");
+    }
+    let tls = Tls::open(mount.path(), role::HEAD).expect("certificates");
+    let (first, again) = (tls.now().server, tls.now().server);
+    assert!(Arc::ptr_eq(&first, &again), "nothing changed");
+    put("..2");
+    assert!(!Arc::ptr_eq(&first, &tls.now().server), "the link was exchanged");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let ca = authority();
+    let refused = |folder: &Path, parts: &[&str]| {
+        let error = Tls::open(folder, role::HEAD).err().expect("an error").to_string();
+        for part in parts {
+            assert!(error.contains(part), "`{error}` lacks `{part}`");
+        }
+    };
+    refused(Path::new("/nowhere"), &["read /nowhere/ca.crt", "LOCKSTEP_TLS_DIR needs ca.crt, tls.crt and tls.key"]);
+    let good = issue(&ca, role::HEAD);
+    let spoilt = |name: &str, text: &str, parts: &[&str]| {
+        let folder = folder(&[&ca], &good);
+        std::fs::write(folder.path().join(name), text).expect("write");
+        refused(folder.path(), parts);
+    };
+    spoilt("ca.crt", "", &["ca.crt holds no certificate in PEM"]);
+    spoilt("tls.crt", "nonsense", &["tls.crt holds no certificate in PEM"]);
+    spoilt("tls.key", "nonsense", &["tls.key holds no private key in PEM"]);
+    spoilt("tls.key", &issue(&ca, role::HEAD).1, &["tls.key is not the key of", "tls.crt"]);
+    let torn = &good.0[..good.0.len() / 2];
+    spoilt("tls.crt", torn, &["tls.crt"]);
+    let folder = folder(&[&ca], &issue(&ca, role::NODE));
+    refused(folder.path(), &["tls.crt is not for `head.lockstep`"]);
+}
