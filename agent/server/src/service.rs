@@ -3,7 +3,8 @@
 //! Text stops on the client side of this seam: tokenizer, templates and stop strings live there. Dropping an
 //! [`EventStream`] cancels its request.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use lockstep_proto::v1::ClusterStatus;
 use lockstep_schedule::plan::{SamplingParams, TokenLogprobs};
@@ -11,6 +12,31 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Events that may wait for a slow client before its request is ended: more than a context has tokens is never needed.
 pub const EVENT_BACKLOG: usize = 4096;
+
+/// The head's task turns twenty times a second; one that has not for this long will not again.
+const HUNG: Duration = Duration::from_secs(15);
+
+/// A sign of life of one task, for others to look at.
+#[derive(Debug, Clone)]
+pub struct Alive(Arc<Mutex<Instant>>);
+
+impl Default for Alive {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Alive {
+    /// The task turned.
+    pub fn sign(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Time since it last turned.
+    pub fn silent_for(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
 
 /// A validated request: everything is in range for the served model.
 #[derive(Debug, Clone)]
@@ -79,6 +105,15 @@ pub enum ServeError {
 pub enum Command {
     /// Answered at once: refused, or the stream's events follow.
     Submit { submission: Submission, events: mpsc::Sender<Event>, accepted: oneshot::Sender<Result<(), ServeError>> },
+    /// Take no more requests; those that are there are finished. Answered at once with what is left.
+    Drain { reason: String, answer: oneshot::Sender<Left> },
+}
+
+/// Requests that a draining head still has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    pub running: u32,
+    pub waiting: u32,
 }
 
 /// Events of one request; dropping it cancels the request.
@@ -89,11 +124,18 @@ pub type EventStream = mpsc::Receiver<Event>;
 pub struct Inference {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<ClusterStatus>,
+    alive: Alive,
 }
 
 impl Inference {
-    pub fn new(commands: mpsc::Sender<Command>, status: watch::Receiver<ClusterStatus>) -> Self {
-        Self { commands, status }
+    /// `alive` is what the head's task signs on each of its turns.
+    pub fn new(commands: mpsc::Sender<Command>, status: watch::Receiver<ClusterStatus>, alive: Alive) -> Self {
+        Self { commands, status, alive }
+    }
+
+    /// How long the head's task has not turned, where that is too long for a living one.
+    pub fn hung_for(&self) -> Option<Duration> {
+        Some(self.alive.silent_for()).filter(|silent| *silent > HUNG)
     }
 
     /// Queues a request.

@@ -1019,6 +1019,17 @@ pub struct ClusterStatus {
     /// Version of the head's program.
     #[prost(string, tag = "17")]
     pub version: ::prost::alloc::string::String,
+    /// The head takes no more requests, finishes what it has and will not serve again.
+    #[prost(bool, tag = "18")]
+    pub draining: bool,
+    /// Facts of the model: its architecture, parameters, number format and context.
+    #[prost(message, optional, tag = "19")]
+    pub model_info: ::core::option::Option<ModelInfo>,
+    /// Requests taken and tokens generated since the head began.
+    #[prost(uint64, tag = "20")]
+    pub requests: u64,
+    #[prost(uint64, tag = "21")]
+    pub tokens_generated: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RankStatus {

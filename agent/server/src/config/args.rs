@@ -44,6 +44,10 @@ flags! {
     CLUSTER_ID = "cluster-id" / env::CLUSTER_ID;
     GROUP_KEY = "group-key-file" / env::GROUP_KEY_FILE;
     GROUP_HOST = "group-host" / env::GROUP_HOST;
+    HEAD_NODE = "head-node" / env::HEAD_NODE;
+    TLS_DIR = "tls-dir" / env::TLS_DIR;
+    PROBE_PORT = "probe-port" / env::PROBE_PORT;
+    ADVERTISE = "advertise" / env::ADVERTISE;
     THREADS = "threads" / env::THREADS;
     ISA = "isa" / env::ISA;
     LOG_FORMAT = "log-format" / env::LOG_FORMAT;
@@ -68,8 +72,8 @@ pub struct Cli {
 pub(super) enum Command {
     /// Serve a text model from its Hugging Face files (config.json, safetensors, tokenizer.json)
     Plain(Plain),
-    /// Run one node's ranks under a head (the head starts its own so)
-    #[command(hide = true)]
+    /// Run one node's ranks under a head. The head starts its own so; where it is told `LOCKSTEP_HEAD_NODE=separate`,
+    /// whoever runs the head's container runs this beside it
     Node(Node),
 }
 
@@ -81,7 +85,7 @@ pub(super) struct Plain {
     pub model: Option<String>,
 }
 
-/// The head's own ranks: everything about the group is said here, and its variables are not read.
+/// A node of which everything about the group is said here: the group's variables are not read.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Node {
     /// Address of the head's control port
@@ -156,6 +160,19 @@ pub(super) struct Options {
     /// this machine, else 0.0.0.0
     #[arg(long = GROUP_HOST.flag, global = true, value_name = "IP")]
     pub group_host: Option<String>,
+    /// Who runs the head's own ranks: child (the head starts them) or separate (another process with the command
+    /// `node`). Default: child
+    #[arg(long = HEAD_NODE.flag, global = true, value_name = "WHO")]
+    pub head_node: Option<String>,
+    /// Folder with ca.crt, tls.crt and tls.key: control streams speak mutual TLS. Default: in the clear
+    #[arg(long = TLS_DIR.flag, global = true, value_name = "PATH")]
+    pub tls_dir: Option<String>,
+    /// Port of a node's probes: /startup, /live, /ready, /metrics. Default: none
+    #[arg(long = PROBE_PORT.flag, global = true, value_name = "PORT")]
+    pub probe_port: Option<String>,
+    /// IP address or name that other nodes reach this one at. Default: where its control stream comes from
+    #[arg(long = ADVERTISE.flag, global = true, value_name = "HOST")]
+    pub advertise: Option<String>,
     /// Threads of each rank. Default: this machine's, divided by its ranks
     #[arg(long = THREADS.flag, global = true, value_name = "N")]
     pub threads: Option<String>,

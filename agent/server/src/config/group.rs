@@ -46,6 +46,8 @@ pub(super) struct Surroundings<'a> {
     pub build: &'a Build,
     /// Where the group's own ports listen, if that was said.
     pub group_host: Option<IpAddr>,
+    /// The ranks of the head, if this is one, dial in from a process of their own.
+    pub separate: bool,
 }
 
 /// Finds this process's part, and adds what was said in vain to `warnings`.
@@ -66,7 +68,32 @@ pub(super) fn part(around: &Surroundings<'_>, warnings: &mut Vec<String>) -> Res
         None => of_nodes(around, one_rank, warnings)?,
     };
     buildable(&part, around.build, ring.is_some())?;
+    if let Part::Head(head) = &part
+        && around.separate
+    {
+        separable(head)?;
+    }
     Ok(part)
+}
+
+/// Refuses separate ranks of a head that they could not find.
+fn separable(head: &HeadPart) -> Result<(), ConfigError> {
+    let separate = format!("{}=separate", env::HEAD_NODE);
+    if matches!(head.ring, RingSetup::Ring { .. }) {
+        return Err(ConfigError::contradiction(
+            separate,
+            "the group is told as a ring",
+            "tell it by MISTRALRS_MN_*, or let the head start its rank",
+        ));
+    }
+    match head.control.port() {
+        0 => Err(ConfigError::contradiction(
+            separate,
+            "the control port is a free one, which the ranks cannot know",
+            format!("give it with {} or {}", env::HEAD_PORT, env::CONTROL_PORT),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn ring_said(variables: &Environment) -> Option<&'static str> {
@@ -290,7 +317,8 @@ fn head_part(around: &Surroundings<'_>, local: u32, global: Option<Sized>) -> Re
     let world_size = world_size
         .ok_or_else(|| workers.invalid(format!("{arithmetic} ranks; a group has at most {MAX_WORLD_SIZE}")))?;
     let port = variables.get(env::HEAD_PORT)?.map(|setting| setting.port(true)).transpose()?.unwrap_or(port::CONTROL);
-    let host = around.group_host.unwrap_or(if num_workers == 0 { LOOPBACK } else { ANY });
+    let alone = num_workers == 0 && !around.separate;
+    let host = around.group_host.unwrap_or(if alone { LOOPBACK } else { ANY });
     let topology = Topology { world_size, local_world_size: local, num_workers, pipeline: 1 };
     let ring = auto_ring(variables, host, port::RING, local)?;
     Ok(Part::Head(HeadPart { topology, control: SocketAddr::new(host, port), ring }))

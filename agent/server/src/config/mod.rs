@@ -76,7 +76,21 @@ pub struct HeadConfig {
     pub control: SocketAddr,
     /// How the head's own ranks and the others find each other.
     pub ring: RingSetup,
+    /// Who runs the head's own ranks, node 0.
+    pub own_ranks: OwnRanks,
+    /// What node 0 is told where it is a child.
+    pub probes: Option<SocketAddr>,
+    pub advertise: Option<String>,
     pub common: CommonConfig,
+}
+
+/// Who runs the ranks of node 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnRanks {
+    /// A child process of the head.
+    Child,
+    /// Another process beside it, which dials in like any node.
+    Separate,
 }
 
 /// What the head and a node are told alike.
@@ -86,6 +100,8 @@ pub struct CommonConfig {
     pub cluster_id: Option<String>,
     /// File with the group's key; `None`: control streams and ring run in the clear.
     pub group_key: Option<PathBuf>,
+    /// Folder of the certificates of control streams; `None`: they run in the clear.
+    pub tls: Option<PathBuf>,
     /// Threads of each rank; `None`: this machine's divided by its ranks.
     pub threads: Option<u32>,
     /// Instruction set to force.
@@ -187,6 +203,10 @@ pub struct NodeConfig {
     pub world_size: Option<u32>,
     pub control: ControlAddress,
     pub ring: RingSetup,
+    /// Where probes are answered; `None`: nowhere.
+    pub probes: Option<SocketAddr>,
+    /// Host that others reach this node's ring ports at; `None`: where its control stream comes from.
+    pub advertise: Option<String>,
     pub common: CommonConfig,
 }
 

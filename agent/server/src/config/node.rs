@@ -1,4 +1,4 @@
-//! The command line by which the head starts its own ranks: written here, and read back here.
+//! The command `node`, by which the head starts its own ranks: written here, and read back here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,6 +22,8 @@ impl HeadConfig {
             world_size: Some(self.topology.world_size),
             control: ControlAddress::Known(HostPort { host: host.to_string(), port: control.port() }),
             ring: self.ring.clone(),
+            probes: self.probes,
+            advertise: self.advertise.clone(),
             common: CommonConfig {
                 cluster_id: Some(cluster_id.to_owned()),
                 follow_parent: true,
@@ -51,12 +53,22 @@ impl NodeConfig {
                 say("ring-right", right.to_string());
             }
         }
+        if let Some(probes) = self.probes {
+            say("host", probes.ip().to_string());
+            say("probe-port", probes.port().to_string());
+        }
+        if let Some(host) = &self.advertise {
+            say("advertise", host.clone());
+        }
         let common = &self.common;
         if let Some(id) = &common.cluster_id {
             say("cluster-id", id.clone());
         }
         if let Some(key) = &common.group_key {
             say("group-key-file", key.display().to_string());
+        }
+        if let Some(folder) = &common.tls {
+            say("tls-dir", folder.display().to_string());
         }
         if let Some(threads) = common.threads {
             say("threads", threads.to_string());
@@ -73,11 +85,18 @@ impl NodeConfig {
     }
 }
 
+/// How a node shows itself to others.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outward {
+    pub probes: Option<SocketAddr>,
+    pub advertise: Option<String>,
+}
+
 /// The node that such arguments tell of.
 ///
 /// # Errors
 /// An argument is wrong.
-pub(super) fn from_arguments(node: &Node, common: CommonConfig) -> Result<NodeConfig, ConfigError> {
+pub(super) fn from_arguments(node: &Node, outward: Outward, common: CommonConfig) -> Result<NodeConfig, ConfigError> {
     let said = |flag: &str, value: &str| Setting { name: format!("--{flag}"), value: value.to_owned() };
     let common = CommonConfig { follow_parent: common.follow_parent || node.follow_parent, ..common };
     let ordinal = said("ordinal", &node.ordinal).integer(0..=MAX_WORLD_SIZE - 1)?;
@@ -98,5 +117,7 @@ pub(super) fn from_arguments(node: &Node, common: CommonConfig) -> Result<NodeCo
                 .ok_or_else(|| ConfigError::missing("--world-size", "a ring needs its size; give it"))?,
         },
     };
-    Ok(NodeConfig { ordinal, local_world_size, world_size, control: ControlAddress::Known(control), ring, common })
+    let control = ControlAddress::Known(control);
+    let Outward { probes, advertise } = outward;
+    Ok(NodeConfig { ordinal, local_world_size, world_size, control, ring, probes, advertise, common })
 }

@@ -1,6 +1,6 @@
 //! What was typed, the variables and the build → a validated configuration.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::group::{self, HeadPart, NodePart, Part, Surroundings};
 use super::logging::{self, LogConfig, LogFormat};
-use super::node;
+use super::node::{self, Outward};
 use super::values::{KvCacheMemory, Setting};
 use super::{
     CommonConfig, Config, DType, HeadConfig, MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, MAX_THREADS,
-    ModelConfig, ModelSource, NodeConfig, RingSetup, Role, ServingConfig,
+    ModelConfig, ModelSource, NodeConfig, OwnRanks, RingSetup, Role, ServingConfig,
 };
 
 const DEFAULT_NUM_SEQS: u32 = 64;
@@ -40,18 +40,39 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
     let log = said.log()?;
     let common = said.common()?;
     let group_host = said.of(&cli.options.group_host, args::GROUP_HOST)?.map(|ip| ip.ip()).transpose()?;
+    let own_ranks = said.own_ranks()?;
+    let outward = said.outward()?;
     let mut warnings = unknown_variables(variables);
+    let around = Surroundings { variables, build, group_host, separate: own_ranks == OwnRanks::Separate };
     let role = match &cli.command {
-        Command::Node(node) => Role::Node(node::from_arguments(node, common)?),
-        Command::Plain(plain) => match group::part(&Surroundings { variables, build, group_host }, &mut warnings)? {
-            Part::Head(part) => Role::Head(said.head(plain, part, common, build)?),
+        Command::Node(node) => Role::Node(node::from_arguments(node, outward, common)?),
+        Command::Plain(plain) => match group::part(&around, &mut warnings)? {
+            Part::Head(part) => {
+                if own_ranks == OwnRanks::Separate {
+                    warnings.extend(said.outward_in_vain());
+                }
+                Role::Head(said.head(plain, (part, own_ranks), outward, common, build)?)
+            }
             Part::Node(part) => {
                 warnings.extend(said.client_ports_in_vain());
                 let NodePart { ordinal, local_world_size, world_size, control, ring } = part;
-                Role::Node(NodeConfig { ordinal, local_world_size, world_size, control, ring, common })
+                let Outward { probes, advertise } = outward;
+                Role::Node(NodeConfig {
+                    ordinal,
+                    local_world_size,
+                    world_size,
+                    control,
+                    ring,
+                    probes,
+                    advertise,
+                    common,
+                })
             }
         },
     };
+    if let Role::Node(node) = &role {
+        reachable(&node.ring, node.advertise.as_deref())?;
+    }
     Ok(Config { role, log, warnings })
 }
 
@@ -97,32 +118,66 @@ impl Said<'_> {
         Ok(CommonConfig {
             cluster_id: cluster_id.map(|id| id.word(MAX_NAME)).transpose()?,
             group_key: self.of(&options.group_key, args::GROUP_KEY)?.map(|path| PathBuf::from(path.value)),
+            tls: self.of(&options.tls_dir, args::TLS_DIR)?.map(|path| PathBuf::from(path.value)),
             threads: self.integer(&options.threads, args::THREADS, 1..=MAX_THREADS)?,
             isa: isa.map(str::to_owned),
             follow_parent: follow.map(|follow| follow.switch()).transpose()?.unwrap_or(false),
         })
     }
 
+    fn own_ranks(&self) -> Result<OwnRanks, ConfigError> {
+        let choices = [("child", OwnRanks::Child), ("separate", OwnRanks::Separate)];
+        let said = self.of(&self.options.head_node, args::HEAD_NODE)?.map(|who| who.choice(&choices)).transpose()?;
+        Ok(said.unwrap_or(OwnRanks::Child))
+    }
+
+    fn host(&self) -> Result<IpAddr, ConfigError> {
+        let host = self.of(&self.options.host, args::HOST)?.map(|host| host.ip()).transpose()?;
+        Ok(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+    }
+
+    fn outward(&self) -> Result<Outward, ConfigError> {
+        let host = self.host()?;
+        let port = self.of(&self.options.probe_port, args::PROBE_PORT)?.map(|port| port.port(false)).transpose()?;
+        let advertise = self.of(&self.options.advertise, args::ADVERTISE)?;
+        Ok(Outward {
+            probes: port.map(|port| SocketAddr::new(host, port)),
+            advertise: advertise.map(|host| host.reachable_host()).transpose()?,
+        })
+    }
+
+    /// What to say where a head that runs no ranks is told what only ranks have.
+    fn outward_in_vain(&self) -> Option<String> {
+        let said = [env::PROBE_PORT, env::ADVERTISE].into_iter().find(|name| self.variables.is_set(name))?;
+        Some(format!("{said} changes nothing here: the ranks of this head run in a process of their own"))
+    }
+
     fn head(
         &self,
         plain: &Plain,
-        part: HeadPart,
+        (part, own_ranks): (HeadPart, OwnRanks),
+        outward: Outward,
         common: CommonConfig,
         build: &Build,
     ) -> Result<HeadConfig, ConfigError> {
-        let host = self.of(&self.options.host, args::HOST)?.map(|host| host.ip()).transpose()?;
         let head = HeadConfig {
             topology: part.topology,
             model: self.model(plain)?,
             serving: self.serving(build)?,
-            host: host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            host: self.host()?,
             http_port: self.client_port(&self.options.http_port, args::HTTP_PORT, port::HTTP)?,
             grpc_port: self.client_port(&self.options.grpc_port, args::GRPC_PORT, port::GRPC)?,
             control: part.control,
             ring: part.ring,
+            own_ranks,
+            probes: outward.probes,
+            advertise: outward.advertise,
             common,
         };
         ports(&head)?;
+        if own_ranks == OwnRanks::Child {
+            reachable(&head.ring, head.advertise.as_deref())?;
+        }
         Ok(head)
     }
 
@@ -216,6 +271,21 @@ fn model_name(source: &ModelSource) -> Option<String> {
     (!name.is_empty() && !name.contains(char::is_control)).then(|| name.to_owned())
 }
 
+/// Refuses to tell others of an address that this node does not listen on.
+fn reachable(ring: &RingSetup, advertise: Option<&str>) -> Result<(), ConfigError> {
+    let (RingSetup::Auto { listen } | RingSetup::Ring { listen, .. }) = ring;
+    let Some(host) = advertise.filter(|_| listen.ip().is_loopback()) else { return Ok(()) };
+    let outside = host.parse::<IpAddr>().map_or(host != "localhost", |ip| !ip.is_loopback());
+    if !outside {
+        return Ok(());
+    }
+    Err(ConfigError::contradiction(
+        format!("{}={host}", env::ADVERTISE),
+        format!("the ring port listens on {} alone", listen.ip()),
+        format!("set {} (or --ring-listen) to 0.0.0.0 or to that address", env::GROUP_HOST),
+    ))
+}
+
 /// Refuses a head that nobody could reach, or two of whose ports are one.
 fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
     if head.http_port.is_none() && head.grpc_port.is_none() {
@@ -233,6 +303,7 @@ fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
         ("HTTP", head.http_port.unwrap_or(0)),
         ("gRPC", head.grpc_port.unwrap_or(0)),
         ("control", head.control.port()),
+        ("probe", head.probes.map_or(0, |probes| probes.port())),
     ];
     let ring_ports = (0..ranks).filter(|_| ring > 0).map(|rank| ("ring", u32::from(ring) + rank));
     let mut taken: Vec<(&str, u32)> = Vec::new();

@@ -93,6 +93,18 @@ impl Setting {
         self.value.parse().map_err(|_| self.invalid("give an IP address, such as 0.0.0.0, 127.0.0.1 or ::"))
     }
 
+    /// A host that others can call: an IP address or a name, without a port.
+    pub(super) fn reachable_host(&self) -> Result<String, ConfigError> {
+        let wrong = || self.invalid("give an IP address or a host's name, without a port");
+        if let Ok(ip) = self.value.parse::<IpAddr>() {
+            return match ip.is_unspecified() || ip.is_multicast() {
+                true => Err(self.invalid("nobody can call this address; give the one that other nodes reach")),
+                false => Ok(ip.to_string()),
+            };
+        }
+        unbracket(&self.value).map(str::to_owned).ok_or_else(wrong)
+    }
+
     /// `HOST:PORT`, `[IPV6]:PORT`; a port alone where `own` gives the host that it is on.
     pub(super) fn host_port(&self, own: Option<&str>) -> Result<HostPort, ConfigError> {
         let form = if own.is_some() { "`port` or `host:port`" } else { "`host:port`" };

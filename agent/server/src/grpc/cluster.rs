@@ -13,6 +13,8 @@ use tonic::{Request, Response, Status};
 
 /// Least time between two messages of a watch: five a second, the newest state each time.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+/// Longest status: that of the largest group.
+pub const MAX_STATUS_BYTES: usize = 64 << 20;
 
 pub struct Service {
     status: watch::Receiver<ClusterStatus>,

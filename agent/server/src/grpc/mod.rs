@@ -4,7 +4,7 @@
 //! A call that its client cancels drops its answer, which cancels the request at the head. Watches end at a shutdown, so
 //! that they do not hold it up.
 
-mod cluster;
+pub(crate) mod cluster;
 mod health;
 mod inference;
 mod status;
@@ -23,7 +23,7 @@ use crate::session::Api;
 
 /// Longest message taken: more text than any context holds.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
-/// Longest message sent: a detokenized context, or the status of a large group.
+/// Longest message sent: a detokenized context.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// The descriptors compiled into this program do not parse: a defect of the build.
@@ -54,7 +54,7 @@ fn routes(api: Api, shutdown: &CancellationToken) -> Result<Routes, ReflectionEr
     Ok(Routes::new(
         inference.max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_RESPONSE_BYTES),
     )
-    .add_service(cluster.max_encoding_message_size(MAX_RESPONSE_BYTES))
+    .add_service(cluster.max_encoding_message_size(cluster::MAX_STATUS_BYTES))
     .add_service(health)
     .add_service(v1)
     .add_service(v1alpha)

@@ -63,6 +63,9 @@ mod tests {
         check("0.0.0.0:1236", far, Some(head), Ok("10.0.0.2:1236"));
         check("0.0.0.0:1236", lo, Some(head), Ok("10.0.0.1:1236"));
         check("worker-1.example:1236", far, Some(head), Ok("worker-1.example:1236"));
+        // The head's own ranks in a pod: their stream comes over loopback, and they advertise the pod's address.
+        check("10.0.0.9:1236", lo, Some(head), Ok("10.0.0.9:1236"));
+        check("10.0.0.9:1236", lo, None, Ok("10.0.0.9:1236"));
         check("127.0.0.1:1500", lo, None, Ok("127.0.0.1:1500"));
         check("127.0.0.1:1500", lo, Some(head), Err("loopback address, but other ranks are on other machines"));
         check("[::]:7", "::1".parse().expect("an address"), None, Ok("[::1]:7"));

@@ -1,27 +1,34 @@
-//! The head's end of the control streams: gRPC in, events for the driver out.
+//! The control port: the head's end of the nodes' streams, and beside it the status and what the operator asks.
 //!
 //! A stream says Hello, proves the group's key where there is one, and from then on only relays. Who may join and what
-//! becomes of the group is the driver's to decide.
+//! becomes of the group is the driver's to decide. With mutual TLS a caller may do what its certificate's role may.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use lockstep_proto::names::role;
 use lockstep_proto::node::control_server::{Control, ControlServer};
 use lockstep_proto::node::{self as pb, from_head, from_node};
+use lockstep_proto::v1::ClusterStatus;
+use lockstep_proto::v1::cluster_server::ClusterServer;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::{TcpConnectInfo, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::operations;
 use crate::auth::{GroupKey, Side, nonce};
+use crate::grpc::cluster;
+use crate::service::Command;
+use crate::tls::{self, Peer, Tls};
 
 /// A stream that has not said who it is by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,7 +164,12 @@ impl Inner {
             let event = match message {
                 Ok(Some(message)) => NodeEvent::Message { node, connection, message },
                 Ok(None) => break "its process ended".to_owned(),
-                Err(status) => break format!("its stream broke: {}", status.message()),
+                Err(status) => {
+                    break format!(
+                        "its process died without a word (killed, or out of memory) or was cut off: {}",
+                        status.message()
+                    );
+                }
             };
             if self.events.send(event).await.is_err() {
                 return;
@@ -167,18 +179,34 @@ impl Inner {
     }
 }
 
+/// What the control port serves with.
+pub struct ControlPort {
+    pub listener: TcpListener,
+    pub tls: Option<Arc<Tls>>,
+    pub service: ControlServer<ControlService>,
+    pub commands: mpsc::Sender<Command>,
+    pub status: watch::Receiver<ClusterStatus>,
+}
+
 /// Serves the control port until `over`.
 ///
 /// # Errors
 /// Where the port can be served no more.
-pub async fn serve(
-    listener: TcpListener,
-    service: ControlServer<ControlService>,
-    over: CancellationToken,
-) -> anyhow::Result<()> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let router = Server::builder().add_service(service);
+pub async fn serve(port: ControlPort, over: CancellationToken) -> anyhow::Result<()> {
+    let incoming = tls::incoming(port.listener, port.tls);
+    let status = ClusterServer::new(cluster::Service::new(port.status, over.clone()));
+    let status = status.max_encoding_message_size(cluster::MAX_STATUS_BYTES);
+    let readers = |request: Request<()>| peer(&request)?.require(&[role::OPERATOR, role::NODE]).map(|()| request);
+    let router = Server::builder()
+        .add_service(port.service)
+        .add_service(InterceptedService::new(status, readers))
+        .add_service(operations::Service::server(port.commands));
     router.serve_with_incoming_shutdown(incoming, over.cancelled_owned()).await.context("serve the control port")
+}
+
+/// Who sent a request.
+pub(super) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("a connection without addresses"))
 }
 
 /// The next message that says anything.
@@ -196,10 +224,12 @@ impl Control for ControlService {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<pb::FromHead, Status>> + Send>>;
 
     async fn attach(&self, request: Request<Streaming<pb::FromNode>>) -> Result<Response<Self::AttachStream>, Status> {
-        let info = request.extensions().get::<TcpConnectInfo>();
-        let ip = |address: Option<SocketAddr>| address.map(|address| address.ip());
-        let ends = info.and_then(|info| Some((ip(info.remote_addr())?, ip(info.local_addr())?)));
-        let ends = ends.ok_or_else(|| Status::internal("a control stream without addresses"))?;
+        let peer = peer(&request)?;
+        if let Err(status) = peer.require(&[role::NODE]) {
+            tracing::warn!(peer = %peer.remote, reason = status.message(), "refused a control stream");
+            return Err(status);
+        }
+        let ends = (peer.remote.ip(), peer.local.ip());
         let (outbound, stream) = mpsc::channel(OUTBOUND);
         tokio::spawn(self.0.clone().serve(request.into_inner(), outbound, ends));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))

@@ -50,6 +50,10 @@ pub enum Action {
     Lost {
         reason: String,
     },
+    /// The epoch was ended between two steps, because a node leaves: as [`Action::Lost`], and nobody's fault.
+    Ended {
+        reason: String,
+    },
     /// Every rank has joined: plans may flow.
     Formed {
         epoch: u64,
@@ -152,6 +156,47 @@ impl Group {
         let Some(connection) = self.connection(node) else { return Vec::new() };
         let mut actions = vec![Action::Evict { node, connection, reason: reason.to_owned() }];
         actions.extend(self.detach(node, connection, reason, now));
+        actions
+    }
+
+    /// A node asks to go.
+    pub fn leaving(&mut self, node: usize, reason: &str, now: Instant) {
+        if let Some(member) = &mut self.places[node].member {
+            member.leaves = member.leaves.or(Some(now));
+            self.places[node].message(&format!("leaves: {reason}"));
+        }
+    }
+
+    /// A node that asked to go at least so long ago.
+    pub fn leaver(&self, now: Instant, pause: Duration) -> Option<usize> {
+        let due = |member: &&Member| member.leaves.is_some_and(|at| now.duration_since(at) >= pause);
+        self.members().find(due).map(|member| member.hello.node as usize)
+    }
+
+    /// Whether every rank has done the last step that was sent in this epoch, or there is no epoch.
+    pub fn is_at_boundary(&self, last_sent: Option<u64>) -> bool {
+        match last_sent {
+            Some(step) if self.is_formed() => self.members().all(|member| member.last_step >= step),
+            _ => true,
+        }
+    }
+
+    /// Lets a node go: the epoch ends for all, and the node is told to end.
+    pub fn let_go(&mut self, node: usize) -> Vec<Action> {
+        if self.connection(node).is_none() {
+            return Vec::new();
+        }
+        let reason = format!("node {node} leaves");
+        let drain = pb::Drain { reason: "it asked to leave".into() };
+        let mut actions = vec![Action::Send { node, message: Message::Drain(drain) }];
+        self.places[node].left();
+        let formed = self.is_formed();
+        if !matches!(self.state, State::Gathering { .. }) {
+            actions.extend(self.interrupt(&reason, None));
+        }
+        if formed {
+            actions.push(Action::Ended { reason });
+        }
         actions
     }
 
@@ -290,7 +335,17 @@ impl Group {
         let complete = self.members().count() == self.places.len();
         let pause = RETRY_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LAST_RETRY_PAUSE);
         self.failures += 1;
-        self.state = State::Gathering { not_before: complete.then_some(now + pause) };
+        let mut actions = self.interrupt(reason, complete.then_some(now + pause));
+        if matches!(was, State::Formed { .. }) {
+            self.recoveries += 1;
+            actions.push(Action::Lost { reason: reason.to_owned() });
+        }
+        actions
+    }
+
+    /// Sets everyone back to before the epoch.
+    fn interrupt(&mut self, reason: &str, not_before: Option<Instant>) -> Vec<Action> {
+        self.state = State::Gathering { not_before };
         let epoch = self.epoch;
         let mut actions = Vec::new();
         for (node, place) in self.places.iter_mut().enumerate() {
@@ -301,10 +356,6 @@ impl Group {
             }
             let abort = pb::Abort { epoch, reason: reason.to_owned() };
             actions.push(Action::Send { node, message: Message::Abort(abort) });
-        }
-        if matches!(was, State::Formed { .. }) {
-            self.recoveries += 1;
-            actions.push(Action::Lost { reason: reason.to_owned() });
         }
         actions
     }

@@ -201,3 +201,45 @@ fn faults_end_the_epoch_and_fatal_ones_the_node() {
     let fatal = pb::Fault { epoch: 1, fatal: true, ..Default::default() };
     assert_eq!(evicted(&history.group.fault(0, &fatal, history.now)), vec![0]);
 }
+
+/// A node that was told to stop goes between two steps: nobody is at fault, nothing counts as lost.
+#[test]
+fn a_leaver_goes_at_a_boundary() {
+    let mut history = History::formed(3);
+    let pause = Duration::from_millis(500);
+    for node in 0..3 {
+        history.group.step_done(node, 7, 10, history.now);
+    }
+    history.group.leaving(1, "told to stop", history.now);
+    assert_eq!(history.group.leaver(history.now, pause), None);
+    history.now += pause;
+    assert_eq!(history.group.leaver(history.now, pause), Some(1));
+    assert!(!history.group.is_at_boundary(Some(8)), "step 8 is in flight");
+    for node in [0, 2, 1] {
+        assert!(!history.group.is_at_boundary(Some(8)), "node {node} has not done it");
+        history.group.step_done(node, 8, 10, history.now);
+    }
+    assert!(history.group.is_at_boundary(Some(8)));
+    let actions = history.group.let_go(1);
+    assert!(matches!(actions[0], Action::Send { node: 1, message: Message::Drain(_) }), "{actions:?}");
+    assert_eq!((aborted(&actions), lost(&actions), evicted(&actions)), (vec![0, 2], 0, vec![]));
+    assert!(matches!(actions.last(), Some(Action::Ended { .. })), "{actions:?}");
+    assert_eq!((history.group.recoveries(), history.group.places()[1].restarts), (0, 0));
+    assert_eq!(history.group.leaver(history.now, pause), None);
+    assert_eq!(history.group.detach(1, 1, "its process ended", history.now), []);
+    // Its successor is all that is missing.
+    history.attach(1, 9);
+    let actions = history.group.loaded(1, loaded(12), history.now);
+    assert_eq!(forms(&actions), vec![(2, 10); 3]);
+}
+
+#[test]
+fn a_leaver_of_no_epoch_goes_at_once() {
+    let mut history = History::new(2);
+    history.attach(0, 0);
+    history.group.leaving(0, "told to stop", history.now);
+    assert!(history.group.is_at_boundary(None));
+    let actions = history.group.let_go(0);
+    assert!(matches!(actions[..], [Action::Send { node: 0, message: Message::Drain(_) }]), "{actions:?}");
+    assert_eq!(history.group.let_go(0), []);
+}

@@ -33,6 +33,8 @@ pub struct Member {
     pub moved_at: Instant,
     pub last_step: u64,
     pub step_micros: u64,
+    /// It asked to go, then.
+    pub leaves: Option<Instant>,
 }
 
 impl Member {
@@ -50,6 +52,7 @@ impl Member {
             moved_at: now,
             last_step: 0,
             step_micros: 0,
+            leaves: None,
         }
     }
 
@@ -104,9 +107,21 @@ impl Place {
         self.phase(Phase::Lost, &reason);
     }
 
+    /// The process went of its own will; nothing was lost.
+    pub fn left(&mut self) {
+        self.member = None;
+        self.phase(Phase::Lost, "left: its process was told to stop");
+    }
+
     pub fn phase(&mut self, phase: Phase, message: &str) {
         for rank in &mut self.ranks {
             rank.phase = phase;
+            message.clone_into(&mut rank.message);
+        }
+    }
+
+    pub fn message(&mut self, message: &str) {
+        for rank in &mut self.ranks {
             message.clone_into(&mut rank.message);
         }
     }

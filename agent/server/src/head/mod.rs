@@ -13,17 +13,19 @@ mod group;
 mod group_tests;
 mod local;
 mod member;
+mod operations;
 mod ports;
 pub mod status;
 #[cfg(test)]
 mod testing;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use lockstep_engine::source::ResolvedModel;
 use lockstep_engine::{ModelDescription, WeightFacts};
-use lockstep_proto::names::env;
+use lockstep_proto::names::{env, role};
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::ModelInfo;
 use lockstep_schedule::{Scheduler, SchedulerConfig};
@@ -31,14 +33,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{self, GroupKey};
-use crate::config::{DType, HeadConfig, KvCacheMemory, LogConfig, RingSetup};
+use crate::config::{DType, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup};
 use crate::metrics::Metrics;
 use crate::node::RING_CLUSTER;
-use crate::service::Inference;
+use crate::service::{Alive, Inference};
 use crate::session::Api;
 use crate::text::{GenerationDefaults, ModelText, Text};
+use crate::tls::Tls;
 use crate::{grpc, http};
-use control::ControlService;
+use control::{ControlPort, ControlService};
 use driver::{Driver, Inputs};
 use group::{Group, GroupConfig};
 use ports::Ports;
@@ -62,6 +65,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What is wrong with the model, a port or the key, with the remedy.
 pub async fn run(config: HeadConfig, log: &LogConfig, stop: CancellationToken) -> anyhow::Result<()> {
     let key = config.common.group_key.as_deref().map(GroupKey::read).transpose()?;
+    let tls = config.common.tls.as_deref().map(|folder| Tls::open(folder, role::HEAD)).transpose()?.map(Arc::new);
     if key.is_none() && config.topology.num_workers > 0 && !config.control.ip().is_loopback() {
         tracing::warn!("the group has no key: anyone who reaches its ports can join; set {}", env::GROUP_KEY_FILE);
     }
@@ -88,45 +92,58 @@ pub async fn run(config: HeadConfig, log: &LogConfig, stop: CancellationToken) -
         control = %ports.control_address(),
         "the head is up and waits for its ranks"
     );
-    let local = local::command(&config, log, ports.control_address(), &cluster_id)?;
-    serve(config, Parts { key, cluster_id, text, model, group, scheduler, ports, local }, stop).await
+    let local = match config.own_ranks {
+        OwnRanks::Child => Some(local::command(&config, log, ports.control_address(), &cluster_id)?),
+        OwnRanks::Separate => None,
+    };
+    serve(config, Parts { key, tls, cluster_id, text, model, group, scheduler, ports, local }, stop).await
 }
 
 /// What [`run`] has prepared.
 struct Parts {
     key: Option<GroupKey>,
+    tls: Option<Arc<Tls>>,
     cluster_id: String,
     text: Text,
     model: ModelInfo,
     group: GroupConfig,
     scheduler: Scheduler,
     ports: Ports,
-    local: tokio::process::Command,
+    /// What starts the head's own ranks; `None`: somebody else does.
+    local: Option<tokio::process::Command>,
 }
 
 async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
     let (commands, command_inbox) = mpsc::channel(BACKLOG);
     let (node_events, nodes) = mpsc::channel(BACKLOG);
     let group = Group::new(parts.group);
-    let (status, status_watch) = watch::channel(status::initial(&group, &config.model.name));
+    let (status, status_watch) = watch::channel(status::initial(&group, &parts.model));
     let metrics = Metrics::new();
+    let alive = Alive::default();
     let inputs = Inputs {
         group,
         scheduler: parts.scheduler,
-        model_name: config.model.name.clone(),
+        model: parts.model.clone(),
         recovery_timeout: config.serving.recovery_timeout,
         drain_timeout: config.serving.drain_timeout,
         commands: command_inbox,
         nodes,
         status,
         metrics: metrics.clone(),
+        alive: alive.clone(),
         drain: stop.clone(),
     };
     let over = CancellationToken::new();
-    let control = ControlService::server(parts.cluster_id, parts.key, node_events);
-    let api = Api::new(Inference::new(commands, status_watch), parts.model, parts.text, metrics);
+    let control = ControlPort {
+        listener: parts.ports.control,
+        tls: parts.tls,
+        service: ControlService::server(parts.cluster_id, parts.key, node_events),
+        commands: commands.clone(),
+        status: status_watch.clone(),
+    };
+    let api = Api::new(Inference::new(commands, status_watch, alive), parts.model, parts.text, metrics);
     let mut servers = tokio::task::JoinSet::new();
-    servers.spawn(control::serve(parts.ports.control, control, over.clone()));
+    servers.spawn(control::serve(control, over.clone()));
     if let Some(listener) = parts.ports.grpc {
         let serving = grpc::serve(listener, api.clone(), over.clone());
         servers.spawn(async { serving.await.context("serve gRPC") });
@@ -138,7 +155,7 @@ async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> any
             Ok(())
         });
     }
-    let keeper = tokio::spawn(local::keep_running(parts.local, over.clone(), GRACE));
+    let keeper = parts.local.map(|local| tokio::spawn(local::keep_running(local, over.clone(), GRACE)));
     let driver = tokio::spawn(Driver::new(inputs).run());
     let outcome = tokio::select! {
         driver = driver => driver.context("the head's driver ended"),
@@ -147,7 +164,9 @@ async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> any
     over.cancel();
     let rest = async {
         while servers.join_next().await.is_some() {}
-        keeper.await.ok();
+        if let Some(keeper) = keeper {
+            keeper.await.ok();
+        }
     };
     if tokio::time::timeout(GRACE + GRACE, rest).await.is_err() {
         tracing::warn!("client connections did not end in time: closing them");
@@ -233,7 +252,6 @@ fn group_config(
         max_num_batched_tokens: config.serving.max_num_batched_tokens,
         context_length: context_length(config, description)?,
         max_num_seqs: config.serving.max_num_seqs,
-        threads_per_rank: 0,
     };
     let backend = if topology.world_size == 1 { "solo" } else { "ring" };
     let nodes = topology.num_workers as usize + 1;

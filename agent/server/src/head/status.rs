@@ -1,7 +1,7 @@
 //! What the head tells of the group: the `Cluster` service, the readiness pages and the metrics all show this.
 
 use lockstep_proto::node as pb;
-use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
+use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
 use lockstep_schedule::Stats;
 
 use super::group::Group;
@@ -12,9 +12,12 @@ use super::member::Place;
 pub struct Facts<'a> {
     pub ready: bool,
     pub accepting: bool,
-    pub draining: bool,
-    pub model_name: &'a str,
+    /// Why no more requests are taken, where that is so.
+    pub draining: Option<&'a str>,
+    pub model: &'a ModelInfo,
     pub stats: Stats,
+    pub requests: u64,
+    pub tokens_generated: u64,
 }
 
 /// The status of the group now.
@@ -23,8 +26,8 @@ pub fn of(group: &Group, facts: Facts<'_>) -> ClusterStatus {
     let ranks: Vec<RankStatus> =
         group.places().iter().enumerate().flat_map(|(node, place)| lines(group, node, place)).collect();
     let mut pending: Vec<String> = ranks.iter().filter(|_| !facts.ready).filter_map(pending).collect();
-    if facts.draining {
-        pending.push("the head drains: it takes no more requests".into());
+    if let Some(reason) = facts.draining {
+        pending.push(format!("the head drains and takes no more requests: {reason}"));
     }
     ClusterStatus {
         cluster_id: assignment.cluster_id.clone(),
@@ -42,15 +45,25 @@ pub fn of(group: &Group, facts: Facts<'_>) -> ClusterStatus {
         kv_blocks_used: facts.stats.blocks_used,
         kv_blocks_total: facts.stats.blocks_total,
         recoveries: group.recoveries(),
-        model: facts.model_name.to_owned(),
+        model: facts.model.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        draining: facts.draining.is_some(),
+        model_info: Some(facts.model.clone()),
+        requests: facts.requests,
+        tokens_generated: facts.tokens_generated,
     }
 }
 
 /// The status before anything has happened.
-pub fn initial(group: &Group, model_name: &str) -> ClusterStatus {
-    let stats = Stats::default();
-    of(group, Facts { ready: false, accepting: false, draining: false, model_name, stats })
+pub fn initial(group: &Group, model: &ModelInfo) -> ClusterStatus {
+    of(group, Facts::none(model))
+}
+
+impl<'a> Facts<'a> {
+    fn none(model: &'a ModelInfo) -> Self {
+        let stats = Stats::default();
+        Self { ready: false, accepting: false, draining: None, model, stats, requests: 0, tokens_generated: 0 }
+    }
 }
 
 fn lines(group: &Group, node: usize, place: &Place) -> Vec<RankStatus> {
@@ -107,15 +120,16 @@ mod tests {
         group.attach(member(1, 2), now);
         group.progress(0, &pb::Progress { rank: 0, phase: Phase::Loading.into(), bytes_loaded: 41, bytes_total: 100 });
         group.loaded(1, loaded(7), now);
-        let stats = Stats::default();
-        let facts = Facts { ready: false, accepting: false, draining: false, model_name: "m", stats };
-        let status = of(&group, facts);
+        let model = ModelInfo { name: "m".into(), parameters: 7, ..Default::default() };
+        let status = of(&group, Facts { draining: Some("asked"), ..Facts::none(&model) });
         let expected = [
             "rank 0 (node 0) Loading 41%",
             "rank 1 (node 1) Loading: waits for the other ranks",
             "rank 2 (node 2) Pending: has not joined yet",
+            "the head drains and takes no more requests: asked",
         ];
         assert_eq!(status.pending, expected);
         assert_eq!((status.world_size, status.ranks[1].host.as_str()), (3, "host-1"));
+        assert!(status.draining && status.model_info.is_some_and(|info| info.parameters == 7));
     }
 }

@@ -1,4 +1,4 @@
-//! Probes and metrics: the process lives (`/health`), every rank serves (`/ready`), requests are taken (`/accepting`).
+//! Probes and metrics: the process lives and its one task turns (`/health`), every rank serves (`/ready`), requests are taken (`/accepting`).
 
 use axum::Json;
 use axum::extract::State;
@@ -11,8 +11,14 @@ use super::error::ApiError;
 use crate::metrics;
 use crate::session::Api;
 
-pub async fn health() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+pub async fn health(State(api): State<Api>) -> Response {
+    match api.hung_for() {
+        None => Json(json!({"status": "ok"})).into_response(),
+        Some(hung) => {
+            let body = json!({"status": "hung", "message": format!("the head's task has not turned for {hung:.0?}")});
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+    }
 }
 
 pub async fn ready(State(api): State<Api>) -> Response {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lockstep_proto::node::{FromNode, Heartbeat, from_node};
 use tokio::sync::watch;
 
+use super::health::Health;
 use super::rank::RankCounters;
 use super::session::Outbound;
 
@@ -22,7 +23,11 @@ const EXIT_STUCK: i32 = 70;
 ///
 /// # Errors
 /// Where the system has no thread left.
-pub fn start(ranks: Vec<Arc<RankCounters>>, outbound: watch::Receiver<Option<Outbound>>) -> std::io::Result<()> {
+pub fn start(
+    ranks: Vec<Arc<RankCounters>>,
+    outbound: watch::Receiver<Option<Outbound>>,
+    health: Arc<Health>,
+) -> std::io::Result<()> {
     let beat = move || {
         let mut moved = ((0, 0), Instant::now());
         loop {
@@ -37,6 +42,7 @@ pub fn start(ranks: Vec<Arc<RankCounters>>, outbound: watch::Receiver<Option<Out
                 );
                 std::process::exit(EXIT_STUCK);
             }
+            health.still_since(beat.busy.then_some(moved.1));
             if outbound.has_changed().is_err() {
                 return;
             }

@@ -1,6 +1,5 @@
 //! How a node finds the head, and what it says of itself.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,9 +7,9 @@ use lockstep_collectives::{AbortSwitch, Group, ring};
 use lockstep_proto::node as pb;
 use tokio_util::sync::CancellationToken;
 
-use super::{Node, RING_CLUSTER};
+use super::{LONG_TURN, Node, RING_CLUSTER};
 use crate::auth;
-use crate::config::{ControlAddress, RingSetup};
+use crate::config::{ControlAddress, HostPort, RingSetup};
 
 /// The ring's own bootstrap may wait for neighbours that start much later.
 const DISCOVER_TIMEOUT: Duration = Duration::from_secs(600);
@@ -28,6 +27,7 @@ impl Node {
     pub(super) async fn find_head(&mut self, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
         let known = self.known_head();
         let Some(spec) = self.ring_spec(DISCOVER_TIMEOUT)? else { return Ok(known) };
+        self.health.turn(LONG_TURN);
         tracing::info!(rank = spec.group.rank(), right = spec.right, "looking for the ring");
         let (links, switch) = (self.links.clone(), AbortSwitch::new()?);
         let abort = switch.clone();
@@ -95,19 +95,22 @@ impl Node {
             local_world_size: self.config.local_world_size,
             world_size: self.config.world_size.unwrap_or(0),
             incarnation: self.incarnation,
-            ring_addresses: self.ring_addresses.clone(),
+            ring_addresses: self.ring_addresses.iter().map(|address| self.advertised(address)).collect(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
             devices: vec![format!("cpu ({})", self.isa); self.config.local_world_size as usize],
             backends: vec!["ring".to_owned()],
             nonce,
             last_epoch: self.last_epoch,
-            loaded_model: self.model.clone(),
-            bytes_read: self.bytes_read(),
         }
     }
 
-    fn bytes_read(&self) -> u64 {
-        self.ranks.iter().map(|rank| rank.counters.bytes_read.load(Ordering::Relaxed)).sum()
+    /// A ring address as others are told it: its port at the host that this node was told to advertise, if it was.
+    fn advertised(&self, address: &str) -> String {
+        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        match (&self.config.advertise, port) {
+            (Some(host), Some(port)) => HostPort { host: host.clone(), port }.to_string(),
+            _ => address.to_owned(),
+        }
     }
 }

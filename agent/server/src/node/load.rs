@@ -18,7 +18,7 @@ impl Node {
         let group = Group::new(rank, world).with_context(|| format!("rank {rank} is not below {world}"))?;
         let cores = cores();
         let ranks_here = self.ranks_here();
-        let given = self.config.common.threads.or(Some(assignment.threads_per_rank).filter(|threads| *threads > 0));
+        let given = self.config.common.threads;
         let threads = given.map_or_else(|| (cores / ranks_here).max(1), |threads| threads as usize);
         let runner = RunnerConfig {
             files,

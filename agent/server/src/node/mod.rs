@@ -3,11 +3,13 @@
 //! Weights outlive the stream. Where it breaks, the ranks leave their epoch and the node dials again; only where the
 //! head says that this process must not go on does it end.
 
+mod health;
 mod heartbeat;
 mod introduction;
 mod link;
 mod load;
 mod memory;
+mod probes;
 mod rank;
 mod session;
 mod steps;
@@ -16,13 +18,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use lockstep_proto::names::role;
 use lockstep_proto::node::{self as pb, from_head, from_node};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::GroupKey;
 use crate::config::{NodeConfig, RingSetup};
+use crate::tls::Tls;
 use crate::wire;
+use health::Health;
 use link::{FormSpec, Links};
 use rank::{RankCommand, RankEvent, RankEventKind, RankHandle};
 use session::{Outbound, Session, SessionError};
@@ -35,8 +40,13 @@ const DIAL_PAUSE: Duration = Duration::from_millis(25);
 const LAST_DIAL_PAUSE: Duration = Duration::from_secs(1);
 /// Dials that may fail at first before the log mentions it.
 const QUIET_DIALS: u32 = 3;
-/// The head is told that this node leaves; without its answer the node leaves all the same.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The head is told that this node leaves; without its answer the node leaves all the same. Shorter than the 30 s that
+/// Kubernetes gives a pod to end.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(25);
+/// How often the node's task turns where nothing happens.
+const IDLE_TURN: Duration = Duration::from_secs(1);
+/// Looking for a ring, and opening a model whose files are digested, may take this long.
+const LONG_TURN: Duration = Duration::from_secs(900);
 /// A last word needs this long to leave the process.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -58,19 +68,28 @@ pub enum Ended {
 /// What keeps this process from being part of the group, with the remedy.
 pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<Ended> {
     let key = config.common.group_key.as_deref().map(GroupKey::read).transpose()?;
+    let tls = config.common.tls.as_deref().map(|folder| Tls::open(folder, role::NODE)).transpose()?.map(Arc::new);
     let mut node = Node::start(config, key)?;
+    if let Some(address) = node.config.probes {
+        let counters = node.ranks.iter().map(|rank| rank.counters.clone()).collect();
+        probes::start(address, node.health.clone(), counters).await?;
+    }
     let Some(mut control) = node.find_head(&stop).await? else { return Ok(Ended::Stopped) };
     let mut complaint = Complaint::default();
     loop {
+        node.health.turn(health::TURN);
         let attached = tokio::select! {
-            attached = session::attach(&control, node.hello(), node.key.as_ref()) => attached,
+            attached = session::attach(&control, node.hello(), node.key.as_ref(), tls.clone()) => attached,
             () = stop.cancelled() => return Ok(Ended::Stopped),
         };
         let reason = match attached {
             Ok(session) => {
                 complaint = Complaint::default();
                 tracing::info!(head = %control, "joined the group");
-                match node.serve(session, &stop).await? {
+                node.health.attached(true);
+                let left = node.serve(session, &stop).await;
+                node.health.attached(false);
+                match left? {
                     Left::Ended(ended) => return Ok(ended),
                     Left::Broken(reason) => reason,
                 }
@@ -123,6 +142,7 @@ struct Node {
     ranks: Vec<RankHandle>,
     events: mpsc::Receiver<RankEvent>,
     outbound: watch::Sender<Option<Outbound>>,
+    health: Arc<Health>,
     /// Name of the instruction set.
     isa: &'static str,
     incarnation: u64,
@@ -148,7 +168,8 @@ impl Node {
             (0..local as usize).map(|rank| RankHandle::start(rank, links.clone(), sender.clone())).collect();
         let ranks = ranks.context("start a rank's thread")?;
         let (outbound, watcher) = watch::channel(None);
-        heartbeat::start(ranks.iter().map(|rank| rank.counters.clone()).collect(), watcher)
+        let health = Arc::new(Health::new(config.ordinal * local, local));
+        heartbeat::start(ranks.iter().map(|rank| rank.counters.clone()).collect(), watcher, health.clone())
             .context("start the heartbeat's thread")?;
         let isa = lockstep_engine::isa_name(config.common.isa.as_deref())?;
         let incarnation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
@@ -160,6 +181,7 @@ impl Node {
             ranks,
             events,
             outbound,
+            health,
             isa,
             incarnation,
             last_epoch: 0,
@@ -177,7 +199,9 @@ impl Node {
         self.outbound.send_replace(Some(outbound.clone()));
         self.assign(assignment, &outbound).await?;
         let mut leave: Option<tokio::time::Instant> = None;
+        let mut turn = tokio::time::interval(IDLE_TURN);
         let left = loop {
+            self.health.turn(health::TURN);
             let deadline = leave.unwrap_or_else(|| tokio::time::Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 message = inbound.message() => match message {
@@ -199,7 +223,9 @@ impl Node {
                         send(&outbound, message).await?;
                     }
                 }
+                _ = turn.tick() => (),
                 () = stop.cancelled(), if leave.is_none() => {
+                    self.health.leaving();
                     let leaving = pb::Leaving { reason: "its process was told to stop".into() };
                     send(&outbound, from_node::Message::Leaving(leaving)).await?;
                     leave = Some(tokio::time::Instant::now() + LEAVE_TIMEOUT);
@@ -220,6 +246,7 @@ impl Node {
         }
         self.formed = 0;
         self.steps.clear();
+        self.health.unjoined();
     }
 
     async fn assign(&mut self, assignment: pb::Assignment, outbound: &Outbound) -> anyhow::Result<()> {
@@ -242,6 +269,8 @@ impl Node {
         );
         self.model.clone_from(&model.digest);
         self.loaded.fill(None);
+        self.health.loading();
+        self.health.turn(LONG_TURN);
         let from = model.source.clone();
         let files = tokio::task::spawn_blocking(move || load::open_checked(&model)).await.context("open the model")?;
         let files = match files {
@@ -276,6 +305,7 @@ impl Node {
                 tracing::warn!(epoch = abort.epoch, reason = abort.reason, "the epoch is over");
                 self.void(abort.epoch, &abort.reason);
             }
+            from_head::Message::Pulse(pulse) => self.health.pulse(pulse),
             from_head::Message::Drain(drain) => {
                 tracing::info!(reason = drain.reason, "drained");
                 return Ok(Some(Ended::Drained));
@@ -310,12 +340,11 @@ impl Node {
     fn rank_event(&mut self, event: RankEvent) -> Option<from_node::Message> {
         let rank = self.assignment.first_rank + event.local_rank as u32;
         match event.kind {
-            RankEventKind::Progress { loaded, total } => Some(from_node::Message::Progress(pb::Progress {
-                rank,
-                phase: rank::LOADING,
-                bytes_loaded: loaded,
-                bytes_total: total,
-            })),
+            RankEventKind::Progress { loaded, total } => {
+                self.health.progress(event.local_rank, loaded, total);
+                let (phase, bytes_loaded, bytes_total) = (rank::LOADING, loaded, total);
+                Some(from_node::Message::Progress(pb::Progress { rank, phase, bytes_loaded, bytes_total }))
+            }
             RankEventKind::Loaded { facts } => {
                 self.loaded[event.local_rank] = Some(facts);
                 self.all_loaded()
@@ -323,8 +352,11 @@ impl Node {
             RankEventKind::LoadFailed { reason } => Some(self.fatal(event.local_rank, reason)),
             RankEventKind::Formed { epoch } if epoch == self.last_epoch => {
                 self.formed += 1;
-                let all = self.formed == self.ranks.len();
-                all.then_some(from_node::Message::Formed(pb::Formed { epoch }))
+                if self.formed < self.ranks.len() {
+                    return None;
+                }
+                self.health.joined(epoch);
+                Some(from_node::Message::Formed(pb::Formed { epoch }))
             }
             RankEventKind::Formed { .. } => None,
             RankEventKind::StepDone { output, .. } if output.epoch != self.last_epoch => None,
@@ -336,7 +368,7 @@ impl Node {
             }
             RankEventKind::Fault { epoch, reason } => {
                 tracing::warn!(rank, epoch, reason, "cannot go on in this epoch");
-                Some(from_node::Message::Fault(pb::Fault { epoch, rank, message: reason, fatal: false, suspect: 0 }))
+                Some(from_node::Message::Fault(pb::Fault { epoch, rank, message: reason, fatal: false }))
             }
         }
     }
@@ -344,7 +376,7 @@ impl Node {
     /// What the head is told before this process ends.
     fn fatal(&self, local_rank: usize, message: String) -> from_node::Message {
         let rank = self.assignment.first_rank + local_rank as u32;
-        from_node::Message::Fault(pb::Fault { epoch: self.last_epoch, rank, message, fatal: true, suspect: 0 })
+        from_node::Message::Fault(pb::Fault { epoch: self.last_epoch, rank, message, fatal: true })
     }
 
     /// Loaded, once every local rank has.
@@ -357,6 +389,7 @@ impl Node {
             merged.bytes_read += one.bytes_read;
         }
         merged.model.clone_from(&self.model);
+        self.health.loaded();
         tracing::info!(blocks = merged.num_blocks, bytes = merged.bytes_read, "loaded");
         Some(from_node::Message::Loaded(merged))
     }

@@ -1,5 +1,6 @@
 //! The node's end of the control stream: dial, Hello, the proof of the key, the assignment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_proto::node::control_client::ControlClient;
@@ -11,6 +12,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::auth::{GroupKey, Side};
 use crate::head::MAX_MESSAGE;
+use crate::tls::{self, Tls};
 
 /// One try at the head's address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,8 +47,13 @@ impl SessionError {
     pub fn of(status: &Status) -> Self {
         let text = status.message().to_owned();
         match status.code() {
-            Code::FailedPrecondition | Code::Unauthenticated | Code::Aborted => Self::Refused(text),
-            code => Self::Unreachable(format!("{code:?}: {text}")),
+            Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied | Code::Aborted => {
+                Self::Refused(text)
+            }
+            code => Self::Unreachable(match std::error::Error::source(status) {
+                Some(cause) => format!("{code:?}: {text}: {}", describe(cause)),
+                None => format!("{code:?}: {text}"),
+            }),
         }
     }
 }
@@ -55,11 +62,20 @@ impl SessionError {
 ///
 /// # Errors
 /// [`SessionError`], telling what passes from what must be mended.
-pub async fn attach(address: &str, hello: pb::Hello, key: Option<&GroupKey>) -> Result<Session, SessionError> {
+pub async fn attach(
+    address: &str,
+    hello: pb::Hello,
+    key: Option<&GroupKey>,
+    tls: Option<Arc<Tls>>,
+) -> Result<Session, SessionError> {
     let unreachable = |error: &dyn std::error::Error| SessionError::Unreachable(describe(error));
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| unreachable(&error))?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
+    let channel = match tls {
+        Some(tls) => tls::connect(&endpoint, tls).await,
+        None => endpoint.connect().await,
+    };
+    let channel = channel.map_err(|error| unreachable(&error))?;
     let mut client = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let (outbound, messages) = mpsc::channel(OUTBOUND);
     send(&outbound, from_node::Message::Hello(hello.clone())).await?;

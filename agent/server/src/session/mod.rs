@@ -146,6 +146,11 @@ impl Api {
         &self.metrics
     }
 
+    /// How long the head's task has been hung; `None`: it lives.
+    pub fn hung_for(&self) -> Option<std::time::Duration> {
+        self.inference.hung_for()
+    }
+
     /// The group's state, now and as it changes.
     pub fn status(&self) -> watch::Receiver<ClusterStatus> {
         self.inference.status()

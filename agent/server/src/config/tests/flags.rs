@@ -76,6 +76,10 @@ fn each_flag_has_its_variable_and_wins_over_it() {
         ("--group-key-file", "LOCKSTEP_GROUP_KEY_FILE", "/key", "Some(\"/key\")", |head| {
             format!("{:?}", head.common.group_key)
         }),
+        ("--tls-dir", "LOCKSTEP_TLS_DIR", "/tls", "Some(\"/tls\")", |head| format!("{:?}", head.common.tls)),
+        ("--head-node", "LOCKSTEP_HEAD_NODE", "child", "Child", |head| format!("{:?}", head.own_ranks)),
+        ("--probe-port", "LOCKSTEP_PROBE_PORT", "1237", "Some(0.0.0.0:1237)", |head| format!("{:?}", head.probes)),
+        ("--advertise", "LOCKSTEP_ADVERTISE", "::1", "Some(\"::1\")", |head| format!("{:?}", head.advertise)),
         ("--group-host", "LOCKSTEP_GROUP_HOST", "::1", "[::1]:0", |head| head.control.to_string()),
         ("--threads", "LOCKSTEP_THREADS", "2", "Some(2)", |head| format!("{:?}", head.common.threads)),
         ("--isa", "LOCKSTEP_ISA", "portable", "Some(\"portable\")", |head| format!("{:?}", head.common.isa)),
@@ -118,6 +122,11 @@ fn a_wrong_value_is_refused_by_flag_and_by_variable() {
         ("--drain-timeout", "LOCKSTEP_DRAIN_TIMEOUT", "1.5s", "its unit"),
         ("--drain-timeout", "LOCKSTEP_DRAIN_TIMEOUT", "18446744073709551615h", "to 24 h"),
         ("--group-host", "LOCKSTEP_GROUP_HOST", "eth0", "IP address"),
+        ("--head-node", "LOCKSTEP_HEAD_NODE", "pod", "child, separate"),
+        ("--probe-port", "LOCKSTEP_PROBE_PORT", "0", "1 to 65535"),
+        ("--advertise", "LOCKSTEP_ADVERTISE", "0.0.0.0", "nobody can call"),
+        ("--advertise", "LOCKSTEP_ADVERTISE", "10.0.0.1:1236", "without a port"),
+        ("--advertise", "LOCKSTEP_ADVERTISE", "a/b", "host's name"),
         ("--threads", "LOCKSTEP_THREADS", "0", "from 1"),
         ("--isa", "LOCKSTEP_ISA", "sse", "portable, avx2"),
         ("--log-format", "LOCKSTEP_LOG_FORMAT", "xml", "text, json"),
@@ -209,6 +218,7 @@ fn the_heads_own_node_reads_back_what_the_head_wrote() {
     let rows = [
         ("plain -m a", "", "127.0.0.1:7"),
         ("plain -m a --threads 2 --isa avx2 --group-key-file /key", "MISTRALRS_MN_LOCAL_WORLD_SIZE=2", "[::1]:7"),
+        ("plain -m a --tls-dir /tls --probe-port 9 --host ::1", "LOCKSTEP_ADVERTISE=::1", "127.0.0.1:7"),
         ("plain -m a --log-format json --log debug", "MISTRALRS_MN_HEAD_NUM_WORKERS=1", "0.0.0.0:7"),
         ("plain -m a", "RING_PORT=1 RING_RIGHT=[::1]:2 RING_RANK=0 RING_WORLD_SIZE=4", "[::]:7"),
     ];
@@ -224,6 +234,38 @@ fn the_heads_own_node_reads_back_what_the_head_wrote() {
         let ControlAddress::Known(address) = read.control else { panic!("of `{command}`") };
         assert!(address.is_loopback(), "of `{command}`: {address}");
     }
+}
+
+/// As in a pod: the head in one container, its ranks in the other.
+#[test]
+fn a_heads_ranks_may_be_separate() {
+    let variables = "LOCKSTEP_HEAD_NODE=separate LOCKSTEP_TLS_DIR=/tls MISTRALRS_MN_HEAD_NUM_WORKERS=0";
+    let one = head("plain -m a", variables);
+    assert_eq!((one.own_ranks, one.control.to_string().as_str()), (OwnRanks::Separate, "0.0.0.0:1235"));
+    let node =
+        "node --ordinal=0 --control=127.0.0.1:1235 --local-world-size=2 --world-size=6 --ring-listen=0.0.0.0:1236";
+    let variables = format!("{variables} LOCKSTEP_PROBE_PORT=1237 LOCKSTEP_ADVERTISE=10.1.2.3");
+    let config = configure(node, &variables, &CPU).unwrap();
+    let Role::Node(node) = config.role else { panic!("no node") };
+    assert_eq!(node.probes, Some("0.0.0.0:1237".parse().unwrap()));
+    assert_eq!((node.advertise.as_deref(), node.common.tls.is_some()), (Some("10.1.2.3"), true));
+    assert!(!node.common.follow_parent && config.warnings.is_empty(), "{:?}", config.warnings);
+    let config = configure("plain -m a", &variables, &CPU).unwrap();
+    assert!(config.warnings[0].contains("LOCKSTEP_PROBE_PORT changes nothing here"), "{:?}", config.warnings);
+    check(&[
+        ("LOCKSTEP_HEAD_NODE=separate", CPU, Err(&["LOCKSTEP_HEAD_NODE=separate", "MISTRALRS_MN_HEAD_PORT"])),
+        (
+            "LOCKSTEP_HEAD_NODE=separate RING_PORT=1 RING_RIGHT=2 RING_RANK=0 RING_WORLD_SIZE=2",
+            CPU,
+            Err(&["told as a ring", "MISTRALRS_MN_*"]),
+        ),
+        (
+            "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1 LOCKSTEP_GROUP_HOST=127.0.0.1 \
+             LOCKSTEP_ADVERTISE=10.0.0.9",
+            CPU,
+            Err(&["LOCKSTEP_ADVERTISE=10.0.0.9", "listens on 127.0.0.1", "LOCKSTEP_GROUP_HOST"]),
+        ),
+    ]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use lockstep_proto::node::{self as pb, from_head};
-use lockstep_proto::v1::ClusterStatus;
+use lockstep_proto::v1::{ClusterStatus, ModelInfo};
 use lockstep_schedule::Scheduler;
 use lockstep_schedule::plan::SeqId;
 use tokio::sync::{mpsc, watch};
@@ -19,11 +19,16 @@ use super::group::Group;
 use super::status;
 use crate::clock;
 use crate::metrics::Metrics;
-use crate::service::Command;
+use crate::service::{Alive, Command};
 use crate::wire;
 
 /// How often silence, hangs, deadlines and clients that went away are looked for, and the status is told at most.
 const TICK: Duration = Duration::from_millis(50);
+/// How often nodes are told whether they serve, where nothing changes.
+const PULSE: Duration = Duration::from_millis(500);
+/// A node that asks to go is let go this long after: where the head is told to stop as well, as all of a pod is, it
+/// finishes its requests first.
+const LEAVE_PAUSE: Duration = Duration::from_millis(500);
 /// The sequence that proves an idle group: one token through all ranks.
 const CANARY: SeqId = 0;
 /// Epochs in a row that may end before a token came through; then what was running in them is to blame.
@@ -33,13 +38,15 @@ const MAX_FRUITLESS: u32 = 5;
 pub struct Inputs {
     pub group: Group,
     pub scheduler: Scheduler,
-    pub model_name: String,
+    pub model: ModelInfo,
     pub recovery_timeout: Duration,
     pub drain_timeout: Duration,
     pub commands: mpsc::Receiver<Command>,
     pub nodes: mpsc::Receiver<NodeEvent>,
     pub status: watch::Sender<ClusterStatus>,
     pub metrics: Metrics,
+    /// Signed at each tick.
+    pub alive: Alive,
     /// Finish what runs, then end.
     pub drain: CancellationToken,
 }
@@ -59,7 +66,15 @@ pub struct Driver {
     /// Sequences that the ranks have been told of since the last token.
     suspects: HashSet<SeqId>,
     fruitless: u32,
+    /// The process is to end, since then.
     draining: Option<Instant>,
+    /// Why no more requests are taken.
+    closed: Option<String>,
+    /// The last step that the nodes were sent in this epoch.
+    last_sent: Option<u64>,
+    pulsed_at: Instant,
+    requests: u64,
+    tokens_generated: u64,
     preemptions: u64,
     dirty: bool,
 }
@@ -79,6 +94,11 @@ impl Driver {
             suspects: HashSet::new(),
             fruitless: 0,
             draining: None,
+            closed: None,
+            last_sent: None,
+            pulsed_at: Instant::now(),
+            requests: 0,
+            tokens_generated: 0,
             preemptions: 0,
             dirty: true,
         }
@@ -95,11 +115,12 @@ impl Driver {
                 Some(command) = self.inputs.commands.recv() => self.command(command),
                 _ = tick.tick() => self.tick(),
                 () = drain.cancelled(), if self.draining.is_none() => {
-                    tracing::info!(open = self.clients.len(), "draining");
-                    (self.draining, self.dirty) = (Some(Instant::now()), true);
+                    self.draining = Some(Instant::now());
+                    self.close("it was told to stop");
                 }
             }
             self.send_plans();
+            self.let_go();
             if self.drained() {
                 return self.end();
             }
@@ -110,12 +131,38 @@ impl Driver {
         self.began.elapsed().as_micros() as u64
     }
 
+    /// Takes no more requests from now on.
+    fn close(&mut self, reason: &str) {
+        if self.closed.is_none() {
+            tracing::info!(open = self.clients.len(), reason, "draining: no more requests are taken");
+            (self.closed, self.dirty) = (Some(reason.to_owned()), true);
+        }
+    }
+
+    /// Whether a node may go now: it has asked, and no request waits for the drain that this head is in.
+    fn someone_goes(&self) -> bool {
+        let finishing = self.closed.is_some() && self.clients.len() > 0;
+        !finishing && self.inputs.group.leaver(Instant::now(), LEAVE_PAUSE).is_some()
+    }
+
+    /// Lets nodes go that asked to, once no step is in flight anywhere.
+    fn let_go(&mut self) {
+        while self.someone_goes() && self.inputs.group.is_at_boundary(self.last_sent) {
+            let Some(node) = self.inputs.group.leaver(Instant::now(), LEAVE_PAUSE) else { return };
+            let actions = self.inputs.group.let_go(node);
+            self.act(actions);
+            // Its Drain is under way; what the stream still brings is nobody's any more.
+            self.streams[node] = None;
+        }
+    }
+
     fn send_plans(&mut self) {
-        while self.inputs.group.is_formed() {
+        while self.inputs.group.is_formed() && !self.someone_goes() {
             let now = self.now();
             let Some(plan) = self.inputs.scheduler.next_plan(now) else { return };
             self.suspects.extend(plan.admit.iter().map(|(id, _)| *id).filter(|id| *id != CANARY));
             self.inputs.group.busy(true, Instant::now());
+            self.last_sent = Some(plan.step);
             let wire = wire::plan_to_wire(&plan, clock::monotonic_nanos());
             for node in 0..self.streams.len() {
                 self.send(node, from_head::Message::Plan(wire.clone()));
@@ -124,6 +171,10 @@ impl Driver {
     }
 
     fn tick(&mut self) {
+        self.inputs.alive.sign();
+        if self.pulsed_at.elapsed() > PULSE {
+            self.pulse();
+        }
         let actions = self.inputs.group.tick(Instant::now());
         self.act(actions);
         for id in self.clients.take_gone() {
@@ -142,7 +193,7 @@ impl Driver {
     /// The head expects to answer: it was ready once, and has not been without a group for too long.
     fn accepting(&self) -> bool {
         let hopeless = self.lost_at.is_some_and(|at| at.elapsed() > self.inputs.recovery_timeout);
-        self.opened && self.draining.is_none() && !hopeless
+        self.opened && self.closed.is_none() && !hopeless
     }
 
     fn publish(&mut self) {
@@ -150,11 +201,13 @@ impl Driver {
             return;
         }
         let facts = status::Facts {
-            ready: self.proved && self.draining.is_none(),
+            ready: self.proved && self.closed.is_none(),
             accepting: self.accepting(),
-            draining: self.draining.is_some(),
-            model_name: &self.inputs.model_name,
+            draining: self.closed.as_deref(),
+            model: &self.inputs.model,
             stats: self.inputs.scheduler.stats(),
+            requests: self.requests,
+            tokens_generated: self.tokens_generated,
         };
         let new = status::of(&self.inputs.group, facts);
         self.inputs.status.send_if_modified(|old| {
@@ -162,6 +215,16 @@ impl Driver {
             *old = new;
             changed
         });
+    }
+
+    /// Tells every node whether it serves.
+    fn pulse(&mut self) {
+        self.pulsed_at = Instant::now();
+        let pulse = pb::Pulse { epoch: self.inputs.group.epoch(), serving: self.proved };
+        for stream in self.streams.iter().flatten() {
+            // A node that does not read is judged where plans are sent to it, and by its heartbeats.
+            stream.send(from_head::Message::Pulse(pulse));
+        }
     }
 
     fn drained(&self) -> bool {

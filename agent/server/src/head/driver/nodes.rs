@@ -21,7 +21,9 @@ impl Driver {
         match event {
             NodeEvent::Hello { hello, peer, local, stream } => self.hello(*hello, (peer, local), stream, now),
             NodeEvent::Closed { node, connection, reason } => {
-                tracing::warn!(node, reason, "a node's control stream ended");
+                if self.inputs.group.connection(node) == Some(connection) {
+                    tracing::warn!(node, reason, "a node's control stream ended");
+                }
                 let actions = self.inputs.group.detach(node, connection, &reason, now);
                 self.act(actions);
             }
@@ -85,7 +87,11 @@ impl Driver {
                 );
                 group.fault(node, &fault, now)
             }
-            M::Leaving(leaving) => group.evict(node, &format!("leaves: {}", leaving.reason), now),
+            M::Leaving(leaving) => {
+                tracing::info!(node, reason = leaving.reason, "a node asks to leave");
+                group.leaving(node, &leaving.reason, now);
+                Vec::new()
+            }
             M::Hello(_) | M::Answer(_) => group.evict(node, "said Hello twice", now),
         };
         self.dirty = true;
@@ -142,6 +148,7 @@ impl Driver {
             self.inputs.group.proved();
             (self.proved, self.opened, self.lost_at, self.dirty) = (true, true, None, true);
             tracing::info!(epoch = self.inputs.group.epoch(), "the group serves");
+            self.pulse();
             self.publish();
         }
     }
@@ -158,7 +165,22 @@ impl Driver {
                         stream.end(Status::aborted(format!("evicted: {reason}")));
                     }
                 }
-                Action::Lost { reason } => self.lost(&reason),
+                Action::Lost { reason } => {
+                    tracing::warn!(
+                        epoch = self.inputs.group.epoch(),
+                        reason,
+                        "lost the epoch: running requests wait for the next"
+                    );
+                    self.lost(&reason, true);
+                }
+                Action::Ended { reason } => {
+                    tracing::info!(
+                        epoch = self.inputs.group.epoch(),
+                        reason,
+                        "ended the epoch between two steps: running requests wait for the next"
+                    );
+                    self.lost(&reason, false);
+                }
                 Action::Formed { epoch, num_blocks } => self.formed(epoch, num_blocks),
             }
         }
@@ -168,6 +190,7 @@ impl Driver {
     pub(super) fn formed(&mut self, epoch: u64, num_blocks: u32) {
         let now = self.now();
         tracing::info!(epoch, num_blocks, "all ranks have joined");
+        self.last_sent = None;
         let scheduler = &mut self.inputs.scheduler;
         scheduler.group_formed(epoch, num_blocks, now);
         let stats = scheduler.stats();
@@ -188,16 +211,17 @@ impl Driver {
         }
     }
 
-    pub(super) fn lost(&mut self, reason: &str) {
-        tracing::warn!(epoch = self.inputs.group.epoch(), reason, "lost the epoch: running requests wait for the next");
+    /// The epoch is over; `fault` where something went wrong in it.
+    fn lost(&mut self, reason: &str, fault: bool) {
         let now = self.now();
         self.inputs.scheduler.cancel(CANARY);
         self.inputs.scheduler.group_lost(now);
         self.lost_at = self.lost_at.or(Some(Instant::now()));
-        if !self.proved {
+        if fault && !self.proved {
             self.fruitless += 1;
         }
         self.proved = false;
+        self.pulse();
         if self.fruitless >= MAX_FRUITLESS {
             self.fruitless = 0;
             for id in std::mem::take(&mut self.suspects) {

@@ -3,23 +3,32 @@
 use lockstep_schedule::Request;
 use tokio::sync::mpsc;
 
-use super::Driver;
+use super::{CANARY, Driver};
 use crate::head::clients;
-use crate::service::{Command, Event, ServeError, Submission};
+use crate::service::{Command, Event, Left, ServeError, Submission};
 
 impl Driver {
     pub(super) fn command(&mut self, command: Command) {
-        let Command::Submit { submission, events, accepted } = command;
-        // A client that did not wait for the answer has dropped its events too: the next tick cancels it.
-        accepted.send(self.submit(submission, events)).ok();
+        match command {
+            // A client that did not wait for the answer has dropped its events too: the next tick cancels it.
+            Command::Submit { submission, events, accepted } => {
+                accepted.send(self.submit(submission, events)).ok();
+            }
+            Command::Drain { reason, answer } => {
+                self.close(if reason.is_empty() { "the operator asked for it" } else { &reason });
+                self.publish();
+                let stats = self.inputs.scheduler.stats();
+                answer.send(Left { running: stats.running as u32, waiting: stats.waiting as u32 }).ok();
+            }
+        }
     }
 
     fn submit(&mut self, submission: Submission, events: mpsc::Sender<Event>) -> Result<(), ServeError> {
         let unavailable = |reason: &str| {
             Err(ServeError::Unavailable { reason: reason.into(), retry_after_s: clients::RETRY_AFTER_S })
         };
-        if self.draining.is_some() {
-            return unavailable("the head is shutting down");
+        if let Some(reason) = &self.closed {
+            return unavailable(&format!("the head takes no more requests: {reason}"));
         }
         if self.lost_at.is_some_and(|at| at.elapsed() > self.inputs.recovery_timeout) {
             return unavailable("the group has not recovered in time");
@@ -39,6 +48,7 @@ impl Driver {
         };
         self.inputs.scheduler.submit(request, now).map_err(clients::refusal)?;
         self.next_id += 1;
+        self.requests += 1;
         tracing::debug!(request_id = submission.request_id, sequence = id, "took a request");
         self.clients.insert(id, submission.request_id, events);
         Ok(())
@@ -46,6 +56,8 @@ impl Driver {
 
     pub(super) fn deliver(&mut self, outputs: Vec<lockstep_schedule::Output>) {
         for output in outputs {
+            self.tokens_generated +=
+                u64::from(matches!(output, lockstep_schedule::Output::Token { id, .. } if id != CANARY));
             if let Some(id) = self.clients.deliver(output) {
                 self.clients.remove(id, "its client reads nothing or went away");
                 self.inputs.scheduler.cancel(id);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockstep_agent::metrics::Metrics;
-use lockstep_agent::service::{Command, Event, FinishReason, Inference, ServeError, Submission};
+use lockstep_agent::service::{Alive, Command, Event, FinishReason, Inference, ServeError, Submission};
 use lockstep_agent::session::Api;
 use lockstep_agent::text::{GenerationDefaults, ModelText, Text};
 use lockstep_agent::{grpc, http};
@@ -75,7 +75,7 @@ pub async fn start() -> Endpoint {
     tokio::spawn(play(receiver, text.clone(), seen.clone(), report));
     let model =
         ModelInfo { name: "tiny".into(), context_length: CONTEXT, has_chat_template: true, ..Default::default() };
-    let api = Api::new(Inference::new(commands, watched), model, text, Metrics::new());
+    let api = Api::new(Inference::new(commands, watched, Alive::default()), model, text, Metrics::new());
     let shutdown = CancellationToken::new();
     let (http_listener, grpc_listener) = (listener().await, listener().await);
     let (http, grpc) = (http_listener.local_addr().unwrap(), grpc_listener.local_addr().unwrap());

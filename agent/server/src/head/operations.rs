@@ -1,0 +1,78 @@
+//! What the operator asks of the head over the control port: `lockstep.node.v1.Operations`.
+
+use lockstep_proto::names::role;
+use lockstep_proto::node::operations_server::{Operations, OperationsServer};
+use lockstep_proto::node::{DrainRequest, DrainResponse};
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Request, Response, Status};
+
+use super::control::peer;
+use crate::service::Command;
+use crate::tls::{Caller, Peer};
+
+/// Longest reason that is repeated in logs and status, in characters.
+const MAX_REASON: usize = 200;
+
+pub struct Service {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Service {
+    pub fn server(commands: mpsc::Sender<Command>) -> OperationsServer<Self> {
+        OperationsServer::new(Self { commands })
+    }
+}
+
+/// The operator; in the clear, whoever is on this machine.
+fn may_drain(peer: &Peer) -> Result<(), Status> {
+    if peer.caller == Caller::Anyone && !peer.remote.ip().is_loopback() {
+        return Err(Status::permission_denied(
+            "the control port speaks in the clear, so only callers on the head's own machine may drain it: set \
+             LOCKSTEP_TLS_DIR",
+        ));
+    }
+    peer.require(&[role::OPERATOR])
+}
+
+#[tonic::async_trait]
+impl Operations for Service {
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        may_drain(&peer(&request)?)?;
+        let reason: String = request.into_inner().reason.chars().take(MAX_REASON).collect();
+        let (answer, answered) = oneshot::channel();
+        let gone = |_| Status::unavailable("the head is shutting down");
+        self.commands.send(Command::Drain { reason, answer }).await.map_err(|_| gone(()))?;
+        let left = answered.await.map_err(|_| gone(()))?;
+        Ok(Response::new(DrainResponse { running: left.running, waiting: left.waiting }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operator_drains_and_nobody_else() {
+        let peer =
+            |ip: [u8; 4], caller: Caller| Peer { remote: (ip, 1).into(), local: ([10, 0, 0, 1], 2).into(), caller };
+        let certified = |roles: &[&'static str]| Caller::Certified(roles.to_vec());
+        let (near, far) = ([127, 0, 0, 1], [10, 0, 0, 7]);
+        let cases = [
+            (peer(near, Caller::Anyone), None),
+            (peer(far, Caller::Anyone), Some("in the clear")),
+            (peer(far, certified(&[role::OPERATOR])), None),
+            (peer(near, certified(&[role::NODE])), Some("names node.lockstep: this needs operator.lockstep")),
+            (peer(near, certified(&[])), Some("names no role")),
+        ];
+        for (peer, expected) in cases {
+            match (may_drain(&peer), expected) {
+                (Ok(()), None) => (),
+                (Err(status), Some(part)) => {
+                    assert_eq!(status.code(), tonic::Code::PermissionDenied);
+                    assert!(status.message().contains(part), "{peer:?}: {status}");
+                }
+                (got, expected) => panic!("{peer:?}: {got:?}, not {expected:?}"),
+            }
+        }
+    }
+}

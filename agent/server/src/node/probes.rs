@@ -1,0 +1,125 @@
+//! The probe port of a node: `/startup`, `/live`, `/ready`, and `/metrics`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use lockstep_proto::names::env;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::health::{Health, Verdict};
+use super::rank::RankCounters;
+use crate::metrics::CONTENT_TYPE;
+use crate::serve::{Protocol, serve};
+
+/// How often a held request looks again.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What the probes look at.
+#[derive(Clone)]
+struct Looks {
+    health: Arc<Health>,
+    ranks: Arc<Vec<Arc<RankCounters>>>,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RankLabel {
+    rank: u32,
+}
+
+/// Serves the probes until the process ends.
+///
+/// # Errors
+/// The port cannot be bound.
+pub async fn start(address: SocketAddr, health: Arc<Health>, ranks: Vec<Arc<RankCounters>>) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).await;
+    let listener =
+        listener.with_context(|| format!("bind the probe port {address}: give another with {}", env::PROBE_PORT))?;
+    let router = Router::new()
+        .route("/startup", get(startup))
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(Looks { health, ranks: Arc::new(ranks) });
+    tokio::spawn(serve(listener, router, Protocol::Http, CancellationToken::new()));
+    Ok(())
+}
+
+/// Held open while bytes are loading.
+async fn startup(State(looks): State<Looks>) -> Response {
+    loop {
+        if let Some(verdict) = looks.health.started(Instant::now()) {
+            return answer(&looks, verdict);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn live(State(looks): State<Looks>) -> Response {
+    answer(&looks, looks.health.alive(Instant::now()))
+}
+
+async fn ready(State(looks): State<Looks>) -> Response {
+    answer(&looks, looks.health.ready(Instant::now()))
+}
+
+/// 200 or 503, what is pending, and each rank's phase.
+fn answer(looks: &Looks, verdict: Verdict) -> Response {
+    let rank = |rank: super::health::RankHealth| {
+        let mut line = json!({"rank": rank.rank, "phase": rank.phase.title().to_ascii_lowercase()});
+        if rank.bytes_total > 0 && rank.bytes_loaded < rank.bytes_total {
+            line["loaded"] = json!(format!("{}%", rank.bytes_loaded.saturating_mul(100) / rank.bytes_total));
+        }
+        line
+    };
+    let status = if verdict.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let ranks: Vec<Value> = looks.health.ranks().into_iter().map(rank).collect();
+    let pending: Vec<String> = verdict.err().into_iter().collect();
+    let body = json!({
+        "ok": status == StatusCode::OK, "epoch": looks.health.epoch(), "pending": pending, "ranks": ranks,
+    });
+    (status, Json(body)).into_response()
+}
+
+async fn metrics(State(looks): State<Looks>) -> Response {
+    match page(&looks) {
+        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn page(looks: &Looks) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::with_prefix("lockstep_node");
+    let (ready, epoch) = (Gauge::<i64>::default(), Gauge::<i64>::default());
+    ready.set(looks.health.ready(Instant::now()).is_ok().into());
+    epoch.set(looks.health.epoch().unwrap_or(0) as i64);
+    registry.register("ready", "1 while this node's ranks serve in the current epoch", ready);
+    registry.register("epoch", "The epoch that this node's ranks have joined, or 0", epoch);
+    let [read, step, busy]: [Family<RankLabel, Gauge<i64>>; 3] = Default::default();
+    for (rank, counters) in looks.health.ranks().iter().zip(looks.ranks.iter()) {
+        let label = RankLabel { rank: rank.rank };
+        read.get_or_create(&label).set(counters.bytes_read.load(Ordering::Relaxed) as i64);
+        step.get_or_create(&label).set(counters.last_step.load(Ordering::Relaxed) as i64);
+        busy.get_or_create(&label).set(counters.busy.load(Ordering::Relaxed).into());
+    }
+    registry.register_with_unit("rank_read", "Weights read, by rank", Unit::Bytes, read);
+    registry.register("rank_last_step", "Last finished step of the epoch, by rank", step);
+    registry.register("rank_busy", "1 while a step is in flight, by rank", busy);
+    let mut page = String::new();
+    encode(&mut page, &registry)?;
+    Ok(page)
+}
