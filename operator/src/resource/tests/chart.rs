@@ -67,10 +67,11 @@ fn converted(schema: &Value) -> Value {
             to.insert(key.into(), whole(value));
         }
     }
-    if let (true, Some(Value::Array(values))) = (nullable, to.get_mut("enum")) {
-        if !values.contains(&Value::Null) {
-            values.push(Value::Null);
-        }
+    if nullable
+        && let Some(Value::Array(values)) = to.get_mut("enum")
+        && !values.contains(&Value::Null)
+    {
+        values.push(Value::Null);
     }
     if let Some(items) = schema.get("items") {
         to.insert("items".into(), converted(items));
