@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{EnvVar, PodTemplateSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 use serde::Serialize;
@@ -202,12 +203,11 @@ fn asks_for_gpus(resources: &ResourceRequirements, overlays: [&PodTemplateSpec; 
     asks(resources) || containers.filter_map(|container| container.resources.as_ref()).any(asks)
 }
 
-/// One GPU for each rank of the node, unless the user asked for a number.
+/// One GPU for each rank of the node, unless the user asked for a number: in limits or in requests, which must agree.
 fn with_gpus(resources: &mut ResourceRequirements, devices: u32) {
-    let limits = resources.limits.get_or_insert_default();
-    limits
-        .entry(GPU.to_owned())
-        .or_insert_with(|| k8s_openapi::apimachinery::pkg::api::resource::Quantity(devices.to_string()));
+    let requested = resources.requests.as_ref().and_then(|requests| requests.get(GPU)).cloned();
+    let number = requested.unwrap_or_else(|| Quantity(devices.to_string()));
+    resources.limits.get_or_insert_default().entry(GPU.to_owned()).or_insert(number);
 }
 
 fn queues(key: &str) -> bool {

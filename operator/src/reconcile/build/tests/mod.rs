@@ -138,3 +138,50 @@ fn overlays_that_mean_nothing() {
         cases.iter().map(|(field, overlay)| format!("{field}: {overlay}\n  {}", told(field, overlay))).collect();
     insta::assert_snapshot!(all.join("\n"));
 }
+
+/// What the `rank` container of a worker asks for.
+#[test]
+fn gpus_are_asked_for_where_nccl_is() {
+    let asked = |more: &str| {
+        let cluster =
+            cluster(&format!("{{ model: {{ source: 'builtin://tiny' }}, workers: 1, devicesPerNode: 4, {more} }}"));
+        let workers = group_objects(&cluster, 0).workers.unwrap();
+        let resources =
+            workers.spec.unwrap().template.spec.unwrap().containers[0].resources.clone().unwrap_or_default();
+        (cluster.collectives.as_str(), serde_json::to_string(&resources).unwrap())
+    };
+    let four = r#"{"limits":{"nvidia.com/gpu":"4"}}"#;
+    let cases = [
+        ("backend: Auto", "Ring", "{}"),
+        ("backend: Nccl", "Nccl", four),
+        ("resources: { limits: { nvidia.com/gpu: 4 } }", "Nccl", four),
+        (
+            "resources: { requests: { nvidia.com/gpu: 2 } }",
+            "Nccl",
+            r#"{"limits":{"nvidia.com/gpu":"2"},"requests":{"nvidia.com/gpu":"2"}}"#,
+        ),
+        (
+            "worker: { spec: { containers: [{ name: rank, resources: { limits: { nvidia.com/gpu: 1 } } }] } }",
+            "Nccl",
+            r#"{"limits":{"nvidia.com/gpu":"1"}}"#,
+        ),
+        ("backend: Ring, resources: { limits: { cpu: 1 } }", "Ring", r#"{"limits":{"cpu":"1"}}"#),
+    ];
+    for (more, collectives, resources) in cases {
+        assert_eq!(asked(more), (collectives, resources.to_owned()), "{more}");
+    }
+}
+
+/// Where the operator runs outside of Kubernetes, mutual TLS alone keeps strangers from the control port.
+#[test]
+fn an_operator_of_unknown_place_is_let_in() {
+    let mut cluster = cluster("{ model: { source: 'builtin://tiny' } }");
+    cluster.operator_pods = None;
+    let rules = group_objects(&cluster, 0).network_policy.spec.unwrap().ingress.unwrap();
+    let control = serde_json::to_value(&rules[1]).unwrap();
+    let expected = serde_json::json!({
+        "from": [{ "namespaceSelector": {} }],
+        "ports": [{ "port": 1235, "protocol": "TCP" }],
+    });
+    assert_eq!(control, expected);
+}

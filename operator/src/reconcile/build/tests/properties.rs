@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::restricted::violations;
 use super::{all_objects, validated};
 use crate::reconcile::build::labels::{LOCKSTEP, label};
-use crate::reconcile::build::{Object, group_objects};
+use crate::reconcile::build::{Object, cluster_objects, group_objects};
 
 /// Specs that the CRD lets through.
 fn specs() -> impl Strategy<Value = String> {
@@ -122,4 +122,20 @@ fn check_pod(pod: &PodSpec) -> Result<(), TestCaseError> {
     prop_assert_eq!(probed.len(), 1, "one container says whether the pod is ready");
     prop_assert!(pod.containers.iter().any(|container| container.name == "rank"));
     Ok(())
+}
+
+/// The longest names: Kubernetes adds a hash of ten digits to a set's name for a label of its pods.
+#[test]
+fn the_longest_names_are_legal() {
+    const SUFFIX: usize = 11;
+    let mut cluster = validated("{ model: { source: 'builtin://tiny' }, workers: 1 }", "agent:1").unwrap();
+    cluster.name = "a".repeat(40);
+    let group = group_objects(&cluster, 255);
+    for object in group.objects() {
+        let name = object.object.metadata.name.unwrap();
+        assert!(legal(&name) && name.len() + SUFFIX <= 63, "{name}");
+    }
+    for object in cluster_objects(&cluster).objects() {
+        assert!(legal(&object.object.metadata.name.unwrap()));
+    }
 }
