@@ -66,7 +66,8 @@ impl Bubble {
         // `up` removes folders here that a killed test left.
         let states = cache()?.join("states");
         fs::create_dir_all(&states).with_context(|| format!("make {}", states.display()))?;
-        let folder = tempfile::tempdir_in(&states).context("make a folder for the cluster")?;
+        let folder = tempfile::Builder::new().prefix("test-").tempdir_in(&states);
+        let folder = folder.context("make a folder for the cluster")?;
         let state = folder.path().to_owned();
         let mut up = following(script_path("up"));
         up.arg(&state).arg(needs.nodes.to_string()).args(images).stdin(Stdio::null());
