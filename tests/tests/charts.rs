@@ -278,10 +278,13 @@ fn series(page: &str) -> BTreeSet<String> {
     all
 }
 
+/// A label that begins like our series: the cluster, as the PodMonitors have it.
+const CLUSTER_LABEL: &str = "lockstep_dev_cluster";
+
 /// The series that an expression of PromQL names.
 fn asked(expression: &str) -> BTreeSet<String> {
     let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-    words.filter(|word| word.starts_with("lockstep_")).map(str::to_owned).collect()
+    words.filter(|word| word.starts_with("lockstep_") && *word != CLUSTER_LABEL).map(str::to_owned).collect()
 }
 
 /// Expressions of the alerts, each with the alert's name.
