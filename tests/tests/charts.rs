@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lockstep_agent::metrics::{Metrics, Outcome};
+use lockstep_operator::observe::owned_kinds;
 use lockstep_operator::resource;
 use lockstep_proto::v1::{ClusterStatus, RankStatus};
 use lockstep_tests::manifests::{self, CHARTS, OVERLAYS, helm, kustomize, path, program, template, value_sets};
@@ -150,6 +151,31 @@ fn wrong_values_are_refused_by_name() {
     let nameless = path("charts/inference-cluster");
     let told = helm(&["template", "0llama", &nameless.to_string_lossy()]).unwrap_err();
     assert!(told.contains("--set name=NAME"), "{told}");
+}
+
+/// Least privilege: the operator may make and delete the kinds that clusters own, and no others.
+#[test]
+fn the_operator_may_make_what_clusters_own_and_nothing_else() {
+    if !has("helm") {
+        return;
+    }
+    let made = documents(&template("lockstep", &["--show-only=templates/rbac.yaml"]).unwrap());
+    let role = of_kind(&made, "ClusterRole").into_iter().find(|role| role["metadata"]["name"] == "lockstep-operator");
+    let texts = |list: &Value| -> Vec<String> { serde_yaml::from_value(list.clone()).unwrap() };
+    let mut allowed = BTreeSet::new();
+    for rule in role.unwrap()["rules"].as_sequence().unwrap() {
+        let verbs = texts(&rule["verbs"]);
+        assert!(!verbs.iter().any(|verb| verb == "*"), "{rule:?}");
+        if verbs.iter().any(|verb| verb == "create") && verbs.iter().any(|verb| verb == "delete") {
+            for verb in ["get", "list", "watch", "patch"] {
+                assert!(verbs.iter().any(|known| known == verb), "{rule:?} lacks {verb}");
+            }
+            allowed.insert((texts(&rule["apiGroups"])[0].clone(), texts(&rule["resources"])[0].clone()));
+        }
+    }
+    let owned = owned_kinds(true).into_iter().map(|kind| (kind.group, kind.plural));
+    let owned: BTreeSet<_> = owned.chain([("apps".into(), "statefulsets".into())]).collect();
+    assert_eq!(allowed, owned);
 }
 
 /// The parts of the operator's chart that make one file of `deploy/`.
