@@ -3,6 +3,7 @@
 
 use lockstep_agent::config::{Build, Config, ControlAddress, Environment, Role, parse, resolve};
 use lockstep_operator::plan::{self, Addresses, ContainerPlan, GroupPlan, LocalPorts};
+use lockstep_operator::reconcile::validate::{Defaults, validate};
 use lockstep_operator::resource;
 
 const ON_CPU: Build = Build { ring: true, nccl: false, visible_devices: 0 };
@@ -67,10 +68,27 @@ fn the_agent_understands_every_plan() {
     }
 }
 
+/// The samples, as their files have them.
+fn samples() -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples");
+    let samples = std::fs::read_dir(folder).unwrap();
+    samples.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect()
+}
+
 #[test]
 fn the_agent_understands_the_samples() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples");
-    let samples =
-        std::fs::read_dir(folder).unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
-    assert!(samples.inspect(|sample| check(sample)).count() > 0);
+    assert!(samples().iter().inspect(|sample| check(sample)).count() > 0);
+}
+
+/// Beyond the CRD's rules: overlays that are pod templates, resources that are amounts.
+#[test]
+fn the_operator_takes_the_samples() {
+    let defaults = Defaults { agent_image: "agent:1".into(), operator_pods: None };
+    for sample in samples() {
+        let mut cluster = resource::parse(&sample, "sample").unwrap_or_else(|error| panic!("{error}"));
+        // As the API server would have stored it.
+        cluster.metadata.namespace = Some("ml".into());
+        cluster.metadata.uid = Some("6d1e".into());
+        validate(&cluster, &defaults).unwrap_or_else(|error| panic!("{:?}: {error:?}", cluster.metadata.name));
+    }
 }
