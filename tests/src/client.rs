@@ -30,7 +30,12 @@ impl Client {
     pub async fn connect(port: u16) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?;
         let channel = endpoint.connect_timeout(Duration::from_secs(2)).connect().await?;
-        Ok(Self { inference: InferenceClient::new(channel.clone()), cluster: ClusterClient::new(channel) })
+        Ok(Self::over(channel))
+    }
+
+    /// A client that speaks over `channel`.
+    pub fn over(channel: Channel) -> Self {
+        Self { inference: InferenceClient::new(channel.clone()), cluster: ClusterClient::new(channel) }
     }
 
     pub async fn status(&mut self) -> Result<ClusterStatus, Status> {

@@ -29,11 +29,34 @@ pub struct Spec {
     pub model: String,
     /// Variables for all processes.
     pub variables: Vec<(String, String)>,
+    /// As in pods: the head's ranks are a process of their own, and every node has a probe port.
+    pub separate: bool,
+    /// Variables for the head alone, and for all nodes.
+    pub head_variables: Vec<(String, String)>,
+    pub node_variables: Vec<(String, String)>,
 }
 
 impl Spec {
     pub fn new(way: Way, world_size: usize, model: impl Into<String>) -> Self {
-        Self { way, world_size, model: model.into(), variables: Vec::new() }
+        Self {
+            way,
+            world_size,
+            model: model.into(),
+            variables: Vec::new(),
+            separate: false,
+            head_variables: Vec::new(),
+            node_variables: Vec::new(),
+        }
+    }
+
+    /// The head's ranks as a process of their own, with certificates for both kinds of processes.
+    #[must_use]
+    pub fn separate(mut self, head_tls: &Path, node_tls: &Path) -> Self {
+        let variable = |folder: &Path| ("LOCKSTEP_TLS_DIR".to_owned(), folder.display().to_string());
+        self.head_variables.extend([variable(head_tls), ("LOCKSTEP_HEAD_NODE".into(), "separate".into())]);
+        self.node_variables.push(variable(node_tls));
+        self.separate = true;
+        self
     }
 
     #[must_use]
@@ -50,9 +73,12 @@ pub struct Group {
     grpc: u16,
     http: u16,
     ring: Vec<u16>,
+    probes: Vec<u16>,
     folder: tempfile::TempDir,
     /// By node; `None`: not running.
     pub nodes: Vec<Option<Process>>,
+    /// The ranks of the head, where they are a process of their own.
+    pub own_ranks: Option<Process>,
 }
 
 impl Group {
@@ -62,15 +88,46 @@ impl Group {
         for node in 0..group.spec.world_size {
             group.start_node(node);
         }
+        if group.spec.separate {
+            group.start_own_ranks();
+        }
         group
     }
 
     /// Chooses ports and starts nothing.
     pub fn prepare(spec: Spec) -> Self {
         let ring = (0..spec.world_size).map(|_| free_port()).collect();
+        let probes = (0..spec.world_size).map(|_| free_port()).collect();
         let folder = tempfile::tempdir().expect("a folder");
         let nodes = (0..spec.world_size).map(|_| None).collect();
-        Self { spec, control: free_port(), grpc: free_port(), http: free_port(), ring, folder, nodes }
+        let (control, grpc, http) = (free_port(), free_port(), free_port());
+        Self { spec, control, grpc, http, ring, probes, folder, nodes, own_ranks: None }
+    }
+
+    /// Starts the ranks of the head, which run in a process of their own.
+    pub fn start_own_ranks(&mut self) {
+        let mut command = agent();
+        command.args(["node", "--ordinal=0", "--local-world-size=1", "--ring-listen=0.0.0.0:0"]);
+        command.arg(format!("--control=127.0.0.1:{}", self.control));
+        command.arg(format!("--world-size={}", self.spec.world_size));
+        command.env("LOCKSTEP_FOLLOW_PARENT", "1").envs(self.node_variables(0));
+        self.own_ranks = Some(Process::start("own-ranks", command));
+    }
+
+    /// Where a node answers probes.
+    pub fn probe_port(&self, node: usize) -> u16 {
+        self.probes[node]
+    }
+
+    fn node_variables(&self, node: usize) -> Vec<(String, String)> {
+        let mut all = self.spec.variables.clone();
+        all.extend(self.spec.node_variables.clone());
+        if self.spec.separate {
+            all.push(("LOCKSTEP_HOST".into(), "127.0.0.1".into()));
+            all.push(("LOCKSTEP_PROBE_PORT".into(), self.probes[node].to_string()));
+            all.push(("LOCKSTEP_ADVERTISE".into(), "127.0.0.1".into()));
+        }
+        all
     }
 
     /// Starts the head (0) or a worker, which is not running.
@@ -85,7 +142,11 @@ impl Group {
         command.arg("plain").arg("-m").arg(&self.spec.model);
         command.env("LOCKSTEP_HOST", "127.0.0.1").env("LOCKSTEP_FOLLOW_PARENT", "1");
         command.env("LOCKSTEP_HTTP_PORT", self.http.to_string()).env("LOCKSTEP_GRPC_PORT", self.grpc.to_string());
-        command.envs(self.place(node)).envs(self.spec.variables.iter().map(|(name, value)| (name, value)));
+        let told = match node {
+            0 => [self.spec.variables.clone(), self.spec.head_variables.clone()].concat(),
+            _ => self.node_variables(node),
+        };
+        command.envs(self.place(node)).envs(told);
         command
     }
 

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod group;

@@ -4,7 +4,11 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// How long the last words of a process that ended may take to be read; a child of its own may hold the pipe for ever.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How long a process may take to do what a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,6 +27,7 @@ pub struct Process {
     pub name: String,
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Process {
@@ -33,15 +38,16 @@ impl Process {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let outputs: [Option<Box<dyn Read + Send>>; 2] =
             [child.stdout.take().map(|out| Box::new(out) as _), child.stderr.take().map(|err| Box::new(err) as _)];
-        for output in outputs.into_iter().flatten() {
+        let read = |output: Box<dyn Read + Send>| {
             let lines = lines.clone();
             std::thread::spawn(move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
                     lines.lock().expect("lines").push(line);
                 }
-            });
-        }
-        Self { name: name.into(), child, lines }
+            })
+        };
+        let readers = outputs.into_iter().flatten().map(read).collect();
+        Self { name: name.into(), child, lines, readers }
     }
 
     pub fn id(&self) -> u32 {
@@ -62,11 +68,15 @@ impl Process {
         signal_process(self.id(), signal);
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for its last words.
     pub fn wait(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("look at a process") {
+                let ended = Instant::now();
+                while self.readers.iter().any(|reader| !reader.is_finished()) && ended.elapsed() < LAST_WORDS {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
                 return status;
             }
             assert!(began.elapsed() < PATIENCE, "{} did not end:\n{}", self.name, self.output());

@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::path::Path;
 
+use lockstep_proto::names::role;
 use lockstep_proto::v1::ClusterStatus;
+use lockstep_tests::certificates::Authority;
 use lockstep_tests::client::greedy;
 use lockstep_tests::group::{Group, Spec, Way, agent, fixture};
 use lockstep_tests::process::{Process, free_port};
@@ -136,6 +138,26 @@ async fn keyed_groups_form_and_unkeyed_strangers_stay_out() {
     ];
     refused("an unkeyed stranger", &["plain"], &stranger, "has a group key");
     assert!(group.ready().await.ready);
+}
+
+/// What is wrong with certificates is found before a port is bound.
+#[test]
+fn unusable_certificates_are_named() {
+    let plain = ["plain", "-m", "builtin://tiny", "--host", "127.0.0.1"];
+    refused("no folder", &plain, &[("LOCKSTEP_TLS_DIR", "/nowhere")], "read /nowhere/ca.crt");
+    let folder = Authority::new().folder(role::NODE);
+    let path = folder.path().to_str().expect("UTF-8");
+    refused("a node's", &plain, &[("LOCKSTEP_TLS_DIR", path)], "tls.crt is not for `head.lockstep`");
+    let folder = Authority::new().folder(role::HEAD);
+    let path = folder.path().to_str().expect("UTF-8");
+    refused("a head's alone", &plain, &[("LOCKSTEP_TLS_DIR", path)], "tls.crt is not for `node.lockstep`");
+    let worker = [
+        ("MISTRALRS_MN_WORKER_ID", "0"),
+        ("MISTRALRS_MN_WORKER_SERVER_ADDR", "127.0.0.1:1"),
+        ("LOCKSTEP_RING_PORT", "0"),
+        ("LOCKSTEP_TLS_DIR", path),
+    ];
+    refused("no node's", &["plain"], &worker, "tls.crt is not for `node.lockstep`");
 }
 
 #[test]

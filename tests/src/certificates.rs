@@ -1,0 +1,52 @@
+//! Certificates of a cluster's roles, as the operator would make them.
+
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use tempfile::TempDir;
+
+/// A CA of a cluster.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "a cluster of the tests");
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA"))
+    }
+
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Certificate and key for `role`, in PEM.
+    pub fn issue(&self, role: &str) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(vec![role.to_owned()]).expect("a name");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        (params.signed_by(&key, &self.0).expect("a certificate").pem(), key.serialize_pem())
+    }
+
+    /// A folder as `LOCKSTEP_TLS_DIR` takes it.
+    pub fn folder(&self, role: &str) -> TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        self.write(folder.path(), role, &[self]);
+        folder
+    }
+
+    /// A new certificate for `role` into a folder that trusts `trusted`.
+    pub fn write(&self, folder: &Path, role: &str, trusted: &[&Self]) {
+        let (certificate, key) = self.issue(role);
+        let bundle: String = trusted.iter().map(|authority| authority.pem()).collect();
+        for (name, text) in [("ca.crt", bundle), ("tls.crt", certificate), ("tls.key", key)] {
+            std::fs::write(folder.join(name), text).expect("write");
+        }
+    }
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self::new()
+    }
+}
