@@ -156,3 +156,21 @@ impl Inference {
         self.status.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_does_not_turn_is_hung() {
+        let alive = Alive::default();
+        let (commands, _inbox) = mpsc::channel(1);
+        let (_status, watched) = watch::channel(ClusterStatus::default());
+        let inference = Inference::new(commands, watched, alive.clone());
+        assert_eq!(inference.hung_for(), None);
+        *alive.0.lock().unwrap() -= 2 * HUNG;
+        assert!(inference.hung_for().is_some_and(|hung| hung > HUNG));
+        alive.sign();
+        assert_eq!(inference.hung_for(), None);
+    }
+}

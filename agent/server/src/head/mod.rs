@@ -19,6 +19,7 @@ pub mod status;
 #[cfg(test)]
 mod testing;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What is wrong with the model, a port or the key, with the remedy.
 pub async fn run(config: HeadConfig, log: &LogConfig, stop: CancellationToken) -> anyhow::Result<()> {
     let key = config.common.group_key.as_deref().map(GroupKey::read).transpose()?;
-    let tls = config.common.tls.as_deref().map(|folder| Tls::open(folder, role::HEAD)).transpose()?.map(Arc::new);
+    let tls = config.common.tls.as_deref().map(|folder| open_tls(folder, config.own_ranks)).transpose()?;
     if key.is_none() && config.topology.num_workers > 0 && !config.control.ip().is_loopback() {
         tracing::warn!("the group has no key: anyone who reaches its ports can join; set {}", env::GROUP_KEY_FILE);
     }
@@ -172,6 +173,14 @@ async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> any
         tracing::warn!("client connections did not end in time: closing them");
     }
     outcome
+}
+
+/// The head's certificates; ranks that it starts itself read the same folder, and would be refused later.
+fn open_tls(folder: &Path, own_ranks: OwnRanks) -> anyhow::Result<Arc<Tls>> {
+    if own_ranks == OwnRanks::Child {
+        Tls::open(folder, role::NODE).context("the head's own ranks use its certificate")?;
+    }
+    Ok(Arc::new(Tls::open(folder, role::HEAD)?))
 }
 
 async fn read_model(source: String) -> anyhow::Result<(ModelDescription, WeightFacts, ResolvedModel)> {
