@@ -85,13 +85,20 @@ impl Group {
     /// Starts all processes.
     pub fn start(spec: Spec) -> Self {
         let mut group = Self::prepare(spec);
-        for node in 0..group.spec.world_size {
-            group.start_node(node);
-        }
-        if group.spec.separate {
-            group.start_own_ranks();
-        }
+        group.start_all();
         group
+    }
+
+    /// Starts what is not running.
+    pub fn start_all(&mut self) {
+        for node in 0..self.spec.world_size {
+            if self.nodes[node].is_none() {
+                self.start_node(node);
+            }
+        }
+        if self.spec.separate && self.own_ranks.is_none() {
+            self.start_own_ranks();
+        }
     }
 
     /// Chooses ports and starts nothing.

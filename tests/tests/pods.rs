@@ -30,6 +30,13 @@ struct Pods {
 }
 
 fn pods(world_size: usize) -> Pods {
+    let mut pods = prepared(world_size);
+    pods.group.start_all();
+    pods
+}
+
+/// Nothing of it runs yet.
+fn prepared(world_size: usize) -> Pods {
     let authority = Authority::new();
     let (head, node) = (authority.folder(role::HEAD), authority.folder(role::NODE));
     let key = tempfile::NamedTempFile::new().expect("a file");
@@ -39,7 +46,7 @@ fn pods(world_size: usize) -> Pods {
         .with("LOCKSTEP_CLUSTER_ID", "pods-0")
         .with("LOCKSTEP_GROUP_KEY_FILE", key.path().display())
         .separate(head.path(), node.path());
-    Pods { group: Group::start(spec), authority, head, node, _key: key }
+    Pods { group: Group::prepare(spec), authority, head, node, _key: key }
 }
 
 impl Pods {
@@ -58,7 +65,7 @@ impl Pods {
 /// Status and body of a probe.
 fn probe(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -192,6 +199,41 @@ async fn a_worker_that_is_told_to_stop_loses_nothing() {
         let output = process.expect("a process").output();
         assert!(!output.contains("cannot go on"), "a step was aborted:\n{output}");
     }
+}
+
+/// As where a whole group is deleted: all are told to stop, workers first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_told_to_stop_answers_first() {
+    let mut pods = pods(2);
+    pods.group.ready().await;
+    let mut client = pods.group.client().await;
+    let undisturbed = client.generate(greedy(&PROMPT, 600)).await.expect("an answer");
+    let stream = tokio::spawn(async move { client.generate(greedy(&PROMPT, 600)).await });
+    pods.group.await_status("a running request", |status| status.running == 1).await;
+    let [head, worker] = &mut pods.group.nodes[..] else { panic!("two nodes") };
+    for process in [worker, &mut pods.group.own_ranks, head].into_iter().flatten() {
+        process.signal("TERM");
+    }
+    assert_eq!(stream.await.expect("the task").expect("an answer"), undisturbed);
+    for process in pods.group.nodes.iter_mut().flatten().chain(&mut pods.group.own_ranks) {
+        let ended = process.wait();
+        assert!(ended.success(), "{}: {ended}\n{}", process.name, process.output());
+    }
+}
+
+/// A startup probe is held open until there is something to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_startup_probe_waits_for_the_weights() {
+    let mut pods = prepared(2);
+    pods.group.start_node(1);
+    let worker = pods.group.probe_port(1);
+    await_probe(worker, "/live", 200).await;
+    let body = await_probe(worker, "/ready", 503).await;
+    assert!(body.contains("no stream to the head"), "{body}");
+    let held = tokio::task::spawn_blocking(move || probe(worker, "/startup"));
+    pods.group.start_all();
+    assert_eq!(held.await.expect("the task").expect("an answer").0, 200);
+    assert!(pods.group.ready().await.ready);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
