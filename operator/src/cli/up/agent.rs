@@ -96,8 +96,9 @@ mod tests {
         std::fs::write(&program, "#!/bin/sh\ncat $(dirname $0)/says\n").unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         assert_eq!(find(Some(&program)).unwrap(), program);
+        let right = format!("lockstep-agent 0.1.0 (wire {})", lockstep_proto::node::WIRE_VERSION);
         for (says, told) in [
-            ("lockstep-agent 0.1.0 (wire 1)", None),
+            (right.as_str(), None),
             ("lockstep-agent 9.0.0 (wire 99)", Some("wire version 99")),
             ("hello", Some("names no wire version")),
         ] {
