@@ -6,7 +6,11 @@
 
 pub mod certificates;
 pub mod cli;
+pub mod heads;
 pub mod observe;
+pub mod operate;
 pub mod plan;
+pub mod pods;
 pub mod reconcile;
 pub mod resource;
+pub mod rollout;

@@ -3,7 +3,7 @@
 # What users ask for.
 - apiGroups: [lockstep.dev]
   resources: [inferenceclusters]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch]
 # What the operator answers: conditions, groups, ranks, the endpoint.
 - apiGroups: [lockstep.dev]
   resources: [inferenceclusters/status]
@@ -45,10 +45,10 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]
-# The last lines of a container that crashed.
+# Why a StatefulSet cannot make its pods: a quota, Pod Security, a webhook. No status says it, only events do.
 - apiGroups: [""]
-  resources: [pods/log]
-  verbs: [get]
+  resources: [events]
+  verbs: [list]
 # One event for each transition.
 - apiGroups: [events.k8s.io]
   resources: [events]

@@ -9,5 +9,5 @@ mod seen;
 mod trimmed;
 mod watches;
 
-pub use seen::{SEEN, owned_by};
+pub use seen::{SEEN, content_hash, owned_by};
 pub use watches::{Observed, Scope, Watches, owned_kinds};

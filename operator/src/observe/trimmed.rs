@@ -3,10 +3,10 @@
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
 use kube::ResourceExt as _;
-use serde_json::Value;
+use serde_json::json;
 
 use super::SEEN;
-use crate::reconcile::build::short_hash;
+use super::seen::hash_of;
 use crate::resource::InferenceCluster;
 
 /// A pod keeps its place and its status.
@@ -38,9 +38,7 @@ pub(super) fn pod(pod: &mut Pod) {
 pub(super) fn stateful_set(set: &mut StatefulSet) {
     set.managed_fields_mut().clear();
     if let Some(spec) = &mut set.spec {
-        let content = serde_json::to_value(&*spec).unwrap_or_default();
-        let labels = serde_json::to_value(&set.metadata.labels).unwrap_or_default();
-        let hash = short_hash(&Value::Array(vec![content, labels]));
+        let hash = hash_of(json!({ "spec": spec }), &set.metadata);
         set.metadata.annotations.get_or_insert_default().insert(SEEN.into(), hash);
         spec.template = Default::default();
         spec.volume_claim_templates = None;
@@ -81,8 +79,7 @@ pub(super) fn cluster(cluster: &mut InferenceCluster) {
 }
 
 /// Whether the node answers.
-#[must_use]
-pub fn is_ready(node: &Node) -> bool {
+pub(super) fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

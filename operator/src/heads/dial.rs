@@ -1,0 +1,85 @@
+//! One mutually authenticated channel to a head's control port.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use lockstep_proto::names::{port, role};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+
+/// Longest wait for a connection and its handshake.
+const CONNECT: Duration = Duration::from_secs(3);
+/// A connection that answers no ping for this long is dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// The operator's certificate for one cluster, and whom it trusts.
+#[derive(Clone)]
+pub struct Credentials(Arc<ClientConfig>);
+
+/// Why credentials or a channel cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("the Secret of the operator's certificate holds no usable {what}")]
+    Credentials { what: &'static str },
+    #[error("use the operator's certificate: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("the head's control port did not answer in time")]
+    Silent,
+    #[error("reach the head: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+impl Credentials {
+    /// From a Secret's `ca.crt`, `tls.crt` and `tls.key`.
+    ///
+    /// # Errors
+    /// Where one of them is missing, or is no PEM, or they do not belong together.
+    pub fn new(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, DialError> {
+        let wrong = |what| DialError::Credentials { what };
+        let mut roots = RootCertStore::empty();
+        for authority in CertificateDer::pem_slice_iter(ca) {
+            roots.add(authority.map_err(|_| wrong("ca.crt"))?)?;
+        }
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>().map_err(|_| wrong("tls.crt"))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| wrong("tls.key"))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// A channel to the head at `address`, connected.
+    ///
+    /// # Errors
+    /// Where nobody listens, or whoever does is no head of this cluster.
+    pub async fn dial(&self, address: IpAddr) -> Result<Channel, DialError> {
+        let config = self.0.clone();
+        let connect = move |_| {
+            let config = config.clone();
+            async move {
+                let stream = TcpStream::connect((address, port::CONTROL)).await?;
+                stream.set_nodelay(true)?;
+                let name = ServerName::try_from(role::HEAD).map_err(std::io::Error::other)?;
+                let stream = TlsConnector::from(config).connect(name, stream).await?;
+                Ok::<_, std::io::Error>(TokioIo::new(stream))
+            }
+        };
+        let endpoint = Endpoint::from_static("http://head.lockstep")
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect_with_connector(tower::service_fn(connect));
+        Ok(tokio::time::timeout(2 * CONNECT, channel).await.map_err(|_| DialError::Silent)??)
+    }
+}

@@ -1,0 +1,162 @@
+//! What `/metrics` shows.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::runtime::reflector::ObjectRef;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::resource::{InferenceCluster, InferenceClusterStatus};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    result: &'static str,
+    cause: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConditionLabels {
+    condition: String,
+    status: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verb {
+    verb: &'static str,
+}
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// The operator's metrics.
+pub struct Metrics {
+    registry: Registry,
+    reconciles: Family<Outcome, Counter>,
+    seconds: Histogram,
+    queue: Gauge,
+    leader: Gauge,
+    clusters: Family<ConditionLabels, Gauge>,
+    requests: Family<Verb, Counter>,
+    connections: Gauge<i64>,
+    /// Clusters with something new that was not looked at yet.
+    waiting: Mutex<HashSet<Key>>,
+    /// Conditions of each cluster and their statuses, as last seen.
+    conditions: Mutex<HashMap<Key, Vec<(String, String)>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("lockstep_operator");
+        let reconciles = Family::<Outcome, Counter>::default();
+        let seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        let (queue, leader, connections) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let clusters = Family::<ConditionLabels, Gauge>::default();
+        let requests = Family::<Verb, Counter>::default();
+        registry.register("reconciles", "Reconciliations, by result and cause of failure", reconciles.clone());
+        registry.register("reconcile_seconds", "Duration of reconciliations", seconds.clone());
+        registry.register("queue_depth", "Clusters with something new that was not looked at yet", queue.clone());
+        registry.register("leader", "1 where this process holds the lease", leader.clone());
+        registry.register("clusters", "InferenceClusters, by condition and its status", clusters.clone());
+        registry.register("api_requests", "Requests to the API server beside watches, by verb", requests.clone());
+        registry.register("head_connections", "Heads that are listened to", connections.clone());
+        Self {
+            registry,
+            reconciles,
+            seconds,
+            queue,
+            leader,
+            clusters,
+            requests,
+            connections,
+            waiting: Mutex::default(),
+            conditions: Mutex::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// One request of `verb` is about to be made.
+    pub fn request(&self, verb: &'static str) {
+        self.requests.get_or_create(&Verb { verb }).inc();
+    }
+
+    /// This process holds the lease, or does not.
+    pub fn lead(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// Heads that are listened to.
+    pub fn listening(&self, heads: usize) {
+        self.connections.set(heads as i64);
+    }
+
+    /// Something of `cluster` changed.
+    pub fn queued(&self, cluster: &ObjectRef<InferenceCluster>) {
+        let mut waiting = lock(&self.waiting);
+        waiting.insert((cluster.namespace.clone().unwrap_or_default(), cluster.name.clone()));
+        self.queue.set(waiting.len() as i64);
+    }
+
+    /// A look at a cluster begins.
+    pub fn began(&self, namespace: &str, name: &str) {
+        let mut waiting = lock(&self.waiting);
+        waiting.remove(&(namespace.to_owned(), name.to_owned()));
+        self.queue.set(waiting.len() as i64);
+    }
+
+    /// A look ended; `cause`: of its failure.
+    pub fn ended(&self, took: Duration, cause: Option<&'static str>) {
+        let result = if cause.is_some() { "error" } else { "ok" };
+        self.reconciles.get_or_create(&Outcome { result, cause: cause.unwrap_or("") }).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// A cluster's status.
+    pub fn observe(&self, namespace: &str, name: &str, status: &InferenceClusterStatus) {
+        let now = status.conditions.iter().map(|one| (one.type_.clone(), one.status.clone())).collect();
+        let mut all = lock(&self.conditions);
+        if all.insert((namespace.to_owned(), name.to_owned()), now).as_ref()
+            != all.get(&(namespace.to_owned(), name.to_owned()))
+        {
+            self.count(&all);
+        }
+    }
+
+    /// A cluster is gone.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        lock(&self.waiting).remove(&key);
+        let mut all = lock(&self.conditions);
+        all.remove(&key);
+        self.count(&all);
+    }
+
+    fn count(&self, all: &HashMap<Key, Vec<(String, String)>>) {
+        self.clusters.clear();
+        for (condition, status) in all.values().flatten() {
+            let labels = ConditionLabels { condition: condition.clone(), status: status.clone() };
+            self.clusters.get_or_create(&labels).inc();
+        }
+    }
+
+    /// In Prometheus' text format.
+    ///
+    /// # Errors
+    /// Never: a string takes all that is written.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

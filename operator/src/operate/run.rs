@@ -1,0 +1,311 @@
+//! Start, work, end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, bail};
+use futures::stream::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::runtime::Controller;
+use kube::runtime::controller::{Action, Config as ControllerConfig};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::arguments::{LogFormat, RunOptions};
+use super::election::Election;
+use super::{Metrics, server};
+use crate::heads::Heads;
+use crate::observe::{Scope, Watches};
+use crate::reconcile::build::labels::label;
+use crate::reconcile::validate::{Defaults, OperatorPods};
+use crate::reconcile::{Certificates, Context, Ledger, ReconcileError, reconcile};
+use crate::resource::InferenceCluster;
+
+/// Changes that come within this time are looked at together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// First pause after a failure, doubled with each in a row up to the last.
+const PAUSE: Duration = Duration::from_millis(500);
+const LAST_PAUSE: Duration = Duration::from_secs(120);
+/// How long what runs may take to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Starts the logs.
+pub(super) fn logs(options: &RunOptions) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&options.log).unwrap_or_else(|error| {
+        eprintln!("warning: --log {:?} is no filter ({error}); taking info", options.log);
+        tracing_subscriber::EnvFilter::new("info")
+    });
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match options.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().with_current_span(true).with_span_list(false).init(),
+    }
+}
+
+/// Runs until a signal, or until the lease is lost.
+pub(super) async fn run(options: RunOptions) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    let stop = CancellationToken::new();
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("bind {}; choose another address with --listen", options.listen))?;
+    let (waiting, progress) = watch::channel(Some("starting".to_owned()));
+    let serving = CancellationToken::new();
+    let server = tokio::spawn(server::serve(listener, metrics.clone(), progress, serving.clone()));
+    tokio::spawn(signals(stop.clone()));
+
+    let client = Client::try_default().await.context("find the API server; outside of a pod set KUBECONFIG")?;
+    let result = lead(&client, &options, &metrics, &waiting, &stop).await;
+    serving.cancel();
+    let _ = tokio::time::timeout(GRACE, server).await;
+    result
+}
+
+async fn signals(stop: CancellationToken) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return tracing::error!("cannot listen for signals");
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    tracing::info!("told to stop");
+    stop.cancel();
+}
+
+/// Works while holding the lease.
+async fn lead(
+    client: &Client,
+    options: &RunOptions,
+    metrics: &Arc<Metrics>,
+    waiting: &watch::Sender<super::server::Waiting>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if !crd_is_there(client, waiting, stop).await {
+        return Ok(());
+    }
+    // Whoever stands by is ready to take over.
+    waiting.send_replace(None);
+    if options.no_leader_election {
+        metrics.lead(true);
+        return work(client, options, metrics, stop).await;
+    }
+    let namespace = options.pod_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let mut election = Election::new(client.clone(), &namespace, &options.lease_name, &identity(options));
+    if !election.acquire(stop).await {
+        return Ok(());
+    }
+    tracing::info!(lease = options.lease_name, namespace, "leading");
+    metrics.lead(true);
+    // Held until the work has ended, which `stop` brings about.
+    let held = CancellationToken::new();
+    let result = tokio::select! {
+        result = work(client, options, metrics, stop) => result,
+        // What runs is dropped here: nothing is written without the lease.
+        () = election.hold(&held) => {
+            bail!("lost the lease {}; ending, so that only its holder changes anything", options.lease_name)
+        }
+    };
+    election.release().await;
+    result
+}
+
+fn identity(options: &RunOptions) -> String {
+    let pod = options.pod_name.clone().unwrap_or_else(|| "lockstep-operator".into());
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{pod}_{}-{:x}", std::process::id(), since.as_nanos())
+}
+
+/// Waits for the CRD; false where `stop` came first.
+async fn crd_is_there(
+    client: &Client,
+    waiting: &watch::Sender<super::server::Waiting>,
+    stop: &CancellationToken,
+) -> bool {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let why = match client.list_api_group_resources("lockstep.dev/v1alpha1").await {
+            Ok(kinds) if kinds.resources.iter().any(|kind| kind.kind == "InferenceCluster") => return true,
+            Ok(_) => "the API server does not know InferenceCluster".to_owned(),
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                "there is no CRD of InferenceCluster: apply what `lockstep-operator crd` prints".to_owned()
+            }
+            Err(error) => format!("the API server cannot be asked: {error}"),
+        };
+        tracing::warn!("{why}; trying again in {} s", pause.as_secs());
+        waiting.send_replace(Some(why));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (2 * pause).min(Duration::from_secs(30)),
+            () = stop.cancelled() => return false,
+        }
+    }
+}
+
+/// One controller for each scope, until `stop`.
+async fn work(
+    client: &Client,
+    options: &RunOptions,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let scopes = match options.watch_namespaces.as_slice() {
+        [] => vec![Scope::All],
+        some => some.iter().cloned().map(Scope::Namespace).collect(),
+    };
+    let monitors = client.list_api_group_resources("monitoring.coreos.com/v1").await;
+    let monitors = monitors.is_ok_and(|kinds| kinds.resources.iter().any(|kind| kind.kind == "PodMonitor"));
+    let defaults =
+        Defaults { agent_image: options.agent_image.clone(), operator_pods: own_pods(client, options).await };
+    let controllers = scopes.into_iter().map(|scope| {
+        let span = tracing::info_span!("scope", namespaces = ?scope);
+        control(client.clone(), scope, defaults.clone(), monitors, options, metrics.clone(), stop.clone())
+            .instrument(span)
+    });
+    futures::future::join_all(controllers).await;
+    Ok(())
+}
+
+/// How a NetworkPolicy selects this operator, where it runs as a pod.
+async fn own_pods(client: &Client, options: &RunOptions) -> Option<OperatorPods> {
+    let (name, namespace) = (options.pod_name.as_ref()?, options.pod_namespace.as_ref()?);
+    let pod = Api::<Pod>::namespaced(client.clone(), namespace).get(name).await.ok()?;
+    let mut labels = pod.metadata.labels?;
+    labels.retain(|key, _| ["app.kubernetes.io/name", "app.kubernetes.io/instance"].contains(&key.as_str()));
+    Some(OperatorPods { namespace: namespace.clone(), labels })
+}
+
+async fn control(
+    client: Client,
+    scope: Scope,
+    defaults: Defaults,
+    monitors: bool,
+    options: &RunOptions,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let (watches, observed) = Watches::new(&client, &scope, scope == Scope::All, monitors);
+    let (heads, changes) = Heads::new();
+    let reporter = Reporter { controller: "lockstep-operator".into(), instance: options.pod_name.clone() };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        observed: observed.clone(),
+        heads,
+        defaults,
+        metrics: metrics.clone(),
+        ledger: Ledger::default(),
+        certificates: Certificates::default(),
+        refusals: tokio::sync::Mutex::default(),
+    });
+    let queued = metrics.clone();
+    let clusters = watches.clusters.inspect_ok(move |cluster| queued.queued(&ObjectRef::from_obj(cluster)));
+    let queued = metrics.clone();
+    let of_pod = move |pod: Pod| {
+        let cluster = owner_of(&pod);
+        cluster.iter().for_each(|cluster| queued.queued(cluster));
+        cluster
+    };
+    let mut controller = Controller::for_stream(clusters, observed.clusters.clone())
+        .with_config(ControllerConfig::default().debounce(DEBOUNCE).concurrency(options.concurrency))
+        .owns_stream(watches.sets)
+        .watches_stream(watches.pods, of_pod)
+        .reconcile_on(changes)
+        .graceful_shutdown_on(stop.cancelled_owned());
+    if let Some(nodes) = watches.nodes {
+        let pods = observed.pods.clone();
+        controller = controller.watches_stream(nodes, move |node: Node| on_node(&pods, &node));
+    }
+    for (kind, stream) in watches.owned {
+        controller = controller.owns_stream_with(stream, kind);
+    }
+    let failures = Arc::new(Failures::default());
+    let look = {
+        let failures = failures.clone();
+        move |cluster, context| look(cluster, context, failures.clone())
+    };
+    let failed = move |cluster: Arc<InferenceCluster>, _: &ReconcileError, _: Arc<Context>| {
+        Action::requeue(failures.pause(&cluster))
+    };
+    let gone = context.clone();
+    controller
+        .run(look, failed, context)
+        .for_each(|result| {
+            if let Err(kube::runtime::controller::Error::ObjectNotFound(cluster)) = &result {
+                let namespace = cluster.namespace.clone().unwrap_or_default();
+                crate::reconcile::forget(&gone, &namespace, &cluster.name);
+                gone.metrics.forget(&namespace, &cluster.name);
+            } else if let Err(kube::runtime::controller::Error::QueueError(error)) = &result {
+                tracing::warn!(%error, "a watch failed; it is begun anew");
+            }
+            futures::future::ready(())
+        })
+        .await;
+}
+
+/// The cluster that a pod is of.
+fn owner_of(pod: &Pod) -> Option<ObjectRef<InferenceCluster>> {
+    let name = pod.labels().get(label::CLUSTER)?;
+    Some(ObjectRef::new(name).within(&pod.namespace()?))
+}
+
+/// The clusters with pods on a node that went or came back.
+fn on_node(pods: &Store<Pod>, node: &Node) -> Vec<ObjectRef<InferenceCluster>> {
+    let name = node.name_any();
+    let there = pods.state_filter(|pod| crate::pods::node(pod) == Some(&name));
+    let mut clusters: Vec<_> = there.iter().filter_map(|pod| owner_of(pod)).collect();
+    clusters.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    clusters.dedup();
+    clusters
+}
+
+async fn look(
+    cluster: Arc<InferenceCluster>,
+    context: Arc<Context>,
+    failures: Arc<Failures>,
+) -> Result<Action, ReconcileError> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    context.metrics.began(&namespace, &name);
+    let began = Instant::now();
+    let span = tracing::info_span!("cluster", namespace, name, generation = cluster.metadata.generation);
+    let result = reconcile(cluster.clone(), context.clone()).instrument(span.clone()).await;
+    context.metrics.ended(began.elapsed(), result.as_ref().err().map(ReconcileError::cause));
+    context.metrics.listening(context.heads.connections());
+    match &result {
+        Ok(_) => failures.settled(&cluster),
+        Err(error) => span.in_scope(|| tracing::warn!("{error}; trying again")),
+    }
+    result
+}
+
+/// Failures in a row of each cluster, for growing pauses.
+#[derive(Default)]
+struct Failures(std::sync::Mutex<HashMap<String, u32>>);
+
+impl Failures {
+    fn settled(&self, cluster: &InferenceCluster) {
+        self.lock().remove(&cluster.uid().unwrap_or_default());
+    }
+
+    /// Doubled with each failure, and spread by a quarter so that many do not try at once.
+    fn pause(&self, cluster: &InferenceCluster) -> Duration {
+        let uid = cluster.uid().unwrap_or_default();
+        let mut all = self.lock();
+        let failures = all.entry(uid.clone()).or_default();
+        *failures += 1;
+        let pause = PAUSE.saturating_mul(1 << (*failures - 1).min(16)).min(LAST_PAUSE);
+        let spread =
+            uid.bytes().chain([*failures as u8]).fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        pause.mul_f64(1.0 + f64::from(spread % 256) / 1024.0)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, u32>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

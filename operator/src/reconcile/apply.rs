@@ -1,0 +1,133 @@
+//! The fourth step: server-side apply of what was built, where it is not so already. An object whose trace in the watch
+//! shows what was applied, and nothing changed since, costs no request.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt as _};
+
+use super::build::labels::{FIELD_MANAGER, annotation};
+use super::build::{Object, short_hash};
+use super::{Context, ReconcileError};
+use crate::observe::{SEEN, content_hash, owned_by};
+
+/// Every object is applied anew after about this long, whatever the watch says; spread by the objects' names.
+const RESYNC: Duration = Duration::from_secs(10 * 3600);
+
+/// What was seen of an object right before and after it was applied.
+struct Applied {
+    at: Instant,
+    before: Option<String>,
+    after: String,
+}
+
+/// What this process applied: by kind, namespace and name.
+#[derive(Default)]
+pub struct Ledger(Mutex<HashMap<(String, String, String), Applied>>);
+
+impl Ledger {
+    /// Whether what the watch shows is what was applied. Without an entry (the operator was started again) the hash on
+    /// the object is taken at its word.
+    fn settled(&self, key: &(String, String, String), seen: Option<&str>, spread: Duration) -> bool {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = entries.get(key) else { return true };
+        if entry.at.elapsed() > RESYNC + spread {
+            return false;
+        }
+        // As before: the watch has not told yet.
+        seen == Some(&entry.after) || (seen.is_some() && seen == entry.before.as_deref())
+    }
+
+    fn insert(&self, key: (String, String, String), entry: Applied) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, entry);
+    }
+
+    /// Forgets the objects called so or made for it: the cluster is gone.
+    pub fn forget(&self, namespace: &str, cluster: &str) {
+        let of_cluster =
+            |name: &str| name.strip_prefix(cluster).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|(_, space, name), _| space != namespace || !of_cluster(name));
+    }
+}
+
+/// Brings `object` about.
+///
+/// # Errors
+/// The name is another owner's, or the API server refuses.
+pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result<(), ReconcileError> {
+    let namespace = object.object.namespace().unwrap_or_default();
+    let (kind, name) = (object.resource.kind.clone(), object.object.name_any());
+    let hash = short_hash(&serde_json::to_value(&object.object).unwrap_or_default());
+    let trace = context.trace(&kind, &namespace, &name);
+    let key = (kind.clone(), namespace.clone(), name.clone());
+    if let Some(trace) = &trace {
+        if owned_by(trace, owner) == Some(false) {
+            return Err(ReconcileError::Taken { kind, name });
+        }
+        let annotations = trace.annotations.as_ref();
+        let said = |key: &str| annotations.and_then(|all| all.get(key)).map(String::as_str);
+        let spread = Duration::from_secs(u64::from(u16::from_str_radix(&hash[..4], 16).unwrap_or_default()) / 10);
+        let going = trace.deletion_timestamp.is_some();
+        if going || (said(annotation::APPLIED) == Some(&hash) && context.ledger.settled(&key, said(SEEN), spread)) {
+            return Ok(());
+        }
+    }
+    object.object.annotations_mut().insert(annotation::APPLIED.into(), hash);
+    let before = trace.and_then(|trace| trace.annotations?.get(SEEN).cloned());
+    let applied = patch(context, &object).await.map_err(|source| ReconcileError::Apply { kind, name, source })?;
+    let after = content_hash(&applied);
+    context.ledger.insert(key, Applied { at: Instant::now(), before, after });
+    Ok(())
+}
+
+async fn patch(context: &Context, object: &Object) -> kube::Result<DynamicObject> {
+    let namespace = object.object.namespace().unwrap_or_default();
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &object.resource);
+    let name = object.object.name_any();
+    let mut whole = object.object.clone();
+    whole.types = Some(kube::api::TypeMeta {
+        api_version: object.resource.api_version.clone(),
+        kind: object.resource.kind.clone(),
+    });
+    context.metrics.request("patch");
+    api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&whole)).await
+}
+
+/// Deletes an object of ours; one that is gone already is no error. `uid` where only that very object is meant.
+///
+/// # Errors
+/// The API server refuses.
+pub async fn delete<K>(context: &Context, namespace: &str, name: &str, how: Delete<'_>) -> Result<(), ReconcileError>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + serde::de::DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
+    let mut params = DeleteParams::default();
+    if how.force {
+        params = params.grace_period(0);
+    }
+    if let Some(uid) = how.uid {
+        params = params.preconditions(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+    }
+    context.metrics.request("delete");
+    match api.delete(name, &params).await {
+        Ok(_) => Ok(()),
+        // Gone, or another of that name: both mean that what was meant is gone.
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(source) => Err(ReconcileError::Delete { kind: K::kind(&()).into_owned(), name: name.to_owned(), source }),
+    }
+}
+
+/// Which object, and how hard.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Delete<'a> {
+    pub uid: Option<&'a str>,
+    /// Without waiting for its node.
+    pub force: bool,
+}

@@ -1,0 +1,94 @@
+//! Events of what changed between two statuses: each transition once.
+
+use kube::Resource as _;
+use kube::runtime::events::{Event, EventType};
+
+use crate::reconcile::Context;
+use crate::resource::status::{GroupPhase, GroupStatus, condition};
+use crate::resource::{InferenceCluster, InferenceClusterStatus};
+
+/// Most characters of a note: Kubernetes' own bound is 1024 bytes.
+const NOTE: usize = 900;
+
+/// One thing to tell.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct News {
+    pub warning: bool,
+    pub reason: String,
+    pub note: String,
+}
+
+/// Publishes what is new in `status`. An event that cannot be written is logged: it changes nothing.
+pub(super) async fn tell(context: &Context, object: &InferenceCluster, status: &InferenceClusterStatus) {
+    let before = object.status.clone().unwrap_or_default();
+    let reference = object.object_ref(&());
+    for news in news(&before, status) {
+        let event = Event {
+            type_: if news.warning { EventType::Warning } else { EventType::Normal },
+            reason: news.reason,
+            note: Some(news.note.chars().take(NOTE).collect()),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        if let Err(error) = context.recorder.publish(&event, &reference).await {
+            tracing::debug!(%error, "cannot write an event");
+        }
+    }
+}
+
+/// Transitions of the conditions' reasons, of groups' phases, and new crashes.
+pub(super) fn news(before: &InferenceClusterStatus, now: &InferenceClusterStatus) -> Vec<News> {
+    let mut all = Vec::new();
+    for kind in [condition::DEGRADED, condition::READY] {
+        let find = |status: &InferenceClusterStatus| status.conditions.iter().find(|one| one.type_ == kind).cloned();
+        let (old, Some(new)) = (find(before), find(now)) else { continue };
+        let same = old.as_ref().is_some_and(|old| old.status == new.status && old.reason == new.reason);
+        let bad = kind == condition::DEGRADED;
+        // That nothing is wrong is no news; why nothing serves was told as what is wrong, or is told by its group.
+        let dull = (bad && new.status == "False") || all.iter().any(|news: &News| news.reason == new.reason);
+        let still = !bad && new.status == "False" && old.as_ref().is_some_and(|old| old.status == "False");
+        if !same && !dull && !still {
+            let warning = bad || (new.status == "False" && old.is_some());
+            all.push(News { warning, reason: new.reason, note: new.message });
+        }
+    }
+    for group in &now.groups {
+        let old = before.groups.iter().find(|old| old.index == group.index);
+        all.extend(of_group(old, group));
+    }
+    for gone in before.groups.iter().filter(|old| !now.groups.iter().any(|group| group.index == old.index)) {
+        all.push(News { warning: false, reason: "GroupRemoved".into(), note: format!("group {} is gone", gone.index) });
+    }
+    all
+}
+
+fn of_group(old: Option<&GroupStatus>, group: &GroupStatus) -> Vec<News> {
+    let mut all = Vec::new();
+    let index = group.index;
+    if old.map(|old| old.phase) != Some(group.phase) && group.phase != GroupPhase::Pending {
+        let words = if group.message.is_empty() { String::new() } else { format!(": {}", group.message) };
+        all.push(News {
+            warning: matches!(group.phase, GroupPhase::Recovering | GroupPhase::Stopped),
+            reason: format!("Group{}", group.phase.as_str()),
+            note: format!("group {index} is {}{words}", group.phase.as_str().to_lowercase()),
+        });
+    }
+    let recoveries = group.recoveries - old.map_or(0, |old| old.recoveries);
+    if old.is_some() && recoveries > 0 {
+        let note = format!("group {index} went on after losing a rank ({} times so far)", group.recoveries);
+        all.push(News { warning: false, reason: "Recovered".into(), note });
+    }
+    for crash in &group.crashes {
+        let known = old.into_iter().flat_map(|old| &old.crashes);
+        let known =
+            known.clone().any(|one| one.pod == crash.pod && one.container == crash.container && one.at == crash.at);
+        if !known {
+            let note = format!(
+                "{}/{} on {} ended with {}, exit code {}: {}",
+                crash.pod, crash.container, crash.node, crash.reason, crash.exit_code, crash.log
+            );
+            all.push(News { warning: true, reason: "ContainerCrashed".into(), note });
+        }
+    }
+    all
+}

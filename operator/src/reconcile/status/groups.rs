@@ -1,0 +1,160 @@
+//! Each group: what it is doing, and why it does not serve.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::ranks;
+use crate::plan::{HEAD, Names, RANK, world_size};
+use crate::pods::{self, Trouble};
+use crate::reconcile::build::labels::annotation;
+use crate::reconcile::dereference::GroupSeen;
+use crate::reconcile::groups::{before, serves};
+use crate::reconcile::now;
+use crate::reconcile::validate::Validated;
+use crate::resource::InferenceCluster;
+use crate::resource::status::{Crash, GroupPhase, GroupStatus};
+use crate::rollout::Step;
+
+/// The status of the group at `index`, to which `step` is being done.
+pub(super) fn of(
+    cluster: &Validated,
+    object: &InferenceCluster,
+    group: Option<&GroupSeen>,
+    index: u32,
+    step: Step,
+) -> GroupStatus {
+    let before = before(object, index);
+    let names = Names::new(&cluster.name, index);
+    let empty = GroupSeen::default();
+    let group = group.unwrap_or(&empty);
+    let ready = step != Step::Stop && serves(cluster, group);
+    let report = group.report.as_ref();
+    let live = report.filter(|report| report.live);
+    let accepting = live.map_or(ready, |report| report.status.accepting);
+    let ranks = match step {
+        Step::Wait | Step::Stop => Vec::new(),
+        _ => ranks::of(cluster, group, &names, ready),
+    };
+    let known = |live: Option<u64>, before: Option<i64>| live.map(|now| now as i64).or(before).unwrap_or_default();
+    let mut status = GroupStatus {
+        index: index as i32,
+        ready,
+        accepting,
+        revision: revision_of(group),
+        epoch: known(report.map(|report| report.status.epoch), before.map(|before| before.epoch)),
+        recoveries: known(report.map(|report| report.status.recoveries), before.map(|before| before.recoveries)),
+        serving_ranks: ranks.iter().filter(|rank| rank.phase == "Serving").count() as i32,
+        world_size: world_size(&cluster.spec) as i32,
+        crashes: crashes(group, before),
+        stopped_at_generation: (step == Step::Stop).then_some(stopped_at(cluster, before)),
+        draining_since: since(step, before, live.is_some_and(|report| report.status.draining)),
+        ranks,
+        ..GroupStatus::default()
+    };
+    status.phase = phase(&status, step, before, live.is_some_and(|report| report.status.accepting));
+    status.message = message(cluster, group, &status, before);
+    status
+}
+
+fn revision_of(group: &GroupSeen) -> String {
+    let annotations = group.head_set.as_ref().and_then(|set| set.metadata.annotations.as_ref());
+    annotations.and_then(|all| all.get(annotation::REVISION)).cloned().unwrap_or_default()
+}
+
+/// The generation at which it was stopped first.
+fn stopped_at(cluster: &Validated, before: Option<&GroupStatus>) -> i64 {
+    before.and_then(|before| before.stopped_at_generation).unwrap_or(cluster.generation)
+}
+
+fn since(step: Step, before: Option<&GroupStatus>, draining: bool) -> Option<Time> {
+    let began = before.and_then(|before| before.draining_since.clone());
+    match step {
+        Step::Drain => began.or_else(|| Some(Time(now()))),
+        Step::Replace | Step::Remove if draining => began,
+        _ => None,
+    }
+}
+
+/// The crashes of pods that are there, and what was kept of those that are not.
+fn crashes(group: &GroupSeen, before: Option<&GroupStatus>) -> Vec<Crash> {
+    let mut now: Vec<Crash> = group.pods.values().flat_map(|pod| pods::crashes(pod)).collect();
+    let kept = before.map(|before| before.crashes.clone()).unwrap_or_default();
+    for crash in kept {
+        if !now.iter().any(|one| one.pod == crash.pod && one.container == crash.container) {
+            now.push(crash);
+        }
+    }
+    now.sort_by(|a, b| (&a.pod, &a.container).cmp(&(&b.pod, &b.container)));
+    now
+}
+
+fn phase(status: &GroupStatus, step: Step, before: Option<&GroupStatus>, accepting: bool) -> GroupPhase {
+    let served = before.is_some_and(|before| matches!(before.phase, GroupPhase::Serving | GroupPhase::Recovering));
+    match step {
+        Step::Wait => GroupPhase::Pending,
+        Step::Stop => GroupPhase::Stopped,
+        Step::Drain | Step::Remove => GroupPhase::Draining,
+        Step::Replace | Step::RestartHead => GroupPhase::Updating,
+        Step::Create => GroupPhase::Creating,
+        Step::Keep if status.ready => GroupPhase::Serving,
+        Step::Keep if accepting || served => GroupPhase::Recovering,
+        Step::Keep if status.ranks.iter().all(|rank| !rank.node.is_empty()) => GroupPhase::Forming,
+        Step::Keep => GroupPhase::Creating,
+    }
+}
+
+/// The worst that a group suffers from.
+pub(super) fn trouble(group: &GroupSeen) -> Option<Trouble> {
+    if let Some(refused) = &group.refused {
+        let quota = refused.contains("exceeded quota");
+        let reason = if quota { "QuotaExceeded" } else { "PodsRefused" };
+        return Some(Trouble { phase: "Scheduling", reason, message: refused.clone() });
+    }
+    let head = group.head().and_then(|pod| pods::trouble(pod, HEAD));
+    let ranks = group.pods.values().filter_map(|pod| pods::trouble(pod, RANK));
+    head.into_iter().chain(ranks).find(|trouble| !trouble.reason.is_empty())
+}
+
+fn message(cluster: &Validated, group: &GroupSeen, status: &GroupStatus, before: Option<&GroupStatus>) -> String {
+    match status.phase {
+        GroupPhase::Serving => String::new(),
+        GroupPhase::Pending => "waits until the groups before it have their nodes".into(),
+        GroupPhase::Stopped => {
+            let evidence = status.crashes.iter().max_by_key(|crash| crash.restarts);
+            let evidence = evidence.map(|crash| {
+                format!(
+                    "{}/{} ended with exit code {}: {}",
+                    crash.pod,
+                    crash.container,
+                    crash.exit_code,
+                    pods::tail(&crash.log, 200)
+                )
+            });
+            format!(
+                "stopped after {} restarts without serving; change the spec to try again. {}",
+                cluster.spec.restart_budget,
+                evidence.or_else(|| before.map(|before| before.message.clone())).unwrap_or_default()
+            )
+        }
+        GroupPhase::Draining => "finishes the requests that it has".into(),
+        _ => waits_for(group, status),
+    }
+}
+
+/// What a group on its way waits for: the trouble if there is one, else what the head says, else the rank that is
+/// furthest behind.
+fn waits_for(group: &GroupSeen, status: &GroupStatus) -> String {
+    if let Some(trouble) = trouble(group) {
+        return trouble.message;
+    }
+    let live = group.report.as_ref().filter(|report| report.live);
+    if let Some(pending) = live.and_then(|report| report.status.pending.first()) {
+        return pending.clone();
+    }
+    let behind = status.ranks.iter().find(|rank| rank.phase != "Serving");
+    let said = |rank: &crate::resource::status::RankStatus| {
+        let share = rank.percent_loaded.map(|percent| format!(" {percent}%")).unwrap_or_default();
+        let words = if rank.message.is_empty() { String::new() } else { format!(": {}", rank.message) };
+        format!("rank {} {}{share}{words}", rank.rank, rank.phase)
+    };
+    behind.map(said).or_else(|| group.unreachable.clone()).unwrap_or_default()
+}
