@@ -161,6 +161,10 @@ impl Walk {
         }
         match (schema["type"].as_str().unwrap_or("object"), value) {
             ("object", Value::Object(fields)) => {
+                if schema["maxProperties"].as_u64().is_some_and(|most| fields.len() as u64 > most) {
+                    let most = &schema["maxProperties"];
+                    self.say(path, format!("has {} entries; at most {most} are possible", fields.len()));
+                }
                 if schema["additionalProperties"].is_object() {
                     for (name, value) in fields {
                         self.value(&join(path, name), &schema["additionalProperties"], value, depth + 1);

@@ -120,9 +120,10 @@ pub struct GroupStatus {
     /// Times that the group went on after losing a rank.
     #[serde(default)]
     pub recoveries: i64,
-    /// Ranks that serve, and ranks in all.
+    /// Ranks that serve.
     #[serde(default)]
     pub serving_ranks: i32,
+    /// Ranks in all.
     #[serde(default)]
     pub world_size: i32,
     /// Each rank, by number. Left out for groups that serve where a cluster has more than a thousand ranks.
