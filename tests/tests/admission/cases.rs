@@ -1,0 +1,304 @@
+//! One good and one bad object for each rule of the CRD. Each is laid over [`BASE`]: mappings merge, `null` removes.
+
+/// What cases change.
+pub const BASE: &str = "
+apiVersion: lockstep.dev/v1alpha1
+kind: InferenceCluster
+metadata: { name: tiny }
+spec: { model: { source: builtin://tiny } }
+";
+
+/// A rule, an object on either side of it, and what the bad one is told.
+pub struct Case {
+    pub name: &'static str,
+    /// The object that is there already, for rules about changes.
+    pub old: Option<&'static str>,
+    pub good: &'static str,
+    pub bad: &'static str,
+    /// The field that the bad one is told of; empty: the whole object.
+    pub field: &'static str,
+    pub told: &'static str,
+}
+
+const fn case(
+    name: &'static str,
+    good: &'static str,
+    bad: &'static str,
+    field: &'static str,
+    told: &'static str,
+) -> Case {
+    Case { name, old: None, good, bad, field, told }
+}
+
+/// All cases. Bounds of single fields are tried apart, from the schema.
+pub const CASES: &[Case] = &[
+    case(
+        "the longest name",
+        "metadata: { name: a23456789-123456789-123456789-123456789 }",
+        "metadata: { name: a23456789-123456789-123456789-123456789-1 }",
+        "",
+        "at most 40 characters",
+    ),
+    case(
+        "a name that a Service can have",
+        "metadata: { name: a-1 }",
+        "metadata: { name: 1-a }",
+        "",
+        "must start with a letter",
+    ),
+    case(
+        "a name without dots",
+        "metadata: { name: ab }",
+        "metadata: { name: a.b }",
+        "",
+        "Services take it as their name",
+    ),
+    case(
+        "a source of a known kind",
+        "spec: { model: { source: file:///models/llama } }",
+        "spec: { model: { source: 's3://models/llama' } }",
+        "spec.model.source",
+        "must start with file://, pvc://, oci:// or builtin://",
+    ),
+    case(
+        "a source that does not work yet",
+        "spec: { model: { source: builtin://tiny } }",
+        "spec: { model: { source: hf://meta-llama/Llama-3.1-8B } }",
+        "spec.model.source",
+        "download the model into a folder",
+    ),
+    case(
+        "a folder",
+        "spec: { model: { source: file://m } }",
+        "spec: { model: { source: file:// } }",
+        "spec.model.source",
+        "write file:///path/of/the/model",
+    ),
+    case(
+        "the model inside",
+        "spec: { model: { source: builtin://tiny } }",
+        "spec: { model: { source: builtin://small } }",
+        "spec.model.source",
+        "the one model inside the agent",
+    ),
+    case(
+        "a claim",
+        "spec: { model: { source: pvc://models.x/llama-8b/v1 } }",
+        "spec: { model: { source: pvc:///llama-8b } }",
+        "spec.model.source",
+        "must name a claim",
+    ),
+    case(
+        "an image of files",
+        "spec: { model: { source: 'oci://registry.example:5000/m@sha256:00' } }",
+        "spec: { model: { source: 'oci://registry example' } }",
+        "spec.model.source",
+        "must name an image",
+    ),
+    Case {
+        name: "a model for life",
+        old: Some("spec: { model: { source: file:///a } }"),
+        good: "spec: { model: { source: file:///a, name: other, dtype: f32 }, workers: 3 }",
+        bad: "spec: { model: { source: file:///b } }",
+        field: "spec.model.source",
+        told: "one model for life",
+    },
+    case(
+        "a revision",
+        "spec: { model: { revision: null } }",
+        "spec: { model: { revision: main } }",
+        "spec.model",
+        "revision picks a commit of an hf:// source",
+    ),
+    case(
+        "a token",
+        "spec: { model: { tokenSecretRef: null } }",
+        "spec: { model: { tokenSecretRef: { name: hf, key: token } } }",
+        "spec.model",
+        "tokenSecretRef is for hf:// sources",
+    ),
+    case(
+        "a model's name",
+        "spec: { model: { name: 'org/llama-3.1_8b:q4' } }",
+        "spec: { model: { name: 'llama 8b' } }",
+        "spec.model.name",
+        "starts with a letter or digit",
+    ),
+    case(
+        "an image of the agent",
+        "spec: { image: 'registry.example:5000/lockstep/agent:1.0' }",
+        "spec: { image: 'https://registry.example/agent latest' }",
+        "spec.image",
+        "must be an image reference",
+    ),
+    case(
+        "a variable's name",
+        "spec: { env: [{ name: _A1, value: x }] }",
+        "spec: { env: [{ name: A-1, value: x }] }",
+        "spec.env[0].name",
+        "must be a variable's name",
+    ),
+    case(
+        "variables that users set",
+        "spec: { env: [{ name: LOCKSTEP_LOG, value: debug }, { name: LOCKSTEP_THREADS, value: '4' }] }",
+        "spec: { env: [{ name: A }, { name: LOCKSTEP_TLS_DIR, value: /tmp }] }",
+        "spec.env[1].name",
+        "is set by the operator",
+    ),
+    case(
+        "variables of the group",
+        "spec: { env: [{ name: RINGS, value: '9' }] }",
+        "spec: { env: [{ name: MISTRALRS_MN_WORKER_ID, value: '9' }] }",
+        "spec.env[0].name",
+        "use the field of spec",
+    ),
+    case(
+        "a value from one place",
+        "spec: { env: [{ name: A, valueFrom: { fieldRef: { fieldPath: status.podIP } } }] }",
+        "spec: { env: [{ name: A, value: x, valueFrom: { fieldRef: { fieldPath: status.podIP } } }] }",
+        "spec.env[0]",
+        "exclude each other",
+    ),
+    case(
+        "pipeline stages",
+        "spec: { workers: 3, parallelism: { pipeline: 1 } }",
+        "spec: { workers: 3, parallelism: { pipeline: 2 } }",
+        "spec.parallelism.pipeline",
+        "do not work yet",
+    ),
+    case(
+        "stages that divide the ranks",
+        "spec: { workers: 2, parallelism: { pipeline: 1 } }",
+        "spec: { workers: 2, parallelism: { pipeline: 2 } }",
+        "spec",
+        "must divide the ranks of a group",
+    ),
+    case(
+        "the largest group",
+        "spec: { workers: 127, devicesPerNode: 8 }",
+        "spec: { workers: 128, devicesPerNode: 8 }",
+        "spec",
+        "at most 1024 ranks",
+    ),
+    case(
+        "autoscaling's bounds",
+        "spec: { replicas: 3, autoscaling: { minReplicas: 3, maxReplicas: 3 } }",
+        "spec: { replicas: 3, autoscaling: { minReplicas: 3, maxReplicas: 2 } }",
+        "spec",
+        "is above autoscaling.maxReplicas",
+    ),
+    case(
+        "replicas within autoscaling's bounds",
+        "spec: { replicas: 2, autoscaling: { minReplicas: 2, maxReplicas: 4 } }",
+        "spec: { replicas: 5, autoscaling: { minReplicas: 2, maxReplicas: 4 } }",
+        "spec",
+        "replicas lies outside",
+    ),
+    case(
+        "tokens of a step",
+        "spec: { serving: { maxNumSeqs: 8, maxNumBatchedTokens: 8 } }",
+        "spec: { serving: { maxNumSeqs: 9, maxNumBatchedTokens: 8 } }",
+        "spec.serving",
+        "must be at least maxNumSeqs",
+    ),
+    case(
+        "a share of memory",
+        "spec: { serving: { kvCacheMemory: 100% } }",
+        "spec: { serving: { kvCacheMemory: 101% } }",
+        "spec.serving.kvCacheMemory",
+        "a share from 1% to 100%",
+    ),
+    case(
+        "an amount of memory",
+        "spec: { serving: { kvCacheMemory: 8Gi } }",
+        "spec: { serving: { kvCacheMemory: 8G } }",
+        "spec.serving.kvCacheMemory",
+        "Ki, Mi, Gi or Ti",
+    ),
+    case(
+        "the longest recovery",
+        "spec: { serving: { recoveryTimeout: 60m } }",
+        "spec: { serving: { recoveryTimeout: 61m } }",
+        "spec.serving.recoveryTimeout",
+        "at most an hour",
+    ),
+    case(
+        "a time with its unit",
+        "spec: { serving: { recoveryTimeout: 3600s } }",
+        "spec: { serving: { recoveryTimeout: '120' } }",
+        "spec.serving.recoveryTimeout",
+        "in seconds or minutes",
+    ),
+    case(
+        "the longest drain",
+        "spec: { updateStrategy: { drainTimeout: 3600s } }",
+        "spec: { updateStrategy: { drainTimeout: 3601s } }",
+        "spec.updateStrategy.drainTimeout",
+        "at most an hour",
+    ),
+    case(
+        "a cache's size",
+        "spec: { modelCache: { size: 200Gi } }",
+        "spec: { modelCache: { size: 200G } }",
+        "spec.modelCache.size",
+        "an amount with its unit: Mi, Gi or Ti",
+    ),
+    Case {
+        name: "a cache that stays as it is",
+        old: Some("spec: { modelCache: { size: 10Gi } }"),
+        good: "spec: { modelCache: { size: 10Gi, accessMode: ReadWriteMany }, workers: 1 }",
+        bad: "spec: { modelCache: { size: 20Gi } }",
+        field: "spec.modelCache",
+        told: "a claim keeps its size",
+    },
+    Case {
+        name: "a cache that goes",
+        old: Some("spec: { modelCache: { size: 10Gi } }"),
+        good: "spec: { modelCache: null }",
+        bad: "spec: { modelCache: { size: 10Gi, storageClassName: fast } }",
+        field: "spec.modelCache",
+        told: "remove modelCache, delete the claim",
+    },
+];
+
+/// A value for every field, for the bounds of single fields. Rules are broken here and there (a token needs an hf://
+/// source): bounds are judged before them.
+pub const WHOLE: &str = "
+apiVersion: lockstep.dev/v1alpha1
+kind: InferenceCluster
+metadata: { name: tiny }
+spec:
+  model:
+    source: builtin://tiny
+    revision: main
+    name: tiny
+    dtype: f32
+    quantization: none
+    tokenSecretRef: { name: hf, key: token }
+  backend: Ring
+  replicas: 2
+  workers: 2
+  devicesPerNode: 1
+  parallelism: { pipeline: 1 }
+  serving:
+    maxNumSeqs: 8
+    maxNumBatchedTokens: 64
+    contextLength: 128
+    kvCacheMemory: 8Mi
+    recoveryTimeout: 30s
+  image: registry.example/agent:1
+  imagePullPolicy: IfNotPresent
+  imagePullSecrets: [{ name: registry }]
+  env: [{ name: A, value: x, valueFrom: {} }]
+  resources: { requests: { cpu: 100m } }
+  placement: { policy: Spread, topologyKey: kubernetes.io/hostname }
+  service: { type: ClusterIP, annotations: { a: b } }
+  clients: { from: Anywhere }
+  modelCache: { size: 1Gi, storageClassName: fast, accessMode: ReadWriteMany }
+  autoscaling: { minReplicas: 1, maxReplicas: 4, waitingPerGroup: 4 }
+  updateStrategy: { maxUnavailable: 1, partition: 0, drainTimeout: 30s }
+  restartBudget: 3
+  template: { metadata: { labels: { a: b } } }
+  head: { spec: { nodeSelector: { a: b } } }
+  worker: { spec: { nodeSelector: { a: b } } }
+";

@@ -1,0 +1,155 @@
+//! The two judges of an object: the API server, and `judge`, which `lockstep up` and `lockstep plan` ask. Both must say
+//! the same.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams};
+use kube::{Api, Client};
+use lockstep_operator::resource;
+use lockstep_proto::names::resource::{GROUP, KIND, VERSION};
+use serde_json::{Map, Value};
+
+/// A field and what is said of it.
+pub type Said = BTreeSet<(String, String)>;
+
+/// The object with its defaults, or what is wrong with it.
+pub type Verdict = Result<Value, Said>;
+
+/// The schema of the CRD's one version.
+pub fn schema() -> Result<Value> {
+    Ok(serde_json::to_value(resource::crd())?["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone())
+}
+
+pub fn yaml(text: &str) -> Result<Value> {
+    serde_yaml::from_str(text).with_context(|| format!("read {text}"))
+}
+
+/// `change` laid over `base` as a merge patch does.
+pub fn laid(base: &Value, change: &Value) -> Value {
+    let Value::Object(change) = change else { return change.clone() };
+    let mut made = base.as_object().cloned().unwrap_or_default();
+    for (name, value) in change {
+        match value {
+            Value::Null => made.remove(name),
+            value => made.insert(name.clone(), laid(made.get(name).unwrap_or(&Value::Null), value)),
+        };
+    }
+    Value::Object(made)
+}
+
+/// The program's own judge.
+pub fn program(schema: &Value, object: &Value, old: Option<&Value>) -> Verdict {
+    resource::judge(schema, object, old)
+        .map_err(|violations| violations.into_iter().map(|violation| (violation.path, violation.message)).collect())
+}
+
+/// The API server, asked in a namespace without anything being stored.
+pub struct Server(Api<DynamicObject>);
+
+impl Server {
+    pub async fn new(namespace: &str) -> Result<Self> {
+        let kind = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, KIND), "inferenceclusters");
+        Ok(Self(Api::namespaced_with(Client::try_default().await.context("make a client")?, namespace, &kind)))
+    }
+
+    /// Judges a new object, or, where one of its name is stored, its successor.
+    pub async fn judge(&self, object: &Value, is_update: bool) -> Result<Verdict> {
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        let mut object: DynamicObject = serde_json::from_value(object.clone())?;
+        let answer = match is_update {
+            false => self.0.create(&dry, &object).await,
+            true => {
+                let name = object.metadata.name.clone().context("a name")?;
+                object.metadata.resource_version = self.0.get(&name).await?.metadata.resource_version;
+                self.0.replace(&name, &dry, &object).await
+            }
+        };
+        match answer {
+            Ok(taken) => Ok(Ok(serde_json::to_value(taken)?)),
+            Err(kube::Error::Api(status)) if status.is_invalid() => Ok(Err(said(&status))),
+            Err(error) => Err(error).context("ask the API server"),
+        }
+    }
+
+    /// Stores an object.
+    pub async fn store(&self, object: &Value) -> Result<()> {
+        let object: DynamicObject = serde_json::from_value(object.clone())?;
+        self.0.create(&PostParams::default(), &object).await.context("store an object")?;
+        Ok(())
+    }
+
+    /// Deletes what [`Server::store`] stored.
+    pub async fn remove(&self, object: &Value) -> Result<()> {
+        let name = object["metadata"]["name"].as_str().context("a name")?;
+        self.0.delete(name, &DeleteParams::default()).await.context("delete an object")?;
+        Ok(())
+    }
+}
+
+/// The causes of a refusal, fields written as the program writes them.
+fn said(status: &kube::core::Status) -> Said {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let cause = |cause: &kube::core::response::StatusCause| {
+        let field = if cause.field == "<nil>" { String::new() } else { cause.field.clone() };
+        (field, cause.message.clone())
+    };
+    causes.map(cause).collect()
+}
+
+/// Whether a judge told of `field` in words that contain `told`.
+pub fn has(said: &Said, field: &str, told: &str) -> bool {
+    said.iter().any(|(at, message)| at == field && message.contains(told))
+}
+
+/// Both verdicts on one object: the same, or an error.
+pub fn agreed(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> {
+    match (server, program) {
+        (Ok(taken), Ok(judged)) => {
+            ensure!(
+                taken["spec"] == judged["spec"],
+                "{what}: the defaults differ\nserver:  {}\nprogram: {}",
+                taken["spec"],
+                judged["spec"]
+            );
+            Ok(Ok(taken))
+        }
+        (Err(server), Err(program)) => {
+            let fields = |said: &Said| said.iter().map(|(field, _)| field.clone()).collect::<BTreeSet<_>>();
+            ensure!(
+                fields(&server) == fields(&program),
+                "{what}: they tell of different fields\nserver:  {server:?}\nprogram: {program:?}"
+            );
+            for (field, message) in &program {
+                // The server puts the value before a rule's message.
+                ensure!(has(&server, field, message), "{what}: only the program says {field}: {message}\n{server:?}");
+            }
+            Ok(Err(program))
+        }
+        (Ok(_), Err(program)) => bail!("{what}: only the program refuses it: {program:?}"),
+        (Err(server), Ok(_)) => bail!("{what}: only the server refuses it: {server:?}"),
+    }
+}
+
+/// Every CEL rule of a schema: its field without indexes, and its message.
+pub fn rules(schema: &Value, field: &str) -> Said {
+    let own = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+    let mut all: Said =
+        own.map(|rule| (field.to_owned(), rule["message"].as_str().unwrap_or_default().to_owned())).collect();
+    for (name, below) in schema["properties"].as_object().unwrap_or(&Map::new()) {
+        all.extend(rules(below, &join(field, name)));
+    }
+    if schema["items"].is_object() {
+        all.extend(rules(&schema["items"], &format!("{field}[]")));
+    }
+    all
+}
+
+pub fn join(field: &str, name: &str) -> String {
+    if field.is_empty() { name.to_owned() } else { format!("{field}.{name}") }
+}
+
+/// `spec.env[3].name` as `spec.env[].name`.
+pub fn without_indexes(field: &str) -> String {
+    field.chars().filter(|letter| !letter.is_ascii_digit()).collect()
+}

@@ -1,0 +1,236 @@
+//! The CRD on a real API server: it is taken, its rules and bounds refuse what they should in their own words, the
+//! program's own judge says the same, and all that the charts and `deploy/` hold is accepted.
+
+mod bounds;
+mod cases;
+mod judges;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use lockstep_tests::cluster::{Namespace, Needs, apply, async_trial, eventually, kubectl, main as run_inside, trial};
+use lockstep_tests::manifests;
+use serde_json::Value;
+
+use bounds::{bounds, unfinished, with};
+use cases::{BASE, CASES, Case, WHOLE};
+use judges::{Said, Server, Verdict, agreed, has, laid, program, rules, schema, without_indexes, yaml};
+
+/// The largest object that `kubectl apply` takes: it keeps the whole of it in an annotation.
+const MAX_APPLIED_BYTES: usize = 262_144;
+
+/// For the API server to serve a new kind.
+const SERVED: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let trials = vec![
+        trial("the_crd_is_taken_by_kubectl_apply", the_crd_is_taken_by_kubectl_apply),
+        async_trial("every_rule_takes_the_good_and_refuses_the_bad", every_rule_takes_the_good_and_refuses_the_bad),
+        async_trial("every_bound_is_kept", every_bound_is_kept),
+        trial("every_field_says_its_purpose_and_has_an_end", every_field_says_its_purpose_and_has_an_end),
+        trial("an_unknown_field_is_refused", an_unknown_field_is_refused),
+        trial("tables_show_why_it_does_not_serve", tables_show_why_it_does_not_serve),
+        trial("kubectl_scale_and_explain_know_the_kind", kubectl_scale_and_explain_know_the_kind),
+        trial("samples_are_taken_by_kubectl_apply", samples_are_taken_by_kubectl_apply),
+        trial("charts_and_overlays_are_accepted", charts_and_overlays_are_accepted),
+    ];
+    run_inside(Needs::nodes(1), trials)
+}
+
+/// Applies `deploy/crd` as users do, and waits until the kind is served.
+fn install() -> Result<()> {
+    kubectl(&["apply", "-k", &manifests::path("deploy/crd").to_string_lossy()])?;
+    kubectl(&["wait", "--for=condition=Established", "crd/inferenceclusters.lockstep.dev", "--timeout=30s"])?;
+    eventually("the kind to be served", SERVED, || kubectl(&["get", "icl", "--all-namespaces"]).map(drop))
+}
+
+fn the_crd_is_taken_by_kubectl_apply() -> Result<()> {
+    install()?;
+    let kept = kubectl(&[
+        "get",
+        "crd",
+        "inferenceclusters.lockstep.dev",
+        "-o",
+        r"jsonpath={.metadata.annotations.kubectl\.kubernetes\.io/last-applied-configuration}",
+    ])?;
+    ensure!(kept.contains("openAPIV3Schema"), "kubectl kept no copy: {kept}");
+    ensure!(kept.len() < MAX_APPLIED_BYTES / 2, "the CRD has {} bytes: half of what fits is used", kept.len());
+    let told = kubectl(&[
+        "get",
+        "crd",
+        "inferenceclusters.lockstep.dev",
+        "-o",
+        r#"jsonpath={.status.conditions[?(@.type=="NonStructuralSchema")].message}"#,
+    ])?;
+    ensure!(told.is_empty(), "the schema is not structural: {told}");
+    Ok(())
+}
+
+/// The verdict of both judges on the object that `change` makes.
+async fn both(server: &Server, case: &Case, change: &str) -> Result<Verdict> {
+    let (base, schema) = (yaml(BASE)?, schema()?);
+    let object = laid(&base, &yaml(change)?);
+    let Some(old) = case.old else {
+        return agreed(case.name, server.judge(&object, false).await?, program(&schema, &object, None));
+    };
+    let old = laid(&base, &yaml(old)?);
+    let with_defaults = program(&schema, &old, None).map_err(|said| anyhow!("the old object is refused: {said:?}"))?;
+    server.store(&old).await?;
+    let theirs = server.judge(&object, true).await?;
+    server.remove(&old).await?;
+    agreed(case.name, theirs, program(&schema, &object, Some(&with_defaults)))
+}
+
+async fn every_rule_takes_the_good_and_refuses_the_bad() -> Result<()> {
+    install()?;
+    let namespace = Namespace::new("rules")?;
+    let server = Server::new(namespace.name()).await?;
+    let mut seen = Said::new();
+    for case in CASES {
+        let good = both(&server, case, case.good).await?;
+        ensure!(good.is_ok(), "{}: the good object is refused: {good:?}", case.name);
+        let bad = both(&server, case, case.bad).await?;
+        let Err(said) = bad else { anyhow::bail!("{}: the bad object is accepted", case.name) };
+        ensure!(has(&said, case.field, case.told), "{}: {:?} is not told of: {said:?}", case.name, case.field);
+        seen.extend(said.into_iter().map(|(field, message)| (without_indexes(&field), message)));
+    }
+    let all = rules(&schema()?, "");
+    ensure!(all.len() > 20, "only {} rules were found in the CRD", all.len());
+    let untried: Vec<_> = all.difference(&seen).collect();
+    ensure!(untried.is_empty(), "no case in cases.rs breaks these rules: {untried:#?}");
+    Ok(())
+}
+
+async fn every_bound_is_kept() -> Result<()> {
+    install()?;
+    let namespace = Namespace::new("bounds")?;
+    let server = Server::new(namespace.name()).await?;
+    let (schema, whole) = (schema()?, yaml(WHOLE)?);
+    let all = bounds(&schema["properties"]["spec"], "spec", &whole["spec"]);
+    ensure!(all.len() > 60, "only {} bounds were found in the CRD", all.len());
+    for bound in all {
+        let on = with(&whole, &bound.field, &bound.on);
+        let what = format!("{} on its bound, {}", bound.field, shortened(&bound.on));
+        agreed(&what, server.judge(&on, false).await?, program(&schema, &on, None)).map(drop)?;
+        let beyond = with(&whole, &bound.field, &bound.beyond);
+        let what = format!("{} beyond its bound, {}", bound.field, shortened(&bound.beyond));
+        for (judge, verdict) in
+            [("the server", server.judge(&beyond, false).await?), ("the program", program(&schema, &beyond, None))]
+        {
+            let Err(said) = verdict else { anyhow::bail!("{judge} accepts {what}") };
+            ensure!(said.iter().any(|(field, _)| field.starts_with(&bound.field)), "{judge} tells of {what}: {said:?}");
+        }
+    }
+    Ok(())
+}
+
+fn shortened(value: &Value) -> String {
+    value.to_string().chars().take(60).collect()
+}
+
+fn every_field_says_its_purpose_and_has_an_end() -> Result<()> {
+    let schema = schema()?;
+    let mut all = unfinished(&schema["properties"]["spec"], "spec", true);
+    all.extend(unfinished(&schema["properties"]["status"], "status", false));
+    // Words of Kubernetes' own types have no end there either.
+    ensure!(all.is_empty(), "{all:#?}");
+    Ok(())
+}
+
+fn an_unknown_field_is_refused() -> Result<()> {
+    install()?;
+    let namespace = Namespace::new("unknown")?;
+    let told = namespace.apply(&BASE.replace("spec: {", "spec: { wokers: 3,")).err().context("it was accepted")?;
+    ensure!(told.to_string().contains("unknown field \"spec.wokers\""), "{told}");
+    Ok(())
+}
+
+/// What an operator could say of a cluster that does not serve.
+const STATUS: &str = r#"{"status": {
+    "replicas": 2, "readyReplicas": 1, "selector": "lockstep.dev/role=head", "backend": "Ring",
+    "endpoint": "tiny.default.svc:50051",
+    "summary": {"groups": "1/2", "ranks": "3/4", "message": "rank 3 waits for a node"},
+    "conditions": [{"type": "Ready", "status": "False", "reason": "RanksPending", "message": "m",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#;
+
+fn tables_show_why_it_does_not_serve() -> Result<()> {
+    install()?;
+    let namespace = Namespace::new("tables")?;
+    namespace.apply(BASE)?;
+    namespace.kubectl(&["patch", "icl", "tiny", "--subresource=status", "--type=merge", "-p", STATUS])?;
+    let table = namespace.kubectl(&["get", "icl"])?;
+    let words: Vec<&str> = table.lines().flat_map(str::split_whitespace).collect();
+    let columns = ["NAME", "READY", "GROUPS", "RANKS", "REASON", "MESSAGE", "AGE", "tiny", "False", "1/2", "3/4"];
+    ensure!(words.starts_with(&columns), "{table}");
+    ensure!(table.contains("RanksPending") && table.contains("rank 3 waits for a node"), "{table}");
+    let wide = namespace.kubectl(&["get", "icl", "-o", "wide"])?;
+    for word in ["MODEL", "ENDPOINT", "BACKEND", "builtin://tiny", "tiny.default.svc:50051", "Ring"] {
+        ensure!(wide.contains(word), "{word} is not in\n{wide}");
+    }
+    for category in ["all", "lockstep"] {
+        let listed = namespace.kubectl(&["get", category, "-o", "name"])?;
+        ensure!(listed.contains("inferencecluster.lockstep.dev/tiny"), "`kubectl get {category}`: {listed}");
+    }
+    Ok(())
+}
+
+fn kubectl_scale_and_explain_know_the_kind() -> Result<()> {
+    install()?;
+    let namespace = Namespace::new("scale")?;
+    namespace.apply(BASE)?;
+    namespace.kubectl(&["patch", "icl", "tiny", "--subresource=status", "--type=merge", "-p", STATUS])?;
+    namespace.kubectl(&["scale", "icl", "tiny", "--replicas=3", "--current-replicas=1"])?;
+    let url = format!("/apis/lockstep.dev/v1alpha1/namespaces/{}/inferenceclusters/tiny/scale", namespace.name());
+    let scale: Value = serde_json::from_str(&kubectl(&["get", "--raw", &url])?)?;
+    ensure!(scale["spec"]["replicas"] == 3, "{scale}");
+    ensure!(scale["status"]["replicas"] == 2 && scale["status"]["selector"] == "lockstep.dev/role=head", "{scale}");
+    let told = namespace.kubectl(&["scale", "icl", "tiny", "--replicas=257"]).err().context("257 groups were taken")?;
+    ensure!(told.to_string().contains("spec.replicas"), "{told}");
+    for (field, word) in [("spec.serving", "recoveryTimeout"), ("spec.model.source", "builtin://tiny")] {
+        let explained = eventually("kubectl to learn the schema", SERVED, || {
+            let explained = kubectl(&["explain", &format!("icl.{field}")])?;
+            ensure!(explained.contains("DESCRIPTION"), "{explained}");
+            Ok(explained)
+        })?;
+        ensure!(explained.contains(word), "{explained}");
+    }
+    Ok(())
+}
+
+fn samples_are_taken_by_kubectl_apply() -> Result<()> {
+    install()?;
+    let namespace = Namespace::new("samples")?;
+    let folder = manifests::path("deploy/samples");
+    namespace.kubectl(&["apply", "-f", &folder.to_string_lossy()])?;
+    let listed = namespace.kubectl(&["get", "icl", "-o", "name"])?;
+    let files = std::fs::read_dir(&folder)?.count();
+    ensure!(files > 0 && listed.lines().count() == files, "{files} files made\n{listed}");
+    // The second time nothing changes, and all are kept.
+    let again = namespace.kubectl(&["apply", "-f", &folder.to_string_lossy()])?;
+    ensure!(again.lines().all(|line| line.ends_with("unchanged")), "{again}");
+    Ok(())
+}
+
+fn charts_and_overlays_are_accepted() -> Result<()> {
+    install()?;
+    for namespace in manifests::WATCHED.into_iter().chain([manifests::NAMESPACE]) {
+        apply("default", &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {namespace} }}"))?;
+    }
+    let all = manifests::all().map_err(|error| anyhow!(error))?;
+    let mut refused = BTreeSet::new();
+    for rendered in &all {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), &rendered.yaml)?;
+        let file = file.path().to_string_lossy();
+        let arguments =
+            ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", &*file];
+        if let Err(error) = kubectl(&arguments) {
+            refused.insert(format!("{}: {error:#}", rendered.name));
+        }
+    }
+    ensure!(refused.is_empty(), "{refused:#?}");
+    ensure!(all.iter().any(|rendered| rendered.yaml.contains("kind: CustomResourceDefinition")), "no CRD is rendered");
+    Ok(())
+}
