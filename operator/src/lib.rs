@@ -1,11 +1,12 @@
 //! The `InferenceCluster` resource, the plan that follows from one, and the `lockstep` command line.
 //!
-//! `resource` and `plan` are pure: no clock, no socket, no environment. `cli` alone does I/O.
+//! `resource`, `plan` and `diagnosis` are pure: no clock, no socket, no environment. `cli` alone does I/O.
 
 #![forbid(unsafe_code)]
 
 pub mod certificates;
 pub mod cli;
+pub mod diagnosis;
 pub mod heads;
 pub mod observe;
 pub mod operate;
