@@ -11,10 +11,19 @@ use tonic::transport::Channel;
 
 use super::answer::{self, Question, message};
 use super::endpoint::EndpointFlag;
+use super::kubernetes::{KubernetesFlags, forward};
 use super::sampling::Sampling;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lockstep chat               the group that `lockstep up` runs here\n  lockstep chat \
+                        quickstart    an InferenceCluster in Kubernetes"
+)]
 pub(super) struct Options {
+    /// An InferenceCluster in Kubernetes to talk to, through the API server, instead of --endpoint
+    name: Option<String>,
+    #[command(flatten)]
+    kubernetes: KubernetesFlags,
     /// What the model is told before the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -35,12 +44,15 @@ struct Conversation {
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let client = options.endpoint.endpoint.inference().await?;
+    let (client, place) = match &options.name {
+        Some(name) => (forward::inference(&options.kubernetes.connect().await?, name).await?, name.clone()),
+        None => (options.endpoint.endpoint.inference().await?, options.endpoint.endpoint.to_string()),
+    };
     let said: Vec<_> = options.system.map(|text| message("system", text)).into_iter().collect();
     let terminal = std::io::stdin().is_terminal();
     let mut chat = Conversation { client, sampling: options.sampling, fixed: said.len(), said, terminal };
     if terminal {
-        eprintln!("Talking to {}. Ctrl-C stops an answer; /reset forgets, /exit ends.", options.endpoint.endpoint);
+        eprintln!("Talking to {}. Ctrl-C stops an answer; /reset forgets, /exit ends.", place);
     }
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = next(&mut lines, terminal).await? {

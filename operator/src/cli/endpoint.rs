@@ -19,6 +19,13 @@ pub(super) struct EndpointFlag {
     pub endpoint: Endpoint,
 }
 
+impl EndpointFlag {
+    /// Whether it is the one that `lockstep up` offers by default.
+    pub(super) fn is_default(&self) -> bool {
+        self.endpoint == Endpoint::of("127.0.0.1", port::GRPC)
+    }
+}
+
 /// A checked `http://host:port` or `https://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint(String);

@@ -6,15 +6,19 @@ mod answer;
 mod chat;
 mod endpoint;
 mod generate;
+mod kubernetes;
+mod logs;
 mod plan;
 mod sampling;
 mod status;
 mod up;
+mod why;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Exit status after Ctrl-C, as shells have it: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -40,8 +44,12 @@ enum Command {
     Generate(generate::Options),
     /// Talk with the model
     Chat(chat::Options),
-    /// Show every rank of a group: phase, device, progress, and what the group waits for
+    /// Show a cluster in Kubernetes, its groups and ranks; or every rank of a group at an endpoint
     Status(status::Options),
+    /// Say the one reason why an InferenceCluster does not serve, and the remedy
+    Why(why::Options),
+    /// Print what all pods of an InferenceCluster say, in order of time
+    Logs(logs::Options),
     /// Print the CRD of InferenceCluster, for `kubectl apply -f -`
     Crd,
     /// Print a script that completes this command in a shell
@@ -54,7 +62,9 @@ enum Command {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let called = std::env::args_os().next();
+    let command = as_called(called.as_deref().unwrap_or_default().as_ref());
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("start the runtime")),
@@ -65,6 +75,16 @@ pub fn main() -> ExitCode {
     code
 }
 
+/// Whether this process was called as a plugin of kubectl.
+pub(crate) fn is_plugin(called: &Path) -> bool {
+    called.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| stem.starts_with("kubectl"))
+}
+
+/// The command line, under the name that the user types.
+fn as_called(called: &Path) -> clap::Command {
+    if is_plugin(called) { Cli::command().bin_name("kubectl lockstep") } else { Cli::command() }
+}
+
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(options) => return up::run(options).await,
@@ -72,6 +92,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Generate(options) => return generate::run(options).await,
         Command::Chat(options) => return chat::run(options).await,
         Command::Status(options) => return status::run(options).await,
+        Command::Why(options) => return why::run(options).await,
+        Command::Logs(options) => return logs::run(options).await,
         Command::Crd => print(&crate::resource::crd_yaml()?)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -115,6 +137,17 @@ mod tests {
     use clap::CommandFactory;
 
     use super::Cli;
+
+    #[test]
+    fn a_plugin_of_kubectl_is_called_so() {
+        let usage = |called: &str| super::as_called(called.as_ref()).render_usage().to_string();
+        assert!(
+            usage("/usr/bin/kubectl-lockstep").contains("kubectl lockstep"),
+            "{}",
+            usage("/usr/bin/kubectl-lockstep")
+        );
+        assert!(!usage("/usr/bin/lockstep").contains("kubectl"));
+    }
 
     #[test]
     fn flags_do_not_clash() {

@@ -1,17 +1,39 @@
-//! `lockstep status`: the group as its head tells it, as a table or as JSON.
+//! `lockstep status`: a cluster as the operator tells it, or a group as its head does.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::ListParams;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use lockstep_proto::names::env;
 use lockstep_proto::v1::{ClusterStatus, GetStatusRequest, RankStatus, WatchRequest};
 use serde_json::json;
 
 use super::endpoint::{EndpointError, EndpointFlag};
+use super::kubernetes::{self, KubernetesFlags, tree};
+use crate::resource::InferenceCluster;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lockstep status                      the group that `lockstep up` runs here\n  lockstep \
+                        status quickstart --watch   an InferenceCluster in Kubernetes\n  kubectl lockstep status -A          \
+                        all of them"
+)]
 pub(super) struct Options {
+    /// An InferenceCluster in Kubernetes. Without one: the group at --endpoint; as plugin of kubectl, or with -A or -n, all
+    /// of the namespace
+    #[arg(conflicts_with = "all_namespaces")]
+    name: Option<String>,
+    /// List the InferenceClusters of all namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
     #[command(flatten)]
     endpoint: EndpointFlag,
     /// Go on and show every change
@@ -20,21 +42,113 @@ pub(super) struct Options {
     /// Form of the status; with --watch, JSON comes one line for each change
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     output: Form,
+    #[command(flatten)]
+    kubernetes: KubernetesFlags,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Form {
     Table,
     Json,
+    Yaml,
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
+    if let Some(name) = &options.name {
+        return of_cluster(&options, name).await;
+    }
+    let called = std::env::args_os().next().unwrap_or_default();
+    let elsewhere = std::env::var_os(env::ENDPOINT).is_some() || !options.endpoint.is_default();
+    if options.all_namespaces || options.kubernetes.given() || (super::is_plugin(called.as_ref()) && !elsewhere) {
+        return of_all(&options).await;
+    }
+    of_endpoint(options).await
+}
+
+/// All clusters of the namespace, or of all.
+async fn of_all(options: &Options) -> anyhow::Result<ExitCode> {
+    let kubernetes = options.kubernetes.connect().await?;
+    let api = if options.all_namespaces { Api::all(kubernetes.client.clone()) } else { kubernetes.clusters() };
+    let listed = api.list(&ListParams::default()).await.map_err(|error| kubernetes::told(&error))?.items;
+    if listed.is_empty() && options.output == Form::Table {
+        let place =
+            if options.all_namespaces { "any namespace".into() } else { format!("namespace {}", kubernetes.namespace) };
+        eprintln!("no InferenceCluster in {place}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    super::print(&match options.output {
+        Form::Table => tree::list(&listed, Timestamp::now()),
+        Form::Json => serde_json::to_string_pretty(&listed)? + "\n",
+        Form::Yaml => serde_yaml::to_string(&listed)?,
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One cluster, once or at each change of it or of its pods.
+async fn of_cluster(options: &Options, name: &str) -> anyhow::Result<ExitCode> {
+    let kubernetes = options.kubernetes.connect().await?;
+    let cluster = kubernetes.cluster(name).await?;
+    let pods = kubernetes.pods_of(name).await?;
+    show(options, &cluster, &pods)?;
+    if !options.watch {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (mut cluster, mut pods) = (cluster, pods);
+    let mut objects = Box::pin(watcher::watch_object(kubernetes.clusters(), name).default_backoff());
+    let of_cluster = watcher::Config::default().labels(&kubernetes::selector(name));
+    let mut changes = Box::pin(watcher::watcher(kubernetes.pods(), of_cluster).default_backoff());
+    // Errors of a watch are tried again by the watch itself: the last picture stays.
+    loop {
+        tokio::select! {
+            seen = objects.next() => match seen {
+                Some(Ok(Some(seen))) if seen == cluster => continue,
+                Some(Ok(Some(seen))) => cluster = seen,
+                Some(Ok(None)) => anyhow::bail!("{name} was deleted"),
+                Some(Err(_)) => continue,
+                None => anyhow::bail!("the watch of {name} ended"),
+            },
+            change = changes.next() => match change {
+                Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => {
+                    if pods.contains(&pod) {
+                        continue;
+                    }
+                    pods.retain(|known| known.metadata.name != pod.metadata.name);
+                    pods.push(pod);
+                }
+                Some(Ok(Event::Delete(pod))) => pods.retain(|known| known.metadata.name != pod.metadata.name),
+                Some(Ok(Event::Init)) => {
+                    pods.clear();
+                    continue;
+                }
+                Some(Ok(Event::InitDone) | Err(_)) => continue,
+                None => anyhow::bail!("the watch of the pods of {name} ended"),
+            },
+            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(super::INTERRUPTED)),
+        }
+        show(options, &cluster, &pods)?;
+    }
+}
+
+fn show(options: &Options, cluster: &InferenceCluster, pods: &[Pod]) -> anyhow::Result<()> {
+    let clear = if options.watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+    super::print(&match options.output {
+        Form::Table => format!("{clear}{}", tree::tree(cluster, pods, Timestamp::now())),
+        Form::Json if options.watch => serde_json::to_string(cluster)? + "\n",
+        Form::Json => serde_json::to_string_pretty(cluster)? + "\n",
+        Form::Yaml => format!("---\n{}", serde_yaml::to_string(cluster)?),
+    })?;
+    Ok(())
+}
+
+/// The group at an endpoint.
+async fn of_endpoint(options: Options) -> anyhow::Result<ExitCode> {
     let mut client = options.endpoint.endpoint.cluster().await?;
     if !options.watch {
         let status = client.get_status(GetStatusRequest {}).await.map_err(EndpointError::from)?.into_inner();
         super::print(&match options.output {
             Form::Table => text(&status),
             Form::Json => serde_json::to_string_pretty(&json_of(&status))? + "\n",
+            Form::Yaml => serde_yaml::to_string(&json_of(&status))?,
         })?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -49,6 +163,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         super::print(&match options.output {
             Form::Table => format!("{clear}{}", text(&status)),
             Form::Json => json_of(&status).to_string() + "\n",
+            Form::Yaml => format!("---\n{}", serde_yaml::to_string(&json_of(&status))?),
         })?;
     }
 }

@@ -1,0 +1,72 @@
+//! One line of a log: who said it, when, and how it is drawn.
+
+use std::fmt;
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::diagnosis::words::readable;
+
+/// A container of a pod, and the first rank that its node runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    pub group: Option<u32>,
+    pub rank: Option<u32>,
+    pub pod: String,
+    pub container: String,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |number: Option<u32>| number.map_or("?".into(), |number| number.to_string());
+        write!(f, "{}/{}-{} {}", number(self.group), number(self.rank), self.pod, self.container)
+    }
+}
+
+/// A line with the time that Kubernetes gave it; without one it stays after its predecessor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    pub source: Source,
+    pub at: Option<Timestamp>,
+    pub text: String,
+}
+
+impl Line {
+    /// A line as the API gives it with timestamps asked for.
+    pub(super) fn new(source: Source, line: &str) -> Self {
+        let (stamp, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match stamp.parse() {
+            Ok(at) => Self { source, at: Some(at), text: rest.to_owned() },
+            Err(_) => Self { source, at: None, text: line.to_owned() },
+        }
+    }
+
+    /// The line with its source before it, in the source's own colour where there is one.
+    pub(super) fn drawn(&self, raw: bool, colour: bool) -> String {
+        let text = if raw { None } else { readable(&self.text) };
+        let text = text.as_deref().unwrap_or(&self.text);
+        // Cyan to magenta and green to blue, by node; red and yellow stay for what is wrong.
+        let shade = [36, 32, 35, 34][self.source.rank.unwrap_or(0) as usize % 4];
+        if colour {
+            format!("\x1b[{shade}m{}\x1b[0m {text}\n", self.source)
+        } else {
+            format!("{} {text}\n", self.source)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Line, Source};
+
+    #[test]
+    fn lines_as_drawn() {
+        let source = Source { group: Some(0), rank: Some(1), pod: "q-0-worker-0".into(), container: "rank".into() };
+        let json = r#"2026-01-01T00:00:00.5Z {"timestamp":"x","level":"INFO","fields":{"message":"loaded","bytes":7},"target":"a"}"#;
+        let line = Line::new(source.clone(), json);
+        assert_eq!(line.drawn(false, false), "0/1-q-0-worker-0 rank INFO  loaded bytes=7\n");
+        assert!(line.drawn(true, false).contains("{\"timestamp\""));
+        assert!(line.drawn(false, true).starts_with("\x1b[32m0/1-q-0-worker-0 rank\x1b[0m "));
+        let plain = Line::new(source, "no time here");
+        assert_eq!((plain.at, plain.text.as_str()), (None, "no time here"));
+    }
+}
