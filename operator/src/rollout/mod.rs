@@ -14,6 +14,10 @@ pub use lost::{Stuck, must_force};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// A head that drains takes requests for five seconds more, because clients are sent to it until every node has heard:
+/// before that, nothing to do does not mean that nothing comes.
+pub const LINGER: Duration = Duration::from_secs(6);
+
 /// What the cluster asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
@@ -126,7 +130,8 @@ fn roll(wanted: &Wanted, groups: &BTreeMap<u32, Group>, steps: &mut BTreeMap<u32
 
 /// Nothing is lost when the group goes now.
 fn finished(group: &Group, wanted: &Wanted) -> bool {
+    let drained_for = group.drained_for.unwrap_or_default();
     !group.taking_requests
-        || group.draining == Some(0)
-        || group.drained_for.is_some_and(|drained| drained >= wanted.drain_timeout)
+        || (group.draining == Some(0) && drained_for >= LINGER)
+        || (group.drained_for.is_some() && drained_for >= wanted.drain_timeout)
 }

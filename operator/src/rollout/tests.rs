@@ -18,6 +18,11 @@ fn serving(revision: &str) -> Group {
     Group { revision: revision.into(), scheduled: true, ready: true, taking_requests: true, ..Group::default() }
 }
 
+/// With nothing left to do, for so long that nothing comes any more.
+fn drained(revision: &str) -> Group {
+    Group { draining: Some(0), drained_for: Some(LINGER), ..serving(revision) }
+}
+
 fn forming(revision: &str) -> Group {
     Group { ready: false, taking_requests: false, ..serving(revision) }
 }
@@ -40,8 +45,9 @@ fn groups_are_created_one_at_a_time() {
 fn a_change_takes_one_group_at_a_time_from_the_last() {
     use Step::{Drain, Keep, Replace};
     check(&wanted(3), [serving("old"), serving("old"), serving("old")], &[Keep, Keep, Drain]);
-    let drained = Group { draining: Some(0), ..serving("old") };
-    check(&wanted(3), [serving("old"), serving("old"), drained], &[Keep, Keep, Replace]);
+    let early = Group { draining: Some(0), drained_for: Some(LINGER / 2), ..serving("old") };
+    check(&wanted(3), [serving("old"), serving("old"), early], &[Keep, Keep, Drain]);
+    check(&wanted(3), [serving("old"), serving("old"), drained("old")], &[Keep, Keep, Replace]);
     check(&wanted(3), [serving("old"), serving("old"), forming("new")], &[Keep, Keep, Keep]);
     check(&wanted(3), [serving("old"), serving("old"), serving("new")], &[Keep, Drain, Keep]);
 }
@@ -69,7 +75,7 @@ fn broken_groups_are_replaced_at_once_and_cost_no_serving_one() {
 fn what_is_not_wanted_is_drained_and_removed() {
     use Step::{Drain, Keep, Remove};
     check(&wanted(1), [serving("new"), serving("new")], &[Keep, Drain]);
-    check(&wanted(1), [serving("new"), Group { draining: Some(0), ..serving("new") }], &[Keep, Remove]);
+    check(&wanted(1), [serving("new"), drained("new")], &[Keep, Remove]);
     check(&wanted(0), [forming("new")], &[Remove]);
 }
 
@@ -103,7 +109,10 @@ fn a_rollout_ends_within_its_bounds() {
             for (index, step) in steps {
                 let group = now.get_mut(&index).unwrap();
                 match step {
-                    Step::Drain => group.draining = Some(group.draining.map_or(2, |left| left.saturating_sub(1))),
+                    Step::Drain => {
+                        group.draining = Some(group.draining.map_or(2, |left| left.saturating_sub(1)));
+                        group.drained_for = Some(group.drained_for.unwrap_or_default() + LINGER / 4);
+                    }
                     Step::Replace => *group = forming("new"),
                     Step::Keep => group.ready = true,
                     other => panic!("{other:?}"),

@@ -793,8 +793,9 @@ pub mod operations_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Drain ends the taking of requests: from now on the head refuses new ones and finishes those it has. Its process
-        /// stays until it is stopped. Asking again changes nothing and tells how much is left.
+        /// Drain ends the taking of requests: from now on the head does not accept, so that clients are sent elsewhere; five
+        /// seconds later it refuses new requests, and it finishes those it has. Its process stays until it is stopped. Asking
+        /// again changes nothing and tells how much is left.
         pub async fn drain(
             &mut self,
             request: impl tonic::IntoRequest<super::DrainRequest>,
@@ -831,8 +832,9 @@ pub mod operations_server {
     /// Generated trait containing gRPC methods that should be implemented for use with OperationsServer.
     #[async_trait]
     pub trait Operations: std::marker::Send + std::marker::Sync + 'static {
-        /// Drain ends the taking of requests: from now on the head refuses new ones and finishes those it has. Its process
-        /// stays until it is stopped. Asking again changes nothing and tells how much is left.
+        /// Drain ends the taking of requests: from now on the head does not accept, so that clients are sent elsewhere; five
+        /// seconds later it refuses new requests, and it finishes those it has. Its process stays until it is stopped. Asking
+        /// again changes nothing and tells how much is left.
         async fn drain(
             &self,
             request: tonic::Request<super::DrainRequest>,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodTemplateSpec,
-    Probe, ResourceRequirements, SecurityContext,
+    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler,
+    ObjectFieldSelector, PodTemplateSpec, Probe, ResourceRequirements, SecurityContext, SleepAction,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -20,6 +20,13 @@ const HEAD_REQUESTS: [(&str, &str); 2] = [("cpu", "250m"), ("memory", "256Mi")];
 
 /// Longest that loading may take while bytes move: the rank itself answers sooner where they do not.
 const LOADING_SECONDS: i32 = 3600;
+
+/// Answers "not yet" or none at all, a second apart, after which a start has failed: a process takes a moment to listen.
+const STARTUP_FAILURES: i32 = 60;
+
+/// Seconds for which a head that is to end goes on as if nothing were: until every node's proxy has heard, clients are
+/// sent to it. Its ranks wait as long, for it needs them.
+const FAREWELL_SECONDS: i64 = 5;
 
 /// Seconds that a process which no longer answers is given to end by itself, before it is killed.
 const HUNG_SECONDS: i64 = 10;
@@ -48,6 +55,7 @@ pub(super) fn container(cluster: &Validated, plan: &ContainerPlan, role: PodRole
         volume_mounts: Some(volumes::mounts(cluster, plan.name)),
         security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..unprivileged() }),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
+        lifecycle: (role == PodRole::Head).then(farewell),
         ..Default::default()
     };
     match (plan.name, role) {
@@ -154,15 +162,20 @@ fn liveness(port: &str, path: &str) -> Probe {
     Probe { termination_grace_period_seconds: Some(HUNG_SECONDS), ..get(port, path, 10, 5, 3) }
 }
 
+fn farewell() -> Lifecycle {
+    let sleep = SleepAction { seconds: FAREWELL_SECONDS };
+    Lifecycle { pre_stop: Some(LifecycleHandler { sleep: Some(sleep), ..Default::default() }), ..Default::default() }
+}
+
 fn probe_head(container: &mut Container) {
     container.startup_probe = Some(get(port_name::HTTP, "/health", 1, 5, 120));
     container.liveness_probe = Some(liveness(port_name::HTTP, "/health"));
-    container.readiness_probe = Some(get(port_name::HTTP, "/accepting", 2, 2, 2));
+    container.readiness_probe = Some(get(port_name::HTTP, "/accepting", 1, 2, 2));
 }
 
 /// The startup probe is one long answer that the rank holds back while bytes move.
 fn probe_worker(container: &mut Container) {
-    container.startup_probe = Some(get(port_name::PROBE, "/startup", 10, LOADING_SECONDS, 3));
+    container.startup_probe = Some(get(port_name::PROBE, "/startup", 1, LOADING_SECONDS, STARTUP_FAILURES));
     container.liveness_probe = Some(liveness(port_name::PROBE, "/live"));
     container.readiness_probe = Some(get(port_name::PROBE, "/ready", 2, 2, 1));
 }

@@ -23,6 +23,11 @@ pub(super) async fn tell(context: &Context, object: &InferenceCluster, status: &
     let before = object.status.clone().unwrap_or_default();
     let reference = object.object_ref(&());
     for news in news(&before, status) {
+        if news.warning {
+            tracing::warn!(reason = news.reason, "{}", news.note);
+        } else {
+            tracing::info!(reason = news.reason, "{}", news.note);
+        }
         let event = Event {
             type_: if news.warning { EventType::Warning } else { EventType::Normal },
             reason: news.reason,
@@ -48,8 +53,7 @@ pub(super) fn news(before: &InferenceClusterStatus, now: &InferenceClusterStatus
         let dull = (bad && new.status == "False") || all.iter().any(|news: &News| news.reason == new.reason);
         let still = !bad && new.status == "False" && old.as_ref().is_some_and(|old| old.status == "False");
         if !same && !dull && !still {
-            let warning = bad || (new.status == "False" && old.is_some());
-            all.push(News { warning, reason: new.reason, note: new.message });
+            all.push(News { warning: bad, reason: new.reason, note: new.message });
         }
     }
     for group in &now.groups {

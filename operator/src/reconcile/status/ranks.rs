@@ -35,13 +35,18 @@ fn one(group: &GroupSeen, names: &Names, node: u32, rank: u32, serves: bool) -> 
     };
     pods::node(pod).unwrap_or_default().clone_into(&mut status.node);
     status.restarts = pods::restarts(pod, RANK);
+    let report = group.report.as_ref();
+    let live = report.filter(|report| report.live);
+    // Kubelets tell of a container seconds after it serves.
+    if live.is_some_and(|report| report.status.ready) {
+        "Serving".clone_into(&mut status.phase);
+        return status;
+    }
     if let Some(trouble) = pods::trouble(pod, RANK) {
         trouble.phase.clone_into(&mut status.phase);
         status.message = trouble.message;
         return status;
     }
-    let report = group.report.as_ref();
-    let live = report.filter(|report| report.live);
     let said = live.and_then(|report| report.status.ranks.iter().find(|said| said.rank == rank));
     match said {
         Some(said) if said.host == pod.name_any() || said.host.is_empty() => tell(&mut status, said, live),

@@ -70,6 +70,8 @@ pub struct Driver {
     draining: Option<Instant>,
     /// Why no more requests are taken.
     closed: Option<String>,
+    /// Until then requests are taken all the same: of clients who cannot know yet.
+    lingers_until: Option<Instant>,
     /// The last step that the nodes were sent in this epoch.
     last_sent: Option<u64>,
     pulsed_at: Instant,
@@ -95,6 +97,7 @@ impl Driver {
             fruitless: 0,
             draining: None,
             closed: None,
+            lingers_until: None,
             last_sent: None,
             pulsed_at: Instant::now(),
             requests: 0,
@@ -117,6 +120,7 @@ impl Driver {
                 () = drain.cancelled(), if self.draining.is_none() => {
                     self.draining = Some(Instant::now());
                     self.close("it was told to stop");
+                    self.lingers_until = None;
                 }
             }
             self.send_plans();

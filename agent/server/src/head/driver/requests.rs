@@ -1,11 +1,17 @@
 //! What clients ask for, and what they are told.
 
+use std::time::{Duration, Instant};
+
 use lockstep_schedule::Request;
 use tokio::sync::mpsc;
 
 use super::{CANARY, Driver};
 use crate::head::clients;
 use crate::service::{Command, Event, Left, ServeError, Submission};
+
+/// How long requests are still taken after the operator asked for a drain: until every node's proxy has heard that this
+/// head does not accept any more, clients are sent here.
+const LINGER: Duration = Duration::from_secs(5);
 
 impl Driver {
     pub(super) fn command(&mut self, command: Command) {
@@ -15,6 +21,9 @@ impl Driver {
                 accepted.send(self.submit(submission, events)).ok();
             }
             Command::Drain { reason, answer } => {
+                if self.closed.is_none() {
+                    self.lingers_until = Some(Instant::now() + LINGER);
+                }
                 self.close(if reason.is_empty() { "the operator asked for it" } else { &reason });
                 self.publish();
                 let stats = self.inputs.scheduler.stats();
@@ -27,7 +36,8 @@ impl Driver {
         let unavailable = |reason: &str| {
             Err(ServeError::Unavailable { reason: reason.into(), retry_after_s: clients::RETRY_AFTER_S })
         };
-        if let Some(reason) = &self.closed {
+        let lingers = self.lingers_until.is_some_and(|until| Instant::now() < until);
+        if let Some(reason) = self.closed.as_ref().filter(|_| !lingers) {
             return unavailable(&format!("the head takes no more requests: {reason}"));
         }
         if self.lost_at.is_some_and(|at| at.elapsed() > self.inputs.recovery_timeout) {
