@@ -1,5 +1,5 @@
 # Every target works from a fresh clone: what is missing is installed by tests/prepare, what is there is left alone.
-# CARGO_TARGET_DIR, PROMPT, CLUSTER and TEST_CLUSTER may be set.
+# CARGO_TARGET_DIR, PROMPT, CLUSTER, TEST_CLUSTER and SCALE may be set.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +12,7 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 BIN := $(abspath $(CARGO_TARGET_DIR))/debug
 CLUSTER ?= deploy/samples/quickstart.yaml
 TEST_CLUSTER ?= $(CURDIR)/.cluster
+SCALE ?= 1000
 PROMPT ?= What happens when a worker dies?
 
 .PHONY: help
@@ -42,6 +43,10 @@ test: lint build ## Run every check: lints, tests, generated files
 .PHONY: bench
 bench: build ## Measure beside the peers, in the same run; takes many minutes
 	@for bench in tests/bench/*/run; do echo "== $$bench"; "$$bench"; done
+
+.PHONY: scale
+scale: build ## Measure the operator with 1,000 clusters on a real control plane; SCALE=300 for fewer
+	@tests/scale/run $(SCALE)
 
 .PHONY: cluster
 cluster: build ## Bring a Kubernetes cluster up on this machine, with the operator; needs root and Go
