@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 
-use super::build::labels::{FIELD_MANAGER, annotation};
+use super::build::labels::{FIELD_MANAGER, LOCKSTEP, annotation, label};
 use super::build::{Object, short_hash};
 use super::{Context, ReconcileError};
 use crate::observe::{SEEN, content_hash, owned_by};
@@ -63,10 +63,12 @@ pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result
     let hash = short_hash(&serde_json::to_value(&object.object).unwrap_or_default());
     let trace = context.trace(&kind, &namespace, &name);
     let key = (kind.clone(), namespace.clone(), name.clone());
+    if let Some(there) = trace.clone().or(unseen(context, &object, trace.is_some()).await?)
+        && is_foreign(&there, owner)
+    {
+        return Err(ReconcileError::Taken { kind, name });
+    }
     if let Some(trace) = &trace {
-        if owned_by(trace, owner) == Some(false) {
-            return Err(ReconcileError::Taken { kind, name });
-        }
         let annotations = trace.annotations.as_ref();
         let said = |key: &str| annotations.and_then(|all| all.get(key)).map(String::as_str);
         let spread = Duration::from_secs(u64::from(u16::from_str_radix(&hash[..4], 16).unwrap_or_default()) / 10);
@@ -83,17 +85,54 @@ pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result
     Ok(())
 }
 
-async fn patch(context: &Context, object: &Object) -> kube::Result<DynamicObject> {
+/// Whether an object with a name that a cluster needs is not the cluster's: another's, or nobody's that we made.
+#[must_use]
+pub(super) fn is_foreign(metadata: &ObjectMeta, owner: &str) -> bool {
+    let ours =
+        || metadata.labels.as_ref().and_then(|labels| labels.get(label::MANAGED_BY)).is_some_and(|by| by == LOCKSTEP);
+    !owned_by(metadata, owner).unwrap_or_else(ours)
+}
+
+/// Metadata of an object that no watch shows, for they show only what has our label.
+async fn unseen(context: &Context, object: &Object, seen: bool) -> Result<Option<ObjectMeta>, ReconcileError> {
+    if seen {
+        return Ok(None);
+    }
+    let (kind, name) = (object.resource.kind.clone(), object.object.name_any());
+    context.metrics.request("get");
+    let found = api(context, object).get_metadata_opt(&name).await;
+    Ok(found.map_err(|source| ReconcileError::Apply { kind, name, source })?.map(|found| found.metadata))
+}
+
+fn api(context: &Context, object: &Object) -> Api<DynamicObject> {
     let namespace = object.object.namespace().unwrap_or_default();
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &object.resource);
-    let name = object.object.name_any();
+    Api::namespaced_with(context.client.clone(), &namespace, &object.resource)
+}
+
+async fn patch(context: &Context, object: &Object) -> kube::Result<DynamicObject> {
+    let (api, name) = (api(context, object), object.object.name_any());
     let mut whole = object.object.clone();
     whole.types = Some(kube::api::TypeMeta {
         api_version: object.resource.api_version.clone(),
         kind: object.resource.kind.clone(),
     });
-    context.metrics.request("patch");
-    api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&whole)).await
+    let applied = async || {
+        context.metrics.request("patch");
+        api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&whole)).await
+    };
+    match applied().await {
+        // Lists are merged by key, so that an entry whose key somebody changed (a Service's port) stands beside ours.
+        // A merge patch replaces lists as a whole.
+        Err(kube::Error::Api(status)) if status.code == 422 => {
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+            context.metrics.request("patch");
+            match api.patch(&name, &params, &Patch::Merge(&whole)).await {
+                Ok(_) => applied().await,
+                Err(_) => Err(kube::Error::Api(status)),
+            }
+        }
+        other => other,
+    }
 }
 
 /// Deletes an object of ours; one that is gone already is no error. `uid` where only that very object is meant.

@@ -67,19 +67,19 @@ impl Context {
 /// Why a reconciliation ended early; it is tried again with growing pauses.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    #[error("apply {kind} {name}: {source}")]
+    #[error("apply {kind} {name}: {}", said(source))]
     Apply { kind: String, name: String, source: kube::Error },
-    #[error("delete {kind} {name}: {source}")]
+    #[error("delete {kind} {name}: {}", said(source))]
     Delete { kind: String, name: String, source: kube::Error },
     #[error("{kind} {name} belongs to another object; rename this cluster or delete that one")]
     Taken { kind: String, name: String },
-    #[error("read the cluster's Secrets: {0}")]
+    #[error("read the cluster's Secrets: {}", said(.0))]
     ReadSecrets(kube::Error),
-    #[error("write Secret {name}: {source}")]
+    #[error("write Secret {name}: {}", said(source))]
     WriteSecret { name: String, source: kube::Error },
     #[error(transparent)]
     Certificate(#[from] crate::certificates::CertificateError),
-    #[error("write the status: {0}")]
+    #[error("write the status: {}", said(.0))]
     Status(kube::Error),
 }
 
@@ -95,6 +95,14 @@ impl ReconcileError {
             Self::Certificate(_) => "certificates",
             Self::Status(_) => "status",
         }
+    }
+}
+
+/// The API server's own words; the error itself shows the whole answer.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
 
+use super::apply::is_foreign;
 use super::build::labels::FIELD_MANAGER;
 use super::validate::Validated;
 use super::{Context, ReconcileError, now};
@@ -104,7 +105,11 @@ async fn read(context: &Context, api: &Api<Secret>, cluster: &Validated) -> Resu
     let mut existing = Vec::new();
     for name in names(cluster) {
         context.metrics.request("get");
-        existing.extend(api.get_opt(&name).await.map_err(ReconcileError::ReadSecrets)?);
+        let Some(found) = api.get_opt(&name).await.map_err(ReconcileError::ReadSecrets)? else { continue };
+        if is_foreign(&found.metadata, &cluster.owner.uid) {
+            return Err(ReconcileError::Taken { kind: "Secret".into(), name });
+        }
+        existing.push(found);
     }
     Ok(existing)
 }
