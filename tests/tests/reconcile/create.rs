@@ -1,0 +1,218 @@
+//! What is made, in which order, and what is said where it cannot be made.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use lockstep_tests::cluster::kubectl;
+use serde_json::Value;
+
+use crate::world::{FAST, World, group_pods, name_of, title};
+
+/// Every kind that a cluster can own, and nothing else, with the cluster as its controller.
+pub fn all_that_is_made_is_owned() -> Result<()> {
+    let world = World::new("owned")?;
+    let before = world.everything()?;
+    let spec = "workers: 2, service: { type: NodePort, annotations: { a: b } }, \
+                modelCache: { size: 1Gi }, autoscaling: { maxReplicas: 2 }, placement: { policy: Pack }";
+    world.apply("whole", spec)?;
+    let wanted: BTreeSet<String> = [
+        "Service/whole",
+        "Service/whole-0",
+        "Secret/whole-ca",
+        "Secret/whole-head-tls",
+        "Secret/whole-node-tls",
+        "Secret/whole-operator-tls",
+        "Secret/whole-group-key",
+        "PersistentVolumeClaim/whole-models",
+        "NetworkPolicy/whole",
+        "NetworkPolicy/whole-0",
+        "PodDisruptionBudget/whole-0",
+        "HorizontalPodAutoscaler/whole",
+        "StatefulSet/whole-0-head",
+        "StatefulSet/whole-0-worker",
+    ]
+    .map(str::to_owned)
+    .into();
+    let kinds = "services,secrets,persistentvolumeclaims,networkpolicies,poddisruptionbudgets,\
+                 horizontalpodautoscalers,statefulsets";
+    let made = world.eventually("all objects", || {
+        let made = world.list(kinds, "whole")?;
+        let titles: BTreeSet<_> = made.iter().map(title).collect();
+        ensure!(titles == wanted, "there are {titles:?}");
+        Ok(made)
+    })?;
+    let uid = world.get("icl", "whole")?["metadata"]["uid"].clone();
+    for object in &made {
+        let owners = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+        ensure!(owners.len() == 1 && owners[0]["uid"] == uid && owners[0]["controller"] == true, "{}", title(object));
+        let labels = &object["metadata"]["labels"];
+        ensure!(labels["app.kubernetes.io/managed-by"] == "lockstep", "{}: {labels}", title(object));
+        ensure!(labels["app.kubernetes.io/instance"] == "whole", "{}: {labels}", title(object));
+    }
+    world.eventually("three pods", || {
+        let pods = world.pods("whole")?.into_keys().collect::<Vec<_>>();
+        ensure!(pods == ["whole-0-head-0", "whole-0-worker-0", "whole-0-worker-1"], "{pods:?}");
+        Ok(())
+    })?;
+    let rest: Vec<_> = world.everything()?.difference(&before).filter(|name| !is_made(name)).cloned().collect();
+    ensure!(rest.is_empty(), "nobody asked for {rest:?}");
+    Ok(())
+}
+
+/// What the test lists itself, and what Kubernetes' own controllers make of that.
+fn is_made(name: &str) -> bool {
+    let kinds = [
+        "service/whole",
+        "secret/whole-",
+        "persistentvolumeclaim/whole-models",
+        "networkpolicy.networking.k8s.io/whole",
+        "poddisruptionbudget.policy/whole-0",
+        "horizontalpodautoscaler.autoscaling/whole",
+        "statefulset.apps/whole-0-",
+        "controllerrevision.apps/whole-0-",
+        "pod/whole-0-",
+        "endpoints/whole",
+        "endpointslice.discovery.k8s.io/whole",
+        "inferencecluster.lockstep.dev/whole",
+    ];
+    kinds.iter().any(|kind| name.starts_with(kind))
+}
+
+/// A group that has no room holds back the next; status and events say so in the scheduler's words.
+pub fn groups_are_created_one_at_a_time() -> Result<()> {
+    let world = World::new("order")?;
+    // Two of three pods that ask for 40 of 64 processors have room on two nodes: the first group's.
+    world.apply("big", &format!("replicas: 3, workers: 1, resources: {{ requests: {{ cpu: 40 }} }}, {FAST}"))?;
+    let message = world.await_condition("big", "Degraded", "True", "Unschedulable")?;
+    ensure!(message.contains("group 1") && message.contains("Insufficient cpu"), "{message}");
+    // The operator has looked at it many times by now.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let sets: BTreeSet<_> = world.list("statefulsets", "big")?.iter().map(name_of).collect();
+    let first_two = ["big-0-head", "big-0-worker", "big-1-head", "big-1-worker"].map(str::to_owned).into();
+    ensure!(sets == first_two, "{sets:?}");
+    let groups = world.get("icl", "big")?["status"]["groups"].clone();
+    ensure!(groups[0]["ready"] == true && groups[1]["ready"] == false, "{groups}");
+    ensure!(groups[2]["phase"] == "Pending", "{groups}");
+    // Room: the first group needs less from now on, by being gone.
+    world.change("big", r#"{"spec": {"replicas": 1}}"#)?;
+    world.await_settled("big")?;
+    let sets: BTreeSet<_> = world.list("statefulsets", "big")?.iter().map(name_of).collect();
+    ensure!(sets == ["big-0-head", "big-0-worker"].map(str::to_owned).into(), "{sets:?}");
+    // Small groups: each waits for the one before it only as long as it has no nodes.
+    world.apply("small", &format!("replicas: 3, workers: 1, {FAST}"))?;
+    world.await_settled("small")?;
+    let pods = world.list("pods", "small")?;
+    ensure!(pods.len() == 6, "{} pods", pods.len());
+    for group in 1..3 {
+        let before = group_pods(&pods, group - 1).map(scheduled).max().flatten().context("scheduled")?;
+        let created = group_pods(&pods, group).filter_map(|pod| pod["metadata"]["creationTimestamp"].as_str()).min();
+        ensure!(created.is_some_and(|created| created >= before.as_str()), "group {group}: {created:?} < {before}");
+    }
+    Ok(())
+}
+
+/// When a pod got its node.
+fn scheduled(pod: &Value) -> Option<String> {
+    let conditions = pod["status"]["conditions"].as_array()?;
+    let condition = conditions.iter().find(|condition| condition["type"] == "PodScheduled")?;
+    condition["lastTransitionTime"].as_str().map(str::to_owned)
+}
+
+/// What belongs to others stays theirs, and the status says which name is in the way.
+pub fn what_belongs_to_others_is_left_alone() -> Result<()> {
+    let world = World::new("names")?;
+    let foreign = "
+apiVersion: v1
+kind: Service
+metadata: { name: front }
+spec: { selector: { app: other }, ports: [{ name: grpc, port: 50051 }] }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: secret-ca }
+stringData: { precious: value }
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: { name: cache-models }
+spec: { accessModes: [ReadWriteMany], resources: { requests: { storage: 1Gi } } }
+";
+    world.namespace.apply(foreign)?;
+    let theirs = [("service", "front"), ("secret", "secret-ca"), ("pvc", "cache-models")];
+    let before = theirs.map(|(kind, name)| world.get(kind, name));
+    world.apply("front", FAST)?;
+    world.apply("secret", FAST)?;
+    world.apply("cache", &format!("modelCache: {{ size: 1Gi }}, {FAST}"))?;
+    for (cluster, name) in [("front", "Service front"), ("secret", "Secret secret-ca"), ("cache", "cache-models")] {
+        let message = world.await_condition(cluster, "Degraded", "True", "NameTaken")?;
+        ensure!(message.contains(name), "{message}");
+        let (ready, reason, _) = world.condition(cluster, "Ready")?;
+        ensure!(ready == "False" && reason == "NameTaken", "{cluster} is {ready} for {reason}");
+    }
+    for ((kind, name), before) in theirs.into_iter().zip(before) {
+        let (mut before, mut now) = (before?, world.get(kind, name)?);
+        // Kubernetes' own controllers may write a status.
+        for object in [&mut before, &mut now] {
+            object.as_object_mut().map(|fields| fields.remove("status"));
+            for field in ["resourceVersion", "managedFields"] {
+                object["metadata"].as_object_mut().map(|fields| fields.remove(field));
+            }
+        }
+        ensure!(before == now, "{kind} {name} was changed:\n{before}\n{now}");
+    }
+    // Out of the way: it goes on by itself.
+    world.kubectl(&["delete", "service", "front"])?;
+    world.await_settled("front")
+}
+
+/// `a-0` has the name of the first group of `a`: who comes second is told, who came first is not disturbed.
+pub fn a_cluster_named_as_a_group_is_told() -> Result<()> {
+    let world = World::new("twins")?;
+    world.apply("a", FAST)?;
+    world.await_settled("a")?;
+    let (pods, service) = (world.pods("a")?, world.get("service", "a-0")?);
+    world.apply("a-0", FAST)?;
+    let message = world.await_condition("a-0", "Degraded", "True", "NameTaken")?;
+    ensure!(message.contains("a-0"), "{message}");
+    ensure!(world.get("service", "a-0")?["metadata"]["uid"] == service["metadata"]["uid"], "the Service was replaced");
+    ensure!(world.get("service", "a-0")?["spec"] == service["spec"], "the Service was changed");
+    ensure!(world.pods("a")? == pods, "pods of the first were replaced");
+    world.await_settled("a")
+}
+
+/// A quota, a resource that no node has: told in Kubernetes' own words.
+pub fn what_kubernetes_refuses_is_told() -> Result<()> {
+    let world = World::new("refused")?;
+    world.kubectl(&["create", "quota", "pods", "--hard=pods=1"])?;
+    world.apply("quota", &format!("workers: 1, {FAST}"))?;
+    let message = world.await_condition("quota", "Degraded", "True", "QuotaExceeded")?;
+    ensure!(message.contains("exceeded quota: pods"), "{message}");
+    let (ready, reason, _) = world.condition("quota", "Ready")?;
+    ensure!(ready == "False" && reason == "QuotaExceeded", "it is {ready} for {reason}");
+    let table = world.kubectl(&["get", "icl", "quota"])?;
+    ensure!(table.contains("QuotaExceeded") && table.contains("0/1"), "{table}");
+    world.kubectl(&["delete", "quota", "pods"])?;
+    world.await_settled("quota")?;
+    world.apply("device", "resources: { limits: { example.com/none: 1 } }")?;
+    let message = world.await_condition("device", "Degraded", "True", "Unschedulable")?;
+    ensure!(message.contains("Insufficient example.com/none"), "{message}");
+    // An image that nobody can name: the API server's words about the pod template.
+    world.apply("overlay", "head: { spec: { containers: [{ name: '' }] } }")?;
+    world.eventually("a word about the overlay", || {
+        let (_, reason, message) = world.condition("overlay", "Ready")?;
+        ensure!(["ApiServerRefused", "InvalidSpec"].contains(&reason.as_str()), "{reason}: {message}");
+        ensure!(message.contains("name"), "{message}");
+        Ok(())
+    })
+}
+
+/// Pods of every shape meet the `restricted` standard.
+pub fn a_restricted_namespace_takes_the_pods() -> Result<()> {
+    let world = World::new("restricted")?;
+    let level = "pod-security.kubernetes.io/enforce=restricted";
+    kubectl(&["label", "namespace", world.namespace.name(), level])?;
+    world.apply("cpu", &format!("workers: 1, {FAST}"))?;
+    world.apply("gpu", &format!("backend: Nccl, devicesPerNode: 2, workers: 1, {FAST}"))?;
+    world.await_settled("cpu")?;
+    world.await_settled("gpu")
+}

@@ -1,0 +1,167 @@
+//! The operator as a program among others: it dies, it has a double, and it has nothing to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use lockstep_tests::cluster::eventually;
+use serde_json::Value;
+
+use crate::world::{FAST, IMAGE, Operator, PATIENCE, World, title};
+
+/// The leader dies without a word; the other one takes over and goes on under the same name.
+pub fn of_two_operators_one_leads() -> Result<()> {
+    let mut world = World::new("leaders")?;
+    let namespace = world.namespace.name().to_owned();
+    world.operator.kill();
+    let lease = ["--lease-name", "lockstep-test", "--pod-namespace", &namespace];
+    world.operator = Operator::start(&namespace, IMAGE, &lease);
+    world.eventually("the first to lead", || {
+        ensure!(world.operator.leads()?, "it does not");
+        Ok(())
+    })?;
+    let other = Operator::start(&namespace, IMAGE, &lease);
+    world.apply("a", &format!("workers: 1, {FAST}"))?;
+    world.await_settled("a")?;
+    ensure!(!other.leads()?, "both lead");
+    ensure!(other.metric("lockstep_operator_api_requests_total")? < 0.5, "the one that stands by makes requests");
+    let before = world.pods("a")?;
+
+    world.operator.kill();
+    world.operator = other;
+    world.kubectl(&["scale", "icl", "a", "--replicas=2"])?;
+    // Nobody leads until the lease has ended.
+    eventually("the second to lead", Duration::from_secs(60), || {
+        ensure!(world.operator.leads()?, "it does not");
+        Ok(())
+    })?;
+    world.await_settled("a")?;
+    let after = world.pods("a")?;
+    ensure!(after.len() == 4 && before.iter().all(|(name, uid)| after.get(name) == Some(uid)), "{before:?} {after:?}");
+    let kinds = "services,secrets,networkpolicies,poddisruptionbudgets,statefulsets";
+    for object in world.list(kinds, "a")? {
+        let fields = world.kubectl(&["get", &title(&object).to_lowercase(), "--show-managed-fields", "-o", "json"])?;
+        let fields: Value = serde_json::from_str(&fields)?;
+        let managers: BTreeSet<_> = fields["metadata"]["managedFields"]
+            .as_array()
+            .context("managed fields")?
+            .iter()
+            .filter(|entry| entry["subresource"] != "status")
+            .filter_map(|entry| entry["manager"].as_str())
+            .collect();
+        ensure!(managers == BTreeSet::from(["lockstep"]), "{} is managed by {managers:?}", title(&object));
+    }
+    Ok(())
+}
+
+/// How far a rollout of two groups has come: each stage holds from when it is reached.
+struct Stage {
+    name: &'static str,
+    reached: fn(&World, &BTreeMap<String, String>) -> Result<bool>,
+}
+
+/// In the order in which they come: group 1 first, then group 0.
+const STAGES: [Stage; 6] = [
+    Stage { name: "the spec changed", reached: |_, _| Ok(true) },
+    Stage { name: "group 1 drains", reached: |world, old| Ok(drains(world, 1)? || set_is_new(world, 1, old)?) },
+    Stage { name: "the sets of group 1 are new", reached: |world, old| set_is_new(world, 1, old) },
+    Stage { name: "the head of group 1 is new", reached: |world, old| pod_is_new(world, "a-1-head-0", old) },
+    Stage { name: "group 0 drains", reached: |world, old| Ok(drains(world, 0)? || set_is_new(world, 0, old)?) },
+    Stage { name: "a worker of group 0 is new", reached: |world, old| pod_is_new(world, "a-0-worker-0", old) },
+];
+
+fn drains(world: &World, group: usize) -> Result<bool> {
+    Ok(world.get("icl", "a")?["status"]["groups"][group]["drainingSince"].is_string())
+}
+
+/// The head set's revision is not that of any old pod.
+fn set_is_new(world: &World, group: usize, old: &BTreeMap<String, String>) -> Result<bool> {
+    let set = world.get("statefulset", &format!("a-{group}-head"))?;
+    Ok(set["metadata"]["annotations"]["lockstep.dev/revision"] != old["revision"])
+}
+
+fn pod_is_new(world: &World, name: &str, old: &BTreeMap<String, String>) -> Result<bool> {
+    let now = world.pods("a")?;
+    Ok(now.get(name).is_some_and(|uid| old.get(name) != Some(uid)))
+}
+
+/// Killed at each stage of a rollout in turn and started again, it ends the rollout: no pod is left, none made twice.
+pub fn killed_at_each_stage_the_rollout_ends() -> Result<()> {
+    let mut world = World::new("killed")?;
+    world.apply("a", &format!("workers: 1, replicas: 2, {FAST}"))?;
+    world.await_settled("a")?;
+    for (round, last) in [(1, STAGES.len()), (2, 1)] {
+        let mut old = world.pods("a")?;
+        let revision = &world.get("statefulset", "a-0-head")?["metadata"]["annotations"]["lockstep.dev/revision"];
+        old.insert("revision".into(), revision.as_str().context("a revision")?.to_owned());
+        world.change("a", &format!(r#"{{"spec": {{"env": [{{"name": "ROUND", "value": "{round}"}}]}}}}"#))?;
+        for stage in &STAGES[..last] {
+            world.eventually(stage.name, || {
+                ensure!((stage.reached)(&world, &old)?, "not yet");
+                Ok(())
+            })?;
+            world.restart(IMAGE);
+        }
+        world.eventually("all pods to be new", || {
+            let now = world.pods("a")?;
+            ensure!(now.len() == 4 && now.iter().all(|(name, uid)| old.get(name) != Some(uid)), "{old:?} {now:?}");
+            Ok(())
+        })?;
+        world.await_settled("a")?;
+        // Each pod was replaced once: what came new during the rollout is what is there.
+        let revisions: BTreeSet<_> = world
+            .list("pods", "a")?
+            .iter()
+            .map(|pod| pod["metadata"]["labels"]["lockstep.dev/revision"].to_string())
+            .collect();
+        ensure!(revisions.len() == 1 && !revisions.contains(&old["revision"]), "pods of {revisions:?}");
+    }
+    Ok(())
+}
+
+/// Each transition is told once, and a cluster that is steady costs no request.
+pub fn transitions_are_told_once_and_steady_clusters_are_silent() -> Result<()> {
+    let world = World::new("silence")?;
+    world.apply("a", &format!("workers: 1, replicas: 2, {FAST}"))?;
+    world.await_settled("a")?;
+    world.change("a", r#"{"spec": {"env": [{"name": "A", "value": "1"}]}}"#)?;
+    world.eventually("the rollout", || {
+        let status = world.get("icl", "a")?["status"].clone();
+        ensure!(status["updatedReplicas"] == 2 && status["readyReplicas"] == 2, "{status}");
+        Ok(())
+    })?;
+    world.await_settled("a")?;
+    // What is on its way settles.
+    std::thread::sleep(Duration::from_secs(3));
+    let requests = world.operator.metric("lockstep_operator_api_requests_total")?;
+    let reconciles = world.operator.metric("lockstep_operator_reconciles_total")?;
+    ensure!(requests > 10.0 && reconciles > 1.0, "{requests} requests, {reconciles} reconciliations: not counted?");
+    let version = world.get("icl", "a")?["metadata"]["resourceVersion"].clone();
+    std::thread::sleep(Duration::from_secs(10));
+    let now = world.operator.metric("lockstep_operator_api_requests_total")?;
+    ensure!(now - requests < 0.5, "{} requests in ten seconds without a change", now - requests);
+    ensure!(world.get("icl", "a")?["metadata"]["resourceVersion"] == version, "the status was written again");
+    ensure!(world.operator.metric("lockstep_operator_head_connections")? < 0.5, "heads are listened to for nothing");
+
+    let told = told(&world)?;
+    let count = |reason: &str| told.get(reason).copied().unwrap_or(0);
+    // Two groups came up, were changed, and came up again.
+    for (reason, most) in [("GroupCreating", 4), ("GroupDraining", 2), ("GroupUpdating", 2), ("GroupServing", 4)] {
+        ensure!((1..=most).contains(&count(reason)), "{reason} was told {} times: {told:?}", count(reason));
+    }
+    ensure!(told.values().sum::<u64>() <= 24, "{told:?}");
+    Ok(())
+}
+
+/// How often each reason was told.
+fn told(world: &World) -> Result<BTreeMap<String, u64>> {
+    let selector = "--field-selector=involvedObject.name=a,involvedObject.kind=InferenceCluster";
+    let events: Value = serde_json::from_str(&world.kubectl(&["get", "events", selector, "-o", "json"])?)?;
+    let mut told = BTreeMap::new();
+    for event in events["items"].as_array().context("events")? {
+        let again = event["series"]["count"].as_u64().or(event["count"].as_u64()).unwrap_or(1).max(1);
+        *told.entry(event["reason"].as_str().unwrap_or_default().to_owned()).or_default() += again;
+    }
+    ensure!(!told.is_empty(), "no event is there after {} s", PATIENCE.as_secs());
+    Ok(told)
+}
