@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
+use kube::api::{DynamicObject, PostParams};
 use kube::{Api, ResourceExt as _};
 
 use super::apply::is_foreign;
@@ -15,21 +15,47 @@ use super::validate::Validated;
 use super::{Context, ReconcileError, now};
 use crate::certificates::{self, Role, data};
 use crate::heads::{Credentials, DialError};
-use crate::observe::SEEN;
+use crate::observe::{SEEN, content_hash};
 use crate::plan::ClusterNames;
 
 /// Longest time between two looks, whatever the certificates say.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// The watch shows what was written after at most this long; what it shows instead is looked at then.
+const WATCH_LAG: Duration = Duration::from_secs(10);
 
 /// What is known of each cluster's Secrets.
 #[derive(Default)]
 pub struct Certificates(Mutex<HashMap<(String, String), Known>>);
 
 struct Known {
-    /// The Secrets as the watch showed them when they were looked at.
+    /// The Secrets as the watch shows them, once it has caught up with what was written.
     traces: Vec<Option<String>>,
+    /// As it showed them before that, and when that was; `None` once it has caught up.
+    before: Option<(Instant, Vec<Option<String>>)>,
     look_again: Timestamp,
     credentials: Option<Credentials>,
+}
+
+impl Known {
+    /// How long this holds, where `traces` show nothing else.
+    fn holds(&mut self, traces: &[Option<String>]) -> Option<Duration> {
+        let longest = if self.traces == traces {
+            self.before = None;
+            LONGEST
+        } else {
+            let (at, before) = self.before.as_ref()?;
+            let mut each = traces.iter().zip(before.iter().zip(&self.traces));
+            if !each.all(|(now, (before, after))| now == before || now == after) {
+                return None;
+            }
+            WATCH_LAG.checked_sub(at.elapsed())?
+        };
+        Some(longest.min(due(self.look_again))).filter(|left| !left.is_zero())
+    }
+}
+
+fn due(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now())).unwrap_or_default().min(LONGEST)
 }
 
 /// Why the operator has no certificate for a cluster's heads.
@@ -80,24 +106,35 @@ impl Certificates {
 /// The API server refuses, or another writer was faster: the next try sees its Secrets.
 pub async fn bring_about(context: &Context, cluster: &Validated) -> Result<Duration, ReconcileError> {
     let key = key_of(cluster);
-    let traces = traces(context, cluster);
-    let due = |at: Timestamp| Duration::try_from(at.duration_since(now())).unwrap_or_default().min(LONGEST);
-    let looked = context.certificates.lock().get(&key).map(|known| (known.traces == traces, known.look_again));
-    if let Some((true, look_again)) = looked
-        && !due(look_again).is_zero()
-    {
-        return Ok(due(look_again));
+    let before = traces(context, cluster);
+    let (new, holds) = match context.certificates.lock().get_mut(&key) {
+        Some(known) => (false, known.holds(&before)),
+        None => (true, None),
+    };
+    if let Some(left) = holds {
+        return Ok(left);
     }
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.namespace);
-    let existing = read(context, &api, cluster).await?;
+    // A new cluster of which the watch shows no Secret: none is read. One that is there all the same is not overwritten,
+    // for then its creation fails, and the next try reads.
+    let blind = new && before.iter().all(Option::is_none);
+    let existing = if blind { Vec::new() } else { read(context, &api, cluster).await? };
     let decision = certificates::decide(cluster, &existing, now())?;
+    let known = Known { traces: before.clone(), before: None, look_again: now(), credentials: None };
+    context.certificates.lock().insert(key.clone(), known);
+    let mut after = before.clone();
     for secret in decision.write {
-        write(context, &api, secret).await?;
+        let name = secret.name_any();
+        let trace = write(context, &api, secret).await?;
+        for (_, shown) in names(cluster).zip(&mut after).filter(|(one, _)| *one == name) {
+            shown.clone_from(&trace);
+        }
     }
-    // Right after a write the watch shows the old ones: what it shows next is looked at once more.
-    let known = Known { traces, look_again: decision.look_again, credentials: None };
-    context.certificates.lock().insert(key, known);
-    Ok(due(decision.look_again))
+    let written = after != before;
+    let before = written.then(|| (Instant::now(), before));
+    let look_again = decision.look_again;
+    context.certificates.lock().insert(key, Known { traces: after, before, look_again, credentials: None });
+    Ok(if written { due(look_again).min(WATCH_LAG) } else { due(look_again) })
 }
 
 /// The cluster's Secrets, by name: one that lost its labels is ours all the same.
@@ -120,7 +157,8 @@ fn names(cluster: &Validated) -> impl Iterator<Item = String> {
     leaves.into_iter().chain([names.ca_secret(), names.key_secret()])
 }
 
-async fn write(context: &Context, api: &Api<Secret>, secret: Secret) -> Result<(), ReconcileError> {
+/// Writes `secret`; returns its trace, as the watch will show it.
+async fn write(context: &Context, api: &Api<Secret>, secret: Secret) -> Result<Option<String>, ReconcileError> {
     let name = secret.name_any();
     let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
     let written = if secret.resource_version().is_some() {
@@ -130,7 +168,9 @@ async fn write(context: &Context, api: &Api<Secret>, secret: Secret) -> Result<(
         context.metrics.request("post");
         api.create(&params, &secret).await
     };
-    written.map(drop).map_err(|source| ReconcileError::WriteSecret { name, source })
+    let written = written.map_err(|source| ReconcileError::WriteSecret { name, source })?;
+    let written = serde_json::to_value(&written).and_then(serde_json::from_value::<DynamicObject>);
+    Ok(written.ok().map(|written| content_hash(&written)))
 }
 
 fn traces(context: &Context, cluster: &Validated) -> Vec<Option<String>> {
@@ -139,4 +179,36 @@ fn traces(context: &Context, cluster: &Validated) -> Vec<Option<String>> {
 
 fn key_of(cluster: &Validated) -> (String, String) {
     (cluster.namespace.clone(), cluster.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn traces(texts: [&str; 2]) -> Vec<Option<String>> {
+        texts.map(|text| (!text.is_empty()).then(|| text.to_owned())).into()
+    }
+
+    #[test]
+    fn what_was_written_is_not_read_again_unless_the_watch_shows_something_else() {
+        let later = Timestamp::from_second(now().as_second() + 3600).unwrap();
+        let before = Some((Instant::now(), traces(["", ""])));
+        let mut known = Known { traces: traces(["a", "b"]), before, look_again: later, credentials: None };
+        assert!(known.holds(&traces(["", ""])).unwrap() <= WATCH_LAG, "the watch has told nothing yet");
+        assert!(known.holds(&traces(["a", ""])).is_some(), "it has told a part");
+        assert_eq!(known.holds(&traces(["x", "b"])), None, "somebody else wrote");
+        assert!(known.holds(&traces(["a", "b"])).unwrap() > WATCH_LAG);
+        assert_eq!(known.holds(&traces(["a", ""])), None, "one was deleted");
+        known.look_again = now();
+        assert_eq!(known.holds(&traces(["a", "b"])), None, "a certificate is due");
+    }
+
+    #[test]
+    fn a_watch_that_never_shows_what_was_written_is_not_believed_for_long() {
+        let later = Timestamp::from_second(now().as_second() + 3600).unwrap();
+        let long_ago = Instant::now().checked_sub(2 * WATCH_LAG).unwrap();
+        let before = Some((long_ago, traces(["", ""])));
+        let mut known = Known { traces: traces(["a", "b"]), before, look_again: later, credentials: None };
+        assert_eq!(known.holds(&traces(["a", ""])), None);
+    }
 }
