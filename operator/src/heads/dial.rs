@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use lockstep_proto::names::{port, role};
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -55,6 +56,8 @@ impl Credentials {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
+        // Its cache has room for 32 servers, which is tens of kilobytes for each cluster; a head is dialled anew seldom.
+        config.resumption = Resumption::disabled();
         Ok(Self(Arc::new(config)))
     }
 

@@ -14,7 +14,7 @@ pub const SEEN: &str = "lockstep.dev/seen";
 pub(super) fn trace(object: &mut DynamicObject) {
     let hash = content_hash(object);
     object.data = Value::Null;
-    object.metadata.managed_fields = None;
+    super::trimmed::metadata(&mut object.metadata);
     object.metadata.annotations.get_or_insert_default().insert(SEEN.into(), hash);
 }
 

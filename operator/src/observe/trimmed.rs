@@ -1,22 +1,27 @@
 //! Drops from watched objects what no decision needs.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 use serde_json::json;
 
 use super::SEEN;
 use super::seen::hash_of;
+use crate::reconcile::build::labels::label;
 use crate::resource::InferenceCluster;
 
-/// A pod keeps its place and its status.
+/// A pod keeps its place, its status, and whose it is. There are more pods than anything else, and the types of
+/// Kubernetes are large: room that vectors keep for more is given back.
 pub(super) fn pod(pod: &mut Pod) {
-    pod.managed_fields_mut().clear();
+    pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
+    pod.metadata.owner_references = None;
+    if let Some(labels) = &mut pod.metadata.labels {
+        labels.retain(|key, _| [label::CLUSTER, label::REVISION].contains(&key.as_str()));
+    }
     if let Some(spec) = pod.spec.take() {
-        // Names only: a pod without containers would be none.
-        let containers = spec.containers.into_iter().map(|one| Container { name: one.name, ..Default::default() });
-        pod.spec = Some(PodSpec { node_name: spec.node_name, containers: containers.collect(), ..Default::default() });
+        pod.spec = Some(PodSpec { node_name: spec.node_name, ..Default::default() });
     }
     if let Some(status) = &mut pod.status {
         status.host_ip = None;
@@ -24,7 +29,15 @@ pub(super) fn pod(pod: &mut Pod) {
         status.pod_ips = None;
         status.allocated_resources = None;
         status.resources = None;
+        if let Some(conditions) = &mut status.conditions {
+            conditions.retain(|condition| ["Ready", "PodScheduled"].contains(&condition.type_.as_str()));
+            conditions.shrink_to_fit();
+        }
+        for containers in [&mut status.container_statuses, &mut status.init_container_statuses] {
+            containers.iter_mut().for_each(Vec::shrink_to_fit);
+        }
         for container in status.container_statuses.iter_mut().flatten() {
+            container.image = String::new();
             container.image_id = String::new();
             container.container_id = None;
             container.volume_mounts = None;
@@ -34,15 +47,23 @@ pub(super) fn pod(pod: &mut Pod) {
     }
 }
 
+/// Metadata keep what says which object it is, whose, and what it was applied as. The hash of the content covers labels.
+pub(super) fn metadata(metadata: &mut ObjectMeta) {
+    metadata.managed_fields = None;
+    metadata.labels = None;
+    metadata.owner_references.iter_mut().for_each(Vec::shrink_to_fit);
+}
+
 /// A StatefulSet keeps what it was applied as (an annotation) and its numbers; of its template, a hash.
 pub(super) fn stateful_set(set: &mut StatefulSet) {
-    set.managed_fields_mut().clear();
     if let Some(spec) = &mut set.spec {
         let hash = hash_of(json!({ "spec": spec }), &set.metadata);
         set.metadata.annotations.get_or_insert_default().insert(SEEN.into(), hash);
         spec.template = Default::default();
+        spec.selector = Default::default();
         spec.volume_claim_templates = None;
     }
+    metadata(&mut set.metadata);
 }
 
 /// A node keeps its name, its taints and whether it is ready.

@@ -9,7 +9,7 @@ use futures::stream::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::net::TcpListener;
@@ -25,7 +25,7 @@ use crate::heads::Heads;
 use crate::observe::{Scope, Watches};
 use crate::reconcile::build::labels::label;
 use crate::reconcile::validate::{Defaults, OperatorPods};
-use crate::reconcile::{Certificates, Context, Ledger, ReconcileError, reconcile};
+use crate::reconcile::{Certificates, Context, Ledger, ReconcileError, Recorders, reconcile};
 use crate::resource::InferenceCluster;
 
 /// Changes that come within this time are looked at together.
@@ -194,7 +194,7 @@ async fn control(
     let (heads, changes) = Heads::new();
     let reporter = Reporter { controller: "lockstep-operator".into(), instance: options.pod_name.clone() };
     let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), reporter),
+        recorders: Recorders::new(reporter),
         client,
         observed: observed.clone(),
         heads,

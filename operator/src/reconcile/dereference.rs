@@ -145,6 +145,7 @@ async fn asked(context: &Context, namespace: &str, set: &StatefulSet) -> Option<
     }
     let selector = format!("involvedObject.uid={uid},reason=FailedCreate");
     let events: Api<Event> = Api::namespaced(context.client.clone(), namespace);
+    context.metrics.request("list");
     let found = events.list(&ListParams::default().fields(&selector).limit(50)).await;
     let newest = match found {
         Ok(found) => found.items.into_iter().max_by_key(|event| event.last_timestamp.clone().map(|time| time.0)),

@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
 use kube::{Client, Resource as _, ResourceExt as _};
 
 pub use apply::Ledger;
 pub use dereference::{GroupSeen, Observation};
 pub use secrets::Certificates;
+pub use status::Recorders;
 
 use crate::heads::{GroupKey, Heads};
 use crate::observe::Observed;
@@ -46,7 +46,7 @@ pub struct Context {
     pub observed: Observed,
     pub heads: Heads,
     pub defaults: Defaults,
-    pub recorder: Recorder,
+    pub recorders: Recorders,
     pub metrics: Arc<Metrics>,
     pub ledger: Ledger,
     pub certificates: Certificates,
@@ -136,6 +136,9 @@ pub async fn reconcile(cluster: Arc<InferenceCluster>, context: Arc<Context>) ->
     let drains = steps.values().any(|step| *step == Step::Drain);
     follow(&context, &validated, &seen, steady).await;
     status::write(&context, &cluster, told.status).await?;
+    if steady {
+        context.recorders.forget(&namespace, &name);
+    }
     let look_again = done?;
     let pause = match (drains, steady) {
         (true, _) => WHILE_DRAINING,
@@ -169,6 +172,9 @@ async fn act(
 
 /// Listens to the heads of a cluster that is not steady, and leaves those of one that is.
 async fn follow(context: &Context, cluster: &Validated, seen: &Observation, steady: bool) {
+    if steady {
+        context.certificates.rest(cluster);
+    }
     for (&index, group) in &seen.groups {
         let key = GroupKey { namespace: cluster.namespace.clone(), cluster: cluster.name.clone(), group: index };
         let pod = group.head_pod().filter(|_| !steady);
@@ -187,4 +193,5 @@ pub fn forget(context: &Context, namespace: &str, name: &str) {
     context.heads.forget_cluster(namespace, name);
     context.ledger.forget(namespace, name);
     context.certificates.forget(namespace, name);
+    context.recorders.forget(namespace, name);
 }

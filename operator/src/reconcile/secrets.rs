@@ -90,6 +90,13 @@ impl Certificates {
         Ok(credentials)
     }
 
+    /// Drops the credentials of a cluster whose heads are not dialled; nothing else.
+    pub fn rest(&self, cluster: &Validated) {
+        if let Some(known) = self.lock().get_mut(&key_of(cluster)) {
+            known.credentials = None;
+        }
+    }
+
     /// Forgets a cluster that is gone.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.lock().remove(&(namespace.to_owned(), name.to_owned()));

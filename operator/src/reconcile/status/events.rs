@@ -1,7 +1,10 @@
 //! Events of what changed between two statuses: each transition once.
 
-use kube::Resource as _;
-use kube::runtime::events::{Event, EventType};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource as _, ResourceExt as _};
 
 use crate::reconcile::Context;
 use crate::resource::status::{GroupPhase, GroupStatus, condition};
@@ -9,6 +12,34 @@ use crate::resource::{InferenceCluster, InferenceClusterStatus};
 
 /// Most characters of a note: Kubernetes' own bound is 1024 bytes.
 const NOTE: usize = 900;
+
+/// A recorder for each cluster that is not steady. A recorder remembers for minutes what it published, to count what
+/// happens again: one for all would hold every event of a thousand new clusters.
+pub struct Recorders {
+    reporter: Reporter,
+    unsteady: Mutex<HashMap<(String, String), Recorder>>,
+}
+
+impl Recorders {
+    #[must_use]
+    pub fn new(reporter: Reporter) -> Self {
+        Self { reporter, unsteady: Mutex::default() }
+    }
+
+    fn of(&self, client: &Client, namespace: &str, name: &str) -> Recorder {
+        let recorder = || Recorder::new(client.clone(), self.reporter.clone());
+        self.lock().entry((namespace.to_owned(), name.to_owned())).or_insert_with(recorder).clone()
+    }
+
+    /// A cluster is steady, or gone.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        self.lock().remove(&(namespace.to_owned(), name.to_owned()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Recorder>> {
+        self.unsteady.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// One thing to tell.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +53,7 @@ pub(super) struct News {
 pub(super) async fn tell(context: &Context, object: &InferenceCluster, status: &InferenceClusterStatus) {
     let before = object.status.clone().unwrap_or_default();
     let reference = object.object_ref(&());
+    let recorder = context.recorders.of(&context.client, &object.namespace().unwrap_or_default(), &object.name_any());
     for news in news(&before, status) {
         if news.warning {
             tracing::warn!(reason = news.reason, "{}", news.note);
@@ -35,7 +67,8 @@ pub(super) async fn tell(context: &Context, object: &InferenceCluster, status: &
             action: "Reconcile".into(),
             secondary: None,
         };
-        if let Err(error) = context.recorder.publish(&event, &reference).await {
+        context.metrics.request("post");
+        if let Err(error) = recorder.publish(&event, &reference).await {
             tracing::debug!(%error, "cannot write an event");
         }
     }

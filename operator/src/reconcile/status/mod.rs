@@ -10,6 +10,7 @@ mod ranks;
 #[cfg(test)]
 mod tests;
 
+pub use events::Recorders;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use lockstep_proto::names::port;
