@@ -18,10 +18,7 @@ pub(super) fn headless(cluster: &Validated, names: &Names) -> Service {
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
             selector: labels::selector(&cluster.name, Some(names.group()), None).match_labels,
-            ports: Some(vec![
-                service_port(port_name::CONTROL, port::CONTROL, None),
-                service_port(port_name::RING, port::RING, None),
-            ]),
+            ports: Some(vec![numbered(port_name::CONTROL, port::CONTROL), numbered(port_name::RING, port::RING)]),
             ..Default::default()
         }),
         ..Default::default()
@@ -47,6 +44,11 @@ pub(super) fn clients(cluster: &Validated) -> Service {
         }),
         ..Default::default()
     }
+}
+
+/// By number: pods that do not have a port of that name would get an EndpointSlice of their own.
+fn numbered(name: &str, number: u16) -> ServicePort {
+    ServicePort { target_port: Some(IntOrString::Int(number.into())), ..service_port(name, number, None) }
 }
 
 fn service_port(name: &str, number: u16, protocol: Option<&str>) -> ServicePort {
