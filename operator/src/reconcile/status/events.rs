@@ -84,14 +84,17 @@ pub(super) fn news(before: &InferenceClusterStatus, now: &InferenceClusterStatus
         let bad = kind == condition::DEGRADED;
         // That nothing is wrong is no news; why nothing serves was told as what is wrong, or is told by its group.
         let dull = (bad && new.status == "False") || all.iter().any(|news: &News| news.reason == new.reason);
-        let still = !bad && new.status == "False" && old.as_ref().is_some_and(|old| old.status == "False");
+        let still = !bad && new.status == "False" && old.as_ref().is_none_or(|old| old.status == "False");
         if !same && !dull && !still {
             all.push(News { warning: bad, reason: new.reason, note: new.message });
         }
     }
+    // That the only group serves is said with the cluster's serving.
+    let said = now.groups.len() == 1 && all.iter().any(|news| news.reason == "Serving");
     for group in &now.groups {
         let old = before.groups.iter().find(|old| old.index == group.index);
-        all.extend(of_group(old, group));
+        let news = of_group(old, group).into_iter();
+        all.extend(news.filter(|news| !said || news.reason != "GroupServing"));
     }
     for gone in before.groups.iter().filter(|old| !now.groups.iter().any(|group| group.index == old.index)) {
         all.push(News { warning: false, reason: "GroupRemoved".into(), note: format!("group {} is gone", gone.index) });

@@ -190,14 +190,14 @@ fn a_transition_keeps_its_time_and_is_told_once() {
     let mut object = object(TWO_PODS);
     let first = told(&object, running(false), running(false), Some(report(false, [Phase::Loading; 2])));
     let told_first = news(&InferenceClusterStatus::default(), &first.status);
-    assert_eq!(told_first.iter().map(|news| news.reason.as_str()).collect::<Vec<_>>(), ["Loading", "GroupForming"]);
+    assert_eq!(told_first.iter().map(|news| news.reason.as_str()).collect::<Vec<_>>(), ["GroupForming"]);
     object.status = Some(first.status.clone());
     let again = told(&object, running(false), running(false), Some(report(false, [Phase::Loading; 2])));
     assert_eq!(first.status, again.status);
     assert_eq!(news(&first.status, &again.status), []);
     let serving = told(&object, running(true), running(true), Some(report(true, [Phase::Serving; 2])));
     let told = news(&first.status, &serving.status);
-    assert_eq!(told.iter().map(|news| news.reason.as_str()).collect::<Vec<_>>(), ["Serving", "GroupServing"]);
+    assert_eq!(told.iter().map(|news| news.reason.as_str()).collect::<Vec<_>>(), ["Serving"]);
     assert!(told.iter().all(|news| !news.warning));
 }
 
