@@ -132,6 +132,9 @@ impl Heads {
             }
             entry.channel = None;
             entry.trouble = None;
+            if let Some(report) = &mut entry.report {
+                report.live = false;
+            }
         }
     }
 

@@ -1,0 +1,88 @@
+//! Who has no certificate of the cluster, or one of another cluster, is turned away at the control port; who cannot prove
+//! the group's key, at the ring's.
+
+use anyhow::{Context as _, Result, ensure};
+use lockstep_tests::cluster::{Namespace, eventually, kubectl};
+
+use super::steps::{NAMESPACE, PATIENCE, field, serves};
+
+/// A worker of the quickstart's group, as it would be if it were one: in the clear, and with the certificates and key of
+/// another cluster.
+const STRANGERS: &str = r#"
+apiVersion: lockstep.dev/v1alpha1
+kind: InferenceCluster
+metadata: {name: other}
+spec: {model: {source: "builtin://tiny"}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: naked}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers:
+    - {name: rank, image: "lockstep/agent:dev", args: [plain], env: ENV}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: disguised}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: rank
+      image: lockstep/agent:dev
+      args: [plain]
+      env: [{name: LOCKSTEP_TLS_DIR, value: /tls}, {name: LOCKSTEP_GROUP_KEY_FILE, value: /group/key}, MORE]
+      volumeMounts: [{name: tls, mountPath: /tls}, {name: group, mountPath: /group}]
+  volumes: [{name: tls, secret: {secretName: other-node-tls}}, {name: group, secret: {secretName: other-group-key}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: knocking}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: knock
+      image: cluster.test/tools:1
+      command: [sh, -c, "for i in 1 2 3 4 5; do head -c 4096 /dev/urandom | nc -w 5 ADDRESS 1236 | wc -c; done"]
+"#;
+
+pub fn strangers_are_turned_away() -> Result<()> {
+    serves(1)?;
+    let (epoch, recoveries) = (field(".status.groups[0].epoch")?, field(".status.groups[0].recoveries")?);
+    let worker = "quickstart-0-worker-0";
+    let address = kubectl(&["-n", NAMESPACE, "get", "pod", worker, "-o", "jsonpath={.status.podIP}"])?;
+    let head = format!("quickstart-0-head-0.quickstart-0.{NAMESPACE}.svc:1235");
+    let more = format!(
+        "{{name: MISTRALRS_MN_WORKER_ID, value: '0'}}, {{name: MISTRALRS_MN_WORKER_SERVER_ADDR, value: '{head}'}}, \
+         {{name: LOCKSTEP_CLUSTER_ID, value: quickstart-0}}"
+    );
+    let manifests = STRANGERS.replace("ENV", &format!("[{more}]")).replace("MORE", &more).replace("ADDRESS", &address);
+    let namespace = Namespace::new("strangers")?;
+    namespace.apply(&manifests)?;
+    let said = |pod: &str, words: &[&str]| {
+        eventually(&format!("{pod} to be turned away"), PATIENCE, || {
+            let log = namespace.kubectl(&["logs", pod])?;
+            ensure!(words.iter().any(|word| log.to_lowercase().contains(word)), "{log}");
+            ensure!(!log.contains("\"loaded\"") && !log.contains(" loaded "), "{pod} was let in: {log}");
+            Ok(())
+        })
+    };
+    said("naked", &["tls", "certificate", "cannot", "refused", "broken", "closed"])?;
+    said("disguised", &["certificate", "issuer", "unknown"])?;
+    eventually("the knocking to end", PATIENCE, || {
+        let phase = namespace.kubectl(&["get", "pod", "knocking", "-o", "jsonpath={.status.phase}"])?;
+        ensure!(phase == "Succeeded", "{phase}");
+        Ok(())
+    })?;
+    // What answered the noise, if anything did, was the ring's own challenge: never more than a nonce and a proof.
+    let answered = namespace.kubectl(&["logs", "knocking"])?;
+    let largest = answered.lines().filter_map(|line| line.trim().parse::<u32>().ok()).max().context("no answer count")?;
+    ensure!(largest < 1024, "a stranger got {largest} bytes: {answered}");
+    serves(1)?;
+    let now = (field(".status.groups[0].epoch")?, field(".status.groups[0].recoveries")?);
+    ensure!(now == (epoch, recoveries), "strangers disturbed the group: {now:?}");
+    Ok(())
+}
