@@ -2,7 +2,7 @@
 //! shows what was applied, and nothing changed since, costs no request.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, Preconditions};
@@ -24,15 +24,26 @@ struct Applied {
 }
 
 /// What this process applied: by kind, namespace and name.
-#[derive(Default)]
-pub struct Ledger(Mutex<HashMap<(String, String, String), Applied>>);
+pub struct Ledger {
+    began: Instant,
+    entries: Mutex<HashMap<Key, Applied>>,
+}
+
+type Key = (String, String, String);
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { began: Instant::now(), entries: Mutex::default() }
+    }
+}
 
 impl Ledger {
     /// Whether what the watch shows is what was applied. Without an entry (the operator was started again) the hash on
-    /// the object is taken at its word.
-    fn settled(&self, key: &(String, String, String), seen: Option<&str>, spread: Duration) -> bool {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = entries.get(key) else { return true };
+    /// the object is taken at its word at first, and each object applied once within an hour: what was changed while no
+    /// operator ran is repaired, and a thousand clusters are not written at once. `spread`: up to an hour.
+    fn settled(&self, key: &Key, seen: Option<&str>, spread: Duration) -> bool {
+        let entries = self.entries();
+        let Some(entry) = entries.get(key) else { return self.began.elapsed() < spread };
         if entry.at.elapsed() > RESYNC + spread {
             return false;
         }
@@ -40,16 +51,19 @@ impl Ledger {
         seen == Some(&entry.after) || (seen.is_some() && seen == entry.before.as_deref())
     }
 
-    fn insert(&self, key: (String, String, String), entry: Applied) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, entry);
+    fn insert(&self, key: Key, entry: Applied) {
+        self.entries().insert(key, entry);
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Key, Applied>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets the objects called so or made for it: the cluster is gone.
     pub fn forget(&self, namespace: &str, cluster: &str) {
         let of_cluster =
             |name: &str| name.strip_prefix(cluster).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|(_, space, name), _| space != namespace || !of_cluster(name));
+        self.entries().retain(|(_, space, name), _| space != namespace || !of_cluster(name));
     }
 }
 
@@ -63,23 +77,26 @@ pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result
     let hash = short_hash(&serde_json::to_value(&object.object).unwrap_or_default());
     let trace = context.trace(&kind, &namespace, &name);
     let key = (kind.clone(), namespace.clone(), name.clone());
-    if let Some(there) = trace.clone().or(unseen(context, &object, trace.is_some()).await?)
-        && is_foreign(&there, owner)
-    {
-        return Err(ReconcileError::Taken { kind, name });
-    }
     if let Some(trace) = &trace {
+        if is_foreign(trace, owner) {
+            return Err(ReconcileError::Taken { kind, name });
+        }
         let annotations = trace.annotations.as_ref();
         let said = |key: &str| annotations.and_then(|all| all.get(key)).map(String::as_str);
-        let spread = Duration::from_secs(u64::from(u16::from_str_radix(&hash[..4], 16).unwrap_or_default()) / 10);
+        let spread = Duration::from_secs(u64::from(u16::from_str_radix(&hash[..4], 16).unwrap_or_default()) / 19);
         let going = trace.deletion_timestamp.is_some();
         if going || (said(annotation::APPLIED) == Some(&hash) && context.ledger.settled(&key, said(SEEN), spread)) {
             return Ok(());
         }
     }
     object.object.annotations_mut().insert(annotation::APPLIED.into(), hash);
+    let applied = match &trace {
+        Some(_) => {
+            patch(context, &object, true).await.map_err(|source| ReconcileError::Apply { kind, name, source })?
+        }
+        None => first(context, owner, &object).await?,
+    };
     let before = trace.and_then(|trace| trace.annotations?.get(SEEN).cloned());
-    let applied = patch(context, &object).await.map_err(|source| ReconcileError::Apply { kind, name, source })?;
     let after = content_hash(&applied);
     context.ledger.insert(key, Applied { at: Instant::now(), before, after });
     Ok(())
@@ -93,15 +110,24 @@ pub(super) fn is_foreign(metadata: &ObjectMeta, owner: &str) -> bool {
     !owned_by(metadata, owner).unwrap_or_else(ours)
 }
 
-/// Metadata of an object that no watch shows, for they show only what has our label.
-async fn unseen(context: &Context, object: &Object, seen: bool) -> Result<Option<ObjectMeta>, ReconcileError> {
-    if seen {
-        return Ok(None);
-    }
+/// Applies an object that no watch shows, for they show only what has our label: it is new, or another's, or ours
+/// without its label. Fields that somebody else holds are not taken over before it is known whose the object is.
+async fn first(context: &Context, owner: &str, object: &Object) -> Result<DynamicObject, ReconcileError> {
     let (kind, name) = (object.resource.kind.clone(), object.object.name_any());
+    // A claim with the very same fields would be adopted without a conflict, and go with the cluster: data is lost.
+    if kind != "PersistentVolumeClaim" {
+        match patch(context, object, false).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            other => return other.map_err(|source| ReconcileError::Apply { kind, name, source }),
+        }
+    }
     context.metrics.request("get");
     let found = api(context, object).get_metadata_opt(&name).await;
-    Ok(found.map_err(|source| ReconcileError::Apply { kind, name, source })?.map(|found| found.metadata))
+    let refused = |source| ReconcileError::Apply { kind: kind.clone(), name: name.clone(), source };
+    if found.map_err(refused)?.is_some_and(|found| is_foreign(&found.metadata, owner)) {
+        return Err(ReconcileError::Taken { kind, name });
+    }
+    patch(context, object, true).await.map_err(refused)
 }
 
 fn api(context: &Context, object: &Object) -> Api<DynamicObject> {
@@ -109,7 +135,8 @@ fn api(context: &Context, object: &Object) -> Api<DynamicObject> {
     Api::namespaced_with(context.client.clone(), &namespace, &object.resource)
 }
 
-async fn patch(context: &Context, object: &Object) -> kube::Result<DynamicObject> {
+/// Server-side apply; `force`: of fields that others hold, too.
+async fn patch(context: &Context, object: &Object, force: bool) -> kube::Result<DynamicObject> {
     let (api, name) = (api(context, object), object.object.name_any());
     let mut whole = object.object.clone();
     whole.types = Some(kube::api::TypeMeta {
@@ -118,12 +145,13 @@ async fn patch(context: &Context, object: &Object) -> kube::Result<DynamicObject
     });
     let applied = async || {
         context.metrics.request("patch");
-        api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&whole)).await
+        let params = PatchParams { force, ..PatchParams::apply(FIELD_MANAGER) };
+        api.patch(&name, &params, &Patch::Apply(&whole)).await
     };
     match applied().await {
         // Lists are merged by key, so that an entry whose key somebody changed (a Service's port) stands beside ours.
         // A merge patch replaces lists as a whole.
-        Err(kube::Error::Api(status)) if status.code == 422 => {
+        Err(kube::Error::Api(status)) if status.code == 422 && force => {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
             context.metrics.request("patch");
             match api.patch(&name, &params, &Patch::Merge(&whole)).await {

@@ -73,7 +73,8 @@ pub async fn a_node_without_power_costs_no_request() -> Result<()> {
     let operator = kubectl(&["-n", "lockstep-system", "get", "pods", "-o", "jsonpath={.items[0].spec.nodeName}"])?;
     let nodes = [on("quickstart-0-worker-0")?, on("quickstart-0-worker-1")?];
     let worker = nodes.iter().find(|node| **node != head && **node != operator);
-    let worker = worker.or_else(|| nodes.iter().find(|node| **node != head)).context("no worker has a node of its own")?;
+    let worker =
+        worker.or_else(|| nodes.iter().find(|node| **node != head)).context("no worker has a node of its own")?;
     let number = worker.trim_start_matches("node").parse()?;
     let answers = streams().await?;
     Node(number).power_off()?;
@@ -82,6 +83,9 @@ pub async fn a_node_without_power_costs_no_request() -> Result<()> {
     Node(number).power_on()?;
     Node(number).await_ready(true)?;
     done.and(again)?;
-    ensure!(![on("quickstart-0-worker-0")?, on("quickstart-0-worker-1")?].contains(worker), "a pod is still on {worker}");
+    ensure!(
+        ![on("quickstart-0-worker-0")?, on("quickstart-0-worker-1")?].contains(worker),
+        "a pod is still on {worker}"
+    );
     serves(1)
 }

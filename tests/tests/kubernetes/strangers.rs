@@ -79,7 +79,8 @@ pub fn strangers_are_turned_away() -> Result<()> {
     })?;
     // What answered the noise, if anything did, was the ring's own challenge: never more than a nonce and a proof.
     let answered = namespace.kubectl(&["logs", "knocking"])?;
-    let largest = answered.lines().filter_map(|line| line.trim().parse::<u32>().ok()).max().context("no answer count")?;
+    let largest =
+        answered.lines().filter_map(|line| line.trim().parse::<u32>().ok()).max().context("no answer count")?;
     ensure!(largest < 1024, "a stranger got {largest} bytes: {answered}");
     serves(1)?;
     let now = (field(".status.groups[0].epoch")?, field(".status.groups[0].recoveries")?);

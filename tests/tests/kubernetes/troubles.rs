@@ -8,7 +8,13 @@ use super::steps::{PATIENCE, lockstep};
 /// Name, spec, reason in the table, what `describe` and `why` must say.
 const CASES: [(&str, &str, &str, &str, &str); 5] = [
     ("image", "image: nowhere.invalid/agent:1", "ImagePull", "nowhere.invalid/agent:1", "spec.image"),
-    ("resource", "resources: {limits: {example.com/tpu: '1'}}", "Unschedulable", "Insufficient example.com/tpu", "nodes"),
+    (
+        "resource",
+        "resources: {limits: {example.com/tpu: '1'}}",
+        "Unschedulable",
+        "Insufficient example.com/tpu",
+        "nodes",
+    ),
     ("model", "model: {source: 'file:///models/nowhere'}", "CrashLoop", "file:///models/nowhere", "spec.model.source"),
     ("memory", "resources: {limits: {memory: 6Mi}}", "OutOfMemory", "OOMKilled", "memory"),
     (
