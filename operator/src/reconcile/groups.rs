@@ -49,16 +49,20 @@ pub(super) fn before(object: &InferenceCluster, index: u32) -> Option<&GroupStat
     object.status.as_ref()?.groups.iter().find(|group| group.index == index as i32)
 }
 
-/// Whether every rank of the group serves: as its head says, and where it is not listened to, as its pods show, for a
-/// worker's probe tells whether its ranks serve in the current epoch, and a head's whether it takes requests.
+/// Whether the pods' own probes show that every rank serves: a worker's tells whether its ranks serve in the current
+/// epoch, a head's whether it takes requests. They lag behind what the head says by seconds.
+pub(super) fn shown_by_pods(cluster: &Validated, group: &GroupSeen) -> bool {
+    let shows = |pod: &Pod| pods::is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
+    let mut nodes = 0..=cluster.spec.workers.max(group.workers());
+    nodes.all(|node| group.pods.get(&node).is_some_and(|pod| shows(pod)))
+}
+
+/// Whether every rank of the group serves: as its head says, and where it is not listened to, as its pods show.
 pub(super) fn serves(cluster: &Validated, group: &GroupSeen) -> bool {
-    let pods_ready = (0..=cluster.spec.workers.max(group.workers())).all(|node| {
-        group.pods.get(&node).is_some_and(|pod| pods::is_ready(pod) && pod.metadata.deletion_timestamp.is_none())
-    });
     match &group.report {
         Some(report) if report.live => report.status.ready && group.head().is_some(),
-        Some(report) => pods_ready && report.status.ready,
-        None => pods_ready,
+        Some(report) => report.status.ready && shown_by_pods(cluster, group),
+        None => shown_by_pods(cluster, group),
     }
 }
 

@@ -19,12 +19,11 @@ pub struct Stuck {
 /// How long a silent node is waited for where no head can tell.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether a pod is forced away. A worker's goes when the head has given its ranks up, which fences it: the head takes
-/// no step with it any more. A head's goes when its node is silent: its group can form no epoch without its workers,
-/// which have lost it too, so two heads never answer for one group.
+/// Whether a pod that is being deleted is forced away. A worker's goes when the head has given its ranks up, which fences
+/// it: the head takes no step with it any more. A head's goes when its node is silent: its group can form no epoch
+/// without its workers, which have lost it too, so two heads never answer for one group.
 #[must_use]
 pub fn must_force(pod: Stuck) -> bool {
-    let Some(overdue) = pod.overdue else { return false };
-    let patient = overdue >= PATIENCE;
+    let patient = pod.overdue.is_some_and(|overdue| overdue >= PATIENCE);
     !pod.node_ready && if pod.is_head { patient } else { pod.ranks_lost.unwrap_or(patient) }
 }

@@ -50,8 +50,10 @@ pub async fn a_worker_is_replaced_alone() -> Result<()> {
     })?;
     serves(1)?;
     ensure!(changed(&before)? == ["quickstart-0-worker-0"], "others were restarted: {:?}", changed(&before)?);
-    ensure!(field(".status.groups[0].recoveries")? != "0", "the recovery was not counted");
-    Ok(())
+    eventually("the recovery to be counted", PATIENCE, || {
+        ensure!(field(".status.groups[0].recoveries")? != "0", "there was none");
+        Ok(())
+    })
 }
 
 /// `kubectl drain` of a worker's node: possible at one replica, for the group survives it.

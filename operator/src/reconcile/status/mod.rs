@@ -19,7 +19,7 @@ use serde_json::json;
 use super::build::labels::{self, FIELD_MANAGER, PodRole};
 use super::build::revision;
 use super::dereference::Observation;
-use super::groups::Steps;
+use super::groups::{Steps, shown_by_pods};
 use super::validate::{Invalid, Validated};
 use super::{Context, ReconcileError};
 use crate::plan::ClusterNames;
@@ -70,7 +70,9 @@ pub(super) fn of(
     let facts = conditions::Facts { steps, troubles: &troubles, error, taken: &seen.taken };
     status.conditions = conditions::of(cluster, object, &status.groups, &facts);
     status.summary = Some(summary(cluster, &status));
+    // The head is listened to until the pods show what it says: then they are enough to tell when that ends.
     let steady = error.is_none()
+        && seen.groups.values().all(|group| shown_by_pods(cluster, group))
         && conditions::holds(&status.conditions, condition::PROGRESSING, "False")
         && conditions::holds(&status.conditions, condition::DEGRADED, "False");
     bounded(&mut status.groups);

@@ -116,6 +116,15 @@ fn a_serving_cluster_is_ready_and_steady() {
     assert_eq!(told.status.endpoint.unwrap(), "llama.ml.svc:50051");
 }
 
+/// Kubelets tell of a worker's readiness seconds after its head: until then the head alone can tell.
+#[test]
+fn a_cluster_is_not_steady_before_its_pods_show_it() {
+    let object = object(TWO_PODS);
+    let told = told(&object, running(true), running(false), Some(report(true, [Phase::Serving; 2])));
+    check(&told, "Ready", "True", "Serving", "");
+    assert!(!told.steady);
+}
+
 #[test]
 fn what_keeps_pods_from_running_is_said_in_kubernetes_words() {
     let object = object(TWO_PODS);
