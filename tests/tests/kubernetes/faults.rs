@@ -8,7 +8,7 @@ use lockstep_tests::cluster::{Node, eventually, kubectl};
 use tokio::task::JoinHandle;
 
 use super::serve::{PROMPT, expected};
-use super::steps::{NAMESPACE, PATIENCE, client, field, pods, serves};
+use super::steps::{NAMESPACE, PATIENCE, client_of_head, field, pods, serves};
 
 /// Tokens of an answer that outlasts a fault.
 const LONG: u32 = 700;
@@ -17,7 +17,7 @@ const LONG: u32 = 700;
 async fn streams() -> Result<Vec<JoinHandle<Result<Answer>>>> {
     let mut all = Vec::new();
     for _ in 0..3 {
-        let mut client = client().await?;
+        let mut client = client_of_head().await?;
         all.push(tokio::spawn(async move { Ok(client.generate(greedy(&PROMPT, LONG)).await?) }));
     }
     tokio::time::sleep(Duration::from_millis(100)).await;

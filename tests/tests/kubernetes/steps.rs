@@ -68,7 +68,17 @@ pub fn pods() -> Result<Vec<(String, String)>> {
 
 /// A client of the sample's Service, on a connection of its own.
 pub async fn client() -> Result<Client> {
-    let address = field(".status.endpoint")?;
+    connected(field(".status.endpoint")?).await
+}
+
+/// A client of the head's pod itself. From here Services are reached through one of the nodes: when that loses its power,
+/// so do the connections.
+pub async fn client_of_head() -> Result<Client> {
+    let pod = ["-n", NAMESPACE, "get", "pod", "quickstart-0-head-0", "-o", "jsonpath={.status.podIP}"];
+    connected(format!("{}:50051", kubectl(&pod)?)).await
+}
+
+async fn connected(address: String) -> Result<Client> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(Duration::from_secs(5));
     let channel = endpoint.connect().await.with_context(|| format!("connect to {address}"))?;
     Ok(Client::over(channel))
