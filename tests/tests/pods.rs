@@ -142,12 +142,17 @@ async fn a_role_does_what_is_its_own() {
     assert!(again.draining && again.requests >= 1 && again.tokens_generated >= 200, "{again:?}");
     let left = operations.drain(ask()).await.expect("drained already").into_inner();
     assert_eq!((left.running, left.waiting), (0, 0));
-    let refused = loop {
+    let mut refused = None;
+    for _ in 0..60 {
         match client.generate(greedy(&PROMPT, 1)).await {
             Ok(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            Err(refused) => break refused,
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
         }
-    };
+    }
+    let refused = refused.expect("no more requests");
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(pods.group.nodes[0].as_mut().expect("a head").is_running());
 }
