@@ -45,6 +45,8 @@ pub mod env {
     pub const MODEL_SOURCE: &str = "LOCKSTEP_MODEL_SOURCE";
     /// `auto`, `f32`, `bf16` or `f16`.
     pub const DTYPE: &str = "LOCKSTEP_DTYPE";
+    /// `none`, `q8_0` or `q4_k`: what matrices are quantized to while loading.
+    pub const QUANTIZATION: &str = "LOCKSTEP_QUANTIZATION";
     pub const MAX_NUM_SEQS: &str = "LOCKSTEP_MAX_NUM_SEQS";
     pub const MAX_NUM_BATCHED_TOKENS: &str = "LOCKSTEP_MAX_NUM_BATCHED_TOKENS";
     pub const CONTEXT_LENGTH: &str = "LOCKSTEP_CONTEXT_LENGTH";
@@ -102,6 +104,7 @@ pub mod env {
         MODEL_NAME,
         MODEL_SOURCE,
         DTYPE,
+        QUANTIZATION,
         MAX_NUM_SEQS,
         MAX_NUM_BATCHED_TOKENS,
         CONTEXT_LENGTH,

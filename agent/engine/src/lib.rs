@@ -12,6 +12,7 @@ mod error;
 mod fixture;
 mod layers;
 mod models;
+mod quantization;
 mod runner;
 mod sampler;
 mod shard;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use describe::{ModelDescription, WeightFacts, describe, weight_facts};
 pub use error::EngineError;
+pub use quantization::Quantization;
 pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig, StepWithLogits};
 pub use source::{ModelFile, ModelFiles, ResolvedModel, open, resolve, verify};
 
