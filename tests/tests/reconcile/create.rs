@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use lockstep_tests::cluster::kubectl;
 use serde_json::Value;
 
-use crate::world::{FAST, World, group_pods, name_of, title};
+use crate::world::{FAST, IMAGE, World, group_pods, name_of, title};
 
 /// Every kind that a cluster can own, and nothing else, with the cluster as its controller.
 pub fn all_that_is_made_is_owned() -> Result<()> {
@@ -215,4 +215,40 @@ pub fn a_restricted_namespace_takes_the_pods() -> Result<()> {
     world.apply("gpu", &format!("backend: Nccl, devicesPerNode: 2, workers: 1, {FAST}"))?;
     world.await_settled("cpu")?;
     world.await_settled("gpu")
+}
+
+/// The Prometheus operator's kind, as far as an API server needs to know it.
+const POD_MONITORS: &str = "apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: { name: podmonitors.monitoring.coreos.com }
+spec:
+  group: monitoring.coreos.com
+  names: { kind: PodMonitor, plural: podmonitors }
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } }
+";
+
+/// An operator that finds the kind makes one for each cluster, and makes it again where it is deleted.
+pub fn a_pod_monitor_is_made_where_the_kind_exists() -> Result<()> {
+    let mut world = World::new("monitored")?;
+    world.namespace.apply(POD_MONITORS)?;
+    let tried = (|| {
+        kubectl(&["wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com", "--timeout=30s"])?;
+        world.eventually("the kind to be served", || world.kubectl(&["get", "podmonitors"]).map(drop))?;
+        world.restart(IMAGE);
+        world.apply("seen", FAST)?;
+        let made = world.eventually("a PodMonitor", || world.get("podmonitor", "seen"))?;
+        let selected = &made["spec"]["selector"]["matchLabels"]["lockstep.dev/cluster"];
+        ensure!(selected == "seen", "it selects {}", made["spec"]["selector"]);
+        world.kubectl(&["delete", "podmonitor", "seen"])?;
+        let again = world.eventually("another", || world.get("podmonitor", "seen"))?;
+        ensure!(again["metadata"]["uid"] != made["metadata"]["uid"], "it was not deleted");
+        world.await_settled("seen")
+    })();
+    kubectl(&["delete", "crd", "podmonitors.monitoring.coreos.com"])?;
+    tried
 }

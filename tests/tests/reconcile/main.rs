@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             "transitions_are_told_once_and_steady_clusters_are_silent",
             operators::transitions_are_told_once_and_steady_clusters_are_silent,
         ),
+        trial("a_pod_monitor_is_made_where_the_kind_exists", create::a_pod_monitor_is_made_where_the_kind_exists),
     ];
     run_inside(Needs::nodes(1), trials)
 }
