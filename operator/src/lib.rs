@@ -7,6 +7,7 @@
 pub mod certificates;
 pub mod cli;
 pub mod diagnosis;
+mod errors;
 pub mod heads;
 pub mod observe;
 pub mod operate;

@@ -56,7 +56,9 @@ fn ran_for(end: &ContainerStateTerminated) -> i64 {
     }
 }
 
-fn last_end(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+/// How a container ended last.
+#[must_use]
+pub fn last_end(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     let ended = |state: &'_ Option<ContainerState>| state.as_ref().and_then(|state| state.terminated.clone()).is_some();
     let state = if ended(&container.state) { &container.state } else { &container.last_state };
     state.as_ref()?.terminated.as_ref()

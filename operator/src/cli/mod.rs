@@ -20,6 +20,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::errors::with_causes;
+
 /// Exit status after Ctrl-C, as shells have it: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -107,19 +109,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
 fn failed(error: &anyhow::Error) -> ExitCode {
     use io::Write as _;
     // Nobody can be told where standard error is closed.
-    let _ = writeln!(io::stderr(), "error: {}", told(error));
+    let _ = writeln!(io::stderr(), "error: {}", with_causes(error.as_ref()));
     ExitCode::FAILURE
-}
-
-/// The error and its causes, each said once: a message may hold its cause already.
-fn told(error: &anyhow::Error) -> String {
-    let mut said = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !said.contains(&cause) {
-            said = format!("{said}: {cause}");
-        }
-    }
-    said
 }
 
 /// Writes to standard output; whoever reads it may have gone.
@@ -152,14 +143,6 @@ mod tests {
     #[test]
     fn flags_do_not_clash() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn causes_are_said_once() {
-        let load = || crate::resource::load("/no/such.yaml".as_ref()).unwrap_err();
-        assert_eq!(super::told(&load().into()), "cannot read /no/such.yaml: No such file or directory (os error 2)");
-        let wrapped = anyhow::Error::new(std::io::Error::other("x")).context("start");
-        assert_eq!(super::told(&wrapped), "start: x");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Containers that cannot start, or that end: images, secrets, volumes, memory, crashes, nodes that are gone.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
 use super::creation::at;
 use super::{Diagnosis, Observed, name, pod_name, words};
+use crate::pods::{self, containers};
 
 /// Exit status of a process that was killed with SIGKILL.
 const KILLED: i32 = 137;
@@ -11,14 +12,6 @@ const KILLED: i32 = 137;
 /// Words by which a rank says that its model is not there.
 const MODEL_MISSING: [&str; 6] =
     ["no such model", "model not found", "config.json", "No such file or directory", "no such folder", "/models"];
-
-/// All containers of `pod`, initial ones first.
-fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
-    pod.status.iter().flat_map(|status| {
-        let init = status.init_container_statuses.iter().flatten();
-        init.chain(status.container_statuses.iter().flatten())
-    })
-}
 
 /// A pod on a node that is not ready, or that Kubernetes takes away because of its node.
 pub(super) fn lost_node(seen: &Observed<'_>) -> Option<Diagnosis> {
@@ -138,9 +131,7 @@ fn ended(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     if container.ready {
         return None;
     }
-    let of = |state: &'_ Option<ContainerState>| state.as_ref().and_then(|state| state.terminated.as_ref()).is_some();
-    let state = if of(&container.state) { &container.state } else { &container.last_state };
-    state.as_ref()?.terminated.as_ref().filter(|end| end.exit_code != 0)
+    pods::last_end(container).filter(|end| end.exit_code != 0)
 }
 
 /// The first container that ended without being asked to and is not well again.

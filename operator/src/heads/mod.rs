@@ -22,6 +22,7 @@ use lockstep_proto::v1::{ClusterStatus, WatchRequest};
 use tokio::task::AbortHandle;
 use tonic::transport::Channel;
 
+use crate::errors::with_causes;
 use crate::resource::InferenceCluster;
 
 /// Pause before a head is dialled again, doubled up to the last.
@@ -38,6 +39,13 @@ pub struct GroupKey {
     pub namespace: String,
     pub cluster: String,
     pub group: u32,
+}
+
+impl GroupKey {
+    #[must_use]
+    pub fn new(namespace: &str, cluster: &str, group: u32) -> Self {
+        Self { namespace: namespace.to_owned(), cluster: cluster.to_owned(), group }
+    }
 }
 
 /// Where a group's head is now.
@@ -154,18 +162,13 @@ impl Heads {
         self.entries().values().filter(|entry| entry.channel.is_some()).count()
     }
 
-    /// Tells the head to take no more requests; the answer is how many it still has, `None` where it was not reached.
-    pub async fn drain(&self, key: &GroupKey, reason: &str) -> Option<u64> {
-        let channel = self.entries().get(key)?.channel.clone()?;
+    /// Tells the head to take no more requests, where it can be reached; its reports show how many it still has.
+    pub async fn drain(&self, key: &GroupKey, reason: &str) {
+        let Some(channel) = self.entries().get(key).and_then(|entry| entry.channel.clone()) else { return };
         let request = DrainRequest { reason: reason.to_owned() };
         let answer = tokio::time::timeout(ANSWER, OperationsClient::new(channel).drain(request)).await;
-        match answer {
-            Ok(Ok(left)) => Some(u64::from(left.get_ref().running) + u64::from(left.get_ref().waiting)),
-            Ok(Err(status)) => {
-                tracing::warn!(group = ?key, %status, "the head refused to drain");
-                None
-            }
-            Err(_) => None,
+        if let Ok(Err(status)) = answer {
+            tracing::warn!(group = ?key, %status, "the head refused to drain");
         }
     }
 
@@ -190,7 +193,7 @@ async fn follow(heads: Heads, key: GroupKey, pod: HeadPod, credentials: Credenti
                 }
                 told.err().unwrap_or_else(|| "the head ended the connection".into())
             }
-            Err(error) => said(&error),
+            Err(error) => with_causes(&error),
         };
         heads.tell(&key, |entry| {
             entry.channel = None;
@@ -245,18 +248,4 @@ fn differs(before: &ClusterStatus, now: &ClusterStatus) -> bool {
         (ranks, status.ready, status.accepting, status.draining.then_some(idle), status.epoch, status.recoveries)
     };
     essence(before) != essence(now)
-}
-
-/// An error with its causes: tonic's own message is "transport error".
-fn said(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -66,18 +66,12 @@ pub(super) fn stateful_set(set: &mut StatefulSet) {
     metadata(&mut set.metadata);
 }
 
-/// A node keeps its name, its taints and whether it is ready.
+/// A node keeps its name and whether it is ready.
 pub(super) fn node(node: &mut Node) {
     node.managed_fields_mut().clear();
     node.metadata.annotations = None;
     node.metadata.labels = None;
-    if let Some(spec) = node.spec.take() {
-        node.spec = Some(k8s_openapi::api::core::v1::NodeSpec {
-            taints: spec.taints,
-            unschedulable: spec.unschedulable,
-            ..Default::default()
-        });
-    }
+    node.spec = None;
     if let Some(status) = node.status.take() {
         let conditions = status.conditions.into_iter().flatten().filter(|condition| condition.type_ == "Ready");
         let conditions = conditions.map(|mut condition| {

@@ -11,6 +11,7 @@ mod tests;
 
 pub use addresses::{Addresses, LocalPorts};
 pub use names::{ClusterNames, Names};
+pub(crate) use show::counted;
 pub use show::text;
 pub use source::{ModelVolume, model_volume};
 

@@ -49,7 +49,8 @@ fn write_pod(out: &mut String, pod: &PodPlan) {
     }
 }
 
-fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+/// `1 rank`, `3 ranks`.
+pub(crate) fn counted(count: impl TryInto<u64>, noun: &str) -> String {
     match count.try_into().unwrap_or(u64::MAX) {
         1 => format!("1 {noun}"),
         count => format!("{count} {noun}s"),

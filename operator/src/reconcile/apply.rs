@@ -79,7 +79,7 @@ pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result
     let key = (kind.clone(), namespace.clone(), name.clone());
     if let Some(trace) = &trace {
         if is_foreign(trace, owner) {
-            return Err(ReconcileError::Taken { kind, name });
+            return Err(ReconcileError::Taken(format!("{kind} {name}")));
         }
         let annotations = trace.annotations.as_ref();
         let said = |key: &str| annotations.and_then(|all| all.get(key)).map(String::as_str);
@@ -125,7 +125,7 @@ async fn first(context: &Context, owner: &str, object: &Object) -> Result<Dynami
     let found = api(context, object).get_metadata_opt(&name).await;
     let refused = |source| ReconcileError::Apply { kind: kind.clone(), name: name.clone(), source };
     if found.map_err(refused)?.is_some_and(|found| is_foreign(&found.metadata, owner)) {
-        return Err(ReconcileError::Taken { kind, name });
+        return Err(ReconcileError::Taken(format!("{kind} {name}")));
     }
     patch(context, object, true).await.map_err(refused)
 }
@@ -189,6 +189,21 @@ where
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
         Err(source) => Err(ReconcileError::Delete { kind: K::kind(&()).into_owned(), name: name.to_owned(), source }),
     }
+}
+
+/// Deletes the very object that was seen, and no later one of its name; `force`: without waiting for its node.
+///
+/// # Errors
+/// The API server refuses.
+pub async fn delete_seen<K>(context: &Context, namespace: &str, seen: &K, force: bool) -> Result<(), ReconcileError>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + serde::de::DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
+{
+    let uid = seen.uid();
+    delete::<K>(context, namespace, &seen.name_any(), Delete { uid: uid.as_deref(), force }).await
 }
 
 /// Which object, and how hard.

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 
-use super::Context;
+use super::{Context, elapsed};
 use crate::heads::{GroupKey, HeadPod, Report};
 use crate::observe::owned_by;
 use crate::plan::Names;
@@ -53,6 +53,12 @@ impl GroupSeen {
         self.pods.get(&0)
     }
 
+    /// What the head says now.
+    #[must_use]
+    pub fn live(&self) -> Option<&Report> {
+        self.report.as_ref().filter(|report| report.live)
+    }
+
     /// Where the head is, once it has an address.
     #[must_use]
     pub fn head_pod(&self) -> Option<HeadPod> {
@@ -90,7 +96,7 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
         }
         let mut group = GroupSeen { head_set, worker_set, ..GroupSeen::default() };
         pods(context, &namespace, &names, cluster.spec.workers, &mut group);
-        let key = GroupKey { namespace: namespace.clone(), cluster: name.clone(), group: index };
+        let key = GroupKey::new(&namespace, &name, index);
         group.report = group.head().and_then(|head| context.heads.report(&key, &head.uid()?));
         group.unreachable = context.heads.trouble(&key);
         group.refused = refused(context, &namespace, &group).await;
@@ -131,8 +137,7 @@ fn replicas(set: &StatefulSet) -> i32 {
 }
 
 fn age(set: &StatefulSet) -> Duration {
-    let created = set.creation_timestamp().map(|time| time.0);
-    created.and_then(|created| super::now().duration_since(created).try_into().ok()).unwrap_or_default()
+    set.creation_timestamp().map(|created| elapsed(created.0)).unwrap_or_default()
 }
 
 /// The newest event by which the set's controller says that it failed; asked at most every [`ASKED`].

@@ -1,7 +1,6 @@
 //! Each group's step: the facts that `rollout` decides by, and the carrying out of what it decided.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -9,12 +8,12 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 
-use super::apply::{Delete, apply, delete};
-use super::build::labels::{annotation, label};
-use super::build::{GroupObjects, group_objects, object, revision};
+use super::apply::{Delete, apply, delete, delete_seen};
+use super::build::labels::label;
+use super::build::{GroupObjects, group_objects, revision, revision_of};
 use super::dereference::{GroupSeen, Observation};
 use super::validate::Validated;
-use super::{Context, ReconcileError, now};
+use super::{Context, ReconcileError, elapsed};
 use crate::heads::GroupKey;
 use crate::plan::Names;
 use crate::pods;
@@ -67,21 +66,19 @@ pub(super) fn serves(cluster: &Validated, group: &GroupSeen) -> bool {
 }
 
 fn facts(cluster: &Validated, group: &GroupSeen, before: Option<&GroupStatus>) -> Group {
-    let said = |set: &StatefulSet| set.metadata.annotations.as_ref()?.get(annotation::REVISION).cloned();
-    let of_set = |set: &Option<std::sync::Arc<StatefulSet>>| set.as_ref().and_then(|set| said(set));
-    let of_head = of_set(&group.head_set);
-    let of_workers = of_set(&group.worker_set);
+    let of_head = group.head_set.as_deref().and_then(revision_of);
+    let of_workers = group.worker_set.as_deref().and_then(revision_of);
     // Half-way through a change the sets differ: then the group is of neither, and the change goes on.
     let revision = match (of_head, of_workers) {
         (Some(head), Some(workers)) if head != workers => String::new(),
-        (Some(one), _) | (None, Some(one)) => one,
+        (Some(one), _) | (None, Some(one)) => one.to_owned(),
         (None, None) => String::new(),
     };
     let outdated =
         |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && pod.labels().get(label::REVISION) != Some(&revision);
     let expected = 1 + group.workers().max(if group.worker_set.is_some() { 0 } else { cluster.spec.workers });
     let scheduled = group.pods.values().filter(|pod| pods::node(pod).is_some()).count();
-    let live = group.report.as_ref().filter(|report| report.live);
+    let live = group.live();
     let draining = live.filter(|report| report.status.draining);
     let serves = serves(cluster, group);
     let head_ready = group.head().is_some_and(|pod| pods::is_ready(pod));
@@ -96,10 +93,6 @@ fn facts(cluster: &Validated, group: &GroupSeen, before: Option<&GroupStatus>) -
         stopped_at: before.and_then(|before| before.stopped_at_generation),
         revision,
     }
-}
-
-fn elapsed(since: k8s_openapi::jiff::Timestamp) -> Duration {
-    now().duration_since(since).try_into().unwrap_or_default()
 }
 
 /// Carries out `step` for the group at `index`.
@@ -126,7 +119,7 @@ pub(super) async fn take(
             if index < cluster.spec.replicas {
                 bring(context, cluster, &kept()).await?;
             }
-            let key = GroupKey { namespace: cluster.namespace.clone(), cluster: cluster.name.clone(), group: index };
+            let key = GroupKey::new(&cluster.namespace, &cluster.name, index);
             let reason = if index < cluster.spec.replicas { "the spec changed" } else { "fewer groups are wanted" };
             context.heads.drain(&key, reason).await;
             Ok(())
@@ -179,39 +172,30 @@ async fn replace(
 
 /// Deletes a pod, unless it is going already.
 async fn end(context: &Context, cluster: &Validated, pod: Option<&std::sync::Arc<Pod>>) -> Result<(), ReconcileError> {
-    let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { return Ok(()) };
-    let uid = pod.uid();
-    let how = Delete { uid: uid.as_deref(), force: false };
-    delete::<Pod>(context, &cluster.namespace, &pod.name_any(), how).await
+    match pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        Some(pod) => delete_seen(context, &cluster.namespace, pod.as_ref(), false).await,
+        None => Ok(()),
+    }
 }
 
 async fn remove(context: &Context, cluster: &Validated, group: &GroupSeen, index: u32) -> Result<(), ReconcileError> {
     let namespace = &cluster.namespace;
-    let names = Names::new(&cluster.name, index);
     for set in [&group.head_set, &group.worker_set].into_iter().flatten() {
         if set.metadata.deletion_timestamp.is_none() {
-            let uid = set.uid();
-            let how = Delete { uid: uid.as_deref(), force: false };
-            delete::<StatefulSet>(context, namespace, &set.name_any(), how).await?;
+            delete_seen(context, namespace, set.as_ref(), false).await?;
         }
     }
-    let objects = group_objects(cluster, index);
-    let ours = |kind: &str, name: &str| context.trace(kind, namespace, name).is_some();
-    for rest in [object(&objects.service), object(&objects.network_policy), object(&objects.disruption_budget)] {
-        let (kind, name) = (rest.resource.kind.as_str(), rest.object.name_any());
-        if !ours(kind, &name) {
-            continue;
-        }
-        match kind {
-            "Service" => delete::<Service>(context, namespace, &name, Delete::default()).await?,
-            "NetworkPolicy" => delete::<NetworkPolicy>(context, namespace, &name, Delete::default()).await?,
-            _ => delete::<PodDisruptionBudget>(context, namespace, &name, Delete::default()).await?,
-        }
+    let name = &Names::new(&cluster.name, index).group_name();
+    let there = |kind: &str| context.trace(kind, namespace, name).is_some();
+    if there("Service") {
+        delete::<Service>(context, namespace, name, Delete::default()).await?;
     }
-    context.heads.forget(&GroupKey {
-        namespace: namespace.clone(),
-        cluster: cluster.name.clone(),
-        group: names.group(),
-    });
+    if there("NetworkPolicy") {
+        delete::<NetworkPolicy>(context, namespace, name, Delete::default()).await?;
+    }
+    if there("PodDisruptionBudget") {
+        delete::<PodDisruptionBudget>(context, namespace, name, Delete::default()).await?;
+    }
+    context.heads.forget(&GroupKey::new(namespace, &cluster.name, index));
     Ok(())
 }

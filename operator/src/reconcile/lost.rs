@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use lockstep_proto::v1::Phase;
 
-use super::apply::{Delete, delete};
+use super::apply::delete_seen;
 use super::dereference::{GroupSeen, Observation};
 use super::validate::Validated;
 use super::{Context, ReconcileError, now};
@@ -35,9 +35,7 @@ pub(super) async fn force_away(
                 node = pods::node(pod),
                 "forcing the pod away: its node does not answer, and its group goes on without it"
             );
-            let uid = pod.uid();
-            let how = Delete { uid: uid.as_deref(), force: true };
-            delete::<Pod>(context, &cluster.namespace, &pod.name_any(), how).await?;
+            delete_seen(context, &cluster.namespace, pod.as_ref(), true).await?;
         }
     }
     Ok(())
@@ -46,9 +44,8 @@ pub(super) async fn force_away(
 fn stuck(context: &Context, cluster: &Validated, group: &GroupSeen, node: u32, pod: &Pod) -> Option<Stuck> {
     // Kubernetes sets it to when the grace period ends.
     let ends = pod.metadata.deletion_timestamp.as_ref()?.0;
-    let report = group.report.as_ref().filter(|report| report.live);
     let local = cluster.spec.devices_per_node;
-    let lost = report.map(|report| {
+    let lost = group.live().map(|report| {
         let ranks = report.status.ranks.iter().filter(|rank| rank.rank / local == node);
         // Of a pod that the head has replaced already it says nothing: another host has the rank.
         ranks.clone().all(|rank| rank.host != pod.name_any() || [Phase::Lost, Phase::Pending].contains(&rank.phase()))

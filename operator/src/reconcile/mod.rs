@@ -71,8 +71,9 @@ pub enum ReconcileError {
     Apply { kind: String, name: String, source: kube::Error },
     #[error("delete {kind} {name}: {}", said(source))]
     Delete { kind: String, name: String, source: kube::Error },
-    #[error("{kind} {name} belongs to another object; rename this cluster or delete that one")]
-    Taken { kind: String, name: String },
+    /// Kind and name.
+    #[error("{0} belongs to another object; rename this cluster or delete that one")]
+    Taken(String),
     #[error("read the cluster's Secrets: {}", said(.0))]
     ReadSecrets(kube::Error),
     #[error("write Secret {name}: {}", said(source))]
@@ -90,7 +91,7 @@ impl ReconcileError {
         match self {
             Self::Apply { .. } => "apply",
             Self::Delete { .. } => "delete",
-            Self::Taken { .. } => "name_taken",
+            Self::Taken(_) => "name_taken",
             Self::ReadSecrets(_) | Self::WriteSecret { .. } => "secrets",
             Self::Certificate(_) => "certificates",
             Self::Status(_) => "status",
@@ -108,6 +109,11 @@ fn said(error: &kube::Error) -> String {
 
 fn now() -> Timestamp {
     Timestamp::now()
+}
+
+/// Time since `since`; none where it lies ahead.
+fn elapsed(since: Timestamp) -> Duration {
+    now().duration_since(since).try_into().unwrap_or_default()
 }
 
 /// Brings the world one step closer to what `cluster` asks for, and its status to the truth.
@@ -176,7 +182,7 @@ async fn follow(context: &Context, cluster: &Validated, seen: &Observation, stea
         context.certificates.rest(cluster);
     }
     for (&index, group) in &seen.groups {
-        let key = GroupKey { namespace: cluster.namespace.clone(), cluster: cluster.name.clone(), group: index };
+        let key = GroupKey::new(&cluster.namespace, &cluster.name, index);
         let pod = group.head_pod().filter(|_| !steady);
         match pod {
             None => context.heads.leave(&key),

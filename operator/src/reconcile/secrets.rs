@@ -151,7 +151,7 @@ async fn read(context: &Context, api: &Api<Secret>, cluster: &Validated) -> Resu
         context.metrics.request("get");
         let Some(found) = api.get_opt(&name).await.map_err(ReconcileError::ReadSecrets)? else { continue };
         if is_foreign(&found.metadata, &cluster.owner.uid) {
-            return Err(ReconcileError::Taken { kind: "Secret".into(), name });
+            return Err(ReconcileError::Taken(format!("Secret {name}")));
         }
         existing.push(found);
     }

@@ -32,7 +32,7 @@ use super::validate::Validated;
 use crate::plan::Names;
 
 pub use revision::{revision, short_hash};
-pub use stateful_sets::keep;
+pub use stateful_sets::{keep, revision_of};
 
 /// The Prometheus operator's kind, which some clusters have.
 #[must_use]
@@ -125,14 +125,14 @@ impl GroupObjects {
     /// objects; it goes when the group's turn comes.
     #[must_use]
     pub fn kept(mut self, head: Option<&StatefulSet>, workers: Option<&StatefulSet>) -> Self {
-        let desired = stateful_sets::revision_of(&self.head).map(str::to_owned);
+        let desired = revision_of(&self.head).map(str::to_owned);
         if let Some(live) = head {
             self.head = keep(self.head, live);
         }
         self.workers = match (self.workers, workers) {
             (Some(desired), Some(live)) => Some(keep(desired, live)),
             // Workers that the group's present revision does not know of.
-            (Some(_), None) if stateful_sets::revision_of(&self.head) != desired.as_deref() => None,
+            (Some(_), None) if revision_of(&self.head) != desired.as_deref() => None,
             (desired, _) => desired,
         };
         self

@@ -62,7 +62,8 @@ fn written(template: &PodTemplateSpec) -> String {
 }
 
 /// What the pods of `set` are made from.
-pub(super) fn revision_of(set: &StatefulSet) -> Option<&str> {
+#[must_use]
+pub fn revision_of(set: &StatefulSet) -> Option<&str> {
     set.metadata.annotations.as_ref()?.get(annotation::REVISION).map(String::as_str)
 }
 

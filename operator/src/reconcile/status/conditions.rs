@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use crate::plan::counted;
 use crate::pods::Trouble;
 use crate::reconcile::groups::Steps;
 use crate::reconcile::validate::Validated;
@@ -85,11 +86,10 @@ fn ready(cluster: &Validated, groups: &[GroupStatus], degraded: Option<&Verdict>
 /// Something is wrong that was not asked for; the first group's, the gravest first.
 fn degraded(groups: &[GroupStatus], facts: &Facts<'_>) -> Option<Verdict> {
     if let Some(name) = facts.taken.first() {
-        let message = format!("{name} belongs to another object; rename this cluster or delete that one");
-        return Some(verdict(true, "NameTaken", message));
+        return Some(verdict(true, "NameTaken", ReconcileError::Taken(name.clone()).to_string()));
     }
     if let Some(error) = facts.error {
-        let reason = if matches!(error, ReconcileError::Taken { .. }) { "NameTaken" } else { "ApiServerRefused" };
+        let reason = if matches!(error, ReconcileError::Taken(_)) { "NameTaken" } else { "ApiServerRefused" };
         return Some(verdict(true, reason, error.to_string()));
     }
     if let Some(stopped) = groups.iter().find(|group| group.phase == GroupPhase::Stopped) {
@@ -124,11 +124,7 @@ fn progressing(groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verd
 
 fn are(count: usize) -> String {
     let verb = if count == 1 { "is" } else { "are" };
-    format!("{} {verb}", counted(count as i32, "group"))
-}
-
-fn counted(count: i32, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+    format!("{} {verb}", counted(count, "group"))
 }
 
 fn named(group: &GroupStatus) -> String {

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::ranks;
 use crate::plan::{HEAD, Names, RANK, world_size};
 use crate::pods::{self, Trouble};
-use crate::reconcile::build::labels::annotation;
+use crate::reconcile::build::revision_of;
 use crate::reconcile::dereference::GroupSeen;
 use crate::reconcile::groups::{before, serves};
 use crate::reconcile::now;
@@ -28,7 +28,7 @@ pub(super) fn of(
     let group = group.unwrap_or(&empty);
     let ready = step != Step::Stop && serves(cluster, group);
     let report = group.report.as_ref();
-    let live = report.filter(|report| report.live);
+    let live = group.live();
     let accepting = live.map_or(ready, |report| report.status.accepting);
     let ranks = match step {
         Step::Wait | Step::Stop => Vec::new(),
@@ -39,7 +39,7 @@ pub(super) fn of(
         index: index as i32,
         ready,
         accepting,
-        revision: revision_of(group),
+        revision: group.head_set.as_deref().and_then(revision_of).unwrap_or_default().to_owned(),
         epoch: known(report.map(|report| report.status.epoch), before.map(|before| before.epoch)),
         recoveries: known(report.map(|report| report.status.recoveries), before.map(|before| before.recoveries)),
         serving_ranks: ranks.iter().filter(|rank| rank.phase == "Serving").count() as i32,
@@ -53,11 +53,6 @@ pub(super) fn of(
     status.phase = phase(&status, step, before, live.is_some_and(|report| report.status.accepting));
     status.message = message(cluster, group, &status, before);
     status
-}
-
-fn revision_of(group: &GroupSeen) -> String {
-    let annotations = group.head_set.as_ref().and_then(|set| set.metadata.annotations.as_ref());
-    annotations.and_then(|all| all.get(annotation::REVISION)).cloned().unwrap_or_default()
 }
 
 /// The generation at which it was stopped first.
@@ -146,8 +141,7 @@ fn waits_for(group: &GroupSeen, status: &GroupStatus) -> String {
     if let Some(trouble) = trouble(group) {
         return trouble.message;
     }
-    let live = group.report.as_ref().filter(|report| report.live);
-    if let Some(pending) = live.and_then(|report| report.status.pending.first()) {
+    if let Some(pending) = group.live().and_then(|report| report.status.pending.first()) {
         return pending.clone();
     }
     let behind = status.ranks.iter().find(|rank| rank.phase != "Serving");

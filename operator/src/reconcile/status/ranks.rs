@@ -35,8 +35,7 @@ fn one(group: &GroupSeen, names: &Names, node: u32, rank: u32, serves: bool) -> 
     };
     pods::node(pod).unwrap_or_default().clone_into(&mut status.node);
     status.restarts = pods::restarts(pod, RANK);
-    let report = group.report.as_ref();
-    let live = report.filter(|report| report.live);
+    let live = group.live();
     // Kubelets tell of a container seconds after it serves.
     if live.is_some_and(|report| report.status.ready) {
         "Serving".clone_into(&mut status.phase);
