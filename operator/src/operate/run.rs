@@ -29,7 +29,7 @@ use crate::reconcile::{Certificates, Context, Ledger, ReconcileError, Recorders,
 use crate::resource::InferenceCluster;
 
 /// Changes that come within this time are looked at together.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+const DEBOUNCE: Duration = Duration::from_millis(300);
 /// First pause after a failure, doubled with each in a row up to the last.
 const PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(120);

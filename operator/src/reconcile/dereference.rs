@@ -19,7 +19,7 @@ use crate::resource::InferenceCluster;
 /// Most groups of a cluster: the CRD's bound on `replicas`.
 const MAX_GROUPS: u32 = 256;
 /// A set that is older than this and lacks pods is asked about.
-const CREATION: Duration = Duration::from_secs(2);
+const CREATION: Duration = Duration::from_secs(5);
 /// How long an answer of the API server about a set's trouble holds.
 const ASKED: Duration = Duration::from_secs(10);
 

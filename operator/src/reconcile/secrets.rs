@@ -81,9 +81,7 @@ impl Certificates {
         let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.namespace);
         context.metrics.request("get");
         let secret = api.get(&name).await.map_err(|source| CredentialsError::Read { name, source })?;
-        let held = secret.data.unwrap_or_default();
-        let bytes = |key: &str| held.get(key).map_or(&[][..], |bytes| bytes.0.as_slice());
-        let credentials = Credentials::new(bytes(data::CA_CERTIFICATE), bytes(data::CERTIFICATE), bytes(data::KEY))?;
+        let credentials = credentials_in(&secret)?;
         if let Some(known) = self.lock().get_mut(&key) {
             known.credentials = Some(credentials.clone());
         }
@@ -105,6 +103,12 @@ impl Certificates {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn credentials_in(secret: &Secret) -> Result<Credentials, DialError> {
+    let held = secret.data.as_ref();
+    let bytes = |key: &str| held.and_then(|held| held.get(key)).map_or(&[][..], |bytes| bytes.0.as_slice());
+    Credentials::new(bytes(data::CA_CERTIFICATE), bytes(data::CERTIFICATE), bytes(data::KEY))
 }
 
 /// Makes what is missing, renews what is due. Returns when to look again.
@@ -129,6 +133,9 @@ pub async fn bring_about(context: &Context, cluster: &Validated) -> Result<Durat
     let decision = certificates::decide(cluster, &existing, now())?;
     let known = Known { traces: before.clone(), before: None, look_again: now(), credentials: None };
     context.certificates.lock().insert(key.clone(), known);
+    let own = ClusterNames::new(&cluster.name).tls_secret(Role::Operator.as_str());
+    let own = decision.write.iter().chain(&existing).find(|secret| secret.metadata.name.as_deref() == Some(&own));
+    let credentials = own.and_then(|secret| credentials_in(secret).ok());
     let mut after = before.clone();
     for secret in decision.write {
         let name = secret.name_any();
@@ -140,7 +147,7 @@ pub async fn bring_about(context: &Context, cluster: &Validated) -> Result<Durat
     let written = after != before;
     let before = written.then(|| (Instant::now(), before));
     let look_again = decision.look_again;
-    context.certificates.lock().insert(key, Known { traces: after, before, look_again, credentials: None });
+    context.certificates.lock().insert(key, Known { traces: after, before, look_again, credentials });
     Ok(if written { due(look_again).min(WATCH_LAG) } else { due(look_again) })
 }
 
