@@ -1,8 +1,8 @@
 //! Row-wise kernels against their plain twins, and bit for bit over threads, sets and company.
 
 use candle_core::{DType, Device, Tensor};
-use lockstep_kernels::{Context, Isa, Matrix, Result, RotaryTable, plain};
-use lockstep_kernels::{add_rms_norm, embedding, embedding_of, rms_norm, rotary, silu_mul};
+use lockstep_kernels::{Activation, Context, Isa, Matrix, Result, RotaryTable, plain};
+use lockstep_kernels::{add_rms_norm, embedding, embedding_of, gated_mul, mix_rows, rms_norm, rotary, soft_cap};
 
 fn random(shape: &[usize]) -> Tensor {
     Tensor::randn(0f32, 2.0, shape, &Device::Cpu).unwrap()
@@ -58,9 +58,63 @@ fn norms_match_their_twins() {
 }
 
 #[test]
-fn silu_mul_matches_its_twin() {
-    for (rows, inter) in [(1, 1), (3, 19), (7, 344), (2, 8192)] {
-        check(&random(&[rows, 2 * inter]), |ctx, x, _| silu_mul(ctx, x), plain::silu_mul);
+fn gated_activations_match_their_twins() {
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        for (rows, inter) in [(1, 1), (3, 19), (7, 344), (2, 8192)] {
+            check(
+                &random(&[rows, 2 * inter]),
+                |ctx, x, _| gated_mul(ctx, x, activation),
+                |ctx, x| plain::gated_mul(ctx, x, activation),
+            );
+        }
+    }
+}
+
+#[test]
+fn activations_end_where_they_should() {
+    let ctx = Context::cpu(1).unwrap();
+    let gate_up = Tensor::new(&[[-1e30f32, -100.0, 0.0, 100.0, 1.0, 1.0, 1.0, 1.0]], &Device::Cpu).unwrap();
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        let out = values(&gated_mul(&ctx, &gate_up, activation).unwrap());
+        assert!(out[1].abs() < 1e-35 && out[2] == 0.0 && out[3] == 100.0, "{activation:?}: {out:?}");
+        assert!(out[0].is_finite(), "{activation:?}: {out:?}");
+    }
+    let x = Tensor::new(&[[-1e30f32, -3.0, 0.0, 1e30]], &Device::Cpu).unwrap();
+    assert_eq!(values(&soft_cap(&ctx, &x, 30.0).unwrap())[2..], [0.0, 30.0]);
+    assert_eq!(values(&soft_cap(&ctx, &x, 30.0).unwrap())[0], -30.0);
+}
+
+#[test]
+fn soft_caps_match_their_twin() {
+    for (rows, columns) in [(1, 1), (3, 19), (2, 8192)] {
+        check(
+            &(random(&[rows, columns]) * 20.0).unwrap(),
+            |ctx, x, _| soft_cap(ctx, x, 30.0),
+            |ctx, x| plain::soft_cap(ctx, x, 30.0),
+        );
+    }
+}
+
+/// Tokens take rows in any order, several the same one.
+#[test]
+fn mixed_rows_match_their_twin() {
+    for (tokens, each, dim) in [(1, 1, 1), (5, 2, 19), (40, 8, 1000)] {
+        let x = random(&[tokens * each, dim]);
+        let count = tokens * each;
+        let indices: Vec<u32> = (0..count).map(|i| ((i * 7 + 3) % count) as u32).collect();
+        let weights: Vec<f32> = (0..count).map(|i| (i % 11) as f32 / 11.0 - 0.3).collect();
+        let expected = values(&plain::mix_rows(&Context::cpu(1).unwrap(), &x, &indices, &weights, each).unwrap());
+        let mut first: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let ctx = Context::cpu(threads).unwrap().force_isa(isa.name()).unwrap();
+                let got = values(&mix_rows(&ctx, &x, &indices, &weights, each).unwrap());
+                assert!(got.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-5 * b.abs().max(1.0)));
+                assert!(first.get_or_insert_with(|| got.clone()) == &got, "{isa} x{threads}");
+                let alone = mix_rows(&ctx, &x, &indices[count - each..], &weights[count - each..], each).unwrap();
+                assert!(values(&alone) == got[(tokens - 1) * dim..], "{isa} x{threads} alone");
+            }
+        }
     }
 }
 
@@ -100,12 +154,26 @@ fn wrong_arguments_are_refused() {
     let table = RotaryTable::new(random(&[4, 8]), random(&[4, 8])).unwrap();
     let messages = [
         rms_norm(&ctx, &random(&[2, 3]), &random(&[4]), 1e-5).unwrap_err().to_string(),
-        silu_mul(&ctx, &random(&[2, 3])).unwrap_err().to_string(),
+        gated_mul(&ctx, &random(&[2, 3]), Activation::Silu).unwrap_err().to_string(),
         rotary(&ctx, &random(&[1, 1, 8]), &table, &[0]).unwrap_err().to_string(),
         rotary(&ctx, &random(&[1, 1, 16]), &table, &[4]).unwrap_err().to_string(),
         rotary(&ctx, &random(&[2, 1, 16]), &table, &[0]).unwrap_err().to_string(),
+        soft_cap(&ctx, &random(&[2, 3]), 0.0).unwrap_err().to_string(),
+        mix_rows(&ctx, &random(&[2, 3]), &[0, 1, 1], &[1.0; 3], 2).unwrap_err().to_string(),
+        mix_rows(&ctx, &random(&[2, 3]), &[0, 2], &[1.0; 2], 2).unwrap_err().to_string(),
+        mix_rows(&ctx, &random(&[2, 3]), &[0, 1], &[1.0; 3], 2).unwrap_err().to_string(),
     ];
-    let culprits = ["norm weight", "gate_up", "at least 16", "beyond", "positions"];
+    let culprits = [
+        "norm weight",
+        "gate_up",
+        "at least 16",
+        "beyond",
+        "positions",
+        "soft cap",
+        "not 2 a token",
+        "2 of 2 rows",
+        "weights",
+    ];
     for (message, culprit) in messages.iter().zip(culprits) {
         assert!(message.contains(culprit), "{message}");
     }

@@ -1,7 +1,7 @@
 //! The gated feed-forward part: `down(silu(gate(x)) · up(x))`.
 
 use candle_core::Tensor;
-use lockstep_kernels::silu_mul;
+use lockstep_kernels::{Activation, gated_mul};
 
 use super::{ColumnParallelLinear, Pass, RowParallelLinear};
 use crate::EngineError;
@@ -27,7 +27,7 @@ impl GatedMlp {
 
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
         let gate_up = self.gate_up_proj.forward(pass, x)?;
-        let inner = silu_mul(pass.kernels, &gate_up)?;
+        let inner = gated_mul(pass.kernels, &gate_up, Activation::Silu)?;
         pass.tick();
         self.down_proj.forward(pass, &inner)
     }

@@ -6,6 +6,7 @@ mod attention;
 
 use crate::context::Context;
 use crate::error::Result;
+use crate::gated::Activation;
 use crate::matrix::Matrix;
 use crate::rotary::RotaryTable;
 pub use attention::paged_attention;
@@ -59,12 +60,30 @@ pub fn rotary(_ctx: &Context, x: &Tensor, table: &RotaryTable, positions: &[u32]
     Ok(Tensor::cat(&[turned_low, turned_high, rest], D::Minus1)?)
 }
 
-/// Twin of [`crate::silu_mul`].
-pub fn silu_mul(_ctx: &Context, gate_up: &Tensor) -> Result<Tensor> {
+/// Twin of [`crate::gated_mul`].
+pub fn gated_mul(_ctx: &Context, gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
     let inter = gate_up.dims2()?.1 / 2;
     let gate = gate_up.narrow(1, 0, inter)?;
     let up = gate_up.narrow(1, inter, inter)?;
-    Ok((gate.silu()? * up)?)
+    let gate = match activation {
+        Activation::Silu => gate.silu()?,
+        Activation::GeluTanh => gate.gelu()?,
+    };
+    Ok((gate * up)?)
+}
+
+/// Twin of [`crate::soft_cap`].
+pub fn soft_cap(_ctx: &Context, x: &Tensor, cap: f32) -> Result<Tensor> {
+    let cap = f64::from(cap);
+    Ok(((x / cap)?.tanh()? * cap)?)
+}
+
+/// Twin of [`crate::mix_rows`].
+pub fn mix_rows(_ctx: &Context, x: &Tensor, indices: &[u32], weights: &[f32], each: usize) -> Result<Tensor> {
+    let (tokens, dim) = (indices.len() / each, x.dims2()?.1);
+    let rows = x.index_select(&Tensor::new(indices, x.device())?, 0)?.reshape((tokens, each, dim))?;
+    let weights = Tensor::new(weights, x.device())?.reshape((tokens, each, 1))?;
+    Ok(rows.broadcast_mul(&weights)?.sum(1)?)
 }
 
 /// Twin of [`crate::embedding`].

@@ -29,6 +29,15 @@ pub(crate) fn silu<S: Simd>(s: S, x: S::V) -> S::V {
     s.div(x, s.add(s.splat(1.0), exp(s, negative)))
 }
 
+/// `x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, with `(1 + tanh u) / 2` written as `1 / (1 + e^-2u)`.
+#[inline(always)]
+pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::V) -> S::V {
+    /// `-2 √(2/π)`.
+    const SLOPE: f32 = -1.595_769;
+    let cubic = s.fma(s.mul(s.mul(x, x), s.splat(0.044_715)), x, x);
+    s.div(x, s.add(s.splat(1.0), exp(s, s.mul(cubic, s.splat(SLOPE)))))
+}
+
 /// `tanh x`, to about 2e-7 absolute.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {

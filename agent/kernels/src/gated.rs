@@ -1,4 +1,4 @@
-//! The gated activation of Llama's feed-forward layer (SwiGLU, Shazeer 2020,
+//! The gated activations of feed-forward layers (SwiGLU and GEGLU, Shazeer 2020,
 //! <https://arxiv.org/abs/2002.05202>).
 
 use crate::context::Context;
@@ -8,14 +8,23 @@ use crate::simd::{self, Kernel, Simd, map, math};
 use crate::{check, host, plain, rows};
 use candle_core::Tensor;
 
-/// `silu(gate) · up`: `gate_up` `[tokens, 2 · inter]`, gate first; returns `[tokens, inter]`.
-pub fn silu_mul(ctx: &Context, gate_up: &Tensor) -> Result<Tensor> {
+/// What the gate passes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// GELU in its approximation by tanh (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>).
+    GeluTanh,
+}
+
+/// `activation(gate) · up`: `gate_up` `[tokens, 2 · inter]`, gate first; returns `[tokens, inter]`.
+pub fn gated_mul(ctx: &Context, gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
     let (tokens, width) = check::rows("gate_up", gate_up)?;
     if width % 2 != 0 {
         return check::shape("gate_up", "[tokens, 2 * inter]".to_owned(), gate_up);
     }
     if !gate_up.device().is_cpu() {
-        return plain::silu_mul(ctx, gate_up);
+        return plain::gated_mul(ctx, gate_up, activation);
     }
     let inter = width / 2;
     let mut out = vec![0.0; tokens * inter];
@@ -26,25 +35,31 @@ pub fn silu_mul(ctx: &Context, gate_up: &Tensor) -> Result<Tensor> {
         let gate_up = &input[2 * elements.start..2 * elements.end];
         // SAFETY: runs of rows do not overlap.
         let out = unsafe { shared.part(elements) };
-        simd::dispatch(ctx, SiluMul { gate_up, inter, out });
+        simd::dispatch(ctx, GatedMul { gate_up, inter, activation, out });
     });
     host::tensor(out, (tokens, inter))
 }
 
 /// Whole rows.
-struct SiluMul<'a> {
+struct GatedMul<'a> {
     gate_up: &'a [f32],
     inter: usize,
+    activation: Activation,
     out: &'a mut [f32],
 }
 
-impl Kernel for SiluMul<'_> {
+impl Kernel for GatedMul<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let rows = self.gate_up.chunks_exact(2 * self.inter);
         for (row, out) in rows.zip(self.out.chunks_exact_mut(self.inter)) {
             let (gate, up) = row.split_at(self.inter);
-            map::map(s, [gate, up], [out], |[gate, up]| [s.mul(math::silu(s, gate), up)]);
+            match self.activation {
+                Activation::Silu => map::map(s, [gate, up], [out], |[gate, up]| [s.mul(math::silu(s, gate), up)]),
+                Activation::GeluTanh => {
+                    map::map(s, [gate, up], [out], |[gate, up]| [s.mul(math::gelu_tanh(s, gate), up)]);
+                }
+            }
         }
     }
 }

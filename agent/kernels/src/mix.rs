@@ -1,0 +1,67 @@
+//! Weighted sums of rows: what several experts said about a token, as one (Shazeer et al. 2017,
+//! <https://arxiv.org/abs/1701.06538>).
+
+use crate::context::Context;
+use crate::error::{Result, argument};
+use crate::shared::Shared;
+use crate::simd::{self, Kernel, Simd, map};
+use crate::{check, host, plain, rows};
+use candle_core::Tensor;
+
+/// `out[t] = Σ_j weights[t · each + j] · x[indices[t · each + j]]`, in the order of j: `x` `[rows, dim]`;
+/// returns `[tokens, dim]`. There are `each` indices and weights a token.
+pub fn mix_rows(ctx: &Context, x: &Tensor, indices: &[u32], weights: &[f32], each: usize) -> Result<Tensor> {
+    let (count, dim) = check::rows("x", x)?;
+    if each == 0 || !indices.len().is_multiple_of(each) {
+        return argument("indices", format!("{} are not {each} a token", indices.len()));
+    }
+    if weights.len() != indices.len() {
+        return argument("weights", format!("{} for {} indices", weights.len(), indices.len()));
+    }
+    if let Some(index) = indices.iter().find(|index| **index as usize >= count) {
+        return argument("indices", format!("{index} of {count} rows"));
+    }
+    if !x.device().is_cpu() {
+        return plain::mix_rows(ctx, x, indices, weights, each);
+    }
+    let tokens = indices.len() / each;
+    let mut out = vec![0.0; tokens * dim];
+    let input = host::borrow("x", x)?;
+    let x = input.f32()?;
+    let shared = Shared::new(&mut out);
+    rows::for_each_run(ctx, tokens * dim, dim, &|elements| {
+        let of = elements.start / dim * each..elements.end / dim * each;
+        let (indices, weights) = (&indices[of.clone()], &weights[of]);
+        // SAFETY: runs of rows do not overlap.
+        let out = unsafe { shared.part(elements) };
+        simd::dispatch(ctx, Mix { x, dim, indices, weights, each, out });
+    });
+    host::tensor(out, (tokens, dim))
+}
+
+/// Whole tokens.
+struct Mix<'a> {
+    x: &'a [f32],
+    dim: usize,
+    indices: &'a [u32],
+    weights: &'a [f32],
+    each: usize,
+    /// Zero.
+    out: &'a mut [f32],
+}
+
+impl Kernel for Mix<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut sum = vec![0.0; self.dim];
+        for (token, out) in self.out.chunks_exact_mut(self.dim).enumerate() {
+            let of = token * self.each..(token + 1) * self.each;
+            for (index, weight) in self.indices[of.clone()].iter().zip(&self.weights[of]) {
+                let row = &self.x[*index as usize * self.dim..][..self.dim];
+                let weight = s.splat(*weight);
+                sum.copy_from_slice(out);
+                map::map(s, [row, &sum], [&mut *out], |[x, sum]| [s.fma(weight, x, sum)]);
+            }
+        }
+    }
+}
