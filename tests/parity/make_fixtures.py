@@ -45,6 +45,8 @@ class Fixture:
     dtype: torch.dtype = torch.float32
     shards: int = 1
     gain: float = 1.5  # of every projection, over 1/sqrt(fan_in)
+    embedding: float = 0.2  # size of its entries: small where they are scaled up, or answers repeat one token
+    prompts: tuple = PROMPT_LENGTHS
 
 
 COMMON = dict(
@@ -60,6 +62,13 @@ LLAMA3 = dict(
         rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
         original_max_position_embeddings=256,
     ),
+)
+PHI3 = dict(
+    COMMON, architectures=["Phi3ForCausalLM"], model_type="phi3", hidden_size=32, intermediate_size=41,
+    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, partial_rotary_factor=0.75, vocab_size=263,
+    rms_norm_eps=1e-5, tie_word_embeddings=False, rope_theta=10000.0, sliding_window=None, pad_token_id=0,
+    torch_dtype="float32",
+    rope_scaling=dict(type="longrope", short_factor=[1.0, 1.2, 1.7], long_factor=[1.1, 3.5, 9.0]),
 )
 
 FIXTURES = {
@@ -99,6 +108,63 @@ FIXTURES = {
         num_attention_heads=5, num_key_value_heads=1, head_dim=8, vocab_size=271, rms_norm_eps=1e-5,
         tie_word_embeddings=True, rope_theta=10000.0, rope_scaling=dict(rope_type="linear", factor=2.0),
         torch_dtype="float32",
+    )),
+    # Biases on queries, keys and values alone; a sliding window from the second layer on; 3 KV heads, tied.
+    "qwen2": Fixture(dict(
+        COMMON, architectures=["Qwen2ForCausalLM"], model_type="qwen2", hidden_size=48, intermediate_size=61,
+        num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=3, vocab_size=271, rms_norm_eps=1e-6,
+        tie_word_embeddings=True, rope_theta=1000000.0, use_sliding_window=True, sliding_window=16,
+        max_window_layers=1, torch_dtype="float32",
+    )),
+    # A sliding window in every layer, which no block of the cache divides; heads × head_dim is not the hidden size.
+    "mistral": Fixture(dict(
+        COMMON, architectures=["MistralForCausalLM"], model_type="mistral", hidden_size=40, intermediate_size=67,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=12, vocab_size=263,
+        rms_norm_eps=1e-5, tie_word_embeddings=False, rope_theta=10000.0, sliding_window=19, torch_dtype="float32",
+    )),
+    # 7 experts of 13, 3 a token with weights that sum to one, and a dense layer between; tied.
+    "qwen3-moe": Fixture(dict(
+        COMMON, architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", hidden_size=32, intermediate_size=37,
+        moe_intermediate_size=13, num_experts=7, num_experts_per_tok=3, norm_topk_prob=True, decoder_sparse_step=1,
+        mlp_only_layers=[1], num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        vocab_size=263, rms_norm_eps=1e-6, tie_word_embeddings=True, rope_theta=1000000.0, rope_scaling=None,
+        use_sliding_window=False, sliding_window=None, max_window_layers=3, torch_dtype="float32",
+    )),
+    # 5 experts, 2 a token, in Mixtral's names; untied.
+    "mixtral": Fixture(dict(
+        COMMON, architectures=["MixtralForCausalLM"], model_type="mixtral", hidden_size=32, intermediate_size=29,
+        num_local_experts=5, num_experts_per_tok=2, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=263, rms_norm_eps=1e-5, tie_word_embeddings=False, rope_theta=1000000.0,
+        sliding_window=None, torch_dtype="float32",
+    )),
+    # Caps on scores and logits that bite, sliding and global layers in turn, queries scaled by another number.
+    "gemma2": Fixture(dict(
+        COMMON, architectures=["Gemma2ForCausalLM"], model_type="gemma2", hidden_size=32, intermediate_size=43,
+        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=12, vocab_size=263,
+        rms_norm_eps=1e-6, rope_theta=10000.0, hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh",
+        query_pre_attn_scalar=20, sliding_window=16, attn_logit_softcapping=4.0, final_logit_softcapping=8.0,
+        torch_dtype="float32",
+    ), embedding=0.05),
+    # Two local layers to a global one, each kind with its own RoPE, the global one's scaled; QK norms.
+    "gemma3": Fixture(dict(
+        {k: v for k, v in COMMON.items() if k != "hidden_act"}, architectures=["Gemma3ForCausalLM"],
+        model_type="gemma3_text", hidden_size=32, intermediate_size=43, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=12, vocab_size=263, rms_norm_eps=1e-6, hidden_activation="gelu_pytorch_tanh",
+        query_pre_attn_scalar=20, sliding_window=16, sliding_window_pattern=3, rope_theta=1000000.0,
+        rope_local_base_freq=10000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
+        attn_logit_softcapping=None, final_logit_softcapping=None, torch_dtype="float32",
+    ), embedding=0.05),
+    # Fused projections, partial rotary; LongRoPE where the context served (256) is the one first trained on.
+    "phi3": Fixture(dict(PHI3, original_max_position_embeddings=256)),
+    # The same beyond the context first trained on: transformers decides by the length of each sequence.
+    "phi3-long": Fixture(dict(PHI3, original_max_position_embeddings=24), prompts=(33, 47, 64, 100)),
+    # YaRN, as Qwen asks for it.
+    "qwen3-yarn": Fixture(dict(
+        COMMON | dict(max_position_embeddings=256), architectures=["Qwen3ForCausalLM"], model_type="qwen3",
+        hidden_size=32, intermediate_size=41, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=263, rms_norm_eps=1e-6, tie_word_embeddings=True, rope_theta=10000.0,
+        rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
+        use_sliding_window=False, sliding_window=None, max_window_layers=2, torch_dtype="float32",
     )),
 }
 
@@ -152,13 +218,30 @@ def weights(fixture, seed):
         elif like.dim() == 1:
             value = 1 + 0.2 * noise
         elif name == "model.embed_tokens.weight":
-            value = 0.2 * noise
+            value = fixture.embedding * noise
         else:
-            value = fixture.gain / math.sqrt(like.shape[1]) * noise
+            value = fixture.gain / math.sqrt(like.shape[-1]) * noise
         if name in ("model.embed_tokens.weight", "lm_head.weight"):
             value[: len(SPECIAL)] *= 0.1  # so that greedy answers hold no special token
-        made[name] = value.to(fixture.dtype).contiguous()
-    return made
+        made[name] = value.to(fixture.dtype)
+    return {name: value.contiguous() for name, value in as_on_the_hub(made, config.model_type)}
+
+
+def as_on_the_hub(tensors, model_type):
+    """Experts one by one, as checkpoints have them; transformers holds those of a layer as one tensor."""
+    mixtral = model_type == "mixtral"
+    gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    for name, tensor in tensors.items():
+        if mixtral:
+            name = name.replace(".mlp.", ".block_sparse_moe.")
+        place, _, fused = name.rpartition(".")
+        if not place.endswith(".experts"):
+            yield name, tensor
+            continue
+        for expert, matrix in enumerate(tensor):
+            parts = zip((gate, up), matrix.chunk(2)) if fused == "gate_up_proj" else [(down, matrix)]
+            for part, value in parts:
+                yield f"{place}.{expert}.{part}.weight", value
 
 
 def write_weights(tensors, shards, folder):
@@ -174,11 +257,11 @@ def write_weights(tensors, shards, folder):
     dump(folder / "model.safetensors.index.json", dict(metadata=dict(total_size=size), weight_map=files))
 
 
-def prompts(vocab_size):
+def prompts(vocab_size, lengths):
     """The same prompts at every seed: BOS, then any ids but the special ones."""
     generator = torch.Generator().manual_seed(7)
     draw = lambda n: torch.randint(len(SPECIAL), vocab_size, (n,), generator=generator).tolist()
-    return [[BOS] + draw(length - 1) for length in PROMPT_LENGTHS]
+    return [[BOS] + draw(length - 1) for length in lengths]
 
 
 @torch.inference_mode()
@@ -202,14 +285,16 @@ def greedy(model, exact, prompt):
     return answer, logits, margin, rounding
 
 
-def record(folder, seed):
+def record(folder, seed, lengths):
     """Runs the model as a user of transformers would load it, and writes what it computes."""
     model, exact = (
-        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+        AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
+        ).eval()
         for dtype in (torch.float32, torch.float64)
     )
     entries, tensors, margins, roundings = [], {}, [], []
-    for index, prompt in enumerate(prompts(model.config.vocab_size)):
+    for index, prompt in enumerate(prompts(model.config.vocab_size, lengths)):
         answer, logits, margin, rounding = greedy(model, exact, prompt)
         margins.append(margin)
         roundings.append(rounding)
@@ -234,7 +319,7 @@ def make(name):
     for seed in range(SEEDS):
         write_weights(weights(fixture, seed), fixture.shards, folder)
         try:
-            made = record(folder, seed)
+            made = record(folder, seed, fixture.prompts)
         except Doubt:
             continue
         size = sum(file.stat().st_size for file in folder.iterdir())
