@@ -1,10 +1,11 @@
-//! One rank's KV cache: the same number of blocks in every layer, and the rotary table that all layers share.
+//! One rank's KV cache: the same number of blocks in every layer, and the rotary embeddings that layers share.
 
 use candle_core::{DType, Device};
-use lockstep_kernels::{Context, KvCache, RotaryTable};
+use lockstep_kernels::{Context, KvCache};
 
 use crate::EngineError;
 use crate::config::ModelConfig;
+use crate::layers::Rotary;
 use crate::shard::Shard;
 
 /// Shape of one rank's cache.
@@ -34,14 +35,14 @@ impl CacheLayout {
 /// Keys and values of all layers.
 pub struct Cache {
     layout: CacheLayout,
-    rotary: RotaryTable,
+    ropes: Vec<Rotary>,
     layers: Vec<KvCache>,
 }
 
 impl Cache {
     /// A cache without blocks.
-    pub fn new(layout: CacheLayout, rotary: RotaryTable) -> Self {
-        Self { layout, rotary, layers: Vec::new() }
+    pub fn new(layout: CacheLayout, ropes: Vec<Rotary>) -> Self {
+        Self { layout, ropes, layers: Vec::new() }
     }
 
     pub fn layout(&self) -> &CacheLayout {
@@ -69,8 +70,8 @@ impl Cache {
         Ok(())
     }
 
-    /// The rotary table, and the layers in order.
-    pub fn parts(&mut self) -> (&RotaryTable, &mut [KvCache]) {
-        (&self.rotary, &mut self.layers)
+    /// The model's rotary embeddings, and the layers in order.
+    pub fn parts(&mut self) -> (&[Rotary], &mut [KvCache]) {
+        (&self.ropes, &mut self.layers)
     }
 }

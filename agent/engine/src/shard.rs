@@ -20,7 +20,6 @@ pub struct Shard {
     pub kv: Range<usize>,
     /// For each of this rank's query heads the KV head that it uses; both are indices on this rank.
     pub kv_of: Vec<usize>,
-    pub intermediate: Range<usize>,
     pub vocab: Range<usize>,
 }
 
@@ -36,7 +35,9 @@ impl Shard {
                 largest,
                 reason: format!(
                     "it has {} query heads, an intermediate size of {} and a vocabulary of {}",
-                    config.num_heads, config.intermediate_size, config.vocab_size
+                    config.num_heads,
+                    least_intermediate(config),
+                    config.vocab_size
                 ),
             });
         }
@@ -44,20 +45,25 @@ impl Shard {
         let per_kv = config.queries_per_kv();
         let kv = queries.start / per_kv..(queries.end - 1) / per_kv + 1;
         let kv_of = queries.clone().map(|query| query / per_kv - kv.start).collect();
-        Ok(Self {
-            group,
-            queries,
-            kv,
-            kv_of,
-            intermediate: group.part_of(config.intermediate_size),
-            vocab: group.part_of(config.vocab_size),
-        })
+        Ok(Self { group, queries, kv, kv_of, vocab: group.part_of(config.vocab_size) })
+    }
+
+    /// This rank's part of a feed-forward part's intermediate dimension of `size`.
+    pub fn intermediate(&self, size: usize) -> Range<usize> {
+        self.group.part_of(size)
     }
 }
 
 /// Most ranks that a model can be split over.
 pub fn largest_world_size(config: &ModelConfig) -> usize {
-    config.num_heads.min(config.intermediate_size).min(config.vocab_size)
+    config.num_heads.min(least_intermediate(config)).min(config.vocab_size)
+}
+
+/// The least intermediate size of any layer: each expert's is split too.
+fn least_intermediate(config: &ModelConfig) -> usize {
+    let dense = config.layers.iter().any(|layer| !layer.sparse).then_some(config.intermediate_size);
+    let sparse = config.moe.map(|moe| moe.intermediate_size);
+    dense.into_iter().chain(sparse).min().unwrap_or(config.intermediate_size)
 }
 
 #[cfg(test)]
@@ -96,13 +102,14 @@ mod tests {
             let mut ends = (0, 0, 0);
             for rank in 0..world {
                 let shard = Shard::new(&config, Group::new(rank, world).unwrap()).unwrap();
-                prop_assert_eq!((shard.queries.start, shard.intermediate.start, shard.vocab.start), ends);
-                prop_assert!(!shard.queries.is_empty() && !shard.intermediate.is_empty() && !shard.vocab.is_empty());
+                let intermediate = shard.intermediate(config.intermediate_size);
+                prop_assert_eq!((shard.queries.start, intermediate.start, shard.vocab.start), ends);
+                prop_assert!(!shard.queries.is_empty() && !intermediate.is_empty() && !shard.vocab.is_empty());
                 for (local, query) in shard.queries.clone().enumerate() {
                     prop_assert_eq!(shard.kv.start + shard.kv_of[local], query / per_kv);
                     prop_assert!(shard.kv_of[local] < shard.kv.len());
                 }
-                ends = (shard.queries.end, shard.intermediate.end, shard.vocab.end);
+                ends = (shard.queries.end, intermediate.end, shard.vocab.end);
             }
             prop_assert_eq!(ends, (config.num_heads, config.intermediate_size, config.vocab_size));
         }

@@ -1,11 +1,11 @@
 //! Grouped-query attention with rotary positions over a paged cache.
 
 use candle_core::Tensor;
-use lockstep_kernels::{AttentionParams, KvCache, RotaryTable, paged_attention, rotary};
+use lockstep_kernels::{AttentionParams, KvCache, paged_attention};
 
-use super::{ColumnParallelLinear, Pass, RmsNorm, RowParallelLinear};
+use super::{ColumnParallelLinear, Pass, RmsNorm, Rotations, RowParallelLinear};
 use crate::EngineError;
-use crate::config::ModelConfig;
+use crate::config::{LayerConfig, ModelConfig};
 use crate::weights::{Loader, RowPart};
 
 /// How families differ.
@@ -17,6 +17,8 @@ pub struct AttentionOptions {
     pub o_bias: bool,
     /// Each head of queries and keys is normed before it turns.
     pub qk_norm: bool,
+    /// Queries, keys and values are stored above one another, as one matrix.
+    pub fused_qkv: bool,
 }
 
 /// Each rank holds some of the query heads, and the KV heads that they read.
@@ -28,32 +30,38 @@ pub struct Attention {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    /// Which of the model's RoPEs turns them.
+    rope: usize,
     params: AttentionParams,
 }
 
 impl Attention {
-    pub fn load(loader: &Loader<'_>, config: &ModelConfig, options: AttentionOptions) -> Result<Self, EngineError> {
+    pub fn load(
+        loader: &Loader<'_>,
+        config: &ModelConfig,
+        layer: &LayerConfig,
+        options: AttentionOptions,
+    ) -> Result<Self, EngineError> {
         let (shard, hidden, dim) = (loader.shard(), config.hidden_size, config.head_dim);
-        let (queries, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
-        let q_rows = shard.queries.start * dim..shard.queries.end * dim;
-        let kv_rows = shard.kv.start * dim..shard.kv.end * dim;
-        let parts = [
-            RowPart { name: "q_proj", of: queries, rows: q_rows.clone() },
-            RowPart { name: "k_proj", of: kv, rows: kv_rows.clone() },
-            RowPart { name: "v_proj", of: kv, rows: kv_rows },
-        ];
-        let norm = |name| RmsNorm::load(loader, name, dim, config.rms_norm_eps);
+        let queries = config.num_heads * dim;
+        let parts = qkv_parts(loader, config, options.fused_qkv);
+        let norm = |name| RmsNorm::load(loader, name, dim, config);
         let norms = if options.qk_norm { Some([norm("q_norm")?, norm("k_norm")?]) } else { None };
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "head sizes are small")]
-        let scale = (1.0 / (dim as f64).sqrt()) as f32;
+        let q_columns = shard.queries.start * dim..shard.queries.end * dim;
         Ok(Self {
             qkv_proj: ColumnParallelLinear::load(loader, &parts, hidden, options.qkv_bias)?,
-            o_proj: RowParallelLinear::load(loader, "o_proj", [hidden, queries], q_rows, options.o_bias)?,
+            o_proj: RowParallelLinear::load(loader, "o_proj", [hidden, queries], q_columns, options.o_bias)?,
             norms,
             heads: shard.queries.len(),
             kv_heads: shard.kv.len(),
             head_dim: dim,
-            params: AttentionParams { kv_head_of: shard.kv_of.clone(), scale, window: None, soft_cap: None },
+            rope: layer.rope,
+            params: AttentionParams {
+                kv_head_of: shard.kv_of.clone(),
+                scale: config.attention_scale,
+                window: layer.window,
+                soft_cap: config.attention_soft_cap,
+            },
         })
     }
 
@@ -62,7 +70,7 @@ impl Attention {
         &self,
         pass: &mut Pass<'_>,
         x: &Tensor,
-        table: &RotaryTable,
+        rotations: &Rotations,
         cache: &mut KvCache,
     ) -> Result<Tensor, EngineError> {
         let qkv = self.qkv_proj.forward(pass, x)?;
@@ -78,10 +86,31 @@ impl Attention {
             q = q_norm.of_heads(pass, &q)?;
             k = k_norm.of_heads(pass, &k)?;
         }
-        let q = rotary(pass.kernels, &q, table, &pass.batch.positions)?;
-        let k = rotary(pass.kernels, &k, table, &pass.batch.positions)?;
+        let q = rotations.turn(pass, &q, self.rope)?;
+        let k = rotations.turn(pass, &k, self.rope)?;
         let out = paged_attention(pass.kernels, &q, &k, &v, cache, &pass.batch.seqs, &self.params)?;
         pass.tick();
         self.o_proj.forward(pass, &out.reshape((tokens, self.heads * self.head_dim))?)
     }
+}
+
+/// This rank's rows of queries, keys and values.
+fn qkv_parts(loader: &Loader<'_>, config: &ModelConfig, fused: bool) -> [RowPart<'static>; 3] {
+    let (shard, dim) = (loader.shard(), config.head_dim);
+    let (queries, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
+    let q_rows = shard.queries.start * dim..shard.queries.end * dim;
+    let kv_rows = shard.kv.start * dim..shard.kv.end * dim;
+    if !fused {
+        return [
+            RowPart { name: "q_proj", of: queries, rows: q_rows },
+            RowPart { name: "k_proj", of: kv, rows: kv_rows.clone() },
+            RowPart { name: "v_proj", of: kv, rows: kv_rows },
+        ];
+    }
+    let part = |above: usize, rows: std::ops::Range<usize>| RowPart {
+        name: "qkv_proj",
+        of: queries + 2 * kv,
+        rows: above + rows.start..above + rows.end,
+    };
+    [part(0, q_rows), part(queries, kv_rows.clone()), part(queries + kv, kv_rows)]
 }

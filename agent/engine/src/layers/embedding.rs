@@ -1,7 +1,7 @@
 //! Both ends of the vocabulary: each rank holds some of its rows.
 
 use candle_core::Tensor;
-use lockstep_kernels::embedding;
+use lockstep_kernels::{embedding, soft_cap};
 
 use super::{ColumnParallelLinear, Pass};
 use crate::EngineError;
@@ -12,6 +12,8 @@ use crate::weights::{Loader, RowPart};
 pub struct VocabParallelEmbedding {
     table: Tensor,
     first_id: u32,
+    /// Factor on every vector.
+    scale: Option<f64>,
 }
 
 impl VocabParallelEmbedding {
@@ -19,18 +21,26 @@ impl VocabParallelEmbedding {
         let rows = loader.shard().vocab.clone();
         let first_id = u32::try_from(rows.start).unwrap_or(u32::MAX);
         let shape = [config.vocab_size, config.hidden_size];
-        Ok(Self { table: loader.table(&format!("{name}.weight"), shape, rows)?, first_id })
+        let scale = config.embedding_scale.map(f64::from);
+        Ok(Self { table: loader.table(&format!("{name}.weight"), shape, rows)?, first_id, scale })
     }
 
     /// The batch's ids to `[tokens, hidden]`.
     pub fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor, EngineError> {
         let part = embedding(pass.kernels, &self.table, self.first_id, &pass.batch.ids)?;
-        pass.all_reduce_sum(part)
+        let whole = pass.all_reduce_sum(part)?;
+        match self.scale {
+            Some(scale) => Ok((whole * scale)?),
+            None => Ok(whole),
+        }
     }
 }
 
 /// From vectors to this rank's part of the logits.
-pub struct LmHead(ColumnParallelLinear);
+pub struct LmHead {
+    matrix: ColumnParallelLinear,
+    soft_cap: Option<f32>,
+}
 
 impl LmHead {
     /// The matrix `name`, or the embedding's own table where the model ties them.
@@ -40,17 +50,22 @@ impl LmHead {
         config: &ModelConfig,
         embedding: &VocabParallelEmbedding,
     ) -> Result<Self, EngineError> {
-        if config.tie_word_embeddings {
-            return Ok(Self(ColumnParallelLinear::from_matrix(loader.repack(&embedding.table)?)));
-        }
-        let part = RowPart { name, of: config.vocab_size, rows: loader.shard().vocab.clone() };
-        Ok(Self(ColumnParallelLinear::load(loader, &[part], config.hidden_size, false)?))
+        let matrix = if config.tie_word_embeddings {
+            ColumnParallelLinear::from_matrix(loader.repack(&embedding.table)?)
+        } else {
+            let part = RowPart { name, of: config.vocab_size, rows: loader.shard().vocab.clone() };
+            ColumnParallelLinear::load(loader, &[part], config.hidden_size, false)?
+        };
+        Ok(Self { matrix, soft_cap: config.logit_soft_cap })
     }
 
     /// `[rows, hidden]` to this rank's `[rows, vocabulary part]`.
     pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-        let logits = self.0.forward(pass, x)?;
+        let logits = self.matrix.forward(pass, x)?;
         pass.tick();
-        Ok(logits)
+        match self.soft_cap {
+            Some(cap) => Ok(soft_cap(pass.kernels, &logits, cap)?),
+            None => Ok(logits),
+        }
     }
 }

@@ -60,7 +60,12 @@ impl RowParallelLinear {
 
     /// This rank's `[tokens, in part]` to the whole `[tokens, out]`.
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-        let part = linear(pass.kernels, x, &self.matrix, self.bias.as_ref())?;
+        let part = self.partial(pass, x)?;
         pass.all_reduce_sum(part)
+    }
+
+    /// What this rank adds to the sum.
+    pub fn partial(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        Ok(linear(pass.kernels, x, &self.matrix, self.bias.as_ref())?)
     }
 }

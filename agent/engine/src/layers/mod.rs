@@ -5,12 +5,16 @@ mod attention;
 mod embedding;
 mod linear;
 mod mlp;
+mod moe;
 mod norm;
 mod pass;
+mod rotary;
 
 pub use attention::{Attention, AttentionOptions};
 pub use embedding::{LmHead, VocabParallelEmbedding};
 pub use linear::{ColumnParallelLinear, RowParallelLinear};
-pub use mlp::GatedMlp;
+pub use mlp::{FeedForward, GatedMlp, MlpNames};
+pub use moe::SparseMoe;
 pub use norm::{Residual, RmsNorm};
 pub use pass::{Batch, Pass};
+pub use rotary::{Rotary, Rotations};

@@ -1,27 +1,36 @@
 //! RMS norms, and the residual stream that they read.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use lockstep_kernels::{add_rms_norm, rms_norm};
 
 use super::Pass;
 use crate::EngineError;
+use crate::config::ModelConfig;
 use crate::weights::Loader;
 
-/// `x / sqrt(mean(x²) + eps) · weight`.
+/// `x / sqrt(mean(x²) + eps) · weight`, where the weight is what is stored plus the family's offset.
 pub struct RmsNorm {
     weight: Tensor,
     eps: f64,
 }
 
 impl RmsNorm {
-    pub fn load(loader: &Loader<'_>, name: &str, size: usize, eps: f64) -> Result<Self, EngineError> {
-        Ok(Self { weight: loader.vector(&format!("{name}.weight"), size)?, eps })
+    pub fn load(loader: &Loader<'_>, name: &str, size: usize, config: &ModelConfig) -> Result<Self, EngineError> {
+        let stored = loader.vector(&format!("{name}.weight"), size)?;
+        let offset = config.norm_offset;
+        let weight = if offset == 0.0 { stored } else { (stored + f64::from(offset))? };
+        Ok(Self { weight, eps: config.rms_norm_eps })
+    }
+
+    /// The norm of each row of `[tokens, hidden]`.
+    pub fn of(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        Ok(rms_norm(pass.kernels, x, &self.weight, self.eps)?)
     }
 
     /// The norm of the stream; what was added to it last is summed in on the way.
     pub fn of_stream(&self, pass: &Pass<'_>, stream: &mut Residual) -> Result<Tensor, EngineError> {
         match stream.pending.take() {
-            None => Ok(rms_norm(pass.kernels, &stream.sum, &self.weight, self.eps)?),
+            None => self.of(pass, &stream.sum),
             Some(added) => {
                 let (sum, normed) = add_rms_norm(pass.kernels, &added, &stream.sum, &self.weight, self.eps)?;
                 stream.sum = sum;
@@ -34,7 +43,7 @@ impl RmsNorm {
     pub fn of_heads(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
         let (tokens, heads, head_dim) = x.dims3()?;
         let rows = x.reshape((tokens * heads, head_dim))?;
-        Ok(rms_norm(pass.kernels, &rows, &self.weight, self.eps)?.reshape((tokens, heads, head_dim))?)
+        Ok(self.of(pass, &rows)?.reshape((tokens, heads, head_dim))?)
     }
 }
 
@@ -53,6 +62,11 @@ impl Residual {
     pub fn add(&mut self, x: Tensor) {
         debug_assert!(self.pending.is_none(), "two additions without a norm between them");
         self.pending = Some(x);
+    }
+
+    /// Where it lies.
+    pub fn device(&self) -> &Device {
+        self.sum.device()
     }
 
     /// The stream of some rows.

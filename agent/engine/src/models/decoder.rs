@@ -1,24 +1,22 @@
 //! What decoder-only families share: an embedding, a stack of blocks, a norm, and the output projection.
 
 use candle_core::Tensor;
-use lockstep_kernels::{KvCache, RotaryTable};
+use lockstep_kernels::KvCache;
 
 use super::Model;
 use crate::EngineError;
 use crate::cache::Cache;
-use crate::config::ModelConfig;
-use crate::layers::{LmHead, Pass, Residual, RmsNorm, VocabParallelEmbedding};
+use crate::config::{LayerConfig, ModelConfig};
+use crate::layers::{LmHead, Pass, Residual, RmsNorm, Rotations, VocabParallelEmbedding};
 use crate::weights::Loader;
 
 /// One block of a family.
-pub trait Block: Send + Sized {
-    fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Self, EngineError>;
-
+pub trait Block: Send {
     fn forward(
         &self,
         pass: &mut Pass<'_>,
         stream: &mut Residual,
-        rotary: &RotaryTable,
+        rotations: &Rotations,
         cache: &mut KvCache,
     ) -> Result<(), EngineError>;
 }
@@ -32,13 +30,23 @@ pub struct Decoder<B> {
 }
 
 impl<B: Block> Decoder<B> {
-    pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Self, EngineError> {
+    /// `block` loads the block of one layer from its place.
+    pub fn load(
+        loader: &Loader<'_>,
+        config: &ModelConfig,
+        block: impl Fn(&Loader<'_>, &LayerConfig) -> Result<B, EngineError>,
+    ) -> Result<Self, EngineError> {
         let model = loader.at("model");
         let layers = model.at("layers");
         let embed_tokens = VocabParallelEmbedding::load(&model, "embed_tokens", config)?;
         Ok(Self {
-            blocks: (0..config.num_layers).map(|layer| B::load(&layers.at(layer), config)).collect::<Result<_, _>>()?,
-            norm: RmsNorm::load(&model, "norm", config.hidden_size, config.rms_norm_eps)?,
+            blocks: config
+                .layers
+                .iter()
+                .enumerate()
+                .map(|(index, layer)| block(&layers.at(index), layer))
+                .collect::<Result<_, _>>()?,
+            norm: RmsNorm::load(&model, "norm", config.hidden_size, config)?,
             lm_head: LmHead::load(loader, "lm_head", config, &embed_tokens)?,
             embed_tokens,
         })
@@ -48,9 +56,10 @@ impl<B: Block> Decoder<B> {
 impl<B: Block> Model for Decoder<B> {
     fn hidden(&self, pass: &mut Pass<'_>, cache: &mut Cache) -> Result<Residual, EngineError> {
         let mut stream = Residual::new(self.embed_tokens.forward(pass)?);
-        let (rotary, layers) = cache.parts();
+        let (ropes, layers) = cache.parts();
+        let rotations = Rotations::new(pass, ropes, stream.device())?;
         for (block, layer) in self.blocks.iter().zip(layers) {
-            block.forward(pass, &mut stream, rotary, layer)?;
+            block.forward(pass, &mut stream, &rotations, layer)?;
         }
         Ok(stream)
     }

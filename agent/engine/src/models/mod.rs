@@ -1,8 +1,11 @@
 //! The model families. Each file shows an architecture and nothing else.
 
 mod decoder;
+mod gemma;
 mod llama;
-mod qwen3;
+mod mixtral;
+mod phi3;
+mod qwen;
 
 use candle_core::Tensor;
 
@@ -26,8 +29,14 @@ pub trait Model: Send {
 /// # Errors
 /// Those of reading weights.
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, EngineError> {
+    let text = config.text_place.map(|place| loader.at(place));
+    let loader = text.as_ref().unwrap_or(loader);
     match config.architecture {
-        Architecture::Llama => Ok(Box::new(llama::Llama::load(loader, config)?)),
-        Architecture::Qwen3 => Ok(Box::new(qwen3::Qwen3::load(loader, config)?)),
+        Architecture::Llama | Architecture::Mistral => Ok(Box::new(llama::load(loader, config)?)),
+        Architecture::Mixtral => Ok(Box::new(mixtral::load(loader, config)?)),
+        Architecture::Qwen2 => Ok(Box::new(qwen::load_qwen2(loader, config)?)),
+        Architecture::Qwen3 | Architecture::Qwen3Moe => Ok(Box::new(qwen::load_qwen3(loader, config)?)),
+        Architecture::Gemma2 | Architecture::Gemma3 => Ok(Box::new(gemma::load(loader, config)?)),
+        Architecture::Phi3 => Ok(Box::new(phi3::load(loader, config)?)),
     }
 }

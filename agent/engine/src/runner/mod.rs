@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use lockstep_collectives::{Communicator, Group};
-use lockstep_kernels::{AttentionSeq, Context, RotaryTable};
+use lockstep_kernels::{AttentionSeq, Context};
 use lockstep_schedule::plan::{PlanEntry, PlanTokens, StepOutput, StepPlan};
 
 pub(crate) use config::dtype_name;
@@ -21,7 +21,7 @@ use sequences::{Limits, Sequences, length};
 use crate::EngineError;
 use crate::cache::{Cache, CacheLayout};
 use crate::config::ModelConfig;
-use crate::layers::{Batch, Pass};
+use crate::layers::{Batch, Pass, Rotary};
 use crate::models::{self, Model};
 use crate::sampler::{Row, Sampler};
 use crate::shard::Shard;
@@ -88,7 +88,7 @@ impl Runner {
         let model = models::load(&Loader::new(&options), &model_config)?;
         let bytes_read = weights.bytes_read();
         progress(bytes_read, bytes_read);
-        let (cos, sin) = model_config.rope.tables(context_length as usize, &device)?;
+        let ropes = model_config.ropes.iter().map(|rope| Rotary::new(rope, context_length as usize)).collect();
         let layout = CacheLayout::new(&model_config, &shard, config.block_size as usize, dtype);
         let facts = ModelFacts {
             architecture: model_config.architecture.name(),
@@ -99,7 +99,7 @@ impl Runner {
             num_layers: u32::try_from(model_config.num_layers).unwrap_or(u32::MAX),
             isa: kernels.isa().name(),
         };
-        let cache = Cache::new(layout, RotaryTable::new(cos, sin)?);
+        let cache = Cache::new(layout, ropes);
         Ok(Self { config, facts, kernels, device, model, cache, bytes_read, epoch: None, last_epoch: 0 })
     }
 

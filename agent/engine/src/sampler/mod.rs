@@ -4,7 +4,7 @@
 //! brings the whole row. Every rank then makes the same choice from the same numbers with the same arithmetic.
 
 mod choose;
-mod math;
+pub(crate) mod math;
 mod record;
 
 use lockstep_collectives::{Communicator, Group, Slice, SliceMut};

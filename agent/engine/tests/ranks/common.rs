@@ -14,8 +14,24 @@ use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Output, Request, Scheduler, SchedulerConfig};
 
 /// Every fixture.
-pub const FIXTURES: [&str; 7] =
-    ["llama2", "llama3-sharded", "llama3-bf16", "qwen3", "awkward-mha", "awkward-gqa", "llama-bias"];
+pub const FIXTURES: [&str; 16] = [
+    "llama2",
+    "llama3-sharded",
+    "llama3-bf16",
+    "qwen3",
+    "awkward-mha",
+    "awkward-gqa",
+    "llama-bias",
+    "qwen2",
+    "mistral",
+    "qwen3-moe",
+    "mixtral",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3-long",
+    "qwen3-yarn",
+];
 
 /// What transformers computed for one prompt.
 pub struct Expected {

@@ -92,7 +92,7 @@ fn damaged_models_are_refused_by_name() {
         (
             "another family",
             |at| edit(at, "config.json", "LlamaForCausalLM", "MambaForCausalLM"),
-            "architecture `MambaForCausalLM` is not supported; supported: LlamaForCausalLM, Qwen3ForCausalLM",
+            "architecture `MambaForCausalLM` is not supported; supported: LlamaForCausalLM, MistralForCausalLM, ",
         ),
         (
             "another shape",

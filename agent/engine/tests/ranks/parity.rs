@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::common::{Expected, FIXTURES, Ranks, Setup, drive, expected, request, scheduler};
+use crate::common::{Expected, FIXTURES, Ranks, Setup, drive, expected, folder, request, scheduler};
+use candle_core::{Device, Tensor};
 use lockstep_engine::DTypeChoice;
 use lockstep_schedule::plan::{PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Scheduler, SchedulerConfig};
@@ -69,6 +70,23 @@ fn f32_logits_and_tokens_are_those_of_transformers() {
     }
 }
 
+/// The text part of a multimodal Gemma 3 is the same model at another place.
+#[test]
+fn the_text_part_of_a_multimodal_checkpoint_is_read() {
+    let copy = tempfile::tempdir().unwrap();
+    let config = std::fs::read(folder("gemma3").join("config.json")).unwrap();
+    let text: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    let whole = serde_json::json!({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text});
+    std::fs::write(copy.path().join("config.json"), whole.to_string()).unwrap();
+    let weights = candle_core::safetensors::load(folder("gemma3").join("model.safetensors"), &Device::Cpu).unwrap();
+    let place = |(name, tensor)| (format!("language_model.{name}"), tensor);
+    let weights: HashMap<String, Tensor> = weights.into_iter().map(place).collect();
+    candle_core::safetensors::save(&weights, copy.path().join("model.safetensors")).unwrap();
+    let setup = Setup { source: copy.path().display().to_string(), ..Setup::new("gemma3", 2) };
+    let furthest = furthest_logit("gemma3", &setup, true);
+    assert!(furthest < F32_TOLERANCE, "{furthest}");
+}
+
 /// A prompt fed token by token gives the logits of every position.
 #[test]
 fn every_position_of_a_prompt_is_right() {
@@ -99,6 +117,13 @@ fn half_precision_stays_within_its_tolerance() {
         ("llama3-sharded", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
         ("llama3-sharded", DTypeChoice::F16, TO_F16_TOLERANCE),
         ("qwen3", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
+        ("qwen2", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
+        ("mistral", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
+        ("qwen3-moe", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
+        ("mixtral", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
+        ("gemma2", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
+        ("gemma3", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
+        ("phi3", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
     ];
     for (name, dtype, tolerance) in cases {
         for world_size in [1, 3] {
@@ -145,7 +170,7 @@ fn no_schedule_changes_a_token() {
         ("preempted", 26, |config| config.prefix_caching = false),
     ];
     for (label, num_blocks, change) in schedules {
-        for (name, world_size) in [("awkward-gqa", 3), ("qwen3", 1), ("llama3-sharded", 2)] {
+        for (name, world_size) in [("awkward-gqa", 3), ("mistral", 1), ("llama3-sharded", 2), ("qwen3-moe", 2)] {
             let setup = Setup { num_blocks, ..Setup::new(name, world_size) };
             check_schedule(name, &setup, label, scheduler(&setup, change));
         }
@@ -182,7 +207,7 @@ fn seeded_answers_depend_on_nothing_else() {
 /// In f32 a sequence's logits are the same to the last bit alone and batched, whole and chunked.
 #[test]
 fn f32_logits_do_not_depend_on_the_batch() {
-    for (name, world_size) in [("awkward-mha", 2), ("llama3-sharded", 1)] {
+    for (name, world_size) in [("awkward-mha", 2), ("llama3-sharded", 1), ("qwen3-moe", 3), ("gemma3", 2)] {
         let cases = expected(name);
         let setup = Setup::new(name, world_size);
         let ranks = Ranks::start(&setup);

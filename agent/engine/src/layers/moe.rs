@@ -1,0 +1,158 @@
+//! A mixture of experts: a router sends each token to a few feed-forward parts (Shazeer et al. 2017,
+//! <https://arxiv.org/abs/1701.06538>).
+//!
+//! Every rank holds its part of *each* expert's intermediate dimension, and the whole router. So whichever experts a
+//! token needs, every rank reads the same share of their weights: a decode step waits for no rank that happens to own
+//! most of the experts in use, and any world size up to the intermediate size works. Only routed rows are computed.
+
+use candle_core::Tensor;
+use lockstep_kernels::{mix_rows, top_k};
+
+use super::{ColumnParallelLinear, GatedMlp, MlpNames, Pass};
+use crate::EngineError;
+use crate::config::{ModelConfig, MoeConfig};
+use crate::sampler::math;
+use crate::weights::{Loader, RowPart};
+
+/// The feed-forward part of a sparse block.
+pub struct SparseMoe {
+    router: ColumnParallelLinear,
+    experts: Vec<GatedMlp>,
+    config: MoeConfig,
+}
+
+impl SparseMoe {
+    /// The router `gate` and the experts `experts.0`, `experts.1`, …, whose matrices are called `names`.
+    pub fn load(
+        loader: &Loader<'_>,
+        config: &ModelConfig,
+        moe: MoeConfig,
+        names: MlpNames,
+    ) -> Result<Self, EngineError> {
+        let whole = RowPart { name: "gate", of: moe.num_experts, rows: 0..moe.num_experts };
+        let experts = loader.at("experts");
+        let expert = |index| GatedMlp::load(&experts.at(index), config, names, moe.intermediate_size);
+        Ok(Self {
+            router: ColumnParallelLinear::load(loader, &[whole], config.hidden_size, false)?,
+            experts: (0..moe.num_experts).map(expert).collect::<Result<_, _>>()?,
+            config: moe,
+        })
+    }
+
+    /// `[tokens, hidden]` to `[tokens, hidden]`.
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        let logits = self.router.forward(pass, x)?.to_vec2::<f32>()?;
+        let routing = Routing::new(&logits, &self.config)?;
+        let mut outputs = Vec::new();
+        for (expert, rows) in self.experts.iter().zip(&routing.rows_of) {
+            if !rows.is_empty() {
+                let rows = Tensor::new(rows.as_slice(), x.device())?;
+                outputs.push(expert.partial(pass, &x.index_select(&rows, 0)?)?);
+            }
+        }
+        let outputs = Tensor::cat(&outputs, 0)?;
+        let each = self.config.experts_per_token;
+        let part = mix_rows(pass.kernels, &outputs, &routing.slots, &routing.weights, each)?;
+        pass.all_reduce_sum(part)
+    }
+}
+
+/// Which expert computes which rows. All ranks have the same logits to the last bit, and so the same routing.
+#[derive(Debug, PartialEq)]
+struct Routing {
+    /// For each expert its rows, ascending.
+    rows_of: Vec<Vec<u32>>,
+    /// For each row and each of its experts, by ascending expert: where that expert's answer is, when the answers of
+    /// all experts are put behind one another.
+    slots: Vec<u32>,
+    /// The weight of each answer, in the order of `slots`.
+    weights: Vec<f32>,
+}
+
+impl Routing {
+    /// `logits`: one row a token, one number an expert.
+    fn new(logits: &[Vec<f32>], config: &MoeConfig) -> Result<Self, EngineError> {
+        let mut rows_of = vec![Vec::new(); config.num_experts];
+        let (mut places, mut weights) = (Vec::new(), Vec::new());
+        for (row, logits) in (0u32..).zip(logits) {
+            for (expert, weight) in choose(logits, config)? {
+                let rows: &mut Vec<u32> = &mut rows_of[expert];
+                places.push((expert, rows.len()));
+                weights.push(weight);
+                rows.push(row);
+            }
+        }
+        let mut end = 0;
+        let first: Vec<usize> = rows_of
+            .iter()
+            .map(|rows| {
+                end += rows.len();
+                end - rows.len()
+            })
+            .collect();
+        let slot = |(expert, index): (usize, usize)| u32::try_from(first[expert] + index).unwrap_or(u32::MAX);
+        Ok(Self { rows_of, slots: places.into_iter().map(slot).collect(), weights })
+    }
+}
+
+/// The experts of one token, ascending, with their weights.
+fn choose(logits: &[f32], config: &MoeConfig) -> Result<Vec<(usize, f32)>, EngineError> {
+    let mut chosen = top_k(logits, 0, config.experts_per_token)?;
+    let greatest = chosen.first().map_or(0.0, |(logit, _)| *logit);
+    let exp = |logit: f32| math::exp(f64::from(logit) - f64::from(greatest));
+    let sum: f64 = match config.normalize {
+        true => chosen.iter().map(|(logit, _)| exp(*logit)).sum(),
+        false => logits.iter().map(|logit| exp(*logit)).sum(),
+    };
+    chosen.sort_unstable_by_key(|(_, expert)| *expert);
+    #[expect(clippy::cast_possible_truncation, reason = "activations are f32")]
+    let weight = |(logit, expert): (f32, u32)| (expert as usize, (exp(logit) / sum) as f32);
+    Ok(chosen.into_iter().map(weight).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(experts_per_token: usize, normalize: bool) -> MoeConfig {
+        MoeConfig { num_experts: 4, experts_per_token, intermediate_size: 1, normalize }
+    }
+
+    #[test]
+    fn tokens_visit_their_best_experts() {
+        let logits = [vec![0.0, 2.0, 1.0, -1.0], vec![3.0, 1.0, 3.0, 3.0]];
+        let routing = Routing::new(&logits, &config(2, true)).unwrap();
+        // Equal logits go to the lower expert.
+        assert_eq!(routing.rows_of, [vec![1], vec![0], vec![0, 1], vec![]]);
+        assert_eq!(routing.slots, [1, 2, 0, 3]);
+        let of = |a: f64, b: f64| (a.exp() / (a.exp() + b.exp())) as f32;
+        assert_eq!(routing.weights, [of(2.0, 1.0), of(1.0, 2.0), 0.5, 0.5]);
+    }
+
+    #[test]
+    fn weights_sum_to_one_only_where_asked() {
+        let logits = [1.0, 1.0, 1.0, 1.0];
+        assert_eq!(choose(&logits, &config(2, true)).unwrap(), [(0, 0.5), (1, 0.5)]);
+        assert_eq!(choose(&logits, &config(2, false)).unwrap(), [(0, 0.25), (1, 0.25)]);
+        assert!(choose(&[1.0, f32::NAN, 0.0, 0.0], &config(2, true)).is_err());
+    }
+
+    /// A row's experts and weights do not depend on its neighbours.
+    #[test]
+    fn routing_does_not_depend_on_the_batch() {
+        let rows: Vec<Vec<f32>> =
+            (0..50u16).map(|row| (0..4u16).map(|e| f32::from((row * 7 + e * 13) % 17)).collect()).collect();
+        let together = Routing::new(&rows, &config(3, false)).unwrap();
+        for (row, logits) in rows.iter().enumerate() {
+            let alone = Routing::new(std::slice::from_ref(logits), &config(3, false)).unwrap();
+            assert_eq!(alone.weights, together.weights[row * 3..row * 3 + 3]);
+            let visits = |routing: &Routing, row: u32| -> Vec<usize> {
+                (0..4).filter(|expert| routing.rows_of[*expert].contains(&row)).collect()
+            };
+            assert_eq!(visits(&alone, 0), visits(&together, u32::try_from(row).unwrap()));
+        }
+        let mut slots = together.slots.clone();
+        slots.sort_unstable();
+        assert_eq!(slots, (0..150).collect::<Vec<u32>>());
+    }
+}

@@ -1,0 +1,59 @@
+//! Gemma 2 (2024, <https://arxiv.org/abs/2408.00118>) and Gemma 3's text part (2025,
+//! <https://arxiv.org/abs/2503.19786>): each part between two norms; local and global layers in turn; Gemma 2 with soft
+//! caps, Gemma 3 with norms on queries and keys and a RoPE for each kind of layer.
+
+use lockstep_kernels::KvCache;
+
+use super::decoder::{Block, Decoder};
+use crate::EngineError;
+use crate::config::{Architecture, LayerConfig, ModelConfig};
+use crate::layers::{Attention, AttentionOptions, GatedMlp, MlpNames, Pass, Residual, RmsNorm, Rotations};
+use crate::weights::Loader;
+
+pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<GemmaBlock>, EngineError> {
+    Decoder::load(loader, config, |loader, layer| GemmaBlock::load(loader, config, layer))
+}
+
+pub struct GemmaBlock {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    pre_feedforward_layernorm: RmsNorm,
+    mlp: GatedMlp,
+    post_feedforward_layernorm: RmsNorm,
+}
+
+impl GemmaBlock {
+    fn load(loader: &Loader<'_>, config: &ModelConfig, layer: &LayerConfig) -> Result<Self, EngineError> {
+        let norm = |name| RmsNorm::load(loader, name, config.hidden_size, config);
+        let bias = config.attention_bias;
+        let qk_norm = config.architecture == Architecture::Gemma3;
+        let options = AttentionOptions { qkv_bias: bias, o_bias: bias, qk_norm, fused_qkv: false };
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: Attention::load(&loader.at("self_attn"), config, layer, options)?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            pre_feedforward_layernorm: norm("pre_feedforward_layernorm")?,
+            mlp: GatedMlp::load(&loader.at("mlp"), config, MlpNames::USUAL, config.intermediate_size)?,
+            post_feedforward_layernorm: norm("post_feedforward_layernorm")?,
+        })
+    }
+}
+
+impl Block for GemmaBlock {
+    fn forward(
+        &self,
+        pass: &mut Pass<'_>,
+        stream: &mut Residual,
+        rotations: &Rotations,
+        cache: &mut KvCache,
+    ) -> Result<(), EngineError> {
+        let x = self.input_layernorm.of_stream(pass, stream)?;
+        let x = self.self_attn.forward(pass, &x, rotations, cache)?;
+        stream.add(self.post_attention_layernorm.of(pass, &x)?);
+        let x = self.pre_feedforward_layernorm.of_stream(pass, stream)?;
+        let x = self.mlp.forward(pass, &x)?;
+        stream.add(self.post_feedforward_layernorm.of(pass, &x)?);
+        Ok(())
+    }
+}
