@@ -49,6 +49,16 @@ async fn three_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_that_share_experts() {
+    check(Way::MultiNode, 3, "qwen3-moe").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_with_sliding_windows() {
+    check(Way::Ring, 2, "gemma3").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ring_of_two() {
     check(Way::Ring, 2, "awkward-gqa").await;
 }
