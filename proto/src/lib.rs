@@ -1,10 +1,11 @@
-//! Wire formats and the names that the operator and the agent share.
+//! Wire formats, and the names and words that the operator and the agent share.
 //!
 //! The Rust under `gen/` is made from `proto/*.proto` and checked in, so that a build needs no protoc; a test makes it
 //! anew and fails where it differs.
 
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod names;
 
 /// `lockstep.v1`: what clients call.

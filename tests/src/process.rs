@@ -1,6 +1,6 @@
 //! One child process with its output kept, ended when dropped.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -27,6 +27,8 @@ pub struct Process {
     pub name: String,
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    /// Lines of standard output alone.
+    printed: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -36,18 +38,27 @@ impl Process {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start a process");
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let outputs: [Option<Box<dyn Read + Send>>; 2] =
-            [child.stdout.take().map(|out| Box::new(out) as _), child.stderr.take().map(|err| Box::new(err) as _)];
-        let read = |output: Box<dyn Read + Send>| {
-            let lines = lines.clone();
-            std::thread::spawn(move || {
-                for line in BufReader::new(output).lines().map_while(Result::ok) {
-                    lines.lock().expect("lines").push(line);
-                }
-            })
-        };
-        let readers = outputs.into_iter().flatten().map(read).collect();
-        Self { name: name.into(), child, lines, readers }
+        let printed = Arc::new(Mutex::new(Vec::new()));
+        let out = child.stdout.take().map(|out| keep(out, vec![lines.clone(), printed.clone()]));
+        let err = child.stderr.take().map(|err| keep(err, vec![lines.clone()]));
+        let readers = out.into_iter().chain(err).collect();
+        Self { name: name.into(), child, lines, printed, readers }
+    }
+
+    /// Types `text` and a line's end into its standard input.
+    pub fn say(&mut self, text: &str) {
+        let mut input = self.child.stdin.as_ref().expect("an open standard input");
+        writeln!(input, "{text}").expect("write to a process");
+    }
+
+    /// Closes its standard input.
+    pub fn hang_up(&mut self) {
+        self.child.stdin.take();
+    }
+
+    /// What it has printed to standard output so far.
+    pub fn printed(&self) -> String {
+        self.printed.lock().expect("lines").join("\n")
     }
 
     pub fn id(&self) -> u32 {
@@ -99,6 +110,15 @@ impl Process {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Keeps each line of an output, in several places.
+fn keep(output: impl Read + Send + 'static, places: Vec<Arc<Mutex<Vec<String>>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            places.iter().for_each(|lines| lines.lock().expect("lines").push(line.clone()));
+        }
+    })
 }
 
 impl Drop for Process {

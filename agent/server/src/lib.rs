@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod chat;
 mod clock;
 pub mod config;
 pub mod grpc;
@@ -13,6 +14,7 @@ pub mod node;
 pub mod serve;
 pub mod service;
 pub mod session;
+pub mod signals;
 pub mod text;
 pub mod tls;
 mod wire;

@@ -7,14 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use lockstep_agent::config::{self, Build, Config, ConfigError, Environment, Role};
+use lockstep_agent::signals::Signals;
 use lockstep_agent::{head, node};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// Exit code for a configuration that cannot work, as of command lines elsewhere.
 const EXIT_USAGE: u8 = 2;
-/// Exit code after a second signal.
-const EXIT_ABORTED: i32 = 130;
+/// Exit code of a process whose parent is gone.
+const EXIT_ORPHANED: i32 = 130;
 
 fn main() -> ExitCode {
     let config = match configure() {
@@ -57,41 +56,22 @@ fn run(config: Config) -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     let result = runtime.block_on(async {
-        let stop = CancellationToken::new();
-        tokio::spawn(watch_signals(stop.clone()));
+        let signals = Signals::default();
+        tokio::spawn(signals.clone().watch());
         match config.role {
             Role::Head(head) => {
                 follow_parent(head.common.follow_parent)?;
-                head::run(head, &config.log, stop).await
+                head::run(head, &config.log, signals).await
             }
             Role::Node(node) => {
                 follow_parent(node.common.follow_parent)?;
-                node::run(node, stop).await.map(drop)
+                node::run(node, signals.stop).await.map(drop)
             }
         }
     });
     // Ranks may sit in a long operation; they hold nothing that outlives the process.
     runtime.shutdown_background();
     result
-}
-
-/// The first SIGTERM or SIGINT drains, the second ends at once.
-async fn watch_signals(stop: CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        tracing::error!("cannot listen for signals: this process will not drain");
-        return;
-    };
-    for last in [false, true] {
-        tokio::select! {
-            _ = term.recv() => (),
-            _ = int.recv() => (),
-        }
-        if last {
-            std::process::exit(EXIT_ABORTED);
-        }
-        tracing::info!("told to stop: finishing what runs; a second signal ends at once");
-        stop.cancel();
-    }
 }
 
 /// Whoever started this process holds the other end of its standard input; when that closes, nobody is left who would
@@ -104,7 +84,7 @@ fn follow_parent(follow: bool) -> anyhow::Result<()> {
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
         // Whoever is gone may have held standard error too: a macro that panics there would keep this process alive.
         writeln!(std::io::stderr(), "lockstep-agent: whoever started this process is gone: ending").ok();
-        std::process::exit(EXIT_ABORTED);
+        std::process::exit(EXIT_ORPHANED);
     };
     std::thread::Builder::new().name("parent".into()).spawn(watch).context("watch standard input").map(drop)
 }

@@ -61,7 +61,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     };
     super::print("\n")?;
     if std::io::stderr().is_terminal() {
-        eprintln!("[{}]", answer.figures());
+        eprintln!("[{}]", answer.figures);
     }
     Ok(ExitCode::SUCCESS)
 }

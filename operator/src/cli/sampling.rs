@@ -1,6 +1,7 @@
 //! Flags that say how an answer is chosen and when it ends.
 
 use clap::Args;
+use lockstep_proto::chat::Setting;
 use lockstep_proto::v1;
 
 #[derive(Debug, Clone, Default, Args)]
@@ -26,6 +27,17 @@ pub(super) struct Sampling {
 }
 
 impl Sampling {
+    /// Takes what was said in the conversation.
+    pub(super) fn set(&mut self, setting: Setting) {
+        match setting {
+            Setting::Temperature(temperature) => self.temperature = temperature,
+            Setting::TopK(top_k) => self.top_k = top_k,
+            Setting::TopP(top_p) => self.top_p = top_p,
+            Setting::Seed(seed) => self.seed = seed,
+            Setting::MaxTokens(max_tokens) => self.max_tokens = max_tokens,
+        }
+    }
+
     pub(super) fn sampling(&self) -> v1::Sampling {
         v1::Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed }
     }

@@ -100,7 +100,8 @@ pub(super) struct Node {
     /// Ranks in all; not given: the head knows
     #[arg(long, value_name = "N")]
     pub world_size: Option<String>,
-    /// Where the first local rank's ring port listens, the others on the ports after it; port 0: free ones
+    /// Where the first local rank's ring port listens, the others on the ports after it; port 0: free ones; with `,0`
+    /// after it: free ones in place of those that are taken
     #[arg(long, value_name = "IP:PORT")]
     pub ring_listen: String,
     /// Right neighbour's ring port, where the group was told as a ring
@@ -114,6 +115,13 @@ pub(super) struct Node {
 /// What can be said before the command or after it.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Options {
+    /// Talk with the model in this terminal, or over a pipe. Ports serve only where they are asked for. A worker reads
+    /// nothing
+    #[arg(short = 'i', long = "interactive-mode", global = true)]
+    pub interactive: bool,
+    /// With -i: print tokens per second after each answer
+    #[arg(long, global = true)]
+    pub throughput: bool,
     /// What clients call the model; `default` always works too. Default: the last part of the source
     #[arg(long = NAME.flag, global = true, value_name = "NAME")]
     pub name: Option<String>,

@@ -307,10 +307,15 @@ fn head_part(around: &Surroundings<'_>, local: u32, global: Option<Sized>) -> Re
     let product = (u64::from(num_workers) + 1) * u64::from(local);
     let arithmetic = format!("(1 + {num_workers} workers) × {local} = {product}");
     if let Some(global) = global.filter(|global| u64::from(global.size) != product) {
+        let needed = global.size / local - 1;
         return Err(ConfigError::contradiction(
             global.to_string(),
             format!("{}={num_workers} and {} ranks on each node make {arithmetic}", env::HEAD_NUM_WORKERS, local),
-            format!("correct one of them or {}", env::LOCAL_WORLD_SIZE),
+            format!(
+                "{global} needs {} / {local} - 1 = {needed} workers; correct one of them or {}",
+                global.size,
+                env::LOCAL_WORLD_SIZE
+            ),
         ));
     }
     let world_size = u32::try_from(product).ok().filter(|size| *size <= MAX_WORLD_SIZE);
@@ -371,10 +376,11 @@ fn auto_ring(variables: &Environment, host: IpAddr, default: u16, local: u32) ->
     let setting = variables.get(env::LOCKSTEP_RING_PORT)?;
     let port = setting.as_ref().map(|setting| setting.port(true)).transpose()?.unwrap_or(default);
     let last = u32::from(port) + local - 1;
+    let or_free = setting.is_none() && port > 0;
     if let Some(setting) = setting.filter(|_| port > 0 && last > u32::from(u16::MAX)) {
         return Err(
             setting.invalid(format!("{local} ranks take as many ports from it on, up to {last}; give a lower one"))
         );
     }
-    Ok(RingSetup::Auto { listen: SocketAddr::new(host, port) })
+    Ok(RingSetup::Auto { listen: SocketAddr::new(host, port), or_free })
 }

@@ -5,6 +5,7 @@
 //! the crate reads an argument or a variable, and no port is bound before all of this has been checked.
 
 mod args;
+mod chat;
 mod environment;
 mod error;
 mod group;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{Cli, parse};
+pub use chat::ChatConfig;
 pub use environment::{Build, Environment};
 pub use error::ConfigError;
 pub use logging::{LogConfig, LogFormat};
@@ -69,7 +71,7 @@ pub struct HeadConfig {
     pub serving: ServingConfig,
     /// Where the client ports bind.
     pub host: IpAddr,
-    /// `None`: not served; 0: a free one. At least one of the two is served.
+    /// `None`: not served; 0: a free one. At least one of the two is served, or there is a chat.
     pub http_port: Option<u16>,
     pub grpc_port: Option<u16>,
     /// Where nodes reach the head; port 0: a free one.
@@ -81,6 +83,8 @@ pub struct HeadConfig {
     /// What node 0 is told where it is a child.
     pub probes: Option<SocketAddr>,
     pub advertise: Option<String>,
+    /// The conversation in this process's terminal; when it ends, so does the head.
+    pub chat: Option<ChatConfig>,
     pub common: CommonConfig,
 }
 
@@ -187,8 +191,9 @@ pub struct ServingConfig {
 /// How ranks find each other's ring ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RingSetup {
-    /// The head tells: local rank i listens on the port of `listen` + i, or all on free ones where that is 0.
-    Auto { listen: SocketAddr },
+    /// The head tells: local rank i listens on the port of `listen` + i, or all on free ones where that is 0. `or_free`:
+    /// nobody asked for these ports, so where one is taken, a free one does as well.
+    Auto { listen: SocketAddr, or_free: bool },
     /// By `RING_*`: one rank on this node, on the port of `listen`, which never is 0; `right` is the next rank's.
     Ring { listen: SocketAddr, right: HostPort, rank: u32, world_size: u32 },
 }

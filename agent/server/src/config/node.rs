@@ -47,7 +47,8 @@ impl NodeConfig {
             say("world-size", world_size.to_string());
         }
         match &self.ring {
-            RingSetup::Auto { listen } => say("ring-listen", listen.to_string()),
+            RingSetup::Auto { listen, or_free: false } => say("ring-listen", listen.to_string()),
+            RingSetup::Auto { listen, or_free: true } => say("ring-listen", format!("{listen},0")),
             RingSetup::Ring { listen, right, .. } => {
                 say("ring-listen", listen.to_string());
                 say("ring-right", right.to_string());
@@ -104,11 +105,15 @@ pub(super) fn from_arguments(node: &Node, outward: Outward, common: CommonConfig
     let world_size = node.world_size.as_ref().map(|size| said("world-size", size).integer(1..=MAX_WORLD_SIZE));
     let world_size = world_size.transpose()?;
     let control = said("control", &node.control).host_port(None)?;
-    let listen = said("ring-listen", &node.ring_listen);
+    let said_listen = said("ring-listen", &node.ring_listen);
+    let (listen, or_free) = match said_listen.value.strip_suffix(",0") {
+        Some(listen) => (listen, true),
+        None => (said_listen.value.as_str(), false),
+    };
     let listen: SocketAddr =
-        listen.value.parse().map_err(|_| listen.invalid("give an IP address and a port, such as 127.0.0.1:0"))?;
+        listen.parse().map_err(|_| said_listen.invalid("give an IP address and a port, such as 127.0.0.1:0"))?;
     let ring = match &node.ring_right {
-        None => RingSetup::Auto { listen },
+        None => RingSetup::Auto { listen, or_free },
         Some(right) => RingSetup::Ring {
             listen,
             right: said("ring-right", right).host_port(None)?,

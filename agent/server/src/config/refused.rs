@@ -4,8 +4,6 @@ use std::ffi::OsString;
 
 use super::error::ConfigError;
 
-const CHAT: &str = "start the group without it, then run `lockstep chat --endpoint HOST:PORT`";
-const BENCH: &str = "`/metrics` on the HTTP port counts tokens and times";
 const QUANTIZED: &str = "weights are used as the checkpoint has them; use a checkpoint in bf16 or f32";
 const FILES: &str = "tokenizer, template and configuration are read from the model's folder; put the file there";
 const KV: &str = "the KV cache is always paged; use --kv-cache-memory and --context-length";
@@ -17,8 +15,6 @@ const TOOLS: &str = "this program serves the model alone; tools run in the clien
 
 /// Flags, with what to do instead.
 const FLAGS: &[(&[&str], &str)] = &[
-    (&["-i", "--interactive-mode"], CHAT),
-    (&["--throughput"], BENCH),
     (&["--isq", "--in-situ-quant", "--quant", "--imatrix", "--calibration-file"], QUANTIZED),
     (&["--from-uqff", "--write-uqff"], QUANTIZED),
     (&["--serve-ip"], "use --host"),

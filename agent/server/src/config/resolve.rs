@@ -8,6 +8,7 @@ use std::time::Duration;
 use lockstep_proto::names::{env, port};
 
 use super::args::{self, Cli, Command, Flag, Options, Plain};
+use super::chat;
 use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::group::{self, HeadPart, NodePart, Part, Surroundings};
@@ -37,7 +38,6 @@ const MAX_NAME: usize = 256;
 /// The first rule that is broken.
 pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Config, ConfigError> {
     let said = Said { options: &cli.options, variables };
-    let log = said.log()?;
     let common = said.common()?;
     let group_host = said.of(&cli.options.group_host, args::GROUP_HOST)?.map(|ip| ip.ip()).transpose()?;
     let own_ranks = said.own_ranks()?;
@@ -70,9 +70,13 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
             }
         },
     };
-    if let Role::Node(node) = &role {
-        reachable(&node.ring, node.advertise.as_deref())?;
+    match &role {
+        Role::Node(node) => reachable(&node.ring, node.advertise.as_deref())?,
+        Role::Head(head) => warnings.extend(chat::in_vain(&cli.options, head)),
     }
+    // A conversation is not to be drowned.
+    let talks = matches!(&role, Role::Head(head) if head.chat.is_some());
+    let log = said.log(if talks { "warn" } else { "info" })?;
     Ok(Config { role, log, warnings })
 }
 
@@ -96,12 +100,12 @@ impl Said<'_> {
         self.of(typed, flag)?.map(|setting| setting.integer(range)).transpose()
     }
 
-    fn log(&self) -> Result<LogConfig, ConfigError> {
+    fn log(&self, default: &str) -> Result<LogConfig, ConfigError> {
         let forms = [LogFormat::Text, LogFormat::Json].map(|form| (form.as_str(), form));
         let format = self.of(&self.options.log_format, args::LOG_FORMAT)?;
         let format = format.map(|setting| setting.choice(&forms)).transpose()?.unwrap_or(LogFormat::Text);
         let Some(filter) = self.of(&self.options.log, args::LOG)? else {
-            return Ok(LogConfig { format, filter: "info".into() });
+            return Ok(LogConfig { format, filter: default.into() });
         };
         match logging::parse_filter(&filter.value) {
             Ok(_) => Ok(LogConfig { format, filter: filter.value }),
@@ -160,18 +164,22 @@ impl Said<'_> {
         common: CommonConfig,
         build: &Build,
     ) -> Result<HeadConfig, ConfigError> {
+        let chat = chat::of_head(self.options, self.variables, &common)?;
+        // A conversation serves nobody else unless that was asked for.
+        let default = |port: u16| chat.is_none().then_some(port);
         let head = HeadConfig {
             topology: part.topology,
             model: self.model(plain)?,
             serving: self.serving(build)?,
             host: self.host()?,
-            http_port: self.client_port(&self.options.http_port, args::HTTP_PORT, port::HTTP)?,
-            grpc_port: self.client_port(&self.options.grpc_port, args::GRPC_PORT, port::GRPC)?,
+            http_port: self.client_port(&self.options.http_port, args::HTTP_PORT, default(port::HTTP))?,
+            grpc_port: self.client_port(&self.options.grpc_port, args::GRPC_PORT, default(port::GRPC))?,
             control: part.control,
             ring: part.ring,
             own_ranks,
             probes: outward.probes,
             advertise: outward.advertise,
+            chat,
             common,
         };
         ports(&head)?;
@@ -181,10 +189,10 @@ impl Said<'_> {
         Ok(head)
     }
 
-    fn client_port(&self, typed: &Option<String>, flag: Flag, default: u16) -> Result<Option<u16>, ConfigError> {
+    fn client_port(&self, typed: &Option<String>, flag: Flag, default: Option<u16>) -> Result<Option<u16>, ConfigError> {
         match self.of(typed, flag)? {
             Some(setting) => setting.client_port(),
-            None => Ok(Some(default)),
+            None => Ok(default),
         }
     }
 
@@ -273,7 +281,7 @@ fn model_name(source: &ModelSource) -> Option<String> {
 
 /// Refuses to tell others of an address that this node does not listen on.
 fn reachable(ring: &RingSetup, advertise: Option<&str>) -> Result<(), ConfigError> {
-    let (RingSetup::Auto { listen } | RingSetup::Ring { listen, .. }) = ring;
+    let (RingSetup::Auto { listen, .. } | RingSetup::Ring { listen, .. }) = ring;
     let Some(host) = advertise.filter(|_| listen.ip().is_loopback()) else { return Ok(()) };
     let outside = host.parse::<IpAddr>().map_or(host != "localhost", |ip| !ip.is_loopback());
     if !outside {
@@ -288,7 +296,7 @@ fn reachable(ring: &RingSetup, advertise: Option<&str>) -> Result<(), ConfigErro
 
 /// Refuses a head that nobody could reach, or two of whose ports are one.
 fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
-    if head.http_port.is_none() && head.grpc_port.is_none() {
+    if head.http_port.is_none() && head.grpc_port.is_none() && head.chat.is_none() {
         return Err(ConfigError::contradiction(
             "--http-port is off",
             "--grpc-port is off too",
@@ -296,7 +304,7 @@ fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
         ));
     }
     let (ring, ranks) = match head.ring {
-        RingSetup::Auto { listen } => (listen.port(), head.topology.local_world_size),
+        RingSetup::Auto { listen, .. } => (listen.port(), head.topology.local_world_size),
         RingSetup::Ring { listen, .. } => (listen.port(), 1),
     };
     let named = [

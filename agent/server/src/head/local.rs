@@ -33,7 +33,8 @@ pub fn command(config: &HeadConfig, log: &LogConfig, control: SocketAddr, cluste
 ///
 /// The child follows this process: it ends when its standard input does, so that a killed head leaves no orphan.
 pub async fn keep_running(mut command: Command, stop: CancellationToken, grace: Duration) {
-    command.stdin(Stdio::piped()).kill_on_drop(true);
+    // A group of its own: Ctrl-C in the terminal is for the head, which tells its ranks what follows from it.
+    command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut deaths = 0u32;
     while !stop.is_cancelled() {
         let began = Instant::now();

@@ -34,14 +34,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{self, GroupKey};
-use crate::config::{DType, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup};
+use crate::config::{ChatConfig, DType, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup};
 use crate::metrics::Metrics;
 use crate::node::RING_CLUSTER;
 use crate::service::{Alive, Inference};
 use crate::session::Api;
+use crate::signals::Signals;
 use crate::text::{GenerationDefaults, ModelText, Text};
 use crate::tls::Tls;
-use crate::{grpc, http};
+use crate::{chat, grpc, http};
 use control::{ControlPort, ControlService};
 use driver::{Driver, Inputs};
 use group::{Group, GroupConfig};
@@ -60,11 +61,12 @@ const BACKLOG: usize = 1024;
 /// The client connections' last answers, and the head's own ranks, get this long to end after a drain.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs the head until `stop` is cancelled and the drain that follows is over.
+/// Runs the head until it is told to stop, by a signal or by the end of its conversation, and the drain that follows is
+/// over.
 ///
 /// # Errors
 /// What is wrong with the model, a port or the key, with the remedy.
-pub async fn run(config: HeadConfig, log: &LogConfig, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyhow::Result<()> {
     let key = config.common.group_key.as_deref().map(GroupKey::read).transpose()?;
     let tls = config.common.tls.as_deref().map(|folder| open_tls(folder, config.own_ranks)).transpose()?;
     if key.is_none() && config.topology.num_workers > 0 && !config.control.ip().is_loopback() {
@@ -97,7 +99,7 @@ pub async fn run(config: HeadConfig, log: &LogConfig, stop: CancellationToken) -
         OwnRanks::Child => Some(local::command(&config, log, ports.control_address(), &cluster_id)?),
         OwnRanks::Separate => None,
     };
-    serve(config, Parts { key, tls, cluster_id, text, model, group, scheduler, ports, local }, stop).await
+    serve(config, Parts { key, tls, cluster_id, text, model, group, scheduler, ports, local }, signals).await
 }
 
 /// What [`run`] has prepared.
@@ -114,7 +116,7 @@ struct Parts {
     local: Option<tokio::process::Command>,
 }
 
-async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow::Result<()> {
     let (commands, command_inbox) = mpsc::channel(BACKLOG);
     let (node_events, nodes) = mpsc::channel(BACKLOG);
     let group = Group::new(parts.group);
@@ -132,7 +134,7 @@ async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> any
         status,
         metrics: metrics.clone(),
         alive: alive.clone(),
-        drain: stop.clone(),
+        drain: signals.stop.clone(),
     };
     let over = CancellationToken::new();
     let control = ControlPort {
@@ -149,6 +151,9 @@ async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> any
         let serving = grpc::serve(listener, api.clone(), over.clone());
         servers.spawn(async { serving.await.context("serve gRPC") });
     }
+    if let Some(chat) = config.chat {
+        servers.spawn(converse(api.clone(), chat, signals, over.clone()));
+    }
     if let Some(listener) = parts.ports.http {
         let serving = http::serve(listener, api, over.clone());
         servers.spawn(async {
@@ -163,8 +168,13 @@ async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> any
         Some(server) = servers.join_next() => server.context("a server ended").and_then(|ended| ended),
     };
     over.cancel();
+    let mut late = Ok(());
     let rest = async {
-        while servers.join_next().await.is_some() {}
+        while let Some(ended) = servers.join_next().await {
+            if let Ok(Err(error)) = ended {
+                late = Err(error);
+            }
+        }
         if let Some(keeper) = keeper {
             keeper.await.ok();
         }
@@ -172,7 +182,20 @@ async fn serve(config: HeadConfig, parts: Parts, stop: CancellationToken) -> any
     if tokio::time::timeout(GRACE + GRACE, rest).await.is_err() {
         tracing::warn!("client connections did not end in time: closing them");
     }
-    outcome
+    outcome.and(late)
+}
+
+/// Talks until the conversation ends, which ends the head.
+async fn converse(api: Api, config: ChatConfig, signals: Signals, over: CancellationToken) -> anyhow::Result<()> {
+    let stop = signals.stop.clone();
+    let ended = tokio::select! {
+        ended = chat::run(api, config, signals) => ended,
+        () = over.cancelled() => Ok(()),
+    };
+    stop.cancel();
+    // The drain that follows is no error, so this one is told at its end.
+    over.cancelled().await;
+    ended
 }
 
 /// The head's certificates; ranks that it starts itself read the same folder, and would be refused later.

@@ -38,16 +38,23 @@ pub struct Links {
 }
 
 impl Links {
-    /// Binds one port for each local rank: `listen`'s and the ones after it, or free ones where that is 0.
+    /// Binds one port for each local rank: `listen`'s and the ones after it, or free ones where that is 0. `or_free`: a
+    /// free one in place of one that is taken.
     ///
     /// # Errors
     /// Names the address that could not be bound.
-    pub fn bind(listen: SocketAddr, ranks: u32, key: Option<GroupKey>) -> anyhow::Result<Self> {
+    pub fn bind(listen: SocketAddr, or_free: bool, ranks: u32, key: Option<GroupKey>) -> anyhow::Result<Self> {
         let mut listeners = Vec::new();
         for rank in 0..ranks as u16 {
             let port = if listen.port() == 0 { 0 } else { listen.port().saturating_add(rank) };
             let address = SocketAddr::new(listen.ip(), port);
-            let bound = Listener::bind(address);
+            let bound = match Listener::bind(address) {
+                Err(error) if or_free => {
+                    tracing::info!(%error, "taking a free ring port");
+                    Listener::bind(SocketAddr::new(listen.ip(), 0))
+                }
+                bound => bound,
+            };
             let named = bound.map_err(|error| {
                 anyhow::anyhow!(
                     "bind the ring port {address}: {error}; choose another with RING_PORT or LOCKSTEP_RING_PORT"

@@ -160,8 +160,11 @@ struct Node {
 impl Node {
     fn start(config: NodeConfig, key: Option<GroupKey>) -> anyhow::Result<Self> {
         let local = config.local_world_size;
-        let (RingSetup::Auto { listen } | RingSetup::Ring { listen, .. }) = &config.ring;
-        let links = Links::bind(*listen, local, key.clone())?;
+        let (listen, or_free) = match config.ring {
+            RingSetup::Auto { listen, or_free } => (listen, or_free),
+            RingSetup::Ring { listen, .. } => (listen, false),
+        };
+        let links = Links::bind(listen, or_free, local, key.clone())?;
         let ring_addresses = links.addresses().iter().map(ToString::to_string).collect();
         let (sender, events) = mpsc::channel(EVENTS);
         let ranks: Result<Vec<_>, _> =

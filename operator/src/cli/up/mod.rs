@@ -167,7 +167,7 @@ async fn ask(options: &Options, prompt: &str, endpoint: &Endpoint, console: &Con
     if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIMEOUT, at_rest(endpoint)).await {
         console.block(&super::status::text(&status));
     }
-    console.say(&answer.figures());
+    console.say(&answer.figures.to_string());
     Ok(())
 }
 

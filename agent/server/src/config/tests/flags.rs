@@ -185,9 +185,6 @@ fn what_does_not_fit_together_is_refused() {
 #[test]
 fn what_mistral_rs_has_is_refused_by_name() {
     let rows = [
-        ("-i plain -m a", "-i is not supported", "lockstep chat --endpoint"),
-        ("plain -m a --interactive-mode", "--interactive-mode", "lockstep chat"),
-        ("--throughput plain -m a", "--throughput", "/metrics"),
         ("--isq 4 plain -m a", "--isq", "bf16"),
         ("--isq=q4k plain -m a", "--isq", "bf16"),
         ("--serve-ip 0.0.0.0 plain -m a", "--serve-ip", "--host"),
@@ -205,9 +202,34 @@ fn what_mistral_rs_has_is_refused_by_name() {
 }
 
 #[test]
+fn a_conversation_serves_nobody_unless_asked() {
+    for command in ["-i plain -m a", "plain -i -m a", "plain -m a --interactive-mode"] {
+        let head = head(command, "HOME=/home/me");
+        let history = Some("/home/me/.local/state/lockstep/chat_history".into());
+        assert_eq!(head.chat, Some(ChatConfig { throughput: false, history }), "{command}");
+        assert_eq!((head.http_port, head.grpc_port), (None, None), "{command}");
+    }
+    let one = head("-i --throughput --port 1234 plain -m a", "XDG_STATE_HOME=/state HOME=/home/me");
+    let history = Some("/state/lockstep/chat_history".into());
+    assert_eq!(one.chat, Some(ChatConfig { throughput: true, history }));
+    assert_eq!((one.http_port, one.grpc_port), (Some(1234), None));
+    assert_eq!(head("-i plain -m a", "LOCKSTEP_GRPC_PORT=0").grpc_port, Some(0));
+    assert_eq!(head("-i plain -m a", "XDG_STATE_HOME=state").chat.unwrap().history, None);
+    let filter = |command: &str| configure(command, "", &CPU).unwrap().log.filter;
+    let filters = ["plain -m a", "-i plain -m a", "-i --log debug plain -m a"].map(filter);
+    assert_eq!(filters, ["info", "warn", "debug"]);
+    let got = configure("-i plain -m a", "LOCKSTEP_FOLLOW_PARENT=1", &CPU).map(|config| describe(&config));
+    check_one("-i", got, &Err(&["-i and LOCKSTEP_FOLLOW_PARENT", "standard input"]));
+    let config = configure("--throughput plain -m a", "", &CPU).unwrap();
+    assert!(config.warnings[0].contains("--throughput changes nothing without -i"), "{:?}", config.warnings);
+}
+
+#[test]
 fn a_worker_takes_the_heads_command() {
     let worker = "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1";
     let config = configure("plain", &format!("{worker} LOCKSTEP_HTTP_PORT=0"), &CPU).unwrap();
+    assert!(matches!(config.role, Role::Node(_)) && config.warnings.is_empty(), "{config:?}");
+    let config = configure("-i --throughput plain -m /m", &format!("{worker} LOCKSTEP_FOLLOW_PARENT=1"), &CPU).unwrap();
     assert!(matches!(config.role, Role::Node(_)) && config.warnings.is_empty(), "{config:?}");
     let config = configure("plain -m /m --grpc-port 5", worker, &CPU).unwrap();
     assert!(config.warnings[0].contains("--grpc-port changes nothing here"), "{:?}", config.warnings);

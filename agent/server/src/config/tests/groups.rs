@@ -36,11 +36,11 @@ fn one_node_is_the_whole_group() {
 #[test]
 fn a_head_waits_for_its_workers() {
     check(&[
-        ("MISTRALRS_MN_HEAD_NUM_WORKERS=2", CPU, Ok("head of (1 + 2) × 1, control 0.0.0.0:1235, ring 0.0.0.0:1236")),
+        ("MISTRALRS_MN_HEAD_NUM_WORKERS=2", CPU, Ok("head of (1 + 2) × 1, control 0.0.0.0:1235, ring 0.0.0.0:1236 or free")),
         (
             "MISTRALRS_MN_HEAD_NUM_WORKERS=0",
             CPU,
-            Ok("head of (1 + 0) × 1, control 127.0.0.1:1235, ring 127.0.0.1:1236"),
+            Ok("head of (1 + 0) × 1, control 127.0.0.1:1235, ring 127.0.0.1:1236 or free"),
         ),
         (
             "MISTRALRS_MN_GLOBAL_WORLD_SIZE=32 MISTRALRS_MN_LOCAL_WORLD_SIZE=8 MISTRALRS_MN_HEAD_NUM_WORKERS=3 \
@@ -51,12 +51,22 @@ fn a_head_waits_for_its_workers() {
         (
             "MISTRALRS_MN_HEAD_NUM_WORKERS=1 LOCKSTEP_GROUP_HOST=127.0.0.1",
             CPU,
-            Ok("head of (1 + 1) × 1, control 127.0.0.1:1235, ring 127.0.0.1:1236"),
+            Ok("head of (1 + 1) × 1, control 127.0.0.1:1235, ring 127.0.0.1:1236 or free"),
         ),
         (
             "MISTRALRS_MN_GLOBAL_WORLD_SIZE=32 MISTRALRS_MN_LOCAL_WORLD_SIZE=8 MISTRALRS_MN_HEAD_NUM_WORKERS=1",
             CPU,
-            Err(&["MISTRALRS_MN_GLOBAL_WORLD_SIZE=32", "(1 + 1 workers) × 8 = 16", "MISTRALRS_MN_LOCAL_WORLD_SIZE"]),
+            Err(&[
+                "MISTRALRS_MN_GLOBAL_WORLD_SIZE=32",
+                "(1 + 1 workers) × 8 = 16",
+                "32 / 8 - 1 = 3 workers",
+                "MISTRALRS_MN_LOCAL_WORLD_SIZE",
+            ]),
+        ),
+        (
+            "MISTRALRS_MN_GLOBAL_WORLD_SIZE=32 MISTRALRS_MN_HEAD_NUM_WORKERS=1 MISTRALRS_MN_HEAD_PORT=7000",
+            CPU,
+            Err(&["MISTRALRS_MN_GLOBAL_WORLD_SIZE=32", "(1 + 1 workers) × 1 = 2", "32 / 1 - 1 = 31 workers"]),
         ),
         (
             "MISTRALRS_MN_GLOBAL_WORLD_SIZE=30 MISTRALRS_MN_LOCAL_WORLD_SIZE=8 MISTRALRS_MN_HEAD_NUM_WORKERS=3",
@@ -94,7 +104,7 @@ fn a_head_waits_for_its_workers() {
         (
             "MISTRALRS_MN_HEAD_NUM_WORKERS=1",
             EIGHT_GPUS,
-            Ok("head of (1 + 1) × 8, control 0.0.0.0:1235, ring 0.0.0.0:1236"),
+            Ok("head of (1 + 1) × 8, control 0.0.0.0:1235, ring 0.0.0.0:1236 or free"),
         ),
         ("MISTRALRS_MN_HEAD_NUM_WORKERS=1", EIGHT_GPUS_NO_NCCL, Err(&["feature `nccl`"])),
         (
@@ -111,7 +121,7 @@ fn a_worker_finds_its_head() {
         (
             "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=llama-head:1235",
             CPU,
-            Ok("node 1 with 1 of ?, control by llama-head:1235, ring 0.0.0.0:1236"),
+            Ok("node 1 with 1 of ?, control by llama-head:1235, ring 0.0.0.0:1236 or free"),
         ),
         (
             "MISTRALRS_MN_WORKER_ID=2 MISTRALRS_WORKER_SERVER_ADDR=[::1]:7000 MISTRALRS_MN_GLOBAL_WORLD_SIZE=32 \
@@ -122,7 +132,7 @@ fn a_worker_finds_its_head() {
         (
             "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1 MISTRALRS_WORKER_SERVER_ADDR=a:1",
             CPU,
-            Ok("node 1 with 1 of ?, control by a:1, ring 0.0.0.0:1236"),
+            Ok("node 1 with 1 of ?, control by a:1, ring 0.0.0.0:1236 or free"),
         ),
         (
             "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1 MISTRALRS_WORKER_SERVER_ADDR=b:1",

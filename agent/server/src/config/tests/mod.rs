@@ -22,7 +22,7 @@ fn configure(command: &str, variables: &str, build: &Build) -> Result<Config, Co
 /// What the process is to do, in one line.
 fn describe(config: &Config) -> String {
     let ring = |ring: &RingSetup| match ring {
-        RingSetup::Auto { listen } => format!("ring {listen}"),
+        RingSetup::Auto { listen, or_free } => format!("ring {listen}{}", if *or_free { " or free" } else { "" }),
         RingSetup::Ring { listen, right, rank, world_size } => {
             format!("ring {listen} → {right} as {rank}/{world_size}")
         }

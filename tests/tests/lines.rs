@@ -1,0 +1,175 @@
+//! The command lines that mistral.rs's users type, each as written after the program's name: a group of processes
+//! talks on the head's standard input and output, and says what one process says.
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use lockstep_tests::group::{agent, fixture};
+use lockstep_tests::process::{Process, free_port};
+
+/// What is typed, on every line alike. Greedy, so that there is one right answer.
+const TYPED: &[&str] = &[
+    "/temperature 0",
+    "/max-tokens 24",
+    "What is a ring?",
+    "Two \\",
+    "lines.",
+    "\"\"\"",
+    "fn text() {",
+    "}",
+    "\"\"\"",
+    "/nonsense",
+    "/max-tokens 5",
+    "And then?",
+];
+
+/// Questions in that.
+const ANSWERS: usize = 4;
+
+/// Eight query heads, f32: tokens are the same over any number of ranks.
+fn model() -> String {
+    fixture("llama3-sharded")
+}
+
+/// The agent with `words` as a shell would give them to it: variables, the program's name, arguments.
+fn written(line: &str) -> Command {
+    let (variables, arguments) = line.split_once("lockstep-agent").expect("the program's name");
+    let mut command = agent();
+    let pairs = variables.split_whitespace().map(|word| word.split_once('=').expect("NAME=value"));
+    command.envs(pairs).args(arguments.split_whitespace().map(|word| word.replace("PATH", &model())));
+    command.env("HOME", "/nowhere");
+    command
+}
+
+/// Types everything to a head and waits until it has ended by itself.
+fn talk(mut head: Process) -> Process {
+    TYPED.iter().for_each(|line| head.say(line));
+    head.hang_up();
+    assert!(head.wait().success(), "{}", head.output());
+    head
+}
+
+/// What one process says.
+fn alone() -> &'static str {
+    static SAID: OnceLock<String> = OnceLock::new();
+    SAID.get_or_init(|| talk(Process::start("alone", written("lockstep-agent -i plain -m PATH"))).printed())
+}
+
+/// Starts every line, expects of the head what one process says, and that the others end with it.
+fn check(lines: &[String]) {
+    let (head, others) = lines.split_first().expect("a head");
+    let mut others: Vec<Process> = others.iter().map(|line| Process::start("worker", written(line))).collect();
+    // A worker reads nothing: neither what is typed there nor the end of its input changes anything.
+    for other in &mut others {
+        other.say("/quit");
+        other.hang_up();
+    }
+    let told = talk(Process::start("head", written(head)));
+    assert!(alone().len() > ANSWERS, "{}", alone());
+    assert_eq!(told.printed(), alone(), "of {head}");
+    let counted = if head.contains("--throughput") { ANSWERS } else { 0 };
+    assert_eq!(told.output().matches("tokens/s after the first").count(), counted, "{}", told.output());
+    assert!(told.output().contains("there is no command /nonsense"), "{}", told.output());
+    for other in &mut others {
+        assert!(other.wait().success(), "{}", other.output());
+        assert_eq!(other.printed(), "");
+    }
+}
+
+fn ports<const N: usize>() -> [u16; N] {
+    std::array::from_fn(|_| free_port())
+}
+
+fn ring<const N: usize>() {
+    let port: [u16; N] = ports();
+    let line = |rank: usize| {
+        let (own, right) = (port[rank], port[(rank + 1) % N]);
+        format!(
+            "RING_PORT={own} RING_RIGHT={right} RING_RANK={rank} RING_WORLD_SIZE={N} lockstep-agent -i --throughput plain \
+             -m PATH"
+        )
+    };
+    check(&(0..N).map(line).collect::<Vec<_>>());
+}
+
+fn ring_of_files<const N: usize>() {
+    let port: [u16; N] = ports();
+    let (folder, master) = (tempfile::tempdir().expect("a folder"), free_port());
+    let line = |rank: usize| {
+        let path = folder.path().join(format!("ring-{rank}.json"));
+        let config = serde_json::json!({
+            "master_ip": "127.0.0.1", "master_port": master, "port": port[rank], "right_port": port[(rank + 1) % N],
+            "rank": rank, "world_size": N,
+        });
+        std::fs::write(&path, config.to_string()).expect("write RING_CONFIG");
+        format!("RING_CONFIG={} lockstep-agent -i --throughput plain -m PATH", path.display())
+    };
+    check(&(0..N).map(line).collect::<Vec<_>>());
+}
+
+#[test]
+fn rings_by_variables() {
+    ring::<2>();
+    ring::<3>();
+    ring::<4>();
+}
+
+#[test]
+fn rings_by_files() {
+    ring_of_files::<2>();
+    ring_of_files::<3>();
+    ring_of_files::<4>();
+}
+
+/// Both on one machine: the default ring port is taken by the first, and the second takes a free one.
+#[test]
+fn a_head_and_a_worker() {
+    for address in ["MISTRALRS_MN_WORKER_SERVER_ADDR", "MISTRALRS_WORKER_SERVER_ADDR"] {
+        let [port] = ports();
+        check(&[
+            format!(
+                "MISTRALRS_MN_GLOBAL_WORLD_SIZE=2 MISTRALRS_MN_HEAD_NUM_WORKERS=1 MISTRALRS_MN_HEAD_PORT={port} \
+                 lockstep-agent -i plain -m PATH"
+            ),
+            format!(
+                "MISTRALRS_MN_GLOBAL_WORLD_SIZE=2 MISTRALRS_MN_WORKER_ID=0 {address}=127.0.0.1:{port} lockstep-agent -i \
+                 plain -m PATH"
+            ),
+        ]);
+    }
+}
+
+/// The example that names one worker of three.
+#[test]
+fn the_arithmetic_of_thirty_two_ranks() {
+    let line = "MISTRALRS_MN_GLOBAL_WORLD_SIZE=32 MISTRALRS_MN_LOCAL_WORLD_SIZE=8 MISTRALRS_MN_HEAD_NUM_WORKERS=1 \
+                MISTRALRS_MN_HEAD_PORT=1235 lockstep-agent -i plain -m PATH";
+    let mut head = Process::start("head", written(line));
+    assert!(!head.wait().success());
+    let told = head.output();
+    assert!(told.contains("(1 + 1 workers) × 8 = 16") && told.contains("32 / 8 - 1 = 3 workers"), "{told}");
+}
+
+#[test]
+fn a_conversation_remembers_until_it_is_told_to_forget() {
+    let mut head = Process::start("head", written("lockstep-agent -i --dtype f32 plain -m builtin://tiny"));
+    let typed = ["/temperature 0", "/max-tokens 8", "Who are you?", "Who are you?", "/clear", "Who are you?", "/quit"];
+    typed.iter().for_each(|line| head.say(line));
+    assert!(head.wait().success(), "{}", head.output());
+    let said = head.printed();
+    let [first, second, third] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+    assert_eq!(first, third);
+    assert_ne!(first, second);
+}
+
+#[test]
+fn a_port_serves_beside_the_conversation() {
+    let [port] = ports();
+    let line = format!("lockstep-agent -i --port {port} --host 127.0.0.1 --max-seqs 2 plain -m PATH");
+    let mut head = Process::start("head", written(&line));
+    head.say("/help");
+    head.await_output("/system TEXT");
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    head.hang_up();
+    assert!(head.wait().success(), "{}", head.output());
+}
