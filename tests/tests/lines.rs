@@ -1,5 +1,5 @@
 //! The command lines that mistral.rs's users type, each as written after the program's name: a group of processes
-//! talks on the head's standard input and output, and says what one process says.
+//! talks on the head's standard input and output, and says what one process says. And `bench`, started the same way.
 
 use std::process::Command;
 use std::sync::OnceLock;
@@ -152,14 +152,46 @@ fn the_arithmetic_of_thirty_two_ranks() {
 
 #[test]
 fn a_conversation_remembers_until_it_is_told_to_forget() {
-    let mut head = Process::start("head", written("lockstep-agent -i --dtype f32 plain -m builtin://tiny"));
-    let typed = ["/temperature 0", "/max-tokens 8", "Who are you?", "Who are you?", "/clear", "Who are you?", "/quit"];
+    let mut head = Process::start("head", written("lockstep-agent -i --throughput plain -m builtin://tiny"));
+    let typed = ["/max-tokens 8", "Who are you?", "Who are you?", "/clear", "Who are you?", "/system be brief", "Who?"];
     typed.iter().for_each(|line| head.say(line));
+    head.say("/quit");
     assert!(head.wait().success(), "{}", head.output());
-    let said = head.printed();
-    let [first, second, third] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
-    assert_eq!(first, third);
-    assert_ne!(first, second);
+    let told = head.output();
+    let prompts = told.split("prompt of ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok());
+    let [first, second, third, _] = prompts.collect::<Vec<u32>>()[..] else { panic!("{told}") };
+    assert_eq!(first, third, "{told}");
+    assert!(second > first, "{told}");
+}
+
+/// Every process is started with the same line; the head prints what it measured.
+#[test]
+fn a_ring_is_measured() {
+    let port: [u16; 2] = ports();
+    let start = |rank: usize| {
+        let (own, right) = (port[rank], port[1 - rank]);
+        let line = format!(
+            "RING_PORT={own} RING_RIGHT={right} RING_RANK={rank} RING_WORLD_SIZE=2 lockstep-agent bench -m PATH \
+             --batch-sizes 1,3 --prompt-tokens 40 --answer-tokens 5 --rounds 2 --json"
+        );
+        Process::start(format!("rank-{rank}"), written(&line))
+    };
+    let (mut worker, mut head) = (start(1), start(0));
+    assert!(head.wait().success() && worker.wait().success(), "{}\n{}", head.output(), worker.output());
+    let report: serde_json::Value = serde_json::from_str(&head.printed()).expect("JSON alone on standard output");
+    assert_eq!(
+        (&report["world_size"], &report["backend"], &report["format"]),
+        (&2.into(), &"ring".into(), &"f32".into())
+    );
+    assert!(report["devices"][1].as_str().is_some_and(|device| device.starts_with("cpu (")), "{report}");
+    for (index, batch) in [1, 3].into_iter().enumerate() {
+        let row = &report["results"][index];
+        assert_eq!(row["batch"], batch);
+        for what in ["prefill", "decode"] {
+            assert!(row[what]["least"].as_f64().is_some_and(|rate| rate > 0.0), "{what} of {batch}: {report}");
+            assert_eq!(row[what]["rounds"].as_array().map(Vec::len), Some(2));
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod bench;
 pub mod chat;
 mod clock;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod head;
 pub mod http;
 pub mod metrics;
 pub mod node;
+mod progress;
 pub mod serve;
 pub mod service;
 pub mod session;

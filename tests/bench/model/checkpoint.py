@@ -1,7 +1,8 @@
 """A checkpoint of Llama-3.2-1B's shape with random weights: speed does not depend on what a model says.
 
 Its vocabulary has 32,000 words instead of 128,256 tokens, so that all peers can be given the same token ids: word
-`w17` is token 17, and words are split at blanks. About 1.04 G parameters in bf16; also as GGUF for llama.cpp.
+`w17` is token 17, and words are split at blanks. About 1.04 G parameters in bf16; also as GGUF for llama.cpp, which quantizes it further itself. `set_layers` makes a
+smaller one, to try the benchmark itself.
 """
 
 import json
@@ -17,6 +18,10 @@ CONFIG = {
     "attention_bias": False, "mlp_bias": False, "bos_token_id": 0, "eos_token_id": END, "use_cache": True,
 }
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def set_layers(layers: int) -> None:
+    CONFIG["num_hidden_layers"] = layers
 
 
 def shapes() -> dict[str, list[int]]:
@@ -69,6 +74,13 @@ def write(folder: Path) -> None:
     (folder / "complete").touch()
 
 
+# What a format is called: by Lockstep's --isq, by mistral.rs's, by llama.cpp's enum of file types.
+FORMATS = {
+    "bf16": (None, None, None),
+    "Q8_0": ("Q8_0", "Q8_0", "LLAMA_FTYPE_MOSTLY_Q8_0"),
+    "Q4_K": ("Q4_K", "Q4K", "LLAMA_FTYPE_MOSTLY_Q4_K_S"),
+}
+
 # llama.cpp's names of the same tensors.
 GGUF_NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
@@ -110,4 +122,23 @@ def write_gguf(path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    part.rename(path)
+
+
+def gguf_path(folder: Path, format: str) -> Path:
+    return folder / f"model-{format}.gguf"
+
+
+def quantize_gguf(folder: Path, format: str) -> None:
+    """The GGUF in bf16 with every matrix in `format`, by llama.cpp."""
+    import llama_cpp
+    path = gguf_path(folder, format)
+    if path.exists():
+        return
+    part = path.with_suffix(".part")
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, FORMATS[format][2])
+    params.pure = True
+    if llama_cpp.llama_model_quantize(str(gguf_path(folder, "bf16")).encode(), str(part).encode(), params) != 0:
+        raise SystemExit(f"llama.cpp cannot quantize to {format}")
     part.rename(path)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Prefill and decode of a 1 G-parameter Llama in bf16: Lockstep's own endpoint beside peers, on the same threads.
+"""Prefill and decode of a 1 G-parameter Llama in bf16, Q8_0 and Q4_K: `lockstep-agent bench` beside peers, on the same
+threads.
 
-All systems are started once and take turns within each round, in an order that rotates, so that whatever else the
-machine does falls on all alike. The table shows medians over the rounds, the spread (least to most), and
-Lockstep's rate over each peer's, as the median of the ratios within a round. `run` installs what is missing and
-calls this.
+Format by format all systems take turns within each round, in an order that rotates, so that whatever else the machine
+does falls on all alike. The tables show medians over the rounds, the spread (least to most), and Lockstep's rate over
+each peer's, as the median of the ratios within a round. `run` installs what is missing and calls this.
 """
 
 import argparse
@@ -17,78 +17,69 @@ import statistics
 import subprocess
 import sys
 import time
-from http.client import HTTPConnection
 from pathlib import Path
 
 import checkpoint
 
 HERE = Path(__file__).resolve().parent
-START_LIMIT_S = 180
-# What is measured: sequences, tokens of each prompt, tokens of each answer.
+TURN_LIMIT_S = 900
+# What is measured: sequences, tokens of each prompt, tokens of each answer. Decodes begin at the prompt that
+# `lockstep-agent bench` gives them.
 MEASURES = {"prefill": (1, 512, 1), "decode": (1, 32, 48), "decode of 8": (8, 32, 24)}
 
 
 class Lockstep:
-    """A group of one or two ranks; requests go to its HTTP endpoint as token ids and are streamed back."""
+    """A group of one rank or two; started for each turn, and measured by itself."""
 
-    def __init__(self, agent: str, model: Path, ranks: int, threads: int, port: int) -> None:
-        self.version, self.port, self.processes = f"{ranks} rank(s), {threads} thread(s) each", port, []
-        for rank in range(ranks):
-            env = {name: value for name, value in os.environ.items() if "RING" not in name and "MISTRALRS" not in name}
-            if ranks > 1:
-                env |= {"RING_RANK": str(rank), "RING_WORLD_SIZE": str(ranks), "RING_PORT": str(port + 1 + rank),
-                        "RING_RIGHT": str(port + 1 + (rank + 1) % ranks)}
-            command = [agent, "plain", "-m", str(model), "--threads", str(threads), "--log", "warn"]
-            command += ["--host", "127.0.0.1", "--http-port", str(port), "--grpc-port", "off"] if rank == 0 else []
-            self.processes.append(subprocess.Popen(command, env=env))
+    def __init__(self, agent: str, model: Path, format: str, ranks: int, threads: int, port: int) -> None:
+        self.ranks, self.port = ranks, port
+        self.command = [agent, "bench", "-m", str(model), "--threads", str(threads), "--rounds", "1", "--json"]
+        quantization = checkpoint.FORMATS[format][0]
+        self.command += ["--isq", quantization] if quantization else []
+        self.version = f"{ranks} rank(s), {threads} thread(s) each, {format}"
 
     def wait(self) -> None:
-        deadline = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < deadline and all(process.poll() is None for process in self.processes):
-            try:
-                connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
-                connection.request("GET", "/ready")
-                if connection.getresponse().status == 200:
-                    return
-            except OSError:
-                pass
-            time.sleep(0.2)
-        sys.exit("lockstep-agent did not become ready")
+        pass
 
-    def answer(self, prompts: list[list[int]], tokens: int) -> tuple[float, float, int]:
-        body = {"model": "default", "prompt": prompts if len(prompts) > 1 else prompts[0], "max_tokens": tokens,
-                "temperature": 0, "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
-        start = time.perf_counter()
-        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-        response, begun, first, usage = connection.getresponse(), set(), 0.0, None
-        for line in response:
-            if not line.startswith(b"data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            if "choices" not in chunk:
-                sys.exit(f"lockstep answered {chunk}")
-            usage = chunk.get("usage") or usage
-            for choice in chunk["choices"]:
-                if choice["index"] not in begun:
-                    begun.add(choice["index"])
-                    first = time.perf_counter() - start
-        return first, time.perf_counter() - start, usage["completion_tokens"]
+    def environment(self, rank: int) -> dict[str, str]:
+        env = {name: value for name, value in os.environ.items()
+               if not name.startswith(("RING_", "MISTRALRS_", "LOCKSTEP_"))}
+        if self.ranks == 1:
+            return env
+        ring = {"RANK": rank, "WORLD_SIZE": self.ranks, "PORT": self.port + rank,
+                "RIGHT": self.port + (rank + 1) % self.ranks}
+        return env | {f"RING_{name}": str(value) for name, value in ring.items()}
+
+    def rate(self, measure: str, _seed: int) -> float:
+        sequences, prompt, answer = MEASURES[measure]
+        command = self.command + ["--batch-sizes", str(sequences), "--prompt-tokens", str(prompt)]
+        command += ["--answer-tokens", str(max(answer, 2))]
+        others = [subprocess.Popen(command, env=self.environment(rank), stderr=subprocess.DEVNULL)
+                  for rank in range(1, self.ranks)]
+        try:
+            head = subprocess.run(command, env=self.environment(0), stdout=subprocess.PIPE, text=True,
+                                  timeout=TURN_LIMIT_S)
+        finally:
+            for other in others:
+                other.terminate()
+                other.wait(30)
+        if head.returncode != 0:
+            sys.exit(f"{' '.join(command)} ended with {head.returncode}")
+        report = json.loads(head.stdout)
+        self.version = f"{report['version']}, {report['world_size']} rank(s), {report['format']}, {report['devices'][0]}"
+        return report["results"][0]["prefill" if answer == 1 else "decode"]["median"]
 
     def stop(self) -> None:
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            process.wait(30)
+        pass
 
 
 class Peer:
     """A peer in a process of its own."""
 
-    def __init__(self, name: str, python: str, model: Path, threads: int) -> None:
+    def __init__(self, name: str, python: str, model: Path, format: str, threads: int) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads), "RUST_LOG": "error",
                "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        command = [python, str(HERE / "peers.py"), name, str(model), str(threads)]
+        command = [python, str(HERE / "peers.py"), name, str(model), format, str(threads)]
         self.process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def line(self) -> dict:
@@ -105,37 +96,39 @@ class Peer:
         self.process.stdin.flush()
         return self.line()["answer"]
 
+    def rate(self, measure: str, seed: int) -> float:
+        """Tokens per second, NaN where the peer cannot; prompts are new each time, so that no cache of prefixes helps."""
+        sequences, length, tokens = MEASURES[measure]
+        draw = random.Random(seed)
+        prompts = [[draw.randrange(2, checkpoint.VOCABULARY) for _ in range(length)] for _ in range(sequences)]
+        answer = self.answer(prompts, tokens)
+        if answer is None:
+            return math.nan
+        first, total, generated = answer
+        if tokens == 1:
+            return length / first
+        if generated != sequences * tokens:
+            sys.exit(f"{self.version} generated {generated} tokens instead of {sequences * tokens}")
+        return (generated - sequences) / (total - first)
+
     def stop(self) -> None:
         self.process.stdin.close()
         self.process.wait(30)
 
 
-def rate(system, measure: str, seed: int) -> float:
-    """Tokens per second of one measurement, NaN where the system cannot; prompts are new each time, so that no cache of prefixes helps."""
-    sequences, length, tokens = MEASURES[measure]
-    draw = random.Random(seed)
-    prompts = [[draw.randrange(2, checkpoint.VOCABULARY) for _ in range(length)] for _ in range(sequences)]
-    answer = system.answer(prompts, tokens)
-    if answer is None:
-        return math.nan
-    first, total, generated = answer
-    if tokens == 1:
-        return length / first
-    if generated != sequences * tokens:
-        sys.exit(f"{system.version} generated {generated} tokens instead of {sequences * tokens}")
-    return (generated - sequences) / (total - first)
-
-
 def measure(systems: dict, rounds: int) -> dict[str, dict[str, list[float]]]:
     rates = {name: {measure: [] for measure in MEASURES} for name in systems}
+    # `bench` warms up by itself, in each turn.
     for system in systems.values():
-        system.answer([[2, 3, 4]], 4)
+        if isinstance(system, Peer):
+            for name in MEASURES:
+                system.rate(name, 7)
     for turn in range(rounds):
         names = list(systems)
         names = names[turn % len(names):] + names[:turn % len(names)]
         for at, name in enumerate(MEASURES):
             for system in names:
-                rates[system][name].append(rate(systems[system], name, 1000 * turn + 100 * at))
+                rates[system][name].append(systems[system].rate(name, 1000 * turn + 100 * at))
         print(f"round {turn + 1} of {rounds} done", file=sys.stderr)
     return rates
 
@@ -150,26 +143,45 @@ def machine() -> str:
     return f"{model[1] if model else 'unknown CPU'}{where}, {len(os.sched_getaffinity(0))} cores, {' '.join(known)}"
 
 
-def report(systems: dict, rates: dict, rounds: int) -> dict:
+def report(systems: dict, rates: dict) -> tuple[dict, str]:
+    """The figures of one format, and their table."""
     ours = [name for name in systems if name.startswith("lockstep")]
-    result = {"machine": machine(), "rounds": rounds, "load": os.getloadavg(), "systems": {}}
-    print(f"{result['machine']}; load {result['load'][0]:.1f}; medians of {rounds} rounds, tokens/s (least to most)\n")
-    columns = [f"{mine} / it" for mine in ours]
-    print("| | system | tokens/s | " + " | ".join(columns) + " |")
-    print("|---" * (3 + len(columns)) + "|")
+    figures: dict = {}
+    lines = ["| | system | tokens/s | " + " | ".join(f"{mine} / it" for mine in ours) + " |",
+             "|---" * (3 + len(ours)) + "|"]
     for measure_name in MEASURES:
         for name in systems:
             own = rates[name][measure_name]
             if math.isnan(own[0]):
                 continue
             ratios = {mine: statistics.median(a / b for a, b in zip(rates[mine][measure_name], own)) for mine in ours}
-            result["systems"].setdefault(name, {"version": systems[name].version})[measure_name] = {
+            figures.setdefault(name, {"version": systems[name].version})[measure_name] = {
                 "median": statistics.median(own), "rates": own, "lockstep_over_it": ratios}
             cells = [f"{ratios[mine]:.2f}" if name not in ours else "" for mine in ours]
-            print(f"| {measure_name} | {name} | {statistics.median(own):.1f} ({min(own):.1f}–{max(own):.1f}) | "
-                  + " | ".join(cells) + " |")
-    print("\n" + "\n".join(f"{name}: {system.version}" for name, system in systems.items()))
-    return result
+            lines.append(f"| {measure_name} | {name} | {statistics.median(own):.1f} ({min(own):.1f}–{max(own):.1f}) | "
+                         + " | ".join(cells) + " |")
+    lines += [""] + [f"{name}: {system.version}" for name, system in systems.items()]
+    return figures, "\n".join(lines)
+
+
+def compare(tools: argparse.Namespace, format: str) -> tuple[dict, str]:
+    if "llamacpp" in tools.peers:
+        checkpoint.write_gguf(checkpoint.gguf_path(tools.model, "bf16"))
+        if format != "bf16":
+            checkpoint.quantize_gguf(tools.model, format)
+    systems: dict = {}
+    try:
+        for ranks in (1, 2):
+            threads = max(1, tools.threads // ranks)
+            systems[f"lockstep x{ranks}"] = Lockstep(tools.agent, tools.model, format, ranks, threads, tools.port)
+        for name in tools.peers:
+            if name != "transformers" or format == "bf16":
+                systems[name] = Peer(name, tools.python, tools.model, format, tools.threads)
+                systems[name].wait()
+        return report(systems, measure(systems, tools.rounds))
+    finally:
+        for system in systems.values():
+            system.stop()
 
 
 def main() -> None:
@@ -178,29 +190,28 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the checkpoint's folder")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of each system in all")
+    parser.add_argument("--formats", nargs="*", default=list(checkpoint.FORMATS), choices=list(checkpoint.FORMATS))
     parser.add_argument("--peers", nargs="*", default=["transformers", "llamacpp", "mistralrs"], help="transformers mistralrs llamacpp")
+    parser.add_argument("--layers", type=int, default=16, help="fewer, to try the benchmark itself; with a --model of its own")
     parser.add_argument("--python", default=sys.executable, help="a Python that has the peers")
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--table", type=Path, help="write the tables of ratios here too, as Markdown")
     parser.add_argument("--port", type=int, default=24100, help="first of the ports to use")
     tools = parser.parse_args()
+    checkpoint.set_layers(tools.layers)
     checkpoint.write(tools.model)
-    if "llamacpp" in tools.peers:
-        checkpoint.write_gguf(tools.model / "model.gguf")
-    systems: dict = {}
-    try:
-        for ranks in (1, 2):
-            threads = max(1, tools.threads // ranks)
-            systems[f"lockstep x{ranks}"] = Lockstep(tools.agent, tools.model, ranks, threads, tools.port + 10 * ranks)
-            systems[f"lockstep x{ranks}"].wait()
-        for name in tools.peers:
-            systems[name] = Peer(name, tools.python, tools.model, tools.threads)
-            systems[name].wait()
-        result = report(systems, measure(systems, tools.rounds), tools.rounds)
-    finally:
-        for system in systems.values():
-            system.stop()
-    if tools.json:
-        tools.json.write_text(json.dumps(result, indent=1))
+    result = {"machine": machine(), "rounds": tools.rounds, "load": os.getloadavg()[0],
+              "day": time.strftime("%Y-%m-%d"), "formats": {}}
+    text = f"{result['machine']}; load {result['load']:.1f}; medians of {tools.rounds} rounds, tokens/s (least to most)\n"
+    print(text)
+    for format in tools.formats:
+        result["formats"][format], table = compare(tools, format)
+        table = f"{format}\n\n{table}\n"
+        print(table, flush=True)
+        text += f"\n{table}"
+    for path, content in ((tools.json, json.dumps(result, indent=1)), (tools.table, text)):
+        if path:
+            path.write_text(content)
 
 
 main()

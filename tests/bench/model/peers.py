@@ -1,16 +1,19 @@
-"""One peer in a process of its own: peers.py NAME MODEL THREADS. Says what it is as a line of JSON, then answers each
+"""One peer in a process of its own: peers.py NAME MODEL FORMAT THREADS. Says what it is as a line of JSON, then answers each
 line {"prompts": [[ids]], "tokens": n} (greedy, n tokens for each prompt, all prompts in one batch) with
 {"answer": [seconds until every prompt has its first token, seconds in all, tokens in all]}, null where it cannot."""
 
 import json
 import sys
 import time
+from pathlib import Path
+
+import checkpoint
 
 
 class Transformers:
     """PyTorch eager, bf16; a bare loop around the model, without the costs of `generate`."""
 
-    def __init__(self, model: str, threads: int) -> None:
+    def __init__(self, model: str, format: str, threads: int) -> None:
         import torch
         import transformers
         torch.set_num_threads(threads)
@@ -31,16 +34,18 @@ class Transformers:
 
 
 class MistralRs:
-    """mistral.rs as published for Python, in f32: here its bf16 on CPUs is several times slower still. Its own clock
-    tells a prompt's time from the answer's."""
+    """mistral.rs as published for Python. For bf16 it runs in f32: here its bf16 on CPUs is several times slower still.
+    The other formats it quantizes to while loading. Its own clock tells a prompt's time from the answer's."""
 
-    def __init__(self, model: str, threads: int) -> None:
+    def __init__(self, model: str, format: str, threads: int) -> None:
         from importlib.metadata import version
         import mistralrs
         self.api = mistralrs
         which = mistralrs.Which.Plain(model_id=model, dtype=mistralrs.ModelDType.F32)
-        self.runner = mistralrs.Runner(which=which, max_seqs=8, token_source="none", prefix_cache_n=0)
-        self.version = f"mistralrs {version('mistralrs')}, f32"
+        quantization = checkpoint.FORMATS[format][1]
+        self.runner = mistralrs.Runner(
+            which=which, max_seqs=8, token_source="none", prefix_cache_n=0, in_situ_quant=quantization)
+        self.version = f"mistralrs {version('mistralrs')}, {quantization or 'f32'}"
 
     def one(self, prompt: list[int], tokens: int):
         request = self.api.CompletionRequest(
@@ -59,22 +64,23 @@ class MistralRs:
 
 
 class LlamaCpp:
-    """llama.cpp through its C interface, from a GGUF in bf16 beside the checkpoint."""
+    """llama.cpp through its C interface, from a GGUF beside the checkpoint."""
 
-    def __init__(self, model: str, threads: int) -> None:
+    def __init__(self, model: str, format: str, threads: int) -> None:
         import llama_cpp
         self.api = llama_cpp
         self.quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.quiet, None)
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
-        self.model = llama_cpp.llama_model_load_from_file(f"{model}/model.gguf".encode(), params)
+        path = checkpoint.gguf_path(Path(model), format)
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         context = llama_cpp.llama_context_default_params()
         context.n_ctx, context.n_batch, context.n_ubatch, context.n_seq_max = 8192, 2048, 512, 8
         context.n_threads = context.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, context)
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
-        self.version = f"llama.cpp of llama-cpp-python {llama_cpp.__version__}, bf16"
+        self.version = f"llama.cpp of llama-cpp-python {llama_cpp.__version__}, {format}"
 
     def decode(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
         """Computes rows of (token, position, sequence, wanted); the greedy token of each wanted one."""
@@ -107,8 +113,8 @@ PEERS = {"transformers": Transformers, "mistralrs": MistralRs, "llamacpp": Llama
 
 
 def main() -> None:
-    name, model, threads = sys.argv[1:4]
-    peer = PEERS[name](model, int(threads))
+    name, model, format, threads = sys.argv[1:5]
+    peer = PEERS[name](model, format, int(threads))
     print(json.dumps({"version": peer.version}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -197,7 +197,11 @@ fn message(role: &str, content: impl Into<String>) -> ChatMessage {
     ChatMessage { role: role.into(), content: content.into() }
 }
 
-fn print(text: &str) -> io::Result<()> {
+/// To standard output, at once.
+///
+/// # Errors
+/// Whoever read it is gone, or it cannot be written.
+pub fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()

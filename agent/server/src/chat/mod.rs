@@ -6,7 +6,6 @@
 
 mod conversation;
 mod input;
-mod progress;
 
 use std::io::{self, IsTerminal as _};
 
@@ -15,8 +14,11 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::config::ChatConfig;
+use crate::progress;
 use crate::session::Api;
 use crate::signals::Signals;
+pub(crate) use conversation::print;
+
 use conversation::Conversation;
 use input::{Source, Typed};
 use lockstep_proto::chat::Input;

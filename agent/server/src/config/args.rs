@@ -72,6 +72,8 @@ pub struct Cli {
 pub(super) enum Command {
     /// Serve a text model from its Hugging Face files (config.json, safetensors, tokenizer.json)
     Plain(Plain),
+    /// Measure prefill and decode by batch size, on the group that the environment tells of
+    Bench(Bench),
     /// Run one node's ranks under a head. The head starts its own so; where it is told `LOCKSTEP_HEAD_NODE=separate`,
     /// whoever runs the head's container runs this beside it
     Node(Node),
@@ -83,6 +85,27 @@ pub(super) struct Plain {
     /// comes with the program). Needed on the head; workers are told by the head
     #[arg(short = 'm', long = MODEL.flag, alias = "model-id", value_name = "SOURCE")]
     pub model: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Bench {
+    #[command(flatten)]
+    pub plain: Plain,
+    /// Sequences that run at once, one size after the other. Default: 1,2,4,8
+    #[arg(long, value_name = "N,N,…")]
+    pub batch_sizes: Option<String>,
+    /// Tokens of each prompt whose prefill is measured. Default: 512
+    #[arg(long, value_name = "N")]
+    pub prompt_tokens: Option<String>,
+    /// Tokens that each sequence decodes. Default: 32
+    #[arg(long, value_name = "N")]
+    pub answer_tokens: Option<String>,
+    /// Rounds that count, after one that warms up. Default: 5
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<String>,
+    /// Print JSON in place of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A node of which everything about the group is said here: the group's variables are not read.
@@ -222,4 +245,5 @@ pub(super) fn command() -> clap::Command {
         .version(VERSION.as_str())
         .mut_args(name_variable)
         .mut_subcommand("plain", |plain| plain.mut_args(name_variable))
+        .mut_subcommand("bench", |bench| bench.mut_args(name_variable))
 }

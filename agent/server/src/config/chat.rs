@@ -7,7 +7,7 @@ use lockstep_proto::names::env;
 use super::args::Options;
 use super::environment::Environment;
 use super::error::ConfigError;
-use super::{CommonConfig, HeadConfig};
+use super::{CommonConfig, Foreground, HeadConfig};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatConfig {
@@ -41,7 +41,7 @@ pub(super) fn of_head(
 
 /// What to say where a head was told what only a conversation heeds.
 pub(super) fn in_vain(options: &Options, head: &HeadConfig) -> Option<String> {
-    let vain = options.throughput && head.chat.is_none();
+    let vain = options.throughput && !matches!(head.foreground, Some(Foreground::Chat(_)));
     vain.then(|| "--throughput changes nothing without -i: /metrics on the HTTP port counts tokens and times".into())
 }
 

@@ -5,6 +5,7 @@
 //! the crate reads an argument or a variable, and no port is bound before all of this has been checked.
 
 mod args;
+mod bench;
 mod chat;
 mod environment;
 mod error;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{Cli, parse};
+pub use bench::BenchConfig;
 pub use chat::ChatConfig;
 pub use environment::{Build, Environment};
 pub use error::ConfigError;
@@ -71,7 +73,7 @@ pub struct HeadConfig {
     pub serving: ServingConfig,
     /// Where the client ports bind.
     pub host: IpAddr,
-    /// `None`: not served; 0: a free one. At least one of the two is served, or there is a chat.
+    /// `None`: not served; 0: a free one. At least one of the two is served, or there is a foreground.
     pub http_port: Option<u16>,
     pub grpc_port: Option<u16>,
     /// Where nodes reach the head; port 0: a free one.
@@ -83,9 +85,15 @@ pub struct HeadConfig {
     /// What node 0 is told where it is a child.
     pub probes: Option<SocketAddr>,
     pub advertise: Option<String>,
-    /// The conversation in this process's terminal; when it ends, so does the head.
-    pub chat: Option<ChatConfig>,
+    pub foreground: Option<Foreground>,
     pub common: CommonConfig,
+}
+
+/// What the head does in its own terminal, beside serving; when that ends, so does the head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Foreground {
+    Chat(ChatConfig),
+    Bench(BenchConfig),
 }
 
 /// Who runs the ranks of node 0.

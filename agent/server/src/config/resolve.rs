@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use lockstep_proto::names::{env, port};
 
-use super::args::{self, Cli, Command, Flag, Options, Plain};
-use super::chat;
+use super::args::{self, Cli, Command, Flag, Options};
 use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::group::{self, HeadPart, NodePart, Part, Surroundings};
@@ -16,9 +15,10 @@ use super::logging::{self, LogConfig, LogFormat};
 use super::node::{self, Outward};
 use super::values::{KvCacheMemory, Setting};
 use super::{
-    CommonConfig, Config, DType, HeadConfig, MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, MAX_THREADS,
-    ModelConfig, ModelSource, NodeConfig, OwnRanks, RingSetup, Role, ServingConfig,
+    CommonConfig, Config, DType, Foreground, HeadConfig, MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS,
+    MAX_THREADS, ModelConfig, ModelSource, NodeConfig, OwnRanks, RingSetup, Role, ServingConfig,
 };
+use super::{bench, chat};
 
 const DEFAULT_NUM_SEQS: u32 = 64;
 const DEFAULT_NUM_BATCHED_TOKENS: u32 = 4096;
@@ -46,12 +46,12 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
     let around = Surroundings { variables, build, group_host, separate: own_ranks == OwnRanks::Separate };
     let role = match &cli.command {
         Command::Node(node) => Role::Node(node::from_arguments(node, outward, common)?),
-        Command::Plain(plain) => match group::part(&around, &mut warnings)? {
+        Command::Plain(_) | Command::Bench(_) => match group::part(&around, &mut warnings)? {
             Part::Head(part) => {
                 if own_ranks == OwnRanks::Separate {
                     warnings.extend(said.outward_in_vain());
                 }
-                Role::Head(said.head(plain, (part, own_ranks), outward, common, build)?)
+                Role::Head(said.head(&cli.command, (part, own_ranks), outward, common, build)?)
             }
             Part::Node(part) => {
                 warnings.extend(said.client_ports_in_vain());
@@ -74,9 +74,9 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
         Role::Node(node) => reachable(&node.ring, node.advertise.as_deref())?,
         Role::Head(head) => warnings.extend(chat::in_vain(&cli.options, head)),
     }
-    // A conversation is not to be drowned.
-    let talks = matches!(&role, Role::Head(head) if head.chat.is_some());
-    let log = said.log(if talks { "warn" } else { "info" })?;
+    // What is said in the foreground is not to be drowned.
+    let quiet = matches!(&role, Role::Head(head) if head.foreground.is_some());
+    let log = said.log(if quiet { "warn" } else { "info" })?;
     Ok(Config { role, log, warnings })
 }
 
@@ -158,19 +158,29 @@ impl Said<'_> {
 
     fn head(
         &self,
-        plain: &Plain,
+        command: &Command,
         (part, own_ranks): (HeadPart, OwnRanks),
         outward: Outward,
         common: CommonConfig,
         build: &Build,
     ) -> Result<HeadConfig, ConfigError> {
-        let chat = chat::of_head(self.options, self.variables, &common)?;
-        // A conversation serves nobody else unless that was asked for.
-        let default = |port: u16| chat.is_none().then_some(port);
+        let serving = self.serving(build)?;
+        let (source, foreground) = match command {
+            Command::Bench(bench) => {
+                (&bench.plain.model, Some(Foreground::Bench(bench::of_head(bench, self.options, &serving)?)))
+            }
+            Command::Plain(plain) => {
+                (&plain.model, chat::of_head(self.options, self.variables, &common)?.map(Foreground::Chat))
+            }
+            // Never the head.
+            Command::Node(_) => (&None, None),
+        };
+        // What runs in the foreground serves nobody else unless that was asked for.
+        let default = |port: u16| foreground.is_none().then_some(port);
         let head = HeadConfig {
             topology: part.topology,
-            model: self.model(plain)?,
-            serving: self.serving(build)?,
+            model: self.model(source)?,
+            serving,
             host: self.host()?,
             http_port: self.client_port(&self.options.http_port, args::HTTP_PORT, default(port::HTTP))?,
             grpc_port: self.client_port(&self.options.grpc_port, args::GRPC_PORT, default(port::GRPC))?,
@@ -179,7 +189,7 @@ impl Said<'_> {
             own_ranks,
             probes: outward.probes,
             advertise: outward.advertise,
-            chat,
+            foreground,
             common,
         };
         ports(&head)?;
@@ -189,15 +199,20 @@ impl Said<'_> {
         Ok(head)
     }
 
-    fn client_port(&self, typed: &Option<String>, flag: Flag, default: Option<u16>) -> Result<Option<u16>, ConfigError> {
+    fn client_port(
+        &self,
+        typed: &Option<String>,
+        flag: Flag,
+        default: Option<u16>,
+    ) -> Result<Option<u16>, ConfigError> {
         match self.of(typed, flag)? {
             Some(setting) => setting.client_port(),
             None => Ok(default),
         }
     }
 
-    fn model(&self, plain: &Plain) -> Result<ModelConfig, ConfigError> {
-        let Some(source) = self.of(&plain.model, args::MODEL)? else {
+    fn model(&self, source: &Option<String>) -> Result<ModelConfig, ConfigError> {
+        let Some(source) = self.of(source, args::MODEL)? else {
             return Err(ConfigError::missing(
                 "--model",
                 format!("give -m SOURCE or {}: a folder, or builtin://tiny", env::MODEL_SOURCE),
@@ -296,7 +311,7 @@ fn reachable(ring: &RingSetup, advertise: Option<&str>) -> Result<(), ConfigErro
 
 /// Refuses a head that nobody could reach, or two of whose ports are one.
 fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
-    if head.http_port.is_none() && head.grpc_port.is_none() && head.chat.is_none() {
+    if head.http_port.is_none() && head.grpc_port.is_none() && head.foreground.is_none() {
         return Err(ConfigError::contradiction(
             "--http-port is off",
             "--grpc-port is off too",

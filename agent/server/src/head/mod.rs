@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use lockstep_engine::source::ResolvedModel;
 use lockstep_engine::{ModelDescription, WeightFacts};
 use lockstep_proto::names::{env, role};
@@ -34,7 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{self, GroupKey};
-use crate::config::{ChatConfig, DType, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup};
+use crate::config::{DType, Foreground, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup};
 use crate::metrics::Metrics;
 use crate::node::RING_CLUSTER;
 use crate::service::{Alive, Inference};
@@ -42,7 +44,7 @@ use crate::session::Api;
 use crate::signals::Signals;
 use crate::text::{GenerationDefaults, ModelText, Text};
 use crate::tls::Tls;
-use crate::{chat, grpc, http};
+use crate::{bench, chat, grpc, http};
 use control::{ControlPort, ControlService};
 use driver::{Driver, Inputs};
 use group::{Group, GroupConfig};
@@ -51,7 +53,7 @@ use ports::Ports;
 pub use control::MAX_MESSAGE;
 
 /// Tokens in a block of the KV cache.
-const BLOCK_SIZE: u32 = 16;
+pub const BLOCK_SIZE: u32 = 16;
 /// Plans on their way: one runs, one waits.
 const STEPS_IN_FLIGHT: usize = 2;
 /// A step on the CPU lasts about this long at most.
@@ -144,15 +146,21 @@ async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow::Re
         commands: commands.clone(),
         status: status_watch.clone(),
     };
-    let api = Api::new(Inference::new(commands, status_watch, alive), parts.model, parts.text, metrics);
+    let inference = Inference::new(commands, status_watch, alive);
+    let api = Api::new(inference.clone(), parts.model, parts.text, metrics);
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(control::serve(control, over.clone()));
     if let Some(listener) = parts.ports.grpc {
         let serving = grpc::serve(listener, api.clone(), over.clone());
         servers.spawn(async { serving.await.context("serve gRPC") });
     }
-    if let Some(chat) = config.chat {
-        servers.spawn(converse(api.clone(), chat, signals, over.clone()));
+    if let Some(foreground) = config.foreground {
+        let stop = signals.stop.clone();
+        let running = match foreground {
+            Foreground::Chat(config) => chat::run(api.clone(), config, signals).boxed(),
+            Foreground::Bench(config) => bench::run(inference, config).boxed(),
+        };
+        servers.spawn(to_the_end(running, stop, over.clone()));
     }
     if let Some(listener) = parts.ports.http {
         let serving = http::serve(listener, api, over.clone());
@@ -185,11 +193,14 @@ async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow::Re
     outcome.and(late)
 }
 
-/// Talks until the conversation ends, which ends the head.
-async fn converse(api: Api, config: ChatConfig, signals: Signals, over: CancellationToken) -> anyhow::Result<()> {
-    let stop = signals.stop.clone();
+/// Runs what is in the foreground; its end ends the head.
+async fn to_the_end(
+    foreground: BoxFuture<'static, anyhow::Result<()>>,
+    stop: CancellationToken,
+    over: CancellationToken,
+) -> anyhow::Result<()> {
     let ended = tokio::select! {
-        ended = chat::run(api, config, signals) => ended,
+        ended = foreground => ended,
         () = over.cancelled() => Ok(()),
     };
     stop.cancel();

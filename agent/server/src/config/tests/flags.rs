@@ -188,6 +188,10 @@ fn what_mistral_rs_has_is_refused_by_name() {
         ("--isq 4 plain -m a", "--isq", "bf16"),
         ("--isq=q4k plain -m a", "--isq", "bf16"),
         ("--serve-ip 0.0.0.0 plain -m a", "--serve-ip", "--host"),
+        ("plain -m a -d bf16", "-d is not supported", "--dtype"),
+        ("-l log.txt plain -m a", "-l is not supported", "--log"),
+        ("-c chat.json plain -m a", "-c is not supported", "model's folder"),
+        ("plain -m a --prompt-chunksize=64", "--prompt-chunksize", "--max-num-batched-tokens"),
         ("plain -m a -a llama", "-a is not supported", "config.json"),
         ("--max-seq-len 5 plain -m a", "--max-seq-len", "--context-length"),
         ("--pa-gpu-mem 5 plain -m a", "--pa-gpu-mem", "--kv-cache-memory"),
@@ -206,15 +210,16 @@ fn a_conversation_serves_nobody_unless_asked() {
     for command in ["-i plain -m a", "plain -i -m a", "plain -m a --interactive-mode"] {
         let head = head(command, "HOME=/home/me");
         let history = Some("/home/me/.local/state/lockstep/chat_history".into());
-        assert_eq!(head.chat, Some(ChatConfig { throughput: false, history }), "{command}");
+        assert_eq!(head.foreground, Some(Foreground::Chat(ChatConfig { throughput: false, history })), "{command}");
         assert_eq!((head.http_port, head.grpc_port), (None, None), "{command}");
     }
     let one = head("-i --throughput --port 1234 plain -m a", "XDG_STATE_HOME=/state HOME=/home/me");
     let history = Some("/state/lockstep/chat_history".into());
-    assert_eq!(one.chat, Some(ChatConfig { throughput: true, history }));
+    assert_eq!(one.foreground, Some(Foreground::Chat(ChatConfig { throughput: true, history })));
     assert_eq!((one.http_port, one.grpc_port), (Some(1234), None));
     assert_eq!(head("-i plain -m a", "LOCKSTEP_GRPC_PORT=0").grpc_port, Some(0));
-    assert_eq!(head("-i plain -m a", "XDG_STATE_HOME=state").chat.unwrap().history, None);
+    let nowhere = ChatConfig { throughput: false, history: None };
+    assert_eq!(head("-i plain -m a", "XDG_STATE_HOME=state").foreground, Some(Foreground::Chat(nowhere)));
     let filter = |command: &str| configure(command, "", &CPU).unwrap().log.filter;
     let filters = ["plain -m a", "-i plain -m a", "-i --log debug plain -m a"].map(filter);
     assert_eq!(filters, ["info", "warn", "debug"]);
@@ -222,6 +227,35 @@ fn a_conversation_serves_nobody_unless_asked() {
     check_one("-i", got, &Err(&["-i and LOCKSTEP_FOLLOW_PARENT", "standard input"]));
     let config = configure("--throughput plain -m a", "", &CPU).unwrap();
     assert!(config.warnings[0].contains("--throughput changes nothing without -i"), "{:?}", config.warnings);
+}
+
+#[test]
+fn a_measurement_is_checked() {
+    let bench = |command: &str| match head(command, "").foreground {
+        Some(Foreground::Bench(bench)) => bench,
+        other => panic!("{other:?}"),
+    };
+    let default =
+        BenchConfig { batch_sizes: vec![1, 2, 4, 8], prompt_tokens: 512, answer_tokens: 32, rounds: 5, json: false };
+    assert_eq!(bench("bench -m a"), default);
+    assert_eq!(bench("bench -m a --max-seqs 3").batch_sizes, [1, 2]);
+    let said = "bench -m a --batch-sizes 16,1 --prompt-tokens 7 --answer-tokens 9 --rounds 1 --json --threads 2";
+    let expected = BenchConfig { batch_sizes: vec![16, 1], prompt_tokens: 7, answer_tokens: 9, rounds: 1, json: true };
+    assert_eq!(bench(said), expected);
+    assert_eq!((head("bench -m a", "").http_port, head("bench -m a --port 7", "").http_port), (None, Some(7)));
+    let worker = configure("bench", "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1", &CPU).unwrap();
+    assert!(matches!(worker.role, Role::Node(_)) && worker.warnings.is_empty(), "{worker:?}");
+    let rows: &[(&str, &[&str])] = &[
+        ("bench", &["--model is not set"]),
+        ("bench -m a --batch-sizes 1,x", &["--batch-sizes=x", "whole number"]),
+        ("bench -m a --batch-sizes 65", &["--batch-sizes names 65", "--max-seqs is 64"]),
+        ("bench -m a --answer-tokens 1", &["--answer-tokens=1", "from 2"]),
+        ("bench -m a --rounds 0", &["--rounds=0"]),
+        ("-i bench -m a", &["-i and bench"]),
+    ];
+    for (command, parts) in rows {
+        check_one(command, configure(command, "", &CPU).map(|config| describe(&config)), &Err(parts));
+    }
 }
 
 #[test]

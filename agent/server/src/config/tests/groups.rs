@@ -36,7 +36,11 @@ fn one_node_is_the_whole_group() {
 #[test]
 fn a_head_waits_for_its_workers() {
     check(&[
-        ("MISTRALRS_MN_HEAD_NUM_WORKERS=2", CPU, Ok("head of (1 + 2) × 1, control 0.0.0.0:1235, ring 0.0.0.0:1236 or free")),
+        (
+            "MISTRALRS_MN_HEAD_NUM_WORKERS=2",
+            CPU,
+            Ok("head of (1 + 2) × 1, control 0.0.0.0:1235, ring 0.0.0.0:1236 or free"),
+        ),
         (
             "MISTRALRS_MN_HEAD_NUM_WORKERS=0",
             CPU,

@@ -1,4 +1,4 @@
-//! What a user sees until the group serves.
+//! What a user in the head's terminal sees until the group serves.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
