@@ -257,7 +257,29 @@ fn absurd() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// The texts of all fixtures.
+fn texts() -> Vec<Vec<u8>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/fixtures");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path().join("config.json"));
+    files.map(|file| std::fs::read(file).unwrap()).collect()
+}
+
 proptest! {
+    /// A text that was cut and overwritten anywhere is read or refused.
+    #[test]
+    fn damaged_texts_never_panic(
+        text in proptest::sample::select(texts()),
+        edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..8),
+        cut in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        let mut text = text;
+        edits.iter().for_each(|(at, byte)| *at.get_mut(&mut text) = *byte);
+        text.truncate(cut.map_or(text.len(), |cut| cut.index(text.len())));
+        if let Ok(config) = ModelConfig::parse(&text) {
+            prop_assert!(config.layers.len() <= MAX_LAYERS);
+        }
+    }
+
     /// Whatever a few fields say, the answer is a configuration within bounds, or an error.
     #[test]
     fn absurd_numbers_neither_panic_nor_allocate(
