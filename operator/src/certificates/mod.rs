@@ -23,6 +23,8 @@ use lockstep_proto::names::role;
 pub use life::{CA_LIFE, LEAF_LIFE, SPREAD};
 pub use rotation::decide;
 
+use crate::plan::ClusterNames;
+
 /// Whose certificate a leaf is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -32,7 +34,8 @@ pub enum Role {
 }
 
 impl Role {
-    pub const ALL: [Self; 3] = [Self::Head, Self::Node, Self::Operator];
+    /// In the order in which their Secrets are written: the CA's first.
+    pub const ALL: [Self; 3] = [Self::Operator, Self::Head, Self::Node];
 
     /// As names of Secrets spell it.
     #[must_use]
@@ -55,9 +58,18 @@ impl Role {
     }
 }
 
+/// The Secret with the leaf of `role`: the operator's lies beside the CA's key, which no pod sees either.
+#[must_use]
+pub fn secret_of(names: &ClusterNames, role: Role) -> String {
+    match role {
+        Role::Operator => names.ca_secret(),
+        Role::Head | Role::Node => names.tls_secret(role.as_str()),
+    }
+}
+
 /// Keys of the Secrets' data.
 pub mod data {
-    /// In a leaf's Secret every CA that is trusted; in the CA's Secret the newest one.
+    /// In a pod's Secret every CA that is trusted; in the operator's the newest one.
     pub const CA_CERTIFICATE: &str = "ca.crt";
     pub const CERTIFICATE: &str = "tls.crt";
     pub const KEY: &str = "tls.key";
@@ -65,8 +77,8 @@ pub mod data {
     /// The CA before the newest, while it is still trusted.
     pub const PREVIOUS_CERTIFICATE: &str = "previous.crt";
     pub const PREVIOUS_KEY: &str = "previous.key";
-    /// In the Secret of the groups' key.
-    pub const GROUP_KEY: &str = "key";
+    /// What links between ranks prove; the same in every Secret.
+    pub const GROUP_KEY: &str = "group.key";
 }
 
 /// What is to be done about the Secrets of one cluster.

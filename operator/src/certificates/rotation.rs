@@ -8,7 +8,7 @@ use rustls::crypto::ring::default_provider;
 use super::authority::Authority;
 use super::leaf::Leaf;
 use super::secrets::{self, Data, OPAQUE, TLS};
-use super::{CertificateError, Decision, Role, data};
+use super::{CertificateError, Decision, Role, data, secret_of};
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::Validated;
 
@@ -32,31 +32,30 @@ struct Trust {
 /// No key could be drawn or certificate be made.
 pub fn decide(cluster: &Validated, existing: &[Secret], now: Timestamp) -> Result<Decision, CertificateError> {
     let names = ClusterNames::new(&cluster.name);
-    let mut trust = Trust::now(cluster, secrets::find(existing, &names.ca_secret()), now)?;
-    let leaf_secret = |role: Role| secrets::find(existing, &names.tls_secret(role.as_str()));
+    let leaf_secret = |role: Role| secrets::find(existing, &secret_of(&names, role));
+    let mut trust = Trust::now(cluster, leaf_secret(Role::Operator), now)?;
     let known = Role::ALL
         .into_iter()
         .filter_map(leaf_secret)
         .all(|secret| secrets::text(Some(secret), data::CA_CERTIFICATE).contains(trust.newest.certificate.as_str()));
     let leaves = Role::ALL.map(|role| trust.leaf(leaf_secret(role), role, known, now));
-    let [head, node, operator] = leaves;
-    let leaves = [head?, node?, operator?];
+    let [operator, head, node] = leaves;
+    let leaves = [operator?, head?, node?];
     let mut due: Vec<i64> = leaves.iter().map(|leaf| leaf.life.renewed_at()).collect();
     due.extend(trust.forget(&leaves, now));
     due.push(trust.newest.life.renewed_at());
 
-    let ca = secrets::find(existing, &names.ca_secret());
-    let mut write = Vec::from_iter(secrets::changed(cluster, names.ca_secret(), OPAQUE, trust.data(), ca));
+    let key = group_key(Role::ALL.into_iter().filter_map(leaf_secret))?;
+    let mut write = Vec::new();
     for (role, leaf) in Role::ALL.into_iter().zip(&leaves) {
-        let data = secrets::data([
-            (data::CA_CERTIFICATE, &trust.bundle()),
-            (data::CERTIFICATE, &leaf.certificate),
-            (data::KEY, &leaf.key),
-        ]);
-        write.extend(secrets::changed(cluster, names.tls_secret(role.as_str()), TLS, data, leaf_secret(role)));
+        let (kind, mut data) = match role {
+            Role::Operator => (OPAQUE, trust.data()),
+            Role::Head | Role::Node => (TLS, secrets::data([(data::CA_CERTIFICATE, &trust.bundle())])),
+        };
+        data.extend(secrets::data([(data::CERTIFICATE, &leaf.certificate), (data::KEY, &leaf.key)]));
+        data.insert(data::GROUP_KEY.into(), key.clone());
+        write.extend(secrets::changed(cluster, secret_of(&names, role), kind, data, leaf_secret(role)));
     }
-    let key = secrets::find(existing, &names.key_secret());
-    write.extend(secrets::changed(cluster, names.key_secret(), OPAQUE, group_key(key)?, key));
     let soonest = due.into_iter().min().unwrap_or_default().max(now.as_second() + SOON);
     Ok(Decision { write, look_again: Timestamp::from_second(soonest).unwrap_or(now) })
 }
@@ -132,12 +131,16 @@ impl Trust {
     }
 }
 
-/// The key in `secret`, or a new one: it is made once, for every pod must have the same.
-fn group_key(secret: Option<&Secret>) -> Result<Data, CertificateError> {
-    let mut key = secrets::bytes(secret, data::GROUP_KEY).to_vec();
-    if key.len() < KEY_MIN_BYTES {
-        key = vec![0; KEY_BYTES];
-        default_provider().secure_random.fill(&mut key).map_err(|_| CertificateError::Random)?;
+/// The first key in the Secrets, or a new one: it is made once, for every pod must have the same.
+fn group_key<'a>(mut secrets: impl Iterator<Item = &'a Secret>) -> Result<ByteString, CertificateError> {
+    let held = secrets.find_map(|secret| {
+        let key = secrets::bytes(Some(secret), data::GROUP_KEY);
+        (key.len() >= KEY_MIN_BYTES).then(|| key.to_vec())
+    });
+    if let Some(held) = held {
+        return Ok(ByteString(held));
     }
-    Ok(Data::from([(data::GROUP_KEY.to_owned(), ByteString(key))]))
+    let mut key = vec![0; KEY_BYTES];
+    default_provider().secure_random.fill(&mut key).map_err(|_| CertificateError::Random)?;
+    Ok(ByteString(key))
 }

@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 
 use super::{CA_LIFE, Decision, LEAF_LIFE, Role, SPREAD, data, decide};
+use crate::plan::ClusterNames;
 use crate::reconcile::validate::{Defaults, Validated, validate};
 use crate::resource::parse;
 
@@ -76,7 +77,8 @@ impl Held {
 
     fn text(&self, name: &str, key: &str) -> String {
         let secret = self.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some(name)).unwrap();
-        String::from_utf8(secret.data.as_ref().unwrap()[key].0.clone()).unwrap()
+        let value = secret.data.as_ref().unwrap().get(key).map(|value| value.0.clone());
+        String::from_utf8(value.unwrap_or_default()).unwrap()
     }
 
     fn set(&mut self, name: &str, key: &str, value: &str) {
@@ -88,14 +90,16 @@ impl Held {
     fn files(&self) -> BTreeMap<Role, Files> {
         let of = |role: Role| {
             let name = secret_of(role);
-            (role, Files { bundle: self.text(&name, data::CA_CERTIFICATE), leaf: self.text(&name, data::CERTIFICATE) })
+            let previous = self.text(&name, data::PREVIOUS_CERTIFICATE);
+            let bundle = format!("{}{previous}", self.text(&name, data::CA_CERTIFICATE));
+            (role, Files { bundle, leaf: self.text(&name, data::CERTIFICATE) })
         };
         Role::ALL.into_iter().map(of).collect()
     }
 }
 
 fn secret_of(role: Role) -> String {
-    format!("llama-{}-tls", role.as_str())
+    super::secret_of(&ClusterNames::new("llama"), role)
 }
 
 #[derive(Clone, PartialEq)]
@@ -189,7 +193,7 @@ fn three_years_by_looking_when_told() {
 fn nothing_is_written_twice() {
     let mut held = Held::default();
     let (_, first) = held.look(START);
-    assert_eq!(first, ["llama-ca", "llama-head-tls", "llama-node-tls", "llama-operator-tls", "llama-group-key"]);
+    assert_eq!(first, ["llama-ca", "llama-head-tls", "llama-node-tls"]);
     assert!(held.look(START).1.is_empty());
     assert!(held.look(START + 19 * DAY).1.is_empty());
 }
@@ -205,20 +209,19 @@ fn secrets_are_as_kubernetes_has_them() {
         assert_eq!(secret.metadata.owner_references.as_ref().unwrap()[0].uid, "6d1e");
         if name.ends_with("-tls") {
             let keys: Vec<_> = secret.data.as_ref().unwrap().keys().map(String::as_str).collect();
-            assert_eq!(keys, ["ca.crt", "tls.crt", "tls.key"], "the CA's key is in no pod");
+            assert_eq!(keys, ["ca.crt", "group.key", "tls.crt", "tls.key"], "the CA's key is in no pod");
         }
+        assert_eq!(key_in(secret), key_in(&held.secrets[0]), "{name}");
     }
-    let key = held.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some("llama-group-key")).unwrap();
-    assert_eq!(key.data.as_ref().unwrap()[data::GROUP_KEY].0.len(), 32);
-    let other = Held::new(START);
-    assert_ne!(key.data, other.secrets.last().unwrap().data, "keys are drawn");
+    assert_eq!(key_in(&held.secrets[0]).len(), 32);
+    assert_ne!(key_in(&held.secrets[0]), key_in(&Held::new(START).secrets[0]), "keys are drawn");
 }
 
 /// Each way in which one Secret can be wrong, and which are written because of it.
 #[test]
 fn what_is_wrong_is_made_anew() {
     type Harm = fn(&mut Held);
-    let everything = ["llama-ca", "llama-head-tls", "llama-node-tls", "llama-operator-tls"];
+    let everything = ["llama-ca", "llama-head-tls", "llama-node-tls"];
     let node = ["llama-node-tls"];
     let cases: [(&str, Harm, &[&str]); 13] = [
         ("leaf gone", |held| held.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-node-tls")), &node),
@@ -242,8 +245,8 @@ fn what_is_wrong_is_made_anew() {
         ),
         ("bundle changed", |held| held.set("llama-node-tls", "ca.crt", "x"), &node),
         ("not owned", |held| held.secret("llama-node-tls").metadata.owner_references = None, &node),
-        ("not labelled", |held| held.secret("llama-group-key").metadata.labels = None, &["llama-group-key"]),
-        ("key too short", |held| held.set("llama-group-key", "key", "short"), &["llama-group-key"]),
+        ("not labelled", |held| held.secret("llama-node-tls").metadata.labels = None, &node),
+        ("key too short", |held| held.set("llama-node-tls", "group.key", "short"), &node),
         ("CA gone", |held| held.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-ca")), &everything),
         (
             "CA with a leaf's key",
@@ -267,7 +270,7 @@ fn a_leaf_is_taken_for_no_authority() {
     for (to, from) in [("ca.crt", "tls.crt"), ("ca.key", "tls.key")] {
         held.set("llama-ca", to, &held.text("llama-head-tls", from));
     }
-    assert_eq!(held.look(START).1.len(), 4);
+    assert_eq!(held.look(START).1.len(), 3);
 }
 
 /// A new CA is known everywhere before it signs, however late the operator looks.
@@ -278,7 +281,7 @@ fn a_new_authority_waits_until_it_is_known() {
     held.look(due - DAY);
     let old = held.files();
     let (_, written) = held.look(due);
-    assert_eq!(written, ["llama-ca", "llama-head-tls", "llama-node-tls", "llama-operator-tls"]);
+    assert_eq!(written, ["llama-ca", "llama-head-tls", "llama-node-tls"]);
     let both = held.files();
     assert!(Role::ALL.iter().all(|role| both[role].leaf == old[role].leaf));
     assert!(held.look(due + SPREAD.as_secs() as i64 - 1).1.is_empty());
@@ -291,24 +294,32 @@ fn a_new_authority_waits_until_it_is_known() {
 
     assert_eq!(held.look(due + 2 * DAY).1.len(), 3, "now the new one signs");
     assert_eq!(held.files()[&Role::Head].bundle, both[&Role::Head].bundle);
-    assert_eq!(held.look(due + 3 * DAY).1.len(), 4, "and the old one goes");
+    assert_eq!(held.look(due + 3 * DAY).1.len(), 3, "and the old one goes");
     assert!(held.look(due + 3 * DAY).1.is_empty());
 }
 
 /// An operator that slept beyond a certificate's end, and a clock that was ahead.
 #[test]
 fn what_is_over_or_not_yet_is_made_anew() {
-    for (now, written) in [(START + LEAF_LIFE.as_secs() as i64 + 1, 3), (START + 2 * 365 * DAY, 4), (START - DAY, 4)] {
+    for now in [START + LEAF_LIFE.as_secs() as i64 + 1, START + 2 * 365 * DAY, START - DAY] {
         let mut held = Held::new(START);
-        let key = held.text_bytes("llama-group-key");
-        assert_eq!(held.look(now).1.len(), written);
+        let key = key_in(&held.secrets[0]);
+        assert_eq!(held.look(now).1.len(), 3);
         all_verified(&held.files(), &held.files(), now);
-        assert_eq!(held.text_bytes("llama-group-key"), key, "the groups' key is made once");
+        assert!(held.secrets.iter().all(|secret| key_in(secret) == key), "the groups' key is made once");
     }
 }
 
-impl Held {
-    fn text_bytes(&mut self, name: &str) -> Vec<u8> {
-        self.secret(name).data.as_ref().unwrap()[data::GROUP_KEY].0.clone()
-    }
+/// The groups' key outlives the Secret that it was drawn for.
+#[test]
+fn a_lost_authority_takes_no_key_with_it() {
+    let mut held = Held::new(START);
+    let key = key_in(&held.secrets[0]);
+    held.secrets.remove(0);
+    held.look(START + DAY);
+    assert!(held.secrets.iter().all(|secret| key_in(secret) == key));
+}
+
+fn key_in(secret: &Secret) -> Vec<u8> {
+    secret.data.as_ref().unwrap()[data::GROUP_KEY].0.clone()
 }

@@ -29,7 +29,7 @@ pub const HEAD: &str = "head";
 pub const RANK: &str = "rank";
 /// Where a pod finds its certificates, and the group's key.
 pub const TLS_DIR: &str = "/etc/lockstep/tls";
-pub const GROUP_KEY_FILE: &str = "/etc/lockstep/group/key";
+pub const GROUP_KEY_FILE: &str = "/etc/lockstep/tls/group.key";
 /// Where a pod finds the weights of a `pvc://` or `oci://` source.
 pub const MODELS_DIR: &str = "/models";
 

@@ -87,22 +87,16 @@ impl ClusterNames {
         self.cluster.clone()
     }
 
-    /// Secret of the CA: its certificate and key, for the operator alone.
+    /// Secret of the operator alone: the CA's certificate and key, its own leaf, and the groups' key.
     #[must_use]
     pub fn ca_secret(&self) -> String {
         format!("{}-ca", self.cluster)
     }
 
-    /// Secret with the certificates of `role` (`head`, `node` or `operator`).
+    /// Secret of the pods' containers of `role` (`head` or `node`): their certificates, and the groups' key.
     #[must_use]
     pub fn tls_secret(&self, role: &str) -> String {
         format!("{}-{role}-tls", self.cluster)
-    }
-
-    /// Secret of the groups' key.
-    #[must_use]
-    pub fn key_secret(&self) -> String {
-        format!("{}-group-key", self.cluster)
     }
 
     /// Claim of the model cache.

@@ -122,7 +122,7 @@ async fn refused(context: &Context, namespace: &str, group: &GroupSeen) -> Optio
         let Some(set) = set else { continue };
         let wanted = if replicas(set) == 0 { 0 } else { wanted };
         let there = group.pods.range(first..first + wanted).count();
-        if there >= wanted as usize || age(set) < CREATION {
+        if there >= wanted as usize || age(set) < CREATION || !looked_at(set) {
             continue;
         }
         if let Some(why) = asked(context, namespace, set).await {
@@ -134,6 +134,11 @@ async fn refused(context: &Context, namespace: &str, group: &GroupSeen) -> Optio
 
 fn replicas(set: &StatefulSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+}
+
+/// Whether the controller has come to this very set: before, it lacks pods because many others came first.
+fn looked_at(set: &StatefulSet) -> bool {
+    set.status.as_ref().and_then(|status| status.observed_generation) >= set.metadata.generation
 }
 
 fn age(set: &StatefulSet) -> Duration {

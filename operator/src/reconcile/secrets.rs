@@ -77,7 +77,7 @@ impl Certificates {
         if let Some(known) = self.lock().get(&key).and_then(|known| known.credentials.clone()) {
             return Ok(known);
         }
-        let name = ClusterNames::new(&cluster.name).tls_secret(Role::Operator.as_str());
+        let name = ClusterNames::new(&cluster.name).ca_secret();
         let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.namespace);
         context.metrics.request("get");
         let secret = api.get(&name).await.map_err(|source| CredentialsError::Read { name, source })?;
@@ -108,7 +108,8 @@ impl Certificates {
 fn credentials_in(secret: &Secret) -> Result<Credentials, DialError> {
     let held = secret.data.as_ref();
     let bytes = |key: &str| held.and_then(|held| held.get(key)).map_or(&[][..], |bytes| bytes.0.as_slice());
-    Credentials::new(bytes(data::CA_CERTIFICATE), bytes(data::CERTIFICATE), bytes(data::KEY))
+    let trusted = [bytes(data::CA_CERTIFICATE), bytes(data::PREVIOUS_CERTIFICATE)].concat();
+    Credentials::new(&trusted, bytes(data::CERTIFICATE), bytes(data::KEY))
 }
 
 /// Makes what is missing, renews what is due. Returns when to look again.
@@ -133,7 +134,7 @@ pub async fn bring_about(context: &Context, cluster: &Validated) -> Result<Durat
     let decision = certificates::decide(cluster, &existing, now())?;
     let known = Known { traces: before.clone(), before: None, look_again: now(), credentials: None };
     context.certificates.lock().insert(key.clone(), known);
-    let own = ClusterNames::new(&cluster.name).tls_secret(Role::Operator.as_str());
+    let own = ClusterNames::new(&cluster.name).ca_secret();
     let own = decision.write.iter().chain(&existing).find(|secret| secret.metadata.name.as_deref() == Some(&own));
     let credentials = own.and_then(|secret| credentials_in(secret).ok());
     let mut after = before.clone();
@@ -167,8 +168,7 @@ async fn read(context: &Context, api: &Api<Secret>, cluster: &Validated) -> Resu
 
 fn names(cluster: &Validated) -> impl Iterator<Item = String> {
     let names = ClusterNames::new(&cluster.name);
-    let leaves = Role::ALL.map(|role| names.tls_secret(role.as_str()));
-    leaves.into_iter().chain([names.ca_secret(), names.key_secret()])
+    Role::ALL.into_iter().map(move |role| certificates::secret_of(&names, role))
 }
 
 /// Writes `secret`; returns its trace, as the watch will show it.

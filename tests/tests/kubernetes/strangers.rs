@@ -33,9 +33,9 @@ spec:
     - name: rank
       image: lockstep/agent:dev
       args: [plain]
-      env: [{name: LOCKSTEP_TLS_DIR, value: /tls}, {name: LOCKSTEP_GROUP_KEY_FILE, value: /group/key}, MORE]
-      volumeMounts: [{name: tls, mountPath: /tls}, {name: group, mountPath: /group}]
-  volumes: [{name: tls, secret: {secretName: other-node-tls}}, {name: group, secret: {secretName: other-group-key}}]
+      env: [{name: LOCKSTEP_TLS_DIR, value: /tls}, {name: LOCKSTEP_GROUP_KEY_FILE, value: /tls/group.key}, MORE]
+      volumeMounts: [{name: tls, mountPath: /tls}]
+  volumes: [{name: tls, secret: {secretName: other-node-tls}}]
 ---
 apiVersion: v1
 kind: Pod

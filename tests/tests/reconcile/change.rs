@@ -41,7 +41,7 @@ pub fn what_others_change_comes_back() -> Result<()> {
         ("networkpolicy", "a-0"),
         ("pdb", "a-0"),
         ("secret", "a-node-tls"),
-        ("secret", "a-group-key"),
+        ("secret", "a-head-tls"),
     ] {
         let uid = world.get(kind, name)?["metadata"]["uid"].clone();
         world.kubectl(&["delete", kind, name, "--wait=false"])?;

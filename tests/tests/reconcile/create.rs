@@ -21,8 +21,6 @@ pub fn all_that_is_made_is_owned() -> Result<()> {
         "Secret/whole-ca",
         "Secret/whole-head-tls",
         "Secret/whole-node-tls",
-        "Secret/whole-operator-tls",
-        "Secret/whole-group-key",
         "PersistentVolumeClaim/whole-models",
         "NetworkPolicy/whole",
         "NetworkPolicy/whole-0",

@@ -6,9 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::plan::{
-    ClusterNames, ContainerPlan, GROUP_KEY_FILE, HEAD, MODELS_DIR, ModelVolume, RANK, TLS_DIR, model_volume,
-};
+use crate::plan::{ClusterNames, ContainerPlan, HEAD, MODELS_DIR, ModelVolume, RANK, TLS_DIR, model_volume};
 use crate::reconcile::validate::{Collectives, Validated};
 
 /// Home and temporary files: one folder for each container, the only place that it can write to.
@@ -26,7 +24,6 @@ const SECRET_MODE: i32 = 0o440;
 
 const MODEL: &str = "model";
 const CACHE_VOLUME: &str = "model-cache";
-const GROUP_KEY: &str = "group-key";
 const SHM: &str = "shared-memory";
 
 fn tmp(container: &str) -> String {
@@ -50,7 +47,6 @@ pub(super) fn volumes(cluster: &Validated, containers: &[ContainerPlan]) -> Vec<
         all.push(empty(tmp(container.name), EmptyDirVolumeSource::default()));
         all.push(secret(tls(container.name), names.tls_secret(tls_role(container.name))));
     }
-    all.push(secret(GROUP_KEY.into(), names.key_secret()));
     if cluster.collectives == Collectives::Nccl {
         let size = format!("{}Gi", SHARED_MEMORY_GIB * cluster.spec.devices_per_node);
         let memory = EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: Some(Quantity(size)) };
@@ -65,12 +61,7 @@ pub(super) fn volumes(cluster: &Validated, containers: &[ContainerPlan]) -> Vec<
 
 /// What `container` sees of them. The head reads configuration and tokenizer from where the ranks read weights.
 pub(super) fn mounts(cluster: &Validated, container: &str) -> Vec<VolumeMount> {
-    let key_folder = GROUP_KEY_FILE.rsplit_once('/').map_or("/", |(folder, _)| folder);
-    let mut all = vec![
-        mount(tmp(container), TMP, false),
-        mount(tls(container), TLS_DIR, true),
-        mount(GROUP_KEY.into(), key_folder, true),
-    ];
+    let mut all = vec![mount(tmp(container), TMP, false), mount(tls(container), TLS_DIR, true)];
     if cluster.collectives == Collectives::Nccl && container == RANK {
         all.push(mount(SHM.into(), SHARED_MEMORY, false));
     }
