@@ -81,7 +81,7 @@ impl ClusterNames {
         format!("{}.{namespace}.svc", self.service())
     }
 
-    /// NetworkPolicy, PodMonitor and HorizontalPodAutoscaler.
+    /// PodMonitor and HorizontalPodAutoscaler.
     #[must_use]
     pub fn cluster(&self) -> String {
         self.cluster.clone()

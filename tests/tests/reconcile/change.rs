@@ -26,7 +26,7 @@ pub fn what_others_change_comes_back() -> Result<()> {
             r#"[{"op": "replace", "path": "/spec/ports/0/port", "value": 9}]"#,
         ],
         &["label", "service", "a-0", "--overwrite", "app.kubernetes.io/instance=other"],
-        &["label", "networkpolicy", "a", "app.kubernetes.io/managed-by-"],
+        &["label", "networkpolicy", "a-0", "app.kubernetes.io/managed-by-"],
         &["patch", "networkpolicy", "a-0", "--type=merge", "-p", r#"{"spec": {"ingress": []}}"#],
         &["patch", "pdb", "a-0", "--type=merge", "-p", r#"{"spec": {"maxUnavailable": 7}}"#],
         &["annotate", "statefulset", "a-0-head", "lockstep.dev/applied-"],

@@ -50,7 +50,6 @@ pub fn pod_monitor_resource() -> ApiResource {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterObjects {
     pub service: Service,
-    pub network_policy: NetworkPolicy,
     pub cache_claim: Option<PersistentVolumeClaim>,
     pub autoscaler: Option<HorizontalPodAutoscaler>,
     /// For where its kind exists.
@@ -81,7 +80,6 @@ pub struct Object {
 pub fn cluster_objects(cluster: &Validated) -> ClusterObjects {
     ClusterObjects {
         service: services::clients(cluster),
-        network_policy: network_policy::of_clients(cluster),
         cache_claim: cache_claim::of_cluster(cluster),
         autoscaler: autoscaler::of_cluster(cluster),
         pod_monitor: pod_monitor::of_cluster(cluster),
@@ -106,7 +104,7 @@ impl ClusterObjects {
     /// All of them but the PodMonitor, in the order in which they are applied.
     #[must_use]
     pub fn objects(&self) -> Vec<Object> {
-        let mut all = vec![object(&self.service), object(&self.network_policy)];
+        let mut all = vec![object(&self.service)];
         all.extend(self.cache_claim.as_ref().map(object));
         all.extend(self.autoscaler.as_ref().map(object));
         all

@@ -1,5 +1,4 @@
-//! Who may reach the pods. Policies add up: each group's lets in its own pods and the operator, the cluster's lets
-//! clients reach the heads. What no rule names is closed. The kubelet's probes come from the node and need no rule.
+//! Who may reach a group's pods: its own pods, the operator, and clients. What no rule names is closed. The kubelet's probes come from the node and need no rule.
 
 use std::collections::BTreeMap;
 
@@ -10,54 +9,38 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lockstep_proto::names::port;
 
-use super::labels::{self, PodRole};
-use crate::plan::{ClusterNames, Names};
+use super::labels;
+use crate::plan::Names;
 use crate::reconcile::validate::{OperatorPods, Validated};
 use crate::resource::ClientOrigin;
 
 /// Label that Kubernetes gives each namespace: its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// Inside the group every port is open, because NCCL picks its own.
+/// Inside the group every port is open, because NCCL picks its own. The rules hold for all its pods: on the clients'
+/// ports nobody but the head listens.
 pub(super) fn of_group(cluster: &Validated, names: &Names) -> NetworkPolicy {
     let group = labels::selector(&cluster.name, Some(names.group()), None);
-    let within = NetworkPolicyIngressRule { from: Some(vec![pods(group.clone())]), ports: None };
-    let operator = NetworkPolicyIngressRule {
-        from: Some(vec![operator(cluster.operator_pods.as_ref())]),
-        ports: Some(vec![tcp(port::CONTROL)]),
+    let rule = |from, ports: &[u16]| NetworkPolicyIngressRule {
+        from,
+        ports: (!ports.is_empty()).then(|| ports.iter().map(|port| tcp(*port)).collect()),
     };
-    let metrics = NetworkPolicyIngressRule {
-        from: Some(vec![any_namespace()]),
-        // Probes and metrics, which tell and change nothing.
-        ports: Some(vec![tcp(port::PROBE)]),
-    };
-    let own = labels::of_group(&cluster.name, names.group(), None);
-    policy(cluster, names.group_name(), own, group, vec![within, operator, metrics])
-}
-
-/// Clients reach the heads from where the spec lets them.
-pub(super) fn of_clients(cluster: &Validated) -> NetworkPolicy {
-    let from = match cluster.spec.clients.from {
+    let clients = match cluster.spec.clients.from {
         ClientOrigin::Anywhere => None,
         ClientOrigin::Namespace => Some(vec![pods(LabelSelector::default())]),
     };
-    let clients = NetworkPolicyIngressRule { from, ports: Some(vec![tcp(port::GRPC), tcp(port::HTTP)]) };
-    let heads = labels::selector(&cluster.name, None, Some(PodRole::Head));
-    let name = ClusterNames::new(&cluster.name).cluster();
-    policy(cluster, name, labels::of_cluster(&cluster.name), heads, vec![clients])
-}
-
-fn policy(
-    cluster: &Validated,
-    name: String,
-    own: BTreeMap<String, String>,
-    over: LabelSelector,
-    ingress: Vec<NetworkPolicyIngressRule>,
-) -> NetworkPolicy {
+    let ingress = vec![
+        rule(Some(vec![pods(group.clone())]), &[]),
+        rule(Some(vec![operator(cluster.operator_pods.as_ref())]), &[port::CONTROL]),
+        // Probes and metrics, which tell and change nothing.
+        rule(Some(vec![any_namespace()]), &[port::PROBE]),
+        rule(clients, &[port::GRPC, port::HTTP]),
+    ];
+    let own = labels::of_group(&cluster.name, names.group(), None);
     NetworkPolicy {
-        metadata: labels::metadata(cluster, name, own),
+        metadata: labels::metadata(cluster, names.group_name(), own),
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(over),
+            pod_selector: Some(group),
             policy_types: Some(vec!["Ingress".into()]),
             ingress: Some(ingress),
             ..Default::default()
