@@ -6,7 +6,7 @@
 //! the read is the figure to look at.
 
 use candle_core::{DType, Device, Tensor};
-use lockstep_kernels::{Context, Isa, Matrix, Result, ThreadPool, linear};
+use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, Result, ThreadPool, linear};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -43,12 +43,31 @@ fn read(ctx: &Context, words: &[u64]) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn subjects(ctx: &Context, dtype: DType) -> Result<Vec<Subject>> {
+/// What weights are kept in.
+#[derive(Clone, Copy)]
+enum Kind {
+    Float(DType),
+    Blocks(BlockFormat),
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Float(dtype) => dtype.as_str(),
+            Kind::Blocks(format) => format.name(),
+        }
+    }
+}
+
+fn subjects(ctx: &Context, kind: Kind) -> Result<Vec<Subject>> {
     let mut subjects = Vec::new();
     for (_, inputs, outputs) in SHAPES {
-        let tensor = Tensor::randn(0f32, 0.1, (outputs, inputs), &Device::Cpu)?.to_dtype(dtype)?;
+        let tensor = Tensor::randn(0f32, 0.1, (outputs, inputs), &Device::Cpu)?;
         for _ in 0..LAYERS {
-            let matrix = Matrix::new(ctx, &tensor)?;
+            let matrix = match kind {
+                Kind::Float(dtype) => Matrix::new(ctx, &tensor.to_dtype(dtype)?)?,
+                Kind::Blocks(format) => Matrix::quantize(ctx, &tensor, format, 0..inputs)?,
+            };
             let words = vec![1u64; matrix.bytes() / 8];
             subjects.push(Subject { matrix, words });
         }
@@ -82,15 +101,17 @@ fn main() -> Result<()> {
     }
     let rounds = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
     println!("{}, {} threads; machine has {:?}", ctx.isa(), ctx.threads(), Isa::available());
-    for dtype in [DType::BF16, DType::F16, DType::F32] {
-        let subjects = subjects(&ctx, dtype)?;
+    let floats = [DType::BF16, DType::F16, DType::F32].map(Kind::Float);
+    for kind in BlockFormat::ALL.map(Kind::Blocks).into_iter().chain(floats) {
+        let subjects = subjects(&ctx, kind)?;
         let bytes: usize = subjects.iter().map(|subject| subject.matrix.bytes()).sum();
-        let numbers = (bytes / dtype.size_in_bytes()) as f64;
+        let numbers = (LAYERS * SHAPES.iter().map(|(_, inputs, outputs)| inputs * outputs).sum::<usize>()) as f64;
         for tokens in [1, 2, 4, 8, 12, 16, 64, 256] {
             let rounds = rounds.div_ceil(1 + tokens / 8);
             let [product, read] = measure(&ctx, &subjects, tokens, rounds)?;
             println!(
-                "{dtype:?} {tokens:4} rows: {:8.2} ms {:6.1} GB/s = {:3.0}% of a read ({:5.1}) {:7.1} GFLOP/s",
+                "{:5} {tokens:4} rows: {:8.2} ms {:6.1} GB/s = {:3.0}% of a read ({:5.1}) {:7.1} GFLOP/s",
+                kind.name(),
                 product * 1e3,
                 bytes as f64 / product / 1e9,
                 100.0 * read / product,

@@ -33,12 +33,12 @@ pub fn embedding(ctx: &Context, table: &Tensor, first_id: u32, ids: &[u32]) -> R
 
 /// As [`embedding`], from a matrix that is packed for products: a tied lm_head needs no second copy.
 pub fn embedding_of(ctx: &Context, table: &Matrix, first_id: u32, ids: &[u32]) -> Result<Tensor> {
-    let Some(panels) = table.panels() else {
-        return plain::embedding(ctx, &table.to_tensor()?, first_id, ids);
-    };
+    if let Some(table) = table.tensor() {
+        return plain::embedding(ctx, table, first_id, ids);
+    }
     gather(ctx, ids, table.in_features(), &|id, to| {
         if let Some(row) = local_row(id, first_id, table.out_features()) {
-            panels.read_row(row, to);
+            table.read_row(row, to);
         }
     })
 }

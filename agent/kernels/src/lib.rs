@@ -33,7 +33,7 @@ pub use embedding::{embedding, embedding_of};
 pub use error::{Error, Result};
 pub use gated::{Activation, gated_mul};
 pub use isa::Isa;
-pub use matrix::{Matrix, linear};
+pub use matrix::{BlockFormat, Matrix, linear};
 pub use mix::mix_rows;
 pub use norm::{add_rms_norm, rms_norm};
 pub use pool::ThreadPool;

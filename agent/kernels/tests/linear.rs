@@ -98,7 +98,7 @@ fn a_matrix_reads_back() {
         let w = Matrix::new(&ctx, &weight).unwrap();
         let wide = |t: &Tensor| values(&t.to_dtype(DType::F32).unwrap());
         assert_eq!(wide(&w.to_tensor().unwrap()), wide(&weight));
-        assert_eq!((w.out_features(), w.in_features(), w.dtype()), (37, 21, dtype));
+        assert_eq!((w.out_features(), w.in_features(), w.format().as_str()), (37, 21, dtype.as_str()));
         assert_eq!(w.bytes(), 48 * if dtype == DType::BF16 { 22 } else { 21 } * dtype.size_in_bytes());
     }
 }

@@ -8,6 +8,7 @@
 //! the same chain of fused multiply-adds in all these cases.
 
 use super::format::{Bf16, F16, F32, Format};
+use super::output::Output;
 use super::panels::Panels;
 use super::tile;
 use crate::context::Context;
@@ -26,22 +27,17 @@ const TILES: usize = 8;
 /// Weight bytes per piece of work: enough for long streams, little enough to even out the threads.
 const PIECE: usize = 256 << 10;
 
-/// The product of `tokens` rows; `out` is `[tokens, out_features]`.
-pub(super) fn product(ctx: &Context, x: &[f32], tokens: usize, w: &Panels, bias: Option<&[f32]>) -> Vec<f32> {
-    let mut out = vec![0.0; tokens * w.out_features()];
-    if out.is_empty() {
-        return out;
-    }
-    let height = tile_height(ctx.isa(), tokens);
+/// The product of the rows `x`.
+pub(super) fn multiply(ctx: &Context, x: &[f32], w: &Panels, output: &Output<'_>) {
+    let height = tile_height(ctx.isa(), output.tokens);
     let depth = w.in_features().next_multiple_of(2);
     let packed = pack(ctx, x, w.in_features(), depth, height);
-    let job = Product { w, x: &packed, depth, tokens, bias, out: Shared::new(&mut out) };
+    let job = Product { w, x: &packed, depth, output };
     match w.dtype() {
         DType::BF16 => job.with_height::<Bf16>(ctx, height),
         DType::F16 => job.with_height::<F16>(ctx, height),
         _ => job.with_height::<F32>(ctx, height),
     }
-    out
 }
 
 /// The least height of equal tiles that take `tokens` rows in the least number of tiles.
@@ -87,9 +83,7 @@ struct Product<'a> {
     /// `[tile][depth][height]`.
     x: &'a [f32],
     depth: usize,
-    tokens: usize,
-    bias: Option<&'a [f32]>,
-    out: Shared<'a, f32>,
+    output: &'a Output<'a>,
 }
 
 /// A run of panels of a product, P at a time by T rows: a thread's piece of work.
@@ -124,22 +118,6 @@ impl Product<'_> {
             simd::dispatch(ctx, piece);
         });
     }
-
-    /// Adds the bias to one panel's sums of the rows from `first` on, and stores them.
-    fn write(&self, panel: usize, first: usize, sums: &mut [[f32; LANES]]) {
-        let width = self.w.out_features();
-        let columns = panel * LANES..width.min((panel + 1) * LANES);
-        for (token, lanes) in (first..self.tokens).zip(sums) {
-            if let Some(bias) = self.bias {
-                let bias = &bias[columns.clone()];
-                lanes.iter_mut().zip(bias).for_each(|(lane, bias)| *lane += bias);
-            }
-            let at = token * width;
-            // SAFETY: each panel is in one piece of work and owns its columns of every row.
-            let to = unsafe { self.out.part(at + columns.start..at + columns.end) };
-            to.copy_from_slice(&lanes[..columns.len()]);
-        }
-    }
 }
 
 impl<F: Format, const P: usize, const T: usize> Kernel for Piece<'_, F, P, T> {
@@ -152,7 +130,7 @@ impl<F: Format, const P: usize, const T: usize> Kernel for Piece<'_, F, P, T> {
         // The streams start evenly apart. The last one is shorter by at most one panel, and takes its
         // last panel again: the same values, written twice by this thread.
         let stream = self.panels.len().div_ceil(P);
-        let tiles = self.job.tokens.div_ceil(T);
+        let tiles = self.job.output.tokens.div_ceil(T);
         for first in (0..tiles).step_by(TILES) {
             let tiles = first..tiles.min(first + TILES);
             for step in 0..stream {
@@ -183,7 +161,7 @@ impl<F: Format, const P: usize, const T: usize> Piece<'_, F, P, T> {
             for (panel, sums) in panels.into_iter().zip(sums) {
                 let mut lanes = [[0.0; LANES]; T];
                 sums.iter().zip(&mut lanes).for_each(|(sum, lanes)| s.store(*sum, lanes));
-                job.write(panel, tile * T, &mut lanes);
+                job.output.write(panel, job.w.out_features(), tile * T, &mut lanes);
             }
         }
     }

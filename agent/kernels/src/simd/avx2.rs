@@ -1,15 +1,17 @@
 //! Sixteen lanes in two AVX2 registers.
 
+pub(super) mod bytes;
+
 use super::{Kernel, LANES, Simd};
 use std::arch::x86_64::*;
 
 /// Proof of AVX2, FMA and F16C; made in [`run`] alone.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(());
+pub(crate) struct Avx2(());
 
 /// Lanes 0–7 and 8–15.
 #[derive(Clone, Copy)]
-pub(super) struct V(__m256, __m256);
+pub(crate) struct V(__m256, __m256);
 
 /// Runs `kernel` compiled for AVX2.
 ///

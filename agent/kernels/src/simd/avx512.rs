@@ -1,11 +1,13 @@
 //! Sixteen lanes in one AVX-512 register.
 
+pub(super) mod vnni;
+
 use super::{Kernel, LANES, Simd};
 use std::arch::x86_64::*;
 
 /// Proof of AVX-512 F, BW, VL and DQ; made in [`run`] alone.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(());
+pub(crate) struct Avx512(());
 
 /// Runs `kernel` compiled for AVX-512.
 ///

@@ -4,7 +4,7 @@
 use super::{LANES, Simd};
 
 #[derive(Clone, Copy)]
-pub(super) struct Portable;
+pub(crate) struct Portable;
 
 type V = [f32; LANES];
 

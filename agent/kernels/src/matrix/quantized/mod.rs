@@ -1,0 +1,105 @@
+//! Weights in blocks of small integers, as GGUF files have them, and their product with activations.
+//!
+//! Formats: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md> and `ggml-common.h` beside it. A weight stays
+//! in its bits in memory; only their order changes: sixteen rows side by side, so that one load brings four
+//! k's of sixteen rows and sums need no turning. Activations are rounded to eight bits for every 32 of
+//! them, products are added up as integers inside 32 (or 16) k's and as f32 across these, in one order for
+//! any number of rows, threads and instruction set.
+
+mod activations;
+mod layout;
+mod panels;
+mod product;
+mod q4_k;
+mod q6_k;
+mod simple;
+
+pub(super) use panels::QuantPanels;
+pub(super) use product::multiply;
+
+use candle_core::quantized::GgmlDType;
+use layout::Layout;
+
+/// Columns that share one scale of the activations.
+pub(super) const GROUP: usize = 32;
+
+/// How a quantized weight lies in blocks of consecutive columns of one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BlockFormat {
+    /// 32 columns: 4 bits each, a scale.
+    Q4_0,
+    /// 32 columns: 8 bits each, a scale.
+    Q8_0,
+    /// 256 columns: 4 bits each, a scale and a minimum for 32.
+    Q4K,
+    /// 256 columns: 5 bits each, a scale and a minimum for 32.
+    Q5K,
+    /// 256 columns: 6 bits each, a scale for 16.
+    Q6K,
+}
+
+/// Calls a generic function with the layout of a format.
+macro_rules! with_layout {
+    ($format:expr, $layout:ident => $call:expr) => {
+        match $format {
+            $crate::matrix::quantized::BlockFormat::Q4_0 => {
+                type $layout = $crate::matrix::quantized::simple::Q4_0;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Q8_0 => {
+                type $layout = $crate::matrix::quantized::simple::Q8_0;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Q4K => {
+                type $layout = $crate::matrix::quantized::q4_k::Q4K;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Q5K => {
+                type $layout = $crate::matrix::quantized::q4_k::Q5K;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Q6K => {
+                type $layout = $crate::matrix::quantized::q6_k::Q6K;
+                $call
+            }
+        }
+    };
+}
+use with_layout;
+
+impl BlockFormat {
+    /// All of them.
+    pub const ALL: [BlockFormat; 5] =
+        [BlockFormat::Q4_0, BlockFormat::Q8_0, BlockFormat::Q4K, BlockFormat::Q5K, BlockFormat::Q6K];
+
+    /// `q8_0`, `q4_k`, ….
+    pub fn name(self) -> &'static str {
+        match self {
+            BlockFormat::Q4_0 => "q4_0",
+            BlockFormat::Q8_0 => "q8_0",
+            BlockFormat::Q4K => "q4_k",
+            BlockFormat::Q5K => "q5_k",
+            BlockFormat::Q6K => "q6_k",
+        }
+    }
+
+    /// Columns of one block.
+    pub fn columns(self) -> usize {
+        with_layout!(self, L => L::COLUMNS)
+    }
+
+    /// Bytes of one block in a file.
+    pub fn bytes(self) -> usize {
+        with_layout!(self, L => L::BYTES)
+    }
+
+    fn ggml(self) -> GgmlDType {
+        match self {
+            BlockFormat::Q4_0 => GgmlDType::Q4_0,
+            BlockFormat::Q8_0 => GgmlDType::Q8_0,
+            BlockFormat::Q4K => GgmlDType::Q4K,
+            BlockFormat::Q5K => GgmlDType::Q5K,
+            BlockFormat::Q6K => GgmlDType::Q6K,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Quantized matrices: read back as candle's own decoder reads the same blocks, products within the bound of rounded
+//! activations, and bit for bit the same over rows, threads, sets and cuts.
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
+use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, embedding_of, linear, plain};
+
+fn ggml(format: BlockFormat) -> GgmlDType {
+    match format {
+        BlockFormat::Q4_0 => GgmlDType::Q4_0,
+        BlockFormat::Q8_0 => GgmlDType::Q8_0,
+        BlockFormat::Q4K => GgmlDType::Q4K,
+        BlockFormat::Q5K => GgmlDType::Q5K,
+        BlockFormat::Q6K => GgmlDType::Q6K,
+    }
+}
+
+fn random(shape: (usize, usize)) -> Tensor {
+    Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+}
+
+fn values(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn contexts() -> Vec<Context> {
+    let contexts = [1, 3].map(|threads| Context::cpu(threads).unwrap());
+    let sets = |ctx: &Context| Isa::available().into_iter().map(|isa| ctx.force_isa(isa.name()).unwrap()).collect();
+    contexts.iter().flat_map(|ctx| -> Vec<Context> { sets(ctx) }).collect()
+}
+
+#[test]
+fn blocks_read_back_as_another_decoder_reads_them() {
+    let ctx = Context::cpu(2).unwrap();
+    for format in BlockFormat::ALL {
+        let blocks = QTensor::quantize(&random((37, 512)), ggml(format)).unwrap();
+        let expected = values(&blocks.dequantize(&Device::Cpu).unwrap());
+        let w = Matrix::from_blocks(&ctx, format, &blocks.data().unwrap(), 37, 0..512).unwrap();
+        let got = values(&w.to_tensor().unwrap());
+        let close = got.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-6);
+        assert!(close && got.len() == expected.len(), "{}", format.name());
+        assert_eq!((w.format().as_str(), w.out_features(), w.in_features()), (format.name(), 37, 512));
+        let file = format.bytes() * 48 * 512 / format.columns();
+        assert!((file..file * 21 / 20).contains(&w.bytes()), "{}: {} for {file} bytes", format.name(), w.bytes());
+    }
+}
+
+/// Every quant that a byte can hold: -128 is in no file that llama.cpp writes, and allowed.
+#[test]
+fn extreme_quants_are_multiplied_exactly() {
+    let x = Tensor::from_vec((0..32).map(|i| [127.0, -127.0, -3.0, 64.0][i % 4]).collect(), (1, 32), &Device::Cpu);
+    let x = x.unwrap();
+    let mut block = vec![0x00, 0x3C];
+    block.extend((0..32).map(|i| [0x80, 0x80, 0x7F, 0x81][i / 2 % 4]));
+    for ctx in contexts() {
+        let w = Matrix::from_blocks(&ctx, BlockFormat::Q8_0, &block, 1, 0..32).unwrap();
+        let got = values(&linear(&ctx, &x, &w, None).unwrap());
+        assert_eq!(got, values(&plain::linear(&ctx, &x, &w, None).unwrap()), "{}", ctx.isa());
+    }
+}
+
+/// The furthest that rounding the activations can move each product: half a step for each column.
+fn bounds(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
+    let mut bounds = Vec::new();
+    for x in x.chunks_exact(inputs) {
+        for w in w.chunks_exact(inputs) {
+            let groups = x.chunks(32).zip(w.chunks(32)).map(|(x, w)| {
+                let greatest = x.iter().fold(0f32, |most, x| most.max(x.abs()));
+                greatest / 254.0 * w.iter().map(|w| w.abs()).sum::<f32>()
+            });
+            bounds.push(groups.sum::<f32>() * 1.001 + 1e-4);
+        }
+    }
+    bounds
+}
+
+#[test]
+fn products_stay_within_the_rounding_of_activations() {
+    for ctx in contexts() {
+        for format in BlockFormat::ALL {
+            for (tokens, inputs, outputs) in [(1, 256, 48), (2, 100, 33), (5, 1100, 17), (13, 768, 50), (131, 300, 5)] {
+                let (x, weight) = (random((tokens, inputs)), random((outputs, inputs)));
+                let w = Matrix::quantize(&ctx, &weight, format, 0..inputs).unwrap();
+                let bias = random((1, outputs)).squeeze(0).unwrap();
+                let bias = (tokens % 2 == 1).then_some(&bias);
+                let got = values(&linear(&ctx, &x, &w, bias).unwrap());
+                let expected = values(&plain::linear(&ctx, &x, &w, bias).unwrap());
+                let bounds = bounds(&values(&x), &values(&w.to_tensor().unwrap()), inputs);
+                let close = got.iter().zip(&expected).zip(&bounds).all(|((a, b), bound)| (a - b).abs() <= *bound);
+                let shape = (tokens, inputs, outputs);
+                assert!(close && got.len() == expected.len(), "{} {} {shape:?}", ctx.isa(), format.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_in_any_company() {
+    let contexts = contexts();
+    for format in BlockFormat::ALL {
+        let (inputs, outputs) = (1300, 75);
+        let x = random((29, inputs));
+        let weight = random((outputs, inputs)).to_dtype(DType::BF16).unwrap();
+        let w = Matrix::quantize(&contexts[0], &weight, format, 0..inputs).unwrap();
+        let all = values(&linear(&contexts[0], &x, &w, None).unwrap());
+        for ctx in &contexts {
+            for (first, rows) in [(0, 29), (3, 1), (5, 2), (0, 3), (11, 4), (2, 6), (9, 13)] {
+                let part = x.narrow(0, first, rows).unwrap().contiguous().unwrap();
+                let got = values(&linear(ctx, &part, &w, None).unwrap());
+                let expected = &all[first * outputs..(first + rows) * outputs];
+                assert!(got == expected, "{} x{} {} {rows} rows", ctx.isa(), ctx.threads(), format.name());
+            }
+        }
+    }
+}
+
+/// Blocks that a cut goes through are whole on both sides: the weights are those of the whole matrix.
+#[test]
+fn a_cut_is_the_same_cut_of_the_whole() {
+    let ctx = Context::cpu(2).unwrap();
+    for format in BlockFormat::ALL {
+        let (weight, block) = (random((20, 700)), format.columns());
+        let whole = Matrix::quantize(&ctx, &weight, format, 0..700).unwrap().to_tensor().unwrap();
+        for (start, end) in [(0usize, 233usize), (233, 467), (467, 700), (5, 6)] {
+            let (first, last) = (start / block * block, 700.min(end.next_multiple_of(block)));
+            let part = weight.narrow(1, first, last - first).unwrap().contiguous().unwrap();
+            let w = Matrix::quantize(&ctx, &part, format, start - first..end - first).unwrap();
+            let expected = whole.narrow(1, start, end - start).unwrap();
+            assert_eq!(values(&w.to_tensor().unwrap()), values(&expected), "{} {start}..{end}", format.name());
+            let x = random((3, end - start));
+            let (got, plain) = (linear(&ctx, &x, &w, None).unwrap(), plain::linear(&ctx, &x, &w, None).unwrap());
+            let bounds = bounds(&vec![5.0; 3 * (end - start)], &values(&expected), end - start);
+            let close =
+                values(&got).iter().zip(values(&plain)).zip(bounds).all(|((a, b), bound)| (a - b).abs() <= bound);
+            assert!(close, "{} {start}..{end}", format.name());
+        }
+    }
+}
+
+#[test]
+fn a_stack_is_its_parts() {
+    let ctx = Context::cpu(2).unwrap();
+    let parts: Vec<Matrix> = [(BlockFormat::Q4K, 40), (BlockFormat::Q6K, 7)]
+        .map(|(format, rows)| Matrix::quantize(&ctx, &random((rows, 256)), format, 0..256).unwrap())
+        .into_iter()
+        .chain([Matrix::new(&ctx, &random((19, 256))).unwrap()])
+        .collect();
+    let stack = Matrix::stack(parts.clone()).unwrap();
+    assert_eq!((stack.out_features(), stack.format().as_str()), (66, "q4_k+q6_k+f32"));
+    let (x, bias) = (random((5, 256)), random((1, 66)).squeeze(0).unwrap());
+    let got = linear(&ctx, &x, &stack, Some(&bias)).unwrap();
+    let parts = parts.iter().map(|part| linear(&ctx, &x, part, None).unwrap()).collect::<Vec<_>>();
+    let expected = Tensor::cat(&parts, 1).unwrap().broadcast_add(&bias).unwrap();
+    assert_eq!(values(&got), values(&expected));
+    let rows = values(&stack.to_tensor().unwrap());
+    let found = values(&embedding_of(&ctx, &stack, 100, &[141, 99, 160]).unwrap());
+    assert_eq!(found[..256], rows[41 * 256..42 * 256]);
+    assert_eq!((&found[256..512], &found[512..]), (&[0.0; 256][..], &rows[60 * 256..61 * 256]));
+    let narrow = Matrix::new(&ctx, &random((2, 3))).unwrap();
+    assert!(Matrix::stack(vec![stack, narrow]).unwrap_err().to_string().contains("3 columns above 256"));
+    assert!(Matrix::stack(Vec::new()).is_err());
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let ctx = Context::cpu(1).unwrap();
+    let message = Matrix::from_blocks(&ctx, BlockFormat::Q4K, &[0; 143], 1, 0..256).unwrap_err().to_string();
+    assert!(message.contains("143 bytes are not 1 rows of 1 blocks of q4_k"), "{message}");
+    let wrong = Tensor::new(&[[1f32, f32::NAN]], &Device::Cpu).unwrap();
+    let message = Matrix::quantize(&ctx, &wrong, BlockFormat::Q8_0, 0..2).unwrap_err().to_string();
+    assert!(message.contains("row 0, column 1 is not finite"), "{message}");
+    assert!(Matrix::quantize(&ctx, &random((2, 3)), BlockFormat::Q8_0, 0..4).is_err());
+    let w = Matrix::quantize(&ctx, &random((3, 40)), BlockFormat::Q8_0, 0..40).unwrap();
+    let none = Tensor::zeros((0, 40), DType::F32, &Device::Cpu).unwrap();
+    assert_eq!(linear(&ctx, &none, &w, None).unwrap().dims(), [0, 3]);
+    // Infinity must not be rounded into a number.
+    let x = Tensor::full(f32::INFINITY, (1, 40), &Device::Cpu).unwrap();
+    assert!(values(&linear(&ctx, &x, &w, None).unwrap()).iter().all(|y| !y.is_finite()));
+}
