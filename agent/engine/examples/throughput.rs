@@ -1,6 +1,6 @@
 //! One rank alone, measured: load, prefill, decode.
 //!
-//! `cargo run --release -p lockstep-engine --example throughput -- SOURCE [THREADS] [SEQUENCES] [PROMPT] [ANSWER]`
+//! `cargo run --release -p lockstep-engine --example throughput -- SOURCE [THREADS] [SEQUENCES] [PROMPT] [ANSWER] [ISQ]`
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ fn main() -> Result<(), EngineError> {
     let config = RunnerConfig {
         files: open(source)?,
         dtype: DTypeChoice::Auto,
+        quantization: arguments.get(5).map_or("", String::as_str).parse()?,
         group: Group::solo(),
         block_size: BLOCK_SIZE,
         context_length: None,

@@ -1,5 +1,6 @@
 //! What the weightless head must know of a model: everything but the weights.
 
+use lockstep_kernels::BlockFormat;
 use serde_json::Value;
 
 use crate::EngineError;
@@ -76,7 +77,7 @@ pub fn describe(source: &str) -> Result<ModelDescription, EngineError> {
 pub struct WeightFacts {
     /// Counted once where they are shared.
     pub parameters: u64,
-    /// Type of most of them: `f32`, `bf16`, `f16`.
+    /// Type of most of them: `f32`, `bf16`, `f16`, `q8_0`, ….
     pub dtype: &'static str,
 }
 
@@ -86,7 +87,9 @@ pub struct WeightFacts {
 /// As [`open`], and [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
 pub fn weight_facts(source: &str) -> Result<WeightFacts, EngineError> {
     let weights = Weights::open(open(source)?)?;
-    Ok(WeightFacts { parameters: weights.parameters(), dtype: dtype_name(weights.main_dtype()) })
+    let blocks = weights.main_blocks().map(BlockFormat::name);
+    let dtype = blocks.unwrap_or_else(|| dtype_name(weights.main_dtype()));
+    Ok(WeightFacts { parameters: weights.parameters(), dtype })
 }
 
 /// A template, or the one called `default` of several.

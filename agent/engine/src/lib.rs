@@ -10,6 +10,7 @@ mod describe;
 mod error;
 #[cfg(test)]
 mod fixture;
+pub mod gguf;
 mod layers;
 mod models;
 mod quantization;

@@ -1,5 +1,7 @@
 //! In what format matrices are kept that the checkpoint stores in floating point: quantized while loading, where asked.
 
+use lockstep_kernels::BlockFormat;
+
 use crate::EngineError;
 
 /// Format that matrices are quantized to while they are loaded ("in-situ quantization", ISQ).
@@ -17,6 +19,14 @@ pub enum Quantization {
 impl Quantization {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::None, Self::Q8_0, Self::Q4K];
+
+    pub(crate) fn format(self) -> Option<BlockFormat> {
+        match self {
+            Self::None => None,
+            Self::Q8_0 => Some(BlockFormat::Q8_0),
+            Self::Q4K => Some(BlockFormat::Q4K),
+        }
+    }
 
     /// Its one name on the wire, in logs and in the custom resource: `none`, `q8_0`, `q4_k`.
     #[must_use]

@@ -48,7 +48,7 @@ fn blocks_read_back_as_another_decoder_reads_them() {
 /// Every quant that a byte can hold: -128 is in no file that llama.cpp writes, and allowed.
 #[test]
 fn extreme_quants_are_multiplied_exactly() {
-    let x = Tensor::from_vec((0..32).map(|i| [127.0, -127.0, -3.0, 64.0][i % 4]).collect(), (1, 32), &Device::Cpu);
+    let x = Tensor::from_vec((0..32).map(|i| [127f32, -127.0, -3.0, 64.0][i % 4]).collect(), (1, 32), &Device::Cpu);
     let x = x.unwrap();
     let mut block = vec![0x00, 0x3C];
     block.extend((0..32).map(|i| [0x80, 0x80, 0x7F, 0x81][i / 2 % 4]));

@@ -4,7 +4,7 @@
 use lockstep_proto::names::{env, port};
 
 use super::{Addresses, EnvVar, Names, Role, world_size};
-use crate::resource::InferenceClusterSpec;
+use crate::resource::{InferenceClusterSpec, Quantization};
 
 /// Label that a StatefulSet gives each pod: its ordinal.
 const POD_INDEX: &str = "metadata.labels['apps.kubernetes.io/pod-index']";
@@ -89,6 +89,9 @@ fn service(say: &mut impl FnMut(&'static str, String), spec: &InferenceClusterSp
         say(env::MODEL_NAME, name.clone());
     }
     say(env::DTYPE, spec.model.dtype.as_str().to_owned());
+    if spec.model.quantization != Quantization::None {
+        say(env::QUANTIZATION, spec.model.quantization.as_str().to_owned());
+    }
     let serving = &spec.serving;
     say(env::MAX_NUM_SEQS, serving.max_num_seqs.to_string());
     say(env::MAX_NUM_BATCHED_TOKENS, serving.max_num_batched_tokens.to_string());

@@ -24,7 +24,7 @@ fn local() -> Addresses {
 
 #[test]
 fn pods_of_two_groups() {
-    let spec = "{ model: { source: 'file:///models/llama 8b', name: llama-8b, dtype: bf16 }, replicas: 2, workers: 1, \
+    let spec = "{ model: { source: 'file:///models/llama 8b', name: llama-8b, dtype: bf16, quantization: q4_k }, replicas: 2, workers: 1, \
                 devicesPerNode: 2, serving: { contextLength: 8192 } }";
     insta::assert_snapshot!(text(&made(spec, &kubernetes())));
 }

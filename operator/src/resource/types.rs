@@ -192,7 +192,7 @@ pub struct Model {
     /// Type of the weights in memory; auto is the checkpoint's own.
     #[serde(default)]
     pub dtype: DType,
-    /// Quantization applied while loading.
+    /// Format that matrices are quantized to while they are loaded.
     #[serde(default)]
     pub quantization: Quantization,
     /// Secret with the token for a gated hf:// source, in the cluster's namespace.
@@ -316,10 +316,26 @@ impl DType {
 
 /// Quantization of weights while loading.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
 pub enum Quantization {
     #[default]
+    #[serde(rename = "none")]
     None,
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    #[serde(rename = "q4_k")]
+    Q4K,
+}
+
+impl Quantization {
+    /// As the agent's environment spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4_k",
+        }
+    }
 }
 
 fn one() -> u32 {

@@ -174,9 +174,12 @@ pub struct Model {
     /// `auto`, `f32`, `bf16`, `f16`.
     #[prost(string, tag = "4")]
     pub dtype: ::prost::alloc::string::String,
-    /// Digest over all of the above: names what must be in memory.
+    /// Digest over all of this: names what must be in memory.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
+    /// What matrices are quantized to while they are loaded: `none`, `q8_0`, `q4_k`.
+    #[prost(string, tag = "6")]
+    pub quantization: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ModelFile {

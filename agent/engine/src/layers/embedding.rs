@@ -1,16 +1,16 @@
 //! Both ends of the vocabulary: each rank holds some of its rows.
 
 use candle_core::Tensor;
-use lockstep_kernels::{embedding, soft_cap};
+use lockstep_kernels::{embedding, embedding_of, soft_cap};
 
 use super::{ColumnParallelLinear, Pass};
 use crate::EngineError;
 use crate::config::ModelConfig;
-use crate::weights::{Loader, RowPart};
+use crate::weights::{Loader, RowPart, Table};
 
 /// From ids to vectors: a rank gives zeros for ids that it does not hold, and the sum is the embedding.
 pub struct VocabParallelEmbedding {
-    table: Tensor,
+    table: Table,
     first_id: u32,
     /// Factor on every vector.
     scale: Option<f64>,
@@ -27,7 +27,11 @@ impl VocabParallelEmbedding {
 
     /// The batch's ids to `[tokens, hidden]`.
     pub fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor, EngineError> {
-        let part = embedding(pass.kernels, &self.table, self.first_id, &pass.batch.ids)?;
+        let (first_id, ids) = (self.first_id, &pass.batch.ids);
+        let part = match &self.table {
+            Table::Plain(table) => embedding(pass.kernels, table, first_id, ids)?,
+            Table::Blocks(table) => embedding_of(pass.kernels, table, first_id, ids)?,
+        };
         let whole = pass.all_reduce_sum(part)?;
         match self.scale {
             Some(scale) => Ok((whole * scale)?),
@@ -51,7 +55,7 @@ impl LmHead {
         embedding: &VocabParallelEmbedding,
     ) -> Result<Self, EngineError> {
         let matrix = if config.tie_word_embeddings {
-            ColumnParallelLinear::from_matrix(loader.repack(&embedding.table)?)
+            ColumnParallelLinear::from_matrix(loader.tied(&embedding.table)?)
         } else {
             let part = RowPart { name, of: config.vocab_size, rows: loader.shard().vocab.clone() };
             ColumnParallelLinear::load(loader, &[part], config.hidden_size, false)?

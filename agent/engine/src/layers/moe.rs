@@ -33,7 +33,7 @@ impl SparseMoe {
         let experts = loader.at("experts");
         let expert = |index| GatedMlp::load(&experts.at(index), config, names, moe.intermediate_size);
         Ok(Self {
-            router: ColumnParallelLinear::load(loader, &[whole], config.hidden_size, false)?,
+            router: ColumnParallelLinear::load(&loader.unquantized(), &[whole], config.hidden_size, false)?,
             experts: (0..moe.num_experts).map(expert).collect::<Result<_, _>>()?,
             config: moe,
         })

@@ -7,9 +7,9 @@ use candle_core::DType;
 use lockstep_collectives::Group;
 use lockstep_kernels::{Context, Isa, ThreadPool};
 
-use crate::EngineError;
 use crate::config::ModelConfig;
 use crate::source::ModelFiles;
+use crate::{EngineError, Quantization};
 
 /// Type that weights are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,6 +54,8 @@ pub struct RunnerConfig {
     /// Where the weights are; ranks of one process may share it.
     pub files: Arc<dyn ModelFiles>,
     pub dtype: DTypeChoice,
+    /// What matrices are quantized to that are stored in floating point.
+    pub quantization: Quantization,
     /// Place in the tensor-parallel group.
     pub group: Group,
     /// Tokens in one block of the KV cache.
@@ -118,7 +120,7 @@ pub struct ModelFacts {
     pub architecture: &'static str,
     /// Of the whole model.
     pub parameters: u64,
-    /// Type of the weights in memory: `f32`, `bf16`, `f16`.
+    /// Type of most of the weights in memory: `f32`, `bf16`, `f16`, `q8_0`, `q4_k`, ….
     pub dtype: &'static str,
     /// Most positions of a sequence.
     pub context_length: u32,

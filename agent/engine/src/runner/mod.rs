@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use lockstep_collectives::{Communicator, Group};
-use lockstep_kernels::{AttentionSeq, Context};
+use lockstep_kernels::{AttentionSeq, BlockFormat, Context};
 use lockstep_schedule::plan::{PlanEntry, PlanTokens, StepOutput, StepPlan};
 
 pub(crate) use config::dtype_name;
@@ -81,6 +81,7 @@ impl Runner {
             kernels: &kernels,
             shard: &shard,
             dtype,
+            quantization: config.quantization,
             device: &device,
             progress: RefCell::new(&mut *progress),
             bytes_total: weights.bytes_per_rank(config.group.world_size()),
@@ -93,7 +94,7 @@ impl Runner {
         let facts = ModelFacts {
             architecture: model_config.architecture.name(),
             parameters: weights.parameters(),
-            dtype: dtype_name(dtype),
+            dtype: config.quantization.format().or(weights.main_blocks()).map_or(dtype_name(dtype), BlockFormat::name),
             context_length,
             vocab_size: u32::try_from(model_config.vocab_size).unwrap_or(u32::MAX),
             num_layers: u32::try_from(model_config.num_layers).unwrap_or(u32::MAX),

@@ -1,4 +1,4 @@
-//! Where a model's files come from: a folder, or the binary itself.
+//! Where a model's files come from: a folder, a GGUF file, or the binary itself.
 //!
 //! Files are read by slices (`pread`), never mapped: a file that shrinks under us is an error, not a signal. Every
 //! byte read is counted, so that "read twice" can be seen.
@@ -6,6 +6,7 @@
 mod builtin;
 mod digest;
 mod folder;
+mod gguf;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 pub use builtin::BuiltinFiles;
 pub use digest::{ModelFile, ResolvedModel, resolve, verify};
 pub use folder::FolderFiles;
+pub(crate) use gguf::{GGUF_FILE, read as read_gguf};
 
 use crate::EngineError;
 
@@ -62,7 +64,8 @@ pub trait ModelFiles: Send + Sync + std::fmt::Debug {
     }
 }
 
-/// Opens `file://FOLDER`, a plain path, or `builtin://NAME`.
+/// Opens `file://PATH`, a plain path, or `builtin://NAME`. A path is a folder, a GGUF file, or a folder that holds one
+/// and no `config.json`.
 ///
 /// # Errors
 /// [`EngineError::Source`] for another scheme, a builtin that does not exist, or a path that is no folder.
@@ -70,12 +73,22 @@ pub fn open(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
     let refuse = |reason: &str| EngineError::Source { origin: source.into(), reason: reason.into() };
     match source.split_once("://") {
         Some(("builtin", name)) => Ok(Arc::new(BuiltinFiles::open(source, name)?)),
-        Some(("file", path)) => Ok(Arc::new(FolderFiles::open(source, Path::new(path))?)),
+        Some(("file", path)) => open_path(source, Path::new(path)),
         Some((scheme, _)) => Err(refuse(&format!(
             "scheme `{scheme}` is not read by this agent; use file://FOLDER, a plain path or builtin://tiny"
         ))),
         None if source.is_empty() => Err(refuse("it is empty; use file://FOLDER, a plain path or builtin://tiny")),
-        None => Ok(Arc::new(FolderFiles::open(source, Path::new(source))?)),
+        None => open_path(source, Path::new(source)),
+    }
+}
+
+fn open_path(source: &str, path: &Path) -> Result<Arc<dyn ModelFiles>, EngineError> {
+    if gguf::is_gguf(path) && path.is_file() {
+        return Ok(Arc::new(gguf::GgufFiles::open(source, path)?));
+    }
+    match gguf::only_gguf(source, path)? {
+        Some(file) => Ok(Arc::new(gguf::GgufFiles::open(source, &file)?)),
+        None => Ok(Arc::new(FolderFiles::open(source, path)?)),
     }
 }
 

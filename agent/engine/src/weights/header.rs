@@ -7,43 +7,12 @@ use candle_core::DType;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
+use super::entry::{Entry, RowOrder, Stored};
 use crate::EngineError;
 use crate::source::ModelFiles;
 
 /// Largest header, the format's own bound.
 const MAX_HEADER: u64 = 100_000_000;
-
-/// Where a tensor lies.
-#[derive(Debug)]
-pub struct Entry {
-    pub file: Arc<str>,
-    pub shape: Vec<usize>,
-    /// Of its first byte, from the start of the file.
-    pub offset: u64,
-    stored: Dtype,
-}
-
-impl Entry {
-    /// Type as a tensor's; `name` is for the error.
-    pub fn dtype(&self, name: &str) -> Result<DType, EngineError> {
-        match self.stored {
-            Dtype::F32 => Ok(DType::F32),
-            Dtype::BF16 => Ok(DType::BF16),
-            Dtype::F16 => Ok(DType::F16),
-            _ => Err(self.refuse_dtype(name)),
-        }
-    }
-
-    /// The error for a type that cannot be used.
-    pub fn refuse_dtype(&self, name: &str) -> EngineError {
-        EngineError::Dtype { tensor: name.into(), file: self.file.to_string(), found: format!("{:?}", self.stored) }
-    }
-
-    /// Bytes of its data.
-    pub fn bytes(&self) -> u64 {
-        (self.shape.iter().product::<usize>() * self.stored.bitsize() / 8) as u64
-    }
-}
 
 /// Reads and checks the header of `file`: its tensors lie side by side and fill the file exactly.
 ///
@@ -78,7 +47,18 @@ pub fn read(files: &dyn ModelFiles, file: &str) -> Result<HashMap<String, Entry>
         file: Arc::clone(&file),
         shape: info.shape.clone(),
         offset: data + info.data_offsets.0 as u64,
-        stored: info.dtype,
+        bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
+        stored: stored(info.dtype),
+        order: RowOrder::Plain,
     };
     Ok(metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect())
+}
+
+fn stored(dtype: Dtype) -> Stored {
+    match dtype {
+        Dtype::F32 => Stored::Float(DType::F32),
+        Dtype::BF16 => Stored::Float(DType::BF16),
+        Dtype::F16 => Stored::Float(DType::F16),
+        other => Stored::Other(format!("{other:?}")),
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use crate::EngineError;
-use crate::source::ModelFiles;
+use crate::source::{GGUF_FILE, ModelFiles};
 
 const SINGLE_FILE: &str = "model.safetensors";
 /// Name of the index of a sharded model.
@@ -24,13 +24,16 @@ struct RawIndex {
 }
 
 impl Index {
-    /// `model.safetensors` where it is there, else what the index names, in order of name.
+    /// `model.safetensors` or a GGUF file where it is there, else what the index names, in order of name.
     ///
     /// # Errors
     /// [`EngineError::Missing`] where neither is there, [`EngineError::Format`] for a malformed index.
     pub fn read(files: &dyn ModelFiles) -> Result<Self, EngineError> {
         if files.size(SINGLE_FILE)?.is_some() {
             return Ok(Self { file: None, shards: vec![SINGLE_FILE.into()] });
+        }
+        if files.size(GGUF_FILE)?.is_some() {
+            return Ok(Self { file: None, shards: vec![GGUF_FILE.into()] });
         }
         let Some(json) = files.read_all(INDEX_FILE)? else {
             return Err(EngineError::Missing { file: SINGLE_FILE.into(), origin: files.source().into() });

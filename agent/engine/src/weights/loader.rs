@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
-use lockstep_kernels::{Context, Matrix};
+use lockstep_kernels::{BlockFormat, Context, Matrix};
 
 use super::Weights;
-use crate::EngineError;
 use crate::shard::Shard;
+use crate::{EngineError, Quantization};
 
 /// What is the same for all layers of one load.
 pub struct LoadOptions<'a> {
@@ -17,6 +17,8 @@ pub struct LoadOptions<'a> {
     pub shard: &'a Shard,
     /// Of the matrices; vectors are f32.
     pub dtype: DType,
+    /// Of the matrices that are stored in floating point.
+    pub quantization: Quantization,
     pub device: &'a Device,
     /// Hears bytes read and bytes in all.
     pub progress: RefCell<&'a mut dyn FnMut(u64, u64)>,
@@ -26,6 +28,7 @@ pub struct LoadOptions<'a> {
 /// A place in the tree of tensor names.
 pub struct Loader<'a> {
     options: &'a LoadOptions<'a>,
+    quantization: Quantization,
     prefix: String,
 }
 
@@ -36,14 +39,27 @@ pub struct RowPart<'a> {
     pub rows: Range<usize>,
 }
 
+/// Rows that are looked up by their index.
+pub enum Table {
+    Plain(Tensor),
+    /// Stored in blocks: in the order of products, which a tied output projection shares.
+    Blocks(Matrix),
+}
+
 impl<'a> Loader<'a> {
     pub fn new(options: &'a LoadOptions<'a>) -> Self {
-        Self { options, prefix: String::new() }
+        Self { options, quantization: options.quantization, prefix: String::new() }
     }
 
     /// The place `name` below this one.
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
-        Self { options: self.options, prefix: format!("{}{name}.", self.prefix) }
+        let prefix = format!("{}{name}.", self.prefix);
+        Self { options: self.options, quantization: self.quantization, prefix }
+    }
+
+    /// The same place, for what must stay as it is stored: a router, where a small error changes who computes.
+    pub fn unquantized(&self) -> Self {
+        Self { options: self.options, quantization: Quantization::None, prefix: self.prefix.clone() }
     }
 
     pub fn shard(&self) -> &'a Shard {
@@ -55,15 +71,32 @@ impl<'a> Loader<'a> {
         self.rows(name, &[size], 0..size, DType::F32)
     }
 
-    /// Some rows of a table `[rows, columns]`, not repacked.
-    pub fn table(&self, name: &str, shape: [usize; 2], rows: Range<usize>) -> Result<Tensor, EngineError> {
-        self.rows(name, &shape, rows, self.options.dtype)
+    /// Some rows of a table `[rows, columns]`; it stays as it is stored, whatever matrices are quantized to.
+    pub fn table(&self, name: &str, shape: [usize; 2], rows: Range<usize>) -> Result<Table, EngineError> {
+        match self.options.weights.blocks_of(&self.name(name))? {
+            Some(format) => Ok(Table::Blocks(self.blocks(&self.name(name), format, shape, &rows, &(0..shape[1]))?)),
+            None => Ok(Table::Plain(self.rows(name, &shape, rows, self.options.dtype)?)),
+        }
     }
 
     /// The parts above one another as one matrix `[sum of rows, in]`.
     pub fn stacked(&self, parts: &[RowPart<'_>], in_features: usize) -> Result<Matrix, EngineError> {
-        let tensor = self.stack(parts, "weight", &[in_features])?;
-        self.repack(&self.place(tensor, self.options.dtype)?)
+        let name = |part: &RowPart<'_>| self.name(&format!("{}.weight", part.name));
+        let formats = parts.iter().map(|part| self.options.weights.blocks_of(&name(part)));
+        let formats = formats.collect::<Result<Vec<_>, _>>()?;
+        if formats.iter().all(Option::is_none) {
+            let tensor = self.stack(parts, "weight", &[in_features])?;
+            return self.packed(&self.place(tensor, self.options.dtype)?, 0..in_features);
+        }
+        let whole = 0..in_features;
+        let matrices = parts.iter().zip(formats).map(|(part, format)| match format {
+            Some(format) => self.blocks(&name(part), format, [part.of, in_features], &part.rows, &whole),
+            None => {
+                let tensor = self.options.weights.rows(&name(part), &[part.of, in_features], part.rows.clone())?;
+                self.packed(&self.place(tensor, self.options.dtype)?, whole.clone())
+            }
+        });
+        Ok(Matrix::stack(matrices.collect::<Result<_, _>>()?)?)
     }
 
     /// The biases of those parts behind one another, in f32.
@@ -79,14 +112,54 @@ impl<'a> Loader<'a> {
     }
 
     /// Some columns of a matrix `[rows, columns]`.
+    ///
+    /// Where it is or becomes quantized, blocks begin where they do in the whole matrix, so that its numbers are the
+    /// same however it is cut.
     pub fn columns(&self, name: &str, shape: [usize; 2], columns: Range<usize>) -> Result<Matrix, EngineError> {
-        let tensor = self.options.weights.columns(&self.name(name), shape, columns)?;
-        self.repack(&self.place(tensor, self.options.dtype)?)
+        let name = self.name(name);
+        if let Some(format) = self.options.weights.blocks_of(&name)? {
+            return self.blocks(&name, format, shape, &(0..shape[0]), &columns);
+        }
+        let whole = match self.quantization.format() {
+            Some(format) => whole_blocks(format, &columns, shape[1]),
+            None => columns.clone(),
+        };
+        let tensor = self.options.weights.columns(&name, shape, whole.clone())?;
+        let kept = columns.start - whole.start..columns.end - whole.start;
+        self.packed(&self.place(tensor, self.options.dtype)?, kept)
     }
 
-    /// A table in the order that the device multiplies in.
-    pub fn repack(&self, table: &Tensor) -> Result<Matrix, EngineError> {
-        Ok(Matrix::new(self.options.kernels, table)?)
+    /// The output projection that a table is at the same time.
+    pub fn tied(&self, table: &Table) -> Result<Matrix, EngineError> {
+        match table {
+            Table::Plain(tensor) => self.packed(tensor, 0..tensor.dim(1)?),
+            Table::Blocks(matrix) => Ok(matrix.clone()),
+        }
+    }
+
+    /// Some columns of a matrix in the order that the device multiplies in, quantized where that is asked for.
+    fn packed(&self, tensor: &Tensor, columns: Range<usize>) -> Result<Matrix, EngineError> {
+        let matrix = match self.quantization.format() {
+            Some(format) => Matrix::quantize(self.options.kernels, tensor, format, columns)?,
+            None => Matrix::new(self.options.kernels, tensor)?,
+        };
+        Ok(matrix)
+    }
+
+    /// Some rows and columns of a matrix that is stored in blocks.
+    fn blocks(
+        &self,
+        name: &str,
+        format: BlockFormat,
+        shape: [usize; 2],
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Result<Matrix, EngineError> {
+        let whole = whole_blocks(format, columns, shape[1]);
+        let bytes = self.options.weights.blocks(name, shape, rows, &whole)?;
+        self.report();
+        let kept = columns.start - whole.start..columns.end - whole.start;
+        Ok(Matrix::from_blocks(self.options.kernels, format, &bytes, rows.len(), kept)?)
     }
 
     fn rows(&self, name: &str, shape: &[usize], rows: Range<usize>, dtype: DType) -> Result<Tensor, EngineError> {
@@ -95,12 +168,22 @@ impl<'a> Loader<'a> {
     }
 
     fn place(&self, tensor: Tensor, dtype: DType) -> Result<Tensor, EngineError> {
+        self.report();
+        Ok(tensor.to_device(self.options.device)?.to_dtype(dtype)?)
+    }
+
+    fn report(&self) {
         let read = self.options.weights.bytes_read();
         (self.options.progress.borrow_mut())(read, self.options.bytes_total.max(read));
-        Ok(tensor.to_device(self.options.device)?.to_dtype(dtype)?)
     }
 
     fn name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
+}
+
+/// The columns of all blocks that hold some of `columns`, of `width` in all.
+fn whole_blocks(format: BlockFormat, columns: &Range<usize>, width: usize) -> Range<usize> {
+    let block = format.columns();
+    columns.start / block * block..columns.end.next_multiple_of(block).min(width)
 }

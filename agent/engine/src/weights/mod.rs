@@ -1,7 +1,8 @@
-//! Safetensors weights, read slice by slice: a rank reads its own rows and columns, and nothing else.
+//! Weights in files, read slice by slice: a rank reads its own rows and columns, and nothing else.
 //!
 //! Format: <https://huggingface.co/docs/safetensors>. Headers are checked before anything is allocated from them.
 
+mod entry;
 mod header;
 mod index;
 mod loader;
@@ -12,12 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
+use lockstep_kernels::BlockFormat;
 
 use crate::EngineError;
-use crate::source::ModelFiles;
-use header::Entry;
+use crate::gguf;
+use crate::source::{self, ModelFiles};
+pub(crate) use entry::{Entry, RowOrder, Stored};
 pub use index::Index;
-pub use loader::{LoadOptions, Loader, RowPart};
+pub use loader::{LoadOptions, Loader, RowPart, Table};
 
 /// Below this many bytes wanted of a row, rows are read in stripes with the gaps between them: a call costs about as
 /// much as copying a few KiB.
@@ -42,7 +45,11 @@ impl Weights {
         let index = Index::read(files.as_ref())?;
         let mut entries = HashMap::new();
         for shard in index.shards() {
-            for (name, entry) in header::read(files.as_ref(), shard)? {
+            let found = match shard.as_str() {
+                source::GGUF_FILE => gguf::entries(&source::read_gguf(files.as_ref(), shard)?)?,
+                _ => header::read(files.as_ref(), shard)?,
+            };
+            for (name, entry) in found {
                 if let Some(other) = entries.insert(name.clone(), entry) {
                     let reason = format!("tensor `{name}` is in {} too", other.file);
                     return Err(EngineError::format(shard, reason));
@@ -60,16 +67,41 @@ impl Weights {
     /// About how many bytes one of `world_size` ranks reads: matrices are split, vectors are not.
     pub fn bytes_per_rank(&self, world_size: usize) -> u64 {
         let parts = |entry: &Entry| if entry.shape.len() > 1 { world_size as u64 } else { 1 };
-        self.entries.values().map(|entry| entry.bytes() / parts(entry)).sum()
+        self.entries.values().map(|entry| entry.bytes / parts(entry)).sum()
     }
 
-    /// Type that most of the weights are stored in; f32 where none is of a supported type.
+    /// Type that most of the weights are stored in, or for blocks the one that goes with them; f32 where none is of a
+    /// supported type.
     pub fn main_dtype(&self) -> DType {
-        let bytes_in = |dtype: DType| -> u64 {
-            let of_type = |(name, entry): (&String, &Entry)| (entry.dtype(name).ok()? == dtype).then(|| entry.bytes());
-            self.entries.iter().filter_map(of_type).sum()
-        };
-        [DType::BF16, DType::F16, DType::F32].into_iter().max_by_key(|dtype| bytes_in(*dtype)).unwrap_or(DType::F32)
+        if self.main_blocks().is_some() {
+            // Blocks have scales in f16; norms in f32 beside them say nothing about the cache.
+            return DType::F16;
+        }
+        let types = [DType::BF16, DType::F16, DType::F32];
+        types.into_iter().max_by_key(|dtype| self.bytes_in(&Stored::Float(*dtype))).unwrap_or(DType::F32)
+    }
+
+    /// The quantized format that most of the weights are stored in, where that is more than any other type.
+    pub fn main_blocks(&self) -> Option<BlockFormat> {
+        let bytes = |format: &BlockFormat| self.bytes_in(&Stored::Blocks(*format));
+        let most = BlockFormat::ALL.into_iter().max_by_key(bytes)?;
+        let floats = [DType::BF16, DType::F16, DType::F32].map(|dtype| self.bytes_in(&Stored::Float(dtype)));
+        floats.iter().all(|floats| *floats < bytes(&most)).then_some(most)
+    }
+
+    fn bytes_in(&self, stored: &Stored) -> u64 {
+        self.entries.values().filter(|entry| entry.stored == *stored).map(|entry| entry.bytes).sum()
+    }
+
+    /// The quantized format of a tensor; `None` for another.
+    ///
+    /// # Errors
+    /// [`EngineError::MissingTensor`].
+    pub fn blocks_of(&self, name: &str) -> Result<Option<BlockFormat>, EngineError> {
+        match self.entry(name)?.stored {
+            Stored::Blocks(format) => Ok(Some(format)),
+            _ => Ok(None),
+        }
     }
 
     /// Bytes of tensors read so far, gaps of stripes included.
@@ -103,7 +135,7 @@ impl Weights {
             let row = row.iter().product::<usize>() * dtype.size_in_bytes();
             let start = bytes.len();
             bytes.resize(start + rows.len() * row, 0);
-            self.read(entry, (rows.start * row) as u64, &mut bytes[start..])?;
+            self.read_ordered(entry, rows, &mut bytes[start..])?;
         }
         let rows: usize = parts.iter().map(|(.., rows)| rows.len()).sum();
         let shape = [&[rows], row].concat();
@@ -120,14 +152,52 @@ impl Weights {
         }
         let entry = self.expect(name, &expected)?;
         let dtype = entry.dtype(name)?;
-        let element = dtype.size_in_bytes();
-        let cut = Cut { rows: expected[0], row: expected[1] * element, wanted: scale(&columns, element) };
-        let bytes = if cut.wanted.len() < STRIPE_BELOW {
-            self.read_stripes(entry, &cut)?
-        } else {
-            self.read_rows(entry, &cut)?
-        };
+        let bytes = self.read_cut(entry, scale(&columns, dtype.size_in_bytes()))?;
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &[expected[0], columns.len()], &Device::Cpu)?)
+    }
+
+    /// The blocks of some rows and columns of a quantized matrix `[rows, columns]`, row after row. Columns must begin a
+    /// block; either the rows or the columns are all.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`].
+    pub fn blocks(
+        &self,
+        name: &str,
+        expected: [usize; 2],
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Result<Vec<u8>, EngineError> {
+        let entry = self.expect(name, &expected)?;
+        let Stored::Blocks(format) = entry.stored else { return Err(entry.refuse_dtype(name)) };
+        let blocks = columns.start / format.columns()..columns.end.div_ceil(format.columns());
+        if *columns != (0..expected[1]) {
+            return self.read_cut(entry, scale(&blocks, format.bytes()));
+        }
+        let mut bytes = vec![0; rows.len() * entry.row_bytes()];
+        self.read_ordered(entry, rows, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Whole rows in the order that they are meant in.
+    fn read_ordered(&self, entry: &Entry, rows: &Range<usize>, to: &mut [u8]) -> Result<(), EngineError> {
+        let row = entry.row_bytes();
+        let stored = entry.stored_rows(rows);
+        if entry.order == RowOrder::Plain {
+            return self.read(entry, (rows.start * row) as u64, to);
+        }
+        let mut bytes = vec![0; stored.len() * row];
+        self.read(entry, (stored.start * row) as u64, &mut bytes)?;
+        for (index, to) in rows.clone().zip(to.chunks_exact_mut(row.max(1))) {
+            to.copy_from_slice(&bytes[(entry.stored_row(index) - stored.start) * row..][..row]);
+        }
+        Ok(())
+    }
+
+    /// The bytes `wanted` of every row.
+    fn read_cut(&self, entry: &Entry, wanted: Range<usize>) -> Result<Vec<u8>, EngineError> {
+        let cut = Cut { rows: entry.shape[0], row: entry.row_bytes(), wanted };
+        if cut.wanted.len() < STRIPE_BELOW { self.read_stripes(entry, &cut) } else { self.read_rows(entry, &cut) }
     }
 
     fn read_rows(&self, entry: &Entry, cut: &Cut) -> Result<Vec<u8>, EngineError> {

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use candle_core::{Device, Tensor};
 use lockstep_collectives::Group;
 use lockstep_collectives::memory::{Faults, Member, group};
-use lockstep_engine::{DTypeChoice, EngineError, Runner, RunnerConfig, StepWithLogits, open};
+use lockstep_engine::{DTypeChoice, EngineError, Quantization, Runner, RunnerConfig, StepWithLogits, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Output, Request, Scheduler, SchedulerConfig};
 
@@ -67,6 +67,7 @@ pub struct Setup {
     pub source: String,
     pub world_size: usize,
     pub dtype: DTypeChoice,
+    pub quantization: Quantization,
     pub num_blocks: u32,
     pub block_size: u32,
 }
@@ -74,13 +75,15 @@ pub struct Setup {
 impl Setup {
     pub fn new(fixture: &str, world_size: usize) -> Self {
         let source = folder(fixture).display().to_string();
-        Self { source, world_size, dtype: DTypeChoice::F32, num_blocks: 128, block_size: 8 }
+        let (dtype, quantization) = (DTypeChoice::F32, Quantization::None);
+        Self { source, world_size, dtype, quantization, num_blocks: 128, block_size: 8 }
     }
 
     pub fn config(&self, rank: usize) -> RunnerConfig {
         RunnerConfig {
             files: open(&self.source).unwrap(),
             dtype: self.dtype,
+            quantization: self.quantization,
             group: Group::new(rank, self.world_size).unwrap(),
             block_size: self.block_size,
             context_length: Some(256),

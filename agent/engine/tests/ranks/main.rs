@@ -3,5 +3,7 @@
 mod builtin;
 mod common;
 mod faults;
+mod gguf;
 mod loading;
 mod parity;
+mod quantized;

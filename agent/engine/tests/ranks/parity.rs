@@ -12,7 +12,7 @@ use lockstep_schedule::{Scheduler, SchedulerConfig};
 const F32_TOLERANCE: f32 = 1e-4;
 
 /// A plan for the next step of all sequences: `rows[i]` is where sequence `i` goes on, with which tokens.
-fn plan(ranks: &Ranks, step: u64, setup: &Setup, rows: &[(usize, PlanTokens)]) -> StepPlan {
+pub fn plan(ranks: &Ranks, step: u64, setup: &Setup, rows: &[(usize, PlanTokens)]) -> StepPlan {
     let blocks_each = setup.num_blocks / u32::try_from(rows.len()).unwrap();
     let entry = |(seq, (position, tokens)): (usize, &(usize, PlanTokens))| {
         let first = u32::try_from(seq).unwrap() * blocks_each;
@@ -26,7 +26,7 @@ fn plan(ranks: &Ranks, step: u64, setup: &Setup, rows: &[(usize, PlanTokens)]) -
 }
 
 /// Greatest distance of the logits that were computed after token `position` from those expected there.
-fn distance(expected: &Expected, position: usize, logits: &[f32]) -> f32 {
+pub fn distance(expected: &Expected, position: usize, logits: &[f32]) -> f32 {
     let Some(index) = expected.positions.iter().position(|known| *known == position) else { return 0.0 };
     let distances = expected.logits[index].iter().zip(logits).map(|(a, b)| (a - b).abs());
     assert_eq!(expected.logits[index].len(), logits.len());

@@ -31,6 +31,7 @@ flags! {
     MODEL = "model" / env::MODEL_SOURCE;
     NAME = "served-model-name" / env::MODEL_NAME;
     DTYPE = "dtype" / env::DTYPE;
+    ISQ = "isq" / env::QUANTIZATION;
     HOST = "host" / env::HOST;
     HTTP_PORT = "http-port" / env::HTTP_PORT;
     GRPC_PORT = "grpc-port" / env::GRPC_PORT;
@@ -81,7 +82,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct Plain {
-    /// Where the model is: a folder (`/models/llama`), `file://` and a folder, or `builtin://` and a name (`builtin://tiny`
+    /// Where the model is: a folder (`/models/llama`), a GGUF file, `file://` and either, or `builtin://` and a name (`builtin://tiny`
     /// comes with the program). Needed on the head; workers are told by the head
     #[arg(short = 'm', long = MODEL.flag, alias = "model-id", value_name = "SOURCE")]
     pub model: Option<String>,
@@ -151,6 +152,9 @@ pub(super) struct Options {
     /// Number format of the weights: auto (the checkpoint's own), f32, bf16 or f16. Default: auto
     #[arg(long = DTYPE.flag, global = true, value_name = "DTYPE")]
     pub dtype: Option<String>,
+    /// What matrices are quantized to while they are loaded: Q8_0 (or 8), Q4_K (or 4) or none. Default: none
+    #[arg(long = ISQ.flag, visible_alias = "in-situ-quant", global = true, value_name = "FORMAT")]
+    pub isq: Option<String>,
     /// IP address that the client ports bind to. Default: 0.0.0.0
     #[arg(long = HOST.flag, global = true, value_name = "IP")]
     pub host: Option<String>,

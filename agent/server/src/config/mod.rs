@@ -25,6 +25,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lockstep_engine::Quantization;
+
 pub use args::{Cli, parse};
 pub use bench::BenchConfig;
 pub use chat::ChatConfig;
@@ -139,6 +141,8 @@ pub struct ModelConfig {
     /// What clients call it.
     pub name: String,
     pub dtype: DType,
+    /// What matrices are quantized to while they are loaded.
+    pub quantization: Quantization,
 }
 
 /// Where a model's files are. Displays as the URL that the assignment carries.

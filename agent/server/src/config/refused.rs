@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use super::error::ConfigError;
 
-const QUANTIZED: &str = "weights are used as the checkpoint has them; use a checkpoint in bf16 or f32";
+const QUANTIZED: &str = "use --isq to quantize a checkpoint in bf16 or f32 while it is loaded";
+const GGUF: &str = "use `plain -m FILE.gguf`; a GGUF file holds its own configuration and tokenizer";
 const FILES: &str = "tokenizer, template and configuration are read from the model's folder; put the file there";
 const KV: &str = "the KV cache is always paged; use --kv-cache-memory and --context-length";
 const LOCAL: &str = "fetch the model first and give its folder: -m /path/to/model";
@@ -15,7 +16,7 @@ const TOOLS: &str = "this program serves the model alone; tools run in the clien
 
 /// Flags, with what to do instead.
 const FLAGS: &[(&[&str], &str)] = &[
-    (&["--isq", "--in-situ-quant", "--quant", "--imatrix", "--calibration-file"], QUANTIZED),
+    (&["--quant", "--imatrix", "--calibration-file"], QUANTIZED),
     (&["--from-uqff", "--write-uqff"], QUANTIZED),
     (&["--serve-ip"], "use --host"),
     (&["-p"], "use --http-port"),
@@ -42,7 +43,8 @@ const FLAGS: &[(&[&str], &str)] = &[
 /// Subcommands, with what to do instead.
 const COMMANDS: &[(&[&str], &str)] = &[
     (&["run", "serve"], "use `plain -m SOURCE`"),
-    (&["gguf", "ggml", "lora-gguf", "x-lora-gguf", "lora-ggml", "x-lora-ggml"], QUANTIZED),
+    (&["gguf"], GGUF),
+    (&["ggml", "lora-gguf", "x-lora-gguf", "lora-ggml", "x-lora-ggml"], GGUF),
     (&["lora", "x-lora"], ADAPTERS),
     (&["vision-plain", "vision", "multimodal", "diffusion", "speech", "embedding"], "only text models are served"),
     (&["toml", "multi-model"], "one group serves one model; use `plain -m SOURCE`"),

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lockstep_engine::EngineError;
 use lockstep_proto::names::{env, port};
 
 use super::args::{self, Cli, Command, Flag, Options};
@@ -226,7 +227,11 @@ impl Said<'_> {
         };
         let dtypes = [DType::Auto, DType::F32, DType::Bf16, DType::F16].map(|dtype| (dtype.as_str(), dtype));
         let dtype = self.of(&self.options.dtype, args::DTYPE)?.map(|dtype| dtype.choice(&dtypes)).transpose()?;
-        Ok(ModelConfig { source: parsed, name, dtype: dtype.unwrap_or(DType::Auto) })
+        let quantization = self.of(&self.options.isq, args::ISQ)?;
+        let quantization =
+            quantization.map(|isq| isq.value.parse().map_err(|error: EngineError| isq.invalid(error.to_string())));
+        let quantization = quantization.transpose()?.unwrap_or_default();
+        Ok(ModelConfig { source: parsed, name, dtype: dtype.unwrap_or(DType::Auto), quantization })
     }
 
     fn serving(&self, build: &Build) -> Result<ServingConfig, ConfigError> {

@@ -27,7 +27,7 @@ use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use lockstep_engine::source::ResolvedModel;
-use lockstep_engine::{ModelDescription, WeightFacts};
+use lockstep_engine::{ModelDescription, Quantization, WeightFacts};
 use lockstep_proto::names::{env, role};
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::ModelInfo;
@@ -277,7 +277,8 @@ fn group_config(
         revision: String::new(),
         files,
         dtype: config.model.dtype.as_str().to_owned(),
-        digest: format!("{}-{}", resolved.digest, config.model.dtype.as_str()),
+        quantization: config.model.quantization.as_str().to_owned(),
+        digest: format!("{}-{}-{}", resolved.digest, config.model.dtype.as_str(), config.model.quantization),
     };
     let (kv_cache_bytes, kv_cache_fraction) = match config.serving.kv_cache {
         KvCacheMemory::Bytes(bytes) => (bytes, 0.0),
@@ -307,9 +308,10 @@ fn model_info(config: &HeadConfig, description: &ModelDescription, weights: &Wei
         source: config.model.source.to_string(),
         architecture: description.architecture.to_owned(),
         parameters: weights.parameters,
-        dtype: match config.model.dtype {
-            DType::Auto => weights.dtype.to_owned(),
-            asked => asked.as_str().to_owned(),
+        dtype: match (config.model.quantization, config.model.dtype) {
+            (Quantization::None, DType::Auto) => weights.dtype.to_owned(),
+            (Quantization::None, asked) => asked.as_str().to_owned(),
+            (quantization, _) => quantization.to_string(),
         },
         context_length: text.context_length,
         vocab_size: description.vocab_size,

@@ -23,6 +23,7 @@ impl Node {
         let runner = RunnerConfig {
             files,
             dtype: assignment.model.as_ref().map_or("", |model| &model.dtype).parse()?,
+            quantization: assignment.model.as_ref().map_or("", |model| &model.quantization).parse()?,
             group,
             block_size: assignment.block_size,
             context_length: Some(assignment.context_length).filter(|length| *length > 0),

@@ -90,7 +90,7 @@ fn what_bad_manifests_are_told() {
         (source, "source: file://"),
         (source, "source: ''"),
         (source, "source:"),
-        (source, "source: file:///m\n    quantization: q4_k\n    dtype: fp16\n    name: 'a b'"),
+        (source, "source: file:///m\n    quantization: int8\n    dtype: fp16\n    name: 'a b'"),
     ];
     let all: Vec<_> = cases.iter().map(|(edit, by)| format!("{edit:?} -> {by:?}\n{}\n", told(edit, by))).collect();
     insta::assert_snapshot!(all.join("\n"));

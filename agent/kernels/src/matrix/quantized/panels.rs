@@ -18,6 +18,9 @@ use std::sync::{Mutex, PoisonError};
 /// Panels per piece of work while packing.
 const GRAIN: usize = 4;
 
+/// Appends the blocks of some rows.
+type ReadRows<'a> = dyn Fn(Range<usize>, &mut Vec<u8>) -> Result<()> + Sync + 'a;
+
 /// Panel `p` holds the rows `16 p..16 p + 16`, block after block; rows beyond the matrix are zero.
 #[derive(Debug)]
 pub(crate) struct QuantPanels {
@@ -99,7 +102,7 @@ impl QuantPanels {
     }
 
     /// Packs what `read` appends: the blocks of some rows, in order.
-    fn fill(&mut self, ctx: &Context, read: &(dyn Fn(Range<usize>, &mut Vec<u8>) -> Result<()> + Sync)) -> Result<()> {
+    fn fill(&mut self, ctx: &Context, read: &ReadRows<'_>) -> Result<()> {
         let (count, rows, blocks) = (self.count(), self.out_features, self.blocks);
         if blocks == 0 {
             return Ok(());

@@ -14,7 +14,12 @@ fn defaults_are_the_documented_ones() {
     let head = head("plain -m builtin://tiny", "");
     assert_eq!(
         head.model,
-        ModelConfig { source: ModelSource::Builtin("tiny".into()), name: "tiny".into(), dtype: DType::Auto }
+        ModelConfig {
+            source: ModelSource::Builtin("tiny".into()),
+            name: "tiny".into(),
+            dtype: DType::Auto,
+            quantization: Quantization::None
+        }
     );
     assert_eq!((head.host.to_string(), head.http_port, head.grpc_port), ("0.0.0.0".into(), Some(1234), Some(50051)));
     let expected = ServingConfig {
@@ -42,6 +47,8 @@ fn each_flag_has_its_variable_and_wins_over_it() {
         }),
         ("--served-model-name", "LOCKSTEP_MODEL_NAME", "llama", "llama", |head| head.model.name.clone()),
         ("--dtype", "LOCKSTEP_DTYPE", "bf16", "bf16", |head| head.model.dtype.as_str().into()),
+        ("--isq", "LOCKSTEP_QUANTIZATION", "Q4K", "q4_k", |head| head.model.quantization.to_string()),
+        ("--in-situ-quant", "LOCKSTEP_QUANTIZATION", "8", "q8_0", |head| head.model.quantization.to_string()),
         ("--host", "LOCKSTEP_HOST", "127.0.0.1", "127.0.0.1", |head| head.host.to_string()),
         ("--http-port", "LOCKSTEP_HTTP_PORT", "0", "Some(0)", |head| format!("{:?}", head.http_port)),
         ("--port", "LOCKSTEP_HTTP_PORT", "off", "None", |head| format!("{:?}", head.http_port)),
@@ -103,6 +110,7 @@ fn a_wrong_value_is_refused_by_flag_and_by_variable() {
     let rows: &[(&str, &str, &str, &str)] = &[
         ("--served-model-name", "LOCKSTEP_MODEL_NAME", "\u{7}", "without spaces"),
         ("--dtype", "LOCKSTEP_DTYPE", "int8", "auto, f32, bf16, f16"),
+        ("--isq", "LOCKSTEP_QUANTIZATION", "Q3K", "Q8_0 (or 8)"),
         ("--host", "LOCKSTEP_HOST", "example.com", "IP address"),
         ("--http-port", "LOCKSTEP_HTTP_PORT", "65536", "0 to 65535"),
         ("--http-port", "LOCKSTEP_HTTP_PORT", "+1", "0 to 65535"),
@@ -185,8 +193,7 @@ fn what_does_not_fit_together_is_refused() {
 #[test]
 fn what_mistral_rs_has_is_refused_by_name() {
     let rows = [
-        ("--isq 4 plain -m a", "--isq", "bf16"),
-        ("--isq=q4k plain -m a", "--isq", "bf16"),
+        ("--imatrix a plain -m a", "--imatrix", "--isq"),
         ("--serve-ip 0.0.0.0 plain -m a", "--serve-ip", "--host"),
         ("plain -m a -d bf16", "-d is not supported", "--dtype"),
         ("-l log.txt plain -m a", "-l is not supported", "--log"),
@@ -195,7 +202,7 @@ fn what_mistral_rs_has_is_refused_by_name() {
         ("plain -m a -a llama", "-a is not supported", "config.json"),
         ("--max-seq-len 5 plain -m a", "--max-seq-len", "--context-length"),
         ("--pa-gpu-mem 5 plain -m a", "--pa-gpu-mem", "--kv-cache-memory"),
-        ("gguf -m a -f b", "gguf is not supported", "bf16"),
+        ("gguf -m a -f b", "gguf is not supported", "plain -m FILE.gguf"),
         ("vision-plain -m a", "vision-plain", "text models"),
         ("run -m a", "run is not supported", "plain -m"),
     ];

@@ -1,0 +1,130 @@
+//! A GGUF file, seen as the folder that the same model has on the hub: its metadata as JSON files, its weights as
+//! `model.gguf`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{FolderFiles, ModelFiles};
+use crate::EngineError;
+use crate::gguf::{self, Header};
+
+/// What the weights are called, whatever the file is.
+pub const GGUF_FILE: &str = "model.gguf";
+
+/// One GGUF file.
+#[derive(Debug)]
+pub struct GgufFiles {
+    folder: FolderFiles,
+    /// Name of the file in its folder.
+    name: String,
+    /// The files that are made of the metadata.
+    made: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl GgufFiles {
+    /// Opens the file at `path` and reads its header.
+    ///
+    /// # Errors
+    /// [`EngineError::Source`], [`EngineError::Format`], [`EngineError::Truncated`], [`EngineError::Architecture`].
+    pub fn open(source: &str, path: &Path) -> Result<Self, EngineError> {
+        let refuse = |reason: &str| EngineError::Source { origin: source.into(), reason: reason.into() };
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| refuse("it names no file"))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = FolderFiles::open(source, parent)?;
+        let header = read(&folder, name)?;
+        let config = gguf::config(&header, rope_factors(&folder, name, &header)?.as_deref())?;
+        let bytes = |json: Value| json.to_string().into_bytes();
+        let made = vec![
+            ("config.json", bytes(config)),
+            ("tokenizer.json", bytes(gguf::tokenizer(&header)?)),
+            ("tokenizer_config.json", bytes(gguf::tokenizer_config(&header)?)),
+        ];
+        Ok(Self { folder, name: name.into(), made })
+    }
+
+    fn made(&self, name: &str) -> Option<&[u8]> {
+        self.made.iter().find(|(made, _)| *made == name).map(|(_, bytes)| bytes.as_slice())
+    }
+}
+
+/// The one GGUF file of a folder that holds no `config.json`.
+///
+/// # Errors
+/// [`EngineError::Source`] where it has several.
+pub fn only_gguf(source: &str, folder: &Path) -> Result<Option<PathBuf>, EngineError> {
+    if folder.join("config.json").exists() {
+        return Ok(None);
+    }
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<PathBuf> = paths.filter(|path| is_gguf(path)).collect();
+    found.sort();
+    if found.len() > 1 {
+        let names: Vec<_> = found.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+        let reason = format!("it holds several GGUF files; name one of {}", names.join(", "));
+        return Err(EngineError::Source { origin: source.into(), reason });
+    }
+    Ok(found.pop())
+}
+
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// The header of a GGUF file among some files.
+///
+/// # Errors
+/// [`EngineError::Missing`], [`EngineError::Format`], [`EngineError::Truncated`].
+pub fn read(files: &dyn ModelFiles, name: &str) -> Result<Header, EngineError> {
+    let missing = || EngineError::Missing { file: name.into(), origin: files.source().into() };
+    let size = files.size(name)?.ok_or_else(missing)?;
+    Header::parse(name, size, |offset, buffer| files.read_at(name, offset, buffer))
+}
+
+/// What rotary frequencies are divided by, where the file says so.
+fn rope_factors(files: &dyn ModelFiles, name: &str, header: &Header) -> Result<Option<Vec<f32>>, EngineError> {
+    const TENSOR: &str = "rope_freqs.weight";
+    let Some(tensor) = header.tensor(TENSOR) else { return Ok(None) };
+    let count = match *tensor.shape {
+        [count @ 1..=4096] if tensor.kind == 0 => usize::try_from(count).unwrap_or(0),
+        _ => return Err(EngineError::format(name, format!("tensor `{TENSOR}` is no f32 vector of at most 4096"))),
+    };
+    let mut bytes = vec![0; 4 * count];
+    files.read_at(name, tensor.offset, &mut bytes)?;
+    Ok(Some(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+}
+
+impl ModelFiles for GgufFiles {
+    fn source(&self) -> &str {
+        self.folder.source()
+    }
+
+    fn size(&self, name: &str) -> Result<Option<u64>, EngineError> {
+        match name {
+            GGUF_FILE => self.folder.size(&self.name),
+            _ => Ok(self.made(name).map(|bytes| bytes.len() as u64)),
+        }
+    }
+
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
+        if name == GGUF_FILE {
+            return self.folder.read_at(&self.name, offset, buffer);
+        }
+        let missing = || EngineError::Missing { file: name.into(), origin: self.source().into() };
+        let bytes = self.made(name).ok_or_else(missing)?;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let part = start.checked_add(buffer.len()).and_then(|end| bytes.get(start..end));
+        let truncated = || EngineError::Truncated {
+            file: name.into(),
+            size: bytes.len() as u64,
+            expected: offset.saturating_add(buffer.len() as u64),
+        };
+        buffer.copy_from_slice(part.ok_or_else(truncated)?);
+        Ok(())
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.folder.bytes_read()
+    }
+}
