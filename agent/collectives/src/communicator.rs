@@ -135,3 +135,15 @@ pub enum CollectiveError {
     #[error("{backend} is not available: {reason}")]
     Unavailable { backend: &'static str, reason: String },
 }
+
+impl CollectiveError {
+    /// The same of rank `names[rank]`.
+    pub(crate) fn renamed(mut self, names: &[usize]) -> Self {
+        if let Self::PeerLost { rank, .. } | Self::Timeout { rank, .. } | Self::Mismatch { rank, .. } = &mut self
+            && let Some(name) = names.get(*rank)
+        {
+            *rank = *name;
+        }
+        self
+    }
+}

@@ -9,6 +9,7 @@ mod abort;
 mod checks;
 pub mod communicator;
 mod dtype;
+mod grid;
 pub mod memory;
 mod mesh;
 #[cfg(feature = "nccl")]
@@ -21,4 +22,5 @@ mod transport;
 pub use abort::AbortSwitch;
 pub use communicator::{Aborter, CollectiveError, Communicator, Group, Slice, SliceMut};
 pub use dtype::Dtype;
+pub use grid::{Communicators, Grid};
 pub use mesh::{Mesh, Tuning};

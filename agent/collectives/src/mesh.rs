@@ -61,6 +61,8 @@ pub struct Mesh {
     tuning: Tuning,
     scratch: Vec<u64>,
     failed: Option<CollectiveError>,
+    /// What errors call the ranks, where the group is part of a larger one.
+    names: Option<Vec<usize>>,
 }
 
 impl Mesh {
@@ -73,7 +75,12 @@ impl Mesh {
         abort: &AbortSwitch,
     ) -> Self {
         let exchange = Exchange::new(Box::new(transport), group, limits, abort);
-        Self { exchange, group, tuning, scratch: Vec::new(), failed: None }
+        Self { exchange, group, tuning, scratch: Vec::new(), failed: None, names: None }
+    }
+
+    /// Errors call rank r `names[r]`: the group is part of a larger one.
+    pub(crate) fn with_names(self, names: impl Iterator<Item = usize>) -> Self {
+        Self { names: Some(names.collect()), ..self }
     }
 
     /// Runs `operation` unless one failed before, and remembers its failure.
@@ -88,6 +95,10 @@ impl Mesh {
         if let Err(error) = &result {
             // A peer that another abort took down closes its links; the cause is the abort.
             let error = self.exchange.abort().check().err().unwrap_or_else(|| error.clone());
+            let error = match &self.names {
+                Some(names) => error.renamed(names),
+                None => error,
+            };
             self.exchange.transport.close();
             self.failed = Some(error.clone());
             return Err(error);

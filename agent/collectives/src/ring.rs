@@ -18,8 +18,10 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crate::abort::{AbortSwitch, sleep_on};
-use crate::communicator::{CollectiveError, Group};
+use crate::communicator::{CollectiveError, Communicator, Group};
+use crate::grid::{Communicators, Grid};
 use crate::mesh::{Limits, Mesh, Tuning};
+use crate::solo::Solo;
 use desk::Identity;
 use dial::{Call, Patience};
 use greeting::{LONGEST_TEXT, Purpose};
@@ -71,21 +73,74 @@ pub fn form(
     progress: Option<Arc<AtomicU64>>,
     abort: &AbortSwitch,
 ) -> Result<Ring, CollectiveError> {
+    let (group, tuning, limits) = (config.group, config.tuning, config.limits(progress));
+    let links = link(listener, config, |_| true, abort)?;
+    Ok(Mesh::new(tcp_links(links)?, group, tuning, limits, abort))
+}
+
+/// As [`form`], for a group in `stages` pipeline stages: links this rank to those of its row and of its column of the
+/// [`Grid`] alone. Errors name ranks of the whole group.
+///
+/// # Errors
+/// As [`form`], and `Usage` where `stages` does not divide the group.
+pub fn form_grid(
+    listener: &Listener,
+    config: Config,
+    stages: usize,
+    progress: Option<Arc<AtomicU64>>,
+    abort: &AbortSwitch,
+) -> Result<Communicators, CollectiveError> {
+    if stages == 1 {
+        return Ok(form(listener, config, progress, abort)?.into());
+    }
+    let ranks = config.group.world_size();
+    let Some(grid) = Grid::new(config.group.rank(), ranks, stages) else {
+        return Err(CollectiveError::Usage(format!("{ranks} ranks do not make {stages} equal stages")));
+    };
+    let (tuning, limits) = (config.tuning, config.limits(progress));
+    let related = |peer: usize| grid.row().chain(grid.column()).any(|rank| rank == peer);
+    let mut links = link(listener, config, related, abort)?;
+    let mut mesh = |group: Group, ranks: Vec<usize>| {
+        let links = ranks.iter().map(|rank| links[*rank].take()).collect();
+        let mesh = Mesh::new(tcp_links(links)?, group, tuning, limits.clone(), abort);
+        Ok(mesh.with_names(ranks.into_iter()))
+    };
+    let tensor: Box<dyn Communicator> = match grid.tensor().world_size() {
+        1 => Box::new(Solo::with_switch(abort)),
+        _ => Box::new(mesh(grid.tensor(), grid.row().collect())?),
+    };
+    Ok(Communicators { tensor, pipeline: Some(Box::new(mesh(grid.pipeline(), grid.column().collect())?)) })
+}
+
+/// The links to every rank that is `related`.
+fn link(
+    listener: &Listener,
+    config: Config,
+    related: impl Fn(usize) -> bool,
+    abort: &AbortSwitch,
+) -> Result<Vec<Option<TcpStream>>, CollectiveError> {
     config.check()?;
-    let Config { group, epoch, cluster_id, key, addresses, op_timeout, form_timeout, spin, tuning } = config;
+    let Config { group, epoch, cluster_id, key, addresses, form_timeout, .. } = config;
+    let peers = (0..group.world_size()).filter(|&peer| peer != group.rank() && related(peer)).collect();
     let identity = Identity { group, epoch, cluster_id, key };
     listener.desk.open(identity.clone())?;
-    let forming = Forming { listener, identity, addresses, form_timeout, abort };
-    let links = forming.link_all();
+    let links = Forming { listener, identity, peers, addresses, form_timeout, abort }.link_all();
     listener.desk.close();
-    let links = TcpLinks::new(links?).map_err(|error| CollectiveError::Unavailable {
+    links
+}
+
+fn tcp_links(streams: Vec<Option<TcpStream>>) -> Result<TcpLinks, CollectiveError> {
+    TcpLinks::new(streams).map_err(|error| CollectiveError::Unavailable {
         backend: "ring",
         reason: format!("set a link's options: {error}"),
-    })?;
-    Ok(Mesh::new(links, group, tuning, Limits { op_timeout, spin, progress }, abort))
+    })
 }
 
 impl Config {
+    fn limits(&self, progress: Option<Arc<AtomicU64>>) -> Limits {
+        Limits { op_timeout: self.op_timeout, spin: self.spin, progress }
+    }
+
     fn check(&self) -> Result<(), CollectiveError> {
         let (given, ranks) = (self.addresses.len(), self.group.world_size());
         if given != ranks {
@@ -101,6 +156,8 @@ impl Config {
 struct Forming<'a> {
     listener: &'a Listener,
     identity: Identity,
+    /// The other ranks to be linked to.
+    peers: Vec<usize>,
     addresses: Vec<String>,
     form_timeout: Duration,
     abort: &'a AbortSwitch,
@@ -117,7 +174,7 @@ impl Forming<'_> {
             self.listener.desk.silence();
             self.call_lower(&mut links, deadline)?;
             self.listener.desk.take_arrived(&mut links);
-            let missing = (0..group.world_size()).find(|&rank| rank != group.rank() && links[rank].is_none());
+            let missing = self.peers.iter().copied().find(|&rank| links[rank].is_none());
             let Some(missing) = missing else { return Ok(links) };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -134,13 +191,16 @@ impl Forming<'_> {
 
     /// Calls each lower rank that is not linked yet, once.
     fn call_lower(&self, links: &mut [Option<TcpStream>], deadline: Instant) -> Result<(), CollectiveError> {
-        let lower = &mut links[..self.identity.group.rank()];
-        for (peer, place) in lower.iter_mut().enumerate().filter(|(_, place)| place.is_none()) {
+        let lower = self.peers.iter().copied().filter(|peer| *peer < self.identity.group.rank());
+        for peer in lower {
+            if links[peer].is_some() {
+                continue;
+            }
             let ours = self.identity.greeting(Purpose::Data, peer);
             let until = deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
             let patience = Patience { until, abort: self.abort };
             match dial::call(&self.addresses[peer], &ours, self.identity.key.as_ref(), patience)? {
-                Call::Linked(stream, _) => *place = Some(stream),
+                Call::Linked(stream, _) => links[peer] = Some(stream),
                 Call::Later(reason) => tracing::debug!(peer, reason, "not linked yet"),
             }
         }

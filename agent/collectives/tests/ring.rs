@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use lockstep_collectives::ring::{self, Config, GroupKey, Listener, Ring};
-use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, Group, SliceMut, Tuning};
+use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, Group, Slice, SliceMut, Tuning};
 use naive::{exercise_all, on_ranks};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -96,6 +96,46 @@ fn ranks_may_come_at_different_times_and_epochs() {
         }
     });
     exercise_all(&mut group, 5);
+}
+
+/// Two stages of two ranks, told apart in sums, sends and errors.
+#[test]
+fn a_grid_sums_in_rows_and_sends_in_columns() {
+    let listeners = listeners(4);
+    let form = |rank: usize| {
+        ring::form_grid(&listeners[rank], config(rank, &listeners), 2, None, &AbortSwitch::new().unwrap()).unwrap()
+    };
+    let named = |result: Result<(), CollectiveError>| match result {
+        Err(CollectiveError::PeerLost { rank, .. }) => Some(rank),
+        _ => None,
+    };
+    std::thread::scope(|scope| {
+        let ranks = (0..4usize).map(|rank| {
+            scope.spawn(move || {
+                let mut links = form(rank);
+                let mut sum = [rank as u32];
+                links.tensor.all_reduce_sum(SliceMut::U32(&mut sum)).unwrap();
+                assert_eq!(sum, [if rank < 2 { 1 } else { 5 }]);
+                let mut column = links.pipeline.unwrap();
+                let mut got = [0; 1000];
+                if rank < 2 {
+                    column.send(1, Slice::U32(&[rank as u32; 1000])).unwrap();
+                } else {
+                    column.recv(0, SliceMut::U32(&mut got)).unwrap();
+                    assert_eq!(got, [rank as u32 - 2; 1000]);
+                }
+                // Rank 3 goes: its row and its column hear of it by its rank in the whole group.
+                match rank {
+                    1 => assert_eq!(named(column.recv(1, SliceMut::U32(&mut got))), Some(3)),
+                    2 => assert_eq!(named(links.tensor.barrier()), Some(3)),
+                    _ => (),
+                }
+            })
+        });
+        ranks.collect::<Vec<_>>().into_iter().for_each(|rank| rank.join().unwrap());
+    });
+    let odd = ring::form_grid(&listeners[0], config(0, &listeners), 3, None, &AbortSwitch::new().unwrap());
+    assert!(odd.err().unwrap().to_string().contains("4 ranks do not make 3 equal stages"));
 }
 
 /// Rank 1's error when it differs from rank 0 as `adapt` says.

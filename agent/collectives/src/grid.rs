@@ -1,0 +1,126 @@
+//! Rank arithmetic of a group that is split two ways: pipeline stages, each of them a tensor-parallel group.
+
+use crate::communicator::{Communicator, Group};
+
+/// A checked place in a grid of ranks: rank = stage × tensor size + tensor rank.
+///
+/// A row of the grid is one stage, whose ranks sum with each other; a column is the ranks of equal tensor rank, which
+/// hand activations from stage to stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Grid {
+    tensor: Group,
+    pipeline: Group,
+}
+
+impl Grid {
+    /// `None` unless `rank < world_size` and `stages`, at least 1, divides `world_size`.
+    pub fn new(rank: usize, world_size: usize, stages: usize) -> Option<Self> {
+        let size = world_size.checked_div(stages).filter(|size| size * stages == world_size && *size > 0)?;
+        Some(Self { tensor: Group::new(rank % size, size)?, pipeline: Group::new(rank / size, stages)? })
+    }
+
+    /// Place in the stage's tensor-parallel group.
+    pub fn tensor(self) -> Group {
+        self.tensor
+    }
+
+    /// Place in the column: `rank()` is the stage, `world_size()` the number of stages.
+    pub fn pipeline(self) -> Group {
+        self.pipeline
+    }
+
+    pub fn rank(self) -> usize {
+        self.pipeline.rank() * self.tensor.world_size() + self.tensor.rank()
+    }
+
+    pub fn world_size(self) -> usize {
+        self.pipeline.world_size() * self.tensor.world_size()
+    }
+
+    pub fn is_first_stage(self) -> bool {
+        self.pipeline.rank() == 0
+    }
+
+    pub fn is_last_stage(self) -> bool {
+        self.pipeline.rank() + 1 == self.pipeline.world_size()
+    }
+
+    /// The ranks of this stage, by tensor rank.
+    pub fn row(self) -> impl Iterator<Item = usize> {
+        let size = self.tensor.world_size();
+        let first = self.pipeline.rank() * size;
+        first..first + size
+    }
+
+    /// The ranks of this tensor rank, by stage.
+    pub fn column(self) -> impl Iterator<Item = usize> {
+        (self.tensor.rank()..self.world_size()).step_by(self.tensor.world_size())
+    }
+
+    /// This stage's part of `len` layers: contiguous ranges in the order of the stages, as even as they can be; where
+    /// they cannot, the first stages have one more, since the last one also has the output projection.
+    pub fn layers_of(self, len: usize) -> std::ops::Range<usize> {
+        let (stage, stages) = (self.pipeline.rank(), self.pipeline.world_size());
+        (stage * len).div_ceil(stages)..((stage + 1) * len).div_ceil(stages)
+    }
+}
+
+/// One stage.
+impl From<Group> for Grid {
+    fn from(tensor: Group) -> Self {
+        Self { tensor, pipeline: Group::solo() }
+    }
+}
+
+/// How one rank of a grid reaches the others, in one epoch.
+pub struct Communicators {
+    /// Along its row: the ranks of its stage.
+    pub tensor: Box<dyn Communicator>,
+    /// Along its column, a rank a stage; `None` where there is one stage.
+    pub pipeline: Option<Box<dyn Communicator>>,
+}
+
+/// One stage.
+impl<C: Communicator + 'static> From<C> for Communicators {
+    fn from(tensor: C) -> Self {
+        Self { tensor: Box::new(tensor), pipeline: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_are_stage_by_stage() {
+        let seen: Vec<_> = (0..6)
+            .map(|rank| Grid::new(rank, 6, 3).expect("a place"))
+            .map(|grid| (grid.rank(), grid.pipeline().rank(), grid.tensor().rank()))
+            .collect();
+        assert_eq!(seen, [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1), (4, 2, 0), (5, 2, 1)]);
+        let grid = Grid::new(3, 6, 3).expect("a place");
+        assert_eq!((grid.row().collect::<Vec<_>>(), grid.column().collect::<Vec<_>>()), (vec![2, 3], vec![1, 3, 5]));
+        assert!(!grid.is_first_stage() && !grid.is_last_stage() && grid.world_size() == 6);
+        let one_stage = Grid::from(Group::new(1, 2).expect("a place"));
+        assert_eq!(Some(one_stage), Grid::new(1, 2, 1));
+        for (rank, world_size, stages) in [(6, 6, 3), (0, 5, 2), (0, 2, 0), (0, 2, 3), (0, 0, 1)] {
+            assert_eq!(Grid::new(rank, world_size, stages), None, "{rank} of {world_size} in {stages}");
+        }
+    }
+
+    #[test]
+    fn layers_are_spread_evenly_and_the_first_stages_have_more() {
+        let layers = |len, stages| -> Vec<usize> {
+            let grid = |stage| Grid::new(stage, stages, stages).expect("a place");
+            let ranges: Vec<_> = (0..stages).map(|stage| grid(stage).layers_of(len)).collect();
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert_eq!((ranges[0].start, ranges[stages - 1].end), (0, len));
+            ranges.iter().map(std::iter::ExactSizeIterator::len).collect()
+        };
+        assert_eq!(layers(4, 1), [4]);
+        assert_eq!(layers(5, 2), [3, 2]);
+        assert_eq!(layers(3, 3), [1, 1, 1]);
+        assert_eq!(layers(7, 3), [3, 2, 2]);
+        assert_eq!(layers(8, 3), [3, 3, 2]);
+    }
+}
