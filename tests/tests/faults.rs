@@ -58,6 +58,30 @@ async fn ten_kills_under_load_lose_nothing() {
     assert_eq!(read_by(&after, 0), read_by(&before, 0), "rank 0 has read its weights once");
 }
 
+/// The last stage, which samples, and the first, which embeds, in turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rank_of_each_stage_dies_and_streams_go_on() {
+    let spec = Spec::new(Way::MultiNode, 4, MODEL).with("LOCKSTEP_DTYPE", "f32");
+    let mut group = Group::start(spec.with("MISTRALRS_PIPELINE_PARALLEL", 2));
+    let before = group.ready().await;
+    assert_eq!((before.pipeline_parallel_size, before.tensor_parallel_size), (2, 2));
+    let client = group.client().await;
+    let undisturbed = answers(&client).await;
+    for victim in [3, 1] {
+        let streams = tokio::spawn({
+            let client = client.clone();
+            async move { answers(&client).await }
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        group.nodes[victim].as_mut().expect("a process").kill();
+        replace(&mut group, victim).await;
+        assert_eq!(streams.await.expect("the streams"), undisturbed, "after the death of node {victim}");
+    }
+    let after = group.await_status("two recoveries", |status| status.ready && status.recoveries >= 2).await;
+    assert_eq!(read_by(&after, 2), read_by(&before, 2), "rank 2 has read its weights once");
+    assert!(read_by(&after, 2) < read_by(&before, 0), "a stage reads its own layers alone");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_heads_own_rank_is_replaced_by_the_head() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_DTYPE", "f32"));

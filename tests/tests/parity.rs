@@ -73,6 +73,15 @@ async fn a_ring_by_files() {
     check(Way::RingConfig, 3, "llama3-sharded").await;
 }
 
+/// Two stages of two ranks each, and of one: three layers, so one stage has more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_stages() {
+    let model = "awkward-gqa";
+    let spec = |way, world_size| Spec::new(way, world_size, fixture(model)).with("MISTRALRS_PIPELINE_PARALLEL", 2);
+    check_spec(spec(Way::MultiNode, 4), model).await;
+    check_spec(spec(Way::Ring, 2), model).await;
+}
+
 /// Whatever this machine has is tried.
 #[cfg(target_arch = "x86_64")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

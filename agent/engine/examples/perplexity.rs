@@ -51,7 +51,7 @@ fn negative_log_likelihood(
         files: open(source)?,
         dtype,
         quantization,
-        group: Group::solo(),
+        grid: Group::solo().into(),
         block_size: BLOCK_SIZE,
         context_length: None,
         max_num_batched_tokens: BATCH as u32,
@@ -67,7 +67,7 @@ fn negative_log_likelihood(
     while !windows.is_empty() {
         let batch: Vec<&[u32]> = windows.drain(..windows.len().min(BATCH)).collect();
         epoch += 1;
-        runner.form(epoch, Box::new(Solo::new()?), blocks * BATCH as u32)?;
+        runner.form(epoch, Solo::new()?, blocks * BATCH as u32)?;
         for position in 0..window - 1 {
             let step = runner.step_with_logits(&plan(epoch, position, &batch, blocks))?;
             for (logits, ids) in step.logits.iter().zip(&batch) {

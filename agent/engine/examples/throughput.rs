@@ -24,7 +24,7 @@ fn main() -> Result<(), EngineError> {
         files: open(source)?,
         dtype: DTypeChoice::Auto,
         quantization: arguments.get(5).map_or("", String::as_str).parse()?,
-        group: Group::solo(),
+        grid: Group::solo().into(),
         block_size: BLOCK_SIZE,
         context_length: None,
         max_num_batched_tokens: sequences * prompt,
@@ -40,7 +40,7 @@ fn main() -> Result<(), EngineError> {
     println!("load: {:.2} s, {:.0} MB/s", start.elapsed().as_secs_f64(), read / start.elapsed().as_secs_f64());
 
     let blocks_each = (prompt + answer).div_ceil(BLOCK_SIZE);
-    runner.form(1, Box::new(Solo::new()?), blocks_each * sequences)?;
+    runner.form(1, Solo::new()?, blocks_each * sequences)?;
     let vocab_size = runner.facts().vocab_size;
     let entry = |seq: u32, step: u32| PlanEntry {
         seq: SeqId::from(seq),

@@ -11,6 +11,7 @@ use crate::shard::Shard;
 /// Shape of one rank's cache.
 #[derive(Debug, Clone)]
 pub struct CacheLayout {
+    /// Of this rank's stage.
     pub num_layers: usize,
     /// Positions in one block.
     pub block_size: usize,
@@ -21,7 +22,7 @@ pub struct CacheLayout {
 
 impl CacheLayout {
     pub fn new(config: &ModelConfig, shard: &Shard, block_size: usize, dtype: DType) -> Self {
-        let (num_layers, head_dim) = (config.num_layers, config.head_dim);
+        let (num_layers, head_dim) = (shard.layers.len(), config.head_dim);
         Self { num_layers, block_size, kv_heads: shard.kv.len(), head_dim, dtype }
     }
 
@@ -32,7 +33,7 @@ impl CacheLayout {
     }
 }
 
-/// Keys and values of all layers.
+/// Keys and values of the stage's layers.
 pub struct Cache {
     layout: CacheLayout,
     ropes: Vec<Rotary>,

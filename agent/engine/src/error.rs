@@ -39,6 +39,9 @@ pub enum EngineError {
     /// The model cannot be split over that many ranks.
     #[error("{architecture} cannot be split over {world_size} ranks: {reason}; the largest world size is {largest}")]
     WorldSize { architecture: String, world_size: usize, largest: usize, reason: String },
+    /// The model has too few layers for that many stages.
+    #[error("a model of {layers} layers cannot be split into {stages} pipeline stages: use at most {layers}")]
+    Stages { stages: usize, layers: usize },
     /// A value of the runner's configuration.
     #[error("{0}")]
     Usage(String),

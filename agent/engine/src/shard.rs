@@ -1,19 +1,30 @@
-//! What part of a model is one rank's: any world size up to the number of query heads, none of which must divide.
+//! What part of a model is one rank's: any tensor size up to the number of query heads, none of which must divide, in
+//! any number of stages up to the number of layers.
+//!
+//! Layers go to stages in contiguous ranges; the first stage also has the embedding, the last one the final norm and the
+//! output projection. Within a stage every rank has a part of each layer.
 //!
 //! Query heads go in contiguous ranges; a rank keeps every KV head that its range touches, so two ranks may both keep
 //! the one between them. Every other dimension is split as evenly as it can be.
 
 use std::ops::Range;
 
-use lockstep_collectives::Group;
+use lockstep_collectives::{Grid, Group};
 
 use crate::EngineError;
 use crate::config::ModelConfig;
 
-/// One rank's part of every dimension that is split.
+/// One rank's part of everything that is split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
+    /// Place in the stage's tensor-parallel group.
     pub group: Group,
+    /// The stage's layers, by their index in the whole model.
+    pub layers: Range<usize>,
+    /// Whether this stage has the embedding.
+    pub embeds: bool,
+    /// Whether this stage has the final norm and the output projection.
+    pub projects: bool,
     /// Query heads, by their index in the whole model.
     pub queries: Range<usize>,
     /// KV heads that those queries use, by their index in the whole model.
@@ -25,8 +36,12 @@ pub struct Shard {
 
 impl Shard {
     /// # Errors
-    /// [`EngineError::WorldSize`] where a rank would have nothing.
-    pub fn new(config: &ModelConfig, group: Group) -> Result<Self, EngineError> {
+    /// [`EngineError::WorldSize`] or [`EngineError::Stages`] where a rank would have nothing.
+    pub fn new(config: &ModelConfig, grid: Grid) -> Result<Self, EngineError> {
+        let (group, stages) = (grid.tensor(), grid.pipeline().world_size());
+        if stages > config.num_layers {
+            return Err(EngineError::Stages { stages, layers: config.num_layers });
+        }
         let largest = largest_world_size(config);
         if group.world_size() > largest {
             return Err(EngineError::WorldSize {
@@ -45,7 +60,16 @@ impl Shard {
         let per_kv = config.queries_per_kv();
         let kv = queries.start / per_kv..(queries.end - 1) / per_kv + 1;
         let kv_of = queries.clone().map(|query| query / per_kv - kv.start).collect();
-        Ok(Self { group, queries, kv, kv_of, vocab: group.part_of(config.vocab_size) })
+        Ok(Self {
+            group,
+            layers: grid.layers_of(config.num_layers),
+            embeds: grid.is_first_stage(),
+            projects: grid.is_last_stage(),
+            queries,
+            kv,
+            kv_of,
+            vocab: group.part_of(config.vocab_size),
+        })
     }
 
     /// This rank's part of a feed-forward part's intermediate dimension of `size`.
@@ -54,7 +78,7 @@ impl Shard {
     }
 }
 
-/// Most ranks that a model can be split over.
+/// Most ranks that one stage of a model can be split over.
 pub fn largest_world_size(config: &ModelConfig) -> usize {
     config.num_heads.min(least_intermediate(config)).min(config.vocab_size)
 }
@@ -81,7 +105,7 @@ mod tests {
     #[test]
     fn a_rank_keeps_every_kv_head_that_it_touches() {
         let config = config(6, 2);
-        let shard = |rank| Shard::new(&config, Group::new(rank, 4).unwrap()).unwrap();
+        let shard = |rank| Shard::new(&config, Group::new(rank, 4).unwrap().into()).unwrap();
         let seen: Vec<_> = (0..4).map(shard).map(|shard| (shard.queries, shard.kv, shard.kv_of)).collect();
         let expected =
             [(0..1, 0..1, vec![0]), (1..3, 0..1, vec![0, 0]), (3..4, 1..2, vec![0]), (4..6, 1..2, vec![0, 0])];
@@ -90,8 +114,20 @@ mod tests {
 
     #[test]
     fn too_many_ranks_are_told_how_many_fit() {
-        let message = Shard::new(&config(6, 2), Group::new(0, 7).unwrap()).unwrap_err().to_string();
+        let message = Shard::new(&config(6, 2), Group::new(0, 7).unwrap().into()).unwrap_err().to_string();
         assert!(message.contains("over 7 ranks") && message.contains("the largest world size is 6"), "{message}");
+    }
+
+    #[test]
+    fn stages_have_their_layers_and_the_ends_what_belongs_there() {
+        let mut config = fixture::tiny_config();
+        config.num_layers = 5;
+        let shard = |rank| Shard::new(&config, Grid::new(rank, 6, 3).unwrap()).unwrap();
+        let seen: Vec<_> =
+            [0, 3, 4].map(shard).map(|shard| (shard.group.rank(), shard.layers, shard.embeds, shard.projects)).into();
+        assert_eq!(seen, [(0, 0..2, true, false), (1, 2..4, false, false), (0, 4..5, false, true)]);
+        let message = Shard::new(&config, Grid::new(0, 6, 6).unwrap()).unwrap_err().to_string();
+        assert!(message.contains("5 layers") && message.contains("6 pipeline stages"), "{message}");
     }
 
     proptest! {
@@ -101,7 +137,7 @@ mod tests {
             prop_assume!(world <= largest_world_size(&config));
             let mut ends = (0, 0, 0);
             for rank in 0..world {
-                let shard = Shard::new(&config, Group::new(rank, world).unwrap()).unwrap();
+                let shard = Shard::new(&config, Group::new(rank, world).unwrap().into()).unwrap();
                 let intermediate = shard.intermediate(config.intermediate_size);
                 prop_assert_eq!((shard.queries.start, intermediate.start, shard.vocab.start), ends);
                 prop_assert!(!shard.queries.is_empty() && !intermediate.is_empty() && !shard.vocab.is_empty());

@@ -19,8 +19,11 @@ pub struct SchedulerConfig {
     pub context_length: u32,
     /// Requests that may wait and were never started. Requests that were preempted or lost their group do not count.
     pub max_waiting: usize,
-    /// Plans that may be on their way at once, at least 1. 2: one step ahead; 1: none.
+    /// Plans that may be on their way at once, at least 1. One more than there are stages: one step ahead; as many: none.
     pub max_steps_in_flight: usize,
+    /// Pipeline stages of the ranks, at least 1: each computes another step, so the work is spread over as many steps,
+    /// no two of which wait for each other.
+    pub pipeline_stages: usize,
     /// About how long a step may last: the token budget adapts to it.
     pub target_step: Duration,
     /// Key of the prefix hashes, drawn at random by the caller: clients cannot construct a collision without it.
@@ -40,6 +43,7 @@ impl Default for SchedulerConfig {
             context_length: 8192,
             max_waiting: 1024,
             max_steps_in_flight: 2,
+            pipeline_stages: 1,
             target_step: Duration::from_millis(500),
             prefix_key: [0; 16],
             prefix_caching: true,
@@ -52,5 +56,11 @@ impl SchedulerConfig {
     /// Sequences that may run at once: each must find a place for one token in every step.
     pub(crate) fn max_running(&self) -> usize {
         self.max_num_seqs.min(self.max_num_batched_tokens)
+    }
+
+    /// Tokens that may be on their way for one sequence: one for each step that it may be planned ahead, and the one that
+    /// the ranks compute.
+    pub(crate) fn max_pending(&self) -> usize {
+        (self.max_steps_in_flight + 1).saturating_sub(self.pipeline_stages).max(1)
     }
 }

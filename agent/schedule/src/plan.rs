@@ -110,7 +110,7 @@ pub struct TokenLogprobs {
     pub top: Vec<(u32, f32)>,
 }
 
-/// A finished step, as rank 0 reports it: one `Sampled` per sampling entry, in the plan's order.
+/// A finished step, as the first rank that samples reports it: one `Sampled` per sampling entry, in the plan's order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StepOutput {
     pub epoch: u64,

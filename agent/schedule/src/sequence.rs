@@ -19,6 +19,8 @@ pub(crate) struct Sequence {
     pub max_len: usize,
     /// Tokens that steps in flight will sample.
     pub pending: usize,
+    /// The last step that samples for it: of use while `pending` is above 0.
+    pub sampled_in: u64,
     /// Tokens whose keys and values plans have made the ranks compute, or that were shared.
     pub planned: usize,
     /// Block table, empty while it waits.
@@ -44,6 +46,7 @@ impl Sequence {
             tokens,
             max_len,
             pending: 0,
+            sampled_in: 0,
             planned: 0,
             table: Vec::new(),
             named: 0,

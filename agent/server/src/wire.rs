@@ -12,6 +12,11 @@ pub struct Malformed {
     reason: String,
 }
 
+/// The rank whose node reports what a step sampled: the first of the last pipeline stage, which samples.
+pub fn reporting_rank(assignment: &pb::Assignment) -> u32 {
+    assignment.world_size - assignment.world_size / assignment.pipeline_parallel_size.max(1)
+}
+
 /// The wire form of `plan`; `sent_nanos` is the head's monotonic clock.
 pub fn plan_to_wire(plan: &StepPlan, sent_nanos: u64) -> pb::StepPlan {
     pb::StepPlan {

@@ -312,7 +312,7 @@ pub struct StepDone {
     /// Duration of the step on this node, in microseconds.
     #[prost(uint64, tag = "3")]
     pub micros: u64,
-    /// From the node of rank 0 only: what was sampled, in the order of the plan's sampling entries.
+    /// From the node of the last pipeline stage's first rank only: what was sampled, in the order of the plan's sampling entries.
     #[prost(message, repeated, tag = "4")]
     pub sampled: ::prost::alloc::vec::Vec<Sampled>,
     /// From the head's send to the first rank's start, in nanoseconds; 0 where the clocks are not comparable.

@@ -47,19 +47,20 @@ pub struct LmHead {
 }
 
 impl LmHead {
-    /// The matrix `name`, or the embedding's own table where the model ties them.
-    pub fn load(
+    /// The matrix `name`.
+    pub fn load(loader: &Loader<'_>, name: &str, config: &ModelConfig) -> Result<Self, EngineError> {
+        let part = RowPart { name, of: config.vocab_size, rows: loader.shard().vocab.clone() };
+        let matrix = ColumnParallelLinear::load(loader, &[part], config.hidden_size, false)?;
+        Ok(Self { matrix, soft_cap: config.logit_soft_cap })
+    }
+
+    /// The table of the embedding that it is tied to.
+    pub fn tied(
         loader: &Loader<'_>,
-        name: &str,
         config: &ModelConfig,
         embedding: &VocabParallelEmbedding,
     ) -> Result<Self, EngineError> {
-        let matrix = if config.tie_word_embeddings {
-            ColumnParallelLinear::from_matrix(loader.tied(&embedding.table)?)
-        } else {
-            let part = RowPart { name, of: config.vocab_size, rows: loader.shard().vocab.clone() };
-            ColumnParallelLinear::load(loader, &[part], config.hidden_size, false)?
-        };
+        let matrix = ColumnParallelLinear::from_matrix(loader.tied(&embedding.table)?);
         Ok(Self { matrix, soft_cap: config.logit_soft_cap })
     }
 

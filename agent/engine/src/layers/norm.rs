@@ -69,6 +69,14 @@ impl Residual {
         self.sum.device()
     }
 
+    /// The stream with its last addition summed in, as another stage takes it.
+    pub fn settled(self) -> Result<Tensor, EngineError> {
+        match self.pending {
+            None => Ok(self.sum),
+            Some(added) => Ok((added + self.sum)?),
+        }
+    }
+
     /// The stream of some rows.
     pub fn rows(&self, rows: &Tensor) -> Result<Self, EngineError> {
         let pending = self.pending.as_ref().map(|added| added.index_select(rows, 0)).transpose()?;

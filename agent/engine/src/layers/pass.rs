@@ -12,7 +12,7 @@ use crate::EngineError;
 /// The tokens of one step, sequence after sequence.
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
-    /// One id a row.
+    /// One id a row; none on a stage that has no embedding.
     pub ids: Vec<u32>,
     /// One position a row.
     pub positions: Vec<u32>,
@@ -24,6 +24,7 @@ pub struct Batch<'a> {
 pub struct Pass<'a> {
     pub kernels: &'a Context,
     pub batch: &'a Batch<'a>,
+    /// Of this stage's ranks.
     pub communicator: &'a mut dyn Communicator,
     pub progress: &'a AtomicU64,
 }

@@ -17,10 +17,14 @@ use crate::weights::Loader;
 
 /// One rank's part of a model.
 pub trait Model: Send {
-    /// The batch to the residual stream `[tokens, hidden]` before the last norm; its keys and values go into `cache`.
-    fn hidden(&self, pass: &mut Pass<'_>, cache: &mut Cache) -> Result<Residual, EngineError>;
+    /// The batch's ids to the residual stream `[tokens, hidden]` that enters the first layer: on the first stage alone.
+    fn embed(&self, pass: &mut Pass<'_>) -> Result<Residual, EngineError>;
 
-    /// Some rows of the stream to this rank's part of their logits, `[rows, vocabulary part]`.
+    /// The stream through this stage's layers; keys and values of the batch go into `cache`.
+    fn layers(&self, pass: &mut Pass<'_>, stream: &mut Residual, cache: &mut Cache) -> Result<(), EngineError>;
+
+    /// Some rows of the stream that left the last layer to this rank's part of their logits, `[rows, vocabulary part]`:
+    /// on the last stage alone.
     fn logits(&self, pass: &mut Pass<'_>, rows: Residual) -> Result<Tensor, EngineError>;
 }
 

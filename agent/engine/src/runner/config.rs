@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use candle_core::DType;
-use lockstep_collectives::Group;
+use lockstep_collectives::Grid;
 use lockstep_kernels::{Context, Isa, ThreadPool};
 
 use crate::config::ModelConfig;
@@ -56,8 +56,8 @@ pub struct RunnerConfig {
     pub dtype: DTypeChoice,
     /// What matrices are quantized to that are stored in floating point.
     pub quantization: Quantization,
-    /// Place in the tensor-parallel group.
-    pub group: Group,
+    /// Place among the ranks: pipeline stage and place in its tensor-parallel group.
+    pub grid: Grid,
     /// Tokens in one block of the KV cache.
     pub block_size: u32,
     /// Most positions of a sequence; `None`: what the model was made for.
@@ -126,6 +126,8 @@ pub struct ModelFacts {
     pub context_length: u32,
     pub vocab_size: u32,
     pub num_layers: u32,
+    /// Those of this rank's pipeline stage, by their index in the whole model.
+    pub layers: std::ops::Range<usize>,
     /// Instruction set that computes: `portable`, `avx2`, ….
     pub isa: &'static str,
 }

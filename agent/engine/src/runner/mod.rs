@@ -2,7 +2,12 @@
 //!
 //! A runner is owned by one thread. Weights stay for its life; a communicator, a KV cache and sequences come with each
 //! epoch. The token sampled last for a sequence stays here, so that the next plan need not carry it.
+//!
+//! Where the group has several stages, a step goes through them one after the other: each takes the stream from the one
+//! before, passes it through its layers and sends it on, and goes over to the next step while later stages compute this
+//! one. The last stage samples, and tells the first, which embeds.
 
+mod column;
 mod config;
 mod sequences;
 
@@ -10,10 +15,11 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, Device, Storage, Tensor};
-use lockstep_collectives::{Communicator, Group};
+use lockstep_collectives::{Communicator, Communicators, Grid};
 use lockstep_kernels::{AttentionSeq, BlockFormat, Context};
 use lockstep_schedule::plan::{PlanEntry, PlanTokens, StepOutput, StepPlan};
 
+use column::Column;
 pub(crate) use config::dtype_name;
 pub use config::{DTypeChoice, ModelFacts, RunnerConfig};
 use sequences::{Limits, Sequences, length};
@@ -21,7 +27,7 @@ use sequences::{Limits, Sequences, length};
 use crate::EngineError;
 use crate::cache::{Cache, CacheLayout};
 use crate::config::ModelConfig;
-use crate::layers::{Batch, Pass, Rotary};
+use crate::layers::{Batch, Pass, Residual, Rotary};
 use crate::models::{self, Model};
 use crate::sampler::{Row, Sampler};
 use crate::shard::Shard;
@@ -35,6 +41,7 @@ pub struct Runner {
     device: Device,
     model: Box<dyn Model>,
     cache: Cache,
+    hidden_size: usize,
     bytes_read: u64,
     epoch: Option<Epoch>,
     last_epoch: u64,
@@ -44,7 +51,8 @@ pub struct Runner {
 struct Epoch {
     number: u64,
     next_step: u64,
-    communicator: Box<dyn Communicator>,
+    tensor: Box<dyn Communicator>,
+    column: Column,
     sequences: Sequences,
 }
 
@@ -52,7 +60,7 @@ struct Epoch {
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepWithLogits {
     pub output: StepOutput,
-    /// The whole vocabulary's, one row a sampling entry, in the plan's order.
+    /// The whole vocabulary's, one row a sampling entry, in the plan's order: on the last stage alone.
     pub logits: Vec<Vec<f32>>,
 }
 
@@ -72,7 +80,7 @@ impl Runner {
         config.check()?;
         let model_config = ModelConfig::read(config.files.as_ref())?;
         let context_length = config.context_length(&model_config)?;
-        let shard = Shard::new(&model_config, config.group)?;
+        let shard = Shard::new(&model_config, config.grid)?;
         let (kernels, device) = (config.kernels()?, Device::Cpu);
         let weights = Weights::open(Arc::clone(&config.files))?;
         let dtype = config.dtype.resolve(weights.main_dtype());
@@ -84,7 +92,7 @@ impl Runner {
             quantization: config.quantization,
             device: &device,
             progress: RefCell::new(&mut *progress),
-            bytes_total: weights.bytes_per_rank(config.group.world_size()),
+            bytes_total: weights.bytes_per_rank(config.grid.world_size()),
         };
         let model = models::load(&Loader::new(&options), &model_config)?;
         let bytes_read = weights.bytes_read();
@@ -98,22 +106,23 @@ impl Runner {
             context_length,
             vocab_size: u32::try_from(model_config.vocab_size).unwrap_or(u32::MAX),
             num_layers: u32::try_from(model_config.num_layers).unwrap_or(u32::MAX),
+            layers: shard.layers.clone(),
             isa: kernels.isa().name(),
         };
-        let cache = Cache::new(layout, ropes);
-        Ok(Self { config, facts, kernels, device, model, cache, bytes_read, epoch: None, last_epoch: 0 })
+        let (cache, hidden_size) = (Cache::new(layout, ropes), model_config.hidden_size);
+        Ok(Self { config, facts, kernels, device, model, cache, hidden_size, bytes_read, epoch: None, last_epoch: 0 })
     }
 
     pub fn facts(&self) -> &ModelFacts {
         &self.facts
     }
 
-    /// Place in the tensor-parallel group.
-    pub fn group(&self) -> Group {
-        self.config.group
+    /// Place among the ranks.
+    pub fn grid(&self) -> Grid {
+        self.config.grid
     }
 
-    /// Bytes that one block of the KV cache takes on this rank, all layers together.
+    /// Bytes that one block of the KV cache takes on this rank, all layers of its stage together.
     pub fn bytes_per_block(&self) -> u64 {
         self.cache.layout().bytes_per_block()
     }
@@ -123,7 +132,7 @@ impl Runner {
         self.bytes_read
     }
 
-    /// Enters a new epoch: forgets every sequence, takes the communicator, and makes the KV cache anew where its size
+    /// Enters a new epoch: forgets every sequence, takes the communicators, and makes the KV cache anew where its size
     /// changes.
     ///
     /// # Errors
@@ -132,33 +141,37 @@ impl Runner {
     pub fn form(
         &mut self,
         epoch: u64,
-        communicator: Box<dyn Communicator>,
+        communicators: impl Into<Communicators>,
         num_blocks: u32,
     ) -> Result<(), EngineError> {
         self.unform();
         if epoch <= self.last_epoch {
             return Err(EngineError::Usage(format!("epoch {epoch} does not follow epoch {}", self.last_epoch)));
         }
-        if communicator.group() != self.config.group {
-            let (given, own) = (communicator.group(), self.config.group);
+        let Communicators { tensor, pipeline } = communicators.into();
+        let grid = self.config.grid;
+        if tensor.group() != grid.tensor() {
+            let (given, own) = (tensor.group(), grid.tensor());
             return Err(EngineError::Usage(format!("a communicator of {given:?} was given to {own:?}")));
         }
+        let column = Column::new(grid.pipeline(), pipeline)?;
         if num_blocks == 0 {
             return Err(EngineError::Usage("a group needs at least one KV block; give it more memory".into()));
         }
         self.cache.resize(&self.kernels, num_blocks as usize, &self.device)?;
         self.last_epoch = epoch;
-        self.epoch = Some(Epoch { number: epoch, next_step: 1, communicator, sequences: Sequences::default() });
+        self.epoch = Some(Epoch { number: epoch, next_step: 1, tensor, column, sequences: Sequences::default() });
         Ok(())
     }
 
-    /// Leaves the epoch: drops the communicator and every sequence, keeps the weights.
+    /// Leaves the epoch: drops the communicators and every sequence, keeps the weights.
     pub fn unform(&mut self) {
         self.epoch = None;
     }
 
-    /// Executes one plan. A plan that is refused changes nothing; any other error ends the epoch, and the group must
-    /// be formed anew.
+    /// Executes one plan: this stage's part of it; the last stage gives what was sampled, the others an output without
+    /// tokens. A plan that is refused changes nothing; any other error ends the epoch, and the group must be formed
+    /// anew.
     ///
     /// # Errors
     /// [`EngineError::NotFormed`], [`EngineError::Plan`], [`EngineError::Collective`], [`EngineError::Logits`].
@@ -166,7 +179,7 @@ impl Runner {
         self.run(plan, false).map(|step| step.output)
     }
 
-    /// As [`Runner::step`], and gathers the logits on every rank: for tests and measurements. All ranks must call it
+    /// As [`Runner::step`], and gathers the logits on every rank of the last stage: for tests and measurements. All ranks must call it
     /// for the same step.
     ///
     /// # Errors
@@ -188,6 +201,7 @@ impl Runner {
         match (&result, self.epoch.as_mut()) {
             (Ok(step), Some(epoch)) => {
                 epoch.sequences.finish(plan, step.output.sampled.iter().map(|sampled| sampled.token));
+                epoch.column.done(plan);
                 epoch.next_step += 1;
             }
             _ => self.unform(),
@@ -216,21 +230,34 @@ impl Runner {
         if plan.entries.is_empty() {
             return Ok(step);
         }
-        let batch = batch_of(plan, &epoch.sequences);
-        let mut pass = Pass {
-            kernels: &self.kernels,
-            batch: &batch,
-            communicator: epoch.communicator.as_mut(),
-            progress: &self.config.progress,
+        let Epoch { tensor, column, sequences, .. } = epoch;
+        let grid = self.config.grid;
+        if grid.is_first_stage() {
+            column.fetch_tokens(plan, sequences)?;
+        }
+        let batch = batch_of(plan, sequences, grid.is_first_stage());
+        let communicator = tensor.as_mut();
+        let mut pass = Pass { kernels: &self.kernels, batch: &batch, communicator, progress: &self.config.progress };
+        let mut stream = if grid.is_first_stage() {
+            self.model.embed(&mut pass)?
+        } else {
+            let stream = column.receive([plan.num_tokens(), self.hidden_size])?;
+            Residual::new(stream.to_device(&self.device)?)
         };
-        let stream = self.model.hidden(&mut pass, &mut self.cache)?;
-        let (last_rows, rows) = sampling_rows(plan, &epoch.sequences);
+        pass.tick();
+        self.model.layers(&mut pass, &mut stream, &mut self.cache)?;
+        if !grid.is_last_stage() {
+            on_host(&stream.settled()?, |stream| column.send(stream))?;
+            pass.tick();
+            return Ok(step);
+        }
+        let (last_rows, rows) = sampling_rows(plan, sequences);
         if rows.is_empty() {
             return Ok(step);
         }
         let last_rows = Tensor::new(last_rows, &self.device)?;
         let logits = self.model.logits(&mut pass, stream.rows(&last_rows)?)?;
-        let sampler = Sampler::new(self.config.group, self.facts.vocab_size as usize);
+        let sampler = Sampler::new(grid.tensor(), self.facts.vocab_size as usize);
         on_host(&logits, |logits| {
             step.output.sampled = sampler.sample(&rows, logits, pass.communicator)?;
             if with_logits {
@@ -239,6 +266,7 @@ impl Runner {
             }
             Ok(())
         })?;
+        column.send_tokens(&step.output.sampled)?;
         pass.tick();
         Ok(step)
     }
@@ -256,15 +284,16 @@ impl Epoch {
     }
 }
 
-/// The tokens of a plan in the order of its rows.
-fn batch_of<'a>(plan: &StepPlan, sequences: &'a Sequences) -> Batch<'a> {
+/// The tokens of a plan in the order of its rows, with their ids where they are to be embedded.
+fn batch_of<'a>(plan: &StepPlan, sequences: &'a Sequences, embeds: bool) -> Batch<'a> {
     let mut batch = Batch::default();
     for entry in &plan.entries {
         let Some(sequence) = sequences.get(entry.seq) else { continue };
-        let first_row = batch.ids.len();
+        let first_row = batch.positions.len();
         match &entry.tokens {
+            _ if !embeds => {}
             PlanTokens::Given(ids) => batch.ids.extend(ids),
-            PlanTokens::LastSampled => batch.ids.extend(sequence.last_sampled),
+            PlanTokens::LastSampled => batch.ids.extend(sequence.last_sampled.and_then(|last| last.token)),
         }
         batch.positions.extend(entry.position..entry.position + length(entry));
         batch.seqs.push(AttentionSeq {

@@ -25,7 +25,16 @@ pub struct Sequence {
     pub block_table: Vec<BlockId>,
     /// Positions that are in the cache; `None` before its first step.
     pub computed: Option<u32>,
-    pub last_sampled: Option<u32>,
+    pub last_sampled: Option<LastSampled>,
+}
+
+/// The token that was sampled last for a sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct LastSampled {
+    /// Number of the step that sampled it.
+    pub step: u64,
+    /// `None`: the last pipeline stage knows it, and this one does not, or not yet.
+    pub token: Option<u32>,
 }
 
 /// All sequences of an epoch.
@@ -97,15 +106,24 @@ impl Sequences {
         }
     }
 
-    /// The step is done: its positions are in the cache, and `sampled` holds one token a sampling entry, in order.
+    /// The step is done: its positions are in the cache, and `sampled` holds one token a sampling entry, in order, or
+    /// nothing where another stage samples.
     pub fn finish(&mut self, plan: &StepPlan, sampled: impl Iterator<Item = u32>) {
         let mut sampled = sampled;
         for entry in &plan.entries {
             let Some(sequence) = self.held.get_mut(&entry.seq) else { continue };
             sequence.computed = Some(entry.position + length(entry));
             if entry.sample {
-                sequence.last_sampled = sampled.next();
+                sequence.last_sampled = Some(LastSampled { step: plan.step, token: sampled.next() });
             }
+        }
+    }
+
+    /// The last stage sampled `token` for `seq` in `step`; forgotten and newer sequences have no use for it.
+    pub fn learn(&mut self, seq: SeqId, step: u64, token: u32) {
+        let last = self.held.get_mut(&seq).and_then(|sequence| sequence.last_sampled.as_mut());
+        if let Some(last) = last.filter(|last| last.step == step) {
+            last.token = Some(token);
         }
     }
 }
@@ -206,6 +224,22 @@ mod tests {
             sequences.begin(&plan);
             sequences.finish(&plan, [8].into_iter());
         }
+    }
+
+    #[test]
+    fn a_token_that_comes_late_is_for_the_step_that_sampled_it() {
+        let mut sequences = rank();
+        let token = |sequences: &Sequences| sequences.get(1).unwrap().last_sampled.unwrap().token;
+        let next = StepPlan { step: 2, ..plan(&[], &[], vec![last(1, 3, &[])]) };
+        sequences.check(&next, &LIMITS).unwrap();
+        sequences.begin(&next);
+        sequences.finish(&next, std::iter::empty());
+        assert_eq!(token(&sequences), None);
+        sequences.learn(1, 1, 8);
+        sequences.learn(9, 2, 8);
+        assert_eq!(token(&sequences), None);
+        sequences.learn(1, 2, 9);
+        assert_eq!(token(&sequences), Some(9));
     }
 
     #[test]

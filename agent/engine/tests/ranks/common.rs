@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use candle_core::{Device, Tensor};
-use lockstep_collectives::Group;
 use lockstep_collectives::memory::{Faults, Member, group};
+use lockstep_collectives::{Communicator, Communicators, Grid};
 use lockstep_engine::{DTypeChoice, EngineError, Quantization, Runner, RunnerConfig, StepWithLogits, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Output, Request, Scheduler, SchedulerConfig};
@@ -66,6 +66,7 @@ pub fn expected(name: &str) -> Vec<Expected> {
 pub struct Setup {
     pub source: String,
     pub world_size: usize,
+    pub stages: usize,
     pub dtype: DTypeChoice,
     pub quantization: Quantization,
     pub num_blocks: u32,
@@ -76,7 +77,11 @@ impl Setup {
     pub fn new(fixture: &str, world_size: usize) -> Self {
         let source = folder(fixture).display().to_string();
         let (dtype, quantization) = (DTypeChoice::F32, Quantization::None);
-        Self { source, world_size, dtype, quantization, num_blocks: 128, block_size: 8 }
+        Self { source, world_size, stages: 1, dtype, quantization, num_blocks: 128, block_size: 8 }
+    }
+
+    pub fn grid(&self, rank: usize) -> Grid {
+        Grid::new(rank, self.world_size, self.stages).unwrap()
     }
 
     pub fn config(&self, rank: usize) -> RunnerConfig {
@@ -84,7 +89,7 @@ impl Setup {
             files: open(&self.source).unwrap(),
             dtype: self.dtype,
             quantization: self.quantization,
-            group: Group::new(rank, self.world_size).unwrap(),
+            grid: self.grid(rank),
             block_size: self.block_size,
             context_length: Some(256),
             max_num_batched_tokens: 512,
@@ -98,11 +103,11 @@ impl Setup {
 }
 
 enum Command {
-    Form(u64, Box<Member>, u32),
+    Form(u64, Communicators, u32),
     Step(StepPlan),
 }
 
-type Answer = Result<StepWithLogits, EngineError>;
+pub type Answer = Result<StepWithLogits, EngineError>;
 
 /// A thread a rank; each answers every plan that it is sent, in order.
 pub struct Ranks {
@@ -120,12 +125,24 @@ impl Ranks {
         ranks
     }
 
-    /// Forms the next epoch and gives its number.
+    /// Forms the next epoch and gives its number. The faults are those of the links between stages, where there are
+    /// several, else of those within the one.
     pub fn form(&mut self, faults: &Faults) -> u64 {
         self.epoch += 1;
-        let members = group(self.setup.world_size, faults).unwrap();
-        for ((commands, ..), member) in self.threads.iter().zip(members) {
-            commands.send(Command::Form(self.epoch, Box::new(member), self.setup.num_blocks)).unwrap();
+        let Setup { world_size, stages, num_blocks, .. } = self.setup;
+        let tensor = world_size / stages;
+        let none = Faults::default();
+        let (in_rows, in_columns) = if stages > 1 { (&none, faults) } else { (faults, &none) };
+        let members =
+            |count, size, faults| -> Vec<_> { (0..count).map(|_| group(size, faults).unwrap().into_iter()).collect() };
+        let (mut rows, mut columns): (Vec<_>, Vec<_>) =
+            (members(stages, tensor, in_rows), members(tensor, stages, in_columns));
+        for (rank, (commands, ..)) in self.threads.iter().enumerate() {
+            let boxed = |member: Member| -> Box<dyn Communicator> { Box::new(member) };
+            let row = boxed(rows[rank / tensor].next().unwrap());
+            let column = boxed(columns[rank % tensor].next().unwrap());
+            let communicators = Communicators { tensor: row, pipeline: (stages > 1).then_some(column) };
+            commands.send(Command::Form(self.epoch, communicators, num_blocks)).unwrap();
         }
         self.epoch
     }
@@ -135,19 +152,29 @@ impl Ranks {
     }
 
     pub fn send(&self, plan: &StepPlan) {
-        for (commands, ..) in &self.threads {
-            commands.send(Command::Step(plan.clone())).unwrap();
-        }
+        (0..self.threads.len()).for_each(|rank| self.send_to(rank, plan));
+    }
+
+    pub fn send_to(&self, rank: usize, plan: &StepPlan) {
+        self.threads[rank].0.send(Command::Step(plan.clone())).unwrap();
+    }
+
+    pub fn answer_of(&self, rank: usize) -> Answer {
+        self.threads[rank].1.recv().unwrap()
     }
 
     /// What every rank answers to the oldest plan that is not answered.
     pub fn answers(&self) -> Vec<Answer> {
-        self.threads.iter().map(|(_, answers, _)| answers.recv().unwrap()).collect()
+        (0..self.threads.len()).map(|rank| self.answer_of(rank)).collect()
     }
 
-    /// The answer, which must be the same on every rank to the last bit.
+    /// The answer of the last stage, which must be the same on every rank of it to the last bit; other stages have none.
     pub fn answer(&self) -> StepWithLogits {
         let mut answers = self.answers().into_iter().map(Result::unwrap);
+        let before = self.setup.world_size - self.setup.world_size / self.setup.stages;
+        for early in answers.by_ref().take(before) {
+            assert!(early.output.sampled.is_empty() && early.logits.is_empty(), "{early:?}");
+        }
         let first = answers.next().unwrap();
         assert!(answers.all(|other| other == first), "ranks differ");
         first
@@ -177,7 +204,7 @@ fn spawn(config: RunnerConfig) -> (Sender<Command>, Receiver<Answer>, JoinHandle
         let read = runner.bytes_read();
         for command in inbox {
             match command {
-                Command::Form(epoch, member, num_blocks) => runner.form(epoch, member, num_blocks).unwrap(),
+                Command::Form(epoch, links, num_blocks) => runner.form(epoch, links, num_blocks).unwrap(),
                 Command::Step(plan) => {
                     if outbox.send(runner.step_with_logits(&plan)).is_err() {
                         break;

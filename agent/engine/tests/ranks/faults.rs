@@ -60,11 +60,11 @@ fn a_runner_refuses_what_does_not_belong() {
     let setup = Setup::new(FIXTURE, 1);
     let mut runner = Runner::load(setup.config(0), &mut |_, _| {}).unwrap();
     let plan = |epoch, step| StepPlan { epoch, step, ..StepPlan::default() };
-    let solo = || Box::new(Solo::new().unwrap());
+    let solo = || Solo::new().unwrap();
 
     assert!(matches!(runner.step(&plan(1, 1)), Err(EngineError::NotFormed)));
     let stranger = group(2, &Faults::default()).unwrap().remove(0);
-    assert!(runner.form(1, Box::new(stranger), 4).unwrap_err().to_string().contains("a communicator of"));
+    assert!(runner.form(1, stranger, 4).unwrap_err().to_string().contains("a communicator of"));
     assert!(runner.form(1, solo(), 0).unwrap_err().to_string().contains("at least one KV block"));
     runner.form(2, solo(), 4).unwrap();
     for (epoch, step, expected) in [(1, 1, "in epoch 2"), (3, 1, "in epoch 2"), (2, 2, "step 1 is due")] {
@@ -85,12 +85,12 @@ fn an_aborted_rank_says_so_and_forms_again() {
     let mut scheduler = scheduler(&setup, |_| {});
     scheduler.submit(request(1, &case, SamplingParams::default()), 0).unwrap();
     scheduler.group_formed(1, 8, 0);
-    let communicator = Box::new(Solo::new().unwrap());
-    let aborter = lockstep_collectives::Communicator::aborter(communicator.as_ref());
+    let communicator = Solo::new().unwrap();
+    let aborter = lockstep_collectives::Communicator::aborter(&communicator);
     runner.form(1, communicator, 8).unwrap();
     runner.step(&scheduler.next_plan(0).unwrap()).unwrap();
     aborter.abort("the head said so");
     let error = runner.step(&scheduler.next_plan(0).unwrap()).unwrap_err().to_string();
     assert_eq!(error, "aborted: the head said so");
-    runner.form(2, Box::new(Solo::new().unwrap()), 8).unwrap();
+    runner.form(2, Solo::new().unwrap(), 8).unwrap();
 }

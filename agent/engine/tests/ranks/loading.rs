@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::common::{Setup, folder};
-use lockstep_collectives::Group;
 use lockstep_collectives::solo::Solo;
+use lockstep_collectives::{Grid, Group};
 use lockstep_engine::{DTypeChoice, Runner, RunnerConfig, describe, open, resolve, verify};
 use lockstep_schedule::plan::{PlanEntry, PlanTokens, SamplingParams, StepPlan};
 
@@ -41,13 +41,29 @@ fn a_rank_reads_its_own_part_and_reports_it() {
         sum += runner.bytes_read();
         let facts = runner.facts();
         assert_eq!((facts.architecture, facts.dtype, facts.vocab_size), ("LlamaForCausalLM", "f32", 269));
-        assert_eq!((facts.context_length, facts.num_layers), (256, 3));
+        assert_eq!((facts.context_length, facts.num_layers, facts.layers.clone()), (256, 3, 0..3));
         assert_eq!(facts.parameters * 4, size - header(FIXTURE));
         // Three layers, keys and values, at least one KV head of 10 in f32, 8 positions; kernels may pad.
         assert!(runner.bytes_per_block() >= 3 * 2 * 8 * 10 * 4, "{}", runner.bytes_per_block());
     }
     // KV heads that two ranks share, norms, and the gaps in short rows are read more than once.
     assert!(sum > size * 9 / 10 && sum < size * 2, "{sum} of {size}");
+}
+
+#[test]
+fn a_stage_reads_its_own_layers_alone() {
+    let bytes = |rank, stages| {
+        let config = Setup { stages, ..Setup::new(FIXTURE, stages) }.config(rank);
+        let runner = load(config).unwrap();
+        assert_eq!(runner.facts().layers.len(), if stages == 1 { 3 } else { 2 - rank });
+        (runner.bytes_read(), runner.bytes_per_block())
+    };
+    let (whole, whole_block) = bytes(0, 1);
+    let (first, first_block) = bytes(0, 2);
+    let (last, last_block) = bytes(1, 2);
+    // This model's output projection is the embedding, which both ends have then.
+    assert_eq!(first + last, whole + 269 * 54 * 4);
+    assert_eq!((first_block, last_block), (whole_block / 3 * 2, whole_block / 3), "two layers and one");
 }
 
 /// Bytes before the first tensor.
@@ -61,7 +77,7 @@ fn progress_moves_with_every_layer() {
     let config = Setup::new(FIXTURE, 1).config(0);
     let progress = Arc::clone(&config.progress);
     let mut runner = load(config).unwrap();
-    runner.form(1, Box::new(Solo::new().unwrap()), 4).unwrap();
+    runner.form(1, Solo::new().unwrap(), 4).unwrap();
     let entry =
         PlanEntry { seq: 1, position: 0, tokens: PlanTokens::Given(vec![1]), new_blocks: vec![0], sample: true };
     let admit = vec![(1, SamplingParams::default())];
@@ -129,7 +145,8 @@ fn damaged_models_are_refused_by_name() {
 fn wrong_choices_are_refused_with_the_remedy() {
     let config = || Setup::new(FIXTURE, 1).config(0);
     let cases = [
-        (RunnerConfig { group: Group::new(6, 7).unwrap(), ..config() }, "the largest world size is 6"),
+        (RunnerConfig { grid: Group::new(6, 7).unwrap().into(), ..config() }, "the largest world size is 6"),
+        (RunnerConfig { grid: Grid::new(3, 4, 4).unwrap(), ..config() }, "a model of 3 layers cannot be split into 4"),
         (RunnerConfig { context_length: Some(513), ..config() }, "the model was made for 512 positions"),
         (RunnerConfig { context_length: Some(0), ..config() }, "context_length is 0"),
         (RunnerConfig { block_size: 0, ..config() }, "block_size is 0"),

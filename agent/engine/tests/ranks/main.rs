@@ -7,3 +7,4 @@ mod gguf;
 mod loading;
 mod parity;
 mod quantized;
+mod stages;

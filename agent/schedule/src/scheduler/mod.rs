@@ -5,6 +5,7 @@
 //! be preempted, so whatever was preempted or lost its group is older than whatever never ran; the oldest sequence
 //! always goes on, so nobody starves.
 
+mod micro_batches;
 mod planning;
 mod results;
 
@@ -72,6 +73,7 @@ impl Scheduler {
         assert!(config.block_size > 0, "block_size must be at least 1");
         assert!(config.max_running() > 0, "max_num_seqs and max_num_batched_tokens must be at least 1");
         assert!(config.max_steps_in_flight > 0, "max_steps_in_flight must be at least 1");
+        assert!(config.pipeline_stages > 0, "pipeline_stages must be at least 1");
         Self {
             budget: TokenBudget::new(config.target_step, config.max_num_batched_tokens),
             config,

@@ -1,9 +1,15 @@
 //! One plan: decodes first, then the prefills that have begun, then what waits, within one token budget.
 //!
+//! Ranks in several pipeline stages work on several steps at once. So a step takes a share of the sequences that decode
+//! and a share of the prefills, and a sequence whose token is still being computed comes up again only after as many
+//! steps as there are stages: by then the token is there when the first stage wants it. Only where nothing else can be
+//! done does a step follow right after the one that it waits for.
+//!
 //! A sequence gets the blocks of all tokens that it has when it is admitted, so only a decode can want for a block; then
 //! the sequence that arrived last gives up its own. Decodes are planned in the order of arrival and before prefills, so
 //! a victim never has an entry in the plan that takes its blocks.
 
+use super::micro_batches::Wait;
 use super::{Arrival, Flight, Group, Scheduler};
 use crate::budget::MIN_TOKEN_BUDGET;
 use crate::config::{Micros, SchedulerConfig};
@@ -11,7 +17,6 @@ use crate::plan::{BlockId, PlanEntry, StepPlan};
 use crate::sequence::Sequence;
 
 /// A plan in the making.
-#[derive(Default)]
 struct Draft {
     plan: StepPlan,
     /// Who has an entry, in the plan's order.
@@ -19,6 +24,10 @@ struct Draft {
 }
 
 impl Draft {
+    fn new(epoch: u64, step: u64) -> Self {
+        Self { plan: StepPlan { epoch, step, ..StepPlan::default() }, planned: Vec::new() }
+    }
+
     /// Plans the next `count` tokens of a sequence, which must have a place.
     fn push(&mut self, arrival: Arrival, sequence: &mut Sequence, count: usize, new_blocks: Vec<BlockId>) {
         let sample = count == sequence.remaining();
@@ -31,7 +40,10 @@ impl Draft {
         });
         self.planned.push(arrival);
         sequence.planned += count;
-        sequence.pending += usize::from(sample);
+        if sample {
+            sequence.pending += 1;
+            sequence.sampled_in = self.plan.step;
+        }
     }
 }
 
@@ -46,15 +58,18 @@ impl Scheduler {
     }
 
     fn plan(&mut self, group: &mut Group) -> Option<StepPlan> {
-        let mut draft = Draft::default();
-        let preempted = self.plan_decodes(group, &mut draft);
+        let mut draft = Draft::new(self.epoch, group.step + 1);
+        let preempted = self.plan_decodes(group, &mut draft, Wait::None);
         let decodes = draft.planned.len();
         // However many decodes there are, prefills go on, if slowly.
         let mut left = self.budget.get().saturating_sub(decodes).max(MIN_TOKEN_BUDGET);
-        left = left.min(self.config.max_num_batched_tokens - decodes);
+        left = left.min(self.config.max_num_batched_tokens - decodes).min(self.prefill_share());
         self.plan_prefills(&mut draft, &mut left);
         if !preempted {
             self.admit(group, &mut draft, &mut left);
+        }
+        if draft.planned.is_empty() {
+            self.plan_decodes(group, &mut draft, Wait::ForOldest);
         }
         if draft.planned.is_empty() {
             return None;
@@ -67,8 +82,6 @@ impl Scheduler {
         }
         group.step += 1;
         let mut plan = draft.plan;
-        plan.epoch = self.epoch;
-        plan.step = group.step;
         plan.forget = std::mem::take(&mut group.forget);
         group.in_flight.push_back(Flight {
             step: plan.step,
@@ -78,16 +91,16 @@ impl Scheduler {
         Some(plan)
     }
 
-    /// One token for every sequence that has no more than one to compute. True if one had to give up its blocks.
-    fn plan_decodes(&mut self, group: &mut Group, draft: &mut Draft) -> bool {
+    /// One token for each of a share of the sequences that have no more than one to compute. True if one had to give up
+    /// its blocks.
+    fn plan_decodes(&mut self, group: &mut Group, draft: &mut Draft, wait: Wait) -> bool {
         let mut preempted = false;
-        let decodes: Vec<Arrival> = self.running.iter().copied().collect();
-        for arrival in decodes {
-            let sequence = &self.sequences[&arrival];
+        for arrival in self.decodes(draft.plan.step, wait) {
             // A sequence that arrived later may have been preempted for one before.
-            if !self.running.contains(&arrival) || !sequence.is_ready() || sequence.remaining() != 1 {
+            if !self.running.contains(&arrival) {
                 continue;
             }
+            let sequence = &self.sequences[&arrival];
             let missing = Sequence::blocks_for(sequence.len(), self.config.block_size) - sequence.table.len();
             while group.blocks.available() < missing && self.running.contains(&arrival) {
                 self.preempt_last(group);

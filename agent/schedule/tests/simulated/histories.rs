@@ -77,15 +77,17 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn config() -> impl Strategy<Value = SchedulerConfig> {
     let sizes = (1..8u32, 1..9usize, prop_oneof![1..24usize, 24..200usize], 30..80u32);
-    (sizes, 3..20usize, 1..4usize, 1..40u64, any::<bool>()).prop_map(
-        |((block_size, seqs, batched, context_length), max_waiting, max_steps_in_flight, target, prefix_caching)| {
+    let steps = (prop_oneof![2 => Just(1usize), 1 => 2..5usize], 0..3usize);
+    (sizes, 3..20usize, steps, 1..40u64, any::<bool>()).prop_map(
+        |((block_size, seqs, batched, context_length), max_waiting, (stages, ahead), target, prefix_caching)| {
             SchedulerConfig {
                 block_size,
                 max_num_seqs: seqs,
                 max_num_batched_tokens: batched,
                 context_length,
                 max_waiting,
-                max_steps_in_flight,
+                max_steps_in_flight: stages + ahead,
+                pipeline_stages: stages,
                 target_step: Duration::from_millis(target),
                 prefix_key: [3; 16],
                 prefix_caching,
@@ -164,6 +166,7 @@ fn histories_see_everything() {
         all.steps += seen.steps;
         all.last_sampled += seen.last_sampled;
         all.chunks += seen.chunks;
+        all.overlaps += seen.overlaps;
         all.preemptions += seen.preemptions;
         all.hits += seen.hits;
     }
@@ -177,6 +180,6 @@ fn histories_see_everything() {
         all.losses,
         all.preemptions as usize,
     ];
-    let often = [all.finished, all.steps, all.last_sampled, all.chunks, all.hits as usize];
+    let often = [all.finished, all.steps, all.last_sampled, all.chunks, all.overlaps, all.hits as usize];
     assert!(rare.iter().all(|&count| count > 0) && often.iter().all(|&count| count > 50), "{all:?}");
 }

@@ -4,4 +4,5 @@
 mod histories;
 mod rank;
 mod scenarios;
+mod stages;
 mod world;

@@ -23,6 +23,8 @@ struct Client {
     ended: bool,
     /// Tokens that steps in flight sample for it.
     pending: usize,
+    /// The last step that samples for it.
+    sampled_in: u64,
     /// A group was formed that is too small for it.
     outgrown: bool,
 }
@@ -48,6 +50,8 @@ pub struct Seen {
     pub steps: usize,
     pub last_sampled: usize,
     pub chunks: usize,
+    /// Steps planned while others were in flight none of which they wait for.
+    pub overlaps: usize,
     pub preemptions: u64,
     pub hits: u64,
 }
@@ -118,6 +122,7 @@ impl World {
             submitted: self.now,
             ended: false,
             pending: 0,
+            sampled_in: 0,
             outgrown: false,
         };
         self.clients.insert(id, client);
@@ -177,10 +182,15 @@ impl World {
         }
     }
 
-    /// Asks for a plan and runs it; the result is on its way. False if there was none.
+    /// As [`Self::next_plan`]: whether there was one.
     pub fn plan(&mut self) -> bool {
+        self.next_plan().is_some()
+    }
+
+    /// Asks for a plan and runs it; the result is on its way.
+    pub fn next_plan(&mut self) -> Option<StepPlan> {
         let budget = self.scheduler.stats().token_budget;
-        let Some(plan) = self.scheduler.next_plan(self.now) else { return false };
+        let plan = self.scheduler.next_plan(self.now)?;
         self.check_plan(&plan, budget);
         let rank = self.rank.as_mut().expect("plans are made for a group");
         let result = rank.execute(&plan);
@@ -189,12 +199,14 @@ impl World {
         assert_eq!(stats.running, rank.num_held());
         assert!(stats.running <= self.config.max_num_seqs);
         for sampled in &result.sampled {
-            self.clients.get_mut(&sampled.seq).expect("a request exists").pending += 1;
+            let client = self.clients.get_mut(&sampled.seq).expect("a request exists");
+            client.pending += 1;
+            client.sampled_in = plan.step;
         }
         self.results.push_back(result);
         assert!(self.results.len() <= self.config.max_steps_in_flight);
         self.seen.steps += 1;
-        true
+        Some(plan)
     }
 
     fn check_plan(&mut self, plan: &StepPlan, budget: usize) {
@@ -214,10 +226,24 @@ impl World {
             self.seen.last_sampled += usize::from(entry.tokens == PlanTokens::LastSampled);
             self.seen.chunks += usize::from(!entry.sample);
         }
+        self.check_overlap(plan);
         // The oldest request goes on in every step, or waits for its own result: so nobody starves.
         if let Some((id, client)) = self.live().find(|(_, client)| !client.outgrown) {
             let planned = plan.entries.iter().any(|entry| entry.seq == *id);
             assert!(planned || client.pending > 0, "{id}, the oldest, is passed over");
+        }
+    }
+
+    /// A step that waits for one of the last is a last resort, and tokens on their way are bounded.
+    fn check_overlap(&mut self, plan: &StepPlan) {
+        let stages = self.config.pipeline_stages;
+        let waits = |client: &Client| client.pending > 0 && client.sampled_in + stages as u64 > plan.step;
+        let waiting = plan.entries.iter().filter(|entry| waits(&self.clients[&entry.seq])).count();
+        assert!(waiting == 0 || waiting == plan.entries.len(), "a step that need not wait is made to: {plan:?}");
+        self.seen.overlaps += usize::from(waiting == 0 && !self.results.is_empty());
+        let most = (self.config.max_steps_in_flight + 1).saturating_sub(stages).max(1);
+        for entry in plan.entries.iter().filter(|entry| entry.tokens == PlanTokens::LastSampled) {
+            assert!(self.clients[&entry.seq].pending < most, "{} runs too far ahead", entry.seq);
         }
     }
 

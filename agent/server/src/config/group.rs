@@ -8,7 +8,7 @@ use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::ring::{self, RingPlace};
 use super::values::{HostPort, Setting};
-use super::{ControlAddress, MAX_LOCAL_WORLD_SIZE, MAX_WORLD_SIZE, RingSetup, Topology};
+use super::{ControlAddress, MAX_LOCAL_WORLD_SIZE, MAX_STAGES, MAX_WORLD_SIZE, RingSetup, Topology};
 
 /// Variables that only the head of a multi-node group reads.
 const OF_HEAD: &[&str] = &[env::HEAD_NUM_WORKERS, env::HEAD_PORT];
@@ -36,6 +36,8 @@ pub(super) struct NodePart {
     pub ordinal: u32,
     pub local_world_size: u32,
     pub world_size: Option<u32>,
+    /// Pipeline stages, as far as the node was told.
+    pub pipeline: Option<u32>,
     pub control: ControlAddress,
     pub ring: RingSetup,
 }
@@ -61,7 +63,6 @@ pub(super) fn part(around: &Surroundings<'_>, warnings: &mut Vec<String>) -> Res
     if let (Some(ring), Some(multi_node)) = (ring, multi_node) {
         return Err(conflict(ring, multi_node, "a group is told by RING_* or by MISTRALRS_MN_*; unset one of the two"));
     }
-    pipeline(variables)?;
     let one_rank = no_nccl(around, multi_node, warnings)?;
     let part = match ring::place(variables)? {
         Some(place) => of_ring(place, around, warnings)?,
@@ -108,13 +109,27 @@ fn conflict(first: &str, second: &str, remedy: &'static str) -> ConfigError {
     ConfigError::Conflict { first: first.into(), second: second.into(), remedy }
 }
 
-fn pipeline(variables: &Environment) -> Result<(), ConfigError> {
-    let Some(stages) = variables.get(env::PIPELINE_PARALLEL)? else { return Ok(()) };
-    match stages.integer(1..=MAX_WORLD_SIZE)? {
-        1 => Ok(()),
-        _ => Err(stages.invalid(
-            "this build has no pipeline stages; give 1 or unset it (all ranks are then one tensor-parallel group)",
-        )),
+/// The pipeline stages that were asked for. Each must have as many ranks as the others, and either take whole nodes or
+/// share one with whole stages: a tensor-parallel group that has some ranks of one node and fewer of the next would wait
+/// for the slower link in every layer.
+fn pipeline(variables: &Environment, world_size: Option<u32>, local: u32) -> Result<Option<u32>, ConfigError> {
+    let Some(setting) = variables.get(env::PIPELINE_PARALLEL)? else { return Ok(None) };
+    let stages = setting.integer(1..=MAX_STAGES)?;
+    let Some(world_size) = world_size else { return Ok(Some(stages)) };
+    if !world_size.is_multiple_of(stages) {
+        return Err(setting.invalid(format!(
+            "the group has {world_size} ranks, which do not make {stages} equal stages; change it, or the number of ranks \
+             ({} for those of each node)",
+            env::LOCAL_WORLD_SIZE
+        )));
+    }
+    let size = world_size / stages;
+    match size.is_multiple_of(local) || local.is_multiple_of(size) {
+        true => Ok(Some(stages)),
+        false => Err(setting.invalid(format!(
+            "{world_size} ranks / {stages} stages = {size} ranks in a stage, and nodes have {local} each: a stage would \
+             have parts of nodes; give a number of stages that makes {local} a multiple or a divisor of a stage's ranks"
+        ))),
     }
 }
 
@@ -191,9 +206,11 @@ fn of_ring(place: RingPlace, around: &Surroundings<'_>, warnings: &mut Vec<Strin
         world_size: place.world_size,
     };
     let world_size = place.world_size;
+    let stages = pipeline(variables, Some(world_size), 1)?;
     if place.rank == 0 {
         let control = SocketAddr::new(host, place.master_port.or(port).unwrap_or(0));
-        let topology = Topology { world_size, local_world_size: 1, num_workers: world_size - 1, pipeline: 1 };
+        let pipeline = stages.unwrap_or(1);
+        let topology = Topology { world_size, local_world_size: 1, num_workers: world_size - 1, pipeline };
         return Ok(Part::Head(HeadPart { topology, control, ring }));
     }
     if control_port.is_some() && place.master_port.is_none() {
@@ -201,7 +218,8 @@ fn of_ring(place: RingPlace, around: &Surroundings<'_>, warnings: &mut Vec<Strin
     }
     let master = place.master_host.zip(place.master_port).map(|(host, port)| HostPort { host, port });
     let control = ControlAddress::FromRing { master };
-    Ok(Part::Node(NodePart { ordinal: place.rank, local_world_size: 1, world_size: Some(world_size), control, ring }))
+    let (ordinal, world_size) = (place.rank, Some(world_size));
+    Ok(Part::Node(NodePart { ordinal, local_world_size: 1, world_size, pipeline: stages, control, ring }))
 }
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -288,7 +306,8 @@ fn single_part(around: &Surroundings<'_>, local: u32, global: Option<Sized>) -> 
         ));
     }
     let port = around.variables.get(env::CONTROL_PORT)?.map(|setting| setting.port(true)).transpose()?;
-    let topology = Topology { world_size: local, local_world_size: local, num_workers: 0, pipeline: 1 };
+    let pipeline = pipeline(around.variables, Some(local), local)?.unwrap_or(1);
+    let topology = Topology { world_size: local, local_world_size: local, num_workers: 0, pipeline };
     let host = around.group_host.unwrap_or(LOOPBACK);
     let control = SocketAddr::new(host, port.unwrap_or(0));
     let ring = auto_ring(around.variables, host, 0, local)?;
@@ -324,7 +343,8 @@ fn head_part(around: &Surroundings<'_>, local: u32, global: Option<Sized>) -> Re
     let port = variables.get(env::HEAD_PORT)?.map(|setting| setting.port(true)).transpose()?.unwrap_or(port::CONTROL);
     let alone = num_workers == 0 && !around.separate;
     let host = around.group_host.unwrap_or(if alone { LOOPBACK } else { ANY });
-    let topology = Topology { world_size, local_world_size: local, num_workers, pipeline: 1 };
+    let pipeline = pipeline(variables, Some(world_size), local)?.unwrap_or(1);
+    let topology = Topology { world_size, local_world_size: local, num_workers, pipeline };
     let ring = auto_ring(variables, host, port::RING, local)?;
     Ok(Part::Head(HeadPart { topology, control: SocketAddr::new(host, port), ring }))
 }
@@ -346,10 +366,12 @@ fn worker_part(around: &Surroundings<'_>, local: u32, global: Option<Sized>) -> 
     }
     let address = server_address(variables)?.host_port(None)?;
     let host = around.group_host.unwrap_or(ANY);
+    let world_size = global.map(|global| global.size);
     Ok(Part::Node(NodePart {
         ordinal: number + 1,
         local_world_size: local,
-        world_size: global.map(|global| global.size),
+        world_size,
+        pipeline: pipeline(variables, world_size, local)?,
         control: ControlAddress::Known(address),
         ring: auto_ring(variables, host, port::RING, local)?,
     }))

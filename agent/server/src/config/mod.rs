@@ -42,6 +42,8 @@ pub const MAX_WORLD_SIZE: u32 = 1024;
 pub const MAX_LOCAL_WORLD_SIZE: u32 = 64;
 /// Most sequences that may run at once.
 pub const MAX_NUM_SEQS: u32 = 4096;
+/// Most pipeline stages of a group: as many plans, and one, are on their way at once.
+pub const MAX_STAGES: u32 = 64;
 /// Most tokens of one step.
 pub const MAX_NUM_BATCHED_TOKENS: u32 = 1 << 20;
 /// Most tokens of one sequence.
@@ -131,7 +133,7 @@ pub struct Topology {
     pub local_world_size: u32,
     /// Nodes beside the head's own.
     pub num_workers: u32,
-    /// Pipeline stages.
+    /// Pipeline stages: `world_size` / `pipeline` ranks each.
     pub pipeline: u32,
 }
 
@@ -218,6 +220,8 @@ pub struct NodeConfig {
     pub local_world_size: u32,
     /// Ranks in all, as far as the node was told.
     pub world_size: Option<u32>,
+    /// Pipeline stages, as far as the node was told.
+    pub pipeline: Option<u32>,
     pub control: ControlAddress,
     pub ring: RingSetup,
     /// Where probes are answered; `None`: nowhere.

@@ -20,6 +20,7 @@ impl HeadConfig {
             ordinal: 0,
             local_world_size: self.topology.local_world_size,
             world_size: Some(self.topology.world_size),
+            pipeline: None,
             control: ControlAddress::Known(HostPort { host: host.to_string(), port: control.port() }),
             ring: self.ring.clone(),
             probes: self.probes,
@@ -124,5 +125,5 @@ pub(super) fn from_arguments(node: &Node, outward: Outward, common: CommonConfig
     };
     let control = ControlAddress::Known(control);
     let Outward { probes, advertise } = outward;
-    Ok(NodeConfig { ordinal, local_world_size, world_size, control, ring, probes, advertise, common })
+    Ok(NodeConfig { ordinal, local_world_size, world_size, pipeline: None, control, ring, probes, advertise, common })
 }

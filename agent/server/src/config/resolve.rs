@@ -56,12 +56,13 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
             }
             Part::Node(part) => {
                 warnings.extend(said.client_ports_in_vain());
-                let NodePart { ordinal, local_world_size, world_size, control, ring } = part;
+                let NodePart { ordinal, local_world_size, world_size, pipeline, control, ring } = part;
                 let Outward { probes, advertise } = outward;
                 Role::Node(NodeConfig {
                     ordinal,
                     local_world_size,
                     world_size,
+                    pipeline,
                     control,
                     ring,
                     probes,

@@ -26,14 +26,16 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::operations;
 use crate::auth::{GroupKey, Side, nonce};
+use crate::config::MAX_STAGES;
 use crate::grpc::cluster;
 use crate::service::Command;
 use crate::tls::{self, Peer, Tls};
 
 /// A stream that has not said who it is by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Messages that may wait for a node: two plans in flight and the group's own; a node that lets more wait is hung.
-const OUTBOUND: usize = 64;
+/// Messages that may wait for a node: the plans in flight, one more than there are stages, and the group's own; a node
+/// that lets more wait is hung.
+const OUTBOUND: usize = 2 * MAX_STAGES as usize;
 /// The largest message: a plan of a full prefill, or a Hello.
 pub const MAX_MESSAGE: usize = 16 << 20;
 

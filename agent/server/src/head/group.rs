@@ -11,6 +11,7 @@ use lockstep_proto::v1::Phase;
 
 use super::addresses;
 use super::member::{Member, Place, Stage};
+use crate::wire;
 
 /// A node whose heartbeats (one every 100 ms) stay out for this long is dead or cut off.
 pub const SILENCE: Duration = Duration::from_millis(800);
@@ -116,6 +117,18 @@ impl Group {
 
     pub fn is_formed(&self) -> bool {
         matches!(self.state, State::Formed { .. })
+    }
+
+    /// The node whose report of a step says what was sampled.
+    pub fn reporting_node(&self) -> usize {
+        (wire::reporting_rank(&self.config.assignment) / self.config.local_world_size.max(1)) as usize
+    }
+
+    /// The first pipeline stage that has a rank on a node.
+    fn stage_of(&self, member: &Member) -> u32 {
+        let pb::Assignment { world_size, pipeline_parallel_size, .. } = self.config.assignment;
+        let tensor_size = (world_size / pipeline_parallel_size.max(1)).max(1);
+        member.hello.node * self.config.local_world_size / tensor_size
     }
 
     /// The connection of a node, if it is attached.
@@ -306,22 +319,25 @@ impl Group {
         }
     }
 
-    /// Where a step is in flight and nothing moves: the ranks that are behind are hung; where all are level, a link is.
+    /// Where a step is in flight and nothing moves. Later stages wait for the first that has not done the oldest step; of
+    /// the ranks of that one, those that are behind are hung; where all are level, a link is.
     fn find_stall(&mut self, busy_since: Instant, now: Instant) -> Vec<Action> {
         let moved = self.members().map(|member| member.moved_at).max().map_or(busy_since, |at| at.max(busy_since));
         if now.duration_since(moved) <= STALL {
             return Vec::new();
         }
-        let behind = self.members().map(|member| member.progress).min().unwrap_or(0);
-        let level = self.members().all(|member| member.progress == behind);
+        let awaited = self.members().map(|member| (member.last_step, self.stage_of(member))).min();
+        let Some((step, stage)) = awaited else { return Vec::new() };
+        let peers: Vec<&Member> = self.members().filter(|member| self.stage_of(member) == stage).collect();
+        let late = || peers.iter().filter(|member| member.last_step == step);
+        let behind = late().map(|member| member.progress).min().unwrap_or(0);
+        let hung: Vec<usize> =
+            late().filter(|member| member.progress == behind).map(|member| member.hello.node as usize).collect();
+        // A stage that is one node has no peer to be compared with, and is taken to be hung where others wait for it.
+        let level = hung.len() == peers.len() && (peers.len() > 1 || self.places.len() == 1);
         if level {
             return self.lose("a step is in flight and no rank moved for 0.9 s", now);
         }
-        let hung: Vec<usize> = self
-            .members()
-            .filter(|member| member.progress == behind)
-            .map(|member| member.hello.node as usize)
-            .collect();
         let reason = "hung: a step is in flight and the other ranks wait for it";
         hung.into_iter().flat_map(|node| self.evict(node, reason, now)).collect()
     }

@@ -145,6 +145,50 @@ fn the_rank_that_is_behind_is_hung() {
     assert_eq!((evicted(&actions), aborted(&actions)), (vec![1], vec![0, 2]));
 }
 
+/// Stages count different layers and are in different steps: the first that has not done the oldest step is awaited.
+#[test]
+fn the_stage_that_the_others_wait_for_is_hung() {
+    let stages = |nodes, stages| {
+        let mut config = config(nodes);
+        config.assignment.pipeline_parallel_size = stages;
+        let mut history = History { group: Group::new(config), now: Instant::now() };
+        (0..nodes as u32).for_each(|node| drop(history.attach(node, u64::from(node))));
+        history.form(nodes, 1);
+        history.group.busy(true, history.now);
+        history
+    };
+    // The steps that each node has done, and its progress; who is evicted.
+    let cases = [
+        (3, vec![(5, 90), (4, 10), (4, 80)], vec![1]),
+        (3, vec![(5, 10), (5, 90), (4, 80)], vec![2]),
+        (3, vec![(4, 90), (4, 10), (4, 80)], vec![0]),
+        (2, vec![(5, 90), (5, 90), (4, 10), (4, 11)], vec![2]),
+        (2, vec![(5, 90), (5, 90), (4, 12), (5, 11)], vec![2]),
+        (2, vec![(5, 90), (5, 90), (4, 10), (4, 10)], vec![]),
+    ];
+    for (number, nodes, expected) in cases {
+        let mut history = stages(nodes.len(), number);
+        for (node, (step, _)) in nodes.iter().enumerate() {
+            history.group.step_done(node, *step, 10, history.now);
+        }
+        let beats: Vec<(usize, u64)> = nodes.iter().map(|(_, progress)| *progress).enumerate().collect();
+        let actions = history.pass(1100, &beats);
+        assert_eq!((evicted(&actions), lost(&actions)), (expected, 1), "{nodes:?} in {number} stages");
+    }
+}
+
+#[test]
+fn what_was_sampled_is_told_by_the_last_stage() {
+    for (nodes, stages, reporter) in [(3, 1, 0), (2, 2, 1), (4, 2, 2), (6, 3, 4)] {
+        let mut config = config(nodes);
+        config.assignment.pipeline_parallel_size = stages;
+        assert_eq!(Group::new(config).reporting_node(), reporter);
+    }
+    let mut config = config(2);
+    (config.local_world_size, config.assignment.world_size, config.assignment.pipeline_parallel_size) = (4, 8, 4);
+    assert_eq!(Group::new(config).reporting_node(), 1);
+}
+
 #[test]
 fn an_idle_group_is_not_hung() {
     let mut history = History::formed(2);

@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{self, GroupKey};
-use crate::config::{DType, Foreground, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup};
+use crate::config::{DType, Foreground, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup, Topology};
 use crate::metrics::Metrics;
 use crate::node::RING_CLUSTER;
 use crate::service::{Alive, Inference};
@@ -54,8 +54,8 @@ pub use control::MAX_MESSAGE;
 
 /// Tokens in a block of the KV cache.
 pub const BLOCK_SIZE: u32 = 16;
-/// Plans on their way: one runs, one waits.
-const STEPS_IN_FLIGHT: usize = 2;
+/// Plans that wait while each stage computes one.
+const STEPS_AHEAD: usize = 1;
 /// A step on the CPU lasts about this long at most.
 const TARGET_STEP: Duration = Duration::from_millis(500);
 /// Submissions and events that may wait for the driver.
@@ -92,6 +92,7 @@ pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyho
         model = config.model.name,
         cluster_id,
         world_size = config.topology.world_size,
+        stages = config.topology.pipeline,
         grpc = shown(ports.grpc_address()),
         http = shown(ports.http_address()),
         control = %ports.control_address(),
@@ -256,6 +257,28 @@ fn model_text(config: &HeadConfig, description: &ModelDescription) -> anyhow::Re
     })
 }
 
+/// Refuses a group that the model cannot be split over.
+fn splits(topology: Topology, description: &ModelDescription) -> anyhow::Result<()> {
+    let Topology { world_size, pipeline, .. } = topology;
+    let (tensor_size, layers) = (world_size / pipeline, description.config.num_layers);
+    if tensor_size as usize > description.largest_world_size {
+        let whose = if pipeline > 1 { "each pipeline stage" } else { "the group" };
+        anyhow::bail!(
+            "{whose} has {tensor_size} ranks, but the model can be split over {} at most (its query heads): use fewer \
+             workers, or more stages ({})",
+            description.largest_world_size,
+            env::PIPELINE_PARALLEL
+        );
+    }
+    if pipeline as usize > layers {
+        anyhow::bail!(
+            "{}={pipeline}, but the model has {layers} layers: a stage needs one at least",
+            env::PIPELINE_PARALLEL
+        );
+    }
+    Ok(())
+}
+
 fn group_config(
     config: &HeadConfig,
     description: &ModelDescription,
@@ -263,13 +286,7 @@ fn group_config(
     cluster_id: &str,
 ) -> anyhow::Result<GroupConfig> {
     let topology = config.topology;
-    if topology.world_size as usize > description.largest_world_size {
-        anyhow::bail!(
-            "the group has {} ranks, but the model can be split over {} at most (its query heads): use fewer workers",
-            topology.world_size,
-            description.largest_world_size
-        );
-    }
+    splits(topology, description)?;
     let files = resolved.files.into_iter();
     let files = files.map(|file| pb::ModelFile { name: file.name, size: file.size, sha256: file.sha256 }).collect();
     let model = pb::Model {
@@ -328,7 +345,8 @@ fn schedule_config(config: &HeadConfig, text: &Text) -> SchedulerConfig {
         max_num_batched_tokens: config.serving.max_num_batched_tokens as usize,
         context_length: text.context_length,
         max_waiting: config.serving.max_waiting as usize,
-        max_steps_in_flight: STEPS_IN_FLIGHT,
+        max_steps_in_flight: config.topology.pipeline as usize + STEPS_AHEAD,
+        pipeline_stages: config.topology.pipeline as usize,
         target_step: TARGET_STEP,
         prefix_key,
         prefix_caching: true,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lockstep_collectives::ring::{self, Listener};
 use lockstep_collectives::solo::Solo;
-use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, Group, Tuning};
+use lockstep_collectives::{AbortSwitch, CollectiveError, Communicators, Group, Tuning};
 
 use crate::auth::GroupKey;
 
@@ -23,6 +23,8 @@ pub struct FormSpec {
     /// Of the node's first local rank.
     pub first_rank: usize,
     pub addresses: Vec<String>,
+    /// Pipeline stages.
+    pub stages: usize,
     pub backend: String,
     pub num_blocks: u32,
     pub timeout: Duration,
@@ -93,12 +95,12 @@ impl Links {
         spec: &FormSpec,
         progress: Arc<AtomicU64>,
         switch: &AbortSwitch,
-    ) -> Result<Box<dyn Communicator>, CollectiveError> {
+    ) -> Result<Communicators, CollectiveError> {
         let (rank, world_size) = (spec.first_rank + local_rank, spec.addresses.len());
         let group = Group::new(rank, world_size)
             .ok_or_else(|| CollectiveError::Usage(format!("rank {rank} is not below {world_size}")))?;
         match spec.backend.as_str() {
-            "solo" => Ok(Box::new(Solo::with_switch(switch))),
+            "solo" => Ok(Solo::with_switch(switch).into()),
             "ring" => {
                 let config = ring::Config {
                     group,
@@ -111,7 +113,7 @@ impl Links {
                     spin: spec.spin,
                     tuning: Tuning::default(),
                 };
-                Ok(Box::new(ring::form(&self.listeners[local_rank], config, Some(progress), switch)?))
+                ring::form_grid(&self.listeners[local_rank], config, spec.stages, Some(progress), switch)
             }
             other => {
                 Err(CollectiveError::Usage(format!("the head asks for the backend `{other}`, which is unknown here")))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use lockstep_collectives::Group;
+use lockstep_collectives::Grid;
 use lockstep_engine::RunnerConfig;
 use lockstep_engine::source::{self, ModelFiles};
 use lockstep_proto::node as pb;
@@ -15,7 +15,9 @@ impl Node {
     pub(super) fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
         let assignment = self.assignment.clone();
         let (rank, world) = (assignment.first_rank as usize + local_rank, assignment.world_size as usize);
-        let group = Group::new(rank, world).with_context(|| format!("rank {rank} is not below {world}"))?;
+        let stages = assignment.pipeline_parallel_size as usize;
+        let grid = Grid::new(rank, world, stages)
+            .with_context(|| format!("the head's assignment puts rank {rank} of {world} into {stages} stages"))?;
         let cores = cores();
         let ranks_here = self.ranks_here();
         let given = self.config.common.threads;
@@ -24,7 +26,7 @@ impl Node {
             files,
             dtype: assignment.model.as_ref().map_or("", |model| &model.dtype).parse()?,
             quantization: assignment.model.as_ref().map_or("", |model| &model.quantization).parse()?,
-            group,
+            grid,
             block_size: assignment.block_size,
             context_length: Some(assignment.context_length).filter(|length| *length > 0),
             max_num_batched_tokens: assignment.max_num_batched_tokens,

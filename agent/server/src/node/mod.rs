@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use lockstep_proto::names::role;
+use lockstep_proto::names::{env, role};
 use lockstep_proto::node::{self as pb, from_head, from_node};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -254,9 +254,17 @@ impl Node {
 
     async fn assign(&mut self, assignment: pb::Assignment, outbound: &Outbound) -> anyhow::Result<()> {
         let model = assignment.model.clone().context("the head's assignment names no model")?;
+        if let Some(told) = self.config.pipeline.filter(|told| *told != assignment.pipeline_parallel_size) {
+            anyhow::bail!(
+                "{}={told}, but the head's group has {} stages: set it alike everywhere, or on the head alone",
+                env::PIPELINE_PARALLEL,
+                assignment.pipeline_parallel_size
+            );
+        }
         let same = model.digest == self.model
             && assignment.first_rank == self.assignment.first_rank
-            && assignment.world_size == self.assignment.world_size;
+            && assignment.world_size == self.assignment.world_size
+            && assignment.pipeline_parallel_size == self.assignment.pipeline_parallel_size;
         self.assignment = assignment;
         if same {
             if let Some(message) = self.all_loaded() {
@@ -268,6 +276,7 @@ impl Node {
             source = model.source,
             first_rank = self.assignment.first_rank,
             world_size = self.assignment.world_size,
+            stages = self.assignment.pipeline_parallel_size,
             "loading"
         );
         self.model.clone_from(&model.digest);
@@ -329,6 +338,7 @@ impl Node {
             cluster_id: self.assignment.cluster_id.clone(),
             first_rank: self.assignment.first_rank as usize,
             addresses: form.addresses.clone(),
+            stages: self.assignment.pipeline_parallel_size as usize,
             backend: form.backend.clone(),
             num_blocks: form.num_blocks,
             timeout: Duration::from_millis(form.timeout_ms.into()),
@@ -364,7 +374,8 @@ impl Node {
             RankEventKind::Formed { .. } => None,
             RankEventKind::StepDone { output, .. } if output.epoch != self.last_epoch => None,
             RankEventKind::StepDone { output, micros, fan_out_nanos } => {
-                let sampled = if rank == 0 { wire::sampled_to_wire(output.sampled) } else { Vec::new() };
+                let reports = rank == wire::reporting_rank(&self.assignment);
+                let sampled = if reports { wire::sampled_to_wire(output.sampled) } else { Vec::new() };
                 let (epoch, step) = (output.epoch, output.step);
                 let done = pb::StepDone { epoch, step, micros, sampled, fan_out_nanos };
                 self.steps.add(done, self.ranks.len()).map(from_node::Message::StepDone)

@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 
 use super::link::{FormSpec, Links};
 use crate::clock;
+use crate::config::MAX_STAGES;
 
-/// Commands that may wait for a rank: two plans in flight, a Form and a Load, with room to spare.
-pub const COMMANDS: usize = 64;
+/// Commands that may wait for a rank: the plans in flight, a Form and a Load, with room to spare.
+pub const COMMANDS: usize = 2 * MAX_STAGES as usize;
 /// A loading rank tells of each of so many parts of its weights.
 const PROGRESS_PARTS: u64 = 50;
 
@@ -152,7 +153,15 @@ impl Body {
         });
         match loaded {
             Ok(runner) => {
-                let facts = runner.facts();
+                let (grid, facts) = (runner.grid(), runner.facts());
+                tracing::info!(
+                    rank = grid.rank(),
+                    stage = grid.pipeline().rank(),
+                    layers = ?facts.layers,
+                    of = facts.num_layers,
+                    device = format!("cpu ({})", facts.isa),
+                    "placed layers"
+                );
                 let facts = pb::Loaded {
                     num_blocks: (spec.blocks)(runner.bytes_per_block()),
                     bytes_read: runner.bytes_read(),
@@ -188,7 +197,7 @@ impl Body {
             .links
             .form(self.local_rank, spec, self.counters.moved.clone(), &switch)
             .map_err(|error| error.to_string())
-            .and_then(|communicator| runner.form(epoch, communicator, spec.num_blocks).map_err(|error| chain(&error)));
+            .and_then(|links| runner.form(epoch, links, spec.num_blocks).map_err(|error| chain(&error)));
         match formed {
             Ok(()) => self.tell(RankEventKind::Formed { epoch }),
             Err(_) if self.counters.is_void(epoch) => (),

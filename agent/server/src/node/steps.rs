@@ -10,7 +10,7 @@ pub struct Steps(VecDeque<(usize, StepDone)>);
 
 impl Steps {
     /// One more of `ranks` local ranks has done a step. A step counts as done when all have, the slowest gives its
-    /// time, and rank 0, if it is one of them, what was sampled.
+    /// time, and the rank that reports, if it is one of them, what was sampled.
     pub fn add(&mut self, done: StepDone, ranks: usize) -> Option<StepDone> {
         let known = self.0.iter().position(|(_, one)| (one.epoch, one.step) == (done.epoch, done.step));
         let index = known.unwrap_or_else(|| {

@@ -260,9 +260,6 @@ fn two_readings_are_refused() {
             CPU,
             Err(&["MISTRALRS_MN_HEAD_PORT and MISTRALRS_WORKER_SERVER_ADDR"]),
         ),
-        ("MISTRALRS_PIPELINE_PARALLEL=2", CPU, Err(&["MISTRALRS_PIPELINE_PARALLEL=2", "no pipeline stages", "give 1"])),
-        ("MISTRALRS_PIPELINE_PARALLEL=0", CPU, Err(&["MISTRALRS_PIPELINE_PARALLEL=0", "from 1"])),
-        ("MISTRALRS_PIPELINE_PARALLEL=1", CPU, Ok("head of (1 + 0) × 1, control 127.0.0.1:0, ring 127.0.0.1:0")),
         ("MISTRALRS_NO_NCCL=yes", CPU, Err(&["MISTRALRS_NO_NCCL=yes", "1 or 0"])),
         ("MISTRALRS_NO_NCCL=1", EIGHT_GPUS_NO_NCCL, Ok("head of (1 + 0) × 1, control 127.0.0.1:0, ring 127.0.0.1:0")),
         ("MISTRALRS_NO_NCCL=0", EIGHT_GPUS, Ok("head of (1 + 0) × 8, control 127.0.0.1:0, ring 127.0.0.1:0")),
@@ -270,6 +267,56 @@ fn two_readings_are_refused() {
             "MISTRALRS_NO_NCCL=1 MISTRALRS_MN_HEAD_NUM_WORKERS=1",
             EIGHT_GPUS,
             Err(&["MISTRALRS_NO_NCCL and MISTRALRS_MN_HEAD_NUM_WORKERS"]),
+        ),
+    ]);
+}
+
+#[test]
+fn stages_are_equal_and_take_whole_nodes_or_share_one() {
+    check(&[
+        ("MISTRALRS_PIPELINE_PARALLEL=0", CPU, Err(&["MISTRALRS_PIPELINE_PARALLEL=0", "from 1"])),
+        ("MISTRALRS_PIPELINE_PARALLEL=65", CPU, Err(&["MISTRALRS_PIPELINE_PARALLEL=65", "64"])),
+        ("MISTRALRS_PIPELINE_PARALLEL=1", CPU, Ok("head of (1 + 0) × 1, control 127.0.0.1:0, ring 127.0.0.1:0")),
+        (
+            "MISTRALRS_PIPELINE_PARALLEL=2",
+            CPU,
+            Err(&["MISTRALRS_PIPELINE_PARALLEL=2", "1 ranks, which do not make 2", "MISTRALRS_MN_LOCAL_WORLD_SIZE"]),
+        ),
+        (
+            "MISTRALRS_PIPELINE_PARALLEL=2 MISTRALRS_MN_LOCAL_WORLD_SIZE=4",
+            CPU,
+            Ok("head of (1 + 0) × 4 in 2 stages, control 127.0.0.1:0, ring 127.0.0.1:0"),
+        ),
+        (
+            "MISTRALRS_PIPELINE_PARALLEL=4",
+            EIGHT_GPUS,
+            Ok("head of (1 + 0) × 8 in 4 stages, control 127.0.0.1:0, ring 127.0.0.1:0"),
+        ),
+        (
+            "MISTRALRS_PIPELINE_PARALLEL=2 RING_PORT=9000 RING_RIGHT=9001 RING_RANK=0 RING_WORLD_SIZE=4",
+            CPU,
+            Ok("head of (1 + 3) × 1 in 2 stages, control 127.0.0.1:0, ring 127.0.0.1:9000 → 127.0.0.1:9001 as 0/4"),
+        ),
+        (
+            "MISTRALRS_PIPELINE_PARALLEL=2 RING_PORT=9000 RING_RIGHT=9001 RING_RANK=1 RING_WORLD_SIZE=3",
+            CPU,
+            Err(&["3 ranks, which do not make 2 equal stages"]),
+        ),
+        (
+            "MISTRALRS_PIPELINE_PARALLEL=2 MISTRALRS_MN_HEAD_NUM_WORKERS=3 MISTRALRS_MN_LOCAL_WORLD_SIZE=2",
+            CPU,
+            Ok("head of (1 + 3) × 2 in 2 stages, control 0.0.0.0:1235, ring 0.0.0.0:1236"),
+        ),
+        (
+            "MISTRALRS_PIPELINE_PARALLEL=2 MISTRALRS_MN_HEAD_NUM_WORKERS=2 MISTRALRS_MN_LOCAL_WORLD_SIZE=2",
+            CPU,
+            Err(&["6 ranks / 2 stages = 3", "nodes have 2 each"]),
+        ),
+        (
+            "MISTRALRS_PIPELINE_PARALLEL=4 MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1 \
+             MISTRALRS_MN_GLOBAL_WORLD_SIZE=12 MISTRALRS_MN_LOCAL_WORLD_SIZE=4",
+            CPU,
+            Err(&["12 ranks / 4 stages = 3", "nodes have 4 each"]),
         ),
     ]);
 }

@@ -30,8 +30,10 @@ fn describe(config: &Config) -> String {
     match &config.role {
         Role::Head(head) => {
             let Topology { world_size, local_world_size, num_workers, pipeline } = head.topology;
-            assert_eq!((world_size, pipeline), ((1 + num_workers) * local_world_size, 1));
-            format!("head of (1 + {num_workers}) × {local_world_size}, control {}, {}", head.control, ring(&head.ring))
+            assert_eq!(world_size, (1 + num_workers) * local_world_size);
+            let stages = if pipeline > 1 { format!(" in {pipeline} stages") } else { String::new() };
+            let (control, ring) = (head.control, ring(&head.ring));
+            format!("head of (1 + {num_workers}) × {local_world_size}{stages}, control {control}, {ring}")
         }
         Role::Node(node) => {
             let control = match &node.control {

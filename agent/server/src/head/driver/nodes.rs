@@ -111,7 +111,7 @@ impl Driver {
         if done.fan_out_nanos > 0 {
             metrics.observe_fanout(Duration::from_nanos(done.fan_out_nanos));
         }
-        if node != 0 {
+        if node != group.reporting_node() {
             return;
         }
         let micros = done.micros;
