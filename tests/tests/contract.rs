@@ -25,6 +25,7 @@ fn configure(container: &ContainerPlan) -> Config {
 fn check_group(group: &GroupPlan) {
     let Role::Head(head) = configure(&group.head.containers[0]).role else { panic!("{} is no head", group.head.name) };
     assert_eq!(head.topology.world_size, group.world_size);
+    assert_eq!(head.topology.pipeline, group.pipeline_parallel_size);
     assert_eq!(head.topology.num_workers as usize, group.workers.len());
     assert_eq!(head.topology.local_world_size as usize, group.head.ranks.len());
     for (index, worker) in group.workers.iter().enumerate() {
@@ -59,6 +60,7 @@ fn the_agent_understands_every_plan() {
         "{ model: { source: 'file:///models/llama 8b' }, workers: 1, replicas: 2, devicesPerNode: 2 }",
         "{ model: { source: 'builtin://tiny' }, workers: 1, serving: { maxNumSeqs: 1, maxNumBatchedTokens: 1, \
            contextLength: 8192, kvCacheMemory: 512Mi, recoveryTimeout: 2m } }",
+        "{ model: { source: 'builtin://tiny' }, workers: 3, devicesPerNode: 2, parallelism: { pipeline: 8 } }",
         "{ model: { source: 'builtin://tiny' }, workers: 1023, serving: { kvCacheMemory: 100% } }",
     ];
     for spec in specs {

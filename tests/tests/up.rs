@@ -13,8 +13,12 @@ fn quickstart() -> PathBuf {
 }
 
 fn up(arguments: &[&str]) -> Process {
+    up_of(&quickstart(), arguments)
+}
+
+fn up_of(manifest: &Path, arguments: &[&str]) -> Process {
     let mut command = Command::new(program("lockstep"));
-    command.arg("up").arg(quickstart()).args(arguments).env("LOCKSTEP_AGENT", program("lockstep-agent"));
+    command.arg("up").arg(manifest).args(arguments).env("LOCKSTEP_AGENT", program("lockstep-agent"));
     Process::start("lockstep up", command)
 }
 
@@ -50,6 +54,19 @@ fn the_quickstart_answers_and_ends() {
     for part in ["head", "tokens/s", "Serving"] {
         assert!(output.contains(part), "no `{part}` in:\n{output}");
     }
+}
+
+#[test]
+fn pipeline_stages_of_a_manifest_answer() {
+    let manifest = tempfile::NamedTempFile::new().expect("a file");
+    let text = "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: { name: staged }\n\
+                spec: { model: { source: 'builtin://tiny' }, workers: 1, devicesPerNode: 2, parallelism: { pipeline: 2 } }\n";
+    std::fs::write(manifest.path(), text).expect("write");
+    let mut group = up_of(manifest.path(), &["--prompt", "What does the head do?", "--temperature", "0"]);
+    let status = group.wait();
+    let output = group.output();
+    assert!(status.success(), "{output}");
+    assert!(output.contains("4 ranks (2 stages × 2) on 2 nodes") && output.contains("head"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use super::endpoint::{EndpointError, EndpointFlag};
 use super::kubernetes::{self, KubernetesFlags, tree};
+use crate::plan;
 use crate::resource::InferenceCluster;
 
 #[derive(Debug, Args)]
@@ -176,12 +177,12 @@ pub(super) fn text(status: &ClusterStatus) -> String {
         (false, false) => "not ready",
     };
     let mut lines = vec![format!(
-        "{}: {state}; model {}, epoch {}, {} over {} ranks, {} recoveries",
+        "{}: {state}; model {}, epoch {}, {} over {}, {} recoveries",
         or(&status.cluster_id, "group"),
         or(&status.model, "not resolved yet"),
         status.epoch,
         or(&status.backend, "no collectives yet"),
-        status.world_size,
+        plan::ranks(status.world_size, status.pipeline_parallel_size),
         status.recoveries
     )];
     lines.push(format!(

@@ -12,7 +12,7 @@ mod tests;
 pub use addresses::{Addresses, LocalPorts};
 pub use names::{ClusterNames, Names};
 pub(crate) use show::counted;
-pub use show::text;
+pub use show::{ranks, text};
 pub use source::{ModelVolume, model_volume};
 
 use lockstep_proto::names::port;
@@ -50,6 +50,8 @@ pub struct GroupPlan {
     pub index: u32,
     /// Ranks in the group.
     pub world_size: u32,
+    /// Pipeline stages that they form, each a tensor-parallel group.
+    pub pipeline_parallel_size: u32,
     pub head: PodPlan,
     /// By ordinal.
     pub workers: Vec<PodPlan>,
@@ -137,6 +139,7 @@ fn group(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses) -> G
     GroupPlan {
         index: names.group(),
         world_size: world_size(spec),
+        pipeline_parallel_size: spec.parallelism.pipeline,
         head: pod(names.head_pod(), Role::Head),
         workers: (0..spec.workers).map(|ordinal| pod(names.worker_pod(ordinal), Role::Worker(ordinal))).collect(),
     }

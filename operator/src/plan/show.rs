@@ -19,7 +19,7 @@ pub fn text(plan: &Plan) -> String {
             "group {}-{}: {} on {}",
             plan.cluster,
             group.index,
-            counted(group.world_size, "rank"),
+            ranks(group.world_size, group.pipeline_parallel_size),
             counted(nodes, "node")
         );
         for pod in group.pods() {
@@ -46,6 +46,16 @@ fn write_pod(out: &mut String, pod: &PodPlan) {
         }
         let command: Vec<_> = container.command.iter().map(|word| quoted(word)).collect();
         let _ = writeln!(out, "  {}", command.join(" "));
+    }
+}
+
+/// How many ranks there are and how they divide the model.
+#[must_use]
+pub fn ranks(world_size: u32, stages: u32) -> String {
+    let all = counted(world_size, "rank");
+    match stages {
+        0 | 1 => all,
+        stages => format!("{all} ({stages} stages × {})", world_size / stages),
     }
 }
 

@@ -46,6 +46,16 @@ fn a_plan_as_yaml() {
 }
 
 #[test]
+fn stages_are_said_and_told_to_every_pod() {
+    let plan = made("{ model: { source: 'builtin://tiny' }, workers: 3, parallelism: { pipeline: 2 } }", &local());
+    assert!(text(&plan).starts_with("group llama-0: 4 ranks (2 stages × 2) on 4 nodes\n"), "{}", text(&plan));
+    let told = |pod: &super::PodPlan| {
+        pod.containers[0].env.iter().any(|var| var.name == env::PIPELINE_PARALLEL && var.value == "2")
+    };
+    assert!(plan.groups[0].pods().all(told));
+}
+
+#[test]
 fn no_groups_are_said_to_be_none() {
     let plan = made("{ model: { source: 'builtin://tiny' }, replicas: 0 }", &local());
     assert_eq!(text(&plan), "llama: replicas is 0, so nothing runs\n");

@@ -51,6 +51,8 @@ use super::status::InferenceClusterStatus;
         .message("a group may have at most 1024 ranks, (1 + workers) * devicesPerNode; lower one of them"),
     validation = Rule::new("(1 + self.workers) * self.devicesPerNode % self.parallelism.pipeline == 0")
         .message("parallelism.pipeline must divide the ranks of a group, (1 + workers) * devicesPerNode; change one of the three"),
+    validation = Rule::new("(1 + self.workers) * self.devicesPerNode % self.parallelism.pipeline != 0 || (1 + self.workers) % self.parallelism.pipeline == 0 || self.parallelism.pipeline % (1 + self.workers) == 0")
+        .message("the ranks of a pipeline stage, (1 + workers) * devicesPerNode / pipeline, must be whole nodes or share one node evenly; choose a parallelism.pipeline that divides 1 + workers, or that 1 + workers divides"),
     validation = Rule::new("!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas")
         .message("autoscaling.minReplicas is above autoscaling.maxReplicas; lower the one or raise the other"),
     validation = Rule::new("!has(self.autoscaling) || (self.replicas >= self.autoscaling.minReplicas && self.replicas <= self.autoscaling.maxReplicas)")
@@ -217,10 +219,6 @@ pub struct Parallelism {
     /// Pipeline stages. The tensor-parallel size follows: (1 + workers) * devicesPerNode / pipeline.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64), extend("format" = "int32"))]
-    #[x_kube(
-        validation = Rule::new("self == 1")
-            .message("pipeline stages do not work yet; leave it at 1: all ranks of a group are then one tensor-parallel group")
-    )]
     pub pipeline: u32,
 }
 

@@ -17,7 +17,7 @@ pub(in crate::cli) fn tree(cluster: &InferenceCluster, pods: &[Pod], now: Timest
     lines.extend(facts(cluster, status));
     let mut table = bare(["GROUP/RANK", "PHASE", "LOADED", "POD", "NODE", "AGE", "RESTARTS", "MESSAGE"]);
     for group in &status.groups {
-        table.add_row(group_row(group));
+        table.add_row(group_row(group, cluster.spec.parallelism.pipeline));
         for (at, rank) in group.ranks.iter().enumerate() {
             let branch = if at + 1 == group.ranks.len() { "└─" } else { "├─" };
             table.add_row(rank_row(branch, rank, pods, now));
@@ -55,13 +55,16 @@ fn facts(cluster: &InferenceCluster, status: &InferenceClusterStatus) -> Vec<Str
     facts
 }
 
-fn group_row(group: &GroupStatus) -> [String; 8] {
+fn group_row(group: &GroupStatus, stages: u32) -> [String; 8] {
     let mut said = format!("epoch {}, {} recoveries", group.epoch, group.recoveries);
     if !group.revision.is_empty() {
         said = format!("revision {}, {said}", group.revision);
     }
     if !group.message.is_empty() {
         said = format!("{}; {said}", group.message);
+    }
+    if stages > 1 {
+        said = format!("{stages} stages × {}, {said}", group.world_size / i32::try_from(stages).unwrap_or(i32::MAX));
     }
     [
         format!("group {}", group.index),

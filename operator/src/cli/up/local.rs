@@ -7,7 +7,7 @@ use lockstep_proto::names::env;
 
 use super::LOOPBACK;
 use super::member::Member;
-use crate::plan::{Addresses, GroupPlan, LocalPorts, PodPlan, Role, world_size};
+use crate::plan::{self, Addresses, GroupPlan, LocalPorts, PodPlan, Role, world_size};
 use crate::resource::{Backend, InferenceCluster, InferenceClusterSpec};
 
 /// How long an agent may drain when the group ends: less than it is waited for.
@@ -66,7 +66,11 @@ pub(in crate::cli) fn settle(cluster: &mut InferenceCluster, manifest: &Path) ->
 pub(super) fn greeting(cluster: &InferenceCluster, group: &GroupPlan, host: IpAddr, ports: LocalPorts) -> Vec<String> {
     let nodes = 1 + group.workers.len();
     let mut lines = vec![
-        format!("{}: {} ranks on {nodes} nodes", group.head.name.trim_end_matches("-head-0"), group.world_size),
+        format!(
+            "{}: {} on {nodes} nodes",
+            group.head.name.trim_end_matches("-head-0"),
+            plan::ranks(group.world_size, group.pipeline_parallel_size)
+        ),
         format!("gRPC on {host}:{}, OpenAI-compatible HTTP on {host}:{}", ports.grpc, ports.http),
     ];
     lines.extend(without_effect(&cluster.spec));
