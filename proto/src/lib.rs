@@ -37,7 +37,7 @@ pub mod node {
     include!("gen/lockstep.node.v1.rs");
 
     /// Version of the control stream; both sides must have the same.
-    pub const WIRE_VERSION: u32 = 2;
+    pub const WIRE_VERSION: u32 = 3;
 }
 
 /// Descriptors of the public services, for gRPC reflection.

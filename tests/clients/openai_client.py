@@ -83,6 +83,33 @@ def check_chat(client, args):
         next(iter(stream))  # and goes away
 
 
+def check_sampling(client, args):
+    several = chat(client, args, n=3, temperature=1.5, seed=7)
+    assert [choice.index for choice in several.choices] == [0, 1, 2]
+    texts = [choice.message.content for choice in several.choices]
+    assert len(set(texts)) > 1, "choices have random numbers of their own"
+    again = chat(client, args, n=3, temperature=1.5, seed=7)
+    assert [choice.message.content for choice in again.choices] == texts, "and the same ones for the same seed"
+    streamed = [""] * 3
+    for chunk in chat(client, args, n=3, temperature=1.5, seed=7, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts
+
+    # A token that is biased up is all there is, and one that has been there is not chosen again.
+    forced = complete(client, args, logit_bias={"300": 100}, max_tokens=4, logprobs=0)
+    assert len(set(forced.choices[0].logprobs.tokens)) == 1, forced
+    options = {"max_tokens": 8, "logprobs": 0, "frequency_penalty": 2, "presence_penalty": 2}
+    for bias in ({str(token): 50 for token in range(300, 304)},):
+        spread = complete(client, args, logit_bias=bias, **options)
+        assert len(set(spread.choices[0].logprobs.tokens)) == 4, spread
+    once = complete(client, args, max_tokens=16, logprobs=0, extra_body={**GO_ON, "repetition_penalty": 100})
+    assert len(set(once.choices[0].logprobs.tokens)) == 16, once
+    longer = chat(client, args, extra_body={"min_tokens": MAX_TOKENS})
+    assert longer.usage.completion_tokens == MAX_TOKENS, longer
+    chat(client, args, temperature=1, extra_body={"min_p": 0.2})
+
+
 def check_errors(client, args):
     def refused(kind, param, call):
         try:
@@ -94,7 +121,7 @@ def check_errors(client, args):
         raise AssertionError(f"{param}: not refused")
 
     refused(openai.NotFoundError, "model", lambda: complete(client, args, model="no-such-model"))
-    refused(openai.BadRequestError, "n", lambda: chat(client, args, n=2))
+    refused(openai.BadRequestError, "n", lambda: chat(client, args, n=65))
     refused(openai.BadRequestError, "temperature", lambda: chat(client, args, temperature=1000))
     refused(openai.BadRequestError, "tools", lambda: chat(client, args, tools=[{"type": "function", "function": {"name": "f"}}]))
     refused(openai.BadRequestError, "messages", lambda: chat(client, args, messages=[]))
@@ -117,7 +144,7 @@ def check_concurrency(client, args):
     assert all(answer.usage.completion_tokens for answer in answers)
 
 
-CHECKS = [check_models, check_completion, check_stop, check_logprobs, check_chat, check_errors, check_concurrency]
+CHECKS = [check_models, check_completion, check_stop, check_logprobs, check_chat, check_sampling, check_errors, check_concurrency]
 
 
 def main():

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lockstep_collectives::Group;
 use lockstep_collectives::solo::Solo;
 use lockstep_engine::{DTypeChoice, EngineError, Runner, RunnerConfig, open};
-use lockstep_schedule::plan::{PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
+use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 
 const BLOCK_SIZE: u32 = 16;
 
@@ -54,7 +54,7 @@ fn main() -> Result<(), EngineError> {
     };
     let mut times = Vec::new();
     for step in 0..answer {
-        let admit = (0..sequences).filter(|_| step == 0).map(|seq| (SeqId::from(seq), SamplingParams::default()));
+        let admit = (0..sequences).filter(|_| step == 0).map(|seq| Admission::new(SeqId::from(seq), SamplingParams::default()));
         let entries = (0..sequences).map(|seq| entry(seq, step)).collect();
         let plan =
             StepPlan { epoch: 1, step: u64::from(step) + 1, forget: Vec::new(), admit: admit.collect(), entries };

@@ -19,6 +19,15 @@ pub struct SamplingParams {
     pub top_k: u32,
     /// In (0, 1]; 1: all.
     pub top_p: f32,
+    /// In [0, 1]; keeps tokens that are at least so likely as this part of the likeliest one; 0: all.
+    pub min_p: f32,
+    pub penalties: Penalties,
+    /// Added to the logits of these tokens, each named once.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Tokens that are not chosen before position [`Self::suppressed_until`]: what ends the sequence.
+    pub suppressed: Vec<u32>,
+    /// Index in the sequence, prompt included, of the first token that may be one of [`Self::suppressed`].
+    pub suppressed_until: u32,
     /// Random numbers are a function of (seed, choice, position, token id) alone.
     pub seed: u64,
     /// Which of a request's several answers this is.
@@ -29,8 +38,68 @@ pub struct SamplingParams {
 
 impl Default for SamplingParams {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0, choice: 0, logprobs: None }
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            penalties: Penalties::default(),
+            logit_bias: Vec::new(),
+            suppressed: Vec::new(),
+            suppressed_until: 0,
+            seed: 0,
+            choice: 0,
+            logprobs: None,
+        }
     }
+}
+
+/// What tokens lose by having been there already.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Penalties {
+    /// Logits of tokens of prompt and answer are divided by it where they are above 0, else multiplied; 1: nothing.
+    /// Keskar et al. 2019, <https://arxiv.org/abs/1909.05858>.
+    pub repetition: f32,
+    /// Taken from the logits of the answer's tokens; 0: nothing.
+    pub presence: f32,
+    /// Taken from the logits of the answer's tokens, once for each time that the token is there; 0: nothing.
+    pub frequency: f32,
+}
+
+impl Default for Penalties {
+    fn default() -> Self {
+        Self { repetition: 1.0, presence: 0.0, frequency: 0.0 }
+    }
+}
+
+impl Penalties {
+    /// Whether any of them does anything.
+    pub fn apply(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// A sequence that the ranks do not hold yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admission {
+    pub seq: SeqId,
+    pub sampling: SamplingParams,
+    /// Where penalties apply. Ranks count further tokens themselves, so that such a sequence never waits for the head.
+    pub history: Option<History>,
+}
+
+impl Admission {
+    /// Without a history.
+    pub fn new(seq: SeqId, sampling: SamplingParams) -> Self {
+        Self { seq, sampling, history: None }
+    }
+}
+
+/// All tokens of a sequence when it is admitted; after a preemption or a loss some of the answer's are among them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History {
+    pub prompt: Vec<u32>,
+    pub answer: Vec<u32>,
 }
 
 /// One iteration of all ranks.
@@ -42,7 +111,7 @@ pub struct StepPlan {
     /// Sequences that ended or were preempted since the last plan: ranks drop what they hold, before anything else.
     pub forget: Vec<SeqId>,
     /// Sequences that the ranks do not hold yet, with an empty block table.
-    pub admit: Vec<(SeqId, SamplingParams)>,
+    pub admit: Vec<Admission>,
     /// The batch, in the order of its rows.
     pub entries: Vec<PlanEntry>,
 }

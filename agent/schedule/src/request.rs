@@ -17,7 +17,7 @@ pub struct Request {
     pub stop_token_ids: Vec<u32>,
     /// The request fails at this moment if it has not ended by then.
     pub deadline: Option<Micros>,
-    /// Each next step needs the head's knowledge of the last token (a grammar, a penalty): never planned ahead.
+    /// Each next step needs the head's knowledge of the last token (a grammar): never planned ahead.
     pub needs_head: bool,
 }
 

@@ -1,7 +1,7 @@
 //! One sequence: what is known of it, what was planned for it, what it holds.
 
 use crate::config::Micros;
-use crate::plan::{BlockId, PlanTokens};
+use crate::plan::{Admission, BlockId, History, PlanTokens};
 use crate::prefix::{PrefixHash, hash_block};
 use crate::request::Request;
 
@@ -69,6 +69,15 @@ impl Sequence {
     /// Whether a step can be planned for it now.
     pub fn is_ready(&self) -> bool {
         self.len() < self.max_len && !(self.request.needs_head && self.pending > 0)
+    }
+
+    /// What ranks are told of it when it begins to run; no token of it is on its way then.
+    pub fn admission(&self) -> Admission {
+        let sampling = self.request.sampling.clone();
+        let (prompt, answer) = self.tokens.split_at(self.request.prompt.len());
+        let history = History { prompt: prompt.to_vec(), answer: answer.to_vec() };
+        let history = sampling.penalties.apply().then_some(history);
+        Admission { seq: self.request.id, sampling, history }
     }
 
     /// The next `count` tokens to compute, as a plan names them.

@@ -2,7 +2,9 @@
 //! become a plan that the engine would have to distrust.
 
 use lockstep_proto::node as pb;
-use lockstep_schedule::plan::{PlanEntry, PlanTokens, Sampled, SamplingParams, StepOutput, StepPlan, TokenLogprobs};
+use lockstep_schedule::plan::{
+    Admission, History, Penalties, PlanEntry, PlanTokens, Sampled, SamplingParams, StepOutput, StepPlan, TokenLogprobs,
+};
 
 /// A message of the control stream that does not mean anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,22 +25,79 @@ pub fn plan_to_wire(plan: &StepPlan, sent_nanos: u64) -> pb::StepPlan {
         epoch: plan.epoch,
         step: plan.step,
         forget: plan.forget.clone(),
-        admit: plan.admit.iter().map(|(seq, params)| admit_to_wire(*seq, params)).collect(),
+        admit: plan.admit.iter().map(admission_to_wire).collect(),
         entries: plan.entries.iter().map(entry_to_wire).collect(),
         sent_nanos,
     }
 }
 
-fn admit_to_wire(seq: u64, params: &SamplingParams) -> pb::Admit {
+fn admission_to_wire(admission: &Admission) -> pb::Admit {
+    let params = &admission.sampling;
+    let (bias_ids, biases) = params.logit_bias.iter().copied().unzip();
+    let History { prompt, answer } = admission.history.clone().unwrap_or_default();
     pb::Admit {
-        seq,
+        seq: admission.seq,
         temperature: params.temperature,
         top_k: params.top_k,
         top_p: params.top_p,
+        min_p: params.min_p,
+        repetition_penalty: params.penalties.repetition,
+        presence_penalty: params.penalties.presence,
+        frequency_penalty: params.penalties.frequency,
+        bias_ids,
+        biases,
+        suppressed: params.suppressed.clone(),
+        suppressed_until: params.suppressed_until,
+        prompt,
+        answer,
         seed: params.seed,
         choice: params.choice,
         logprobs: params.logprobs,
     }
+}
+
+/// A sequence to admit, with parameters in range.
+fn admission_from_wire(wire: pb::Admit) -> Result<Admission, String> {
+    let seq = wire.seq;
+    let unit = 0.0..=1.0;
+    let in_range = wire.temperature.is_finite()
+        && wire.temperature >= 0.0
+        && wire.top_p > 0.0
+        && unit.contains(&wire.top_p)
+        && unit.contains(&wire.min_p);
+    if !in_range {
+        let (temperature, top_p, min_p) = (wire.temperature, wire.top_p, wire.min_p);
+        return Err(format!("sequence {seq} has temperature {temperature}, top_p {top_p} and min_p {min_p}"));
+    }
+    let penalties = Penalties {
+        repetition: wire.repetition_penalty,
+        presence: wire.presence_penalty,
+        frequency: wire.frequency_penalty,
+    };
+    let numbers = penalties.repetition > 0.0
+        && [penalties.repetition, penalties.presence, penalties.frequency]
+            .iter()
+            .chain(&wire.biases)
+            .all(|number| number.is_finite());
+    if !numbers || wire.bias_ids.len() != wire.biases.len() {
+        let (ids, biases) = (wire.bias_ids.len(), wire.biases.len());
+        return Err(format!("sequence {seq} has {penalties:?}, and {biases} biases for {ids} tokens, not all numbers"));
+    }
+    let sampling = SamplingParams {
+        temperature: wire.temperature,
+        top_k: wire.top_k,
+        top_p: wire.top_p,
+        min_p: wire.min_p,
+        penalties,
+        logit_bias: wire.bias_ids.into_iter().zip(wire.biases).collect(),
+        suppressed: wire.suppressed,
+        suppressed_until: wire.suppressed_until,
+        seed: wire.seed,
+        choice: wire.choice,
+        logprobs: wire.logprobs,
+    };
+    let history = penalties.apply().then_some(History { prompt: wire.prompt, answer: wire.answer });
+    Ok(Admission { seq, sampling, history })
 }
 
 fn entry_to_wire(entry: &PlanEntry) -> pb::PlanEntry {
@@ -61,25 +120,7 @@ fn entry_to_wire(entry: &PlanEntry) -> pb::PlanEntry {
 /// `Malformed` for sampling parameters out of range; what depends on a rank's state is checked by its runner.
 pub fn plan_from_wire(wire: pb::StepPlan) -> Result<StepPlan, Malformed> {
     let malformed = |reason: String| Malformed { message: "step plan", reason };
-    let mut admit = Vec::with_capacity(wire.admit.len());
-    for one in wire.admit {
-        let in_range = one.temperature.is_finite() && one.temperature >= 0.0 && one.top_p > 0.0 && one.top_p <= 1.0;
-        if !in_range {
-            return Err(malformed(format!(
-                "sequence {} has temperature {} and top_p {}",
-                one.seq, one.temperature, one.top_p
-            )));
-        }
-        let params = SamplingParams {
-            temperature: one.temperature,
-            top_k: one.top_k,
-            top_p: one.top_p,
-            seed: one.seed,
-            choice: one.choice,
-            logprobs: one.logprobs,
-        };
-        admit.push((one.seq, params));
-    }
+    let admit = wire.admit.into_iter().map(admission_from_wire).collect::<Result<_, _>>().map_err(malformed)?;
     let entries = wire.entries.into_iter().map(entry_from_wire).collect();
     Ok(StepPlan { epoch: wire.epoch, step: wire.step, forget: wire.forget, admit, entries })
 }
@@ -129,7 +170,21 @@ mod tests {
             epoch: 3,
             step: 9,
             forget: vec![1, 2],
-            admit: vec![(4, SamplingParams { temperature: 0.5, top_k: 3, seed: 7, ..Default::default() })],
+            admit: vec![
+                Admission::new(4, SamplingParams { temperature: 0.5, top_k: 3, seed: 7, ..Default::default() }),
+                Admission {
+                    seq: 5,
+                    sampling: SamplingParams {
+                        min_p: 0.25,
+                        penalties: Penalties { repetition: 1.5, presence: -1.0, frequency: 0.5 },
+                        logit_bias: vec![(3, -1.0), (8, 2.5)],
+                        suppressed: vec![1],
+                        suppressed_until: 9,
+                        ..Default::default()
+                    },
+                    history: Some(History { prompt: vec![1, 2], answer: vec![3] }),
+                },
+            ],
             entries: vec![
                 PlanEntry {
                     seq: 4,
@@ -157,9 +212,18 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let admit = pb::Admit { seq: 1, temperature: f32::NAN, top_p: 1.0, ..Default::default() };
-        let refused = plan_from_wire(pb::StepPlan { admit: vec![admit], ..Default::default() });
-        assert!(refused.unwrap_err().to_string().contains("sequence 1 has temperature NaN"));
+        let plain = admission_to_wire(&Admission::new(1, SamplingParams::default()));
+        let admissions = [
+            (pb::Admit { temperature: f32::NAN, ..plain.clone() }, "sequence 1 has temperature NaN"),
+            (pb::Admit { min_p: 1.5, ..plain.clone() }, "min_p 1.5"),
+            (pb::Admit { repetition_penalty: 0.0, ..plain.clone() }, "repetition: 0.0"),
+            (pb::Admit { biases: vec![f32::INFINITY], bias_ids: vec![1], ..plain.clone() }, "not all numbers"),
+            (pb::Admit { bias_ids: vec![1], ..plain }, "0 biases for 1 tokens"),
+        ];
+        for (admit, expected) in admissions {
+            let refused = plan_from_wire(pb::StepPlan { admit: vec![admit], ..Default::default() }).unwrap_err();
+            assert!(refused.to_string().contains(expected), "{refused}");
+        }
         let sampled = vec![pb::Sampled { top_ids: vec![1], ..Default::default() }];
         let refused = output_from_wire(pb::StepDone { sampled, ..Default::default() });
         assert_eq!(refused.unwrap_err().to_string(), "malformed step result: 1 ids with 0 log-probabilities");

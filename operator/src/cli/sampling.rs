@@ -39,7 +39,13 @@ impl Sampling {
     }
 
     pub(super) fn sampling(&self) -> v1::Sampling {
-        v1::Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed }
+        v1::Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+            ..v1::Sampling::default()
+        }
     }
 
     pub(super) fn limits(&self) -> v1::Limits {

@@ -268,7 +268,7 @@ pub struct StepPlan {
     #[prost(uint64, tag = "6")]
     pub sent_nanos: u64,
 }
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Admit {
     #[prost(uint64, tag = "1")]
     pub seq: u64,
@@ -284,6 +284,29 @@ pub struct Admit {
     pub choice: u32,
     #[prost(uint32, optional, tag = "7")]
     pub logprobs: ::core::option::Option<u32>,
+    #[prost(float, tag = "8")]
+    pub min_p: f32,
+    #[prost(float, tag = "9")]
+    pub repetition_penalty: f32,
+    #[prost(float, tag = "10")]
+    pub presence_penalty: f32,
+    #[prost(float, tag = "11")]
+    pub frequency_penalty: f32,
+    /// Tokens and what is added to their logits, as many of each.
+    #[prost(uint32, repeated, tag = "12")]
+    pub bias_ids: ::prost::alloc::vec::Vec<u32>,
+    #[prost(float, repeated, tag = "13")]
+    pub biases: ::prost::alloc::vec::Vec<f32>,
+    /// Tokens that are not chosen before this position.
+    #[prost(uint32, repeated, tag = "14")]
+    pub suppressed: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, tag = "15")]
+    pub suppressed_until: u32,
+    /// Where penalties apply: the tokens of the sequence so far.
+    #[prost(uint32, repeated, tag = "16")]
+    pub prompt: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "17")]
+    pub answer: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PlanEntry {

@@ -20,6 +20,8 @@ pub struct GenerationDefaults {
     pub temperature: Option<f32>,
     pub top_k: Option<u32>,
     pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -30,6 +32,8 @@ struct RawGeneration {
     temperature: Option<f32>,
     top_k: Option<u32>,
     top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
 }
 
 impl GenerationDefaults {
@@ -50,6 +54,8 @@ impl GenerationDefaults {
             temperature: if raw.do_sample == Some(false) { Some(0.0) } else { raw.temperature },
             top_k: raw.top_k.filter(|_| sampled),
             top_p: raw.top_p.filter(|p| sampled && *p > 0.0 && *p <= 1.0),
+            min_p: raw.min_p.filter(|p| sampled && (0.0..=1.0).contains(p)),
+            repetition_penalty: raw.repetition_penalty.filter(|penalty| *penalty > 0.0 && penalty.is_finite()),
         })
     }
 }
@@ -76,8 +82,10 @@ mod tests {
         let greedy = read(Some(r#"{"do_sample": false, "temperature": 0.6, "eos_token_id": 7}"#)).unwrap();
         assert_eq!((greedy.eos_token_ids.as_slice(), greedy.temperature), ([7].as_slice(), Some(0.0)));
         let sampled =
-            read(Some(r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": [7, 8]}"#));
+            read(Some(r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": [7, 8],
+                "min_p": 0.05, "repetition_penalty": 1.1}"#));
         let sampled = sampled.unwrap();
+        assert_eq!((sampled.min_p, sampled.repetition_penalty), (Some(0.05), Some(1.1)));
         assert_eq!((sampled.temperature, sampled.top_p, sampled.top_k), (Some(0.6), Some(0.9), Some(20)));
         assert_eq!(sampled.eos_token_ids, [7, 8]);
         assert!(read(Some("{")).unwrap_err().to_string().starts_with("generation_config.json"));

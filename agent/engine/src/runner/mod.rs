@@ -316,7 +316,8 @@ fn sampling_rows<'a>(plan: &StepPlan, sequences: &'a Sequences) -> (Vec<u32>, Ve
     let row = |(entry, last_row): (&PlanEntry, u32)| {
         let sequence = sequences.get(entry.seq)?;
         let position = entry.position + length(entry);
-        Some((last_row, Row { seq: entry.seq, params: &sequence.params, position }))
+        let counts = sequence.counts.as_ref();
+        Some((last_row, Row { seq: entry.seq, params: &sequence.params, counts, position }))
     };
     ends.filter(|(entry, _)| entry.sample).filter_map(row).unzip()
 }

@@ -5,7 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lockstep_schedule::plan::{BlockId, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
+use lockstep_schedule::plan::{Admission, BlockId, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
+
+use crate::sampler::TokenCounts;
 
 /// What a plan may name.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +24,8 @@ pub struct Limits {
 #[derive(Debug, Clone)]
 pub struct Sequence {
     pub params: SamplingParams,
+    /// Tokens so far, where penalties apply.
+    pub counts: Option<TokenCounts>,
     pub block_table: Vec<BlockId>,
     /// Positions that are in the cache; `None` before its first step.
     pub computed: Option<u32>,
@@ -66,7 +70,7 @@ impl Sequences {
             return Err(format!("forgets sequence {unknown}, which is not held"));
         }
         let mut admitted = HashSet::new();
-        for (seq, _) in &plan.admit {
+        for Admission { seq, .. } in &plan.admit {
             let held = self.held.contains_key(seq) && !forgotten.contains(seq);
             if held || !admitted.insert(*seq) {
                 return Err(format!("admits sequence {seq}, which is held already"));
@@ -94,10 +98,15 @@ impl Sequences {
         for seq in &plan.forget {
             self.held.remove(seq);
         }
-        for (seq, params) in &plan.admit {
-            let sequence =
-                Sequence { params: params.clone(), block_table: Vec::new(), computed: None, last_sampled: None };
-            self.held.insert(*seq, sequence);
+        for admission in &plan.admit {
+            let sequence = Sequence {
+                params: admission.sampling.clone(),
+                counts: admission.history.as_ref().map(TokenCounts::of),
+                block_table: Vec::new(),
+                computed: None,
+                last_sampled: None,
+            };
+            self.held.insert(admission.seq, sequence);
         }
         for entry in &plan.entries {
             if let Some(sequence) = self.held.get_mut(&entry.seq) {
@@ -114,7 +123,12 @@ impl Sequences {
             let Some(sequence) = self.held.get_mut(&entry.seq) else { continue };
             sequence.computed = Some(entry.position + length(entry));
             if entry.sample {
-                sequence.last_sampled = Some(LastSampled { step: plan.step, token: sampled.next() });
+                // Ranks of the last stage alone sample, and so they alone count.
+                let token = sampled.next();
+                sequence.last_sampled = Some(LastSampled { step: plan.step, token });
+                if let (Some(counts), Some(token)) = (&mut sequence.counts, token) {
+                    counts.add(token);
+                }
             }
         }
     }
@@ -194,7 +208,7 @@ mod tests {
     }
 
     fn plan(forget: &[SeqId], admit: &[SeqId], entries: Vec<PlanEntry>) -> StepPlan {
-        let admit = admit.iter().map(|seq| (*seq, SamplingParams::default())).collect();
+        let admit = admit.iter().map(|seq| Admission::new(*seq, SamplingParams::default())).collect();
         StepPlan { epoch: 1, step: 1, forget: forget.into(), admit, entries }
     }
 

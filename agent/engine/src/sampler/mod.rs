@@ -1,8 +1,10 @@
 //! Sampling on the ranks, identically: logits stay sharded, ranks exchange summaries of their parts.
 //!
 //! One all-gather serves the whole batch. Where a row's short list has too little mass for its `top_p`, a second one
-//! brings the whole row. Every rank then makes the same choice from the same numbers with the same arithmetic.
+//! brings the whole row. Every rank then makes the same choice from the same numbers with the same arithmetic. Biases,
+//! penalties and bans change the logits of single tokens, so each rank applies them to its own part first.
 
+mod adjust;
 mod choose;
 pub(crate) mod math;
 mod record;
@@ -12,6 +14,8 @@ use lockstep_kernels::{argmax, gumbel_argmax, log_sum_exp, top_k};
 use lockstep_schedule::plan::{Sampled, SamplingParams, SeqId, TokenLogprobs};
 
 use crate::EngineError;
+pub use adjust::TokenCounts;
+use adjust::{adjust, is_excluded};
 use choose::{Candidate, Known, Method, choose};
 use record::Record;
 
@@ -25,6 +29,8 @@ const LONGEST_LIST: usize = 256;
 pub struct Row<'a> {
     pub seq: SeqId,
     pub params: &'a SamplingParams,
+    /// The sequence's tokens so far, where penalties apply.
+    pub counts: Option<&'a TokenCounts>,
     /// Index in its sequence of the token that is chosen.
     pub position: u32,
 }
@@ -51,6 +57,8 @@ impl Sampler {
         logits: &[f32],
         communicator: &mut dyn Communicator,
     ) -> Result<Vec<Sampled>, EngineError> {
+        let part = self.part(self.group.rank());
+        let logits = &*adjust(rows, logits, part.len(), u32::try_from(part.start).unwrap_or(u32::MAX));
         let plans: Vec<RowPlan> = rows.iter().map(|row| RowPlan::new(row.params, self.vocab_size)).collect();
         let summaries = self.exchange_records(rows, &plans, logits, communicator)?;
         let mut chosen: Vec<Option<Candidate>> = summaries
@@ -253,9 +261,10 @@ impl Summary {
     fn sampled(&self, row: &Row<'_>, (logit, token): Candidate) -> Sampled {
         #[expect(clippy::cast_possible_truncation, reason = "log-probabilities are reported in f32")]
         let log_probability = |logit: f32| (f64::from(logit) - self.log_sum) as f32;
+        let likely = self.list.iter().filter(|(logit, _)| !is_excluded(*logit));
         let logprobs = row.params.logprobs.map(|count| TokenLogprobs {
             chosen: log_probability(logit),
-            top: self.list.iter().take(count as usize).map(|(logit, id)| (*id, log_probability(*logit))).collect(),
+            top: likely.take(count as usize).map(|(logit, id)| (*id, log_probability(*logit))).collect(),
         });
         Sampled { seq: row.seq, token, logprobs }
     }

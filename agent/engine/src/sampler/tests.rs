@@ -18,7 +18,7 @@ fn sample(
     params: &[SamplingParams],
 ) -> Result<Vec<Sampled>, EngineError> {
     let rows: Vec<Row> =
-        params.iter().zip(1..).map(|(params, seq)| Row { seq, params, position: 7 + seq as u32 }).collect();
+        params.iter().zip(1..).map(|(params, seq)| Row { seq, params, counts: None, position: 7 + seq as u32 }).collect();
     let run = |mut member: lockstep_collectives::memory::Member| {
         let sampler = Sampler::new(member.group(), vocab_size);
         let part = sampler.part(member.group().rank());
@@ -40,8 +40,10 @@ fn every_kind() -> Vec<SamplingParams> {
     for temperature in [0.0, 0.7, 1.5] {
         for top_k in [0, 1, 5, 100, 300] {
             for top_p in [1.0, 0.9, 0.3, 1e-6] {
-                let seed = kinds.len() as u64;
-                kinds.push(SamplingParams { temperature, top_k, top_p, seed, choice: 1, logprobs: None });
+                for min_p in [0.0, 0.05] {
+                    let seed = kinds.len() as u64;
+                    kinds.push(SamplingParams { temperature, top_k, top_p, min_p, seed, choice: 1, ..Default::default() });
+                }
             }
         }
     }
@@ -107,6 +109,28 @@ fn a_logit_that_is_no_number_names_its_sequence() {
 }
 
 #[test]
+fn what_is_suppressed_is_neither_chosen_nor_told() {
+    let vocab_size = 12;
+    let logits = logits(1, vocab_size, 4, 2.0);
+    let allowed = 7;
+    let suppressed: Vec<u32> = (0..12).filter(|id| *id != allowed).collect();
+    for temperature in [0.0, 1.0] {
+        for (top_k, top_p, min_p) in [(0, 1.0, 0.0), (5, 1.0, 0.0), (0, 0.9, 0.0), (0, 1.0, 0.2)] {
+            let cuts = SamplingParams { temperature, top_k, top_p, min_p, ..Default::default() };
+            let params =
+                SamplingParams { logprobs: Some(3), suppressed: suppressed.clone(), suppressed_until: 9, ..cuts };
+            for world_size in 1..=4 {
+                let sampled = sample(world_size, vocab_size, &logits, std::slice::from_ref(&params)).unwrap();
+                assert_eq!(sampled[0].token, allowed, "{params:?}");
+                let told = sampled[0].logprobs.as_ref().unwrap();
+                assert_eq!((told.top.len(), told.top[0].0), (1, allowed));
+                assert!(told.chosen.abs() < 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_flat_row_with_top_p_draws_from_its_whole_tail() {
     let vocab_size = 1000;
     let logits = vec![0.0; vocab_size];
@@ -133,6 +157,8 @@ fn naive(row: &[f32], params: &SamplingParams, position: u32) -> u32 {
         before += scaled[*id].exp();
         keep
     });
+    let most = scaled[kept[0]];
+    kept.retain(|id| (scaled[*id] - most).exp() >= f64::from(params.min_p));
     let key = |id: &usize| {
         let u = lockstep_kernels::uniform(params.seed, params.choice, position, u32::try_from(*id).unwrap());
         scaled[*id] - (-(1.0 - f64::from(u)).ln()).ln()
@@ -148,7 +174,9 @@ fn choices_are_those_of_the_naive_sampler() {
     for seed in 0..30 {
         for (top_k, top_p) in [(0, 1.0), (0, 0.95), (0, 0.4), (12, 1.0), (12, 0.7), (300, 0.99)] {
             let temperature = 0.3 + 0.1 * (seed % 10) as f32;
-            params.push(SamplingParams { temperature, top_k, top_p, seed, choice: 2, logprobs: None });
+            for min_p in [0.0, 0.1] {
+                params.push(SamplingParams { temperature, top_k, top_p, min_p, seed, choice: 2, ..Default::default() });
+            }
         }
     }
     let value = |index: usize| lockstep_kernels::uniform(11, 1, 1, u32::try_from(index).unwrap()) * 9.0;

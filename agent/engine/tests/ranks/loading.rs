@@ -8,7 +8,7 @@ use crate::common::{Setup, folder};
 use lockstep_collectives::solo::Solo;
 use lockstep_collectives::{Grid, Group};
 use lockstep_engine::{DTypeChoice, Runner, RunnerConfig, describe, open, resolve, verify};
-use lockstep_schedule::plan::{PlanEntry, PlanTokens, SamplingParams, StepPlan};
+use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, StepPlan};
 
 const FIXTURE: &str = "awkward-gqa";
 
@@ -80,7 +80,7 @@ fn progress_moves_with_every_layer() {
     runner.form(1, Solo::new().unwrap(), 4).unwrap();
     let entry =
         PlanEntry { seq: 1, position: 0, tokens: PlanTokens::Given(vec![1]), new_blocks: vec![0], sample: true };
-    let admit = vec![(1, SamplingParams::default())];
+    let admit = vec![Admission::new(1, SamplingParams::default())];
     let before = progress.load(Ordering::Relaxed);
     runner.step(&StepPlan { epoch: 1, step: 1, forget: vec![], admit, entries: vec![entry] }).unwrap();
     assert!(progress.load(Ordering::Relaxed) >= before + 3 * 4);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::common::{Expected, FIXTURES, Ranks, Setup, drive, expected, folder, request, scheduler};
 use candle_core::{Device, Tensor};
 use lockstep_engine::DTypeChoice;
-use lockstep_schedule::plan::{PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
+use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Scheduler, SchedulerConfig};
 
 /// Furthest that an f32 logit may be from transformers'.
@@ -20,7 +20,7 @@ pub fn plan(ranks: &Ranks, step: u64, setup: &Setup, rows: &[(usize, PlanTokens)
         let position = u32::try_from(*position).unwrap();
         PlanEntry { seq: seq as SeqId, position, tokens: tokens.clone(), new_blocks, sample: true }
     };
-    let admit = (0..rows.len() as SeqId).filter(|_| step == 1).map(|seq| (seq, SamplingParams::default())).collect();
+    let admit = (0..rows.len() as SeqId).filter(|_| step == 1).map(|seq| Admission::new(seq, SamplingParams::default())).collect();
     let entries = rows.iter().enumerate().map(entry).collect();
     StepPlan { epoch: ranks.epoch(), step, forget: Vec::new(), admit, entries }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::{FIXTURES, Ranks, Setup, drive, expected, request, scheduler};
 use lockstep_collectives::memory::{Cut, CutKind, Faults};
 use lockstep_engine::EngineError;
-use lockstep_schedule::plan::{PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
+use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Output, SchedulerConfig};
 
 /// Ranks and stages: pipelines alone, with tensor parallelism, and as long as the three layers of a fixture.
@@ -71,7 +71,7 @@ fn logits_are_those_of_one_process_to_the_last_bit() {
         let length = u32::try_from(case.prompt.len()).unwrap();
         let entry = |position, tokens, new_blocks| PlanEntry { seq: 1, position, tokens, new_blocks, sample: true };
         let prefill = entry(0, PlanTokens::Given(case.prompt.clone()), (0..16).collect());
-        let admit = vec![(1, SamplingParams::default())];
+        let admit = vec![Admission::new(1, SamplingParams::default())];
         let plan = StepPlan { epoch: 1, step: 1, forget: vec![], admit, entries: vec![prefill] };
         let first = ranks.step(&plan).logits;
         let decode = entry(length, PlanTokens::LastSampled, vec![]);
@@ -94,7 +94,7 @@ fn a_stage_goes_on_while_later_ones_compute() {
         epoch: 1,
         step,
         forget: Vec::new(),
-        admit: vec![(step, SamplingParams::default())],
+        admit: vec![Admission::new(step, SamplingParams::default())],
         entries: vec![PlanEntry {
             seq: step,
             position: 0,

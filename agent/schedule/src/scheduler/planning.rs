@@ -154,7 +154,7 @@ impl Scheduler {
             self.prefix_query_tokens += sequence.len() as u64;
             self.prefix_hit_tokens += cached as u64;
             sequence.cached_tokens.get_or_insert(cached as u32);
-            draft.plan.admit.push((sequence.request.id, sequence.request.sampling.clone()));
+            draft.plan.admit.push(sequence.admission());
             let count = sequence.remaining().min(*left);
             let table = sequence.table.clone();
             draft.push(arrival, sequence, count, table);

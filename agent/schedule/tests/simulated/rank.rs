@@ -72,10 +72,11 @@ impl Rank {
             assert!(self.sequences.remove(id).is_some(), "{id} is forgotten and was not held");
         }
         let known: HashSet<SeqId> = self.sequences.keys().copied().collect();
-        for (id, params) in &plan.admit {
-            let held = Held { params: params.clone(), table: Vec::new(), len: 0, last_sampled: None };
-            assert!(self.sequences.insert(*id, held).is_none(), "{id} is admitted and held already");
-            assert!(plan.entries.iter().any(|entry| entry.seq == *id), "{id} is admitted for nothing");
+        for admission in &plan.admit {
+            let id = admission.seq;
+            let held = Held { params: admission.sampling.clone(), table: Vec::new(), len: 0, last_sampled: None };
+            assert!(self.sequences.insert(id, held).is_none(), "{id} is admitted and held already");
+            assert!(plan.entries.iter().any(|entry| entry.seq == id), "{id} is admitted for nothing");
         }
         check_order(&plan.entries, &known);
         let contexts: Vec<Context> = plan.entries.iter().map(|entry| self.read_context(entry)).collect();

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
 use lockstep_proto::v1::generate_request::Prompt;
 use lockstep_proto::v1::inference_server::Inference;
 use lockstep_proto::v1::{
@@ -35,8 +35,10 @@ impl Service {
         let request_id = input.request_id.clone();
         let refuse = |error: RequestError| status(&error, &request_id);
         input.deadline = deadline_of(metadata).map_err(refuse)?;
-        let answer = self.api.generate(input).await.map_err(refuse)?;
-        let mut response = Response::new(responses(answer, self.api.text().tokenizer().clone()));
+        let answers = self.api.generate(input).await.map_err(refuse)?;
+        let tokenizer = self.api.text().tokenizer();
+        let streams = answers.into_iter().map(|answer| responses(answer, tokenizer.clone()));
+        let mut response = Response::new(until_error(stream::select_all(streams)));
         add_request_id(response.metadata_mut(), &request_id);
         Ok(response)
     }
@@ -53,7 +55,15 @@ impl Inference for Service {
             Some(Prompt::TokenIds(tokens)) => PromptInput::Tokens(tokens.ids),
             None => PromptInput::default(),
         };
-        let input = input(request.model, prompt, request.sampling, request.limits, request.logprobs);
+        let input = GenerateInput {
+            model: request.model,
+            prompt,
+            sampling: sampling(request.sampling.unwrap_or_default()),
+            limits: limits(request.limits.unwrap_or_default()),
+            logprobs: request.logprobs,
+            choices: request.n,
+            ..GenerateInput::default()
+        };
         self.start(&metadata, input).await
     }
 
@@ -63,7 +73,15 @@ impl Inference for Service {
         let (metadata, _, request) = request.into_parts();
         let message = |message: v1::ChatMessage| ChatMessage { role: message.role, content: message.content };
         let prompt = PromptInput::Chat(request.messages.into_iter().map(message).collect());
-        let input = input(request.model, prompt, request.sampling, request.limits, request.logprobs);
+        let input = GenerateInput {
+            model: request.model,
+            prompt,
+            sampling: sampling(request.sampling.unwrap_or_default()),
+            limits: limits(request.limits.unwrap_or_default()),
+            logprobs: request.logprobs,
+            choices: request.n,
+            ..GenerateInput::default()
+        };
         self.start(&metadata, input).await
     }
 
@@ -95,24 +113,36 @@ impl Inference for Service {
     }
 }
 
-/// Request id and deadline are filled in from the metadata.
-fn input(
-    model: String,
-    prompt: PromptInput,
-    sampling: Option<v1::Sampling>,
-    limits: Option<v1::Limits>,
-    logprobs: Option<u32>,
-) -> GenerateInput {
-    let v1::Sampling { temperature, top_k, top_p, seed } = sampling.unwrap_or_default();
-    let v1::Limits { max_tokens, stop, stop_token_ids, ignore_eos } = limits.unwrap_or_default();
-    GenerateInput {
-        model,
-        prompt,
-        sampling: SamplingInput { temperature, top_k, top_p, seed },
-        limits: LimitsInput { max_tokens, stop, stop_token_ids, ignore_eos },
-        logprobs,
-        ..GenerateInput::default()
+fn sampling(wire: v1::Sampling) -> SamplingInput {
+    let mut logit_bias: Vec<(u32, f32)> = wire.logit_bias.into_iter().collect();
+    logit_bias.sort_unstable_by_key(|(id, _)| *id);
+    SamplingInput {
+        temperature: wire.temperature,
+        top_k: wire.top_k,
+        top_p: wire.top_p,
+        min_p: wire.min_p,
+        repetition_penalty: wire.repetition_penalty,
+        presence_penalty: wire.presence_penalty,
+        frequency_penalty: wire.frequency_penalty,
+        logit_bias,
+        seed: wire.seed,
     }
+}
+
+fn limits(wire: v1::Limits) -> LimitsInput {
+    let v1::Limits { max_tokens, stop, stop_token_ids, ignore_eos, min_tokens } = wire;
+    LimitsInput { max_tokens, min_tokens, stop, stop_token_ids, ignore_eos }
+}
+
+/// The stream up to its first error: a call ends with it, and the other choices with the call.
+fn until_error(responses: impl Stream<Item = Result<GenerateResponse, Status>> + Send + Unpin + 'static) -> Generated {
+    stream::unfold(Some(responses), |responses| async {
+        let mut responses = responses?;
+        let response = responses.next().await?;
+        let rest = response.is_ok().then_some(responses);
+        Some((response, rest))
+    })
+    .boxed()
 }
 
 /// The answer as messages; the first and the last carry the usage.
@@ -121,7 +151,7 @@ fn responses(answer: Answer, tokenizer: Arc<Tokenizer>) -> Generated {
         let response = match answer.next().await? {
             Ok(delta) => {
                 let usage = (first || delta.finish.is_some()).then(|| usage(answer.usage()));
-                Ok(response(answer.request_id(), delta, usage, &tokenizer))
+                Ok(response(&answer, delta, usage, &tokenizer))
             }
             Err(error) => Err(status(&error, answer.request_id())),
         };
@@ -130,7 +160,7 @@ fn responses(answer: Answer, tokenizer: Arc<Tokenizer>) -> Generated {
     .boxed()
 }
 
-fn response(request_id: &str, delta: Delta, usage: Option<v1::Usage>, tokenizer: &Tokenizer) -> GenerateResponse {
+fn response(answer: &Answer, delta: Delta, usage: Option<v1::Usage>, tokenizer: &Tokenizer) -> GenerateResponse {
     let finish_reason = match delta.finish {
         None => v1::FinishReason::Unspecified,
         Some(Finish::Stop) => v1::FinishReason::Stop,
@@ -138,7 +168,8 @@ fn response(request_id: &str, delta: Delta, usage: Option<v1::Usage>, tokenizer:
         Some(Finish::Cancelled) => v1::FinishReason::Cancelled,
     };
     GenerateResponse {
-        request_id: request_id.to_owned(),
+        request_id: answer.request_id().to_owned(),
+        choice: answer.choice(),
         text: delta.text,
         token_ids: delta.tokens.iter().map(|token| token.id).collect(),
         logprobs: delta.tokens.iter().filter_map(|token| logprobs(token, tokenizer)).collect(),

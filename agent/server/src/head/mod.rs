@@ -253,6 +253,8 @@ fn model_text(config: &HeadConfig, description: &ModelDescription) -> anyhow::Re
             temperature: generation.temperature,
             top_k: generation.top_k,
             top_p: generation.top_p,
+            min_p: generation.min_p,
+            repetition_penalty: generation.repetition_penalty,
         },
     })
 }

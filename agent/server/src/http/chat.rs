@@ -3,11 +3,12 @@
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
+use futures::future::try_join_all;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::fields::{Fields, FromField};
-use super::generate::{Chunks, gather, now, stream_response, usage};
+use super::generate::{Chunks, Gathered, gather, now, stream_response, usage};
 use super::{Id, RequestId};
 use crate::session::{Api, Delta, GenerateInput, MAX_LOGPROBS, PromptInput, TokenOut, Usage};
 use crate::text::{ChatMessage, Text};
@@ -28,17 +29,16 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let Request { input, stream, include_usage } = parse(fields, &id)?;
     let logprobs = input.logprobs.is_some();
-    let answer = api.generate(input).await?;
+    let answers = api.generate(input).await?;
     let wording = Wording { id, created: now(), model: api.model().name.clone(), text: api.text().clone(), logprobs };
     if stream {
-        return Ok(stream_response(vec![answer], Streamed { wording, include_usage }));
+        return Ok(stream_response(answers, Streamed { wording, include_usage }));
     }
-    let answer = gather(answer).await?;
-    let message = json!({"role": "assistant", "content": answer.text, "refusal": null});
-    let logprobs = wording.logprobs(&answer.tokens);
-    let choice = json!({"index": 0, "message": message, "logprobs": logprobs, "finish_reason": answer.finish});
-    let mut body = wording.body("chat.completion", vec![choice]);
-    body["usage"] = usage([answer.usage]);
+    let gathered = try_join_all(answers.into_iter().map(gather)).await?;
+    let usage = usage(gathered.iter().map(|answer| answer.usage));
+    let choices = gathered.into_iter().enumerate().map(|(index, answer)| wording.choice(index, answer)).collect();
+    let mut body = wording.body("chat.completion", choices);
+    body["usage"] = usage;
     Ok(Json(body).into_response())
 }
 
@@ -51,6 +51,7 @@ fn parse(mut fields: Fields, id: &str) -> Result<Request, ApiError> {
         limits: fields.limits(&["max_completion_tokens", "max_tokens"])?,
         sampling: fields.sampling()?,
         logprobs: logprobs(&mut fields)?,
+        choices: fields.take("n")?,
         request_id: id.to_owned(),
         deadline: None,
     };
@@ -132,6 +133,12 @@ impl Wording {
         })
     }
 
+    fn choice(&self, index: usize, answer: Gathered) -> Value {
+        let message = json!({"role": "assistant", "content": answer.text, "refusal": null});
+        let logprobs = self.logprobs(&answer.tokens);
+        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish})
+    }
+
     /// Null unless asked for.
     fn logprobs(&self, tokens: &[TokenOut]) -> Value {
         if !self.logprobs {
@@ -169,9 +176,9 @@ impl Streamed {
 }
 
 impl Chunks for Streamed {
-    fn prelude(&mut self) -> Option<Value> {
+    fn prelude(&mut self, index: usize) -> Option<Value> {
         let delta = json!({"role": "assistant", "content": ""});
-        let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": null});
+        let choice = json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null});
         Some(self.body(vec![choice], Value::Null))
     }
 

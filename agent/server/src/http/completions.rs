@@ -13,8 +13,8 @@ use super::{Id, RequestId};
 use crate::session::{Api, Delta, GenerateInput, PromptInput, TokenOut, Usage};
 use crate::text::Text;
 
-/// Prompts of one request; each is a request of its own to the head.
-const MAX_PROMPTS: usize = 64;
+/// Answers to one request, all prompts together; each is a request of its own to the head.
+const MAX_ANSWERS: usize = 64;
 /// OpenAI's default of this endpoint.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
@@ -33,7 +33,7 @@ pub async fn create(
     let Request { inputs, logprobs, stream, include_usage } = parse(fields, &id)?;
     let mut answers = Vec::with_capacity(inputs.len());
     for input in inputs {
-        answers.push(api.generate(input).await?);
+        answers.extend(api.generate(input).await?);
     }
     let wording = Wording { id, created: now(), model: api.model().name.clone(), text: api.text().clone(), logprobs };
     if stream {
@@ -58,11 +58,20 @@ fn parse(mut fields: Fields, id: &str) -> Result<Request, ApiError> {
         sampling: fields.sampling()?,
         limits,
         logprobs: fields.take("logprobs")?,
+        choices: fields.take("n")?,
         ..GenerateInput::default()
     };
     fields.finish()?;
     let logprobs = input.logprobs.is_some();
     let several = prompts.len() > 1;
+    let choices = input.choices.unwrap_or(1) as usize;
+    if several && prompts.len().saturating_mul(choices) > MAX_ANSWERS {
+        let count = prompts.len();
+        return Err(ApiError::field(
+            if choices > 1 { "n" } else { "prompt" },
+            format!("{choices} answers to {count} prompts, more than {MAX_ANSWERS}: send several requests"),
+        ));
+    }
     let request_id = |index: usize| if several { format!("{id}-{index}") } else { id.to_owned() };
     let inputs = prompts.into_iter().enumerate();
     let inputs = inputs.map(|(at, prompt)| GenerateInput { prompt, request_id: request_id(at), ..input.clone() });
@@ -87,13 +96,6 @@ fn prompts(prompt: Option<Value>) -> Result<Vec<PromptInput>, ApiError> {
         let ids = Vec::from_field(Value::Array(values));
         let ids = ids.ok_or_else(|| ApiError::field("prompt", "a list of token ids has something else in it"))?;
         return Ok(vec![PromptInput::Tokens(ids)]);
-    }
-    if values.len() > MAX_PROMPTS {
-        let count = values.len();
-        return Err(ApiError::field(
-            "prompt",
-            format!("{count} prompts, more than {MAX_PROMPTS}: send several requests"),
-        ));
     }
     let one = |(at, value): (usize, Value)| match value {
         Value::String(text) => Ok(PromptInput::Text(text)),
@@ -174,7 +176,7 @@ impl Streamed {
 }
 
 impl Chunks for Streamed {
-    fn prelude(&mut self) -> Option<Value> {
+    fn prelude(&mut self, _index: usize) -> Option<Value> {
         None
     }
 

@@ -21,9 +21,8 @@ const IGNORED: [&str; 8] = [
 ];
 
 /// They would change the answer: field, the values that ask for nothing, and what to do instead.
-const UNSUPPORTED: [(&str, &[&str], &str); 21] = [
-    ("n", &["1"], "send one request per answer"),
-    ("best_of", &["1"], "send several requests and choose among the answers"),
+const UNSUPPORTED: [(&str, &[&str], &str); 14] = [
+    ("best_of", &["1"], "ask for n answers and choose among them"),
     ("echo", &["false"], "put the prompt before the answer yourself"),
     ("suffix", &["\"\""], "leave it out"),
     ("tools", &["[]"], "describe the tools in a message"),
@@ -31,12 +30,6 @@ const UNSUPPORTED: [(&str, &[&str], &str); 21] = [
     ("functions", &["[]"], "describe the functions in a message"),
     ("function_call", &["\"none\"", "\"auto\""], "describe the functions in a message"),
     ("response_format", &[r#"{"type":"text"}"#], "ask for the format in a message"),
-    ("presence_penalty", &["0", "0.0"], "leave it out"),
-    ("frequency_penalty", &["0", "0.0"], "leave it out"),
-    ("repetition_penalty", &["1", "1.0"], "leave it out"),
-    ("min_p", &["0", "0.0"], "use top_p"),
-    ("min_tokens", &["0"], "use ignore_eos with max_tokens"),
-    ("logit_bias", &["{}"], "leave it out"),
     ("modalities", &[r#"["text"]"#], "this model writes text"),
     ("audio", &[], "this model writes text"),
     ("prediction", &[], "leave it out"),
@@ -133,6 +126,16 @@ impl FromField for Vec<String> {
     }
 }
 
+/// Token ids, which JSON can only spell as names, and numbers.
+impl FromField for Vec<(u32, f32)> {
+    const EXPECTED: &'static str = "an object of token ids and numbers, e.g. {\"50256\": -100}";
+
+    fn from_field(value: Value) -> Option<Self> {
+        let pair = |(id, number): (String, Value)| Some((id.parse().ok()?, f32::from_field(number)?));
+        Map::from_field(value)?.into_iter().map(pair).collect()
+    }
+}
+
 impl FromField for Map<String, Value> {
     const EXPECTED: &'static str = "an object";
 
@@ -211,6 +214,11 @@ impl Fields {
             temperature: self.take("temperature")?,
             top_k,
             top_p: self.take("top_p")?,
+            min_p: self.take("min_p")?,
+            repetition_penalty: self.take("repetition_penalty")?,
+            presence_penalty: self.take("presence_penalty")?,
+            frequency_penalty: self.take("frequency_penalty")?,
+            logit_bias: self.take("logit_bias")?.unwrap_or_default(),
             seed: self.take("seed")?,
         })
     }
@@ -222,6 +230,7 @@ impl Fields {
     pub fn limits(&mut self, max_tokens: &[&str]) -> Result<LimitsInput, ApiError> {
         let mut limits = LimitsInput {
             max_tokens: None,
+            min_tokens: self.take("min_tokens")?.unwrap_or_default(),
             stop: self.take("stop")?.unwrap_or_default(),
             stop_token_ids: self.take("stop_token_ids")?.unwrap_or_default(),
             ignore_eos: self.take("ignore_eos")?.unwrap_or_default(),

@@ -84,8 +84,8 @@ struct Step {
 
 /// How an API words its chunks.
 pub trait Chunks: Send + 'static {
-    /// What comes before the first text.
-    fn prelude(&mut self) -> Option<Value>;
+    /// What comes before the first text of an answer.
+    fn prelude(&mut self, index: usize) -> Option<Value>;
 
     /// Nothing where there is nothing to tell.
     fn chunk(&mut self, index: usize, delta: Delta, finish: Option<&'static str>) -> Option<Value>;
@@ -98,7 +98,7 @@ pub trait Chunks: Send + 'static {
 pub fn stream_response(answers: Vec<Answer>, chunks: impl Chunks) -> Response {
     let usages = vec![Usage::default(); answers.len()];
     let steps = stream::select_all(answers.into_iter().enumerate().map(|(index, answer)| steps(index, answer)));
-    let events = events(Telling { steps, chunks, usages, stage: Stage::Prelude });
+    let events = events(Telling { steps, chunks, usages, stage: Stage::Prelude(0) });
     let events = events.map(|data| Ok::<_, Infallible>(Event::default().data(data)));
     let mut response =
         Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("waiting")).into_response();
@@ -123,7 +123,8 @@ struct Telling<C> {
 }
 
 enum Stage {
-    Prelude,
+    /// Of the answer of that index.
+    Prelude(usize),
     Text,
     Done,
     End,
@@ -140,9 +141,10 @@ impl<C: Chunks> Telling<C> {
     async fn next(&mut self) -> Option<String> {
         loop {
             match self.stage {
-                Stage::Prelude => {
-                    self.stage = Stage::Text;
-                    if let Some(chunk) = self.chunks.prelude() {
+                Stage::Prelude(index) if index == self.usages.len() => self.stage = Stage::Text,
+                Stage::Prelude(index) => {
+                    self.stage = Stage::Prelude(index + 1);
+                    if let Some(chunk) = self.chunks.prelude(index) {
                         return Some(chunk.to_string());
                     }
                 }

@@ -10,7 +10,7 @@ use lockstep_schedule::plan::TokenLogprobs;
 use super::RequestError;
 use super::request::Prepared;
 use crate::metrics::{Metrics, Outcome};
-use crate::service::{Event, EventStream, FinishReason, ServeError};
+use crate::service::{Event, EventStream, FinishReason, ServeError, Submission};
 use crate::text::{Detokenizer, StopMatcher, Stopped, Tokenizer};
 
 /// Events that one [`Delta`] takes at most where a slow client let them pile up.
@@ -35,6 +35,7 @@ pub struct TokenOut {
     pub logprobs: Option<TokenLogprobs>,
 }
 
+/// Of one choice; the prompt is counted with the first alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     pub prompt_tokens: u32,
@@ -47,20 +48,33 @@ pub struct Start {
     request_id: String,
     detokenizer: Detokenizer,
     stop: StopMatcher,
+    /// Stop strings count from the text of the token after these on.
+    min_tokens: u32,
+    choice: u32,
     usage: Usage,
     deadline: Option<tokio::time::Instant>,
     tally: Tally,
 }
 
 impl Start {
-    pub fn new(prepared: &Prepared, arrival: Instant, tokenizer: Arc<Tokenizer>, metrics: Metrics) -> Self {
-        let submission = &prepared.submission;
+    /// `submission` is one of `prepared`.
+    pub fn new(
+        prepared: &Prepared,
+        submission: &Submission,
+        arrival: Instant,
+        tokenizer: Arc<Tokenizer>,
+        metrics: Metrics,
+    ) -> Self {
+        let choice = submission.sampling.choice;
+        let prompt_tokens = if choice == 0 { submission.prompt.len() as u32 } else { 0 };
         let deadline = submission.deadline.and_then(|after| tokio::time::Instant::from_std(arrival).checked_add(after));
         Self {
             request_id: submission.request_id.clone(),
             detokenizer: Detokenizer::new(tokenizer),
             stop: StopMatcher::new(prepared.stop.iter().map(String::as_str)),
-            usage: Usage { prompt_tokens: submission.prompt.len() as u32, ..Usage::default() },
+            min_tokens: prepared.min_tokens,
+            choice,
+            usage: Usage { prompt_tokens, ..Usage::default() },
             deadline,
             tally: Tally { metrics, arrival, last_token: None, outcome: None },
         }
@@ -84,6 +98,11 @@ pub struct Answer {
 impl Answer {
     pub fn request_id(&self) -> &str {
         &self.state.request_id
+    }
+
+    /// Which of the request's answers this is.
+    pub fn choice(&self) -> u32 {
+        self.state.choice
     }
 
     pub fn usage(&self) -> Usage {
@@ -171,7 +190,9 @@ impl Start {
     fn take(&mut self, event: Event, delta: &mut Delta) -> Result<(), ServeError> {
         match event {
             Event::Started { cached_tokens } => {
-                self.usage.cached_tokens = cached_tokens;
+                if self.choice == 0 {
+                    self.usage.cached_tokens = cached_tokens;
+                }
                 self.tally.metrics.count_cached(cached_tokens);
             }
             Event::Token { id, logprobs } => {
@@ -195,6 +216,10 @@ impl Start {
     }
 
     fn show(&mut self, text: &str, delta: &mut Delta) {
+        if self.usage.completion_tokens <= self.min_tokens && self.min_tokens > 0 {
+            delta.text.push_str(text);
+            return;
+        }
         match self.stop.push(text) {
             Stopped::No(text) => delta.text.push_str(&text),
             Stopped::Yes(text) => {
@@ -250,8 +275,9 @@ mod tests {
             stop_token_ids: vec![],
             deadline,
         };
-        let prepared = Prepared { submission, stop: stop.iter().map(|stop| (*stop).into()).collect() };
-        Start::new(&prepared, Instant::now(), fixtures::byte_level(), Metrics::new())
+        let stop = stop.iter().map(|stop| (*stop).into()).collect();
+        let prepared = Prepared { submission, stop, choices: 1, min_tokens: 0 };
+        Start::new(&prepared, &prepared.submission, Instant::now(), fixtures::byte_level(), Metrics::new())
     }
 
     /// Plays the answer `text` with a last event; returns the text, and how it ended.
@@ -307,6 +333,18 @@ mod tests {
         assert_eq!(answer.usage(), Usage { prompt_tokens: 2, completion_tokens: 1, cached_tokens: 0 });
         assert!(sender.is_closed());
         assert_eq!(answer.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn stop_strings_wait_for_the_least_tokens() {
+        let (sender, events) = mpsc::channel(64);
+        for id in fixtures::byte_level().encode("xaxbx", false).unwrap() {
+            sender.send(Event::Token { id, logprobs: None }).await.unwrap();
+        }
+        let mut start = start(&["x"], None);
+        start.min_tokens = 3;
+        let delta = start.answer(events).next().await.unwrap().unwrap();
+        assert_eq!((delta.text.as_str(), delta.finish), ("xaxb", Some(Finish::Stop)));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 
 mod answer;
 mod request;
+mod sampling;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +15,8 @@ use lockstep_proto::v1::{ClusterStatus, ModelInfo};
 use tokio::sync::watch;
 
 pub use answer::{Answer, Delta, Finish, TokenOut, Usage};
-pub use request::{GenerateInput, LimitsInput, MAX_LOGPROBS, PromptInput, SamplingInput};
+pub use request::{GenerateInput, LimitsInput, PromptInput};
+pub use sampling::{MAX_LOGPROBS, SamplingInput};
 
 use crate::metrics::{Metrics, Outcome};
 use crate::service::{Inference, ServeError};
@@ -71,11 +73,11 @@ impl Api {
         Self { inference, model: Arc::new(model), text, metrics, created: since.as_secs() }
     }
 
-    /// Checks a request and queues it.
+    /// Checks a request and queues it; gives the answer of each choice.
     ///
     /// # Errors
     /// Names the field that is wrong, or says why the head refuses.
-    pub async fn generate(&self, input: GenerateInput) -> Result<Answer, RequestError> {
+    pub async fn generate(&self, input: GenerateInput) -> Result<Vec<Answer>, RequestError> {
         let arrival = Instant::now();
         let request_id = input.request_id.clone();
         let answer = match input.deadline {
@@ -91,14 +93,19 @@ impl Api {
         answer
     }
 
-    async fn start(&self, input: GenerateInput, arrival: Instant) -> Result<Answer, RequestError> {
+    async fn start(&self, input: GenerateInput, arrival: Instant) -> Result<Vec<Answer>, RequestError> {
         self.check_model(&input.model)?;
         let prepared = request::prepare(&self.text, input).await?;
-        let start = answer::Start::new(&prepared, arrival, self.text.tokenizer().clone(), self.metrics.clone());
-        let prompt_tokens = prepared.submission.prompt.len();
-        let events = self.inference.submit(prepared.submission).await?;
-        self.metrics.count_prompt(prompt_tokens);
-        Ok(start.answer(events))
+        let mut answers = Vec::with_capacity(prepared.choices as usize);
+        for submission in prepared.submissions() {
+            let (tokenizer, metrics) = (self.text.tokenizer().clone(), self.metrics.clone());
+            let start = answer::Start::new(&prepared, &submission, arrival, tokenizer, metrics);
+            let prompt_tokens = submission.prompt.len();
+            let events = self.inference.submit(submission).await?;
+            self.metrics.count_prompt(prompt_tokens);
+            answers.push(start.answer(events));
+        }
+        Ok(answers)
     }
 
     /// # Errors

@@ -2,20 +2,17 @@
 
 use std::time::Duration;
 
-use lockstep_schedule::plan::SamplingParams;
-
+use super::sampling::{SamplingInput, sampling};
 use super::{RequestError, text_error};
 use crate::service::Submission;
-use crate::text::{ChatMessage, GenerationDefaults, Text};
+use crate::text::{ChatMessage, Text};
 
-/// Above this, sampling is uniform for all that anyone can tell.
-const MAX_TEMPERATURE: f32 = 100.0;
 /// Enough for every dialect's turn markers; each costs a comparison per byte of the answer.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 256;
 const MAX_STOP_TOKEN_IDS: usize = 64;
-/// Most likely tokens reported beside the chosen one.
-pub const MAX_LOGPROBS: u32 = 20;
+/// Answers to one request; each is a sequence of its own.
+pub const MAX_CHOICES: u32 = 64;
 /// Messages of one conversation.
 const MAX_MESSAGES: usize = 4096;
 const MAX_ROLE_BYTES: usize = 64;
@@ -29,6 +26,8 @@ pub struct GenerateInput {
     pub sampling: SamplingInput,
     pub limits: LimitsInput,
     pub logprobs: Option<u32>,
+    /// Answers wanted, with random numbers of their own. Unset: one.
+    pub choices: Option<u32>,
     pub request_id: String,
     /// Time that the client gives the whole request.
     pub deadline: Option<Duration>,
@@ -48,19 +47,12 @@ impl Default for PromptInput {
     }
 }
 
-/// Unset fields take the model's generation defaults, and where it has none: temperature 1, no cut, a random seed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SamplingInput {
-    pub temperature: Option<f32>,
-    pub top_k: Option<u32>,
-    pub top_p: Option<f32>,
-    pub seed: Option<u64>,
-}
-
 #[derive(Debug, Clone, Default)]
 pub struct LimitsInput {
     /// Unset: what the context has left.
     pub max_tokens: Option<u32>,
+    /// The answer does not end by itself before that many tokens.
+    pub min_tokens: u32,
     pub stop: Vec<String>,
     pub stop_token_ids: Vec<u32>,
     pub ignore_eos: bool,
@@ -69,8 +61,28 @@ pub struct LimitsInput {
 /// A request that can be submitted, with what stays on the client side of the seam.
 #[derive(Debug)]
 pub struct Prepared {
+    /// Of the first choice.
     pub submission: Submission,
+    /// At least 1.
+    pub choices: u32,
     pub stop: Vec<String>,
+    /// Stop strings count from the text of the token after these on.
+    pub min_tokens: u32,
+}
+
+impl Prepared {
+    /// What the head is asked for each choice.
+    pub fn submissions(&self) -> impl Iterator<Item = Submission> + '_ {
+        let several = self.choices > 1;
+        (0..self.choices).map(move |choice| {
+            let mut submission = self.submission.clone();
+            submission.sampling.choice = choice;
+            if several {
+                submission.request_id = format!("{}-{choice}", submission.request_id);
+            }
+            submission
+        })
+    }
 }
 
 /// Checks a request against the served model; the cheap checks come before the text is encoded.
@@ -78,13 +90,27 @@ pub struct Prepared {
 /// # Errors
 /// Names the first field that is out of its bounds.
 pub async fn prepare(text: &Text, input: GenerateInput) -> Result<Prepared, RequestError> {
-    let sampling = sampling(input.sampling, input.logprobs, &text.generation)?;
+    let mut sampling = sampling(input.sampling, input.logprobs, &text.generation, text.vocab_size)?;
     check_limits(&input.limits, text.vocab_size)?;
+    let choices = input.choices.unwrap_or(1);
+    if !(1..=MAX_CHOICES).contains(&choices) {
+        return Err(out_of_range("n", choices, "1 to 64"));
+    }
     let (field, prompt) = prompt(text, input.prompt).await?;
     let room = room(field, prompt.len(), text.context_length)?;
     let max_tokens = input.limits.max_tokens.map_or(room, |asked| asked.min(room));
     let stop_token_ids = stop_token_ids(text, &input.limits);
-    let LimitsInput { stop, .. } = input.limits;
+    let LimitsInput { stop, min_tokens, .. } = input.limits;
+    if min_tokens > max_tokens {
+        return Err(RequestError::field(
+            "min_tokens",
+            format!("{min_tokens} is more than the {max_tokens} tokens that the answer can have"),
+        ));
+    }
+    if min_tokens > 0 {
+        sampling.suppressed.clone_from(&stop_token_ids);
+        sampling.suppressed_until = prompt.len() as u32 + min_tokens;
+    }
     let submission = Submission {
         request_id: input.request_id,
         prompt,
@@ -93,7 +119,7 @@ pub async fn prepare(text: &Text, input: GenerateInput) -> Result<Prepared, Requ
         stop_token_ids,
         deadline: input.deadline,
     };
-    Ok(Prepared { submission, stop })
+    Ok(Prepared { submission, choices, stop, min_tokens })
 }
 
 /// Token ids of the prompt, with the name of the field that it came in.
@@ -150,37 +176,8 @@ fn room(field: &'static str, prompt: usize, context_length: u32) -> Result<u32, 
     ))
 }
 
-fn sampling(
-    input: SamplingInput,
-    logprobs: Option<u32>,
-    defaults: &GenerationDefaults,
-) -> Result<SamplingParams, RequestError> {
-    let default_temperature = match defaults.do_sample {
-        Some(false) => 0.0,
-        _ => defaults.temperature.unwrap_or(1.0),
-    };
-    let temperature = input.temperature.unwrap_or(default_temperature);
-    if !(0.0..=MAX_TEMPERATURE).contains(&temperature) {
-        return Err(out_of_range("temperature", temperature, "0 (greedy) to 100"));
-    }
-    let top_p = input.top_p.or(defaults.top_p).unwrap_or(1.0);
-    if !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(out_of_range("top_p", top_p, "above 0 to 1"));
-    }
-    if logprobs.is_some_and(|count| count > MAX_LOGPROBS) {
-        return Err(out_of_range("logprobs", logprobs.unwrap_or_default(), "0 to 20"));
-    }
-    let top_k = input.top_k.or(defaults.top_k).unwrap_or(0);
-    let seed = input.seed.unwrap_or_else(random_seed);
-    Ok(SamplingParams { temperature, top_k, top_p, seed, choice: 0, logprobs })
-}
-
-fn out_of_range(field: &'static str, value: impl std::fmt::Display, bounds: &str) -> RequestError {
+pub(super) fn out_of_range(field: &'static str, value: impl std::fmt::Display, bounds: &str) -> RequestError {
     RequestError::field(field, format!("{value} is out of range: {bounds}"))
-}
-
-fn random_seed() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0
 }
 
 fn check_limits(limits: &LimitsInput, vocab_size: u32) -> Result<(), RequestError> {
@@ -227,7 +224,7 @@ fn stop_token_ids(text: &Text, limits: &LimitsInput) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::{ModelText, fixtures};
+    use crate::text::{GenerationDefaults, ModelText, fixtures};
 
     fn text() -> Text {
         let template = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}";
@@ -257,14 +254,10 @@ mod tests {
     async fn every_bound_is_named() {
         let chat = |role: &str| PromptInput::Chat(vec![ChatMessage { role: role.into(), content: "x".into() }]);
         let cases = [
-            (
-                refusal(|i| i.sampling.temperature = Some(-0.1)).await,
-                "temperature: -0.1 is out of range: 0 (greedy) to 100",
-            ),
-            (refusal(|i| i.sampling.temperature = Some(f32::NAN)).await, "temperature: NaN is out"),
-            (refusal(|i| i.sampling.top_p = Some(0.0)).await, "top_p: 0 is out of range: above 0 to 1"),
             (refusal(|i| i.sampling.top_p = Some(1.1)).await, "top_p: 1.1 is out"),
-            (refusal(|i| i.logprobs = Some(21)).await, "logprobs: 21 is out of range: 0 to 20"),
+            (refusal(|i| i.choices = Some(0)).await, "n: 0 is out of range: 1 to 64"),
+            (refusal(|i| i.choices = Some(65)).await, "n: 65 is out of range"),
+            (refusal(|i| i.limits.min_tokens = 15).await, "min_tokens: 15 is more than the 14 tokens that"),
             (refusal(|i| i.limits.max_tokens = Some(0)).await, "max_tokens: 0 is out of range: at least 1"),
             (refusal(|i| i.limits.stop = vec!["x".into(); 17]).await, "stop: 17 strings, more than 16"),
             (
@@ -301,13 +294,6 @@ mod tests {
         assert_eq!((submission.sampling.temperature, submission.sampling.top_k), (0.6, 40));
         assert_eq!((submission.sampling.top_p, submission.sampling.logprobs), (1.0, None));
         assert_eq!((submission.max_tokens, submission.stop_token_ids), (15, vec![fixtures::END]));
-
-        let defaults = GenerationDefaults { do_sample: Some(false), temperature: Some(0.6), ..Default::default() };
-        let greedy = sampling(SamplingInput::default(), None, &defaults).unwrap();
-        assert_eq!(greedy.temperature, 0.0);
-        let asked = SamplingInput { temperature: Some(0.9), ..Default::default() };
-        assert_eq!(sampling(asked, None, &defaults).unwrap().temperature, 0.9);
-        assert_eq!(sampling(SamplingInput::default(), None, &Default::default()).unwrap().temperature, 1.0);
     }
 
     #[tokio::test]
@@ -315,6 +301,7 @@ mod tests {
         let mut asked = input("hi");
         asked.limits = LimitsInput {
             max_tokens: Some(99),
+            min_tokens: 3,
             stop: vec!["<|user|>".into(), "plain".into()],
             stop_token_ids: vec![5],
             ignore_eos: true,
@@ -323,6 +310,18 @@ mod tests {
         assert_eq!(prepared.submission.max_tokens, 14, "cut to what the context has left");
         assert_eq!(prepared.submission.stop_token_ids, [5, fixtures::END + 1]);
         assert_eq!(prepared.stop.len(), 2);
+        let sampling = prepared.submission.sampling;
+        assert_eq!((sampling.suppressed, sampling.suppressed_until), (vec![5, fixtures::END + 1], 2 + 3));
+    }
+
+    #[tokio::test]
+    async fn choices_differ_in_their_random_numbers_alone() {
+        let asked = GenerateInput { choices: Some(2), request_id: "r".into(), ..input("hi") };
+        let prepared = prepare(&text(), asked).await.unwrap();
+        let [first, second] = prepared.submissions().collect::<Vec<_>>().try_into().unwrap();
+        assert_eq!((first.request_id.as_str(), second.request_id.as_str()), ("r-0", "r-1"));
+        assert_eq!((first.sampling.choice, second.sampling.choice), (0, 1));
+        assert_eq!((first.sampling.seed, first.prompt), (second.sampling.seed, second.prompt));
     }
 
     #[tokio::test]

@@ -55,6 +55,8 @@ pub struct GenerationDefaults {
     pub temperature: Option<f32>,
     pub top_k: Option<u32>,
     pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
 }
 
 /// Why text and tokens could not be turned into one another.

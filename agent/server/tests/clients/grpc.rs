@@ -11,6 +11,7 @@ use lockstep_proto::v1::{
     GetModelInfoRequest, GetStatusRequest, Limits, ListModelsRequest, Sampling, TokenIds, TokenizeRequest,
     WatchRequest,
 };
+use lockstep_schedule::plan::Penalties;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -78,13 +79,23 @@ async fn answers_stream() {
 async fn requests_reach_the_head_as_sent() {
     let endpoint = start().await;
     let mut client = client(&endpoint).await;
-    let sampling = Sampling { temperature: Some(0.5), top_k: Some(3), top_p: Some(0.9), seed: Some(11) };
+    let sampling = Sampling {
+        temperature: Some(0.5),
+        top_k: Some(3),
+        top_p: Some(0.9),
+        seed: Some(11),
+        min_p: Some(0.1),
+        repetition_penalty: Some(1.2),
+        presence_penalty: Some(0.3),
+        frequency_penalty: Some(-0.4),
+        logit_bias: [(9, 1.0), (4, -2.0)].into(),
+    };
     let message = ChatMessage { role: "user".into(), content: "hi".into() };
     let request = ChatRequest {
         messages: vec![message],
         sampling: Some(sampling),
         logprobs: Some(2),
-        limits: Some(Limits { ignore_eos: true, ..Default::default() }),
+        limits: Some(Limits { ignore_eos: true, min_tokens: 2, ..Default::default() }),
         ..Default::default()
     };
     let mut request = Request::new(request);
@@ -98,6 +109,9 @@ async fn requests_reach_the_head_as_sent() {
     let seen = endpoint.seen.lock().unwrap()[0].clone();
     assert_eq!(seen.request_id, "mine");
     assert_eq!((seen.sampling.temperature, seen.sampling.top_k, seen.sampling.seed), (0.5, 3, 11));
+    assert_eq!((seen.sampling.min_p, &seen.sampling.logit_bias), (0.1, &vec![(4, -2.0), (9, 1.0)]));
+    assert_eq!(seen.sampling.penalties, Penalties { repetition: 1.2, presence: 0.3, frequency: -0.4 });
+    assert_eq!(seen.sampling.suppressed_until, seen.prompt.len() as u32 + 2);
     assert_eq!(seen.deadline.unwrap().as_secs(), 30);
     assert!(seen.stop_token_ids.is_empty(), "end tokens ignored");
     assert_eq!(seen.max_tokens, CONTEXT - 3);
@@ -105,6 +119,23 @@ async fn requests_reach_the_head_as_sent() {
     gather(&mut client, generate("hi")).await.unwrap();
     let seen = endpoint.seen.lock().unwrap()[1].clone();
     assert_eq!((seen.sampling.temperature, seen.stop_token_ids), (0.0, vec![END]), "the model's defaults");
+}
+
+#[tokio::test]
+async fn choices_come_in_one_stream() {
+    let endpoint = start().await;
+    let mut client = client(&endpoint).await;
+    let responses = gather(&mut client, GenerateRequest { n: Some(3), ..generate("hello") }).await.unwrap();
+    for choice in 0..3 {
+        let own: Vec<_> = responses.iter().filter(|response| response.choice == choice).cloned().collect();
+        assert_eq!((text(&own).as_str(), own.last().unwrap().finish_reason()), ("hello", FinishReason::Stop));
+        let prompt_tokens = own.last().unwrap().usage.unwrap().prompt_tokens;
+        assert_eq!(prompt_tokens, u32::from(choice == 0), "the prompt is counted once");
+    }
+    let choices: Vec<u32> = endpoint.seen.lock().unwrap().iter().map(|seen| seen.sampling.choice).collect();
+    assert_eq!(choices, [0, 1, 2]);
+    let refused = gather(&mut client, GenerateRequest { n: Some(2), ..generate(BREAK) }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
 }
 
 #[tokio::test]

@@ -49,6 +49,8 @@ async fn completions_come_whole() {
         (json!({"prompt": hello, "seed": -1, "user": "u", "n": 1, "suffix": null}), json!(["abc"]), "stop"),
         (json!({"prompt": ["one", "two"]}), json!(["one", "two"]), "stop"),
         (json!({"prompt": [[97], [98, 99]]}), json!(["a", "bc"]), "stop"),
+        (json!({"prompt": ["one", "two"], "n": 2}), json!(["one", "one", "two", "two"]), "stop"),
+        (json!({"prompt": "xaxb", "stop": "x", "min_tokens": 1}), json!(["xa"]), "stop"),
     ];
     for (body, texts, finish) in cases {
         let (status, answer) = client.post(COMPLETIONS, &body).await;
@@ -155,7 +157,7 @@ async fn refusals_name_field_and_remedy() {
         (COMPLETIONS, json!({"prompt": 5}), 400, "prompt: expected a string or a list of token ids"),
         (COMPLETIONS, json!({"prompt": [1, "x"]}), 400, "prompt: a list of token ids has something else in it"),
         (COMPLETIONS, json!({"prompt": ["x", 1]}), 400, "prompt: prompt 1 is neither"),
-        (COMPLETIONS, json!({"prompt": vec!["x"; 65]}), 400, "prompt: 65 prompts, more than 64"),
+        (COMPLETIONS, json!({"prompt": vec!["x"; 65]}), 400, "prompt: 1 answers to 65 prompts, more than 64"),
         (COMPLETIONS, json!({"prompt": [100_000]}), 400, "prompt: token 100000 at index 0 is not in the vocabulary"),
         (
             COMPLETIONS,
@@ -178,7 +180,11 @@ async fn refusals_name_field_and_remedy() {
         (COMPLETIONS, json!({"prompt": "x", "temperature": -1}), 400, "temperature: -1 is out of range"),
         (COMPLETIONS, json!({"prompt": "x", "temprature": 1}), 400, "temprature: no such field"),
         (COMPLETIONS, json!({"prompt": "x", "max_tokens": 0}), 400, "max_tokens: 0 is out of range"),
-        (COMPLETIONS, json!({"prompt": "x", "n": 2}), 400, "n: not supported: send one request per answer"),
+        (COMPLETIONS, json!({"prompt": "x", "n": 65}), 400, "n: 65 is out of range: 1 to 64"),
+        (COMPLETIONS, json!({"prompt": ["x", "y"], "n": 33}), 400, "n: 33 answers to 2 prompts, more than 64"),
+        (COMPLETIONS, json!({"prompt": "x", "logit_bias": {"x": 1}}), 400, "logit_bias: expected an object of token"),
+        (COMPLETIONS, json!({"prompt": "x", "logit_bias": {"9": 101}}), 400, "logit_bias: 101 for token 9 is out"),
+        (COMPLETIONS, json!({"prompt": "x", "min_tokens": 17}), 400, "min_tokens: 17 is more than the 16 tokens"),
         (COMPLETIONS, json!({"prompt": "x", "best_of": 2}), 400, "best_of: not supported"),
         (COMPLETIONS, json!({"prompt": "x", "echo": true}), 400, "echo: not supported"),
         (COMPLETIONS, json!({"prompt": "x", "logprobs": 21}), 400, "logprobs: 21 is out of range: 0 to 20"),

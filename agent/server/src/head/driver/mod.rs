@@ -164,7 +164,7 @@ impl Driver {
         while self.inputs.group.is_formed() && !self.someone_goes() {
             let now = self.now();
             let Some(plan) = self.inputs.scheduler.next_plan(now) else { return };
-            self.suspects.extend(plan.admit.iter().map(|(id, _)| *id).filter(|id| *id != CANARY));
+            self.suspects.extend(plan.admit.iter().map(|admission| admission.seq).filter(|id| *id != CANARY));
             self.inputs.group.busy(true, Instant::now());
             self.last_sent = Some(plan.step);
             let wire = wire::plan_to_wire(&plan, clock::monotonic_nanos());
