@@ -71,6 +71,7 @@ pub fn greedy(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
 
 /// A sampled request of token ids.
 pub fn sampled(prompt: &[u32], max_tokens: u32, seed: u64) -> GenerateRequest {
-    let sampling = Sampling { temperature: Some(0.9), top_k: Some(20), top_p: Some(0.95), seed: Some(seed) };
+    let sampling =
+        Sampling { temperature: Some(0.9), top_k: Some(20), top_p: Some(0.95), seed: Some(seed), ..Default::default() };
     GenerateRequest { sampling: Some(sampling), ..greedy(prompt, max_tokens) }
 }

@@ -51,10 +51,12 @@ fn main() -> Result<(), EngineError> {
         },
         new_blocks: if step == 0 { (seq * blocks_each..(seq + 1) * blocks_each).collect() } else { Vec::new() },
         sample: true,
+        allowed: None,
     };
     let mut times = Vec::new();
     for step in 0..answer {
-        let admit = (0..sequences).filter(|_| step == 0).map(|seq| Admission::new(SeqId::from(seq), SamplingParams::default()));
+        let admit =
+            (0..sequences).filter(|_| step == 0).map(|seq| Admission::new(SeqId::from(seq), SamplingParams::default()));
         let entries = (0..sequences).map(|seq| entry(seq, step)).collect();
         let plan =
             StepPlan { epoch: 1, step: u64::from(step) + 1, forget: Vec::new(), admit: admit.collect(), entries };

@@ -8,6 +8,7 @@
 mod blocks;
 mod budget;
 mod config;
+mod mask;
 pub mod plan;
 mod prefix;
 mod request;

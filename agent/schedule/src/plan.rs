@@ -4,6 +4,8 @@
 //! only what changes. Plans of an epoch are numbered from 1 without gaps and executed in order. A new epoch forgets
 //! every sequence.
 
+pub use crate::mask::TokenMask;
+
 /// A sequence's number, unique in the life of a head; a preempted sequence comes back under the same number.
 pub type SeqId = u64;
 
@@ -128,6 +130,8 @@ pub struct PlanEntry {
     pub new_blocks: Vec<BlockId>,
     /// Sample a token after the last one of this step; false in all but the last chunk of a prefill.
     pub sample: bool,
+    /// Where a grammar at the head says what may be sampled: that, at least one token. The scheduler leaves it open.
+    pub allowed: Option<TokenMask>,
 }
 
 /// Input of one sequence in one iteration.

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod chat;
 mod clock;
 pub mod config;
+pub mod grammar;
 pub mod grpc;
 pub mod head;
 pub mod http;

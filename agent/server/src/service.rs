@@ -10,6 +10,8 @@ use lockstep_proto::v1::ClusterStatus;
 use lockstep_schedule::plan::{SamplingParams, TokenLogprobs};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::grammar::Guide;
+
 /// Events that may wait for a slow client before its request is ended: more than a context has tokens is never needed.
 pub const EVENT_BACKLOG: usize = 4096;
 
@@ -52,6 +54,8 @@ pub struct Submission {
     pub stop_token_ids: Vec<u32>,
     /// Time that the client gives the whole request.
     pub deadline: Option<Duration>,
+    /// What may be answered; the model's end tokens then are among [`Self::stop_token_ids`].
+    pub guide: Option<Guide>,
 }
 
 /// What becomes of a request. `Finished` or `Failed` is the last event.

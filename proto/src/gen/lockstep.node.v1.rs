@@ -324,6 +324,21 @@ pub struct PlanEntry {
     /// Sample after the last token.
     #[prost(bool, tag = "5")]
     pub sample: bool,
+    /// Where a grammar says what may be sampled.
+    #[prost(message, optional, tag = "6")]
+    pub allowed: ::core::option::Option<TokenMask>,
+}
+/// TokenMask is a set of tokens of the vocabulary, rounded up to words of 32.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenMask {
+    #[prost(uint32, tag = "1")]
+    pub words: u32,
+    /// Lengths of the runs of absent and present tokens in turn, absent ones first; or else, where `runs` is empty:
+    #[prost(uint32, repeated, tag = "2")]
+    pub runs: ::prost::alloc::vec::Vec<u32>,
+    /// a bit for each token, the lowest first.
+    #[prost(bytes = "vec", tag = "3")]
+    pub bits: ::prost::alloc::vec::Vec<u8>,
 }
 /// StepDone: every local rank has finished a step.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -51,6 +51,38 @@ pub struct Limits {
     #[prost(uint32, tag = "5")]
     pub min_tokens: u32,
 }
+/// Grammar restricts the answer to texts of a form; exactly one is set. At most 256 KiB.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Grammar {
+    #[prost(oneof = "grammar::Kind", tags = "1, 2, 3, 4, 5")]
+    pub kind: ::core::option::Option<grammar::Kind>,
+}
+/// Nested message and enum types in `Grammar`.
+pub mod grammar {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// A JSON schema, as JSON text.
+        #[prost(string, tag = "1")]
+        JsonSchema(::prost::alloc::string::String),
+        /// Any JSON object.
+        #[prost(bool, tag = "2")]
+        JsonObject(bool),
+        /// A regular expression that the whole answer matches.
+        #[prost(string, tag = "3")]
+        Regex(::prost::alloc::string::String),
+        /// One of these texts.
+        #[prost(message, tag = "4")]
+        Choice(super::Choices),
+        /// A grammar in llguidance's dialect of Lark.
+        #[prost(string, tag = "5")]
+        Lark(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Choices {
+    #[prost(string, repeated, tag = "1")]
+    pub texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GenerateRequest {
     /// Name of the model; empty or `default` is the served one.
@@ -66,6 +98,9 @@ pub struct GenerateRequest {
     /// Answers wanted, each with random numbers of its own; they come interleaved. 1 to 64; default 1.
     #[prost(uint32, optional, tag = "7")]
     pub n: ::core::option::Option<u32>,
+    /// The form that each answer has.
+    #[prost(message, optional, tag = "8")]
+    pub grammar: ::core::option::Option<Grammar>,
     /// The prompt, as text or as token ids.
     #[prost(oneof = "generate_request::Prompt", tags = "2, 3")]
     pub prompt: ::core::option::Option<generate_request::Prompt>,
@@ -116,6 +151,9 @@ pub struct ChatRequest {
     /// As in GenerateRequest.
     #[prost(uint32, optional, tag = "6")]
     pub n: ::core::option::Option<u32>,
+    /// As in GenerateRequest.
+    #[prost(message, optional, tag = "7")]
+    pub grammar: ::core::option::Option<Grammar>,
 }
 /// One message of the stream. Of each choice, the first carries the usage, the last the finish reason.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -81,9 +81,10 @@ mod tests {
         assert_eq!((absent.eos_token_ids.as_slice(), absent.temperature), ([2].as_slice(), None));
         let greedy = read(Some(r#"{"do_sample": false, "temperature": 0.6, "eos_token_id": 7}"#)).unwrap();
         assert_eq!((greedy.eos_token_ids.as_slice(), greedy.temperature), ([7].as_slice(), Some(0.0)));
-        let sampled =
-            read(Some(r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": [7, 8],
-                "min_p": 0.05, "repetition_penalty": 1.1}"#));
+        let sampled = read(Some(
+            r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": [7, 8],
+                "min_p": 0.05, "repetition_penalty": 1.1}"#,
+        ));
         let sampled = sampled.unwrap();
         assert_eq!((sampled.min_p, sampled.repetition_penalty), (Some(0.05), Some(1.1)));
         assert_eq!((sampled.temperature, sampled.top_p, sampled.top_k), (Some(0.6), Some(0.9), Some(20)));

@@ -307,17 +307,18 @@ fn batch_of<'a>(plan: &StepPlan, sequences: &'a Sequences, embeds: bool) -> Batc
 }
 
 /// Of each sampling entry its last row in the batch, and what is to be sampled there.
-fn sampling_rows<'a>(plan: &StepPlan, sequences: &'a Sequences) -> (Vec<u32>, Vec<Row<'a>>) {
+fn sampling_rows<'a>(plan: &'a StepPlan, sequences: &'a Sequences) -> (Vec<u32>, Vec<Row<'a>>) {
     let mut end = 0;
     let ends = plan.entries.iter().map(|entry| {
         end += length(entry);
         (entry, end - 1)
     });
-    let row = |(entry, last_row): (&PlanEntry, u32)| {
+    let row = |(entry, last_row): (&'a PlanEntry, u32)| {
         let sequence = sequences.get(entry.seq)?;
         let position = entry.position + length(entry);
         let counts = sequence.counts.as_ref();
-        Some((last_row, Row { seq: entry.seq, params: &sequence.params, counts, position }))
+        let allowed = entry.allowed.as_ref();
+        Some((last_row, Row { seq: entry.seq, params: &sequence.params, counts, allowed, position }))
     };
     ends.filter(|(entry, _)| entry.sample).filter_map(row).unzip()
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lockstep_schedule::plan::{Admission, BlockId, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
+use lockstep_schedule::plan::{Admission, BlockId, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan, TokenMask};
 
 use crate::sampler::TokenCounts;
 
@@ -160,6 +160,13 @@ fn check_entry(entry: &PlanEntry, held: Option<&Sequence>, limits: &Limits) -> R
         }
         PlanTokens::LastSampled => {}
     }
+    if let Some(allowed) = &entry.allowed {
+        let words = TokenMask::words_for(limits.vocab_size as usize);
+        let possible = (0..limits.vocab_size).any(|id| allowed.contains(id));
+        if allowed.words().len() != words || !possible {
+            return Err(format!("{allowed:?} allows nothing of a vocabulary of {}", limits.vocab_size));
+        }
+    }
     if let Some(computed) = held.and_then(|sequence| sequence.computed)
         && computed != entry.position
     {
@@ -200,7 +207,7 @@ mod tests {
 
     fn entry(seq: SeqId, position: u32, ids: &[u32], new_blocks: &[u32]) -> PlanEntry {
         let tokens = PlanTokens::Given(ids.into());
-        PlanEntry { seq, position, tokens, new_blocks: new_blocks.into(), sample: true }
+        PlanEntry { seq, position, tokens, new_blocks: new_blocks.into(), sample: true, allowed: None }
     }
 
     fn last(seq: SeqId, position: u32, new_blocks: &[u32]) -> PlanEntry {
@@ -222,6 +229,10 @@ mod tests {
         sequences
     }
 
+    fn guided(word: u32) -> PlanEntry {
+        PlanEntry { allowed: Some(TokenMask::new(vec![word])), ..last(1, 3, &[]) }
+    }
+
     #[test]
     fn plans_that_fit_are_taken() {
         let fitting = [
@@ -231,6 +242,7 @@ mod tests {
             plan(&[], &[], vec![entry(2, 2, &[1], &[0, 3])]),
             plan(&[1], &[1], vec![entry(1, 0, &[1], &[0])]),
             plan(&[1, 2], &[], vec![]),
+            plan(&[], &[], vec![guided(1 << 9)]),
         ];
         for plan in fitting {
             let mut sequences = rank();
@@ -267,6 +279,7 @@ mod tests {
             (plan(&[], &[], vec![last(1, 3, &[]), last(1, 3, &[])]), "names sequence 1 twice"),
             (plan(&[], &[], vec![last(2, 0, &[2])]), "none was sampled"),
             (plan(&[], &[3], vec![last(3, 0, &[2])]), "none was sampled"),
+            (plan(&[], &[], vec![guided(1 << 10)]), "allows nothing of a vocabulary of 10"),
             (plan(&[], &[], vec![entry(1, 3, &[], &[])]), "no tokens"),
             (plan(&[], &[], vec![entry(1, 3, &[10], &[])]), "token 10 is beyond the vocabulary of 10"),
             (plan(&[], &[], vec![entry(1, 2, &[1], &[])]), "position 2 follows 3 computed ones"),

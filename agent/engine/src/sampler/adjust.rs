@@ -55,7 +55,9 @@ pub fn adjust<'a>(rows: &[Row<'_>], logits: &'a [f32], part: usize, first_id: u3
 
 impl Row<'_> {
     fn is_adjusted(&self) -> bool {
-        self.counts.is_some() || !self.params.logit_bias.is_empty() || !self.suppressed().is_empty()
+        let params = self.params;
+        let biased = self.counts.is_some() || !params.logit_bias.is_empty();
+        biased || self.allowed.is_some() || !self.suppressed().is_empty()
     }
 
     /// Tokens that must not be chosen at this position.
@@ -80,8 +82,7 @@ impl Part<'_> {
             let penalties = row.params.penalties;
             for (id, count) in &counts.in_answer {
                 self.change(*id, |logit| {
-                    let scaled =
-                        if logit > 0.0 { logit / penalties.repetition } else { logit * penalties.repetition };
+                    let scaled = if logit > 0.0 { logit / penalties.repetition } else { logit * penalties.repetition };
                     let present = if *count > 0 { penalties.presence } else { 0.0 };
                     scaled - present - penalties.frequency * *count as f32
                 });
@@ -89,6 +90,10 @@ impl Part<'_> {
         }
         for id in row.suppressed() {
             self.change(*id, |_| EXCLUDED);
+        }
+        if let Some(allowed) = row.allowed {
+            let excluded = self.logits.iter_mut().zip(self.first_id..).filter(|(_, id)| !allowed.contains(*id));
+            excluded.for_each(|(logit, _)| *logit = EXCLUDED);
         }
     }
 
@@ -107,10 +112,11 @@ mod tests {
     use super::*;
 
     fn adjusted(params: &SamplingParams, counts: Option<&TokenCounts>, position: u32, logits: &[f32]) -> Vec<f32> {
-        let row = Row { seq: 1, params, counts, position };
+        let row = Row { seq: 1, params, counts, allowed: None, position };
         let whole = adjust(&[row], logits, logits.len(), 0).into_owned();
         let halves = logits.chunks(logits.len() / 2).zip([0, logits.len() as u32 / 2]);
-        let halves: Vec<f32> = halves.flat_map(|(half, first)| adjust(&[row], half, half.len(), first).into_owned()).collect();
+        let halves: Vec<f32> =
+            halves.flat_map(|(half, first)| adjust(&[row], half, half.len(), first).into_owned()).collect();
         assert_eq!(whole, halves, "however the row is split");
         whole
     }
@@ -141,7 +147,7 @@ mod tests {
     #[test]
     fn plain_rows_are_not_copied() {
         let params = SamplingParams { suppressed: vec![1], suppressed_until: 5, ..Default::default() };
-        let row = |position| Row { seq: 1, params: &params, counts: None, position };
+        let row = |position| Row { seq: 1, params: &params, counts: None, allowed: None, position };
         assert!(matches!(adjust(&[row(5)], &[0.0; 2], 2, 0), Cow::Borrowed(_)));
         assert!(matches!(adjust(&[row(4)], &[0.0; 2], 2, 0), Cow::Owned(_)));
     }

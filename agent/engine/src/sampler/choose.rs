@@ -117,11 +117,7 @@ mod tests {
         ids_above(known, complete, (top_k, top_p, 0.0))
     }
 
-    fn ids_above(
-        known: &[Candidate],
-        complete: bool,
-        (top_k, top_p, min_p): (usize, f32, f32),
-    ) -> Option<Vec<u32>> {
+    fn ids_above(known: &[Candidate], complete: bool, (top_k, top_p, min_p): (usize, f32, f32)) -> Option<Vec<u32>> {
         let mass: f64 = [8.0f64, 4.0, 2.0, 1.0, 1.0].iter().sum();
         let known = Known { candidates: known, complete, log_mass: Some((mass / 8.0).ln()) };
         cut(&known, 1.0, top_k, top_p, min_p).map(|kept| kept.iter().map(|(_, id)| *id).collect())

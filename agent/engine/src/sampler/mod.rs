@@ -11,7 +11,7 @@ mod record;
 
 use lockstep_collectives::{Communicator, Group, Slice, SliceMut};
 use lockstep_kernels::{argmax, gumbel_argmax, log_sum_exp, top_k};
-use lockstep_schedule::plan::{Sampled, SamplingParams, SeqId, TokenLogprobs};
+use lockstep_schedule::plan::{Sampled, SamplingParams, SeqId, TokenLogprobs, TokenMask};
 
 use crate::EngineError;
 pub use adjust::TokenCounts;
@@ -31,6 +31,8 @@ pub struct Row<'a> {
     pub params: &'a SamplingParams,
     /// The sequence's tokens so far, where penalties apply.
     pub counts: Option<&'a TokenCounts>,
+    /// Where a grammar restricts it: the tokens that may be chosen.
+    pub allowed: Option<&'a TokenMask>,
     /// Index in its sequence of the token that is chosen.
     pub position: u32,
 }

@@ -17,8 +17,19 @@ fn sample(
     logits: &[f32],
     params: &[SamplingParams],
 ) -> Result<Vec<Sampled>, EngineError> {
-    let rows: Vec<Row> =
-        params.iter().zip(1..).map(|(params, seq)| Row { seq, params, counts: None, position: 7 + seq as u32 }).collect();
+    sample_allowed(world_size, vocab_size, logits, params, None)
+}
+
+/// As [`sample`], from the allowed tokens alone.
+fn sample_allowed(
+    world_size: usize,
+    vocab_size: usize,
+    logits: &[f32],
+    params: &[SamplingParams],
+    allowed: Option<&TokenMask>,
+) -> Result<Vec<Sampled>, EngineError> {
+    let row = |(params, seq)| Row { seq, params, counts: None, allowed, position: 7 + seq as u32 };
+    let rows: Vec<Row> = params.iter().zip(1..).map(row).collect();
     let run = |mut member: lockstep_collectives::memory::Member| {
         let sampler = Sampler::new(member.group(), vocab_size);
         let part = sampler.part(member.group().rank());
@@ -42,7 +53,15 @@ fn every_kind() -> Vec<SamplingParams> {
             for top_p in [1.0, 0.9, 0.3, 1e-6] {
                 for min_p in [0.0, 0.05] {
                     let seed = kinds.len() as u64;
-                    kinds.push(SamplingParams { temperature, top_k, top_p, min_p, seed, choice: 1, ..Default::default() });
+                    kinds.push(SamplingParams {
+                        temperature,
+                        top_k,
+                        top_p,
+                        min_p,
+                        seed,
+                        choice: 1,
+                        ..Default::default()
+                    });
                 }
             }
         }
@@ -127,6 +146,20 @@ fn what_is_suppressed_is_neither_chosen_nor_told() {
                 assert!(told.chosen.abs() < 1e-6);
             }
         }
+    }
+}
+
+#[test]
+fn only_what_is_allowed_is_chosen_at_any_world_size() {
+    let vocab_size = 100;
+    let params = every_kind();
+    let logits = logits(params.len(), vocab_size, 6, 5.0);
+    let allowed = TokenMask::new(vec![0, 1 << 3 | 1 << 9, 0, 0b1000]);
+    let alone = sample_allowed(1, vocab_size, &logits, &params, Some(&allowed)).unwrap();
+    assert!(alone.iter().all(|sampled| allowed.contains(sampled.token)), "{alone:?}");
+    assert!([35, 41, 99].iter().all(|id| alone.iter().any(|sampled| sampled.token == *id)), "each is chosen sometimes");
+    for world_size in [2, 3, 4] {
+        assert_eq!(sample_allowed(world_size, vocab_size, &logits, &params, Some(&allowed)).unwrap(), alone);
     }
 }
 

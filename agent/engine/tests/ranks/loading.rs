@@ -78,8 +78,14 @@ fn progress_moves_with_every_layer() {
     let progress = Arc::clone(&config.progress);
     let mut runner = load(config).unwrap();
     runner.form(1, Solo::new().unwrap(), 4).unwrap();
-    let entry =
-        PlanEntry { seq: 1, position: 0, tokens: PlanTokens::Given(vec![1]), new_blocks: vec![0], sample: true };
+    let entry = PlanEntry {
+        seq: 1,
+        position: 0,
+        tokens: PlanTokens::Given(vec![1]),
+        new_blocks: vec![0],
+        sample: true,
+        allowed: None,
+    };
     let admit = vec![Admission::new(1, SamplingParams::default())];
     let before = progress.load(Ordering::Relaxed);
     runner.step(&StepPlan { epoch: 1, step: 1, forget: vec![], admit, entries: vec![entry] }).unwrap();

@@ -18,9 +18,12 @@ pub fn plan(ranks: &Ranks, step: u64, setup: &Setup, rows: &[(usize, PlanTokens)
         let first = u32::try_from(seq).unwrap() * blocks_each;
         let new_blocks = if *position == 0 { (first..first + blocks_each).collect() } else { Vec::new() };
         let position = u32::try_from(*position).unwrap();
-        PlanEntry { seq: seq as SeqId, position, tokens: tokens.clone(), new_blocks, sample: true }
+        PlanEntry { seq: seq as SeqId, position, tokens: tokens.clone(), new_blocks, sample: true, allowed: None }
     };
-    let admit = (0..rows.len() as SeqId).filter(|_| step == 1).map(|seq| Admission::new(seq, SamplingParams::default())).collect();
+    let admit = (0..rows.len() as SeqId)
+        .filter(|_| step == 1)
+        .map(|seq| Admission::new(seq, SamplingParams::default()))
+        .collect();
     let entries = rows.iter().enumerate().map(entry).collect();
     StepPlan { epoch: ranks.epoch(), step, forget: Vec::new(), admit, entries }
 }

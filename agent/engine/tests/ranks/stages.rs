@@ -69,7 +69,14 @@ fn logits_are_those_of_one_process_to_the_last_bit() {
         let setup = setup(name, grid);
         let ranks = Ranks::start(&setup);
         let length = u32::try_from(case.prompt.len()).unwrap();
-        let entry = |position, tokens, new_blocks| PlanEntry { seq: 1, position, tokens, new_blocks, sample: true };
+        let entry = |position, tokens, new_blocks| PlanEntry {
+            seq: 1,
+            position,
+            tokens,
+            new_blocks,
+            sample: true,
+            allowed: None,
+        };
         let prefill = entry(0, PlanTokens::Given(case.prompt.clone()), (0..16).collect());
         let admit = vec![Admission::new(1, SamplingParams::default())];
         let plan = StepPlan { epoch: 1, step: 1, forget: vec![], admit, entries: vec![prefill] };
@@ -101,6 +108,7 @@ fn a_stage_goes_on_while_later_ones_compute() {
             tokens: PlanTokens::Given(vec![3, 4, 5]),
             new_blocks: vec![u32::try_from(step).unwrap()],
             sample: true,
+            allowed: None,
         }],
     };
     // The last stage is given nothing yet.

@@ -37,6 +37,7 @@ impl Draft {
             tokens: sequence.next_tokens(count),
             new_blocks,
             sample,
+            allowed: None,
         });
         self.planned.push(arrival);
         sequence.planned += count;

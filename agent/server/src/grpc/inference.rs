@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use lockstep_proto::v1::generate_request::Prompt;
+use lockstep_proto::v1::grammar::Kind;
 use lockstep_proto::v1::inference_server::Inference;
 use lockstep_proto::v1::{
     self, ChatRequest, DetokenizeRequest, DetokenizeResponse, GenerateRequest, GenerateResponse, GetModelInfoRequest,
@@ -14,6 +15,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::status::{add_request_id, deadline_of, request_id_of, status};
+use crate::grammar::Grammar;
 use crate::session::{
     Answer, Api, Delta, Finish, GenerateInput, LimitsInput, PromptInput, RequestError, SamplingInput, TokenOut, Usage,
 };
@@ -62,6 +64,7 @@ impl Inference for Service {
             limits: limits(request.limits.unwrap_or_default()),
             logprobs: request.logprobs,
             choices: request.n,
+            grammar: request.grammar.map(|wire| grammar(wire, &metadata)).transpose()?,
             ..GenerateInput::default()
         };
         self.start(&metadata, input).await
@@ -80,6 +83,7 @@ impl Inference for Service {
             limits: limits(request.limits.unwrap_or_default()),
             logprobs: request.logprobs,
             choices: request.n,
+            grammar: request.grammar.map(|wire| grammar(wire, &metadata)).transpose()?,
             ..GenerateInput::default()
         };
         self.start(&metadata, input).await
@@ -132,6 +136,25 @@ fn sampling(wire: v1::Sampling) -> SamplingInput {
 fn limits(wire: v1::Limits) -> LimitsInput {
     let v1::Limits { max_tokens, stop, stop_token_ids, ignore_eos, min_tokens } = wire;
     LimitsInput { max_tokens, min_tokens, stop, stop_token_ids, ignore_eos }
+}
+
+fn grammar(wire: v1::Grammar, metadata: &MetadataMap) -> Result<(&'static str, Grammar), Status> {
+    const FIELD: &str = "grammar";
+    let refuse = |reason: String| status(&RequestError::field(FIELD, reason), &request_id_of(metadata));
+    let grammar = match wire.kind {
+        Some(Kind::JsonSchema(text)) => {
+            let schema = serde_json::from_str(&text);
+            Grammar::JsonSchema(schema.map_err(|error| refuse(format!("the schema is not JSON: {error}")))?)
+        }
+        Some(Kind::JsonObject(true)) => Grammar::JsonObject,
+        Some(Kind::Regex(regex)) => Grammar::Regex(regex),
+        Some(Kind::Choice(choices)) => Grammar::Choice(choices.texts),
+        Some(Kind::Lark(lark)) => Grammar::Lark(lark),
+        Some(Kind::JsonObject(false)) | None => {
+            return Err(refuse("nothing is asked for: set json_schema, json_object, regex, choice or lark".into()));
+        }
+    };
+    Ok((FIELD, grammar))
 }
 
 /// The stream up to its first error: a call ends with it, and the other choices with the call.

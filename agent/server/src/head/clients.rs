@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use lockstep_schedule::plan::SeqId;
+use lockstep_schedule::plan::{SeqId, TokenMask};
 use lockstep_schedule::{Failure, FinishReason as Ended, Output, Refused};
 use tokio::sync::mpsc;
 
+use crate::grammar::Guide;
 use crate::service::{Event, FinishReason, ServeError};
 
 /// What a client is told to wait before it tries again, in seconds: about what a group needs to form again.
@@ -14,6 +15,8 @@ pub const RETRY_AFTER_S: u32 = 5;
 struct Client {
     request_id: String,
     events: mpsc::Sender<Event>,
+    /// What may be answered; it has taken every token that was given out.
+    guide: Option<Guide>,
 }
 
 /// Open requests by their sequence.
@@ -23,19 +26,33 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn insert(&mut self, id: SeqId, request_id: String, events: mpsc::Sender<Event>) {
-        self.open.insert(id, Client { request_id, events });
+    pub fn insert(&mut self, id: SeqId, request_id: String, events: mpsc::Sender<Event>, guide: Option<Guide>) {
+        self.open.insert(id, Client { request_id, events, guide });
+    }
+
+    /// The tokens that may come next; none where all may.
+    ///
+    /// # Errors
+    /// The request's grammar cannot go on.
+    pub fn allowed(&mut self, id: SeqId) -> Result<Option<TokenMask>, ServeError> {
+        let Some(guide) = self.open.get_mut(&id).and_then(|client| client.guide.as_mut()) else { return Ok(None) };
+        guide.allowed().map(Some).map_err(|reason| ServeError::Invalid(format!("the grammar cannot go on: {reason}")))
     }
 
     pub fn len(&self) -> usize {
         self.open.len()
     }
 
-    /// Passes on what the schedule says. True: the client is gone or reads nothing, and its sequence must end.
+    /// Passes on what the schedule says. A sequence that must end for it is returned: its client is gone or reads
+    /// nothing, or its grammar is complete; then it is no client's any more.
     pub fn deliver(&mut self, output: Output) -> Option<SeqId> {
         let (id, event) = translate(output);
         let last = matches!(event, Event::Finished(_) | Event::Failed(_));
-        let client = self.open.get(&id)?;
+        let client = self.open.get_mut(&id)?;
+        let advanced = match (&event, &mut client.guide) {
+            (Event::Token { id, .. }, Some(guide)) => guide.advance(*id),
+            _ => Ok(false),
+        };
         if let Event::Failed(error) = &event {
             tracing::warn!(request_id = client.request_id, %error, "a request failed");
         }
@@ -44,7 +61,18 @@ impl Clients {
             self.open.remove(&id);
             return None;
         }
-        (!delivered).then_some(id)
+        match advanced {
+            _ if !delivered => self.remove(id, "its client reads nothing or went away"),
+            Ok(false) => return None,
+            Ok(true) => {
+                client.events.try_send(Event::Finished(FinishReason::Stop)).ok();
+                self.open.remove(&id);
+            }
+            Err(reason) => {
+                self.fail(id, ServeError::Internal(format!("the ranks left the grammar: {reason}")));
+            }
+        }
+        Some(id)
     }
 
     /// Requests whose clients went away: they are forgotten here, and the caller cancels their sequences.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::fields::{Fields, FromField};
+use super::format::grammar;
 use super::generate::{Chunks, Gathered, gather, now, stream_response, usage};
 use super::{Id, RequestId};
 use crate::session::{Api, Delta, GenerateInput, MAX_LOGPROBS, PromptInput, TokenOut, Usage};
@@ -52,6 +53,7 @@ fn parse(mut fields: Fields, id: &str) -> Result<Request, ApiError> {
         sampling: fields.sampling()?,
         logprobs: logprobs(&mut fields)?,
         choices: fields.take("n")?,
+        grammar: grammar(&mut fields)?,
         request_id: id.to_owned(),
         deadline: None,
     };

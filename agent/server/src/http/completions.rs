@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::fields::{Fields, FromField, kind};
+use super::format::grammar;
 use super::generate::{Chunks, Gathered, gather, now, stream_response, usage};
 use super::{Id, RequestId};
 use crate::session::{Api, Delta, GenerateInput, PromptInput, TokenOut, Usage};
@@ -59,6 +60,7 @@ fn parse(mut fields: Fields, id: &str) -> Result<Request, ApiError> {
         limits,
         logprobs: fields.take("logprobs")?,
         choices: fields.take("n")?,
+        grammar: grammar(&mut fields)?,
         ..GenerateInput::default()
     };
     fields.finish()?;

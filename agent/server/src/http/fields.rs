@@ -21,7 +21,7 @@ const IGNORED: [&str; 8] = [
 ];
 
 /// They would change the answer: field, the values that ask for nothing, and what to do instead.
-const UNSUPPORTED: [(&str, &[&str], &str); 14] = [
+const UNSUPPORTED: [(&str, &[&str], &str); 13] = [
     ("best_of", &["1"], "ask for n answers and choose among them"),
     ("echo", &["false"], "put the prompt before the answer yourself"),
     ("suffix", &["\"\""], "leave it out"),
@@ -29,7 +29,6 @@ const UNSUPPORTED: [(&str, &[&str], &str); 14] = [
     ("tool_choice", &["\"none\"", "\"auto\""], "describe the tools in a message"),
     ("functions", &["[]"], "describe the functions in a message"),
     ("function_call", &["\"none\"", "\"auto\""], "describe the functions in a message"),
-    ("response_format", &[r#"{"type":"text"}"#], "ask for the format in a message"),
     ("modalities", &[r#"["text"]"#], "this model writes text"),
     ("audio", &[], "this model writes text"),
     ("prediction", &[], "leave it out"),

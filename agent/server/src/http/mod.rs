@@ -8,6 +8,7 @@ mod chat;
 mod completions;
 mod error;
 mod fields;
+mod format;
 mod generate;
 mod models;
 mod probes;

@@ -274,6 +274,7 @@ mod tests {
             max_tokens: 8,
             stop_token_ids: vec![],
             deadline,
+            guide: None,
         };
         let stop = stop.iter().map(|stop| (*stop).into()).collect();
         let prepared = Prepared { submission, stop, choices: 1, min_tokens: 0 };

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::sampling::{SamplingInput, sampling};
 use super::{RequestError, text_error};
-use crate::service::Submission;
+use crate::grammar::{Grammar, GrammarError, Guide};
+use crate::service::{ServeError, Submission};
 use crate::text::{ChatMessage, Text};
 
 /// Enough for every dialect's turn markers; each costs a comparison per byte of the answer.
@@ -25,6 +26,8 @@ pub struct GenerateInput {
     pub prompt: PromptInput,
     pub sampling: SamplingInput,
     pub limits: LimitsInput,
+    /// The form of the answer, and the field that asks for it.
+    pub grammar: Option<(&'static str, Grammar)>,
     pub logprobs: Option<u32>,
     /// Answers wanted, with random numbers of their own. Unset: one.
     pub choices: Option<u32>,
@@ -100,6 +103,10 @@ pub async fn prepare(text: &Text, input: GenerateInput) -> Result<Prepared, Requ
     let room = room(field, prompt.len(), text.context_length)?;
     let max_tokens = input.limits.max_tokens.map_or(room, |asked| asked.min(room));
     let stop_token_ids = stop_token_ids(text, &input.limits);
+    let guide = match input.grammar {
+        Some((field, grammar)) => Some(compile(text, field, grammar, &input.limits).await?),
+        None => None,
+    };
     let LimitsInput { stop, min_tokens, .. } = input.limits;
     if min_tokens > max_tokens {
         return Err(RequestError::field(
@@ -118,8 +125,28 @@ pub async fn prepare(text: &Text, input: GenerateInput) -> Result<Prepared, Requ
         max_tokens,
         stop_token_ids,
         deadline: input.deadline,
+        guide,
     };
     Ok(Prepared { submission, choices, stop, min_tokens })
+}
+
+async fn compile(
+    text: &Text,
+    field: &'static str,
+    grammar: Grammar,
+    limits: &LimitsInput,
+) -> Result<Guide, RequestError> {
+    let ended = "the answer ends where its form is complete";
+    if limits.ignore_eos {
+        return Err(RequestError::field("ignore_eos", format!("not together with {field}: {ended}")));
+    }
+    if limits.min_tokens > 0 {
+        return Err(RequestError::field("min_tokens", format!("not together with {field}: {ended}")));
+    }
+    text.compile(grammar).await.map_err(|error| match error {
+        GrammarError::Invalid(reason) => RequestError::field(field, reason),
+        GrammarError::Internal(reason) => RequestError::Serve(ServeError::Internal(reason)),
+    })
 }
 
 /// Token ids of the prompt, with the name of the field that it came in.

@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::grammar::{Grammar, GrammarError, Grammars, Guide};
+
 pub use chat::{ChatMessage, ChatTemplate};
 pub use detokenize::Detokenizer;
 pub use stop::{StopMatcher, Stopped};
@@ -87,6 +89,7 @@ pub enum TextError {
 pub struct Text {
     tokenizer: Arc<Tokenizer>,
     template: Option<Arc<ChatTemplate>>,
+    grammars: Arc<Grammars>,
     encoders: Arc<Semaphore>,
     /// Tokens in the model's vocabulary.
     pub vocab_size: u32,
@@ -114,13 +117,16 @@ impl Text {
             eos_token_ids
                 .extend(chat::special_token(&config, "eos_token").and_then(|token| tokenizer.token_id(&token)));
         }
+        let tokenizer = Arc::new(tokenizer);
+        let eos_token_ids: Arc<[u32]> = eos_token_ids.into();
         Ok(Self {
-            tokenizer: Arc::new(tokenizer),
+            grammars: Arc::new(Grammars::new(tokenizer.clone(), model.vocab_size, eos_token_ids.clone())),
+            tokenizer,
             template: template.map(Arc::new),
             encoders: Arc::new(Semaphore::new(ENCODERS)),
             vocab_size: model.vocab_size,
             context_length: model.context_length,
-            eos_token_ids: eos_token_ids.into(),
+            eos_token_ids,
             generation: model.generation,
         })
     }
@@ -149,6 +155,21 @@ impl Text {
     /// The text is longer than any prompt, or the tokenizer has no token for it.
     pub async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>, TextError> {
         self.off_thread(text.len(), move |tokenizer| tokenizer.encode(&text, special)).await
+    }
+
+    /// Compiles a grammar on another thread, in turn with long texts.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn compile(&self, grammar: Grammar) -> Result<Guide, GrammarError> {
+        let internal = |error: String| GrammarError::Internal(error);
+        let turn = self.encoders.clone().acquire_owned().await.map_err(|error| internal(error.to_string()))?;
+        let grammars = self.grammars.clone();
+        let work = move || {
+            let _turn = turn;
+            grammars.compile(&grammar)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| internal(error.to_string()))?
     }
 
     /// Encodes here where there is little to do, else on another thread, in turn.

@@ -87,6 +87,35 @@ async fn usage_and_logprobs_are_told() {
 }
 
 #[tokio::test]
+async fn forms_reach_the_head() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
+    let wrapped = json!({"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": schema}});
+    let forms = [
+        (json!({"response_format": wrapped}), "{"),
+        (json!({"response_format": {"type": "json_object"}}), "{"),
+        (json!({"response_format": {"type": "text"}}), ""),
+        (json!({"guided_json": schema.to_string()}), "{"),
+        (json!({"guided_regex": "xy?"}), "x"),
+        (json!({"guided_choice": ["yes", "yet"]}), "y"),
+        (json!({"structured_outputs": {"grammar": "start: \"z\"", "json": null}}), "z"),
+        (json!({"structured_outputs": {"json_object": true, "disable_fallback": false}}), "{"),
+    ];
+    for (form, first) in forms {
+        let mut body = form.clone();
+        body["messages"] = json!([{"role": "user", "content": "x"}]);
+        let (status, answer) = client.post(CHAT, &body).await;
+        assert_eq!(status, 200, "{form}: {answer}");
+        let mut submission = endpoint.seen.lock().unwrap().pop().unwrap();
+        let allowed = submission.guide.as_mut().map(|guide| guide.allowed().unwrap());
+        let ids = (0..128).filter(|id| allowed.as_ref().is_some_and(|allowed| allowed.contains(*id)));
+        let text: String = ids.filter_map(char::from_u32).collect();
+        assert_eq!(text, first, "{form}");
+    }
+}
+
+#[tokio::test]
 async fn chats_are_rendered() {
     let endpoint = start().await;
     let client = Client::new(&endpoint);
@@ -210,12 +239,25 @@ async fn refusals_name_field_and_remedy() {
             "messages[0].content[0].type: \"image_url\" is not supported: send \"text\"",
         ),
         (CHAT, json!({"messages": user, "tools": [{}]}), 400, "tools: not supported: describe the tools in a message"),
+        (CHAT, json!({"messages": user, "response_format": {"type": "xml"}}), 400, "response_format.type: expected"),
         (
             CHAT,
-            json!({"messages": user, "response_format": {"type": "json_object"}}),
+            json!({"messages": user, "response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
             400,
-            "response_format: not supported",
+            "response_format.json_schema.schema: missing",
         ),
+        (CHAT, json!({"messages": user, "guided_json": {"type": "robot"}}), 400, "guided_json: "),
+        (CHAT, json!({"messages": user, "guided_json": "{"}), 400, "guided_json: the schema is not JSON"),
+        (CHAT, json!({"messages": user, "guided_regex": 5}), 400, "guided_regex: expected a regular expression"),
+        (
+            CHAT,
+            json!({"messages": user, "guided_regex": "a", "guided_choice": ["b"]}),
+            400,
+            "guided_choice: an answer has one form",
+        ),
+        (CHAT, json!({"messages": user, "structured_outputs": {"yaml": 1}}), 400, "structured_outputs.yaml: no such"),
+        (COMPLETIONS, json!({"prompt": "x", "guided_regex": "a", "ignore_eos": true}), 400, "ignore_eos: not together"),
+        (COMPLETIONS, json!({"prompt": "x", "guided_regex": "a", "min_tokens": 2}), 400, "min_tokens: not together"),
         (CHAT, json!({"messages": user, "top_logprobs": 3}), 400, "top_logprobs: only together with logprobs"),
         (
             CHAT,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lockstep_proto::node::{self as pb, from_head};
 use lockstep_proto::v1::{ClusterStatus, ModelInfo};
 use lockstep_schedule::Scheduler;
-use lockstep_schedule::plan::SeqId;
+use lockstep_schedule::plan::{SeqId, StepPlan};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -163,13 +163,28 @@ impl Driver {
     fn send_plans(&mut self) {
         while self.inputs.group.is_formed() && !self.someone_goes() {
             let now = self.now();
-            let Some(plan) = self.inputs.scheduler.next_plan(now) else { return };
+            let Some(mut plan) = self.inputs.scheduler.next_plan(now) else { return };
+            self.guide(&mut plan);
             self.suspects.extend(plan.admit.iter().map(|admission| admission.seq).filter(|id| *id != CANARY));
             self.inputs.group.busy(true, Instant::now());
             self.last_sent = Some(plan.step);
             let wire = wire::plan_to_wire(&plan, clock::monotonic_nanos());
             for node in 0..self.streams.len() {
                 self.send(node, from_head::Message::Plan(wire.clone()));
+            }
+        }
+    }
+
+    /// Says what may be sampled where a grammar does. A request whose grammar cannot go on ends; what its last entry
+    /// brings is nobody's.
+    fn guide(&mut self, plan: &mut StepPlan) {
+        for entry in plan.entries.iter_mut().filter(|entry| entry.sample) {
+            match self.clients.allowed(entry.seq) {
+                Ok(allowed) => entry.allowed = allowed,
+                Err(error) => {
+                    self.clients.fail(entry.seq, error);
+                    self.inputs.scheduler.cancel(entry.seq);
+                }
             }
         }
     }

@@ -54,13 +54,13 @@ impl Driver {
             max_tokens: submission.max_tokens.min(room.max(1)),
             stop_token_ids: submission.stop_token_ids,
             deadline: submission.deadline.map(|deadline| now + deadline.as_micros() as u64),
-            needs_head: false,
+            needs_head: submission.guide.is_some(),
         };
         self.inputs.scheduler.submit(request, now).map_err(clients::refusal)?;
         self.next_id += 1;
         self.requests += 1;
         tracing::debug!(request_id = submission.request_id, sequence = id, "took a request");
-        self.clients.insert(id, submission.request_id, events);
+        self.clients.insert(id, submission.request_id, events, submission.guide);
         Ok(())
     }
 
@@ -69,7 +69,6 @@ impl Driver {
             self.tokens_generated +=
                 u64::from(matches!(output, lockstep_schedule::Output::Token { id, .. } if id != CANARY));
             if let Some(id) = self.clients.deliver(output) {
-                self.clients.remove(id, "its client reads nothing or went away");
                 self.inputs.scheduler.cancel(id);
             }
         }

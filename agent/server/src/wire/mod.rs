@@ -1,6 +1,8 @@
 //! Plans and their results as bytes on the control stream, and back. What comes back is checked: a peer's bytes never
 //! become a plan that the engine would have to distrust.
 
+mod mask;
+
 use lockstep_proto::node as pb;
 use lockstep_schedule::plan::{
     Admission, History, Penalties, PlanEntry, PlanTokens, Sampled, SamplingParams, StepOutput, StepPlan, TokenLogprobs,
@@ -111,23 +113,32 @@ fn entry_to_wire(entry: &PlanEntry) -> pb::PlanEntry {
         tokens,
         new_blocks: entry.new_blocks.clone(),
         sample: entry.sample,
+        allowed: entry.allowed.as_ref().map(mask::to_wire),
     }
 }
 
 /// The plan that `wire` says.
 ///
 /// # Errors
-/// `Malformed` for sampling parameters out of range; what depends on a rank's state is checked by its runner.
+/// `Malformed` for sampling parameters out of range and for no set of tokens; what depends on a rank's state is checked by its runner.
 pub fn plan_from_wire(wire: pb::StepPlan) -> Result<StepPlan, Malformed> {
     let malformed = |reason: String| Malformed { message: "step plan", reason };
     let admit = wire.admit.into_iter().map(admission_from_wire).collect::<Result<_, _>>().map_err(malformed)?;
-    let entries = wire.entries.into_iter().map(entry_from_wire).collect();
+    let entries = wire.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>().map_err(malformed)?;
     Ok(StepPlan { epoch: wire.epoch, step: wire.step, forget: wire.forget, admit, entries })
 }
 
-fn entry_from_wire(wire: pb::PlanEntry) -> PlanEntry {
+fn entry_from_wire(wire: pb::PlanEntry) -> Result<PlanEntry, String> {
     let tokens = if wire.tokens.is_empty() { PlanTokens::LastSampled } else { PlanTokens::Given(wire.tokens) };
-    PlanEntry { seq: wire.seq, position: wire.position, tokens, new_blocks: wire.new_blocks, sample: wire.sample }
+    let allowed = wire.allowed.map(mask::from_wire).transpose();
+    Ok(PlanEntry {
+        seq: wire.seq,
+        position: wire.position,
+        tokens,
+        new_blocks: wire.new_blocks,
+        sample: wire.sample,
+        allowed: allowed.map_err(|reason| format!("sequence {}: {reason}", wire.seq))?,
+    })
 }
 
 /// What was sampled, on the wire.
@@ -162,6 +173,8 @@ pub fn output_from_wire(wire: pb::StepDone) -> Result<StepOutput, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use lockstep_schedule::plan::TokenMask;
+
     use super::*;
 
     #[test]
@@ -192,8 +205,16 @@ mod tests {
                     tokens: PlanTokens::Given(vec![5, 6]),
                     new_blocks: vec![0],
                     sample: true,
+                    allowed: Some(TokenMask::new(vec![7, 0, 1 << 9])),
                 },
-                PlanEntry { seq: 5, position: 8, tokens: PlanTokens::LastSampled, new_blocks: vec![], sample: true },
+                PlanEntry {
+                    seq: 5,
+                    position: 8,
+                    tokens: PlanTokens::LastSampled,
+                    new_blocks: vec![],
+                    sample: true,
+                    allowed: None,
+                },
             ],
         };
         assert_eq!(plan_from_wire(plan_to_wire(&plan, 1)), Ok(plan));

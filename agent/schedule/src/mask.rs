@@ -1,0 +1,55 @@
+//! Which tokens may come next: what a grammar at the head tells the ranks.
+
+use std::sync::Arc;
+
+/// A set of token ids, as bits: id `i` is bit `i % 32` of word `i / 32`. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenMask(Arc<[u32]>);
+
+impl TokenMask {
+    /// From the words of the bits.
+    pub fn new(words: Vec<u32>) -> Self {
+        Self(words.into())
+    }
+
+    /// Words that a vocabulary takes.
+    pub fn words_for(vocab_size: usize) -> usize {
+        vocab_size.div_ceil(u32::BITS as usize)
+    }
+
+    pub fn words(&self) -> &[u32] {
+        &self.0
+    }
+
+    /// Ids beyond the mask are not in it.
+    pub fn contains(&self, id: u32) -> bool {
+        self.0.get((id / u32::BITS) as usize).is_some_and(|word| word >> (id % u32::BITS) & 1 == 1)
+    }
+
+    /// Whether no id is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+}
+
+impl std::fmt::Debug for TokenMask {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let set: u32 = self.0.iter().map(|word| word.count_ones()).sum();
+        write!(formatter, "TokenMask({set} of {})", self.0.len() * u32::BITS as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_ids() {
+        let mask = TokenMask::new(vec![1 << 31, 0b101]);
+        let ids: Vec<u32> = (0..100).filter(|id| mask.contains(*id)).collect();
+        assert_eq!(ids, [31, 32, 34]);
+        assert_eq!((TokenMask::words_for(64), TokenMask::words_for(65)), (2, 3));
+        assert!(TokenMask::new(vec![0]).is_empty() && !mask.is_empty());
+        assert_eq!(format!("{mask:?}"), "TokenMask(3 of 64)");
+    }
+}

@@ -1,0 +1,118 @@
+//! Sets of tokens on the wire: as lengths of runs where those are few, else as bits.
+//!
+//! A grammar mostly allows a few tokens (a brace, the rest of a name) or nearly all (the inside of a string), and a
+//! vocabulary is 16 KiB of bits; a run takes one to three bytes.
+
+use lockstep_proto::node as pb;
+use lockstep_schedule::plan::TokenMask;
+
+/// Words of the largest vocabulary taken from the wire: 4 Mi tokens.
+const MAX_WORDS: u32 = 1 << 17;
+
+pub fn to_wire(mask: &TokenMask) -> pb::TokenMask {
+    let runs = runs(mask.words());
+    let bytes: usize = runs.iter().map(|run| varint_bytes(*run)).sum();
+    let words = mask.words().len();
+    if bytes < words * size_of::<u32>() {
+        return pb::TokenMask { words: words as u32, runs, bits: Vec::new() };
+    }
+    let bits = mask.words().iter().flat_map(|word| word.to_le_bytes()).collect();
+    pb::TokenMask { words: words as u32, runs: Vec::new(), bits }
+}
+
+/// # Errors
+/// Says what contradicts the set's size.
+pub fn from_wire(wire: pb::TokenMask) -> Result<TokenMask, String> {
+    if wire.words > MAX_WORDS {
+        return Err(format!("a set of tokens of {} words, more than {MAX_WORDS}", wire.words));
+    }
+    let size = wire.words as usize;
+    if wire.runs.is_empty() {
+        let (words, rest) = wire.bits.as_chunks();
+        if words.len() != size || !rest.is_empty() {
+            return Err(format!("a set of tokens of {size} words came as {} bytes", wire.bits.len()));
+        }
+        return Ok(TokenMask::new(words.iter().map(|word| u32::from_le_bytes(*word)).collect()));
+    }
+    let total: u64 = wire.runs.iter().map(|run| u64::from(*run)).sum();
+    if total != u64::from(wire.words) * u64::from(u32::BITS) {
+        return Err(format!("a set of tokens of {size} words came as runs of {total} tokens"));
+    }
+    let mut words = vec![0; size];
+    let (mut at, mut allowed) = (0usize, false);
+    for run in wire.runs {
+        let end = at + run as usize;
+        if allowed {
+            (at..end).for_each(|id| words[id / 32] |= 1 << (id % 32));
+        }
+        (at, allowed) = (end, !allowed);
+    }
+    Ok(TokenMask::new(words))
+}
+
+/// Lengths of the runs of absent and present tokens in turn; the first, of absent ones, may be 0.
+fn runs(words: &[u32]) -> Vec<u32> {
+    let (mut runs, mut length, mut present) = (Vec::new(), 0, false);
+    for word in words {
+        let mut left = u32::BITS;
+        let mut bits = *word;
+        while left > 0 {
+            let same = if present { bits.trailing_ones() } else { bits.trailing_zeros() }.min(left);
+            length += same;
+            left -= same;
+            if left > 0 {
+                bits >>= same;
+                runs.push(std::mem::take(&mut length));
+                present = !present;
+            }
+        }
+    }
+    runs.push(length);
+    runs
+}
+
+/// Bytes of a number in protobuf's encoding.
+fn varint_bytes(number: u32) -> usize {
+    (u32::BITS - number.leading_zeros()).div_ceil(7).max(1) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn few_runs_are_short() {
+        let mut words = vec![0; 4096];
+        words[100] = 0b110;
+        assert_eq!(runs(&words), [3201, 2, 4096 * 32 - 3203]);
+        assert!(to_wire(&TokenMask::new(words)).encoded_len() < 20);
+        assert_eq!(runs(&[u32::MAX, 1]), [0, 33, 31]);
+        let scattered = to_wire(&TokenMask::new(vec![0x5555_5555; 8]));
+        assert_eq!((scattered.bits.len(), scattered.runs.len()), (32, 0));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let cases = [
+            (pb::TokenMask { words: 2, runs: vec![63], bits: vec![] }, "2 words came as runs of 63"),
+            (pb::TokenMask { words: 2, runs: vec![u32::MAX, u32::MAX], bits: vec![] }, "runs of 8589934590"),
+            (pb::TokenMask { words: 2, runs: vec![], bits: vec![0; 9] }, "2 words came as 9 bytes"),
+            (pb::TokenMask { words: u32::MAX, runs: vec![], bits: vec![] }, "more than 131072"),
+        ];
+        for (wire, expected) in cases {
+            let error = from_wire(wire).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sets_come_back_as_they_went(words in prop::collection::vec(prop_oneof![Just(0), Just(u32::MAX), any::<u32>()], 0..40)) {
+            let mask = TokenMask::new(words);
+            prop_assert_eq!(from_wire(to_wire(&mask)), Ok(mask));
+        }
+    }
+}
