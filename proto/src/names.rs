@@ -54,6 +54,10 @@ pub mod env {
     pub const KV_CACHE_MEMORY: &str = "LOCKSTEP_KV_CACHE_MEMORY";
     /// Requests that may wait in the queue before new ones are refused.
     pub const MAX_WAITING: &str = "LOCKSTEP_MAX_WAITING";
+    /// How the model spells tool calls: `auto`, `none`, `hermes`, `llama3_json`, `mistral` or `pythonic`.
+    pub const TOOL_CALL_PARSER: &str = "LOCKSTEP_TOOL_CALL_PARSER";
+    /// How the model marks its reasoning: `auto`, `none`, `think` or `mistral`.
+    pub const REASONING_PARSER: &str = "LOCKSTEP_REASONING_PARSER";
     /// How long a request waits for the group to form again, e.g. `120s`.
     pub const RECOVERY_TIMEOUT: &str = "LOCKSTEP_RECOVERY_TIMEOUT";
     /// How long a drain may take, e.g. `30s`.
@@ -110,6 +114,8 @@ pub mod env {
         CONTEXT_LENGTH,
         KV_CACHE_MEMORY,
         MAX_WAITING,
+        TOOL_CALL_PARSER,
+        REASONING_PARSER,
         RECOVERY_TIMEOUT,
         DRAIN_TIMEOUT,
         THREADS,

@@ -8,6 +8,7 @@ the model says, so it runs against any model. Greedy throughout. Exits with 0 an
 
 import argparse
 import asyncio
+import json
 
 import openai
 
@@ -84,14 +85,14 @@ def check_chat(client, args):
 
 
 def check_sampling(client, args):
-    several = chat(client, args, n=3, temperature=1.5, seed=7)
+    several = chat(client, args, n=3, temperature=2, seed=7)
     assert [choice.index for choice in several.choices] == [0, 1, 2]
     texts = [choice.message.content for choice in several.choices]
     assert len(set(texts)) > 1, "choices have random numbers of their own"
-    again = chat(client, args, n=3, temperature=1.5, seed=7)
+    again = chat(client, args, n=3, temperature=2, seed=7)
     assert [choice.message.content for choice in again.choices] == texts, "and the same ones for the same seed"
     streamed = [""] * 3
-    for chunk in chat(client, args, n=3, temperature=1.5, seed=7, stream=True):
+    for chunk in chat(client, args, n=3, temperature=2, seed=7, stream=True):
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     assert streamed == texts
@@ -99,15 +100,118 @@ def check_sampling(client, args):
     # A token that is biased up is all there is, and one that has been there is not chosen again.
     forced = complete(client, args, logit_bias={"300": 100}, max_tokens=4, logprobs=0)
     assert len(set(forced.choices[0].logprobs.tokens)) == 1, forced
-    options = {"max_tokens": 8, "logprobs": 0, "frequency_penalty": 2, "presence_penalty": 2}
-    for bias in ({str(token): 50 for token in range(300, 304)},):
-        spread = complete(client, args, logit_bias=bias, **options)
-        assert len(set(spread.choices[0].logprobs.tokens)) == 4, spread
+    options = {"max_tokens": 48, "logprobs": 0, "frequency_penalty": 2, "presence_penalty": 2}
+    spread = complete(client, args, logit_bias={str(token): 50 for token in range(300, 304)}, **options)
+    assert len(set(spread.choices[0].logprobs.tokens)) >= 4, spread
     once = complete(client, args, max_tokens=16, logprobs=0, extra_body={**GO_ON, "repetition_penalty": 100})
     assert len(set(once.choices[0].logprobs.tokens)) == 16, once
     longer = chat(client, args, extra_body={"min_tokens": MAX_TOKENS})
     assert longer.usage.completion_tokens == MAX_TOKENS, longer
     chat(client, args, temperature=1, extra_body={"min_p": 0.2})
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"enum": ["Bern", "Paris", "Rome"]},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+TIME = {"type": "function", "function": {"name": "get_time", "description": "The time of day"}}
+
+
+def check_call(call):
+    assert call["id"], call
+    arguments = json.loads(call["arguments"])
+    if call["name"] == "get_time":
+        assert arguments == {}, call
+    else:
+        assert call["name"] == "get_weather" and set(arguments) <= {"city", "days"}, call
+        assert arguments["city"] in ("Bern", "Paris", "Rome") and 1 <= arguments.get("days", 1) <= 9, call
+
+
+def ask_for_calls(client, args, stream, **options):
+    """The calls of an answer, whole or streamed, each as id, name and arguments."""
+    options = {"tools": [WEATHER, TIME], "temperature": 1, "max_completion_tokens": 400, "stream": stream, **options}
+    answer = chat(client, args, **options)
+    if not stream:
+        (choice,) = answer.choices
+        assert choice.finish_reason == "tool_calls" and not choice.message.content, choice
+        calls = choice.message.tool_calls
+        return [{"id": call.id, "name": call.function.name, "arguments": call.function.arguments} for call in calls]
+    calls, finish = [], None
+    for chunk in answer:
+        (choice,) = chunk.choices
+        assert not choice.delta.content, choice
+        finish = finish or choice.finish_reason
+        for part in choice.delta.tool_calls or []:
+            if part.index == len(calls):
+                assert part.function.name, "the name comes first"
+                calls.append({"id": part.id, "name": part.function.name, "arguments": ""})
+            else:
+                assert part.function.name is None and part.id is None, part
+            calls[part.index]["arguments"] += part.function.arguments or ""
+    assert finish == "tool_calls"
+    return calls
+
+
+def check_tools(client, args):
+    for stream in (False, True):
+        for seed in range(4):
+            calls = ask_for_calls(client, args, stream, tool_choice="required", seed=seed)
+            assert calls, "a call is required"
+            for call in calls:
+                check_call(call)
+        named = {"type": "function", "function": {"name": "get_weather"}}
+        (call,) = ask_for_calls(client, args, stream, tool_choice=named)
+        check_call(call)
+        assert call["name"] == "get_weather"
+        only = ask_for_calls(client, args, stream, tool_choice="required", parallel_tool_calls=False)
+        assert len(only) == 1, only
+
+        # The loop: the question, the call, what the tool says, the answer.
+        function = {"name": call["name"], "arguments": call["arguments"]}
+        messages = [
+            {"role": "user", "content": args.prompt},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": call["id"], "type": "function", "function": function}]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "18 degrees and sun"},
+        ]
+        answer = chat(client, args, messages=messages, tools=[WEATHER], tool_choice="none", stream=stream)
+        if stream:
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in answer)
+        else:
+            (choice,) = answer.choices
+            assert choice.finish_reason in ("stop", "length") and not choice.message.tool_calls
+            text = choice.message.content
+        assert text, "an answer in words"
+
+
+def check_forms(client, args):
+    schema = {
+        "type": "object",
+        "properties": {"name": {"enum": ["ada", "grace"]}, "year": {"type": "integer", "minimum": 1800, "maximum": 1999}},
+        "required": ["name", "year"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}}
+    for seed in range(8):
+        answer = chat(client, args, response_format=form, temperature=1, seed=seed, max_completion_tokens=200)
+        person = json.loads(answer.choices[0].message.content)
+        assert person["name"] in ("ada", "grace") and 1800 <= person["year"] <= 1999 and len(person) == 2, person
+        assert answer.choices[0].finish_reason == "stop"
+    one_of = chat(client, args, extra_body={"guided_choice": ["left", "right"]}).choices[0].message.content
+    assert one_of in ("left", "right"), one_of
+    digits = complete(client, args, extra_body={"structured_outputs": {"regex": "[0-9]{3}-[0-9]{4}"}}).choices[0].text
+    assert len(digits) == 8 and digits[3] == "-" and digits.replace("-", "").isdigit(), digits
 
 
 def check_errors(client, args):
@@ -123,7 +227,9 @@ def check_errors(client, args):
     refused(openai.NotFoundError, "model", lambda: complete(client, args, model="no-such-model"))
     refused(openai.BadRequestError, "n", lambda: chat(client, args, n=65))
     refused(openai.BadRequestError, "temperature", lambda: chat(client, args, temperature=1000))
-    refused(openai.BadRequestError, "tools", lambda: chat(client, args, tools=[{"type": "function", "function": {"name": "f"}}]))
+    refused(openai.BadRequestError, "tools[0].function.name", lambda: chat(client, args, tools=[{"type": "function"}]))
+    bad_schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "robot"}}}
+    refused(openai.BadRequestError, "response_format", lambda: chat(client, args, response_format=bad_schema))
     refused(openai.BadRequestError, "messages", lambda: chat(client, args, messages=[]))
     refused(openai.BadRequestError, "prompt", lambda: complete(client, args, prompt="word " * 200_000))
 
@@ -144,7 +250,18 @@ def check_concurrency(client, args):
     assert all(answer.usage.completion_tokens for answer in answers)
 
 
-CHECKS = [check_models, check_completion, check_stop, check_logprobs, check_chat, check_sampling, check_errors, check_concurrency]
+CHECKS = [
+    check_models,
+    check_completion,
+    check_stop,
+    check_logprobs,
+    check_chat,
+    check_sampling,
+    check_tools,
+    check_forms,
+    check_errors,
+    check_concurrency,
+]
 
 
 def main():

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Runs a client's script against an agent: with_agent.py AGENT SCRIPT [ARGUMENT…]
+"""Runs a client's script against a group: with_agent.py AGENT RANKS SCRIPT [ARGUMENT…]
 
-The agent serves the model in the box, in f32, on a free port of this machine; the script gets `--base-url` and its
-arguments. Once it has passed, SIGTERM must end the agent with status 0. The agent's log is shown where something failed.
+RANKS processes on a ring serve the model in the box, in f32, on a free port of this machine; the script gets `--base-url` and its
+arguments. Once it has passed, SIGTERM to the head must end all of them with status 0. Their log is shown where something
+failed.
 """
 
+import os
 import signal
 import socket
 import subprocess
@@ -41,28 +43,42 @@ def wait_until_ready(process: subprocess.Popen, address: str) -> None:
     raise AssertionError(f"not ready after {READY_S} s: {pending}")
 
 
-def main(agent: str, script: list[str]) -> None:
-    port = free_port()
+def environment(ring: list[int], rank: int) -> dict[str, str]:
+    """The variables of one rank; of a ring of one, none."""
+    if len(ring) == 1:
+        return dict(os.environ)
+    right = ring[(rank + 1) % len(ring)]
+    place = {"RING_PORT": ring[rank], "RING_RIGHT": right, "RING_RANK": rank, "RING_WORLD_SIZE": len(ring)}
+    return os.environ | {name: str(value) for name, value in place.items()}
+
+
+def main(agent: str, ranks: int, script: list[str]) -> None:
+    port, ring = free_port(), [free_port() for _ in range(ranks)]
     command = [agent, "plain", "-m", "builtin://tiny", "--dtype=f32", "--host=127.0.0.1"]
     command += [f"--http-port={port}", "--grpc-port=off"]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+        group = [subprocess.Popen(command, env=environment(ring, rank), **options) for rank in range(ranks)]
+        head = group[0]
         try:
-            wait_until_ready(process, f"http://127.0.0.1:{port}/ready")
+            wait_until_ready(head, f"http://127.0.0.1:{port}/ready")
             client = [sys.executable, *script, "--base-url", f"http://127.0.0.1:{port}/v1"]
             subprocess.run(client, check=True, timeout=SCRIPT_S)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(END_S) == 0, f"the agent ended with {process.returncode}"
+            head.send_signal(signal.SIGTERM)
+            for process in group:
+                assert process.wait(END_S) == 0, f"an agent ended with {process.returncode}"
         except BaseException:
-            process.terminate()  # so that it ends its own ranks, too
-            try:
-                process.wait(END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            for process in group:
+                process.terminate()  # so that it ends its own ranks, too
+            for process in group:
+                try:
+                    process.wait(END_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
             log.seek(0)
             print(log.read()[-10_000:], file=sys.stderr)
             raise
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

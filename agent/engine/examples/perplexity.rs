@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use lockstep_collectives::Group;
 use lockstep_collectives::solo::Solo;
 use lockstep_engine::{DTypeChoice, EngineError, Quantization, Runner, RunnerConfig, describe, open};
-use lockstep_schedule::plan::{PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
+use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 
 const BLOCK_SIZE: u32 = 16;
 /// Windows that are computed at once.
@@ -91,8 +91,11 @@ fn plan(epoch: u64, position: usize, batch: &[&[u32]], blocks: u32) -> StepPlan 
             Vec::new()
         },
         sample: true,
+        allowed: None,
     };
-    let admit = (0..batch.len()).filter(|_| position == 0).map(|index| (index as SeqId, SamplingParams::default()));
+    let admit = (0..batch.len())
+        .filter(|_| position == 0)
+        .map(|index| Admission::new(index as SeqId, SamplingParams::default()));
     let entries = batch.iter().enumerate().map(entry).collect();
     StepPlan { epoch, step: position as u64 + 1, forget: Vec::new(), admit: admit.collect(), entries }
 }

@@ -13,6 +13,7 @@ pub mod head;
 pub mod http;
 pub mod metrics;
 pub mod node;
+pub mod output;
 mod progress;
 pub mod serve;
 pub mod service;

@@ -55,7 +55,7 @@ pub struct Submission {
     /// Time that the client gives the whole request.
     pub deadline: Option<Duration>,
     /// What may be answered; the model's end tokens then are among [`Self::stop_token_ids`].
-    pub guide: Option<Guide>,
+    pub guide: Option<Box<Guide>>,
 }
 
 /// What becomes of a request. `Finished` or `Failed` is the last event.

@@ -72,5 +72,5 @@ pub(super) async fn stream(
 }
 
 pub(super) fn message(role: &str, content: impl Into<String>) -> ChatMessage {
-    ChatMessage { role: role.into(), content: content.into() }
+    ChatMessage { role: role.into(), content: content.into(), ..ChatMessage::default() }
 }

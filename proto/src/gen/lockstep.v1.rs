@@ -124,7 +124,7 @@ pub struct TokenIds {
     #[prost(uint32, repeated, tag = "1")]
     pub ids: ::prost::alloc::vec::Vec<u32>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChatMessage {
     /// `system`, `user`, `assistant` or `tool`, as far as the model's template knows them.
     #[prost(string, tag = "1")]
@@ -132,6 +132,105 @@ pub struct ChatMessage {
     /// Text of the message.
     #[prost(string, tag = "2")]
     pub content: ::prost::alloc::string::String,
+    /// Of an assistant: the calls that it made.
+    #[prost(message, repeated, tag = "3")]
+    pub tool_calls: ::prost::alloc::vec::Vec<ToolCall>,
+    /// Of a tool: the call that it answers.
+    #[prost(string, tag = "4")]
+    pub tool_call_id: ::prost::alloc::string::String,
+    /// Of an assistant: what it thought before it answered, for templates that show it.
+    #[prost(string, tag = "5")]
+    pub reasoning: ::prost::alloc::string::String,
+}
+/// Tool is a function that an answer may call.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tool {
+    /// 1 to 64 letters, digits, `_`, `-` and `.`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub description: ::prost::alloc::string::String,
+    /// JSON schema of its arguments, as JSON text; empty: it takes none.
+    #[prost(string, tag = "3")]
+    pub parameters: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ToolCall {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// An object, as JSON text.
+    #[prost(string, tag = "3")]
+    pub arguments: ::prost::alloc::string::String,
+}
+/// ToolCallDelta is a part of a call.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ToolCallDelta {
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// In a call's first part alone.
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// Joined over all parts: JSON.
+    #[prost(string, tag = "4")]
+    pub arguments: ::prost::alloc::string::String,
+}
+/// ToolChoice says whether an answer calls tools.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ToolChoice {
+    #[prost(enumeration = "tool_choice::Mode", tag = "1")]
+    pub mode: i32,
+    /// One call of this tool.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `ToolChoice`.
+pub mod tool_choice {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Mode {
+        /// The model decides.
+        Unspecified = 0,
+        /// The model sees no tools.
+        None = 1,
+        /// At least one call, and nothing else.
+        Required = 2,
+    }
+    impl Mode {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "MODE_UNSPECIFIED",
+                Self::None => "MODE_NONE",
+                Self::Required => "MODE_REQUIRED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "MODE_UNSPECIFIED" => Some(Self::Unspecified),
+                "MODE_NONE" => Some(Self::None),
+                "MODE_REQUIRED" => Some(Self::Required),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChatRequest {
@@ -154,6 +253,14 @@ pub struct ChatRequest {
     /// As in GenerateRequest.
     #[prost(message, optional, tag = "7")]
     pub grammar: ::core::option::Option<Grammar>,
+    /// What the answer may call.
+    #[prost(message, repeated, tag = "8")]
+    pub tools: ::prost::alloc::vec::Vec<Tool>,
+    #[prost(message, optional, tag = "9")]
+    pub tool_choice: ::core::option::Option<ToolChoice>,
+    /// At most one call.
+    #[prost(bool, tag = "10")]
+    pub single_call: bool,
 }
 /// One message of the stream. Of each choice, the first carries the usage, the last the finish reason.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -179,6 +286,12 @@ pub struct GenerateResponse {
     /// Which of the answers this is a part of: 0 to n - 1.
     #[prost(uint32, tag = "7")]
     pub choice: u32,
+    /// New text of the model's reasoning, where the model marks it.
+    #[prost(string, tag = "8")]
+    pub reasoning: ::prost::alloc::string::String,
+    /// New parts of calls, in order.
+    #[prost(message, repeated, tag = "9")]
+    pub tool_calls: ::prost::alloc::vec::Vec<ToolCallDelta>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TokenLogprobs {
@@ -298,6 +411,8 @@ pub enum FinishReason {
     Length = 2,
     /// The client went away or the server ended the request while draining.
     Cancelled = 3,
+    /// The answer ended and calls tools.
+    ToolCalls = 4,
 }
 impl FinishReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -310,6 +425,7 @@ impl FinishReason {
             Self::Stop => "FINISH_REASON_STOP",
             Self::Length => "FINISH_REASON_LENGTH",
             Self::Cancelled => "FINISH_REASON_CANCELLED",
+            Self::ToolCalls => "FINISH_REASON_TOOL_CALLS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -319,6 +435,7 @@ impl FinishReason {
             "FINISH_REASON_STOP" => Some(Self::Stop),
             "FINISH_REASON_LENGTH" => Some(Self::Length),
             "FINISH_REASON_CANCELLED" => Some(Self::Cancelled),
+            "FINISH_REASON_TOOL_CALLS" => Some(Self::ToolCalls),
             _ => None,
         }
     }

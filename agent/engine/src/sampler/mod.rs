@@ -60,7 +60,8 @@ impl Sampler {
         communicator: &mut dyn Communicator,
     ) -> Result<Vec<Sampled>, EngineError> {
         let part = self.part(self.group.rank());
-        let logits = &*adjust(rows, logits, part.len(), u32::try_from(part.start).unwrap_or(u32::MAX));
+        let adjusted = adjust(rows, logits, part.len(), u32::try_from(part.start).unwrap_or(u32::MAX));
+        let logits = &*adjusted;
         let plans: Vec<RowPlan> = rows.iter().map(|row| RowPlan::new(row.params, self.vocab_size)).collect();
         let summaries = self.exchange_records(rows, &plans, logits, communicator)?;
         let mut chosen: Vec<Option<Candidate>> = summaries

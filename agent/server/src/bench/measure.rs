@@ -110,6 +110,7 @@ async fn follow(inference: &Inference, prompt: Vec<u32>, answer: u32) -> anyhow:
         max_tokens: answer,
         stop_token_ids: Vec::new(),
         deadline: None,
+        guide: None,
     };
     let mut events = inference.submit(submission).await.context("submit a request")?;
     let mut times = Vec::with_capacity(answer as usize);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::session::{Answer, Api, Delta, Finish, GenerateInput, PromptInput, RequestError, request_id};
 use crate::signals::Signals;
-use crate::text::ChatMessage;
+use crate::text::{self, ChatMessage};
 
 pub struct Conversation {
     api: Api,
@@ -129,7 +129,8 @@ impl Conversation {
             return PromptInput::Text(text);
         }
         let system = self.system.iter().map(|text| message("system", text));
-        PromptInput::Chat(system.chain(self.said.iter().cloned()).collect())
+        let messages = system.chain(self.said.iter().cloned()).collect();
+        PromptInput::Chat(text::Conversation { messages, ..text::Conversation::default() })
     }
 }
 
@@ -152,7 +153,7 @@ async fn stream(api: &Api, input: GenerateInput, interrupt: &CancellationToken) 
 }
 
 async fn show(api: &Api, input: GenerateInput, asked: Instant, reply: &mut Reply) -> Result<(), Unanswered> {
-    let mut answer = api.generate(input).await?;
+    let Some(mut answer) = api.generate(input).await?.pop() else { return Ok(()) };
     let mut first = None;
     while let Some(delta) = answer.next().await {
         let delta = delta?;
@@ -162,6 +163,7 @@ async fn show(api: &Api, input: GenerateInput, asked: Instant, reply: &mut Reply
             reply.figures.rest = first.elapsed();
         }
         count(&mut reply.figures, &answer, &delta);
+        print(&delta.reasoning)?;
         print(&delta.text)?;
         reply.text.push_str(&delta.text);
     }
@@ -176,6 +178,7 @@ fn count(figures: &mut Figures, answer: &Answer, delta: &Delta) {
     figures.finish = match delta.finish {
         None => FinishReason::Unspecified,
         Some(Finish::Stop) => FinishReason::Stop,
+        Some(Finish::ToolCalls) => FinishReason::ToolCalls,
         Some(Finish::Length) => FinishReason::Length,
         Some(Finish::Cancelled) => FinishReason::Cancelled,
     };
@@ -194,7 +197,7 @@ impl From<io::Error> for Unanswered {
 }
 
 fn message(role: &str, content: impl Into<String>) -> ChatMessage {
-    ChatMessage { role: role.into(), content: content.into() }
+    ChatMessage::new(role, content)
 }
 
 /// To standard output, at once.

@@ -39,6 +39,8 @@ flags! {
     MAX_TOKENS = "max-num-batched-tokens" / env::MAX_NUM_BATCHED_TOKENS;
     MAX_WAITING = "max-waiting" / env::MAX_WAITING;
     CONTEXT = "context-length" / env::CONTEXT_LENGTH;
+    TOOL_PARSER = "tool-call-parser" / env::TOOL_CALL_PARSER;
+    REASONING_PARSER = "reasoning-parser" / env::REASONING_PARSER;
     KV_MEMORY = "kv-cache-memory" / env::KV_CACHE_MEMORY;
     RECOVERY = "recovery-timeout" / env::RECOVERY_TIMEOUT;
     DRAIN = "drain-timeout" / env::DRAIN_TIMEOUT;
@@ -176,6 +178,13 @@ pub(super) struct Options {
     /// Most tokens of one sequence, prompt and answer together. Default: what the model was trained for
     #[arg(long = CONTEXT.flag, global = true, value_name = "N")]
     pub context_length: Option<String>,
+    /// How the model spells tool calls: auto (as its chat template does), none, hermes, llama3_json, mistral or pythonic.
+    /// Default: auto
+    #[arg(long = TOOL_PARSER.flag, global = true, value_name = "STYLE")]
+    pub tool_call_parser: Option<String>,
+    /// How the model marks its reasoning: auto (as its chat template does), none, think or mistral. Default: auto
+    #[arg(long = REASONING_PARSER.flag, global = true, value_name = "STYLE")]
+    pub reasoning_parser: Option<String>,
     /// Memory of each rank's KV cache: bytes (512Mi, 2Gi) or a share of what is free (90%). Default: 1Gi; with CUDA 90%
     #[arg(long = KV_MEMORY.flag, global = true, value_name = "SIZE")]
     pub kv_cache_memory: Option<String>,

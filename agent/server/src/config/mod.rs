@@ -27,6 +27,10 @@ use std::time::Duration;
 
 use lockstep_engine::Quantization;
 
+use crate::output::Chosen;
+use crate::output::reasoning::ReasoningStyle;
+use crate::output::tools::ToolStyle;
+
 pub use args::{Cli, parse};
 pub use bench::BenchConfig;
 pub use chat::ChatConfig;
@@ -200,6 +204,9 @@ pub struct ServingConfig {
     pub drain_timeout: Duration,
     /// Requests in the queue.
     pub max_waiting: u32,
+    /// How the model spells tool calls and reasoning.
+    pub tool_style: Chosen<ToolStyle>,
+    pub reasoning_style: Chosen<ReasoningStyle>,
 }
 
 /// How ranks find each other's ring ports.

@@ -20,6 +20,9 @@ use super::{
     MAX_THREADS, ModelConfig, ModelSource, NodeConfig, OwnRanks, RingSetup, Role, ServingConfig,
 };
 use super::{bench, chat};
+use crate::output::Chosen;
+use crate::output::reasoning::ReasoningStyle;
+use crate::output::tools::ToolStyle;
 
 const DEFAULT_NUM_SEQS: u32 = 64;
 const DEFAULT_NUM_BATCHED_TOKENS: u32 = 4096;
@@ -262,7 +265,22 @@ impl Said<'_> {
             recovery_timeout: recovery.unwrap_or(DEFAULT_RECOVERY),
             drain_timeout: drain.unwrap_or(DEFAULT_DRAIN),
             max_waiting: waiting.unwrap_or(DEFAULT_WAITING),
+            tool_style: self.style(&options.tool_call_parser, args::TOOL_PARSER, ToolStyle::NAMES)?,
+            reasoning_style: self.style(&options.reasoning_parser, args::REASONING_PARSER, ReasoningStyle::NAMES)?,
         })
+    }
+
+    /// A style by its name, or `auto`, or `none`.
+    fn style<T: Copy>(
+        &self,
+        typed: &Option<String>,
+        flag: Flag,
+        names: &[(&'static str, T)],
+    ) -> Result<Chosen<T>, ConfigError> {
+        let Some(setting) = self.of(typed, flag)? else { return Ok(Chosen::Auto) };
+        let styles = names.iter().map(|(name, style)| (*name, Chosen::Is(*style)));
+        let all: Vec<_> = [("auto", Chosen::Auto), ("none", Chosen::Off)].into_iter().chain(styles).collect();
+        setting.choice(&all)
     }
 
     /// What to say where a node that is not the head's was given client ports by flag. By variable they may stand in a

@@ -13,7 +13,7 @@ mod vocabulary;
 
 use serde_json::Value;
 
-pub use compile::Grammars;
+pub use compile::{Grammars, literal, with_whitespace};
 pub use guide::Guide;
 
 /// Longest schema, regular expression or grammar, all choices together.

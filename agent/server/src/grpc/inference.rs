@@ -14,12 +14,13 @@ use lockstep_proto::v1::{
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use super::chat;
 use super::status::{add_request_id, deadline_of, request_id_of, status};
 use crate::grammar::Grammar;
 use crate::session::{
     Answer, Api, Delta, Finish, GenerateInput, LimitsInput, PromptInput, RequestError, SamplingInput, TokenOut, Usage,
 };
-use crate::text::{ChatMessage, Tokenizer};
+use crate::text::Tokenizer;
 
 type Generated = BoxStream<'static, Result<GenerateResponse, Status>>;
 
@@ -74,8 +75,9 @@ impl Inference for Service {
 
     async fn chat(&self, request: Request<ChatRequest>) -> Result<Response<Generated>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let message = |message: v1::ChatMessage| ChatMessage { role: message.role, content: message.content };
-        let prompt = PromptInput::Chat(request.messages.into_iter().map(message).collect());
+        let refuse = |error: RequestError| status(&error, &request_id_of(&metadata));
+        let prompt = PromptInput::Chat(chat::conversation(request.messages).map_err(refuse)?);
+        let tools = chat::tools(request.tools, request.tool_choice, request.single_call).map_err(refuse)?;
         let input = GenerateInput {
             model: request.model,
             prompt,
@@ -84,6 +86,7 @@ impl Inference for Service {
             logprobs: request.logprobs,
             choices: request.n,
             grammar: request.grammar.map(|wire| grammar(wire, &metadata)).transpose()?,
+            tools,
             ..GenerateInput::default()
         };
         self.start(&metadata, input).await
@@ -159,7 +162,7 @@ fn grammar(wire: v1::Grammar, metadata: &MetadataMap) -> Result<(&'static str, G
 
 /// The stream up to its first error: a call ends with it, and the other choices with the call.
 fn until_error(responses: impl Stream<Item = Result<GenerateResponse, Status>> + Send + Unpin + 'static) -> Generated {
-    stream::unfold(Some(responses), |responses| async {
+    stream::unfold(Some(responses), |responses| async move {
         let mut responses = responses?;
         let response = responses.next().await?;
         let rest = response.is_ok().then_some(responses);
@@ -187,6 +190,7 @@ fn response(answer: &Answer, delta: Delta, usage: Option<v1::Usage>, tokenizer: 
     let finish_reason = match delta.finish {
         None => v1::FinishReason::Unspecified,
         Some(Finish::Stop) => v1::FinishReason::Stop,
+        Some(Finish::ToolCalls) => v1::FinishReason::ToolCalls,
         Some(Finish::Length) => v1::FinishReason::Length,
         Some(Finish::Cancelled) => v1::FinishReason::Cancelled,
     };
@@ -194,6 +198,8 @@ fn response(answer: &Answer, delta: Delta, usage: Option<v1::Usage>, tokenizer: 
         request_id: answer.request_id().to_owned(),
         choice: answer.choice(),
         text: delta.text,
+        reasoning: delta.reasoning,
+        tool_calls: delta.calls.into_iter().map(chat::call).collect(),
         token_ids: delta.tokens.iter().map(|token| token.id).collect(),
         logprobs: delta.tokens.iter().filter_map(|token| logprobs(token, tokenizer)).collect(),
         finish_reason: finish_reason.into(),

@@ -4,6 +4,7 @@
 //! A call that its client cancels drops its answer, which cancels the request at the head. Watches end at a shutdown, so
 //! that they do not hold it up.
 
+mod chat;
 pub(crate) mod cluster;
 mod health;
 mod inference;

@@ -16,7 +16,7 @@ struct Client {
     request_id: String,
     events: mpsc::Sender<Event>,
     /// What may be answered; it has taken every token that was given out.
-    guide: Option<Guide>,
+    guide: Option<Box<Guide>>,
 }
 
 /// Open requests by their sequence.
@@ -26,7 +26,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn insert(&mut self, id: SeqId, request_id: String, events: mpsc::Sender<Event>, guide: Option<Guide>) {
+    pub fn insert(&mut self, id: SeqId, request_id: String, events: mpsc::Sender<Event>, guide: Option<Box<Guide>>) {
         self.open.insert(id, Client { request_id, events, guide });
     }
 
@@ -36,7 +36,7 @@ impl Clients {
     /// The request's grammar cannot go on.
     pub fn allowed(&mut self, id: SeqId) -> Result<Option<TokenMask>, ServeError> {
         let Some(guide) = self.open.get_mut(&id).and_then(|client| client.guide.as_mut()) else { return Ok(None) };
-        guide.allowed().map(Some).map_err(|reason| ServeError::Invalid(format!("the grammar cannot go on: {reason}")))
+        guide.allowed().map_err(|reason| ServeError::Invalid(format!("the grammar cannot go on: {reason}")))
     }
 
     pub fn len(&self) -> usize {

@@ -256,6 +256,8 @@ fn model_text(config: &HeadConfig, description: &ModelDescription) -> anyhow::Re
             min_p: generation.min_p,
             repetition_penalty: generation.repetition_penalty,
         },
+        tool_style: config.serving.tool_style,
+        reasoning_style: config.serving.reasoning_style,
     })
 }
 

@@ -4,18 +4,17 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::fields::{Fields, FromField};
+use super::fields::Fields;
 use super::format::grammar;
 use super::generate::{Chunks, Gathered, gather, now, stream_response, usage};
+use super::messages::messages;
+use super::tools::{call, tools};
 use super::{Id, RequestId};
 use crate::session::{Api, Delta, GenerateInput, MAX_LOGPROBS, PromptInput, TokenOut, Usage};
-use crate::text::{ChatMessage, Text};
-
-/// Fields of a message that do not change the answer here.
-const IGNORED_IN_MESSAGE: [&str; 3] = ["name", "refusal", "annotations"];
+use crate::text::{Conversation, Text};
 
 struct Request {
     input: GenerateInput,
@@ -44,11 +43,16 @@ pub async fn create(
 }
 
 fn parse(mut fields: Fields, id: &str) -> Result<Request, ApiError> {
-    let messages = messages(fields.take_any("messages"))?;
+    let conversation = Conversation {
+        messages: messages(fields.take_any("messages"))?,
+        variables: fields.take("chat_template_kwargs")?.unwrap_or_default(),
+        ..Conversation::default()
+    };
     let (stream, include_usage) = fields.stream()?;
     let input = GenerateInput {
         model: fields.take("model")?.unwrap_or_default(),
-        prompt: PromptInput::Chat(messages),
+        prompt: PromptInput::Chat(conversation),
+        tools: tools(&mut fields)?,
         limits: fields.limits(&["max_completion_tokens", "max_tokens"])?,
         sampling: fields.sampling()?,
         logprobs: logprobs(&mut fields)?,
@@ -73,51 +77,6 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     Ok(wanted.then(|| top.unwrap_or(0)))
 }
 
-fn messages(value: Option<Value>) -> Result<Vec<ChatMessage>, ApiError> {
-    match value {
-        None => Err(ApiError::field("messages", "missing: send a list of messages with role and content")),
-        Some(Value::Array(values)) => values.into_iter().enumerate().map(|(at, value)| message(at, value)).collect(),
-        Some(_) => Err(ApiError::field("messages", "expected a list of messages with role and content")),
-    }
-}
-
-fn message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
-    let path = format!("messages[{at}]");
-    let Some(mut message) = Map::from_field(value) else {
-        return Err(ApiError::field(path, "expected an object with role and content"));
-    };
-    message.retain(|_, value| !value.is_null());
-    let Some(Value::String(role)) = message.remove("role") else {
-        return Err(ApiError::field(format!("{path}.role"), "expected a string, e.g. \"user\""));
-    };
-    let content = content(&format!("{path}.content"), message.remove("content"))?;
-    match message.keys().find(|name| !IGNORED_IN_MESSAGE.contains(&name.as_str())) {
-        Some(name) => Err(ApiError::field(format!("{path}.{name}"), "not supported: put it in the content")),
-        // OpenAI's newer name for the same thing; models' templates know the older.
-        None => Ok(ChatMessage { role: if role == "developer" { "system".into() } else { role }, content }),
-    }
-}
-
-/// Text, or a list of text parts, which are joined by line ends.
-fn content(path: &str, value: Option<Value>) -> Result<String, ApiError> {
-    let parts = match value {
-        Some(Value::String(text)) => return Ok(text),
-        Some(Value::Array(parts)) => parts,
-        _ => return Err(ApiError::field(path, "expected a string or a list of text parts")),
-    };
-    let part = |(at, part): (usize, Value)| match (part["type"].as_str(), part["text"].as_str()) {
-        (Some("text"), Some(text)) => Ok(text.to_owned()),
-        (Some("text") | None, _) => {
-            Err(ApiError::field(format!("{path}[{at}]"), "expected an object with type \"text\" and a text"))
-        }
-        (Some(kind), _) => {
-            Err(ApiError::field(format!("{path}[{at}].type"), format!("{kind:?} is not supported: send \"text\"")))
-        }
-    };
-    let texts: Vec<String> = parts.into_iter().enumerate().map(part).collect::<Result<_, _>>()?;
-    Ok(texts.join("\n"))
-}
-
 /// Turns answers into OpenAI's words.
 struct Wording {
     id: String,
@@ -136,7 +95,14 @@ impl Wording {
     }
 
     fn choice(&self, index: usize, answer: Gathered) -> Value {
-        let message = json!({"role": "assistant", "content": answer.text, "refusal": null});
+        let content = if answer.text.is_empty() && !answer.calls.is_empty() { Value::Null } else { answer.text.into() };
+        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        if !answer.reasoning.is_empty() {
+            message["reasoning_content"] = answer.reasoning.into();
+        }
+        if !answer.calls.is_empty() {
+            message["tool_calls"] = answer.calls.iter().map(|whole| call(whole, false)).collect();
+        }
         let logprobs = self.logprobs(&answer.tokens);
         json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish})
     }
@@ -186,12 +152,22 @@ impl Chunks for Streamed {
 
     fn chunk(&mut self, index: usize, delta: Delta, finish: Option<&'static str>) -> Option<Value> {
         let told = self.wording.logprobs && !delta.tokens.is_empty();
-        if delta.text.is_empty() && finish.is_none() && !told {
+        let silent = delta.text.is_empty() && delta.reasoning.is_empty() && delta.calls.is_empty();
+        if silent && finish.is_none() && !told {
             return None;
         }
         let logprobs = self.wording.logprobs(&delta.tokens);
-        let content = if delta.text.is_empty() { json!({}) } else { json!({"content": delta.text}) };
-        let choice = json!({"index": index, "delta": content, "logprobs": logprobs, "finish_reason": finish});
+        let mut message = json!({});
+        if !delta.reasoning.is_empty() {
+            message["reasoning_content"] = delta.reasoning.into();
+        }
+        if !delta.text.is_empty() {
+            message["content"] = delta.text.into();
+        }
+        if !delta.calls.is_empty() {
+            message["tool_calls"] = delta.calls.iter().map(|part| call(part, true)).collect();
+        }
+        let choice = json!({"index": index, "delta": message, "logprobs": logprobs, "finish_reason": finish});
         Some(self.body(vec![choice], Value::Null))
     }
 

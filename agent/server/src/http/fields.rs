@@ -9,26 +9,16 @@ use super::error::ApiError;
 use crate::session::{LimitsInput, SamplingInput};
 
 /// They do not change the answer.
-const IGNORED: [&str; 8] = [
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "parallel_tool_calls",
-];
+const IGNORED: [&str; 7] =
+    ["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
 
 /// They would change the answer: field, the values that ask for nothing, and what to do instead.
-const UNSUPPORTED: [(&str, &[&str], &str); 13] = [
+const UNSUPPORTED: [(&str, &[&str], &str); 11] = [
     ("best_of", &["1"], "ask for n answers and choose among them"),
     ("echo", &["false"], "put the prompt before the answer yourself"),
     ("suffix", &["\"\""], "leave it out"),
-    ("tools", &["[]"], "describe the tools in a message"),
-    ("tool_choice", &["\"none\"", "\"auto\""], "describe the tools in a message"),
-    ("functions", &["[]"], "describe the functions in a message"),
-    ("function_call", &["\"none\"", "\"auto\""], "describe the functions in a message"),
+    ("functions", &["[]"], "send tools"),
+    ("function_call", &["\"none\"", "\"auto\""], "send tool_choice"),
     ("modalities", &[r#"["text"]"#], "this model writes text"),
     ("audio", &[], "this model writes text"),
     ("prediction", &[], "leave it out"),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use crate::service::ServeError;
-use crate::session::{Answer, Delta, Finish, RequestError, TokenOut, Usage};
+use crate::session::{Answer, CallDelta, Delta, Finish, RequestError, TokenOut, Usage};
 
 /// A comment this often keeps proxies and clients from giving up on a request that waits.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -21,6 +21,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Gathered {
     pub text: String,
+    pub reasoning: String,
+    /// Whole ones.
+    pub calls: Vec<CallDelta>,
     pub tokens: Vec<TokenOut>,
     pub finish: &'static str,
     pub usage: Usage,
@@ -33,6 +36,13 @@ pub async fn gather(mut answer: Answer) -> Result<Gathered, ApiError> {
     while let Some(delta) = answer.next().await {
         let delta = delta?;
         gathered.text.push_str(&delta.text);
+        gathered.reasoning.push_str(&delta.reasoning);
+        for call in delta.calls {
+            match gathered.calls.last_mut().filter(|last| last.index == call.index) {
+                Some(last) => last.arguments.push_str(&call.arguments),
+                None => gathered.calls.push(call),
+            }
+        }
         gathered.tokens.extend(delta.tokens);
         if let Some(finish) = delta.finish {
             gathered.finish = finish_reason(finish)?;
@@ -47,6 +57,7 @@ pub async fn gather(mut answer: Answer) -> Result<Gathered, ApiError> {
 pub fn finish_reason(finish: Finish) -> Result<&'static str, RequestError> {
     match finish {
         Finish::Stop => Ok("stop"),
+        Finish::ToolCalls => Ok("tool_calls"),
         Finish::Length => Ok("length"),
         Finish::Cancelled => Err(RequestError::Serve(ServeError::Unavailable {
             reason: "the server is shutting down".into(),

@@ -10,8 +10,10 @@ mod error;
 mod fields;
 mod format;
 mod generate;
+mod messages;
 mod models;
 mod probes;
+mod tools;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, Request};

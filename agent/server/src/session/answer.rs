@@ -10,6 +10,7 @@ use lockstep_schedule::plan::TokenLogprobs;
 use super::RequestError;
 use super::request::Prepared;
 use crate::metrics::{Metrics, Outcome};
+use crate::output::{OutputParser, Piece};
 use crate::service::{Event, EventStream, FinishReason, ServeError, Submission};
 use crate::text::{Detokenizer, StopMatcher, Stopped, Tokenizer};
 
@@ -17,16 +18,49 @@ use crate::text::{Detokenizer, StopMatcher, Stopped, Tokenizer};
 const MAX_COALESCED: usize = 64;
 
 /// Why an answer ended.
-pub type Finish = FinishReason;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token, a stop string, or a form that is complete.
+    Stop,
+    /// As [`Self::Stop`], and the answer calls tools.
+    ToolCalls,
+    /// `max_tokens` or the context's end.
+    Length,
+    /// Cancelled by the client or by a drain's deadline.
+    Cancelled,
+}
+
+impl From<FinishReason> for Finish {
+    fn from(reason: FinishReason) -> Self {
+        match reason {
+            FinishReason::Stop => Self::Stop,
+            FinishReason::Length => Self::Length,
+            FinishReason::Cancelled => Self::Cancelled,
+        }
+    }
+}
 
 /// What is new in an answer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Delta {
-    /// May be empty while a character or a possible stop string is incomplete.
+    /// May be empty while a character, a possible stop string or a possible call is incomplete.
     pub text: String,
+    pub reasoning: String,
+    /// At most one for each call.
+    pub calls: Vec<CallDelta>,
     pub tokens: Vec<TokenOut>,
     /// Set in the last one.
     pub finish: Option<Finish>,
+}
+
+/// What is new of one call.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CallDelta {
+    pub index: usize,
+    /// In its first part alone: its id and the tool's name.
+    pub begin: Option<(String, String)>,
+    /// Joined over all parts: JSON.
+    pub arguments: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +82,9 @@ pub struct Start {
     request_id: String,
     detokenizer: Detokenizer,
     stop: StopMatcher,
+    parser: OutputParser,
+    /// A call has begun.
+    calls: bool,
     /// Stop strings count from the text of the token after these on.
     min_tokens: u32,
     choice: u32,
@@ -70,7 +107,9 @@ impl Start {
         let deadline = submission.deadline.and_then(|after| tokio::time::Instant::from_std(arrival).checked_add(after));
         Self {
             request_id: submission.request_id.clone(),
-            detokenizer: Detokenizer::new(tokenizer),
+            detokenizer: Detokenizer::new(tokenizer).showing(&prepared.format.marks()),
+            parser: OutputParser::new(&prepared.format),
+            calls: false,
             stop: StopMatcher::new(prepared.stop.iter().map(String::as_str)),
             min_tokens: prepared.min_tokens,
             choice,
@@ -165,7 +204,7 @@ impl Answer {
             "request finished"
         );
         self.state.tally.outcome = Some(match finish {
-            Finish::Stop => Outcome::Stop,
+            Finish::Stop | Finish::ToolCalls => Outcome::Stop,
             Finish::Length => Outcome::Length,
             Finish::Cancelled => Outcome::Cancelled,
         });
@@ -178,6 +217,11 @@ impl Answer {
         tracing::warn!(request_id = self.state.request_id, %error, "request failed");
         error
     }
+}
+
+/// Nine letters and digits: what the templates of some models insist on.
+fn call_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..9].to_owned()
 }
 
 /// The head's side of the stream vanished without a last event.
@@ -206,8 +250,9 @@ impl Start {
                 let rest = self.detokenizer.flush();
                 self.show(&rest, delta);
                 if delta.finish.is_none() {
-                    delta.text.push_str(&self.stop.flush());
-                    delta.finish = Some(reason);
+                    let held = self.stop.flush();
+                    self.read(&held, delta);
+                    self.end(reason.into(), delta);
                 }
             }
             Event::Failed(error) => return Err(error),
@@ -217,15 +262,41 @@ impl Start {
 
     fn show(&mut self, text: &str, delta: &mut Delta) {
         if self.usage.completion_tokens <= self.min_tokens && self.min_tokens > 0 {
-            delta.text.push_str(text);
-            return;
+            return self.read(text, delta);
         }
         match self.stop.push(text) {
-            Stopped::No(text) => delta.text.push_str(&text),
+            Stopped::No(text) => self.read(&text, delta),
             Stopped::Yes(text) => {
-                delta.text.push_str(&text);
-                delta.finish = Some(Finish::Stop);
+                self.read(&text, delta);
+                self.end(Finish::Stop, delta);
             }
+        }
+    }
+
+    /// What the text means.
+    fn read(&mut self, text: &str, delta: &mut Delta) {
+        let pieces = self.parser.push(text);
+        pieces.into_iter().for_each(|piece| self.add(piece, delta));
+    }
+
+    fn end(&mut self, finish: Finish, delta: &mut Delta) {
+        let pieces = self.parser.finish();
+        pieces.into_iter().for_each(|piece| self.add(piece, delta));
+        delta.finish = Some(if self.calls && finish == Finish::Stop { Finish::ToolCalls } else { finish });
+    }
+
+    fn add(&mut self, piece: Piece, delta: &mut Delta) {
+        match piece {
+            Piece::Content(text) => delta.text.push_str(&text),
+            Piece::Reasoning(text) => delta.reasoning.push_str(&text),
+            Piece::Call { index, name } => {
+                self.calls = true;
+                delta.calls.push(CallDelta { index, begin: Some((call_id(), name)), arguments: String::new() });
+            }
+            Piece::Arguments { index, fragment } => match delta.calls.last_mut().filter(|call| call.index == index) {
+                Some(call) => call.arguments.push_str(&fragment),
+                None => delta.calls.push(CallDelta { index, begin: None, arguments: fragment }),
+            },
         }
     }
 }
@@ -263,7 +334,9 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::service::Submission;
+    use crate::output::reasoning::ReasoningStyle;
+    use crate::output::tools::ToolStyle;
+    use crate::output::{OutputFormat, ToolFormat};
     use crate::text::fixtures;
 
     fn start(stop: &[&str], deadline: Option<Duration>) -> Start {
@@ -277,7 +350,7 @@ mod tests {
             guide: None,
         };
         let stop = stop.iter().map(|stop| (*stop).into()).collect();
-        let prepared = Prepared { submission, stop, choices: 1, min_tokens: 0 };
+        let prepared = Prepared { submission, stop, format: OutputFormat::default(), choices: 1, min_tokens: 0 };
         Start::new(&prepared, &prepared.submission, Instant::now(), fixtures::byte_level(), Metrics::new())
     }
 
@@ -312,10 +385,10 @@ mod tests {
         let finished = |reason| Some(Event::Finished(reason));
         let failed = Event::Failed(ServeError::Internal("oops".into()));
         let cases = [
-            (play("hello é", &[], finished(Finish::Stop)).await, ("hello é", "Stop")),
-            (play("hello", &[], finished(Finish::Length)).await, ("hello", "Length")),
-            (play("one STOP two", &["STOP"], finished(Finish::Length)).await, ("one ", "Stop")),
-            (play("one STO", &["STOP"], finished(Finish::Length)).await, ("one STO", "Length")),
+            (play("hello é", &[], finished(FinishReason::Stop)).await, ("hello é", "Stop")),
+            (play("hello", &[], finished(FinishReason::Length)).await, ("hello", "Length")),
+            (play("one STOP two", &["STOP"], finished(FinishReason::Length)).await, ("one ", "Stop")),
+            (play("one STO", &["STOP"], finished(FinishReason::Length)).await, ("one STO", "Length")),
             (play("one", &[], Some(failed)).await, ("one", "oops")),
             (play("one", &[], None).await, ("one", "the head is shutting down: try again in 5 s")),
         ];
@@ -346,6 +419,37 @@ mod tests {
         start.min_tokens = 3;
         let delta = start.answer(events).next().await.unwrap().unwrap();
         assert_eq!((delta.text.as_str(), delta.finish), ("xaxb", Some(Finish::Stop)));
+    }
+
+    #[tokio::test]
+    async fn calls_and_reasoning_are_told_apart() {
+        let (sender, events) = mpsc::channel(256);
+        let text = "<think>hm</think>ok <tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
+        for id in fixtures::byte_level().encode(text, false).unwrap() {
+            sender.send(Event::Token { id, logprobs: None }).await.unwrap();
+        }
+        sender.send(Event::Finished(FinishReason::Stop)).await.unwrap();
+        let tools = ToolFormat { style: ToolStyle::Hermes, names: vec!["add".into()], max_calls: 9 };
+        let format =
+            OutputFormat { reasoning: Some(ReasoningStyle::Think), reasoning_begun: false, tools: Some(tools) };
+        let mut start = start(&[], None);
+        start.parser = OutputParser::new(&format);
+        let mut answer = start.answer(events);
+        let (mut text, mut reasoning, mut arguments, mut begun) = (String::new(), String::new(), String::new(), vec![]);
+        let mut finish = None;
+        while let Some(delta) = answer.next().await {
+            let delta = delta.unwrap();
+            text.push_str(&delta.text);
+            reasoning.push_str(&delta.reasoning);
+            for call in delta.calls {
+                begun.extend(call.begin);
+                arguments.push_str(&call.arguments);
+            }
+            finish = delta.finish;
+        }
+        assert_eq!((text.as_str(), reasoning.as_str(), arguments.as_str()), ("ok", "hm", "{\"a\": 1}"));
+        assert_eq!((begun.len(), begun[0].0.len(), begun[0].1.as_str()), (1, 9, "add"));
+        assert_eq!(finish, Some(Finish::ToolCalls));
     }
 
     #[tokio::test]

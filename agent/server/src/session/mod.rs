@@ -6,6 +6,7 @@
 mod answer;
 mod request;
 mod sampling;
+mod tools;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,9 +15,10 @@ use lockstep_proto::names::DEFAULT_MODEL;
 use lockstep_proto::v1::{ClusterStatus, ModelInfo};
 use tokio::sync::watch;
 
-pub use answer::{Answer, Delta, Finish, TokenOut, Usage};
+pub use answer::{Answer, CallDelta, Delta, Finish, TokenOut, Usage};
 pub use request::{GenerateInput, LimitsInput, PromptInput};
 pub use sampling::{MAX_LOGPROBS, SamplingInput};
+pub use tools::{ToolChoice, ToolsInput};
 
 use crate::metrics::{Metrics, Outcome};
 use crate::service::{Inference, ServeError};

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::sampling::{SamplingInput, sampling};
+use super::tools::{self, ToolChoice, ToolsInput};
 use super::{RequestError, text_error};
 use crate::grammar::{Grammar, GrammarError, Guide};
+use crate::output::OutputFormat;
 use crate::service::{ServeError, Submission};
-use crate::text::{ChatMessage, Text};
+use crate::text::{ChatMessage, Conversation, Text};
 
 /// Enough for every dialect's turn markers; each costs a comparison per byte of the answer.
 const MAX_STOPS: usize = 16;
@@ -28,6 +30,8 @@ pub struct GenerateInput {
     pub limits: LimitsInput,
     /// The form of the answer, and the field that asks for it.
     pub grammar: Option<(&'static str, Grammar)>,
+    /// For chats: what the answer may call.
+    pub tools: ToolsInput,
     pub logprobs: Option<u32>,
     /// Answers wanted, with random numbers of their own. Unset: one.
     pub choices: Option<u32>,
@@ -41,7 +45,7 @@ pub enum PromptInput {
     /// The tokenizer adds the special tokens that it is configured to add.
     Text(String),
     Tokens(Vec<u32>),
-    Chat(Vec<ChatMessage>),
+    Chat(Conversation),
 }
 
 impl Default for PromptInput {
@@ -69,6 +73,8 @@ pub struct Prepared {
     /// At least 1.
     pub choices: u32,
     pub stop: Vec<String>,
+    /// How answers are read.
+    pub format: OutputFormat,
     /// Stop strings count from the text of the token after these on.
     pub min_tokens: u32,
 }
@@ -92,27 +98,38 @@ impl Prepared {
 ///
 /// # Errors
 /// Names the first field that is out of its bounds.
-pub async fn prepare(text: &Text, input: GenerateInput) -> Result<Prepared, RequestError> {
+pub async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Prepared, RequestError> {
+    tools::check(&input.tools, text)?;
+    if let PromptInput::Chat(conversation) = &mut input.prompt
+        && input.tools.choice != ToolChoice::None
+    {
+        conversation.tools = std::mem::take(&mut input.tools.definitions);
+    }
     let mut sampling = sampling(input.sampling, input.logprobs, &text.generation, text.vocab_size)?;
     check_limits(&input.limits, text.vocab_size)?;
     let choices = input.choices.unwrap_or(1);
     if !(1..=MAX_CHOICES).contains(&choices) {
         return Err(out_of_range("n", choices, "1 to 64"));
     }
-    let (field, prompt) = prompt(text, input.prompt).await?;
+    if let Some(grammar) = tools::grammar(&input.tools, text)? {
+        if let Some((field, _)) = input.grammar {
+            return Err(RequestError::field("tool_choice", format!("a required call and {field} exclude each other")));
+        }
+        input.grammar = Some(("tools", grammar));
+    }
+    let (field, prompt, mut format) = prompt(text, input.prompt).await?;
+    format.tools = tools::format(&input.tools, text);
     let room = room(field, prompt.len(), text.context_length)?;
     let max_tokens = input.limits.max_tokens.map_or(room, |asked| asked.min(room));
     let stop_token_ids = stop_token_ids(text, &input.limits);
     let guide = match input.grammar {
-        Some((field, grammar)) => Some(compile(text, field, grammar, &input.limits).await?),
+        Some((field, grammar)) => Some(Box::new(compile(text, field, grammar, &input.limits, &format).await?)),
         None => None,
     };
     let LimitsInput { stop, min_tokens, .. } = input.limits;
     if min_tokens > max_tokens {
-        return Err(RequestError::field(
-            "min_tokens",
-            format!("{min_tokens} is more than the {max_tokens} tokens that the answer can have"),
-        ));
+        let reason = format!("{min_tokens} is more than the {max_tokens} tokens that the answer can have");
+        return Err(RequestError::field("min_tokens", reason));
     }
     if min_tokens > 0 {
         sampling.suppressed.clone_from(&stop_token_ids);
@@ -127,7 +144,7 @@ pub async fn prepare(text: &Text, input: GenerateInput) -> Result<Prepared, Requ
         deadline: input.deadline,
         guide,
     };
-    Ok(Prepared { submission, choices, stop, min_tokens })
+    Ok(Prepared { submission, choices, stop, format, min_tokens })
 }
 
 async fn compile(
@@ -135,6 +152,7 @@ async fn compile(
     field: &'static str,
     grammar: Grammar,
     limits: &LimitsInput,
+    format: &OutputFormat,
 ) -> Result<Guide, RequestError> {
     let ended = "the answer ends where its form is complete";
     if limits.ignore_eos {
@@ -143,20 +161,29 @@ async fn compile(
     if limits.min_tokens > 0 {
         return Err(RequestError::field("min_tokens", format!("not together with {field}: {ended}")));
     }
-    text.compile(grammar).await.map_err(|error| match error {
+    let guide = text.compile(grammar).await.map_err(|error| match error {
         GrammarError::Invalid(reason) => RequestError::field(field, reason),
         GrammarError::Internal(reason) => RequestError::Serve(ServeError::Internal(reason)),
+    })?;
+    // A prompt that begins the reasoning leaves the form for what follows it.
+    Ok(match format.reasoning.filter(|_| format.reasoning_begun) {
+        Some(style) => guide.after(style.end(), text.tokenizer().clone()),
+        None => guide,
     })
 }
 
-/// Token ids of the prompt, with the name of the field that it came in.
-async fn prompt(text: &Text, input: PromptInput) -> Result<(&'static str, Vec<u32>), RequestError> {
+/// Token ids of the prompt, with the name of the field that it came in and how its answer is read.
+async fn prompt(text: &Text, input: PromptInput) -> Result<(&'static str, Vec<u32>, OutputFormat), RequestError> {
+    let mut format = OutputFormat::default();
     let (field, ids) = match input {
         PromptInput::Text(prompt) => ("prompt", text.encode(prompt, true).await),
         PromptInput::Tokens(ids) => ("prompt", Ok(ids)),
-        PromptInput::Chat(messages) => {
-            check_messages(&messages)?;
-            ("messages", text.encode_chat(messages).await)
+        PromptInput::Chat(conversation) => {
+            check_messages(&conversation.messages)?;
+            let rendered = text.encode_chat(conversation).await.map_err(|error| text_error("messages", error))?;
+            format.reasoning = text.reasoning_style;
+            format.reasoning_begun = rendered.reasoning_begun;
+            ("messages", Ok(rendered.ids))
         }
     };
     let ids = ids.map_err(|error| text_error(field, error))?;
@@ -165,7 +192,7 @@ async fn prompt(text: &Text, input: PromptInput) -> Result<(&'static str, Vec<u3
     if ids.is_empty() {
         return Err(RequestError::field(field, "the prompt is empty: send at least one token"));
     }
-    Ok((field, ids))
+    Ok((field, ids, format))
 }
 
 fn check_messages(messages: &[ChatMessage]) -> Result<(), RequestError> {
@@ -267,6 +294,10 @@ mod tests {
         .unwrap()
     }
 
+    fn conversation(messages: Vec<ChatMessage>) -> Conversation {
+        Conversation { messages, ..Conversation::default() }
+    }
+
     fn input(prompt: &str) -> GenerateInput {
         GenerateInput { prompt: PromptInput::Text(prompt.into()), ..Default::default() }
     }
@@ -279,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_bound_is_named() {
-        let chat = |role: &str| PromptInput::Chat(vec![ChatMessage { role: role.into(), content: "x".into() }]);
+        let chat = |role: &str| PromptInput::Chat(conversation(vec![ChatMessage::new(role, "x")]));
         let cases = [
             (refusal(|i| i.sampling.top_p = Some(1.1)).await, "top_p: 1.1 is out"),
             (refusal(|i| i.choices = Some(0)).await, "n: 0 is out of range: 1 to 64"),
@@ -305,7 +336,10 @@ mod tests {
                 "prompt: the prompt has 16 tokens, but the context holds 16 with the answer: shorten it to 15",
             ),
             (refusal(|i| i.prompt = PromptInput::Text("x".repeat(5000))).await, "prompt: the text has 5000 bytes"),
-            (refusal(|i| i.prompt = PromptInput::Chat(vec![])).await, "messages: the conversation is empty"),
+            (
+                refusal(|i| i.prompt = PromptInput::Chat(conversation(vec![]))).await,
+                "messages: the conversation is empty",
+            ),
             (refusal(|i| i.prompt = chat("")).await, "messages: message 0 has no role"),
         ];
         for (error, expected) in cases {
@@ -353,8 +387,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_conversation_is_rendered() {
-        let message = ChatMessage { role: "user".into(), content: "hi".into() };
-        let chat = GenerateInput { prompt: PromptInput::Chat(vec![message]), ..Default::default() };
+        let prompt = PromptInput::Chat(conversation(vec![ChatMessage::new("user", "hi")]));
+        let chat = GenerateInput { prompt, ..Default::default() };
         let prepared = prepare(&text(), chat).await.unwrap();
         assert_eq!(text().tokenizer().decode(&prepared.submission.prompt, false), "user:hi;");
     }

@@ -6,22 +6,96 @@
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json, json};
 
 use super::{TextError, clock, jinja};
 
 const NAME: &str = "chat_template";
+/// The name of a further template, for conversations with tools.
+const TOOL_USE: &str = "tool_use";
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChatMessage {
     pub role: String,
     pub content: String,
+    /// What an assistant called.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call that a tool answers.
+    pub tool_call_id: Option<String>,
+    pub name: Option<String>,
+    /// What an assistant thought before it answered.
+    pub reasoning: Option<String>,
+}
+
+impl ChatMessage {
+    /// Text alone.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+
+    /// As templates expect it.
+    fn value(&self) -> Json {
+        let mut message = json!({"role": self.role, "content": self.content});
+        if !self.tool_calls.is_empty() {
+            message["tool_calls"] = self.tool_calls.iter().map(ToolCall::value).collect();
+        }
+        let optional =
+            [("tool_call_id", &self.tool_call_id), ("name", &self.name), ("reasoning_content", &self.reasoning)];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                message[name] = json!(value);
+            }
+        }
+        message
+    }
+
+    /// Bytes that the client wrote.
+    fn bytes(&self) -> usize {
+        let calls = self.tool_calls.iter().map(|call| call.name.len() + call.arguments.to_string().len());
+        self.content.len() + self.reasoning.as_ref().map_or(0, String::len) + calls.sum::<usize>()
+    }
+}
+
+/// A call that an assistant made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    pub id: String,
+    pub name: String,
+    /// An object.
+    pub arguments: Json,
+}
+
+impl ToolCall {
+    fn value(&self) -> Json {
+        json!({"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}})
+    }
+}
+
+/// What a chat template renders.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Conversation {
+    pub messages: Vec<ChatMessage>,
+    /// Definitions of tools, as the client sent them.
+    pub tools: Vec<Json>,
+    /// Further variables of the template.
+    pub variables: Map<String, Json>,
+}
+
+impl Conversation {
+    /// Bytes that the client wrote.
+    pub fn bytes(&self) -> usize {
+        let tools = self.tools.iter().map(|tool| tool.to_string().len());
+        self.messages.iter().map(ChatMessage::bytes).sum::<usize>() + tools.sum::<usize>()
+    }
 }
 
 /// A parsed chat template with the special tokens that it may write.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
+    /// It has a template of its own for conversations with tools.
+    for_tools: bool,
     bos_token: Option<String>,
     eos_token: Option<String>,
 }
@@ -43,30 +117,58 @@ impl ChatTemplate {
         environment.add_function("strftime_now", |format: String| clock::now(&format));
         environment.add_filter("tojson", tojson);
         environment.add_template_owned(NAME, jinja::adapt(&source)).map_err(TextError::TemplateSyntax)?;
+        let tool_use = named_template(&tokenizer_config["chat_template"], TOOL_USE);
+        if let Some(tool_use) = &tool_use {
+            environment.add_template_owned(TOOL_USE, jinja::adapt(tool_use)).map_err(TextError::TemplateSyntax)?;
+        }
         let bos_token = special_token(tokenizer_config, "bos_token");
         let eos_token = special_token(tokenizer_config, "eos_token");
-        Ok(Some(Self { environment, bos_token, eos_token }))
+        let for_tools = tool_use.is_some();
+        let source = tool_use.unwrap_or(source);
+        Ok(Some(Self { environment, source, for_tools, bos_token, eos_token }))
+    }
+
+    /// The template's text; of two, that for tools.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The prompt of a conversation, up to where the answer begins.
     ///
     /// # Errors
     /// The template refuses the conversation.
-    pub fn render(&self, messages: &[ChatMessage]) -> Result<String, TextError> {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
-            .collect();
+    pub fn render(&self, conversation: &Conversation) -> Result<String, TextError> {
+        let Conversation { messages, tools, variables } = conversation;
+        let messages: Vec<Value> = messages.iter().map(|message| value(&message.value())).collect();
+        let with_tools = !tools.is_empty();
         let context = context! {
             messages => messages,
-            tools => (),
+            tools => with_tools.then(|| tools.iter().map(value).collect::<Vec<Value>>()),
             documents => (),
             add_generation_prompt => true,
             bos_token => self.bos_token.as_deref().unwrap_or_default(),
             eos_token => self.eos_token.as_deref().unwrap_or_default(),
+            ..Value::from_pairs(variables.iter().map(|(name, variable)| (name.as_str(), value(variable))))
         };
-        let template = self.environment.get_template(NAME).map_err(TextError::TemplateSyntax)?;
+        let name = if with_tools && self.for_tools { TOOL_USE } else { NAME };
+        let template = self.environment.get_template(name).map_err(TextError::TemplateSyntax)?;
         template.render(context).map_err(|error| TextError::TemplateRefused(reason(&error)))
+    }
+}
+
+/// JSON as the template engine has it, with the order of its keys.
+fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(truth) => Value::from(*truth),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(whole), _) => Value::from(whole),
+            (None, Some(whole)) => Value::from(whole),
+            (None, None) => Value::from(number.as_f64().unwrap_or_default()),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(values) => Value::from(values.iter().map(value).collect::<Vec<Value>>()),
+        Json::Object(fields) => Value::from_pairs(fields.iter().map(|(name, field)| (name.as_str(), value(field)))),
     }
 }
 
@@ -88,6 +190,11 @@ fn configured_template(value: &Json) -> Option<String> {
         }
         _ => None,
     }
+}
+
+fn named_template(value: &Json, name: &str) -> Option<String> {
+    let named = value.as_array()?.iter().find(|entry| entry["name"] == name)?;
+    named["template"].as_str().map(str::to_owned)
 }
 
 /// A special token of the tokenizer's configuration: a string, or an object with its `content`.
@@ -128,8 +235,9 @@ mod tests {
 
     use super::*;
 
-    fn messages(turns: &[(&str, &str)]) -> Vec<ChatMessage> {
-        turns.iter().map(|(role, content)| ChatMessage { role: (*role).into(), content: (*content).into() }).collect()
+    fn messages(turns: &[(&str, &str)]) -> Conversation {
+        let messages = turns.iter().map(|(role, content)| ChatMessage::new(*role, *content)).collect();
+        Conversation { messages, ..Conversation::default() }
     }
 
     fn render(config: Json, turns: &[(&str, &str)]) -> String {
@@ -226,6 +334,32 @@ mod tests {
     #[test]
     fn a_file_counts_before_the_configuration() {
         let template = ChatTemplate::new(Some("file".into()), &json!({"chat_template": "config"})).unwrap().unwrap();
-        assert_eq!(template.render(&[]).unwrap(), "file");
+        assert_eq!(template.render(&Conversation::default()).unwrap(), "file");
+    }
+
+    #[test]
+    fn tools_and_their_calls_are_rendered() {
+        let template = "{%- if tools %}{%- for tool in tools %}{{ tool | tojson }};{%- endfor %}{%- endif %}\
+            {%- for m in messages %}{{ m.role }}:{{ m.content }}{%- if m.tool_calls %}{%- for call in m.tool_calls %}\
+            {{ call.id }}={{ call.function.name }}{{ call.function.arguments | tojson }}{%- endfor %}{%- endif %}\
+            {{ m.tool_call_id }}|{%- endfor %}{{ enable_thinking is defined and enable_thinking is false }}";
+        let call = ToolCall { id: "c1".into(), name: "add".into(), arguments: json!({"b": 1, "a": [2]}) };
+        let conversation = Conversation {
+            messages: vec![
+                ChatMessage { tool_calls: vec![call], ..ChatMessage::new("assistant", "") },
+                ChatMessage { tool_call_id: Some("c1".into()), ..ChatMessage::new("tool", "3") },
+            ],
+            tools: vec![json!({"type": "function", "function": {"name": "add", "description": "<adds>"}})],
+            variables: Map::from_iter([("enable_thinking".to_owned(), json!(false))]),
+        };
+        let expected = "{\"type\": \"function\", \"function\": {\"name\": \"add\", \"description\": \"<adds>\"}};\
+            assistant:c1=add{\"b\": 1, \"a\": [2]}|tool:3c1|True";
+        let with = |config: Json| ChatTemplate::new(None, &config).unwrap().unwrap();
+        assert_eq!(with(json!({"chat_template": template})).render(&conversation).unwrap(), expected);
+        let two = with(json!({"chat_template": [{"name": "default", "template": "plain"},
+                                                {"name": "tool_use", "template": template}]}));
+        assert_eq!(two.render(&conversation).unwrap(), expected);
+        assert_eq!(two.render(&Conversation::default()).unwrap(), "plain");
+        assert_eq!(two.source(), template);
     }
 }

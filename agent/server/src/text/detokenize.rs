@@ -11,6 +11,8 @@ use super::Tokenizer;
 
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
+    /// Special tokens that show in the text.
+    shown: Vec<u32>,
     /// Bytes of a character that is not complete, at most 3.
     bytes: Vec<u8>,
     window: Window,
@@ -29,13 +31,25 @@ struct Window {
 
 impl Detokenizer {
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, bytes: Vec::new(), window: Window::default() }
+        Self { tokenizer, shown: Vec::new(), bytes: Vec::new(), window: Window::default() }
+    }
+
+    /// Shows these special tokens as they are spelled: marks that the answer's reader looks for.
+    pub fn showing(self, marks: &[&str]) -> Self {
+        let shown = marks.iter().filter_map(|mark| self.tokenizer.special_token_id(mark)).collect();
+        Self { shown, ..self }
     }
 
     /// Takes one more token; returns the text that became certain.
     pub fn push(&mut self, id: u32) -> String {
         if self.tokenizer.is_special(id) {
-            return String::new();
+            if !self.shown.contains(&id) {
+                return String::new();
+            }
+            // Nothing is spelled across a mark.
+            let before = self.flush();
+            self.window = Window::default();
+            return before + &self.tokenizer.token_text(id);
         }
         if self.tokenizer.is_byte_level() {
             self.bytes.extend(self.tokenizer.token_bytes(id));
@@ -134,6 +148,15 @@ mod tests {
         "日本語 👩‍👩‍👧 ok",
         "a\n\n\tb  c\u{FFFD}\u{FFFD}\u{FFFD}é",
     ];
+
+    #[test]
+    fn marks_are_shown() {
+        let tokenizer = fixtures::byte_level();
+        let ids = tokenizer.encode("hello<|end|> wo<|user|>", false).unwrap();
+        let mut stream = Detokenizer::new(tokenizer).showing(&["<|user|>", "no token"]);
+        let text: String = ids.iter().map(|id| stream.push(*id)).collect();
+        assert_eq!(text + &stream.flush(), "hello wo<|user|>");
+    }
 
     #[test]
     fn streams_what_decoding_at_once_gives() {

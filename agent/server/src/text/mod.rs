@@ -17,8 +17,11 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::grammar::{Grammar, GrammarError, Grammars, Guide};
+use crate::output::Chosen;
+use crate::output::reasoning::ReasoningStyle;
+use crate::output::tools::ToolStyle;
 
-pub use chat::{ChatMessage, ChatTemplate};
+pub use chat::{ChatMessage, ChatTemplate, Conversation, ToolCall};
 pub use detokenize::Detokenizer;
 pub use stop::{StopMatcher, Stopped};
 pub use tokenizer::Tokenizer;
@@ -48,6 +51,17 @@ pub struct ModelText {
     /// End tokens of the model; where empty, the tokenizer's own end token.
     pub eos_token_ids: Vec<u32>,
     pub generation: GenerationDefaults,
+    /// How the model spells tool calls and reasoning.
+    pub tool_style: Chosen<ToolStyle>,
+    pub reasoning_style: Chosen<ReasoningStyle>,
+}
+
+/// A prompt made by a chat template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    pub ids: Vec<u32>,
+    /// The prompt ends where the model's reasoning begins.
+    pub reasoning_begun: bool,
 }
 
 /// `generation_config.json`: what a request's unset fields take. `do_sample: false` means greedy.
@@ -98,6 +112,10 @@ pub struct Text {
     /// The model's own end tokens.
     pub eos_token_ids: Arc<[u32]>,
     pub generation: GenerationDefaults,
+    /// How the model spells tool calls; none: it is not known to.
+    pub tool_style: Option<ToolStyle>,
+    /// How the model marks its reasoning; none: it is content.
+    pub reasoning_style: Option<ReasoningStyle>,
 }
 
 impl Text {
@@ -118,6 +136,9 @@ impl Text {
                 .extend(chat::special_token(&config, "eos_token").and_then(|token| tokenizer.token_id(&token)));
         }
         let tokenizer = Arc::new(tokenizer);
+        let source = template.as_ref().map_or("", ChatTemplate::source);
+        let tool_style = model.tool_style.or(|| ToolStyle::of_template(source));
+        let reasoning_style = model.reasoning_style.or(|| ReasoningStyle::of_template(source));
         let eos_token_ids: Arc<[u32]> = eos_token_ids.into();
         Ok(Self {
             grammars: Arc::new(Grammars::new(tokenizer.clone(), model.vocab_size, eos_token_ids.clone())),
@@ -128,6 +149,8 @@ impl Text {
             context_length: model.context_length,
             eos_token_ids,
             generation: model.generation,
+            tool_style,
+            reasoning_style,
         })
     }
 
@@ -143,10 +166,20 @@ impl Text {
     ///
     /// # Errors
     /// There is no template, it refuses the conversation, or as [`Self::encode`].
-    pub async fn encode_chat(&self, messages: Vec<ChatMessage>) -> Result<Vec<u32>, TextError> {
+    pub async fn encode_chat(&self, conversation: Conversation) -> Result<Rendered, TextError> {
         let template = self.template.clone().ok_or(TextError::NoTemplate)?;
-        let bytes = messages.iter().map(|message| message.content.len()).sum();
-        self.off_thread(bytes, move |tokenizer| tokenizer.encode(&template.render(&messages)?, false)).await
+        let (style, bytes) = (self.reasoning_style, conversation.bytes());
+        self.off_thread(bytes, move |tokenizer| {
+            let prompt = template.render(&conversation)?;
+            let reasoning_begun = style.is_some_and(|style| prompt.trim_end().ends_with(style.begin()));
+            Ok(Rendered { ids: tokenizer.encode(&prompt, false)?, reasoning_begun })
+        })
+        .await
+    }
+
+    /// Whether the chat template shows tools to the model.
+    pub fn shows_tools(&self) -> bool {
+        self.template.as_ref().is_some_and(|template| template.source().contains("tools"))
     }
 
     /// Token ids of a text; `special` lets the tokenizer add the special tokens that it is configured to add.
@@ -173,11 +206,11 @@ impl Text {
     }
 
     /// Encodes here where there is little to do, else on another thread, in turn.
-    async fn off_thread(
+    async fn off_thread<T: Send + 'static>(
         &self,
         bytes: usize,
-        encode: impl FnOnce(&Tokenizer) -> Result<Vec<u32>, TextError> + Send + 'static,
-    ) -> Result<Vec<u32>, TextError> {
+        encode: impl FnOnce(&Tokenizer) -> Result<T, TextError> + Send + 'static,
+    ) -> Result<T, TextError> {
         let context_length = self.context_length;
         if bytes > (context_length as usize).saturating_mul(MAX_BYTES_PER_TOKEN) {
             return Err(TextError::TooLong { bytes, context_length });

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use crate::common::*;
 use lockstep_proto::v1::cluster_client::ClusterClient;
 use lockstep_proto::v1::generate_request::Prompt;
+use lockstep_proto::v1::grammar::Kind;
 use lockstep_proto::v1::inference_client::InferenceClient;
 use lockstep_proto::v1::{
     ChatMessage, ChatRequest, ClusterStatus, DetokenizeRequest, FinishReason, GenerateRequest, GenerateResponse,
-    GetModelInfoRequest, GetStatusRequest, Limits, ListModelsRequest, Sampling, TokenIds, TokenizeRequest,
-    WatchRequest,
+    GetModelInfoRequest, GetStatusRequest, Grammar, Limits, ListModelsRequest, Sampling, TokenIds, TokenizeRequest,
+    Tool, ToolChoice, WatchRequest,
 };
 use lockstep_schedule::plan::Penalties;
 use tokio_stream::StreamExt;
@@ -90,7 +91,7 @@ async fn requests_reach_the_head_as_sent() {
         frequency_penalty: Some(-0.4),
         logit_bias: [(9, 1.0), (4, -2.0)].into(),
     };
-    let message = ChatMessage { role: "user".into(), content: "hi".into() };
+    let message = ChatMessage { role: "user".into(), content: "hi".into(), ..Default::default() };
     let request = ChatRequest {
         messages: vec![message],
         sampling: Some(sampling),
@@ -119,6 +120,35 @@ async fn requests_reach_the_head_as_sent() {
     gather(&mut client, generate("hi")).await.unwrap();
     let seen = endpoint.seen.lock().unwrap()[1].clone();
     assert_eq!((seen.sampling.temperature, seen.stop_token_ids), (0.0, vec![END]), "the model's defaults");
+}
+
+#[tokio::test]
+async fn calls_are_streamed() {
+    let endpoint = start().await;
+    let mut client = client(&endpoint).await;
+    let text = "<think>hm</think><tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
+    let request = |content: &str| ChatRequest {
+        messages: vec![ChatMessage { role: "user".into(), content: content.into(), ..Default::default() }],
+        tools: vec![Tool { name: "add".into(), parameters: "{\"type\": \"object\"}".into(), ..Default::default() }],
+        ..Default::default()
+    };
+    let stream = client.chat(request(text)).await.unwrap().into_inner();
+    let responses: Vec<GenerateResponse> = stream.map(Result::unwrap).collect().await;
+    let parts: Vec<_> = responses.iter().flat_map(|response| &response.tool_calls).collect();
+    assert_eq!(parts.iter().map(|part| part.name.as_str()).collect::<String>(), "add");
+    assert_eq!(parts.iter().map(|part| part.arguments.as_str()).collect::<String>(), "{\"a\": 1}");
+    assert_eq!(responses.iter().map(|response| response.reasoning.as_str()).collect::<String>(), "hm");
+    assert_eq!(responses.last().unwrap().finish_reason(), FinishReason::ToolCalls);
+
+    let choice = Some(ToolChoice { name: "add".into(), ..Default::default() });
+    client.chat(ChatRequest { tool_choice: choice, ..request("x") }).await.unwrap();
+    assert!(endpoint.seen.lock().unwrap().pop().unwrap().guide.is_some());
+    let wrong = vec![Tool { name: "f".into(), parameters: "[]".into(), ..Default::default() }];
+    let refused = client.chat(ChatRequest { tools: wrong, ..request("x") }).await.unwrap_err();
+    assert!(refused.message().starts_with("tools: the parameters of \"f\" are no JSON object"), "{refused:?}");
+    let grammar = Some(Grammar { kind: Some(Kind::Regex("(".into())) });
+    let refused = gather(&mut client, GenerateRequest { grammar, ..generate("x") }).await.unwrap_err();
+    assert!(refused.message().starts_with("grammar: "), "{refused:?}");
 }
 
 #[tokio::test]

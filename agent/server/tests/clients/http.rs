@@ -34,6 +34,12 @@ impl Client {
     }
 }
 
+/// A tool.
+fn add() -> Value {
+    let parameters = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
+    json!({"type": "function", "function": {"name": "add", "description": "adds", "parameters": parameters}})
+}
+
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
 
@@ -108,10 +114,63 @@ async fn forms_reach_the_head() {
         let (status, answer) = client.post(CHAT, &body).await;
         assert_eq!(status, 200, "{form}: {answer}");
         let mut submission = endpoint.seen.lock().unwrap().pop().unwrap();
-        let allowed = submission.guide.as_mut().map(|guide| guide.allowed().unwrap());
+        let allowed = submission.guide.as_mut().and_then(|guide| guide.allowed().unwrap());
         let ids = (0..128).filter(|id| allowed.as_ref().is_some_and(|allowed| allowed.contains(*id)));
         let text: String = ids.filter_map(char::from_u32).collect();
         assert_eq!(text, first, "{form}");
+    }
+}
+
+#[tokio::test]
+async fn calls_and_reasoning_are_fields_of_their_own() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let text = "<think>hm</think>ok <tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
+    let mut body = json!({"messages": [{"role": "user", "content": text}], "tools": [add()]});
+    let (status, answer) = client.post(CHAT, &body).await;
+    assert_eq!(status, 200, "{answer}");
+    let (choice, message) = (&answer["choices"][0], &answer["choices"][0]["message"]);
+    assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("ok"), &json!("hm")));
+    assert_eq!(message["tool_calls"][0]["function"], json!({"name": "add", "arguments": "{\"a\": 1}"}));
+    assert_eq!(
+        (&message["tool_calls"][0]["type"], &choice["finish_reason"]),
+        (&json!("function"), &json!("tool_calls"))
+    );
+
+    body["stream"] = json!(true);
+    let events = client.stream(CHAT, &body).await;
+    let chunks = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+    let deltas: Vec<Value> = chunks.map(|chunk| chunk["choices"][0]["delta"].clone()).collect();
+    let joined = |path: &str| deltas.iter().filter_map(|delta| delta.pointer(path)?.as_str()).collect::<String>();
+    assert_eq!((joined("/content"), joined("/reasoning_content")), ("ok".into(), "hm".into()));
+    assert_eq!(joined("/tool_calls/0/function/name"), "add");
+    assert_eq!(joined("/tool_calls/0/function/arguments"), "{\"a\": 1}");
+    assert_eq!(joined("/tool_calls/0/id").len(), 9);
+
+    for plain in [json!({"tool_choice": "none", "tools": [add()]}), json!({})] {
+        let mut body = plain;
+        body["messages"] = json!([{"role": "user", "content": "<tool_call>{}"}]);
+        let (_, answer) = client.post(CHAT, &body).await;
+        assert_eq!(answer["choices"][0]["message"]["content"], "<tool_call>{}");
+    }
+}
+
+#[tokio::test]
+async fn a_required_call_is_forced_and_calls_are_rendered() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let call = json!({"id": "c", "type": "function", "function": {"name": "add", "arguments": "{\"a\": 1}"}});
+    let messages = json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": null, "tool_calls": [call]},
+                          {"role": "tool", "tool_call_id": "c", "content": "2"}]);
+    let named = json!({"type": "function", "function": {"name": "add"}});
+    for choice in [json!("required"), named] {
+        let body = json!({"messages": messages, "tools": [add()], "tool_choice": choice});
+        let (status, answer) = client.post(CHAT, &body).await;
+        assert_eq!(status, 200, "{answer}");
+        let mut submission = endpoint.seen.lock().unwrap().pop().unwrap();
+        let allowed = submission.guide.as_mut().unwrap().allowed().unwrap().unwrap();
+        let first: Vec<u32> = (0..BYTE_LEVEL_VOCAB).filter(|id| allowed.contains(*id)).collect();
+        assert_eq!(first, [u32::from(b'<')]);
     }
 }
 
@@ -238,7 +297,31 @@ async fn refusals_name_field_and_remedy() {
             400,
             "messages[0].content[0].type: \"image_url\" is not supported: send \"text\"",
         ),
-        (CHAT, json!({"messages": user, "tools": [{}]}), 400, "tools: not supported: describe the tools in a message"),
+        (CHAT, json!({"messages": user, "tools": {}}), 400, "tools: expected a list of tools"),
+        (CHAT, json!({"messages": user, "tools": [{}]}), 400, "tools[0].type: expected \"function\""),
+        (CHAT, json!({"messages": user, "tools": [{"type": "function"}]}), 400, "tools[0].function.name: expected"),
+        (CHAT, json!({"messages": user, "tools": [add(), add()]}), 400, "tools: two tools are called \"add\""),
+        (CHAT, json!({"messages": user, "tool_choice": "required"}), 400, "tool_choice: a call is required, and"),
+        (CHAT, json!({"messages": user, "tool_choice": "always"}), 400, "tool_choice: expected \"none\""),
+        (
+            CHAT,
+            json!({"messages": user, "tools": [add()],
+                   "tool_choice": {"type": "function", "function": {"name": "sub"}}}),
+            400,
+            "tool_choice: no tool is called \"sub\"",
+        ),
+        (
+            CHAT,
+            json!({"messages": user, "tools": [add()], "tool_choice": "required", "guided_regex": "a"}),
+            400,
+            "tool_choice: a required call and guided_regex exclude each other",
+        ),
+        (
+            CHAT,
+            json!({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "["}}]}]}),
+            400,
+            "messages[0].tool_calls[0].function.arguments: expected an object",
+        ),
         (CHAT, json!({"messages": user, "response_format": {"type": "xml"}}), 400, "response_format.type: expected"),
         (
             CHAT,

@@ -1,6 +1,7 @@
 //! Flags, their variables, and what mistral.rs has and this program has not.
 
 use super::*;
+use crate::output::Chosen;
 
 fn head(command: &str, variables: &str) -> HeadConfig {
     match configure(command, variables, &CPU).unwrap().role {
@@ -30,6 +31,8 @@ fn defaults_are_the_documented_ones() {
         recovery_timeout: Duration::from_secs(120),
         drain_timeout: Duration::from_secs(30),
         max_waiting: 1024,
+        tool_style: Chosen::Auto,
+        reasoning_style: Chosen::Auto,
     };
     assert_eq!(head.serving, expected);
     assert_eq!(head.common, CommonConfig::default());
@@ -59,6 +62,12 @@ fn each_flag_has_its_variable_and_wins_over_it() {
             head.serving.max_num_batched_tokens.to_string()
         }),
         ("--max-waiting", "LOCKSTEP_MAX_WAITING", "5", "5", |head| head.serving.max_waiting.to_string()),
+        ("--tool-call-parser", "LOCKSTEP_TOOL_CALL_PARSER", "mistral", "Is(Mistral)", |head| {
+            format!("{:?}", head.serving.tool_style)
+        }),
+        ("--reasoning-parser", "LOCKSTEP_REASONING_PARSER", "none", "Off", |head| {
+            format!("{:?}", head.serving.reasoning_style)
+        }),
         ("--context-length", "LOCKSTEP_CONTEXT_LENGTH", "99", "Some(99)", |head| {
             format!("{:?}", head.serving.context_length)
         }),
@@ -118,6 +127,7 @@ fn a_wrong_value_is_refused_by_flag_and_by_variable() {
         ("--max-seqs", "LOCKSTEP_MAX_NUM_SEQS", "0", "from 1"),
         ("--max-num-batched-tokens", "LOCKSTEP_MAX_NUM_BATCHED_TOKENS", "1e3", "whole number"),
         ("--max-waiting", "LOCKSTEP_MAX_WAITING", "0", "from 1"),
+        ("--tool-call-parser", "LOCKSTEP_TOOL_CALL_PARSER", "xml", "hermes"),
         ("--context-length", "LOCKSTEP_CONTEXT_LENGTH", "99999999999999999999", "whole number"),
         ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "512MB", "512Mi"),
         ("--kv-cache-memory", "LOCKSTEP_KV_CACHE_MEMORY", "0", "512Mi"),

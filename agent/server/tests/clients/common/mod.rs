@@ -22,7 +22,9 @@ pub use tokenizers::{BYTE_LEVEL_VOCAB, END, byte_level_json};
 /// Tokens of context of the model that the tests serve.
 pub const CONTEXT: u32 = 512;
 
-const TEMPLATE: &str = "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}\
+/// Shows tools only in so far as the server can tell from it how the model calls them, and thinks.
+const TEMPLATE: &str = "{% if tools %}{# <tool_call> … </think> #}{% endif %}{% for m in messages %}\
+    {% if m.role not in ['system', 'user', 'assistant', 'tool'] %}\
     {{ raise_exception('unknown role ' + m.role) }}{% endif %}<|user|>{{ m.content }}{% endfor %}";
 
 /// What the script does with a prompt; anything else is answered with the prompt itself.

@@ -1,0 +1,221 @@
+//! Whole answers through the parsers, and the same answers cut in any way.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn format(reasoning: Option<ReasoningStyle>, tools: Option<ToolStyle>) -> OutputFormat {
+    let names = vec!["get_weather".to_owned(), "add".to_owned()];
+    let tools = tools.map(|style| ToolFormat { style, names, max_calls: 16 });
+    OutputFormat { reasoning, reasoning_begun: false, tools }
+}
+
+/// What the pieces come to.
+fn read<'a>(format: &OutputFormat, pieces: impl IntoIterator<Item = &'a str>) -> Vec<Piece> {
+    let mut parser = OutputParser::new(format);
+    let mut all = Vec::new();
+    let mut add = |pieces: Vec<Piece>| pieces.into_iter().for_each(|piece| push(&mut all, piece));
+    pieces.into_iter().for_each(|text| add(parser.push(text)));
+    add(parser.finish());
+    all
+}
+
+/// Shown as `content`, `(reasoning)`, `name{arguments}`.
+fn shown(format: &OutputFormat, text: &str) -> String {
+    let mut shown = String::new();
+    for piece in read(format, [text]) {
+        match piece {
+            Piece::Content(text) => shown.push_str(&text),
+            Piece::Reasoning(text) => shown.push_str(&format!("({text})")),
+            Piece::Call { index, name } => shown.push_str(&format!("|{index}:{name}")),
+            Piece::Arguments { fragment, .. } => shown.push_str(&fragment),
+        }
+    }
+    shown
+}
+
+const HERMES: [(&str, &str); 14] = [
+    ("plain < text </tool_call>\n", "plain < text </tool_call>\n"),
+    (
+        "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2, \"}\"]}}\n</tool_call>",
+        "|0:add{\"a\": 1, \"b\": [2, \"}\"]}",
+    ),
+    ("Let me see.\n<tool_call>{\"name\": \"add\", \"arguments\": {}}</tool_call>\n", "Let me see.|0:add{}"),
+    (
+        "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>\n{\"name\": \"get_weather\", \
+         \"arguments\": {\"city\": \"Ber\\\"lin\"}}\n</tool_call>",
+        "|0:add{\"a\": 1}|1:get_weather{\"city\": \"Ber\\\"lin\"}",
+    ),
+    ("<tool_call>{\"arguments\": {\"a\": 1}, \"name\": \"add\"}</tool_call>", "|0:add{\"a\": 1}"),
+    ("<tool_call>{\"name\": \"add\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>", "|0:add{\"a\": 1}"),
+    ("<tool_call>{\"name\": \"add\", \"arguments\": null}</tool_call>", "|0:add{}"),
+    ("<tool_call>{\"name\": \"add\"}</tool_call> and more", "|0:add{} and more"),
+    ("<tool_call>{\"name\": \"unknown\", \"arguments\": {}}</tool_call>", "|0:unknown{}"),
+    ("<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1", "|0:add{\"a\": 1"),
+    ("<tool_call>{\"na", "<tool_call>{\"na"),
+    ("<tool_call>nonsense</tool_call>", "<tool_call>nonsense</tool_call>"),
+    ("<tool_call>{\"name\": 5}</tool_call>", "<tool_call>{\"name\": 5}</tool_call>"),
+    ("<tool_", "<tool_"),
+];
+
+const LLAMA: [(&str, &str); 10] = [
+    ("{\"name\": \"add\", \"parameters\": {\"a\": \"1\"}}", "|0:add{\"a\": \"1\"}"),
+    (" <|python_tag|> {\"type\": \"function\", \"name\": \"add\", \"parameters\": {}}", "|0:add{}"),
+    (
+        "{\"name\": \"add\", \"parameters\": {}}; {\"name\": \"get_weather\", \"parameters\": {}}",
+        "|0:add{}|1:get_weather{}",
+    ),
+    ("{\"name\": \"Ada\", \"age\": 5}", "{\"name\": \"Ada\", \"age\": 5}"),
+    ("{\"a\": {\"name\": \"add\"}}", "{\"a\": {\"name\": \"add\"}}"),
+    ("It is {\"name\": \"add\", \"parameters\": {}}", "It is {\"name\": \"add\", \"parameters\": {}}"),
+    ("<|python_tag|>print(1)", "<|python_tag|>print(1)"),
+    ("  plain", "  plain"),
+    ("{\"name\": \"add\", \"parameters\": {}} done", "|0:add{} done"),
+    ("<|python", "<|python"),
+];
+
+const MISTRAL: [(&str, &str); 9] = [
+    ("[TOOL_CALLS][{\"name\": \"add\", \"arguments\": {\"a\": 1}}]", "|0:add{\"a\": 1}"),
+    (
+        "Sure. [TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {}}, {\"name\": \"get_weather\", \"arguments\": {\"c\": \"]\"}}]",
+        "Sure.|0:add{}|1:get_weather{\"c\": \"]\"}",
+    ),
+    ("[TOOL_CALLS]{\"name\": \"add\", \"arguments\": {}}", "|0:add{}"),
+    (
+        "[TOOL_CALLS]add[ARGS]{\"a\": {\"b\": 1}}[TOOL_CALLS]get_weather[ARGS]{}",
+        "|0:add{\"a\": {\"b\": 1}}|1:get_weather{}",
+    ),
+    ("[TOOL_CALLS]add[CALL_ID]123456789[ARGS]{\"a\": 1}", "|0:add{\"a\": 1}"),
+    ("[TOOL_CALLS]add{\"a\": 1}", "|0:add{\"a\": 1}"),
+    ("[TOOL_CALLS][1, 2]", "[TOOL_CALLS][1, 2]"),
+    ("[TOOL_CALLS]add", "[TOOL_CALLS]add"),
+    ("[1, 2] is a [list]", "[1, 2] is a [list]"),
+];
+
+const PYTHONIC: [(&str, &str); 11] = [
+    ("[add(a=1, b='x)')]", "|0:add{\"a\":1,\"b\":\"x)\"}"),
+    ("[add(a=[1, 2], b={'k': None}), get_weather()]", "|0:add{\"a\":[1,2],\"b\":{\"k\":null}}|1:get_weather{}"),
+    (" <|python_start|>[ add(a=True) ]<|python_end|>", "|0:add{\"a\":true}"),
+    ("[1, 2, 3]", "[1, 2, 3]"),
+    ("[other(a=1)]", "[other(a=1)]"),
+    ("[add(1, 2)]", "[add(1, 2)]"),
+    ("add(a=1)", "add(a=1)"),
+    ("[add(a=1", "[add(a=1"),
+    ("[add", "[add"),
+    ("[]", "[]"),
+    ("[add(a=1)] ignored", "|0:add{\"a\":1}"),
+];
+
+const REASONING: [(&str, &str); 8] = [
+    ("<think>\nWell, hm.\n</think>\n\nYes.", "(Well, hm.)Yes."),
+    ("<think>\n\n</think>\n\nYes.\n", "Yes.\n"),
+    ("  <think>a < b</thin</think>c", "(a < b</thin)c"),
+    ("no reasoning <think>x</think>", "no reasoning <think>x</think>"),
+    ("<think>cut off \n", "(cut off)"),
+    ("<think>cut off </thi", "(cut off </thi)"),
+    ("<thi", "<thi"),
+    ("\n plain", "\n plain"),
+];
+
+fn all() -> Vec<(OutputFormat, &'static str, &'static str)> {
+    let styled = |style: ToolStyle, cases: &[(&'static str, &'static str)]| {
+        cases.iter().map(move |(text, expected)| (format(None, Some(style)), *text, *expected)).collect::<Vec<_>>()
+    };
+    let reasoned = REASONING.map(|(text, expected)| (format(Some(ReasoningStyle::Think), None), text, expected));
+    let both = format(Some(ReasoningStyle::Think), Some(ToolStyle::Hermes));
+    let text = "<think>I <tool_call> add</think>\n<tool_call>{\"name\": \"add\", \"arguments\": {}}</tool_call>";
+    [
+        styled(ToolStyle::Hermes, &HERMES),
+        styled(ToolStyle::Llama3Json, &LLAMA),
+        styled(ToolStyle::Mistral, &MISTRAL),
+        styled(ToolStyle::Pythonic, &PYTHONIC),
+        reasoned.to_vec(),
+        vec![(both, text, "(I <tool_call> add)|0:add{}")],
+    ]
+    .concat()
+}
+
+#[test]
+fn answers_are_read() {
+    for (format, text, expected) in all() {
+        assert_eq!(shown(&format, text), expected, "{text}");
+    }
+}
+
+#[test]
+fn every_cut_into_two_or_into_characters_reads_the_same() {
+    for (format, text, _) in all() {
+        let whole = read(&format, [text]);
+        assert_eq!(read(&format, text.split_inclusive(|_| true)), whole, "{text}");
+        for (at, _) in text.char_indices() {
+            assert_eq!(read(&format, [&text[..at], &text[at..]]), whole, "{text} at {at}");
+        }
+    }
+}
+
+#[test]
+fn names_come_first_and_arguments_as_they_are_written() {
+    let mut parser = OutputParser::new(&format(None, Some(ToolStyle::Hermes)));
+    let pieces: Vec<Vec<Piece>> =
+        ["<tool_call>{\"name\": \"ad", "d\", \"argum", "ents\": {\"a\"", ": 1}", "}</tool_call>"]
+            .map(|text| parser.push(text))
+            .into();
+    let fragment = |text: &str| vec![Piece::Arguments { index: 0, fragment: text.into() }];
+    let expected =
+        [vec![], vec![Piece::Call { index: 0, name: "add".into() }], fragment("{\"a\""), fragment(": 1}"), vec![]];
+    assert_eq!(pieces, expected);
+}
+
+#[test]
+fn a_prompt_may_begin_the_reasoning() {
+    let begun = OutputFormat { reasoning_begun: true, ..format(Some(ReasoningStyle::Think), None) };
+    assert_eq!(shown(&begun, "\nhm\n</think>\n\nyes"), "(hm)yes");
+    assert_eq!(shown(&begun, "hm"), "(hm)");
+}
+
+#[test]
+fn only_so_many_calls_are_told() {
+    let mut format = format(None, Some(ToolStyle::Llama3Json));
+    format.tools.as_mut().unwrap().max_calls = 1;
+    let text = "{\"name\": \"add\", \"parameters\": {\"a\": 1}};{\"name\": \"add\", \"parameters\": {\"a\": 2}}";
+    assert_eq!(shown(&format, text), "|0:add{\"a\": 1}");
+}
+
+#[test]
+fn styles_are_told_from_templates() {
+    let cases = [
+        ("{{ '<tool_call>' }}", Some(ToolStyle::Hermes), None),
+        ("{{ '[TOOL_CALLS]' }} [/THINK]", Some(ToolStyle::Mistral), Some(ReasoningStyle::Mistral)),
+        ("<|python_tag|>", Some(ToolStyle::Llama3Json), None),
+        ("[func_name1(params_name1=params_value1)]", Some(ToolStyle::Pythonic), None),
+        ("{% if '</think>' in content %}", None, Some(ReasoningStyle::Think)),
+        ("{{ messages }}", None, None),
+    ];
+    for (template, tools, reasoning) in cases {
+        assert_eq!(ToolStyle::of_template(template), tools, "{template}");
+        assert_eq!(ReasoningStyle::of_template(template), reasoning, "{template}");
+    }
+}
+
+proptest! {
+    /// Marks, pieces of calls and noise in any order, cut anywhere.
+    #[test]
+    fn any_cut_of_any_text_reads_the_same(
+        parts in prop::collection::vec(prop::sample::select(vec![
+            "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>", "[", "]", "{", "}",
+            "\"name\": \"add\"", "\"arguments\": ", "\"parameters\": {", "\"", ", ", ";", "add(", "a=1", ")", " ", "\n", "é", "\\",
+            "{\"name\": \"add\", \"arguments\": {\"a\": 1}}", "text",
+        ]), 0..14),
+        cuts in prop::collection::vec(0usize..200, 0..6),
+        style in 0usize..4, reasons in any::<bool>(),
+    ) {
+        let styles = [ToolStyle::Hermes, ToolStyle::Llama3Json, ToolStyle::Mistral, ToolStyle::Pythonic];
+        let format = format(reasons.then_some(ReasoningStyle::Think), Some(styles[style]));
+        let text = parts.concat();
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| text.floor_char_boundary(cut)).collect();
+        cuts.extend([0, text.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<&str> = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
+        prop_assert_eq!(read(&format, pieces), read(&format, [text.as_str()]));
+    }
+}

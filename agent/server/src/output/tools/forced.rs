@@ -1,0 +1,263 @@
+//! The grammar of an answer that must be calls: in the model's own style, with arguments of each tool's schema.
+
+use serde_json::{Map, Value};
+
+use super::ToolStyle;
+use super::styles::{Hermes, Mistral};
+use crate::grammar::{Grammar, GrammarError, literal, with_whitespace};
+
+/// Most calls of an answer that must have one.
+const MAX_CALLS: usize = 8;
+
+/// A tool that may be called.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Function {
+    pub name: String,
+    /// Schema of its arguments.
+    pub parameters: Value,
+}
+
+/// How a style writes a call: before its name, between name and arguments, after them; and what is around and between
+/// calls.
+struct Spelling {
+    begin: &'static str,
+    before_name: &'static str,
+    before_arguments: &'static str,
+    after_arguments: &'static str,
+    between: &'static str,
+    end: &'static str,
+}
+
+const HERMES: Spelling = Spelling {
+    begin: "",
+    before_name: "<tool_call>\n{\"name\": \"",
+    before_arguments: "\", \"arguments\": ",
+    after_arguments: "}\n</tool_call>",
+    between: "\n",
+    end: "",
+};
+const LLAMA: Spelling = Spelling {
+    begin: "",
+    before_name: "{\"name\": \"",
+    before_arguments: "\", \"parameters\": ",
+    after_arguments: "}",
+    between: "; ",
+    end: "",
+};
+const MISTRAL: Spelling = Spelling {
+    begin: Mistral::BEGIN,
+    before_name: "{\"name\": \"",
+    before_arguments: "\", \"arguments\": ",
+    after_arguments: "}",
+    between: ", ",
+    end: "]",
+};
+const PYTHONIC: Spelling =
+    Spelling { begin: "[", before_name: "", before_arguments: "(", after_arguments: ")", between: ", ", end: "]" };
+
+/// The grammar of one call of these tools, or of several. `special` gives the id of a special token that is spelled so.
+///
+/// # Errors
+/// Which tool's parameters are no schema.
+pub fn forced(
+    style: ToolStyle,
+    tools: &[Function],
+    several: bool,
+    special: impl Fn(&str) -> Option<u32>,
+) -> Result<Grammar, GrammarError> {
+    let spelling = match style {
+        ToolStyle::Hermes => HERMES,
+        ToolStyle::Llama3Json => LLAMA,
+        ToolStyle::Mistral => MISTRAL,
+        ToolStyle::Pythonic => PYTHONIC,
+    };
+    // A mark may be one special token, which a text never spells.
+    let marked = |text: &str| spell(text, &special);
+    let names: Vec<String> = (0..tools.len()).map(|index| format!("call{index}")).collect();
+    let list =
+        if style == ToolStyle::Mistral { format!("{} \"[\"", marked(spelling.begin)) } else { marked(spelling.begin) };
+    let more =
+        if several { format!(" ({} call){{0,{}}}", marked(spelling.between), MAX_CALLS - 1) } else { String::new() };
+    let mut rules = vec![
+        format!("start: {list} call{more} {}", marked(spelling.end)),
+        format!("call: {} ({}) {}", marked(spelling.before_name), names.join(" | "), marked(spelling.after_arguments)),
+    ];
+    for (index, tool) in tools.iter().enumerate() {
+        let head = literal(&format!("{}{}", tool.name, spelling.before_arguments));
+        rules.push(format!("call{index}: {head} arguments{index}"));
+        match style {
+            ToolStyle::Pythonic => keywords(index, &tool.parameters, &mut rules)?,
+            _ => rules.push(format!("arguments{index}: {}", json(&tool.parameters)?)),
+        }
+    }
+    Ok(Grammar::Lark(rules.join("\n")))
+}
+
+/// A text, of which the marks are special tokens where the model has them.
+fn spell(text: &str, special: &impl Fn(&str) -> Option<u32>) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    for mark in [Hermes::BEGIN, Hermes::END, Mistral::BEGIN] {
+        if let Some((before, after)) = text.split_once(mark)
+            && let Some(id) = special(mark)
+        {
+            return format!("{} <[{id}]> {}", spell(before, special), spell(after, special));
+        }
+    }
+    literal(text)
+}
+
+fn json(schema: &Value) -> Result<String, GrammarError> {
+    Ok(format!("%json {}", with_whitespace(schema.clone())?))
+}
+
+/// Named arguments: those that are required in their order, then any of the others in theirs.
+fn keywords(index: usize, parameters: &Value, rules: &mut Vec<String>) -> Result<(), GrammarError> {
+    let none = Map::new();
+    let properties = parameters["properties"].as_object().unwrap_or(&none);
+    let is_required =
+        |name: &String| parameters["required"].as_array().is_some_and(|all| all.iter().any(|one| one == name.as_str()));
+    let (required, optional): (Vec<_>, Vec<_>) = properties.iter().partition(|(name, _)| is_required(name));
+    let ordered: Vec<_> = required.iter().chain(&optional).collect();
+    for (at, (name, schema)) in ordered.iter().enumerate() {
+        let mut schema = (*schema).clone();
+        // What a property refers to is defined beside the properties.
+        if let Value::Object(fields) = &mut schema {
+            for definitions in ["$defs", "definitions"] {
+                if let Some(value) = parameters.get(definitions) {
+                    fields.entry(definitions).or_insert_with(|| value.clone());
+                }
+            }
+        }
+        rules.push(format!("argument{index}_{at}: {} {}", literal(&format!("{name}=")), json(&schema)?));
+    }
+    let argument = |at: usize| format!("argument{index}_{at}");
+    let optional_from =
+        |at: usize| (at..ordered.len()).map(|at| format!("(\", \" {})?", argument(at))).collect::<Vec<_>>();
+    let count = required.len();
+    let list = if count > 0 {
+        let first: Vec<String> = (0..count).map(argument).collect();
+        format!("{} {}", first.join(" \", \" "), optional_from(count).join(" "))
+    } else {
+        let beginnings = (0..ordered.len()).map(|at| format!("{} {}", argument(at), optional_from(at + 1).join(" ")));
+        beginnings.chain(["\"\"".to_owned()]).collect::<Vec<_>>().join(" | ")
+    };
+    rules.push(format!("arguments{index}: {list}"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::grammar::Grammars;
+    use crate::output::{OutputFormat, OutputParser, Piece, ToolFormat};
+    use crate::text::fixtures;
+
+    fn tools() -> Vec<Function> {
+        let weather = json!({
+            "type": "object",
+            "properties": {"city": {"$ref": "#/$defs/city"}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+            "required": ["city"],
+            "additionalProperties": false,
+            "$defs": {"city": {"enum": ["Bern", "Rom"]}},
+        });
+        let add = json!({
+            "type": "object",
+            "properties": {"a": {"type": "boolean"}, "b": {"type": "array", "items": {"type": "null"}, "maxItems": 2}},
+            "additionalProperties": false,
+        });
+        vec![
+            Function { name: "get_weather".into(), parameters: weather },
+            Function { name: "add".into(), parameters: add },
+        ]
+    }
+
+    fn is_call(name: &str, arguments: &Value) -> bool {
+        let fits = |key: &str, fits: &dyn Fn(&Value) -> bool| arguments.get(key).is_none_or(fits);
+        match name {
+            "get_weather" => {
+                (arguments["city"] == "Bern" || arguments["city"] == "Rom")
+                    && fits("days", &|days| days.as_u64().is_some_and(|days| (1..=9).contains(&days)))
+            }
+            "add" => fits("a", &Value::is_boolean) && fits("b", &Value::is_array),
+            _ => false,
+        }
+    }
+
+    /// Random walks through the grammar are calls, by the style's own parser.
+    fn walk(style: ToolStyle, several: bool, seed: u64) -> usize {
+        let special = |mark: &str| (mark == Mistral::BEGIN && seed % 2 == 1).then_some(fixtures::END - 1);
+        let grammar = forced(style, &tools(), several, special).unwrap();
+        let grammars = Grammars::new(fixtures::byte_level(), fixtures::BYTE_LEVEL_VOCAB, vec![fixtures::END].into());
+        let mut guide = grammars.compile(&grammar).unwrap();
+        let tokenizer = fixtures::byte_level();
+        let mut text = String::new();
+        for position in 0..6000 {
+            let allowed = guide.allowed().unwrap().unwrap();
+            let ids = (0..fixtures::BYTE_LEVEL_VOCAB).filter(|id| allowed.contains(*id));
+            let draw = |id: &u32| draw_of(seed, position, *id);
+            let id = ids.max_by_key(draw).unwrap();
+            if id == fixtures::END {
+                break;
+            }
+            text.push_str(
+                if id == fixtures::END - 1 { Mistral::BEGIN.into() } else { tokenizer.token_text(id) }.as_str(),
+            );
+            if guide.advance(id).unwrap() {
+                break;
+            }
+        }
+        let names = tools().into_iter().map(|tool| tool.name).collect();
+        let tools = Some(ToolFormat { style, names, max_calls: 99 });
+        let mut parser = OutputParser::new(&OutputFormat { tools, ..OutputFormat::default() });
+        let mut calls: Vec<(String, String)> = Vec::new();
+        for piece in parser.push(&text).into_iter().chain(parser.finish()) {
+            match piece {
+                Piece::Call { name, .. } => calls.push((name, String::new())),
+                Piece::Arguments { fragment, .. } => calls.last_mut().unwrap().1.push_str(&fragment),
+                other => panic!("{other:?} in {text}"),
+            }
+        }
+        for (name, arguments) in &calls {
+            let arguments = serde_json::from_str(arguments).unwrap_or_else(|error| panic!("{error} in {text}"));
+            assert!(is_call(name, &arguments), "{text}");
+        }
+        assert!(!calls.is_empty() && (several || calls.len() == 1), "{text}");
+        calls.len()
+    }
+
+    /// A number that depends on all three.
+    fn draw_of(seed: u64, position: u32, id: u32) -> u64 {
+        let mut state = seed ^ u64::from(position) << 20 ^ u64::from(id) << 40;
+        for _ in 0..3 {
+            state = (state ^ state >> 31).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17);
+        }
+        state
+    }
+
+    #[test]
+    fn forced_answers_are_calls_in_every_style() {
+        for style in [ToolStyle::Hermes, ToolStyle::Llama3Json, ToolStyle::Mistral, ToolStyle::Pythonic] {
+            let most = (0..12).map(|seed| walk(style, true, seed)).max();
+            assert!(most > Some(1), "{style:?}: sometimes several");
+            for seed in 0..6 {
+                walk(style, false, seed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_schema_that_cannot_be_kept_names_its_fault() {
+        let tool = Function { name: "f".into(), parameters: json!({"type": "robot"}) };
+        let grammars = Grammars::new(fixtures::byte_level(), fixtures::BYTE_LEVEL_VOCAB, vec![fixtures::END].into());
+        for style in [ToolStyle::Hermes, ToolStyle::Pythonic] {
+            match forced(style, std::slice::from_ref(&tool), false, |_| None).and_then(|g| grammars.compile(&g)) {
+                Err(error) => assert!(style == ToolStyle::Pythonic || error.to_string().contains("robot"), "{error}"),
+                Ok(_) => assert_eq!(style, ToolStyle::Pythonic, "it has no properties"),
+            }
+        }
+    }
+}
