@@ -158,14 +158,15 @@ impl Answer {
         }
         let mut next = Some(self.event().await?);
         let mut delta = Delta::default();
-        for _ in 0..MAX_COALESCED {
+        for left in (0..MAX_COALESCED).rev() {
             let Some(event) = next else { break };
             match self.state.take(event, &mut delta) {
                 Err(failure) if delta.tokens.is_empty() => return Some(Err(self.fail(failure))),
                 Err(failure) => self.failure = Some(failure),
                 Ok(()) => {}
             }
-            if delta.finish.is_some() || self.failure.is_some() {
+            // What is received here must be taken in the next round.
+            if left == 0 || delta.finish.is_some() || self.failure.is_some() {
                 break;
             }
             next = self.events.as_mut().and_then(|events| events.try_recv().ok());
@@ -395,6 +396,23 @@ mod tests {
         for ((shown, end), (text, reason)) in cases {
             assert_eq!((shown.as_str(), end.as_str()), (text, reason));
         }
+    }
+
+    #[tokio::test]
+    async fn no_token_of_a_backlog_is_lost() {
+        let (sender, events) = mpsc::channel(1024);
+        for _ in 0..3 * MAX_COALESCED + 5 {
+            sender.send(Event::Token { id: u32::from(b'x'), logprobs: None }).await.unwrap();
+        }
+        sender.send(Event::Finished(FinishReason::Stop)).await.unwrap();
+        let mut answer = start(&[], None).answer(events);
+        let mut text = String::new();
+        while let Some(delta) = answer.next().await {
+            let delta = delta.unwrap();
+            assert!(delta.tokens.len() <= MAX_COALESCED);
+            text.push_str(&delta.text);
+        }
+        assert_eq!(text.len(), 3 * MAX_COALESCED + 5);
     }
 
     #[tokio::test]
