@@ -22,7 +22,8 @@ fn main() -> Result<(), EngineError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [source, text, ..] = arguments.as_slice() else { return Err(usage("give SOURCE and TEXT-FILE")) };
     let window = arguments.get(2).map_or(Ok(64), |window| window.parse().map_err(usage))?;
-    let tokenizer = tokenizers::Tokenizer::from_bytes(describe(source)?.tokenizer_json).map_err(usage)?;
+    let tokenizer =
+        tokenizers::Tokenizer::from_bytes(describe(open(source)?.as_ref())?.tokenizer_json).map_err(usage)?;
     let text = std::fs::read_to_string(text).map_err(usage)?;
     let ids = tokenizer.encode(text, false).map_err(usage)?.get_ids().to_vec();
     let choices = [

@@ -1,5 +1,7 @@
 //! What the weightless head must know of a model: everything but the weights.
 
+use std::sync::Arc;
+
 use lockstep_kernels::BlockFormat;
 use serde_json::Value;
 
@@ -7,7 +9,7 @@ use crate::EngineError;
 use crate::config::{GenerationDefaults, ModelConfig};
 use crate::runner::dtype_name;
 use crate::shard::largest_world_size;
-use crate::source::open;
+use crate::source::ModelFiles;
 use crate::weights::Weights;
 
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -41,11 +43,10 @@ pub struct ModelDescription {
 /// Reads everything of a model but its weights.
 ///
 /// # Errors
-/// As [`open`], and [`EngineError::Missing`] or [`EngineError::Format`] naming the file.
-pub fn describe(source: &str) -> Result<ModelDescription, EngineError> {
-    let files = open(source)?;
-    let config = ModelConfig::read(files.as_ref())?;
-    let generation = GenerationDefaults::read(files.as_ref(), &config)?;
+/// [`EngineError::Missing`] or [`EngineError::Format`] naming the file.
+pub fn describe(files: &dyn ModelFiles) -> Result<ModelDescription, EngineError> {
+    let config = ModelConfig::read(files)?;
+    let generation = GenerationDefaults::read(files, &config)?;
     let tokenizer_config = match files.read_all(TOKENIZER_CONFIG_FILE)? {
         Some(json) => serde_json::from_slice(&json)
             .map_err(|error| EngineError::format(TOKENIZER_CONFIG_FILE, error.to_string()))?,
@@ -84,9 +85,9 @@ pub struct WeightFacts {
 /// Reads the headers of the weights, which also finds files that are missing or too short.
 ///
 /// # Errors
-/// As [`open`], and [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
-pub fn weight_facts(source: &str) -> Result<WeightFacts, EngineError> {
-    let weights = Weights::open(open(source)?)?;
+/// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
+pub fn weight_facts(files: Arc<dyn ModelFiles>) -> Result<WeightFacts, EngineError> {
+    let weights = Weights::open(files)?;
     let blocks = weights.main_blocks().map(BlockFormat::name);
     let dtype = blocks.unwrap_or_else(|| dtype_name(weights.main_dtype()));
     Ok(WeightFacts { parameters: weights.parameters(), dtype })
@@ -114,12 +115,17 @@ fn token_text(config: &Value, name: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::source::open;
+
+    fn described(model: &fixture::Model) -> Result<ModelDescription, EngineError> {
+        describe(open(model.source())?.as_ref())
+    }
 
     #[test]
     fn a_model_is_described_without_its_weights() {
         let model = fixture::tiny_llama();
         model.remove("model.safetensors");
-        let plain = describe(model.source()).unwrap();
+        let plain = described(&model).unwrap();
         assert_eq!((plain.architecture, plain.context_length, plain.vocab_size), ("LlamaForCausalLM", 128, 101));
         assert_eq!(plain.tokenizer_json, b"{}");
         assert_eq!((plain.chat_template, plain.bos_token), (None, None));
@@ -130,11 +136,11 @@ mod tests {
         ];
         for (json, template) in configs {
             model.write(TOKENIZER_CONFIG_FILE, json.as_bytes());
-            assert_eq!(describe(model.source()).unwrap().chat_template.as_deref(), Some(template));
+            assert_eq!(described(&model).unwrap().chat_template.as_deref(), Some(template));
         }
         model.write(TOKENIZER_CONFIG_FILE, configs[0].0.as_bytes());
         model.write(TEMPLATE_FILE, b"J");
-        let full = describe(model.source()).unwrap();
+        let full = described(&model).unwrap();
         assert_eq!(full.chat_template.as_deref(), Some("J"));
         assert_eq!((full.bos_token.as_deref(), full.eos_token.as_deref()), (Some("<s>"), Some("</s>")));
     }
@@ -143,11 +149,11 @@ mod tests {
     fn what_is_missing_or_malformed_is_named() {
         let model = fixture::tiny_llama();
         model.write(TOKENIZER_CONFIG_FILE, b"{");
-        assert!(describe(model.source()).unwrap_err().to_string().starts_with("tokenizer_config.json"));
+        assert!(described(&model).unwrap_err().to_string().starts_with("tokenizer_config.json"));
         model.remove(TOKENIZER_CONFIG_FILE);
         model.remove("tokenizer.json");
-        assert!(describe(model.source()).unwrap_err().to_string().starts_with("tokenizer.json is missing"));
+        assert!(described(&model).unwrap_err().to_string().starts_with("tokenizer.json is missing"));
         model.remove("config.json");
-        assert!(describe(model.source()).unwrap_err().to_string().starts_with("config.json is missing"));
+        assert!(described(&model).unwrap_err().to_string().starts_with("config.json is missing"));
     }
 }

@@ -24,7 +24,7 @@ pub use describe::{ModelDescription, WeightFacts, describe, weight_facts};
 pub use error::EngineError;
 pub use quantization::Quantization;
 pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig, StepWithLogits};
-pub use source::{ModelFile, ModelFiles, ResolvedModel, open, resolve, verify};
+pub use source::{ModelFile, ModelFiles, open, resolve, verify};
 
 /// Name of the instruction set that a rank computes with: the one asked for, else the best that this machine has.
 ///

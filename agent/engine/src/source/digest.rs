@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{ModelFiles, open};
+use super::ModelFiles;
 use crate::EngineError;
 use crate::weights::Index;
 
@@ -15,35 +15,29 @@ const END: u64 = 1 << 20;
 pub struct ModelFile {
     pub name: String,
     pub size: u64,
-    /// SHA-256 in hex: of the whole file below 16 MiB, else of its size (8 bytes, little-endian), its first and its
-    /// last MiB.
-    pub sha256: String,
-}
-
-/// A model as the head resolved it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResolvedModel {
-    /// As it was asked for.
-    pub source: String,
-    /// `config.json`, the shard index where there is one, and the weights.
-    pub files: Vec<ModelFile>,
-    /// Over names, sizes and digests of the files: names what must be in memory.
+    /// Of its content, in hex. By [`resolve`], SHA-256: of the whole file below 16 MiB, else of its size (8 bytes,
+    /// little-endian), its first and its last MiB. Whoever names files by other digests uses them in the same place.
     pub digest: String,
 }
 
-/// Lists and digests what ranks will read of `source`.
+/// Names of the files that ranks read: `config.json`, the shard index where there is one, and the weights.
 ///
 /// # Errors
-/// As [`open`], and whatever reading the files meets.
-pub fn resolve(source: &str) -> Result<ResolvedModel, EngineError> {
-    let files = open(source)?;
-    let index = Index::read(files.as_ref())?;
+/// [`EngineError::Missing`] where there are no weights, [`EngineError::Format`] for a malformed index.
+pub fn rank_files(files: &dyn ModelFiles) -> Result<Vec<String>, EngineError> {
+    let index = Index::read(files)?;
     let mut names = vec!["config.json".to_owned()];
     names.extend(index.file().map(str::to_owned));
     names.extend(index.shards().iter().cloned());
-    let files = names.into_iter().map(|name| digest_file(files.as_ref(), name)).collect::<Result<Vec<_>, _>>()?;
-    let digest = digest_of(&files);
-    Ok(ResolvedModel { source: source.into(), files, digest })
+    Ok(names)
+}
+
+/// Lists and digests what ranks will read.
+///
+/// # Errors
+/// As [`rank_files`], and whatever reading the files meets.
+pub fn resolve(files: &dyn ModelFiles) -> Result<Vec<ModelFile>, EngineError> {
+    rank_files(files)?.into_iter().map(|name| digest_file(files, name)).collect()
 }
 
 /// Checks that this node's files are the ones that the head resolved.
@@ -59,8 +53,8 @@ pub fn verify(files: &dyn ModelFiles, expected: &[ModelFile]) -> Result<(), Engi
             None => return Err(EngineError::Missing { file: file.name.clone(), origin: files.source().into() }),
         }
         let here = digest_file(files, file.name.clone())?;
-        if here.sha256 != file.sha256 {
-            return Err(changed(format!("digest {} here, {} there", here.sha256, file.sha256)));
+        if here.digest != file.digest {
+            return Err(changed(format!("digest {} here, {} there", here.digest, file.digest)));
         }
     }
     Ok(())
@@ -81,16 +75,17 @@ fn digest_file(files: &dyn ModelFiles, name: String) -> Result<ModelFile, Engine
         files.read_at(&name, offset, &mut bytes)?;
         hash.update(&bytes);
     }
-    Ok(ModelFile { sha256: hex(&hash.finalize()), name, size })
+    Ok(ModelFile { digest: hex(&hash.finalize()), name, size })
 }
 
-fn digest_of(files: &[ModelFile]) -> String {
+/// Over names, sizes and digests of a model's files: names what must be in memory.
+pub fn digest_of(files: &[ModelFile]) -> String {
     let mut hash = Sha256::new();
     for file in files {
         hash.update((file.name.len() as u64).to_le_bytes());
         hash.update(&file.name);
         hash.update(file.size.to_le_bytes());
-        hash.update(&file.sha256);
+        hash.update(&file.digest);
     }
     hex(&hash.finalize())
 }
@@ -103,26 +98,28 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::source::open;
 
     #[test]
     fn a_changed_byte_is_noticed_and_named() {
         let model = fixture::tiny_llama();
-        let resolved = resolve(model.source()).unwrap();
-        assert_eq!(resolved, resolve(model.source()).unwrap());
-        let names: Vec<_> = resolved.files.iter().map(|file| file.name.as_str()).collect();
+        let resolved = || resolve(open(model.source()).unwrap().as_ref()).unwrap();
+        let first = resolved();
+        assert_eq!(first, resolved());
+        let names: Vec<_> = first.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(names, ["config.json", "model.safetensors"]);
-        verify(open(model.source()).unwrap().as_ref(), &resolved.files).unwrap();
+        verify(open(model.source()).unwrap().as_ref(), &first).unwrap();
 
         model.patch("model.safetensors", |bytes| *bytes.last_mut().unwrap() ^= 1);
-        let error = verify(open(model.source()).unwrap().as_ref(), &resolved.files).unwrap_err().to_string();
+        let error = verify(open(model.source()).unwrap().as_ref(), &first).unwrap_err().to_string();
         assert!(error.contains("model.safetensors is not the file that the head resolved: digest"), "{error}");
-        assert_ne!(resolve(model.source()).unwrap().digest, resolved.digest);
+        assert_ne!(digest_of(&resolved()), digest_of(&first));
 
         model.patch("model.safetensors", |bytes| bytes.truncate(100));
-        let error = verify(open(model.source()).unwrap().as_ref(), &resolved.files).unwrap_err().to_string();
+        let error = verify(open(model.source()).unwrap().as_ref(), &first).unwrap_err().to_string();
         assert!(error.contains("100 bytes here"), "{error}");
         model.remove("model.safetensors");
-        let error = verify(open(model.source()).unwrap().as_ref(), &resolved.files).unwrap_err().to_string();
+        let error = verify(open(model.source()).unwrap().as_ref(), &first).unwrap_err().to_string();
         assert!(error.contains("model.safetensors is missing"), "{error}");
     }
 
@@ -134,7 +131,7 @@ mod tests {
         let digest = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
             let files = open(folder.path().to_str().unwrap()).unwrap();
-            digest_file(files.as_ref(), "big".into()).unwrap().sha256
+            digest_file(files.as_ref(), "big".into()).unwrap().digest
         };
         let first = digest(&bytes);
         bytes[8 << 20] = 8;

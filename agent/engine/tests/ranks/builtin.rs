@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lockstep_engine::{DTypeChoice, describe};
+use lockstep_engine::{DTypeChoice, describe, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId};
 
 use crate::common::{Expected, Ranks, Setup, drive, request, scheduler};
@@ -43,7 +43,7 @@ fn the_builtin_model_answers_as_in_transformers() {
 
 #[test]
 fn the_builtin_model_has_what_a_head_needs() {
-    let described = describe(SOURCE).unwrap();
+    let described = describe(open(SOURCE).unwrap().as_ref()).unwrap();
     assert!(described.chat_template.is_some_and(|template| template.contains("<|user|>")));
     assert!(!described.generation.eos_token_ids.is_empty());
     assert!(described.largest_world_size >= 4);

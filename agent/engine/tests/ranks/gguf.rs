@@ -55,7 +55,8 @@ fn logits_are_those_of_the_packages_dequantization() {
 
 #[test]
 fn a_file_is_a_model() {
-    let described = NAMES.map(|name| describe(&path(&format!("{name}.gguf")).display().to_string()).unwrap());
+    let files = |name: &str| open(&path(&format!("{name}.gguf")).display().to_string()).unwrap();
+    let described = NAMES.map(|name| describe(files(name).as_ref()).unwrap());
     let tokenizers =
         described.each_ref().map(|model| tokenizers::Tokenizer::from_bytes(&model.tokenizer_json).unwrap());
     let ids = |index: usize, text: &str| tokenizers[index].encode(text, true).unwrap().get_ids().to_vec();
@@ -70,7 +71,7 @@ fn a_file_is_a_model() {
         assert_eq!((model.generation.eos_token_ids.as_slice(), model.vocab_size), (&[2][..], 96));
         assert!(model.chat_template.as_ref().unwrap().contains("m['role']"));
     }
-    let facts = weight_facts(&path("llama.gguf").display().to_string()).unwrap();
+    let facts = weight_facts(files("llama")).unwrap();
     assert_eq!((facts.dtype, facts.parameters), ("q4_k", 443_136));
 }
 
@@ -79,10 +80,10 @@ fn a_folder_with_one_file_is_that_file() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(path("qwen3.gguf"), folder.path().join("a-Q4_K_M.gguf")).unwrap();
     let source = folder.path().display().to_string();
-    let resolved = resolve(&source).unwrap();
-    let names: Vec<_> = resolved.files.iter().map(|file| file.name.as_str()).collect();
+    let resolved = resolve(open(&source).unwrap().as_ref()).unwrap();
+    let names: Vec<_> = resolved.iter().map(|file| file.name.as_str()).collect();
     assert_eq!(names, ["config.json", "model.gguf"]);
-    verify(open(&source).unwrap().as_ref(), &resolved.files).unwrap();
+    verify(open(&source).unwrap().as_ref(), &resolved).unwrap();
     let setup = Setup { source: source.clone(), dtype: DTypeChoice::Auto, ..setup("qwen3", 2) };
     let runner = Runner::load(setup.config(1), &mut |_, _| {}).unwrap();
     // A rank reads its part of every matrix, and keeps it in its format.

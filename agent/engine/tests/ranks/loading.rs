@@ -169,18 +169,18 @@ fn wrong_choices_are_refused_with_the_remedy() {
 #[test]
 fn a_model_is_resolved_once_and_verified_everywhere() {
     let (folder, setup) = copy("llama3-sharded");
-    let resolved = resolve(&setup.source).unwrap();
-    assert_eq!(resolved.files.len(), 5, "configuration, index, three shards");
-    verify(open(&setup.source).unwrap().as_ref(), &resolved.files).unwrap();
+    let resolved = resolve(open(&setup.source).unwrap().as_ref()).unwrap();
+    assert_eq!(resolved.len(), 5, "configuration, index, three shards");
+    verify(open(&setup.source).unwrap().as_ref(), &resolved).unwrap();
     edit(folder.path(), "config.json", "\"rope_theta\"", "\"rope_thetb\"");
-    let message = verify(open(&setup.source).unwrap().as_ref(), &resolved.files).unwrap_err().to_string();
+    let message = verify(open(&setup.source).unwrap().as_ref(), &resolved).unwrap_err().to_string();
     assert!(message.starts_with("config.json is not the file that the head resolved"), "{message}");
 }
 
 #[test]
 fn every_fixture_is_described() {
     for name in crate::common::FIXTURES {
-        let described = describe(&folder(name).display().to_string()).unwrap();
+        let described = describe(open(&folder(name).display().to_string()).unwrap().as_ref()).unwrap();
         assert!(described.context_length >= 256 && described.largest_world_size >= 4, "{name}");
         assert_eq!(described.generation.eos_token_ids, [2], "{name}");
         assert!(!described.tokenizer_json.is_empty());

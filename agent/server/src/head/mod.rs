@@ -26,7 +26,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use lockstep_engine::source::ResolvedModel;
+use lockstep_engine::source::{self, ModelFile};
 use lockstep_engine::{ModelDescription, Quantization, WeightFacts};
 use lockstep_proto::names::{env, role};
 use lockstep_proto::node as pb;
@@ -75,7 +75,7 @@ pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyho
         tracing::warn!("the group has no key: anyone who reaches its ports can join; set {}", env::GROUP_KEY_FILE);
     }
     let source = config.model.source.to_string();
-    let (description, weights, resolved) =
+    let (description, weights, files) =
         read_model(source.clone()).await.with_context(|| format!("read the model {source}"))?;
     let text = Text::new(model_text(&config, &description)?)?;
     let drawn = || match config.ring {
@@ -83,7 +83,7 @@ pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyho
         RingSetup::Auto { .. } => uuid::Uuid::new_v4().to_string(),
     };
     let cluster_id = config.common.cluster_id.clone().unwrap_or_else(drawn);
-    let group = group_config(&config, &description, resolved, &cluster_id)?;
+    let group = group_config(&config, &description, files, &cluster_id)?;
     let model = model_info(&config, &description, &weights, &text);
     let scheduler = Scheduler::new(schedule_config(&config, &text));
     let ports = Ports::bind(&config).await?;
@@ -218,11 +218,12 @@ fn open_tls(folder: &Path, own_ranks: OwnRanks) -> anyhow::Result<Arc<Tls>> {
     Ok(Arc::new(Tls::open(folder, role::HEAD)?))
 }
 
-async fn read_model(source: String) -> anyhow::Result<(ModelDescription, WeightFacts, ResolvedModel)> {
+async fn read_model(source: String) -> anyhow::Result<(ModelDescription, WeightFacts, Vec<ModelFile>)> {
     let read = move || {
-        let description = lockstep_engine::describe(&source)?;
-        let resolved = lockstep_engine::source::resolve(&source)?;
-        let weights = lockstep_engine::weight_facts(&source)?;
+        let files = source::open(&source)?;
+        let description = lockstep_engine::describe(files.as_ref())?;
+        let resolved = source::resolve(files.as_ref())?;
+        let weights = lockstep_engine::weight_facts(files)?;
         anyhow::Ok((description, weights, resolved))
     };
     tokio::task::spawn_blocking(read).await.context("read the model")?
@@ -286,20 +287,21 @@ fn splits(topology: Topology, description: &ModelDescription) -> anyhow::Result<
 fn group_config(
     config: &HeadConfig,
     description: &ModelDescription,
-    resolved: ResolvedModel,
+    files: Vec<ModelFile>,
     cluster_id: &str,
 ) -> anyhow::Result<GroupConfig> {
     let topology = config.topology;
     splits(topology, description)?;
-    let files = resolved.files.into_iter();
-    let files = files.map(|file| pb::ModelFile { name: file.name, size: file.size, sha256: file.sha256 }).collect();
+    let digest = source::digest_of(&files);
+    let files = files.into_iter();
+    let files = files.map(|file| pb::ModelFile { name: file.name, size: file.size, sha256: file.digest }).collect();
     let model = pb::Model {
-        source: resolved.source,
+        source: config.model.source.to_string(),
         revision: String::new(),
         files,
         dtype: config.model.dtype.as_str().to_owned(),
         quantization: config.model.quantization.as_str().to_owned(),
-        digest: format!("{}-{}-{}", resolved.digest, config.model.dtype.as_str(), config.model.quantization),
+        digest: format!("{}-{}-{}", digest, config.model.dtype.as_str(), config.model.quantization),
     };
     let (kv_cache_bytes, kv_cache_fraction) = match config.serving.kv_cache {
         KvCacheMemory::Bytes(bytes) => (bytes, 0.0),

@@ -53,7 +53,7 @@ pub(super) fn open_checked(model: &pb::Model) -> Result<Arc<dyn ModelFiles>, loc
     let expected: Vec<source::ModelFile> = model
         .files
         .iter()
-        .map(|file| source::ModelFile { name: file.name.clone(), size: file.size, sha256: file.sha256.clone() })
+        .map(|file| source::ModelFile { name: file.name.clone(), size: file.size, digest: file.sha256.clone() })
         .collect();
     source::verify(files.as_ref(), &expected)?;
     Ok(files)
