@@ -43,6 +43,8 @@ pub mod env {
     /// What clients call the model.
     pub const MODEL_NAME: &str = "LOCKSTEP_MODEL_NAME";
     pub const MODEL_SOURCE: &str = "LOCKSTEP_MODEL_SOURCE";
+    /// Branch, tag or commit of a model of a hub; default: `main`.
+    pub const MODEL_REVISION: &str = "LOCKSTEP_MODEL_REVISION";
     /// `auto`, `f32`, `bf16` or `f16`.
     pub const DTYPE: &str = "LOCKSTEP_DTYPE";
     /// `none`, `q8_0` or `q4_k`: what matrices are quantized to while loading.
@@ -107,6 +109,7 @@ pub mod env {
         GRPC_PORT,
         MODEL_NAME,
         MODEL_SOURCE,
+        MODEL_REVISION,
         DTYPE,
         QUANTIZATION,
         MAX_NUM_SEQS,
@@ -126,6 +129,24 @@ pub mod env {
         ENDPOINT,
         FOLLOW_PARENT,
     ];
+}
+
+/// Hugging Face's own variables, by the rules of its Python library. They are everybody's, so an empty one is as good as
+/// none.
+pub mod hub {
+    /// Folder of the cache and the token file.
+    pub const HOME: &str = "HF_HOME";
+    /// Folder of the cache alone.
+    pub const CACHE: &str = "HF_HUB_CACHE";
+    pub const TOKEN: &str = "HF_TOKEN";
+    pub const TOKEN_PATH: &str = "HF_TOKEN_PATH";
+    /// `1`: nothing is asked of the hub.
+    pub const OFFLINE: &str = "HF_HUB_OFFLINE";
+    /// Address of another hub.
+    pub const ENDPOINT: &str = "HF_ENDPOINT";
+
+    /// All of the above.
+    pub const ALL: &[&str] = &[HOME, CACHE, TOKEN, TOKEN_PATH, OFFLINE, ENDPOINT];
 }
 
 /// Default ports.

@@ -258,7 +258,7 @@ pub fn agent() -> Command {
     let mut command = Command::new(program("lockstep-agent"));
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
-        if ["MISTRALRS_", "RING_", "LOCKSTEP_"].iter().any(|prefix| name_text.starts_with(prefix)) {
+        if ["MISTRALRS_", "RING_", "LOCKSTEP_", "HF_"].iter().any(|prefix| name_text.starts_with(prefix)) {
             command.env_remove(&name);
         }
     }

@@ -9,5 +9,6 @@ pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod group;
+pub mod hub;
 pub mod manifests;
 pub mod process;

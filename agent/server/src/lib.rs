@@ -11,6 +11,7 @@ pub mod grammar;
 pub mod grpc;
 pub mod head;
 pub mod http;
+pub mod hub;
 pub mod metrics;
 pub mod node;
 pub mod output;

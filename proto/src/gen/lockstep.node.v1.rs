@@ -162,10 +162,10 @@ pub struct Assignment {
 /// A model, resolved once by the head.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Model {
-    /// `file://…`, `builtin://…`.
+    /// `file://…`, `builtin://…`, `hf://org/name`.
     #[prost(string, tag = "1")]
     pub source: ::prost::alloc::string::String,
-    /// Commit or other fixed name, where the source has one.
+    /// The commit, where the source is a hub; each node fetches the files that it lacks at that.
     #[prost(string, tag = "2")]
     pub revision: ::prost::alloc::string::String,
     /// Every file that a rank reads, with its size and digest.
@@ -188,8 +188,13 @@ pub struct ModelFile {
     #[prost(uint64, tag = "2")]
     pub size: u64,
     /// SHA-256 in hex: of the whole file for those under 16 MiB, else of its size and its first and last MiB.
+    /// Not of files of a hub.
     #[prost(string, tag = "3")]
     pub sha256: ::prost::alloc::string::String,
+    /// Of files of a hub, the digest that it knows their content by, in hex: SHA-256 of those in its large-file storage,
+    /// git's object id (SHA-1) of the others.
+    #[prost(string, tag = "4")]
+    pub etag: ::prost::alloc::string::String,
 }
 /// Progress of loading, for one rank.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -29,6 +29,7 @@ macro_rules! flags {
 
 flags! {
     MODEL = "model" / env::MODEL_SOURCE;
+    REVISION = "revision" / env::MODEL_REVISION;
     NAME = "served-model-name" / env::MODEL_NAME;
     DTYPE = "dtype" / env::DTYPE;
     ISQ = "isq" / env::QUANTIZATION;
@@ -84,8 +85,9 @@ pub(super) enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct Plain {
-    /// Where the model is: a folder (`/models/llama`), a GGUF file, `file://` and either, or `builtin://` and a name (`builtin://tiny`
-    /// comes with the program). Needed on the head; workers are told by the head
+    /// Where the model is: a folder (`/models/llama`), a GGUF file, `file://` and either, `hf://org/name` on the hub (or
+    /// `org/name` where no folder is called so), or `builtin://` and a name (`builtin://tiny` comes with the program).
+    /// Needed on the head; workers are told by the head
     #[arg(short = 'm', long = MODEL.flag, alias = "model-id", value_name = "SOURCE")]
     pub model: Option<String>,
 }
@@ -148,6 +150,9 @@ pub(super) struct Options {
     /// With -i: print tokens per second after each answer
     #[arg(long, global = true)]
     pub throughput: bool,
+    /// Branch, tag or commit of a model of the hub. Default: main
+    #[arg(long = REVISION.flag, visible_alias = "hf-revision", global = true, value_name = "REVISION")]
+    pub revision: Option<String>,
     /// What clients call the model; `default` always works too. Default: the last part of the source
     #[arg(long = NAME.flag, global = true, value_name = "NAME")]
     pub name: Option<String>,

@@ -29,6 +29,11 @@ impl Environment {
         self.0.contains_key(name)
     }
 
+    /// Whether `name` is set to nothing.
+    pub(super) fn is_empty(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(String::is_empty)
+    }
+
     /// The variable `name`, if it is set.
     ///
     /// # Errors

@@ -10,17 +10,18 @@ mod chat;
 mod environment;
 mod error;
 mod group;
+mod hub;
 pub mod logging;
 mod node;
 mod refused;
 mod resolve;
 mod ring;
+mod source;
 mod values;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,8 +37,10 @@ pub use bench::BenchConfig;
 pub use chat::ChatConfig;
 pub use environment::{Build, Environment};
 pub use error::ConfigError;
+pub use hub::{HubConfig, HubModel, Repository, Revision, Token, TokenSource, is_commit};
 pub use logging::{LogConfig, LogFormat};
 pub use resolve::resolve;
+pub use source::ModelSource;
 pub use values::{HostPort, KvCacheMemory};
 
 /// Most ranks of a group. Each rank links to every other, so this also bounds a rank's sockets.
@@ -128,6 +131,8 @@ pub struct CommonConfig {
     pub isa: Option<String>,
     /// Ends when standard input closes.
     pub follow_parent: bool,
+    /// Where models of a hub come from.
+    pub hub: HubConfig,
 }
 
 /// How many ranks there are and where. `world_size` = (1 + `num_workers`) × `local_world_size`.
@@ -149,24 +154,6 @@ pub struct ModelConfig {
     pub dtype: DType,
     /// What matrices are quantized to while they are loaded.
     pub quantization: Quantization,
-}
-
-/// Where a model's files are. Displays as the URL that the assignment carries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ModelSource {
-    /// A folder; a relative one is relative to the working directory.
-    File(PathBuf),
-    /// One that is part of the program.
-    Builtin(String),
-}
-
-impl fmt::Display for ModelSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "file://{}", path.display()),
-            Self::Builtin(name) => write!(f, "builtin://{name}"),
-        }
-    }
 }
 
 /// Number format of the weights in memory.

@@ -8,7 +8,7 @@ const QUANTIZED: &str = "use --isq to quantize a checkpoint in bf16 or f32 while
 const GGUF: &str = "use `plain -m FILE.gguf`; a GGUF file holds its own configuration and tokenizer";
 const FILES: &str = "tokenizer, template and configuration are read from the model's folder; put the file there";
 const KV: &str = "the KV cache is always paged; use --kv-cache-memory and --context-length";
-const LOCAL: &str = "fetch the model first and give its folder: -m /path/to/model";
+const TOKEN: &str = "set HF_TOKEN, or HF_TOKEN_PATH to a file that holds the token";
 const DEVICES: &str = "layers are sharded over ranks; set MISTRALRS_MN_LOCAL_WORLD_SIZE to the number of ranks";
 const REQUEST: &str = "it is said in each request";
 const ADAPTERS: &str = "adapters are not read; merge the adapter into the weights";
@@ -36,7 +36,8 @@ const FLAGS: &[(&[&str], &str)] = &[
     (&["--max-num-images", "--max-image-length"], "only text models are served"),
     (&["--organization"], "--isq quantizes every matrix; leave it out"),
     (&["--cpu"], "a build without CUDA computes on the CPU; leave it out"),
-    (&["--token-source", "--hf-revision", "--hf-cache-path"], LOCAL),
+    (&["--token-source"], TOKEN),
+    (&["--hf-cache-path"], "set HF_HUB_CACHE to that folder"),
     (&["--enable-search", "--search-bert-model", "--enable-thinking", "--mcp-port", "--mcp-config"], TOOLS),
 ];
 

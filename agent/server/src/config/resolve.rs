@@ -12,6 +12,7 @@ use super::args::{self, Cli, Command, Flag, Options};
 use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::group::{self, HeadPart, NodePart, Part, Surroundings};
+use super::hub;
 use super::logging::{self, LogConfig, LogFormat};
 use super::node::{self, Outward};
 use super::values::{KvCacheMemory, Setting};
@@ -131,6 +132,7 @@ impl Said<'_> {
             threads: self.integer(&options.threads, args::THREADS, 1..=MAX_THREADS)?,
             isa: isa.map(str::to_owned),
             follow_parent: follow.map(|follow| follow.switch()).transpose()?.unwrap_or(false),
+            hub: hub::from_variables(self.variables)?,
         })
     }
 
@@ -220,13 +222,15 @@ impl Said<'_> {
         let Some(source) = self.of(source, args::MODEL)? else {
             return Err(ConfigError::missing(
                 "--model",
-                format!("give -m SOURCE or {}: a folder, or builtin://tiny", env::MODEL_SOURCE),
+                format!("give -m SOURCE or {}: a folder, org/name on the hub, or builtin://tiny", env::MODEL_SOURCE),
             ));
         };
-        let parsed = model_source(&source)?;
+        let revision = self.of(&self.options.revision, args::REVISION)?;
+        let parsed = ModelSource::read(&source, revision.as_ref())?;
         let name = match self.of(&self.options.name, args::NAME)? {
             Some(name) => name.word(MAX_NAME)?,
-            None => model_name(&parsed)
+            None => parsed
+                .name()
                 .ok_or_else(|| source.invalid("it has no last part to call the model by; give --served-model-name"))?,
         };
         let dtypes = [DType::Auto, DType::F32, DType::Bf16, DType::F16].map(|dtype| (dtype.as_str(), dtype));
@@ -290,32 +294,6 @@ impl Said<'_> {
         let (_, flag) = typed.into_iter().find(|(port, _)| port.is_some())?;
         Some(format!("--{} changes nothing here: only the head binds client ports", flag.flag))
     }
-}
-
-/// Folder or URL → source.
-fn model_source(source: &Setting) -> Result<ModelSource, ConfigError> {
-    let Some((scheme, rest)) = source.value.split_once("://") else {
-        return Ok(ModelSource::File(PathBuf::from(&source.value)));
-    };
-    match scheme {
-        "file" if !rest.is_empty() => Ok(ModelSource::File(PathBuf::from(rest))),
-        "builtin" if !rest.is_empty() => Ok(ModelSource::Builtin(rest.to_owned())),
-        "file" | "builtin" => Err(source.invalid(format!("nothing follows {scheme}://"))),
-        "hf" => Err(source.invalid("this build downloads nothing; fetch the model and give its folder")),
-        "pvc" | "oci" => {
-            Err(source.invalid("a volume is mounted by Kubernetes; give the folder that it is mounted at"))
-        }
-        _ => Err(source.invalid("give a folder, file:// and a folder, or builtin:// and a name")),
-    }
-}
-
-/// The last part of a source, if it has one.
-fn model_name(source: &ModelSource) -> Option<String> {
-    let name = match source {
-        ModelSource::File(path) => path.file_name()?.to_str()?,
-        ModelSource::Builtin(name) => name.rsplit('/').next()?,
-    };
-    (!name.is_empty() && !name.contains(char::is_control)).then(|| name.to_owned())
 }
 
 /// Refuses to tell others of an address that this node does not listen on.

@@ -13,6 +13,7 @@ mod group;
 mod group_tests;
 mod local;
 mod member;
+mod model;
 mod operations;
 mod ports;
 pub mod status;
@@ -26,7 +27,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use lockstep_engine::source::{self, ModelFile};
 use lockstep_engine::{ModelDescription, Quantization, WeightFacts};
 use lockstep_proto::names::{env, role};
 use lockstep_proto::node as pb;
@@ -48,6 +48,7 @@ use crate::{bench, chat, grpc, http};
 use control::{ControlPort, ControlService};
 use driver::{Driver, Inputs};
 use group::{Group, GroupConfig};
+use model::ReadModel;
 use ports::Ports;
 
 pub use control::MAX_MESSAGE;
@@ -74,16 +75,18 @@ pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyho
     if key.is_none() && config.topology.num_workers > 0 && !config.control.ip().is_loopback() {
         tracing::warn!("the group has no key: anyone who reaches its ports can join; set {}", env::GROUP_KEY_FILE);
     }
-    let source = config.model.source.to_string();
-    let (description, weights, files) =
-        read_model(source.clone()).await.with_context(|| format!("read the model {source}"))?;
+    let read = tokio::select! {
+        read = model::read(&config.model, &config.common.hub) => read?,
+        () = signals.stop.cancelled() => return Ok(()),
+    };
+    let ReadModel { description, weights, assigned } = read;
     let text = Text::new(model_text(&config, &description)?)?;
     let drawn = || match config.ring {
         RingSetup::Ring { .. } => RING_CLUSTER.to_owned(),
         RingSetup::Auto { .. } => uuid::Uuid::new_v4().to_string(),
     };
     let cluster_id = config.common.cluster_id.clone().unwrap_or_else(drawn);
-    let group = group_config(&config, &description, files, &cluster_id)?;
+    let group = group_config(&config, &description, assigned, &cluster_id)?;
     let model = model_info(&config, &description, &weights, &text);
     let scheduler = Scheduler::new(schedule_config(&config, &text));
     let ports = Ports::bind(&config).await?;
@@ -218,17 +221,6 @@ fn open_tls(folder: &Path, own_ranks: OwnRanks) -> anyhow::Result<Arc<Tls>> {
     Ok(Arc::new(Tls::open(folder, role::HEAD)?))
 }
 
-async fn read_model(source: String) -> anyhow::Result<(ModelDescription, WeightFacts, Vec<ModelFile>)> {
-    let read = move || {
-        let files = source::open(&source)?;
-        let description = lockstep_engine::describe(files.as_ref())?;
-        let resolved = source::resolve(files.as_ref())?;
-        let weights = lockstep_engine::weight_facts(files)?;
-        anyhow::Ok((description, weights, resolved))
-    };
-    tokio::task::spawn_blocking(read).await.context("read the model")?
-}
-
 fn context_length(config: &HeadConfig, description: &ModelDescription) -> anyhow::Result<u32> {
     let made_for = description.context_length;
     match config.serving.context_length {
@@ -287,22 +279,11 @@ fn splits(topology: Topology, description: &ModelDescription) -> anyhow::Result<
 fn group_config(
     config: &HeadConfig,
     description: &ModelDescription,
-    files: Vec<ModelFile>,
+    model: pb::Model,
     cluster_id: &str,
 ) -> anyhow::Result<GroupConfig> {
     let topology = config.topology;
     splits(topology, description)?;
-    let digest = source::digest_of(&files);
-    let files = files.into_iter();
-    let files = files.map(|file| pb::ModelFile { name: file.name, size: file.size, sha256: file.digest }).collect();
-    let model = pb::Model {
-        source: config.model.source.to_string(),
-        revision: String::new(),
-        files,
-        dtype: config.model.dtype.as_str().to_owned(),
-        quantization: config.model.quantization.as_str().to_owned(),
-        digest: format!("{}-{}-{}", digest, config.model.dtype.as_str(), config.model.quantization),
-    };
     let (kv_cache_bytes, kv_cache_fraction) = match config.serving.kv_cache {
         KvCacheMemory::Bytes(bytes) => (bytes, 0.0),
         KvCacheMemory::Fraction(fraction) => (0, fraction),

@@ -101,6 +101,10 @@ impl Health {
         self.phase(Phase::Loading);
     }
 
+    pub fn downloading(&self) {
+        self.phase(Phase::Downloading);
+    }
+
     pub fn progress(&self, local_rank: usize, loaded: u64, total: u64) {
         let mut state = self.state();
         state.moved_at = Instant::now();
@@ -183,7 +187,11 @@ impl Health {
             return Some(Ok(()));
         }
         let stalled = now.duration_since(state.moved_at) > START_STALL;
-        let what = if state.attached { "no byte of the weights was read" } else { "there was no stream to the head" };
+        let what = if state.attached {
+            "no byte of the weights was read or fetched"
+        } else {
+            "there was no stream to the head"
+        };
         stalled.then(|| Err(format!("{what} for {} s", START_STALL.as_secs())))
     }
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use lockstep_collectives::Grid;
 use lockstep_engine::RunnerConfig;
-use lockstep_engine::source::{self, ModelFiles};
-use lockstep_proto::node as pb;
+use lockstep_engine::source::ModelFiles;
 
 use super::rank::LoadSpec;
 use super::{Node, memory};
@@ -45,18 +44,6 @@ impl Node {
         let local_head = self.links.first().local_addr().ip().is_loopback();
         if local_head { self.assignment.world_size.max(1) as usize } else { self.ranks.len() }
     }
-}
-
-/// Opens the model and makes sure that its files are the ones that the head resolved.
-pub(super) fn open_checked(model: &pb::Model) -> Result<Arc<dyn ModelFiles>, lockstep_engine::EngineError> {
-    let files = source::open(&model.source)?;
-    let expected: Vec<source::ModelFile> = model
-        .files
-        .iter()
-        .map(|file| source::ModelFile { name: file.name.clone(), size: file.size, digest: file.sha256.clone() })
-        .collect();
-    source::verify(files.as_ref(), &expected)?;
-    Ok(files)
 }
 
 /// Cores that this process may use.

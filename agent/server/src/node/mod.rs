@@ -9,6 +9,7 @@ mod introduction;
 mod link;
 mod load;
 mod memory;
+mod opening;
 mod probes;
 mod rank;
 mod session;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use lockstep_engine::source::ModelFiles;
 use lockstep_proto::names::{env, role};
 use lockstep_proto::node::{self as pb, from_head, from_node};
 use tokio::sync::{mpsc, watch};
@@ -25,10 +27,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::GroupKey;
 use crate::config::{NodeConfig, RingSetup};
+use crate::hub::Progress;
 use crate::tls::Tls;
 use crate::wire;
 use health::Health;
 use link::{FormSpec, Links};
+use opening::{Opened, Opening};
 use rank::{RankCommand, RankEvent, RankEventKind, RankHandle};
 use session::{Outbound, Session, SessionError};
 use steps::Steps;
@@ -45,7 +49,7 @@ const QUIET_DIALS: u32 = 3;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(25);
 /// How often the node's task turns where nothing happens.
 const IDLE_TURN: Duration = Duration::from_secs(1);
-/// Looking for a ring, and opening a model whose files are digested, may take this long.
+/// Looking for a ring may take this long.
 const LONG_TURN: Duration = Duration::from_secs(900);
 /// A last word needs this long to leave the process.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -150,6 +154,8 @@ struct Node {
     assignment: pb::Assignment,
     /// Digest of the model that the ranks were told to load.
     model: String,
+    /// That model on its way to the ranks.
+    opening: Option<Opening>,
     /// What each local rank said when it had loaded.
     loaded: Vec<Option<pb::Loaded>>,
     /// Ranks that have joined the epoch, and the results of steps that not all ranks have finished.
@@ -190,6 +196,7 @@ impl Node {
             last_epoch: 0,
             assignment: pb::Assignment::default(),
             model: String::new(),
+            opening: None,
             loaded: vec![None; local as usize],
             formed: 0,
             steps: Steps::default(),
@@ -226,6 +233,7 @@ impl Node {
                         send(&outbound, message).await?;
                     }
                 }
+                opened = next(&mut self.opening) => self.opened(opened, &outbound).await?,
                 _ = turn.tick() => (),
                 () = stop.cancelled(), if leave.is_none() => {
                     self.health.leaving();
@@ -282,13 +290,39 @@ impl Node {
         self.model.clone_from(&model.digest);
         self.loaded.fill(None);
         self.health.loading();
-        self.health.turn(LONG_TURN);
-        let from = model.source.clone();
-        let files = tokio::task::spawn_blocking(move || load::open_checked(&model)).await.context("open the model")?;
-        let files = match files {
-            Ok(files) => files,
-            Err(error) => return send(outbound, self.fatal(0, format!("open the model {from}: {error}"))).await,
-        };
+        self.opening = Some(Opening::start(model, self.config.common.hub.clone()));
+        Ok(())
+    }
+
+    /// News of the model on its way.
+    async fn opened(&mut self, opened: Opened, outbound: &Outbound) -> anyhow::Result<()> {
+        match opened {
+            Opened::Progress(progress) => self.downloads(progress, outbound).await,
+            Opened::Files(files) => {
+                self.opening = None;
+                self.load(&files)
+            }
+            Opened::Failed(reason) => {
+                let from = self.opening.take().map(|opening| opening.source.clone()).unwrap_or_default();
+                send(outbound, self.fatal(0, format!("open the model {from}: {reason}"))).await
+            }
+        }
+    }
+
+    async fn downloads(&mut self, progress: Progress, outbound: &Outbound) -> anyhow::Result<()> {
+        let (phase, bytes_loaded, bytes_total) = (rank::DOWNLOADING, progress.bytes, progress.total);
+        self.health.downloading();
+        for local_rank in 0..self.ranks.len() {
+            self.health.progress(local_rank, bytes_loaded, bytes_total);
+            let rank = self.assignment.first_rank + local_rank as u32;
+            let progress = pb::Progress { rank, phase, bytes_loaded, bytes_total };
+            send(outbound, from_node::Message::Progress(progress)).await?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, files: &Arc<dyn ModelFiles>) -> anyhow::Result<()> {
+        self.health.loading();
         for local_rank in 0..self.ranks.len() {
             let spec = self.load_spec(local_rank, files.clone())?;
             if !self.ranks[local_rank].tell(RankCommand::Load(Box::new(spec))) {
@@ -406,6 +440,14 @@ impl Node {
         self.health.loaded();
         tracing::info!(blocks = merged.num_blocks, bytes = merged.bytes_read, "loaded");
         Some(from_node::Message::Loaded(merged))
+    }
+}
+
+/// News of the model on its way; none where there is none.
+async fn next(opening: &mut Option<Opening>) -> Opened {
+    match opening {
+        Some(opening) => opening.next().await,
+        None => std::future::pending().await,
     }
 }
 

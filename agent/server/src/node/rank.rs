@@ -244,5 +244,7 @@ fn chain(error: &EngineError) -> String {
     text
 }
 
+/// The phase of a rank whose weights are fetched.
+pub const DOWNLOADING: i32 = Phase::Downloading as i32;
 /// The phase of a rank that reads weights.
 pub const LOADING: i32 = Phase::Loading as i32;

@@ -169,7 +169,8 @@ fn a_wrong_value_is_refused_by_flag_and_by_variable() {
 fn what_does_not_fit_together_is_refused() {
     let rows: &[(&str, &[&str])] = &[
         ("plain", &["--model is not set", "LOCKSTEP_MODEL_SOURCE"]),
-        ("plain -m hf://a/b", &["--model=hf://a/b", "downloads nothing"]),
+        ("plain -m hf://a/b/c", &["--model=hf://a/b/c", "org/name"]),
+        ("plain -m /a --revision main", &["--revision=main", "--model=/a", "no model of a hub"]),
         ("plain -m pvc://a", &["--model=pvc://a", "Kubernetes"]),
         ("plain -m s3://a", &["--model=s3://a", "file://"]),
         ("plain -m file://", &["nothing follows file://"]),
@@ -380,6 +381,9 @@ fn the_page_names_every_variable_and_flag() {
             page.contains(&format!("`{name}`")) || page.contains(&format!("`{name}=")),
             "{name} is not in the page"
         );
+    }
+    for name in lockstep_proto::names::hub::ALL {
+        assert!(page.contains(&format!("`{name}`")), "{name} is not in the page");
     }
     for arg in args::command().get_arguments().filter_map(|arg| arg.get_long()) {
         assert!(page.contains(&format!("`--{arg}`")), "--{arg} is not in CONFIGURATION.md");

@@ -1,0 +1,109 @@
+//! What the head reads of a model, and the names by which every node finds the very same files.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use lockstep_engine::source::{self, ModelFile, ModelFiles};
+use lockstep_engine::{ModelDescription, WeightFacts};
+use lockstep_proto::node as pb;
+
+use crate::config::{HubConfig, HubModel, ModelConfig, ModelSource};
+use crate::hub::{Hub, Limits, RemoteFiles, Snapshot};
+
+/// A model, read once.
+pub struct ReadModel {
+    pub description: ModelDescription,
+    pub weights: WeightFacts,
+    /// What nodes are told.
+    pub assigned: pb::Model,
+}
+
+/// Reads everything of a model but its weights, and fixes its files.
+///
+/// # Errors
+/// What is wrong with the source or a file, naming it.
+pub async fn read(config: &ModelConfig, hub: &HubConfig) -> anyhow::Result<ReadModel> {
+    let source = config.source.to_string();
+    match &config.source {
+        ModelSource::Hub(model) => from_hub(model, hub, config).await,
+        ModelSource::File(_) | ModelSource::Builtin(_) => from_disk(config).await,
+    }
+    .with_context(|| format!("read the model {source}"))
+}
+
+async fn from_disk(config: &ModelConfig) -> anyhow::Result<ReadModel> {
+    let config = config.clone();
+    let read = move || {
+        let source = config.source.to_string();
+        let files = source::open(&source)?;
+        let description = lockstep_engine::describe(files.as_ref())?;
+        let resolved = source::resolve(files.as_ref())?;
+        let weights = lockstep_engine::weight_facts(files)?;
+        let digest = source::digest_of(&resolved);
+        let named = |file: ModelFile| pb::ModelFile {
+            name: file.name,
+            size: file.size,
+            sha256: file.digest,
+            ..Default::default()
+        };
+        let files = resolved.into_iter().map(named).collect();
+        anyhow::Ok(ReadModel {
+            description,
+            weights,
+            assigned: assigned(source, String::new(), files, &digest, &config),
+        })
+    };
+    tokio::task::spawn_blocking(read).await.context("read the model")?
+}
+
+async fn from_hub(model: &HubModel, hub: &HubConfig, config: &ModelConfig) -> anyhow::Result<ReadModel> {
+    let hub = Arc::new(Hub::new(hub, Limits::default())?);
+    let snapshot = hub.resolve(model).await?;
+    tracing::info!(
+        model = %model.repository,
+        revision = model.revision.as_str(),
+        commit = snapshot.commit,
+        "the model's revision is fixed"
+    );
+    let files = RemoteFiles::open(hub, model, &snapshot).await?;
+    let reader = files.clone();
+    let read = move || {
+        let description = lockstep_engine::describe(reader.as_ref())?;
+        anyhow::Ok((description, source::rank_files(reader.as_ref())?))
+    };
+    let (description, names) = tokio::task::spawn_blocking(read).await.context("read the model")??;
+    files.read_ahead(&names).await?;
+    let named = named(&snapshot, &names)?;
+    let digest = digest(&named);
+    let source = files.source().to_owned();
+    let read = move || anyhow::Ok(lockstep_engine::weight_facts(files)?);
+    let weights = tokio::task::spawn_blocking(read).await.context("read the headers of the weights")??;
+    Ok(ReadModel { description, weights, assigned: assigned(source, snapshot.commit, named, &digest, config) })
+}
+
+/// `names` with what the hub lists of them.
+fn named(snapshot: &Snapshot, names: &[String]) -> anyhow::Result<Vec<pb::ModelFile>> {
+    let file = |name: &String| {
+        let file = snapshot.file(name).with_context(|| format!("{name} is not in the model's list"))?;
+        let (name, etag) = (file.name.clone(), file.id.to_string());
+        Ok(pb::ModelFile { name, size: file.size, etag, ..Default::default() })
+    };
+    names.iter().map(file).collect()
+}
+
+fn digest(files: &[pb::ModelFile]) -> String {
+    let known =
+        |file: &pb::ModelFile| ModelFile { name: file.name.clone(), size: file.size, digest: file.etag.clone() };
+    source::digest_of(&files.iter().map(known).collect::<Vec<_>>())
+}
+
+fn assigned(
+    source: String,
+    revision: String,
+    files: Vec<pb::ModelFile>,
+    digest: &str,
+    config: &ModelConfig,
+) -> pb::Model {
+    let (dtype, quantization) = (config.dtype.as_str().to_owned(), config.quantization.as_str().to_owned());
+    pb::Model { source, revision, files, digest: format!("{digest}-{dtype}-{quantization}"), dtype, quantization }
+}

@@ -1,0 +1,223 @@
+//! What a download leaves in the cache, and how it gets there.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_agent::config::{HubConfig, HubModel, Revision, Token, TokenSource};
+use lockstep_agent::hub::{Hub as Client, HubError, Limits, Meter, Patience, Progress, Snapshot};
+use lockstep_tests::hub::{COMMIT, Hub, Trick};
+
+pub const WEIGHTS: &str = "model.safetensors";
+/// Not a whole number of pieces.
+pub const SIZE: usize = 100_003;
+
+/// A hub with a small and a large file, and an empty cache.
+pub struct Scene {
+    pub hub: Hub,
+    pub folder: tempfile::TempDir,
+    pub config: HubConfig,
+}
+
+pub fn bytes() -> Vec<u8> {
+    (0..SIZE).map(|at| (at * 31 % 251) as u8).collect()
+}
+
+pub fn limits() -> Limits {
+    let millis = Duration::from_millis;
+    let retry = Patience { tries: 4, first: millis(1), last: millis(4), asked: millis(20) };
+    let (silence, look) = (millis(2000), millis(5));
+    Limits { piece: 4096, run_pieces: 4, connections: 3, silence, look, retry }
+}
+
+impl Scene {
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        let hub = Hub::start("org/name", &empty).await;
+        hub.add("config.json", b"{}".to_vec());
+        hub.add(WEIGHTS, bytes());
+        let config = HubConfig {
+            endpoint: hub.endpoint().parse().unwrap(),
+            cache: Some(folder.path().join("cache")),
+            token: TokenSource::Nowhere,
+            offline: false,
+        };
+        Self { hub, folder, config }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.config, limits()).unwrap()
+    }
+
+    pub async fn resolve(&self) -> Result<Snapshot, HubError> {
+        self.client().resolve(&model("main")).await
+    }
+
+    /// Fetches everything that the hub lists.
+    pub async fn fetch(&self) -> Result<PathBuf, HubError> {
+        let snapshot = self.resolve().await?;
+        self.download(&snapshot, &Meter::new().0).await
+    }
+
+    pub async fn download(&self, snapshot: &Snapshot, meter: &Meter) -> Result<PathBuf, HubError> {
+        self.client().download(&model("main").repository, &snapshot.commit, &snapshot.files, meter).await
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.folder.path().join("cache/models--org--name")
+    }
+}
+
+pub fn model(revision: &str) -> HubModel {
+    let revision: Revision = revision.parse().unwrap();
+    HubModel { repository: "org/name".parse().unwrap(), revision }
+}
+
+pub fn whole(folder: &Path) {
+    assert!(std::fs::read(folder.join(WEIGHTS)).unwrap() == bytes(), "the weights are others");
+    assert_eq!(std::fs::read(folder.join("config.json")).unwrap(), b"{}");
+}
+
+/// Names of the files that grow.
+pub fn growing(scene: &Scene) -> usize {
+    let blobs = std::fs::read_dir(scene.root().join("blobs")).into_iter().flatten();
+    blobs.filter(|blob| blob.as_ref().unwrap().file_name().to_string_lossy().ends_with(".parts")).count()
+}
+
+#[tokio::test]
+async fn files_come_in_ranges_and_lie_as_other_libraries_lay_them() {
+    let scene = Scene::new().await;
+    let snapshot = scene.resolve().await.unwrap();
+    assert_eq!(snapshot.commit, COMMIT);
+    scene.hub.asked();
+    let (meter, progress) = Meter::new();
+    let folder = scene.download(&snapshot, &meter).await.unwrap();
+    whole(&folder);
+    assert_eq!(folder, scene.root().join("snapshots").join(COMMIT));
+    assert_eq!(std::fs::read_to_string(scene.root().join("refs/main")).unwrap(), COMMIT);
+    let id = &snapshot.file(WEIGHTS).unwrap().id;
+    assert_eq!(std::fs::read_link(folder.join(WEIGHTS)).unwrap(), Path::new("../../blobs").join(id.as_str()));
+    assert_eq!(growing(&scene), 0);
+    let total = SIZE as u64 + 2;
+    let told = *progress.borrow();
+    assert_eq!((told.bytes, told.total), (total, total));
+    assert!(told.moved >= total, "what is checked moves: {told:?}");
+
+    let asked = scene.hub.asked();
+    let of_storage: Vec<_> = asked.iter().filter(|asked| asked.storage).collect();
+    assert_eq!(of_storage.len(), SIZE.div_ceil(4 * 4096), "a question for each run");
+    assert!(of_storage.iter().all(|asked| asked.range.is_some()));
+    assert!(of_storage[1..].iter().all(|asked| asked.if_range.is_some()), "of the same content: {of_storage:?}");
+    assert_eq!(asked.len() - of_storage.len(), 2, "where a file is, is asked once: {asked:?}");
+
+    // All of it is there: nothing is asked.
+    scene.download(&snapshot, &meter).await.unwrap();
+    assert_eq!(scene.hub.asked(), []);
+}
+
+#[tokio::test]
+async fn a_commit_that_shares_files_shares_blobs() {
+    let mut scene = Scene::new().await;
+    scene.fetch().await.unwrap();
+    scene.hub.asked();
+    let other = "f".repeat(40);
+    scene.hub.move_main(&other);
+    let folder = scene.fetch().await.unwrap();
+    assert!(folder.ends_with(&other));
+    whole(&folder);
+    assert!(scene.hub.asked().iter().all(|asked| asked.path.starts_with("/api/")), "no byte came twice");
+
+    // Offline, the cache's own branch is what it was last.
+    scene.config.offline = true;
+    assert_eq!(scene.resolve().await.unwrap().commit, other);
+    assert_eq!(scene.client().resolve(&model(COMMIT)).await.unwrap().commit, COMMIT);
+    whole(&scene.fetch().await.unwrap());
+    assert_eq!(scene.hub.asked(), []);
+    let told = scene.client().resolve(&model("v2")).await.unwrap_err().to_string();
+    assert!(told.contains("hf://org/name at v2 is not in the cache") && told.contains("HF_HUB_OFFLINE"), "{told}");
+    let snapshot = scene.resolve().await.unwrap();
+    std::fs::remove_file(scene.root().join("blobs").join(snapshot.file(WEIGHTS).unwrap().id.as_str())).unwrap();
+    let told = scene.download(&snapshot, &Meter::new().0).await.unwrap_err().to_string();
+    assert!(told.contains("model.safetensors of hf://org/name") && told.contains("is not in the cache"), "{told}");
+}
+
+#[tokio::test]
+async fn a_hub_that_cannot_be_reached_is_not_needed_twice() {
+    let mut scene = Scene::new().await;
+    whole(&scene.fetch().await.unwrap());
+    // Nothing listens there.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    scene.config.endpoint = format!("http://{nobody}").parse().unwrap();
+    whole(&scene.fetch().await.unwrap());
+    scene.config.cache = Some(scene.folder.path().join("another"));
+    let told = scene.resolve().await.unwrap_err().to_string();
+    assert!(told.contains("after 4 tries") && told.contains(&nobody.to_string()), "{told}");
+}
+
+#[tokio::test]
+async fn the_token_goes_to_the_hub_and_nowhere_else() {
+    let mut scene = Scene::new().await;
+    scene.hub.ask_for_token("hf_secret");
+    let told = scene.fetch().await.unwrap_err().to_string();
+    assert!(told.contains("401") && told.contains("set HF_TOKEN"), "{told}");
+    let file = scene.folder.path().join("token");
+    std::fs::write(&file, "hf_secret\n").unwrap();
+    for token in [TokenSource::Given(Token::new("hf_secret").unwrap()), TokenSource::File(file)] {
+        scene.config.token = token;
+        scene.config.cache = Some(scene.folder.path().join(format!("{:?}", scene.config.token)));
+        scene.hub.asked();
+        whole(&scene.fetch().await.unwrap());
+        let asked = scene.hub.asked();
+        assert!(asked.iter().any(|asked| asked.storage));
+        for asked in asked {
+            let expected = (!asked.storage).then(|| "Bearer hf_secret".to_owned());
+            assert_eq!(asked.authorization, expected, "{}", asked.path);
+        }
+    }
+}
+
+#[tokio::test]
+async fn processes_share_one_cache() {
+    let scene = Arc::new(Scene::new().await);
+    for name in ["a.safetensors", "b.safetensors", "c.safetensors"] {
+        scene.hub.add(name, name.repeat(3000).into_bytes());
+    }
+    let snapshot = scene.resolve().await.unwrap();
+    scene.hub.asked();
+    // Each has clients and locks of its own, as a process has; a lock is the open file's.
+    let fetch = || async {
+        let (meter, progress) = Meter::new();
+        let folder = scene.download(&snapshot, &meter).await.unwrap();
+        (folder, *progress.borrow())
+    };
+    let done = futures::future::join_all((0..4).map(|_| fetch())).await;
+    for (folder, Progress { bytes, total, .. }) in done {
+        whole(&folder);
+        assert_eq!(bytes, total);
+    }
+    let mut ranges: Vec<_> = scene.hub.asked().into_iter().filter(|asked| asked.storage).collect();
+    let all = ranges.len();
+    ranges.sort_by_key(|asked| (asked.path.clone(), asked.range.clone()));
+    ranges.dedup();
+    assert_eq!(ranges.len(), all, "a range was fetched twice");
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_fetched_is_not_fetched_again() {
+    let scene = Scene::new().await;
+    let snapshot = scene.resolve().await.unwrap();
+    scene.hub.play_storage(WEIGHTS, 1000, Trick::Slow(Duration::from_millis(2)));
+    let (meter, mut progress) = Meter::new();
+    tokio::select! {
+        done = scene.download(&snapshot, &meter) => panic!("{done:?} before it was interrupted"),
+        _ = progress.wait_for(|progress| progress.bytes > 30_000) => (),
+    }
+    assert_eq!(growing(&scene), 1);
+    scene.hub.forget_tricks();
+    scene.hub.asked();
+    whole(&scene.download(&snapshot, &meter).await.unwrap());
+    let asked: Vec<_> = scene.hub.asked().into_iter().filter(|asked| asked.storage).collect();
+    assert!(!asked.iter().any(|asked| asked.range.as_deref().unwrap().starts_with("bytes=0-")), "{asked:?}");
+}
