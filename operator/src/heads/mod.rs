@@ -219,6 +219,8 @@ async fn watch(heads: &Heads, key: &GroupKey, channel: Channel) -> Result<(), St
         last = Some(status.clone());
         let change = |entry: &mut Entry| {
             let before = entry.report.as_ref().and_then(|report| report.loading_since);
+            // Fewer than before: what was fetched is now read, which has its own pace.
+            let before = before.filter(|(_, before)| loaded >= *before);
             let loading_since = loading.then(|| before.unwrap_or((Instant::now(), loaded)));
             entry.channel = Some(channel.clone());
             entry.trouble = None;

@@ -88,6 +88,9 @@ fn service(say: &mut impl FnMut(&'static str, String), spec: &InferenceClusterSp
     if let Some(name) = &spec.model.name {
         say(env::MODEL_NAME, name.clone());
     }
+    if let Some(revision) = &spec.model.revision {
+        say(env::MODEL_REVISION, revision.clone());
+    }
     say(env::DTYPE, spec.model.dtype.as_str().to_owned());
     if spec.model.quantization != Quantization::None {
         say(env::QUANTIZATION, spec.model.quantization.as_str().to_owned());

@@ -35,6 +35,12 @@ fn processes_of_three_ranks() {
 }
 
 #[test]
+fn a_model_of_the_hub() {
+    let spec = "{ model: { source: 'hf://org/name', revision: v1 }, workers: 1 }";
+    insta::assert_snapshot!(text(&made(spec, &local())));
+}
+
+#[test]
 fn one_process() {
     insta::assert_snapshot!(text(&made("{ model: { source: 'builtin://tiny' } }", &local())));
 }

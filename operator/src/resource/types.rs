@@ -117,7 +117,8 @@ pub struct InferenceClusterSpec {
     /// Who may reach the client ports, as a NetworkPolicy.
     #[serde(default)]
     pub clients: ClientNetwork,
-    /// A volume that keeps what was downloaded, shared by all pods of the cluster.
+    /// A volume that keeps what was downloaded (an hf:// source), shared by all pods of the cluster. Without one each pod
+    /// downloads for itself, and again when it starts anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_cache: Option<ModelCache>,
     /// Bounds between which a HorizontalPodAutoscaler sets `replicas`, by requests that wait.
@@ -160,13 +161,16 @@ pub type Overlay = serde_json::Map<String, serde_json::Value>;
         .message("tokenSecretRef is for hf:// sources; remove it")
 )]
 pub struct Model {
-    /// Where the weights are: file:///path/of/a/folder (on every node; relative to the manifest with `lockstep up`),
-    /// pvc://claim/folder (a claim in the cluster's namespace), oci://image (its files, mounted as a volume) or
-    /// builtin://tiny (a small model inside the agent). Fixed for the life of the cluster.
+    /// Where the weights are: hf://org/name (a model of the hub, which every node downloads), file:///path/of/a/folder (on
+    /// every node; relative to the manifest with `lockstep up`), pvc://claim/folder (a claim in the cluster's namespace),
+    /// oci://image (its files, mounted as a volume) or builtin://tiny (a small model inside the agent). Fixed for the life
+    /// of the cluster.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
-        validation = Rule::new("self.matches('^(file|pvc|oci|builtin)://')")
-            .message("must start with file://, pvc://, oci:// or builtin://, the sources that work today; download the model into a folder and name that with file:// or pvc://"),
+        validation = Rule::new("self.matches('^(hf|file|pvc|oci|builtin)://')")
+            .message("must start with hf://, file://, pvc://, oci:// or builtin://"),
+        validation = Rule::new("!self.startsWith('hf://') || (self.matches('^hf://[A-Za-z0-9_]([-A-Za-z0-9_.]{0,94}[A-Za-z0-9_])?(/[A-Za-z0-9_]([-A-Za-z0-9_.]{0,94}[A-Za-z0-9_])?)?$') && !self.contains('--') && !self.contains('..'))")
+            .message("must name a model of the hub: hf://meta-llama/Llama-3.1-8B-Instruct; a branch, tag or commit goes into revision"),
         validation = Rule::new("!self.startsWith('file://') || size(self) > 7")
             .message("names no folder; write file:///path/of/the/model"),
         validation = Rule::new("!self.startsWith('builtin://') || self == 'builtin://tiny'")
@@ -179,9 +183,14 @@ pub struct Model {
             .message("a cluster serves one model for life; create another InferenceCluster and move the clients")
     )]
     pub source: String,
-    /// Commit, tag or branch of an hf:// source.
+    /// Commit, tag or branch of an hf:// source. Default: main. A branch is looked up each time that a head starts; a
+    /// commit stays what it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9_+=][-A-Za-z0-9_.+=]*(/[A-Za-z0-9_+=][-A-Za-z0-9_.+=]*)*$') && !self.contains('..')")
+            .message("must be a branch, a tag or a commit, such as main")
+    )]
     pub revision: Option<String>,
     /// What clients call the model. Default: the last part of the source; `default` always works too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -197,7 +206,7 @@ pub struct Model {
     /// Format that matrices are quantized to while they are loaded.
     #[serde(default)]
     pub quantization: Quantization,
-    /// Secret with the token for a gated hf:// source, in the cluster's namespace.
+    /// Secret with the token for a gated hf:// source, in the cluster's namespace; `lockstep up` takes HF_TOKEN instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretKeyRef>,
 }

@@ -15,7 +15,7 @@ const DRAIN_TIMEOUT: &str = "5s";
 
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum LocalError {
-    #[error("spec.model.source: {scheme}:// needs Kubernetes; `lockstep up` takes file:// and builtin://")]
+    #[error("spec.model.source: {scheme}:// needs Kubernetes; `lockstep up` takes hf://, file:// and builtin://")]
     Source { scheme: String },
     #[error("spec.model.source: there is no folder {folder}; a relative file:// is relative to the YAML file")]
     NoModel { folder: String },
@@ -57,7 +57,7 @@ pub(in crate::cli) fn settle(cluster: &mut InferenceCluster, manifest: &Path) ->
             *source = format!("file://{}", folder.display());
             Ok(())
         }
-        "builtin" => Ok(()),
+        "builtin" | "hf" => Ok(()),
         other => Err(LocalError::Source { scheme: other.to_owned() }.into()),
     }
 }
@@ -86,6 +86,7 @@ fn without_effect(spec: &InferenceClusterSpec) -> Option<String> {
         ("image", spec.image.is_some()),
         ("env", !spec.env.is_empty()),
         ("modelCache", spec.model_cache.is_some()),
+        ("model.tokenSecretRef", spec.model.token_secret_ref.is_some()),
         ("autoscaling", spec.autoscaling.is_some()),
     ];
     let given: Vec<_> = shapes.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
@@ -178,7 +179,7 @@ mod tests {
             assert_eq!(said.is_some(), told.is_some(), "{spec}: {said:?}");
             assert!(said.unwrap_or_default().contains(told.unwrap_or_default()), "{spec}");
         }
-        for scheme in ["pvc", "oci", "hf"] {
+        for scheme in ["pvc", "oci"] {
             let mut cluster = cluster("{ model: { source: 'builtin://tiny' } }");
             cluster.spec.model.source = format!("{scheme}://x");
             let said = settle(&mut cluster, "a.yaml".as_ref()).unwrap_err().to_string();

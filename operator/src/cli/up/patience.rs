@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lockstep_proto::v1::{ClusterStatus, Phase};
+use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
 
 /// How often the clock is looked at where nothing changes.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
@@ -12,13 +12,13 @@ pub(super) const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct Patience {
     limit: Duration,
     since: Instant,
-    /// Highest sum of the ranks' phases, and most bytes loaded, so far.
-    best: (i64, u64),
+    /// Highest sum of the ranks' phases, and most bytes fetched and loaded, so far.
+    best: (i64, u64, u64),
 }
 
 impl Patience {
     pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), best: (-1, 0) }
+        Self { limit, since: Instant::now(), best: (-1, 0, 0) }
     }
 
     /// What to say where the wait was too long.
@@ -45,9 +45,13 @@ impl Patience {
     fn nearer(&mut self, status: &ClusterStatus) -> bool {
         let phase = |phase: Phase| if phase == Phase::Lost { 0 } else { i64::from(phase as i32) };
         let phases = status.ranks.iter().map(|rank| phase(rank.phase())).sum::<i64>();
-        let bytes = status.ranks.iter().map(|rank| rank.bytes_loaded).sum::<u64>();
-        let nearer = phases > self.best.0 || bytes > self.best.1;
-        self.best = (self.best.0.max(phases), self.best.1.max(bytes));
+        // What was fetched is read afterwards, and counts again.
+        let (fetching, loading): (Vec<_>, Vec<_>) =
+            status.ranks.iter().partition(|rank| rank.phase() == Phase::Downloading);
+        let bytes = |ranks: &[&RankStatus]| ranks.iter().map(|rank| rank.bytes_loaded).sum::<u64>();
+        let (fetched, loaded) = (bytes(&fetching), bytes(&loading));
+        let nearer = phases > self.best.0 || fetched > self.best.1 || loaded > self.best.2;
+        self.best = (self.best.0.max(phases), self.best.1.max(fetched), self.best.2.max(loaded));
         nearer
     }
 }
@@ -77,6 +81,20 @@ mod tests {
         assert!(!spent(18, Some(&status(Phase::Loading, 2))));
         assert!(!spent(27, Some(&status(Phase::Lost, 0))));
         assert!(spent(28, Some(&status(Phase::Loading, 2))));
+    }
+
+    #[test]
+    fn what_was_fetched_is_loaded_next() {
+        let mut patience = Patience::new(Duration::from_secs(10));
+        let start = patience.since;
+        let mut spent = |seconds: u64, status: &ClusterStatus| {
+            patience.spent_at(start + Duration::from_secs(seconds), Some(status)).is_some()
+        };
+        assert!(!spent(0, &status(Phase::Loading, 0)));
+        assert!(!spent(9, &status(Phase::Downloading, 900)));
+        assert!(!spent(18, &status(Phase::Downloading, 1000)));
+        assert!(!spent(27, &status(Phase::Loading, 10)), "less than was fetched, and progress all the same");
+        assert!(spent(37, &status(Phase::Loading, 10)));
     }
 
     #[test]

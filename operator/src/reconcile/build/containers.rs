@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler,
-    ObjectFieldSelector, PodTemplateSpec, Probe, ResourceRequirements, SecurityContext, SleepAction,
+    ObjectFieldSelector, PodTemplateSpec, Probe, ResourceRequirements, SecretKeySelector, SecurityContext, SleepAction,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use lockstep_proto::names::{env, port};
+use lockstep_proto::names::{env, hub, port};
 
 use super::labels::PodRole;
 use super::volumes;
 use crate::plan::{self, ContainerPlan, HEAD, RANK};
 use crate::reconcile::validate::{Validated, seconds};
+use crate::resource::SecretKeyRef;
 
 /// What a head asks for where the user asks for nothing: it holds requests and a tokenizer, no weights.
 const HEAD_REQUESTS: [(&str, &str); 2] = [("cpu", "250m"), ("memory", "256Mi")];
@@ -84,10 +85,13 @@ fn variables(cluster: &Validated, plan: &ContainerPlan) -> Vec<EnvVar> {
     say("HOME", volumes::TMP);
     say("TMPDIR", volumes::TMP);
     if cluster.spec.model_cache.is_some() {
-        say("HF_HOME", volumes::CACHE_HOME);
+        say(hub::HOME, volumes::CACHE_HOME);
     }
     if plan.name == HEAD {
         say(env::DRAIN_TIMEOUT, &format!("{}s", drain_seconds(cluster)));
+    }
+    if let Some(token) = &cluster.spec.model.token_secret_ref {
+        all.push(from_secret(hub::TOKEN, token));
     }
     for var in &cluster.env {
         match all.iter_mut().find(|ours| ours.name == var.name) {
@@ -96,6 +100,13 @@ fn variables(cluster: &Validated, plan: &ContainerPlan) -> Vec<EnvVar> {
         }
     }
     all
+}
+
+/// A variable whose value a Secret has: the pod does not start without it.
+fn from_secret(name: &str, secret: &SecretKeyRef) -> EnvVar {
+    let selector = SecretKeySelector { name: secret.name.clone(), key: secret.key.clone(), optional: None };
+    let source = EnvVarSource { secret_key_ref: Some(selector), ..Default::default() };
+    EnvVar { name: name.into(), value_from: Some(source), ..Default::default() }
 }
 
 fn of_contract(var: &plan::EnvVar) -> EnvVar {

@@ -74,6 +74,13 @@ fn two_nodes_of_eight_gpus() {
 }
 
 #[test]
+fn a_model_of_the_hub_in_a_cache() {
+    let spec = "{ model: { source: 'hf://org/name', revision: v1, tokenSecretRef: { name: hf, key: token } }, workers: 1, \
+                modelCache: { size: 40Gi, storageClassName: nfs } }";
+    insta::assert_snapshot!(rendered(&pods_only(all_objects(&cluster(spec)))));
+}
+
+#[test]
 fn overlays() {
     let spec = "
   model: { source: 'pvc://models/llama-8b' }
