@@ -61,11 +61,11 @@ fn run(config: Config) -> anyhow::Result<()> {
         match config.role {
             Role::Head(head) => {
                 follow_parent(head.common.follow_parent)?;
-                head::run(head, &config.log, signals).await
+                head::run(*head, &config.log, signals).await
             }
             Role::Node(node) => {
                 follow_parent(node.common.follow_parent)?;
-                node::run(node, signals.stop).await.map(drop)
+                node::run(*node, signals.stop).await.map(drop)
             }
         }
     });

@@ -72,9 +72,9 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub enum Role {
     /// Holds the requests and, as a child process, the group's first ranks.
-    Head(HeadConfig),
+    Head(Box<HeadConfig>),
     /// Holds ranks.
-    Node(NodeConfig),
+    Node(Box<NodeConfig>),
 }
 
 #[derive(Debug, Clone)]

@@ -50,19 +50,19 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
     let mut warnings = unknown_variables(variables);
     let around = Surroundings { variables, build, group_host, separate: own_ranks == OwnRanks::Separate };
     let role = match &cli.command {
-        Command::Node(node) => Role::Node(node::from_arguments(node, outward, common)?),
+        Command::Node(node) => Role::Node(Box::new(node::from_arguments(node, outward, common)?)),
         Command::Plain(_) | Command::Bench(_) => match group::part(&around, &mut warnings)? {
             Part::Head(part) => {
                 if own_ranks == OwnRanks::Separate {
                     warnings.extend(said.outward_in_vain());
                 }
-                Role::Head(said.head(&cli.command, (part, own_ranks), outward, common, build)?)
+                Role::Head(Box::new(said.head(&cli.command, (part, own_ranks), outward, common, build)?))
             }
             Part::Node(part) => {
                 warnings.extend(said.client_ports_in_vain());
                 let NodePart { ordinal, local_world_size, world_size, pipeline, control, ring } = part;
                 let Outward { probes, advertise } = outward;
-                Role::Node(NodeConfig {
+                Role::Node(Box::new(NodeConfig {
                     ordinal,
                     local_world_size,
                     world_size,
@@ -72,7 +72,7 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
                     probes,
                     advertise,
                     common,
-                })
+                }))
             }
         },
     };

@@ -5,7 +5,7 @@ use crate::output::Chosen;
 
 fn head(command: &str, variables: &str) -> HeadConfig {
     match configure(command, variables, &CPU).unwrap().role {
-        Role::Head(head) => head,
+        Role::Head(head) => *head,
         Role::Node(node) => panic!("{node:?}"),
     }
 }
@@ -303,7 +303,7 @@ fn the_heads_own_node_reads_back_what_the_head_wrote() {
         // The child inherits the head's variables; none of them may change what it is.
         let child = configure(&arguments.join(" "), variables, &CPU).unwrap();
         let Role::Node(read) = child.role else { panic!("{arguments:?} is no node") };
-        assert_eq!((&read, &child.log), (&node, &log), "of `{command}`");
+        assert_eq!((&*read, &child.log), (&node, &log), "of `{command}`");
         assert_eq!((read.ordinal, read.common.follow_parent), (0, true));
         let ControlAddress::Known(address) = read.control else { panic!("of `{command}`") };
         assert!(address.is_loopback(), "of `{command}`: {address}");
