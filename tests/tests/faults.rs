@@ -79,7 +79,6 @@ async fn a_rank_of_each_stage_dies_and_streams_go_on() {
     }
     let after = group.await_status("two recoveries", |status| status.ready && status.recoveries >= 2).await;
     assert_eq!(read_by(&after, 2), read_by(&before, 2), "rank 2 has read its weights once");
-    assert!(read_by(&after, 2) < read_by(&before, 0), "a stage reads its own layers alone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
