@@ -5,6 +5,9 @@ use lockstep_proto::node::{Hello, WIRE_VERSION};
 use super::group::GroupConfig;
 use super::member::Place;
 
+/// Epochs are counted from 1: no group comes near.
+const MAX_EPOCH: u64 = 1 << 48;
+
 /// Judges `hello` against what the group is made of and against the process that has its place now.
 ///
 /// # Errors
@@ -43,6 +46,9 @@ pub fn judge(hello: &Hello, config: &GroupConfig, place: Option<&Place>) -> Resu
             "the node was told of {} ranks in all, the head of {}: set the world size alike everywhere",
             hello.world_size, assignment.world_size
         ));
+    }
+    if hello.last_epoch > MAX_EPOCH {
+        return Err(format!("the node says that its last epoch was {}, which no group reaches", hello.last_epoch));
     }
     if hello.ring_addresses.len() != hello.local_world_size as usize {
         return Err(format!("{} ring addresses for {} ranks", hello.ring_addresses.len(), hello.local_world_size));
@@ -87,6 +93,7 @@ mod tests {
         check(&|hello| hello.node = 3, "there is no node 3: the head was told of 2 workers");
         check(&|hello| hello.local_world_size = 2, "the node has 2 ranks, the head expects 1");
         check(&|hello| hello.world_size = 4, "told of 4 ranks in all, the head of 3");
+        check(&|hello| hello.last_epoch = u64::MAX, "which no group reaches");
         check(&|hello| hello.ring_addresses.clear(), "0 ring addresses for 1 ranks");
         check(&|hello| hello.backends = vec!["nccl".into()], "runs on `ring`");
         check(&|hello| hello.incarnation = 1, "a newer process (pid 5 on host-1) has the place");

@@ -24,6 +24,10 @@ impl Driver {
                 if self.inputs.group.connection(node) == Some(connection) {
                     tracing::warn!(node, reason, "a node's control stream ended");
                 }
+                // What goes to the node ends with what comes from it.
+                if let Some(stream) = self.streams.get_mut(node) {
+                    stream.take_if(|stream| stream.connection == connection);
+                }
                 let actions = self.inputs.group.detach(node, connection, &reason, now);
                 self.act(actions);
             }
