@@ -1,6 +1,7 @@
 //! The model's tokenizer: ids of a text, text of ids, and the bytes of one token.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::TextError;
 
@@ -29,14 +30,17 @@ impl Tokenizer {
     /// # Errors
     /// The file does not parse.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
-        let refuse = |error: tokenizers::Error| TextError::Tokenizer(error.to_string());
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(refuse)?;
-        inner.with_truncation(None).map_err(refuse)?;
-        inner.with_padding(None);
-        let added = inner.get_added_tokens_decoder();
-        let added = added.into_iter().map(|(id, token)| (id, (token.content, token.special))).collect();
         let raw: serde_json::Value =
             serde_json::from_slice(json).map_err(|error| TextError::Tokenizer(error.to_string()))?;
+        let parse = || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+            inner.with_truncation(None)?;
+            inner.with_padding(None);
+            Ok(inner)
+        };
+        let inner = caught(parse).map_err(TextError::Tokenizer)?;
+        let added = inner.get_added_tokens_decoder();
+        let added = added.into_iter().map(|(id, token)| (id, (token.content, token.special))).collect();
         Ok(Self { inner, added, spelling: spelling(&raw["decoder"].to_string()), bytes_of: byte_level_alphabet() })
     }
 
@@ -45,14 +49,14 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer has no token for some of the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|error| TextError::Encode(error.to_string()))?;
+        let encoding = caught(|| self.inner.encode_fast(text, special)).map_err(TextError::Encode)?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// Text of token ids. Incomplete characters come out as U+FFFD; ids that the tokenizer does not know are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        self.inner.decode(ids, skip_special).unwrap_or_else(|error| {
-            tracing::warn!(%error, "decode tokens");
+        caught(|| self.inner.decode(ids, skip_special)).unwrap_or_else(|error| {
+            tracing::warn!(error, "decode tokens");
             String::new()
         })
     }
@@ -105,6 +109,14 @@ impl Tokenizer {
     /// [`Self::token_bytes`] as text; bytes that are no character come out as U+FFFD.
     pub fn token_text(&self, id: u32) -> String {
         String::from_utf8_lossy(&self.token_bytes(id)).into_owned()
+    }
+}
+
+/// The library panics on some files, and on texts with what it made of others; here that is an error like any other.
+fn caught<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizer's parts do not fit each other".into()),
     }
 }
 
