@@ -22,4 +22,4 @@ pub mod session;
 pub mod signals;
 pub mod text;
 pub mod tls;
-mod wire;
+pub mod wire;

@@ -1,0 +1,154 @@
+//! What a model says, cut anywhere, and what a client wants it to say.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, OnceLock};
+
+use lockstep_agent::grammar::{Grammar, GrammarError, Grammars, Guide};
+use lockstep_agent::output::reasoning::ReasoningStyle;
+use lockstep_agent::output::tools::{Function, ToolStyle, forced};
+use lockstep_agent::output::{OutputFormat, OutputParser, Piece, ToolFormat};
+use lockstep_agent::text::Tokenizer;
+use serde_json::Value;
+
+use crate::change::Random;
+use crate::files::{sizes, tokenizer_of};
+
+const STYLES: [ToolStyle; 4] = [ToolStyle::Hermes, ToolStyle::Llama3Json, ToolStyle::Mistral, ToolStyle::Pythonic];
+const REASONING: [Option<ReasoningStyle>; 3] = [None, Some(ReasoningStyle::Think), Some(ReasoningStyle::Mistral)];
+/// Tokens that are taken through a grammar.
+const TOKENS: usize = 24;
+/// Id of the token that ends an answer.
+const END: u32 = 2;
+
+/// An answer, by every style: however it is cut, it says the same.
+pub fn output(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for format in formats() {
+        let whole = read(&format, std::iter::once(text.as_ref()));
+        let mut random = random_of(bytes);
+        assert_eq!(read(&format, cut(&text, &mut random).into_iter()), whole, "by {format:?}");
+        in_order(&whole);
+    }
+}
+
+fn formats() -> Vec<OutputFormat> {
+    let tools =
+        STYLES.map(|style| Some(ToolFormat { style, names: vec!["f".into(), "get_weather".into()], max_calls: 3 }));
+    let tools = tools.into_iter().chain([None]);
+    let with = |tools: Option<ToolFormat>| {
+        REASONING.map(|reasoning| {
+            [false, true].map(|begun| OutputFormat { reasoning, reasoning_begun: begun, tools: tools.clone() })
+        })
+    };
+    tools.flat_map(with).flatten().collect()
+}
+
+/// The pieces of an answer, those of one kind joined.
+fn read<'a>(format: &OutputFormat, parts: impl Iterator<Item = &'a str>) -> Vec<Piece> {
+    let mut parser = OutputParser::new(format);
+    let mut pieces: Vec<Piece> = parts.flat_map(|part| parser.push(part)).collect();
+    pieces.extend(parser.finish());
+    pieces.into_iter().fold(Vec::new(), joined)
+}
+
+fn joined(mut pieces: Vec<Piece>, piece: Piece) -> Vec<Piece> {
+    match (pieces.last_mut(), piece) {
+        (Some(Piece::Content(last)), Piece::Content(more)) | (Some(Piece::Reasoning(last)), Piece::Reasoning(more)) => {
+            last.push_str(&more);
+        }
+        (Some(Piece::Arguments { index, fragment }), Piece::Arguments { index: same, fragment: more })
+            if *index == same =>
+        {
+            fragment.push_str(&more);
+        }
+        (_, piece) => pieces.push(piece),
+    }
+    pieces
+}
+
+/// Calls are counted from 0, and arguments are those of the call before them.
+fn in_order(pieces: &[Piece]) {
+    let mut calls = 0;
+    for piece in pieces {
+        match piece {
+            Piece::Call { index, .. } => {
+                assert_eq!(*index, calls);
+                calls += 1;
+            }
+            Piece::Arguments { index, .. } => assert_eq!(*index + 1, calls),
+            Piece::Content(_) | Piece::Reasoning(_) => {}
+        }
+    }
+    assert!(calls <= 3);
+}
+
+fn cut<'a>(text: &'a str, random: &mut Random) -> Vec<&'a str> {
+    let (mut parts, mut rest) = (Vec::new(), text);
+    while !rest.is_empty() {
+        let most = 1 + random.below(12);
+        let end = (most..=rest.len()).find(|end| rest.is_char_boundary(*end)).unwrap_or(rest.len());
+        let (part, after) = rest.split_at(end);
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+/// What an answer must be, and a walk through it. The first line says in what language it is said.
+pub fn grammar(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (kind, source) = text.split_once('\n').unwrap_or(("lark", &text));
+    let grammar = match kind {
+        "schema" => serde_json::from_str(source).map(Grammar::JsonSchema).map_err(|error| wrong(&error)),
+        "regex" => Ok(Grammar::Regex(source.into())),
+        "choice" => Ok(Grammar::Choice(source.lines().map(str::to_owned).collect())),
+        "tools" => tools(source, bytes.len()),
+        _ => Ok(Grammar::Lark(source.into())),
+    };
+    if let Ok(guide) = grammar.and_then(|grammar| grammars().compile(&grammar)) {
+        walk(guide, &mut random_of(bytes));
+    }
+}
+
+fn wrong(error: &serde_json::Error) -> GrammarError {
+    GrammarError::Invalid(error.to_string())
+}
+
+/// Tools as a list of objects with `name` and `parameters`, called in one of the styles.
+fn tools(source: &str, number: usize) -> Result<Grammar, GrammarError> {
+    let tools: Vec<Value> = serde_json::from_str(source).map_err(|error| wrong(&error))?;
+    let function = |tool: &Value| Function {
+        name: tool["name"].as_str().unwrap_or("f").to_owned(),
+        parameters: tool["parameters"].clone(),
+    };
+    let functions: Vec<Function> = tools.iter().map(function).collect();
+    forced(STYLES[number % STYLES.len()], &functions, number % 2 == 1, |_| None)
+}
+
+fn grammars() -> &'static Grammars {
+    static GRAMMARS: OnceLock<Grammars> = OnceLock::new();
+    GRAMMARS.get_or_init(|| {
+        let tokenizer = Tokenizer::from_json(&tokenizer_of("llama2")).expect("a tokenizer");
+        Grammars::new(Arc::new(tokenizer), sizes().vocab_size, Arc::new([END]))
+    })
+}
+
+/// Takes any of the tokens that may come, as a model would.
+fn walk(mut guide: Guide, random: &mut Random) {
+    for _ in 0..TOKENS {
+        let Ok(allowed) = guide.allowed() else { return };
+        let Some(allowed) = allowed else { return };
+        let ids: Vec<u32> = (0..sizes().vocab_size).filter(|id| allowed.contains(*id)).collect();
+        assert!(!ids.is_empty(), "nothing may come");
+        let id = ids[random.below(ids.len())];
+        if id == END || guide.advance(id).unwrap_or(true) {
+            return;
+        }
+    }
+}
+
+fn random_of(bytes: &[u8]) -> Random {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    Random::new(hasher.finish())
+}

@@ -1,0 +1,188 @@
+//! What comes over the control streams: to the head from its nodes, to a node from its head.
+//!
+//! Inputs are messages one after the other, each as a byte that names the stream, its length (a varint) and itself.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures::{Stream, StreamExt as _};
+use lockstep_agent::config::{Build, Config, Environment, LogConfig, Role, parse, resolve};
+use lockstep_agent::signals::Signals;
+use lockstep_agent::{head, node, wire};
+use lockstep_proto::node::control_client::ControlClient;
+use lockstep_proto::node::control_server::{Control, ControlServer};
+use lockstep_proto::node::{FromHead, FromNode, from_head, from_node};
+use lockstep_tests::process::free_port;
+use prost::Message;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Server};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::block_on;
+use crate::files::step_of_a_rank;
+
+/// Whoever has not ended by then hangs.
+const ENDS: Duration = Duration::from_secs(15);
+/// A node gets this long to do what a message says before the next one comes.
+const TURN: Duration = Duration::from_millis(150);
+/// Messages of one input.
+const MESSAGES: usize = 32;
+
+/// A step plan, given to a rank that has a sequence.
+pub fn plan(bytes: &[u8]) {
+    if let Ok(FromHead { message: Some(from_head::Message::Plan(plan)) }) = FromHead::decode(bytes)
+        && let Ok(plan) = wire::plan_from_wire(plan)
+    {
+        step_of_a_rank(plan);
+    }
+}
+
+/// What a node says of a step.
+pub fn step_done(bytes: &[u8]) {
+    if let Ok(FromNode { message: Some(from_node::Message::StepDone(done)) }) = FromNode::decode(bytes) {
+        wire::output_from_wire(done).ok();
+    }
+}
+
+/// The streams of two nodes, to a head of their own.
+pub fn from_nodes(bytes: &[u8]) {
+    // The head's future is the thread's that polls it.
+    block_on(LocalSet::new().run_until(async {
+        let port = free_port();
+        let variables = [
+            ("MISTRALRS_MN_GLOBAL_WORLD_SIZE", "2".to_owned()),
+            ("MISTRALRS_MN_HEAD_NUM_WORKERS", "1".to_owned()),
+            ("MISTRALRS_MN_HEAD_PORT", port.to_string()),
+            ("LOCKSTEP_HEAD_NODE", "separate".to_owned()),
+            ("LOCKSTEP_CLUSTER_ID", "fuzz".to_owned()),
+        ];
+        let words = ["plain", "-m", "builtin://tiny", "--port", "off", "--grpc-port", "0"];
+        let (Role::Head(config), log) = configured(&words, variables) else { panic!("no head") };
+        let signals = Signals::default();
+        let stop = signals.stop.clone();
+        let running = spawn_local(async move { head::run(*config, &log, signals).await });
+        talk(ControlClient::new(reached(port, &running).await), bytes).await;
+        assert!(!running.is_finished(), "the head ended: {:?}", running.await);
+        stop.cancel();
+        timeout(ENDS, running).await.expect("the head does not end").expect("the head does not panic").ok();
+    }));
+}
+
+/// Says everything on two streams, and waits for the end of both.
+async fn talk(mut client: ControlClient<Channel>, bytes: &[u8]) {
+    let (first, first_said) = unbounded();
+    let (second, second_said) = unbounded();
+    let mut heard = Vec::new();
+    for said in [first_said, second_said] {
+        heard.extend(client.attach(said).await.map(Response::into_inner));
+    }
+    for (stream, message) in messages::<FromNode>(bytes) {
+        let to = if stream % 2 == 0 { &first } else { &second };
+        to.unbounded_send(message).ok();
+        tokio::task::yield_now().await;
+    }
+    drop((first, second));
+    for stream in heard {
+        timeout(ENDS, stream.for_each(async |_| ())).await.expect("the head leaves a stream open");
+    }
+}
+
+/// A head's stream, to a node of its own.
+pub fn from_head(bytes: &[u8]) {
+    block_on(async {
+        let port = free_port();
+        let control = format!("--control=127.0.0.1:{port}");
+        let words =
+            ["node", "--ordinal=0", "--local-world-size=1", "--world-size=1", "--ring-listen=127.0.0.1:0", &control];
+        let (Role::Node(config), _) = configured(&words, [("HF_HUB_OFFLINE", "1".to_owned())]) else {
+            panic!("no node")
+        };
+        let over = CancellationToken::new();
+        let (script, ended) = (messages(bytes).into_iter().map(|(_, message)| message).collect(), over.clone());
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let service = ControlServer::new(Head { script, ended: ended.clone() });
+        let head = tokio::spawn(Server::builder().add_service(service).serve_with_shutdown(address, async move {
+            ended.cancelled().await;
+        }));
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(node::run(*config, stop.clone()));
+        timeout(ENDS, over.cancelled()).await.expect("the node does not come, or takes too long");
+        stop.cancel();
+        timeout(ENDS, running).await.expect("the node does not end").expect("the node does not panic").ok();
+        head.abort();
+    });
+}
+
+/// A head that says what it was told to say to the first node that comes, each message after the node's answer to the
+/// one before it, or a while.
+struct Head {
+    script: Vec<FromHead>,
+    ended: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl Control for Head {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<FromHead, Status>> + Send>>;
+
+    async fn attach(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Self::AttachStream>, Status> {
+        let (say, said): (UnboundedSender<_>, UnboundedReceiver<_>) = unbounded();
+        let (script, ended) = (self.script.clone(), self.ended.clone());
+        let mut heard = request.into_inner();
+        tokio::spawn(async move {
+            for message in script {
+                say.unbounded_send(Ok(message)).ok();
+                timeout(TURN, answer(&mut heard)).await.ok();
+            }
+            ended.cancel();
+        });
+        Ok(Response::new(Box::pin(said)))
+    }
+}
+
+/// Waits until the node has done something.
+async fn answer(heard: &mut Streaming<FromNode>) {
+    use from_node::Message::{Fault, Formed, Loaded, StepDone};
+    while let Ok(Some(FromNode { message })) = heard.message().await {
+        if matches!(message, Some(Loaded(_) | Formed(_) | StepDone(_) | Fault(_))) {
+            return;
+        }
+    }
+    // It has hung up.
+    std::future::pending().await
+}
+
+fn configured<const N: usize>(words: &[&str], variables: [(&str, String); N]) -> (Role, LogConfig) {
+    let cli = parse(std::iter::once("lockstep-agent").chain(words.iter().copied())).expect("a command line");
+    let variables: Environment = variables.into_iter().collect();
+    let build = Build { ring: true, nccl: false, visible_devices: 0 };
+    let Config { role, log, .. } = resolve(&cli, &variables, &build).expect("a configuration");
+    (role, log)
+}
+
+/// A connection to a port that somebody is about to open.
+async fn reached<T>(port: u16, opens: &JoinHandle<T>) -> Channel {
+    let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("an address");
+    loop {
+        assert!(!opens.is_finished(), "it ended before it listened");
+        if let Ok(channel) = endpoint.connect().await {
+            return channel;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn messages<M: Message + Default>(bytes: &[u8]) -> Vec<(u8, M)> {
+    let (mut messages, mut rest) = (Vec::new(), bytes);
+    while let Some((stream, after)) = rest.split_first() {
+        rest = after;
+        match M::decode_length_delimited(&mut rest) {
+            Ok(message) if messages.len() < MESSAGES => messages.push((*stream, message)),
+            _ => break,
+        }
+    }
+    messages
+}

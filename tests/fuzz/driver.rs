@@ -1,0 +1,179 @@
+//! Feeds a target with its corpus, and with what becomes of it when bytes are changed at random. Works on stable Rust.
+//!
+//! The same seed gives the same bytes. An input that panics or takes too long is kept in the corpus, where each later
+//! run replays it, until whoever mends the parser commits it with the mend; of one that ends the process, by memory or
+//! stack, the bytes are in the file that is named on standard error. `LOCKSTEP_FUZZ_SECONDS=600` goes on for so long,
+//! with a seed of its own.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, Once};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::change::{Random, changed};
+
+/// Inputs made of a corpus where no time was given, and the time after which there are enough.
+const INPUTS: usize = 200;
+const ENOUGH: Duration = Duration::from_secs(2);
+/// An input that takes this long hangs for all that anyone can tell.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Address space of the whole test, in bytes: a parser that believes a length of its input ends here.
+const MEMORY: u64 = 16 << 30;
+/// Threads whose panics nobody catches for good: a task's or a rank's end with it.
+const THREADS: [&str; 4] = ["tokio-rt-worker", "rank-", "ring-listener", "heartbeat"];
+/// Longest input.
+pub const LONGEST: usize = 64 << 10;
+
+/// What a target is fed: its own corpus, and files that other tests have, by a path with one `*`.
+pub struct Seeds {
+    pub name: &'static str,
+    pub also: &'static [&'static str],
+}
+
+/// Replays the corpus and fuzzes from it.
+pub fn run(seeds: &Seeds, target: impl Fn(&[u8])) {
+    bound_memory();
+    count_panics();
+    let corpus = seeds.read();
+    let target = Watched::new(seeds.name, target);
+    for (path, input) in &corpus {
+        assert!(target.survives(input), "{} breaks the parser", path.display());
+    }
+    let given = std::env::var("LOCKSTEP_FUZZ_SECONDS").ok().map(|text| text.parse().expect("whole seconds"));
+    let seed = given.map_or(1, |_| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64));
+    let until = Instant::now() + given.map_or(ENOUGH, Duration::from_secs);
+    let most = given.map_or(INPUTS, |_| usize::MAX);
+    let mut random = Random::new(seed);
+    let inputs: Vec<Vec<u8>> = corpus.into_iter().map(|(_, input)| input).collect();
+    let mut made = 0;
+    while made < most && Instant::now() < until {
+        let input = changed(&inputs, LONGEST, &mut random);
+        made += 1;
+        if !target.survives(&input) {
+            let path = keep(seeds.name, &input);
+            panic!("input {made} of seed {seed} breaks the parser: {}", path.display());
+        }
+    }
+    println!("{made} inputs");
+}
+
+fn bound_memory() {
+    let limit = rustix::process::Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) };
+    rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("bound the memory");
+}
+
+/// Panics on [`THREADS`], of all targets.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let thread = std::thread::current();
+            if thread.name().is_some_and(|name| THREADS.iter().any(|ours| name.starts_with(ours))) {
+                PANICS.fetch_add(1, Ordering::Relaxed);
+            }
+            usual(panic);
+        }));
+    });
+}
+
+impl Seeds {
+    fn folder(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name)
+    }
+
+    /// All inputs with their paths.
+    fn read(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = listed(&Self::folder(self.name), "");
+        for pattern in self.also {
+            let (folder, rest) = pattern.split_once('*').expect("one *");
+            let found = listed(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), rest);
+            assert!(!found.is_empty(), "{pattern} names nothing");
+            files.extend(found);
+        }
+        assert!(!files.is_empty(), "no corpus for {}", self.name);
+        let read = |path: PathBuf| {
+            let mut input = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            input.truncate(LONGEST);
+            (path, input)
+        };
+        files.into_iter().map(read).collect()
+    }
+}
+
+/// The files whose path is `folder`, any name, and `rest`; `rest` may begin a path below that name.
+fn listed(folder: &Path, rest: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let mut files: Vec<PathBuf> = match rest.strip_prefix('/') {
+        Some(below) => paths.map(|path| path.join(below)).filter(|path| path.is_file()).collect(),
+        None => paths.filter(|path| path.to_str().is_some_and(|path| path.ends_with(rest))).collect(),
+    };
+    files.sort();
+    files
+}
+
+/// Puts an input that broke something into the corpus.
+fn keep(name: &str, input: &[u8]) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    input.hash(&mut hasher);
+    let path = Seeds::folder(name).join(format!("broke-{:016x}", hasher.finish()));
+    std::fs::create_dir_all(Seeds::folder(name)).and_then(|()| std::fs::write(&path, input)).expect("keep the input");
+    path
+}
+
+/// A target under watch: what it is working on is in a file, and it may not take for ever.
+struct Watched<T> {
+    target: T,
+    /// Holds the input of this moment.
+    path: PathBuf,
+    /// `true` at the begin of an input, `false` at its end.
+    beats: Mutex<mpsc::Sender<bool>>,
+}
+
+impl<T: Fn(&[u8])> Watched<T> {
+    fn new(name: &'static str, target: T) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{name}"));
+        let (beats, heard) = mpsc::channel();
+        let last = path.clone();
+        std::thread::spawn(move || watch(name, &last, &heard));
+        Self { target, path, beats: Mutex::new(beats) }
+    }
+
+    fn beat(&self, begins: bool) {
+        self.beats.lock().expect("no panic while it is held").send(begins).ok();
+    }
+
+    /// Whether the target came back without a panic, also elsewhere.
+    fn survives(&self, input: &[u8]) -> bool {
+        std::fs::write(&self.path, input).expect("note the input");
+        let panics = PANICS.load(Ordering::Relaxed);
+        self.beat(true);
+        let survived = catch_unwind(AssertUnwindSafe(|| (self.target)(input))).is_ok();
+        self.beat(false);
+        survived && PANICS.load(Ordering::Relaxed) == panics
+    }
+}
+
+/// Ends the process where an input takes too long, and keeps it.
+fn watch(name: &str, input: &Path, beats: &mpsc::Receiver<bool>) {
+    eprintln!("what {name} works on is in {}", input.display());
+    let mut busy = false;
+    loop {
+        let wait = if busy { PATIENCE } else { Duration::MAX };
+        match beats.recv_timeout(wait) {
+            Ok(begins) => busy = begins,
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                let path = std::fs::read(input).map(|input| keep(name, &input)).unwrap_or_default();
+                eprintln!("{name} hangs: {}", path.display());
+                std::process::exit(101);
+            }
+        }
+    }
+}

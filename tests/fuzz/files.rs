@@ -1,0 +1,204 @@
+//! Files of a model, as a head and a rank read them.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use lockstep_agent::text::{ChatMessage, Conversation, ModelText, Text, ToolCall};
+use lockstep_collectives::{Grid, solo::Solo};
+use lockstep_engine::config::ModelConfig;
+use lockstep_engine::{DTypeChoice, EngineError, ModelFiles, Quantization, Runner, RunnerConfig};
+use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, StepPlan};
+use lockstep_tests::group::fixture;
+use serde_json::json;
+
+use crate::block_on;
+
+/// What is encoded with a tokenizer that was read.
+const TEXT: &str = "What is a ring?\n\u{e9}\u{1f980} <s>";
+/// A GGUF file's tensors are zeros up to here, so that its header may name some without being as long.
+const GGUF_BYTES: u64 = 1 << 20;
+
+/// `config.json` beside the weights of a model of its architecture.
+pub fn model_config(bytes: &[u8]) {
+    if let Ok(config) = ModelConfig::parse(bytes)
+        && let Some(folder) = weights_of(config.architecture.name())
+    {
+        within(folder, "config.json", bytes, |source| load(source).ok());
+    }
+}
+
+/// The fixture of an architecture, as `config.json` spells it.
+fn weights_of(architecture: &str) -> Option<&'static str> {
+    let fixtures = [
+        ("LlamaForCausalLM", "llama2"),
+        ("Qwen2ForCausalLM", "qwen2"),
+        ("Qwen3ForCausalLM", "qwen3"),
+        ("Qwen3MoeForCausalLM", "qwen3-moe"),
+        ("MistralForCausalLM", "mistral"),
+        ("MixtralForCausalLM", "mixtral"),
+        ("Gemma2ForCausalLM", "gemma2"),
+        ("Gemma3ForCausalLM", "gemma3"),
+        ("Phi3ForCausalLM", "phi3"),
+    ];
+    fixtures.into_iter().find(|(name, _)| *name == architecture).map(|(_, fixture)| fixture)
+}
+
+pub fn generation_config(bytes: &[u8]) {
+    within("llama2", "generation_config.json", bytes, |source| describe(source).ok());
+}
+
+/// `tokenizer.json`, and a text encoded with it.
+pub fn tokenizer(bytes: &[u8]) {
+    let text = ModelText { tokenizer_json: bytes.to_vec(), ..sizes() };
+    if let Ok(text) = Text::new(text) {
+        use_text(&text);
+    }
+}
+
+/// `tokenizer_config.json`, with the template that it may hold.
+pub fn tokenizer_config(bytes: &[u8]) {
+    within("llama2", "tokenizer_config.json", bytes, |source| describe(source).ok());
+}
+
+/// A chat template, and conversations rendered with it.
+pub fn chat_template(bytes: &[u8]) {
+    let Ok(template) = String::from_utf8(bytes.to_vec()) else { return };
+    let text = ModelText { tokenizer_json: tokenizer_of("llama2"), chat_template: Some(template), ..sizes() };
+    if let Ok(text) = Text::new(text) {
+        use_text(&text);
+    }
+}
+
+/// The header of `model.safetensors`, and the bytes after it.
+pub fn safetensors(bytes: &[u8]) {
+    within("llama2", "model.safetensors", bytes, |source| load(source).ok());
+}
+
+pub fn safetensors_index(bytes: &[u8]) {
+    within("llama3-sharded", "model.safetensors.index.json", bytes, |source| load(source).ok());
+}
+
+/// A GGUF file: header, metadata, tokenizer, and a step of its model.
+pub fn gguf(bytes: &[u8]) {
+    lockstep_engine::gguf::check_bytes(bytes).ok();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, bytes).expect("write");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
+    file.set_len(GGUF_BYTES.max(bytes.len() as u64)).expect("lengthen");
+    load(path.to_str().expect("UTF-8")).ok();
+}
+
+/// A copy of the fixture `model` whose file `name` has these bytes.
+fn within<T>(model: &str, name: &str, bytes: &[u8], read: impl FnOnce(&str) -> Option<T>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = std::fs::read_dir(fixture(model)).expect("a fixture").map(|file| file.expect("a file").path());
+    for file in files.filter(|file| !file.ends_with(name)) {
+        let link = folder.path().join(file.file_name().expect("a name"));
+        std::os::unix::fs::symlink(file, link).expect("a link");
+    }
+    std::fs::write(folder.path().join(name), bytes).expect("write");
+    read(folder.path().to_str().expect("UTF-8"));
+}
+
+/// Reads what the head reads, and uses it.
+fn describe(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
+    let files = lockstep_engine::open(source)?;
+    let model = lockstep_engine::describe(files.as_ref())?;
+    let text = ModelText {
+        tokenizer_json: model.tokenizer_json,
+        tokenizer_config: Some(model.tokenizer_config.to_string().into_bytes()),
+        chat_template: model.chat_template,
+        vocab_size: model.vocab_size,
+        context_length: model.context_length,
+        eos_token_ids: model.generation.eos_token_ids,
+        ..ModelText::default()
+    };
+    if let Ok(text) = Text::new(text) {
+        use_text(&text);
+    }
+    lockstep_engine::resolve(files.as_ref())?;
+    lockstep_engine::weight_facts(Arc::clone(&files))?;
+    Ok(files)
+}
+
+/// Reads what a rank reads too, and computes a step.
+fn load(source: &str) -> Result<(), EngineError> {
+    let mut runner = runner(describe(source)?)?;
+    runner.form(1, Solo::new()?, BLOCKS)?;
+    let plan = StepPlan { epoch: 1, step: 1, ..first_step() };
+    runner.step(&plan).map(drop)
+}
+
+/// Blocks of the KV cache, with one token each.
+const BLOCKS: u32 = 64;
+
+fn runner(files: Arc<dyn ModelFiles>) -> Result<Runner, EngineError> {
+    let config = RunnerConfig {
+        files,
+        dtype: DTypeChoice::Auto,
+        quantization: Quantization::None,
+        grid: Grid::new(0, 1, 1).expect("one rank"),
+        block_size: 1,
+        context_length: None,
+        max_num_batched_tokens: 64,
+        max_num_seqs: 8,
+        threads: 1,
+        oversubscribed: true,
+        isa: None,
+        progress: Arc::default(),
+    };
+    Runner::load(config, &mut |_, _| ())
+}
+
+/// A prompt of three tokens.
+fn first_step() -> StepPlan {
+    let entry = PlanEntry {
+        seq: 1,
+        position: 0,
+        tokens: PlanTokens::Given(vec![3, 4, 5]),
+        new_blocks: vec![2, 1, 0],
+        sample: true,
+        allowed: None,
+    };
+    StepPlan { admit: vec![Admission::new(1, SamplingParams::default())], entries: vec![entry], ..StepPlan::default() }
+}
+
+/// Gives a plan to a rank that has the first step behind it.
+pub fn step_of_a_rank(plan: StepPlan) {
+    static RANK: OnceLock<Mutex<Runner>> = OnceLock::new();
+    static EPOCH: AtomicU64 = AtomicU64::new(0);
+    let rank = RANK.get_or_init(|| {
+        let files = lockstep_engine::open(fixture("llama2").as_str()).expect("a fixture");
+        Mutex::new(runner(files).expect("a rank"))
+    });
+    let mut rank = rank.lock().expect("no panic while it is held");
+    let epoch = EPOCH.fetch_add(1, Ordering::Relaxed) + 1;
+    rank.form(epoch, Solo::new().expect("a communicator"), BLOCKS).expect("a group of one");
+    rank.step(&StepPlan { epoch, step: 1, ..first_step() }).expect("a plan in order");
+    rank.step(&StepPlan { epoch, step: 2, ..plan }).ok();
+}
+
+/// Of the small model that texts are read beside.
+pub fn sizes() -> ModelText {
+    ModelText { vocab_size: 288, context_length: 512, ..ModelText::default() }
+}
+
+pub fn tokenizer_of(model: &str) -> Vec<u8> {
+    std::fs::read(PathBuf::from(fixture(model)).join(Path::new("tokenizer.json"))).expect("a tokenizer")
+}
+
+fn use_text(text: &Text) {
+    let ids = block_on(text.encode(TEXT.into(), true)).unwrap_or_default();
+    text.tokenizer().decode(&ids, true);
+    text.tokenizer().decode(&[0, 1, u32::MAX], false);
+    let said = [("system", "be good"), ("user", "hello"), ("assistant", "hi"), ("user", "who?")];
+    let messages: Vec<_> = said.map(|(role, content)| ChatMessage::new(role, content)).into();
+    block_on(text.encode_chat(Conversation { messages: messages.clone(), ..Conversation::default() })).ok();
+    let call = ToolCall { id: "a".into(), name: "f".into(), arguments: json!({"x": [1, null]}) };
+    let calls = ChatMessage { tool_calls: vec![call], ..ChatMessage::new("assistant", "") };
+    let tools = vec![json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}})];
+    let messages = [messages, vec![calls, ChatMessage::new("tool", "7")]].concat();
+    block_on(text.encode_chat(Conversation { messages, tools, ..Conversation::default() })).ok();
+}

@@ -1,0 +1,59 @@
+//! Parsers of bytes from outside, each as a plain function of bytes: whatever they are given, they end soon, without a
+//! panic and in bounded memory. [`driver`] replays the corpus of each and makes more of it.
+
+mod answers;
+mod change;
+mod control;
+mod driver;
+mod files;
+mod hub;
+mod requests;
+mod ring;
+mod words;
+
+use std::sync::OnceLock;
+
+use driver::Seeds;
+
+/// Each target with further seeds, by a path in `tests/` with one `*`.
+macro_rules! targets {
+    ($($name:ident: $target:path $(, $also:literal)*;)*) => {
+        $(#[test]
+        fn $name() {
+            driver::run(&Seeds { name: stringify!($name), also: &[$($also),*] }, $target);
+        })*
+    };
+}
+
+targets! {
+    model_config: files::model_config, "parity/fixtures/*/config.json";
+    generation_config: files::generation_config, "parity/fixtures/*/generation_config.json";
+    tokenizer: files::tokenizer, "parity/fixtures/*/tokenizer.json";
+    tokenizer_config: files::tokenizer_config, "parity/fixtures/*/tokenizer_config.json";
+    chat_template: files::chat_template;
+    safetensors: files::safetensors;
+    safetensors_index: files::safetensors_index, "parity/fixtures/*/model.safetensors.index.json";
+    gguf: files::gguf, "parity/gguf/*.gguf";
+    arguments: words::arguments;
+    quantization: words::quantization;
+    ring_config: words::ring_config;
+    cluster: words::cluster, "../deploy/samples/*.yaml";
+    typed: words::typed;
+    grammar: answers::grammar;
+    output: answers::output;
+    http: requests::http;
+    grpc: requests::grpc;
+    hub_answer: hub::answer;
+    greeting: ring::greeting;
+    frames: ring::frames;
+    plan: control::plan;
+    step_done: control::step_done;
+    from_nodes: control::from_nodes;
+    from_head: control::from_head;
+}
+
+/// Runs `future` on the threads that all targets share.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| tokio::runtime::Runtime::new().expect("a runtime")).block_on(future)
+}

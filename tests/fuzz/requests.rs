@@ -1,0 +1,134 @@
+//! What clients ask, by HTTP and by gRPC, of a whole client side; a head in the background gives each the same answer.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use lockstep_agent::metrics::Metrics;
+use lockstep_agent::output::Chosen;
+use lockstep_agent::output::reasoning::ReasoningStyle;
+use lockstep_agent::output::tools::ToolStyle;
+use lockstep_agent::service::{Alive, Command, Event, FinishReason, Inference};
+use lockstep_agent::session::Api;
+use lockstep_agent::text::{ModelText, Text};
+use lockstep_proto::v1::inference_client::InferenceClient;
+use lockstep_proto::v1::{ChatRequest, ClusterStatus, DetokenizeRequest, GenerateRequest, GenerateResponse, ModelInfo};
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status, Streaming};
+
+use crate::block_on;
+use crate::files::{sizes, tokenizer_of};
+
+/// A server that says nothing for this long is taken for hung.
+const ANSWER: Duration = Duration::from_secs(15);
+/// What the head answers: of the fixture's vocabulary, any bytes.
+const ANSWERED: [u32; 4] = [65, 3, 200, 287];
+const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}";
+
+/// A body, after a first line that says what it is for.
+pub fn http(bytes: &[u8]) {
+    let (path, body) = match bytes.iter().position(|byte| *byte == b'\n') {
+        Some(end) if bytes.starts_with(b"chat") => ("/v1/chat/completions", &bytes[end + 1..]),
+        Some(end) => ("/v1/completions", &bytes[end + 1..]),
+        None => ("/v1/completions", bytes),
+    };
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(servers().http).expect("the port is served");
+    stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
+    stream.write_all(&[head.as_bytes(), body].concat()).expect("send");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer in time");
+    let status = answer.get(9..12).unwrap_or_default();
+    let told = String::from_utf8_lossy(&answer);
+    assert!(matches!(status, b"200" | b"400" | b"404" | b"413" | b"415" | b"422"), "{told}");
+    assert!(!told.contains("internal"), "{told}");
+}
+
+/// A message, after a byte that says of what kind.
+pub fn grpc(bytes: &[u8]) {
+    let Some((kind, message)) = bytes.split_first() else { return };
+    let mut client = InferenceClient::new(servers().grpc.clone());
+    block_on(async {
+        let ended = match kind {
+            b'c' => answered(client.chat(decoded::<ChatRequest>(message)).await).await,
+            b'd' => client.detokenize(decoded::<DetokenizeRequest>(message)).await.map(drop),
+            _ => answered(client.generate(decoded::<GenerateRequest>(message)).await).await,
+        };
+        if let Err(status) = ended {
+            let told = matches!(status.code(), Code::InvalidArgument | Code::NotFound | Code::OutOfRange);
+            assert!(told, "{status:?}");
+        }
+    });
+}
+
+fn decoded<M: Message + Default>(bytes: &[u8]) -> M {
+    M::decode(bytes).unwrap_or_default()
+}
+
+async fn answered(response: Result<Response<Streaming<GenerateResponse>>, Status>) -> Result<(), Status> {
+    let mut stream = response?.into_inner();
+    while stream.message().await?.is_some() {}
+    Ok(())
+}
+
+struct Servers {
+    http: SocketAddr,
+    grpc: Channel,
+}
+
+fn servers() -> &'static Servers {
+    static SERVERS: OnceLock<Servers> = OnceLock::new();
+    SERVERS.get_or_init(|| {
+        block_on(async {
+            let (http, grpc) = (listener().await, listener().await);
+            let addresses = [&http, &grpc].map(|listener| listener.local_addr().expect("its address"));
+            let api = api();
+            tokio::spawn(lockstep_agent::http::serve(http, api.clone(), CancellationToken::new()));
+            tokio::spawn(async move {
+                lockstep_agent::grpc::serve(grpc, api, CancellationToken::new()).await.expect("gRPC is served");
+            });
+            let channel = Channel::from_shared(format!("http://{}", addresses[1])).expect("an address");
+            Servers { http: addresses[0], grpc: channel.timeout(ANSWER).connect_lazy() }
+        })
+    })
+}
+
+async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.expect("a port")
+}
+
+fn api() -> Api {
+    let text = Text::new(ModelText {
+        tokenizer_json: tokenizer_of("llama2"),
+        chat_template: Some(TEMPLATE.into()),
+        tool_style: Chosen::Is(ToolStyle::Hermes),
+        reasoning_style: Chosen::Is(ReasoningStyle::Think),
+        eos_token_ids: vec![2],
+        ..sizes()
+    });
+    let (commands, mut inbox) = mpsc::channel(16);
+    let (tell, status) = watch::channel(ClusterStatus { ready: true, accepting: true, ..Default::default() });
+    tokio::spawn(async move {
+        while let Some(command) = inbox.recv().await {
+            if let Command::Submit { submission, events, accepted } = command {
+                accepted.send(Ok(())).ok();
+                events.send(Event::Started { cached_tokens: 0 }).await.ok();
+                for id in ANSWERED.into_iter().take(submission.max_tokens as usize) {
+                    events.send(Event::Token { id, logprobs: None }).await.ok();
+                }
+                events.send(Event::Finished(FinishReason::Stop)).await.ok();
+            }
+        }
+        drop(tell);
+    });
+    let model = ModelInfo { name: "tiny".into(), context_length: 512, has_chat_template: true, ..Default::default() };
+    Api::new(Inference::new(commands, status, Alive::default()), model, text.expect("a text"), Metrics::new())
+}

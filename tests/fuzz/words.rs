@@ -1,0 +1,59 @@
+//! What users write: command lines, variables, `RING_CONFIG`, an InferenceCluster, a conversation.
+
+use lockstep_agent::config::{Build, Environment, parse, resolve};
+use lockstep_engine::Quantization;
+use lockstep_proto::chat::{self, Input};
+
+const ON_CPU: Build = Build { ring: true, nccl: false, visible_devices: 0 };
+
+/// Words of a command line; those like `NAME=value` before the first other one are variables.
+pub fn arguments(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut words = text.split(|c: char| c.is_whitespace()).filter(|word| !word.is_empty()).peekable();
+    let mut variables = Vec::new();
+    while let Some((name, value)) = words.peek().and_then(|word| word.split_once('=')) {
+        variables.push((name.to_owned(), value.to_owned()));
+        words.next();
+    }
+    if let Ok(cli) = parse(std::iter::once("lockstep-agent").chain(words)) {
+        // A file that the words name is another target's.
+        let variables: Environment = variables.into_iter().filter(|(name, _)| name != "RING_CONFIG").collect();
+        if let Err(error) = resolve(&cli, &variables, &ON_CPU) {
+            assert!(error.to_string().len() < 4096, "an error of {} bytes", error.to_string().len());
+        }
+    }
+}
+
+/// What follows `--isq`: one of its few formats whatever its spelling, or an error that repeats it.
+pub fn quantization(bytes: &[u8]) {
+    let Ok(word) = std::str::from_utf8(bytes) else { return };
+    match word.parse::<Quantization>() {
+        Ok(format) => assert_eq!(word.to_uppercase().parse::<Quantization>().ok(), Some(format)),
+        Err(error) => assert!(error.to_string().contains(word)),
+    }
+}
+
+/// The file of `RING_CONFIG`.
+pub fn ring_config(bytes: &[u8]) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), bytes).expect("write");
+    let variables = [("RING_CONFIG", file.path().to_str().expect("UTF-8"))].into_iter().collect();
+    let cli = parse(["lockstep-agent", "plain", "-m", "builtin://tiny"]).expect("a command line");
+    resolve(&cli, &variables, &ON_CPU).ok();
+}
+
+/// An InferenceCluster in YAML.
+pub fn cluster(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        lockstep_operator::resource::parse(text, "fuzz").ok();
+    }
+}
+
+/// A conversation.
+pub fn typed(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    chat::is_complete(&text);
+    if let Input::Say(said) = Input::parse(&text) {
+        assert!(!said.trim().is_empty() && said.len() <= text.len());
+    }
+}
