@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Runs a client's script against a group: with_agent.py AGENT RANKS SCRIPT [ARGUMENT…]
+"""Runs a client's script against a group: with_agent.py AGENT RANKS MODEL SCRIPT [ARGUMENT…]
 
-RANKS processes on a ring serve the model in the box, in f32, on a free port of this machine; the script gets `--base-url` and its
-arguments. Once it has passed, SIGTERM to the head must end all of them with status 0. Their log is shown where something
-failed.
+RANKS processes on a ring serve MODEL (`tiny`, the model in the box, or one of models.py) in f32, on a free port of this
+machine; the script gets `--base-url` and its arguments. Once it has passed, SIGTERM to the head must end all of them
+with status 0. Their log is shown where something failed.
 """
 
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+
+import models
 
 READY_S = 120
 SCRIPT_S = 300
@@ -52,10 +55,9 @@ def environment(ring: list[int], rank: int) -> dict[str, str]:
     return os.environ | {name: str(value) for name, value in place.items()}
 
 
-def main(agent: str, ranks: int, script: list[str]) -> None:
+def run(command: list[str], ranks: int, script: list[str]) -> None:
     port, ring = free_port(), [free_port() for _ in range(ranks)]
-    command = [agent, "plain", "-m", "builtin://tiny", "--dtype=f32", "--host=127.0.0.1"]
-    command += [f"--http-port={port}", "--grpc-port=off"]
+    command = [*command, "--dtype=f32", "--host=127.0.0.1", f"--http-port={port}", "--grpc-port=off"]
     with tempfile.TemporaryFile("w+") as log:
         options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
         group = [subprocess.Popen(command, env=environment(ring, rank), **options) for rank in range(ranks)]
@@ -80,5 +82,11 @@ def main(agent: str, ranks: int, script: list[str]) -> None:
             raise
 
 
+def main(agent: str, ranks: str, model: str, *script: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = "builtin://tiny" if model == "tiny" else str(models.make(model, pathlib.Path(folder)))
+        run([agent, "plain", "-m", source], int(ranks), list(script))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    main(*sys.argv[1:])

@@ -122,6 +122,7 @@ async fn a_head_turns_misfits_away() {
     worker("0", &[("LOCKSTEP_CLUSTER_ID", "wrong")], "belongs to cluster `wrong`");
     worker("0", &[("MISTRALRS_MN_GLOBAL_WORLD_SIZE", "2")], "world size");
     worker("0", &[("MISTRALRS_MN_LOCAL_WORLD_SIZE", "2")], "MISTRALRS_MN_LOCAL_WORLD_SIZE");
+    worker("0", &[("MISTRALRS_PIPELINE_PARALLEL", "3")], "MISTRALRS_PIPELINE_PARALLEL=3, but the head's group has 1");
     let key = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(key.path(), "a key of the group, secret").expect("write");
     worker("0", &[("LOCKSTEP_GROUP_KEY_FILE", key.path().to_str().expect("UTF-8"))], "the head has none");

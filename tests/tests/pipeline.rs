@@ -1,0 +1,101 @@
+//! Pipeline stages over real processes, in the ways that nodes and stages can lie over one another: the answers are one
+//! process's. And where the layers went, for whoever leaves that to the program.
+
+use lockstep_proto::v1::grammar::Kind;
+use lockstep_proto::v1::{GenerateRequest, Grammar, Limits, Sampling};
+use lockstep_tests::client::{Answer, greedy, sampled};
+use lockstep_tests::group::{Group, Spec, Way, agent, fixture};
+use lockstep_tests::process::Process;
+
+/// Four layers.
+const MODEL: &str = "builtin://tiny";
+const TOKENS: u32 = 40;
+/// Longer than that, however it is cut into tokens.
+const LIST: &str = r#"{"type": "array", "items": {"enum": [true, false]}, "minItems": 100}"#;
+
+fn prompt(length: u32) -> Vec<u32> {
+    (0..length).map(|at| 300 + (at * 13 + length * 29) % 900).collect()
+}
+
+/// Of every kind: those that run ahead of their tokens, those that count them, and one that waits for each.
+fn requests() -> Vec<GenerateRequest> {
+    let penalized = sampled(&prompt(30), TOKENS, 4);
+    let sampling = Sampling {
+        repetition_penalty: Some(1.3),
+        frequency_penalty: Some(0.5),
+        logit_bias: [(400, 3.0)].into(),
+        ..penalized.sampling.clone().unwrap_or_default()
+    };
+    let formed = GenerateRequest {
+        limits: Some(Limits { max_tokens: Some(TOKENS), ..Default::default() }),
+        grammar: Some(Grammar { kind: Some(Kind::JsonSchema(LIST.into())) }),
+        ..sampled(&prompt(7), TOKENS, 5)
+    };
+    vec![
+        greedy(&prompt(3), TOKENS),
+        greedy(&prompt(90), TOKENS),
+        sampled(&prompt(1), TOKENS, 2),
+        sampled(&prompt(55), TOKENS, 3),
+        GenerateRequest { sampling: Some(sampling), ..penalized },
+        formed,
+    ]
+}
+
+/// What a group with so many nodes, ranks on each and stages answers to all of them at once.
+async fn answers(nodes: usize, local: usize, stages: usize) -> Vec<Answer> {
+    let world_size = nodes * local;
+    let mut spec = Spec::new(Way::MultiNode, nodes, MODEL).with("LOCKSTEP_DTYPE", "f32");
+    spec = spec.with("MISTRALRS_MN_LOCAL_WORLD_SIZE", local).with("MISTRALRS_PIPELINE_PARALLEL", stages);
+    let mut group = Group::start(spec.with("MISTRALRS_MN_GLOBAL_WORLD_SIZE", world_size));
+    let status = group.ready().await;
+    let sizes = [status.world_size, status.pipeline_parallel_size, status.tensor_parallel_size];
+    assert_eq!(sizes.map(|size| size as usize), [world_size, stages, world_size / stages]);
+    let client = group.client().await;
+    let all = requests().into_iter().map(|request| {
+        let mut client = client.clone();
+        async move { client.generate(request).await.expect("an answer") }
+    });
+    futures::future::join_all(all).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stages_and_nodes_lie_over_one_another_in_any_way() {
+    let expected = answers(1, 1, 1).await;
+    assert!(expected.iter().all(|answer| answer.tokens.len() == TOKENS as usize), "{expected:?}");
+    for (nodes, local, stages, what) in
+        [(2, 2, 2, "each node is a stage"), (2, 2, 4, "each rank is a stage"), (1, 4, 2, "two stages on one node")]
+    {
+        assert_eq!(answers(nodes, local, stages).await, expected, "{what}");
+    }
+}
+
+/// What a conversation on one node says beside its answers.
+fn said(variables: &[(&str, &str)]) -> String {
+    let mut command = agent();
+    command
+        .args(["-i", "plain", "-m", &fixture("awkward-gqa")])
+        .env("HOME", "/nowhere")
+        .envs(variables.iter().copied());
+    let mut head = Process::start("head", command);
+    head.say("/max-tokens 2");
+    head.say("Hm?");
+    head.hang_up();
+    assert!(head.wait().success(), "{}", head.output());
+    assert!(!head.printed().is_empty(), "{}", head.output());
+    head.output()
+}
+
+#[test]
+fn who_leaves_the_placement_to_the_program_is_told_of_it() {
+    let told = said(&[("MISTRALRS_NO_NCCL", "1")]);
+    let parts = ["MISTRALRS_NO_NCCL=1 changes nothing", "all layers on the CPU", "placed layers", "layers=0..3 of=3"];
+    for part in parts.into_iter().chain(["device=\"cpu (", "free_bytes="]) {
+        assert!(told.contains(part), "no `{part}` in {told}");
+    }
+    let two = [("MISTRALRS_PIPELINE_PARALLEL", "2"), ("MISTRALRS_MN_LOCAL_WORLD_SIZE", "2")];
+    let told = said(&[two[0], two[1], ("MISTRALRS_NO_NCCL", "1")]);
+    for part in ["rank=0 stage=0 layers=0..2 of=3", "rank=1 stage=1 layers=2..3 of=3"] {
+        assert!(told.contains(part), "no `{part}` in {told}");
+    }
+    assert!(!said(&two).contains("placed layers"), "nobody asked");
+}
