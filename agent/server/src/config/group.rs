@@ -144,7 +144,10 @@ fn no_nccl(
         return Ok(false);
     }
     if around.build.visible_devices == 0 {
-        warnings.push(format!("{}=1 changes nothing: this build computes on the CPU and has no NCCL", env::NO_NCCL));
+        warnings.push(format!(
+            "{}=1 changes nothing: this build has no NCCL and places all layers on the CPU",
+            env::NO_NCCL
+        ));
         return Ok(false);
     }
     match multi_node {

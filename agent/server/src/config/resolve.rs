@@ -34,6 +34,8 @@ const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 const DEFAULT_KV_CPU: KvCacheMemory = KvCacheMemory::Bytes(1 << 30);
 /// A device's memory is the rank's own.
 const DEFAULT_KV_DEVICE: KvCacheMemory = KvCacheMemory::Fraction(0.9);
+/// Beside the conversation: where the layers were placed.
+const PLACEMENT_TOLD: &str = "warn,lockstep_agent::node::rank=info";
 /// Longest name of a model or of a group, in bytes.
 const MAX_NAME: usize = 256;
 
@@ -82,7 +84,11 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
     }
     // What is said in the foreground is not to be drowned.
     let quiet = matches!(&role, Role::Head(head) if head.foreground.is_some());
-    let log = said.log(if quiet { "warn" } else { "info" })?;
+    let log = said.log(match quiet {
+        true if said.wants_placement()? => PLACEMENT_TOLD,
+        true => "warn",
+        false => "info",
+    })?;
     Ok(Config { role, log, warnings })
 }
 
@@ -104,6 +110,11 @@ impl Said<'_> {
         range: RangeInclusive<u32>,
     ) -> Result<Option<u32>, ConfigError> {
         self.of(typed, flag)?.map(|setting| setting.integer(range)).transpose()
+    }
+
+    /// Who leaves it to the program where layers go is told where they went.
+    fn wants_placement(&self) -> Result<bool, ConfigError> {
+        self.variables.get(env::NO_NCCL)?.map_or(Ok(false), |said| said.switch())
     }
 
     fn log(&self, default: &str) -> Result<LogConfig, ConfigError> {

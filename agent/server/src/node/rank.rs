@@ -16,6 +16,7 @@ use lockstep_schedule::plan::{StepOutput, StepPlan};
 use tokio::sync::mpsc;
 
 use super::link::{FormSpec, Links};
+use super::memory;
 use crate::clock;
 use crate::config::MAX_STAGES;
 
@@ -160,6 +161,8 @@ impl Body {
                     layers = ?facts.layers,
                     of = facts.num_layers,
                     device = format!("cpu ({})", facts.isa),
+                    weight_bytes = runner.bytes_read(),
+                    free_bytes = memory::free_bytes(),
                     "placed layers"
                 );
                 let facts = pb::Loaded {

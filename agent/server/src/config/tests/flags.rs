@@ -241,6 +241,8 @@ fn a_conversation_serves_nobody_unless_asked() {
     let filter = |command: &str| configure(command, "", &CPU).unwrap().log.filter;
     let filters = ["plain -m a", "-i plain -m a", "-i --log debug plain -m a"].map(filter);
     assert_eq!(filters, ["info", "warn", "debug"]);
+    let told = configure("-i plain -m a", "MISTRALRS_NO_NCCL=1", &CPU).unwrap().log.filter;
+    assert_eq!(told, "warn,lockstep_agent::node::rank=info", "where the layers went");
     let got = configure("-i plain -m a", "LOCKSTEP_FOLLOW_PARENT=1", &CPU).map(|config| describe(&config));
     check_one("-i", got, &Err(&["-i and LOCKSTEP_FOLLOW_PARENT", "standard input"]));
     let config = configure("--throughput plain -m a", "", &CPU).unwrap();
