@@ -190,6 +190,7 @@ fn styles_are_told_from_templates() {
         ("[func_name1(params_name1=params_value1)]", Some(ToolStyle::Pythonic), None),
         ("{% if '</think>' in content %}", None, Some(ReasoningStyle::Think)),
         ("{{ messages }}", None, None),
+        ("<tool_call>\n<function=example_function_name>", None, None),
     ];
     for (template, tools, reasoning) in cases {
         assert_eq!(ToolStyle::of_template(template), tools, "{template}");

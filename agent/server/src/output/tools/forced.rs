@@ -87,7 +87,7 @@ pub fn forced(
         rules.push(format!("call{index}: {head} arguments{index}"));
         match style {
             ToolStyle::Pythonic => keywords(index, &tool.parameters, &mut rules)?,
-            _ => rules.push(format!("arguments{index}: {}", json(&tool.parameters)?)),
+            _ => rules.push(format!("arguments{index}: {}", json(&object(&tool.parameters))?)),
         }
     }
     Ok(Grammar::Lark(rules.join("\n")))
@@ -106,6 +106,15 @@ fn spell(text: &str, special: &impl Fn(&str) -> Option<u32>) -> String {
         }
     }
     literal(text)
+}
+
+/// A tool's parameters are an object's properties, also where their schema forgets to say so.
+fn object(parameters: &Value) -> Value {
+    let mut parameters = parameters.clone();
+    if let Value::Object(fields) = &mut parameters {
+        fields.entry("type").or_insert_with(|| "object".into());
+    }
+    parameters
 }
 
 fn json(schema: &Value) -> Result<String, GrammarError> {
@@ -246,6 +255,22 @@ mod tests {
             for seed in 0..6 {
                 walk(style, false, seed);
             }
+        }
+    }
+
+    #[test]
+    fn arguments_are_an_object_whatever_the_schema_says() {
+        let grammars = Grammars::new(fixtures::byte_level(), fixtures::BYTE_LEVEL_VOCAB, vec![fixtures::END].into());
+        for parameters in [json!({}), json!({"properties": {"a": true}}), json!({"description": "any"})] {
+            let tool = Function { name: "f".into(), parameters };
+            let grammar = forced(ToolStyle::Llama3Json, &[tool], false, |_| None).unwrap();
+            let mut guide = grammars.compile(&grammar).unwrap();
+            for byte in b"{\"name\": \"f\", \"parameters\": " {
+                assert!(!guide.advance(u32::from(*byte)).unwrap());
+            }
+            let allowed = guide.allowed().unwrap().unwrap();
+            let first: String = (0..128u8).filter(|id| allowed.contains((*id).into())).map(char::from).collect();
+            assert_eq!(first, "{");
         }
     }
 

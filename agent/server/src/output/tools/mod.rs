@@ -25,8 +25,12 @@ pub enum ToolStyle {
 }
 
 impl ToolStyle {
-    /// The style that a chat template speaks of.
+    /// The style that a chat template speaks of; none where it marks its calls as Hermes does, and writes them in tags
+    /// (Qwen3-Coder, GLM).
     pub fn of_template(template: &str) -> Option<Self> {
+        if ["<function=", "<arg_key>"].iter().any(|tag| template.contains(tag)) {
+            return None;
+        }
         let marks = [
             ("<tool_call>", Self::Hermes),
             ("[TOOL_CALLS]", Self::Mistral),
