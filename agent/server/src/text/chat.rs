@@ -116,6 +116,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| clock::now(&format));
         environment.add_filter("tojson", tojson);
+        environment.add_test("iterable", is_iterable);
         environment.add_template_owned(NAME, jinja::adapt(&source)).map_err(TextError::TemplateSyntax)?;
         let tool_use = named_template(&tokenizer_config["chat_template"], TOOL_USE);
         if let Some(tool_use) = &tool_use {
@@ -207,8 +208,15 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// As Python's `json.dumps` writes it: the engine's own filter escapes four characters for HTML.
+/// As Python has it: nothing is not iterable, a text is.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && (value.as_str().is_some() || value.try_iter().is_ok())
+}
+
+/// As Python's `json.dumps` writes it: the engine's own filter escapes four characters for HTML, and knows no
+/// `ensure_ascii`.
 fn tojson(value: &Value, indent: Option<Value>, args: Kwargs) -> Result<Value, Error> {
+    let ensure_ascii = args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let escaped = minijinja::filters::tojson(value, indent, args)?.to_string();
     let mut out = String::with_capacity(escaped.len());
     let mut rest = escaped.as_str();
@@ -226,7 +234,19 @@ fn tojson(value: &Value, indent: Option<Value>, args: Kwargs) -> Result<Value, E
         rest = escape.get(length..).unwrap_or_default();
     }
     out.push_str(rest);
-    Ok(Value::from_safe_string(out))
+    Ok(Value::from_safe_string(if ensure_ascii { in_ascii(&out) } else { out }))
+}
+
+/// JSON without any other character: they all are in strings, which can name them by their UTF-16.
+fn in_ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for char in json.chars() {
+        match char.is_ascii() {
+            true => out.push(char),
+            false => char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -324,6 +344,9 @@ mod tests {
                 "{{ 'x' is string }}{{ {} is mapping }}{{ none is none }}{{ 7 // 2 }}{{ [1, 'a', true] }}",
                 "TrueTrueTrue3[1, 'a', True]",
             ),
+            ("{%- if tools is iterable and tools | length > 0 %}x{% endif %}{{ 'a' is iterable }}", "True"),
+            ("{{ {'a': 'é😀<'} | tojson(ensure_ascii=False) }}", "{\"a\": \"é😀<\"}"),
+            ("{{ ['é😀'] | tojson(ensure_ascii=True, indent=2) }}", "[\n  \"\\u00e9\\ud83d\\ude00\"\n]"),
         ];
         let turns = [("system", "be good"), ("user", "hi there"), ("assistant", "<t>hm</t>\n\nanswer")];
         for (template, expected) in cases {
