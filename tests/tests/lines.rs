@@ -172,7 +172,7 @@ fn a_ring_is_measured() {
         let (own, right) = (port[rank], port[1 - rank]);
         let line = format!(
             "RING_PORT={own} RING_RIGHT={right} RING_RANK={rank} RING_WORLD_SIZE=2 lockstep-agent bench -m PATH \
-             --batch-sizes 1,3 --prompt-tokens 40 --answer-tokens 5 --rounds 2 --json"
+             --batch-sizes 1,3 --prompt-tokens 40 --answer-tokens 200 --rounds 2 --json"
         );
         Process::start(format!("rank-{rank}"), written(&line))
     };

@@ -57,15 +57,17 @@ impl Times {
         per_second(self.prompt_tokens as usize, self.all_run() - self.submitted)
     }
 
-    /// Tokens per second while all sequences decode.
-    pub fn decode_rate(&self) -> f64 {
+    /// Tokens per second while all sequences decode; `None` where the first ended before the last began.
+    pub fn decode_rate(&self) -> Option<f64> {
         let all_run = self.all_run();
-        let ends = self.tokens.iter().filter_map(|times| times.last());
-        let first_end = ends.min().copied().unwrap_or(all_run);
+        let first_end = self.tokens.iter().filter_map(|times| times.last()).min().copied()?;
+        if first_end <= all_run {
+            return None;
+        }
         let within = |time: &&Instant| (all_run..=first_end).contains(*time);
         let counted: usize = self.tokens.iter().map(|times| times.iter().filter(within).count()).sum();
         // Each sequence's token at the begin of that time was computed before it.
-        per_second(counted.saturating_sub(self.tokens.len()), first_end.saturating_duration_since(all_run))
+        Some(per_second(counted.saturating_sub(self.tokens.len()), first_end - all_run))
     }
 
     fn all_run(&self) -> Instant {
@@ -147,7 +149,9 @@ mod tests {
         let times =
             Times { prompt_tokens: 40, submitted, tokens: vec![at(&[5, 20, 30, 40, 50]), at(&[20, 30, 40, 50])] };
         assert_eq!(times.prefill_rate(), 20.0);
-        assert_eq!(times.decode_rate(), 2.0);
+        assert_eq!(times.decode_rate(), Some(2.0));
+        let apart = Times { prompt_tokens: 40, submitted, tokens: vec![at(&[5, 20]), at(&[20, 30])] };
+        assert_eq!(apart.decode_rate(), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod report;
 
 use std::io::{self, IsTerminal as _};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use lockstep_proto::v1::ClusterStatus;
 
 use crate::config::BenchConfig;
@@ -54,10 +54,18 @@ async fn rows(inference: &Inference, config: &BenchConfig, status: &ClusterStatu
             seed += 2;
             if round > 0 {
                 row.prefill.push(times[0].prefill_rate());
-                row.decode.push(times[1].decode_rate());
+                row.decode.push(times[1].decode_rate().with_context(|| too_short(decode))?);
             }
         }
         rows.push(row);
     }
     Ok(rows)
+}
+
+fn too_short(decode: Load) -> String {
+    let Load { batch, answer, .. } = decode;
+    format!(
+        "the first of {batch} answers of {answer} tokens ended before the last began, so that no time has all of them: \
+         ask for longer ones with --answer-tokens"
+    )
 }
