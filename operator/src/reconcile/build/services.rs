@@ -1,4 +1,4 @@
-//! Services: one without an address for each group, through which its pods find each other, and the clients' one.
+//! Services: one without an address for each group, through which its workers find its head, and the clients' one.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -9,7 +9,9 @@ use super::labels::{self, PodRole};
 use crate::plan::{ClusterNames, Names};
 use crate::reconcile::validate::Validated;
 
-/// The group's names. Pods are named before they are ready, because they become so together.
+/// The group's names, of which its head's is the only one that is asked for: workers tell the head where they are. It
+/// has its name before it is ready, because they become so together. Workers are not selected: each of them would have
+/// the group's endpoints written anew.
 pub(super) fn headless(cluster: &Validated, names: &Names) -> Service {
     Service {
         metadata: labels::metadata(cluster, names.group_name(), labels::of_group(&cluster.name, names.group(), None)),
@@ -17,7 +19,7 @@ pub(super) fn headless(cluster: &Validated, names: &Names) -> Service {
             type_: Some("ClusterIP".into()),
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
-            selector: labels::selector(&cluster.name, Some(names.group()), None).match_labels,
+            selector: labels::selector(&cluster.name, Some(names.group()), Some(PodRole::Head)).match_labels,
             ports: Some(vec![numbered(port_name::CONTROL, port::CONTROL), numbered(port_name::RING, port::RING)]),
             ..Default::default()
         }),
