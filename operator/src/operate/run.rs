@@ -25,7 +25,7 @@ use crate::heads::Heads;
 use crate::observe::{Scope, Watches};
 use crate::reconcile::build::labels::label;
 use crate::reconcile::validate::{Defaults, OperatorPods};
-use crate::reconcile::{Certificates, Context, Ledger, ReconcileError, Recorders, reconcile};
+use crate::reconcile::{Certificates, Context, Ledger, Pace, ReconcileError, Recorders, reconcile};
 use crate::resource::InferenceCluster;
 
 /// Changes that come within this time are looked at together.
@@ -202,6 +202,7 @@ async fn control(
         metrics: metrics.clone(),
         ledger: Ledger::default(),
         certificates: Certificates::default(),
+        pace: Pace::default(),
         refusals: tokio::sync::Mutex::default(),
     });
     let queued = metrics.clone();

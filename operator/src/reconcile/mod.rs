@@ -24,7 +24,7 @@ use kube::{Client, Resource as _, ResourceExt as _};
 pub use apply::Ledger;
 pub use dereference::{GroupSeen, Observation};
 pub use secrets::Certificates;
-pub use status::Recorders;
+pub use status::{Pace, Recorders};
 
 use crate::heads::{GroupKey, Heads};
 use crate::observe::Observed;
@@ -50,6 +50,7 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     pub ledger: Ledger,
     pub certificates: Certificates,
+    pub pace: Pace,
     /// Why StatefulSets make no pods, by their uid, and when that was asked.
     pub refusals: tokio::sync::Mutex<HashMap<String, (Instant, Option<String>)>>,
 }
@@ -141,7 +142,7 @@ pub async fn reconcile(cluster: Arc<InferenceCluster>, context: Arc<Context>) ->
     let steady = told.steady;
     let drains = steps.values().any(|step| *step == Step::Drain);
     follow(&context, &validated, &seen, steady).await;
-    status::write(&context, &cluster, told.status).await?;
+    let held_back = status::write(&context, &cluster, told.status).await?;
     if steady {
         context.recorders.forget(&namespace, &name);
     }
@@ -151,7 +152,7 @@ pub async fn reconcile(cluster: Arc<InferenceCluster>, context: Arc<Context>) ->
         (false, false) => WHILE_UNSTEADY,
         (false, true) => WHILE_STEADY,
     };
-    Ok(Action::requeue(pause.min(look_again)))
+    Ok(Action::requeue(pause.min(look_again).min(held_back.unwrap_or(pause))))
 }
 
 /// Applies what was decided. Returns when certificates are due.

@@ -12,6 +12,9 @@ use crate::resource::status::condition::{DEGRADED, PROGRESSING, READY};
 use crate::resource::status::{GroupPhase, GroupStatus};
 use crate::rollout::Step;
 
+/// Reason of a cluster that progresses because groups of it do not serve yet.
+pub(super) const BRINGING_UP: &str = "BringingUp";
+
 /// A status, a reason and words for one condition.
 struct Verdict {
     status: bool,
@@ -116,7 +119,7 @@ fn progressing(groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verd
         return verdict(true, "ScalingDown", format!("{} removed", are(doing(&[Step::Remove]))));
     }
     match groups.iter().find(|group| !group.ready && group.phase != GroupPhase::Stopped) {
-        Some(group) => verdict(true, "BringingUp", named(group)),
+        Some(group) => verdict(true, BRINGING_UP, named(group)),
         None if facts.error.is_some() => verdict(true, "Retrying", "the API server refused something; trying again"),
         None => verdict(false, "Settled", "everything is as the spec asks"),
     }

@@ -6,14 +6,18 @@
 mod conditions;
 mod events;
 mod groups;
+mod pace;
 mod ranks;
 #[cfg(test)]
 mod tests;
+
+use std::time::{Duration, Instant};
 
 pub use events::Recorders;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use lockstep_proto::names::port;
+pub use pace::Pace;
 use serde_json::json;
 
 use super::build::labels::{self, FIELD_MANAGER, PodRole};
@@ -143,7 +147,8 @@ fn bounded(groups: &mut [GroupStatus]) {
     }
 }
 
-/// Writes `status` where it differs from what the cluster has, and tells what changed.
+/// Writes `status` where it differs from what the cluster has, and tells what changed. Where it is a step that may wait
+/// and many clusters take steps, it is not written; the time after which to look again is returned.
 ///
 /// # Errors
 /// The API server refuses.
@@ -151,11 +156,15 @@ pub(super) async fn write(
     context: &Context,
     object: &InferenceCluster,
     status: InferenceClusterStatus,
-) -> Result<(), ReconcileError> {
+) -> Result<Option<Duration>, ReconcileError> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     context.metrics.observe(&namespace, &name, &status);
     if object.status.as_ref() == Some(&status) {
-        return Ok(());
+        return Ok(None);
+    }
+    let before = object.status.clone().unwrap_or_default();
+    if pace::may_wait(&before, &status) && !context.pace.take(Instant::now()) {
+        return Ok(Some(pace::AGAIN));
     }
     let api: Api<InferenceCluster> = Api::namespaced(context.client.clone(), &namespace);
     let patch = json!({ "apiVersion": "lockstep.dev/v1alpha1", "kind": "InferenceCluster", "status": status });
@@ -163,9 +172,9 @@ pub(super) async fn write(
     let written = api.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await;
     match written {
         // Deleted meanwhile.
-        Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(()),
+        Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
         other => other.map_err(ReconcileError::Status)?,
     };
     events::tell(context, object, &status).await;
-    Ok(())
+    Ok(None)
 }
