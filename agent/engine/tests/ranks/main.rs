@@ -5,6 +5,7 @@ mod common;
 mod faults;
 mod gguf;
 mod loading;
+mod matrix;
 mod parity;
-mod quantized;
+mod reference;
 mod stages;

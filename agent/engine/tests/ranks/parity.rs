@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use crate::common::{Expected, FIXTURES, Ranks, Setup, drive, expected, folder, request, scheduler};
 use candle_core::{Device, Tensor};
-use lockstep_engine::DTypeChoice;
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Scheduler, SchedulerConfig};
 
@@ -102,38 +101,6 @@ fn every_position_of_a_prompt_is_right() {
             let result = ranks.step(&plan(&ranks, position as u64 + 1, &setup, &rows));
             let furthest = distance(&case, position, &result.logits[0]);
             assert!(furthest < F32_TOLERANCE, "{name}, position {position}: {furthest}");
-        }
-    }
-}
-
-/// Furthest that logits, which reach about 4, may be from the f32 reference: with a checkpoint stored in bf16, and with
-/// f32 weights rounded to bf16 or f16 while loading.
-const BF16_TOLERANCE: f32 = 0.1;
-const TO_BF16_TOLERANCE: f32 = 0.5;
-const TO_F16_TOLERANCE: f32 = 0.1;
-
-/// Half-precision weights with f32 sums, and a cache in half precision, stay near the f32 reference.
-#[test]
-fn half_precision_stays_within_its_tolerance() {
-    let cases = [
-        ("llama3-bf16", DTypeChoice::Auto, BF16_TOLERANCE),
-        ("llama3-sharded", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
-        ("llama3-sharded", DTypeChoice::F16, TO_F16_TOLERANCE),
-        ("qwen3", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
-        ("qwen2", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
-        ("mistral", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
-        ("qwen3-moe", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
-        ("mixtral", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
-        ("gemma2", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
-        ("gemma3", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
-        ("phi3", DTypeChoice::Bf16, TO_BF16_TOLERANCE),
-    ];
-    for (name, dtype, tolerance) in cases {
-        for world_size in [1, 3] {
-            let setup = Setup { dtype, ..Setup::new(name, world_size) };
-            let furthest = furthest_logit(name, &setup, false);
-            println!("{name} in {dtype:?} at {world_size} ranks: {furthest}");
-            assert!(furthest < tolerance, "{name} in {dtype:?} at {world_size} ranks: {furthest}");
         }
     }
 }
