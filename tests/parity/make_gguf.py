@@ -1,161 +1,259 @@
-"""Makes a small GGUF file for each architecture, its tensors in every format that is read, and records the logits that
-the gguf package's own dequantization gives.
+"""Makes a small GGUF file for each architecture that is read, its tensors in every format that is, and records the logits
+that transformers computes with the numbers that the gguf package's own dequantization gives.
 
     python3.11 -m venv .venv && .venv/bin/pip install -r tests/parity/requirements.txt
-    .venv/bin/python tests/parity/make_gguf.py
+    .venv/bin/python tests/parity/make_gguf.py            # all of tests/parity/gguf
+    .venv/bin/python tests/parity/make_gguf.py gemma2     # one of them
 
-Writes `gguf/NAME.gguf` and `gguf/NAME.json`: `prompt`, the `logits` after each of its tokens, and `rounded`: the same
-where quantized matrices are multiplied with activations in eight bits, 32 of which share a scale. The arithmetic is
-llama.cpp's, in f64 with numpy: the `llama` architecture rotates neighbours, the others halves. Quants are random bits
-and scales are small, for the package does not encode the K formats.
+Writes `gguf/NAME.gguf` and `gguf/NAME.safetensors`; README.md beside this file states what is in the latter. Names of
+tensors are the gguf package's, metadata and the order of rows what llama.cpp's converter writes. Quants are random bits
+with small scales, for the package does not encode the K formats. Where transformers can load a file by itself, its
+weights must be the ones that were put in.
 """
 
-import json
+import argparse
+import contextlib
 import pathlib
+from dataclasses import dataclass, field
 
 import gguf
 import numpy as np
+import torch
 from gguf import GGMLQuantizationType as Type
+from safetensors.numpy import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 FOLDER = pathlib.Path(__file__).parent / "gguf"
-HIDDEN, INNER, HEADS, KV_HEADS, HEAD, VOCABULARY, LAYERS = 256, 256, 4, 2, 64, 96, 1
-THETA, EPS = 10000.0, 1e-5
-PROMPT = [1, 17, 80, 3, 44, 44, 9, 61, 30]
-# Which tensor is in which format: all of those that are read.
+VOCABULARY = 48
+PROMPT = [1, 17, 40, 3, 44, 44, 9, 31, 30]
+WORLD_SIZES = (1, 2, 3, 4)
+GROUP = 32  # activations that share a scale
+EAGER = dict(attn_implementation="eager", experts_implementation="eager")
+
+
+@dataclass
+class File:
+    """A file: its architecture in llama.cpp's words, the model in transformers', and the format of each tensor."""
+
+    arch: str
+    config: dict
+    formats: dict = field(default_factory=dict)
+    loads: bool = True  # transformers reads such a file
+    metadata: object = lambda writer, config: None
+
+
+USUAL = dict(
+    hidden_size=256, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    head_dim=8, vocab_size=VOCABULARY, max_position_embeddings=512, rms_norm_eps=1e-5, rope_theta=10000.0,
+    bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False,
+)
 FORMATS = {
-    "token_embd": Type.Q6_K, "attn_q": Type.Q4_K, "attn_k": Type.Q5_K, "attn_v": Type.Q6_K, "attn_output": Type.Q4_K,
-    "ffn_gate": Type.Q8_0, "ffn_up": Type.Q4_0, "ffn_down": Type.Q5_K, "output": Type.BF16,
+    "token_embd": Type.Q6_K, "attn_q": Type.Q4_K, "attn_k": Type.Q5_K, "attn_v": Type.Q6_K, "attn_output": Type.Q4_0,
+    "ffn_gate": Type.Q5_K, "ffn_up": Type.Q4_K, "ffn_down": Type.Q8_0, "output": Type.BF16,
+}
+EXPERTS = {"ffn_gate_exps": Type.Q4_K, "ffn_up_exps": Type.Q5_K, "ffn_down_exps": Type.Q4_0}
+# Narrow rows have no place for blocks of 256.
+NARROW = {
+    "token_embd": Type.Q8_0, "attn_q": Type.Q8_0, "attn_k": Type.BF16, "attn_v": Type.F16, "attn_output": Type.Q4_0,
+    "ffn_gate": Type.Q4_0, "ffn_up": Type.Q8_0, "ffn_down": Type.Q4_0,
+}
+GEMMA = USUAL | dict(
+    tie_word_embeddings=True, hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=8, sliding_window=4,
+)
+
+
+def expert_counts(writer, config):
+    writer.add_expert_count(config.num_local_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+
+
+def qwen3moe(writer, config):
+    writer.add_expert_count(config.num_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+
+
+def gemma2(writer, config):
+    writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+    writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    writer.add_sliding_window(config.sliding_window)
+
+
+def gemma3(writer, config):
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(8.0)
+
+
+def phi3(writer, config):
+    writer.add_sliding_window(0)
+    writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
+    writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(2.0) / np.log(256.0))))
+    for name in ("short", "long"):
+        writer.add_tensor(f"rope_factors_{name}.weight", np.array(LONGROPE[f"{name}_factor"], "f4"))
+
+
+LONGROPE = dict(
+    rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75, original_max_position_embeddings=256,
+    short_factor=[1.0, 1.1, 1.2, 1.4, 1.7, 2.0], long_factor=[1.1, 1.5, 3.5, 5.0, 9.0, 12.0],
+)
+FILES = {
+    "llama": File("llama", USUAL | dict(model_type="llama"), {"output": Type.Q6_K}),
+    "mixtral": File(
+        "llama", USUAL | dict(model_type="mixtral", num_local_experts=3, num_experts_per_tok=2),
+        EXPERTS | {"ffn_gate_exps": Type.Q6_K}, loads=False, metadata=expert_counts,
+    ),
+    "qwen2": File("qwen2", USUAL | dict(model_type="qwen2"), {"output": Type.F16}),
+    "qwen3": File("qwen3", USUAL | dict(model_type="qwen3"), {"ffn_up": Type.Q4_0, "output": Type.Q5_K}),
+    "qwen3moe": File("qwen3moe", USUAL | dict(
+        model_type="qwen3_moe", num_experts=3, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
+    ), EXPERTS | {"ffn_down_exps": Type.Q8_0, "output": Type.F16}, metadata=qwen3moe),
+    "gemma2": File("gemma2", GEMMA | dict(
+        model_type="gemma2", attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+    ), metadata=gemma2),
+    # Six layers: the last one is the first that sees everything.
+    "gemma3": File("gemma3", GEMMA | dict(
+        model_type="gemma3_text", hidden_size=64, intermediate_size=64, num_hidden_layers=6, num_key_value_heads=1,
+        rope_theta=1000000.0, rope_local_base_freq=10000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
+    ), NARROW, metadata=gemma3),
+    "phi3": File("phi3", {k: v for k, v in USUAL.items() if k not in ("head_dim", "rope_theta")} | dict(
+        model_type="phi3", hidden_size=64, sliding_window=None, original_max_position_embeddings=256,
+        rope_parameters=LONGROPE,
+    ), NARROW | {"attn_qkv": Type.Q8_0, "output": Type.F16}, metadata=phi3),
 }
 # Where a block has f16 scales, and how large numbers are without them.
 SCALES = {Type.Q4_0: ([0], 8), Type.Q8_0: ([0], 127), Type.Q4_K: ([0, 2], 15 * 31), Type.Q5_K: ([0, 2], 31 * 31),
           Type.Q6_K: ([208], 32 * 64)}
 
 
-def blocks(random, rows, columns, kind):
-    """Random blocks whose numbers are about 1/sqrt(columns)."""
+def numbers(random, kind, shape):
+    """Random numbers of about 1/sqrt(columns): as stored `[…, bytes of a row]`, and decoded."""
+    columns = shape[-1]
+    if kind not in SCALES:
+        raw = gguf.quantize((random.standard_normal(shape) / np.sqrt(columns)).astype("f4"), kind)
+        return raw, gguf.dequantize(raw, kind).astype("f8").reshape(shape)
     size, length = gguf.GGML_QUANT_SIZES[kind]
-    raw = random.integers(0, 256, (rows * columns // size, length), dtype=np.uint8)
+    raw = random.integers(0, 256, (int(np.prod(shape)) // size, length), dtype=np.uint8)
     places, greatest = SCALES[kind]
     scale = random.uniform(0.5, 1.0, (len(raw), len(places))) * 1.5 / greatest / np.sqrt(columns)
     for index, place in enumerate(places):
         raw[:, place:place + 2] = scale[:, index:index + 1].astype("<f2").view(np.uint8)
-    return raw.reshape(rows, columns // size * length)
+    raw = raw.reshape(*shape[:-1], columns // size * length)
+    return raw, gguf.dequantize(raw, kind).astype("f8").reshape(shape)
 
 
-def weights(random, arch):
-    """(name, data as stored, type, numbers)"""
-    shapes = {"token_embd": (VOCABULARY, HIDDEN)}
-    for layer in range(LAYERS):
-        at = f"blk.{layer}."
-        shapes |= {at + "attn_q": (HEADS * HEAD, HIDDEN), at + "attn_k": (KV_HEADS * HEAD, HIDDEN),
-                   at + "attn_v": (KV_HEADS * HEAD, HIDDEN), at + "attn_output": (HIDDEN, HEADS * HEAD),
-                   at + "ffn_gate": (INNER, HIDDEN), at + "ffn_up": (INNER, HIDDEN), at + "ffn_down": (HIDDEN, INNER)}
-    shapes["output"] = (VOCABULARY, HIDDEN)
-    for name, (rows, columns) in shapes.items():
-        kind = FORMATS[name.split(".")[-1]]
-        if kind == Type.BF16:
-            raw = gguf.quantize((random.standard_normal((rows, columns)) / np.sqrt(columns)).astype("f4"), kind)
+def for_neighbours(raw, heads):
+    """Rows as the `llama` architecture has queries and keys: the two halves of each head take turns."""
+    return np.ascontiguousarray(raw.reshape(heads, 2, -1, raw.shape[-1]).swapaxes(1, 2).reshape(raw.shape))
+
+
+@torch.no_grad()
+def fill(writer, random, file, model):
+    """Puts random numbers into a file and into the model. Returns the parts of matrices that are in blocks."""
+    config, formats = model.config, FORMATS | file.formats
+    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == file.arch), 64)
+    in_blocks = {}
+
+    def matrix(name, parameter, role):
+        kind = formats[name.split(".")[-1]]
+        raw, decoded = numbers(random, kind, tuple(parameter.shape))
+        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-1])
+        if file.arch == "llama" and heads:
+            raw = for_neighbours(raw, heads)
+        writer.add_tensor(f"{name}.weight", raw, raw_dtype=kind)
+        parameter.copy_(torch.from_numpy(decoded))
+        if kind in SCALES:
+            parts = parameter if parameter.dim() == 3 else [parameter]
+            in_blocks.update({part.data_ptr(): role for part in parts})
+
+    for path, parameter in model.named_parameters():
+        place, _, last = path.rpartition(".")
+        if place.endswith(".experts"):
+            block = f"blk.{path.split('.')[2]}.ffn"
+            if last == "gate_up_proj":
+                gate, up = parameter.chunk(2, dim=1)
+                matrix(f"{block}_gate_exps", gate, "up")
+                matrix(f"{block}_up_exps", up, "up")
+                in_blocks.update({part.data_ptr(): "up" for part in parameter})
+            else:
+                matrix(f"{block}_down_exps", parameter, "down")
+            continue
+        name = names.get_name(place)
+        if parameter.dim() == 1 or name.endswith("ffn_gate_inp"):
+            # Gemma's norms are in files with the one that is added to them.
+            is_bias, offset = last == "bias", float("norm" in name and file.arch.startswith("gemma"))
+            size = tuple(parameter.shape)
+            value = random.standard_normal(size) / 4 if is_bias or len(size) > 1 else random.uniform(0.5, 1.5, size)
+            writer.add_tensor(f"{name}.{last}", value.astype("f4"))
+            parameter.copy_(torch.from_numpy(value.astype("f4").astype("f8") - offset))
         else:
-            raw = blocks(random, rows, columns, kind)
-        yield name + ".weight", raw, kind, gguf.dequantize(raw, kind).astype("f8")
-    norms = ["output_norm"] + [f"blk.{layer}.{name}" for layer in range(LAYERS) for name in ("attn_norm", "ffn_norm")]
-    sizes = {name: HIDDEN for name in norms}
-    if arch == "qwen3":
-        sizes |= {f"blk.{layer}.{name}": HEAD for layer in range(LAYERS) for name in ("attn_q_norm", "attn_k_norm")}
-    for name, size in sizes.items():
-        vector = random.uniform(0.5, 1.5, size).astype("f4")
-        yield name + ".weight", vector, Type.F32, vector.astype("f8")
+            role = {"o_proj": "heads", "down_proj": "down"}.get(place.split(".")[-1], "whole")
+            matrix(name, parameter, role)
+    return in_blocks
 
 
-def norm(x, weight):
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + EPS) * weight
-
-
-def rotate(x, arch):
-    """x [tokens, heads, HEAD]"""
-    angles = np.arange(len(x))[:, None] * THETA ** (-np.arange(0, HEAD, 2) / HEAD)
-    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
-    out = np.empty_like(x)
-    first, second = (slice(0, None, 2), slice(1, None, 2)) if arch == "llama" else (slice(HEAD // 2), slice(HEAD // 2, None))
-    out[..., first] = x[..., first] * cos - x[..., second] * sin
-    out[..., second] = x[..., second] * cos + x[..., first] * sin
+def rounded(x, cuts):
+    """Rows in eight bits: what one rank has of 32 columns shares a scale."""
+    out = torch.zeros_like(x)
+    for start, end in cuts:
+        for group in range(start // GROUP, -(-end // GROUP)):
+            part = slice(max(start, group * GROUP), min(end, (group + 1) * GROUP))
+            values = x[..., part].float()
+            greatest = values.abs().amax(-1, keepdim=True)
+            inverse = torch.where(greatest > 0, 127 / greatest, 0)
+            out[..., part] = torch.round(values * inverse).double() * (greatest / 127).double()
     return out
 
 
-def product(x, weight, rounded):
-    decoded, kind = weight
-    if rounded and kind != Type.BF16:
-        groups = x.reshape(len(x), -1, 32)
-        scale = np.abs(groups).max(-1, keepdims=True) / 127
-        x = (np.rint(groups / np.where(scale == 0, 1, scale)) * scale).reshape(x.shape)
-    return x @ decoded.T
+@contextlib.contextmanager
+def rounding(in_blocks, config, world_size):
+    """Within it matrices in blocks are multiplied with activations in eight bits, as ranks of a group do it."""
+    plain = torch.nn.functional.linear
+
+    def ranges(count, size):
+        ends = [rank * count // world_size * size for rank in range(world_size + 1)]
+        return list(zip(ends, ends[1:]))
+
+    def linear(x, weight, bias=None):
+        role, columns = in_blocks.get(weight.data_ptr()), weight.shape[-1]
+        heads = config.num_attention_heads
+        cuts = {"heads": ranges(heads, columns // heads), "down": ranges(columns, 1)}.get(role, [(0, columns)])
+        return plain(rounded(x, cuts) if role else x, weight, bias)
+
+    torch.nn.functional.linear = linear
+    try:
+        yield
+    finally:
+        torch.nn.functional.linear = plain
 
 
-def logits(arch, weights, rounded=False):
-    w = {name: decoded for name, (decoded, _) in weights.items()}
-    stream = w["token_embd.weight"][PROMPT]
-    tokens = len(PROMPT)
-    for layer in range(LAYERS):
-        of = lambda name: w[f"blk.{layer}.{name}.weight"]
-        times = lambda x, name: product(x, weights[f"blk.{layer}.{name}.weight"], rounded)
-        x = norm(stream, of("attn_norm"))
-        q, k, v = (times(x, name).reshape(tokens, -1, HEAD) for name in ("attn_q", "attn_k", "attn_v"))
-        if arch == "qwen3":
-            q, k = norm(q, of("attn_q_norm")), norm(k, of("attn_k_norm"))
-        q, k = rotate(q, arch), rotate(k, arch)
-        heads = []
-        for head in range(HEADS):
-            kv = head * KV_HEADS // HEADS
-            scores = q[:, head] @ k[:, kv].T / np.sqrt(HEAD)
-            scores[np.triu_indices(tokens, 1)] = -np.inf
-            scores = np.exp(scores - scores.max(-1, keepdims=True))
-            heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, kv])
-        stream = stream + times(np.concatenate(heads, -1), "attn_output")
-        x = norm(stream, of("ffn_norm"))
-        gate = times(x, "ffn_gate")
-        stream = stream + times(gate / (1 + np.exp(-gate)) * times(x, "ffn_up"), "ffn_down")
-    return product(norm(stream, w["output_norm.weight"]), weights["output.weight"], rounded)
-
-
-def make(arch, seed):
-    random = np.random.default_rng(seed)
-    FOLDER.mkdir(exist_ok=True)
-    writer = gguf.GGUFWriter(FOLDER / f"{arch}.gguf", arch)
-    writer.add_context_length(512)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_key_length(HEAD)
-    writer.add_rope_dimension_count(HEAD)
-    writer.add_rope_freq_base(THETA)
-    writer.add_layer_norm_rms_eps(EPS)
-    vocabulary(writer, arch)
-    numbers = {}
-    for name, raw, kind, decoded in weights(random, arch):
-        numbers[name] = decoded, kind
-        writer.add_tensor(name, raw, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    exact, rounded = logits(arch, numbers), logits(arch, numbers, rounded=True)
-    print(arch, "largest logit", np.abs(exact).max(), "moved by rounding", np.abs(exact - rounded).max())
-    rows = lambda logits: [[round(float(x), 5) for x in row] for row in logits]
-    record = {"prompt": PROMPT, "logits": rows(exact), "rounded": rows(rounded)}
-    (FOLDER / f"{arch}.json").write_text(json.dumps(record) + "\n")
+def metadata(writer, file, config):
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    if "head_dim" in file.config:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(12 if file.arch == "phi3" else config.hidden_size // config.num_attention_heads
+                                    if "head_dim" not in file.config else config.head_dim)
+    writer.add_rope_freq_base(file.config.get("rope_theta", 10000.0))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    file.metadata(writer, config)
 
 
 def vocabulary(writer, arch):
-    """SentencePiece's kind for `llama`, bytes for `qwen3`; both know `<s>`, `</s>` and the letters."""
+    """Byte pairs for the Qwens, SentencePiece's kind for the others; both know `<s>`, `</s>` and the letters."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     special, control, normal = ["<unk>", "<s>", "</s>"], gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
-    if arch == "llama":
+    if not arch.startswith("qwen"):
         pieces = ["▁", "he", "th", "the", "▁the", "▁a", "an", "▁an", "er", "ing"] + letters
         scores = [0.0] * 3 + [-100.0] + [-float(i) for i in range(len(pieces) - 1)]
         writer.add_tokenizer_model("llama")
         writer.add_add_bos_token(True)
+        writer.add_add_space_prefix(not arch.startswith("gemma"))
         kinds = [gguf.TokenType.UNKNOWN, control, control] + [normal] * len(pieces)
     else:
         pieces = ["Ġ"] + letters + ["he", "the", "Ġthe", "an"]
@@ -176,6 +274,59 @@ def vocabulary(writer, arch):
     writer.add_chat_template("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}")
 
 
+@torch.inference_mode()
+def record(name, model, in_blocks):
+    """The logits after each token of the prompt."""
+    compute = lambda: model(torch.tensor([PROMPT]), use_cache=False).logits[0].float().numpy()
+    made = {"prompt": np.array(PROMPT, "u4"), "exact": compute()}
+    for world_size in WORLD_SIZES:
+        with rounding(in_blocks, model.config, world_size):
+            made[f"rounded.{world_size}"] = compute()
+    save_file(made, FOLDER / f"{name}.safetensors")
+    moved = np.abs(made["exact"] - made["rounded.1"]).max()
+    print(f"{name}: logits reach {np.abs(made['exact']).max():.2f}, rounding moves them by {moved:.4f}", flush=True)
+
+
+def check_as_loaded(name, model):
+    """transformers' own reading of the file finds the weights that were put in."""
+    loaded = AutoModelForCausalLM.from_pretrained(
+        FOLDER, gguf_file=f"{name}.gguf", config=model.config, dtype=torch.float32, **EAGER
+    )
+    own = dict(model.named_parameters())
+    assert own.keys() == dict(loaded.named_parameters()).keys()
+    for path, parameter in loaded.named_parameters():
+        assert torch.allclose(parameter.double(), own[path], atol=1e-6), f"{name}: {path}"
+
+
+def make(name, seed):
+    file = FILES[name]
+    random = np.random.default_rng(seed)
+    FOLDER.mkdir(exist_ok=True)
+    config = AutoConfig.for_model(**file.config)
+    model = AutoModelForCausalLM.from_config(config, **EAGER).double().eval()
+    writer = gguf.GGUFWriter(FOLDER / f"{name}.gguf", file.arch)
+    metadata(writer, file, config)
+    vocabulary(writer, file.arch)
+    in_blocks = fill(writer, random, file, model)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    if file.loads:
+        check_as_loaded(name, model)
+    record(name, model, in_blocks)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"files to make; default: all of {', '.join(FILES)}")
+    names = parser.parse_args().names or list(FILES)
+    if unknown := set(names) - set(FILES):
+        parser.error(f"no file {', '.join(sorted(unknown))}; there are: {', '.join(FILES)}")
+    torch.set_num_threads(1)
+    for name in names:
+        make(name, 1 + list(FILES).index(name))
+
+
 if __name__ == "__main__":
-    make("llama", 1)
-    make("qwen3", 2)
+    main()

@@ -31,7 +31,7 @@ const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 1 << 11;
 const MAX_VOCAB: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 25;
-const MAX_EXPERTS: usize = 1 << 12;
+pub(crate) const MAX_EXPERTS: usize = 1 << 12;
 
 /// A checked model configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +56,7 @@ pub struct ModelConfig {
     /// Positions that the model was made for.
     pub context_length: usize,
     pub rms_norm_eps: f64,
-    /// Is added to the weights of every norm: 1 for Gemmas.
+    /// Is added to the weights of every norm: 1 for Gemmas, 0 where a file has it in them already.
     pub norm_offset: f32,
     /// What layers turn by; each names its own.
     pub ropes: Vec<Rope>,
@@ -131,7 +131,7 @@ impl ModelConfig {
             vocab_size: raw.vocab_size,
             context_length: raw.max_position_embeddings,
             rms_norm_eps: raw.rms_norm_eps,
-            norm_offset: if architecture.is_gemma() { 1.0 } else { 0.0 },
+            norm_offset: raw.norm_offset(architecture)?,
             ropes: raw.ropes(architecture)?,
             attention_scale: raw.attention_scale(architecture)?,
             attention_soft_cap,

@@ -29,6 +29,8 @@ pub struct RawConfig {
     pub max_position_embeddings: usize,
     #[serde(default = "default_eps")]
     pub rms_norm_eps: f64,
+    /// In no file of transformers: what GGUF files say by having added it.
+    rms_norm_offset: Option<f32>,
     #[serde(default)]
     pub attention_bias: bool,
     #[serde(default)]
@@ -157,6 +159,15 @@ impl RawConfig {
             "silu" | "swish" => Ok(Activation::Silu),
             "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
             other => Err(format!("{name} `{other}` is not supported; supported: silu, gelu_pytorch_tanh")),
+        }
+    }
+
+    /// What is added to the weights of norms.
+    pub fn norm_offset(&self, architecture: Architecture) -> Result<f32, String> {
+        let usual = if architecture.is_gemma() { 1.0 } else { 0.0 };
+        match self.rms_norm_offset.unwrap_or(usual) {
+            offset if offset.is_finite() => Ok(offset),
+            offset => Err(format!("rms_norm_offset is {offset}: it must be a number")),
         }
     }
 

@@ -5,35 +5,35 @@
 //! (`source::GgufFiles`), so that nothing else knows the format.
 
 mod config;
+mod family;
 mod header;
+mod names;
 mod reader;
+mod rope;
 mod tensors;
 mod tokenizer;
 mod value;
 
 pub(crate) use config::config;
 pub(crate) use header::Header;
+pub(crate) use rope::RopeFactors;
 pub(crate) use tensors::entries;
 pub(crate) use tokenizer::{tokenizer, tokenizer_config};
+
+use crate::EngineError;
+use crate::config::ModelConfig;
+use crate::source::read_slice;
 
 /// Reads a header from bytes and all that is made of it, for fuzzing: nothing may panic, whatever the bytes are.
 ///
 /// # Errors
 /// What is wrong with the bytes, by key or offset.
-pub fn check_bytes(bytes: &[u8]) -> Result<(), crate::EngineError> {
-    let header = Header::parse("model.gguf", bytes.len() as u64, |offset, buffer| {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let truncated = || crate::EngineError::Truncated {
-            file: "model.gguf".into(),
-            size: bytes.len() as u64,
-            expected: offset.saturating_add(buffer.len() as u64),
-        };
-        let end = start.checked_add(buffer.len()).ok_or_else(truncated)?;
-        buffer.copy_from_slice(bytes.get(start..end).ok_or_else(truncated)?);
-        Ok(())
-    })?;
-    let json = config(&header, None)?;
-    crate::config::ModelConfig::parse(json.to_string().as_bytes())?;
+pub fn check_bytes(bytes: &[u8]) -> Result<(), EngineError> {
+    const FILE: &str = "model.gguf";
+    let mut read = |offset: u64, buffer: &mut [u8]| read_slice(FILE, bytes, offset, buffer);
+    let header = Header::parse(FILE, bytes.len() as u64, read)?;
+    let json = config(&header, &RopeFactors::read(&header, &mut read)?)?;
+    ModelConfig::parse(json.to_string().as_bytes())?;
     tokenizer(&header)?;
     tokenizer_config(&header)?;
     entries(&header)?;

@@ -6,61 +6,67 @@ use std::sync::Arc;
 use candle_core::DType;
 use lockstep_kernels::BlockFormat;
 
+use super::family::Family;
 use super::header::{Header, TensorInfo};
+use super::names::Name;
 use crate::EngineError;
+use crate::config::MAX_EXPERTS;
 use crate::weights::{Entry, RowOrder, Stored};
 
-/// llama.cpp's names of a block's tensors, and transformers'.
-const IN_BLOCK: &[(&str, &str)] = &[
-    ("attn_norm", "input_layernorm"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-const OUTSIDE: &[(&str, &str)] =
-    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+/// Most tensors of a model, those of experts counted one by one: several times those of the largest model known.
+const MAX_ENTRIES: usize = 1 << 18;
 
 /// Where each tensor lies, by transformers' name.
 ///
 /// # Errors
 /// [`EngineError::Format`] and [`EngineError::Truncated`], naming the tensor or the file.
 pub fn entries(header: &Header) -> Result<HashMap<String, Entry>, EngineError> {
+    let family = Family::of(header)?;
     let file: Arc<str> = header.file.as_str().into();
     let mut entries = HashMap::new();
     for tensor in &header.tensors {
-        let entry = entry(header, tensor, &file)?;
-        if entries.insert(name(&tensor.name), entry).is_some() {
-            return Err(EngineError::format(&header.file, format!("tensor `{}` is there twice", tensor.name)));
+        let entry = entry(header, family, tensor, &file)?;
+        let found = match Name::new(family.architecture, &tensor.name) {
+            Name::Tensor(name) => vec![(name, entry)],
+            Name::Experts(before, after) => experts(header, tensor, &entry)?
+                .enumerate()
+                .map(|(expert, entry)| (format!("{before}.{expert}.{after}"), entry))
+                .collect(),
+        };
+        for (name, entry) in found {
+            if entries.insert(name, entry).is_some() {
+                return Err(EngineError::format(&header.file, format!("tensor `{}` is there twice", tensor.name)));
+            }
+        }
+        if entries.len() > MAX_ENTRIES {
+            return Err(EngineError::format(&header.file, format!("it has more than {MAX_ENTRIES} tensors")));
         }
     }
     Ok(entries)
 }
 
-/// transformers' name of a tensor; one that is not known keeps its own.
-fn name(gguf: &str) -> String {
-    let Some((stem, kind)) = gguf.rsplit_once('.') else { return gguf.into() };
-    let find = |table: &[(&str, &'static str)], stem: &str| {
-        table.iter().find(|(theirs, _)| *theirs == stem).map(|(_, ours)| *ours)
+/// The matrices of a stack, in order.
+fn experts<'a>(
+    header: &Header,
+    tensor: &TensorInfo,
+    stack: &'a Entry,
+) -> Result<impl Iterator<Item = Entry> + 'a, EngineError> {
+    let [count @ 1..=MAX_EXPERTS, rows, columns] = stack.shape[..] else {
+        let reason = format!("tensor `{}`: its shape {:?} is no stack of matrices", tensor.name, stack.shape);
+        return Err(EngineError::format(&header.file, reason));
     };
-    let block = stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-    match (find(OUTSIDE, stem), block) {
-        (Some(ours), _) => format!("{ours}.{kind}"),
-        (None, Some((layer, stem))) => match find(IN_BLOCK, stem) {
-            Some(ours) => format!("model.layers.{layer}.{ours}.{kind}"),
-            None => gguf.into(),
-        },
-        (None, None) => gguf.into(),
-    }
+    let bytes = stack.bytes / count as u64;
+    Ok((0..count).map(move |index| Entry {
+        file: Arc::clone(&stack.file),
+        shape: vec![rows, columns],
+        offset: stack.offset + index as u64 * bytes,
+        bytes,
+        stored: stack.stored.clone(),
+        order: RowOrder::Plain,
+    }))
 }
 
-fn entry(header: &Header, tensor: &TensorInfo, file: &Arc<str>) -> Result<Entry, EngineError> {
+fn entry(header: &Header, family: Family, tensor: &TensorInfo, file: &Arc<str>) -> Result<Entry, EngineError> {
     let wrong = |reason: String| EngineError::format(&header.file, format!("tensor `{}`: {reason}", tensor.name));
     let numbers = tensor.shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
     let numbers = numbers.filter(|numbers| *numbers < 1 << 48);
@@ -81,7 +87,7 @@ fn entry(header: &Header, tensor: &TensorInfo, file: &Arc<str>) -> Result<Entry,
         return Err(EngineError::Truncated { file: header.file.clone(), size: header.size, expected: end });
     }
     let shape = tensor.shape.iter().map(|size| usize::try_from(*size).unwrap_or(usize::MAX)).collect();
-    let order = order(header, tensor)?;
+    let order = order(header, family, tensor)?;
     Ok(Entry { file: Arc::clone(file), shape, offset: tensor.offset, bytes, stored, order })
 }
 
@@ -108,15 +114,13 @@ fn kind_name(kind: u32) -> String {
 }
 
 /// The `llama` architecture has queries and keys for a rotation of neighbours.
-fn order(header: &Header, tensor: &TensorInfo) -> Result<RowOrder, EngineError> {
-    let turned = [("attn_q.", "llama.attention.head_count"), ("attn_k.", "llama.attention.head_count_kv")];
+fn order(header: &Header, family: Family, tensor: &TensorInfo) -> Result<RowOrder, EngineError> {
+    let turned = [("attn_q.", "attention.head_count"), ("attn_k.", "attention.head_count_kv")];
     let turned = turned.iter().find(|(part, _)| tensor.name.starts_with("blk.") && tensor.name.contains(part));
-    let (Some((_, heads)), Some("llama")) = (turned, header.text("general.architecture")?) else {
-        return Ok(RowOrder::Plain);
-    };
-    let heads = match header.integer(heads)? {
+    let Some((_, heads)) = turned.filter(|_| family.turns_neighbours()) else { return Ok(RowOrder::Plain) };
+    let heads = match header.integer(&family.key(heads))? {
         Some(heads) => heads,
-        None => header.need_integer("llama.attention.head_count")?,
+        None => header.need_integer(&family.key("attention.head_count"))?,
     };
     let (rows, heads) = (tensor.shape.first().copied().unwrap_or(0), u64::try_from(heads).unwrap_or(0));
     match rows.checked_div(heads).filter(|head| *head > 0 && head.is_multiple_of(2) && rows.is_multiple_of(heads)) {
@@ -124,26 +128,6 @@ fn order(header: &Header, tensor: &TensorInfo) -> Result<RowOrder, EngineError> 
         None => {
             let reason = format!("tensor `{}`: {rows} rows are not {heads} heads of an even size", tensor.name);
             Err(EngineError::format(&header.file, reason))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_transformers() {
-        let cases = [
-            ("token_embd.weight", "model.embed_tokens.weight"),
-            ("output.weight", "lm_head.weight"),
-            ("blk.12.attn_q.bias", "model.layers.12.self_attn.q_proj.bias"),
-            ("blk.0.ffn_norm.weight", "model.layers.0.post_attention_layernorm.weight"),
-            ("blk.0.ssm_a", "blk.0.ssm_a"),
-            ("rope_freqs.weight", "rope_freqs.weight"),
-        ];
-        for (gguf, ours) in cases {
-            assert_eq!(name(gguf), ours);
         }
     }
 }

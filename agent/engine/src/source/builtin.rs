@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::ModelFiles;
+use super::{ModelFiles, read_slice};
 use crate::EngineError;
 
 /// A file's name and its bytes.
@@ -56,13 +56,7 @@ impl ModelFiles for BuiltinFiles {
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
         let missing = || EngineError::Missing { file: name.into(), origin: self.source.clone() };
         let bytes = self.file(name).ok_or_else(missing)?;
-        let size = bytes.len() as u64;
-        let expected = offset.saturating_add(buffer.len() as u64);
-        if expected > size {
-            return Err(EngineError::Truncated { file: format!("{}/{name}", self.source), size, expected });
-        }
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        buffer.copy_from_slice(&bytes[start..start + buffer.len()]);
+        read_slice(&format!("{}/{name}", self.source), bytes, offset, buffer)?;
         self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         Ok(())
     }

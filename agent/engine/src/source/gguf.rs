@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{FolderFiles, ModelFiles};
+use super::{FolderFiles, ModelFiles, read_slice};
 use crate::EngineError;
-use crate::gguf::{self, Header};
+use crate::gguf::{self, Header, RopeFactors};
 
 /// What the weights are called, whatever the file is.
 pub const GGUF_FILE: &str = "model.gguf";
@@ -33,7 +33,8 @@ impl GgufFiles {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = FolderFiles::open(source, parent)?;
         let header = read(&folder, name)?;
-        let config = gguf::config(&header, rope_factors(&folder, name, &header)?.as_deref())?;
+        let rope = RopeFactors::read(&header, &mut |offset, buffer| folder.read_at(name, offset, buffer))?;
+        let config = gguf::config(&header, &rope)?;
         let bytes = |json: Value| json.to_string().into_bytes();
         let made = vec![
             ("config.json", bytes(config)),
@@ -82,19 +83,6 @@ pub fn read(files: &dyn ModelFiles, name: &str) -> Result<Header, EngineError> {
     Header::parse(name, size, |offset, buffer| files.read_at(name, offset, buffer))
 }
 
-/// What rotary frequencies are divided by, where the file says so.
-fn rope_factors(files: &dyn ModelFiles, name: &str, header: &Header) -> Result<Option<Vec<f32>>, EngineError> {
-    const TENSOR: &str = "rope_freqs.weight";
-    let Some(tensor) = header.tensor(TENSOR) else { return Ok(None) };
-    let count = match *tensor.shape {
-        [count @ 1..=4096] if tensor.kind == 0 => usize::try_from(count).unwrap_or(0),
-        _ => return Err(EngineError::format(name, format!("tensor `{TENSOR}` is no f32 vector of at most 4096"))),
-    };
-    let mut bytes = vec![0; 4 * count];
-    files.read_at(name, tensor.offset, &mut bytes)?;
-    Ok(Some(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
-}
-
 impl ModelFiles for GgufFiles {
     fn source(&self) -> &str {
         self.folder.source()
@@ -113,15 +101,7 @@ impl ModelFiles for GgufFiles {
         }
         let missing = || EngineError::Missing { file: name.into(), origin: self.source().into() };
         let bytes = self.made(name).ok_or_else(missing)?;
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let part = start.checked_add(buffer.len()).and_then(|end| bytes.get(start..end));
-        let truncated = || EngineError::Truncated {
-            file: name.into(),
-            size: bytes.len() as u64,
-            expected: offset.saturating_add(buffer.len() as u64),
-        };
-        buffer.copy_from_slice(part.ok_or_else(truncated)?);
-        Ok(())
+        read_slice(name, bytes, offset, buffer)
     }
 
     fn bytes_read(&self) -> u64 {

@@ -64,6 +64,22 @@ pub trait ModelFiles: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// Fills `buffer` from `offset` on out of `bytes`, which are the file `name`.
+///
+/// # Errors
+/// [`EngineError::Truncated`].
+pub(crate) fn read_slice(name: &str, bytes: &[u8], offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    let part = start.checked_add(buffer.len()).and_then(|end| bytes.get(start..end));
+    let truncated = || EngineError::Truncated {
+        file: name.into(),
+        size: bytes.len() as u64,
+        expected: offset.saturating_add(buffer.len() as u64),
+    };
+    buffer.copy_from_slice(part.ok_or_else(truncated)?);
+    Ok(())
+}
+
 /// Opens `file://PATH`, a plain path, or `builtin://NAME`. A path is a folder, a GGUF file, or a folder that holds one
 /// and no `config.json`.
 ///

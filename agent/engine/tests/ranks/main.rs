@@ -6,6 +6,7 @@ mod faults;
 mod gguf;
 mod loading;
 mod matrix;
+mod metadata;
 mod parity;
 mod reference;
 mod stages;

@@ -1,0 +1,123 @@
+//! How a GGUF file says that RoPE is scaled: by metadata, or by tensors with a divisor for each frequency.
+
+use serde_json::{Map, Value, json};
+
+use super::family::Family;
+use super::header::Header;
+use super::reader::ReadAt;
+use crate::EngineError;
+
+/// Most numbers in one tensor of divisors: half of the largest head.
+const MAX_FACTORS: u64 = 4096;
+
+/// What the file has tensors of.
+#[derive(Debug, Default)]
+pub struct RopeFactors {
+    /// Llama 3's divisors.
+    llama3: Option<Vec<f32>>,
+    /// LongRoPE's, for short contexts and for long ones.
+    short: Option<Vec<f32>>,
+    long: Option<Vec<f32>>,
+}
+
+impl RopeFactors {
+    /// Reads the tensors through `read`, which fills a buffer from an offset on.
+    ///
+    /// # Errors
+    /// [`EngineError::Format`] naming the tensor, and those of reading.
+    pub fn read(header: &Header, read: &mut ReadAt<'_>) -> Result<Self, EngineError> {
+        Ok(Self {
+            llama3: factors(header, "rope_freqs.weight", read)?,
+            short: factors(header, "rope_factors_short.weight", read)?,
+            long: factors(header, "rope_factors_long.weight", read)?,
+        })
+    }
+
+    /// What goes into `config.json`.
+    ///
+    /// # Errors
+    /// [`EngineError::Format`] naming the key or the tensor.
+    pub fn fields(&self, header: &Header, family: Family) -> Result<Map<String, Value>, EngineError> {
+        let mut fields = Map::new();
+        fields.insert("rope_theta".into(), json!(theta(header, family)?));
+        if let Some(scaling) = self.scaling(header, family)? {
+            fields.insert("rope_scaling".into(), scaling);
+        }
+        Ok(fields)
+    }
+
+    fn scaling(&self, header: &Header, family: Family) -> Result<Option<Value>, EngineError> {
+        if let Some(divisors) = &self.llama3 {
+            return llama3(header, theta(header, family)?, divisors).map(Some);
+        }
+        let key = |name: &str| family.key(&format!("rope.scaling.{name}"));
+        let original = header.integer(&key("original_context_length"))?;
+        if let (Some(short), Some(long)) = (&self.short, &self.long) {
+            return Ok(Some(json!({
+                "rope_type": "longrope", "short_factor": short, "long_factor": long,
+                "attention_factor": header.float(&key("attn_factor"))?,
+                "original_max_position_embeddings": original,
+            })));
+        }
+        let kind = match header.text(&key("type"))? {
+            None | Some("none") => return Ok(None),
+            Some(kind) => kind,
+        };
+        let factor = header.float(&key("factor"))?.ok_or_else(|| header.wrong(&key("factor"), "it is missing"))?;
+        let mut scaling = json!({ "rope_type": kind, "factor": factor });
+        if let Some(length) = original {
+            scaling["original_max_position_embeddings"] = length.into();
+        }
+        Ok(Some(scaling))
+    }
+}
+
+fn theta(header: &Header, family: Family) -> Result<f64, EngineError> {
+    Ok(header.float(&family.key("rope.freq_base"))?.unwrap_or(10_000.0))
+}
+
+fn factors(header: &Header, name: &str, read: &mut ReadAt<'_>) -> Result<Option<Vec<f32>>, EngineError> {
+    let Some(tensor) = header.tensor(name) else { return Ok(None) };
+    let count = match *tensor.shape {
+        [count @ 1..=MAX_FACTORS] if tensor.kind == 0 => usize::try_from(count).unwrap_or(0),
+        _ => {
+            let reason = format!("tensor `{name}` is no f32 vector of at most {MAX_FACTORS}");
+            return Err(EngineError::format(&header.file, reason));
+        }
+    };
+    let mut bytes = vec![0; 4 * count];
+    read(tensor.offset, &mut bytes)?;
+    Ok(Some(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+}
+
+/// Llama 3.1's scaling is in a file by what each frequency is divided by. Its parameters are found again: the greatest
+/// divisor is the factor, and of the lengths that models were made for one gives all the others.
+fn llama3(header: &Header, theta: f64, factors: &[f32]) -> Result<Value, EngineError> {
+    let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
+    let fits = |length: f64| {
+        factors.iter().enumerate().all(|(index, divisor)| {
+            #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
+            let share = index as f64 / factors.len() as f64;
+            (llama3_divisor(theta.powf(-share), factor, length) / f64::from(*divisor) - 1.0).abs() < 1e-3
+        })
+    };
+    let length = (5..20).map(|bits| 1u32 << bits).find(|length| fits(f64::from(*length)));
+    let length = length.ok_or_else(|| {
+        EngineError::format(&header.file, "tensor `rope_freqs.weight`: its divisors are not those of Llama 3's scaling")
+    })?;
+    Ok(json!({
+        "rope_type": "llama3", "factor": factor, "low_freq_factor": LOW, "high_freq_factor": HIGH,
+        "original_max_position_embeddings": length
+    }))
+}
+
+/// Llama 3's own: frequencies that turn less than `LOW` times in the original length are divided by the whole factor, those
+/// that turn more than `HIGH` times by nothing.
+const LOW: f64 = 1.0;
+const HIGH: f64 = 4.0;
+
+fn llama3_divisor(frequency: f64, factor: f64, length: f64) -> f64 {
+    let turns = length * frequency / std::f64::consts::TAU;
+    let share = ((turns - LOW) / (HIGH - LOW)).clamp(0.0, 1.0);
+    1.0 / ((1.0 - share) / factor + share)
+}
