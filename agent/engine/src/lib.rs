@@ -25,6 +25,7 @@ pub use error::EngineError;
 pub use quantization::Quantization;
 pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig, StepWithLogits};
 pub use source::{ModelFile, ModelFiles, open, resolve, verify};
+pub use weights::check_safetensors;
 
 /// Name of the instruction set that a rank computes with: the one asked for, else the best that this machine has.
 ///

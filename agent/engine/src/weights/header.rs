@@ -9,7 +9,7 @@ use safetensors::tensor::Metadata;
 
 use super::entry::{Entry, RowOrder, Stored};
 use crate::EngineError;
-use crate::source::ModelFiles;
+use crate::source::{ModelFiles, read_slice};
 
 /// Largest header, the format's own bound.
 const MAX_HEADER: u64 = 100_000_000;
@@ -21,8 +21,26 @@ const MAX_HEADER: u64 = 100_000_000;
 pub fn read(files: &dyn ModelFiles, file: &str) -> Result<HashMap<String, Entry>, EngineError> {
     let missing = || EngineError::Missing { file: file.into(), origin: files.source().into() };
     let size = files.size(file)?.ok_or_else(missing)?;
+    parse(file, size, |offset, buffer| files.read_at(file, offset, buffer))
+}
+
+/// Reads a header from bytes, for fuzzing: nothing may panic, whatever the bytes are.
+///
+/// # Errors
+/// As those of a file.
+pub fn check_safetensors(bytes: &[u8]) -> Result<(), EngineError> {
+    const FILE: &str = "model.safetensors";
+    parse(FILE, bytes.len() as u64, |offset, buffer| read_slice(FILE, bytes, offset, buffer)).map(drop)
+}
+
+/// Reads the header of a file of `size` bytes through `read`, which fills a buffer from an offset on.
+fn parse(
+    file: &str,
+    size: u64,
+    read: impl Fn(u64, &mut [u8]) -> Result<(), EngineError>,
+) -> Result<HashMap<String, Entry>, EngineError> {
     let mut length = [0; 8];
-    files.read_at(file, 0, &mut length)?;
+    read(0, &mut length)?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
         return Err(EngineError::format(file, format!("a header of {length} bytes is more than {MAX_HEADER}")));
@@ -32,10 +50,10 @@ pub fn read(files: &dyn ModelFiles, file: &str) -> Result<HashMap<String, Entry>
         return Err(EngineError::Truncated { file: file.into(), size, expected: data });
     }
     let mut json = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-    files.read_at(file, 8, &mut json)?;
+    read(8, &mut json)?;
     let metadata: Metadata =
         serde_json::from_slice(&json).map_err(|error| EngineError::format(file, format!("header: {error}")))?;
-    let expected = data + metadata.data_len() as u64;
+    let expected = data.saturating_add(metadata.data_len() as u64);
     if size < expected {
         return Err(EngineError::Truncated { file: file.into(), size, expected });
     }

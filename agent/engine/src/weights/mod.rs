@@ -19,6 +19,7 @@ use crate::EngineError;
 use crate::gguf;
 use crate::source::{self, ModelFiles};
 pub(crate) use entry::{Entry, RowOrder, Stored};
+pub use header::check_safetensors;
 pub use index::Index;
 pub use loader::{LoadOptions, Loader, RowPart, Table};
 
