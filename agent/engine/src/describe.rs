@@ -87,10 +87,11 @@ pub struct WeightFacts {
 /// # Errors
 /// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
 pub fn weight_facts(files: Arc<dyn ModelFiles>) -> Result<WeightFacts, EngineError> {
+    let tied = ModelConfig::read(files.as_ref())?.tie_word_embeddings;
     let weights = Weights::open(files)?;
     let blocks = weights.main_blocks().map(BlockFormat::name);
     let dtype = blocks.unwrap_or_else(|| dtype_name(weights.main_dtype()));
-    Ok(WeightFacts { parameters: weights.parameters(), dtype })
+    Ok(WeightFacts { parameters: weights.parameters(tied), dtype })
 }
 
 /// A template, or the one called `default` of several.

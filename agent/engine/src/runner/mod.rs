@@ -101,7 +101,7 @@ impl Runner {
         let layout = CacheLayout::new(&model_config, &shard, config.block_size as usize, dtype);
         let facts = ModelFacts {
             architecture: model_config.architecture.name(),
-            parameters: weights.parameters(),
+            parameters: weights.parameters(model_config.tie_word_embeddings),
             dtype: config.quantization.format().or(weights.main_blocks()).map_or(dtype_name(dtype), BlockFormat::name),
             context_length,
             vocab_size: u32::try_from(model_config.vocab_size).unwrap_or(u32::MAX),

@@ -60,9 +60,12 @@ impl Weights {
         Ok(Self { files, entries, bytes_read: AtomicU64::new(0) })
     }
 
-    /// Elements of all tensors together.
-    pub fn parameters(&self) -> u64 {
-        self.entries.values().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
+    /// Elements of all tensors together; those of an output projection that is the embedding table count once, though
+    /// some checkpoints have them twice.
+    pub fn parameters(&self, tied: bool) -> u64 {
+        let again = |name: &String| tied && name.ends_with("lm_head.weight");
+        let entries = self.entries.iter().filter(|(name, _)| !again(name));
+        entries.map(|(_, entry)| entry.shape.iter().product::<usize>() as u64).sum()
     }
 
     /// About how many bytes one of `world_size` ranks reads: matrices are split, vectors are not.
@@ -320,7 +323,15 @@ mod tests {
             let message = result.unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
-        assert_eq!(weights.parameters(), 9);
+        assert_eq!(weights.parameters(false), 9);
+    }
+
+    #[test]
+    fn a_tied_projection_counts_once() {
+        let table = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+        let model = fixture::folder(&[("model.embed_tokens.weight", &table), ("lm_head.weight", &table)]);
+        let weights = weights(&model).unwrap();
+        assert_eq!((weights.parameters(true), weights.parameters(false)), (6, 12));
     }
 
     #[test]
