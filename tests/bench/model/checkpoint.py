@@ -1,11 +1,12 @@
 """A checkpoint of Llama-3.2-1B's shape with random weights: speed does not depend on what a model says.
 
 Its vocabulary has 32,000 words instead of 128,256 tokens, so that all peers can be given the same token ids: word
-`w17` is token 17, and words are split at blanks. About 1.04 G parameters in bf16; also as GGUF for llama.cpp, which quantizes it further itself. `set_layers` makes a
-smaller one, to try the benchmark itself.
+`w17` is token 17, and words are split at blanks. About 1.04 G parameters in bf16; also as GGUF for llama.cpp, which
+quantizes it further itself. `set_layers` makes a smaller one, to try the benchmark itself.
 """
 
 import json
+import math
 from pathlib import Path
 
 VOCABULARY = 32000
@@ -37,16 +38,17 @@ def shapes() -> dict[str, list[int]]:
     return tensors
 
 
-def weights(seed: int = 7) -> dict:
-    import torch
-    generator = torch.Generator().manual_seed(seed)
-
-    def tensor(shape: list[int]):
+def weights(seed: int = 7):
+    """Every tensor in turn: its name, its shape, its numbers as the bits of bf16; norms are ones."""
+    import numpy
+    draw = numpy.random.default_rng(seed)
+    for name, shape in shapes().items():
         if len(shape) == 1:
-            return torch.ones(shape, dtype=torch.bfloat16)
-        return (torch.randn(shape, generator=generator) * CONFIG["initializer_range"]).to(torch.bfloat16)
-
-    return {name: tensor(shape) for name, shape in shapes().items()}
+            values = numpy.ones(shape, numpy.float32)
+        else:
+            values = draw.standard_normal(shape, numpy.float32) * numpy.float32(CONFIG["initializer_range"])
+        # Rounded half up; none is near the largest number.
+        yield name, shape, ((values.view(numpy.uint32) + 0x8000) >> 16).astype(numpy.uint16)
 
 
 def tokenizer() -> dict:
@@ -60,7 +62,6 @@ def tokenizer() -> dict:
 
 def write(folder: Path) -> None:
     """Writes the checkpoint once; the mark comes last."""
-    from safetensors.torch import save_file
     if (folder / "complete").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,8 +71,22 @@ def write(folder: Path) -> None:
     for name, content in {"config": CONFIG, "tokenizer": tokenizer(), "tokenizer_config": special,
                           "generation_config": {"bos_token_id": 0, "eos_token_id": END}}.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
-    save_file(weights(), folder / "model.safetensors", metadata={"format": "pt"})
+    write_safetensors(folder / "model.safetensors")
     (folder / "complete").touch()
+
+
+def write_safetensors(path: Path) -> None:
+    """Length of the header (u64, little-endian), header in JSON, numbers: https://huggingface.co/docs/safetensors."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes().items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, _, bits in weights():
+            file.write(bits.tobytes())
 
 
 # What a format is called: by Lockstep's --isq, by mistral.rs's, by llama.cpp's enum of file types.
@@ -94,7 +109,7 @@ def write_gguf(path: Path) -> None:
     """The same shapes for llama.cpp, norms in f32 as its converter writes them. Rows of queries and keys stay in
     Hugging Face's order, which changes what the model says and not how long it takes."""
     import gguf
-    import torch
+    import numpy
     if path.exists():
         return
     part = path.with_suffix(".part")
@@ -110,14 +125,13 @@ def write_gguf(path: Path) -> None:
     writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
     writer.add_vocab_size(VOCABULARY)
     writer.add_tokenizer_model("no_vocab")
-    for name, tensor in weights().items():
+    for name, shape, bits in weights():
         for ours, theirs in GGUF_NAMES.items():
             name = name.replace(ours, theirs)
-        if tensor.dim() == 1:
-            writer.add_tensor(name, tensor.float().numpy())
+        if len(shape) == 1:
+            writer.add_tensor(name, numpy.ones(shape, numpy.float32))
         else:
-            raw = tensor.view(torch.uint8).numpy()
-            writer.add_tensor(name, raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
+            writer.add_tensor(name, bits.view(numpy.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -136,6 +150,8 @@ def quantize_gguf(folder: Path, format: str) -> None:
     if path.exists():
         return
     part = path.with_suffix(".part")
+    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(quiet, None)
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, FORMATS[format][2])
     params.pure = True

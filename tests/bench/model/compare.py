@@ -57,14 +57,14 @@ class Lockstep:
         others = [subprocess.Popen(command, env=self.environment(rank), stderr=subprocess.DEVNULL)
                   for rank in range(1, self.ranks)]
         try:
-            head = subprocess.run(command, env=self.environment(0), stdout=subprocess.PIPE, text=True,
-                                  timeout=TURN_LIMIT_S)
+            head = subprocess.run(command, env=self.environment(0), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True, timeout=TURN_LIMIT_S)
         finally:
             for other in others:
                 other.terminate()
                 other.wait(30)
         if head.returncode != 0:
-            sys.exit(f"{' '.join(command)} ended with {head.returncode}")
+            sys.exit(f"{' '.join(command)} ended with {head.returncode}:\n{head.stderr}")
         report = json.loads(head.stdout)
         self.version = f"{report['version']}, {report['world_size']} rank(s), {report['format']}, {report['devices'][0]}"
         return report["results"][0]["prefill" if answer == 1 else "decode"]["median"]
@@ -171,7 +171,7 @@ def compare(tools: argparse.Namespace, format: str) -> tuple[dict, str]:
             checkpoint.quantize_gguf(tools.model, format)
     systems: dict = {}
     try:
-        for ranks in (1, 2):
+        for ranks in tools.ranks:
             threads = max(1, tools.threads // ranks)
             systems[f"lockstep x{ranks}"] = Lockstep(tools.agent, tools.model, format, ranks, threads, tools.port)
         for name in tools.peers:
@@ -191,7 +191,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of each system in all")
     parser.add_argument("--formats", nargs="*", default=list(checkpoint.FORMATS), choices=list(checkpoint.FORMATS))
-    parser.add_argument("--peers", nargs="*", default=["transformers", "llamacpp", "mistralrs"], help="transformers mistralrs llamacpp")
+    parser.add_argument("--peers", nargs="*", default=["llamacpp", "mistralrs"], choices=["llamacpp", "mistralrs", "transformers"])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="sizes of Lockstep's groups; the threads are divided between ranks")
     parser.add_argument("--layers", type=int, default=16, help="fewer, to try the benchmark itself; with a --model of its own")
     parser.add_argument("--python", default=sys.executable, help="a Python that has the peers")
     parser.add_argument("--json", type=Path, help="write the figures here too")
