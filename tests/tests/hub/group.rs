@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockstep_proto::v1::Phase;
 use lockstep_tests::client::{Answer, greedy};
 use lockstep_tests::group::{Group, Spec, Way, fixture};
 use lockstep_tests::hub::{COMMIT, Hub, Trick};
-use lockstep_tests::process::{Process, program};
+use lockstep_tests::process::{PATIENCE, Process, program};
 
 const PROMPT: [u32; 4] = [5, 17, 40, 8];
 
@@ -82,6 +82,26 @@ async fn a_download_is_told_of_and_outlives_its_head() {
     group.start_node(0);
     let status = group.ready().await;
     assert_eq!(status.ranks[1].pid, pid, "the worker went on");
+}
+
+/// `script` gives the head a terminal; what is typed there is echoed, and so ends the line that is written over and over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_shows_how_far_a_download_is() {
+    let hub = Hub::start("org/name", Path::new(&fixture("llama3-sharded"))).await;
+    let home = tempfile::tempdir().unwrap();
+    hub.play_storage("model-00002", 1000, Trick::Slow(Duration::from_millis(15)));
+    let line = format!("exec {} -i plain -m org/name", program("lockstep-agent").display());
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
+    command.env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", home.path()).env_remove("HF_HUB_OFFLINE");
+    command.env("HOME", home.path());
+    let mut head = Process::start("a head in a terminal", command);
+    let began = Instant::now();
+    while !head.output().contains("waiting for rank 0 (node 0) Downloading ") {
+        assert!(head.is_running() && began.elapsed() < PATIENCE, "{}", head.output());
+        head.say("");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
