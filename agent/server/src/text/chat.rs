@@ -4,13 +4,19 @@
 //! `raise_exception` becomes the client's error.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, StringInput};
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use serde_json::{Map, Value as Json, json};
 
 use super::{TextError, clock, jinja};
 
 const NAME: &str = "chat_template";
+/// Instructions of one rendering, of which each message takes about a hundred.
+const FUEL: u64 = 5_000_000;
+/// Longest prompt that a template may write, in bytes: four times the longest request.
+const MAX_PROMPT_BYTES: usize = 64 << 20;
+/// Widest indentation.
+const MAX_INDENT: usize = 256;
 /// The name of a further template, for conversations with tools.
 const TOOL_USE: &str = "tool_use";
 
@@ -117,6 +123,8 @@ impl ChatTemplate {
         environment.add_function("strftime_now", |format: String| clock::now(&format));
         environment.add_filter("tojson", tojson);
         environment.add_test("iterable", is_iterable);
+        environment.add_filter("indent", indent);
+        environment.set_fuel(Some(FUEL));
         environment.add_template_owned(NAME, jinja::adapt(&source)).map_err(TextError::TemplateSyntax)?;
         let tool_use = named_template(&tokenizer_config["chat_template"], TOOL_USE);
         if let Some(tool_use) = &tool_use {
@@ -153,7 +161,27 @@ impl ChatTemplate {
         };
         let name = if with_tools && self.for_tools { TOOL_USE } else { NAME };
         let template = self.environment.get_template(name).map_err(TextError::TemplateSyntax)?;
-        template.render(context).map_err(|error| TextError::TemplateRefused(reason(&error)))
+        let mut prompt = Prompt(Vec::new());
+        let rendered = template.render_captured_to(context, &mut prompt);
+        rendered.map_err(|error| TextError::TemplateRefused(reason(&error)))?;
+        String::from_utf8(prompt.0).map_err(|error| TextError::TemplateRefused(error.to_string()))
+    }
+}
+
+/// What a template has written; it may come from anywhere, so there is an end to it.
+struct Prompt(Vec<u8>);
+
+impl std::io::Write for Prompt {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_PROMPT_BYTES {
+            return Err(std::io::Error::other(format!("it writes more than {MAX_PROMPT_BYTES} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -217,6 +245,8 @@ fn is_iterable(value: &Value) -> bool {
 /// `ensure_ascii`.
 fn tojson(value: &Value, indent: Option<Value>, args: Kwargs) -> Result<Value, Error> {
     let ensure_ascii = args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let width = indent.clone().or_else(|| args.peek("indent").ok());
+    check_indent(width.and_then(|width| usize::try_from(width).ok()).unwrap_or(0))?;
     let escaped = minijinja::filters::tojson(value, indent, args)?.to_string();
     let mut out = String::with_capacity(escaped.len());
     let mut rest = escaped.as_str();
@@ -249,6 +279,26 @@ fn in_ascii(json: &str) -> String {
     out
 }
 
+/// The engine's own, with a bound.
+fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    args: Kwargs,
+) -> Result<Value, Error> {
+    check_indent(width.or_else(|| args.peek("width").ok()).unwrap_or(0))?;
+    minijinja::filters::indent(text, width, first, blank, args)
+}
+
+fn check_indent(width: usize) -> Result<(), Error> {
+    if width <= MAX_INDENT {
+        return Ok(());
+    }
+    let told = format!("an indentation of {width} is more than {MAX_INDENT}");
+    Err(Error::new(ErrorKind::InvalidOperation, told))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -266,6 +316,25 @@ mod tests {
             Ok(Some(Err(error))) | Err(error) => format!("error: {error}"),
             Ok(None) => "none".into(),
         }
+    }
+
+    #[test]
+    fn a_template_comes_to_an_end() {
+        let cases = [
+            ("{{ {} | tojson(indent=4294967296) }}", "an indentation of 4294967296 is more than 256"),
+            ("{{ 'a' | indent(4294967296) }}", "an indentation of 4294967296 is more than 256"),
+            ("{{ 'a\nb' | indent(width=300) }}", "an indentation of 300"),
+            ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "ran out of fuel"),
+            (
+                "{% set long = 'x' * 99999 %}{% for a in range(9999) %}{{ long }}{% endfor %}",
+                "error: the model's chat template refuses",
+            ),
+        ];
+        for (template, expected) in cases {
+            let told = render(json!({"chat_template": template}), &[]);
+            assert!(told.len() < 4096 && told.contains(expected), "{template}: {told:.200}");
+        }
+        assert_eq!(render(json!({"chat_template": "{{ 'a\nb' | indent(2, true) }}"}), &[]), "  a\n  b");
     }
 
     #[test]
