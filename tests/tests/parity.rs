@@ -2,6 +2,7 @@
 
 use lockstep_tests::client::greedy;
 use lockstep_tests::group::{Group, Spec, Way, fixture};
+use lockstep_tests::process::Process;
 
 /// Prompts of a fixture and the greedy tokens that follow, as the parity script recorded them.
 fn expected(model: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
@@ -80,6 +81,29 @@ async fn two_stages() {
     let spec = |way, world_size| Spec::new(way, world_size, fixture(model)).with("MISTRALRS_PIPELINE_PARALLEL", 2);
     check_spec(spec(Way::MultiNode, 4), model).await;
     check_spec(spec(Way::Ring, 2), model).await;
+}
+
+/// Weights in blocks are the same numbers over three processes as in one: read from a file, and made while loading.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quantized_models_over_three_processes() {
+    let file = format!("{}/parity/gguf/qwen3.gguf", env!("CARGO_MANIFEST_DIR"));
+    let cases = [(file, &[][..], "q5_k"), ("builtin://tiny".into(), &["--isq", "q4k"], "q4_k")];
+    for (model, flags, dtype) in cases {
+        let mut answers = Vec::new();
+        for (way, world_size) in [(Way::MultiNode, 1), (Way::MultiNode, 3), (Way::Ring, 3)] {
+            let mut group = Group::prepare(Spec::new(way, world_size, &model));
+            for node in 0..world_size {
+                let mut command = group.command(node);
+                command.args(flags);
+                group.nodes[node] = Some(Process::start(format!("node-{node}"), command));
+            }
+            let status = group.ready().await;
+            assert_eq!(status.model_info.expect("a model").dtype, dtype);
+            let answer = group.client().await.generate(greedy(&[1, 7, 11, 30, 9], 24)).await.expect("an answer");
+            answers.push(answer.tokens);
+        }
+        assert!(answers.iter().all(|other| *other == answers[0]), "{model}: {answers:?}");
+    }
 }
 
 /// Whatever this machine has is tried.
