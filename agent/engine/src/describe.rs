@@ -80,6 +80,8 @@ pub struct WeightFacts {
     pub parameters: u64,
     /// Type of most of them: `f32`, `bf16`, `f16`, `q8_0`, ….
     pub dtype: &'static str,
+    /// They are in blocks, and stay so whatever type is asked for.
+    pub in_blocks: bool,
 }
 
 /// Reads the headers of the weights, which also finds files that are missing or too short.
@@ -91,7 +93,7 @@ pub fn weight_facts(files: Arc<dyn ModelFiles>) -> Result<WeightFacts, EngineErr
     let weights = Weights::open(files)?;
     let blocks = weights.main_blocks().map(BlockFormat::name);
     let dtype = blocks.unwrap_or_else(|| dtype_name(weights.main_dtype()));
-    Ok(WeightFacts { parameters: weights.parameters(tied), dtype })
+    Ok(WeightFacts { parameters: weights.parameters(tied), dtype, in_blocks: blocks.is_some() })
 }
 
 /// A template, or the one called `default` of several.

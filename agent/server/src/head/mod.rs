@@ -312,14 +312,26 @@ fn model_info(config: &HeadConfig, description: &ModelDescription, weights: &Wei
         source: config.model.source.to_string(),
         architecture: description.architecture.to_owned(),
         parameters: weights.parameters,
-        dtype: match (config.model.quantization, config.model.dtype) {
-            (Quantization::None, DType::Auto) => weights.dtype.to_owned(),
-            (Quantization::None, asked) => asked.as_str().to_owned(),
-            (quantization, _) => quantization.to_string(),
-        },
+        dtype: held_dtype(config, weights),
         context_length: text.context_length,
         vocab_size: description.vocab_size,
         has_chat_template: text.has_chat_template(),
+    }
+}
+
+/// The type that most weights have in memory. Those that a file has in blocks stay so, whatever is asked for.
+fn held_dtype(config: &HeadConfig, weights: &WeightFacts) -> String {
+    match (config.model.quantization, config.model.dtype) {
+        (Quantization::None, DType::Auto) => weights.dtype.to_owned(),
+        (quantization, dtype) if weights.in_blocks => {
+            tracing::warn!(
+                model = %config.model.source, stored = weights.dtype, isq = %quantization, dtype = dtype.as_str(),
+                "the model's file has quantized weights, which stay as they are: --isq and --dtype are for the others"
+            );
+            weights.dtype.to_owned()
+        }
+        (Quantization::None, asked) => asked.as_str().to_owned(),
+        (quantization, _) => quantization.to_string(),
     }
 }
 
