@@ -49,12 +49,11 @@ pub(super) struct News {
     pub note: String,
 }
 
-/// Publishes what is new in `status`. An event that cannot be written is logged: it changes nothing.
-pub(super) async fn tell(context: &Context, object: &InferenceCluster, status: &InferenceClusterStatus) {
-    let before = object.status.clone().unwrap_or_default();
+/// Publishes what is new. An event that cannot be written is logged: it changes nothing.
+pub(super) async fn tell(context: &Context, object: &InferenceCluster, news: Vec<News>) {
     let reference = object.object_ref(&());
     let recorder = context.recorders.of(&context.client, &object.namespace().unwrap_or_default(), &object.name_any());
-    for news in news(&before, status) {
+    for news in news {
         if news.warning {
             tracing::warn!(reason = news.reason, "{}", news.note);
         } else {

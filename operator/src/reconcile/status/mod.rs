@@ -163,7 +163,8 @@ pub(super) async fn write(
         return Ok(None);
     }
     let before = object.status.clone().unwrap_or_default();
-    if pace::may_wait(&before, &status) && !context.pace.take(Instant::now()) {
+    let news = events::news(&before, &status);
+    if pace::may_wait(&before, &status, &news) && !context.pace.take(Instant::now()) {
         return Ok(Some(pace::AGAIN));
     }
     let api: Api<InferenceCluster> = Api::namespaced(context.client.clone(), &namespace);
@@ -175,6 +176,6 @@ pub(super) async fn write(
         Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
         other => other.map_err(ReconcileError::Status)?,
     };
-    events::tell(context, object, &status).await;
+    events::tell(context, object, news).await;
     Ok(None)
 }

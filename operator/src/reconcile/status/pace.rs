@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::conditions::{BRINGING_UP, holds};
-use super::events::news;
+use super::events::News;
 use crate::resource::InferenceClusterStatus;
 use crate::resource::status::condition::{DEGRADED, PROGRESSING, READY};
 
@@ -39,11 +39,11 @@ impl Pace {
 }
 
 /// Whether `after` is a step of bringing groups up that may wait: nothing serves that did not before, or no longer does,
-/// nothing is in trouble or out of it, and nothing went wrong meanwhile.
-pub(super) fn may_wait(before: &InferenceClusterStatus, after: &InferenceClusterStatus) -> bool {
+/// nothing is in trouble or out of it, and nothing of the `news` between the two is a warning.
+pub(super) fn may_wait(before: &InferenceClusterStatus, after: &InferenceClusterStatus, news: &[News]) -> bool {
     let same = |kind| holds(&before.conditions, kind, "True") == holds(&after.conditions, kind, "True");
     let brings_up = after.conditions.iter().any(|one| one.type_ == PROGRESSING && one.reason == BRINGING_UP);
-    brings_up && same(READY) && same(DEGRADED) && !news(before, after).iter().any(|news| news.warning)
+    brings_up && same(READY) && same(DEGRADED) && !news.iter().any(|news| news.warning)
 }
 
 #[cfg(test)]
@@ -52,6 +52,7 @@ mod tests {
 
     use super::*;
     use crate::reconcile::now;
+    use crate::reconcile::status::events::news;
 
     fn status(conditions: &[(&str, &str, &str)]) -> InferenceClusterStatus {
         let condition = |&(kind, status, reason): &(&str, &str, &str)| Condition {
@@ -71,6 +72,7 @@ mod tests {
         let (none, new) =
             (status(&[]), status(&[(READY, "False", "Creating"), brought_up, (DEGRADED, "False", "AsExpected")]));
         let loads = status(&[(READY, "False", "Loading"), brought_up, (DEGRADED, "False", "AsExpected")]);
+        let may_wait = |before, after| may_wait(before, after, &news(before, after));
         assert!(may_wait(&none, &new) && may_wait(&new, &loads));
         let serves = status(&[(READY, "True", "Serving"), brought_up]);
         let fails = status(&[(READY, "False", "ImagePull"), brought_up, (DEGRADED, "True", "ImagePull")]);
