@@ -126,9 +126,7 @@ impl Group {
 
     /// The first pipeline stage that has a rank on a node.
     fn stage_of(&self, member: &Member) -> u32 {
-        let pb::Assignment { world_size, pipeline_parallel_size, .. } = self.config.assignment;
-        let tensor_size = (world_size / pipeline_parallel_size.max(1)).max(1);
-        member.hello.node * self.config.local_world_size / tensor_size
+        member.hello.node * self.config.local_world_size / wire::tensor_size(&self.config.assignment).max(1)
     }
 
     /// The connection of a node, if it is attached.

@@ -6,6 +6,7 @@ use lockstep_schedule::Stats;
 
 use super::group::Group;
 use super::member::Place;
+use crate::wire;
 
 /// What the status says beside the group's own state.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +36,7 @@ pub fn of(group: &Group, facts: Facts<'_>) -> ClusterStatus {
         ready: facts.ready,
         accepting: facts.accepting,
         world_size: assignment.world_size,
-        tensor_parallel_size: assignment.world_size / assignment.pipeline_parallel_size.max(1),
+        tensor_parallel_size: wire::tensor_size(assignment),
         pipeline_parallel_size: assignment.pipeline_parallel_size,
         backend: group.config().backend.to_owned(),
         ranks,

@@ -16,9 +16,14 @@ pub struct Malformed {
     reason: String,
 }
 
+/// Ranks of each pipeline stage, which compute its layers together.
+pub fn tensor_size(assignment: &pb::Assignment) -> u32 {
+    assignment.world_size / assignment.pipeline_parallel_size.max(1)
+}
+
 /// The rank whose node reports what a step sampled: the first of the last pipeline stage, which samples.
 pub fn reporting_rank(assignment: &pb::Assignment) -> u32 {
-    assignment.world_size - assignment.world_size / assignment.pipeline_parallel_size.max(1)
+    assignment.world_size - tensor_size(assignment)
 }
 
 /// The wire form of `plan`; `sent_nanos` is the head's monotonic clock.
