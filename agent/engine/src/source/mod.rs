@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use builtin::BuiltinFiles;
-pub use digest::{ModelFile, digest_of, rank_files, resolve, verify};
+pub use digest::{ModelFile, digest_of, hex, rank_files, resolve, verify};
 pub use folder::FolderFiles;
 pub(crate) use gguf::{GGUF_FILE, read as read_gguf};
 

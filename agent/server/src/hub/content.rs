@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::str::FromStr;
 
+use lockstep_engine::source::hex;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
@@ -81,10 +82,6 @@ fn each_block(content: &mut dyn Read, each: &mut dyn FnMut(&[u8])) -> std::io::R
             Err(error) => return Err(error),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
