@@ -24,6 +24,12 @@ def without_deployment(manifests: str) -> str:
     return "---".join(part for part in parts if not re.search(r"^kind: Deployment$", part, re.M))
 
 
+def says(thing: dict, condition: str) -> bool:
+    """Does the object's status have the condition as true?"""
+    conditions = thing.get("status", {}).get("conditions", [])
+    return any(one["type"] == condition and one["status"] == "True" for one in conditions)
+
+
 def count_apart(api, subject) -> None:
     """Has the API server count the account's requests under its name, within the share that other accounts have."""
     account = {"kind": "ServiceAccount", "serviceAccount": {"namespace": subject.NAMESPACE, "name": subject.ACCOUNT}}

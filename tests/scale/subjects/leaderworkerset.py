@@ -14,7 +14,7 @@ import re
 import subprocess
 import time
 
-from cluster import kubectl, namespace, without_deployment
+from cluster import kubectl, namespace, says, without_deployment
 from process import Controller
 
 from . import lockstep
@@ -104,8 +104,7 @@ def spec(name: str) -> dict:
 
 
 def is_ready(thing: dict) -> bool:
-    conditions = thing.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Available" and one["status"] == "True" for one in conditions)
+    return says(thing, "Available")
 
 
 def pods_of(name: str) -> str:

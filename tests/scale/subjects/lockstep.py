@@ -2,7 +2,7 @@
 
 import re
 
-from cluster import kubectl, namespace, without_deployment
+from cluster import kubectl, namespace, says, without_deployment
 
 NAME, UNIT = "lockstep", "cluster"
 NAMESPACE, ACCOUNT = "lockstep-system", "lockstep-operator"
@@ -35,8 +35,7 @@ def spec(name: str) -> dict:
 
 
 def is_ready(cluster: dict) -> bool:
-    conditions = cluster.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return says(cluster, "Ready")
 
 
 def pods_of(name: str) -> str:
