@@ -1,7 +1,8 @@
 //! Ranks on CUDA devices, over NCCL.
 //!
-//! The libraries are looked for at run time, so this builds anywhere; where one is missing every call says which. All
-//! calls to NCCL are non-blocking (`blocking = 0`) and polled, so that a missing peer, an abort and a deadline end them.
+//! The libraries are looked for at run time, so this builds anywhere; where one is missing every call says which. (A
+//! program that has candle's feature `cuda` as it comes links them instead; tests/cuda says more.) All calls to NCCL are
+//! non-blocking (`blocking = 0`) and polled, so that a missing peer, an abort and a deadline end them.
 //!
 //! Invariants: an operation on device memory is done *in stream order*: the call returns once NCCL has taken it, and
 //! whatever is launched later on the stream sees its result; [`Nccl::finish`] and `barrier` wait for it under the

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{CudaStream, DriverError};
 use cudarc::nccl::result::{self, NcclError, NcclStatus};
 use cudarc::nccl::sys;
+use libloading::os::unix::Library;
 
 use crate::abort::AbortSwitch;
 use crate::communicator::{CollectiveError, Group};
@@ -255,20 +256,27 @@ fn config() -> sys::ncclConfig_t {
     }
 }
 
-/// `Unavailable`, naming what is missing, unless both libraries can be loaded: the bindings would panic later.
+/// `Unavailable`, naming what is missing, unless both libraries can be called: the bindings would panic later.
 pub(crate) fn available() -> Result<(), CollectiveError> {
     let missing = |what: &str| CollectiveError::Unavailable { backend: "nccl", reason: what.to_owned() };
-    // SAFETY: these load the libraries and let them go again; their initializers are those that any CUDA program runs.
-    let (cuda, nccl) = unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::nccl::sys::is_culib_present()) };
-    if !cuda {
+    if !callable("cuInit", &["libcuda.so", "libcuda.so.1"]) {
         return Err(missing("libcuda.so was not found: install the NVIDIA driver"));
     }
-    if !nccl {
+    if !callable("ncclGetVersion", &["libnccl.so"]) {
         return Err(missing(
             "libnccl.so was not found: install NCCL, and put a link of that name to libnccl.so.2 in LD_LIBRARY_PATH",
         ));
     }
     Ok(())
+}
+
+/// Whether a library is linked, so that the program has its `function`, or can be loaded by a name that the bindings try.
+fn callable(function: &str, names: &[&str]) -> bool {
+    // SAFETY: the function is looked up and not called; loading runs the initializers that any CUDA program runs.
+    unsafe {
+        Library::this().get::<unsafe extern "C" fn()>(function).is_ok()
+            || names.iter().any(|&name| Library::new(name).is_ok())
+    }
 }
 
 fn name(error: &NcclError) -> String {
