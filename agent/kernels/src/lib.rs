@@ -25,6 +25,8 @@ mod shared;
 mod simd;
 mod soft_cap;
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod plain;
 
 pub use attention::{AttentionParams, AttentionSeq, KvCache, paged_attention};
