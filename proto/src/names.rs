@@ -68,6 +68,9 @@ pub mod env {
     pub const THREADS: &str = "LOCKSTEP_THREADS";
     /// Forces an instruction set: `portable`, `avx2`, `avx512`, `neon`.
     pub const ISA: &str = "LOCKSTEP_ISA";
+    /// Memory of devices that the agent is to act as if it had, with commas (`512Mi,1Gi`): their layers are computed on
+    /// the CPU in the way of devices without kernels of their own. To try a placement where there is no such device.
+    pub const PLAIN_DEVICES: &str = "LOCKSTEP_PLAIN_DEVICES";
     /// `text` or `json`.
     pub const LOG_FORMAT: &str = "LOCKSTEP_LOG_FORMAT";
     /// Filter of the logs, in tracing's syntax.
@@ -123,6 +126,7 @@ pub mod env {
         DRAIN_TIMEOUT,
         THREADS,
         ISA,
+        PLAIN_DEVICES,
         LOG_FORMAT,
         LOG,
         AGENT,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use lockstep_agent::text::{ChatMessage, Conversation, ModelText, Text, ToolCall};
 use lockstep_collectives::{Grid, solo::Solo};
 use lockstep_engine::config::ModelConfig;
-use lockstep_engine::{DTypeChoice, EngineError, ModelFiles, Quantization, Runner, RunnerConfig};
+use lockstep_engine::{DTypeChoice, Devices, EngineError, ModelFiles, Quantization, Runner, RunnerConfig};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, StepPlan};
 use lockstep_tests::group::fixture;
 use serde_json::json;
@@ -147,6 +147,7 @@ fn runner(files: Arc<dyn ModelFiles>) -> Result<Runner, EngineError> {
         threads: 1,
         oversubscribed: true,
         isa: None,
+        devices: Devices::default(),
         progress: Arc::default(),
     };
     Runner::load(config, &mut |_, _| ())

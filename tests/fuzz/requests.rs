@@ -55,7 +55,7 @@ pub fn http(bytes: &[u8]) {
 /// A message, after a byte that says of what kind.
 pub fn grpc(bytes: &[u8]) {
     let Some((kind, message)) = bytes.split_first() else { return };
-    let mut client = InferenceClient::new(servers().channel.clone());
+    let mut client = InferenceClient::new(servers().grpc.clone());
     block_on(async {
         let ended = match kind {
             b'c' => answered(client.chat(decoded::<ChatRequest>(message)).await).await,
@@ -79,44 +79,33 @@ async fn answered(response: Result<Response<Streaming<GenerateResponse>>, Status
     Ok(())
 }
 
-/// The client side of a head.
-pub struct Servers {
-    pub http: SocketAddr,
-    pub grpc: SocketAddr,
-    /// To the gRPC port.
-    pub channel: Channel,
-    /// What the head says of its group.
-    pub status: watch::Sender<ClusterStatus>,
+struct Servers {
+    http: SocketAddr,
+    grpc: Channel,
 }
 
-/// The ones that requests go to.
-pub fn servers() -> &'static Servers {
+fn servers() -> &'static Servers {
     static SERVERS: OnceLock<Servers> = OnceLock::new();
-    SERVERS.get_or_init(Servers::start)
-}
-
-impl Servers {
-    pub fn start() -> Self {
+    SERVERS.get_or_init(|| {
         block_on(async {
             let (http, grpc) = (listener().await, listener().await);
             let addresses = [&http, &grpc].map(|listener| listener.local_addr().expect("its address"));
-            let (api, status) = api();
+            let api = api();
             tokio::spawn(lockstep_agent::http::serve(http, api.clone(), CancellationToken::new()));
             tokio::spawn(async move {
                 lockstep_agent::grpc::serve(grpc, api, CancellationToken::new()).await.expect("gRPC is served");
             });
             let channel = Channel::from_shared(format!("http://{}", addresses[1])).expect("an address");
-            let channel = channel.timeout(ANSWER).connect_lazy();
-            Self { http: addresses[0], grpc: addresses[1], channel, status }
+            Servers { http: addresses[0], grpc: channel.timeout(ANSWER).connect_lazy() }
         })
-    }
+    })
 }
 
 async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.expect("a port")
 }
 
-fn api() -> (Api, watch::Sender<ClusterStatus>) {
+fn api() -> Api {
     let text = Text::new(ModelText {
         tokenizer_json: tokenizer_of("llama2"),
         chat_template: Some(TEMPLATE.into()),
@@ -138,8 +127,8 @@ fn api() -> (Api, watch::Sender<ClusterStatus>) {
                 events.send(Event::Finished(FinishReason::Stop)).await.ok();
             }
         }
+        drop(tell);
     });
     let model = ModelInfo { name: "tiny".into(), context_length: 512, has_chat_template: true, ..Default::default() };
-    let inference = Inference::new(commands, status, Alive::default());
-    (Api::new(inference, model, text.expect("a text"), Metrics::new()), tell)
+    Api::new(Inference::new(commands, status, Alive::default()), model, text.expect("a text"), Metrics::new())
 }

@@ -69,20 +69,20 @@ async fn stages_and_nodes_lie_over_one_another_in_any_way() {
     }
 }
 
-/// What a conversation on one node says beside its answers.
-fn said(variables: &[(&str, &str)]) -> String {
+/// The answers of a conversation on one node, and all that was said.
+fn conversation(model: &str, variables: &[(&str, &str)], lines: &[&str]) -> (String, String) {
     let mut command = agent();
-    command
-        .args(["-i", "plain", "-m", &fixture("awkward-gqa")])
-        .env("HOME", "/nowhere")
-        .envs(variables.iter().copied());
+    command.args(["-i", "plain", "-m", model]).env("HOME", "/nowhere").envs(variables.iter().copied());
     let mut head = Process::start("head", command);
-    head.say("/max-tokens 2");
-    head.say("Hm?");
+    lines.iter().for_each(|line| head.say(line));
     head.hang_up();
     assert!(head.wait().success(), "{}", head.output());
     assert!(!head.printed().is_empty(), "{}", head.output());
-    head.output()
+    (head.printed(), head.output())
+}
+
+fn said(variables: &[(&str, &str)]) -> String {
+    conversation(&fixture("awkward-gqa"), variables, &["/max-tokens 2", "Hm?"]).1
 }
 
 #[test]
@@ -98,4 +98,30 @@ fn who_leaves_the_placement_to_the_program_is_told_of_it() {
         assert!(told.contains(part), "no `{part}` in {told}");
     }
     assert!(!said(&two).contains("placed layers"), "nobody asked");
+}
+
+/// Devices that are the CPU by another way: the layers of one rank on two of them, and on one with the rest on the CPU.
+#[test]
+fn layers_over_several_devices_answer_as_one_process_does() {
+    let lines = ["/temperature 0", "/max-tokens 24", "What happens when a worker dies?"];
+    let common = [("LOCKSTEP_DTYPE", "f32"), ("LOCKSTEP_MAX_NUM_BATCHED_TOKENS", "128")];
+    let (alone, _) = conversation(MODEL, &common, &lines);
+    let places = [
+        ("64Mi,64Mi", ["layers=0..2 of=4 device=\"cpu (plain)\"", "layers=2..4 of=4 device=\"cpu (plain)\""]),
+        ("32Mi", ["layers=0..2 of=4 device=\"cpu (plain)\"", "layers=2..4 of=4 device=\"cpu (avx"]),
+    ];
+    for (devices, placed) in places {
+        let variables = [common[0], common[1], ("MISTRALRS_NO_NCCL", "1"), ("LOCKSTEP_PLAIN_DEVICES", devices)];
+        let (answer, told) = conversation(MODEL, &variables, &lines);
+        assert_eq!(answer, alone, "{devices}: {told}");
+        for run in placed {
+            assert!(told.contains(run), "no `{run}` in {told}");
+        }
+    }
+    let mut two = agent();
+    two.args(["-i", "plain", "-m", MODEL]).env("HOME", "/nowhere").env("LOCKSTEP_PLAIN_DEVICES", "64Mi,64Mi");
+    let mut head = Process::start("head", two);
+    assert!(!head.wait().success());
+    let told = head.output();
+    assert!(told.contains("feature `nccl`") && told.contains("MISTRALRS_NO_NCCL=1"), "{told}");
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_collectives::Group;
 use lockstep_collectives::solo::Solo;
-use lockstep_engine::{DTypeChoice, EngineError, Runner, RunnerConfig, open};
+use lockstep_engine::{DTypeChoice, Devices, EngineError, Runner, RunnerConfig, open};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 
 const BLOCK_SIZE: u32 = 16;
@@ -32,6 +32,7 @@ fn main() -> Result<(), EngineError> {
         threads: threads as usize,
         oversubscribed: false,
         isa: None,
+        devices: Devices::default(),
         progress: std::sync::Arc::default(),
     };
     let mut runner = Runner::load(config, &mut |_, _| {})?;

@@ -1,6 +1,6 @@
 //! One rank's KV cache: the same number of blocks in every layer, and the rotary embeddings that layers share.
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use lockstep_kernels::{Context, KvCache};
 
 use crate::EngineError;
@@ -11,8 +11,6 @@ use crate::shard::Shard;
 /// Shape of one rank's cache.
 #[derive(Debug, Clone)]
 pub struct CacheLayout {
-    /// Of this rank's stage.
-    pub num_layers: usize,
     /// Positions in one block.
     pub block_size: usize,
     pub kv_heads: usize,
@@ -22,14 +20,12 @@ pub struct CacheLayout {
 
 impl CacheLayout {
     pub fn new(config: &ModelConfig, shard: &Shard, block_size: usize, dtype: DType) -> Self {
-        let (num_layers, head_dim) = (shard.layers.len(), config.head_dim);
-        Self { num_layers, block_size, kv_heads: shard.kv.len(), head_dim, dtype }
+        Self { block_size, kv_heads: shard.kv.len(), head_dim: config.head_dim, dtype }
     }
 
-    /// Bytes of one block, all layers together.
-    pub fn bytes_per_block(&self) -> u64 {
-        let layer = KvCache::bytes_per_block(self.block_size, self.kv_heads, self.head_dim, self.dtype);
-        (self.num_layers * layer) as u64
+    /// Bytes of one block of one layer.
+    pub fn bytes_per_layer(&self) -> u64 {
+        KvCache::bytes_per_block(self.block_size, self.kv_heads, self.head_dim, self.dtype) as u64
     }
 }
 
@@ -37,13 +33,15 @@ impl CacheLayout {
 pub struct Cache {
     layout: CacheLayout,
     ropes: Vec<Rotary>,
+    /// What computes each layer.
+    contexts: Vec<Context>,
     layers: Vec<KvCache>,
 }
 
 impl Cache {
-    /// A cache without blocks.
-    pub fn new(layout: CacheLayout, ropes: Vec<Rotary>) -> Self {
-        Self { layout, ropes, layers: Vec::new() }
+    /// A cache without blocks; one context a layer.
+    pub fn new(layout: CacheLayout, ropes: Vec<Rotary>, contexts: Vec<Context>) -> Self {
+        Self { layout, ropes, contexts, layers: Vec::new() }
     }
 
     pub fn layout(&self) -> &CacheLayout {
@@ -59,15 +57,14 @@ impl Cache {
     ///
     /// # Errors
     /// The device's, where it has no room.
-    pub fn resize(&mut self, kernels: &Context, num_blocks: usize, device: &Device) -> Result<(), EngineError> {
+    pub fn resize(&mut self, num_blocks: usize) -> Result<(), EngineError> {
         if self.num_blocks() == num_blocks {
             return Ok(());
         }
         self.layers.clear();
         let CacheLayout { block_size, kv_heads, head_dim, dtype, .. } = self.layout;
-        let layer = |_| KvCache::new(kernels, num_blocks, block_size, kv_heads, head_dim, dtype, device);
-        let layers = (0..self.layout.num_layers).map(layer).collect::<Result<Vec<_>, _>>()?;
-        self.layers = layers;
+        let layer = |context| KvCache::new(context, num_blocks, block_size, kv_heads, head_dim, dtype);
+        self.layers = self.contexts.iter().map(layer).collect::<Result<_, _>>()?;
         Ok(())
     }
 

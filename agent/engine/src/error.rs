@@ -42,6 +42,15 @@ pub enum EngineError {
     /// The model has too few layers for that many stages.
     #[error("a model of {layers} layers cannot be split into {stages} pipeline stages: use at most {layers}")]
     Stages { stages: usize, layers: usize },
+    /// A rank's devices have too little memory for its layers: `needed` and `free` are bytes.
+    #[error(
+        "{fit} of {layers} layers fit on this rank's devices: {} MiB are needed with a little KV cache, {} MiB are free; \
+         quantize (--isq), shorten --context-length or --max-num-batched-tokens, use more devices, or let the rest \
+         be on the CPU (MISTRALRS_NO_NCCL=1)",
+        .needed >> 20,
+        .free >> 20
+    )]
+    DeviceMemory { fit: usize, layers: usize, needed: u64, free: u64 },
     /// A value of the runner's configuration.
     #[error("{0}")]
     Usage(String),

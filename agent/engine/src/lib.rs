@@ -13,6 +13,7 @@ mod fixture;
 pub mod gguf;
 mod layers;
 mod models;
+mod placement;
 mod quantization;
 mod runner;
 mod sampler;
@@ -22,6 +23,7 @@ mod weights;
 
 pub use describe::{ModelDescription, WeightFacts, describe, weight_facts};
 pub use error::EngineError;
+pub use placement::{Accelerator, Devices, PlacedLayers};
 pub use quantization::Quantization;
 pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig, StepWithLogits};
 pub use source::{ModelFile, ModelFiles, open, resolve, verify};

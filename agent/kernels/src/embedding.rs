@@ -15,7 +15,7 @@ use candle_core::Tensor;
 /// the sum over ranks is the embedding.
 pub fn embedding(ctx: &Context, table: &Tensor, first_id: u32, ids: &[u32]) -> Result<Tensor> {
     let (rows, hidden) = check::weight("embedding table", table)?;
-    if !table.device().is_cpu() {
+    if !ctx.has_kernels() {
         return plain::embedding(ctx, table, first_id, ids);
     }
     let table = host::borrow("embedding table", table)?;
@@ -33,8 +33,8 @@ pub fn embedding(ctx: &Context, table: &Tensor, first_id: u32, ids: &[u32]) -> R
 
 /// As [`embedding`], from a matrix that is packed for products: a tied lm_head needs no second copy.
 pub fn embedding_of(ctx: &Context, table: &Matrix, first_id: u32, ids: &[u32]) -> Result<Tensor> {
-    if let Some(table) = table.tensor() {
-        return plain::embedding(ctx, table, first_id, ids);
+    if !table.is_packed() {
+        return plain::embedding_of(ctx, table, first_id, ids);
     }
     gather(ctx, ids, table.in_features(), &|id, to| {
         if let Some(row) = local_row(id, first_id, table.out_features()) {

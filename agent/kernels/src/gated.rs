@@ -23,7 +23,7 @@ pub fn gated_mul(ctx: &Context, gate_up: &Tensor, activation: Activation) -> Res
     if width % 2 != 0 {
         return check::shape("gate_up", "[tokens, 2 * inter]".to_owned(), gate_up);
     }
-    if !gate_up.device().is_cpu() {
+    if !ctx.has_kernels() {
         return plain::gated_mul(ctx, gate_up, activation);
     }
     let inter = width / 2;

@@ -21,7 +21,7 @@ pub fn mix_rows(ctx: &Context, x: &Tensor, indices: &[u32], weights: &[f32], eac
     if let Some(index) = indices.iter().find(|index| **index as usize >= count) {
         return argument("indices", format!("{index} of {count} rows"));
     }
-    if !x.device().is_cpu() {
+    if !ctx.has_kernels() {
         return plain::mix_rows(ctx, x, indices, weights, each);
     }
     let tokens = indices.len() / each;

@@ -88,12 +88,8 @@ impl Case {
     }
 
     fn cache(&self, ctx: &Context, plain: bool) -> KvCache {
-        let sizes = (self.blocks(), self.block_size, self.kv_heads, self.head_dim);
-        if plain {
-            return KvCache::plain(ctx, sizes, self.dtype, &Device::Cpu).unwrap();
-        }
-        let (blocks, block, heads, dim) = sizes;
-        KvCache::new(ctx, blocks, block, heads, dim, self.dtype, &Device::Cpu).unwrap()
+        let ctx = if plain { &ctx.twins_on(Device::Cpu) } else { ctx };
+        KvCache::new(ctx, self.blocks(), self.block_size, self.kv_heads, self.head_dim, self.dtype).unwrap()
     }
 
     /// Numbers that depend on sequence, position and `kind` alone.
@@ -238,6 +234,6 @@ fn bad_arguments_are_refused() {
         let message = result.unwrap_err().to_string();
         assert!(message.contains(culprit), "{message}");
     }
-    let zero = KvCache::new(&ctx, 1, 0, 1, 1, DType::F32, &Device::Cpu);
+    let zero = KvCache::new(&ctx, 1, 0, 1, 1, DType::F32);
     assert!(zero.unwrap_err().to_string().contains("block_size"));
 }

@@ -177,3 +177,45 @@ fn what_cannot_be_is_refused() {
     let x = Tensor::full(f32::INFINITY, (1, 40), &Device::Cpu).unwrap();
     assert!(values(&linear(&ctx, &x, &w, None).unwrap()).iter().all(|y| !y.is_finite()));
 }
+
+/// On a device without kernels the numbers are the same, wherever a matrix is cut; products are candle's, which rounds
+/// the activations too, for up to 256 of them at once.
+#[test]
+fn devices_without_kernels_hold_the_same_numbers() {
+    let ctx = Context::cpu(2).unwrap();
+    let twins = ctx.twins_on(Device::Cpu);
+    for format in BlockFormat::ALL {
+        let weight = random((21, 700));
+        for columns in [0..700, 0..300, 37..700, 5..5] {
+            let make = |ctx: &Context| Matrix::quantize(ctx, &weight, format, columns.clone()).unwrap();
+            let (packed, plain) = (make(&ctx), make(&twins));
+            assert_eq!(plain.format(), format.name());
+            let (numbers, width) = (packed.to_tensor().unwrap(), columns.len());
+            let close = |a: &Tensor, b: &Tensor, bound: f32| {
+                let (a, b) = (values(a), values(b));
+                let close = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= bound);
+                assert!(close, "{} {columns:?}", format.name());
+            };
+            close(&plain.to_tensor().unwrap(), &numbers, 1e-6);
+            let x = random((5, width));
+            let expected = x.matmul(&numbers.t().unwrap()).unwrap();
+            close(&linear(&twins, &x, &plain, None).unwrap(), &expected, 4.0 / 254.0 * (width as f32).sqrt() * 4.0);
+            let ids = [3, 100, 23, 9];
+            close(
+                &embedding_of(&twins, &plain, 3, &ids).unwrap(),
+                &embedding_of(&ctx, &packed, 3, &ids).unwrap(),
+                1e-6,
+            );
+        }
+        let parts = |ctx: &Context| {
+            let quantized = Matrix::quantize(ctx, &weight, format, 0..700).unwrap();
+            Matrix::stack(vec![quantized, Matrix::new(ctx, &weight).unwrap()]).unwrap()
+        };
+        let (packed, plain) = (parts(&ctx), parts(&twins));
+        let x = Tensor::ones((1, 700), DType::F32, &Device::Cpu).unwrap();
+        let products = [(&ctx, &packed), (&twins, &plain)].map(|(ctx, w)| values(&linear(ctx, &x, w, None).unwrap()));
+        // Ones are rounded to themselves, but for the scale in f16.
+        assert!(products[0].iter().zip(&products[1]).all(|(a, b)| (a - b).abs() <= 0.1), "{}", format.name());
+        assert!(Matrix::stack(vec![packed, plain]).is_err());
+    }
+}

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use lockstep_agent::config::{self, Build, Config, ConfigError, Environment, Role};
 use lockstep_agent::signals::Signals;
 use lockstep_agent::{head, node};
+use lockstep_engine::Accelerator;
 
 /// Exit code for a configuration that cannot work, as of command lines elsewhere.
 const EXIT_USAGE: u8 = 2;
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
 
 fn configure() -> Result<Config, ConfigError> {
     let cli = config::parse(std::env::args_os())?;
-    let config = config::resolve(&cli, &Environment::of_process(), &Build::this(0))?;
+    let config = config::resolve(&cli, &Environment::of_process(), &Build::this(Accelerator::visible()))?;
     config::logging::init(&config.log);
     Ok(config)
 }

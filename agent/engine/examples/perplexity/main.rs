@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use candle_core::quantized::GgmlDType;
 use lockstep_collectives::Group;
 use lockstep_collectives::solo::Solo;
-use lockstep_engine::{DTypeChoice, EngineError, Quantization, Runner, RunnerConfig, describe, open};
+use lockstep_engine::{DTypeChoice, Devices, EngineError, Quantization, Runner, RunnerConfig, describe, open};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 
 const BLOCK_SIZE: u32 = 16;
@@ -120,6 +120,7 @@ fn negative_log_likelihood(
         threads: 2,
         oversubscribed: false,
         isa: None,
+        devices: Devices::default(),
         progress: std::sync::Arc::default(),
     };
     let mut runner = Runner::load(config, &mut |_, _| {})?;

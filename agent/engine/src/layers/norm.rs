@@ -64,6 +64,16 @@ impl Residual {
         self.pending = Some(x);
     }
 
+    /// Brings it to `device`; tells whether it was elsewhere.
+    pub fn move_to(&mut self, device: &Device) -> Result<bool, EngineError> {
+        if self.sum.device().same_device(device) {
+            return Ok(false);
+        }
+        self.sum = self.sum.to_device(device)?;
+        self.pending = self.pending.take().map(|added| added.to_device(device)).transpose()?;
+        Ok(true)
+    }
+
     /// Where it lies.
     pub fn device(&self) -> &Device {
         self.sum.device()

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor};
 use lockstep_collectives::{CollectiveError, Communicator, SliceMut};
 use lockstep_kernels::{AttentionSeq, Context};
 
@@ -30,17 +30,28 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// The same pass, computed with `kernels`.
+    pub fn on<'b>(&'b mut self, kernels: &'b Context) -> Pass<'b> {
+        Pass { kernels, batch: self.batch, communicator: &mut *self.communicator, progress: self.progress }
+    }
+
     /// Says that something moved.
     pub fn tick(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The sum of every rank's `x`, in rank order, in the memory of `x`: a fresh result that nothing else refers to.
+    /// The sum of every rank's `x`, in rank order, in the memory of `x`: a fresh result that nothing else refers to. What
+    /// is not in the host's memory goes there and comes back.
     ///
     /// # Errors
     /// [`EngineError::Collective`].
     pub fn all_reduce_sum(&mut self, x: Tensor) -> Result<Tensor, EngineError> {
         self.tick();
+        if self.communicator.group().world_size() == 1 {
+            return Ok(x);
+        }
+        let device = x.device().clone();
+        let x = x.to_device(&Device::Cpu)?;
         let op = AllReduce { communicator: RefCell::new(&mut *self.communicator), failure: RefCell::new(None) };
         let result = x.inplace_op1(&op);
         if let Some(failure) = op.failure.into_inner() {
@@ -48,7 +59,7 @@ impl Pass<'_> {
         }
         result?;
         self.tick();
-        Ok(x)
+        Ok(x.to_device(&device)?)
     }
 }
 

@@ -8,6 +8,7 @@ use lockstep_collectives::Grid;
 use lockstep_kernels::{Context, Isa, ThreadPool};
 
 use crate::config::ModelConfig;
+use crate::placement::Devices;
 use crate::source::ModelFiles;
 use crate::{EngineError, Quantization};
 
@@ -72,6 +73,8 @@ pub struct RunnerConfig {
     pub oversubscribed: bool,
     /// Instruction set to use; `None`: the best that the machine has.
     pub isa: Option<String>,
+    /// What layers may lie on beside the CPU.
+    pub devices: Devices,
     /// Moves with every layer and collective.
     pub progress: Arc<AtomicU64>,
 }
@@ -128,8 +131,6 @@ pub struct ModelFacts {
     pub num_layers: u32,
     /// Those of this rank's pipeline stage, by their index in the whole model.
     pub layers: std::ops::Range<usize>,
-    /// Instruction set that computes: `portable`, `avx2`, ….
-    pub isa: &'static str,
 }
 
 pub(crate) fn dtype_name(dtype: DType) -> &'static str {

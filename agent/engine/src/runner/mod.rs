@@ -14,7 +14,7 @@ mod sequences;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, Device, Storage, Tensor};
+use candle_core::{CpuStorage, Storage, Tensor};
 use lockstep_collectives::{Communicator, Communicators, Grid};
 use lockstep_kernels::{AttentionSeq, BlockFormat, Context};
 use lockstep_schedule::plan::{PlanEntry, PlanTokens, StepOutput, StepPlan};
@@ -29,6 +29,7 @@ use crate::cache::{Cache, CacheLayout};
 use crate::config::ModelConfig;
 use crate::layers::{Batch, Pass, Residual, Rotary};
 use crate::models::{self, Model};
+use crate::placement::{PlacedLayers, Placement, Sizes, StepSize};
 use crate::sampler::{Row, Sampler};
 use crate::shard::Shard;
 use crate::weights::{LoadOptions, Loader, Weights};
@@ -37,8 +38,7 @@ use crate::weights::{LoadOptions, Loader, Weights};
 pub struct Runner {
     config: RunnerConfig,
     facts: ModelFacts,
-    kernels: Context,
-    device: Device,
+    placement: Placement,
     model: Box<dyn Model>,
     cache: Cache,
     hidden_size: usize,
@@ -81,16 +81,17 @@ impl Runner {
         let model_config = ModelConfig::read(config.files.as_ref())?;
         let context_length = config.context_length(&model_config)?;
         let shard = Shard::new(&model_config, config.grid)?;
-        let (kernels, device) = (config.kernels()?, Device::Cpu);
+        let kernels = config.kernels()?;
         let weights = Weights::open(Arc::clone(&config.files))?;
         let dtype = config.dtype.resolve(weights.main_dtype());
+        let layout = CacheLayout::new(&model_config, &shard, config.block_size as usize, dtype);
+        let placement = place(&config, &model_config, &shard, &weights, &layout, &kernels)?;
         let options = LoadOptions {
             weights: &weights,
-            kernels: &kernels,
+            placement: &placement,
             shard: &shard,
             dtype,
             quantization: config.quantization,
-            device: &device,
             progress: RefCell::new(&mut *progress),
             bytes_total: weights.bytes_per_rank(config.grid.world_size()),
         };
@@ -98,7 +99,6 @@ impl Runner {
         let bytes_read = weights.bytes_read();
         progress(bytes_read, bytes_read);
         let ropes = model_config.ropes.iter().map(|rope| Rotary::new(rope, context_length as usize)).collect();
-        let layout = CacheLayout::new(&model_config, &shard, config.block_size as usize, dtype);
         let facts = ModelFacts {
             architecture: model_config.architecture.name(),
             parameters: weights.parameters(model_config.tie_word_embeddings),
@@ -107,10 +107,10 @@ impl Runner {
             vocab_size: u32::try_from(model_config.vocab_size).unwrap_or(u32::MAX),
             num_layers: u32::try_from(model_config.num_layers).unwrap_or(u32::MAX),
             layers: shard.layers.clone(),
-            isa: kernels.isa().name(),
         };
-        let (cache, hidden_size) = (Cache::new(layout, ropes), model_config.hidden_size);
-        Ok(Self { config, facts, kernels, device, model, cache, hidden_size, bytes_read, epoch: None, last_epoch: 0 })
+        let contexts = shard.layers.map(|layer| placement.of(layer).clone()).collect();
+        let (cache, hidden_size) = (Cache::new(layout, ropes, contexts), model_config.hidden_size);
+        Ok(Self { config, facts, placement, model, cache, hidden_size, bytes_read, epoch: None, last_epoch: 0 })
     }
 
     pub fn facts(&self) -> &ModelFacts {
@@ -124,7 +124,15 @@ impl Runner {
 
     /// Bytes that one block of the KV cache takes on this rank, all layers of its stage together.
     pub fn bytes_per_block(&self) -> u64 {
-        self.cache.layout().bytes_per_block()
+        self.cache.layout().bytes_per_layer() * self.facts.layers.len() as u64
+    }
+
+    /// Where the stage's layers lie, and what is free there.
+    ///
+    /// # Errors
+    /// A device's that cannot say how much memory it has.
+    pub fn placed_layers(&self) -> Result<Vec<PlacedLayers>, EngineError> {
+        self.placement.runs(self.cache.layout().bytes_per_layer())
     }
 
     /// Bytes of weights that this rank has read since it was loaded.
@@ -158,7 +166,7 @@ impl Runner {
         if num_blocks == 0 {
             return Err(EngineError::Usage("a group needs at least one KV block; give it more memory".into()));
         }
-        self.cache.resize(&self.kernels, num_blocks as usize, &self.device)?;
+        self.cache.resize(num_blocks as usize)?;
         self.last_epoch = epoch;
         self.epoch = Some(Epoch { number: epoch, next_step: 1, tensor, column, sequences: Sequences::default() });
         Ok(())
@@ -237,12 +245,12 @@ impl Runner {
         }
         let batch = batch_of(plan, sequences, grid.is_first_stage());
         let communicator = tensor.as_mut();
-        let mut pass = Pass { kernels: &self.kernels, batch: &batch, communicator, progress: &self.config.progress };
+        let (kernels, progress) = (self.placement.first(), &*self.config.progress);
+        let mut pass = Pass { kernels, batch: &batch, communicator, progress };
         let mut stream = if grid.is_first_stage() {
             self.model.embed(&mut pass)?
         } else {
-            let stream = column.receive([plan.num_tokens(), self.hidden_size])?;
-            Residual::new(stream.to_device(&self.device)?)
+            Residual::new(column.receive([plan.num_tokens(), self.hidden_size])?)
         };
         pass.tick();
         self.model.layers(&mut pass, &mut stream, &mut self.cache)?;
@@ -255,7 +263,7 @@ impl Runner {
         if rows.is_empty() {
             return Ok(step);
         }
-        let last_rows = Tensor::new(last_rows, &self.device)?;
+        let last_rows = Tensor::new(last_rows, stream.device())?;
         let logits = self.model.logits(&mut pass, stream.rows(&last_rows)?)?;
         let sampler = Sampler::new(grid.tensor(), self.facts.vocab_size as usize);
         on_host(&logits, |logits| {
@@ -270,6 +278,22 @@ impl Runner {
         pass.tick();
         Ok(step)
     }
+}
+
+/// Where the layers of this rank's stage are to lie.
+fn place(
+    config: &RunnerConfig,
+    model: &ModelConfig,
+    shard: &Shard,
+    weights: &Weights,
+    layout: &CacheLayout,
+    kernels: &Context,
+) -> Result<Placement, EngineError> {
+    let RunnerConfig { max_num_batched_tokens: tokens, max_num_seqs: seqs, .. } = *config;
+    let sizes = Sizes::of(weights, model, shard, layout.dtype, config.quantization.format());
+    let step = StepSize::of(model, shard, config.context_length(model)?, tokens, seqs);
+    let per_position = layout.bytes_per_layer().div_ceil(layout.block_size as u64);
+    Placement::new(&config.devices, kernels, shard.layers.clone(), &sizes, per_position, &step)
 }
 
 impl Epoch {

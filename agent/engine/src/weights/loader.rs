@@ -3,31 +3,32 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Matrix};
 
 use super::Weights;
+use crate::placement::Placement;
 use crate::shard::Shard;
 use crate::{EngineError, Quantization};
 
 /// What is the same for all layers of one load.
 pub struct LoadOptions<'a> {
     pub weights: &'a Weights,
-    pub kernels: &'a Context,
+    pub placement: &'a Placement,
     pub shard: &'a Shard,
     /// Of the matrices; vectors are f32.
     pub dtype: DType,
     /// Of the matrices that are stored in floating point.
     pub quantization: Quantization,
-    pub device: &'a Device,
     /// Hears bytes read and bytes in all.
     pub progress: RefCell<&'a mut dyn FnMut(u64, u64)>,
     pub bytes_total: u64,
 }
 
-/// A place in the tree of tensor names.
+/// A place in the tree of tensor names, and where what is loaded from it is to lie.
 pub struct Loader<'a> {
     options: &'a LoadOptions<'a>,
+    context: &'a Context,
     quantization: Quantization,
     prefix: String,
 }
@@ -48,18 +49,27 @@ pub enum Table {
 
 impl<'a> Loader<'a> {
     pub fn new(options: &'a LoadOptions<'a>) -> Self {
-        Self { options, quantization: options.quantization, prefix: String::new() }
+        let context = options.placement.first();
+        Self { options, context, quantization: options.quantization, prefix: String::new() }
+    }
+
+    /// The same place, for what is computed with `context`.
+    pub fn on(&self, context: &'a Context) -> Self {
+        Self { context, prefix: self.prefix.clone(), ..*self }
+    }
+
+    pub fn placement(&self) -> &'a Placement {
+        self.options.placement
     }
 
     /// The place `name` below this one.
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
-        let prefix = format!("{}{name}.", self.prefix);
-        Self { options: self.options, quantization: self.quantization, prefix }
+        Self { prefix: format!("{}{name}.", self.prefix), ..*self }
     }
 
     /// The same place, for what must stay as it is stored: a router, where a small error changes who computes.
     pub fn unquantized(&self) -> Self {
-        Self { options: self.options, quantization: Quantization::None, prefix: self.prefix.clone() }
+        Self { quantization: Quantization::None, prefix: self.prefix.clone(), ..*self }
     }
 
     pub fn shard(&self) -> &'a Shard {
@@ -86,14 +96,14 @@ impl<'a> Loader<'a> {
         let formats = formats.collect::<Result<Vec<_>, _>>()?;
         if formats.iter().all(Option::is_none) {
             let tensor = self.stack(parts, "weight", &[in_features])?;
-            return self.packed(&self.place(tensor, self.options.dtype)?, 0..in_features);
+            return self.packed(&self.matrix(tensor)?, 0..in_features);
         }
         let whole = 0..in_features;
         let matrices = parts.iter().zip(formats).map(|(part, format)| match format {
             Some(format) => self.blocks(&name(part), format, [part.of, in_features], &part.rows, &whole),
             None => {
                 let tensor = self.options.weights.rows(&name(part), &[part.of, in_features], part.rows.clone())?;
-                self.packed(&self.place(tensor, self.options.dtype)?, whole.clone())
+                self.packed(&self.matrix(tensor)?, whole.clone())
             }
         });
         Ok(Matrix::stack(matrices.collect::<Result<_, _>>()?)?)
@@ -126,7 +136,7 @@ impl<'a> Loader<'a> {
         };
         let tensor = self.options.weights.columns(&name, shape, whole.clone())?;
         let kept = columns.start - whole.start..columns.end - whole.start;
-        self.packed(&self.place(tensor, self.options.dtype)?, kept)
+        self.packed(&self.matrix(tensor)?, kept)
     }
 
     /// The output projection that a table is at the same time.
@@ -140,8 +150,8 @@ impl<'a> Loader<'a> {
     /// Some columns of a matrix in the order that the device multiplies in, quantized where that is asked for.
     fn packed(&self, tensor: &Tensor, columns: Range<usize>) -> Result<Matrix, EngineError> {
         let matrix = match self.quantization.format() {
-            Some(format) => Matrix::quantize(self.options.kernels, tensor, format, columns)?,
-            None => Matrix::new(self.options.kernels, tensor)?,
+            Some(format) => Matrix::quantize(self.context, tensor, format, columns)?,
+            None => Matrix::new(self.context, tensor)?,
         };
         Ok(matrix)
     }
@@ -159,7 +169,7 @@ impl<'a> Loader<'a> {
         let bytes = self.options.weights.blocks(name, shape, rows, &whole)?;
         self.report();
         let kept = columns.start - whole.start..columns.end - whole.start;
-        Ok(Matrix::from_blocks(self.options.kernels, format, &bytes, rows.len(), kept)?)
+        Ok(Matrix::from_blocks(self.context, format, &bytes, rows.len(), kept)?)
     }
 
     fn rows(&self, name: &str, shape: &[usize], rows: Range<usize>, dtype: DType) -> Result<Tensor, EngineError> {
@@ -167,9 +177,15 @@ impl<'a> Loader<'a> {
         self.place(tensor, dtype)
     }
 
+    /// Numbers of a matrix that is yet to be brought to its device.
+    fn matrix(&self, tensor: Tensor) -> Result<Tensor, EngineError> {
+        self.report();
+        Ok(tensor.to_dtype(self.options.dtype)?)
+    }
+
     fn place(&self, tensor: Tensor, dtype: DType) -> Result<Tensor, EngineError> {
         self.report();
-        Ok(tensor.to_device(self.options.device)?.to_dtype(dtype)?)
+        Ok(tensor.to_dtype(dtype)?.to_device(self.context.device())?)
     }
 
     fn report(&self) {

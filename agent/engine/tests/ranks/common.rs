@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use candle_core::{Device, Tensor};
 use lockstep_collectives::memory::{Faults, Member, group};
 use lockstep_collectives::{Communicator, Communicators, Grid};
-use lockstep_engine::{DTypeChoice, EngineError, Quantization, Runner, RunnerConfig, StepWithLogits, open};
+use lockstep_engine::{DTypeChoice, Devices, EngineError, Quantization, Runner, RunnerConfig, StepWithLogits, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Output, Request, Scheduler, SchedulerConfig};
 
@@ -69,6 +69,8 @@ pub struct Setup {
     pub stages: usize,
     pub dtype: DTypeChoice,
     pub quantization: Quantization,
+    /// Of every rank, beside the CPU.
+    pub devices: Devices,
     pub num_blocks: u32,
     pub block_size: u32,
 }
@@ -77,7 +79,8 @@ impl Setup {
     pub fn new(fixture: &str, world_size: usize) -> Self {
         let source = folder(fixture).display().to_string();
         let (dtype, quantization) = (DTypeChoice::F32, Quantization::None);
-        Self { source, world_size, stages: 1, dtype, quantization, num_blocks: 128, block_size: 8 }
+        let devices = Devices::default();
+        Self { source, world_size, stages: 1, dtype, quantization, devices, num_blocks: 128, block_size: 8 }
     }
 
     pub fn grid(&self, rank: usize) -> Grid {
@@ -97,6 +100,7 @@ impl Setup {
             threads: 1,
             oversubscribed: true,
             isa: None,
+            devices: self.devices.clone(),
             progress: Arc::default(),
         }
     }

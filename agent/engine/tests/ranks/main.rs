@@ -8,5 +8,6 @@ mod loading;
 mod matrix;
 mod metadata;
 mod parity;
+mod placement;
 mod reference;
 mod stages;

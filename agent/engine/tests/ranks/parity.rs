@@ -8,7 +8,7 @@ use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, 
 use lockstep_schedule::{Scheduler, SchedulerConfig};
 
 /// Furthest that an f32 logit may be from transformers'.
-const F32_TOLERANCE: f32 = 1e-4;
+pub const F32_TOLERANCE: f32 = 1e-4;
 
 /// A plan for the next step of all sequences: `rows[i]` is where sequence `i` goes on, with which tokens.
 pub fn plan(ranks: &Ranks, step: u64, setup: &Setup, rows: &[(usize, PlanTokens)]) -> StepPlan {
@@ -37,7 +37,7 @@ pub fn distance(expected: &Expected, position: usize, logits: &[f32]) -> f32 {
 
 /// Prefills all prompts whole in one step, then decodes them together. Gives the greatest distance of a logit, and the
 /// tokens where they are not fed the expected ones.
-fn furthest_logit(name: &str, setup: &Setup, greedy: bool) -> f32 {
+pub fn furthest_logit(name: &str, setup: &Setup, greedy: bool) -> f32 {
     let cases = expected(name);
     let ranks = Ranks::start(setup);
     let mut furthest = 0f32;

@@ -3,7 +3,7 @@
 use super::pages::Pages;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 /// Keys and values of one layer in blocks of `block_size` positions.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ enum Entries {
 }
 
 impl KvCache {
-    /// A cache in `dtype` (f32, bf16 or f16) on `device`. On CPU its memory is taken from the system
+    /// A cache in `dtype` (f32, bf16 or f16) on the context's device. For kernels its memory is taken from the system
     /// only as blocks are first written.
     pub fn new(
         ctx: &Context,
@@ -35,37 +35,20 @@ impl KvCache {
         kv_heads: usize,
         head_dim: usize,
         dtype: DType,
-        device: &Device,
     ) -> Result<KvCache> {
-        if !device.is_cpu() {
-            let sizes = (num_blocks, block_size, kv_heads, head_dim);
-            return KvCache::plain(ctx, sizes, dtype, device);
-        }
         check(block_size, dtype)?;
-        let pages = Pages::new(num_blocks, block_size, kv_heads, head_dim, dtype)?;
-        let entries = Entries::Pages(pages);
+        let entries = if ctx.has_kernels() {
+            Entries::Pages(Pages::new(num_blocks, block_size, kv_heads, head_dim, dtype)?)
+        } else {
+            let shape = (num_blocks * block_size, kv_heads, head_dim);
+            let zeros = || Tensor::zeros(shape, dtype, ctx.device());
+            Entries::Tensors(zeros()?, zeros()?)
+        };
         Ok(KvCache { num_blocks, block_size, kv_heads, head_dim, dtype, entries })
     }
 
-    /// A cache of tensors, on any device: what [`crate::plain::paged_attention`] works on. `sizes`:
-    /// `num_blocks`, `block_size`, `kv_heads`, `head_dim`.
-    pub fn plain(
-        _ctx: &Context,
-        sizes: (usize, usize, usize, usize),
-        dtype: DType,
-        device: &Device,
-    ) -> Result<KvCache> {
-        let (num_blocks, block_size, kv_heads, head_dim) = sizes;
-        check(block_size, dtype)?;
-        let shape = (num_blocks * block_size, kv_heads, head_dim);
-        let keys = Tensor::zeros(shape, dtype, device)?;
-        let values = Tensor::zeros(shape, dtype, device)?;
-        let entries = Entries::Tensors(keys, values);
-        Ok(KvCache { num_blocks, block_size, kv_heads, head_dim, dtype, entries })
-    }
-
-    /// Bytes of keys and values that one block of one layer takes on CPU, padding included; there is
-    /// none where `block_size` and `head_dim` are multiples of 16.
+    /// Bytes of keys and values that one block of one layer takes, with the padding that the CPU has;
+    /// there is none where `block_size` and `head_dim` are multiples of 16.
     pub fn bytes_per_block(block_size: usize, kv_heads: usize, head_dim: usize, dtype: DType) -> usize {
         Pages::bytes_per_block(block_size, kv_heads, head_dim, dtype)
     }

@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Tensor};
 use output::Output;
 use panels::Panels;
 pub use quantized::BlockFormat;
-use quantized::QuantPanels;
+use quantized::{QuantPanels, QuantTensor};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -37,34 +37,39 @@ enum Weights {
     Panels(Arc<Panels>),
     /// Panels of quantized blocks in the host's memory.
     Blocks(Arc<QuantPanels>),
-    /// Matrices in the host's memory above one another.
+    /// Matrices of one device above one another.
     Stack(Arc<[Matrix]>),
     /// The tensor as it came, for devices without kernels.
     Tensor(Tensor),
+    /// Blocks as they came, for devices without kernels.
+    Quantized(Arc<QuantTensor>),
 }
 
 impl Matrix {
-    /// Takes a contiguous `weight` `[out_features, in_features]` in f32, bf16 or f16; on CPU its
-    /// numbers are copied, so the tensor can go.
+    /// Takes a contiguous `weight` `[out_features, in_features]` in f32, bf16 or f16, from any device to the
+    /// context's; kernels copy its numbers, so the tensor can go.
     pub fn new(ctx: &Context, weight: &Tensor) -> Result<Matrix> {
         let (out_features, in_features) = check::weight("weight", weight)?;
-        let weights = match weight.device().is_cpu() {
-            true => Weights::Panels(Arc::new(Panels::pack(ctx, weight)?)),
-            false => Weights::Tensor(weight.clone()),
+        let weight = weight.to_device(ctx.device())?;
+        let weights = match ctx.has_kernels() {
+            true => Weights::Panels(Arc::new(Panels::pack(ctx, &weight)?)),
+            false => Weights::Tensor(weight),
         };
         Ok(Matrix { out_features, in_features, weights })
     }
 
-    /// Quantizes a contiguous CPU `weight` `[out_features, width]` in f32, bf16 or f16 to `format`, and keeps `columns`
-    /// of it: the matrix is `[out_features, columns]`.
+    /// Quantizes a contiguous `weight` `[out_features, width]` in f32, bf16 or f16 to `format`, and keeps `columns`
+    /// of it: the matrix is `[out_features, columns]`, on the context's device. The numbers do not depend on the device.
     ///
     /// The first column of `weight` begins a block. Blocks at the ends of `columns` are kept whole; what they hold
     /// beyond them is multiplied with zeros. A number that is not finite is an error.
     pub fn quantize(ctx: &Context, weight: &Tensor, format: BlockFormat, columns: Range<usize>) -> Result<Matrix> {
         let (out_features, _) = check::weight("weight", weight)?;
-        check::same_device("weight", weight, &Device::Cpu)?;
-        let panels = QuantPanels::quantize(ctx, format, weight, checked(columns)?)?;
-        Ok(Matrix::of_blocks(out_features, panels))
+        let (weight, columns) = (weight.to_device(&Device::Cpu)?, checked(columns)?);
+        Ok(match ctx.has_kernels() {
+            true => Matrix::of_panels(out_features, QuantPanels::quantize(ctx, format, &weight, columns)?),
+            false => Matrix::of_blocks(out_features, QuantTensor::quantize(ctx, format, &weight, columns)?),
+        })
     }
 
     /// Takes `out_features` rows of blocks of `format`, as a GGUF file has them, and keeps `columns` of it, as
@@ -76,13 +81,27 @@ impl Matrix {
         out_features: usize,
         columns: Range<usize>,
     ) -> Result<Matrix> {
-        let panels = QuantPanels::from_blocks(ctx, format, bytes, out_features, checked(columns)?)?;
-        Ok(Matrix::of_blocks(out_features, panels))
+        let columns = checked(columns)?;
+        Ok(match ctx.has_kernels() {
+            true => {
+                let panels = QuantPanels::from_blocks(ctx, format, bytes, out_features, columns)?;
+                Matrix::of_panels(out_features, panels)
+            }
+            false => {
+                let blocks = QuantTensor::from_blocks(ctx, format, bytes, out_features, columns)?;
+                Matrix::of_blocks(out_features, blocks)
+            }
+        })
     }
 
-    fn of_blocks(out_features: usize, panels: QuantPanels) -> Matrix {
+    fn of_panels(out_features: usize, panels: QuantPanels) -> Matrix {
         let in_features = panels.in_features();
         Matrix { out_features, in_features, weights: Weights::Blocks(Arc::new(panels)) }
+    }
+
+    fn of_blocks(out_features: usize, blocks: QuantTensor) -> Matrix {
+        let in_features = blocks.in_features();
+        Matrix { out_features, in_features, weights: Weights::Quantized(Arc::new(blocks)) }
     }
 
     /// Matrices of the same width above one another, each in its own format.
@@ -94,8 +113,8 @@ impl Matrix {
         if let Some(other) = parts.iter().find(|part| part.in_features != in_features) {
             return argument("stack", format!("{} columns above {in_features}", other.in_features));
         }
-        if parts.iter().any(|part| matches!(part.weights, Weights::Tensor(_))) {
-            return argument("stack", "a matrix that is not on the CPU");
+        if parts.iter().any(|part| part.is_packed() != parts[0].is_packed()) {
+            return argument("stack", "matrices of different devices");
         }
         let out_features = parts.iter().map(|part| part.out_features).sum();
         Ok(match <[Matrix; 1]>::try_from(parts) {
@@ -121,6 +140,7 @@ impl Matrix {
             Weights::Blocks(panels) => panels.format().name().to_owned(),
             Weights::Stack(parts) => parts.iter().map(Matrix::format).collect::<Vec<_>>().join("+"),
             Weights::Tensor(tensor) => tensor.dtype().as_str().to_owned(),
+            Weights::Quantized(blocks) => blocks.format().name().to_owned(),
         }
     }
 
@@ -131,6 +151,7 @@ impl Matrix {
             Weights::Blocks(panels) => panels.bytes(),
             Weights::Stack(parts) => parts.iter().map(Matrix::bytes).sum(),
             Weights::Tensor(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
+            Weights::Quantized(blocks) => blocks.bytes(),
         }
     }
 
@@ -146,14 +167,50 @@ impl Matrix {
                 Ok(Tensor::cat(&parts, 0)?)
             }
             Weights::Tensor(tensor) => Ok(tensor.clone()),
+            Weights::Quantized(blocks) => blocks.to_tensor(),
         }
     }
 
-    /// The tensor, where the matrix is not packed.
-    pub(crate) fn tensor(&self) -> Option<&Tensor> {
+    /// Whether it lies in the order that kernels read; else candle's operations read it.
+    pub(crate) fn is_packed(&self) -> bool {
         match &self.weights {
-            Weights::Tensor(tensor) => Some(tensor),
-            _ => None,
+            Weights::Panels(_) | Weights::Blocks(_) => true,
+            Weights::Stack(parts) => parts[0].is_packed(),
+            Weights::Tensor(_) | Weights::Quantized(_) => false,
+        }
+    }
+
+    /// The products of the rows `x` in candle's operations.
+    pub(crate) fn plain_product(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Quantized(blocks) => blocks.product(x),
+            Weights::Stack(parts) if !self.is_packed() => {
+                let products = parts.iter().map(|part| part.plain_product(x)).collect::<Result<Vec<_>>>()?;
+                Ok(Tensor::cat(&products, 1)?)
+            }
+            // GPUs multiply halves fastest, and add up in f32.
+            Weights::Tensor(weight) if !weight.device().is_cpu() => {
+                Ok(x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(DType::F32)?)
+            }
+            _ => Ok(x.matmul(&self.to_tensor()?.to_dtype(DType::F32)?.t()?)?),
+        }
+    }
+
+    /// The rows `index` (u32) as f32 `[rows, in_features]`, in candle's operations.
+    pub(crate) fn plain_rows(&self, index: &Tensor) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Quantized(blocks) => blocks.rows(index),
+            _ => Ok(self.to_tensor()?.index_select(index, 0)?.to_dtype(DType::F32)?),
+        }
+    }
+
+    /// Where the weights lie.
+    pub(crate) fn device(&self) -> &Device {
+        match &self.weights {
+            Weights::Panels(_) | Weights::Blocks(_) => &Device::Cpu,
+            Weights::Stack(parts) => parts[0].device(),
+            Weights::Tensor(tensor) => tensor.device(),
+            Weights::Quantized(blocks) => blocks.device(),
         }
     }
 
@@ -170,7 +227,7 @@ impl Matrix {
                     row -= part.out_features;
                 }
             }
-            Weights::Tensor(_) => {}
+            Weights::Tensor(_) | Weights::Quantized(_) => {}
         }
     }
 
@@ -189,13 +246,8 @@ impl Matrix {
                     output.first += part.out_features;
                 }
             }
-            Weights::Tensor(_) => {}
+            Weights::Tensor(_) | Weights::Quantized(_) => {}
         }
-    }
-
-    /// That `x` lies where the weights do.
-    fn check_device(&self, x: &Tensor) -> Result<()> {
-        check::same_device("x", x, self.tensor().map_or(&Device::Cpu, Tensor::device))
     }
 }
 
@@ -218,12 +270,12 @@ pub fn linear(ctx: &Context, x: &Tensor, w: &Matrix, bias: Option<&Tensor>) -> R
     if columns != w.in_features {
         return check::shape("x", format!("[tokens, {}]", w.in_features), x);
     }
-    w.check_device(x)?;
+    check::same_device("x", x, w.device())?;
     if let Some(bias) = bias {
         check::vector("bias", bias, w.out_features)?;
         check::same_device("bias", bias, x.device())?;
     }
-    if w.tensor().is_some() {
+    if !w.is_packed() {
         return plain::linear(ctx, x, w, bias);
     }
     let x = host::borrow("x", x)?;

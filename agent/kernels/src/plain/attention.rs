@@ -4,6 +4,7 @@ use crate::attention::{AttentionParams, AttentionSeq, KvCache};
 use crate::context::Context;
 use crate::error::Result;
 use candle_core::{D, DType, Device, Tensor};
+use std::ops::Range;
 
 /// Twin of [`crate::paged_attention`].
 pub fn paged_attention(
@@ -54,6 +55,10 @@ fn write(k: &Tensor, v: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>) -> Res
     Ok(())
 }
 
+/// Scores that are held at once, at most: 64 MiB of them, so that a long prefill needs no memory that grows with its
+/// square.
+const SCORES: usize = 16 << 20;
+
 /// Attention of one sequence's rows: `[rows, heads, head_dim]`.
 fn attend(q: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>, params: &AttentionParams) -> Result<Tensor> {
     let device = q.device();
@@ -68,27 +73,42 @@ fn attend(q: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>, params: &Attentio
         Ok(rows.index_select(&heads, 1)?.transpose(0, 1)?.contiguous()?)
     };
     let (keys, values) = cache.tensors()?;
-    let (keys, values) = (gather(keys)?, gather(values)?);
-    let q = q.narrow(0, seq.first_row, seq.rows)?.transpose(0, 1)?.contiguous()?;
-    let mut scores = (q.matmul(&keys.t()?)? * f64::from(params.scale))?;
-    if let Some(cap) = params.soft_cap {
-        let cap = f64::from(cap);
-        scores = ((scores / cap)?.tanh()? * cap)?;
+    let (keys, values) = (gather(keys)?.t()?, gather(values)?);
+    let at_once = (SCORES / (params.kv_head_of.len() * context).max(1)).max(1);
+    let mut outputs = Vec::new();
+    for first in (0..seq.rows).step_by(at_once) {
+        let rows = first..seq.rows.min(first + at_once);
+        let q = q.narrow(0, seq.first_row + first, rows.len())?.transpose(0, 1)?.contiguous()?;
+        let mut scores = (q.matmul(&keys)? * f64::from(params.scale))?;
+        if let Some(cap) = params.soft_cap {
+            let cap = f64::from(cap);
+            scores = ((scores / cap)?.tanh()? * cap)?;
+        }
+        let positions = seq.position + rows.start..seq.position + rows.end;
+        let scores = scores.broadcast_add(&mask(positions, context, params.window, device)?)?;
+        let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+        outputs.push(weights.matmul(&values)?.transpose(0, 1)?.contiguous()?);
     }
-    let scores = scores.broadcast_add(&mask(seq, params.window, device)?)?;
-    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-    Ok(weights.matmul(&values)?.transpose(0, 1)?.contiguous()?)
+    Ok(Tensor::cat(&outputs, 0)?)
 }
 
-/// 0 where a row may look, minus infinity elsewhere: `[1, rows, context]`.
-fn mask(seq: &AttentionSeq<'_>, window: Option<usize>, device: &Device) -> Result<Tensor> {
-    let context = seq.position + seq.rows;
-    let mut mask = Vec::with_capacity(seq.rows * context);
-    for position in seq.position..context {
+/// 0 where the row of a position may look, minus infinity elsewhere: `[1, positions, context]`.
+fn mask(positions: Range<usize>, context: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
+    let rows = positions.len();
+    let mut mask = Vec::with_capacity(rows * context);
+    for position in positions {
         let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
         let seen = |key: usize| key >= first && key <= position;
         mask.extend((0..context).map(|key| if seen(key) { 0.0 } else { f32::NEG_INFINITY }));
     }
-    Ok(Tensor::from_vec(mask, (1, seq.rows, context), device)?)
+    Ok(Tensor::from_vec(mask, (1, rows, context), device)?)
+}
+
+/// About what attention takes at most, in bytes, beside its arguments and its result: for `rows` of one sequence of
+/// `context` positions.
+pub fn attention_bytes(heads: usize, head_dim: usize, rows: usize, context: usize) -> usize {
+    let scores = (heads * rows * context).min(SCORES.max(heads * context));
+    // Scores, their weights and a step between; keys and values, once more for their order.
+    (3 * scores + 4 * heads * context * head_dim) * size_of::<f32>()
 }

@@ -9,13 +9,12 @@ use crate::error::Result;
 use crate::gated::Activation;
 use crate::matrix::Matrix;
 use crate::rotary::RotaryTable;
-pub use attention::paged_attention;
-use candle_core::{D, DType, Tensor};
+pub use attention::{attention_bytes, paged_attention};
+use candle_core::{D, DType, Device, Tensor};
 
 /// Twin of [`crate::linear`].
 pub fn linear(_ctx: &Context, x: &Tensor, w: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
-    let weight = w.to_tensor()?.to_dtype(DType::F32)?;
-    let y = x.matmul(&weight.t()?)?;
+    let y = w.plain_product(x)?;
     Ok(match bias {
         Some(bias) => y.broadcast_add(bias)?,
         None => y,
@@ -88,16 +87,32 @@ pub fn mix_rows(_ctx: &Context, x: &Tensor, indices: &[u32], weights: &[f32], ea
 
 /// Twin of [`crate::embedding`].
 pub fn embedding(_ctx: &Context, table: &Tensor, first_id: u32, ids: &[u32]) -> Result<Tensor> {
-    let (rows, hidden) = table.dims2()?;
+    let find = |index: &Tensor| Ok(table.index_select(index, 0)?.to_dtype(DType::F32)?);
+    rows_of(ids, first_id, table.dims2()?, table.device(), find)
+}
+
+/// Twin of [`crate::embedding_of`].
+pub fn embedding_of(_ctx: &Context, table: &Matrix, first_id: u32, ids: &[u32]) -> Result<Tensor> {
+    let shape = (table.out_features(), table.in_features());
+    rows_of(ids, first_id, shape, table.device(), |index| table.plain_rows(index))
+}
+
+/// Of each id what `find` finds for its row of a table `[rows, hidden]` on `device`; zeros where there is none.
+fn rows_of(
+    ids: &[u32],
+    first_id: u32,
+    (rows, hidden): (usize, usize),
+    device: &Device,
+    find: impl FnOnce(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
     let local = |id: u32| id.checked_sub(first_id).filter(|row| (*row as usize) < rows);
     let here: Vec<f32> = ids.iter().map(|id| f32::from(u8::from(local(*id).is_some()))).collect();
     if rows == 0 || !here.contains(&1.0) {
-        return Ok(Tensor::zeros((ids.len(), hidden), DType::F32, table.device())?);
+        return Ok(Tensor::zeros((ids.len(), hidden), DType::F32, device)?);
     }
     let index: Vec<u32> = ids.iter().map(|id| local(*id).unwrap_or(0)).collect();
-    let index = Tensor::new(index, table.device())?;
-    let found = table.index_select(&index, 0)?.to_dtype(DType::F32)?;
-    let here = Tensor::from_vec(here, (ids.len(), 1), table.device())?;
+    let found = find(&Tensor::new(index, device)?)?;
+    let here = Tensor::from_vec(here, (ids.len(), 1), device)?;
     let zero = found.zeros_like()?;
     let mask = here.gt(0.5)?.broadcast_as(found.shape())?;
     Ok(mask.where_cond(&found, &zero)?)

@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod chat;
+mod devices;
 mod environment;
 mod error;
 mod group;
@@ -35,6 +36,7 @@ use crate::output::tools::ToolStyle;
 pub use args::{Cli, parse};
 pub use bench::BenchConfig;
 pub use chat::ChatConfig;
+pub use devices::DevicesConfig;
 pub use environment::{Build, Environment};
 pub use error::ConfigError;
 pub use hub::{HubConfig, HubModel, Repository, Revision, Token, TokenSource, is_commit};
@@ -129,6 +131,8 @@ pub struct CommonConfig {
     pub threads: Option<u32>,
     /// Instruction set to force.
     pub isa: Option<String>,
+    /// What its ranks compute on.
+    pub devices: DevicesConfig,
     /// Ends when standard input closes.
     pub follow_parent: bool,
     /// Where models of a hub come from.

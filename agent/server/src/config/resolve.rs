@@ -20,7 +20,7 @@ use super::{
     CommonConfig, Config, DType, Foreground, HeadConfig, MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS,
     MAX_THREADS, ModelConfig, ModelSource, NodeConfig, OwnRanks, RingSetup, Role, ServingConfig,
 };
-use super::{bench, chat};
+use super::{bench, chat, devices};
 use crate::output::Chosen;
 use crate::output::reasoning::ReasoningStyle;
 use crate::output::tools::ToolStyle;
@@ -45,7 +45,8 @@ const MAX_NAME: usize = 256;
 /// The first rule that is broken.
 pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Config, ConfigError> {
     let said = Said { options: &cli.options, variables };
-    let common = said.common()?;
+    let common = said.common(build)?;
+    let build = &Build { visible_devices: common.devices.visible, ..*build };
     let group_host = said.of(&cli.options.group_host, args::GROUP_HOST)?.map(|ip| ip.ip()).transpose()?;
     let own_ranks = said.own_ranks()?;
     let outward = said.outward()?;
@@ -130,7 +131,7 @@ impl Said<'_> {
         }
     }
 
-    fn common(&self) -> Result<CommonConfig, ConfigError> {
+    fn common(&self, build: &Build) -> Result<CommonConfig, ConfigError> {
         let options = self.options;
         let sets = ["portable", "avx2", "avx512"].map(|name| (name, name));
         let cluster_id = self.of(&options.cluster_id, args::CLUSTER_ID)?;
@@ -142,6 +143,7 @@ impl Said<'_> {
             tls: self.of(&options.tls_dir, args::TLS_DIR)?.map(|path| PathBuf::from(path.value)),
             threads: self.integer(&options.threads, args::THREADS, 1..=MAX_THREADS)?,
             isa: isa.map(str::to_owned),
+            devices: devices::from_variables(self.variables, build)?,
             follow_parent: follow.map(|follow| follow.switch()).transpose()?.unwrap_or(false),
             hub: hub::from_variables(self.variables)?,
         })

@@ -14,7 +14,6 @@ use super::Limits;
 use super::error::{Failure, HubError};
 use super::retry::Backoff;
 use crate::config::{HubConfig, Token, TokenSource};
-use crate::small_file;
 
 /// Redirects of one question; the hub itself uses two.
 const MAX_REDIRECTS: usize = 5;
@@ -236,11 +235,13 @@ fn token(source: &TokenSource) -> Result<Option<Token>, HubError> {
         TokenSource::File(path) => path,
     };
     let wrong = |reason: &str| HubError::Token { path: path.clone(), reason: reason.into() };
-    let bytes = match small_file::read(path, MAX_TOKEN_FILE) {
+    match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        read => read.map_err(|error| wrong(&error.to_string()))?,
-    };
-    let text = String::from_utf8(bytes).map_err(|_| wrong("it holds what no token does"))?;
+        Err(error) => return Err(wrong(&error.to_string())),
+        Ok(metadata) if metadata.len() > MAX_TOKEN_FILE => return Err(wrong("it is too long for a token")),
+        Ok(_) => (),
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
     if text.trim().is_empty() {
         return Ok(None);
     }

@@ -7,7 +7,7 @@ use lockstep_collectives::{AbortSwitch, Group, ring};
 use lockstep_proto::node as pb;
 use tokio_util::sync::CancellationToken;
 
-use super::{LONG_TURN, Node, RING_CLUSTER};
+use super::{LONG_TURN, Node, RING_CLUSTER, devices};
 use crate::auth;
 use crate::config::{ControlAddress, HostPort, RingSetup};
 
@@ -98,11 +98,16 @@ impl Node {
             ring_addresses: self.ring_addresses.iter().map(|address| self.advertised(address)).collect(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
-            devices: vec![format!("cpu ({})", self.isa); self.config.local_world_size as usize],
+            devices: (0..self.config.local_world_size as usize).map(|local_rank| self.device(local_rank)).collect(),
             backends: vec!["ring".to_owned()],
             nonce,
             last_epoch: self.last_epoch,
         }
+    }
+
+    /// What a local rank computes on.
+    fn device(&self, local_rank: usize) -> String {
+        devices::describe(&self.config.common.devices, local_rank, self.isa)
     }
 
     /// A ring address as others are told it: its port at the host that this node was told to advertise, if it was.

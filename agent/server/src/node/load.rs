@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use lockstep_collectives::Grid;
-use lockstep_engine::RunnerConfig;
 use lockstep_engine::source::ModelFiles;
+use lockstep_engine::{Devices, RunnerConfig};
 
+use super::Node;
+use super::memory::{self, Room};
 use super::rank::LoadSpec;
-use super::{Node, memory};
 
 impl Node {
     pub(super) fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
@@ -33,10 +34,12 @@ impl Node {
             threads,
             oversubscribed: threads * ranks_here > cores,
             isa: self.config.common.isa.clone(),
+            // Those are opened by the rank's own thread.
+            devices: Devices::default(),
             progress: self.ranks[local_rank].counters.ticks.clone(),
         };
-        let blocks = move |bytes| memory::blocks(&assignment, bytes, ranks_here as u64, memory::free_bytes());
-        Ok(LoadSpec { runner, blocks: Box::new(blocks) })
+        let blocks = move |rooms: &[Room]| memory::blocks(&assignment, rooms, ranks_here as u64, memory::free_bytes());
+        Ok(LoadSpec { runner, devices: self.config.common.devices.clone(), blocks: Box::new(blocks) })
     }
 
     /// Ranks that share this machine's cores and memory. A group whose head is reached over loopback is all here.

@@ -3,6 +3,7 @@
 //! Weights outlive the stream. Where it breaks, the ranks leave their epoch and the node dials again; only where the
 //! head says that this process must not go on does it end.
 
+mod devices;
 mod health;
 mod heartbeat;
 mod introduction;

@@ -9,16 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use lockstep_collectives::AbortSwitch;
-use lockstep_engine::{EngineError, Runner, RunnerConfig};
+use lockstep_engine::{EngineError, PlacedLayers, Runner, RunnerConfig};
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::Phase;
 use lockstep_schedule::plan::{StepOutput, StepPlan};
 use tokio::sync::mpsc;
 
+use super::devices;
 use super::link::{FormSpec, Links};
-use super::memory;
+use super::memory::{self, Room};
 use crate::clock;
-use crate::config::MAX_STAGES;
+use crate::config::{DevicesConfig, MAX_STAGES};
 
 /// Commands that may wait for a rank: the plans in flight, a Form and a Load, with room to spare.
 pub const COMMANDS: usize = 2 * MAX_STAGES as usize;
@@ -35,9 +36,13 @@ pub enum RankCommand {
 /// A model to load, and how much KV cache to make room for.
 pub struct LoadSpec {
     pub runner: RunnerConfig,
-    /// How many blocks of so many bytes the rank may hold.
-    pub blocks: Box<dyn Fn(u64) -> u32 + Send>,
+    /// Of this node; the rank opens its own.
+    pub devices: DevicesConfig,
+    pub blocks: Box<CountBlocks>,
 }
+
+/// How many blocks a rank may hold in all of its places.
+pub type CountBlocks = dyn Fn(&[Room]) -> u32 + Send;
 
 /// What a rank tells, beside its counters.
 #[derive(Debug)]
@@ -144,29 +149,26 @@ impl Body {
         self.runner = None;
         spec.runner.progress = self.counters.ticks.clone();
         let mut told = 0;
-        let loaded = Runner::load(spec.runner, &mut |loaded, total| {
+        let mut progress = |loaded, total: u64| {
             self.counters.bytes_read.store(loaded, Ordering::Relaxed);
             let part = loaded.saturating_mul(PROGRESS_PARTS) / total.max(1);
             if part > told || loaded >= total {
                 told = part;
                 self.tell(RankEventKind::Progress { loaded, total });
             }
+        };
+        let loaded = devices::open(&spec.devices, self.local_rank).and_then(|devices| {
+            let runner = Runner::load(RunnerConfig { devices, ..spec.runner }, &mut progress)?;
+            let placed = runner.placed_layers()?;
+            Ok((runner, placed))
         });
         match loaded {
-            Ok(runner) => {
-                let (grid, facts) = (runner.grid(), runner.facts());
-                tracing::info!(
-                    rank = grid.rank(),
-                    stage = grid.pipeline().rank(),
-                    layers = ?facts.layers,
-                    of = facts.num_layers,
-                    device = format!("cpu ({})", facts.isa),
-                    weight_bytes = runner.bytes_read(),
-                    free_bytes = memory::free_bytes(),
-                    "placed layers"
-                );
+            Ok((runner, placed)) => {
+                tell_placement(&runner, &placed);
+                let rooms: Vec<Room> = placed.iter().map(Room::from).collect();
+                let facts = runner.facts();
                 let facts = pb::Loaded {
-                    num_blocks: (spec.blocks)(runner.bytes_per_block()),
+                    num_blocks: (spec.blocks)(&rooms),
                     bytes_read: runner.bytes_read(),
                     architecture: facts.architecture.to_owned(),
                     parameters: facts.parameters,
@@ -230,6 +232,23 @@ impl Body {
                 self.tell(RankEventKind::Fault { epoch: plan.epoch, reason });
             }
         }
+    }
+}
+
+/// The plan of a rank's layers: a line for each place.
+fn tell_placement(runner: &Runner, placed: &[PlacedLayers]) {
+    let grid = runner.grid();
+    for run in placed {
+        tracing::info!(
+            rank = grid.rank(),
+            stage = grid.pipeline().rank(),
+            layers = ?run.layers,
+            of = runner.facts().num_layers,
+            device = run.device,
+            weight_bytes = run.weight_bytes,
+            free_bytes = run.free_bytes.unwrap_or_else(memory::free_bytes),
+            "placed layers"
+        );
     }
 }
 

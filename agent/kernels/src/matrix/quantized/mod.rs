@@ -7,18 +7,23 @@
 //! any number of rows, threads and instruction set.
 
 mod activations;
+mod encode;
 mod layout;
 mod panels;
 mod product;
 mod q4_k;
 mod q6_k;
 mod simple;
+mod tensor;
 
 pub(super) use panels::QuantPanels;
 pub(super) use product::multiply;
+pub(super) use tensor::QuantTensor;
 
+use crate::error::{Result, argument};
 use candle_core::quantized::GgmlDType;
 use layout::Layout;
+use std::ops::Range;
 
 /// Columns that share one scale of the activations.
 pub(super) const GROUP: usize = 32;
@@ -102,4 +107,15 @@ impl BlockFormat {
             BlockFormat::Q6K => GgmlDType::Q6K,
         }
     }
+}
+
+/// Blocks in each of `out_features` rows that end with the last of `columns`; `bytes` must be so many.
+fn blocks_of(format: BlockFormat, bytes: &[u8], out_features: usize, columns: &Range<usize>) -> Result<usize> {
+    let blocks = columns.end.div_ceil(format.columns());
+    if bytes.len() != out_features * blocks * format.bytes() {
+        let reason =
+            format!("{} bytes are not {out_features} rows of {blocks} blocks of {}", bytes.len(), format.name());
+        return argument("blocks", reason);
+    }
+    Ok(blocks)
 }

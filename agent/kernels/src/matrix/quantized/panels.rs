@@ -1,17 +1,16 @@
 //! A quantized matrix in panels on the CPU: made from a file's blocks or from numbers, and read back.
 
+use super::encode::Encoder;
 use super::layout::{Layout, QUADS};
 use super::{BlockFormat, GROUP, with_layout};
 use crate::buffer::Buffer;
 use crate::context::Context;
-use crate::error::{Error, Result, argument};
-use crate::host::{self, Elements};
-use crate::matrix::format::{Bf16, F16, Format};
+use crate::error::{Error, Result};
+use crate::host;
 use crate::shared::Shared;
 use crate::simd::LANES;
 use crate::simd::bytes::PLAIN;
-use candle_core::quantized::QTensor;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -42,13 +41,8 @@ impl QuantPanels {
         out_features: usize,
         columns: Range<usize>,
     ) -> Result<QuantPanels> {
-        let blocks = columns.end.div_ceil(format.columns());
+        let blocks = super::blocks_of(format, bytes, out_features, &columns)?;
         let row = blocks * format.bytes();
-        if bytes.len() != out_features * row {
-            let reason =
-                format!("{} bytes are not {out_features} rows of {blocks} blocks of {}", bytes.len(), format.name());
-            return argument("blocks", reason);
-        }
         let mut panels = QuantPanels::empty(format, out_features, blocks, columns)?;
         panels.fill(ctx, &|rows, to| {
             to.extend_from_slice(&bytes[rows.start * row..rows.end * row]);
@@ -66,32 +60,10 @@ impl QuantPanels {
         columns: Range<usize>,
     ) -> Result<QuantPanels> {
         let (out_features, width) = weight.dims2()?;
-        if columns.end > width {
-            return argument("columns", format!("{columns:?} of {width}"));
-        }
-        let blocks = width.div_ceil(format.columns());
-        let padded = blocks * format.columns();
         let weight = host::borrow("weight", weight)?;
-        let elements = weight.elements()?;
-        let mut panels = QuantPanels::empty(format, out_features, blocks, columns)?;
-        panels.fill(ctx, &|rows, to| {
-            let mut wide = vec![0.0; rows.len() * padded];
-            for (row, wide) in rows.clone().zip(wide.chunks_exact_mut(padded.max(1))) {
-                let part = row * width..(row + 1) * width;
-                match &elements {
-                    Elements::F32(elements) => wide[..width].copy_from_slice(&elements[part]),
-                    Elements::Bf16(elements) => widen::<Bf16>(&elements[part], wide),
-                    Elements::F16(elements) => widen::<F16>(&elements[part], wide),
-                }
-            }
-            if let Some(place) = wide.iter().position(|x| !x.is_finite()) {
-                let (row, column) = (rows.start + place / padded, place % padded);
-                return argument("weight", format!("row {row}, column {column} is not finite: it cannot be quantized"));
-            }
-            let rows = Tensor::from_vec(wide, (rows.len(), padded), &Device::Cpu)?;
-            to.extend_from_slice(&QTensor::quantize(&rows, format.ggml())?.data()?);
-            Ok(())
-        })?;
+        let encoder = Encoder::new(weight.elements()?, width, format, &columns)?;
+        let mut panels = QuantPanels::empty(format, out_features, width.div_ceil(format.columns()), columns)?;
+        panels.fill(ctx, &|rows, to| encoder.rows(rows, to))?;
         Ok(panels)
     }
 
@@ -224,8 +196,4 @@ fn group_of<L: Layout>(block: &[u8], group: usize, lane: usize) -> [f32; GROUP] 
         }
     }
     values
-}
-
-fn widen<F: Format>(row: &[F::Element], to: &mut [f32]) {
-    to.iter_mut().zip(row).for_each(|(to, element)| *to = F::decode(*element));
 }

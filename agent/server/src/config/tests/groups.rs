@@ -272,6 +272,27 @@ fn two_readings_are_refused() {
 }
 
 #[test]
+fn devices_can_be_declared() {
+    let one = "head of (1 + 0) × 1, control 127.0.0.1:0, ring 127.0.0.1:0";
+    let devices = |variables: &str, build| match configure("plain -m builtin://tiny", variables, build).unwrap().role {
+        Role::Head(head) => head.common.devices,
+        Role::Node(node) => panic!("{node:?}"),
+    };
+    check(&[
+        ("LOCKSTEP_PLAIN_DEVICES=1Gi,2Gi MISTRALRS_NO_NCCL=1", CPU, Ok(one)),
+        ("LOCKSTEP_PLAIN_DEVICES=1Gi", EIGHT_GPUS, Ok(one)),
+        ("LOCKSTEP_PLAIN_DEVICES=1Gi,2Gi", CPU, Err(&["feature `nccl`", "2 CUDA devices"])),
+        ("LOCKSTEP_PLAIN_DEVICES=1Gi,50%", CPU, Err(&["LOCKSTEP_PLAIN_DEVICES=1Gi,50%", "such as 512Mi,1Gi"])),
+        ("LOCKSTEP_PLAIN_DEVICES=1Gi,", CPU, Err(&["LOCKSTEP_PLAIN_DEVICES=1Gi,", "such as 512Mi,1Gi"])),
+    ]);
+    let declared = devices("LOCKSTEP_PLAIN_DEVICES=1Ki,2Ki MISTRALRS_NO_NCCL=1", &CPU);
+    assert_eq!(declared, DevicesConfig { visible: 2, plain: Some(vec![1024, 2048]), one_rank: true });
+    let found = devices("MISTRALRS_NO_NCCL=1", &EIGHT_GPUS);
+    assert_eq!(found, DevicesConfig { visible: 8, plain: None, one_rank: true });
+    assert_eq!(devices("MISTRALRS_NO_NCCL=1", &CPU), DevicesConfig::default());
+}
+
+#[test]
 fn stages_are_equal_and_take_whole_nodes_or_share_one() {
     check(&[
         ("MISTRALRS_PIPELINE_PARALLEL=0", CPU, Err(&["MISTRALRS_PIPELINE_PARALLEL=0", "from 1"])),

@@ -1,0 +1,125 @@
+//! How many layers each device takes. No device is touched here.
+
+/// Bytes of what is to be placed.
+#[derive(Debug, Clone, Default)]
+pub struct Costs {
+    /// Of each layer, with the part of the KV cache that it must have at least.
+    pub layers: Vec<u64>,
+    /// Comes with the first layer.
+    pub before: u64,
+    /// Comes with the last layer.
+    pub after: u64,
+    /// Every device that has a layer needs it while it computes.
+    pub working: u64,
+}
+
+impl Costs {
+    /// Of a run of layers that begins with `first`, and what comes with them.
+    fn of(&self, index: usize) -> u64 {
+        let before = if index == 0 { self.before } else { 0 };
+        let after = if index + 1 == self.layers.len() { self.after } else { 0 };
+        self.layers[index].saturating_add(before).saturating_add(after)
+    }
+
+    /// Everything on one device.
+    pub fn all(&self) -> u64 {
+        (0..self.layers.len()).fold(self.working, |sum, index| sum.saturating_add(self.of(index)))
+    }
+}
+
+/// Steps in which the share of memory that devices fill is looked for.
+const STEPS: u64 = 1024;
+
+/// Layers for each device, in order: the first layers go to the first device. Where all fit, every device is filled to
+/// the same share of its `free` bytes, the least that holds them all; otherwise each takes what it can, and the sum is
+/// less than all layers.
+pub fn spread(costs: &Costs, free: &[u64]) -> Vec<usize> {
+    let holds_all = |share: &u64| fill(costs, free, *share).iter().sum::<usize>() == costs.layers.len();
+    // A larger share never holds less, so the least that does can be found by halving.
+    let (mut least, mut most) = (1, STEPS);
+    while least < most {
+        let middle = (least + most) / 2;
+        if holds_all(&middle) { most = middle } else { least = middle + 1 }
+    }
+    fill(costs, free, most)
+}
+
+/// Layers for each device that is filled up to `share` parts in [`STEPS`] of its free memory.
+fn fill(costs: &Costs, free: &[u64], share: u64) -> Vec<usize> {
+    let mut next = 0;
+    let take = |free: &u64| {
+        let first = next;
+        let mut left = (free / STEPS * share).saturating_sub(costs.working);
+        while next < costs.layers.len() && costs.of(next) <= left {
+            left -= costs.of(next);
+            next += 1;
+        }
+        next - first
+    };
+    free.iter().map(take).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn costs(layers: &[u64]) -> Costs {
+        Costs { layers: layers.into(), ..Costs::default() }
+    }
+
+    #[test]
+    fn devices_are_filled_by_their_free_memory() {
+        let ten = costs(&[1 << 20; 10]);
+        assert_eq!(spread(&ten, &[40 << 20]), [10]);
+        assert_eq!(spread(&ten, &[40 << 20, 40 << 20]), [5, 5]);
+        assert_eq!(spread(&ten, &[16 << 20, 48 << 20]), [2, 8]);
+        assert_eq!(spread(&ten, &[10 << 20, 1 << 10, 10 << 20]), [5, 0, 5]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left() {
+        let ten = costs(&[1 << 20; 10]);
+        assert_eq!(spread(&ten, &[3 << 20, 4 << 20]), [3, 4]);
+        assert_eq!(spread(&ten, &[]), [0; 0]);
+        assert_eq!(spread(&ten, &[0, 0]), [0, 0]);
+    }
+
+    #[test]
+    fn the_ends_and_working_memory_count() {
+        let mut four = costs(&[4 << 20; 4]);
+        (four.before, four.after) = (4 << 20, 4 << 20);
+        assert_eq!(spread(&four, &[12 << 20, 12 << 20]), [2, 2]);
+        assert_eq!(spread(&four, &[24 << 20]), [4]);
+        assert_eq!(spread(&four, &[23 << 20]), [3]);
+        four.working = 1 << 20;
+        assert_eq!(spread(&four, &[12 << 20, 12 << 20]), [1, 2]);
+        assert_eq!(four.all(), 25 << 20);
+    }
+
+    proptest! {
+        #[test]
+        fn no_device_holds_more_than_it_has(
+            layers in prop::collection::vec(1u64..50_000, 1..40),
+            free in prop::collection::vec(0u64..1_000_000, 0..5),
+            ends in (0u64..50_000, 0u64..50_000, 0u64..5_000),
+        ) {
+            let costs = Costs { layers, before: ends.0, after: ends.1, working: ends.2 };
+            let counts = spread(&costs, &free);
+            prop_assert_eq!(counts.len(), free.len());
+            let mut first = 0;
+            for (count, free) in counts.iter().zip(&free) {
+                let held: u64 = (first..first + count).map(|index| costs.of(index)).sum();
+                prop_assert!(*count == 0 || held + costs.working <= *free);
+                first += count;
+            }
+            prop_assert!(first <= costs.layers.len());
+            if first < costs.layers.len() {
+                // Nothing more would have gone on the last device.
+                let last = free.last().map_or(0, |free| free / STEPS * STEPS);
+                let held: u64 = (first - counts.last().unwrap_or(&0)..=first).map(|index| costs.of(index)).sum();
+                prop_assert!(held + costs.working > last);
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a rank's parts take in memory, by the headers of its weight files: estimates that a placement is made from.
+
+use std::ops::Range;
+
+use candle_core::DType;
+use lockstep_kernels::{BlockFormat, plain};
+
+use super::plan::Costs;
+use crate::config::ModelConfig;
+use crate::shard::Shard;
+use crate::weights::Weights;
+
+/// Positions of one sequence that every placement leaves room for: with less, hardly a request could be served.
+const LEAST_CONTEXT: u32 = 4096;
+
+/// Bytes of weights.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Of each layer of the stage.
+    pub layers: Vec<u64>,
+    /// Of the embedding, where the stage has it.
+    pub embedding: u64,
+    /// Of the final norm and the output projection, where the stage has them. One that is tied to the embedding counts
+    /// again, as it may have to lie on another device.
+    pub output: u64,
+}
+
+impl Sizes {
+    /// As `weights` are kept in `dtype`, or `quantized`.
+    pub fn of(
+        weights: &Weights,
+        config: &ModelConfig,
+        shard: &Shard,
+        dtype: DType,
+        quantized: Option<BlockFormat>,
+    ) -> Self {
+        let root = config.text_place.map_or(String::new(), |place| format!("{place}."));
+        let ranks = shard.group.world_size() as u64;
+        let mut sizes = Self { layers: vec![0; shard.layers.len()], ..Self::default() };
+        for (name, bytes, is_matrix) in weights.in_memory(dtype, quantized) {
+            let Some(name) = name.strip_prefix(&root) else { continue };
+            let bytes = if is_matrix { bytes.div_ceil(ranks) } else { bytes };
+            let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
+            if let Some(layer) = layer {
+                let index = shard.layers.contains(&layer).then(|| layer - shard.layers.start);
+                index.into_iter().for_each(|index: usize| sizes.layers[index] += bytes);
+            } else if name.starts_with("model.embed_tokens.") {
+                sizes.embedding += if shard.embeds { bytes } else { 0 };
+                sizes.output += if shard.projects && config.tie_word_embeddings { bytes } else { 0 };
+            } else if name.starts_with("model.norm.") || (name.starts_with("lm_head.") && !config.tie_word_embeddings) {
+                sizes.output += if shard.projects { bytes } else { 0 };
+            }
+        }
+        sizes
+    }
+
+    /// Of a run of the stage's layers, with what comes with the first and the last.
+    pub fn of_run(&self, run: &Range<usize>) -> u64 {
+        let first = if run.start == 0 { self.embedding } else { 0 };
+        let last = if run.end == self.layers.len() { self.output } else { 0 };
+        self.layers[run.clone()].iter().sum::<u64>() + first + last
+    }
+
+    /// With the least cache for each layer, `cache_per_position` bytes a position, and with what a step takes.
+    pub fn costs(&self, cache_per_position: u64, step: &StepSize) -> Costs {
+        let cache = cache_per_position * u64::from(step.context_length.min(LEAST_CONTEXT));
+        Costs {
+            layers: self.layers.iter().map(|bytes| bytes + cache).collect(),
+            before: self.embedding,
+            after: self.output,
+            working: step.working_bytes,
+        }
+    }
+}
+
+/// What the largest step needs.
+#[derive(Debug, Clone, Copy)]
+pub struct StepSize {
+    pub context_length: u32,
+    /// Beside weights and cache, on each device that computes.
+    pub working_bytes: u64,
+}
+
+impl StepSize {
+    /// `tokens` in all, of which `seqs` sample.
+    pub fn of(config: &ModelConfig, shard: &Shard, context_length: u32, tokens: u32, seqs: u32) -> Self {
+        const FLOAT: usize = size_of::<f32>();
+        let (tokens, seqs, context) = (tokens as usize, seqs as usize, context_length as usize);
+        let heads = shard.queries.len() + 2 * shard.kv.len();
+        let inner = shard.intermediate(config.intermediate_size).len();
+        // The stream, its sum and its norm; queries, keys and values, before and after they turn; gate, up and product.
+        let row = 4 * config.hidden_size + 3 * heads * config.head_dim + 4 * inner;
+        let logits = 2 * seqs * shard.vocab.len();
+        let scores = plain::attention_bytes(shard.queries.len(), config.head_dim, tokens.min(context), context);
+        Self { context_length, working_bytes: ((tokens * row + logits) * FLOAT + scores) as u64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::source::open;
+    use candle_core::{Device, Tensor};
+    use lockstep_collectives::Grid;
+
+    #[test]
+    fn every_byte_is_where_it_is_needed() {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let (table, norm, matrix) = (zeros(&[40, 32]), zeros(&[32]), zeros(&[32, 32]));
+        let model = fixture::folder(&[
+            ("model.embed_tokens.weight", &table),
+            ("model.layers.0.mlp.up_proj.weight", &matrix),
+            ("model.layers.1.input_layernorm.weight", &norm),
+            ("model.layers.1.mlp.up_proj.weight", &matrix),
+            ("model.norm.weight", &norm),
+            ("lm_head.weight", &table),
+        ]);
+        let weights = Weights::open(open(model.source()).unwrap()).unwrap();
+        let mut config = fixture::tiny_config();
+        (config.num_layers, config.tie_word_embeddings) = (2, false);
+        let sizes = |config: &ModelConfig, grid, dtype, quantized| {
+            Sizes::of(&weights, config, &Shard::new(config, grid).unwrap(), dtype, quantized)
+        };
+        let one = Grid::new(0, 1, 1).unwrap();
+        let whole = sizes(&config, one, DType::F32, None);
+        assert_eq!(whole, Sizes { layers: vec![4096, 4096 + 128], embedding: 5120, output: 5120 + 128 });
+        let half = sizes(&config, one, DType::BF16, None);
+        assert_eq!(half, Sizes { layers: vec![2048, 2048 + 128], embedding: 2560, output: 2560 + 128 });
+        let quantized = sizes(&config, one, DType::F32, Some(BlockFormat::Q8_0));
+        assert_eq!(quantized, Sizes { layers: vec![1088, 1088 + 128], embedding: 5120, output: 40 * 34 + 128 });
+        let last = sizes(&config, Grid::new(2, 4, 2).unwrap(), DType::F32, None);
+        assert_eq!(last, Sizes { layers: vec![2048 + 128], embedding: 0, output: 2560 + 128 });
+        config.tie_word_embeddings = true;
+        assert_eq!(sizes(&config, one, DType::F32, None).output, 5120 + 128);
+    }
+}

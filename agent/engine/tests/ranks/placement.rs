@@ -1,0 +1,114 @@
+//! Layers over several devices. Those are the CPU by candle's operations, which is how a device without kernels
+//! computes: the stream, the caches and the weights go the ways that they go with GPUs.
+
+use crate::common::{FIXTURES, Setup};
+use crate::parity::{F32_TOLERANCE, furthest_logit};
+use lockstep_engine::{
+    Accelerator, DTypeChoice, Devices, EngineError, PlacedLayers, Quantization, Runner, RunnerConfig,
+};
+
+fn devices(bytes: &[u64], rest_on_cpu: bool) -> Devices {
+    Devices { accelerators: bytes.iter().map(|bytes| Accelerator::plain(*bytes)).collect(), rest_on_cpu }
+}
+
+fn load(setup: &Setup, devices: Devices) -> Result<Vec<PlacedLayers>, EngineError> {
+    Runner::load(RunnerConfig { devices, ..setup.config(0) }, &mut |_, _| {})?.placed_layers()
+}
+
+/// What a rank of the model needs on one device.
+fn needed(setup: &Setup) -> u64 {
+    match load(setup, devices(&[1], false)) {
+        Err(EngineError::DeviceMemory { fit: 0, needed, free: 1, .. }) => needed,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A device that holds some of the layers, and no more.
+fn too_small(setup: &Setup) -> Devices {
+    let needed = needed(setup);
+    (0..200u64)
+        .map(|part| devices(&[needed * 11 / 10 - needed * part / 200], true))
+        .find(|devices| load(setup, devices.clone()).unwrap().len() == 2)
+        .unwrap_or_else(|| panic!("all or nothing fits for {setup:?}"))
+}
+
+fn names(placed: &[PlacedLayers]) -> Vec<&str> {
+    placed.iter().map(|run| run.device.split_once(' ').map_or("", |(_, how)| how)).collect()
+}
+
+#[test]
+fn layers_go_by_free_memory_and_the_rest_to_the_cpu() {
+    let setup = Setup::new("awkward-gqa", 1);
+    let needed = needed(&setup);
+    let cpu = load(&setup, Devices::default()).unwrap();
+    assert_eq!((cpu.len(), cpu[0].layers.clone(), cpu[0].free_bytes), (1, 0..3, None));
+
+    let one = load(&setup, devices(&[2 * needed], false)).unwrap();
+    assert_eq!((names(&one), one[0].layers.clone()), (vec!["(plain)"], 0..3));
+    assert!(one[0].free_bytes.unwrap() < 2 * needed - one[0].weight_bytes);
+
+    let two = load(&setup, devices(&[2 * needed, 2 * needed], false)).unwrap();
+    assert_eq!((names(&two), two[0].layers.end), (vec!["(plain)", "(plain)"], two[1].layers.start));
+    assert_eq!(two[0].weight_bytes + two[1].weight_bytes, one[0].weight_bytes);
+
+    let rest = load(&setup, too_small(&setup)).unwrap();
+    assert_eq!((rest[0].layers.start, rest[0].layers.end, rest[1].layers.end), (0, rest[1].layers.start, 3));
+    assert!(names(&rest)[0] == "(plain)" && names(&rest)[1] != "(plain)" && rest[1].free_bytes.is_none(), "{rest:?}");
+
+    let nothing = load(&setup, devices(&[1, 1], true)).unwrap();
+    assert_eq!(nothing, cpu);
+    let error = load(&setup, Devices { rest_on_cpu: false, ..too_small(&setup) }).unwrap_err().to_string();
+    for part in ["of 3 layers fit", "MiB are needed", "--isq", "MISTRALRS_NO_NCCL=1"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn every_family_computes_the_same_on_any_devices() {
+    for name in FIXTURES {
+        let setup = Setup::new(name, 1);
+        let needed = needed(&setup);
+        let places = [devices(&[2 * needed], false), devices(&[2 * needed, 2 * needed], false), too_small(&setup)];
+        for devices in places {
+            let setup = Setup { devices, ..setup.clone() };
+            let furthest = furthest_logit(name, &setup, true);
+            assert!(furthest < F32_TOLERANCE, "{name} on {:?}: {furthest}", setup.devices);
+        }
+    }
+}
+
+/// Ranks of a group may have devices too; sums go through the host's memory.
+#[test]
+fn ranks_with_devices_make_a_group() {
+    for (name, world_size, stages) in [("awkward-gqa", 2, 1), ("qwen3-moe", 3, 1), ("awkward-gqa", 4, 2)] {
+        let setup = Setup { stages, ..Setup::new(name, world_size) };
+        for devices in [devices(&[1 << 30], false), too_small(&Setup { world_size: stages, ..setup.clone() })] {
+            let setup = Setup { devices, ..setup.clone() };
+            let furthest = furthest_logit(name, &setup, true);
+            assert!(furthest < F32_TOLERANCE, "{name} on {:?}: {furthest}", setup.devices);
+        }
+    }
+}
+
+/// Weights keep their format on a device, and so their numbers.
+#[test]
+fn every_format_is_kept_on_a_device() {
+    let formats = [
+        (DTypeChoice::Bf16, Quantization::None, 0.01),
+        (DTypeChoice::F16, Quantization::None, 0.002),
+        (DTypeChoice::F32, Quantization::Q8_0, 0.2),
+        (DTypeChoice::F32, Quantization::Q4K, 0.2),
+    ];
+    for (dtype, quantization, tolerance) in formats {
+        for name in ["awkward-gqa", "qwen3-moe", "gemma3"] {
+            let setup = Setup { dtype, quantization, ..Setup::new(name, 1) };
+            let on = |devices: Devices| furthest_logit(name, &Setup { devices, ..setup.clone() }, false);
+            let (kernels, twins) = (on(Devices::default()), on(devices(&[1 << 30], false)));
+            assert!((kernels - twins).abs() < tolerance, "{name} {dtype:?} {quantization}: {kernels} and {twins}");
+            let placed = load(&setup, devices(&[1 << 30], false)).unwrap();
+            let plain = load(&Setup { quantization: Quantization::None, ..setup.clone() }, devices(&[1 << 30], false));
+            let (weights, plain) = (placed[0].weight_bytes, plain.unwrap()[0].weight_bytes);
+            assert!(quantization == Quantization::None || weights < plain, "{weights} of {plain}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A quantized matrix on a device without kernels: blocks in the order of a file, which candle multiplies by.
+
+use super::BlockFormat;
+use super::encode::Encoder;
+use crate::context::Context;
+use crate::error::Result;
+use crate::host;
+use candle_core::quantized::{QStorage, QTensor};
+use candle_core::{DType, Device, Tensor};
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Some columns of rows of blocks.
+#[derive(Debug)]
+pub(crate) struct QuantTensor {
+    /// `[out_features, columns of all blocks]`; `None` where it has no element.
+    blocks: Option<QTensor>,
+    device: Device,
+    format: BlockFormat,
+    out_features: usize,
+    /// Which columns of the blocks are the matrix.
+    columns: Range<usize>,
+}
+
+impl QuantTensor {
+    /// As [`super::QuantPanels::from_blocks`], on the context's device.
+    pub(crate) fn from_blocks(
+        ctx: &Context,
+        format: BlockFormat,
+        bytes: &[u8],
+        out_features: usize,
+        columns: Range<usize>,
+    ) -> Result<QuantTensor> {
+        let width = super::blocks_of(format, bytes, out_features, &columns)? * format.columns();
+        let device = ctx.device().clone();
+        let blocks = if bytes.is_empty() {
+            None
+        } else {
+            let storage = QStorage::from_data(Cow::Borrowed(bytes), &device, format.ggml())?;
+            Some(QTensor::new(storage, (out_features, width))?)
+        };
+        Ok(QuantTensor { blocks, device, format, out_features, columns })
+    }
+
+    /// As [`super::QuantPanels::quantize`], on the context's device: the same numbers.
+    pub(crate) fn quantize(
+        ctx: &Context,
+        format: BlockFormat,
+        weight: &Tensor,
+        columns: Range<usize>,
+    ) -> Result<QuantTensor> {
+        let (out_features, width) = weight.dims2()?;
+        let weight = host::borrow("weight", weight)?;
+        let encoder = Encoder::new(weight.elements()?, width, format, &columns)?;
+        let mut bytes = Vec::new();
+        encoder.rows(0..out_features, &mut bytes)?;
+        // Blocks after the last column are not kept.
+        let (kept, all) = (columns.end.div_ceil(format.columns()), width.div_ceil(format.columns()));
+        if kept < all {
+            let rows = bytes.chunks_exact((all * format.bytes()).max(1));
+            bytes = rows.flat_map(|row| &row[..kept * format.bytes()]).copied().collect();
+        }
+        QuantTensor::from_blocks(ctx, format, &bytes, out_features, columns)
+    }
+
+    /// `x · wᵀ`: `[tokens, in]` to `[tokens, out]`, f32.
+    pub(crate) fn product(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(blocks) = &self.blocks else {
+            return Ok(Tensor::zeros((x.dims2()?.0, self.out_features), DType::F32, &self.device)?);
+        };
+        // What the blocks at the ends hold beyond the matrix meets zeros.
+        let beyond = blocks.shape().dims2()?.1 - self.columns.end;
+        let x = x.pad_with_zeros(1, self.columns.start, beyond)?.contiguous()?;
+        Ok(x.apply_op1_no_bwd(blocks)?)
+    }
+
+    /// The rows `index` (u32) as f32 `[rows, in]`.
+    pub(crate) fn rows(&self, index: &Tensor) -> Result<Tensor> {
+        match &self.blocks {
+            Some(blocks) => self.narrow(&blocks.embedding(index)?),
+            None => Ok(Tensor::zeros((index.dims1()?, self.columns.len()), DType::F32, &self.device)?),
+        }
+    }
+
+    /// The matrix as an f32 tensor `[out_features, in_features]`.
+    pub(crate) fn to_tensor(&self) -> Result<Tensor> {
+        match &self.blocks {
+            Some(blocks) => self.narrow(&blocks.dequantize(&self.device)?),
+            None => Ok(Tensor::zeros((self.out_features, self.columns.len()), DType::F32, &self.device)?),
+        }
+    }
+
+    fn narrow(&self, rows: &Tensor) -> Result<Tensor> {
+        Ok(rows.to_dtype(DType::F32)?.narrow(1, self.columns.start, self.columns.len())?.contiguous()?)
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(crate) fn format(&self) -> BlockFormat {
+        self.format
+    }
+
+    pub(crate) fn in_features(&self) -> usize {
+        self.columns.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.blocks.as_ref().map_or(0, QTensor::storage_size_in_bytes)
+    }
+}

@@ -1,0 +1,44 @@
+//! Which devices this process's ranks compute on.
+
+use lockstep_proto::names::env;
+
+use super::environment::{Build, Environment};
+use super::error::ConfigError;
+use super::values::{KvCacheMemory, Setting};
+
+/// Most devices of one machine that can be declared.
+const MAX_DECLARED: usize = 64;
+
+/// The devices of this machine, and whose they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DevicesConfig {
+    /// How many there are beside the CPU; 0: it is all.
+    pub visible: usize,
+    /// Bytes of memory of each, where `LOCKSTEP_PLAIN_DEVICES` declares them in place of those that are there.
+    pub plain: Option<Vec<u64>>,
+    /// One rank has all of them, and the CPU for what does not fit (`MISTRALRS_NO_NCCL`); else each local rank has one.
+    pub one_rank: bool,
+}
+
+/// # Errors
+/// A variable is malformed.
+pub(super) fn from_variables(variables: &Environment, build: &Build) -> Result<DevicesConfig, ConfigError> {
+    let plain = variables.get(env::PLAIN_DEVICES)?.map(|setting| declared(&setting)).transpose()?;
+    let visible = plain.as_ref().map_or(build.visible_devices, Vec::len);
+    let one_rank = variables.get(env::NO_NCCL)?.map_or(Ok(false), |said| said.switch())?;
+    Ok(DevicesConfig { visible, plain, one_rank: one_rank && visible > 0 })
+}
+
+/// Amounts of memory with commas between them.
+fn declared(setting: &Setting) -> Result<Vec<u64>, ConfigError> {
+    let wrong = || setting.invalid("give the memory of each device in bytes, with commas, such as 512Mi,1Gi");
+    let amount = |value: &str| {
+        let amount = Setting { name: setting.name.clone(), value: value.trim().to_owned() };
+        match amount.memory() {
+            Ok(KvCacheMemory::Bytes(bytes)) => Ok(bytes),
+            _ => Err(wrong()),
+        }
+    };
+    let amounts = setting.value.split(',').map(amount).collect::<Result<Vec<_>, _>>()?;
+    if amounts.len() > MAX_DECLARED { Err(wrong()) } else { Ok(amounts) }
+}
