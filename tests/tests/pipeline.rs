@@ -118,10 +118,17 @@ fn layers_over_several_devices_answer_as_one_process_does() {
             assert!(told.contains(run), "no `{run}` in {told}");
         }
     }
-    let mut two = agent();
-    two.args(["-i", "plain", "-m", MODEL]).env("HOME", "/nowhere").env("LOCKSTEP_PLAIN_DEVICES", "64Mi,64Mi");
-    let mut head = Process::start("head", two);
-    assert!(!head.wait().success());
-    let told = head.output();
-    assert!(told.contains("feature `nccl`") && told.contains("MISTRALRS_NO_NCCL=1"), "{told}");
+}
+
+#[test]
+fn devices_that_cannot_be_used_end_the_conversation() {
+    for (devices, reason) in [("64Mi,64Mi", "feature `nccl`"), ("1Mi", "0 of 4 layers fit on this rank's devices")] {
+        let mut command = agent();
+        command.args(["-i", "plain", "-m", MODEL]).env("HOME", "/nowhere").env("LOCKSTEP_PLAIN_DEVICES", devices);
+        let mut head = Process::start("head", command);
+        assert!(!head.wait().success());
+        let told = head.output();
+        let last = told.lines().last().unwrap_or_default();
+        assert!(last.contains(reason) && last.contains("MISTRALRS_NO_NCCL=1"), "{told}");
+    }
 }
