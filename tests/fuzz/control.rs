@@ -16,7 +16,7 @@ use lockstep_proto::node::control_server::{Control, ControlServer};
 use lockstep_proto::node::{FromHead, FromNode, from_head, from_node};
 use lockstep_tests::process::free_port;
 use prost::Message;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{JoinHandle, LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Server};
@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::block_on;
 use crate::files::step_of_a_rank;
+use crate::wire::heard;
 
 /// Whoever has not ended by then hangs.
 const ENDS: Duration = Duration::from_secs(15);
@@ -50,6 +51,20 @@ pub fn step_done(bytes: &[u8]) {
 
 /// The streams of two nodes, to a head of their own.
 pub fn from_nodes(bytes: &[u8]) {
+    with_a_head(async |channel, _| talk(ControlClient::new(channel), bytes).await);
+}
+
+/// Bytes to a head's control port, as they are on the wire.
+pub fn bytes(bytes: &[u8]) {
+    let said = bytes.to_vec();
+    with_a_head(async |_, address| {
+        let said = spawn_blocking(move || heard(address, &said, |_| true));
+        said.await.expect("the head hangs up");
+    });
+}
+
+/// A head of its own; it must be there afterwards, and end when it is told to.
+fn with_a_head(talk: impl AsyncFnOnce(Channel, SocketAddr)) {
     // The head's future is the thread's that polls it.
     block_on(LocalSet::new().run_until(async {
         let port = free_port();
@@ -65,7 +80,7 @@ pub fn from_nodes(bytes: &[u8]) {
         let signals = Signals::default();
         let stop = signals.stop.clone();
         let running = spawn_local(async move { head::run(*config, &log, signals).await });
-        talk(ControlClient::new(reached(port, &running).await), bytes).await;
+        talk(reached(port, &running).await, SocketAddr::from(([127, 0, 0, 1], port))).await;
         assert!(!running.is_finished(), "the head ended: {:?}", running.await);
         stop.cancel();
         timeout(ENDS, running).await.expect("the head does not end").expect("the head does not panic").ok();

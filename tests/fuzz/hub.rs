@@ -2,56 +2,112 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use lockstep_agent::config::{HubConfig, HubModel};
+use lockstep_agent::config::{HubConfig, HubModel, TokenSource};
 use lockstep_agent::hub::{Hub, HubError, Limits, Meter, Patience, RemoteFiles};
 
 use crate::block_on;
+use crate::parts::{file_of, parts};
+use crate::secrets::written;
 
-/// Between the answers to the first question, the second, and so on; the last one is given again and again.
-const BETWEEN: &[u8] = b"\n====\n";
 /// Files that are fetched of those that are listed.
-const FILES: usize = 4;
+const MOST_FILES: usize = 4;
+/// What the good hub has, and where each grows in the cache.
+const FILES: [(&str, &[u8]); 2] =
+    [("config.json", b"{\"architectures\": []}\n"), ("model.safetensors", b"weightsweightsweights")];
+const PARTS: [&str; 2] = [
+    "blobs/b891352547f4af35fd140180a1db37287c44ce07.parts",
+    "blobs/aa045aa0ee93b509e6759fea0716c2e8c0f8de736e763d01ca04bb90fc8c6e23.parts",
+];
+/// Bytes of a piece of what the good hub has.
+const PIECE: u64 = 8;
+/// A port that nobody listens on.
+const NOWHERE: &str = "http://127.0.0.1:1";
+/// Longest error.
+const BRIEF: usize = 1024;
 
-/// Answers as they are on the wire.
+/// Answers as they are on the wire: to the first question, to the second, and so on; the last one is given again and
+/// again.
 pub fn answer(bytes: &[u8]) {
     let host = host();
-    *host.script.lock().expect("no panic while it is held") = answers(bytes);
+    let answers = parts(bytes).into_iter().rev().map(<[u8]>::to_vec).collect();
+    *host.script.lock().expect("no panic while it is held") = answers;
     let cache = tempfile::tempdir().expect("a folder");
-    let config = HubConfig {
-        endpoint: format!("http://{}", host.address).parse().expect("an address"),
-        cache: Some(cache.path().into()),
-        ..HubConfig::default()
-    };
-    block_on(fetch(config)).ok();
+    block_on(fetch(config(&format!("http://{}", host.address), cache.path()), limits(Limits::default().piece))).ok();
 }
 
-async fn fetch(config: HubConfig) -> Result<(), HubError> {
-    let patience = Patience { tries: 2, first: Duration::ZERO, last: Duration::ZERO, asked: Duration::from_millis(1) };
+/// What an earlier process, or another program, left in the cache of a good hub: the file of a branch, and files that
+/// grow, of `config.json` and of the weights. Whatever it is, the files come in whole.
+pub fn cache(bytes: &[u8]) {
+    static HUB: OnceLock<lockstep_tests::hub::Hub> = OnceLock::new();
+    let hub = HUB.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, content) in FILES {
+            std::fs::write(folder.path().join(name), content).expect("write");
+        }
+        block_on(lockstep_tests::hub::Hub::start("org/name", folder.path()))
+    });
+    let cache = tempfile::tempdir().expect("a folder");
+    let of_model = cache.path().join("models--org--name");
+    for (name, part) in ["refs/main", PARTS[0], PARTS[1]].into_iter().zip(parts(bytes)) {
+        let path = of_model.join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, file_of(part)).expect("write");
+    }
+    let online = config(&hub.endpoint(), cache.path());
+    let offline = HubConfig { offline: true, ..online.clone() };
+    block_on(async {
+        let asked = Hub::new(&offline, limits(PIECE)).expect("a hub that is not asked");
+        asked.resolve(&model()).await.expect_err("no file is there");
+        let folder = fetch(online, limits(PIECE)).await.expect("a good hub's files");
+        for (name, content) in FILES {
+            assert_eq!(std::fs::read(folder.join(name)).expect("the file"), content);
+        }
+    });
+    hub.asked();
+}
+
+/// The file of `HF_TOKEN_PATH`; whoever has a token shows it.
+pub fn token(bytes: &[u8]) {
+    let file = written(&file_of(bytes));
+    let cache = tempfile::tempdir().expect("a folder");
+    let config = HubConfig { token: TokenSource::File(file.path().into()), ..config(NOWHERE, cache.path()) };
+    match Hub::new(&config, limits(PIECE)) {
+        Ok(hub) => drop(block_on(hub.resolve(&model()))),
+        Err(error) => assert!(error.to_string().len() < BRIEF, "{error}"),
+    }
+}
+
+fn config(endpoint: &str, cache: &Path) -> HubConfig {
+    let endpoint = endpoint.parse().expect("an address");
+    HubConfig { endpoint, cache: Some(cache.into()), ..HubConfig::default() }
+}
+
+fn model() -> HubModel {
+    HubModel { repository: "org/name".parse().expect("a name"), revision: Default::default() }
+}
+
+/// With pieces of so many bytes.
+fn limits(piece: u64) -> Limits {
+    let retry = Patience { tries: 2, first: Duration::ZERO, last: Duration::ZERO, asked: Duration::from_millis(1) };
     let brief = Duration::from_millis(200);
-    let limits = Limits { silence: brief, look: brief, retry: patience, ..Limits::default() };
+    Limits { silence: brief, look: brief, retry, piece, ..Limits::default() }
+}
+
+/// The folder of the files.
+async fn fetch(config: HubConfig, limits: Limits) -> Result<PathBuf, HubError> {
     let hub = Arc::new(Hub::new(&config, limits)?);
-    let model = HubModel { repository: "org/name".parse().expect("a name"), revision: Default::default() };
+    let model = model();
     let snapshot = hub.resolve(&model).await?;
-    let files = &snapshot.files[..snapshot.files.len().min(FILES)];
+    let files = &snapshot.files[..snapshot.files.len().min(MOST_FILES)];
     let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
     if let Ok(remote) = RemoteFiles::open(Arc::clone(&hub), &model, &snapshot).await {
         remote.read_ahead(&names).await.ok();
     }
-    hub.download(&model.repository, &snapshot.commit, files, &Meter::new().0).await.map(drop)
-}
-
-fn answers(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let (mut answers, mut rest) = (Vec::new(), bytes);
-    while let Some(at) = rest.windows(BETWEEN.len()).position(|window| window == BETWEEN) {
-        answers.push(rest[..at].to_vec());
-        rest = &rest[at + BETWEEN.len()..];
-    }
-    answers.push(rest.to_vec());
-    answers.reverse();
-    answers
+    hub.download(&model.repository, &snapshot.commit, files, &Meter::new().0).await
 }
 
 /// Says what it was told to say, whatever it is asked.

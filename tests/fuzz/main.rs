@@ -7,8 +7,12 @@ mod control;
 mod driver;
 mod files;
 mod hub;
+mod parts;
 mod requests;
 mod ring;
+mod secrets;
+mod told;
+mod wire;
 mod words;
 
 use std::sync::OnceLock;
@@ -43,13 +47,27 @@ targets! {
     output: answers::output;
     http: requests::http;
     grpc: requests::grpc;
+    http_bytes: wire::http_bytes;
+    grpc_bytes: wire::grpc_bytes;
+    headers: wire::headers;
+    group_status: told::group_status;
+    head_answers: told::head_answers;
+    kubernetes: told::kubernetes;
     hub_answer: hub::answer;
+    hub_cache: hub::cache;
+    hub_token: hub::token;
+    tls_files: secrets::tls_files;
+    group_key: secrets::group_key;
+    secrets: secrets::secrets;
+    handshake: wire::handshake;
     greeting: ring::greeting;
+    ring_answer: ring::answer;
     frames: ring::frames;
     plan: control::plan;
     step_done: control::step_done;
     from_nodes: control::from_nodes;
     from_head: control::from_head;
+    control_bytes: control::bytes;
 }
 
 /// Runs `future` on the threads that all targets share.

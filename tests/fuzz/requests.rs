@@ -55,7 +55,7 @@ pub fn http(bytes: &[u8]) {
 /// A message, after a byte that says of what kind.
 pub fn grpc(bytes: &[u8]) {
     let Some((kind, message)) = bytes.split_first() else { return };
-    let mut client = InferenceClient::new(servers().grpc.clone());
+    let mut client = InferenceClient::new(servers().channel.clone());
     block_on(async {
         let ended = match kind {
             b'c' => answered(client.chat(decoded::<ChatRequest>(message)).await).await,
@@ -79,33 +79,44 @@ async fn answered(response: Result<Response<Streaming<GenerateResponse>>, Status
     Ok(())
 }
 
-struct Servers {
-    http: SocketAddr,
-    grpc: Channel,
+/// The client side of a head.
+pub struct Servers {
+    pub http: SocketAddr,
+    pub grpc: SocketAddr,
+    /// To the gRPC port.
+    pub channel: Channel,
+    /// What the head says of its group.
+    pub status: watch::Sender<ClusterStatus>,
 }
 
-fn servers() -> &'static Servers {
+/// The ones that requests go to.
+pub fn servers() -> &'static Servers {
     static SERVERS: OnceLock<Servers> = OnceLock::new();
-    SERVERS.get_or_init(|| {
+    SERVERS.get_or_init(Servers::start)
+}
+
+impl Servers {
+    pub fn start() -> Self {
         block_on(async {
             let (http, grpc) = (listener().await, listener().await);
             let addresses = [&http, &grpc].map(|listener| listener.local_addr().expect("its address"));
-            let api = api();
+            let (api, status) = api();
             tokio::spawn(lockstep_agent::http::serve(http, api.clone(), CancellationToken::new()));
             tokio::spawn(async move {
                 lockstep_agent::grpc::serve(grpc, api, CancellationToken::new()).await.expect("gRPC is served");
             });
             let channel = Channel::from_shared(format!("http://{}", addresses[1])).expect("an address");
-            Servers { http: addresses[0], grpc: channel.timeout(ANSWER).connect_lazy() }
+            let channel = channel.timeout(ANSWER).connect_lazy();
+            Self { http: addresses[0], grpc: addresses[1], channel, status }
         })
-    })
+    }
 }
 
 async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.expect("a port")
 }
 
-fn api() -> Api {
+fn api() -> (Api, watch::Sender<ClusterStatus>) {
     let text = Text::new(ModelText {
         tokenizer_json: tokenizer_of("llama2"),
         chat_template: Some(TEMPLATE.into()),
@@ -127,8 +138,8 @@ fn api() -> Api {
                 events.send(Event::Finished(FinishReason::Stop)).await.ok();
             }
         }
-        drop(tell);
     });
     let model = ModelInfo { name: "tiny".into(), context_length: 512, has_chat_template: true, ..Default::default() };
-    Api::new(Inference::new(commands, status, Alive::default()), model, text.expect("a text"), Metrics::new())
+    let inference = Inference::new(commands, status, Alive::default());
+    (Api::new(inference, model, text.expect("a text"), Metrics::new()), tell)
 }

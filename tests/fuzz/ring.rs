@@ -5,31 +5,76 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use lockstep_collectives::ring::{self, Listener, Ring};
+use lockstep_collectives::ring::{self, ControlAddress, DiscoverConfig, Listener, Ring};
 use lockstep_collectives::{AbortSwitch, Communicator as _, Group, SliceMut, Tuning};
+
+use crate::wire::closed;
 
 /// A server that says nothing for this long is taken for hung.
 const ANSWER: Duration = Duration::from_secs(15);
 /// An operation waits for bytes for so long.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// First words to a ring port, which must close the connection, and take the next one.
+/// Words to the ring port of a rank that knows its group, which must close the connection, and take the next one. The
+/// rest of an input comes after the answer to the greeting that it begins with.
 pub fn greeting(bytes: &[u8]) {
     static PORT: OnceLock<Listener> = OnceLock::new();
-    let mut stream = TcpStream::connect(PORT.get_or_init(listener).local_addr()).expect("the port is served");
-    stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
+    let port = PORT.get_or_init(known);
+    let mut stream = TcpStream::connect(port.local_addr()).expect("the port is served");
+    stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
+    let (first, rest) = bytes.split_at(greeting_in(bytes));
     // It may have hung up already.
-    stream.write_all(bytes).ok();
+    stream.write_all(first).ok();
+    if !rest.is_empty() && stream.read(&mut [0; 4096]).is_ok() {
+        stream.write_all(rest).ok();
+    }
     stream.shutdown(Shutdown::Write).ok();
-    let mut answer = [0; 4096];
-    let ended = loop {
-        match stream.read(&mut answer) {
-            Ok(0) => break true,
-            Ok(_) => {}
-            Err(error) => break !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut),
-        }
+    closed(&mut stream);
+}
+
+/// Length of the greeting at the begin of `bytes`, by what it says: ten bytes and what the last two of them announce.
+fn greeting_in(bytes: &[u8]) -> usize {
+    let announced = bytes.get(8..10).map_or(0, |length| usize::from(u16::from_le_bytes([length[0], length[1]])));
+    bytes.len().min(10 + announced)
+}
+
+/// The port of rank 0 of two, after it asked its neighbour in vain.
+fn known() -> Listener {
+    let listener = listener();
+    let abort = AbortSwitch::new().expect("a switch");
+    let config = DiscoverConfig {
+        group: Group::new(0, 2).expect("a rank of two"),
+        cluster_id: "fuzz".into(),
+        key: None,
+        right: "127.0.0.1:1".into(),
+        control: Some(ControlAddress::Port(7)),
+        timeout: Duration::from_millis(1),
     };
-    assert!(ended, "the connection is left open");
+    ring::discover(&listener, config, &abort).expect_err("nobody is there");
+    listener
+}
+
+/// What a rank hears from a port that it calls: the greeting of another rank and its proof, or something else.
+pub fn answer(bytes: &[u8]) {
+    let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let own = listener();
+    let addresses = [stranger.local_addr().expect("its address"), own.local_addr()];
+    let config = ring::Config { form_timeout: SILENCE, ..config(1, &addresses) };
+    let abort = AbortSwitch::new().expect("a switch");
+    std::thread::scope(|scope| {
+        let forming = scope.spawn(|| {
+            let began = Instant::now();
+            ring::form(&own, config, None, &abort).map(drop).ok();
+            assert!(began.elapsed() < ANSWER, "a formation does not end");
+        });
+        stranger.set_nonblocking(true).expect("a setting");
+        while !forming.is_finished() {
+            match stranger.accept() {
+                Ok((mut stream, _)) => drop(stream.write_all(bytes)),
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    });
 }
 
 /// What a neighbour sends once it is linked: an operation gets it, whole or in two parts, and ends.

@@ -2,6 +2,10 @@
 
 use lockstep_agent::config::{Build, Environment, parse, resolve};
 use lockstep_engine::Quantization;
+use lockstep_operator::plan::{self, Addresses};
+use lockstep_operator::reconcile::build::{cluster_objects, group_objects};
+use lockstep_operator::reconcile::validate::{Defaults, validate};
+use lockstep_operator::resource::InferenceCluster;
 use lockstep_proto::chat::{self, Input};
 
 const ON_CPU: Build = Build { ring: true, nccl: false, visible_devices: 0 };
@@ -42,10 +46,25 @@ pub fn ring_config(bytes: &[u8]) {
     resolve(&cli, &variables, &ON_CPU).ok();
 }
 
-/// An InferenceCluster in YAML.
+/// An InferenceCluster in YAML, and the objects that the operator makes of it.
 pub fn cluster(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        lockstep_operator::resource::parse(text, "fuzz").ok();
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(mut cluster) = lockstep_operator::resource::parse(text, "fuzz") else { return };
+    // Given by the API server.
+    cluster.metadata.uid = Some("6d1e".into());
+    objects_of(&cluster);
+    cluster.spec.replicas = cluster.spec.replicas.min(1);
+    cluster.spec.workers = cluster.spec.workers.min(2);
+    let plan = plan::plan(&cluster, &Addresses::Kubernetes { namespace: "fuzz".into() });
+    assert!(!plan::text(&plan).is_empty());
+}
+
+/// What the operator makes of a cluster that the API server has stored.
+pub fn objects_of(cluster: &InferenceCluster) {
+    let defaults = Defaults { agent_image: "agent:1".into(), operator_pods: None };
+    if let Ok(valid) = validate(cluster, &defaults) {
+        let objects = [cluster_objects(&valid).objects(), group_objects(&valid, 0).objects()].concat();
+        assert!(objects.iter().all(|made| made.object.metadata.name.is_some()));
     }
 }
 

@@ -6,10 +6,14 @@ use std::path::Path;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
+use crate::small_file;
+
 /// Fewer bytes than this are no key.
 const MIN_KEY_BYTES: usize = 16;
 /// More bytes than this are some other file.
 const MAX_KEY_BYTES: usize = 4096;
+/// Longest file that is read: white space may follow the key.
+const MAX_KEY_FILE: u64 = 2 * MAX_KEY_BYTES as u64;
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 32;
 
@@ -33,7 +37,7 @@ pub enum Side {
 /// Why there is no usable key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("read the group's key {path}: {source}")]
+    #[error("read the group's key {path}: {source}; a key has {MIN_KEY_BYTES} to {MAX_KEY_BYTES} random bytes")]
     Read { path: String, source: std::io::Error },
     #[error("the group's key {path} has {bytes} bytes: give it {MIN_KEY_BYTES} to {MAX_KEY_BYTES} random ones")]
     Size { path: String, bytes: usize },
@@ -43,7 +47,8 @@ impl GroupKey {
     /// Reads a key; white space at its end does not count.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let shown = path.display().to_string();
-        let mut bytes = std::fs::read(path).map_err(|source| KeyError::Read { path: shown.clone(), source })?;
+        let read = small_file::read(path, MAX_KEY_FILE);
+        let mut bytes = read.map_err(|source| KeyError::Read { path: shown.clone(), source })?;
         bytes.truncate(bytes.trim_ascii_end().len());
         if !(MIN_KEY_BYTES..=MAX_KEY_BYTES).contains(&bytes.len()) {
             return Err(KeyError::Size { path: shown, bytes: bytes.len() });
@@ -110,6 +115,9 @@ mod tests {
         assert!(GroupKey::read(&path).unwrap_err().to_string().contains("read the group's key"));
         std::fs::write(&path, "short\n").expect("write");
         assert!(GroupKey::read(&path).unwrap_err().to_string().contains("has 5 bytes: give it 16 to 4096"));
+        std::fs::write(&path, "x".repeat(10_000)).expect("write");
+        let told = GroupKey::read(&path).unwrap_err().to_string();
+        assert!(told.contains("larger than 8192 bytes; a key has 16 to 4096"), "{told}");
         std::fs::write(&path, "0123456789abcdef\n").expect("write");
         assert_eq!(GroupKey::read(&path).expect("a key").bytes(), b"0123456789abcdef");
     }

@@ -20,6 +20,7 @@ pub mod serve;
 pub mod service;
 pub mod session;
 pub mod signals;
+mod small_file;
 pub mod text;
 pub mod tls;
 pub mod wire;

@@ -5,8 +5,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
 };
-use x509_parser::pem::Pem;
-use x509_parser::prelude::X509Certificate;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::CertificateError;
 use super::life::{CA_LIFE, Life};
@@ -34,13 +36,16 @@ impl Authority {
         Ok(Self { certificate, key: pair.serialize_pem(), life, issuer: Issuer::new(params, pair) })
     }
 
-    /// The CA as a Secret holds it; `None` where it is none, or certificate and key do not belong together.
+    /// The CA as a Secret holds it; `None` where it is none that agents take, or certificate and key do not belong
+    /// together.
     pub fn read(certificate: &str, key: &str) -> Option<Self> {
         let pair = KeyPair::from_pem(key).ok()?;
         let life = read_certificate(certificate, |parsed| {
-            let ours = parsed.is_ca() && belongs(parsed, &pair);
+            // What was damaged since it was made is not what its own signature is of.
+            let ours = parsed.is_ca() && belongs(parsed, &pair) && parsed.verify_signature(None).is_ok();
             ours.then(|| Life::said(parsed.validity()))
         })?;
+        RootCertStore::empty().add(only_certificate(certificate)?).ok()?;
         let issuer = Issuer::from_ca_cert_pem(certificate, pair).ok()?;
         Some(Self { certificate: certificate.into(), key: key.into(), life, issuer })
     }
@@ -56,10 +61,18 @@ impl Authority {
     }
 }
 
-/// What `look` finds in the first certificate of `text`.
+/// What `look` finds in the one certificate of `text`.
 pub(super) fn read_certificate<T>(text: &str, look: impl FnOnce(&X509Certificate<'_>) -> Option<T>) -> Option<T> {
-    let pem = Pem::iter_from_buffer(text.as_bytes()).next()?.ok()?;
-    look(&pem.parse_x509().ok()?)
+    let der = only_certificate(text)?;
+    let (rest, parsed) = X509Certificate::from_der(&der).ok()?;
+    if rest.is_empty() { look(&parsed) } else { None }
+}
+
+/// The one certificate of `text`, read as agents read it, so that nothing is kept which they refuse.
+pub(super) fn only_certificate(text: &str) -> Option<CertificateDer<'static>> {
+    let mut all = CertificateDer::pem_slice_iter(text.as_bytes());
+    let only = all.next()?.ok()?;
+    all.next().is_none().then_some(only)
 }
 
 /// `certificate` is of `key`.

@@ -2,9 +2,13 @@
 
 use k8s_openapi::jiff::Timestamp;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{GeneralName, X509Certificate};
 
-use super::authority::{Authority, belongs, dated, named, read_certificate};
+use super::authority::{Authority, belongs, dated, named, only_certificate, read_certificate};
 use super::life::{LEAF_LIFE, Life};
 use super::{CertificateError, Role};
 
@@ -31,13 +35,16 @@ impl Leaf {
         Ok(Self { certificate: authority.sign(&params, &pair)?, key: pair.serialize_pem(), life })
     }
 
-    /// The leaf as a Secret holds it; `None` where it is not one of `role`, signed by `authority`, with its key.
+    /// The leaf as a Secret holds it; `None` where it is not one of `role`, signed by `authority`, with its key, as agents
+    /// take it.
     pub fn read(certificate: &str, key: &str, role: Role, authority: &Authority) -> Option<Self> {
         let pair = KeyPair::from_pem(key).ok()?;
         let life = read_certificate(certificate, |parsed| {
             let good = belongs(parsed, &pair) && is_of(parsed, role) && authority.signed(parsed);
             good.then(|| Life::said(parsed.validity()))
         })?;
+        let private = PrivateKeyDer::from_pem_slice(key.as_bytes()).ok()?;
+        CertifiedKey::from_der(vec![only_certificate(certificate)?], private, &default_provider()).ok()?;
         Some(Self { certificate: certificate.into(), key: key.into(), life })
     }
 }

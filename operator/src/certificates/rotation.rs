@@ -12,9 +12,9 @@ use super::{CertificateError, Decision, Role, data, secret_of};
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::Validated;
 
-/// Bytes of the groups' key, and the fewest that agents take.
+/// Bytes of the groups' key, and how many agents take, white space at the end not counted.
 const KEY_BYTES: usize = 32;
-const KEY_MIN_BYTES: usize = 16;
+const TAKEN_KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
 
 /// Seconds until the next look where a step waits for what was just written.
 const SOON: i64 = 60;
@@ -131,11 +131,12 @@ impl Trust {
     }
 }
 
-/// The first key in the Secrets, or a new one: it is made once, for every pod must have the same.
+/// The first key in the Secrets that agents take, or a new one: it is made once, for every pod must have the same.
 fn group_key<'a>(mut secrets: impl Iterator<Item = &'a Secret>) -> Result<ByteString, CertificateError> {
     let held = secrets.find_map(|secret| {
         let key = secrets::bytes(Some(secret), data::GROUP_KEY);
-        (key.len() >= KEY_MIN_BYTES).then(|| key.to_vec())
+        (key.len() <= *TAKEN_KEY_BYTES.end() && TAKEN_KEY_BYTES.contains(&key.trim_ascii_end().len()))
+            .then(|| key.to_vec())
     });
     if let Some(held) = held {
         return Ok(ByteString(held));

@@ -223,7 +223,7 @@ fn what_is_wrong_is_made_anew() {
     type Harm = fn(&mut Held);
     let everything = ["llama-ca", "llama-head-tls", "llama-node-tls"];
     let node = ["llama-node-tls"];
-    let cases: [(&str, Harm, &[&str]); 13] = [
+    let cases: [(&str, Harm, &[&str]); 18] = [
         ("leaf gone", |held| held.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-node-tls")), &node),
         ("leaf garbage", |held| held.set("llama-node-tls", "tls.crt", "-----BEGIN CERTIFICATE-----\nAA\n"), &node),
         (
@@ -243,10 +243,29 @@ fn what_is_wrong_is_made_anew() {
             |held| held.secret("llama-node-tls").data = Held::new(START).secret("llama-node-tls").data.clone(),
             &node,
         ),
+        (
+            "a second certificate, and not whole",
+            |held| held.set("llama-node-tls", "tls.crt", &(held.text("llama-node-tls", "tls.crt") + TORN)),
+            &node,
+        ),
+        (
+            "a second CA",
+            |held| {
+                held.set(
+                    "llama-ca",
+                    "ca.crt",
+                    &(held.text("llama-ca", "ca.crt") + &Held::new(START).text("llama-ca", "ca.crt")),
+                )
+            },
+            &everything,
+        ),
+        ("CA damaged", |held| held.set("llama-ca", "ca.crt", &damaged(&held.text("llama-ca", "ca.crt"))), &everything),
         ("bundle changed", |held| held.set("llama-node-tls", "ca.crt", "x"), &node),
         ("not owned", |held| held.secret("llama-node-tls").metadata.owner_references = None, &node),
         ("not labelled", |held| held.secret("llama-node-tls").metadata.labels = None, &node),
         ("key too short", |held| held.set("llama-node-tls", "group.key", "short"), &node),
+        ("key too long", |held| held.set("llama-ca", "group.key", &"x".repeat(5000)), &["llama-ca"]),
+        ("no key but white space", |held| held.set("llama-ca", "group.key", &" ".repeat(32)), &["llama-ca"]),
         ("CA gone", |held| held.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-ca")), &everything),
         (
             "CA with a leaf's key",
@@ -318,6 +337,17 @@ fn a_lost_authority_takes_no_key_with_it() {
     held.secrets.remove(0);
     held.look(START + DAY);
     assert!(held.secrets.iter().all(|secret| key_in(secret) == key));
+}
+
+/// The begin of a certificate.
+const TORN: &str = "-----BEGIN CERTIFICATE-----\nMIIB";
+
+/// A certificate whose last byte, one of its signature, is another.
+fn damaged(pem: &str) -> String {
+    let mut der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec();
+    *der.last_mut().unwrap() ^= 1;
+    let base64 = serde_json::to_value(k8s_openapi::ByteString(der)).unwrap();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", base64.as_str().unwrap())
 }
 
 fn key_in(secret: &Secret) -> Vec<u8> {

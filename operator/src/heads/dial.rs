@@ -47,8 +47,14 @@ impl Credentials {
         for authority in CertificateDer::pem_slice_iter(ca) {
             roots.add(authority.map_err(|_| wrong("ca.crt"))?)?;
         }
+        if roots.is_empty() {
+            return Err(wrong("ca.crt"));
+        }
         let chain: Vec<_> =
             CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>().map_err(|_| wrong("tls.crt"))?;
+        if chain.is_empty() {
+            return Err(wrong("tls.crt"));
+        }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| wrong("tls.key"))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)

@@ -214,7 +214,7 @@ async fn watch(heads: &Heads, key: &GroupKey, channel: Channel) -> Result<(), St
     while let Some(status) = changes.message().await.map_err(|status| status.message().to_owned())? {
         // What moves all the time is no news: bytes in steps of 5%, no counters.
         let news = last.as_ref().is_none_or(|last| differs(last, &status));
-        let loaded: u64 = status.ranks.iter().map(|rank| rank.bytes_loaded).sum();
+        let loaded = bytes_loaded(&status);
         let loading = status.ranks.iter().any(|rank| rank.bytes_loaded < rank.bytes_total);
         last = Some(status.clone());
         let change = |entry: &mut Entry| {
@@ -235,6 +235,12 @@ async fn watch(heads: &Heads, key: &GroupKey, channel: Channel) -> Result<(), St
     Ok(())
 }
 
+/// Bytes that all ranks have loaded, by what the head says.
+#[must_use]
+pub fn bytes_loaded(status: &ClusterStatus) -> u64 {
+    status.ranks.iter().fold(0, |sum, rank| sum.saturating_add(rank.bytes_loaded))
+}
+
 /// Whether there is anything in `now` that a status should say.
 fn differs(before: &ClusterStatus, now: &ClusterStatus) -> bool {
     let essence = |status: &ClusterStatus| {
@@ -242,11 +248,11 @@ fn differs(before: &ClusterStatus, now: &ClusterStatus) -> bool {
             .ranks
             .iter()
             .map(|rank| {
-                let share = (20 * rank.bytes_loaded).checked_div(rank.bytes_total);
+                let share = rank.bytes_loaded.saturating_mul(20).checked_div(rank.bytes_total);
                 (rank.phase, share, rank.message.clone(), rank.incarnation, rank.host.clone())
             })
             .collect();
-        let idle = status.running + status.waiting == 0;
+        let idle = (status.running, status.waiting) == (0, 0);
         (ranks, status.ready, status.accepting, status.draining.then_some(idle), status.epoch, status.recoveries)
     };
     essence(before) != essence(now)

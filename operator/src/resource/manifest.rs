@@ -1,5 +1,7 @@
 //! Reads one `InferenceCluster` from a YAML file. What it returns was judged by the CRD and has its defaults.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use lockstep_proto::names::resource::{GROUP, KIND, VERSION};
@@ -16,7 +18,7 @@ pub const MAX_MANIFEST_BYTES: u64 = 1536 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     #[error("cannot read {file}: {source}")]
-    Read { file: String, source: std::io::Error },
+    Read { file: String, source: io::Error },
     #[error("{file} has more than {MAX_MANIFEST_BYTES} bytes, which is no manifest that a cluster would take")]
     TooLarge { file: String },
     #[error("{file} is not YAML: {source}")]
@@ -59,10 +61,13 @@ fn listed(problems: &[Problem]) -> String {
 pub fn load(path: &Path) -> Result<InferenceCluster, ManifestError> {
     let file = path.display().to_string();
     let read = |source| ManifestError::Read { file: file.clone(), source };
-    if std::fs::metadata(path).map_err(read)?.len() > MAX_MANIFEST_BYTES {
+    let mut bytes = Vec::new();
+    // A pipe or a device does not say how long it is.
+    let opened = File::open(path).and_then(|from| from.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes));
+    if opened.map_err(read)? as u64 > MAX_MANIFEST_BYTES {
         return Err(ManifestError::TooLarge { file });
     }
-    let text = std::fs::read_to_string(path).map_err(read)?;
+    let text = String::from_utf8(bytes).map_err(|error| read(io::Error::new(io::ErrorKind::InvalidData, error)))?;
     parse(&text, &file)
 }
 

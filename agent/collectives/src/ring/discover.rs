@@ -132,7 +132,7 @@ impl Neighbourhood {
                     self.generation = rumour.generation;
                 }
                 if !control.is_empty() && (heard_of_another || self.control != control) {
-                    self.generation += 1;
+                    self.generation = self.generation.saturating_add(1);
                     self.control = control;
                 }
             }

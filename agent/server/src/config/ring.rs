@@ -1,7 +1,5 @@
 //! A group that is told as a ring: `RING_*`, or the same in the file that `RING_CONFIG` names.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use lockstep_proto::names::env;
@@ -11,6 +9,7 @@ use super::MAX_WORLD_SIZE;
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::values::{HostPort, Setting};
+use crate::small_file;
 
 /// Variables of a ring, beside the one that names a file.
 pub(super) const VARIABLES: &[&str] = &[env::RING_PORT, env::RING_RIGHT, env::RING_RANK, env::RING_WORLD_SIZE];
@@ -97,13 +96,8 @@ fn from_file(path: PathBuf) -> Result<RingPlace, ConfigError> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let file = File::open(path).map_err(|error| format!("open: {error}"))?;
-    let mut text = String::new();
-    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|error| format!("read: {error}"))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(format!("it is larger than {MAX_FILE} bytes"));
-    }
-    Ok(text)
+    let bytes = small_file::read(path, MAX_FILE).map_err(|error| format!("read it: {error}"))?;
+    String::from_utf8(bytes).map_err(|error| format!("it is not UTF-8: {error}"))
 }
 
 /// The rules of the file's fields; the error is the problem in words.

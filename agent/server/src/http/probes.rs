@@ -53,7 +53,7 @@ fn rank(rank: &RankStatus) -> Value {
     let phase = rank.phase().as_str_name().trim_start_matches("PHASE_").to_ascii_lowercase();
     let mut value = json!({"rank": rank.rank, "node": rank.node, "phase": phase});
     if rank.bytes_total > 0 && rank.bytes_loaded < rank.bytes_total {
-        value["loaded"] = json!(format!("{}%", rank.bytes_loaded * 100 / rank.bytes_total));
+        value["loaded"] = json!(format!("{}%", rank.bytes_loaded.saturating_mul(100) / rank.bytes_total));
     }
     if !rank.message.is_empty() {
         value["message"] = json!(rank.message);

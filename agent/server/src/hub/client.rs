@@ -14,6 +14,7 @@ use super::Limits;
 use super::error::{Failure, HubError};
 use super::retry::Backoff;
 use crate::config::{HubConfig, Token, TokenSource};
+use crate::small_file;
 
 /// Redirects of one question; the hub itself uses two.
 const MAX_REDIRECTS: usize = 5;
@@ -235,13 +236,11 @@ fn token(source: &TokenSource) -> Result<Option<Token>, HubError> {
         TokenSource::File(path) => path,
     };
     let wrong = |reason: &str| HubError::Token { path: path.clone(), reason: reason.into() };
-    match std::fs::metadata(path) {
+    let bytes = match small_file::read(path, MAX_TOKEN_FILE) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(wrong(&error.to_string())),
-        Ok(metadata) if metadata.len() > MAX_TOKEN_FILE => return Err(wrong("it is too long for a token")),
-        Ok(_) => (),
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
+        read => read.map_err(|error| wrong(&error.to_string()))?,
+    };
+    let text = String::from_utf8(bytes).map_err(|_| wrong("it holds what no token does"))?;
     if text.trim().is_empty() {
         return Ok(None);
     }

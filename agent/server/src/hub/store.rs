@@ -20,6 +20,7 @@ use super::content::ContentId;
 use super::error::HubError;
 use super::listing::{HubFile, MAX_FILES, is_file_name};
 use crate::config::{Repository, Revision, is_commit};
+use crate::small_file;
 
 /// Folders inside one another that a snapshot may have.
 const MAX_DEPTH: usize = 8;
@@ -105,10 +106,8 @@ impl Store {
     /// The commit that `revision` was when it was last asked for.
     pub fn read_ref(&self, revision: &Revision) -> Option<String> {
         let path = self.root().join("refs").join(revision.as_str());
-        if fs::metadata(&path).ok()?.len() > MAX_REF {
-            return None;
-        }
-        let commit = fs::read_to_string(path).ok()?.trim().to_owned();
+        let text = String::from_utf8(small_file::read(&path, MAX_REF).ok()?).ok()?;
+        let commit = text.trim().to_owned();
         is_commit(&commit).then_some(commit)
     }
 

@@ -3,19 +3,20 @@
 //! Kubernetes changes a mounted Secret by exchanging the link `..data`, so all three files are read from the folder
 //! that it leads to: they belong together.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lockstep_proto::names::env;
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
+
+use crate::small_file;
 
 const CA: &str = "ca.crt";
 const CERTIFICATE: &str = "tls.crt";
@@ -24,6 +25,8 @@ const KEY: &str = "tls.key";
 const DATA_LINK: &str = "..data";
 /// Larger files are something else.
 const MAX_FILE: u64 = 1 << 20;
+/// Longest chain of certificates, in bytes: rustls takes no more than 64 KiB from a peer, their framing included.
+const MAX_CHAIN: usize = 60 << 10;
 /// What is spoken inside.
 const HTTP_2: &[u8] = b"h2";
 
@@ -120,10 +123,7 @@ impl Files {
     fn read(folder: &Path) -> Result<Self, TlsError> {
         let behind = folder.join(DATA_LINK).canonicalize().unwrap_or_else(|_| folder.to_owned());
         let read = |name: &str| {
-            let bytes = std::fs::File::open(behind.join(name)).and_then(|file| {
-                let mut bytes = Vec::new();
-                file.take(MAX_FILE).read_to_end(&mut bytes).map(|_| bytes)
-            });
+            let bytes = small_file::read(&behind.join(name), MAX_FILE);
             bytes.map_err(|source| TlsError::Read { path: folder.join(name).display().to_string(), source })
         };
         Ok(Self { ca: read(CA)?, certificate: read(CERTIFICATE)?, key: read(KEY)?, folder: folder.to_owned() })
@@ -143,10 +143,9 @@ impl Files {
     }
 
     fn certificates(&self, name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        let malformed =
-            |error: &dyn std::fmt::Display| TlsError::Malformed { path: self.path(name), problem: error.to_string() };
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let all = all.map_err(|error| malformed(&error))?;
+        let malformed = |error| TlsError::Malformed { path: self.path(name), problem: no_pem(&error).into() };
+        let all = all.map_err(malformed)?;
         if all.is_empty() {
             return Err(TlsError::Nothing { path: self.path(name), what: "certificate" });
         }
@@ -163,12 +162,27 @@ impl Files {
         Ok(roots)
     }
 
-    fn sides(self, role: &'static str) -> Result<([u8; 32], Sides), TlsError> {
-        let roots = Arc::new(self.roots()?);
+    /// The certificate of `role`, and those between it and the CA.
+    fn chain(&self, role: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let chain = self.certificates(CERTIFICATE, &self.certificate)?;
         if !names(&chain[0], role) {
             return Err(TlsError::Role { path: self.path(CERTIFICATE), role });
         }
+        let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
+        if bytes > MAX_CHAIN {
+            let certificates = chain.len();
+            let problem = format!(
+                "{certificates} certificates of {bytes} bytes: no peer takes more than {MAX_CHAIN}; leave the one of this \
+                 process and those between it and the CA"
+            );
+            return Err(TlsError::Malformed { path: self.path(CERTIFICATE), problem });
+        }
+        Ok(chain)
+    }
+
+    fn sides(self, role: &'static str) -> Result<([u8; 32], Sides), TlsError> {
+        let roots = Arc::new(self.roots()?);
+        let chain = self.chain(role)?;
         let key = || {
             let nothing = TlsError::Nothing { path: self.path(KEY), what: "private key" };
             PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| nothing)
@@ -182,7 +196,8 @@ impl Files {
             |error: &dyn std::fmt::Display| TlsError::Malformed { path: self.path(CA), problem: error.to_string() };
         let provider = provider();
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
-        let verifier = verifier.build().map_err(|error| malformed(&error))?;
+        // A caller has one certificate, so it needs no list of CAs to choose by; a long list does not fit a handshake.
+        let verifier = verifier.clear_root_hint_subjects().build().map_err(|error| malformed(&error))?;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| malformed(&error))?
@@ -202,6 +217,18 @@ impl Files {
         client.alpn_protocols = vec![HTTP_2.to_vec()];
         client.resumption = Resumption::disabled();
         Ok((self.digest(), Sides { server: Arc::new(server), client: Arc::new(client) }))
+    }
+}
+
+/// What is wrong with a file of PEM. The error's own words repeat the file, in which somebody may have put a key.
+fn no_pem(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => {
+            "it ends within a section: it is not whole, or its lines are not those of PEM"
+        }
+        pem::Error::IllegalSectionStart { .. } => "the first line of a section is not PEM's",
+        pem::Error::Base64Decode(_) => "a section is not base64",
+        _ => "it is no PEM",
     }
 }
 

@@ -22,9 +22,13 @@ use super::*;
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
 fn authority() -> Ca {
+    authority_called("a cluster")
+}
+
+fn authority_called(name: &str) -> Ca {
     let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "a cluster");
+    params.distinguished_name.push(DnType::CommonName, name);
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA")
 }
 
@@ -181,6 +185,16 @@ async fn files_that_are_no_good_leave_the_old_ones_in_use() {
     call(address, client).await.expect("the new certificate");
 }
 
+/// The names of so many CAs would not fit the part of a handshake that lists them.
+#[tokio::test]
+async fn any_number_of_authorities_may_be_trusted() {
+    let ca = authority_called(&"a cluster with a long name ".repeat(8));
+    let leaves = [role::HEAD, role::NODE].map(|role| folder(&[&ca; 500], &issue(&ca, role)));
+    let (address, mut seen) = echo(open(&leaves[0], role::HEAD)).await;
+    call(address, open(&leaves[1], role::NODE).now().client).await.expect("a connection");
+    assert_eq!(seen.recv().await, Some(Caller::Certified(vec![role::NODE])));
+}
+
 /// As Kubernetes mounts a Secret: the names are links into `..data`, itself a link that is exchanged.
 #[test]
 fn an_exchanged_link_is_noticed() {
@@ -226,7 +240,11 @@ fn what_is_wrong_is_named() {
     spoilt("tls.key", "nonsense", &["tls.key holds no private key in PEM"]);
     spoilt("tls.key", &issue(&ca, role::HEAD).1, &["tls.key is not the key of", "tls.crt"]);
     let torn = &good.0[..good.0.len() / 2];
-    spoilt("tls.crt", torn, &["tls.crt"]);
+    spoilt("tls.crt", torn, &["tls.crt: it ends within a section"]);
+    spoilt("ca.crt", &good.1.replace('\n', ""), &["ca.crt: it ends within a section"]);
+    spoilt("tls.crt", &good.0.replace("BEGIN", "BEGI"), &["tls.crt holds no certificate in PEM"]);
+    spoilt("ca.crt", &"#".repeat((1 << 20) + 1), &["read", "ca.crt", "larger than 1048576 bytes"]);
+    spoilt("tls.crt", &good.0.repeat(500), &["tls.crt: 500 certificates of", "no peer takes more than 61440"]);
     let folder = folder(&[&ca], &issue(&ca, role::NODE));
     refused(folder.path(), &["tls.crt is not for `head.lockstep`"]);
 }

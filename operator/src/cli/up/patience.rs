@@ -48,7 +48,7 @@ impl Patience {
         // What was fetched is read afterwards, and counts again.
         let (fetching, loading): (Vec<_>, Vec<_>) =
             status.ranks.iter().partition(|rank| rank.phase() == Phase::Downloading);
-        let bytes = |ranks: &[&RankStatus]| ranks.iter().map(|rank| rank.bytes_loaded).sum::<u64>();
+        let bytes = |ranks: &[&RankStatus]| ranks.iter().map(|rank| rank.bytes_loaded).fold(0, u64::saturating_add);
         let (fetched, loaded) = (bytes(&fetching), bytes(&loading));
         let nearer = phases > self.best.0 || fetched > self.best.1 || loaded > self.best.2;
         self.best = (self.best.0.max(phases), self.best.1.max(fetched), self.best.2.max(loaded));

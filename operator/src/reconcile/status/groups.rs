@@ -34,7 +34,9 @@ pub(super) fn of(
         Step::Wait | Step::Stop => Vec::new(),
         _ => ranks::of(cluster, group, &names, ready),
     };
-    let known = |live: Option<u64>, before: Option<i64>| live.map(|now| now as i64).or(before).unwrap_or_default();
+    let known = |live: Option<u64>, before: Option<i64>| {
+        live.map(|now| i64::try_from(now).unwrap_or(i64::MAX)).or(before).unwrap_or_default()
+    };
     let mut status = GroupStatus {
         index: index as i32,
         ready,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::ResourceExt as _;
 use lockstep_proto::v1::{self, Phase};
 
-use crate::heads::Report;
+use crate::heads::{Report, bytes_loaded};
 use crate::plan::{Names, RANK};
 use crate::pods;
 use crate::reconcile::dereference::GroupSeen;
@@ -68,22 +68,23 @@ fn tell(status: &mut RankStatus, said: &v1::RankStatus, report: Option<&Report>)
     };
     status.message.clone_from(&said.message);
     if [Phase::Loading, Phase::Downloading].contains(&said.phase()) && said.bytes_total > 0 {
-        let percent = 100 * said.bytes_loaded / said.bytes_total;
+        let percent = (said.bytes_loaded.saturating_mul(100) / said.bytes_total).min(100);
         status.percent_loaded = Some((percent - percent % PROGRESS_STEP) as i32);
-        status.bytes_total = Some(said.bytes_total as i64);
-        status.seconds_left = report.and_then(|report| left(report, said)).map(|left| left.as_secs() as i64);
+        status.bytes_total = Some(i64::try_from(said.bytes_total).unwrap_or(i64::MAX));
+        status.seconds_left =
+            report.and_then(|report| left(report, said)).map(|left| i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
     }
 }
 
 /// An estimate of the time until the rank's weights are loaded: at the pace of the whole group so far.
 fn left(report: &Report, said: &v1::RankStatus) -> Option<Duration> {
     let (since, before) = report.loading_since?;
-    let loaded: u64 = report.status.ranks.iter().map(|rank| rank.bytes_loaded).sum();
+    let loaded = bytes_loaded(&report.status);
     let ranks = report.status.ranks.len().max(1) as f64;
     let pace = loaded.saturating_sub(before) as f64 / ranks / since.elapsed().as_secs_f64().max(0.1);
     if pace < 1.0 {
         return None;
     }
     let seconds = (said.bytes_total.saturating_sub(said.bytes_loaded) as f64 / pace) as u64;
-    Some(Duration::from_secs(seconds.div_ceil(ESTIMATE_STEP) * ESTIMATE_STEP))
+    Some(Duration::from_secs(seconds.div_ceil(ESTIMATE_STEP).saturating_mul(ESTIMATE_STEP)))
 }

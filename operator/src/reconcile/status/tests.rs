@@ -210,6 +210,21 @@ fn a_transition_keeps_its_time_and_is_told_once() {
     assert!(told.iter().all(|news| !news.warning));
 }
 
+/// A head may say anything: its numbers are cut to what a status holds.
+#[test]
+fn numbers_without_bounds_are_cut() {
+    let mut report = report(false, [Phase::Loading, Phase::Downloading]);
+    report.status.epoch = u64::MAX;
+    for rank in &mut report.status.ranks {
+        (rank.bytes_loaded, rank.bytes_total) = (u64::MAX / 2, u64::MAX);
+    }
+    report.loading_since = Some((Instant::now(), 0));
+    let told = told(&object(TWO_PODS), running(false), running(false), Some(report));
+    let group = &told.status.groups[0];
+    assert_eq!((group.epoch, group.ranks[0].bytes_total), (i64::MAX, Some(i64::MAX)));
+    assert!(group.ranks.iter().all(|rank| (0..=100).contains(&rank.percent_loaded.unwrap())));
+}
+
 #[test]
 fn a_thousand_ranks_fit_and_those_that_serve_go_first() {
     let mut groups: Vec<GroupStatus> = (0..4)

@@ -32,6 +32,12 @@ fn the_checked_in_crd_is_the_derived_one() {
 }
 
 #[test]
+fn what_does_not_end_is_no_manifest() {
+    let told = super::load("/dev/zero".as_ref()).unwrap_err().to_string();
+    assert!(told.contains("/dev/zero has more than 1572864 bytes"), "{told}");
+}
+
+#[test]
 fn the_sample_is_good() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/quickstart.yaml");
     let cluster = super::load(path.as_ref()).unwrap();

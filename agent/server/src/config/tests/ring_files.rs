@@ -84,5 +84,5 @@ fn a_wrong_file_is_refused() {
     for (text, further, parts) in rows {
         check_one(&text, of_file(&text, further), &Err(parts));
     }
-    check(&[("RING_CONFIG=/nonexistent/ring.json", CPU, Err(&["RING_CONFIG=/nonexistent/ring.json", "open"]))]);
+    check(&[("RING_CONFIG=/nonexistent/ring.json", CPU, Err(&["RING_CONFIG=/nonexistent/ring.json", "No such file"]))]);
 }

@@ -1,0 +1,182 @@
+//! Certificates and keys: the files of an agent, and the Secrets of an operator.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
+use lockstep_agent::auth::{GroupKey, Side};
+use lockstep_agent::tls::{Tls, connect, incoming};
+use lockstep_collectives::ring;
+use lockstep_operator::certificates::{Role, data, decide, secret_of};
+use lockstep_operator::heads::Credentials;
+use lockstep_operator::plan::ClusterNames;
+use lockstep_operator::reconcile::validate::{Defaults, Validated, validate};
+use lockstep_proto::names::role;
+use lockstep_proto::v1::GetStatusRequest;
+use lockstep_proto::v1::cluster_client::ClusterClient;
+use lockstep_tests::certificates::Authority;
+use tempfile::{NamedTempFile, TempDir};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+
+use crate::block_on;
+use crate::parts::{file_of, parts};
+
+/// A handshake takes less.
+const ENDS: Duration = Duration::from_secs(15);
+/// Longest error.
+const BRIEF: usize = 1024;
+/// When the operator looks at the Secrets, in seconds of Unix time.
+const NOW: i64 = 1_700_000_000;
+/// Looks after which all Secrets are as they should be: a new CA comes in steps.
+const LOOKS: usize = 4;
+
+/// The files of `LOCKSTEP_TLS_DIR`: `ca.crt`, `tls.crt`, `tls.key`; what an input leaves out is as it should be. They
+/// are read by an agent that starts, and by one that has good ones already.
+pub fn tls_files(bytes: &[u8]) {
+    let folder = authority().folder(role::HEAD);
+    let served = Arc::new(Tls::open(folder.path(), role::HEAD).expect("good files"));
+    for (name, part) in ["ca.crt", "tls.crt", "tls.key"].into_iter().zip(parts(bytes)) {
+        std::fs::write(folder.path().join(name), file_of(part)).expect("write");
+    }
+    match Tls::open(folder.path(), role::HEAD).map(Arc::new) {
+        // Whether they suit each other is for the handshake to say.
+        Ok(opened) => drop(block_on(meet(&served, &opened))),
+        Err(error) => {
+            assert!(error.to_string().len() < BRIEF, "{error}");
+            block_on(meet(&served, &node())).expect("the good files are used on");
+        }
+    }
+}
+
+/// The file of `LOCKSTEP_GROUP_KEY_FILE`.
+pub fn group_key(bytes: &[u8]) {
+    let file = written(&file_of(bytes));
+    match GroupKey::read(file.path()) {
+        Ok(key) => {
+            ring::GroupKey::new(key.bytes()).expect("what control streams take the ring takes too");
+            let proof = key.prove(Side::Node, "fuzz", b"node", b"head");
+            assert!(key.accepts(&proof, Side::Node, "fuzz", b"node", b"head"));
+        }
+        Err(error) => assert!(error.to_string().len() < BRIEF, "{error}"),
+    }
+}
+
+/// Secrets of a cluster, as the operator finds them: each part is one entry, after a line with its role and key.
+pub fn secrets(bytes: &[u8]) {
+    let names = ClusterNames::new(&cluster().name);
+    let mut held: Vec<Secret> = Vec::new();
+    for part in parts(bytes) {
+        let text = String::from_utf8_lossy(part);
+        let Some((role, key)) = text.lines().next().and_then(|line| line.split_once(' ')) else { continue };
+        let Some(role) = Role::ALL.into_iter().find(|known| known.as_str() == role) else { continue };
+        let value = part.iter().position(|byte| *byte == b'\n').map_or(&[][..], |end| &part[end + 1..]);
+        entries(&mut held, &secret_of(&names, role)).insert(key.to_owned(), ByteString(file_of(value)));
+    }
+    credentials(&held, &secret_of(&names, Role::Operator)).ok();
+    let now = Timestamp::from_second(NOW).expect("a time");
+    for look in 0.. {
+        let decision = decide(cluster(), &held, now).expect("Secrets can be made whatever was there");
+        assert!(decision.look_again > now);
+        if decision.write.is_empty() {
+            break;
+        }
+        assert!(look < LOOKS, "the operator writes at each look");
+        for secret in decision.write {
+            held.retain(|old| old.metadata.name != secret.metadata.name);
+            held.push(secret);
+        }
+    }
+    credentials(&held, &secret_of(&names, Role::Operator)).expect("what the operator makes it can use");
+    for (role, name) in [(Role::Head, role::HEAD), (Role::Node, role::NODE)] {
+        let secret = held.iter().find(|secret| secret.metadata.name == Some(secret_of(&names, role)));
+        mounted(secret.expect("each role has a Secret"), name);
+    }
+}
+
+/// Agents take what is in a pod's Secret.
+fn mounted(secret: &Secret, role: &'static str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, value) in secret.data.iter().flatten() {
+        std::fs::write(folder.path().join(name), &value.0).expect("write");
+    }
+    Tls::open(folder.path(), role).expect("files that agents take");
+    GroupKey::read(&folder.path().join(data::GROUP_KEY)).expect("a key that agents take");
+}
+
+fn credentials(held: &[Secret], name: &str) -> Result<Credentials, Box<dyn std::error::Error>> {
+    let secret = held.iter().find(|secret| secret.metadata.name.as_deref() == Some(name));
+    let data = secret.and_then(|secret| secret.data.clone()).unwrap_or_default();
+    let bytes = |key: &str| data.get(key).map(|value| value.0.as_slice()).unwrap_or_default();
+    Ok(Credentials::new(bytes(data::CA_CERTIFICATE), bytes(data::CERTIFICATE), bytes(data::KEY))?)
+}
+
+/// The data of the Secret `name`, which is made where it is not there.
+fn entries<'a>(held: &'a mut Vec<Secret>, name: &str) -> &'a mut BTreeMap<String, ByteString> {
+    let at = held.iter().position(|secret| secret.metadata.name.as_deref() == Some(name)).unwrap_or_else(|| {
+        let mut secret = Secret::default();
+        secret.metadata.name = Some(name.to_owned());
+        held.push(secret);
+        held.len() - 1
+    });
+    held[at].data.get_or_insert_default()
+}
+
+fn cluster() -> &'static Validated {
+    static CLUSTER: OnceLock<Validated> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        let text = "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: { name: llama }\n\
+                    spec: { model: { source: 'builtin://tiny' } }\n";
+        let mut cluster = lockstep_operator::resource::parse(text, "fuzz").expect("a cluster");
+        cluster.metadata.uid = Some("6d1e".into());
+        validate(&cluster, &Defaults { agent_image: "agent:1".into(), operator_pods: None }).expect("a cluster")
+    })
+}
+
+pub fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    AUTHORITY.get_or_init(Authority::new)
+}
+
+/// A caller with good files.
+pub fn node() -> Arc<Tls> {
+    static NODE: OnceLock<(TempDir, Arc<Tls>)> = OnceLock::new();
+    let opened = NODE.get_or_init(|| {
+        let folder = authority().folder(role::NODE);
+        let tls = Arc::new(Tls::open(folder.path(), role::NODE).expect("good files"));
+        (folder, tls)
+    });
+    Arc::clone(&opened.1)
+}
+
+/// One connection; the error says at which end it came to nothing.
+async fn meet(server: &Arc<Tls>, caller: &Arc<Tls>) -> Result<(), String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
+    let mut accepted = incoming(listener, Some(Arc::clone(server)));
+    let endpoint = Channel::from_shared(endpoint).expect("an address");
+    let called = async {
+        let channel = connect(&endpoint, Arc::clone(caller)).await.map_err(|error| format!("{error:?}"))?;
+        // A caller knows that its certificate was refused only once it hears something.
+        ClusterClient::new(channel).get_status(GetStatusRequest {}).await.map(drop).map_err(|error| error.to_string())
+    };
+    let met = async {
+        tokio::select! {
+            biased;
+            accepted = accepted.next() => accepted.map(drop).ok_or_else(|| "nobody was let in".to_owned()),
+            called = called => called,
+        }
+    };
+    timeout(ENDS, met).await.expect("a handshake does not end")
+}
+
+pub fn written(bytes: &[u8]) -> NamedTempFile {
+    let file = NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), bytes).expect("write");
+    file
+}

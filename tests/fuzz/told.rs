@@ -1,0 +1,147 @@
+//! What others tell of a group: its head, on its own pages and to the `lockstep` command, and Kubernetes.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::serde::de::DeserializeOwned;
+use lockstep_operator::diagnosis::{Observed, diagnose};
+use lockstep_operator::plan::{HEAD, RANK};
+use lockstep_operator::pods;
+use lockstep_operator::resource::{self, InferenceCluster};
+use lockstep_proto::v1::cluster_client::ClusterClient;
+use lockstep_proto::v1::{ClusterStatus, GetStatusRequest};
+use lockstep_tests::process::program;
+use prost::Message as _;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::block_on;
+use crate::requests::Servers;
+use crate::wire::heard;
+use crate::words::objects_of;
+
+/// A command that has not ended by then hangs.
+const ENDS: Duration = Duration::from_secs(15);
+/// Exit status of a program that panicked.
+const PANICKED: i32 = 101;
+/// Bytes of a crash's log that a status keeps.
+const MAX_LOG: usize = 1024;
+/// When Kubernetes tells it, in seconds of Unix time.
+const NOW: i64 = 1_700_000_000;
+
+/// A group's status: most of it is what nodes say of themselves. The pages and the metrics show it, whatever it is.
+pub fn group_status(bytes: &[u8]) {
+    static SERVERS: OnceLock<Servers> = OnceLock::new();
+    let Ok(status) = ClusterStatus::decode(bytes) else { return };
+    let servers = SERVERS.get_or_init(Servers::start);
+    servers.status.send_replace(status.clone());
+    for (path, up) in [("/ready", status.ready), ("/accepting", status.accepting), ("/metrics", true)] {
+        let asked = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let answer = heard(servers.http, asked.as_bytes(), |answer| !answer.is_empty());
+        let expected = if up { "HTTP/1.1 200" } else { "HTTP/1.1 503" };
+        assert!(answer.starts_with(expected.as_bytes()), "{path}: {}", String::from_utf8_lossy(&answer));
+    }
+    let told = block_on(ClusterClient::new(servers.channel.clone()).get_status(GetStatusRequest {}));
+    assert_eq!(told.expect("the status").into_inner().encode_to_vec(), status.encode_to_vec());
+}
+
+/// What a head answers to `lockstep`, as messages of gRPC on the wire; the first line says to which command.
+pub fn head_answers(bytes: &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let host = host();
+    *host.says.lock().expect("no panic while it is held") = bytes[(end + 1).min(bytes.len())..].to_vec();
+    let words = match &bytes[..end] {
+        b"generate" => vec!["generate", "hello"],
+        b"json" => vec!["status", "-o", "json"],
+        b"watch" => vec!["status", "--watch"],
+        _ => vec!["status"],
+    };
+    let mut command = Command::new(program("lockstep"));
+    command.args(words).arg(format!("--endpoint={}", host.address)).env_clear();
+    let said = tempfile::NamedTempFile::new().expect("a file");
+    let stderr = said.reopen().expect("the file");
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().expect("start the command");
+    let began = Instant::now();
+    let code = loop {
+        if let Some(status) = child.try_wait().expect("look at the command") {
+            break status.code();
+        }
+        if began.elapsed() > ENDS {
+            child.kill().ok();
+            panic!("the command does not end");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let said = std::fs::read_to_string(said.path()).unwrap_or_default();
+    assert!(code.is_some_and(|code| code < PANICKED), "{code:?}: {said}");
+}
+
+/// Objects as the API server gives them, in JSON: `cluster`, `pods`, `events`, `nodes`. Most of what they say comes from
+/// elsewhere: last words of containers, and messages of kubelets and schedulers.
+pub fn kubernetes(bytes: &[u8]) {
+    let Ok(told) = serde_json::from_slice::<Value>(bytes) else { return };
+    let pods: Vec<Pod> = listed(&told["pods"]);
+    for pod in &pods {
+        for name in [HEAD, RANK] {
+            let trouble = pods::trouble(pod, name);
+            assert!(trouble.is_none_or(|trouble| !trouble.phase.is_empty()));
+        }
+        let crashes = pods::crashes(pod);
+        assert!(crashes.iter().all(|crash| crash.exit_code != 0 && crash.log.len() <= MAX_LOG));
+        pods::budget_spent(pod, 3).then(|| pods::restarts(pod, RANK));
+    }
+    let Some(cluster) = stored(&told["cluster"]) else { return };
+    let (events, nodes) = (listed(&told["events"]), listed(&told["nodes"]));
+    let now = Timestamp::from_second(NOW).expect("a time");
+    let found = diagnose(&Observed { cluster: &cluster, pods: &pods, events: &events, nodes: &nodes, now });
+    assert!(!found.message.is_empty(), "{found:?}");
+    objects_of(&cluster);
+}
+
+/// A cluster as the API server has it: judged and with its defaults, and with what it and the operator wrote.
+fn stored(told: &Value) -> Option<InferenceCluster> {
+    let given = json!({
+        "apiVersion": "lockstep.dev/v1alpha1", "kind": "InferenceCluster", "metadata": {"name": "llama"},
+        "spec": told["spec"],
+    });
+    let mut cluster = resource::parse(&given.to_string(), "fuzz").ok()?;
+    cluster.metadata = serde_json::from_value(told["metadata"].clone()).ok()?;
+    cluster.status = serde_json::from_value(told["status"].clone()).ok()?;
+    Some(cluster)
+}
+
+/// Those that are what they should be.
+fn listed<K: DeserializeOwned>(all: &Value) -> Vec<K> {
+    all.as_array().into_iter().flatten().filter_map(|one| serde_json::from_value(one.clone()).ok()).collect()
+}
+
+/// Answers whatever it is asked with what it was told to say.
+struct Host {
+    address: SocketAddr,
+    says: Arc<Mutex<Vec<u8>>>,
+}
+
+fn host() -> &'static Host {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    HOST.get_or_init(|| {
+        block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let (address, says) = (listener.local_addr().expect("its address"), Arc::<Mutex<Vec<u8>>>::default());
+            let told = Arc::clone(&says);
+            let answer = move || {
+                let says = told.lock().expect("no panic while it is held").clone();
+                std::future::ready(([(CONTENT_TYPE, "application/grpc")], says))
+            };
+            let router = Router::new().fallback(answer);
+            tokio::spawn(async move { axum::serve(listener, router).await.expect("serve") });
+            Host { address, says }
+        })
+    })
+}

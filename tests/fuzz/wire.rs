@@ -1,0 +1,220 @@
+//! What ports hear below messages: heads of HTTP/1.1, frames of HTTP/2 with their compressed headers, headers of any
+//! bytes, and first words of TLS.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use lockstep_agent::tls::{Tls, connect, incoming};
+use lockstep_proto::names::role;
+use lockstep_proto::v1::GenerateRequest;
+use lockstep_proto::v1::generate_request::Prompt;
+use prost::Message as _;
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+
+use crate::block_on;
+use crate::requests::servers;
+use crate::secrets::{authority, node};
+
+/// A port that has not answered or hung up by then is taken for hung.
+const ANSWER: Duration = Duration::from_secs(15);
+/// Whoever has said nothing for so long has said all.
+const QUIET: Duration = Duration::from_millis(20);
+/// Longest payload that a peer takes unasked; RFC 9113, 4.2.
+const MAX_FRAME: usize = 1 << 14;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// What the HTTP port is asked.
+const BODY: &[u8] =
+    br#"{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "max_tokens": 4}"#;
+
+/// The HTTP port, which speaks HTTP/1.1 and HTTP/2.
+pub fn http_bytes(bytes: &[u8]) {
+    let answer = heard(servers().http, bytes, |_| true);
+    let failed = answer.windows(12).any(|part| part == b"HTTP/1.1 500");
+    assert!(!failed, "{}", String::from_utf8_lossy(&answer));
+}
+
+/// The gRPC port: HTTP/2 alone.
+pub fn grpc_bytes(bytes: &[u8]) {
+    heard(servers().grpc, bytes, |_| true);
+}
+
+/// A request by HTTP/2 whose headers may have any names and values. The first line says where it goes, `POST /path`;
+/// each further one is a header, `name: value`.
+pub fn headers(bytes: &[u8]) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let (method, path) = cut(lines.next().unwrap_or_default(), b" ");
+    let grpc = path.starts_with(b"/lockstep") || path.starts_with(b"/grpc");
+    let mut block = Vec::new();
+    for (name, value) in [(":method", method), (":scheme", b"http"), (":path", path), (":authority", b"fuzz")] {
+        literal(&mut block, name.as_bytes(), value);
+    }
+    for line in lines {
+        let (name, value) = cut(line, b": ");
+        literal(&mut block, name, value);
+    }
+    let mut asked = PREFACE.to_vec();
+    frame(&mut asked, SETTINGS, 0, 0, &[]);
+    let mut kind = HEADERS;
+    let mut chunks = block.chunks(MAX_FRAME).peekable();
+    while let Some(chunk) = chunks.next() {
+        frame(&mut asked, kind, if chunks.peek().is_none() { END_HEADERS } else { 0 }, 1, chunk);
+        kind = CONTINUATION;
+    }
+    frame(&mut asked, DATA, END_STREAM, 1, &if grpc { message() } else { BODY.to_vec() });
+    let address = if grpc { servers().grpc } else { servers().http };
+    let answer = heard(address, &asked, answered);
+    assert!(answered(&answer), "the request is not answered");
+}
+
+/// Whether a frame says what became of a request.
+fn answered(answer: &[u8]) -> bool {
+    let mut rest = answer;
+    while let [a, b, c, kind, ..] = rest {
+        if matches!(*kind, HEADERS | RST_STREAM | GOAWAY) {
+            return true;
+        }
+        let whole = 9 + u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        rest = rest.get(whole..).unwrap_or_default();
+    }
+    false
+}
+
+/// A message of gRPC: not compressed, its length, itself.
+fn message() -> Vec<u8> {
+    let prompt = Some(Prompt::Text("hi".into()));
+    let message = GenerateRequest { model: "tiny".into(), prompt, ..Default::default() }.encode_to_vec();
+    [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat()
+}
+
+fn cut<'a>(line: &'a [u8], at: &[u8]) -> (&'a [u8], &'a [u8]) {
+    let place = line.windows(at.len()).position(|window| window == at);
+    place.map_or((line, &[][..]), |place| (&line[..place], &line[place + at.len()..]))
+}
+
+/// RFC 9113, 4.1.
+fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    out.extend(&(payload.len() as u32).to_be_bytes()[1..]);
+    out.extend([kind, flags]);
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+}
+
+/// A header as bytes, without a table and without Huffman's code; RFC 7541, 6.2.2.
+fn literal(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    block.push(0);
+    for text in [name, value] {
+        let mut rest = text.len();
+        block.push(rest.min(127) as u8);
+        if rest >= 127 {
+            rest -= 127;
+            while rest >= 128 {
+                block.push((rest % 128) as u8 | 128);
+                rest /= 128;
+            }
+            block.push(rest as u8);
+        }
+        block.extend(text);
+    }
+}
+
+/// What a TLS port hears of a stranger (`c`), or a caller of a strange port (`d`).
+pub fn handshake(bytes: &[u8]) {
+    match bytes.split_first() {
+        Some((b'd', said)) => dialled(said),
+        Some((_, said)) => called(said),
+        None => {}
+    }
+}
+
+/// A stranger is not let in.
+fn called(said: &[u8]) {
+    static PORT: OnceLock<(SocketAddr, TempDir)> = OnceLock::new();
+    static LET_IN: AtomicU64 = AtomicU64::new(0);
+    let (address, _) = PORT.get_or_init(|| {
+        let folder = authority().folder(role::HEAD);
+        let tls = Tls::open(folder.path(), role::HEAD).expect("good files").into();
+        let address = block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("its address");
+            tokio::spawn(incoming(listener, Some(tls)).for_each(async |_| {
+                LET_IN.fetch_add(1, Ordering::Relaxed);
+            }));
+            address
+        });
+        (address, folder)
+    });
+    heard(*address, said, |_| true);
+    assert_eq!(LET_IN.load(Ordering::Relaxed), 0, "a stranger was let in");
+}
+
+/// A strange port is no head.
+fn dialled(said: &[u8]) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = Channel::from_shared(format!("http://{}", listener.local_addr().expect("its address")));
+    let said = said.to_vec();
+    let stranger = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a call");
+        stream.write_all(&said).ok();
+        stream.shutdown(Shutdown::Write).ok();
+        closed(&mut stream);
+    });
+    let endpoint = endpoint.expect("an address");
+    let met = block_on(async { timeout(ANSWER, connect(&endpoint, node())).await }).expect("a handshake does not end");
+    assert!(met.is_err(), "a stranger was taken for a head");
+    stranger.join().expect("the caller hangs up");
+}
+
+/// Says `bytes` to a port, hears it out once `enough` was heard, and sees that it hangs up when nothing more can come.
+pub fn heard(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).expect("the port is served");
+    stream.set_write_timeout(Some(ANSWER)).expect("a timeout");
+    stream.set_read_timeout(Some(QUIET)).expect("a timeout");
+    // It may have hung up already.
+    stream.write_all(bytes).ok();
+    let (mut answer, began) = (Vec::new(), Instant::now());
+    let mut part = [0; 1 << 14];
+    loop {
+        match stream.read(&mut part) {
+            Ok(0) => return answer,
+            Ok(read) => answer.extend_from_slice(&part[..read]),
+            Err(error) if !waits(&error) => return answer,
+            Err(_) if enough(&answer) || began.elapsed() > ANSWER => break,
+            Err(_) => {}
+        }
+    }
+    stream.shutdown(Shutdown::Write).ok();
+    closed(&mut stream);
+    answer
+}
+
+/// Waits for the other end to hang up.
+pub fn closed(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
+    let mut part = [0; 1 << 14];
+    let ended = loop {
+        match stream.read(&mut part) {
+            Ok(0) => break true,
+            Ok(_) => {}
+            Err(error) => break !waits(&error),
+        }
+    };
+    assert!(ended, "the connection is left open");
+}
+
+fn waits(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
