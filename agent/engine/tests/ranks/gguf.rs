@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::common::{Ranks, Setup};
 use crate::parity::plan;
 use candle_core::{Device, Tensor};
-use lockstep_engine::{DTypeChoice, Runner, describe, gguf, open, resolve, verify, weight_facts};
+use lockstep_engine::{Accelerator, DTypeChoice, Devices, Runner, describe, gguf, open, resolve, verify, weight_facts};
 use lockstep_schedule::plan::PlanTokens;
 
 /// A file of each architecture; `mixtral` is a `llama` with experts.
@@ -35,6 +35,16 @@ fn furthest(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// After each token of a prompt that is fed one by one.
+fn logits(setup: &Setup, prompt: &[u32]) -> Vec<Vec<f32>> {
+    let ranks = Ranks::start(setup);
+    let step = |(position, token): (usize, &u32)| {
+        let rows = [(position, PlanTokens::Given(vec![*token]))];
+        ranks.step(&plan(&ranks, position as u64 + 1, setup, &rows)).logits.remove(0)
+    };
+    prompt.iter().enumerate().map(step).collect()
+}
+
 #[test]
 fn logits_are_those_of_the_packages_dequantization() {
     for name in NAMES {
@@ -42,19 +52,28 @@ fn logits_are_those_of_the_packages_dequantization() {
             candle_core::safetensors::load(path(&format!("{name}.safetensors")), &Device::Cpu).unwrap();
         let prompt: Vec<u32> = expected["prompt"].to_vec1().unwrap();
         for (world_size, stages) in GRIDS {
-            let setup = Setup { stages, ..setup(name, world_size) };
-            let ranks = Ranks::start(&setup);
-            let step = |(position, token): (usize, &u32)| {
-                let rows = [(position, PlanTokens::Given(vec![*token]))];
-                ranks.step(&plan(&ranks, position as u64 + 1, &setup, &rows)).logits.remove(0)
-            };
-            let logits: Vec<Vec<f32>> = prompt.iter().enumerate().map(step).collect();
+            let logits = logits(&Setup { stages, ..setup(name, world_size) }, &prompt);
             let from = |name: &str| furthest(&logits, &expected[name].to_vec2().unwrap());
             let (exact, rounded) = (from("exact"), from(&format!("rounded.{}", world_size / stages)));
             println!("{name}.gguf at {world_size} ranks in {stages} stages: {exact}, {rounded} where rounded");
             assert!(exact < TOLERANCE, "{name}.gguf at {world_size} ranks in {stages} stages: {exact}");
             assert!(rounded < ROUNDED_TOLERANCE, "{name}.gguf at {world_size} ranks in {stages} stages: {rounded}");
         }
+    }
+}
+
+/// Blocks stay blocks on a device without kernels too, where candle rounds up to 256 activations at once.
+#[test]
+fn a_file_is_read_onto_a_device() {
+    for name in NAMES {
+        let expected: HashMap<String, Tensor> =
+            candle_core::safetensors::load(path(&format!("{name}.safetensors")), &Device::Cpu).unwrap();
+        let devices = Devices { accelerators: vec![Accelerator::plain(1 << 30)], rest_on_cpu: false };
+        let setup = Setup { devices, ..setup(name, 1) };
+        let found =
+            furthest(&logits(&setup, &expected["prompt"].to_vec1().unwrap()), &expected["exact"].to_vec2().unwrap());
+        println!("{name}.gguf on a device: {found}");
+        assert!(found < TOLERANCE, "{name}.gguf on a device: {found}");
     }
 }
 

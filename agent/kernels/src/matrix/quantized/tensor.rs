@@ -52,14 +52,7 @@ impl QuantTensor {
         let (out_features, width) = weight.dims2()?;
         let weight = host::borrow("weight", weight)?;
         let encoder = Encoder::new(weight.elements()?, width, format, &columns)?;
-        let mut bytes = Vec::new();
-        encoder.rows(0..out_features, &mut bytes)?;
-        // Blocks after the last column are not kept.
-        let (kept, all) = (columns.end.div_ceil(format.columns()), width.div_ceil(format.columns()));
-        if kept < all {
-            let rows = bytes.chunks_exact((all * format.bytes()).max(1));
-            bytes = rows.flat_map(|row| &row[..kept * format.bytes()]).copied().collect();
-        }
+        let bytes = encoder.all(ctx, out_features, columns.end)?;
         QuantTensor::from_blocks(ctx, format, &bytes, out_features, columns)
     }
 
