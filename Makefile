@@ -24,6 +24,10 @@ build: ## Build the programs: lockstep, lockstep-agent
 	@tests/prepare build
 	$(CARGO) build --workspace --bins $(LOCKED)
 
+.PHONY: cuda
+cuda: ## Build the agent for NVIDIA GPUs; needs none, nor CUDA, and takes a quarter of an hour the first time
+	@tests/cuda/build build $(LOCKED)
+
 .PHONY: demo
 demo: build ## Start a head and two workers on this machine, ask the model a question, print its answer
 	$(BIN)/lockstep up $(CLUSTER) --prompt "$(PROMPT)"
