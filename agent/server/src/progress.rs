@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval_at};
@@ -32,7 +32,7 @@ pub async fn until_served(mut status: watch::Receiver<ClusterStatus>, terminal: 
             break end;
         }
         tokio::select! {
-            changed = status.changed() => changed.context("the head ended")?,
+            changed = status.changed() => changed.map_err(|_| anyhow!("the head stopped before the group served"))?,
             _ = tick.tick() => {
                 let line = pending(&status.borrow());
                 if line != told {
@@ -56,7 +56,7 @@ fn end(status: &ClusterStatus) -> Option<anyhow::Result<()>> {
     }
     let lost = |rank: &&RankStatus| rank.node == 0 && rank.restarts >= TRIES && rank.phase() == Phase::Lost;
     let RankStatus { rank, restarts, message, .. } = status.ranks.iter().find(lost)?;
-    Some(Err(anyhow::anyhow!("rank {rank} ended {restarts} times before it served: {message}")))
+    Some(Err(anyhow!("rank {rank} ended {restarts} times before it served: {message}")))
 }
 
 /// The first rank that is not there yet, and how many more.
