@@ -145,7 +145,7 @@ fn no_nccl(
     }
     if around.build.visible_devices == 0 {
         warnings.push(format!(
-            "{}=1 changes nothing: this build has no NCCL and places all layers on the CPU",
+            "{}=1 changes nothing: this build sees no GPU and places all layers on the CPU",
             env::NO_NCCL
         ));
         return Ok(false);
