@@ -2,6 +2,7 @@
 
 use lockstep_proto::names::env;
 
+use super::RingSetup;
 use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::values::{KvCacheMemory, Setting};
@@ -18,6 +19,29 @@ pub struct DevicesConfig {
     pub plain: Option<Vec<u64>>,
     /// One rank has all of them, and the CPU for what does not fit (`MISTRALRS_NO_NCCL`); else each local rank has one.
     pub one_rank: bool,
+}
+
+impl DevicesConfig {
+    /// Refuses ranks that could exchange tensors in no way that was asked for. Devices that were found, and not told to be
+    /// a ring, are for NCCL: the ring would take every sum through the host's memory.
+    ///
+    /// # Errors
+    /// Several ranks, which have devices.
+    pub fn check_group(&self, world_size: u32, ring: &RingSetup) -> Result<(), ConfigError> {
+        if world_size == 1 || self.visible == 0 || matches!(ring, RingSetup::Ring { .. }) {
+            return Ok(());
+        }
+        Err(ConfigError::contradiction(
+            format!("{world_size} ranks have a device each"),
+            "this version does not form groups over NCCL yet",
+            format!(
+                "set {}=1 for one rank over the devices of this machine, tell the group as a ring ({}, …), or hide the \
+                 devices (CUDA_VISIBLE_DEVICES=\"\")",
+                env::NO_NCCL,
+                env::RING_RANK
+            ),
+        ))
+    }
 }
 
 /// # Errors

@@ -301,27 +301,10 @@ fn group_config(
         context_length: context_length(config, description)?,
         max_num_seqs: config.serving.max_num_seqs,
     };
-    let backend = backend(config)?;
+    config.common.devices.check_group(topology.world_size, &config.ring)?;
+    let backend = if topology.world_size == 1 { "solo" } else { "ring" };
     let nodes = topology.num_workers as usize + 1;
     Ok(GroupConfig { nodes, local_world_size: topology.local_world_size, backend, assignment })
-}
-
-/// How the ranks exchange tensors. Devices that were found, and not told to be a ring, are for NCCL alone: the ring would
-/// take every sum through the host's memory, which nobody asked for.
-fn backend(config: &HeadConfig) -> anyhow::Result<&'static str> {
-    let (world_size, devices) = (config.topology.world_size, config.common.devices.visible);
-    if world_size == 1 {
-        return Ok("solo");
-    }
-    let told_as_ring = matches!(config.ring, RingSetup::Ring { .. });
-    anyhow::ensure!(
-        devices == 0 || told_as_ring,
-        "{world_size} ranks with a device each need NCCL, which this version does not form yet: set {}=1 for one rank over \
-         the devices of this machine, tell the group as a ring ({}, …), or hide the devices (CUDA_VISIBLE_DEVICES=\"\")",
-        env::NO_NCCL,
-        env::RING_RANK
-    );
-    Ok("ring")
 }
 
 fn model_info(config: &HeadConfig, description: &ModelDescription, weights: &WeightFacts, text: &Text) -> ModelInfo {

@@ -14,6 +14,7 @@ use super::rank::LoadSpec;
 impl Node {
     pub(super) fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
         let assignment = self.assignment.clone();
+        self.config.common.devices.check_group(assignment.world_size, &self.config.ring)?;
         let (rank, world) = (assignment.first_rank as usize + local_rank, assignment.world_size as usize);
         let stages = assignment.pipeline_parallel_size as usize;
         let grid = Grid::new(rank, world, stages)

@@ -301,7 +301,10 @@ impl Node {
             Opened::Progress(progress) => self.downloads(progress, outbound).await,
             Opened::Files(files) => {
                 self.opening = None;
-                self.load(&files)
+                match self.load(&files) {
+                    Ok(()) => Ok(()),
+                    Err(error) => send(outbound, self.fatal(0, format!("{error:#}"))).await,
+                }
             }
             Opened::Failed(reason) => {
                 let from = self.opening.take().map(|opening| opening.source.clone()).unwrap_or_default();

@@ -293,6 +293,21 @@ fn devices_can_be_declared() {
 }
 
 #[test]
+fn ranks_with_devices_need_nccl_or_to_be_told_a_ring() {
+    let auto = RingSetup::Auto { listen: "127.0.0.1:0".parse().unwrap(), or_free: false };
+    let right = HostPort { host: "a".into(), port: 1 };
+    let told = RingSetup::Ring { listen: "127.0.0.1:1".parse().unwrap(), right, rank: 0, world_size: 2 };
+    let with = |visible| DevicesConfig { visible, ..Default::default() };
+    for (devices, world_size, ring) in [(with(0), 2, &auto), (with(1), 1, &auto), (with(1), 2, &told)] {
+        devices.check_group(world_size, ring).unwrap();
+    }
+    let error = with(1).check_group(2, &auto).unwrap_err().to_string();
+    for part in ["2 ranks have a device each", "NCCL", "MISTRALRS_NO_NCCL=1", "RING_RANK"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn stages_are_equal_and_take_whole_nodes_or_share_one() {
     check(&[
         ("MISTRALRS_PIPELINE_PARALLEL=0", CPU, Err(&["MISTRALRS_PIPELINE_PARALLEL=0", "from 1"])),
