@@ -1,9 +1,11 @@
 //! What comes over the control streams: to the head from its nodes, to a node from its head.
 //!
-//! Inputs are messages one after the other, each as a byte that names the stream, its length (a varint) and itself.
+//! Inputs are messages one after the other, each as a byte that names the stream, its length (a varint) and itself. Where
+//! the first byte is 128 or more, the one that hears them has a group key.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
@@ -16,6 +18,7 @@ use lockstep_proto::node::control_server::{Control, ControlServer};
 use lockstep_proto::node::{FromHead, FromNode, from_head, from_node};
 use lockstep_tests::process::free_port;
 use prost::Message;
+use tempfile::NamedTempFile;
 use tokio::task::{JoinHandle, LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::block_on;
 use crate::files::step_of_a_rank;
+use crate::secrets::written;
 use crate::wire::heard;
 
 /// Whoever has not ended by then hangs.
@@ -51,20 +55,27 @@ pub fn step_done(bytes: &[u8]) {
 
 /// The streams of two nodes, to a head of their own.
 pub fn from_nodes(bytes: &[u8]) {
-    with_a_head(async |channel, _| talk(ControlClient::new(channel), bytes).await);
+    with_a_head(keyed(bytes), async |channel, _| talk(ControlClient::new(channel), bytes).await);
 }
 
 /// Bytes to a head's control port, as they are on the wire.
 pub fn bytes(bytes: &[u8]) {
     let said = bytes.to_vec();
-    with_a_head(async |_, address| {
+    with_a_head(None, async |_, address| {
         let said = spawn_blocking(move || heard(address, &said, |_| true));
         said.await.expect("the head hangs up");
     });
 }
 
+/// The flag that gives a group key, where the input asks for one.
+fn keyed(bytes: &[u8]) -> Option<String> {
+    static KEY: OnceLock<NamedTempFile> = OnceLock::new();
+    let path = KEY.get_or_init(|| written(b"a key of the group")).path().display();
+    bytes.first().filter(|first| **first >= 128).map(|_| format!("--group-key-file={path}"))
+}
+
 /// A head of its own; it must be there afterwards, and end when it is told to.
-fn with_a_head(talk: impl AsyncFnOnce(Channel, SocketAddr)) {
+fn with_a_head(key: Option<String>, talk: impl AsyncFnOnce(Channel, SocketAddr)) {
     // The head's future is the thread's that polls it.
     block_on(LocalSet::new().run_until(async {
         let port = free_port();
@@ -75,7 +86,8 @@ fn with_a_head(talk: impl AsyncFnOnce(Channel, SocketAddr)) {
             ("LOCKSTEP_HEAD_NODE", "separate".to_owned()),
             ("LOCKSTEP_CLUSTER_ID", "fuzz".to_owned()),
         ];
-        let words = ["plain", "-m", "builtin://tiny", "--port", "off", "--grpc-port", "0"];
+        let mut words = vec!["plain", "-m", "builtin://tiny", "--port", "off", "--grpc-port", "0"];
+        words.extend(key.as_deref());
         let (Role::Head(config), log) = configured(&words, variables) else { panic!("no head") };
         let signals = Signals::default();
         let stop = signals.stop.clone();
@@ -111,8 +123,16 @@ pub fn from_head(bytes: &[u8]) {
     block_on(async {
         let port = free_port();
         let control = format!("--control=127.0.0.1:{port}");
-        let words =
-            ["node", "--ordinal=0", "--local-world-size=1", "--world-size=1", "--ring-listen=127.0.0.1:0", &control];
+        let key = keyed(bytes);
+        let mut words = vec![
+            "node",
+            "--ordinal=0",
+            "--local-world-size=1",
+            "--world-size=1",
+            "--ring-listen=127.0.0.1:0",
+            &control,
+        ];
+        words.extend(key.as_deref());
         let (Role::Node(config), _) = configured(&words, [("HF_HUB_OFFLINE", "1".to_owned())]) else {
             panic!("no node")
         };
