@@ -1,18 +1,14 @@
 //! From numbers to blocks as a file has them, with candle's encoder.
 
-use super::BlockFormat;
+use super::{BlockFormat, packing};
 use crate::context::Context;
-use crate::error::{Error, Result, argument};
+use crate::error::{Result, argument};
 use crate::host::Elements;
 use crate::matrix::format::{Bf16, F16, Format};
 use crate::shared::Shared;
 use candle_core::quantized::QTensor;
 use candle_core::{Device, Tensor};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
-
-/// Rows per piece of work.
-const GRAIN: usize = 16;
 
 /// The rows of a weight, `width` numbers each, in blocks. The first number begins a block; what the last block has
 /// beyond the row counts as zeros.
@@ -42,20 +38,14 @@ impl<'a> Encoder<'a> {
         let (whole, kept) = (bytes_of(self.width), bytes_of(end));
         let mut bytes = vec![0; rows * kept];
         let shared = Shared::new(&mut bytes);
-        let failure: Mutex<Option<Error>> = Mutex::default();
-        ctx.pool().for_each_chunk(rows, GRAIN, &|rows| {
-            let mut encoded = Vec::new();
-            if let Err(error) = self.rows(rows.clone(), &mut encoded) {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                return;
-            }
+        packing::each_run(ctx, rows, &|rows, to| self.rows(rows, to), &|rows, encoded| {
             for (row, encoded) in rows.zip(encoded.chunks_exact(whole.max(1))) {
                 // SAFETY: each row is one part and is visited once.
                 let to = unsafe { shared.part(row * kept..(row + 1) * kept) };
                 to.copy_from_slice(&encoded[..kept]);
             }
-        });
-        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(bytes), Err)
+        })?;
+        Ok(bytes)
     }
 
     /// Appends the blocks of some rows. A number that is not finite is an error.

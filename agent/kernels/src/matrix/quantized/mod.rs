@@ -9,6 +9,7 @@
 mod activations;
 mod encode;
 mod layout;
+mod packing;
 mod panels;
 mod product;
 mod q4_k;

@@ -2,23 +2,17 @@
 
 use super::encode::Encoder;
 use super::layout::{Layout, QUADS};
+use super::packing::{self, ReadRows};
 use super::{BlockFormat, GROUP, with_layout};
 use crate::buffer::Buffer;
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host;
 use crate::shared::Shared;
 use crate::simd::LANES;
 use crate::simd::bytes::PLAIN;
 use candle_core::Tensor;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
-
-/// Panels per piece of work while packing.
-const GRAIN: usize = 4;
-
-/// Appends the blocks of some rows.
-type ReadRows<'a> = dyn Fn(Range<usize>, &mut Vec<u8>) -> Result<()> + Sync + 'a;
 
 /// Panel `p` holds the rows `16 p..16 p + 16`, block after block; rows beyond the matrix are zero.
 #[derive(Debug)]
@@ -75,29 +69,19 @@ impl QuantPanels {
 
     /// Packs what `read` appends: the blocks of some rows, in order.
     fn fill(&mut self, ctx: &Context, read: &ReadRows<'_>) -> Result<()> {
-        let (count, rows, blocks) = (self.count(), self.out_features, self.blocks);
+        let (rows, blocks) = (self.out_features, self.blocks);
         if blocks == 0 {
             return Ok(());
         }
         let (row, panel) = with_layout!(self.format, L => (blocks * L::BYTES, blocks * L::PANEL));
         let place = with_layout!(self.format, L => place_row::<L> as fn(&[u8], usize, &mut [u8]));
         let shared = Shared::new(self.buffer.as_mut_slice::<u8>());
-        let failure: Mutex<Option<Error>> = Mutex::default();
-        ctx.pool().for_each_chunk(count, GRAIN, &|range| {
-            let mut bytes = Vec::new();
-            for index in range {
-                bytes.clear();
-                let lanes = index * LANES..rows.min((index + 1) * LANES);
-                if let Err(error) = read(lanes, &mut bytes) {
-                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    return;
-                }
-                // SAFETY: each panel is one part and is visited once.
-                let to = unsafe { shared.part(index * panel..(index + 1) * panel) };
-                bytes.chunks_exact(row).enumerate().for_each(|(lane, row)| place(row, lane, to));
-            }
-        });
-        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+        packing::each_run(ctx, rows, read, &|run, bytes| {
+            let index = run.start / LANES;
+            // SAFETY: each panel is one part and is visited once.
+            let to = unsafe { shared.part(index * panel..(index + 1) * panel) };
+            bytes.chunks_exact(row).enumerate().for_each(|(lane, row)| place(row, lane, to));
+        })
     }
 
     /// Panels in the matrix.
