@@ -49,8 +49,7 @@ impl DevicesConfig {
 pub(super) fn from_variables(variables: &Environment, build: &Build) -> Result<DevicesConfig, ConfigError> {
     let plain = variables.get(env::PLAIN_DEVICES)?.map(|setting| declared(&setting)).transpose()?;
     let visible = plain.as_ref().map_or(build.visible_devices, Vec::len);
-    let one_rank = variables.get(env::NO_NCCL)?.map_or(Ok(false), |said| said.switch())?;
-    Ok(DevicesConfig { visible, plain, one_rank: one_rank && visible > 0 })
+    Ok(DevicesConfig { visible, plain, one_rank: variables.switch(env::NO_NCCL)? && visible > 0 })
 }
 
 /// Amounts of memory with commas between them.

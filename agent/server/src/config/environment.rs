@@ -42,6 +42,14 @@ impl Environment {
         self.0.get(name).map(|value| checked(name, value)).transpose()
     }
 
+    /// Whether the switch `name` is on; it is off where it is not set.
+    ///
+    /// # Errors
+    /// Neither `1` nor `0`.
+    pub(super) fn switch(&self, name: &str) -> Result<bool, ConfigError> {
+        self.get(name)?.map_or(Ok(false), |said| said.switch())
+    }
+
     /// The flag as `typed`, else its variable.
     pub(super) fn or(&self, typed: &Option<String>, flag: Flag) -> Result<Option<Setting>, ConfigError> {
         match typed {

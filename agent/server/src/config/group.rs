@@ -139,8 +139,7 @@ fn no_nccl(
     multi_node: Option<&'static str>,
     warnings: &mut Vec<String>,
 ) -> Result<bool, ConfigError> {
-    let Some(switch) = around.variables.get(env::NO_NCCL)? else { return Ok(false) };
-    if !switch.switch()? {
+    if !around.variables.switch(env::NO_NCCL)? {
         return Ok(false);
     }
     if around.build.visible_devices == 0 {

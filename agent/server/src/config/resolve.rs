@@ -115,7 +115,7 @@ impl Said<'_> {
 
     /// Who leaves it to the program where layers go is told where they went.
     fn wants_placement(&self) -> Result<bool, ConfigError> {
-        self.variables.get(env::NO_NCCL)?.map_or(Ok(false), |said| said.switch())
+        self.variables.switch(env::NO_NCCL)
     }
 
     fn log(&self, default: &str) -> Result<LogConfig, ConfigError> {
@@ -136,7 +136,6 @@ impl Said<'_> {
         let sets = ["portable", "avx2", "avx512"].map(|name| (name, name));
         let cluster_id = self.of(&options.cluster_id, args::CLUSTER_ID)?;
         let isa = self.of(&options.isa, args::ISA)?.map(|isa| isa.choice(&sets)).transpose()?;
-        let follow = self.variables.get(env::FOLLOW_PARENT)?;
         Ok(CommonConfig {
             cluster_id: cluster_id.map(|id| id.word(MAX_NAME)).transpose()?,
             group_key: self.of(&options.group_key, args::GROUP_KEY)?.map(|path| PathBuf::from(path.value)),
@@ -144,7 +143,7 @@ impl Said<'_> {
             threads: self.integer(&options.threads, args::THREADS, 1..=MAX_THREADS)?,
             isa: isa.map(str::to_owned),
             devices: devices::from_variables(self.variables, build)?,
-            follow_parent: follow.map(|follow| follow.switch()).transpose()?.unwrap_or(false),
+            follow_parent: self.variables.switch(env::FOLLOW_PARENT)?,
             hub: hub::from_variables(self.variables)?,
         })
     }
