@@ -5,11 +5,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use lockstep_collectives::Grid;
 use lockstep_engine::source::ModelFiles;
-use lockstep_engine::{Devices, RunnerConfig};
+use lockstep_engine::{Devices, PlacedLayers, RunnerConfig};
 
-use super::Node;
-use super::memory::{self, Room};
 use super::rank::LoadSpec;
+use super::{Node, memory};
 
 impl Node {
     pub(super) fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
@@ -39,7 +38,8 @@ impl Node {
             devices: Devices::default(),
             progress: self.ranks[local_rank].counters.ticks.clone(),
         };
-        let blocks = move |rooms: &[Room]| memory::blocks(&assignment, rooms, ranks_here as u64, memory::free_bytes());
+        let blocks =
+            move |places: &[PlacedLayers]| memory::blocks(&assignment, places, ranks_here as u64, memory::free_bytes());
         Ok(LoadSpec { runner, devices: self.config.common.devices.clone(), blocks: Box::new(blocks) })
     }
 

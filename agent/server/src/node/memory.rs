@@ -12,38 +12,23 @@ pub fn free_bytes() -> u64 {
     machine.min(group)
 }
 
-/// What one place has for the KV cache of its layers.
-#[derive(Debug, Clone, Copy)]
-pub struct Room {
-    /// Bytes of one block, of all layers there.
-    pub bytes_per_block: u64,
-    /// Bytes of a device that the rank has for itself; `None`: the machine's memory.
-    pub own: Option<u64>,
-}
-
-impl From<&PlacedLayers> for Room {
-    fn from(run: &PlacedLayers) -> Self {
-        Self { bytes_per_block: run.bytes_per_block, own: run.free_bytes }
-    }
-}
-
-/// How many blocks a rank makes room for in all of its places, where `ranks_here` share the `free` memory of this machine:
+/// How many blocks a rank makes room for in all of its `places`, where `ranks_here` share the `free` memory of this machine:
 /// what the assignment allows and every place holds, but no more than the group can ever fill.
-pub fn blocks(assignment: &Assignment, rooms: &[Room], ranks_here: u64, free: u64) -> u32 {
+pub fn blocks(assignment: &Assignment, places: &[PlacedLayers], ranks_here: u64, free: u64) -> u32 {
     let per_sequence = assignment.context_length.div_ceil(assignment.block_size.max(1)).max(1);
     let useful = u64::from(per_sequence) * u64::from(assignment.max_num_seqs.max(1));
     let share = |free: u64| (free as f64 * f64::from(assignment.kv_cache_fraction)) as u64;
-    let whole: u64 = rooms.iter().map(|room| room.bytes_per_block).sum();
-    let fit = |room: &Room| match (assignment.kv_cache_bytes, room.own) {
-        (0, Some(own)) => share(own) / room.bytes_per_block.max(1),
-        (0, None) => share(free) / ranks_here.max(1) / room.bytes_per_block.max(1),
+    let whole: u64 = places.iter().map(|place| place.bytes_per_block).sum();
+    let fit = |place: &PlacedLayers| match (assignment.kv_cache_bytes, place.free_bytes) {
+        (0, Some(own)) => share(own) / place.bytes_per_block.max(1),
+        (0, None) => share(free) / ranks_here.max(1) / place.bytes_per_block.max(1),
         // So many bytes in all places together; a device cannot be asked for more than it has.
         (bytes, own) => {
-            let own = own.map_or(u64::MAX, |own| own / room.bytes_per_block.max(1));
+            let own = own.map_or(u64::MAX, |own| own / place.bytes_per_block.max(1));
             own.min(bytes / whole.max(1))
         }
     };
-    let fit = rooms.iter().map(fit).min().unwrap_or(0);
+    let fit = places.iter().map(fit).min().unwrap_or(0);
     u32::try_from(fit.min(useful)).unwrap_or(u32::MAX)
 }
 
@@ -78,12 +63,19 @@ mod tests {
             max_num_seqs: 4,
             ..Default::default()
         };
-        let host = |bytes_per_block| Room { bytes_per_block, own: None };
+        let place = |bytes_per_block, free_bytes| PlacedLayers {
+            device: "cpu".into(),
+            layers: 0..1,
+            weight_bytes: 0,
+            bytes_per_block,
+            free_bytes,
+        };
+        let host = |bytes_per_block| place(bytes_per_block, None);
         assert_eq!(blocks(&bytes(10_000, 0.0), &[host(1000)], 1, 0), 10);
         assert_eq!(blocks(&bytes(0, 0.5), &[host(1000)], 2, 20_000), 5);
         assert_eq!(blocks(&bytes(0, 0.9), &[host(1)], 1, 1 << 40), 28);
         assert_eq!(blocks(&bytes(10, 0.0), &[host(1000)], 1, 0), 0);
-        let device = |bytes_per_block, own| Room { bytes_per_block, own: Some(own) };
+        let device = |bytes_per_block, own| place(bytes_per_block, Some(own));
         assert_eq!(blocks(&bytes(0, 0.5), &[device(1000, 20_000), device(500, 5000)], 8, 0), 5);
         assert_eq!(blocks(&bytes(0, 0.5), &[device(1000, 20_000), host(1000)], 2, 12_000), 3);
         assert_eq!(blocks(&bytes(10_000, 0.0), &[device(500, 1 << 40), host(500)], 1, 0), 10);

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::devices;
 use super::link::{FormSpec, Links};
-use super::memory::{self, Room};
+use super::memory;
 use crate::clock;
 use crate::config::{DevicesConfig, MAX_STAGES};
 
@@ -42,7 +42,7 @@ pub struct LoadSpec {
 }
 
 /// How many blocks a rank may hold in all of its places.
-pub type CountBlocks = dyn Fn(&[Room]) -> u32 + Send;
+pub type CountBlocks = dyn Fn(&[PlacedLayers]) -> u32 + Send;
 
 /// What a rank tells, beside its counters.
 #[derive(Debug)]
@@ -165,10 +165,9 @@ impl Body {
         match loaded {
             Ok((runner, placed)) => {
                 tell_placement(&runner, &placed);
-                let rooms: Vec<Room> = placed.iter().map(Room::from).collect();
                 let facts = runner.facts();
                 let facts = pb::Loaded {
-                    num_blocks: (spec.blocks)(&rooms),
+                    num_blocks: (spec.blocks)(&placed),
                     bytes_read: runner.bytes_read(),
                     architecture: facts.architecture.to_owned(),
                     parameters: facts.parameters,
