@@ -153,6 +153,14 @@ pub mod hub {
     pub const ALL: &[&str] = &[HOME, CACHE, TOKEN, TOKEN_PATH, OFFLINE, ENDPOINT];
 }
 
+/// The key of a group: a file for the agents, in Kubernetes an entry of a Secret.
+pub mod group_key {
+    /// Fewer bytes than this are no key.
+    pub const MIN_BYTES: usize = 16;
+    /// More bytes than this are some other file.
+    pub const MAX_BYTES: usize = 4096;
+}
+
 /// Default ports.
 pub mod port {
     /// Probes of nodes. Below the others, because the ring's ports go up from theirs.

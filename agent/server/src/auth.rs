@@ -4,14 +4,11 @@
 use std::path::Path;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use lockstep_proto::names::group_key::{MAX_BYTES as MAX_KEY_BYTES, MIN_BYTES as MIN_KEY_BYTES};
 use sha2::Sha256;
 
 use crate::small_file;
 
-/// Fewer bytes than this are no key.
-const MIN_KEY_BYTES: usize = 16;
-/// More bytes than this are some other file.
-const MAX_KEY_BYTES: usize = 4096;
 /// Longest file that is read: white space may follow the key.
 const MAX_KEY_FILE: u64 = 2 * MAX_KEY_BYTES as u64;
 /// Bytes of a nonce.

@@ -3,6 +3,7 @@
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
+use lockstep_proto::names::group_key::{MAX_BYTES, MIN_BYTES};
 use rustls::crypto::ring::default_provider;
 
 use super::authority::Authority;
@@ -12,9 +13,8 @@ use super::{CertificateError, Decision, Role, data, secret_of};
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::Validated;
 
-/// Bytes of the groups' key, and how many agents take, white space at the end not counted.
+/// Bytes of the groups' key that is made here.
 const KEY_BYTES: usize = 32;
-const TAKEN_KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
 
 /// Seconds until the next look where a step waits for what was just written.
 const SOON: i64 = 60;
@@ -135,8 +135,9 @@ impl Trust {
 fn group_key<'a>(mut secrets: impl Iterator<Item = &'a Secret>) -> Result<ByteString, CertificateError> {
     let held = secrets.find_map(|secret| {
         let key = secrets::bytes(Some(secret), data::GROUP_KEY);
-        (key.len() <= *TAKEN_KEY_BYTES.end() && TAKEN_KEY_BYTES.contains(&key.trim_ascii_end().len()))
-            .then(|| key.to_vec())
+        // White space at the end is part of the file, and not of the key.
+        let taken = key.len() <= MAX_BYTES && key.trim_ascii_end().len() >= MIN_BYTES;
+        taken.then(|| key.to_vec())
     });
     if let Some(held) = held {
         return Ok(ByteString(held));
