@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lockstep_collectives::ring::{self, ControlAddress, DiscoverConfig, Listener, Ring};
@@ -109,13 +110,15 @@ fn linked() -> (Ring, TcpStream) {
         let abort = AbortSwitch::new().expect("a switch");
         ring::form(listener, config(rank, &addresses), None, &abort).expect("two ranks")
     };
+    let formed = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let middle = scope.spawn(|| {
-            // Rank 0 may be called before it forms; then rank 1 calls again.
+            // Where rank 0 is called before it forms, rank 1 hangs up too, and calls again.
             loop {
                 let (called, _) = relay.accept().expect("rank 1 calls");
                 let calling = TcpStream::connect(ours.local_addr()).expect("rank 0 listens");
-                if relayed(&called, &calling).is_ok_and(|stands| stands) {
+                relay_until_hung_up(&called, &calling).ok();
+                if formed.load(Ordering::Acquire) {
                     return calling;
                 }
             }
@@ -123,21 +126,22 @@ fn linked() -> (Ring, TcpStream) {
         let other = scope.spawn(|| form(&theirs, 1));
         let rank = form(&ours, 0);
         let mate = other.join().expect("rank 1");
+        formed.store(true, Ordering::Release);
         drop(mate);
         (rank, middle.join().expect("the relay"))
     })
 }
 
-/// Passes bytes on in both directions until the one that called hangs up. True: the other has not, the link stands.
-fn relayed(called: &TcpStream, calling: &TcpStream) -> io::Result<bool> {
+/// Passes bytes on in both directions until one of the two hangs up.
+fn relay_until_hung_up(called: &TcpStream, calling: &TcpStream) -> io::Result<()> {
     for stream in [called, calling] {
         stream.set_read_timeout(Some(Duration::from_millis(1)))?;
     }
     loop {
-        for (mut from, mut to, stands) in [(called, calling, true), (calling, called, false)] {
+        for (mut from, mut to) in [(called, calling), (calling, called)] {
             let mut bytes = [0; 4096];
             match from.read(&mut bytes) {
-                Ok(0) => return Ok(stands),
+                Ok(0) => return Ok(()),
                 Ok(read) => to.write_all(&bytes[..read])?,
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(error) => return Err(error),
