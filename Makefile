@@ -42,7 +42,7 @@ lint: ## Judge the formatting and the lints
 .PHONY: test
 test: lint build ## Run every check: lints, tests, generated files
 	@tests/clients/run $(BIN)/lockstep-agent
-	@tests/summarized $(CARGO) test --workspace --no-fail-fast $(LOCKED)
+	@tests/run $(CARGO) test --workspace --no-fail-fast $(LOCKED)
 
 .PHONY: bench
 bench: build ## Measure beside the peers, in the same run; takes many minutes

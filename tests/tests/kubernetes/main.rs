@@ -1,5 +1,5 @@
 //! End to end: the operator installed by its chart on a real Kubernetes, with real pods of the project's own images. The
-//! trials build on each other, in this order.
+//! trials build on each other, in this order. By the name before theirs `make test` runs them beside the other tests.
 
 mod faults;
 mod leave;
@@ -14,19 +14,25 @@ use lockstep_tests::cluster::{Needs, async_trial, main as run_inside, trial};
 
 fn main() -> ExitCode {
     let trials = vec![
-        trial("the_chart_installs_the_operator", steps::install),
-        async_trial("the_quickstart_answers_as_one_process_does", serve::the_quickstart_answers_as_one_process_does),
-        trial("the_plugin_reaches_it_through_the_api_server", serve::the_plugin_reaches_it),
-        trial("helm_test_generates_a_token", serve::helm_test_generates_a_token),
-        async_trial("a_change_of_groups_loses_no_request", serve::a_change_of_groups_loses_no_request),
-        async_trial("a_worker_is_replaced_alone", faults::a_worker_is_replaced_alone),
-        async_trial("a_drained_node_takes_no_request_with_it", faults::a_drained_node_takes_no_request_with_it),
-        async_trial("a_node_without_power_costs_no_request", faults::a_node_without_power_costs_no_request),
-        trial("strangers_are_turned_away", strangers::strangers_are_turned_away),
-        trial("what_is_wrong_is_said", troubles::what_is_wrong_is_said),
-        trial("an_operator_of_another_version_restarts_nothing", leave::an_upgrade_restarts_nothing),
-        trial("uninstalling_keeps_what_serves", leave::uninstalling_keeps_what_serves),
-        trial("deleting_a_cluster_leaves_nothing", leave::deleting_a_cluster_leaves_nothing),
+        trial("end_to_end::the_chart_installs_the_operator", steps::install),
+        async_trial(
+            "end_to_end::the_quickstart_answers_as_one_process_does",
+            serve::the_quickstart_answers_as_one_process_does,
+        ),
+        trial("end_to_end::the_plugin_reaches_it_through_the_api_server", serve::the_plugin_reaches_it),
+        trial("end_to_end::helm_test_generates_a_token", serve::helm_test_generates_a_token),
+        async_trial("end_to_end::a_change_of_groups_loses_no_request", serve::a_change_of_groups_loses_no_request),
+        async_trial("end_to_end::a_worker_is_replaced_alone", faults::a_worker_is_replaced_alone),
+        async_trial(
+            "end_to_end::a_drained_node_takes_no_request_with_it",
+            faults::a_drained_node_takes_no_request_with_it,
+        ),
+        async_trial("end_to_end::a_node_without_power_costs_no_request", faults::a_node_without_power_costs_no_request),
+        trial("end_to_end::strangers_are_turned_away", strangers::strangers_are_turned_away),
+        trial("end_to_end::what_is_wrong_is_said", troubles::what_is_wrong_is_said),
+        trial("end_to_end::an_operator_of_another_version_restarts_nothing", leave::an_upgrade_restarts_nothing),
+        trial("end_to_end::uninstalling_keeps_what_serves", leave::uninstalling_keeps_what_serves),
+        trial("end_to_end::deleting_a_cluster_leaves_nothing", leave::deleting_a_cluster_leaves_nothing),
     ];
     run_inside(Needs::nodes(3).with_images(), trials)
 }
