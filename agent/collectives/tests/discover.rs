@@ -7,6 +7,8 @@ use lockstep_collectives::ring::{ControlAddress, DiscoverConfig, Discovered, Gro
 use lockstep_collectives::{AbortSwitch, CollectiveError, Group};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// For what never comes.
+const BRIEF: Duration = Duration::from_millis(250);
 
 fn listeners(ranks: usize) -> Vec<Listener> {
     (0..ranks).map(|_| Listener::bind(ANY_PORT).unwrap()).collect()
@@ -114,11 +116,10 @@ fn contradictions_name_both() {
         (|c| c.control = Some(ControlAddress::Port(1)), "rank 0, and no other, is told the control address"),
     ];
     for (adapt, message) in cases {
-        let found = discover_all(&listeners(3), |rank, config| {
-            config.timeout = Duration::from_millis(250);
-            if rank == 1 {
-                adapt(config);
-            }
+        // Rank 1 may wait long for rank 2 to be there.
+        let found = discover_all(&listeners(3), |rank, config| match rank {
+            1 => adapt(config),
+            _ => config.timeout = BRIEF,
         });
         assert_eq!(found[1].as_ref().unwrap_err().to_string(), message);
         assert!(found.iter().all(Result::is_err), "{message}: {found:?}");
@@ -128,11 +129,9 @@ fn contradictions_name_both() {
 #[test]
 fn a_wrong_order_names_both_ranks() {
     let listeners = listeners(3);
-    let found = discover_all(&listeners, |rank, config| {
-        config.timeout = Duration::from_millis(250);
-        if rank == 0 {
-            config.right = address(&listeners[2]);
-        }
+    let found = discover_all(&listeners, |rank, config| match rank {
+        0 => config.right = address(&listeners[2]),
+        _ => config.timeout = BRIEF,
     });
     let message = "rank 1 is not of this group: rank 1 was expected there, rank 2 it is";
     assert_eq!(found[0].as_ref().unwrap_err().to_string(), message);
@@ -142,7 +141,6 @@ fn a_wrong_order_names_both_ranks() {
 #[test]
 fn loopback_and_remote_addresses_do_not_mix() {
     let found = discover_all(&listeners(2), |rank, config| {
-        config.timeout = Duration::from_millis(500);
         config.control = (rank == 0).then(|| ControlAddress::Full("192.0.2.7:1235".into()));
     });
     for found in found {
