@@ -31,7 +31,7 @@ use crate::secrets::written;
 use crate::wire::heard;
 
 /// Whoever has not ended by then hangs.
-const ENDS: Duration = Duration::from_secs(15);
+const ENDS: Duration = Duration::from_secs(60);
 /// A node gets this long to do what a message says before the next one comes.
 const TURN: Duration = Duration::from_millis(150);
 /// Messages of one input.

@@ -19,7 +19,7 @@ use crate::change::{Random, changed};
 const INPUTS: usize = 200;
 const ENOUGH: Duration = Duration::from_secs(2);
 /// An input that takes this long hangs for all that anyone can tell.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Address space of the whole test, in bytes: a parser that believes a length of its input ends here.
 const MEMORY: u64 = 16 << 30;
 /// Threads whose panics nobody catches for good: a task's or a rank's end with it.

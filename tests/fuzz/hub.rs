@@ -27,7 +27,9 @@ const PIECE: u64 = 8;
 /// A port that nobody listens on.
 const NOWHERE: &str = "http://127.0.0.1:1";
 /// Longest error.
-const BRIEF: usize = 1024;
+const LONGEST: usize = 1024;
+/// A host that says nothing for so long is given up, where it may be one of those.
+const BRIEF: Duration = Duration::from_millis(200);
 
 /// Answers as they are on the wire: to the first question, to the second, and so on; the last one is given again and
 /// again.
@@ -36,7 +38,7 @@ pub fn answer(bytes: &[u8]) {
     let answers = parts(bytes).into_iter().rev().map(<[u8]>::to_vec).collect();
     *host.script.lock().expect("no panic while it is held") = answers;
     let cache = tempfile::tempdir().expect("a folder");
-    block_on(fetch(config(&format!("http://{}", host.address), cache.path()), limits(Limits::default().piece))).ok();
+    block_on(fetch(config(&format!("http://{}", host.address), cache.path()), impatient())).ok();
 }
 
 /// What an earlier process, or another program, left in the cache of a good hub: the file of a branch, and files that
@@ -77,7 +79,7 @@ pub fn token(bytes: &[u8]) {
     let config = HubConfig { token: TokenSource::File(file.path().into()), ..config(NOWHERE, cache.path()) };
     match Hub::new(&config, limits(PIECE)) {
         Ok(hub) => drop(block_on(hub.resolve(&model()))),
-        Err(error) => assert!(error.to_string().len() < BRIEF, "{error}"),
+        Err(error) => assert!(error.to_string().len() < LONGEST, "{error}"),
     }
 }
 
@@ -93,8 +95,12 @@ fn model() -> HubModel {
 /// With pieces of so many bytes.
 fn limits(piece: u64) -> Limits {
     let retry = Patience { tries: 2, first: Duration::ZERO, last: Duration::ZERO, asked: Duration::from_millis(1) };
-    let brief = Duration::from_millis(200);
-    Limits { silence: brief, look: brief, retry, piece, ..Limits::default() }
+    Limits { look: BRIEF, retry, piece, ..Limits::default() }
+}
+
+/// For a host that may leave an answer unfinished.
+fn impatient() -> Limits {
+    Limits { silence: BRIEF, ..limits(Limits::default().piece) }
 }
 
 /// The folder of the files.

@@ -12,7 +12,7 @@ use lockstep_collectives::{AbortSwitch, Communicator as _, Group, SliceMut, Tuni
 use crate::wire::closed;
 
 /// A server that says nothing for this long is taken for hung.
-const ANSWER: Duration = Duration::from_secs(15);
+const ANSWER: Duration = Duration::from_secs(60);
 /// An operation waits for bytes for so long.
 const SILENCE: Duration = Duration::from_millis(200);
 

@@ -28,7 +28,7 @@ use crate::block_on;
 use crate::parts::{file_of, parts};
 
 /// A handshake takes less.
-const ENDS: Duration = Duration::from_secs(15);
+const ENDS: Duration = Duration::from_secs(60);
 /// Longest error.
 const BRIEF: usize = 1024;
 /// When the operator looks at the Secrets, in seconds of Unix time.

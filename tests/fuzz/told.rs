@@ -27,7 +27,7 @@ use crate::wire::heard;
 use crate::words::objects_of;
 
 /// A command that has not ended by then hangs.
-const ENDS: Duration = Duration::from_secs(15);
+const ENDS: Duration = Duration::from_secs(60);
 /// Exit status of a program that panicked.
 const PANICKED: i32 = 101;
 /// Bytes of a crash's log that a status keeps.

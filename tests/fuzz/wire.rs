@@ -22,7 +22,7 @@ use crate::requests::servers;
 use crate::secrets::{authority, node};
 
 /// A port that has not answered or hung up by then is taken for hung.
-const ANSWER: Duration = Duration::from_secs(15);
+const ANSWER: Duration = Duration::from_secs(60);
 /// Whoever has said nothing for so long has said all.
 const QUIET: Duration = Duration::from_millis(20);
 /// Longest payload that a peer takes unasked; RFC 9113, 4.2.
