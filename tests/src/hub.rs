@@ -28,7 +28,7 @@ pub enum Trick {
     Status(u16, Option<u32>),
     /// The connection ends after so many bytes of the body.
     Cut(usize),
-    /// As [`Trick::Cut`], and what comes is a pause long.
+    /// A pause before each part of what comes, until the tricks are forgotten.
     Slow(Duration),
     /// The bytes are others.
     Damaged,
@@ -226,7 +226,7 @@ async fn answer(State(host): State<Host>, request: Request) -> Response<Body> {
 fn route(host: &Host, path: &str, headers: &HeaderMap, trick: Option<Trick>) -> Response<Body> {
     let Some(storage) = host.storage else {
         return match find(host, path.trim_start_matches('/')) {
-            Some(file) => content(&file, headers, trick),
+            Some(file) => content(host, &file, headers, trick),
             None => status(404, None),
         };
     };
@@ -238,7 +238,7 @@ fn route(host: &Host, path: &str, headers: &HeaderMap, trick: Option<Trick>) -> 
     let name = path.strip_prefix(&resolve).and_then(|rest| rest.split_once('/')).map(|(_, name)| name);
     match name.and_then(|name| Some((name, find(host, name)?))) {
         Some((name, file)) if file.large => redirect(&format!("http://{storage}/{name}?signature=secret")),
-        Some((_, file)) => content(&file, headers, trick),
+        Some((_, file)) => content(host, &file, headers, trick),
         None => missing("RepoNotFound"),
     }
 }
@@ -260,7 +260,7 @@ fn list(host: &Host) -> Response<Body> {
 }
 
 /// A file or a range of it, as a storage sends it.
-fn content(file: &File, headers: &HeaderMap, trick: Option<Trick>) -> Response<Body> {
+fn content(host: &Host, file: &File, headers: &HeaderMap, trick: Option<Trick>) -> Response<Body> {
     let size = file.bytes.len();
     let etag = format!("\"{}\"", file.sha256);
     let fresh = headers.get(header::IF_RANGE).is_none_or(|named| named.to_str().ok() == Some(&etag));
@@ -290,27 +290,28 @@ fn content(file: &File, headers: &HeaderMap, trick: Option<Trick>) -> Response<B
     }
     let length = if let Some(Trick::Length(length)) = trick { length } else { bytes.len() as u64 };
     let cut = if let Some(Trick::Cut(after)) = trick { Some(after) } else { None };
-    let pause = if let Some(Trick::Slow(pause)) = trick { Some(pause) } else { None };
+    let pause = if let Some(Trick::Slow(pause)) = trick { Some((pause, host.book.clone())) } else { None };
     let response = response.header(header::CONTENT_LENGTH, length);
     response.body(Body::from_stream(chunks(bytes, cut, pause))).expect("a response")
 }
 
-/// The bytes bit by bit; cut after so many by an error, which ends the connection.
+/// The bytes bit by bit, each after a pause for as long as there are rules; cut after so many by an error, which ends
+/// the connection.
 fn chunks(
     bytes: Bytes,
     cut: Option<usize>,
-    pause: Option<Duration>,
+    pause: Option<(Duration, Arc<Mutex<Book>>)>,
 ) -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> {
     futures::stream::unfold(0, move |at| {
-        let bytes = bytes.clone();
+        let (bytes, pause) = (bytes.clone(), pause.clone());
         async move {
-            if let Some(pause) = pause {
+            if let Some((pause, _)) = pause.filter(|(_, book)| !lock(book).rules.is_empty()) {
                 tokio::time::sleep(pause).await;
             }
             match cut {
                 Some(cut) if at >= cut => {
-                    // What was sent before must have left when the connection breaks.
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    // What came before leaves while nothing else is there to send; then the connection breaks.
+                    tokio::task::yield_now().await;
                     Some((Err(std::io::Error::other("cut")), usize::MAX))
                 }
                 _ if at >= bytes.len() => None,

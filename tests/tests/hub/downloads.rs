@@ -26,7 +26,7 @@ pub fn bytes() -> Vec<u8> {
 pub fn limits() -> Limits {
     let millis = Duration::from_millis;
     let retry = Patience { tries: 4, first: millis(1), last: millis(4), asked: millis(20) };
-    let (silence, look) = (millis(2000), millis(5));
+    let (silence, look) = (millis(60_000), millis(5));
     Limits { piece: 4096, run_pieces: 4, connections: 3, silence, look, retry }
 }
 

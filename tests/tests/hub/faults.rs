@@ -1,6 +1,6 @@
 //! Hosts that cut, refuse and lie.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockstep_agent::config::{Token, TokenSource};
 use lockstep_tests::hub::Trick;
@@ -34,11 +34,10 @@ async fn a_host_without_ranges_is_read_whole() {
 async fn hosts_that_are_busy_are_asked_again_and_then_given_up() {
     let scene = Scene::new().await;
     scene.hub.play("/api/", 2, Trick::Status(503, None));
-    scene.hub.play("config.json", 1, Trick::Status(429, Some(1)));
+    scene.hub.play("config.json", 1, Trick::Status(429, Some(3600)));
     scene.hub.play_storage(WEIGHTS, 3, Trick::Status(500, None));
-    let began = Instant::now();
-    whole(&scene.fetch().await.unwrap());
-    assert!(began.elapsed() < Duration::from_secs(10), "a pause that was asked for is bounded");
+    let fetched = tokio::time::timeout(Duration::from_secs(120), scene.fetch()).await;
+    whole(&fetched.expect("a pause that was asked for is bounded").unwrap());
 
     for (part, trick, said) in [
         ("/api/", Trick::Status(500, None), "hf://org/name at main: the hub answers 500"),
