@@ -11,6 +11,8 @@ use lockstep_tests::process::{PATIENCE, program};
 
 /// What the line editor writes when it waits for a line (bracketed paste, as xterm has it).
 const PROMPT: &str = "\x1b[?2004h";
+/// What it writes when it has taken one, and keys are signals again.
+const TAKEN: &str = "\x1b[?2004l";
 const ENTER: &str = "\r";
 const UP: &str = "\x1b[A";
 const CTRL_C: &str = "\x03";
@@ -136,6 +138,9 @@ fn a_conversation_in_a_terminal() {
     // An answer without an end is shown as it grows, until Ctrl-C.
     terminal.type_line("/max-tokens");
     terminal.type_line("Go on");
+    terminal.await_count(TAKEN, terminal.prompts);
+    let answer = |shown: &str| shown.rsplit(TAKEN).next().map_or(0, str::len);
+    terminal.await_that("the begin of the answer", |shown| answer(shown) > 20);
     for _ in 0..3 {
         let before = terminal.shown().len();
         terminal.await_that("more of the answer", |shown| shown.len() > before);
