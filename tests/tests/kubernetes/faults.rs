@@ -49,11 +49,15 @@ pub async fn a_worker_is_replaced_alone() -> Result<()> {
         ensure!(changed == ["quickstart-0-worker-0"], "changed: {changed:?}");
         Ok(())
     })?;
+    // It was told to stop, so the head let it go between two steps: a new epoch, and no recovery to count. The status
+    // hears of it later than the pods change.
+    eventually("a new epoch", PATIENCE, || {
+        let now: u64 = field(".status.groups[0].epoch")?.parse()?;
+        ensure!(now > epoch, "the group formed no new epoch: {now}");
+        Ok(())
+    })?;
     serves(1)?;
     ensure!(changed(&before)? == ["quickstart-0-worker-0"], "others were restarted: {:?}", changed(&before)?);
-    // It was told to stop, so the head let it go between two steps: a new epoch, and no recovery to count.
-    let now: u64 = field(".status.groups[0].epoch")?.parse()?;
-    ensure!(now > epoch, "the group formed no new epoch: {now}");
     Ok(())
 }
 

@@ -131,9 +131,7 @@ pub fn transitions_are_told_once_and_steady_clusters_are_silent() -> Result<()> 
         Ok(())
     })?;
     world.await_settled("a")?;
-    // What is on its way settles.
-    std::thread::sleep(Duration::from_secs(3));
-    let requests = world.operator.metric("lockstep_operator_api_requests_total")?;
+    let requests = settled(&world)?;
     let reconciles = world.operator.metric("lockstep_operator_reconciles_total")?;
     ensure!(requests > 10.0 && reconciles > 1.0, "{requests} requests, {reconciles} reconciliations: not counted?");
     let version = world.get("icl", "a")?["metadata"]["resourceVersion"].clone();
@@ -151,6 +149,18 @@ pub fn transitions_are_told_once_and_steady_clusters_are_silent() -> Result<()> 
     }
     ensure!(told.values().sum::<u64>() <= 24, "{told:?}");
     Ok(())
+}
+
+/// The operator's requests so far, once what was on its way has settled: three seconds pass without one.
+fn settled(world: &World) -> Result<f64> {
+    let requests = || world.operator.metric("lockstep_operator_api_requests_total");
+    world.eventually("the operator to come to rest", || {
+        let before = requests()?;
+        std::thread::sleep(Duration::from_secs(3));
+        let now = requests()?;
+        ensure!(now - before < 0.5, "{} requests in three seconds", now - before);
+        Ok(now)
+    })
 }
 
 /// How often each reason was told.
