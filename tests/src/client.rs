@@ -1,6 +1,8 @@
 //! A gRPC client of a group.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use lockstep_proto::v1::cluster_client::ClusterClient;
 use lockstep_proto::v1::generate_request::Prompt;
@@ -8,8 +10,11 @@ use lockstep_proto::v1::inference_client::InferenceClient;
 use lockstep_proto::v1::{
     ClusterStatus, FinishReason, GenerateRequest, GenerateResponse, GetStatusRequest, Limits, Sampling, TokenIds,
 };
+use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
+
+use crate::process::PATIENCE;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -29,7 +34,7 @@ pub struct Answer {
 impl Client {
     pub async fn connect(port: u16) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?;
-        let channel = endpoint.connect_timeout(Duration::from_secs(2)).connect().await?;
+        let channel = endpoint.connect_timeout(Duration::from_secs(20)).connect().await?;
         Ok(Self::over(channel))
     }
 
@@ -48,14 +53,64 @@ impl Client {
 
     /// The whole answer to a request.
     pub async fn generate(&mut self, request: GenerateRequest) -> Result<Answer, Status> {
+        self.generate_and_count(request, &AtomicUsize::new(0)).await
+    }
+
+    /// As [`Client::generate`]; its tokens are added to `count` as they come.
+    pub async fn generate_and_count(
+        &mut self,
+        request: GenerateRequest,
+        count: &AtomicUsize,
+    ) -> Result<Answer, Status> {
         let mut stream = self.stream(request).await?;
         let mut answer = Answer { tokens: Vec::new(), text: String::new(), finish: FinishReason::Unspecified };
         while let Some(part) = stream.message().await? {
             answer.tokens.extend(&part.token_ids);
             answer.text.push_str(&part.text);
             answer.finish = part.finish_reason();
+            count.fetch_add(part.token_ids.len(), Ordering::Relaxed);
         }
         Ok(answer)
+    }
+}
+
+/// Answers to several requests at once, on their way: a test does something to the group once so many tokens came.
+pub struct Answers {
+    tokens: Arc<AtomicUsize>,
+    task: JoinHandle<Result<Vec<Answer>, Status>>,
+}
+
+impl Answers {
+    pub fn begin(client: &Client, requests: impl IntoIterator<Item = GenerateRequest>) -> Self {
+        let tokens = Arc::<AtomicUsize>::default();
+        let all = requests.into_iter().map(|request| {
+            let (mut client, tokens) = (client.clone(), tokens.clone());
+            async move { client.generate_and_count(request, &tokens).await }
+        });
+        let task = tokio::spawn(futures::future::try_join_all(all.collect::<Vec<_>>()));
+        Self { tokens, task }
+    }
+
+    /// Waits until so many tokens have come, of all answers together.
+    pub async fn await_tokens(&self, count: usize) {
+        let began = Instant::now();
+        loop {
+            let ended = self.task.is_finished();
+            if self.tokens.load(Ordering::Relaxed) >= count {
+                return;
+            }
+            assert!(!ended, "the answers ended before {count} tokens");
+            assert!(began.elapsed() < PATIENCE, "waited in vain for {count} tokens");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The whole answers, in the order of the requests.
+    ///
+    /// # Errors
+    /// The first that failed.
+    pub async fn all(self) -> Result<Vec<Answer>, Status> {
+        self.task.await.expect("the task of the answers")
     }
 }
 

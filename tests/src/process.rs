@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long the last words of a process that ended may take to be read; a child of its own may hold the pipe for ever.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const LAST_WORDS: Duration = Duration::from_secs(20);
 
 /// How long a process may take to do what a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A program of this workspace, which `cargo build --workspace` puts beside the tests.
 pub fn program(name: &str) -> PathBuf {
@@ -106,7 +106,17 @@ impl Process {
     pub fn await_output(&mut self, text: &str) {
         let began = Instant::now();
         while !self.output().contains(text) {
-            assert!(self.is_running(), "{} ended before it said `{text}`:\n{}", self.name, self.output());
+            if !self.is_running() {
+                // What it said last may not have been read yet.
+                self.wait();
+                assert!(
+                    self.output().contains(text),
+                    "{} ended and did not say `{text}`:\n{}",
+                    self.name,
+                    self.output()
+                );
+                return;
+            }
             assert!(began.elapsed() < PATIENCE, "{} did not say `{text}`:\n{}", self.name, self.output());
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -133,8 +143,14 @@ impl Drop for Process {
 
 /// Sends a signal to a process that this test, or a process that it started, has started.
 pub fn signal_process(pid: u32, signal: &str) {
-    let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().expect("run kill");
-    assert!(status.success(), "kill -{signal} {pid}");
+    signal_processes(&[pid], signal);
+}
+
+/// Sends a signal to several such processes, one right after the other.
+pub fn signal_processes(pids: &[u32], signal: &str) {
+    let mut command = Command::new("kill");
+    command.arg(format!("-{signal}")).args(pids.iter().map(u32::to_string));
+    assert!(command.status().expect("run kill").success(), "kill -{signal} {pids:?}");
 }
 
 /// Whether a process exists and is not a zombie.

@@ -1,10 +1,8 @@
 //! Answers of a given form, and answers whose tokens weigh on the next ones: over the loss of a rank.
 
-use std::time::Duration;
-
 use lockstep_proto::v1::grammar::Kind;
 use lockstep_proto::v1::{FinishReason, GenerateRequest, Grammar, Limits, Sampling};
-use lockstep_tests::client::{Answer, Client, sampled};
+use lockstep_tests::client::{Answers, sampled};
 use lockstep_tests::group::{Group, Spec, Way};
 
 const MODEL: &str = "builtin://tiny";
@@ -17,14 +15,6 @@ fn guided(kind: Kind, seed: u64, max_tokens: u32) -> GenerateRequest {
         grammar: Some(Grammar { kind: Some(kind) }),
         ..sampled(&[300 + seed as u32], max_tokens, seed)
     }
-}
-
-async fn all(client: &Client, requests: Vec<GenerateRequest>) -> Vec<Answer> {
-    let answers = requests.into_iter().map(|request| {
-        let mut client = client.clone();
-        async move { client.generate(request).await.expect("an answer") }
-    });
-    futures::future::join_all(answers).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,16 +36,16 @@ async fn forms_and_penalties_outlive_a_rank() {
     let mut requests: Vec<_> =
         (0..3).map(|seed| guided(Kind::Regex("(ab|cde|f[0-9]{2}){250}".into()), seed, 900)).collect();
     requests.extend((3..6).map(penalized));
-    let undisturbed = all(&client, requests.clone()).await;
+    let undisturbed = Answers::begin(&client, requests.clone()).all().await.expect("answers");
     let form = |text: &str| text.chars().all(|char| "abcdef0123456789".contains(char)) && text.len() >= 500;
     assert!(undisturbed[..3].iter().all(|answer| form(&answer.text) && answer.finish == FinishReason::Stop));
 
-    let streams = tokio::spawn(async move { all(&client, requests).await });
-    tokio::time::sleep(Duration::from_millis(250)).await;
+    let streams = Answers::begin(&client, requests);
+    streams.await_tokens(200).await;
     let victim = group.nodes[1].as_mut().expect("a process");
     victim.kill();
     victim.wait();
     group.start_node(1);
-    assert_eq!(streams.await.expect("the streams"), undisturbed);
+    assert_eq!(streams.all().await.expect("answers"), undisturbed);
     group.await_status("a recovery", |status| status.ready && status.recoveries == 1).await;
 }

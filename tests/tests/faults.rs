@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lockstep_proto::v1::{ClusterStatus, Phase};
-use lockstep_tests::client::{Answer, Client, greedy, sampled};
+use lockstep_tests::client::{Answers, Client, greedy, sampled};
 use lockstep_tests::group::{Group, Spec, Way};
 use lockstep_tests::process::{PATIENCE, children, is_alive, signal_process};
 
@@ -17,12 +17,9 @@ fn request(stream: u64) -> lockstep_proto::v1::GenerateRequest {
     if stream.is_multiple_of(2) { greedy(&prompt, TOKENS) } else { sampled(&prompt, TOKENS, stream) }
 }
 
-async fn answers(client: &Client) -> Vec<Answer> {
-    let all = (0..STREAMS).map(|stream| {
-        let mut client = client.clone();
-        async move { client.generate(request(stream)).await.expect("an answer") }
-    });
-    futures::future::join_all(all).await
+/// Answers to all of them, on their way.
+fn answers(client: &Client) -> Answers {
+    Answers::begin(client, (0..STREAMS).map(request))
 }
 
 /// A node whose process died is started again, as whoever runs it would.
@@ -40,17 +37,14 @@ async fn ten_kills_under_load_lose_nothing() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 3, MODEL).with("LOCKSTEP_DTYPE", "f32"));
     let before = group.ready().await;
     let client = group.client().await;
-    let undisturbed = answers(&client).await;
-    for kill in 0..10u32 {
-        let victim = 1 + kill as usize % 2;
-        let streams = tokio::spawn({
-            let client = client.clone();
-            async move { answers(&client).await }
-        });
-        tokio::time::sleep(Duration::from_millis(150 + 40 * u64::from(kill))).await;
+    let undisturbed = answers(&client).all().await.expect("answers");
+    for kill in 0..10 {
+        let victim = 1 + kill % 2;
+        let streams = answers(&client);
+        streams.await_tokens(10 + 150 * kill).await;
         group.nodes[victim].as_mut().expect("a process").kill();
         replace(&mut group, victim).await;
-        let disturbed = streams.await.expect("the streams");
+        let disturbed = streams.all().await.expect("answers");
         assert_eq!(disturbed, undisturbed, "kill {kill} of node {victim}");
     }
     let after = group.await_status("ten recoveries", |status| status.ready && status.recoveries >= 10).await;
@@ -66,16 +60,13 @@ async fn a_rank_of_each_stage_dies_and_streams_go_on() {
     let before = group.ready().await;
     assert_eq!((before.pipeline_parallel_size, before.tensor_parallel_size), (2, 2));
     let client = group.client().await;
-    let undisturbed = answers(&client).await;
+    let undisturbed = answers(&client).all().await.expect("answers");
     for victim in [3, 1] {
-        let streams = tokio::spawn({
-            let client = client.clone();
-            async move { answers(&client).await }
-        });
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let streams = answers(&client);
+        streams.await_tokens(300).await;
         group.nodes[victim].as_mut().expect("a process").kill();
         replace(&mut group, victim).await;
-        assert_eq!(streams.await.expect("the streams"), undisturbed, "after the death of node {victim}");
+        assert_eq!(streams.all().await.expect("answers"), undisturbed, "after the death of node {victim}");
     }
     let after = group.await_status("two recoveries", |status| status.ready && status.recoveries >= 2).await;
     assert_eq!(read_by(&after, 2), read_by(&before, 2), "rank 2 has read its weights once");
@@ -86,14 +77,11 @@ async fn the_heads_own_rank_is_replaced_by_the_head() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_DTYPE", "f32"));
     let before = group.ready().await;
     let client = group.client().await;
-    let undisturbed = answers(&client).await;
-    let streams = tokio::spawn({
-        let client = client.clone();
-        async move { answers(&client).await }
-    });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let undisturbed = answers(&client).all().await.expect("answers");
+    let streams = answers(&client);
+    streams.await_tokens(300).await;
     signal_process(before.ranks[0].pid, "KILL");
-    assert_eq!(streams.await.expect("the streams"), undisturbed);
+    assert_eq!(streams.all().await.expect("answers"), undisturbed);
     let killed = before.ranks[0].pid;
     let after = group.await_status("a new rank 0", |status| status.ready && status.ranks[0].pid != killed).await;
     assert_eq!(after.recoveries, before.recoveries + 1);
@@ -189,14 +177,10 @@ async fn what_cannot_go_on_gets_its_error() {
     let spec = Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_RECOVERY_TIMEOUT", "2s");
     let mut group = Group::start(spec);
     group.ready().await;
-    let client = group.client().await;
-    let stream = tokio::spawn({
-        let mut client = client.clone();
-        async move { client.generate(greedy(&[300], 900)).await }
-    });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let streams = answers(&group.client().await);
+    streams.await_tokens(10).await;
     group.nodes[1].as_mut().expect("a worker").kill();
-    let error = stream.await.expect("the task").expect_err("no worker came back");
+    let error = streams.all().await.expect_err("no worker came back");
     assert_eq!(error.code(), tonic::Code::Unavailable, "{error:?}");
     assert!(error.metadata().contains_key("retry-after"), "{error:?}");
     let status = group.await_status("the head's refusal", |status| !status.accepting).await;

@@ -10,9 +10,9 @@ use lockstep_proto::node::DrainRequest;
 use lockstep_proto::node::operations_client::OperationsClient;
 use lockstep_proto::v1::Phase;
 use lockstep_tests::certificates::Authority;
-use lockstep_tests::client::{Client, greedy};
+use lockstep_tests::client::{Answers, Client, greedy};
 use lockstep_tests::group::{Group, Spec, Way};
-use lockstep_tests::process::PATIENCE;
+use lockstep_tests::process::{PATIENCE, Process, signal_processes};
 use tempfile::TempDir;
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -59,6 +59,11 @@ impl Pods {
             .identity(Identity::from_pem(certificate, key));
         let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{}", self.group.control_port()))?;
         endpoint.tls_config(tls)?.connect().await
+    }
+
+    /// What the operator asks.
+    async fn operations(&self) -> OperationsClient<Channel> {
+        OperationsClient::new(self.control(role::OPERATOR).await.expect("a connection"))
     }
 }
 
@@ -120,39 +125,54 @@ async fn a_role_does_what_is_its_own() {
     let refused = attach.attach(futures::stream::empty()).await.expect_err("an operator is no node");
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     assert!(refused.message().contains("node.lockstep"), "{refused}");
+}
 
-    // A drain finishes what runs, takes what comes from clients who cannot know yet, then refuses, and the process stays.
+fn drain_request() -> DrainRequest {
+    DrainRequest { reason: "the test asks for it".into() }
+}
+
+/// A group that was told to drain while it answered, and that answer. Where all of it was there before the head heard of
+/// the drain, because this process was slow, there is another group.
+async fn draining() -> (Pods, Answers) {
+    for _ in 0..5 {
+        let mut pods = pods(2);
+        pods.group.ready().await;
+        let mut operations = pods.operations().await;
+        let answers = Answers::begin(&pods.group.client().await, [greedy(&PROMPT, 200)]);
+        answers.await_tokens(1).await;
+        let left = operations.drain(drain_request()).await.expect("drained").into_inner();
+        if (left.running, left.waiting) == (1, 0) {
+            return (pods, answers);
+        }
+        assert_eq!((left.running, left.waiting), (0, 0));
+        answers.await_tokens(200).await;
+    }
+    panic!("a head that answers says that nothing runs");
+}
+
+/// A drain finishes what runs, takes what comes from clients who cannot know yet, then refuses, and the process stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_finishes_what_runs_and_refuses_what_comes_later() {
+    let (mut pods, answers) = draining().await;
     let mut client = pods.group.client().await;
-    let mut stream = client.stream(greedy(&PROMPT, 200)).await.expect("a stream");
-    let mut tokens = stream.message().await.expect("a message").map_or(0, |part| part.token_ids.len());
-    let mut operations = OperationsClient::new(operator);
-    let ask = || DrainRequest { reason: "the test asks for it".into() };
-    let left = operations.drain(ask()).await.expect("drained").into_inner();
-    assert_eq!((left.running, left.waiting), (1, 0));
+    client.generate(greedy(&PROMPT, 1)).await.expect("a late request is answered");
     let status = client.status().await.expect("a status");
     assert!(status.draining && !status.accepting, "{:?}", status.pending);
     assert!(status.pending.iter().any(|line| line.contains("the test asks for it")), "{:?}", status.pending);
     assert_eq!(probe(pods.group.http_port(), "/accepting").expect("an answer").0, 503);
-    client.generate(greedy(&PROMPT, 1)).await.expect("a late request is answered");
-    while let Some(part) = stream.message().await.expect("no error") {
-        tokens += part.token_ids.len();
-    }
-    assert_eq!(tokens, 200);
+    assert_eq!(answers.all().await.expect("no error")[0].tokens.len(), 200);
     let again = pods.group.await_status("an empty head", |status| status.running == 0).await;
     assert!(again.draining && again.requests >= 1 && again.tokens_generated >= 200, "{again:?}");
-    let left = operations.drain(ask()).await.expect("drained already").into_inner();
+    let left = pods.operations().await.drain(drain_request()).await.expect("drained already").into_inner();
     assert_eq!((left.running, left.waiting), (0, 0));
-    let mut refused = None;
-    for _ in 0..60 {
+    let began = Instant::now();
+    let refused = loop {
         match client.generate(greedy(&PROMPT, 1)).await {
             Ok(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            Err(error) => {
-                refused = Some(error);
-                break;
-            }
+            Err(error) => break error,
         }
-    }
-    let refused = refused.expect("no more requests");
+        assert!(began.elapsed() < PATIENCE, "requests are taken for ever");
+    };
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(pods.group.nodes[0].as_mut().expect("a head").is_running());
 }
@@ -163,10 +183,8 @@ async fn certificates_change_while_the_group_serves() {
     let before = pods.group.ready().await;
     let mut client = pods.group.client().await;
     let undisturbed = client.generate(greedy(&PROMPT, 400)).await.expect("an answer");
-    let stream = tokio::spawn({
-        let mut client = client.clone();
-        async move { client.generate(greedy(&PROMPT, 400)).await }
-    });
+    let answers = Answers::begin(&client, [greedy(&PROMPT, 400)]);
+    answers.await_tokens(1).await;
     let (old, new) = (&pods.authority, Authority::new());
     for trusted in [&[old, &new][..], &[&new][..]] {
         new.write(pods.head.path(), role::HEAD, trusted);
@@ -179,7 +197,7 @@ async fn certificates_change_while_the_group_serves() {
     pods.group.start_node(2);
     let again = |status: &lockstep_proto::v1::ClusterStatus| status.ready && status.epoch > before.epoch;
     let after = pods.group.await_status("a new epoch", again).await;
-    assert_eq!(stream.await.expect("the task").expect("an answer"), undisturbed);
+    assert_eq!(answers.all().await.expect("an answer"), [undisturbed]);
     assert_eq!(after.ranks[1].pid, before.ranks[1].pid, "the others kept their processes");
     assert!(pods.control(role::NODE).await.is_err(), "the old CA is trusted no more");
 }
@@ -188,14 +206,10 @@ async fn certificates_change_while_the_group_serves() {
 async fn a_worker_that_is_told_to_stop_loses_nothing() {
     let mut pods = pods(3);
     let before = pods.group.ready().await;
-    let client = pods.group.client().await;
-    let mut undisturbed = client.clone();
-    let undisturbed = undisturbed.generate(greedy(&PROMPT, 600)).await.expect("an answer");
-    let stream = tokio::spawn({
-        let mut client = client.clone();
-        async move { client.generate(greedy(&PROMPT, 600)).await }
-    });
-    pods.group.await_status("a running request", |status| status.running == 1).await;
+    let mut client = pods.group.client().await;
+    let undisturbed = client.generate(greedy(&PROMPT, 600)).await.expect("an answer");
+    let answers = Answers::begin(&client, [greedy(&PROMPT, 600)]);
+    answers.await_tokens(1).await;
     let worker = pods.group.nodes[1].as_mut().expect("a worker");
     worker.signal("TERM");
     let ended = worker.wait();
@@ -203,7 +217,7 @@ async fn a_worker_that_is_told_to_stop_loses_nothing() {
     let left = pods.group.await_status("the gap", |status| status.ranks[1].phase() == Phase::Lost).await;
     assert!(left.ranks[1].message.contains("told to stop"), "{:?}", left.ranks[1]);
     pods.group.start_node(1);
-    assert_eq!(stream.await.expect("the task").expect("an answer"), undisturbed);
+    assert_eq!(answers.all().await.expect("an answer"), [undisturbed]);
     let after = pods.group.ready().await;
     assert_eq!((after.recoveries, after.ranks[1].restarts), (before.recoveries, 0), "nothing was lost");
     for process in [pods.group.nodes[0].as_ref(), pods.group.nodes[2].as_ref(), pods.group.own_ranks.as_ref()] {
@@ -219,13 +233,12 @@ async fn a_group_that_is_told_to_stop_answers_first() {
     pods.group.ready().await;
     let mut client = pods.group.client().await;
     let undisturbed = client.generate(greedy(&PROMPT, 600)).await.expect("an answer");
-    let stream = tokio::spawn(async move { client.generate(greedy(&PROMPT, 600)).await });
-    pods.group.await_status("a running request", |status| status.running == 1).await;
-    let [head, worker] = &mut pods.group.nodes[..] else { panic!("two nodes") };
-    for process in [worker, &mut pods.group.own_ranks, head].into_iter().flatten() {
-        process.signal("TERM");
-    }
-    assert_eq!(stream.await.expect("the task").expect("an answer"), undisturbed);
+    let answers = Answers::begin(&client, [greedy(&PROMPT, 600)]);
+    answers.await_tokens(1).await;
+    let [head, worker] = &pods.group.nodes[..] else { panic!("two nodes") };
+    let all: Vec<u32> = [worker, &pods.group.own_ranks, head].into_iter().flatten().map(Process::id).collect();
+    signal_processes(&all, "TERM");
+    assert_eq!(answers.all().await.expect("an answer"), [undisturbed]);
     for process in pods.group.nodes.iter_mut().flatten().chain(&mut pods.group.own_ranks) {
         let ended = process.wait();
         assert!(ended.success(), "{}: {ended}\n{}", process.name, process.output());
@@ -285,7 +298,7 @@ async fn a_node_without_certificates_stays_out() {
     pods.group.ready().await;
     let mut command = pods.group.command(1);
     command.env_remove("LOCKSTEP_TLS_DIR").env_remove("LOCKSTEP_PROBE_PORT");
-    let mut stranger = lockstep_tests::process::Process::start("stranger", command);
+    let mut stranger = Process::start("stranger", command);
     stranger.await_output("no stream to the head");
     pods.group.nodes[0].as_mut().expect("a head").await_output("turned a caller away");
     assert!(pods.group.ready().await.ready);
