@@ -1,6 +1,6 @@
 //! Throwaway models for unit tests: a folder with a small Llama whose weights count through a fixed pattern.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
@@ -39,6 +39,11 @@ impl Model {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
+}
+
+/// Makes a named pipe that nobody writes to.
+pub fn pipe(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
 /// A folder that holds `model.safetensors` with these tensors and no configuration.

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::ModelFiles;
+use super::{ModelFiles, open_regular};
 use crate::EngineError;
 
 /// Files of one folder. Safe to share between the ranks of a process.
@@ -42,7 +42,7 @@ impl FolderFiles {
         if let Some(file) = open.get(name) {
             return Ok(Some(Arc::clone(file)));
         }
-        match File::open(self.folder.join(name)) {
+        match open_regular(&self.folder.join(name)) {
             Ok(file) => Ok(Some(Arc::clone(open.entry(name.into()).or_insert_with(|| Arc::new(file))))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(cause) => Err(self.io(name, cause)),
@@ -89,6 +89,7 @@ impl ModelFiles for FolderFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture;
 
     fn folder_with(name: &str, content: &[u8]) -> (tempfile::TempDir, FolderFiles) {
         let folder = tempfile::tempdir().unwrap();
@@ -112,12 +113,18 @@ mod tests {
 
     #[test]
     fn errors_name_the_file() {
-        let (_folder, files) = folder_with("a", b"0123");
+        let (folder, files) = folder_with("a", b"0123");
+        fixture::pipe(&folder.path().join("pipe"));
+        std::fs::create_dir(folder.path().join("folder")).unwrap();
         let mut five = [0; 5];
         let error = files.read_at("a", 0, &mut five).unwrap_err();
         assert!(matches!(&error, EngineError::Truncated { size: 4, expected: 5, .. }), "{error}");
         assert!(files.read_at("b", 0, &mut five).unwrap_err().to_string().starts_with("b is missing in test"));
         assert!(files.require("b").is_err());
+        for (name, what) in [("pipe", "a pipe"), ("folder", "a folder")] {
+            let message = files.require(name).unwrap_err().to_string();
+            assert!(message.contains(&format!("/{name}: it is {what}")), "{message}");
+        }
         for outside in ["../a", "/etc/passwd", "", "x/../../a"] {
             assert!(files.size(outside).is_err(), "{outside}");
         }

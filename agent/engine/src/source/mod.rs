@@ -7,6 +7,7 @@ mod builtin;
 mod digest;
 mod folder;
 mod gguf;
+mod regular;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ pub use builtin::BuiltinFiles;
 pub use digest::{ModelFile, digest_of, hex, rank_files, resolve, verify};
 pub use folder::FolderFiles;
 pub(crate) use gguf::{GGUF_FILE, read as read_gguf};
+pub use regular::open_regular;
 
 use crate::EngineError;
 

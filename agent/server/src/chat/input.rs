@@ -69,7 +69,8 @@ impl Source {
 /// Loads the history; false where there can be none, which is no reason not to talk.
 fn remembers(editor: &mut Editor<Words, FileHistory>, path: &Path) -> bool {
     let made = path.parent().is_none_or(|folder| std::fs::create_dir_all(folder).is_ok());
-    made && (editor.load_history(path).is_ok() || !path.exists())
+    // Reading a pipe would wait for somebody to write to it.
+    made && (!path.exists() || path.is_file() && editor.load_history(path).is_ok())
 }
 
 impl Terminal {

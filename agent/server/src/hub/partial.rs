@@ -11,6 +11,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use lockstep_engine::source::open_regular;
+
 use super::content::ContentId;
 
 const NAME: &[u8; 8] = b"lockstep";
@@ -47,7 +49,7 @@ impl Partial {
 
     /// Bytes that a growing file at `path` has, for whoever does not hold its lock; 0 where there is none.
     pub fn bytes_at(path: &Path, size: u64, piece: u64) -> u64 {
-        let done = File::open(path).and_then(|file| marks(&file, size, piece)).ok().flatten();
+        let done = open_regular(path).and_then(|file| marks(&file, size, piece)).ok().flatten();
         done.map_or(0, |done| bytes_done(&done, size, piece))
     }
 

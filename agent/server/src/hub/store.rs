@@ -15,6 +15,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use lockstep_engine::source::open_regular;
 
 use super::content::ContentId;
 use super::error::HubError;
@@ -81,7 +82,7 @@ impl Store {
             return Ok(true);
         }
         // Where links could not be made, files were copied: what they hold is known by reading them.
-        let mut content = File::open(&path).map_err(|cause| HubError::disk(&path, cause))?;
+        let mut content = open_regular(&path).map_err(|cause| HubError::disk(&path, cause))?;
         let found = file.id.of_same_kind(&mut content, file.size, &mut |_| ());
         found.map(|found| found == file.id).map_err(|cause| HubError::disk(&path, cause))
     }
@@ -191,7 +192,7 @@ fn id_of(path: &Path) -> Result<ContentId, HubError> {
     if let Some(id) = linked_id(path) {
         return Ok(id);
     }
-    let read = || ContentId::sha256(&mut File::open(path)?);
+    let read = || ContentId::sha256(&mut open_regular(path)?);
     read().map_err(|cause| HubError::disk(path, cause))
 }
 
