@@ -33,7 +33,7 @@ impl SparseMoe {
         let experts = loader.at("experts");
         let expert = |index| GatedMlp::load(&experts.at(index), config, names, moe.intermediate_size);
         Ok(Self {
-            router: ColumnParallelLinear::load(&loader.unquantized(), &[whole], config.hidden_size, false)?,
+            router: ColumnParallelLinear::load(&loader.exact(), &[whole], config.hidden_size, false)?,
             experts: (0..moe.num_experts).map(expert).collect::<Result<_, _>>()?,
             config: moe,
         })
@@ -112,7 +112,20 @@ fn choose(logits: &[f32], config: &MoeConfig) -> Result<Vec<(usize, f32)>, Engin
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::sync::atomic::AtomicU64;
+
+    use candle_core::{DType, Device};
+    use lockstep_collectives::Grid;
+    use lockstep_collectives::solo::Solo;
+    use lockstep_kernels::Context;
+
     use super::*;
+    use crate::layers::Batch;
+    use crate::placement::{Devices, Placement, Sizes, StepSize};
+    use crate::shard::Shard;
+    use crate::weights::{LoadOptions, Weights};
+    use crate::{Quantization, open};
 
     fn config(experts_per_token: usize, normalize: bool) -> MoeConfig {
         MoeConfig { num_experts: 4, experts_per_token, intermediate_size: 1, normalize }
@@ -135,6 +148,42 @@ mod tests {
         assert_eq!(choose(&logits, &config(2, true)).unwrap(), [(0, 0.5), (1, 0.5)]);
         assert_eq!(choose(&logits, &config(2, false)).unwrap(), [(0, 0.25), (1, 0.25)]);
         assert!(choose(&[1.0, f32::NAN, 0.0, 0.0], &config(2, true)).is_err());
+    }
+
+    /// GGUF files have it in F32 beside blocks, whose type is none that it would fit into.
+    #[test]
+    fn a_router_is_as_it_is_stored() {
+        let files = open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf/mixtral.gguf")).unwrap();
+        let config = ModelConfig::read(files.as_ref()).unwrap();
+        let (moe, weights) = (config.moe.unwrap(), Weights::open(files).unwrap());
+        let shard = Shard::new(&config, Grid::new(0, 1, 1).unwrap()).unwrap();
+        let shape = [moe.num_experts, config.hidden_size];
+        let name = "model.layers.0.block_sparse_moe.gate.weight";
+        let stored = weights.rows(name, &shape, 0..moe.num_experts).unwrap();
+        assert_eq!((stored.dtype(), weights.main_dtype()), (DType::F32, DType::F16));
+        let (host, step) = (Context::cpu(1).unwrap(), StepSize { context_length: 1, working_bytes: 0 });
+        for (dtype, quantization) in [(DType::F16, Quantization::None), (DType::BF16, Quantization::Q8_0)] {
+            let sizes = Sizes::of(&weights, &config, &shard, dtype, quantization.format());
+            let placement = Placement::new(&Devices::default(), &host, shard.layers.clone(), &sizes, 0, &step).unwrap();
+            let mut heard = |_: u64, _: u64| ();
+            let options = LoadOptions {
+                weights: &weights,
+                placement: &placement,
+                shard: &shard,
+                dtype,
+                quantization,
+                progress: RefCell::new(&mut heard),
+                bytes_total: 0,
+            };
+            let place = Loader::new(&options).at("model.layers.0.block_sparse_moe");
+            let layer = SparseMoe::load(&place, &config, moe, MlpNames::Separate(["w1", "w3", "w2"])).unwrap();
+            let (batch, mut communicator, progress) = (Batch::default(), Solo::new().unwrap(), AtomicU64::new(0));
+            let pass = Pass { kernels: &host, batch: &batch, communicator: &mut communicator, progress: &progress };
+            // A row with a single one gives a column of the matrix, to the last bit.
+            let ones = Tensor::eye(config.hidden_size, DType::F32, &Device::Cpu).unwrap();
+            let columns: Vec<Vec<f32>> = layer.router.forward(&pass, &ones).unwrap().to_vec2().unwrap();
+            assert_eq!(columns, stored.t().unwrap().to_vec2::<f32>().unwrap(), "{dtype:?}, {quantization}");
+        }
     }
 
     /// A row's experts and weights do not depend on its neighbours.

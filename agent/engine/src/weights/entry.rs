@@ -28,6 +28,11 @@ pub enum RowOrder {
     Interleaved(usize),
 }
 
+/// The type that numbers stored in `stored` are kept in without rounding, where others are kept in `dtype`.
+pub fn unrounded(stored: DType, dtype: DType) -> DType {
+    if stored == dtype { dtype } else { DType::F32 }
+}
+
 /// Where a tensor lies.
 #[derive(Debug)]
 pub struct Entry {

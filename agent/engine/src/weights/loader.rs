@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Matrix};
 
-use super::Weights;
+use super::{Weights, unrounded};
 use crate::placement::Placement;
 use crate::shard::Shard;
 use crate::{EngineError, Quantization};
@@ -29,7 +29,8 @@ pub struct LoadOptions<'a> {
 pub struct Loader<'a> {
     options: &'a LoadOptions<'a>,
     context: &'a Context,
-    quantization: Quantization,
+    /// Matrices are kept as they are stored.
+    exact: bool,
     prefix: String,
 }
 
@@ -50,7 +51,7 @@ pub enum Table {
 impl<'a> Loader<'a> {
     pub fn new(options: &'a LoadOptions<'a>) -> Self {
         let context = options.placement.first();
-        Self { options, context, quantization: options.quantization, prefix: String::new() }
+        Self { options, context, exact: false, prefix: String::new() }
     }
 
     /// The same place, for what is computed with `context`.
@@ -67,9 +68,9 @@ impl<'a> Loader<'a> {
         Self { prefix: format!("{}{name}.", self.prefix), ..*self }
     }
 
-    /// The same place, for what must stay as it is stored: a router, where a small error changes who computes.
-    pub fn unquantized(&self) -> Self {
-        Self { quantization: Quantization::None, prefix: self.prefix.clone(), ..*self }
+    /// The same place, for what is neither quantized nor rounded: a router, where a small error changes who computes.
+    pub fn exact(&self) -> Self {
+        Self { exact: true, prefix: self.prefix.clone(), ..*self }
     }
 
     pub fn shard(&self) -> &'a Shard {
@@ -130,7 +131,7 @@ impl<'a> Loader<'a> {
         if let Some(format) = self.options.weights.blocks_of(&name)? {
             return self.blocks(&name, format, shape, &(0..shape[0]), &columns);
         }
-        let whole = match self.quantization.format() {
+        let whole = match self.format() {
             Some(format) => whole_blocks(format, &columns, shape[1]),
             None => columns.clone(),
         };
@@ -147,9 +148,14 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// What matrices are quantized to here that are stored in floating point.
+    fn format(&self) -> Option<BlockFormat> {
+        self.options.quantization.format().filter(|_| !self.exact)
+    }
+
     /// Some columns of a matrix in the order that the device multiplies in, quantized where that is asked for.
     fn packed(&self, tensor: &Tensor, columns: Range<usize>) -> Result<Matrix, EngineError> {
-        let matrix = match self.quantization.format() {
+        let matrix = match self.format() {
             Some(format) => Matrix::quantize(self.context, tensor, format, columns)?,
             None => Matrix::new(self.context, tensor)?,
         };
@@ -180,7 +186,8 @@ impl<'a> Loader<'a> {
     /// Numbers of a matrix that is yet to be brought to its device.
     fn matrix(&self, tensor: Tensor) -> Result<Tensor, EngineError> {
         self.report();
-        Ok(tensor.to_dtype(self.options.dtype)?)
+        let dtype = self.options.dtype;
+        Ok(tensor.to_dtype(if self.exact { unrounded(tensor.dtype(), dtype) } else { dtype })?)
     }
 
     fn place(&self, tensor: Tensor, dtype: DType) -> Result<Tensor, EngineError> {

@@ -18,7 +18,7 @@ use lockstep_kernels::BlockFormat;
 use crate::EngineError;
 use crate::gguf;
 use crate::source::{self, ModelFiles};
-pub(crate) use entry::{Entry, RowOrder, Stored};
+pub(crate) use entry::{Entry, RowOrder, Stored, unrounded};
 pub use header::check_safetensors;
 pub use index::Index;
 pub use loader::{LoadOptions, Loader, RowPart, Table};

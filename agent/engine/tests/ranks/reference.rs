@@ -230,7 +230,7 @@ fn stored(fixture: &str) -> HashMap<String, Tensor> {
     tensors.map(|(name, tensor)| (name, tensor.to_dtype(DType::F32).unwrap())).collect()
 }
 
-/// Matrices go through the type and then through blocks; the embedding and routers through the type alone, vectors through
+/// Matrices go through the type and then through blocks; the embedding through the type alone, routers and vectors through
 /// neither.
 fn decoded(
     mut tensors: HashMap<String, Tensor>,
@@ -245,9 +245,12 @@ fn decoded(
         if tensor.rank() == 1 {
             return (name, rows(&tensor.unsqueeze(0).unwrap()));
         }
+        if is_router(&name) {
+            return (name, rows(&tensor));
+        }
         let tensor = through(&tensor, dtype);
         let tensor = match quantization {
-            _ if name.contains("embed_tokens") || is_router(&name) => tensor,
+            _ if name.contains("embed_tokens") => tensor,
             Quantization::None => tensor,
             Quantization::Q8_0 => through_blocks(&tensor, GgmlDType::Q8_0),
             Quantization::Q4K => through_blocks(&tensor, GgmlDType::Q4K),
