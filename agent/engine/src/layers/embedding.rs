@@ -22,7 +22,8 @@ impl VocabParallelEmbedding {
         let first_id = u32::try_from(rows.start).unwrap_or(u32::MAX);
         let shape = [config.vocab_size, config.hidden_size];
         let scale = config.embedding_scale.map(f64::from);
-        Ok(Self { table: loader.table(&format!("{name}.weight"), shape, rows)?, first_id, scale })
+        let table = loader.table(&format!("{name}.weight"), shape, rows, config.tie_word_embeddings)?;
+        Ok(Self { table, first_id, scale })
     }
 
     /// The batch's ids to `[tokens, hidden]`.
@@ -30,7 +31,7 @@ impl VocabParallelEmbedding {
         let (first_id, ids) = (self.first_id, &pass.batch.ids);
         let part = match &self.table {
             Table::Plain(table) => embedding(pass.kernels, table, first_id, ids)?,
-            Table::Blocks(table) => embedding_of(pass.kernels, table, first_id, ids)?,
+            Table::Matrix(table) => embedding_of(pass.kernels, table, first_id, ids)?,
         };
         let whole = pass.all_reduce_sum(part)?;
         match self.scale {

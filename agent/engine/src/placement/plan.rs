@@ -9,21 +9,27 @@ pub struct Costs {
     pub before: u64,
     /// Comes with the last layer.
     pub after: u64,
+    /// Of `after`, what is there already on the device that has the first layer too; no more than `before`.
+    pub shared: u64,
     /// Every device that has a layer needs it while it computes.
     pub working: u64,
 }
 
 impl Costs {
-    /// Of a run of layers that begins with `first`, and what comes with them.
-    fn of(&self, index: usize) -> u64 {
+    /// What the layer `index` and what comes with it add to a device that has those from `first` on.
+    fn of(&self, first: usize, index: usize) -> u64 {
         let before = if index == 0 { self.before } else { 0 };
-        let after = if index + 1 == self.layers.len() { self.after } else { 0 };
+        let after = match first {
+            _ if index + 1 < self.layers.len() => 0,
+            0 => self.after.saturating_sub(self.shared),
+            _ => self.after,
+        };
         self.layers[index].saturating_add(before).saturating_add(after)
     }
 
     /// Everything on one device.
     pub fn all(&self) -> u64 {
-        (0..self.layers.len()).fold(self.working, |sum, index| sum.saturating_add(self.of(index)))
+        (0..self.layers.len()).fold(self.working, |sum, index| sum.saturating_add(self.of(0, index)))
     }
 }
 
@@ -35,7 +41,8 @@ const STEPS: u64 = 1024;
 /// less than all layers.
 pub fn spread(costs: &Costs, free: &[u64]) -> Vec<usize> {
     let holds_all = |share: &u64| fill(costs, free, *share).iter().sum::<usize>() == costs.layers.len();
-    // A larger share never holds less, so the least that does can be found by halving.
+    // A larger share never holds less (what a device no longer shares, one before it has taken over), so the least that
+    // does can be found by halving.
     let (mut least, mut most) = (1, STEPS);
     while least < most {
         let middle = (least + most) / 2;
@@ -50,8 +57,8 @@ fn fill(costs: &Costs, free: &[u64], share: u64) -> Vec<usize> {
     let take = |free: &u64| {
         let first = next;
         let mut left = (free / STEPS * share).saturating_sub(costs.working);
-        while next < costs.layers.len() && costs.of(next) <= left {
-            left -= costs.of(next);
+        while next < costs.layers.len() && costs.of(first, next) <= left {
+            left -= costs.of(first, next);
             next += 1;
         }
         next - first
@@ -63,6 +70,7 @@ fn fill(costs: &Costs, free: &[u64], share: u64) -> Vec<usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::ops::Range;
 
     fn costs(layers: &[u64]) -> Costs {
         Costs { layers: layers.into(), ..Costs::default() }
@@ -97,27 +105,47 @@ mod tests {
         assert_eq!(four.all(), 25 << 20);
     }
 
+    #[test]
+    fn what_both_ends_share_counts_once_on_one_device() {
+        let mut four = costs(&[4 << 20; 4]);
+        (four.before, four.after, four.shared) = (4 << 20, 5 << 20, 4 << 20);
+        assert_eq!(four.all(), 21 << 20);
+        assert_eq!(spread(&four, &[21 << 20]), [4]);
+        assert_eq!(spread(&four, &[20 << 20]), [3]);
+        // The ends are apart, so each has its own.
+        assert_eq!(spread(&four, &[12 << 20, 13 << 20]), [2, 2]);
+        assert_eq!(spread(&four, &[12 << 20, 12 << 20]), [2, 1]);
+        assert_eq!(spread(&four, &[1 << 20, 21 << 20]), [0, 4]);
+    }
+
     proptest! {
         #[test]
         fn no_device_holds_more_than_it_has(
             layers in prop::collection::vec(1u64..50_000, 1..40),
             free in prop::collection::vec(0u64..1_000_000, 0..5),
             ends in (0u64..50_000, 0u64..50_000, 0u64..5_000),
+            tied in any::<bool>(),
         ) {
-            let costs = Costs { layers, before: ends.0, after: ends.1, working: ends.2 };
+            let shared = if tied { ends.0.min(ends.1) } else { 0 };
+            let costs = Costs { layers, before: ends.0, after: ends.1, shared, working: ends.2 };
+            let of = |run: Range<usize>| -> u64 {
+                let ends = [(0, costs.before), (costs.layers.len() - 1, costs.after)];
+                let ends = ends.iter().filter(|(end, _)| run.contains(end)).map(|(_, bytes)| bytes);
+                let shared = if run == (0..costs.layers.len()) { costs.shared } else { 0 };
+                costs.layers[run.clone()].iter().chain(ends).sum::<u64>() - shared
+            };
             let counts = spread(&costs, &free);
             prop_assert_eq!(counts.len(), free.len());
             let mut first = 0;
             for (count, free) in counts.iter().zip(&free) {
-                let held: u64 = (first..first + count).map(|index| costs.of(index)).sum();
-                prop_assert!(*count == 0 || held + costs.working <= *free);
+                prop_assert!(*count == 0 || of(first..first + count) + costs.working <= *free);
                 first += count;
             }
             prop_assert!(first <= costs.layers.len());
             if first < costs.layers.len() {
                 // Nothing more would have gone on the last device.
                 let last = free.last().map_or(0, |free| free / STEPS * STEPS);
-                let held: u64 = (first - counts.last().unwrap_or(&0)..=first).map(|index| costs.of(index)).sum();
+                let held = of(first - counts.last().unwrap_or(&0)..first + 1);
                 prop_assert!(held + costs.working > last);
             }
         }

@@ -8,7 +8,7 @@ use lockstep_kernels::{BlockFormat, plain};
 use super::plan::Costs;
 use crate::config::ModelConfig;
 use crate::shard::Shard;
-use crate::weights::Weights;
+use crate::weights::{Stored, Weights, unrounded};
 
 /// Positions of one sequence that every placement leaves room for: with less, hardly a request could be served.
 const LEAST_CONTEXT: u32 = 4096;
@@ -20,9 +20,10 @@ pub struct Sizes {
     pub layers: Vec<u64>,
     /// Of the embedding, where the stage has it.
     pub embedding: u64,
-    /// Of the final norm and the output projection, where the stage has them. One that is tied to the embedding counts
-    /// again, as it may have to lie on another device.
+    /// Of the final norm and the output projection, where the stage has them.
     pub output: u64,
+    /// Of `output`, what a tied projection takes from the embedding where both are in one place.
+    pub shared: u64,
 }
 
 impl Sizes {
@@ -37,16 +38,28 @@ impl Sizes {
         let root = config.text_place.map_or(String::new(), |place| format!("{place}."));
         let ranks = shard.group.world_size() as u64;
         let mut sizes = Self { layers: vec![0; shard.layers.len()], ..Self::default() };
-        for (name, bytes, is_matrix) in weights.in_memory(dtype, quantized) {
+        for (name, entry) in weights.entries() {
             let Some(name) = name.strip_prefix(&root) else { continue };
-            let bytes = if is_matrix { bytes.div_ceil(ranks) } else { bytes };
+            let part = |bytes: u64| if entry.is_matrix() { bytes.div_ceil(ranks) } else { bytes };
+            let bytes = match (&entry.stored, is_router(name)) {
+                // Whole on every rank, and never rounded.
+                (Stored::Float(stored), true) => entry.in_memory(unrounded(*stored, dtype), None),
+                (_, true) => entry.bytes,
+                (_, false) => part(entry.in_memory(dtype, quantized)),
+            };
             let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
             if let Some(layer) = layer {
                 let index = shard.layers.contains(&layer).then(|| layer - shard.layers.start);
                 index.into_iter().for_each(|index: usize| sizes.layers[index] += bytes);
             } else if name.starts_with("model.embed_tokens.") {
-                sizes.embedding += if shard.embeds { bytes } else { 0 };
-                sizes.output += if shard.projects && config.tie_word_embeddings { bytes } else { 0 };
+                let table = part(entry.in_memory(dtype, None));
+                sizes.embedding += if shard.embeds { table } else { 0 };
+                if shard.projects && config.tie_word_embeddings {
+                    sizes.output += bytes;
+                    // One that is quantized while loading is another matrix.
+                    let is_another = quantized.is_some() && matches!(entry.stored, Stored::Float(_));
+                    sizes.shared += if shard.embeds && !is_another { bytes } else { 0 };
+                }
             } else if name.starts_with("model.norm.") || (name.starts_with("lm_head.") && !config.tie_word_embeddings) {
                 sizes.output += if shard.projects { bytes } else { 0 };
             }
@@ -58,7 +71,8 @@ impl Sizes {
     pub fn of_run(&self, run: &Range<usize>) -> u64 {
         let first = if run.start == 0 { self.embedding } else { 0 };
         let last = if run.end == self.layers.len() { self.output } else { 0 };
-        self.layers[run.clone()].iter().sum::<u64>() + first + last
+        let shared = if *run == (0..self.layers.len()) { self.shared } else { 0 };
+        self.layers[run.clone()].iter().sum::<u64>() + first + last - shared
     }
 
     /// With the least cache for each layer, `cache_per_position` bytes a position, and with what a step takes.
@@ -68,9 +82,15 @@ impl Sizes {
             layers: self.layers.iter().map(|bytes| bytes + cache).collect(),
             before: self.embedding,
             after: self.output,
+            shared: self.shared,
             working: step.working_bytes,
         }
     }
+}
+
+/// Whether it is a mixture's router, which [`crate::layers::SparseMoe`] has whole and exact on every rank.
+fn is_router(name: &str) -> bool {
+    name.ends_with(".gate.weight")
 }
 
 /// What the largest step needs.
@@ -107,10 +127,11 @@ mod tests {
     #[test]
     fn every_byte_is_where_it_is_needed() {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-        let (table, norm, matrix) = (zeros(&[40, 32]), zeros(&[32]), zeros(&[32, 32]));
+        let (table, norm, matrix, router) = (zeros(&[40, 32]), zeros(&[32]), zeros(&[32, 32]), zeros(&[4, 32]));
         let model = fixture::folder(&[
             ("model.embed_tokens.weight", &table),
             ("model.layers.0.mlp.up_proj.weight", &matrix),
+            ("model.layers.0.mlp.gate.weight", &router),
             ("model.layers.1.input_layernorm.weight", &norm),
             ("model.layers.1.mlp.up_proj.weight", &matrix),
             ("model.norm.weight", &norm),
@@ -124,14 +145,26 @@ mod tests {
         };
         let one = Grid::new(0, 1, 1).unwrap();
         let whole = sizes(&config, one, DType::F32, None);
-        assert_eq!(whole, Sizes { layers: vec![4096, 4096 + 128], embedding: 5120, output: 5120 + 128 });
+        let expected =
+            |layers: [u64; 2], embedding, output| Sizes { layers: layers.into(), embedding, output, shared: 0 };
+        // The router stays as it is stored.
+        assert_eq!(whole, expected([4096 + 512, 4096 + 128], 5120, 5120 + 128));
         let half = sizes(&config, one, DType::BF16, None);
-        assert_eq!(half, Sizes { layers: vec![2048, 2048 + 128], embedding: 2560, output: 2560 + 128 });
+        assert_eq!(half, expected([2048 + 512, 2048 + 128], 2560, 2560 + 128));
         let quantized = sizes(&config, one, DType::F32, Some(BlockFormat::Q8_0));
-        assert_eq!(quantized, Sizes { layers: vec![1088, 1088 + 128], embedding: 5120, output: 40 * 34 + 128 });
-        let last = sizes(&config, Grid::new(2, 4, 2).unwrap(), DType::F32, None);
-        assert_eq!(last, Sizes { layers: vec![2048 + 128], embedding: 0, output: 2560 + 128 });
+        assert_eq!(quantized, expected([1088 + 512, 1088 + 128], 5120, 40 * 34 + 128));
+        let stage = |rank| sizes(&config, Grid::new(rank, 4, 2).unwrap(), DType::F32, None);
+        // Every rank has the whole router.
+        assert_eq!(stage(0), Sizes { layers: vec![2048 + 512], embedding: 2560, ..Sizes::default() });
+        assert_eq!(stage(2), Sizes { layers: vec![2048 + 128], output: 2560 + 128, ..Sizes::default() });
+
         config.tie_word_embeddings = true;
-        assert_eq!(sizes(&config, one, DType::F32, None).output, 5120 + 128);
+        let tied = sizes(&config, one, DType::F32, None);
+        assert_eq!(tied, Sizes { shared: 5120, ..whole.clone() });
+        assert_eq!((tied.of_run(&(0..2)), tied.of_run(&(0..1))), (whole.of_run(&(0..2)) - 5120, whole.of_run(&(0..1))));
+        // What is quantized while loading is no table any more.
+        assert_eq!(sizes(&config, one, DType::F32, Some(BlockFormat::Q8_0)), quantized);
+        let last = sizes(&config, Grid::new(1, 2, 2).unwrap(), DType::F32, None);
+        assert_eq!((last.output, last.shared), (5120 + 128, 0));
     }
 }

@@ -55,6 +55,26 @@ impl Entry {
         }
     }
 
+    /// Whether it is a matrix; else a vector.
+    pub fn is_matrix(&self) -> bool {
+        self.shape.len() > 1
+    }
+
+    /// Bytes that it takes in memory: a floating-point matrix in `dtype`, or in blocks where it is `quantized`; a vector
+    /// in f32; blocks as they are stored.
+    pub fn in_memory(&self, dtype: DType, quantized: Option<BlockFormat>) -> u64 {
+        let elements = self.shape.iter().product::<usize>() as u64;
+        let columns = self.shape.last().copied().unwrap_or(1).max(1) as u64;
+        match (&self.stored, quantized) {
+            (Stored::Float(_), Some(format)) if self.is_matrix() => {
+                elements / columns * columns.div_ceil(format.columns() as u64) * format.bytes() as u64
+            }
+            (Stored::Float(_), _) if self.is_matrix() => elements * dtype.size_in_bytes() as u64,
+            (Stored::Float(_), _) => elements * DType::F32.size_in_bytes() as u64,
+            _ => self.bytes,
+        }
+    }
+
     /// The error for a type that cannot be used.
     pub fn refuse_dtype(&self, name: &str) -> EngineError {
         let found = match &self.stored {

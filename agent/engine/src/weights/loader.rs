@@ -44,8 +44,8 @@ pub struct RowPart<'a> {
 /// Rows that are looked up by their index.
 pub enum Table {
     Plain(Tensor),
-    /// Stored in blocks: in the order of products, which a tied output projection shares.
-    Blocks(Matrix),
+    /// In the order of products: stored in blocks, or shared with a tied output projection.
+    Matrix(Matrix),
 }
 
 impl<'a> Loader<'a> {
@@ -82,11 +82,17 @@ impl<'a> Loader<'a> {
         self.rows(name, &[size], 0..size, DType::F32)
     }
 
-    /// Some rows of a table `[rows, columns]`; it stays as it is stored, whatever matrices are quantized to.
-    pub fn table(&self, name: &str, shape: [usize; 2], rows: Range<usize>) -> Result<Table, EngineError> {
-        match self.options.weights.blocks_of(&self.name(name))? {
-            Some(format) => Ok(Table::Blocks(self.blocks(&self.name(name), format, shape, &rows, &(0..shape[1]))?)),
-            None => Ok(Table::Plain(self.rows(name, &shape, rows, self.options.dtype)?)),
+    /// Some rows of a table `[rows, columns]`, which is not quantized while loading. `tied`: the output projection is it
+    /// too.
+    pub fn table(&self, name: &str, shape: [usize; 2], rows: Range<usize>, tied: bool) -> Result<Table, EngineError> {
+        let whole = 0..shape[1];
+        if let Some(format) = self.options.weights.blocks_of(&self.name(name))? {
+            return Ok(Table::Matrix(self.blocks(&self.name(name), format, shape, &rows, &whole)?));
+        }
+        let tensor = self.rows(name, &shape, rows, self.options.dtype)?;
+        match self.format() {
+            None if tied => Ok(Table::Matrix(self.packed(&tensor, whole)?)),
+            _ => Ok(Table::Plain(tensor)),
         }
     }
 
@@ -144,7 +150,7 @@ impl<'a> Loader<'a> {
     pub fn tied(&self, table: &Table) -> Result<Matrix, EngineError> {
         match table {
             Table::Plain(tensor) => self.packed(tensor, 0..tensor.dim(1)?),
-            Table::Blocks(matrix) => Ok(matrix.clone()),
+            Table::Matrix(matrix) => Ok(matrix.clone()),
         }
     }
 

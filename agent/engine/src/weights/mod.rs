@@ -70,27 +70,13 @@ impl Weights {
 
     /// About how many bytes one of `world_size` ranks reads: matrices are split, vectors are not.
     pub fn bytes_per_rank(&self, world_size: usize) -> u64 {
-        let parts = |entry: &Entry| if entry.shape.len() > 1 { world_size as u64 } else { 1 };
+        let parts = |entry: &Entry| if entry.is_matrix() { world_size as u64 } else { 1 };
         self.entries.values().map(|entry| entry.bytes / parts(entry)).sum()
     }
 
-    /// What each tensor takes in memory, in bytes, and whether it is a matrix, by name: floating-point matrices in `dtype`,
-    /// or `quantized` where that is done to them, vectors in f32, blocks as they are.
-    pub fn in_memory(&self, dtype: DType, quantized: Option<BlockFormat>) -> impl Iterator<Item = (&str, u64, bool)> {
-        self.entries.iter().map(move |(name, entry)| {
-            let is_matrix = entry.shape.len() > 1;
-            let elements = entry.shape.iter().product::<usize>() as u64;
-            let quantized = quantized.filter(|_| !name.ends_with("embed_tokens.weight"));
-            let bytes = match (&entry.stored, quantized) {
-                (Stored::Float(_), Some(format)) if is_matrix => {
-                    elements / format.columns() as u64 * format.bytes() as u64
-                }
-                (Stored::Float(_), _) if is_matrix => elements * dtype.size_in_bytes() as u64,
-                (Stored::Float(_), _) => elements * DType::F32.size_in_bytes() as u64,
-                _ => entry.bytes,
-            };
-            (name.as_str(), bytes, is_matrix)
-        })
+    /// All tensors, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
     }
 
     /// Type that most of the weights are stored in, or for blocks the one that goes with them; f32 where none is of a

@@ -49,7 +49,8 @@ fn layers_go_by_free_memory_and_the_rest_to_the_cpu() {
 
     let two = load(&setup, devices(&[2 * needed, 2 * needed], false)).unwrap();
     assert_eq!((names(&two), two[0].layers.end), (vec!["(plain)", "(plain)"], two[1].layers.start));
-    assert_eq!(two[0].weight_bytes + two[1].weight_bytes, one[0].weight_bytes);
+    // Its output projection is the embedding, which both ends have where they are apart.
+    assert_eq!(two[0].weight_bytes + two[1].weight_bytes, one[0].weight_bytes + 269 * 54 * 4);
 
     let rest = load(&setup, too_small(&setup)).unwrap();
     assert_eq!((rest[0].layers.start, rest[0].layers.end, rest[1].layers.end), (0, rest[1].layers.start, 3));
@@ -60,6 +61,24 @@ fn layers_go_by_free_memory_and_the_rest_to_the_cpu() {
     let error = load(&setup, Devices { rest_on_cpu: false, ..too_small(&setup) }).unwrap_err().to_string();
     for part in ["of 3 layers fit", "MiB are needed", "--isq", "MISTRALRS_NO_NCCL=1"] {
         assert!(error.contains(part), "{error}");
+    }
+}
+
+/// A model whose weights are kept as they are stored has as many bytes in memory as were read. Tied or not, routers among
+/// them or not, each place counts what lies there and nothing twice.
+#[test]
+fn what_is_counted_is_what_is_loaded() {
+    let gguf = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf");
+    let files = ["llama", "mixtral", "qwen3moe", "gemma2", "gemma3", "phi3"].map(|name| format!("{gguf}/{name}.gguf"));
+    let stored = FIXTURES.into_iter().filter(|name| *name != "llama3-bf16").map(|name| Setup::new(name, 1).source);
+    for source in stored.chain(files) {
+        let setup = Setup { source, dtype: DTypeChoice::Auto, ..Setup::new("qwen3", 1) };
+        for devices in [Devices::default(), devices(&[1 << 30], false), too_small(&setup)] {
+            let runner = Runner::load(RunnerConfig { devices, ..setup.config(0) }, &mut |_, _| {}).unwrap();
+            let placed = runner.placed_layers().unwrap();
+            let counted: u64 = placed.iter().map(|run| run.weight_bytes).sum();
+            assert_eq!(counted, runner.bytes_read(), "{} in {placed:?}", setup.source);
+        }
     }
 }
 
@@ -108,7 +127,8 @@ fn every_format_is_kept_on_a_device() {
             let placed = load(&setup, devices(&[1 << 30], false)).unwrap();
             let plain = load(&Setup { quantization: Quantization::None, ..setup.clone() }, devices(&[1 << 30], false));
             let (weights, plain) = (placed[0].weight_bytes, plain.unwrap()[0].weight_bytes);
-            assert!(quantization == Quantization::None || weights < plain, "{weights} of {plain}");
+            // Rows of models so narrow do not fill a block of 256.
+            assert!(quantization != Quantization::Q8_0 || weights < plain, "{weights} of {plain}");
         }
     }
 }
