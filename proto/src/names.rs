@@ -56,7 +56,8 @@ pub mod env {
     pub const KV_CACHE_MEMORY: &str = "LOCKSTEP_KV_CACHE_MEMORY";
     /// Requests that may wait in the queue before new ones are refused.
     pub const MAX_WAITING: &str = "LOCKSTEP_MAX_WAITING";
-    /// How the model spells tool calls: `auto`, `none`, `hermes`, `llama3_json`, `mistral` or `pythonic`.
+    /// How the model spells tool calls: `auto`, `none`, `hermes`, `llama3_json`, `mistral`, `pythonic` or
+    /// `qwen3_coder`.
     pub const TOOL_CALL_PARSER: &str = "LOCKSTEP_TOOL_CALL_PARSER";
     /// How the model marks its reasoning: `auto`, `none`, `think` or `mistral`.
     pub const REASONING_PARSER: &str = "LOCKSTEP_REASONING_PARSER";

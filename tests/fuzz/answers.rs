@@ -8,12 +8,11 @@ use lockstep_agent::output::reasoning::ReasoningStyle;
 use lockstep_agent::output::tools::{Function, ToolStyle, forced};
 use lockstep_agent::output::{OutputFormat, OutputParser, Piece, ToolFormat};
 use lockstep_agent::text::Tokenizer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::change::Random;
 use crate::files::{sizes, tokenizer_of};
 
-const STYLES: [ToolStyle; 4] = [ToolStyle::Hermes, ToolStyle::Llama3Json, ToolStyle::Mistral, ToolStyle::Pythonic];
 const REASONING: [Option<ReasoningStyle>; 3] = [None, Some(ReasoningStyle::Think), Some(ReasoningStyle::Mistral)];
 /// Tokens that are taken through a grammar.
 const TOKENS: usize = 24;
@@ -32,15 +31,22 @@ pub fn output(bytes: &[u8]) {
 }
 
 fn formats() -> Vec<OutputFormat> {
-    let tools =
-        STYLES.map(|style| Some(ToolFormat { style, names: vec!["f".into(), "get_weather".into()], max_calls: 3 }));
-    let tools = tools.into_iter().chain([None]);
+    let styles = ToolStyle::NAMES.iter().map(|(_, style)| *style);
+    let tools = styles.map(|style| Some(ToolFormat { style, tools: functions().into(), max_calls: 3 })).chain([None]);
     let with = |tools: Option<ToolFormat>| {
         REASONING.map(|reasoning| {
             [false, true].map(|begun| OutputFormat { reasoning, reasoning_begun: begun, tools: tools.clone() })
         })
     };
     tools.flat_map(with).flatten().collect()
+}
+
+fn functions() -> [Function; 2] {
+    let parameters = json!({"properties": {
+        "a": {"type": ["integer", "null"]}, "b": {"type": "boolean"}, "c": {"type": "number"}, "d": {"type": "array"},
+        "e": {"anyOf": [{"type": "object"}, {"$ref": "#/properties/e"}]}, "city": {"type": "string"},
+    }});
+    ["f", "get_weather"].map(|name| Function { name: name.into(), parameters: parameters.clone() })
 }
 
 /// The pieces of an answer, those of one kind joined.
@@ -122,7 +128,7 @@ fn tools(source: &str, number: usize) -> Result<Grammar, GrammarError> {
         parameters: tool["parameters"].clone(),
     };
     let functions: Vec<Function> = tools.iter().map(function).collect();
-    forced(STYLES[number % STYLES.len()], &functions, number % 2 == 1, |_| None)
+    forced(ToolStyle::NAMES[number % ToolStyle::NAMES.len()].1, &functions, number % 2 == 1, |_| None)
 }
 
 fn grammars() -> &'static Grammars {

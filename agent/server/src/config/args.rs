@@ -183,7 +183,8 @@ pub(super) struct Options {
     /// Most tokens of one sequence, prompt and answer together. Default: what the model was trained for
     #[arg(long = CONTEXT.flag, global = true, value_name = "N")]
     pub context_length: Option<String>,
-    /// How the model spells tool calls: auto (as its chat template does), none, hermes, llama3_json, mistral or pythonic.
+    /// How the model spells tool calls: auto (as its chat template does), none, hermes, llama3_json, mistral,
+    /// pythonic or qwen3_coder.
     /// Default: auto
     #[arg(long = TOOL_PARSER.flag, global = true, value_name = "STYLE")]
     pub tool_call_parser: Option<String>,

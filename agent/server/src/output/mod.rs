@@ -6,8 +6,10 @@
 pub mod reasoning;
 pub mod tools;
 
+use std::sync::Arc;
+
 use reasoning::{Reasoning, ReasoningStyle};
-use tools::{ToolParser, ToolStyle};
+use tools::{Function, ToolParser, ToolStyle};
 
 /// What somebody chose, or left to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,8 +77,8 @@ pub struct OutputFormat {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolFormat {
     pub style: ToolStyle,
-    /// Names of the tools that may be called.
-    pub names: Vec<String>,
+    /// The tools that may be called.
+    pub tools: Arc<[Function]>,
     /// Calls after that many are left out.
     pub max_calls: usize,
 }

@@ -1,12 +1,17 @@
 //! Whole answers through the parsers, and the same answers cut in any way.
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 
 fn format(reasoning: Option<ReasoningStyle>, tools: Option<ToolStyle>) -> OutputFormat {
-    let names = vec!["get_weather".to_owned(), "add".to_owned()];
-    let tools = tools.map(|style| ToolFormat { style, names, max_calls: 16 });
+    let parameters = json!({"properties": {
+        "a": {"type": "integer"}, "b": {"type": ["array", "null"]}, "city": {"type": "string"},
+    }});
+    let function = |name: &str| Function { name: name.into(), parameters: parameters.clone() };
+    let functions = [function("get_weather"), function("add")];
+    let tools = tools.map(|style| ToolFormat { style, tools: functions.into(), max_calls: 16 });
     OutputFormat { reasoning, reasoning_begun: false, tools }
 }
 
@@ -106,6 +111,46 @@ const PYTHONIC: [(&str, &str); 11] = [
     ("[add(a=1)] ignored", "|0:add{\"a\":1}"),
 ];
 
+const QWEN3_CODER: [(&str, &str); 18] = [
+    (
+        "Let me see.\n<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n[2, \"x\"]\n</parameter>\n\
+         </function>\n</tool_call>",
+        "Let me see.|0:add{\"a\": 1, \"b\": [2,\"x\"]}",
+    ),
+    ("<tool_call><function=add></function></tool_call>", "|0:add{}"),
+    (
+        "<tool_call>\n<function=add>\n<parameter=a>1</parameter>\n</function>\n</tool_call>\n<tool_call>\n\
+         <function=get_weather>\n<parameter=city>\nBer\"lin\n</parameter>\n</function>\n</tool_call>\n",
+        "|0:add{\"a\": 1}|1:get_weather{\"city\": \"Ber\\\"lin\"}",
+    ),
+    // Its inner lines stay, and what is no end tag of the call's.
+    (
+        "<tool_call><function=get_weather><parameter=city>\n\n a\n</parameter>b</function>\n\n</parameter></function></tool_call>",
+        "|0:get_weather{\"city\": \"\\n a\\n</parameter>b</function>\\n\"}",
+    ),
+    (
+        "<tool_call><function=get_weather><parameter=city></parameter></parameter></function>",
+        "|0:get_weather{\"city\": \"</parameter>\"}",
+    ),
+    ("<tool_call><function=unknown><parameter=a>1</parameter></function></tool_call>", "|0:unknown{\"a\": \"1\"}"),
+    (
+        "<tool_call><function=add><parameter=b>None</parameter></function></tool_call> and more",
+        "|0:add{\"b\": null} and more",
+    ),
+    ("<function=add>\n<parameter=a>5</parameter></function>\n</tool_call>", "|0:add{\"a\": 5}"),
+    ("<function=add></function> <function=add></function>", "|0:add{}|1:add{}"),
+    ("<function=unknown></function>", "<function=unknown></function>"),
+    ("<tool_call><function=add><parameter=a>1</parameter></tool_call>", "|0:add{\"a\": 1}"),
+    // What is missing at the end.
+    ("<tool_call><function=add><parameter=a>1\n</function>\n</tool_call>", "|0:add{\"a\": 1}"),
+    ("<tool_call><function=add><parameter=a>1</parameter>", "|0:add{\"a\": 1"),
+    ("<tool_call><function=add><parameter=a>1", "|0:add{"),
+    ("<tool_call>\n<function=ad", "<tool_call>\n<function=ad"),
+    ("<tool_call>{\"name\": \"add\"}</tool_call>", "<tool_call>{\"name\": \"add\"}</tool_call>"),
+    ("<tool_call><function={{ name }}></function>", "<tool_call><function={{ name }}></function>"),
+    ("<tool_call><tool_call><function=add></function>", "<tool_call>|0:add{}"),
+];
+
 const REASONING: [(&str, &str); 8] = [
     ("<think>\nWell, hm.\n</think>\n\nYes.", "(Well, hm.)Yes."),
     ("<think>\n\n</think>\n\nYes.\n", "Yes.\n"),
@@ -129,6 +174,7 @@ fn all() -> Vec<(OutputFormat, &'static str, &'static str)> {
         styled(ToolStyle::Llama3Json, &LLAMA),
         styled(ToolStyle::Mistral, &MISTRAL),
         styled(ToolStyle::Pythonic, &PYTHONIC),
+        styled(ToolStyle::Qwen3Coder, &QWEN3_CODER),
         reasoned.to_vec(),
         vec![(both, text, "(I <tool_call> add)|0:add{}")],
     ]
@@ -166,6 +212,25 @@ fn names_come_first_and_arguments_as_they_are_written() {
     assert_eq!(pieces, expected);
 }
 
+/// What a value is shows when it is whole.
+#[test]
+fn parameters_in_tags_are_told_one_by_one() {
+    let mut parser = OutputParser::new(&format(None, Some(ToolStyle::Qwen3Coder)));
+    let parts = [
+        "<tool_call>\n<function=add",
+        ">",
+        "\n<parameter=a>\n4",
+        "2\n</parameter>\n<par",
+        "ameter=",
+        "b>[]</parameter>",
+    ];
+    let pieces: Vec<Vec<Piece>> = parts.map(|text| parser.push(text)).into();
+    let fragment = |text: &str| Piece::Arguments { index: 0, fragment: text.into() };
+    let begun = vec![Piece::Call { index: 0, name: "add".into() }, fragment("{")];
+    assert_eq!(pieces, [vec![], begun, vec![], vec![], vec![fragment("\"a\": 42")], vec![]]);
+    assert_eq!(parser.push("</function>"), [fragment(", \"b\": []}")]);
+}
+
 #[test]
 fn a_prompt_may_begin_the_reasoning() {
     let begun = OutputFormat { reasoning_begun: true, ..format(Some(ReasoningStyle::Think), None) };
@@ -190,7 +255,9 @@ fn styles_are_told_from_templates() {
         ("[func_name1(params_name1=params_value1)]", Some(ToolStyle::Pythonic), None),
         ("{% if '</think>' in content %}", None, Some(ReasoningStyle::Think)),
         ("{{ messages }}", None, None),
-        ("<tool_call>\n<function=example_function_name>", None, None),
+        ("<tool_call>\n<function=name>\n<parameter=key>\nvalue", Some(ToolStyle::Qwen3Coder), None),
+        ("<function=example_function_name>{\"example_name\": \"example_value\"}</function>", None, None),
+        ("<tool_call>{name}\n<arg_key>{key}</arg_key>", None, None),
     ];
     for (template, tools, reasoning) in cases {
         assert_eq!(ToolStyle::of_template(template), tools, "{template}");
@@ -205,13 +272,13 @@ proptest! {
         parts in prop::collection::vec(prop::sample::select(vec![
             "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>", "[", "]", "{", "}",
             "\"name\": \"add\"", "\"arguments\": ", "\"parameters\": {", "\"", ", ", ";", "add(", "a=1", ")", " ", "\n", "é", "\\",
-            "{\"name\": \"add\", \"arguments\": {\"a\": 1}}", "text",
+            "{\"name\": \"add\", \"arguments\": {\"a\": 1}}", "text", "<function=add>", "<parameter=a>", "<parameter=", "1",
+            "</parameter>", "</function>",
         ]), 0..14),
         cuts in prop::collection::vec(0usize..200, 0..6),
-        style in 0usize..4, reasons in any::<bool>(),
+        style in prop::sample::select(ToolStyle::NAMES), reasons in any::<bool>(),
     ) {
-        let styles = [ToolStyle::Hermes, ToolStyle::Llama3Json, ToolStyle::Mistral, ToolStyle::Pythonic];
-        let format = format(reasons.then_some(ReasoningStyle::Think), Some(styles[style]));
+        let format = format(reasons.then_some(ReasoningStyle::Think), Some(style.1));
         let text = parts.concat();
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| text.floor_char_boundary(cut)).collect();
         cuts.extend([0, text.len()]);

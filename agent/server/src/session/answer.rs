@@ -336,7 +336,7 @@ mod tests {
 
     use super::*;
     use crate::output::reasoning::ReasoningStyle;
-    use crate::output::tools::ToolStyle;
+    use crate::output::tools::{Function, ToolStyle};
     use crate::output::{OutputFormat, ToolFormat};
     use crate::text::fixtures;
 
@@ -447,7 +447,8 @@ mod tests {
             sender.send(Event::Token { id, logprobs: None }).await.unwrap();
         }
         sender.send(Event::Finished(FinishReason::Stop)).await.unwrap();
-        let tools = ToolFormat { style: ToolStyle::Hermes, names: vec!["add".into()], max_calls: 9 };
+        let add = Function { name: "add".into(), parameters: serde_json::json!({}) };
+        let tools = ToolFormat { style: ToolStyle::Hermes, tools: [add].into(), max_calls: 9 };
         let format =
             OutputFormat { reasoning: Some(ReasoningStyle::Think), reasoning_begun: false, tools: Some(tools) };
         let mut start = start(&[], None);

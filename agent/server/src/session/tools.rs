@@ -83,8 +83,8 @@ pub fn format(input: &ToolsInput, text: &Text) -> Option<ToolFormat> {
         return None;
     }
     Some(ToolFormat {
-        style: style(text),
-        names: input.functions.iter().map(|function| function.name.clone()).collect(),
+        style: if input.choice == ToolChoice::Auto { style(text) } else { style(text).when_forced() },
+        tools: input.functions.clone().into(),
         max_calls: if several(input) { usize::MAX } else { 1 },
     })
 }

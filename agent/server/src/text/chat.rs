@@ -409,6 +409,7 @@ mod tests {
                 "  A\nsystem\nuser\nassistant\n",
             ),
             ("{% for k, v in messages[1].items() %}{{ k }}={{ v }};{% endfor %}", "role=user;content=hi there;"),
+            ("{% for k, v in {'a': true, 'b': 'x'}|items %}{{ k }}={{ v }};{% endfor %}", "a=True;b=x;"),
             (
                 "{{ 'x' is string }}{{ {} is mapping }}{{ none is none }}{{ 7 // 2 }}{{ [1, 'a', true] }}",
                 "TrueTrueTrue3[1, 'a', True]",

@@ -65,8 +65,9 @@ pub fn forced(
     several: bool,
     special: impl Fn(&str) -> Option<u32>,
 ) -> Result<Grammar, GrammarError> {
+    let style = style.when_forced();
     let spelling = match style {
-        ToolStyle::Hermes => HERMES,
+        ToolStyle::Hermes | ToolStyle::Qwen3Coder => HERMES,
         ToolStyle::Llama3Json => LLAMA,
         ToolStyle::Mistral => MISTRAL,
         ToolStyle::Pythonic => PYTHONIC,
@@ -219,8 +220,7 @@ mod tests {
                 break;
             }
         }
-        let names = tools().into_iter().map(|tool| tool.name).collect();
-        let tools = Some(ToolFormat { style, names, max_calls: 99 });
+        let tools = Some(ToolFormat { style, tools: tools().into(), max_calls: 99 });
         let mut parser = OutputParser::new(&OutputFormat { tools, ..OutputFormat::default() });
         let mut calls: Vec<(String, String)> = Vec::new();
         for piece in parser.push(&text).into_iter().chain(parser.finish()) {
@@ -256,6 +256,15 @@ mod tests {
                 walk(style, false, seed);
             }
         }
+    }
+
+    /// Values without quotes cannot be held to a schema.
+    #[test]
+    fn a_style_without_json_is_forced_into_one_with() {
+        let grammar = |style: ToolStyle| forced(style, &tools(), true, |_| None).unwrap();
+        let style = ToolStyle::Qwen3Coder;
+        assert_eq!(grammar(style), grammar(style.when_forced()));
+        assert_ne!(style.when_forced(), style);
     }
 
     #[test]

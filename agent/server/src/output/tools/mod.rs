@@ -4,12 +4,19 @@ mod call;
 mod forced;
 mod python;
 mod styles;
+mod tagged;
+mod typed;
+
+use std::sync::Arc;
+
+use serde_json::Value;
 
 use call::CallEvent;
 pub use forced::{Function, forced};
 
 use super::{Piece, ToolFormat, push};
 use styles::{Hermes, Llama, Mistral, Pythonic};
+use tagged::Tagged;
 
 /// How a model spells its calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,12 +29,17 @@ pub enum ToolStyle {
     Mistral,
     /// Llama 3.2 and 4: `[name(argument=value, …), …]`.
     Pythonic,
+    /// Qwen3-Coder and Qwen3.5: `<tool_call><function=name><parameter=key>value</parameter>…</function></tool_call>`.
+    Qwen3Coder,
 }
 
 impl ToolStyle {
     /// The style that a chat template speaks of; none where it marks its calls as Hermes does, and writes them in tags
-    /// (Qwen3-Coder, GLM).
+    /// that are not known here (GLM).
     pub fn of_template(template: &str) -> Option<Self> {
+        if ["<tool_call>", "<function=", "<parameter="].iter().all(|tag| template.contains(tag)) {
+            return Some(Self::Qwen3Coder);
+        }
         if ["<function=", "<arg_key>"].iter().any(|tag| template.contains(tag)) {
             return None;
         }
@@ -47,11 +59,21 @@ impl ToolStyle {
         ("llama3_json", Self::Llama3Json),
         ("mistral", Self::Mistral),
         ("pythonic", Self::Pythonic),
+        ("qwen3_coder", Self::Qwen3Coder),
     ];
+
+    /// The style of an answer that must be calls. Values without quotes cannot be held to a schema, so a model that
+    /// writes such is made to write JSON.
+    pub fn when_forced(self) -> Self {
+        match self {
+            Self::Qwen3Coder => Self::Hermes,
+            other => other,
+        }
+    }
 
     pub fn marks(self) -> Vec<&'static str> {
         match self {
-            Self::Hermes => vec![Hermes::BEGIN, Hermes::END],
+            Self::Hermes | Self::Qwen3Coder => vec![Hermes::BEGIN, Hermes::END],
             Self::Llama3Json => vec![Llama::TAG],
             Self::Mistral => vec![Mistral::BEGIN, Mistral::ARGUMENTS, Mistral::ID],
             Self::Pythonic => vec![Pythonic::START, Pythonic::END],
@@ -72,6 +94,7 @@ enum Style {
     Llama(Llama),
     Mistral(Mistral),
     Pythonic(Pythonic),
+    Tagged(Tagged),
 }
 
 impl ToolParser {
@@ -81,8 +104,9 @@ impl ToolParser {
             ToolStyle::Llama3Json => Style::Llama(Llama::default()),
             ToolStyle::Mistral => Style::Mistral(Mistral::default()),
             ToolStyle::Pythonic => Style::Pythonic(Pythonic::default()),
+            ToolStyle::Qwen3Coder => Style::Tagged(Tagged::default()),
         };
-        Self { style, out: Calls { names: format.names, max_calls: format.max_calls, begun: 0, blank: String::new() } }
+        Self { style, out: Calls { tools: format.tools, max_calls: format.max_calls, begun: 0, blank: String::new() } }
     }
 
     pub fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) {
@@ -92,6 +116,7 @@ impl ToolParser {
                 Style::Llama(style) => style.step(char, &mut self.out, pieces),
                 Style::Mistral(style) => style.step(char, &mut self.out, pieces),
                 Style::Pythonic(style) => style.step(char, &mut self.out, pieces),
+                Style::Tagged(style) => style.step(char, &mut self.out, pieces),
             }
         }
     }
@@ -102,6 +127,7 @@ impl ToolParser {
             Style::Llama(style) => style.finish(&mut self.out, pieces),
             Style::Mistral(style) => style.finish(&mut self.out, pieces),
             Style::Pythonic(style) => style.finish(&mut self.out, pieces),
+            Style::Tagged(style) => style.finish(&mut self.out, pieces),
         }
         self.out.finish(pieces);
     }
@@ -110,7 +136,7 @@ impl ToolParser {
 /// Where parsers put what they found: numbers the calls, and leaves out white space beside them.
 #[derive(Debug)]
 struct Calls {
-    names: Vec<String>,
+    tools: Arc<[Function]>,
     max_calls: usize,
     /// Calls begun so far.
     begun: usize,
@@ -120,7 +146,12 @@ struct Calls {
 
 impl Calls {
     fn knows(&self, name: &str) -> bool {
-        self.names.iter().any(|known| known == name)
+        self.tools.iter().any(|known| known.name == name)
+    }
+
+    /// Schema of a tool's arguments; null for one that there is not.
+    fn parameters(&self, name: &str) -> &Value {
+        self.tools.iter().find(|tool| tool.name == name).map_or(&Value::Null, |tool| &tool.parameters)
     }
 
     fn content(&mut self, text: &str, pieces: &mut Vec<Piece>) {

@@ -56,6 +56,15 @@ pub fn arguments(text: &str) -> Option<Value> {
     Some(Value::Object(arguments))
 }
 
+/// One value; none where it is anything else, or more.
+pub fn literal(text: &str) -> Option<Value> {
+    let mut reader = Reader { rest: text };
+    reader.blanks();
+    let value = reader.value(0)?;
+    reader.blanks();
+    reader.rest.is_empty().then_some(value)
+}
+
 struct Reader<'a> {
     rest: &'a str,
 }

@@ -4,23 +4,23 @@
 use super::call::{Call, Raw, RawStep, Step};
 use super::{Calls, Piece, python};
 
-/// Finds a mark in running text.
+/// Finds marks in running text.
 #[derive(Debug, Default)]
-struct Scan {
-    /// The beginning of the mark, perhaps.
-    held: String,
+pub struct Scan {
+    /// The beginning of a mark, perhaps.
+    pub held: String,
 }
 
 impl Scan {
-    /// True: the mark is complete. What is certainly not of it is given to `other`.
-    fn step(&mut self, char: char, mark: &str, mut other: impl FnMut(&str)) -> bool {
+    /// The mark that is complete, of some of which none begins another. What is certainly of none is given to `other`.
+    pub fn step<'a>(&mut self, char: char, marks: &[&'a str], mut other: impl FnMut(&str)) -> Option<&'a str> {
         self.held.push(char);
-        while !mark.starts_with(self.held.as_str()) {
+        while !marks.iter().any(|mark| mark.starts_with(self.held.as_str())) {
             let first = self.held.remove(0);
             other(first.encode_utf8(&mut [0; 4]));
         }
-        let complete = self.held == mark;
-        if complete {
+        let complete = marks.iter().find(|mark| **mark == self.held).copied();
+        if complete.is_some() {
             self.held.clear();
         }
         complete
@@ -83,7 +83,7 @@ impl Hermes {
     pub fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
         match &mut self.part {
             HermesPart::Content => {
-                if self.scan.step(char, Self::BEGIN, |text| out.content(text, pieces)) {
+                if self.scan.step(char, &[Self::BEGIN], |text| out.content(text, pieces)).is_some() {
                     self.part = HermesPart::Call(Attempt::after(Self::BEGIN));
                 }
             }
@@ -93,7 +93,7 @@ impl Hermes {
                 Step::Done | Step::Broken => self.part = HermesPart::Rest,
             },
             HermesPart::Rest => {
-                if self.scan.step(char, Self::END, |_| ()) {
+                if self.scan.step(char, &[Self::END], |_| ()).is_some() {
                     self.part = HermesPart::Content;
                 }
             }
@@ -221,7 +221,7 @@ impl Mistral {
     pub fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
         match &mut self.part {
             MistralPart::Content => {
-                if self.scan.step(char, Self::BEGIN, |text| out.content(text, pieces)) {
+                if self.scan.step(char, &[Self::BEGIN], |text| out.content(text, pieces)).is_some() {
                     self.part = MistralPart::Start(Self::BEGIN.into());
                 }
             }
