@@ -12,8 +12,6 @@ use lockstep_tests::hub::{COMMIT, Hub, Trick};
 use lockstep_tests::process::{PATIENCE, Process, program};
 
 const PROMPT: [u32; 4] = [5, 17, 40, 8];
-/// Before each thousand bytes.
-const SLOW: Duration = Duration::from_millis(200);
 
 async fn answer(group: &mut Group) -> Answer {
     group.ready().await;
@@ -63,12 +61,15 @@ async fn two_ranks_from_a_hub_answer_as_from_the_folder() {
 async fn a_download_is_told_of_and_outlives_its_head() {
     let hub = Hub::start("org/name", Path::new(&fixture("llama3-sharded"))).await;
     let home = tempfile::tempdir().unwrap();
-    // The head reads headers alone, in short answers; the rest takes its time.
-    hub.play_storage("model-00002", 1000, Trick::Slow(SLOW));
     let mut spec = spec(2, "org/name", &hub, home.path());
     let worker_home = tempfile::tempdir().unwrap();
     spec.node_variables.push(("HF_HOME".into(), worker_home.path().display().to_string()));
-    let mut group = Group::start(spec);
+    let mut group = Group::prepare(spec);
+    group.start_node(0);
+    group.client().await;
+    // Twenty seconds, unless the tricks are forgotten before.
+    hub.play_storage("model-00002", 1000, Trick::Slow(Duration::from_millis(200)));
+    group.start_node(1);
     let status = group
         .await_status("a download", |status| {
             let halfway = |rank: &lockstep_proto::v1::RankStatus| {
@@ -92,7 +93,7 @@ async fn a_download_is_told_of_and_outlives_its_head() {
 async fn a_terminal_shows_how_far_a_download_is() {
     let hub = Hub::start("org/name", Path::new(&fixture("llama3-sharded"))).await;
     let home = tempfile::tempdir().unwrap();
-    hub.play_storage("model-00002", 1000, Trick::Slow(SLOW));
+    hub.play_storage("model-00002", 1000, Trick::Slow(Duration::from_millis(30)));
     let line = format!("exec {} -i plain -m org/name", program("lockstep-agent").display());
     let mut command = Command::new("script");
     command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
