@@ -227,20 +227,20 @@ mod tests {
         assert!(reason(health.ready(now)).contains("wait for the group"));
         health.joined(3);
         health.pulse(Pulse { epoch: 2, serving: true });
-        assert!(reason(health.ready(Instant::now())).contains("first token"), "the pulse is of an older epoch");
+        assert!(reason(health.ready(now)).contains("first token"), "the pulse is of an older epoch");
         health.pulse(Pulse { epoch: 3, serving: false });
-        assert!(reason(health.ready(Instant::now())).contains("first token"));
+        assert!(reason(health.ready(now)).contains("first token"));
         health.pulse(Pulse { epoch: 3, serving: true });
-        assert_eq!(health.ready(Instant::now()), Ok(()));
+        assert_eq!(health.ready(now), Ok(()));
         assert!(health.ranks().iter().all(|rank| rank.phase == Phase::Serving && rank.rank >= 2));
         assert!(reason(health.ready(Instant::now() + 2 * PULSE_LIFE)).contains("two seconds"));
         health.unjoined();
-        assert!(reason(health.ready(Instant::now())).contains("wait for the group"));
+        assert!(reason(health.ready(now)).contains("wait for the group"));
         health.joined(4);
-        assert!(reason(health.ready(Instant::now())).contains("epoch 4"), "the pulse is of epoch 3");
+        assert!(reason(health.ready(now)).contains("epoch 4"), "the pulse is of epoch 3");
         health.pulse(Pulse { epoch: 4, serving: true });
         health.leaving();
-        assert!(reason(health.ready(Instant::now())).contains("leaves"));
+        assert!(reason(health.ready(now)).contains("leaves"));
     }
 
     #[test]
