@@ -70,7 +70,7 @@ fn wire(said: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
     use super::{check, find, wire};
 
@@ -93,8 +93,10 @@ mod tests {
         let missing = folder.path().join("missing");
         assert!(find(Some(&missing)).unwrap_err().to_string().contains("correct --agent"));
         let program = folder.path().join("agent");
-        std::fs::write(&program, "#!/bin/sh\ncat $(dirname $0)/says\n").unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        // Written by another process: what this one had open for writing, a child that another test starts at the same
+        // time might have open for a moment too, and such a program cannot be run.
+        let script = "printf '#!/bin/sh\\ncat $(dirname $0)/says\\n' > $0; chmod +x $0";
+        assert!(Command::new("sh").args(["-c", script]).arg(&program).status().unwrap().success());
         assert_eq!(find(Some(&program)).unwrap(), program);
         let right = format!("lockstep-agent 0.1.0 (wire {})", lockstep_proto::node::WIRE_VERSION);
         for (says, told) in [
