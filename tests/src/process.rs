@@ -167,9 +167,9 @@ pub fn children(pid: u32) -> Vec<u32> {
     all.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// Ports for processes of tests.
+/// Ports for processes of tests; `lockstep up` takes those above them.
 const FIRST_PORT: u16 = 12_000;
-const PORTS: u16 = 20_000;
+const PORTS: u16 = 10_000;
 
 /// A port that was free a moment ago, and that nobody gets who asks the system for any free one: those begin at 32768.
 /// The next one, where the caller's processes bind it only later, is another.

@@ -10,6 +10,9 @@ use super::member::Member;
 use crate::plan::{self, Addresses, GroupPlan, LocalPorts, PodPlan, Role, world_size};
 use crate::resource::{Backend, InferenceCluster, InferenceClusterSpec};
 
+/// Where free ports are looked for.
+const FIRST_FREE_PORT: u16 = 22_000;
+const FREE_PORTS: u32 = 10_000;
 /// How long an agent may drain when the group ends: less than it is waited for.
 const DRAIN_TIMEOUT: &str = "5s";
 
@@ -101,10 +104,13 @@ pub(in crate::cli) fn threads_per_rank(spec: &InferenceClusterSpec) -> u32 {
 
 /// Ports as given, free ones otherwise; all different.
 pub(super) fn ports(host: IpAddr, grpc: Option<u16>, http: Option<u16>) -> Result<LocalPorts, LocalError> {
-    let bind = |host: IpAddr, port: Option<u16>, flag| {
-        let port = port.unwrap_or(0);
-        let taken = |source| LocalError::Port { host, port, flag, source };
-        let listener = TcpListener::bind((host, port)).map_err(taken)?;
+    let bind = |host: IpAddr, given: Option<u16>, flag| {
+        let taken = |source| LocalError::Port { host, port: given.unwrap_or(0), flag, source };
+        let listener = match given {
+            Some(port) => TcpListener::bind((host, port)),
+            None => free(host),
+        };
+        let listener = listener.map_err(taken)?;
         let port = listener.local_addr().map_err(taken)?.port();
         Ok((listener, port))
     };
@@ -113,6 +119,15 @@ pub(super) fn ports(host: IpAddr, grpc: Option<u16>, http: Option<u16>) -> Resul
     let (_http, http) = bind(host, http, "--http-port")?;
     let (_control, control) = bind(Ipv4Addr::LOCALHOST.into(), None, "--host")?;
     Ok(LocalPorts { grpc, http, control })
+}
+
+/// A free port below those that the system gives to whoever asks it for any, on Linux from 32768 on: one of those could
+/// be somebody else's by the time the agent binds it. Processes begin to look at different ones.
+fn free(host: IpAddr) -> std::io::Result<TcpListener> {
+    let own = std::process::id().wrapping_mul(97);
+    let ports = (0..FREE_PORTS).map(|next| FIRST_FREE_PORT + (own.wrapping_add(next) % FREE_PORTS) as u16);
+    let mut listeners = ports.filter_map(|port| TcpListener::bind((host, port)).ok());
+    listeners.next().map_or_else(|| TcpListener::bind((host, 0)), Ok)
 }
 
 pub(super) fn addresses(host: IpAddr, ports: LocalPorts, spec: &InferenceClusterSpec) -> Addresses {
@@ -211,6 +226,7 @@ mod tests {
         let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let found = ports(host, None, None).unwrap();
         assert!(found.grpc != found.http && found.http != found.control && found.grpc != found.control);
+        assert!([found.grpc, found.http, found.control].iter().all(|port| *port < 32_768), "nobody else is given it");
         let taken = TcpListener::bind((host, 0)).unwrap();
         let told = ports(host, None, Some(taken.local_addr().unwrap().port())).unwrap_err().to_string();
         assert!(told.contains("--http-port"), "{told}");
