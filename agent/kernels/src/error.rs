@@ -23,7 +23,7 @@ pub enum Error {
     Isa { name: String, have: String },
     /// The operating system refused a thread.
     #[error("start a compute thread: {0}")]
-    Thread(#[source] std::io::Error),
+    Thread(std::io::Error),
     /// Candle's own error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -34,8 +34,8 @@ pub enum Side {
 /// Why there is no usable key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("read the group's key {path}: {source}; a key has {MIN_KEY_BYTES} to {MAX_KEY_BYTES} random bytes")]
-    Read { path: String, source: std::io::Error },
+    #[error("read the group's key {path}: {cause}; a key has {MIN_KEY_BYTES} to {MAX_KEY_BYTES} random bytes")]
+    Read { path: String, cause: std::io::Error },
     #[error("the group's key {path} has {bytes} bytes: give it {MIN_KEY_BYTES} to {MAX_KEY_BYTES} random ones")]
     Size { path: String, bytes: usize },
 }
@@ -45,7 +45,7 @@ impl GroupKey {
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let shown = path.display().to_string();
         let read = small_file::read(path, MAX_KEY_FILE);
-        let mut bytes = read.map_err(|source| KeyError::Read { path: shown.clone(), source })?;
+        let mut bytes = read.map_err(|cause| KeyError::Read { path: shown.clone(), cause })?;
         bytes.truncate(bytes.trim_ascii_end().len());
         if !(MIN_KEY_BYTES..=MAX_KEY_BYTES).contains(&bytes.len()) {
             return Err(KeyError::Size { path: shown, bytes: bytes.len() });
@@ -109,7 +109,8 @@ mod tests {
     fn bad_key_files_are_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key");
-        assert!(GroupKey::read(&path).unwrap_err().to_string().contains("read the group's key"));
+        let told = format!("{:#}", anyhow::Error::from(GroupKey::read(&path).unwrap_err()));
+        assert!(told.contains("read the group's key") && told.matches("No such file").count() == 1, "{told}");
         std::fs::write(&path, "short\n").expect("write");
         assert!(GroupKey::read(&path).unwrap_err().to_string().contains("has 5 bytes: give it 16 to 4096"));
         std::fs::write(&path, "x".repeat(10_000)).expect("write");

@@ -27,7 +27,9 @@ impl FolderFiles {
         let refuse = |reason: String| EngineError::Source { origin: source.into(), reason };
         let metadata = std::fs::metadata(folder).map_err(|error| refuse(error.to_string()))?;
         if !metadata.is_dir() {
-            return Err(refuse("not a folder; name the folder that holds config.json".into()));
+            return Err(refuse(
+                "neither a folder nor a GGUF file; name the folder that holds config.json, or a file NAME.gguf".into(),
+            ));
         }
         Ok(Self { source: source.into(), folder: folder.into(), open: Mutex::default(), bytes_read: AtomicU64::new(0) })
     }

@@ -134,6 +134,6 @@ mod tests {
     fn a_file_in_place_of_a_folder_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let message = open(file.path().to_str().unwrap()).unwrap_err().to_string();
-        assert!(message.contains("not a folder"), "{message}");
+        assert!(message.contains("neither a folder nor a GGUF file"), "{message}");
     }
 }

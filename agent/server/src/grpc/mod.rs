@@ -29,7 +29,7 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// The descriptors compiled into this program do not parse: a defect of the build.
 #[derive(Debug, thiserror::Error)]
-#[error("read the descriptors for reflection: {0}")]
+#[error("read the descriptors for reflection")]
 pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 
 /// Serves until `shutdown`, then until every call has ended.

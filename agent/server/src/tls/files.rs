@@ -33,8 +33,8 @@ const HTTP_2: &[u8] = b"h2";
 /// Why a folder's files are no good.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("read {path}: {source}; {variable} needs {CA}, {CERTIFICATE} and {KEY}", variable = env::TLS_DIR)]
-    Read { path: String, source: std::io::Error },
+    #[error("read {path}: {cause}; {variable} needs {CA}, {CERTIFICATE} and {KEY}", variable = env::TLS_DIR)]
+    Read { path: String, cause: std::io::Error },
     #[error("{path} holds no {what} in PEM")]
     Nothing { path: String, what: &'static str },
     #[error("{path}: {problem}")]
@@ -124,7 +124,7 @@ impl Files {
         let behind = folder.join(DATA_LINK).canonicalize().unwrap_or_else(|_| folder.to_owned());
         let read = |name: &str| {
             let bytes = small_file::read(&behind.join(name), MAX_FILE);
-            bytes.map_err(|source| TlsError::Read { path: folder.join(name).display().to_string(), source })
+            bytes.map_err(|cause| TlsError::Read { path: folder.join(name).display().to_string(), cause })
         };
         Ok(Self { ca: read(CA)?, certificate: read(CERTIFICATE)?, key: read(KEY)?, folder: folder.to_owned() })
     }
