@@ -63,6 +63,14 @@ impl Bubble {
         // First, with its lines shown, for it takes long on a new machine.
         succeed(script("build").stdout(Stdio::null()))?;
         let images = if needs.images { images()? } else { Vec::new() };
+        // Kubernetes' programs give up on each other where a busy machine lets them wait for long.
+        Self::up(needs, &images).or_else(|error| {
+            eprintln!("the test cluster: {error:#}; it is started once more");
+            Self::up(needs, &images)
+        })
+    }
+
+    fn up(needs: &Needs, images: &[String]) -> Result<Self> {
         // `up` removes folders here that a killed test left.
         let states = cache()?.join("states");
         fs::create_dir_all(&states).with_context(|| format!("make {}", states.display()))?;
