@@ -26,12 +26,11 @@ use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::block_on;
+use crate::driver::ENDS;
 use crate::files::step_of_a_rank;
 use crate::secrets::written;
 use crate::wire::heard;
 
-/// Whoever has not ended by then hangs.
-const ENDS: Duration = Duration::from_secs(60);
 /// A node gets this long to do what a message says before the next one comes.
 const TURN: Duration = Duration::from_millis(150);
 /// Messages of one input.

@@ -18,6 +18,8 @@ use crate::change::{Random, changed};
 /// Inputs made of a corpus where no time was given, and the time after which there are enough.
 const INPUTS: usize = 200;
 const ENOUGH: Duration = Duration::from_secs(2);
+/// A server, a command or an operation that says nothing for this long, or goes on for longer, hangs.
+pub const ENDS: Duration = Duration::from_secs(60);
 /// An input that takes this long hangs for all that anyone can tell.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Address space of the whole test, in bytes: a parser that believes a length of its input ends here.

@@ -3,7 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use lockstep_agent::metrics::Metrics;
 use lockstep_agent::output::Chosen;
@@ -22,10 +21,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::block_on;
+use crate::driver::ENDS;
 use crate::files::{sizes, tokenizer_of};
 
-/// A server that says nothing for this long is taken for hung.
-const ANSWER: Duration = Duration::from_secs(60);
 /// What the head answers: of the fixture's vocabulary, any bytes.
 const ANSWERED: [u32; 4] = [65, 3, 200, 287];
 const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}";
@@ -42,7 +40,7 @@ pub fn http(bytes: &[u8]) {
         body.len()
     );
     let mut stream = TcpStream::connect(servers().http).expect("the port is served");
-    stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
+    stream.set_read_timeout(Some(ENDS)).expect("a timeout");
     stream.write_all(&[head.as_bytes(), body].concat()).expect("send");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer in time");
@@ -106,7 +104,7 @@ impl Servers {
                 lockstep_agent::grpc::serve(grpc, api, CancellationToken::new()).await.expect("gRPC is served");
             });
             let channel = Channel::from_shared(format!("http://{}", addresses[1])).expect("an address");
-            let channel = channel.timeout(ANSWER).connect_lazy();
+            let channel = channel.timeout(ENDS).connect_lazy();
             Self { http: addresses[0], grpc: addresses[1], channel, status }
         })
     }

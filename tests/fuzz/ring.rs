@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use lockstep_collectives::ring::{self, ControlAddress, DiscoverConfig, Listener, Ring};
 use lockstep_collectives::{AbortSwitch, Communicator as _, Group, SliceMut, Tuning};
 
+use crate::driver::ENDS;
 use crate::wire::closed;
 
-/// A server that says nothing for this long is taken for hung.
-const ANSWER: Duration = Duration::from_secs(60);
 /// An operation waits for bytes for so long.
 const SILENCE: Duration = Duration::from_millis(200);
 
@@ -66,7 +65,7 @@ pub fn answer(bytes: &[u8]) {
         let forming = scope.spawn(|| {
             let began = Instant::now();
             ring::form(&own, config, None, &abort).map(drop).ok();
-            assert!(began.elapsed() < ANSWER, "a formation does not end");
+            assert!(began.elapsed() < ENDS, "a formation does not end");
         });
         stranger.set_nonblocking(true).expect("a setting");
         while !forming.is_finished() {
@@ -93,7 +92,7 @@ pub fn frames(bytes: &[u8]) {
     for count in [16, 64] {
         rank.all_reduce_sum(SliceMut::F32(&mut vec![1.0; count])).ok();
     }
-    assert!(began.elapsed() < ANSWER, "an operation does not end");
+    assert!(began.elapsed() < ENDS, "an operation does not end");
     drop(sender.join());
 }
 
@@ -158,7 +157,7 @@ fn config(rank: usize, addresses: &[SocketAddr; 2]) -> ring::Config {
         key: None,
         addresses: addresses.map(|address| address.to_string()).into(),
         op_timeout: SILENCE,
-        form_timeout: ANSWER,
+        form_timeout: ENDS,
         spin: false,
         tuning: Tuning { direct_up_to: 64, segment: 64, least_part: 16 },
     }

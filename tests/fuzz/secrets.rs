@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::ByteString;
@@ -25,10 +24,9 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::block_on;
+use crate::driver::ENDS;
 use crate::parts::{file_of, parts};
 
-/// A handshake takes less.
-const ENDS: Duration = Duration::from_secs(60);
 /// Longest error.
 const BRIEF: usize = 1024;
 /// When the operator looks at the Secrets, in seconds of Unix time.

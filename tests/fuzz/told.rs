@@ -22,12 +22,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::block_on;
+use crate::driver::ENDS;
 use crate::requests::Servers;
 use crate::wire::heard;
 use crate::words::objects_of;
 
-/// A command that has not ended by then hangs.
-const ENDS: Duration = Duration::from_secs(60);
 /// Exit status of a program that panicked.
 const PANICKED: i32 = 101;
 /// Bytes of a crash's log that a status keeps.

@@ -18,11 +18,10 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::block_on;
+use crate::driver::ENDS;
 use crate::requests::servers;
 use crate::secrets::{authority, node};
 
-/// A port that has not answered or hung up by then is taken for hung.
-const ANSWER: Duration = Duration::from_secs(60);
 /// Whoever has said nothing for so long has said all.
 const QUIET: Duration = Duration::from_millis(20);
 /// Longest payload that a peer takes unasked; RFC 9113, 4.2.
@@ -173,7 +172,7 @@ fn dialled(said: &[u8]) {
         closed(&mut stream);
     });
     let endpoint = endpoint.expect("an address");
-    let met = block_on(async { timeout(ANSWER, connect(&endpoint, node())).await }).expect("a handshake does not end");
+    let met = block_on(async { timeout(ENDS, connect(&endpoint, node())).await }).expect("a handshake does not end");
     assert!(met.is_err(), "a stranger was taken for a head");
     stranger.join().expect("the caller hangs up");
 }
@@ -181,7 +180,7 @@ fn dialled(said: &[u8]) {
 /// Says `bytes` to a port, hears it out once `enough` was heard, and sees that it hangs up when nothing more can come.
 pub fn heard(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("the port is served");
-    stream.set_write_timeout(Some(ANSWER)).expect("a timeout");
+    stream.set_write_timeout(Some(ENDS)).expect("a timeout");
     stream.set_read_timeout(Some(QUIET)).expect("a timeout");
     // It may have hung up already.
     stream.write_all(bytes).ok();
@@ -192,7 +191,7 @@ pub fn heard(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -> bool) 
             Ok(0) => return answer,
             Ok(read) => answer.extend_from_slice(&part[..read]),
             Err(error) if !waits(&error) => return answer,
-            Err(_) if enough(&answer) || began.elapsed() > ANSWER => break,
+            Err(_) if enough(&answer) || began.elapsed() > ENDS => break,
             Err(_) => {}
         }
     }
@@ -203,7 +202,7 @@ pub fn heard(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -> bool) 
 
 /// Waits for the other end to hang up.
 pub fn closed(stream: &mut TcpStream) {
-    stream.set_read_timeout(Some(ANSWER)).expect("a timeout");
+    stream.set_read_timeout(Some(ENDS)).expect("a timeout");
     let mut part = [0; 1 << 14];
     let ended = loop {
         match stream.read(&mut part) {
