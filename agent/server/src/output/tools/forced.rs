@@ -65,7 +65,6 @@ pub fn forced(
     several: bool,
     special: impl Fn(&str) -> Option<u32>,
 ) -> Result<Grammar, GrammarError> {
-    let style = style.when_forced();
     let spelling = match style {
         ToolStyle::Hermes | ToolStyle::Qwen3Coder => HERMES,
         ToolStyle::Llama3Json => LLAMA,
