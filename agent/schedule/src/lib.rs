@@ -16,5 +16,5 @@ mod scheduler;
 mod sequence;
 
 pub use config::{Micros, SchedulerConfig};
-pub use request::{CompleteError, Failure, FinishReason, Output, Refused, Request, Stats};
+pub use request::{CompleteError, Failure, FinishReason, Request, RequestOutput, SchedulerStats, SubmitError};
 pub use scheduler::Scheduler;

@@ -13,7 +13,7 @@ impl TokenMask {
     }
 
     /// Words that a vocabulary takes.
-    pub fn words_for(vocab_size: usize) -> usize {
+    pub fn num_words(vocab_size: usize) -> usize {
         vocab_size.div_ceil(u32::BITS as usize)
     }
 
@@ -48,7 +48,7 @@ mod tests {
         let mask = TokenMask::new(vec![1 << 31, 0b101]);
         let ids: Vec<u32> = (0..100).filter(|id| mask.contains(*id)).collect();
         assert_eq!(ids, [31, 32, 34]);
-        assert_eq!((TokenMask::words_for(64), TokenMask::words_for(65)), (2, 3));
+        assert_eq!((TokenMask::num_words(64), TokenMask::num_words(65)), (2, 3));
         assert!(TokenMask::new(vec![0]).is_empty() && !mask.is_empty());
         assert_eq!(format!("{mask:?}"), "TokenMask(3 of 64)");
     }

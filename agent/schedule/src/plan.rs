@@ -76,7 +76,7 @@ impl Default for Penalties {
 
 impl Penalties {
     /// Whether any of them does anything.
-    pub fn apply(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         *self != Self::default()
     }
 }
@@ -87,7 +87,7 @@ pub struct Admission {
     pub seq: SeqId,
     pub sampling: SamplingParams,
     /// Where penalties apply. Ranks count further tokens themselves, so that such a sequence never waits for the head.
-    pub history: Option<History>,
+    pub history: Option<TokenHistory>,
 }
 
 impl Admission {
@@ -99,7 +99,7 @@ impl Admission {
 
 /// All tokens of a sequence when it is admitted; after a preemption or a loss some of the answer's are among them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct History {
+pub struct TokenHistory {
     pub prompt: Vec<u32>,
     pub answer: Vec<u32>,
 }

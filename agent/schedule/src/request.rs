@@ -23,31 +23,31 @@ pub struct Request {
 
 /// Why a request was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum SubmitError {
     #[error("the queue is full ({limit} requests wait): retry later, or raise the limit of waiting requests")]
-    Full { limit: usize },
+    QueueFull { limit: usize },
     #[error("the prompt is empty: send at least one token")]
-    Empty,
+    EmptyPrompt,
     #[error("no tokens are wanted: ask for at least one (max_tokens)")]
-    NothingWanted,
+    NoTokensRequested,
     #[error(
         "the prompt has {tokens} tokens and the context holds {limit} with at least one of the answer: shorten the \
          prompt, or serve with a longer context (serving.contextLength)"
     )]
-    TooLong { tokens: usize, limit: u32 },
+    PromptTooLong { tokens: usize, limit: u32 },
     #[error(
         "prompt and answer may need {needed} KV blocks and the group has {total}: shorten the prompt, ask for fewer \
          tokens (max_tokens), or give the ranks more memory (serving.kvCacheMemory)"
     )]
     TooManyBlocks { needed: u32, total: u32 },
     #[error("sequence {id} is in the schedule already: number every sequence once")]
-    Duplicate { id: SeqId },
+    DuplicateId { id: SeqId },
 }
 
 /// What a client should hear. A sequence has one `Started` before its first token, and exactly one `Finished` or
 /// `Failed` unless it is cancelled; nothing follows that.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Output {
+pub enum RequestOutput {
     /// The sequence's first step ended. `cached_tokens` of its prompt were found in the prefix cache.
     Started {
         id: SeqId,
@@ -108,7 +108,7 @@ pub enum CompleteError {
 
 /// The schedule in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
+pub struct SchedulerStats {
     /// Sequences that hold blocks.
     pub running: usize,
     /// Sequences that wait, those that were preempted or lost their group included.

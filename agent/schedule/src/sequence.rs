@@ -1,7 +1,7 @@
 //! One sequence: what is known of it, what was planned for it, what it holds.
 
 use crate::config::Micros;
-use crate::plan::{Admission, BlockId, History, PlanTokens};
+use crate::plan::{Admission, BlockId, PlanTokens, TokenHistory};
 use crate::prefix::{PrefixHash, hash_block};
 use crate::request::Request;
 
@@ -31,7 +31,7 @@ pub(crate) struct Sequence {
     names: Vec<PrefixHash>,
     /// Set when it is admitted for the first time: tokens found in the prefix cache.
     pub cached_tokens: Option<u32>,
-    /// `Output::Started` was given.
+    /// `RequestOutput::Started` was given.
     pub started: bool,
 }
 
@@ -75,8 +75,8 @@ impl Sequence {
     pub fn admission(&self) -> Admission {
         let sampling = self.request.sampling.clone();
         let (prompt, answer) = self.tokens.split_at(self.request.prompt.len());
-        let history = History { prompt: prompt.to_vec(), answer: answer.to_vec() };
-        let history = sampling.penalties.apply().then_some(history);
+        let history = TokenHistory { prompt: prompt.to_vec(), answer: answer.to_vec() };
+        let history = sampling.penalties.is_active().then_some(history);
         Admission { seq: self.request.id, sampling, history }
     }
 

@@ -161,7 +161,7 @@ fn check_entry(entry: &PlanEntry, held: Option<&Sequence>, limits: &Limits) -> R
         PlanTokens::LastSampled => {}
     }
     if let Some(allowed) = &entry.allowed {
-        let words = TokenMask::words_for(limits.vocab_size as usize);
+        let words = TokenMask::num_words(limits.vocab_size as usize);
         let possible = (0..limits.vocab_size).any(|id| allowed.contains(id));
         if allowed.words().len() != words || !possible {
             return Err(format!("{allowed:?} allows nothing of a vocabulary of {}", limits.vocab_size));

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use lockstep_schedule::plan::History;
+use lockstep_schedule::plan::TokenHistory;
 
 use super::Row;
 
@@ -28,7 +28,7 @@ pub struct TokenCounts {
 
 impl TokenCounts {
     /// Of a sequence that is admitted.
-    pub fn of(history: &History) -> Self {
+    pub fn of(history: &TokenHistory) -> Self {
         let mut counts = Self { in_answer: history.prompt.iter().map(|token| (*token, 0)).collect() };
         history.answer.iter().for_each(|token| counts.add(*token));
         counts
@@ -125,7 +125,7 @@ mod tests {
     fn penalties_follow_the_counts() {
         let penalties = Penalties { repetition: 2.0, presence: 0.5, frequency: 0.25 };
         let params = SamplingParams { penalties, ..Default::default() };
-        let mut counts = TokenCounts::of(&History { prompt: vec![0, 1, 1], answer: vec![1] });
+        let mut counts = TokenCounts::of(&TokenHistory { prompt: vec![0, 1, 1], answer: vec![1] });
         counts.add(3);
         counts.add(3);
         let logits = [4.0, 4.0, 4.0, -4.0];

@@ -29,7 +29,7 @@ fn the_builtin_model_answers_as_in_transformers() {
         let setup = Setup { source: SOURCE.into(), dtype: DTypeChoice::F32, ..Setup::new("", world_size) };
         let ranks = Ranks::start(&setup);
         let mut scheduler = scheduler(&setup, |_| {});
-        scheduler.group_formed(ranks.epoch(), setup.num_blocks, 0);
+        scheduler.start_epoch(ranks.epoch(), setup.num_blocks, 0);
         for (index, conversation) in conversations.iter().enumerate() {
             scheduler.submit(request(index as SeqId, conversation, SamplingParams::default()), 0).unwrap();
         }

@@ -11,7 +11,7 @@ use lockstep_collectives::memory::{Faults, Member, group};
 use lockstep_collectives::{Communicator, Communicators, Grid};
 use lockstep_engine::{DTypeChoice, Devices, EngineError, Quantization, Runner, RunnerConfig, StepWithLogits, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
-use lockstep_schedule::{Output, Request, Scheduler, SchedulerConfig};
+use lockstep_schedule::{Request, RequestOutput, Scheduler, SchedulerConfig};
 
 /// Every fixture.
 pub const FIXTURES: [&str; 16] = [
@@ -250,7 +250,7 @@ pub fn request(id: SeqId, expected: &Expected, sampling: SamplingParams) -> Requ
 pub fn drive(scheduler: &mut Scheduler, ranks: &Ranks, tokens: &mut HashMap<SeqId, Vec<u32>>) {
     let mut in_flight = 0;
     loop {
-        while let Some(plan) = scheduler.next_plan(0) {
+        while let Some(plan) = scheduler.next_plan() {
             ranks.send(&plan);
             in_flight += 1;
         }
@@ -259,11 +259,11 @@ pub fn drive(scheduler: &mut Scheduler, ranks: &Ranks, tokens: &mut HashMap<SeqI
         }
         let output = ranks.answer().output;
         in_flight -= 1;
-        for event in scheduler.complete(output, 1_000, 0).unwrap() {
+        for event in scheduler.complete_step(output, 1_000).unwrap() {
             match event {
-                Output::Token { id, token, .. } => tokens.entry(id).or_default().push(token),
-                Output::Failed { id, reason } => panic!("sequence {id}: {reason}"),
-                Output::Started { .. } | Output::Finished { .. } => {}
+                RequestOutput::Token { id, token, .. } => tokens.entry(id).or_default().push(token),
+                RequestOutput::Failed { id, reason } => panic!("sequence {id}: {reason}"),
+                RequestOutput::Started { .. } | RequestOutput::Finished { .. } => {}
             }
         }
     }

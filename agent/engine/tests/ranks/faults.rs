@@ -25,9 +25,9 @@ fn a_lost_peer_ends_the_epoch_and_the_next_one_goes_on() {
     for after_bytes in [100_000, 300_000] {
         let cut = Some(Cut { from: 1, to: 2, after_bytes, kind: CutKind::Close });
         let epoch = ranks.form(&Faults { cut, op_timeout: Duration::from_secs(5), ..Faults::default() });
-        scheduler.group_formed(epoch, setup.num_blocks, 0);
+        scheduler.start_epoch(epoch, setup.num_blocks, 0);
         loop {
-            ranks.send(&scheduler.next_plan(0).unwrap());
+            ranks.send(&scheduler.next_plan().unwrap());
             let answers = ranks.answers();
             if answers.iter().any(Result::is_err) {
                 // Ranks that are not told by the transport are told by the head; here the closed links tell all.
@@ -37,18 +37,18 @@ fn a_lost_peer_ends_the_epoch_and_the_next_one_goes_on() {
                 break;
             }
             let output = answers.into_iter().next().unwrap().unwrap().output;
-            for event in scheduler.complete(output, 1_000, 0).unwrap() {
-                if let lockstep_schedule::Output::Token { id, token, .. } = event {
+            for event in scheduler.complete_step(output, 1_000).unwrap() {
+                if let lockstep_schedule::RequestOutput::Token { id, token, .. } = event {
                     tokens.entry(id).or_default().push(token);
                 }
             }
         }
-        scheduler.group_lost(0);
+        scheduler.end_epoch(0);
     }
     let so_far: usize = tokens.values().map(Vec::len).sum();
     assert!(so_far > 0, "the first epochs gave no token");
     let epoch = ranks.form(&Faults::default());
-    scheduler.group_formed(epoch, setup.num_blocks, 0);
+    scheduler.start_epoch(epoch, setup.num_blocks, 0);
     drive(&mut scheduler, &ranks, &mut tokens);
     for (index, case) in cases.iter().enumerate() {
         assert_eq!(tokens[&(index as SeqId)], case.greedy, "prompt {index}");
@@ -84,13 +84,13 @@ fn an_aborted_rank_says_so_and_forms_again() {
     let mut runner = Runner::load(setup.config(0), &mut |_, _| {}).unwrap();
     let mut scheduler = scheduler(&setup, |_| {});
     scheduler.submit(request(1, &case, SamplingParams::default()), 0).unwrap();
-    scheduler.group_formed(1, 8, 0);
+    scheduler.start_epoch(1, 8, 0);
     let communicator = Solo::new().unwrap();
     let aborter = lockstep_collectives::Communicator::aborter(&communicator);
     runner.form(1, communicator, 8).unwrap();
-    runner.step(&scheduler.next_plan(0).unwrap()).unwrap();
+    runner.step(&scheduler.next_plan().unwrap()).unwrap();
     aborter.abort("the head said so");
-    let error = runner.step(&scheduler.next_plan(0).unwrap()).unwrap_err().to_string();
+    let error = runner.step(&scheduler.next_plan().unwrap()).unwrap_err().to_string();
     assert_eq!(error, "aborted: the head said so");
     runner.form(2, Solo::new().unwrap(), 8).unwrap();
 }

@@ -109,7 +109,7 @@ fn every_position_of_a_prompt_is_right() {
 fn check_schedule(name: &str, setup: &Setup, label: &str, mut scheduler: Scheduler) {
     let cases = expected(name);
     let ranks = Ranks::start(setup);
-    scheduler.group_formed(ranks.epoch(), setup.num_blocks, 0);
+    scheduler.start_epoch(ranks.epoch(), setup.num_blocks, 0);
     let mut tokens = HashMap::new();
     let rounds = if label == "prefixes reused" { 2 } else { 1 };
     for round in 0..rounds {
@@ -157,7 +157,7 @@ fn seeded_answers_depend_on_nothing_else() {
         let setup = Setup { num_blocks, ..Setup::new(name, world_size) };
         let ranks = Ranks::start(&setup);
         let mut scheduler = scheduler(&setup, change);
-        scheduler.group_formed(ranks.epoch(), setup.num_blocks, 0);
+        scheduler.start_epoch(ranks.epoch(), setup.num_blocks, 0);
         for (index, case) in cases.iter().enumerate() {
             let (top_k, top_p) = kinds[index % kinds.len()];
             let params =

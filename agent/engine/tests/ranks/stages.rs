@@ -7,7 +7,7 @@ use crate::common::{FIXTURES, Ranks, Setup, drive, expected, request, scheduler}
 use lockstep_collectives::memory::{Cut, CutKind, Faults};
 use lockstep_engine::EngineError;
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
-use lockstep_schedule::{Output, SchedulerConfig};
+use lockstep_schedule::{RequestOutput, SchedulerConfig};
 
 /// Ranks and stages: pipelines alone, with tensor parallelism, and as long as the three layers of a fixture.
 const GRIDS: [(usize, usize); 5] = [(2, 2), (4, 2), (6, 2), (3, 3), (6, 3)];
@@ -25,7 +25,7 @@ fn pipelined(setup: &Setup) -> impl FnOnce(&mut SchedulerConfig) {
 fn answers(setup: &Setup, fixture: &str, params: impl Fn(u64) -> SamplingParams) -> HashMap<SeqId, Vec<u32>> {
     let ranks = Ranks::start(setup);
     let mut scheduler = scheduler(setup, pipelined(setup));
-    scheduler.group_formed(ranks.epoch(), setup.num_blocks, 0);
+    scheduler.start_epoch(ranks.epoch(), setup.num_blocks, 0);
     for (index, case) in expected(fixture).iter().enumerate() {
         scheduler.submit(request(index as SeqId, case, params(index as u64)), 0).unwrap();
     }
@@ -146,9 +146,9 @@ fn a_link_between_stages_breaks_and_the_next_epoch_goes_on() {
     for (from, to, after_bytes) in [(0, 1, 15_000), (1, 0, 60), (0, 1, 20_000)] {
         let cut = Some(Cut { from, to, after_bytes, kind: CutKind::Close });
         let epoch = ranks.form(&Faults { cut, op_timeout: Duration::from_secs(5), ..Faults::default() });
-        scheduler.group_formed(epoch, setup.num_blocks, 0);
+        scheduler.start_epoch(epoch, setup.num_blocks, 0);
         loop {
-            let sent = std::iter::from_fn(|| scheduler.next_plan(0)).map(|plan| ranks.send(&plan)).count();
+            let sent = std::iter::from_fn(|| scheduler.next_plan()).map(|plan| ranks.send(&plan)).count();
             assert!(sent > 0 || scheduler.stats().steps_in_flight > 0, "no link broke");
             let answers = ranks.answers();
             if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
@@ -158,17 +158,17 @@ fn a_link_between_stages_breaks_and_the_next_epoch_goes_on() {
                 break;
             }
             let output = answers.into_iter().next_back().unwrap().unwrap().output;
-            for event in scheduler.complete(output, 1_000, 0).unwrap() {
-                if let Output::Token { id, token, .. } = event {
+            for event in scheduler.complete_step(output, 1_000).unwrap() {
+                if let RequestOutput::Token { id, token, .. } = event {
                     tokens.entry(id).or_default().push(token);
                 }
             }
         }
-        scheduler.group_lost(0);
+        scheduler.end_epoch(0);
     }
     assert!(!tokens.is_empty(), "the first epochs gave no token");
     let epoch = ranks.form(&Faults::default());
-    scheduler.group_formed(epoch, setup.num_blocks, 0);
+    scheduler.start_epoch(epoch, setup.num_blocks, 0);
     drive(&mut scheduler, &ranks, &mut tokens);
     for (index, case) in cases.iter().enumerate() {
         assert_eq!(tokens[&(index as SeqId)], case.greedy, "prompt {index}");

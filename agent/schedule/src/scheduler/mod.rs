@@ -15,7 +15,7 @@ use crate::blocks::BlockManager;
 use crate::budget::TokenBudget;
 use crate::config::{Micros, SchedulerConfig};
 use crate::plan::SeqId;
-use crate::request::{Failure, Output, Refused, Request, Stats};
+use crate::request::{Failure, Request, RequestOutput, SchedulerStats, SubmitError};
 use crate::sequence::Sequence;
 
 /// Number of a request in the order of arrival.
@@ -57,15 +57,15 @@ pub struct Scheduler {
     by_id: HashMap<SeqId, Arrival>,
     waiting: BTreeSet<Arrival>,
     running: BTreeSet<Arrival>,
-    /// Failures that came with a new group, until the next [`Self::expire`] gives them out; one per sequence at most.
-    unreported: Vec<Output>,
+    /// Failures that came with a new group, until the next [`Self::fail_expired`] gives them out; one per sequence at most.
+    unreported: Vec<RequestOutput>,
     prefix_query_tokens: u64,
     prefix_hit_tokens: u64,
     preemptions: u64,
 }
 
 impl Scheduler {
-    /// A schedule without a group: requests queue until [`Self::group_formed`].
+    /// A schedule without a group: requests queue until [`Self::start_epoch`].
     ///
     /// # Panics
     /// If a value of the configuration that must be at least 1 is 0.
@@ -93,30 +93,30 @@ impl Scheduler {
     }
 
     /// Puts a request at the end of the queue. What can never be answered, or not by the group as it is, is refused.
-    pub fn submit(&mut self, request: Request, now: Micros) -> Result<(), Refused> {
+    pub fn submit(&mut self, request: Request, now: Micros) -> Result<(), SubmitError> {
         let limit = self.config.context_length;
         if request.prompt.is_empty() {
-            return Err(Refused::Empty);
+            return Err(SubmitError::EmptyPrompt);
         }
         if request.max_tokens == 0 {
-            return Err(Refused::NothingWanted);
+            return Err(SubmitError::NoTokensRequested);
         }
         if request.prompt.len() >= limit as usize {
-            return Err(Refused::TooLong { tokens: request.prompt.len(), limit });
+            return Err(SubmitError::PromptTooLong { tokens: request.prompt.len(), limit });
         }
         if self.by_id.contains_key(&request.id) {
-            return Err(Refused::Duplicate { id: request.id });
+            return Err(SubmitError::DuplicateId { id: request.id });
         }
         let sequence = Sequence::new(request, limit, now);
         if let Some(group) = &self.group {
             let (needed, total) = (sequence.max_blocks(self.config.block_size), group.blocks.total());
             if needed > total {
-                return Err(Refused::TooManyBlocks { needed, total });
+                return Err(SubmitError::TooManyBlocks { needed, total });
             }
         }
         let never_started = |arrival: &&Arrival| self.sequences[arrival].cached_tokens.is_none();
         if self.waiting.iter().filter(never_started).count() >= self.config.max_waiting {
-            return Err(Refused::Full { limit: self.config.max_waiting });
+            return Err(SubmitError::QueueFull { limit: self.config.max_waiting });
         }
         self.arrivals += 1;
         self.by_id.insert(sequence.request.id, self.arrivals);
@@ -140,13 +140,13 @@ impl Scheduler {
         if let Some(&arrival) = self.by_id.get(&id) {
             self.remove(arrival);
         }
-        self.unreported.retain(|output| !matches!(output, Output::Failed { id: failed, .. } if *failed == id));
+        self.unreported.retain(|output| !matches!(output, RequestOutput::Failed { id: failed, .. } if *failed == id));
     }
 
     /// Ranks joined as `epoch`, with empty caches of `num_blocks` blocks each. Sequences wait to be prefilled again;
-    /// those that can no longer fit are out of it, and [`Self::expire`], due at once then, says so.
-    pub fn group_formed(&mut self, epoch: u64, num_blocks: u32, now: Micros) {
-        self.group_lost(now);
+    /// those that can no longer fit are out of it, and [`Self::fail_expired`], due at once then, says so.
+    pub fn start_epoch(&mut self, epoch: u64, num_blocks: u32, now: Micros) {
+        self.end_epoch(now);
         debug_assert!(epoch > self.epoch, "epochs grow");
         self.epoch = epoch;
         self.budget.reset();
@@ -166,7 +166,7 @@ impl Scheduler {
 
     /// A rank was lost, and with it every cache and every step in flight. Running sequences wait again, in the order of
     /// their arrival, with the tokens that they have: those that were given out stand.
-    pub fn group_lost(&mut self, now: Micros) {
+    pub fn end_epoch(&mut self, now: Micros) {
         if self.group.take().is_none() {
             return;
         }
@@ -181,7 +181,7 @@ impl Scheduler {
     /// Fails the requests whose time is over: their own deadline, or the time they may be without a working group.
     /// Also tells of those that the latest group is too small for.
     #[must_use = "clients wait for these"]
-    pub fn expire(&mut self, now: Micros) -> Vec<Output> {
+    pub fn fail_expired(&mut self, now: Micros) -> Vec<RequestOutput> {
         let recovery = self.recovery_limit();
         let mut outputs = std::mem::take(&mut self.unreported);
         outputs.extend(self.fail_where(|sequence| {
@@ -194,19 +194,10 @@ impl Scheduler {
         outputs
     }
 
-    /// The earliest moment at which [`Self::expire`] has something to do, as things stand.
-    pub fn next_deadline(&self) -> Option<Micros> {
-        if !self.unreported.is_empty() {
-            return Some(0);
-        }
-        let recovery = self.recovery_limit();
-        self.sequences.values().filter_map(|s| [s.request.deadline, recovery.of(s)].into_iter().flatten().min()).min()
-    }
-
     /// The schedule in numbers.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> SchedulerStats {
         let blocks = self.group.as_ref().map(|group| &group.blocks);
-        Stats {
+        SchedulerStats {
             running: self.running.len(),
             waiting: self.waiting.len(),
             blocks_used: blocks.map_or(0, BlockManager::used),
@@ -234,11 +225,11 @@ impl Scheduler {
     }
 
     /// Fails every sequence for which `why` gives a reason, in the order of arrival.
-    fn fail_where(&mut self, why: impl Fn(&Sequence) -> Option<Failure>) -> Vec<Output> {
+    fn fail_where(&mut self, why: impl Fn(&Sequence) -> Option<Failure>) -> Vec<RequestOutput> {
         let failed: Vec<_> = self.sequences.iter().filter_map(|(&a, s)| why(s).map(|reason| (a, reason))).collect();
         let mut outputs = Vec::with_capacity(failed.len());
         for (arrival, reason) in failed {
-            outputs.push(Output::Failed { id: self.sequences[&arrival].request.id, reason });
+            outputs.push(RequestOutput::Failed { id: self.sequences[&arrival].request.id, reason });
             self.remove(arrival);
         }
         outputs

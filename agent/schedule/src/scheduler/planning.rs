@@ -12,7 +12,7 @@
 use super::micro_batches::Wait;
 use super::{Arrival, Flight, Group, Scheduler};
 use crate::budget::MIN_TOKEN_BUDGET;
-use crate::config::{Micros, SchedulerConfig};
+use crate::config::SchedulerConfig;
 use crate::plan::{BlockId, PlanEntry, StepPlan};
 use crate::sequence::Sequence;
 
@@ -51,7 +51,7 @@ impl Draft {
 impl Scheduler {
     /// The next step for all ranks. None: no group, enough steps in flight, or nothing that can be done before a
     /// result or a request comes.
-    pub fn next_plan(&mut self, _now: Micros) -> Option<StepPlan> {
+    pub fn next_plan(&mut self) -> Option<StepPlan> {
         let mut group = self.group.take()?;
         let plan = (group.in_flight.len() < self.config.max_steps_in_flight).then(|| self.plan(&mut group)).flatten();
         self.group = Some(group);

@@ -2,9 +2,8 @@
 
 use super::planning::name_full_blocks;
 use super::{Flight, Group, Scheduler};
-use crate::config::Micros;
 use crate::plan::{Sampled, SeqId, StepOutput};
-use crate::request::{CompleteError, FinishReason, Output};
+use crate::request::{CompleteError, FinishReason, RequestOutput};
 
 impl Scheduler {
     /// Takes the result of the oldest step in flight, which lasted `step_micros` on the ranks. Results of older epochs
@@ -12,12 +11,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// The result is not the one that is due. Nothing changed; the caller should give up the epoch.
-    pub fn complete(
-        &mut self,
-        output: StepOutput,
-        step_micros: u64,
-        _now: Micros,
-    ) -> Result<Vec<Output>, CompleteError> {
+    pub fn complete_step(&mut self, output: StepOutput, step_micros: u64) -> Result<Vec<RequestOutput>, CompleteError> {
         if output.epoch > self.epoch {
             return Err(CompleteError::FutureEpoch { got: output.epoch, current: self.epoch });
         }
@@ -37,35 +31,35 @@ impl Scheduler {
     }
 
     /// Tells that a sequence's first step ended.
-    fn report_start(&mut self, id: SeqId, outputs: &mut Vec<Output>) {
+    fn report_start(&mut self, id: SeqId, outputs: &mut Vec<RequestOutput>) {
         if let Some(arrival) = self.by_id.get(&id)
             && let Some(sequence) = self.sequences.get_mut(arrival)
             && !sequence.started
         {
             sequence.started = true;
-            outputs.push(Output::Started { id, cached_tokens: sequence.cached_tokens.unwrap_or(0) });
+            outputs.push(RequestOutput::Started { id, cached_tokens: sequence.cached_tokens.unwrap_or(0) });
         }
     }
 
     /// Appends a token to its sequence, be it running or preempted meanwhile, or ends the sequence.
-    fn take_token(&mut self, sampled: Sampled, outputs: &mut Vec<Output>) {
+    fn take_token(&mut self, sampled: Sampled, outputs: &mut Vec<RequestOutput>) {
         let Sampled { seq: id, token, logprobs } = sampled;
         let Some(&arrival) = self.by_id.get(&id) else { return };
         let Some(sequence) = self.sequences.get_mut(&arrival) else { return };
         sequence.pending -= 1;
         if sequence.request.stop_token_ids.contains(&token) {
             self.remove(arrival);
-            outputs.push(Output::Finished { id, reason: FinishReason::Stop });
+            outputs.push(RequestOutput::Finished { id, reason: FinishReason::Stop });
             return;
         }
         sequence.tokens.push(token);
-        outputs.push(Output::Token { id, token, logprobs });
+        outputs.push(RequestOutput::Token { id, token, logprobs });
         if let Some(group) = &mut self.group {
             name_full_blocks(&self.config, group, sequence);
         }
         if sequence.tokens.len() == sequence.max_len {
             self.remove(arrival);
-            outputs.push(Output::Finished { id, reason: FinishReason::Length });
+            outputs.push(RequestOutput::Finished { id, reason: FinishReason::Length });
         }
     }
 }

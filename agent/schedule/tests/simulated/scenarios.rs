@@ -1,7 +1,7 @@
 //! Single situations in which one rule shows.
 
 use lockstep_schedule::plan::{PlanTokens, Sampled, StepOutput};
-use lockstep_schedule::{CompleteError, Output, Refused, Request, Scheduler, SchedulerConfig};
+use lockstep_schedule::{CompleteError, Request, RequestOutput, Scheduler, SchedulerConfig, SubmitError};
 
 use crate::world::World;
 
@@ -18,18 +18,18 @@ fn formed(config: SchedulerConfig, num_blocks: u32) -> World {
 #[test]
 fn what_can_never_be_answered_is_refused() {
     let mut world = formed(config(), 5);
-    let mut check = |prompt: usize, max_tokens: u32, expected: Refused| {
+    let mut check = |prompt: usize, max_tokens: u32, expected: SubmitError| {
         let request = world.request(vec![1; prompt], max_tokens);
         assert_eq!(world.submit(request), Err(expected));
     };
-    check(0, 1, Refused::Empty);
-    check(1, 0, Refused::NothingWanted);
-    check(64, 1, Refused::TooLong { tokens: 64, limit: 64 });
-    check(20, 2, Refused::TooManyBlocks { needed: 6, total: 5 });
+    check(0, 1, SubmitError::EmptyPrompt);
+    check(1, 0, SubmitError::NoTokensRequested);
+    check(64, 1, SubmitError::PromptTooLong { tokens: 64, limit: 64 });
+    check(20, 2, SubmitError::TooManyBlocks { needed: 6, total: 5 });
     assert_eq!(world.scheduler.max_sequence_tokens(), 21);
     let request = world.request(vec![1; 20], 1);
     assert_eq!(world.submit(request.clone()), Ok(1));
-    assert_eq!(world.scheduler.submit(request, 0), Err(Refused::Duplicate { id: 1 }));
+    assert_eq!(world.scheduler.submit(request, 0), Err(SubmitError::DuplicateId { id: 1 }));
     world.drain();
 }
 
@@ -38,13 +38,13 @@ fn the_queue_is_bounded_and_what_has_run_does_not_count() {
     let mut world = formed(SchedulerConfig { max_num_seqs: 2, ..config() }, 32);
     let submit = |world: &mut World| world.submit(world.request(vec![1, 2, 3], 5));
     assert_eq!((submit(&mut world), submit(&mut world)), (Ok(1), Ok(2)));
-    assert_eq!(submit(&mut world), Err(Refused::Full { limit: 2 }));
+    assert_eq!(submit(&mut world), Err(SubmitError::QueueFull { limit: 2 }));
     world.plan();
     assert_eq!((submit(&mut world), submit(&mut world)), (Ok(3), Ok(4)));
-    assert_eq!(submit(&mut world), Err(Refused::Full { limit: 2 }));
+    assert_eq!(submit(&mut world), Err(SubmitError::QueueFull { limit: 2 }));
     world.lose();
     assert_eq!(world.scheduler.stats().waiting, 4);
-    assert_eq!(submit(&mut world), Err(Refused::Full { limit: 2 }));
+    assert_eq!(submit(&mut world), Err(SubmitError::QueueFull { limit: 2 }));
     world.cancel(4);
     assert_eq!(submit(&mut world), Ok(5));
     world.form(32);
@@ -121,37 +121,40 @@ fn only_one_step_runs_ahead_and_none_for_whom_the_head_must_answer() {
 #[test]
 fn a_stop_token_ends_the_sequence_and_the_step_ahead_is_dropped() {
     let mut scheduler = Scheduler::new(config());
-    scheduler.group_formed(1, 8, 0);
+    scheduler.start_epoch(1, 8, 0);
     let request = Request { stop_token_ids: vec![9], ..World::new(config()).request(vec![1, 2, 3], 5) };
     assert_eq!(scheduler.submit(request, 0), Ok(()));
-    assert_eq!(scheduler.next_plan(0).map(|plan| plan.step), Some(1));
-    let ahead = scheduler.next_plan(0).expect("one step ahead");
+    assert_eq!(scheduler.next_plan().map(|plan| plan.step), Some(1));
+    let ahead = scheduler.next_plan().expect("one step ahead");
     assert_eq!(ahead.entries[0].tokens, PlanTokens::LastSampled);
     let result = |step| StepOutput { epoch: 1, step, sampled: vec![Sampled { seq: 1, token: 9, logprobs: None }] };
-    let outputs = scheduler.complete(result(1), 1, 0).expect("step 1 is due");
-    assert!(matches!(outputs[..], [Output::Started { .. }, Output::Finished { id: 1, .. }]), "{outputs:?}");
+    let outputs = scheduler.complete_step(result(1), 1).expect("step 1 is due");
+    assert!(
+        matches!(outputs[..], [RequestOutput::Started { .. }, RequestOutput::Finished { id: 1, .. }]),
+        "{outputs:?}"
+    );
     assert_eq!(scheduler.stats().blocks_used, 0);
-    assert_eq!(scheduler.complete(result(2), 1, 0), Ok(Vec::new()));
+    assert_eq!(scheduler.complete_step(result(2), 1), Ok(Vec::new()));
     let request = World::new(config()).request(vec![4], 1);
     assert_eq!(scheduler.submit(Request { id: 2, ..request }, 0), Ok(()));
-    assert_eq!(scheduler.next_plan(0).map(|plan| plan.forget), Some(vec![1]));
+    assert_eq!(scheduler.next_plan().map(|plan| plan.forget), Some(vec![1]));
 }
 
 #[test]
 fn a_result_that_is_not_due_is_an_error_and_changes_nothing() {
     let mut scheduler = Scheduler::new(config());
-    scheduler.group_formed(3, 8, 0);
+    scheduler.start_epoch(3, 8, 0);
     let result =
         |epoch, step, seq| StepOutput { epoch, step, sampled: vec![Sampled { seq, token: 5, logprobs: None }] };
-    assert_eq!(scheduler.complete(result(3, 1, 1), 1, 0), Err(CompleteError::NothingInFlight { got: 1 }));
+    assert_eq!(scheduler.complete_step(result(3, 1, 1), 1), Err(CompleteError::NothingInFlight { got: 1 }));
     assert_eq!(scheduler.submit(World::new(config()).request(vec![1, 2], 5), 0), Ok(()));
-    assert!(scheduler.next_plan(0).is_some());
+    assert!(scheduler.next_plan().is_some());
     let mut check = |output: StepOutput, expected: CompleteError| {
-        assert_eq!(scheduler.complete(output, 1, 0), Err(expected));
+        assert_eq!(scheduler.complete_step(output, 1), Err(expected));
     };
     check(result(4, 1, 1), CompleteError::FutureEpoch { got: 4, current: 3 });
     check(result(3, 2, 1), CompleteError::OutOfOrder { got: 2, expected: 1 });
     check(result(3, 1, 8), CompleteError::OtherSequences { step: 1, got: vec![8], expected: vec![1] });
-    assert_eq!(scheduler.complete(result(2, 1, 1), 1, 0), Ok(Vec::new()), "older epochs are ignored");
-    assert_eq!(scheduler.complete(result(3, 1, 1), 1, 0).map(|outputs| outputs.len()), Ok(2));
+    assert_eq!(scheduler.complete_step(result(2, 1, 1), 1), Ok(Vec::new()), "older epochs are ignored");
+    assert_eq!(scheduler.complete_step(result(3, 1, 1), 1).map(|outputs| outputs.len()), Ok(2));
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lockstep_schedule::plan::{PlanTokens, SamplingParams, SeqId, StepOutput, StepPlan};
-use lockstep_schedule::{Failure, FinishReason, Micros, Output, Refused, Request, Scheduler, SchedulerConfig};
+use lockstep_schedule::{
+    Failure, FinishReason, Micros, Request, RequestOutput, Scheduler, SchedulerConfig, SubmitError,
+};
 
 use crate::rank::{Rank, next_token};
 
@@ -105,11 +107,11 @@ impl World {
         }
     }
 
-    pub fn submit(&mut self, request: Request) -> Result<SeqId, Refused> {
+    pub fn submit(&mut self, request: Request) -> Result<SeqId, SubmitError> {
         let id = request.id;
         let result = self.scheduler.submit(request.clone(), self.now);
         if let Err(refused) = result {
-            self.seen.refused_full += usize::from(matches!(refused, Refused::Full { .. }));
+            self.seen.refused_full += usize::from(matches!(refused, SubmitError::QueueFull { .. }));
             return Err(refused);
         }
         let (expected, reason) = alone(&request, self.config.context_length);
@@ -162,13 +164,13 @@ impl World {
             client.outgrown |= client.most_blocks(self.config.context_length, self.config.block_size) > num_blocks;
         }
         self.rank = Some(Rank::new(self.epoch, num_blocks, self.config.block_size));
-        self.scheduler.group_formed(self.epoch, num_blocks, self.now);
+        self.scheduler.start_epoch(self.epoch, num_blocks, self.now);
     }
 
     pub fn lose(&mut self) {
         self.leave_group();
-        self.scheduler.group_lost(self.now);
-        assert_eq!(self.scheduler.next_plan(self.now), None, "no plan without a group");
+        self.scheduler.end_epoch(self.now);
+        assert_eq!(self.scheduler.next_plan(), None, "no plan without a group");
     }
 
     fn leave_group(&mut self) {
@@ -190,7 +192,7 @@ impl World {
     /// Asks for a plan and runs it; the result is on its way.
     pub fn next_plan(&mut self) -> Option<StepPlan> {
         let budget = self.scheduler.stats().token_budget;
-        let plan = self.scheduler.next_plan(self.now)?;
+        let plan = self.scheduler.next_plan()?;
         self.check_plan(&plan, budget);
         let rank = self.rank.as_mut().expect("plans are made for a group");
         let result = rank.execute(&plan);
@@ -255,7 +257,7 @@ impl World {
         }
         self.now += micros;
         self.stranded_since = None;
-        let outputs = self.scheduler.complete(result, micros, self.now).expect("results come in order");
+        let outputs = self.scheduler.complete_step(result, micros).expect("results come in order");
         self.receive(outputs);
         true
     }
@@ -263,24 +265,36 @@ impl World {
     /// A result of an earlier epoch arrives late.
     pub fn complete_stale(&mut self) {
         if let Some(result) = self.stale.pop_front() {
-            assert_eq!(self.scheduler.complete(result, 1, self.now), Ok(Vec::new()));
+            assert_eq!(self.scheduler.complete_step(result, 1), Ok(Vec::new()));
         }
     }
 
     /// Time passes.
     pub fn advance(&mut self, micros: u64) {
-        let due = self.scheduler.next_deadline();
+        let due = self.next_deadline();
         self.now += micros;
-        let outputs = self.scheduler.expire(self.now);
-        assert_eq!(!outputs.is_empty(), due.is_some_and(|due| due <= self.now), "next_deadline says when");
-        assert!(self.scheduler.next_deadline().is_none_or(|due| due > self.now));
+        let outputs = self.scheduler.fail_expired(self.now);
+        assert_eq!(!outputs.is_empty(), due.is_some_and(|due| due <= self.now), "requests fail when they are due");
         self.receive(outputs);
+        assert!(self.next_deadline().is_none_or(|due| due > self.now));
     }
 
-    fn receive(&mut self, outputs: Vec<Output>) {
+    /// Returns the earliest moment at which a request fails if no step ends before.
+    fn next_deadline(&self) -> Option<Micros> {
+        let timeout = self.config.recovery_timeout.as_micros() as u64;
+        self.live()
+            .filter_map(|(_, client)| {
+                let recovery = self.stranded_since.map(|since| since.max(client.submitted) + timeout);
+                let too_large = client.outgrown.then_some(0);
+                [too_large, client.request.deadline, recovery].into_iter().flatten().min()
+            })
+            .min()
+    }
+
+    fn receive(&mut self, outputs: Vec<RequestOutput>) {
         for output in outputs {
             match output {
-                Output::Started { id, cached_tokens } => {
+                RequestOutput::Started { id, cached_tokens } => {
                     let client = self.expecting(id);
                     assert!(!std::mem::replace(&mut client.started, true), "{id} starts once");
                     assert!(
@@ -288,20 +302,20 @@ impl World {
                         "a token of the prompt is computed"
                     );
                 }
-                Output::Token { id, token, .. } => {
+                RequestOutput::Token { id, token, .. } => {
                     let client = self.expecting(id);
                     assert!(client.started, "{id} starts before its first token");
                     assert_eq!(client.expected.get(client.received), Some(&token), "{id} gets what it gets alone");
                     client.received += 1;
                 }
-                Output::Finished { id, reason } => {
+                RequestOutput::Finished { id, reason } => {
                     let client = self.expecting(id);
                     client.ended = true;
                     assert_eq!((reason, client.received), (client.reason, client.expected.len()));
                     self.seen.finished += 1;
                     self.seen.stopped += usize::from(reason == FinishReason::Stop);
                 }
-                Output::Failed { id, reason } => self.fail(id, reason),
+                RequestOutput::Failed { id, reason } => self.fail(id, reason),
             }
         }
     }
@@ -352,8 +366,8 @@ impl World {
         while self.complete(1) {}
         let stats = self.scheduler.stats();
         assert_eq!((stats.running, stats.waiting, stats.blocks_used, stats.steps_in_flight), (0, 0, 0, 0));
-        assert_eq!(self.scheduler.next_plan(self.now), None);
-        assert_eq!(self.scheduler.next_deadline(), None);
+        assert_eq!(self.scheduler.next_plan(), None);
+        assert_eq!(self.scheduler.fail_expired(Micros::MAX), [], "no request is left that could fail");
         self.seen.preemptions = stats.preemptions;
         self.seen.hits = stats.prefix_hit_tokens;
     }

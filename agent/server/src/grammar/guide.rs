@@ -74,7 +74,7 @@ impl Guide {
         }
         let set = self.matcher.compute_mask_or_eos().map_err(|error| format!("find what may come next: {error}"))?;
         let mut words: Vec<u32> = set.as_slice().to_vec();
-        words.resize(TokenMask::words_for(self.vocab_size as usize), 0);
+        words.resize(TokenMask::num_words(self.vocab_size as usize), 0);
         let allowed = TokenMask::new(words);
         if allowed.is_empty() {
             return Err("the grammar wants what the model has no token for".into());

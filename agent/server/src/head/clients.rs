@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use lockstep_schedule::plan::{SeqId, TokenMask};
-use lockstep_schedule::{Failure, FinishReason as Ended, Output, Refused};
+use lockstep_schedule::{Failure, FinishReason as Ended, RequestOutput, SubmitError};
 use tokio::sync::mpsc;
 
 use crate::grammar::Guide;
@@ -45,7 +45,7 @@ impl Clients {
 
     /// Passes on what the schedule says. A sequence that must end for it is returned: its client is gone or reads
     /// nothing, or its grammar is complete; then it is no client's any more.
-    pub fn deliver(&mut self, output: Output) -> Option<SeqId> {
+    pub fn deliver(&mut self, output: RequestOutput) -> Option<SeqId> {
         let (id, event) = translate(output);
         let last = matches!(event, Event::Finished(_) | Event::Failed(_));
         let client = self.open.get_mut(&id)?;
@@ -110,13 +110,13 @@ impl Clients {
     }
 }
 
-fn translate(output: Output) -> (SeqId, Event) {
+fn translate(output: RequestOutput) -> (SeqId, Event) {
     match output {
-        Output::Started { id, cached_tokens } => (id, Event::Started { cached_tokens }),
-        Output::Token { id, token, logprobs } => (id, Event::Token { id: token, logprobs }),
-        Output::Finished { id, reason: Ended::Stop } => (id, Event::Finished(FinishReason::Stop)),
-        Output::Finished { id, reason: Ended::Length } => (id, Event::Finished(FinishReason::Length)),
-        Output::Failed { id, reason } => (id, Event::Failed(failure(reason))),
+        RequestOutput::Started { id, cached_tokens } => (id, Event::Started { cached_tokens }),
+        RequestOutput::Token { id, token, logprobs } => (id, Event::Token { id: token, logprobs }),
+        RequestOutput::Finished { id, reason: Ended::Stop } => (id, Event::Finished(FinishReason::Stop)),
+        RequestOutput::Finished { id, reason: Ended::Length } => (id, Event::Finished(FinishReason::Length)),
+        RequestOutput::Failed { id, reason } => (id, Event::Failed(failure(reason))),
     }
 }
 
@@ -131,10 +131,10 @@ fn failure(reason: Failure) -> ServeError {
 }
 
 /// What a client hears of a refusal.
-pub fn refusal(refused: Refused) -> ServeError {
+pub fn refusal(refused: SubmitError) -> ServeError {
     match refused {
-        Refused::Full { limit } => ServeError::Full { limit, retry_after_s: 1 },
-        Refused::Duplicate { .. } => ServeError::Internal(refused.to_string()),
+        SubmitError::QueueFull { limit } => ServeError::Full { limit, retry_after_s: 1 },
+        SubmitError::DuplicateId { .. } => ServeError::Internal(refused.to_string()),
         _ => ServeError::Invalid(refused.to_string()),
     }
 }

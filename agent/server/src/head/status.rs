@@ -2,7 +2,7 @@
 
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
-use lockstep_schedule::Stats;
+use lockstep_schedule::SchedulerStats;
 
 use super::group::Group;
 use super::member::Place;
@@ -16,7 +16,7 @@ pub struct Facts<'a> {
     /// Why no more requests are taken, where that is so.
     pub draining: Option<&'a str>,
     pub model: &'a ModelInfo,
-    pub stats: Stats,
+    pub stats: SchedulerStats,
     pub requests: u64,
     pub tokens_generated: u64,
 }
@@ -62,7 +62,7 @@ pub fn initial(group: &Group, model: &ModelInfo) -> ClusterStatus {
 
 impl<'a> Facts<'a> {
     fn none(model: &'a ModelInfo) -> Self {
-        let stats = Stats::default();
+        let stats = SchedulerStats::default();
         Self { ready: false, accepting: false, draining: None, model, stats, requests: 0, tokens_generated: 0 }
     }
 }

@@ -5,7 +5,8 @@ mod mask;
 
 use lockstep_proto::node as pb;
 use lockstep_schedule::plan::{
-    Admission, History, Penalties, PlanEntry, PlanTokens, Sampled, SamplingParams, StepOutput, StepPlan, TokenLogprobs,
+    Admission, Penalties, PlanEntry, PlanTokens, Sampled, SamplingParams, StepOutput, StepPlan, TokenHistory,
+    TokenLogprobs,
 };
 
 /// A message of the control stream that does not mean anything.
@@ -41,7 +42,7 @@ pub fn plan_to_wire(plan: &StepPlan, sent_nanos: u64) -> pb::StepPlan {
 fn admission_to_wire(admission: &Admission) -> pb::Admit {
     let params = &admission.sampling;
     let (bias_ids, biases) = params.logit_bias.iter().copied().unzip();
-    let History { prompt, answer } = admission.history.clone().unwrap_or_default();
+    let TokenHistory { prompt, answer } = admission.history.clone().unwrap_or_default();
     pb::Admit {
         seq: admission.seq,
         temperature: params.temperature,
@@ -103,7 +104,7 @@ fn admission_from_wire(wire: pb::Admit) -> Result<Admission, String> {
         choice: wire.choice,
         logprobs: wire.logprobs,
     };
-    let history = penalties.apply().then_some(History { prompt: wire.prompt, answer: wire.answer });
+    let history = penalties.is_active().then_some(TokenHistory { prompt: wire.prompt, answer: wire.answer });
     Ok(Admission { seq, sampling, history })
 }
 
@@ -200,7 +201,7 @@ mod tests {
                         suppressed_until: 9,
                         ..Default::default()
                     },
-                    history: Some(History { prompt: vec![1, 2], answer: vec![3] }),
+                    history: Some(TokenHistory { prompt: vec![1, 2], answer: vec![3] }),
                 },
             ],
             entries: vec![

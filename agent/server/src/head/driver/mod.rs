@@ -162,8 +162,7 @@ impl Driver {
 
     fn send_plans(&mut self) {
         while self.inputs.group.is_formed() && !self.someone_goes() {
-            let now = self.now();
-            let Some(mut plan) = self.inputs.scheduler.next_plan(now) else { return };
+            let Some(mut plan) = self.inputs.scheduler.next_plan() else { return };
             self.guide(&mut plan);
             self.suspects.extend(plan.admit.iter().map(|admission| admission.seq).filter(|id| *id != CANARY));
             self.inputs.group.busy(true, Instant::now());
@@ -200,7 +199,7 @@ impl Driver {
             self.inputs.scheduler.cancel(id);
         }
         let now = self.now();
-        let expired = self.inputs.scheduler.expire(now);
+        let expired = self.inputs.scheduler.fail_expired(now);
         self.deliver(expired);
         let preemptions = self.inputs.scheduler.stats().preemptions;
         (std::mem::replace(&mut self.preemptions, preemptions)..preemptions)

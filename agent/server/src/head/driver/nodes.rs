@@ -121,8 +121,7 @@ impl Driver {
         let micros = done.micros;
         let completed = wire::output_from_wire(done).map_err(|error| error.to_string()).and_then(|output| {
             let sampled = !output.sampled.is_empty();
-            let at = self.now();
-            let outputs = self.inputs.scheduler.complete(output, micros, at).map_err(|error| error.to_string())?;
+            let outputs = self.inputs.scheduler.complete_step(output, micros).map_err(|error| error.to_string())?;
             Ok((sampled, outputs))
         });
         match completed {
@@ -196,7 +195,7 @@ impl Driver {
         tracing::info!(epoch, num_blocks, "all ranks have joined");
         self.last_sent = None;
         let scheduler = &mut self.inputs.scheduler;
-        scheduler.group_formed(epoch, num_blocks, now);
+        scheduler.start_epoch(epoch, num_blocks, now);
         let stats = scheduler.stats();
         if stats.running + stats.waiting == 0 {
             let sampling = SamplingParams::default();
@@ -219,7 +218,7 @@ impl Driver {
     fn lost(&mut self, reason: &str, fault: bool) {
         let now = self.now();
         self.inputs.scheduler.cancel(CANARY);
-        self.inputs.scheduler.group_lost(now);
+        self.inputs.scheduler.end_epoch(now);
         self.lost_at = self.lost_at.or(Some(Instant::now()));
         if fault && !self.proved {
             self.fruitless += 1;

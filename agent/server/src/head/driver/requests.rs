@@ -64,10 +64,10 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn deliver(&mut self, outputs: Vec<lockstep_schedule::Output>) {
+    pub(super) fn deliver(&mut self, outputs: Vec<lockstep_schedule::RequestOutput>) {
         for output in outputs {
             self.tokens_generated +=
-                u64::from(matches!(output, lockstep_schedule::Output::Token { id, .. } if id != CANARY));
+                u64::from(matches!(output, lockstep_schedule::RequestOutput::Token { id, .. } if id != CANARY));
             if let Some(id) = self.clients.deliver(output) {
                 self.inputs.scheduler.cancel(id);
             }
