@@ -118,7 +118,7 @@ fn token_text(config: &Value, name: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::source::open;
+    use crate::open;
 
     fn described(model: &fixture::Model) -> Result<ModelDescription, EngineError> {
         describe(open(model.source())?.as_ref())

@@ -7,12 +7,15 @@
 mod cache;
 pub mod config;
 mod describe;
+mod entry;
 mod error;
 #[cfg(test)]
 mod fixture;
 pub mod gguf;
 mod layers;
+mod loader;
 mod models;
+mod open;
 mod placement;
 mod quantization;
 mod runner;
@@ -23,10 +26,11 @@ mod weights;
 
 pub use describe::{ModelDescription, WeightFacts, describe, weight_facts};
 pub use error::EngineError;
+pub use open::open;
 pub use placement::{Accelerator, Devices, PlacedLayers};
 pub use quantization::Quantization;
 pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig, StepWithLogits};
-pub use source::{ModelFile, ModelFiles, open, resolve, verify};
+pub use source::{ModelFile, ModelFiles, resolve, verify};
 pub use weights::check_safetensors;
 
 /// Name of the instruction set that a rank computes with: the one asked for, else the best that this machine has.

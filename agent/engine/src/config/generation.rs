@@ -64,7 +64,7 @@ impl GenerationDefaults {
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::source::open;
+    use crate::open;
 
     fn read(json: Option<&str>) -> Result<GenerationDefaults, EngineError> {
         let model = fixture::tiny_llama();

@@ -2,10 +2,11 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3, little-endian. The header is
 //! read here with a bound on everything; what it says is turned into the files that a model folder has
-//! (`source::GgufFiles`), so that nothing else knows the format.
+//! (`GgufFiles`), so that nothing else knows the format.
 
 mod config;
 mod family;
+mod files;
 mod header;
 mod names;
 mod reader;
@@ -14,15 +15,16 @@ mod tensors;
 mod tokenizer;
 mod value;
 
-pub(crate) use config::config;
-pub(crate) use header::Header;
-pub(crate) use rope::RopeFactors;
+pub(crate) use files::{GgufFiles, is_gguf, only_gguf, read_header};
 pub(crate) use tensors::entries;
-pub(crate) use tokenizer::{tokenizer, tokenizer_config};
 
 use crate::EngineError;
 use crate::config::ModelConfig;
 use crate::source::read_slice;
+use config::config;
+use header::Header;
+use rope::RopeFactors;
+use tokenizer::{tokenizer, tokenizer_config};
 
 /// Reads a header from bytes and all that is made of it, for fuzzing: nothing may panic, whatever the bytes are.
 ///

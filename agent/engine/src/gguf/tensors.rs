@@ -11,7 +11,7 @@ use super::header::{Header, TensorInfo};
 use super::names::Name;
 use crate::EngineError;
 use crate::config::MAX_EXPERTS;
-use crate::weights::{Entry, RowOrder, Stored};
+use crate::entry::{Entry, RowOrder, Stored};
 
 /// Most tensors of a model, those of experts counted one by one: several times those of the largest model known.
 const MAX_ENTRIES: usize = 1 << 18;

@@ -6,7 +6,7 @@ use lockstep_kernels::{AttentionParams, KvCache, paged_attention};
 use super::{ColumnParallelLinear, Pass, RmsNorm, Rotations, RowParallelLinear};
 use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
-use crate::weights::{Loader, RowPart};
+use crate::loader::{Loader, RowPart};
 
 /// How families differ.
 #[derive(Debug, Clone, Copy, Default)]

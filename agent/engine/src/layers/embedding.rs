@@ -6,7 +6,7 @@ use lockstep_kernels::{embedding, embedding_of, soft_cap};
 use super::{ColumnParallelLinear, Pass};
 use crate::EngineError;
 use crate::config::ModelConfig;
-use crate::weights::{Loader, RowPart, Table};
+use crate::loader::{Loader, RowPart, Table};
 
 /// From ids to vectors: a rank gives zeros for ids that it does not hold, and the sum is the embedding.
 pub struct VocabParallelEmbedding {

@@ -7,7 +7,7 @@ use lockstep_kernels::{Matrix, linear};
 
 use super::Pass;
 use crate::EngineError;
-use crate::weights::{Loader, RowPart};
+use crate::loader::{Loader, RowPart};
 
 /// Each rank computes some of the outputs from the whole input.
 pub struct ColumnParallelLinear {

@@ -6,7 +6,7 @@ use lockstep_kernels::{Activation, gated_mul};
 use super::{ColumnParallelLinear, Pass, RowParallelLinear, SparseMoe};
 use crate::EngineError;
 use crate::config::ModelConfig;
-use crate::weights::{Loader, RowPart};
+use crate::loader::{Loader, RowPart};
 
 /// What the matrices are called.
 #[derive(Debug, Clone, Copy)]

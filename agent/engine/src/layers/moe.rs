@@ -11,8 +11,8 @@ use lockstep_kernels::{mix_rows, top_k};
 use super::{ColumnParallelLinear, GatedMlp, MlpNames, Pass};
 use crate::EngineError;
 use crate::config::{ModelConfig, MoeConfig};
+use crate::loader::{Loader, RowPart};
 use crate::sampler::math;
-use crate::weights::{Loader, RowPart};
 
 /// The feed-forward part of a sparse block.
 pub struct SparseMoe {
@@ -122,9 +122,10 @@ mod tests {
 
     use super::*;
     use crate::layers::Batch;
+    use crate::loader::LoadOptions;
     use crate::placement::{Devices, Placement, Sizes, StepSize};
     use crate::shard::Shard;
-    use crate::weights::{LoadOptions, Weights};
+    use crate::weights::Weights;
     use crate::{Quantization, open};
 
     fn config(experts_per_token: usize, normalize: bool) -> MoeConfig {

@@ -6,7 +6,7 @@ use lockstep_kernels::{add_rms_norm, rms_norm};
 use super::Pass;
 use crate::EngineError;
 use crate::config::ModelConfig;
-use crate::weights::Loader;
+use crate::loader::Loader;
 
 /// `x / sqrt(mean(x²) + eps) · weight`, where the weight is what is stored plus the family's offset.
 pub struct RmsNorm {

@@ -9,7 +9,7 @@ use crate::EngineError;
 use crate::cache::Cache;
 use crate::config::{LayerConfig, ModelConfig};
 use crate::layers::{LmHead, Pass, Residual, RmsNorm, Rotations, VocabParallelEmbedding};
-use crate::weights::Loader;
+use crate::loader::Loader;
 
 /// One block of a family.
 pub trait Block: Send {

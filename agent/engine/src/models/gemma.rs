@@ -8,7 +8,7 @@ use super::decoder::{Block, Decoder};
 use crate::EngineError;
 use crate::config::{Architecture, LayerConfig, ModelConfig};
 use crate::layers::{Attention, AttentionOptions, GatedMlp, MlpNames, Pass, Residual, RmsNorm, Rotations};
-use crate::weights::Loader;
+use crate::loader::Loader;
 
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<GemmaBlock>, EngineError> {
     Decoder::load(loader, config, |loader, layer| GemmaBlock::load(loader, config, layer))

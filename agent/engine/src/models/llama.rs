@@ -8,7 +8,7 @@ use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
 use crate::layers::{Attention, AttentionOptions, FeedForward, GatedMlp, MlpNames};
 use crate::layers::{Pass, Residual, RmsNorm, Rotations};
-use crate::weights::Loader;
+use crate::loader::Loader;
 
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<LlamaBlock>, EngineError> {
     let bias = config.attention_bias;

@@ -5,7 +5,7 @@ use super::llama::{LlamaBlock, dense};
 use crate::EngineError;
 use crate::config::ModelConfig;
 use crate::layers::{AttentionOptions, FeedForward, MlpNames, SparseMoe};
-use crate::weights::Loader;
+use crate::loader::Loader;
 
 /// Gate, up and down of an expert.
 const NAMES: MlpNames = MlpNames::Separate(["w1", "w3", "w2"]);

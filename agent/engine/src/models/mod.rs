@@ -13,7 +13,7 @@ use crate::EngineError;
 use crate::cache::Cache;
 use crate::config::{Architecture, ModelConfig};
 use crate::layers::{Pass, Residual};
-use crate::weights::Loader;
+use crate::loader::Loader;
 
 /// One rank's part of a model.
 pub trait Model: Send {

@@ -5,7 +5,7 @@ use super::llama::LlamaBlock;
 use crate::EngineError;
 use crate::config::ModelConfig;
 use crate::layers::{AttentionOptions, FeedForward, GatedMlp, MlpNames};
-use crate::weights::Loader;
+use crate::loader::Loader;
 
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<LlamaBlock>, EngineError> {
     let options = AttentionOptions { fused_qkv: true, ..AttentionOptions::default() };

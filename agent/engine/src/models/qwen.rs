@@ -7,7 +7,7 @@ use super::llama::{LlamaBlock, dense};
 use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
 use crate::layers::{AttentionOptions, FeedForward, MlpNames, SparseMoe};
-use crate::weights::Loader;
+use crate::loader::Loader;
 
 pub fn load_qwen2(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<LlamaBlock>, EngineError> {
     let options = AttentionOptions { qkv_bias: true, ..AttentionOptions::default() };

@@ -7,8 +7,9 @@ use lockstep_kernels::{BlockFormat, plain};
 
 use super::plan::Costs;
 use crate::config::ModelConfig;
+use crate::entry::{Stored, unrounded};
 use crate::shard::Shard;
-use crate::weights::{Stored, Weights, unrounded};
+use crate::weights::Weights;
 
 /// Positions of one sequence that every placement leaves room for: with less, hardly a request could be served.
 const LEAST_CONTEXT: u32 = 4096;
@@ -120,7 +121,7 @@ impl StepSize {
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::source::open;
+    use crate::open;
     use candle_core::{Device, Tensor};
     use lockstep_collectives::Grid;
 

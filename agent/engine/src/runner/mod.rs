@@ -28,11 +28,12 @@ use crate::EngineError;
 use crate::cache::{Cache, CacheLayout};
 use crate::config::ModelConfig;
 use crate::layers::{Batch, Pass, Residual, Rotary};
+use crate::loader::{LoadOptions, Loader};
 use crate::models::{self, Model};
 use crate::placement::{PlacedLayers, Placement, Sizes, StepSize};
 use crate::sampler::{Row, Sampler};
 use crate::shard::Shard;
-use crate::weights::{LoadOptions, Loader, Weights};
+use crate::weights::Weights;
 
 /// One rank.
 pub struct Runner {

@@ -2,9 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use super::ModelFiles;
+use super::{Index, ModelFiles};
 use crate::EngineError;
-use crate::weights::Index;
 
 /// Files below this are digested whole, larger ones by their size and their two ends of [`END`] bytes.
 pub const WHOLE_BELOW: u64 = 16 << 20;
@@ -99,7 +98,7 @@ pub fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::fixture;
-    use crate::source::open;
+    use crate::open;
 
     #[test]
     fn a_changed_byte_is_noticed_and_named() {

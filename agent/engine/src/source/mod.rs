@@ -1,4 +1,4 @@
-//! Where a model's files come from: a folder, a GGUF file, or the binary itself.
+//! Files of a model, in a folder or in the binary itself.
 //!
 //! Files are read by slices (`pread`), never mapped: a file that shrinks under us is an error, not a signal. Every
 //! byte read is counted, so that "read twice" can be seen.
@@ -6,16 +6,13 @@
 mod builtin;
 mod digest;
 mod folder;
-mod gguf;
+mod index;
 mod regular;
-
-use std::path::Path;
-use std::sync::Arc;
 
 pub use builtin::BuiltinFiles;
 pub use digest::{ModelFile, digest_of, hex, rank_files, resolve, verify};
 pub use folder::FolderFiles;
-pub(crate) use gguf::{GGUF_FILE, read as read_gguf};
+pub(crate) use index::{GGUF_FILE, Index};
 pub use regular::open_regular;
 
 use crate::EngineError;
@@ -80,60 +77,4 @@ pub(crate) fn read_slice(name: &str, bytes: &[u8], offset: u64, buffer: &mut [u8
     };
     buffer.copy_from_slice(part.ok_or_else(truncated)?);
     Ok(())
-}
-
-/// Opens `file://PATH`, a plain path, or `builtin://NAME`. A path is a folder, a GGUF file, or a folder that holds one
-/// and no `config.json`.
-///
-/// # Errors
-/// [`EngineError::Source`] for another scheme, a builtin that does not exist, or a path that is no folder.
-pub fn open(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
-    let refuse = |reason: &str| EngineError::Source { origin: source.into(), reason: reason.into() };
-    match source.split_once("://") {
-        Some(("builtin", name)) => Ok(Arc::new(BuiltinFiles::open(source, name)?)),
-        Some(("file", path)) => open_path(source, Path::new(path)),
-        Some((scheme, _)) => Err(refuse(&format!(
-            "scheme `{scheme}` is not read by this agent; use file://FOLDER, a plain path or builtin://tiny"
-        ))),
-        None if source.is_empty() => Err(refuse("it is empty; use file://FOLDER, a plain path or builtin://tiny")),
-        None => open_path(source, Path::new(source)),
-    }
-}
-
-fn open_path(source: &str, path: &Path) -> Result<Arc<dyn ModelFiles>, EngineError> {
-    if gguf::is_gguf(path) && path.is_file() {
-        return Ok(Arc::new(gguf::GgufFiles::open(source, path)?));
-    }
-    match gguf::only_gguf(source, path)? {
-        Some(file) => Ok(Arc::new(gguf::GgufFiles::open(source, &file)?)),
-        None => Ok(Arc::new(FolderFiles::open(source, path)?)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_that_cannot_be_opened_say_why() {
-        let cases = [
-            ("hf://org/model", "scheme `hf` is not read"),
-            ("", "it is empty"),
-            ("/nowhere/at/all", "No such file"),
-            ("file:///nowhere/at/all", "No such file"),
-            ("builtin://huge", "there is no builtin model `huge`"),
-        ];
-        for (source, expected) in cases {
-            let message = open(source).expect_err(source).to_string();
-            assert!(message.contains(expected), "{source}: {message}");
-            assert!(message.contains(source), "{source}: {message}");
-        }
-    }
-
-    #[test]
-    fn a_file_in_place_of_a_folder_is_refused() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let message = open(file.path().to_str().unwrap()).unwrap_err().to_string();
-        assert!(message.contains("neither a folder nor a GGUF file"), "{message}");
-    }
 }

@@ -7,8 +7,8 @@ use candle_core::DType;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use super::entry::{Entry, RowOrder, Stored};
 use crate::EngineError;
+use crate::entry::{Entry, RowOrder, Stored};
 use crate::source::{ModelFiles, read_slice};
 
 /// Largest header, the format's own bound.

@@ -2,10 +2,7 @@
 //!
 //! Format: <https://huggingface.co/docs/safetensors>. Headers are checked before anything is allocated from them.
 
-mod entry;
 mod header;
-mod index;
-mod loader;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,12 +13,10 @@ use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::BlockFormat;
 
 use crate::EngineError;
+use crate::entry::{Entry, RowOrder, Stored};
 use crate::gguf;
-use crate::source::{self, ModelFiles};
-pub(crate) use entry::{Entry, RowOrder, Stored, unrounded};
+use crate::source::{GGUF_FILE, Index, ModelFiles};
 pub use header::check_safetensors;
-pub use index::Index;
-pub use loader::{LoadOptions, Loader, RowPart, Table};
 
 /// Below this many bytes wanted of a row, rows are read in stripes with the gaps between them: a call costs about as
 /// much as copying a few KiB.
@@ -47,7 +42,7 @@ impl Weights {
         let mut entries = HashMap::new();
         for shard in index.shards() {
             let found = match shard.as_str() {
-                source::GGUF_FILE => gguf::entries(&source::read_gguf(files.as_ref(), shard)?)?,
+                GGUF_FILE => gguf::entries(&gguf::read_header(files.as_ref(), shard)?)?,
                 _ => header::read(files.as_ref(), shard)?,
             };
             for (name, entry) in found {
@@ -272,7 +267,7 @@ fn scale(range: &Range<usize>, by: usize) -> Range<usize> {
 mod tests {
     use super::*;
     use crate::fixture::{self, Model};
-    use crate::source::open;
+    use crate::open;
 
     fn weights(model: &Model) -> Result<Weights, EngineError> {
         Weights::open(open(model.source()).unwrap())
@@ -368,7 +363,7 @@ mod tests {
         let (model, whole) = counting(4, 4);
         model.rename("model.safetensors", "part-1.safetensors");
         assert!(weights(&model).unwrap_err().to_string().contains("model.safetensors is missing"));
-        model.write(index::INDEX_FILE, br#"{"metadata": {}, "weight_map": {"w": "part-1.safetensors"}}"#);
+        model.write("model.safetensors.index.json", br#"{"metadata": {}, "weight_map": {"w": "part-1.safetensors"}}"#);
         let read = weights(&model).unwrap().rows("w", &[4, 4], 0..4).unwrap();
         assert_eq!(read.to_vec2::<f32>().unwrap(), whole.to_vec2::<f32>().unwrap());
 
@@ -380,7 +375,7 @@ mod tests {
             (r#"{"weight_map": {"v": "part-1.safetensors"}}"#, "`v`"),
         ];
         for (json, expected) in broken {
-            model.write(index::INDEX_FILE, json.as_bytes());
+            model.write("model.safetensors.index.json", json.as_bytes());
             let message =
                 weights(&model).and_then(|weights| weights.rows("v", &[1], 0..1).map(|_| ())).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");

@@ -35,7 +35,7 @@ async fn from_disk(config: &ModelConfig) -> anyhow::Result<ReadModel> {
     let config = config.clone();
     let read = move || {
         let source = config.source.to_string();
-        let files = source::open(&source)?;
+        let files = lockstep_engine::open(&source)?;
         let description = lockstep_engine::describe(files.as_ref())?;
         let resolved = source::resolve(files.as_ref())?;
         let weights = lockstep_engine::weight_facts(files)?;

@@ -94,7 +94,7 @@ fn settled(done: Result<anyhow::Result<Arc<dyn ModelFiles>>, JoinError>) -> Open
 /// Files of this machine, which must be those that the head resolved.
 async fn open(model: pb::Model) -> anyhow::Result<Arc<dyn ModelFiles>> {
     let open = move || {
-        let files = source::open(&model.source)?;
+        let files = lockstep_engine::open(&model.source)?;
         let known = |file: pb::ModelFile| ModelFile { name: file.name, size: file.size, digest: file.sha256 };
         source::verify(files.as_ref(), &model.files.into_iter().map(known).collect::<Vec<_>>())?;
         anyhow::Ok(files)

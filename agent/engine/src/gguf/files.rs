@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{FolderFiles, ModelFiles, read_slice};
+use super::config::config;
+use super::header::Header;
+use super::rope::RopeFactors;
+use super::tokenizer::{tokenizer, tokenizer_config};
 use crate::EngineError;
-use crate::gguf::{self, Header, RopeFactors};
-
-/// What the weights are called, whatever the file is.
-pub const GGUF_FILE: &str = "model.gguf";
+use crate::source::{FolderFiles, GGUF_FILE, ModelFiles, read_slice};
 
 /// One GGUF file.
 #[derive(Debug)]
@@ -32,14 +32,14 @@ impl GgufFiles {
         let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| refuse("it names no file"))?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = FolderFiles::open(source, parent)?;
-        let header = read(&folder, name)?;
+        let header = read_header(&folder, name)?;
         let rope = RopeFactors::read(&header, &mut |offset, buffer| folder.read_at(name, offset, buffer))?;
-        let config = gguf::config(&header, &rope)?;
+        let config = config(&header, &rope)?;
         let bytes = |json: Value| json.to_string().into_bytes();
         let made = vec![
             ("config.json", bytes(config)),
-            ("tokenizer.json", bytes(gguf::tokenizer(&header)?)),
-            ("tokenizer_config.json", bytes(gguf::tokenizer_config(&header)?)),
+            ("tokenizer.json", bytes(tokenizer(&header)?)),
+            ("tokenizer_config.json", bytes(tokenizer_config(&header)?)),
         ];
         Ok(Self { folder, name: name.into(), made })
     }
@@ -77,7 +77,7 @@ pub fn is_gguf(path: &Path) -> bool {
 ///
 /// # Errors
 /// [`EngineError::Missing`], [`EngineError::Format`], [`EngineError::Truncated`].
-pub fn read(files: &dyn ModelFiles, name: &str) -> Result<Header, EngineError> {
+pub fn read_header(files: &dyn ModelFiles, name: &str) -> Result<Header, EngineError> {
     let missing = || EngineError::Missing { file: name.into(), origin: files.source().into() };
     let size = files.size(name)?.ok_or_else(missing)?;
     Header::parse(name, size, |offset, buffer| files.read_at(name, offset, buffer))

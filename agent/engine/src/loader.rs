@@ -6,9 +6,10 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Matrix};
 
-use super::{Weights, unrounded};
+use crate::entry::unrounded;
 use crate::placement::Placement;
 use crate::shard::Shard;
+use crate::weights::Weights;
 use crate::{EngineError, Quantization};
 
 /// What is the same for all layers of one load.

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::ModelFiles;
 use crate::EngineError;
-use crate::source::{GGUF_FILE, ModelFiles};
 
 const SINGLE_FILE: &str = "model.safetensors";
+/// Name of the weights of a GGUF file, however the file itself is called.
+pub const GGUF_FILE: &str = "model.gguf";
 /// Name of the index of a sharded model.
-pub const INDEX_FILE: &str = "model.safetensors.index.json";
+const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The weight files of a model.
 #[derive(Debug)]
