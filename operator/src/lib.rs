@@ -1,6 +1,9 @@
-//! The `InferenceCluster` resource, the plan that follows from one, and the `lockstep` command line.
+//! The `InferenceCluster` resource, the plan that follows from one, the operator and the `lockstep` command line.
 //!
-//! `resource`, `plan` and `diagnosis` are pure: no clock, no socket, no environment. `cli` alone does I/O.
+//! `resource`, `plan`, `diagnosis`, `rollout`, `objects`, `pods` and `certificates` decide. They open no socket and read
+//! neither clock nor environment; `resource` also reads manifest files, and `certificates` draws random keys. The modules
+//! that talk to the outside are `observe` (watches), `heads` (control streams), `reconcile` (in its steps dereference,
+//! apply and status), `operate` (the operator's process) and `cli`.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +12,8 @@ pub mod cli;
 pub mod diagnosis;
 mod errors;
 pub mod heads;
+pub mod metrics;
+pub mod objects;
 pub mod observe;
 pub mod operate;
 pub mod plan;

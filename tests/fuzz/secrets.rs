@@ -67,7 +67,7 @@ pub fn group_key(bytes: &[u8]) {
 
 /// Secrets of a cluster, as the operator finds them: each part is one entry, after a line with its role and key.
 pub fn secrets(bytes: &[u8]) {
-    let names = ClusterNames::new(&cluster().name);
+    let names = ClusterNames::new(&cluster().identity.name);
     let mut held: Vec<Secret> = Vec::new();
     for part in parts(bytes) {
         let text = String::from_utf8_lossy(part);
@@ -79,7 +79,7 @@ pub fn secrets(bytes: &[u8]) {
     credentials(&held, &secret_of(&names, Role::Operator)).ok();
     let now = Timestamp::from_second(NOW).expect("a time");
     for look in 0.. {
-        let decision = decide(cluster(), &held, now).expect("Secrets can be made whatever was there");
+        let decision = decide(&cluster().identity, &held, now).expect("Secrets can be made whatever was there");
         assert!(decision.look_again > now);
         if decision.write.is_empty() {
             break;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lockstep_agent::metrics::{Metrics, Outcome};
-use lockstep_operator::observe::owned_kinds;
+use lockstep_operator::objects::kinds::owned_kinds;
 use lockstep_operator::resource;
 use lockstep_proto::v1::{ClusterStatus, RankStatus};
 use lockstep_tests::manifests::{self, CHARTS, OVERLAYS, helm, kustomize, path, program, template, value_sets};

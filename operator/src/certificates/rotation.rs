@@ -10,8 +10,8 @@ use super::authority::Authority;
 use super::leaf::Leaf;
 use super::secrets::{self, Data, OPAQUE, TLS};
 use super::{CertificateError, Decision, Role, data, secret_of};
+use crate::objects::ClusterIdentity;
 use crate::plan::ClusterNames;
-use crate::reconcile::validate::Validated;
 
 /// Bytes of the groups' key that is made here.
 const KEY_BYTES: usize = 32;
@@ -30,7 +30,7 @@ struct Trust {
 ///
 /// # Errors
 /// No key could be drawn or certificate be made.
-pub fn decide(cluster: &Validated, existing: &[Secret], now: Timestamp) -> Result<Decision, CertificateError> {
+pub fn decide(cluster: &ClusterIdentity, existing: &[Secret], now: Timestamp) -> Result<Decision, CertificateError> {
     let names = ClusterNames::new(&cluster.name);
     let leaf_secret = |role: Role| secrets::find(existing, &secret_of(&names, role));
     let mut trust = Trust::now(cluster, leaf_secret(Role::Operator), now)?;
@@ -62,7 +62,7 @@ pub fn decide(cluster: &Validated, existing: &[Secret], now: Timestamp) -> Resul
 
 impl Trust {
     /// The CAs of the Secret; a new one beside, or instead, where it is time.
-    fn now(cluster: &Validated, secret: Option<&Secret>, now: Timestamp) -> Result<Self, CertificateError> {
+    fn now(cluster: &ClusterIdentity, secret: Option<&Secret>, now: Timestamp) -> Result<Self, CertificateError> {
         let read = |certificate, key| {
             let read = Authority::read(secrets::text(secret, certificate), secrets::text(secret, key));
             read.filter(|authority| authority.life.valid(now))

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 
-use crate::reconcile::build::labels;
-use crate::reconcile::validate::Validated;
+use crate::objects::{ClusterIdentity, labels};
 
 /// Data of a Secret.
 pub(super) type Data = BTreeMap<String, ByteString>;
@@ -39,13 +38,13 @@ pub(super) fn data<const N: usize>(pairs: [(&str, &str); N]) -> Data {
 
 /// The Secret as it should be, where `existing` is not that already.
 pub(super) fn changed(
-    cluster: &Validated,
+    cluster: &ClusterIdentity,
     name: String,
     kind: &str,
     data: Data,
     existing: Option<&Secret>,
 ) -> Option<Secret> {
-    let mut metadata = labels::metadata(cluster, name, labels::of_cluster(&cluster.name));
+    let mut metadata = cluster.metadata(name, labels::cluster_labels(&cluster.name));
     if let Some(existing) = existing {
         let held = existing.metadata.labels.clone().unwrap_or_default();
         let labelled = metadata.labels.iter().flatten().all(|(key, value)| held.get(key) == Some(value));

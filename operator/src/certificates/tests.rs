@@ -53,7 +53,7 @@ impl Held {
 
     /// Writes what is decided; the names of what was written.
     fn look(&mut self, now: i64) -> (Decision, Vec<String>) {
-        let decision = decide(&cluster(), &self.secrets, at(now)).unwrap();
+        let decision = decide(&cluster().identity, &self.secrets, at(now)).unwrap();
         let mut names = Vec::new();
         for mut secret in decision.write.clone() {
             let name = secret.metadata.name.clone().unwrap();

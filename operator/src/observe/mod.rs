@@ -5,9 +5,7 @@
 //! objects that are only compared, a hash is kept in place of their content.
 
 mod changes;
-mod seen;
 mod trimmed;
 mod watches;
 
-pub use seen::{SEEN, content_hash, owned_by};
-pub use watches::{Observed, Scope, Watches, owned_kinds};
+pub use watches::{Observed, Scope, Watches};

@@ -4,11 +4,11 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
-use serde_json::json;
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
 
-use super::SEEN;
-use super::seen::hash_of;
-use crate::reconcile::build::labels::label;
+use crate::objects::hash::{hash_content, hash_with_labels};
+use crate::objects::{annotation, label};
 use crate::resource::InferenceCluster;
 
 /// A pod keeps its place, its status, and whose it is. There are more pods than anything else, and the types of
@@ -47,6 +47,15 @@ pub(super) fn pod(pod: &mut Pod) {
     }
 }
 
+/// Trims an owned object to its trace: its metadata and a hash of its content. The trace tells whether the object exists,
+/// which cluster owns it, what the operator applied, and whether somebody changed the object since.
+pub(super) fn trace(object: &mut DynamicObject) {
+    let hash = hash_content(object);
+    object.data = Value::Null;
+    metadata(&mut object.metadata);
+    object.metadata.annotations.get_or_insert_default().insert(annotation::SEEN.into(), hash);
+}
+
 /// Metadata keep what says which object it is, whose, and what it was applied as. The hash of the content covers labels.
 pub(super) fn metadata(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
@@ -57,8 +66,8 @@ pub(super) fn metadata(metadata: &mut ObjectMeta) {
 /// A StatefulSet keeps what it was applied as (an annotation) and its numbers; of its template, a hash.
 pub(super) fn stateful_set(set: &mut StatefulSet) {
     if let Some(spec) = &mut set.spec {
-        let hash = hash_of(json!({ "spec": spec }), &set.metadata);
-        set.metadata.annotations.get_or_insert_default().insert(SEEN.into(), hash);
+        let hash = hash_with_labels(json!({ "spec": spec }), &set.metadata);
+        set.metadata.annotations.get_or_insert_default().insert(annotation::SEEN.into(), hash);
         spec.template = Default::default();
         spec.selector = Default::default();
         spec.volume_claim_templates = None;

@@ -15,7 +15,8 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 
 use super::changes::changes;
 use super::trimmed;
-use crate::reconcile::build::labels::{LOCKSTEP, label};
+use crate::objects::kinds::owned_kinds;
+use crate::objects::{LOCKSTEP, label};
 use crate::resource::InferenceCluster;
 
 /// Where clusters are looked for.
@@ -100,24 +101,6 @@ pub struct Watches {
     pub owned: Vec<(ApiResource, BoxStream<'static, Result<DynamicObject, watcher::Error>>)>,
 }
 
-/// Kinds that clusters own, beside StatefulSets.
-#[must_use]
-pub fn owned_kinds(pod_monitors: bool) -> Vec<ApiResource> {
-    use k8s_openapi::api::{autoscaling, core, networking, policy};
-    let mut kinds = vec![
-        ApiResource::erase::<core::v1::Service>(&()),
-        ApiResource::erase::<core::v1::Secret>(&()),
-        ApiResource::erase::<core::v1::PersistentVolumeClaim>(&()),
-        ApiResource::erase::<networking::v1::NetworkPolicy>(&()),
-        ApiResource::erase::<policy::v1::PodDisruptionBudget>(&()),
-        ApiResource::erase::<autoscaling::v2::HorizontalPodAutoscaler>(&()),
-    ];
-    if pod_monitors {
-        kinds.push(crate::reconcile::build::pod_monitor_resource());
-    }
-    kinds
-}
-
 impl Watches {
     /// Watches of `scope`; `nodes`: whether nodes may be read.
     #[must_use]
@@ -150,7 +133,7 @@ impl Watches {
             owned_stores.push((kind.clone(), writer.as_reader()));
             let stream = watcher(scope.dynamic(client, &kind), ours.clone())
                 .default_backoff()
-                .modify(super::seen::trace)
+                .modify(trimmed::trace)
                 .reflect(writer);
             owned.push((kind, changes(stream, content).boxed()));
         }

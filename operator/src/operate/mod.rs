@@ -4,7 +4,6 @@
 
 mod arguments;
 mod election;
-mod metrics;
 mod run;
 mod server;
 
@@ -13,7 +12,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 pub use arguments::{Cli, Command, RunOptions};
-pub use metrics::Metrics;
 
 /// Runs the command line of this process.
 #[must_use]

@@ -20,10 +20,11 @@ use tracing::Instrument as _;
 
 use super::arguments::{LogFormat, RunOptions};
 use super::election::Election;
-use super::{Metrics, server};
+use super::server;
 use crate::heads::Heads;
+use crate::metrics::Metrics;
+use crate::objects::label;
 use crate::observe::{Scope, Watches};
-use crate::reconcile::build::labels::label;
 use crate::reconcile::validate::{Defaults, OperatorPods};
 use crate::reconcile::{Certificates, Context, Ledger, Pace, ReconcileError, Recorders, reconcile};
 use crate::resource::InferenceCluster;

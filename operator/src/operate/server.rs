@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Metrics;
+use crate::metrics::Metrics;
 
 /// How far the program has come; `None`: it does its work or stands by for it.
 pub(super) type Waiting = Option<String>;

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt as _};
 
-use super::build::labels::{FIELD_MANAGER, LOCKSTEP, annotation, label};
-use super::build::{Object, short_hash};
+use super::build::Object;
 use super::{Context, ReconcileError};
-use crate::observe::{SEEN, content_hash, owned_by};
+use crate::objects::hash::{hash_content, short_hash};
+use crate::objects::{FIELD_MANAGER, LOCKSTEP, annotation, is_owned_by, label};
 
 /// Every object is applied anew after about this long, whatever the watch says; spread by the objects' names.
 const RESYNC: Duration = Duration::from_secs(10 * 3600);
@@ -85,7 +85,10 @@ pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result
         let said = |key: &str| annotations.and_then(|all| all.get(key)).map(String::as_str);
         let spread = Duration::from_secs(u64::from(u16::from_str_radix(&hash[..4], 16).unwrap_or_default()) / 19);
         let going = trace.deletion_timestamp.is_some();
-        if going || (said(annotation::APPLIED) == Some(&hash) && context.ledger.settled(&key, said(SEEN), spread)) {
+        if going
+            || (said(annotation::APPLIED) == Some(&hash)
+                && context.ledger.settled(&key, said(annotation::SEEN), spread))
+        {
             return Ok(());
         }
     }
@@ -96,8 +99,8 @@ pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result
         }
         None => first(context, owner, &object).await?,
     };
-    let before = trace.and_then(|trace| trace.annotations?.get(SEEN).cloned());
-    let after = content_hash(&applied);
+    let before = trace.and_then(|trace| trace.annotations?.get(annotation::SEEN).cloned());
+    let after = hash_content(&applied);
     context.ledger.insert(key, Applied { at: Instant::now(), before, after });
     Ok(())
 }
@@ -107,7 +110,7 @@ pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result
 pub(super) fn is_foreign(metadata: &ObjectMeta, owner: &str) -> bool {
     let ours =
         || metadata.labels.as_ref().and_then(|labels| labels.get(label::MANAGED_BY)).is_some_and(|by| by == LOCKSTEP);
-    !owned_by(metadata, owner).unwrap_or_else(ours)
+    !is_owned_by(metadata, owner).unwrap_or_else(ours)
 }
 
 /// Applies an object that no watch shows, for they show only what has our label: it is new, or another's, or ours

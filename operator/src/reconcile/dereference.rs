@@ -12,7 +12,7 @@ use kube::{Api, ResourceExt as _};
 
 use super::{Context, elapsed};
 use crate::heads::{GroupKey, HeadPod, Report};
-use crate::observe::owned_by;
+use crate::objects::is_owned_by;
 use crate::plan::Names;
 use crate::resource::InferenceCluster;
 
@@ -84,7 +84,7 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
         let names = Names::new(&name, index);
         let mut set = |name: String| {
             let set = context.observed.set(&namespace, &name)?;
-            if owned_by(&set.metadata, &uid) == Some(true) {
+            if is_owned_by(&set.metadata, &uid) == Some(true) {
                 return Some(set);
             }
             seen.taken.push(format!("StatefulSet {name}"));

@@ -9,12 +9,12 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 
 use super::apply::{Delete, apply, delete, delete_seen};
-use super::build::labels::label;
 use super::build::{GroupObjects, group_objects, revision, revision_of};
 use super::dereference::{GroupSeen, Observation};
 use super::validate::Validated;
 use super::{Context, ReconcileError, elapsed};
 use crate::heads::GroupKey;
+use crate::objects::label;
 use crate::plan::Names;
 use crate::pods;
 use crate::resource::InferenceCluster;
@@ -119,7 +119,7 @@ pub(super) async fn take(
             if index < cluster.spec.replicas {
                 bring(context, cluster, &kept()).await?;
             }
-            let key = GroupKey::new(&cluster.namespace, &cluster.name, index);
+            let key = GroupKey::new(&cluster.identity.namespace, &cluster.identity.name, index);
             let reason = if index < cluster.spec.replicas { "the spec changed" } else { "fewer groups are wanted" };
             context.heads.drain(&key, reason).await;
             Ok(())
@@ -135,7 +135,7 @@ pub(super) async fn take(
 
 async fn bring(context: &Context, cluster: &Validated, objects: &GroupObjects) -> Result<(), ReconcileError> {
     for object in objects.objects() {
-        apply(context, &cluster.owner.uid, object).await?;
+        apply(context, &cluster.identity.owner.uid, object).await?;
     }
     Ok(())
 }
@@ -161,7 +161,7 @@ async fn replace(
     if wanted.workers.is_none()
         && let Some(set) = &group.worker_set
     {
-        delete::<StatefulSet>(context, &cluster.namespace, &set.name_any(), Delete::default()).await?;
+        delete::<StatefulSet>(context, &cluster.identity.namespace, &set.name_any(), Delete::default()).await?;
     }
     let revision = revision(&cluster.spec);
     for pod in group.pods.values().filter(|pod| pod.labels().get(label::REVISION) != Some(&revision)) {
@@ -173,19 +173,19 @@ async fn replace(
 /// Deletes a pod, unless it is going already.
 async fn end(context: &Context, cluster: &Validated, pod: Option<&std::sync::Arc<Pod>>) -> Result<(), ReconcileError> {
     match pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
-        Some(pod) => delete_seen(context, &cluster.namespace, pod.as_ref(), false).await,
+        Some(pod) => delete_seen(context, &cluster.identity.namespace, pod.as_ref(), false).await,
         None => Ok(()),
     }
 }
 
 async fn remove(context: &Context, cluster: &Validated, group: &GroupSeen, index: u32) -> Result<(), ReconcileError> {
-    let namespace = &cluster.namespace;
+    let namespace = &cluster.identity.namespace;
     for set in [&group.head_set, &group.worker_set].into_iter().flatten() {
         if set.metadata.deletion_timestamp.is_none() {
             delete_seen(context, namespace, set.as_ref(), false).await?;
         }
     }
-    let name = &Names::new(&cluster.name, index).group_name();
+    let name = &Names::new(&cluster.identity.name, index).group_name();
     let there = |kind: &str| context.trace(kind, namespace, name).is_some();
     if there("Service") {
         delete::<Service>(context, namespace, name, Delete::default()).await?;
@@ -196,6 +196,6 @@ async fn remove(context: &Context, cluster: &Validated, group: &GroupSeen, index
     if there("PodDisruptionBudget") {
         delete::<PodDisruptionBudget>(context, namespace, name, Delete::default()).await?;
     }
-    context.heads.forget(&GroupKey::new(namespace, &cluster.name, index));
+    context.heads.forget(&GroupKey::new(namespace, &cluster.identity.name, index));
     Ok(())
 }

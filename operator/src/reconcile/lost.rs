@@ -29,13 +29,13 @@ pub(super) async fn force_away(
                 continue;
             }
             tracing::warn!(
-                namespace = cluster.namespace,
-                cluster = cluster.name,
+                namespace = cluster.identity.namespace,
+                cluster = cluster.identity.name,
                 pod = pod.name_any(),
                 node = pods::node(pod),
                 "forcing the pod away: its node does not answer, and its group goes on without it"
             );
-            delete_seen(context, &cluster.namespace, pod.as_ref(), true).await?;
+            delete_seen(context, &cluster.identity.namespace, pod.as_ref(), true).await?;
         }
     }
     Ok(())

@@ -27,8 +27,8 @@ pub use secrets::Certificates;
 pub use status::{Pace, Recorders};
 
 use crate::heads::{GroupKey, Heads};
+use crate::metrics::Metrics;
 use crate::observe::Observed;
-use crate::operate::Metrics;
 use crate::resource::InferenceCluster;
 use crate::rollout::Step;
 use validate::{Defaults, Validated};
@@ -165,10 +165,10 @@ async fn act(
     let look_again = secrets::bring_about(context, cluster).await?;
     let shared = build::cluster_objects(cluster);
     for object in shared.objects() {
-        apply::apply(context, &cluster.owner.uid, object).await?;
+        apply::apply(context, &cluster.identity.owner.uid, object).await?;
     }
     if context.observed.watches("PodMonitor") {
-        apply::apply(context, &cluster.owner.uid, shared.monitor()).await?;
+        apply::apply(context, &cluster.identity.owner.uid, shared.monitor()).await?;
     }
     for (&index, step) in steps {
         groups::take(context, cluster, seen.groups.get(&index), index, *step).await?;
@@ -183,13 +183,13 @@ async fn follow(context: &Context, cluster: &Validated, seen: &Observation, stea
         context.certificates.rest(cluster);
     }
     for (&index, group) in &seen.groups {
-        let key = GroupKey::new(&cluster.namespace, &cluster.name, index);
+        let key = GroupKey::new(&cluster.identity.namespace, &cluster.identity.name, index);
         let pod = group.head_pod().filter(|_| !steady);
         match pod {
             None => context.heads.leave(&key),
             Some(pod) => match context.certificates.credentials(context, cluster).await {
                 Ok(credentials) => context.heads.follow(&key, &pod, &credentials),
-                Err(error) => tracing::warn!(cluster = %cluster.name, %error, "cannot dial heads"),
+                Err(error) => tracing::warn!(cluster = %cluster.identity.name, %error, "cannot dial heads"),
             },
         }
     }

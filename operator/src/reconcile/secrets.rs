@@ -10,12 +10,12 @@ use kube::api::{DynamicObject, PostParams};
 use kube::{Api, ResourceExt as _};
 
 use super::apply::is_foreign;
-use super::build::labels::FIELD_MANAGER;
 use super::validate::Validated;
 use super::{Context, ReconcileError, now};
 use crate::certificates::{self, Role, data};
 use crate::heads::{Credentials, DialError};
-use crate::observe::{SEEN, content_hash};
+use crate::objects::hash::hash_content;
+use crate::objects::{FIELD_MANAGER, annotation};
 use crate::plan::ClusterNames;
 
 /// Longest time between two looks, whatever the certificates say.
@@ -77,8 +77,8 @@ impl Certificates {
         if let Some(known) = self.lock().get(&key).and_then(|known| known.credentials.clone()) {
             return Ok(known);
         }
-        let name = ClusterNames::new(&cluster.name).ca_secret();
-        let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.namespace);
+        let name = ClusterNames::new(&cluster.identity.name).ca_secret();
+        let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.identity.namespace);
         context.metrics.request("get");
         let secret = api.get(&name).await.map_err(|source| CredentialsError::Read { name, source })?;
         let credentials = credentials_in(&secret)?;
@@ -126,15 +126,15 @@ pub async fn bring_about(context: &Context, cluster: &Validated) -> Result<Durat
     if let Some(left) = holds {
         return Ok(left);
     }
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.namespace);
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.identity.namespace);
     // A new cluster of which the watch shows no Secret: none is read. One that is there all the same is not overwritten,
     // for then its creation fails, and the next try reads.
     let blind = new && before.iter().all(Option::is_none);
     let existing = if blind { Vec::new() } else { read(context, &api, cluster).await? };
-    let decision = certificates::decide(cluster, &existing, now())?;
+    let decision = certificates::decide(&cluster.identity, &existing, now())?;
     let known = Known { traces: before.clone(), before: None, look_again: now(), credentials: None };
     context.certificates.lock().insert(key.clone(), known);
-    let own = ClusterNames::new(&cluster.name).ca_secret();
+    let own = ClusterNames::new(&cluster.identity.name).ca_secret();
     let own = decision.write.iter().chain(&existing).find(|secret| secret.metadata.name.as_deref() == Some(&own));
     let credentials = own.and_then(|secret| credentials_in(secret).ok());
     let mut after = before.clone();
@@ -158,7 +158,7 @@ async fn read(context: &Context, api: &Api<Secret>, cluster: &Validated) -> Resu
     for name in names(cluster) {
         context.metrics.request("get");
         let Some(found) = api.get_opt(&name).await.map_err(ReconcileError::ReadSecrets)? else { continue };
-        if is_foreign(&found.metadata, &cluster.owner.uid) {
+        if is_foreign(&found.metadata, &cluster.identity.owner.uid) {
             return Err(ReconcileError::Taken(format!("Secret {name}")));
         }
         existing.push(found);
@@ -167,7 +167,7 @@ async fn read(context: &Context, api: &Api<Secret>, cluster: &Validated) -> Resu
 }
 
 fn names(cluster: &Validated) -> impl Iterator<Item = String> {
-    let names = ClusterNames::new(&cluster.name);
+    let names = ClusterNames::new(&cluster.identity.name);
     Role::ALL.into_iter().map(move |role| certificates::secret_of(&names, role))
 }
 
@@ -184,15 +184,17 @@ async fn write(context: &Context, api: &Api<Secret>, secret: Secret) -> Result<O
     };
     let written = written.map_err(|source| ReconcileError::WriteSecret { name, source })?;
     let written = serde_json::to_value(&written).and_then(serde_json::from_value::<DynamicObject>);
-    Ok(written.ok().map(|written| content_hash(&written)))
+    Ok(written.ok().map(|written| hash_content(&written)))
 }
 
 fn traces(context: &Context, cluster: &Validated) -> Vec<Option<String>> {
-    names(cluster).map(|name| context.trace("Secret", &cluster.namespace, &name)?.annotations?.remove(SEEN)).collect()
+    names(cluster)
+        .map(|name| context.trace("Secret", &cluster.identity.namespace, &name)?.annotations?.remove(annotation::SEEN))
+        .collect()
 }
 
 fn key_of(cluster: &Validated) -> (String, String) {
-    (cluster.namespace.clone(), cluster.name.clone())
+    (cluster.identity.namespace.clone(), cluster.identity.name.clone())
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{EnvVar, PodTemplateSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::objects::ClusterIdentity;
 use crate::plan::HEAD;
 use crate::resource::{Backend, InferenceCluster, InferenceClusterSpec};
 
@@ -61,11 +61,8 @@ impl Collectives {
 /// A cluster that objects can be made of.
 #[derive(Debug, Clone)]
 pub struct Validated {
-    pub name: String,
-    pub namespace: String,
+    pub identity: ClusterIdentity,
     pub generation: i64,
-    /// Points to the cluster; every object carries it.
-    pub owner: OwnerReference,
     pub spec: InferenceClusterSpec,
     pub collectives: Collectives,
     /// Image of the agent: the cluster's own or the operator's.
@@ -118,10 +115,12 @@ pub fn validate(cluster: &InferenceCluster, defaults: &Defaults) -> Result<Valid
     }
     let env = spec.env.iter().map(|var| typed("env", json_object(var))).collect::<Result<_, _>>()?;
     Ok(Validated {
-        name: cluster.metadata.name.clone().unwrap_or_default(),
-        namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
+        identity: ClusterIdentity {
+            name: cluster.metadata.name.clone().unwrap_or_default(),
+            namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
+            owner,
+        },
         generation: cluster.metadata.generation.unwrap_or_default(),
-        owner,
         collectives,
         image: spec.image.clone().unwrap_or_else(|| defaults.agent_image.clone()),
         template: all,

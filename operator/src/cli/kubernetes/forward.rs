@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::{Kubernetes, selector, told};
-use crate::reconcile::build::labels::{PodRole, label};
+use crate::objects::{PodRole, label};
 
 /// A client of an accepting head of cluster `name`.
 pub(in crate::cli) async fn inference(kubernetes: &Kubernetes, name: &str) -> anyhow::Result<InferenceClient<Channel>> {

@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 
-use crate::reconcile::build::labels::label;
+use crate::objects::label;
 use crate::resource::InferenceCluster;
 
 /// kubectl's flags.

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use self::line::{Line, Source};
 use super::kubernetes::{Kubernetes, KubernetesFlags, selector, told};
-use crate::reconcile::build::labels::label;
+use crate::objects::label;
 
 /// Lines that may wait for the terminal.
 const WAITING_LINES: usize = 1024;

@@ -8,7 +8,7 @@ use k8s_openapi::api::autoscaling::v2::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use lockstep_proto::names::resource;
 
-use super::labels;
+use crate::objects::labels;
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::Validated;
 
@@ -19,7 +19,7 @@ const REQUESTS_WAITING: &str = "lockstep_requests_waiting";
 pub(super) fn of_cluster(cluster: &Validated) -> Option<HorizontalPodAutoscaler> {
     let asked = cluster.spec.autoscaling.as_ref()?;
     let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-    let name = ClusterNames::new(&cluster.name).cluster();
+    let name = ClusterNames::new(&cluster.identity.name).cluster();
     let waiting = PodsMetricSource {
         metric: MetricIdentifier { name: REQUESTS_WAITING.into(), selector: None },
         target: MetricTarget {
@@ -29,12 +29,12 @@ pub(super) fn of_cluster(cluster: &Validated) -> Option<HorizontalPodAutoscaler>
         },
     };
     Some(HorizontalPodAutoscaler {
-        metadata: labels::metadata(cluster, name, labels::of_cluster(&cluster.name)),
+        metadata: cluster.identity.metadata(name, labels::cluster_labels(&cluster.identity.name)),
         spec: Some(HorizontalPodAutoscalerSpec {
             scale_target_ref: CrossVersionObjectReference {
                 api_version: Some(format!("{}/{}", resource::GROUP, resource::VERSION)),
                 kind: resource::KIND.into(),
-                name: cluster.name.clone(),
+                name: cluster.identity.name.clone(),
             },
             min_replicas: Some(count(asked.min_replicas)),
             max_replicas: count(asked.max_replicas),

@@ -10,8 +10,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lockstep_proto::names::{env, hub, port};
 
-use super::labels::PodRole;
 use super::volumes;
+use crate::objects::PodRole;
 use crate::plan::{self, ContainerPlan, HEAD, RANK};
 use crate::reconcile::validate::{Validated, seconds};
 use crate::resource::SecretKeyRef;

@@ -4,17 +4,19 @@
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::labels;
+use crate::objects::labels;
 use crate::plan::Names;
 use crate::reconcile::validate::Validated;
 
 /// The budget of one group, over its head and its workers.
 pub(super) fn of_group(cluster: &Validated, names: &Names) -> PodDisruptionBudget {
     PodDisruptionBudget {
-        metadata: labels::metadata(cluster, names.group_name(), labels::of_group(&cluster.name, names.group(), None)),
+        metadata: cluster
+            .identity
+            .metadata(names.group_name(), labels::group_labels(&cluster.identity.name, names.group(), None)),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
-            selector: Some(labels::selector(&cluster.name, Some(names.group()), None)),
+            selector: Some(labels::select_pods(&cluster.identity.name, Some(names.group()), None)),
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
             ..Default::default()
         }),

@@ -6,7 +6,6 @@ mod autoscaler;
 mod cache_claim;
 mod containers;
 mod disruption_budget;
-pub mod labels;
 mod network_policy;
 mod overlays;
 mod placement;
@@ -29,22 +28,11 @@ use kube::core::{ApiResource, DynamicObject};
 use serde::Serialize;
 
 use super::validate::Validated;
+use crate::objects::kinds;
 use crate::plan::Names;
 
-pub use revision::{revision, short_hash};
+pub use revision::revision;
 pub use stateful_sets::{keep, revision_of};
-
-/// The Prometheus operator's kind, which some clusters have.
-#[must_use]
-pub fn pod_monitor_resource() -> ApiResource {
-    ApiResource {
-        group: "monitoring.coreos.com".into(),
-        version: "v1".into(),
-        api_version: "monitoring.coreos.com/v1".into(),
-        kind: "PodMonitor".into(),
-        plural: "podmonitors".into(),
-    }
-}
 
 /// What a cluster has once, beside its Secrets.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +77,7 @@ pub fn cluster_objects(cluster: &Validated) -> ClusterObjects {
 /// Objects of the group at `index`.
 #[must_use]
 pub fn group_objects(cluster: &Validated, index: u32) -> GroupObjects {
-    let names = Names::new(&cluster.name, index);
+    let names = Names::new(&cluster.identity.name, index);
     GroupObjects {
         index,
         service: services::headless(cluster, &names),
@@ -113,7 +101,7 @@ impl ClusterObjects {
     /// The PodMonitor.
     #[must_use]
     pub fn monitor(&self) -> Object {
-        Object { resource: pod_monitor_resource(), object: self.pod_monitor.clone() }
+        Object { resource: kinds::pod_monitor(), object: self.pod_monitor.clone() }
     }
 }
 

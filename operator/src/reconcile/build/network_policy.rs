@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lockstep_proto::names::port;
 
-use super::labels;
+use crate::objects::labels;
 use crate::plan::Names;
 use crate::reconcile::validate::{OperatorPods, Validated};
 use crate::resource::ClientOrigin;
@@ -20,7 +20,7 @@ const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// Inside the group every port is open, because NCCL picks its own. The rules hold for all its pods: on the clients'
 /// ports nobody but the head listens.
 pub(super) fn of_group(cluster: &Validated, names: &Names) -> NetworkPolicy {
-    let group = labels::selector(&cluster.name, Some(names.group()), None);
+    let group = labels::select_pods(&cluster.identity.name, Some(names.group()), None);
     let rule = |from, ports: &[u16]| NetworkPolicyIngressRule {
         from,
         ports: (!ports.is_empty()).then(|| ports.iter().map(|port| tcp(*port)).collect()),
@@ -36,9 +36,9 @@ pub(super) fn of_group(cluster: &Validated, names: &Names) -> NetworkPolicy {
         rule(Some(vec![any_namespace()]), &[port::PROBE]),
         rule(clients, &[port::GRPC, port::HTTP]),
     ];
-    let own = labels::of_group(&cluster.name, names.group(), None);
+    let own = labels::group_labels(&cluster.identity.name, names.group(), None);
     NetworkPolicy {
-        metadata: labels::metadata(cluster, names.group_name(), own),
+        metadata: cluster.identity.metadata(names.group_name(), own),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(group),
             policy_types: Some(vec!["Ingress".into()]),

@@ -4,7 +4,7 @@
 use k8s_openapi::DeepMerge as _;
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec, Toleration};
 
-use super::labels::PodRole;
+use crate::objects::PodRole;
 use crate::plan::HEAD;
 
 /// Lays `overlay` over `template`, a pod of `role`.

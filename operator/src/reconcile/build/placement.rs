@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{
     Affinity, PodAffinity, PodAffinityTerm, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 
-use super::labels;
+use crate::objects::labels;
 use crate::reconcile::validate::Validated;
 use crate::resource::PlacementPolicy;
 
@@ -20,7 +20,7 @@ pub(super) fn spread(cluster: &Validated, group: u32) -> Option<Vec<TopologySpre
         max_skew: 1,
         topology_key: cluster.spec.placement.topology_key.clone(),
         when_unsatisfiable: if strictly { "DoNotSchedule" } else { "ScheduleAnyway" }.into(),
-        label_selector: Some(labels::selector(&cluster.name, Some(group), None)),
+        label_selector: Some(labels::select_pods(&cluster.identity.name, Some(group), None)),
         // With fewer places than pods the scheduler would allow a second pod on each; counted against as many places
         // as there are pods, it waits for another one.
         min_domains: strictly.then_some(pods),
@@ -36,7 +36,7 @@ pub(super) fn affinity(cluster: &Validated, group: u32) -> Option<Affinity> {
     let together = WeightedPodAffinityTerm {
         weight: 100,
         pod_affinity_term: PodAffinityTerm {
-            label_selector: Some(labels::selector(&cluster.name, Some(group), None)),
+            label_selector: Some(labels::select_pods(&cluster.identity.name, Some(group), None)),
             topology_key: cluster.spec.placement.topology_key.clone(),
             ..Default::default()
         },

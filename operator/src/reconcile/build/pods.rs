@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::labels::{self, PodRole, label};
 use super::{containers, overlays, placement, revision, volumes};
+use crate::objects::{PodRole, label, labels};
 use crate::plan::{self, Names};
 use crate::reconcile::validate::Validated;
 
@@ -40,7 +40,7 @@ fn spec(cluster: &Validated, names: &Names, role: PodRole) -> PodSpec {
         PodRole::Head => plan::Role::Head,
         PodRole::Worker => plan::Role::Worker(0),
     };
-    let plans = plan::pod_containers(&cluster.spec, names, &cluster.namespace, part);
+    let plans = plan::pod_containers(&cluster.spec, names, &cluster.identity.namespace, part);
     let secrets = cluster.spec.image_pull_secrets.iter();
     let secrets: Vec<_> = secrets.map(|secret| LocalObjectReference { name: secret.name.clone() }).collect();
     PodSpec {
@@ -85,6 +85,6 @@ fn label_as(template: &mut PodTemplateSpec, cluster: &Validated, names: &Names, 
     let metadata = template.metadata.get_or_insert_with(ObjectMeta::default);
     let all = metadata.labels.get_or_insert_default();
     all.extend(cluster.queue_labels.clone());
-    all.extend(labels::of_group(&cluster.name, names.group(), Some(role)));
+    all.extend(labels::group_labels(&cluster.identity.name, names.group(), Some(role)));
     all.insert(label::REVISION.into(), revision(&cluster.spec));
 }

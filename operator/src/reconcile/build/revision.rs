@@ -1,9 +1,9 @@
 //! The hash of what a user means: of those fields of the spec alone whose change must reach the pods. What the operator
 //! would render from them is not part of it, so a newer operator restarts nothing.
 
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::json;
 
+use crate::objects::hash::short_hash;
 use crate::resource::InferenceClusterSpec;
 
 /// Ten hex digits over the fields that shape pods.
@@ -27,23 +27,4 @@ pub fn revision(spec: &InferenceClusterSpec) -> String {
         "head": spec.head,
         "worker": spec.worker,
     }))
-}
-
-/// Ten hex digits over `value`, whatever the order of its keys.
-#[must_use]
-pub fn short_hash(value: &Value) -> String {
-    let digest = Sha256::digest(sorted(value).to_string().as_bytes());
-    digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let mut pairs: Vec<_> = fields.iter().map(|(key, value)| (key.clone(), sorted(value))).collect();
-            pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
-            Value::Object(pairs.into_iter().collect())
-        }
-        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
-        other => other.clone(),
-    }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lockstep_proto::names::port;
 
 use super::containers::port_name;
-use super::labels::{self, PodRole};
+use crate::objects::{PodRole, labels};
 use crate::plan::{ClusterNames, Names};
 use crate::reconcile::validate::Validated;
 
@@ -14,12 +14,15 @@ use crate::reconcile::validate::Validated;
 /// the group's endpoints written anew.
 pub(super) fn headless(cluster: &Validated, names: &Names) -> Service {
     Service {
-        metadata: labels::metadata(cluster, names.group_name(), labels::of_group(&cluster.name, names.group(), None)),
+        metadata: cluster
+            .identity
+            .metadata(names.group_name(), labels::group_labels(&cluster.identity.name, names.group(), None)),
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".into()),
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
-            selector: labels::selector(&cluster.name, Some(names.group()), Some(PodRole::Head)).match_labels,
+            selector: labels::select_pods(&cluster.identity.name, Some(names.group()), Some(PodRole::Head))
+                .match_labels,
             ports: Some(vec![numbered(port_name::CONTROL, port::CONTROL), numbered(port_name::RING, port::RING)]),
             ..Default::default()
         }),
@@ -29,15 +32,15 @@ pub(super) fn headless(cluster: &Validated, names: &Names) -> Service {
 
 /// The one address that clients know: heads that are ready, which for a head means that it accepts requests.
 pub(super) fn clients(cluster: &Validated) -> Service {
-    let names = ClusterNames::new(&cluster.name);
+    let names = ClusterNames::new(&cluster.identity.name);
     let asked = &cluster.spec.service;
-    let mut metadata = labels::metadata(cluster, names.service(), labels::of_cluster(&cluster.name));
+    let mut metadata = cluster.identity.metadata(names.service(), labels::cluster_labels(&cluster.identity.name));
     metadata.annotations = (!asked.annotations.is_empty()).then(|| asked.annotations.clone());
     Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some(asked.kind.as_str().into()),
-            selector: labels::selector(&cluster.name, None, Some(PodRole::Head)).match_labels,
+            selector: labels::select_pods(&cluster.identity.name, None, Some(PodRole::Head)).match_labels,
             ports: Some(vec![
                 service_port(port_name::GRPC, port::GRPC, Some("kubernetes.io/h2c")),
                 service_port(port_name::HTTP, port::HTTP, Some("http")),

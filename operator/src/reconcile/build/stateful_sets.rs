@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
-use super::labels::{self, PodRole, annotation, label};
 use super::{pods, revision};
+use crate::objects::{PodRole, annotation, label, labels};
 use crate::plan::Names;
 use crate::reconcile::validate::Validated;
 
@@ -30,12 +30,12 @@ fn set(cluster: &Validated, names: &Names, role: PodRole, replicas: i32) -> Stat
         PodRole::Head => names.head_set(),
         PodRole::Worker => names.worker_set(),
     };
-    let mut own = labels::of_group(&cluster.name, names.group(), Some(role));
+    let mut own = labels::group_labels(&cluster.identity.name, names.group(), Some(role));
     own.extend(cluster.queue_labels.clone());
     let template = pods::template(cluster, names, role);
     let revision = revision(&cluster.spec);
     own.insert(label::REVISION.into(), revision.clone());
-    let mut metadata = labels::metadata(cluster, name, own);
+    let mut metadata = cluster.identity.metadata(name, own);
     metadata.annotations = Some(BTreeMap::from([
         (annotation::REVISION.to_owned(), revision),
         (annotation::TEMPLATE.to_owned(), written(&template)),
@@ -45,7 +45,7 @@ fn set(cluster: &Validated, names: &Names, role: PodRole, replicas: i32) -> Stat
         spec: Some(StatefulSetSpec {
             replicas: Some(replicas),
             service_name: Some(names.group_name()),
-            selector: labels::selector(&cluster.name, Some(names.group()), Some(role)),
+            selector: labels::select_pods(&cluster.identity.name, Some(names.group()), Some(role)),
             // One broken pod does not hold back the others, for they can only start together.
             pod_management_policy: Some("Parallel".into()),
             update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".into()), ..Default::default() }),

@@ -41,7 +41,7 @@ fn tls_role(container: &str) -> &'static str {
 
 /// Volumes of a pod with these containers.
 pub(super) fn volumes(cluster: &Validated, containers: &[ContainerPlan]) -> Vec<Volume> {
-    let names = ClusterNames::new(&cluster.name);
+    let names = ClusterNames::new(&cluster.identity.name);
     let mut all = Vec::new();
     for container in containers {
         all.push(empty(tmp(container.name), EmptyDirVolumeSource::default()));

@@ -23,7 +23,7 @@ pub(super) fn of(
     step: Step,
 ) -> GroupStatus {
     let before = before(object, index);
-    let names = Names::new(&cluster.name, index);
+    let names = Names::new(&cluster.identity.name, index);
     let empty = GroupSeen::default();
     let group = group.unwrap_or(&empty);
     let ready = step != Step::Stop && serves(cluster, group);

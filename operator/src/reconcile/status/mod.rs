@@ -20,12 +20,12 @@ use lockstep_proto::names::port;
 pub use pace::Pace;
 use serde_json::json;
 
-use super::build::labels::{self, FIELD_MANAGER, PodRole};
 use super::build::revision;
 use super::dereference::Observation;
 use super::groups::{Steps, shown_by_pods};
 use super::validate::{Invalid, Validated};
 use super::{Context, ReconcileError};
+use crate::objects::{FIELD_MANAGER, PodRole, labels};
 use crate::plan::ClusterNames;
 use crate::resource::status::{GroupStatus, MAX_RANKS, ModelFacts, Summary, condition};
 use crate::resource::{InferenceCluster, InferenceClusterStatus};
@@ -48,8 +48,8 @@ pub(super) fn of(
     let groups: Vec<GroupStatus> =
         steps.iter().map(|(&index, step)| groups::of(cluster, object, seen.groups.get(&index), index, *step)).collect();
     let desired = revision(&cluster.spec);
-    let names = ClusterNames::new(&cluster.name);
-    let host = names.service_host(&cluster.namespace);
+    let names = ClusterNames::new(&cluster.identity.name);
+    let host = names.service_host(&cluster.identity.namespace);
     let ready = groups.iter().filter(|group| group.ready && group.index < wanted as i32).count();
     let mut status = InferenceClusterStatus {
         observed_generation: Some(cluster.generation),
@@ -57,7 +57,7 @@ pub(super) fn of(
         replicas: seen.groups.len() as i32,
         ready_replicas: ready as i32,
         updated_replicas: groups.iter().filter(|group| group.revision == desired).count() as i32,
-        selector: Some(selector(&cluster.name)),
+        selector: Some(selector(&cluster.identity.name)),
         endpoint: Some(format!("{host}:{}", port::GRPC)),
         http_endpoint: Some(format!("http://{host}:{}/v1", port::HTTP)),
         backend: Some(cluster.collectives.as_str().into()),
@@ -96,7 +96,7 @@ pub(super) fn invalid(object: &InferenceCluster, seen: &Observation, invalid: &I
 
 /// As the scale subresource wants it: heads only, one for each group.
 fn selector(cluster: &str) -> String {
-    let pairs = labels::selector(cluster, None, Some(PodRole::Head)).match_labels.unwrap_or_default();
+    let pairs = labels::select_pods(cluster, None, Some(PodRole::Head)).match_labels.unwrap_or_default();
     pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 

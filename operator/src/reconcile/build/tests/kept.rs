@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::StatefulSet;
 
 use super::{cluster, validated};
-use crate::reconcile::build::labels::{annotation, label};
+use crate::objects::{annotation, label};
 use crate::reconcile::build::{GroupObjects, group_objects};
 
 const SPEC: &str = "{ model: { source: 'builtin://tiny' }, workers: 2 }";

@@ -42,7 +42,7 @@ fn rendered(objects: &[Object]) -> String {
     let one = |object: &Object| {
         let mut object = object.object.clone();
         if let Some(written) =
-            object.metadata.annotations.as_mut().and_then(|all| all.remove(super::labels::annotation::TEMPLATE))
+            object.metadata.annotations.as_mut().and_then(|all| all.remove(crate::objects::annotation::TEMPLATE))
         {
             let template: serde_json::Value = serde_json::from_str(&written).unwrap();
             assert_eq!(template, object.data["spec"]["template"]);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::restricted::violations;
 use super::{all_objects, validated};
-use crate::reconcile::build::labels::{LOCKSTEP, label};
+use crate::objects::{LOCKSTEP, label};
 use crate::reconcile::build::{Object, cluster_objects, group_objects};
 
 /// Specs that the CRD lets through.
@@ -129,7 +129,7 @@ fn check_pod(pod: &PodSpec) -> Result<(), TestCaseError> {
 fn the_longest_names_are_legal() {
     const SUFFIX: usize = 11;
     let mut cluster = validated("{ model: { source: 'builtin://tiny' }, workers: 1 }", "agent:1").unwrap();
-    cluster.name = "a".repeat(40);
+    cluster.identity.name = "a".repeat(40);
     let group = group_objects(&cluster, 255);
     for object in group.objects() {
         let name = object.object.metadata.name.unwrap();

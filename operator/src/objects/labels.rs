@@ -1,12 +1,10 @@
-//! Labels, annotations and the field manager, in one place.
+//! Labels, annotations and the field manager.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::reconcile::validate::Validated;
-
-/// Under which every field is applied.
+/// Manager of every field that the operator applies.
 pub const FIELD_MANAGER: &str = "lockstep";
 
 /// Keys of labels.
@@ -19,9 +17,9 @@ pub mod label {
     pub const CLUSTER: &str = "lockstep.dev/cluster";
     /// Index of the group.
     pub const GROUP: &str = "lockstep.dev/group";
-    /// `head` or `worker`.
+    /// Role of the pod: `head` or `worker`.
     pub const ROLE: &str = "lockstep.dev/role";
-    /// What the pod was made from.
+    /// Hash of the spec fields that the pod was made from.
     pub const REVISION: &str = "lockstep.dev/revision";
     /// Ordinal that a StatefulSet gives each pod.
     pub const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
@@ -29,19 +27,21 @@ pub mod label {
 
 /// Keys of annotations.
 pub mod annotation {
-    /// On a StatefulSet: hash of what the user means.
+    /// Hash, on a StatefulSet, of the spec fields whose change must reach the pods.
     pub const REVISION: &str = "lockstep.dev/revision";
-    /// On a StatefulSet: the pod template as it was applied. While the revision holds, the live template stays this
-    /// one, whatever a newer operator would make.
+    /// Pod template, on a StatefulSet, as it was applied. While the revision stays the same, the live template stays
+    /// this one, whatever a newer operator would make.
     pub const TEMPLATE: &str = "lockstep.dev/template";
-    /// On every object: hash of what was applied.
+    /// Hash, on every object, of the object as it was applied.
     pub const APPLIED: &str = "lockstep.dev/applied";
+    /// Hash of an object's content in the operator's memory. It is never written to Kubernetes.
+    pub const SEEN: &str = "lockstep.dev/seen";
 }
 
 /// Value of `managed-by` and of `name`.
 pub const LOCKSTEP: &str = "lockstep";
 
-/// A pod's part in its group, as labels say it.
+/// Role of a pod in its group, as its labels give it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PodRole {
     Head,
@@ -58,16 +58,16 @@ impl PodRole {
     }
 }
 
-/// Labels of everything that belongs to `cluster`.
+/// Returns the labels of every object of `cluster`.
 #[must_use]
-pub fn of_cluster(cluster: &str) -> BTreeMap<String, String> {
+pub fn cluster_labels(cluster: &str) -> BTreeMap<String, String> {
     map([(label::MANAGED_BY, LOCKSTEP), (label::NAME, LOCKSTEP), (label::INSTANCE, cluster), (label::CLUSTER, cluster)])
 }
 
-/// Labels of what belongs to one group of `cluster`, and to one role in it where that is said.
+/// Returns the labels of an object of one group of `cluster`, and of one role in the group where `role` is given.
 #[must_use]
-pub fn of_group(cluster: &str, group: u32, role: Option<PodRole>) -> BTreeMap<String, String> {
-    let mut labels = of_cluster(cluster);
+pub fn group_labels(cluster: &str, group: u32, role: Option<PodRole>) -> BTreeMap<String, String> {
+    let mut labels = cluster_labels(cluster);
     labels.insert(label::GROUP.into(), group.to_string());
     if let Some(role) = role {
         labels.insert(label::ROLE.into(), role.as_str().into());
@@ -76,9 +76,9 @@ pub fn of_group(cluster: &str, group: u32, role: Option<PodRole>) -> BTreeMap<St
     labels
 }
 
-/// Selects pods of `cluster`; narrowed to a group and a role where they are said.
+/// Selects the pods of `cluster`, or only those of `group` and `role` where they are given.
 #[must_use]
-pub fn selector(cluster: &str, group: Option<u32>, role: Option<PodRole>) -> LabelSelector {
+pub fn select_pods(cluster: &str, group: Option<u32>, role: Option<PodRole>) -> LabelSelector {
     let mut labels = map([(label::CLUSTER, cluster)]);
     if let Some(group) = group {
         labels.insert(label::GROUP.into(), group.to_string());
@@ -87,18 +87,6 @@ pub fn selector(cluster: &str, group: Option<u32>, role: Option<PodRole>) -> Lab
         labels.insert(label::ROLE.into(), role.as_str().into());
     }
     LabelSelector { match_labels: Some(labels), ..Default::default() }
-}
-
-/// Metadata of an object of `cluster`.
-#[must_use]
-pub fn metadata(cluster: &Validated, name: String, labels: BTreeMap<String, String>) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name),
-        namespace: Some(cluster.namespace.clone()),
-        labels: Some(labels),
-        owner_references: Some(vec![cluster.owner.clone()]),
-        ..Default::default()
-    }
 }
 
 fn map<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
