@@ -192,7 +192,7 @@ async fn answer(heard: &mut Streaming<FromNode>) {
 fn configured<const N: usize>(words: &[&str], variables: [(&str, String); N]) -> (Role, LogConfig) {
     let cli = parse(std::iter::once("lockstep-agent").chain(words.iter().copied())).expect("a command line");
     let variables: Environment = variables.into_iter().collect();
-    let build = Build { ring: true, nccl: false, visible_devices: 0 };
+    let build = Build { nccl: false, visible_devices: 0 };
     let Config { role, log, .. } = resolve(&cli, &variables, &build).expect("a configuration");
     (role, log)
 }

@@ -8,7 +8,7 @@ use lockstep_operator::reconcile::validate::{Defaults, validate};
 use lockstep_operator::resource::InferenceCluster;
 use lockstep_proto::chat::{self, Input};
 
-const ON_CPU: Build = Build { ring: true, nccl: false, visible_devices: 0 };
+const ON_CPU: Build = Build { nccl: false, visible_devices: 0 };
 
 /// Words of a command line; those like `NAME=value` before the first other one are variables.
 pub fn arguments(bytes: &[u8]) {

@@ -6,7 +6,7 @@ use lockstep_operator::plan::{self, Addresses, ContainerPlan, GroupPlan, LocalPo
 use lockstep_operator::reconcile::validate::{Defaults, validate};
 use lockstep_operator::resource;
 
-const ON_CPU: Build = Build { ring: true, nccl: false, visible_devices: 0 };
+const ON_CPU: Build = Build { nccl: false, visible_devices: 0 };
 
 /// What the agent makes of a container's command and environment.
 fn configure(container: &ContainerPlan) -> Config {

@@ -78,8 +78,6 @@ fn checked(name: &str, value: &str) -> Result<Setting, ConfigError> {
 /// What this program can do here.
 #[derive(Debug, Clone, Copy)]
 pub struct Build {
-    /// Feature `ring`.
-    pub ring: bool,
     /// Feature `nccl`.
     pub nccl: bool,
     /// CUDA devices that it can compute on: 0 in a build for the CPU.
@@ -89,6 +87,6 @@ pub struct Build {
 impl Build {
     /// This build, on a machine where it sees so many CUDA devices.
     pub fn this(visible_devices: usize) -> Self {
-        Self { ring: cfg!(feature = "ring"), nccl: cfg!(feature = "nccl"), visible_devices }
+        Self { nccl: cfg!(feature = "nccl"), visible_devices }
     }
 }

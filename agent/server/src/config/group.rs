@@ -168,22 +168,13 @@ fn buildable(part: &Part, build: &Build, told_as_ring: bool) -> Result<(), Confi
     if alone {
         return Ok(());
     }
-    if build.visible_devices > 0 && !told_as_ring {
-        return match build.nccl {
-            true => Ok(()),
-            false => Err(ConfigError::NotBuilt {
-                what: format!("the cargo feature `nccl`, which {} CUDA devices need", build.visible_devices),
-                remedy: format!("build with `--features nccl`, or set {}=1 for one rank", env::NO_NCCL),
-            }),
-        };
+    if build.visible_devices == 0 || told_as_ring || build.nccl {
+        return Ok(());
     }
-    match build.ring {
-        true => Ok(()),
-        false => Err(ConfigError::NotBuilt {
-            what: "the cargo feature `ring`, which several ranks need".into(),
-            remedy: "build with `--features ring`".into(),
-        }),
-    }
+    Err(ConfigError::NotBuilt {
+        what: format!("the cargo feature `nccl`, which {} CUDA devices need", build.visible_devices),
+        remedy: format!("build with `--features nccl`, or set {}=1 for one rank", env::NO_NCCL),
+    })
 }
 
 /// A rank of a ring: rank 0 is the head and its one rank, any other a node.

@@ -6,7 +6,6 @@ use super::*;
 fn one_node_is_the_whole_group() {
     check(&[
         ("", CPU, Ok("head of (1 + 0) × 1, control 127.0.0.1:0, ring 127.0.0.1:0")),
-        ("", NO_RING, Ok("head of (1 + 0) × 1, control 127.0.0.1:0, ring 127.0.0.1:0")),
         ("", EIGHT_GPUS, Ok("head of (1 + 0) × 8, control 127.0.0.1:0, ring 127.0.0.1:0")),
         ("MISTRALRS_MN_LOCAL_WORLD_SIZE=3", CPU, Ok("head of (1 + 0) × 3, control 127.0.0.1:0, ring 127.0.0.1:0")),
         (
@@ -28,7 +27,6 @@ fn one_node_is_the_whole_group() {
             ]),
         ),
         ("MISTRALRS_MN_LOCAL_WORLD_SIZE=9", EIGHT_GPUS, Err(&["MISTRALRS_MN_LOCAL_WORLD_SIZE=9", "8 are visible"])),
-        ("MISTRALRS_MN_LOCAL_WORLD_SIZE=2", NO_RING, Err(&["feature `ring`", "--features ring"])),
         ("", EIGHT_GPUS_NO_NCCL, Err(&["feature `nccl`", "8 CUDA devices", "--features nccl", "MISTRALRS_NO_NCCL=1"])),
     ]);
 }
@@ -104,7 +102,6 @@ fn a_head_waits_for_its_workers() {
             Err(&["MISTRALRS_MN_LOCAL_WORLD_SIZE=0", "from 1 to 64"]),
         ),
         ("MISTRALRS_MN_GLOBAL_WORLD_SIZE=0", CPU, Err(&["MISTRALRS_MN_GLOBAL_WORLD_SIZE=0", "from 1"])),
-        ("MISTRALRS_MN_HEAD_NUM_WORKERS=1", NO_RING, Err(&["feature `ring`"])),
         (
             "MISTRALRS_MN_HEAD_NUM_WORKERS=1",
             EIGHT_GPUS,
@@ -173,7 +170,6 @@ fn a_worker_finds_its_head() {
             CPU,
             Err(&["MISTRALRS_MN_WORKER_ID=3", "32 / 8 - 1 = 3 workers", "below 3"]),
         ),
-        ("MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1", NO_RING, Err(&["feature `ring`"])),
     ]);
 }
 
@@ -236,7 +232,6 @@ fn a_ring_says_it_all() {
             CPU,
             Err(&["ring port is 9000", "control port is 9000 too"]),
         ),
-        ("RING_PORT=9000 RING_RIGHT=9001 RING_RANK=0 RING_WORLD_SIZE=2", NO_RING, Err(&["feature `ring`"])),
     ]);
 }
 

@@ -6,10 +6,9 @@ mod ring_files;
 
 use super::*;
 
-const CPU: Build = Build { ring: true, nccl: false, visible_devices: 0 };
-const NO_RING: Build = Build { ring: false, nccl: false, visible_devices: 0 };
-const EIGHT_GPUS: Build = Build { ring: true, nccl: true, visible_devices: 8 };
-const EIGHT_GPUS_NO_NCCL: Build = Build { ring: true, nccl: false, visible_devices: 8 };
+const CPU: Build = Build { nccl: false, visible_devices: 0 };
+const EIGHT_GPUS: Build = Build { nccl: true, visible_devices: 8 };
+const EIGHT_GPUS_NO_NCCL: Build = Build { nccl: false, visible_devices: 8 };
 
 /// A command line by words and variables by `NAME=value` words → configuration.
 fn configure(command: &str, variables: &str, build: &Build) -> Result<Config, ConfigError> {
