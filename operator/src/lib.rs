@@ -10,7 +10,6 @@
 pub mod certificates;
 pub mod cli;
 pub mod diagnosis;
-mod errors;
 pub mod heads;
 pub mod metrics;
 pub mod objects;

@@ -5,7 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 pub mod chat;
+pub mod errors;
 pub mod names;
 
 /// `lockstep.v1`: what clients call.

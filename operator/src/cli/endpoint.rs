@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use lockstep_proto::errors::root_cause;
 use lockstep_proto::names::{env, port};
 use lockstep_proto::v1::cluster_client::ClusterClient;
 use lockstep_proto::v1::inference_client::InferenceClient;
@@ -85,7 +86,7 @@ pub(super) enum EndpointError {
     #[error(
         "no group can be reached at {endpoint} ({}); start one with `lockstep up FILE`, or name another with --endpoint or \
          {}",
-        innermost(cause),
+        root_cause(cause),
         env::ENDPOINT
     )]
     Unreachable { endpoint: String, cause: tonic::transport::Error },
@@ -99,14 +100,6 @@ impl From<Status> for EndpointError {
     fn from(status: Status) -> Self {
         Self::Refused(Box::new(status))
     }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }
 
 /// A status in words, with the remedy where there is one.

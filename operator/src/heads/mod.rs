@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use futures::channel::mpsc;
 use kube::runtime::reflector::ObjectRef;
+use lockstep_proto::backoff::Backoff;
+use lockstep_proto::errors::with_causes;
 use lockstep_proto::node::DrainRequest;
 use lockstep_proto::node::operations_client::OperationsClient;
 use lockstep_proto::v1::cluster_client::ClusterClient;
@@ -22,12 +24,10 @@ use lockstep_proto::v1::{ClusterStatus, WatchRequest};
 use tokio::task::AbortHandle;
 use tonic::transport::Channel;
 
-use crate::errors::with_causes;
 use crate::resource::InferenceCluster;
 
-/// Pause before a head is dialled again, doubled up to the last.
-const PAUSE: Duration = Duration::from_millis(500);
-const LAST_PAUSE: Duration = Duration::from_secs(10);
+/// Pauses before a head is dialled again.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 /// Longest wait for an answer to Drain.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Changes that wait to be looked at; more are of no use, because a look sees the newest state of all.
@@ -183,13 +183,13 @@ impl Heads {
 
 /// Watches one head until aborted.
 async fn follow(heads: Heads, key: GroupKey, pod: HeadPod, credentials: Credentials) {
-    let mut pause = PAUSE;
+    let mut pauses = PAUSES;
     loop {
         let trouble = match credentials.dial(pod.address).await {
             Ok(channel) => {
                 let told = watch(&heads, &key, channel).await;
                 if told.is_ok() {
-                    pause = PAUSE;
+                    pauses.reset();
                 }
                 told.err().unwrap_or_else(|| "the head ended the connection".into())
             }
@@ -202,8 +202,7 @@ async fn follow(heads: Heads, key: GroupKey, pod: HeadPod, credentials: Credenti
                 report.live = false;
             }
         });
-        tokio::time::sleep(pause).await;
-        pause = (2 * pause).min(LAST_PAUSE);
+        tokio::time::sleep(pauses.next_pause()).await;
     }
 }
 

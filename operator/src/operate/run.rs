@@ -12,6 +12,7 @@ use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::events::Reporter;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt as _};
+use lockstep_proto::backoff::Backoff;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -31,9 +32,10 @@ use crate::resource::InferenceCluster;
 
 /// Changes that come within this time are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(300);
-/// First pause after a failure, doubled with each in a row up to the last.
-const PAUSE: Duration = Duration::from_millis(500);
-const LAST_PAUSE: Duration = Duration::from_secs(120);
+/// Pauses after failures to reconcile one cluster.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(120));
+/// Pauses between questions whether the API server knows the resource.
+const CRD_PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 /// How long what runs may take to end.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -130,7 +132,7 @@ async fn crd_is_there(
     waiting: &watch::Sender<super::server::Waiting>,
     stop: &CancellationToken,
 ) -> bool {
-    let mut pause = Duration::from_secs(1);
+    let mut pauses = CRD_PAUSES;
     loop {
         let why = match client.list_api_group_resources("lockstep.dev/v1alpha1").await {
             Ok(kinds) if kinds.resources.iter().any(|kind| kind.kind == "InferenceCluster") => return true,
@@ -140,10 +142,11 @@ async fn crd_is_there(
             }
             Err(error) => format!("the API server cannot be asked: {error}"),
         };
+        let pause = pauses.next_pause();
         tracing::warn!("{why}; trying again in {} s", pause.as_secs());
         waiting.send_replace(Some(why));
         tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (2 * pause).min(Duration::from_secs(30)),
+            () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return false,
         }
     }
@@ -286,28 +289,25 @@ async fn look(
     result
 }
 
-/// Failures in a row of each cluster, for growing pauses.
+/// Pauses of the clusters whose last reconciliation failed, by uid.
 #[derive(Default)]
-struct Failures(std::sync::Mutex<HashMap<String, u32>>);
+struct Failures(std::sync::Mutex<HashMap<String, Backoff>>);
 
 impl Failures {
     fn settled(&self, cluster: &InferenceCluster) {
         self.lock().remove(&cluster.uid().unwrap_or_default());
     }
 
-    /// Doubled with each failure, and spread by a quarter so that many do not try at once.
+    /// Returns the pause after another failure. The pauses are spread by a quarter, so that many clusters do not try at
+    /// once.
     fn pause(&self, cluster: &InferenceCluster) -> Duration {
         let uid = cluster.uid().unwrap_or_default();
-        let mut all = self.lock();
-        let failures = all.entry(uid.clone()).or_default();
-        *failures += 1;
-        let pause = PAUSE.saturating_mul(1 << (*failures - 1).min(16)).min(LAST_PAUSE);
-        let spread =
-            uid.bytes().chain([*failures as u8]).fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let spread = uid.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let pause = self.lock().entry(uid).or_insert(PAUSES).next_pause();
         pause.mul_f64(1.0 + f64::from(spread % 256) / 1024.0)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, u32>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Backoff>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use lockstep_proto::backoff::Backoff;
 use lockstep_proto::node::{self as pb, from_head::Message};
 use lockstep_proto::v1::Phase;
 
@@ -19,9 +20,9 @@ pub const SILENCE: Duration = Duration::from_millis(800);
 pub const STALL: Duration = Duration::from_millis(900);
 /// Forming dials every rank once; a group that has not formed by then has a rank that cannot be reached.
 pub const FORM_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause before forming again after a failure in which no node was lost, doubled up to the last.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
-const LAST_RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// Pauses before forming again after a failure in which no node was lost.
+const RETRY_PAUSES: Backoff = Backoff::new(Duration::from_millis(100), LONGEST_RETRY_PAUSE);
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the group is made of.
 #[derive(Debug, Clone)]
@@ -86,7 +87,7 @@ pub struct Group {
     epoch: u64,
     state: State,
     recoveries: u64,
-    failures: u32,
+    retry_pauses: Backoff,
     last_tick: Option<Instant>,
 }
 
@@ -95,7 +96,7 @@ impl Group {
         let ranks = config.local_world_size as usize;
         let places = (0..config.nodes).map(|_| Place::new(ranks)).collect();
         let state = State::Gathering { not_before: None };
-        Self { config, places, epoch: 0, state, recoveries: 0, failures: 0, last_tick: None }
+        Self { config, places, epoch: 0, state, recoveries: 0, retry_pauses: RETRY_PAUSES, last_tick: None }
     }
 
     pub fn epoch(&self) -> u64 {
@@ -247,7 +248,7 @@ impl Group {
 
     /// A token came through every rank of this epoch.
     pub fn proved(&mut self) {
-        self.failures = 0;
+        self.retry_pauses.reset();
         for place in &mut self.places {
             place.phase(Phase::Serving, "");
         }
@@ -347,8 +348,7 @@ impl Group {
             return Vec::new();
         }
         let complete = self.members().count() == self.places.len();
-        let pause = RETRY_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LAST_RETRY_PAUSE);
-        self.failures += 1;
+        let pause = self.retry_pauses.next_pause();
         let mut actions = self.interrupt(reason, complete.then_some(now + pause));
         if matches!(was, State::Formed { .. }) {
             self.recoveries += 1;
@@ -384,7 +384,7 @@ impl Group {
             Ok(addresses) => addresses,
             Err(reason) => {
                 tracing::error!(%reason, "cannot form the group");
-                self.state = State::Gathering { not_before: Some(now + LAST_RETRY_PAUSE) };
+                self.state = State::Gathering { not_before: Some(now + LONGEST_RETRY_PAUSE) };
                 return Vec::new();
             }
         };

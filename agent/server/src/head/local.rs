@@ -5,14 +5,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use lockstep_proto::backoff::Backoff;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{HeadConfig, LogConfig};
 
-/// Pause before the first new start, doubled with each death in a row up to the last.
-const PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(30);
+/// Pauses between the child's death and its next start.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
 /// A child that lived this long counts as healthy: the next death is the first again.
 const HEALTHY: Duration = Duration::from_secs(60);
 
@@ -35,7 +35,7 @@ pub fn command(config: &HeadConfig, log: &LogConfig, control: SocketAddr, cluste
 pub async fn keep_running(mut command: Command, stop: CancellationToken, grace: Duration) {
     // A group of its own: Ctrl-C in the terminal is for the head, which tells its ranks what follows from it.
     command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
-    let mut deaths = 0u32;
+    let mut pauses = PAUSES;
     while !stop.is_cancelled() {
         let began = Instant::now();
         match command.spawn() {
@@ -51,10 +51,11 @@ pub async fn keep_running(mut command: Command, stop: CancellationToken, grace: 
             }
             Err(error) => tracing::error!(%error, "cannot start the head's own ranks"),
         }
-        deaths = if began.elapsed() > HEALTHY { 1 } else { deaths + 1 };
-        let pause = PAUSE.saturating_mul(1 << deaths.min(16)).min(LAST_PAUSE);
+        if began.elapsed() > HEALTHY {
+            pauses.reset();
+        }
         tokio::select! {
-            () = tokio::time::sleep(pause) => (),
+            () = tokio::time::sleep(pauses.next_pause()) => (),
             () = stop.cancelled() => return,
         }
     }

@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use lockstep_engine::source::ModelFiles;
+use lockstep_proto::backoff::Backoff;
 use lockstep_proto::names::{env, role};
 use lockstep_proto::node::{self as pb, from_head, from_node};
 use tokio::sync::{mpsc, watch};
@@ -40,9 +41,8 @@ use steps::Steps;
 
 /// Events that may wait for the node's task.
 const EVENTS: usize = 256;
-/// Pause between two dials, doubled each time up to the last.
-const DIAL_PAUSE: Duration = Duration::from_millis(25);
-const LAST_DIAL_PAUSE: Duration = Duration::from_secs(1);
+/// Pauses between dials that fail.
+const DIAL_PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 /// Dials that may fail at first before the log mentions it.
 const QUIET_DIALS: u32 = 3;
 /// The head is told that this node leaves; without its answer the node leaves all the same. Shorter than the 30 s that
@@ -114,9 +114,15 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
 }
 
 /// Failures to reach the head, one after the other: how long to wait, and how often to mention it.
-#[derive(Default)]
 struct Complaint {
     failures: u32,
+    pauses: Backoff,
+}
+
+impl Default for Complaint {
+    fn default() -> Self {
+        Self { failures: 0, pauses: DIAL_PAUSES }
+    }
 }
 
 impl Complaint {
@@ -129,7 +135,7 @@ impl Complaint {
         } else {
             tracing::debug!(head = control, failures = self.failures, reason, "no stream to the head: trying again");
         }
-        DIAL_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LAST_DIAL_PAUSE)
+        self.pauses.next_pause()
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use lockstep_collectives::AbortSwitch;
-use lockstep_engine::{EngineError, PlacedLayers, Runner, RunnerConfig};
+use lockstep_engine::{PlacedLayers, Runner, RunnerConfig};
+use lockstep_proto::errors::with_causes;
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::Phase;
 use lockstep_schedule::plan::{StepOutput, StepPlan};
@@ -177,7 +178,7 @@ impl Body {
                 self.runner = Some(runner);
                 self.tell(RankEventKind::Loaded { facts });
             }
-            Err(error) => self.tell(RankEventKind::LoadFailed { reason: chain(&error) }),
+            Err(error) => self.tell(RankEventKind::LoadFailed { reason: with_causes(&error) }),
         }
     }
 
@@ -201,7 +202,7 @@ impl Body {
             .links
             .form(self.local_rank, spec, self.counters.moved.clone(), &switch)
             .map_err(|error| error.to_string())
-            .and_then(|links| runner.form(epoch, links, spec.num_blocks).map_err(|error| chain(&error)));
+            .and_then(|links| runner.form(epoch, links, spec.num_blocks).map_err(|error| with_causes(&error)));
         match formed {
             Ok(()) => self.tell(RankEventKind::Formed { epoch }),
             Err(_) if self.counters.is_void(epoch) => (),
@@ -227,7 +228,7 @@ impl Body {
                 runner.unform();
                 // Whatever waits of this epoch is void; the head is told why and ends it for all.
                 self.counters.floor.fetch_max(plan.epoch, Ordering::SeqCst);
-                let reason = format!("step {}: {}", plan.step, chain(&error));
+                let reason = format!("step {}: {}", plan.step, with_causes(&error));
                 self.tell(RankEventKind::Fault { epoch: plan.epoch, reason });
             }
         }
@@ -249,20 +250,6 @@ fn tell_placement(runner: &Runner, placed: &[PlacedLayers]) {
             "placed layers"
         );
     }
-}
-
-/// An error with its causes.
-fn chain(error: &EngineError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The phase of a rank whose weights are fetched.

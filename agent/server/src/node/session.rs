@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_proto::errors::with_causes;
 use lockstep_proto::node::control_client::ControlClient;
 use lockstep_proto::node::{self as pb, from_head, from_node};
 use tokio::sync::mpsc;
@@ -51,7 +52,7 @@ impl SessionError {
                 Self::Refused(text)
             }
             code => Self::Unreachable(match std::error::Error::source(status) {
-                Some(cause) => format!("{code:?}: {text}: {}", describe(cause)),
+                Some(cause) => format!("{code:?}: {text}: {}", with_causes(cause)),
                 None => format!("{code:?}: {text}"),
             }),
         }
@@ -68,7 +69,7 @@ pub async fn attach(
     key: Option<&GroupKey>,
     tls: Option<Arc<Tls>>,
 ) -> Result<Session, SessionError> {
-    let unreachable = |error: &dyn std::error::Error| SessionError::Unreachable(describe(error));
+    let unreachable = |error: &(dyn std::error::Error + 'static)| SessionError::Unreachable(with_causes(error));
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| unreachable(&error))?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
     let channel = match tls {
@@ -126,15 +127,4 @@ async fn greet(
         from_head::Message::Assignment(assignment) => Ok(assignment),
         _ => refused("the head answered Hello with something else than an assignment"),
     }
-}
-
-/// An error with its causes: tonic's own text is only "transport error".
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

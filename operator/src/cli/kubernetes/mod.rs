@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use lockstep_proto::errors::root_cause;
 
 use crate::objects::label;
 use crate::resource::InferenceCluster;
@@ -121,17 +122,9 @@ pub(super) fn told(error: &kube::Error) -> anyhow::Error {
         }
         kube::Error::Api(status) => anyhow::anyhow!("Kubernetes: {}", status.message),
         other => {
-            anyhow::anyhow!("the API server cannot be reached ({}); see --kubeconfig and --context", innermost(other))
+            anyhow::anyhow!("the API server cannot be reached ({}); see --kubeconfig and --context", root_cause(other))
         }
     }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 
-use super::backoff::{Backoff, Next};
 use super::console::Console;
+use super::restarts::{Next, Restarts};
 
 /// How long a process may take to end after SIGTERM; its own drain is told to be shorter.
 pub(super) const END_DEADLINE: Duration = Duration::from_secs(8);
@@ -67,7 +67,7 @@ pub(super) enum GaveUp {
 /// # Errors
 /// It cannot be started, or dies again and again.
 pub(super) async fn keep(member: Member, mut stop: Receiver<Stop>, console: Arc<Console>) -> Result<(), GaveUp> {
-    let mut backoff = Backoff::default();
+    let mut restarts = Restarts::new();
     let ends_at = if member.is_head { Stop::Head } else { Stop::All };
     loop {
         let began = Instant::now();
@@ -85,7 +85,7 @@ pub(super) async fn keep(member: Member, mut stop: Receiver<Stop>, console: Arc<
         rest(&mut lines).await;
         let Some(died) = died.filter(|_| *stop.borrow() == Stop::Run) else { return Ok(()) };
         let how = how(died.as_ref().ok());
-        match backoff.died(began.elapsed(), died.ok().and_then(|status| status.code())) {
+        match restarts.decide(began.elapsed(), died.ok().and_then(|status| status.code())) {
             Next::GiveUp => return Err(GaveUp::Died { name: member.name, how }),
             Next::Again(pause) => {
                 console.say(&format!("{} {how}; starting it again in {} ms", member.name, pause.as_millis()));

@@ -4,13 +4,13 @@
 //! waited for without a bound; the first Ctrl-C or SIGTERM ends the group in order, the second at once.
 
 mod agent;
-mod backoff;
 mod console;
 mod group;
 mod local;
 mod member;
 mod patience;
 mod progress;
+mod restarts;
 mod watch;
 
 use std::net::IpAddr;
