@@ -1,36 +1,39 @@
-//! What the operator of a group chooses. Values are bounds: none of them changes which tokens a request gets.
+//! The settings of a group's scheduler. All of them are bounds or choices of speed: none changes which tokens a request
+//! gets.
 
 use std::time::Duration;
 
-/// A moment: microseconds since an origin that the caller chose and keeps.
+/// A moment, in microseconds since an origin that the caller chose and keeps.
 pub type Micros = u64;
 
-/// Limits and choices of a [`Scheduler`](crate::Scheduler).
+/// Settings of a [`Scheduler`](crate::Scheduler).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchedulerConfig {
     /// Tokens per KV block, at least 1.
     pub block_size: u32,
-    /// Sequences that may hold blocks at once, at least 1.
+    /// Most sequences that may hold blocks at once, at least 1.
     pub max_num_seqs: usize,
-    /// Tokens that one step may compute, at least 1. Also bounds the sequences that run at once, since each of them
-    /// has a token in every step.
+    /// Most tokens that one step may compute, at least 1. This also bounds the running sequences, because each of them
+    /// may need one token in a step.
     pub max_num_batched_tokens: usize,
-    /// Tokens of a sequence, prompt and answer together.
+    /// Most tokens of a sequence, prompt and answer together.
     pub context_length: u32,
-    /// Requests that may wait and were never started. Requests that were preempted or lost their group do not count.
+    /// Most requests that may wait before they have ever run. A request that was preempted, or whose epoch ended, does
+    /// not count.
     pub max_waiting: usize,
-    /// Plans that may be on their way at once, at least 1. One more than there are stages: one step ahead; as many: none.
+    /// Most plans whose results are still due, at least 1. With as many plans as pipeline stages, each step waits for
+    /// the one before. With one more, the head plans one step ahead.
     pub max_steps_in_flight: usize,
-    /// Pipeline stages of the ranks, at least 1: each computes another step, so the work is spread over as many steps,
-    /// no two of which wait for each other.
+    /// Pipeline stages of the ranks, at least 1. Each stage computes a step of its own, so the scheduler spreads the
+    /// work over as many steps as there are stages. No two of these steps wait for each other.
     pub pipeline_stages: usize,
-    /// About how long a step may last: the token budget adapts to it.
+    /// Duration that a step should not exceed. The token budget adapts to it.
     pub target_step: Duration,
-    /// Key of the prefix hashes, drawn at random by the caller: clients cannot construct a collision without it.
+    /// Key of the block hashes. The caller draws it at random, so that no client can construct a collision.
     pub prefix_key: [u8; 16],
-    /// Reuse the blocks of equal prefixes.
+    /// True if sequences with an equal prefix share its blocks.
     pub prefix_caching: bool,
-    /// How long a request may be without a working group before it fails.
+    /// Time that a request may spend without a working group before it fails.
     pub recovery_timeout: Duration,
 }
 
@@ -53,14 +56,14 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    /// Sequences that may run at once: each must find a place for one token in every step.
+    /// Returns how many sequences may run at once. Each step must have room for a token of every one of them.
     pub(crate) fn max_running(&self) -> usize {
         self.max_num_seqs.min(self.max_num_batched_tokens)
     }
 
-    /// Tokens that may be on their way for one sequence: one for each step that it may be planned ahead, and the one that
-    /// the ranks compute.
-    pub(crate) fn max_pending(&self) -> usize {
+    /// Returns how many tokens of one sequence may be in flight: the token that the ranks compute now, and one more for
+    /// each step that the head may plan ahead.
+    pub(crate) fn max_tokens_in_flight(&self) -> usize {
         (self.max_steps_in_flight + 1).saturating_sub(self.pipeline_stages).max(1)
     }
 }

@@ -1,19 +1,19 @@
-//! The head's brain, without a tensor: it sees plain numbers, does no I/O and reads no clock of its own.
+//! The head's scheduler. It works on plain numbers: it holds no tensor, does no I/O and reads no clock.
 //!
-//! Requests go in, step plans come out, results of steps go back in, tokens come out. The caller brings the time and
-//! the news of the group (formed, lost), so a simulation can drive everything that a cluster can do.
+//! Requests go in and step plans come out. Results of steps go in and tokens come out. The caller brings the time and
+//! the news of the group (an epoch starts or ends), so a simulation can drive everything that a cluster can do.
 
 #![forbid(unsafe_code)]
 
-mod blocks;
-mod budget;
+mod block_hash;
+mod block_manager;
 mod config;
-mod mask;
 pub mod plan;
-mod prefix;
 mod request;
 mod scheduler;
 mod sequence;
+mod token_budget;
+mod token_mask;
 
 pub use config::{Micros, SchedulerConfig};
 pub use request::{CompleteError, Failure, FinishReason, Request, RequestOutput, SchedulerStats, SubmitError};

@@ -1,40 +1,40 @@
-//! What one iteration is: the contract between the head's schedule and every rank.
+//! The plan of one step and its result: the contract between the head's scheduler and every rank.
 //!
-//! Ranks keep, per sequence, its sampling parameters, its block table and the token it sampled last; a plan carries
-//! only what changes. Plans of an epoch are numbered from 1 without gaps and executed in order. A new epoch forgets
-//! every sequence.
+//! For each sequence, a rank keeps the sampling parameters, the block table and the last sampled token. A plan carries
+//! only the changes. The plans of an epoch are numbered from 1 without gaps, and ranks execute them in order. At the
+//! start of an epoch, ranks forget all sequences.
 
-pub use crate::mask::TokenMask;
+pub use crate::token_mask::TokenMask;
 
-/// A sequence's number, unique in the life of a head; a preempted sequence comes back under the same number.
+/// Number of a sequence, unique in the life of a head. A preempted sequence comes back under the same number.
 pub type SeqId = u64;
 
-/// Index of a block of the KV cache; every rank holds its own shard of that block under the same index.
+/// Index of a block of the KV cache. Every rank holds its own shard of the block under the same index.
 pub type BlockId = u32;
 
-/// How the next token is chosen. Validated by the head: ranks take it as it is.
+/// Parameters by which a rank samples the next token. The head validates them, and ranks do not check them again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
-    /// 0: greedy.
+    /// Temperature; 0 means greedy.
     pub temperature: f32,
-    /// 0: all.
+    /// Number of likeliest tokens to sample from; 0 means all.
     pub top_k: u32,
-    /// In (0, 1]; 1: all.
+    /// Probability mass of the likeliest tokens to sample from, in (0, 1]; 1 means all.
     pub top_p: f32,
-    /// In [0, 1]; keeps tokens that are at least so likely as this part of the likeliest one; 0: all.
+    /// Least probability of a token, relative to the likeliest token, in [0, 1]; 0 means all.
     pub min_p: f32,
     pub penalties: Penalties,
-    /// Added to the logits of these tokens, each named once.
+    /// Values to add to the logits of single tokens. Each token appears once.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Tokens that are not chosen before position [`Self::suppressed_until`]: what ends the sequence.
+    /// Tokens that ranks do not sample before position [`Self::suppressed_until`]: those that end the sequence.
     pub suppressed: Vec<u32>,
     /// Index in the sequence, prompt included, of the first token that may be one of [`Self::suppressed`].
     pub suppressed_until: u32,
-    /// Random numbers are a function of (seed, choice, position, token id) alone.
+    /// Seed of the random numbers. They are a function of (seed, choice, position, token id) alone.
     pub seed: u64,
-    /// Which of a request's several answers this is.
+    /// Index of this answer among the answers to the client's request.
     pub choice: u32,
-    /// Report the chosen token's log-probability and that many of the most likely ones.
+    /// Number of likeliest tokens to report with their log-probabilities, beside the sampled token. `None` reports none.
     pub logprobs: Option<u32>,
 }
 
@@ -56,15 +56,15 @@ impl Default for SamplingParams {
     }
 }
 
-/// What tokens lose by having been there already.
+/// Penalties on the logits of tokens that the sequence already contains.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Penalties {
-    /// Logits of tokens of prompt and answer are divided by it where they are above 0, else multiplied; 1: nothing.
+    /// Divisor of positive logits and factor of all others, for the tokens of prompt and answer; 1 changes nothing.
     /// Keskar et al. 2019, <https://arxiv.org/abs/1909.05858>.
     pub repetition: f32,
-    /// Taken from the logits of the answer's tokens; 0: nothing.
+    /// Value to subtract from the logits of the answer's tokens; 0 changes nothing.
     pub presence: f32,
-    /// Taken from the logits of the answer's tokens, once for each time that the token is there; 0: nothing.
+    /// Value to subtract from the logits of the answer's tokens, once per occurrence; 0 changes nothing.
     pub frequency: f32,
 }
 
@@ -75,76 +75,77 @@ impl Default for Penalties {
 }
 
 impl Penalties {
-    /// Whether any of them does anything.
+    /// Returns true if any of the penalties changes a logit.
     pub fn is_active(&self) -> bool {
         *self != Self::default()
     }
 }
 
-/// A sequence that the ranks do not hold yet.
+/// Sequence that the ranks do not hold yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admission {
     pub seq: SeqId,
     pub sampling: SamplingParams,
-    /// Where penalties apply. Ranks count further tokens themselves, so that such a sequence never waits for the head.
+    /// Tokens so far, present if penalties apply to the sequence. Ranks count later tokens themselves, so the sequence
+    /// never waits for the head.
     pub history: Option<TokenHistory>,
 }
 
 impl Admission {
-    /// Without a history.
+    /// Makes an admission without a history.
     pub fn new(seq: SeqId, sampling: SamplingParams) -> Self {
         Self { seq, sampling, history: None }
     }
 }
 
-/// All tokens of a sequence when it is admitted; after a preemption or a loss some of the answer's are among them.
+/// All tokens of a sequence at its admission. After a preemption or the end of an epoch they include generated tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TokenHistory {
     pub prompt: Vec<u32>,
     pub answer: Vec<u32>,
 }
 
-/// One iteration of all ranks.
+/// One step of all ranks.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StepPlan {
     pub epoch: u64,
-    /// From 1, without gaps in an epoch.
+    /// Number of the step in its epoch, from 1 without gaps.
     pub step: u64,
-    /// Sequences that ended or were preempted since the last plan: ranks drop what they hold, before anything else.
+    /// Sequences that ended or were preempted since the last plan. Ranks drop their state first of all.
     pub forget: Vec<SeqId>,
-    /// Sequences that the ranks do not hold yet, with an empty block table.
+    /// Sequences that the ranks do not hold yet. Their block tables begin empty.
     pub admit: Vec<Admission>,
-    /// The batch, in the order of its rows.
+    /// The batch, one entry per sequence, in the order of its rows.
     pub entries: Vec<PlanEntry>,
 }
 
-/// What one sequence does in one iteration.
+/// Work of one sequence in one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlanEntry {
     pub seq: SeqId,
-    /// Index in the sequence of the first token of this step; everything before it is in the cache.
+    /// Index in the sequence of this step's first token. All tokens before it are in the KV cache.
     pub position: u32,
     pub tokens: PlanTokens,
-    /// Appended to the sequence's block table before the step. The first entry of a sequence also carries the blocks
-    /// that it shares with earlier ones (a prefix hit: `position` then is above 0).
+    /// Blocks that ranks append to the sequence's block table before the step. The first entry of a sequence also
+    /// carries the blocks of its cached prefix, and `position` is then above 0.
     pub new_blocks: Vec<BlockId>,
-    /// Sample a token after the last one of this step; false in all but the last chunk of a prefill.
+    /// Set if ranks sample a token after this step's last one. Only the last chunk of a prefill sets it, and every decode.
     pub sample: bool,
-    /// Where a grammar at the head says what may be sampled: that, at least one token. The scheduler leaves it open.
+    /// Tokens that a grammar allows, at least one. `None` allows all. The scheduler leaves it `None` and the head fills it.
     pub allowed: Option<TokenMask>,
 }
 
-/// Input of one sequence in one iteration.
+/// Input tokens of one sequence in one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlanTokens {
-    /// These ids, at least one.
+    /// Token ids, at least one.
     Given(Vec<u32>),
-    /// One token: the one that the ranks sampled last for this sequence, which the head may not know yet.
+    /// The token that the ranks sampled last for this sequence. The head may not know it yet.
     LastSampled,
 }
 
 impl PlanTokens {
-    /// Number of tokens.
+    /// Returns the number of tokens.
     pub fn len(&self) -> usize {
         match self {
             Self::Given(ids) => ids.len(),
@@ -152,38 +153,38 @@ impl PlanTokens {
         }
     }
 
-    /// Never, in a valid plan.
+    /// Returns true if there are no tokens, which no valid plan has.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 impl StepPlan {
-    /// Tokens that the step computes.
+    /// Returns how many tokens the step computes.
     pub fn num_tokens(&self) -> usize {
         self.entries.iter().map(|entry| entry.tokens.len()).sum()
     }
 }
 
-/// What was sampled for one entry of a plan.
+/// Token that the ranks sampled for one entry of a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampled {
     pub seq: SeqId,
     pub token: u32,
-    /// Present where the sequence's parameters ask for it.
+    /// Log-probabilities, present if the sequence's parameters ask for them.
     pub logprobs: Option<TokenLogprobs>,
 }
 
-/// Log-probabilities under the logits as the model gives them (before temperature and cuts), natural logarithm.
+/// Natural log-probabilities under the model's own logits, before temperature, top-k, top-p and min-p.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprobs {
-    /// Of the chosen token.
+    /// Log-probability of the sampled token.
     pub chosen: f32,
-    /// Of the most likely tokens, most likely first, ties to the lowest id.
+    /// Likeliest tokens with their log-probabilities, likeliest first. Of equal tokens the lowest id comes first.
     pub top: Vec<(u32, f32)>,
 }
 
-/// A finished step, as the first rank that samples reports it: one `Sampled` per sampling entry, in the plan's order.
+/// Result of a step, reported by the first rank that samples. It has one `Sampled` per sampling entry, in plan order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StepOutput {
     pub epoch: u64,

@@ -1,38 +1,38 @@
-//! What goes into the scheduler and what comes out of it.
+//! Requests, their outputs, and the errors and numbers that the scheduler reports.
 
 use crate::config::Micros;
 use crate::plan::{SamplingParams, SeqId, TokenLogprobs};
 
-/// One answer that is wanted: a request with several choices is several of these.
+/// Request for one answer. A client that asks for several choices causes several requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// Never used before in the life of the head.
+    /// Number that the head has never used before.
     pub id: SeqId,
-    /// Token ids, at least one.
+    /// Token ids of the prompt, at least one.
     pub prompt: Vec<u32>,
     pub sampling: SamplingParams,
-    /// At most that many tokens are generated, at least 1.
+    /// Most tokens to generate, at least 1.
     pub max_tokens: u32,
-    /// Each of these ends the sequence and is not reported as a token.
+    /// Tokens that end the sequence. They are not reported as tokens of the answer.
     pub stop_token_ids: Vec<u32>,
-    /// The request fails at this moment if it has not ended by then.
+    /// Moment at which the request fails if it has not ended before.
     pub deadline: Option<Micros>,
-    /// Each next step needs the head's knowledge of the last token (a grammar): never planned ahead.
+    /// Set if the head must know each token before the next step (for a grammar). No step is then planned ahead.
     pub needs_head: bool,
 }
 
-/// Why a request was not taken.
+/// Reason for which [`Scheduler::submit`](crate::Scheduler::submit) refuses a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     #[error("the queue is full ({limit} requests wait): retry later, or raise the limit of waiting requests")]
     QueueFull { limit: usize },
     #[error("the prompt is empty: send at least one token")]
     EmptyPrompt,
-    #[error("no tokens are wanted: ask for at least one (max_tokens)")]
+    #[error("the request asks for no tokens: ask for at least one (max_tokens)")]
     NoTokensRequested,
     #[error(
-        "the prompt has {tokens} tokens and the context holds {limit} with at least one of the answer: shorten the \
-         prompt, or serve with a longer context (serving.contextLength)"
+        "the prompt has {tokens} tokens, and the context of {limit} tokens must also hold at least one token of the \
+         answer: shorten the prompt, or serve with a longer context (serving.contextLength)"
     )]
     PromptTooLong { tokens: usize, limit: u32 },
     #[error(
@@ -40,15 +40,15 @@ pub enum SubmitError {
          tokens (max_tokens), or give the ranks more memory (serving.kvCacheMemory)"
     )]
     TooManyBlocks { needed: u32, total: u32 },
-    #[error("sequence {id} is in the schedule already: number every sequence once")]
+    #[error("sequence {id} is already in the scheduler: give every sequence its own id")]
     DuplicateId { id: SeqId },
 }
 
-/// What a client should hear. A sequence has one `Started` before its first token, and exactly one `Finished` or
-/// `Failed` unless it is cancelled; nothing follows that.
+/// Message for the client of a request. A sequence has one `Started` before its first token. It ends with exactly one
+/// `Finished` or `Failed`, unless it is cancelled, and no output follows the end.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RequestOutput {
-    /// The sequence's first step ended. `cached_tokens` of its prompt were found in the prefix cache.
+    /// End of the sequence's first step. The prefix cache held `cached_tokens` of its prompt.
     Started {
         id: SeqId,
         cached_tokens: u32,
@@ -68,16 +68,16 @@ pub enum RequestOutput {
     },
 }
 
-/// How a sequence ended well.
+/// Reason for which a sequence finished without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// A stop token was sampled.
+    /// The ranks sampled a stop token.
     Stop,
-    /// `max_tokens` were generated, or the context is full.
+    /// The answer has `max_tokens` tokens, or the context is full.
     Length,
 }
 
-/// Why a request that was taken could not be answered.
+/// Reason for which a submitted request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     #[error("the request's deadline passed: allow more time")]
@@ -91,41 +91,44 @@ pub enum Failure {
     TooManyBlocks { needed: u32, total: u32 },
 }
 
-/// A step's result that contradicts the plans: whoever sent it has lost its way, and the epoch with it.
+/// Contradiction between a step's result and the plans. The rank that sent it is out of step, so the caller should end
+/// the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompleteError {
     #[error(
         "a result of epoch {got} arrived in epoch {current}: the sender is ahead of the head; form the group again"
     )]
     FutureEpoch { got: u64, current: u64 },
-    #[error("step {got} ended and {expected} was the next to end: results must come in order; form the group again")]
+    #[error(
+        "the result of step {got} arrived, but step {expected} is due: results must come in order; form the group again"
+    )]
     OutOfOrder { got: u64, expected: u64 },
-    #[error("step {got} ended and none is in flight: form the group again")]
+    #[error("the result of step {got} arrived, but no step is in flight: form the group again")]
     NothingInFlight { got: u64 },
-    #[error("step {step} sampled for sequences {got:?} and its plan for {expected:?}: form the group again")]
+    #[error("step {step} sampled for sequences {got:?}, but its plan asked for {expected:?}: form the group again")]
     OtherSequences { step: u64, got: Vec<SeqId>, expected: Vec<SeqId> },
 }
 
-/// The schedule in numbers.
+/// Numbers that describe the scheduler at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SchedulerStats {
     /// Sequences that hold blocks.
     pub running: usize,
-    /// Sequences that wait, those that were preempted or lost their group included.
+    /// Sequences that wait, including those that were preempted or whose epoch ended.
     pub waiting: usize,
-    /// Blocks that a running sequence refers to.
+    /// Blocks that running sequences refer to.
     pub blocks_used: u32,
-    /// Blocks that nobody refers to and that the prefix cache keeps until their room is needed.
+    /// Blocks that no sequence refers to. The prefix cache keeps them until another sequence needs the room.
     pub blocks_cached: u32,
-    /// 0 while there is no group.
+    /// All blocks of the current epoch; 0 between epochs.
     pub blocks_total: u32,
     pub steps_in_flight: usize,
-    /// Tokens that admitted sequences brought, those found in the prefix cache included; since the start.
+    /// Tokens of all sequences admitted since the start, including those found in the prefix cache.
     pub prefix_query_tokens: u64,
-    /// Tokens of admitted sequences that were found in the prefix cache; since the start.
+    /// Tokens of all sequences admitted since the start that the prefix cache held.
     pub prefix_hit_tokens: u64,
     /// Tokens that the next step may compute.
     pub token_budget: usize,
-    /// Sequences preempted for want of blocks; since the start.
+    /// Preemptions since the start. A sequence is preempted when an older one needs its blocks.
     pub preemptions: u64,
 }

@@ -1,77 +1,78 @@
-//! One sequence: what is known of it, what was planned for it, what it holds.
+//! One sequence: its tokens, its progress, and its blocks.
 
+use crate::block_hash::{BlockHash, hash_block};
 use crate::config::Micros;
 use crate::plan::{Admission, BlockId, PlanTokens, TokenHistory};
-use crate::prefix::{PrefixHash, hash_block};
 use crate::request::Request;
 
-/// A request in the schedule.
+/// A request that the scheduler holds.
 ///
-/// `planned` tokens of it are in the cache once every plan so far has run. The last token of a sequence is never in
-/// the cache before the next one is asked for, so `planned < len()` always holds.
+/// Steps schedule the tokens of a sequence from the first to the last. The last token is never scheduled before the
+/// step that samples after it, so `num_scheduled_tokens < len()` always holds.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub request: Request,
-    pub submitted: Micros,
+    pub submitted_at: Micros,
     /// Prompt and generated tokens that the head knows.
     pub tokens: Vec<u32>,
-    /// Most tokens that it may come to have, prompt included.
+    /// Most tokens that the sequence may have, prompt included.
     pub max_len: usize,
-    /// Tokens that steps in flight will sample.
-    pub pending: usize,
-    /// The last step that samples for it: of use while `pending` is above 0.
-    pub sampled_in: u64,
-    /// Tokens whose keys and values plans have made the ranks compute, or that were shared.
-    pub planned: usize,
-    /// Block table, empty while it waits.
-    pub table: Vec<BlockId>,
-    /// How many blocks of the table have been offered to the prefix cache.
-    pub named: usize,
-    /// Names of the full blocks of `tokens`; true whatever becomes of the blocks, so each is computed once.
-    names: Vec<PrefixHash>,
-    /// Set when it is admitted for the first time: tokens found in the prefix cache.
-    pub cached_tokens: Option<u32>,
-    /// `RequestOutput::Started` was given.
+    /// Tokens that steps in flight will sample for the sequence. The head does not know them yet.
+    pub num_in_flight: usize,
+    /// Last step that samples for the sequence. It is valid while `num_in_flight` is above 0.
+    pub last_sampling_step: u64,
+    /// Tokens whose keys and values are in the KV cache once all plans so far have run: computed, or shared.
+    pub num_scheduled_tokens: usize,
+    /// Blocks of the sequence, in the order of its tokens. Empty while the sequence waits.
+    pub block_table: Vec<BlockId>,
+    /// Blocks, from the first of the table on, that the scheduler has offered to the prefix cache.
+    pub num_hashed_blocks: usize,
+    /// Hashes of the full blocks of `tokens`. They depend on the tokens alone, so each is computed once, even if the
+    /// sequence loses its blocks.
+    block_hashes: Vec<BlockHash>,
+    /// Tokens that the prefix cache held when the sequence was first admitted. `None` before that.
+    pub num_cached_tokens: Option<u32>,
+    /// Set once the client has been sent `RequestOutput::Started`.
     pub started: bool,
 }
 
 impl Sequence {
-    /// A sequence that waits. `context_length` bounds what it may grow to.
-    pub fn new(request: Request, context_length: u32, submitted: Micros) -> Self {
+    /// Makes a sequence that waits. `context_length` bounds its length.
+    pub fn new(request: Request, context_length: u32, submitted_at: Micros) -> Self {
         let tokens = request.prompt.clone();
         let max_len = tokens.len().saturating_add(request.max_tokens as usize).min(context_length as usize);
         Self {
             request,
-            submitted,
+            submitted_at,
             tokens,
             max_len,
-            pending: 0,
-            sampled_in: 0,
-            planned: 0,
-            table: Vec::new(),
-            named: 0,
-            names: Vec::new(),
-            cached_tokens: None,
+            num_in_flight: 0,
+            last_sampling_step: 0,
+            num_scheduled_tokens: 0,
+            block_table: Vec::new(),
+            num_hashed_blocks: 0,
+            block_hashes: Vec::new(),
+            num_cached_tokens: None,
             started: false,
         }
     }
 
-    /// Tokens, those included that steps in flight will sample.
+    /// Returns the number of tokens, in-flight ones included.
     pub fn len(&self) -> usize {
-        self.tokens.len() + self.pending
+        self.tokens.len() + self.num_in_flight
     }
 
-    /// Tokens that are not in the cache yet; at least one.
-    pub fn remaining(&self) -> usize {
-        self.len() - self.planned
+    /// Returns how many tokens are still to schedule; at least one.
+    pub fn num_unscheduled_tokens(&self) -> usize {
+        self.len() - self.num_scheduled_tokens
     }
 
-    /// Whether a step can be planned for it now.
-    pub fn is_ready(&self) -> bool {
-        self.len() < self.max_len && !(self.request.needs_head && self.pending > 0)
+    /// Returns true if a step may be planned now: the sequence may grow, and the head knows the tokens that it needs.
+    pub fn is_schedulable(&self) -> bool {
+        self.len() < self.max_len && !(self.request.needs_head && self.num_in_flight > 0)
     }
 
-    /// What ranks are told of it when it begins to run; no token of it is on its way then.
+    /// Returns the message that makes the ranks hold this sequence. No token is in flight at that moment.
     pub fn admission(&self) -> Admission {
         let sampling = self.request.sampling.clone();
         let (prompt, answer) = self.tokens.split_at(self.request.prompt.len());
@@ -80,44 +81,44 @@ impl Sequence {
         Admission { seq: self.request.id, sampling, history }
     }
 
-    /// The next `count` tokens to compute, as a plan names them.
-    pub fn next_tokens(&self, count: usize) -> PlanTokens {
-        match self.tokens.get(self.planned..self.planned + count) {
+    /// Returns the next `num_tokens` tokens to schedule, in the form that a plan carries.
+    pub fn next_tokens(&self, num_tokens: usize) -> PlanTokens {
+        match self.tokens.get(self.num_scheduled_tokens..self.num_scheduled_tokens + num_tokens) {
             Some(ids) => PlanTokens::Given(ids.to_vec()),
             None => PlanTokens::LastSampled,
         }
     }
 
-    /// Blocks that hold that many tokens.
-    pub fn blocks_for(tokens: usize, block_size: u32) -> usize {
-        tokens.div_ceil(block_size as usize)
+    /// Returns how many blocks hold `num_tokens` tokens.
+    pub fn num_blocks_for(num_tokens: usize, block_size: u32) -> usize {
+        num_tokens.div_ceil(block_size as usize)
     }
 
-    /// Most blocks that it may come to hold: its last token never needs a place.
-    pub fn max_blocks(&self, block_size: u32) -> u32 {
-        u32::try_from(Self::blocks_for(self.max_len - 1, block_size)).unwrap_or(u32::MAX)
+    /// Returns the most blocks that the sequence may need. Its last token is never computed and needs no slot.
+    pub fn max_num_blocks(&self, block_size: u32) -> u32 {
+        u32::try_from(Self::num_blocks_for(self.max_len - 1, block_size)).unwrap_or(u32::MAX)
     }
 
-    /// Names of all full blocks of the tokens that are known; computes those that are new.
-    pub fn names(&mut self, key: &[u8; 16], block_size: u32) -> &[PrefixHash] {
+    /// Returns the hashes of all full blocks of the known tokens, and computes those that are new.
+    pub fn block_hashes(&mut self, key: &[u8; 16], block_size: u32) -> &[BlockHash] {
         let size = block_size as usize;
-        while let Some(tokens) = self.tokens.get(self.names.len() * size..(self.names.len() + 1) * size) {
-            let name = hash_block(key, self.names.last(), tokens);
-            self.names.push(name);
+        while let Some(tokens) = self.tokens.get(self.block_hashes.len() * size..(self.block_hashes.len() + 1) * size) {
+            let hash = hash_block(key, self.block_hashes.last(), tokens);
+            self.block_hashes.push(hash);
         }
-        &self.names
+        &self.block_hashes
     }
 
-    /// Full blocks of the table whose tokens are known and whose filling has been planned.
-    pub fn full_blocks(&self, block_size: u32) -> usize {
-        self.planned.min(self.tokens.len()) / block_size as usize
+    /// Returns how many blocks of the table are full: the head knows their tokens, and plans compute all of them.
+    pub fn num_full_blocks(&self, block_size: u32) -> usize {
+        self.num_scheduled_tokens.min(self.tokens.len()) / block_size as usize
     }
 
-    /// Back to a state in which the ranks know nothing of it; gives the table to release. Tokens in flight stay
-    /// expected.
-    pub fn withdraw(&mut self) -> Vec<BlockId> {
-        self.planned = 0;
-        self.named = 0;
-        std::mem::take(&mut self.table)
+    /// Sets the sequence back to a prefill from its first token, and returns its block table for release. Tokens in
+    /// flight stay expected.
+    pub fn reset(&mut self) -> Vec<BlockId> {
+        self.num_scheduled_tokens = 0;
+        self.num_hashed_blocks = 0;
+        std::mem::take(&mut self.block_table)
     }
 }

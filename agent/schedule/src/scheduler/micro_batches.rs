@@ -1,67 +1,70 @@
-//! What one step's share of the work is, where ranks in several pipeline stages compute several steps at once.
+//! The share of the work that one step takes when ranks are pipeline stages, which compute several steps at once.
 //!
-//! In any window of as many steps as there are stages a sequence decodes once, and the steps have room for all: so taken
-//! in the order of arrival, nobody is passed over for good.
+//! In any window of as many steps as there are stages, each sequence decodes once, and the steps together have room for
+//! all sequences. Sequences are chosen in the order of arrival, so none is passed over for good.
 
-use super::{Arrival, Scheduler};
+use super::{Scheduler, SeqKey};
 use crate::sequence::Sequence;
 
-/// Steps that the prefills at hand are spread over, for each stage: the more, the shorter the time in which the first
-/// stages work and the last ones have nothing yet.
+/// Steps per stage over which the current prefills are spread. With more steps, the first stages work for a shorter time
+/// while the last stages still have no input.
 const STEPS_PER_STAGE: usize = 2;
-/// A step's share of the prefills is not cut below this: smaller steps read the weights too often.
-const LEAST_PREFILL: usize = 64;
+/// Lower bound of a step's share of the prefills. Smaller steps read the weights too often.
+const MIN_PREFILL_SHARE: usize = 64;
 
-/// Which tokens a decode may wait for.
+/// Permission for a step to wait in the pipeline for a token of a step in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    /// For none that is not computed by the time that the first stage wants it.
-    None,
-    /// For those of the oldest step in flight that nothing has followed yet.
-    ForOldest,
+pub(super) enum Stall {
+    /// The ranks must have sampled every input token by the time that the first stage starts the step.
+    Forbidden,
+    /// The step may wait for the oldest step in flight whose sampled tokens no plan uses yet.
+    OnOldestStep,
 }
 
 impl Scheduler {
-    /// The sequences of which `step` computes one token, in the order of arrival.
-    pub(super) fn decodes(&self, step: u64, wait: Wait) -> Vec<Arrival> {
+    /// Returns the sequences that `step` decodes, in the order of arrival.
+    pub(super) fn select_decodes(&self, step: u64, stall: Stall) -> Vec<SeqKey> {
         let share = self.running.len().div_ceil(self.config.pipeline_stages);
-        let decodes = self.running.iter().map(|arrival| (*arrival, &self.sequences[arrival]));
-        let decodes = decodes.filter(|(_, sequence)| self.may_decode(sequence));
-        let chosen: Vec<(Arrival, &Sequence)> = match wait {
-            Wait::None => decodes.filter(|(_, sequence)| self.is_unhindered(sequence, step)).collect(),
-            Wait::ForOldest => {
+        let decodes = self.running.iter().map(|key| (*key, &self.sequences[key]));
+        let decodes = decodes.filter(|(_, sequence)| self.can_decode(sequence));
+        let selected: Vec<(SeqKey, &Sequence)> = match stall {
+            Stall::Forbidden => decodes.filter(|(_, sequence)| self.has_input_for(sequence, step)).collect(),
+            Stall::OnOldestStep => {
                 let decodes: Vec<_> = decodes.collect();
-                let oldest = decodes.iter().map(|(_, sequence)| sequence.sampled_in).min();
-                decodes.into_iter().filter(|(_, sequence)| Some(sequence.sampled_in) == oldest).collect()
+                let oldest_step = decodes.iter().map(|(_, sequence)| sequence.last_sampling_step).min();
+                decodes.into_iter().filter(|(_, sequence)| Some(sequence.last_sampling_step) == oldest_step).collect()
             }
         };
-        chosen.into_iter().map(|(arrival, _)| arrival).take(share).collect()
+        selected.into_iter().map(|(key, _)| key).take(share).collect()
     }
 
-    fn may_decode(&self, sequence: &Sequence) -> bool {
-        sequence.is_ready() && sequence.remaining() == 1 && sequence.pending < self.config.max_pending()
+    fn can_decode(&self, sequence: &Sequence) -> bool {
+        sequence.is_schedulable()
+            && sequence.num_unscheduled_tokens() == 1
+            && sequence.num_in_flight < self.config.max_tokens_in_flight()
     }
 
-    /// Whether the token that is computed for it, if any, is sampled when the first stage comes to `step`.
-    fn is_unhindered(&self, sequence: &Sequence, step: u64) -> bool {
-        sequence.pending == 0 || sequence.sampled_in + self.config.pipeline_stages as u64 <= step
+    /// Returns true if the ranks have sampled the sequence's last token by the time that the first stage starts `step`.
+    fn has_input_for(&self, sequence: &Sequence, step: u64) -> bool {
+        sequence.num_in_flight == 0 || sequence.last_sampling_step + self.config.pipeline_stages as u64 <= step
     }
 
-    /// Tokens of prefills that one step computes at most, apart from the budget.
+    /// Returns the most prefill tokens that one step computes, apart from the token budget.
     pub(super) fn prefill_share(&self) -> usize {
         let stages = self.config.pipeline_stages;
         if stages == 1 {
             return usize::MAX;
         }
         let steps = STEPS_PER_STAGE * stages;
-        let queue = self.running.iter().chain(&self.waiting).map(|arrival| self.sequences[arrival].remaining());
+        let keys = self.running.iter().chain(&self.waiting);
+        let num_unscheduled = keys.map(|key| self.sequences[key].num_unscheduled_tokens());
         let mut total = 0;
-        for remaining in queue.filter(|remaining| *remaining > 1) {
-            total += remaining;
-            if total >= steps * self.budget.get() {
+        for prefill_tokens in num_unscheduled.filter(|num_tokens| *num_tokens > 1) {
+            total += prefill_tokens;
+            if total >= steps * self.token_budget.num_tokens() {
                 break;
             }
         }
-        total.div_ceil(steps).max(LEAST_PREFILL)
+        total.div_ceil(steps).max(MIN_PREFILL_SHARE)
     }
 }

@@ -1,209 +1,221 @@
-//! One plan: decodes first, then the prefills that have begun, then what waits, within one token budget.
+//! The plan of one step: decodes first, then prefills that have begun, then waiting sequences, within one token budget.
 //!
-//! Ranks in several pipeline stages work on several steps at once. So a step takes a share of the sequences that decode
-//! and a share of the prefills, and a sequence whose token is still being computed comes up again only after as many
-//! steps as there are stages: by then the token is there when the first stage wants it. Only where nothing else can be
-//! done does a step follow right after the one that it waits for.
+//! If the ranks are pipeline stages, they work on several steps at once. So each step takes a share of the decodes and a
+//! share of the prefills. A sequence that is in one step comes up again only after as many steps as there are stages. By
+//! then its token has been sampled when the first stage needs it. A step directly follows the step that it waits for
+//! only if there is nothing else to do.
 //!
-//! A sequence gets the blocks of all tokens that it has when it is admitted, so only a decode can want for a block; then
-//! the sequence that arrived last gives up its own. Decodes are planned in the order of arrival and before prefills, so
-//! a victim never has an entry in the plan that takes its blocks.
+//! A sequence is admitted with blocks for all tokens that it has, so only a decode can lack a block. The scheduler then
+//! preempts the sequence that arrived last. Decodes are planned in the order of arrival and before prefills, so a
+//! preempted sequence never has an entry in the plan that takes its blocks.
 
-use super::micro_batches::Wait;
-use super::{Arrival, Flight, Group, Scheduler};
-use crate::budget::MIN_TOKEN_BUDGET;
+use super::micro_batches::Stall;
+use super::{EpochState, InFlightStep, Scheduler, SeqKey};
 use crate::config::SchedulerConfig;
 use crate::plan::{BlockId, PlanEntry, StepPlan};
 use crate::sequence::Sequence;
+use crate::token_budget::MIN_TOKEN_BUDGET;
 
-/// A plan in the making.
-struct Draft {
+/// A plan that is being built.
+struct PlanBuilder {
     plan: StepPlan,
-    /// Who has an entry, in the plan's order.
-    planned: Vec<Arrival>,
+    /// Sequences of the plan's entries, in the same order.
+    scheduled: Vec<SeqKey>,
 }
 
-impl Draft {
+impl PlanBuilder {
     fn new(epoch: u64, step: u64) -> Self {
-        Self { plan: StepPlan { epoch, step, ..StepPlan::default() }, planned: Vec::new() }
+        Self { plan: StepPlan { epoch, step, ..StepPlan::default() }, scheduled: Vec::new() }
     }
 
-    /// Plans the next `count` tokens of a sequence, which must have a place.
-    fn push(&mut self, arrival: Arrival, sequence: &mut Sequence, count: usize, new_blocks: Vec<BlockId>) {
-        let sample = count == sequence.remaining();
+    /// Schedules the next `num_tokens` tokens of a sequence. Its block table must have slots for them.
+    fn schedule(&mut self, key: SeqKey, sequence: &mut Sequence, num_tokens: usize, new_blocks: Vec<BlockId>) {
+        let sample = num_tokens == sequence.num_unscheduled_tokens();
         self.plan.entries.push(PlanEntry {
             seq: sequence.request.id,
-            position: sequence.planned as u32,
-            tokens: sequence.next_tokens(count),
+            position: sequence.num_scheduled_tokens as u32,
+            tokens: sequence.next_tokens(num_tokens),
             new_blocks,
             sample,
             allowed: None,
         });
-        self.planned.push(arrival);
-        sequence.planned += count;
+        self.scheduled.push(key);
+        sequence.num_scheduled_tokens += num_tokens;
         if sample {
-            sequence.pending += 1;
-            sequence.sampled_in = self.plan.step;
+            sequence.num_in_flight += 1;
+            sequence.last_sampling_step = self.plan.step;
         }
     }
 }
 
 impl Scheduler {
-    /// The next step for all ranks. None: no group, enough steps in flight, or nothing that can be done before a
-    /// result or a request comes.
+    /// Plans the next step of all ranks. Returns `None` if there is no group, if enough steps are in flight, or if there
+    /// is nothing to do before a result or a request comes.
     pub fn next_plan(&mut self) -> Option<StepPlan> {
-        let mut group = self.group.take()?;
-        let plan = (group.in_flight.len() < self.config.max_steps_in_flight).then(|| self.plan(&mut group)).flatten();
-        self.group = Some(group);
+        let mut epoch_state = self.epoch_state.take()?;
+        let has_room = epoch_state.in_flight.len() < self.config.max_steps_in_flight;
+        let plan = has_room.then(|| self.plan_step(&mut epoch_state)).flatten();
+        self.epoch_state = Some(epoch_state);
         plan
     }
 
-    fn plan(&mut self, group: &mut Group) -> Option<StepPlan> {
-        let mut draft = Draft::new(self.epoch, group.step + 1);
-        let preempted = self.plan_decodes(group, &mut draft, Wait::None);
-        let decodes = draft.planned.len();
-        // However many decodes there are, prefills go on, if slowly.
-        let mut left = self.budget.get().saturating_sub(decodes).max(MIN_TOKEN_BUDGET);
-        left = left.min(self.config.max_num_batched_tokens - decodes).min(self.prefill_share());
-        self.plan_prefills(&mut draft, &mut left);
+    fn plan_step(&mut self, epoch_state: &mut EpochState) -> Option<StepPlan> {
+        let mut builder = PlanBuilder::new(self.epoch, epoch_state.last_step + 1);
+        let preempted = self.plan_decodes(epoch_state, &mut builder, Stall::Forbidden);
+        let num_decodes = builder.scheduled.len();
+        // Prefills always get some tokens, however many decodes there are.
+        let mut token_budget = self.token_budget.num_tokens().saturating_sub(num_decodes).max(MIN_TOKEN_BUDGET);
+        token_budget = token_budget.min(self.config.max_num_batched_tokens - num_decodes).min(self.prefill_share());
+        self.plan_prefills(&mut builder, &mut token_budget);
         if !preempted {
-            self.admit(group, &mut draft, &mut left);
+            self.admit_waiting(epoch_state, &mut builder, &mut token_budget);
         }
-        if draft.planned.is_empty() {
-            self.plan_decodes(group, &mut draft, Wait::ForOldest);
+        if builder.scheduled.is_empty() {
+            self.plan_decodes(epoch_state, &mut builder, Stall::OnOldestStep);
         }
-        if draft.planned.is_empty() {
+        if builder.scheduled.is_empty() {
             return None;
         }
-        // Only now: within one step nobody may rely on a block that the same step fills.
-        for arrival in &draft.planned {
-            if let Some(sequence) = self.sequences.get_mut(arrival) {
-                name_full_blocks(&self.config, group, sequence);
+        // Full blocks are cached after all entries are planned: no entry may share a block that the same step fills.
+        for key in &builder.scheduled {
+            if let Some(sequence) = self.sequences.get_mut(key) {
+                hash_full_blocks(&self.config, epoch_state, sequence);
             }
         }
-        group.step += 1;
-        let mut plan = draft.plan;
-        plan.forget = std::mem::take(&mut group.forget);
-        group.in_flight.push_back(Flight {
+        epoch_state.last_step += 1;
+        let mut plan = builder.plan;
+        plan.forget = std::mem::take(&mut epoch_state.forget);
+        epoch_state.in_flight.push_back(InFlightStep {
             step: plan.step,
-            tokens: plan.num_tokens(),
+            num_tokens: plan.num_tokens(),
             entries: plan.entries.iter().map(|entry| (entry.seq, entry.sample)).collect(),
         });
         Some(plan)
     }
 
-    /// One token for each of a share of the sequences that have no more than one to compute. True if one had to give up
-    /// its blocks.
-    fn plan_decodes(&mut self, group: &mut Group, draft: &mut Draft, wait: Wait) -> bool {
+    /// Schedules one token of each decode in this step's share. Returns true if a sequence was preempted.
+    fn plan_decodes(&mut self, epoch_state: &mut EpochState, builder: &mut PlanBuilder, stall: Stall) -> bool {
         let mut preempted = false;
-        for arrival in self.decodes(draft.plan.step, wait) {
-            // A sequence that arrived later may have been preempted for one before.
-            if !self.running.contains(&arrival) {
+        for key in self.select_decodes(builder.plan.step, stall) {
+            // An earlier decode may have preempted this sequence.
+            if !self.running.contains(&key) {
                 continue;
             }
-            let sequence = &self.sequences[&arrival];
-            let missing = Sequence::blocks_for(sequence.len(), self.config.block_size) - sequence.table.len();
-            while group.blocks.available() < missing && self.running.contains(&arrival) {
-                self.preempt_last(group);
+            let sequence = &self.sequences[&key];
+            let num_blocks = Sequence::num_blocks_for(sequence.len(), self.config.block_size);
+            let num_new_blocks = num_blocks - sequence.block_table.len();
+            while epoch_state.blocks.num_available() < num_new_blocks && self.running.contains(&key) {
+                self.preempt_last(epoch_state);
                 preempted = true;
             }
-            if !self.running.contains(&arrival) {
+            if !self.running.contains(&key) {
                 break;
             }
-            let Some(sequence) = self.sequences.get_mut(&arrival) else { continue };
-            let new_blocks: Vec<BlockId> = (0..missing).map_while(|_| group.blocks.allocate()).collect();
-            sequence.table.extend(&new_blocks);
-            draft.push(arrival, sequence, 1, new_blocks);
+            let Some(sequence) = self.sequences.get_mut(&key) else { continue };
+            let new_blocks: Vec<BlockId> =
+                (0..num_new_blocks).map_while(|_| epoch_state.blocks.allocate_block()).collect();
+            sequence.block_table.extend(&new_blocks);
+            builder.schedule(key, sequence, 1, new_blocks);
         }
         preempted
     }
 
-    /// The sequence that arrived last waits again: it will be prefilled with all that it has by then.
-    fn preempt_last(&mut self, group: &mut Group) {
-        let Some(arrival) = self.running.pop_last() else { return };
-        let Some(sequence) = self.sequences.get_mut(&arrival) else { return };
-        group.forget.push(sequence.request.id);
-        group.blocks.release(&sequence.withdraw());
-        self.waiting.insert(arrival);
+    /// Preempts the running sequence that arrived last. It waits again, and will be prefilled with all tokens that it
+    /// has by then.
+    fn preempt_last(&mut self, epoch_state: &mut EpochState) {
+        let Some(key) = self.running.pop_last() else { return };
+        let Some(sequence) = self.sequences.get_mut(&key) else { return };
+        epoch_state.forget.push(sequence.request.id);
+        epoch_state.blocks.release_blocks(&sequence.reset());
+        self.waiting.insert(key);
         self.preemptions += 1;
     }
 
-    /// Further chunks of the prefills that have begun. Their blocks are theirs already.
-    fn plan_prefills(&mut self, draft: &mut Draft, left: &mut usize) {
-        for &arrival in &self.running {
-            let Some(sequence) = self.sequences.get_mut(&arrival) else { continue };
-            let count = sequence.remaining().min(*left);
-            if count > 0 && sequence.is_ready() && sequence.remaining() > 1 {
-                draft.push(arrival, sequence, count, Vec::new());
-                *left -= count;
+    /// Schedules further chunks of the prefills that have begun. They have all their blocks already.
+    fn plan_prefills(&mut self, builder: &mut PlanBuilder, token_budget: &mut usize) {
+        for &key in &self.running {
+            let Some(sequence) = self.sequences.get_mut(&key) else { continue };
+            let num_tokens = sequence.num_unscheduled_tokens().min(*token_budget);
+            if num_tokens > 0 && sequence.is_schedulable() && sequence.num_unscheduled_tokens() > 1 {
+                builder.schedule(key, sequence, num_tokens, Vec::new());
+                *token_budget -= num_tokens;
             }
         }
     }
 
-    /// Begins sequences that wait, strictly in the order of arrival.
-    fn admit(&mut self, group: &mut Group, draft: &mut Draft, left: &mut usize) {
-        while *left > 0
+    /// Admits waiting sequences strictly in the order of arrival, and schedules their first chunks.
+    fn admit_waiting(&mut self, epoch_state: &mut EpochState, builder: &mut PlanBuilder, token_budget: &mut usize) {
+        while *token_budget > 0
             && self.running.len() < self.config.max_running()
-            && let Some(&arrival) = self.waiting.first()
-            && let Some(sequence) = self.sequences.get_mut(&arrival)
+            && let Some(&key) = self.waiting.first()
+            && let Some(sequence) = self.sequences.get_mut(&key)
         {
-            // After a preemption, tokens that are still on their way are waited for.
-            if sequence.pending > 0 || !place(&self.config, group, sequence, self.running.len()) {
+            // A preempted sequence waits until no token of it is in flight.
+            if sequence.num_in_flight > 0
+                || !allocate_block_table(&self.config, epoch_state, sequence, self.running.len())
+            {
                 return;
             }
-            let cached = sequence.planned;
+            let num_cached_tokens = sequence.num_scheduled_tokens;
             self.prefix_query_tokens += sequence.len() as u64;
-            self.prefix_hit_tokens += cached as u64;
-            sequence.cached_tokens.get_or_insert(cached as u32);
-            draft.plan.admit.push(sequence.admission());
-            let count = sequence.remaining().min(*left);
-            let table = sequence.table.clone();
-            draft.push(arrival, sequence, count, table);
-            *left -= count;
-            self.waiting.remove(&arrival);
-            self.running.insert(arrival);
+            self.prefix_hit_tokens += num_cached_tokens as u64;
+            sequence.num_cached_tokens.get_or_insert(num_cached_tokens as u32);
+            builder.plan.admit.push(sequence.admission());
+            let num_tokens = sequence.num_unscheduled_tokens().min(*token_budget);
+            let new_blocks = sequence.block_table.clone();
+            builder.schedule(key, sequence, num_tokens, new_blocks);
+            *token_budget -= num_tokens;
+            self.waiting.remove(&key);
+            self.running.insert(key);
         }
     }
 }
 
-/// Gives a sequence that waits its block table: the longest cached prefix, and blocks of its own for the rest. False,
-/// and nothing changed, if there is no room. Beside other sequences it must leave them a block each to grow into, so
-/// that it is not preempted at once; alone it always fits.
-fn place(config: &SchedulerConfig, group: &mut Group, sequence: &mut Sequence, running: usize) -> bool {
-    let blocks = &mut group.blocks;
-    let needed = Sequence::blocks_for(sequence.len(), config.block_size);
-    let shared = if config.prefix_caching {
-        // At least one token must be computed: the next one is sampled after it.
-        let most = (sequence.len() - 1) / config.block_size as usize;
-        let names = sequence.names(&config.prefix_key, config.block_size);
-        blocks.find(&names[..most])
+/// Gives a waiting sequence its block table: the longest cached prefix, then new blocks for the other tokens. Returns
+/// false and changes nothing if there is no room.
+///
+/// The new table must leave one available block to each of the `num_running` other sequences, so that the new sequence
+/// is not preempted at once. A sequence that runs alone always fits.
+fn allocate_block_table(
+    config: &SchedulerConfig,
+    epoch_state: &mut EpochState,
+    sequence: &mut Sequence,
+    num_running: usize,
+) -> bool {
+    let blocks = &mut epoch_state.blocks;
+    let num_blocks = Sequence::num_blocks_for(sequence.len(), config.block_size);
+    let cached_prefix = if config.prefix_caching {
+        // The last token is always computed, because the next token is sampled after it.
+        let max_cached_blocks = (sequence.len() - 1) / config.block_size as usize;
+        let block_hashes = sequence.block_hashes(&config.prefix_key, config.block_size);
+        blocks.find_cached_prefix(&block_hashes[..max_cached_blocks])
     } else {
         Vec::new()
     };
-    let taken = needed - shared.len() + blocks.count_unreferenced(&shared);
-    if blocks.available() < taken + running {
+    let num_taken = num_blocks - cached_prefix.len() + blocks.count_unreferenced(&cached_prefix);
+    if blocks.num_available() < num_taken + num_running {
         return false;
     }
-    for &block in &shared {
-        blocks.share(block);
+    for &block in &cached_prefix {
+        blocks.share_block(block);
     }
-    sequence.planned = shared.len() * config.block_size as usize;
-    sequence.named = shared.len();
-    sequence.table = shared;
-    sequence.table.extend((sequence.table.len()..needed).map_while(|_| blocks.allocate()));
+    sequence.num_scheduled_tokens = cached_prefix.len() * config.block_size as usize;
+    sequence.num_hashed_blocks = cached_prefix.len();
+    sequence.block_table = cached_prefix;
+    sequence.block_table.extend((sequence.block_table.len()..num_blocks).map_while(|_| blocks.allocate_block()));
     true
 }
 
-/// Offers the blocks of a sequence to the prefix cache that are full, by tokens that the head knows and by steps that
-/// are planned: plans run in order, so any later plan may share them.
-pub(super) fn name_full_blocks(config: &SchedulerConfig, group: &mut Group, sequence: &mut Sequence) {
-    let full = sequence.full_blocks(config.block_size);
-    if !config.prefix_caching || sequence.named >= full {
+/// Offers the full blocks of a sequence to the prefix cache. A block is full once the head knows its tokens and plans
+/// compute all of them. Ranks run plans in order, so any later plan may share the block.
+pub(super) fn hash_full_blocks(config: &SchedulerConfig, epoch_state: &mut EpochState, sequence: &mut Sequence) {
+    let num_full_blocks = sequence.num_full_blocks(config.block_size);
+    if !config.prefix_caching || sequence.num_hashed_blocks >= num_full_blocks {
         return;
     }
-    for index in sequence.named..full {
-        let name = sequence.names(&config.prefix_key, config.block_size)[index];
-        group.blocks.name(sequence.table[index], name);
+    for index in sequence.num_hashed_blocks..num_full_blocks {
+        let hash = sequence.block_hashes(&config.prefix_key, config.block_size)[index];
+        epoch_state.blocks.cache_block(sequence.block_table[index], hash);
     }
-    sequence.named = full;
+    sequence.num_hashed_blocks = num_full_blocks;
 }

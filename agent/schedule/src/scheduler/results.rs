@@ -1,84 +1,87 @@
-//! What the ranks sampled, told to the sequences that still want it.
+//! The result of one step: its tokens go to their sequences.
 
-use super::planning::name_full_blocks;
-use super::{Flight, Group, Scheduler};
+use super::planning::hash_full_blocks;
+use super::{EpochState, InFlightStep, Scheduler};
 use crate::plan::{Sampled, SeqId, StepOutput};
 use crate::request::{CompleteError, FinishReason, RequestOutput};
 
 impl Scheduler {
-    /// Takes the result of the oldest step in flight, which lasted `step_micros` on the ranks. Results of older epochs
-    /// are ignored, and so is whatever was sampled for a sequence that has ended since.
+    /// Takes the result of the oldest step in flight, which lasted `step_micros` on the ranks. It ignores results of
+    /// older epochs, and tokens of sequences that have ended since the plan.
     ///
     /// # Errors
-    /// The result is not the one that is due. Nothing changed; the caller should give up the epoch.
+    /// The result is not the one that is due. Nothing has changed, and the caller should end the epoch.
     pub fn complete_step(&mut self, output: StepOutput, step_micros: u64) -> Result<Vec<RequestOutput>, CompleteError> {
         if output.epoch > self.epoch {
             return Err(CompleteError::FutureEpoch { got: output.epoch, current: self.epoch });
         }
-        let Some(group) = self.group.as_mut().filter(|_| output.epoch == self.epoch) else { return Ok(Vec::new()) };
-        let flight = take_flight(group, &output)?;
-        self.stranded_since = None;
-        self.budget.observe(flight.tokens, step_micros);
+        let Some(epoch_state) = self.epoch_state.as_mut().filter(|_| output.epoch == self.epoch) else {
+            return Ok(Vec::new());
+        };
+        let completed = pop_in_flight_step(epoch_state, &output)?;
+        self.recovering_since = None;
+        self.token_budget.observe_step(completed.num_tokens, step_micros);
         let mut outputs = Vec::new();
         let mut sampled = output.sampled.into_iter();
-        for (id, sample) in flight.entries {
+        for (id, sample) in completed.entries {
             self.report_start(id, &mut outputs);
             if sample && let Some(sampled) = sampled.next() {
-                self.take_token(sampled, &mut outputs);
+                self.append_token(sampled, &mut outputs);
             }
         }
         Ok(outputs)
     }
 
-    /// Tells that a sequence's first step ended.
+    /// Reports that the first step of a sequence has ended, once.
     fn report_start(&mut self, id: SeqId, outputs: &mut Vec<RequestOutput>) {
-        if let Some(arrival) = self.by_id.get(&id)
-            && let Some(sequence) = self.sequences.get_mut(arrival)
+        if let Some(key) = self.by_id.get(&id)
+            && let Some(sequence) = self.sequences.get_mut(key)
             && !sequence.started
         {
             sequence.started = true;
-            outputs.push(RequestOutput::Started { id, cached_tokens: sequence.cached_tokens.unwrap_or(0) });
+            let cached_tokens = sequence.num_cached_tokens.unwrap_or(0);
+            outputs.push(RequestOutput::Started { id, cached_tokens });
         }
     }
 
-    /// Appends a token to its sequence, be it running or preempted meanwhile, or ends the sequence.
-    fn take_token(&mut self, sampled: Sampled, outputs: &mut Vec<RequestOutput>) {
+    /// Appends a token to its sequence, or finishes the sequence. The sequence may have been preempted since the plan.
+    fn append_token(&mut self, sampled: Sampled, outputs: &mut Vec<RequestOutput>) {
         let Sampled { seq: id, token, logprobs } = sampled;
-        let Some(&arrival) = self.by_id.get(&id) else { return };
-        let Some(sequence) = self.sequences.get_mut(&arrival) else { return };
-        sequence.pending -= 1;
+        let Some(&key) = self.by_id.get(&id) else { return };
+        let Some(sequence) = self.sequences.get_mut(&key) else { return };
+        sequence.num_in_flight -= 1;
         if sequence.request.stop_token_ids.contains(&token) {
-            self.remove(arrival);
+            self.remove_sequence(key);
             outputs.push(RequestOutput::Finished { id, reason: FinishReason::Stop });
             return;
         }
         sequence.tokens.push(token);
         outputs.push(RequestOutput::Token { id, token, logprobs });
-        if let Some(group) = &mut self.group {
-            name_full_blocks(&self.config, group, sequence);
+        if let Some(epoch_state) = &mut self.epoch_state {
+            hash_full_blocks(&self.config, epoch_state, sequence);
         }
         if sequence.tokens.len() == sequence.max_len {
-            self.remove(arrival);
+            self.remove_sequence(key);
             outputs.push(RequestOutput::Finished { id, reason: FinishReason::Length });
         }
     }
 }
 
-/// The step in flight that this is the result of.
-fn take_flight(group: &mut Group, output: &StepOutput) -> Result<Flight, CompleteError> {
-    let Some(flight) = group.in_flight.pop_front() else {
+/// Removes and returns the oldest step in flight, if `output` is its result.
+fn pop_in_flight_step(epoch_state: &mut EpochState, output: &StepOutput) -> Result<InFlightStep, CompleteError> {
+    let Some(oldest) = epoch_state.in_flight.pop_front() else {
         return Err(CompleteError::NothingInFlight { got: output.step });
     };
-    let error = if flight.step != output.step {
-        CompleteError::OutOfOrder { got: output.step, expected: flight.step }
+    let error = if oldest.step != output.step {
+        CompleteError::OutOfOrder { got: output.step, expected: oldest.step }
     } else {
-        let expected = flight.entries.iter().filter(|(_, sample)| *sample).map(|(id, _)| *id);
+        let expected = oldest.entries.iter().filter(|(_, sample)| *sample).map(|(id, _)| *id);
         if expected.clone().eq(output.sampled.iter().map(|sampled| sampled.seq)) {
-            return Ok(flight);
+            return Ok(oldest);
         }
         let got = output.sampled.iter().map(|sampled| sampled.seq).collect();
         CompleteError::OtherSequences { step: output.step, got, expected: expected.collect() }
     };
-    group.in_flight.push_front(flight);
+    epoch_state.in_flight.push_front(oldest);
     Err(error)
 }

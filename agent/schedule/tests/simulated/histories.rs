@@ -1,5 +1,5 @@
-//! Long random histories: arrivals, cancellations, losses, groups that come back larger or smaller, slow and fast
-//! steps, late results, deadlines.
+//! Long random histories: new requests, cancellations, lost groups, groups that come back larger or smaller, slow and
+//! fast steps, late results, and deadlines.
 
 use std::time::Duration;
 
@@ -10,53 +10,55 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
 use crate::rank::VOCABULARY;
-use crate::world::{Seen, World};
+use crate::world::{EventCounts, World};
 
 const NUM_HISTORIES: u32 = 1000;
 const MAX_EVENTS: usize = 300;
-/// Blocks of the last group, in which every request that is left fits.
-const AMPLE_BLOCKS: u32 = 128;
+/// Blocks of the last group. Every request fits into them.
+const ENOUGH_BLOCKS: u32 = 128;
 
 #[derive(Debug, Clone)]
-struct Arrival {
-    /// Which of a few long texts the prompt begins with, and how much of it.
+struct NewRequest {
+    /// Index of the long text that the prompt begins with.
     text: u32,
-    shared: usize,
+    /// Tokens of that text in the prompt.
+    num_shared: usize,
     suffix: Vec<u32>,
     max_tokens: u32,
     stop_tokens: u32,
     seed: u64,
-    patience: Option<u64>,
+    timeout: Option<u64>,
     needs_head: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Event {
-    Arrive(Arrival),
+    Submit(NewRequest),
     Cancel(usize),
-    /// Ask for plans until there is none.
+    /// The head asks for plans until there is none.
     Plan,
-    /// The oldest result comes, after a step of so many microseconds.
-    Complete(u64),
-    Stale,
-    Lose,
-    Form(u32),
-    Advance(u64),
+    /// The oldest result arrives, after a step of this many microseconds.
+    DeliverResult(u64),
+    DeliverStaleResult,
+    LoseGroup,
+    /// A group of this many blocks forms.
+    FormGroup(u32),
+    AdvanceTime(u64),
 }
 
-fn arrival() -> impl Strategy<Value = Arrival> {
+fn new_request() -> impl Strategy<Value = NewRequest> {
     let prompt = (0..3u32, 0..40usize, vec(0..VOCABULARY as u32, 1..12));
     let ends =
         (1..30u32, prop_oneof![2 => Just(0), 1 => 1..4u32], proptest::option::weighted(0.1, 1_000..1_000_000u64));
     (prompt, ends, 0..3u64, proptest::bool::weighted(0.15)).prop_map(
-        |((text, shared, suffix), (max_tokens, stop_tokens, patience), seed, needs_head)| Arrival {
+        |((text, num_shared, suffix), (max_tokens, stop_tokens, timeout), seed, needs_head)| NewRequest {
             text,
-            shared,
+            num_shared,
             suffix,
             max_tokens,
             stop_tokens,
             seed,
-            patience,
+            timeout,
             needs_head,
         },
     )
@@ -64,14 +66,14 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        12 => arrival().prop_map(Event::Arrive),
+        12 => new_request().prop_map(Event::Submit),
         2 => any::<usize>().prop_map(Event::Cancel),
         40 => Just(Event::Plan),
-        40 => (1..20_000u64).prop_map(Event::Complete),
-        2 => Just(Event::Stale),
-        1 => Just(Event::Lose),
-        2 => (4..60u32).prop_map(Event::Form),
-        2 => (0..100_000u64).prop_map(Event::Advance),
+        40 => (1..20_000u64).prop_map(Event::DeliverResult),
+        2 => Just(Event::DeliverStaleResult),
+        1 => Just(Event::LoseGroup),
+        2 => (4..60u32).prop_map(Event::FormGroup),
+        2 => (0..100_000u64).prop_map(Event::AdvanceTime),
     ]
 }
 
@@ -97,41 +99,41 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
     )
 }
 
-fn request(world: &World, arrival: Arrival) -> Request {
-    let text = (0..arrival.shared as u32).map(|i| (i * 7 + arrival.text * 11) % VOCABULARY as u32);
-    let mut request = world.request(text.chain(arrival.suffix).collect(), arrival.max_tokens);
-    request.stop_token_ids = (0..arrival.stop_tokens).collect();
-    request.sampling.seed = arrival.seed;
-    request.deadline = arrival.patience.map(|patience| world.now + patience);
-    request.needs_head = arrival.needs_head;
+fn make_request(world: &World, new: NewRequest) -> Request {
+    let text = (0..new.num_shared as u32).map(|i| (i * 7 + new.text * 11) % VOCABULARY as u32);
+    let mut request = world.request(text.chain(new.suffix).collect(), new.max_tokens);
+    request.stop_token_ids = (0..new.stop_tokens).collect();
+    request.sampling.seed = new.seed;
+    request.deadline = new.timeout.map(|timeout| world.now + timeout);
+    request.needs_head = new.needs_head;
     request
 }
 
-fn run(config: SchedulerConfig, first_blocks: u32, events: Vec<Event>) -> Seen {
+fn run_history(config: SchedulerConfig, first_blocks: u32, events: Vec<Event>) -> EventCounts {
     let mut world = World::new(config);
-    world.form(first_blocks);
+    world.form_group(first_blocks);
     for event in events {
         match event {
-            Event::Arrive(arrival) => {
-                // A refusal changes nothing: the client goes elsewhere.
-                let _ = world.submit(request(&world, arrival));
+            Event::Submit(new) => {
+                // A refused request changes nothing.
+                let _ = world.submit(make_request(&world, new));
             }
             Event::Cancel(index) => world.cancel_nth(index),
-            Event::Plan => while world.plan() {},
-            Event::Complete(micros) => {
-                world.complete(micros);
+            Event::Plan => while world.run_step().is_some() {},
+            Event::DeliverResult(micros) => {
+                world.deliver_result(micros);
             }
-            Event::Stale => world.complete_stale(),
-            Event::Lose => world.lose(),
-            Event::Form(num_blocks) => world.form(num_blocks),
-            Event::Advance(micros) => world.advance(micros),
+            Event::DeliverStaleResult => world.deliver_stale_result(),
+            Event::LoseGroup => world.lose_group(),
+            Event::FormGroup(num_blocks) => world.form_group(num_blocks),
+            Event::AdvanceTime(micros) => world.advance_time(micros),
         }
     }
     if !world.has_group() {
-        world.form(AMPLE_BLOCKS);
+        world.form_group(ENOUGH_BLOCKS);
     }
     world.drain();
-    world.seen
+    world.counts
 }
 
 fn history() -> impl Strategy<Value = (SchedulerConfig, u32, Vec<Event>)> {
@@ -142,40 +144,40 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: NUM_HISTORIES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_every_request_gets_its_own_tokens((config, blocks, events) in history()) {
-        run(config, blocks, events);
+    fn every_request_gets_the_tokens_that_it_gets_alone((config, blocks, events) in history()) {
+        run_history(config, blocks, events);
     }
 }
 
-/// The histories are worth something: each thing that can happen does.
+/// Checks that the histories are worth running: every kind of event occurs in them.
 #[test]
-fn histories_see_everything() {
+fn every_event_occurs_in_the_histories() {
     let mut runner = TestRunner::deterministic();
-    let mut all = Seen::default();
+    let mut all = EventCounts::default();
     for _ in 0..60 {
         let (config, blocks, events) = history().new_tree(&mut runner).expect("a history can be drawn").current();
-        let seen = run(config, blocks, events);
-        all.finished += seen.finished;
-        all.stopped += seen.stopped;
-        all.cancelled += seen.cancelled;
-        all.deadlines += seen.deadlines;
-        all.timeouts += seen.timeouts;
-        all.outgrown += seen.outgrown;
-        all.refused_full += seen.refused_full;
-        all.losses += seen.losses;
-        all.steps += seen.steps;
-        all.last_sampled += seen.last_sampled;
-        all.chunks += seen.chunks;
-        all.overlaps += seen.overlaps;
-        all.preemptions += seen.preemptions;
-        all.hits += seen.hits;
+        let counts = run_history(config, blocks, events);
+        all.finished += counts.finished;
+        all.stopped += counts.stopped;
+        all.cancelled += counts.cancelled;
+        all.deadlines += counts.deadlines;
+        all.timeouts += counts.timeouts;
+        all.too_large += counts.too_large;
+        all.refused_full += counts.refused_full;
+        all.losses += counts.losses;
+        all.steps += counts.steps;
+        all.last_sampled += counts.last_sampled;
+        all.chunks += counts.chunks;
+        all.overlaps += counts.overlaps;
+        all.preemptions += counts.preemptions;
+        all.hits += counts.hits;
     }
     let rare = [
         all.stopped,
         all.cancelled,
         all.deadlines,
         all.timeouts,
-        all.outgrown,
+        all.too_large,
         all.refused_full,
         all.losses,
         all.preemptions as usize,

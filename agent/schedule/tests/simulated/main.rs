@@ -1,5 +1,5 @@
-//! The schedule against a simulated rank: whatever happens to a group, every request gets the tokens that it gets
-//! alone, once, and nothing leaks.
+//! The scheduler with a simulated rank. In every history of a group, each request gets exactly the tokens that it would
+//! get alone, and nothing leaks.
 
 mod histories;
 mod rank;

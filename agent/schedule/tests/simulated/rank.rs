@@ -1,17 +1,17 @@
-//! A rank that is strict instead of fast: it stores tokens where a real one stores keys and values, reads the whole
+//! A simulated rank that is strict rather than fast. It stores tokens in place of keys and values, reads the whole
 //! context back through the block table, and refuses every plan that a real rank could not run.
 //!
-//! Executing a plan when it is made is the same as executing it later: plans run in order, and nothing else changes
-//! what a rank holds.
+//! The simulated rank executes each plan at once. A later execution would do the same, because plans run in order and
+//! nothing else changes the state of a rank.
 
 use std::collections::{HashMap, HashSet};
 
 use lockstep_schedule::plan::{BlockId, PlanEntry, PlanTokens, Sampled, SamplingParams, SeqId, StepOutput, StepPlan};
 
-/// Tokens of the model: few, so that prompts share prefixes and stop tokens come up.
+/// Size of the model's vocabulary. It is small, so that prompts share prefixes and stop tokens are sampled.
 pub const VOCABULARY: u64 = 40;
 
-/// Stands for the whole context up to one token: a real model's keys and values depend on all of it.
+/// Digest of all tokens up to one position. The keys and values of a real model depend on all of them, too.
 type Context = u64;
 
 fn mix(context: Context, value: u64) -> Context {
@@ -24,16 +24,17 @@ fn sample(context: Context, params: &SamplingParams) -> u32 {
     (mix(context, params.seed) % VOCABULARY) as u32
 }
 
-/// The next token after these: what a request gets that is alone in the world.
+/// Returns the token that follows `tokens` if the request runs alone.
 pub fn next_token(tokens: &[u32], params: &SamplingParams) -> u32 {
     sample(tokens.iter().fold(0, |context, &token| mix(context, token.into())), params)
 }
 
-struct Held {
+/// State of a sequence on the rank.
+struct RankSequence {
     params: SamplingParams,
-    table: Vec<BlockId>,
-    /// Tokens in the cache.
-    len: usize,
+    block_table: Vec<BlockId>,
+    /// Tokens in the KV cache.
+    num_cached: usize,
     last_sampled: Option<u32>,
 }
 
@@ -41,9 +42,9 @@ pub struct Rank {
     epoch: u64,
     step: u64,
     block_size: usize,
-    /// By slot: the token written there and the context that it stands for.
+    /// Token and context written to each slot.
     slots: Vec<Option<(u32, Context)>>,
-    sequences: HashMap<SeqId, Held>,
+    sequences: HashMap<SeqId, RankSequence>,
 }
 
 impl Rank {
@@ -52,99 +53,119 @@ impl Rank {
         Self { epoch, step: 0, block_size: block_size as usize, slots, sequences: HashMap::new() }
     }
 
-    /// Sequences that the rank holds state of.
-    pub fn num_held(&self) -> usize {
+    /// Returns the number of sequences that the rank holds.
+    pub fn num_sequences(&self) -> usize {
         self.sequences.len()
     }
 
-    /// Different blocks in all tables.
-    pub fn blocks_held(&self) -> usize {
-        self.sequences.values().flat_map(|held| &held.table).collect::<HashSet<_>>().len()
+    /// Returns the number of different blocks in all block tables.
+    pub fn num_used_blocks(&self) -> usize {
+        self.sequences.values().flat_map(|sequence| &sequence.block_table).collect::<HashSet<_>>().len()
     }
 
-    /// Runs one step. All reads of what earlier steps wrote come before all writes, so a step that relies on what it
-    /// writes itself is caught.
+    /// Runs one step. It reads everything that earlier steps wrote before it writes anything. So it catches a plan that
+    /// relies on its own writes.
     pub fn execute(&mut self, plan: &StepPlan) -> StepOutput {
         assert_eq!((plan.epoch, plan.step), (self.epoch, self.step + 1), "steps come in order, without gaps");
-        assert!(!plan.entries.is_empty(), "a step does something");
+        assert!(!plan.entries.is_empty(), "a step has entries");
         self.step = plan.step;
         for id in &plan.forget {
-            assert!(self.sequences.remove(id).is_some(), "{id} is forgotten and was not held");
+            assert!(self.sequences.remove(id).is_some(), "{id} is forgotten but the rank does not hold it");
         }
         let known: HashSet<SeqId> = self.sequences.keys().copied().collect();
         for admission in &plan.admit {
             let id = admission.seq;
-            let held = Held { params: admission.sampling.clone(), table: Vec::new(), len: 0, last_sampled: None };
-            assert!(self.sequences.insert(id, held).is_none(), "{id} is admitted and held already");
-            assert!(plan.entries.iter().any(|entry| entry.seq == id), "{id} is admitted for nothing");
+            let sequence = RankSequence {
+                params: admission.sampling.clone(),
+                block_table: Vec::new(),
+                num_cached: 0,
+                last_sampled: None,
+            };
+            assert!(self.sequences.insert(id, sequence).is_none(), "{id} is admitted but the rank holds it already");
+            assert!(plan.entries.iter().any(|entry| entry.seq == id), "{id} is admitted but has no entry");
         }
         check_order(&plan.entries, &known);
         let contexts: Vec<Context> = plan.entries.iter().map(|entry| self.read_context(entry)).collect();
-        let sampled =
-            plan.entries.iter().zip(contexts).filter_map(|(entry, context)| self.write(entry, context)).collect();
+        let sampled = plan
+            .entries
+            .iter()
+            .zip(contexts)
+            .filter_map(|(entry, context)| self.write_tokens(entry, context))
+            .collect();
         StepOutput { epoch: plan.epoch, step: plan.step, sampled }
     }
 
-    /// Extends the table and gives the context before the entry's first token, read from the blocks.
+    /// Extends the block table, and reads the context before the entry's first token from the blocks.
     fn read_context(&mut self, entry: &PlanEntry) -> Context {
-        let held = self.sequences.get_mut(&entry.seq).expect("a planned sequence is held");
+        let sequence = self.sequences.get_mut(&entry.seq).expect("the rank holds every planned sequence");
         let position = entry.position as usize;
-        if held.len == 0 {
+        if sequence.num_cached == 0 {
             assert!(position.is_multiple_of(self.block_size), "whole blocks are shared");
-            assert!(position <= entry.new_blocks.len() * self.block_size, "a prefix hit brings its blocks");
+            assert!(position <= entry.new_blocks.len() * self.block_size, "a prefix hit carries its blocks");
         } else {
-            assert_eq!(position, held.len, "positions of {} are contiguous", entry.seq);
+            assert_eq!(position, sequence.num_cached, "positions of {} are contiguous", entry.seq);
         }
-        held.table.extend(&entry.new_blocks);
-        let places = held.table.len() * self.block_size;
-        assert!(position + entry.tokens.len() <= places, "the table of {} covers its positions", entry.seq);
-        let table = self.sequences[&entry.seq].table.clone();
-        assert_eq!(table.iter().collect::<HashSet<_>>().len(), table.len(), "no block is twice in a table");
+        sequence.block_table.extend(&entry.new_blocks);
+        let num_slots = sequence.block_table.len() * self.block_size;
+        assert!(position + entry.tokens.len() <= num_slots, "the block table of {} covers its positions", entry.seq);
+        let block_table = self.sequences[&entry.seq].block_table.clone();
+        assert_eq!(
+            block_table.iter().collect::<HashSet<_>>().len(),
+            block_table.len(),
+            "no block is twice in a block table"
+        );
         (0..position).fold(0, |before, position| {
-            let (token, context) = self.slots[self.slot(&table, position)].expect("what is read was written");
-            assert_eq!(context, mix(before, token.into()), "block holds another context than {}'s", entry.seq);
+            let (token, context) =
+                self.slots[self.slot_mapping(&block_table, position)].expect("every slot that is read was written");
+            assert_eq!(
+                context,
+                mix(before, token.into()),
+                "the block holds another context than that of {}",
+                entry.seq
+            );
             context
         })
     }
 
-    /// Writes the entry's tokens and samples.
-    fn write(&mut self, entry: &PlanEntry, mut context: Context) -> Option<Sampled> {
-        let held = &self.sequences[&entry.seq];
-        let (table, params) = (held.table.clone(), held.params.clone());
+    /// Writes the entry's tokens to their slots, and samples.
+    fn write_tokens(&mut self, entry: &PlanEntry, mut context: Context) -> Option<Sampled> {
+        let sequence = &self.sequences[&entry.seq];
+        let (block_table, params) = (sequence.block_table.clone(), sequence.params.clone());
         let tokens = match &entry.tokens {
             PlanTokens::Given(ids) => {
-                if let (Some(last), [given]) = (held.last_sampled, ids.as_slice()) {
-                    assert_eq!(last, *given, "the head gives back the token that was sampled");
+                if let (Some(last), [given]) = (sequence.last_sampled, ids.as_slice()) {
+                    assert_eq!(last, *given, "the head returns the sampled token");
                 }
                 ids.clone()
             }
-            PlanTokens::LastSampled => vec![held.last_sampled.expect("a token was sampled")],
+            PlanTokens::LastSampled => vec![sequence.last_sampled.expect("a token was sampled")],
         };
         assert!(!tokens.is_empty(), "an entry has a token");
         for (offset, &token) in tokens.iter().enumerate() {
             context = mix(context, token.into());
             let position = entry.position as usize + offset;
-            let block = table[position / self.block_size];
-            let holders = self.sequences.values().filter(|held| held.table.contains(&block)).count();
-            assert_eq!(holders, 1, "block {block} is written by {} alone", entry.seq);
-            let slot = self.slot(&table, position);
+            let block = block_table[position / self.block_size];
+            let holders = self.sequences.values().filter(|sequence| sequence.block_table.contains(&block)).count();
+            assert_eq!(holders, 1, "only {} refers to block {block} while it writes", entry.seq);
+            let slot = self.slot_mapping(&block_table, position);
             self.slots[slot] = Some((token, context));
         }
-        let held = self.sequences.get_mut(&entry.seq).expect("a planned sequence is held");
-        held.len = entry.position as usize + tokens.len();
+        let sequence = self.sequences.get_mut(&entry.seq).expect("the rank holds every planned sequence");
+        sequence.num_cached = entry.position as usize + tokens.len();
         entry.sample.then(|| {
             let token = sample(context, &params);
-            held.last_sampled = Some(token);
+            sequence.last_sampled = Some(token);
             Sampled { seq: entry.seq, token, logprobs: None }
         })
     }
 
-    fn slot(&self, table: &[BlockId], position: usize) -> usize {
-        table[position / self.block_size] as usize * self.block_size + position % self.block_size
+    /// Returns the slot of a position: an index into `slots`.
+    fn slot_mapping(&self, block_table: &[BlockId], position: usize) -> usize {
+        block_table[position / self.block_size] as usize * self.block_size + position % self.block_size
     }
 }
 
-/// Decodes, then prefills, then sequences that are new; one entry for each.
+/// Checks that decodes come first, then prefills, then new sequences, and that each sequence has one entry.
 fn check_order(entries: &[PlanEntry], known: &HashSet<SeqId>) {
     let kinds: Vec<u8> = entries
         .iter()

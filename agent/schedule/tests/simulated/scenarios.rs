@@ -1,4 +1,4 @@
-//! Single situations in which one rule shows.
+//! Single situations, each of which shows one rule of the scheduler.
 
 use lockstep_schedule::plan::{PlanTokens, Sampled, StepOutput};
 use lockstep_schedule::{CompleteError, Request, RequestOutput, Scheduler, SchedulerConfig, SubmitError};
@@ -9,15 +9,15 @@ fn config() -> SchedulerConfig {
     SchedulerConfig { block_size: 4, context_length: 64, max_waiting: 2, ..SchedulerConfig::default() }
 }
 
-fn formed(config: SchedulerConfig, num_blocks: u32) -> World {
+fn world_with_group(config: SchedulerConfig, num_blocks: u32) -> World {
     let mut world = World::new(config);
-    world.form(num_blocks);
+    world.form_group(num_blocks);
     world
 }
 
 #[test]
-fn what_can_never_be_answered_is_refused() {
-    let mut world = formed(config(), 5);
+fn a_request_that_can_never_be_answered_is_refused() {
+    let mut world = world_with_group(config(), 5);
     let mut check = |prompt: usize, max_tokens: u32, expected: SubmitError| {
         let request = world.request(vec![1; prompt], max_tokens);
         assert_eq!(world.submit(request), Err(expected));
@@ -34,99 +34,99 @@ fn what_can_never_be_answered_is_refused() {
 }
 
 #[test]
-fn the_queue_is_bounded_and_what_has_run_does_not_count() {
-    let mut world = formed(SchedulerConfig { max_num_seqs: 2, ..config() }, 32);
+fn the_queue_is_bounded_and_does_not_count_requests_that_have_run() {
+    let mut world = world_with_group(SchedulerConfig { max_num_seqs: 2, ..config() }, 32);
     let submit = |world: &mut World| world.submit(world.request(vec![1, 2, 3], 5));
     assert_eq!((submit(&mut world), submit(&mut world)), (Ok(1), Ok(2)));
     assert_eq!(submit(&mut world), Err(SubmitError::QueueFull { limit: 2 }));
-    world.plan();
+    world.run_step();
     assert_eq!((submit(&mut world), submit(&mut world)), (Ok(3), Ok(4)));
     assert_eq!(submit(&mut world), Err(SubmitError::QueueFull { limit: 2 }));
-    world.lose();
+    world.lose_group();
     assert_eq!(world.scheduler.stats().waiting, 4);
     assert_eq!(submit(&mut world), Err(SubmitError::QueueFull { limit: 2 }));
     world.cancel(4);
     assert_eq!(submit(&mut world), Ok(5));
-    world.form(32);
+    world.form_group(32);
     world.drain();
 }
 
 #[test]
-fn an_equal_prefix_is_computed_once_and_its_last_token_always() {
+fn an_equal_prefix_is_computed_once_except_for_the_last_token() {
     for (prefix_caching, hits) in [(true, 8), (false, 0)] {
-        let mut world = formed(SchedulerConfig { prefix_caching, ..config() }, 32);
+        let mut world = world_with_group(SchedulerConfig { prefix_caching, ..config() }, 32);
         let prompt: Vec<u32> = (0..12).collect();
         world.submit(world.request(prompt.clone(), 3)).expect("there is room");
         world.drain();
         world.submit(world.request(prompt, 3)).expect("there is room");
         world.drain();
-        assert_eq!(world.seen.hits, hits);
+        assert_eq!(world.counts.hits, hits);
     }
 }
 
 #[test]
-fn a_prefix_is_shared_by_the_step_after_the_one_that_fills_it() {
-    let mut world = formed(config(), 32);
+fn a_step_shares_a_prefix_that_the_step_before_fills() {
+    let mut world = world_with_group(config(), 32);
     for _ in 0..2 {
         world.submit(world.request((0..9).collect(), 3)).expect("there is room");
     }
-    world.plan();
-    assert_eq!(world.scheduler.stats().prefix_hit_tokens, 0, "not within one step");
+    world.run_step();
+    assert_eq!(world.scheduler.stats().prefix_hit_tokens, 0, "a step does not share a prefix that it fills itself");
     world.submit(world.request((0..9).collect(), 3)).expect("there is room");
-    world.plan();
-    assert_eq!(world.scheduler.stats().prefix_hit_tokens, 8, "though the first step is still in flight");
+    world.run_step();
+    assert_eq!(world.scheduler.stats().prefix_hit_tokens, 8, "the first step is still in flight");
     world.drain();
 }
 
 #[test]
-fn a_request_survives_any_number_of_losses() {
-    let mut world = formed(config(), 32);
+fn a_request_survives_any_number_of_lost_groups() {
+    let mut world = world_with_group(config(), 32);
     world.submit(world.request((0..10).collect(), 30)).expect("there is room");
     for _ in 0..20 {
-        world.plan();
-        world.complete(1);
-        world.plan();
-        world.lose();
-        world.complete_stale();
-        world.form(16);
+        world.run_step();
+        world.deliver_result(1);
+        world.run_step();
+        world.lose_group();
+        world.deliver_stale_result();
+        world.form_group(16);
     }
     world.drain();
-    assert_eq!((world.seen.finished, world.seen.losses), (1, 20));
+    assert_eq!((world.counts.finished, world.counts.losses), (1, 20));
 }
 
 #[test]
-fn blocks_that_run_out_are_taken_from_the_last_to_arrive() {
-    let mut world = formed(SchedulerConfig { prefix_caching: false, ..config() }, 8);
+fn the_last_request_to_arrive_is_preempted_when_blocks_run_out() {
+    let mut world = world_with_group(SchedulerConfig { prefix_caching: false, ..config() }, 8);
     for first in [1, 2] {
         world.submit(world.request(vec![first; 4], 24)).expect("each fits alone");
     }
     world.drain();
-    assert_eq!(world.seen.finished, 2);
-    assert!(world.seen.preemptions > 0);
+    assert_eq!(world.counts.finished, 2);
+    assert!(world.counts.preemptions > 0);
 }
 
 #[test]
-fn only_one_step_runs_ahead_and_none_for_whom_the_head_must_answer() {
+fn steps_are_planned_ahead_unless_the_head_must_know_each_token() {
     for (max_steps_in_flight, needs_head, steps) in [(1, false, 1), (2, false, 2), (3, false, 3), (2, true, 1)] {
-        let mut world = formed(SchedulerConfig { max_steps_in_flight, ..config() }, 32);
+        let mut world = world_with_group(SchedulerConfig { max_steps_in_flight, ..config() }, 32);
         let request = Request { needs_head, ..world.request(vec![1, 2], 9) };
         world.submit(request).expect("there is room");
-        while world.plan() {}
+        while world.run_step().is_some() {}
         assert_eq!(world.scheduler.stats().steps_in_flight, steps);
         world.drain();
-        assert_eq!(world.seen.steps, 9, "no step is planned for a token beyond the last");
+        assert_eq!(world.counts.steps, 9, "no step is planned after the last token");
     }
 }
 
 #[test]
-fn a_stop_token_ends_the_sequence_and_the_step_ahead_is_dropped() {
+fn a_stop_token_ends_the_sequence_and_drops_the_step_ahead() {
     let mut scheduler = Scheduler::new(config());
     scheduler.start_epoch(1, 8, 0);
     let request = Request { stop_token_ids: vec![9], ..World::new(config()).request(vec![1, 2, 3], 5) };
     assert_eq!(scheduler.submit(request, 0), Ok(()));
     assert_eq!(scheduler.next_plan().map(|plan| plan.step), Some(1));
-    let ahead = scheduler.next_plan().expect("one step ahead");
-    assert_eq!(ahead.entries[0].tokens, PlanTokens::LastSampled);
+    let step_ahead = scheduler.next_plan().expect("the head plans one step ahead");
+    assert_eq!(step_ahead.entries[0].tokens, PlanTokens::LastSampled);
     let result = |step| StepOutput { epoch: 1, step, sampled: vec![Sampled { seq: 1, token: 9, logprobs: None }] };
     let outputs = scheduler.complete_step(result(1), 1).expect("step 1 is due");
     assert!(

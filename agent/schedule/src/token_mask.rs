@@ -1,18 +1,18 @@
-//! Which tokens may come next: what a grammar at the head tells the ranks.
+//! The set of tokens that a grammar allows next. The head computes it and sends it to the ranks.
 
 use std::sync::Arc;
 
-/// A set of token ids, as bits: id `i` is bit `i % 32` of word `i / 32`. Cheap to clone.
+/// A set of token ids as bits: id `i` is bit `i % 32` of word `i / 32`. It is cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenMask(Arc<[u32]>);
 
 impl TokenMask {
-    /// From the words of the bits.
+    /// Makes a mask from its words.
     pub fn new(words: Vec<u32>) -> Self {
         Self(words.into())
     }
 
-    /// Words that a vocabulary takes.
+    /// Returns how many words a mask over a vocabulary has.
     pub fn num_words(vocab_size: usize) -> usize {
         vocab_size.div_ceil(u32::BITS as usize)
     }
@@ -21,12 +21,12 @@ impl TokenMask {
         &self.0
     }
 
-    /// Ids beyond the mask are not in it.
+    /// Returns true if the mask allows `id`. Ids beyond the mask's end are not allowed.
     pub fn contains(&self, id: u32) -> bool {
         self.0.get((id / u32::BITS) as usize).is_some_and(|word| word >> (id % u32::BITS) & 1 == 1)
     }
 
-    /// Whether no id is in it.
+    /// Returns true if the mask allows no token.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
     }

@@ -1,0 +1,46 @@
+//! The hash of a full KV block: chained, keyed, 128 bits. Two blocks have equal hashes only if their tokens, and all
+//! tokens before them, are equal.
+//!
+//! The hash is keyed because a collision would show one client's cached tokens to another. Without the key, a client
+//! cannot search for two prompts with the same hash.
+
+use sha2::{Digest, Sha256};
+
+/// Hash of the tokens of one full block and of all blocks before it.
+pub(crate) type BlockHash = [u8; 16];
+
+/// Hashes the tokens of one full block: SHA-256 over (key, parent's hash, token ids in little endian), cut to 128 bits.
+///
+/// The first block of a sequence has no parent and hashes 16 zero bytes in its place. All blocks of a scheduler have the
+/// same number of tokens, so all inputs under one key have the same length.
+pub(crate) fn hash_block(key: &[u8; 16], parent: Option<&BlockHash>, tokens: &[u32]) -> BlockHash {
+    let mut hasher = Sha256::new();
+    hasher.update(key);
+    hasher.update(parent.unwrap_or(&[0; 16]));
+    for token in tokens {
+        hasher.update(token.to_le_bytes());
+    }
+    let digest = hasher.finalize();
+    let mut hash = BlockHash::default();
+    hash.copy_from_slice(&digest[..16]);
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_depends_on_key_parent_and_every_token() {
+        let base = hash_block(&[1; 16], Some(&[2; 16]), &[3, 4]);
+        assert_eq!(base, hash_block(&[1; 16], Some(&[2; 16]), &[3, 4]));
+        for other in [
+            hash_block(&[0; 16], Some(&[2; 16]), &[3, 4]),
+            hash_block(&[1; 16], Some(&[0; 16]), &[3, 4]),
+            hash_block(&[1; 16], None, &[3, 4]),
+            hash_block(&[1; 16], Some(&[2; 16]), &[4, 3]),
+        ] {
+            assert_ne!(base, other);
+        }
+    }
+}
