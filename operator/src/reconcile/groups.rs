@@ -19,7 +19,7 @@ use crate::plan::Names;
 use crate::pods;
 use crate::resource::InferenceCluster;
 use crate::resource::status::GroupStatus;
-use crate::rollout::{self, Group, Step, Wanted};
+use crate::rollout::{self, GroupRollout, Step, Wanted};
 
 /// What is done with each group.
 pub type Steps = BTreeMap<u32, Step>;
@@ -65,7 +65,7 @@ pub(super) fn serves(cluster: &Validated, group: &GroupSeen) -> bool {
     }
 }
 
-fn facts(cluster: &Validated, group: &GroupSeen, before: Option<&GroupStatus>) -> Group {
+fn facts(cluster: &Validated, group: &GroupSeen, before: Option<&GroupStatus>) -> GroupRollout {
     let of_head = group.head_set.as_deref().and_then(revision_of);
     let of_workers = group.worker_set.as_deref().and_then(revision_of);
     // Half-way through a change the sets differ: then the group is of neither, and the change goes on.
@@ -82,14 +82,14 @@ fn facts(cluster: &Validated, group: &GroupSeen, before: Option<&GroupStatus>) -
     let draining = live.filter(|report| report.status.draining);
     let serves = serves(cluster, group);
     let head_ready = group.head().is_some_and(|pod| pods::is_ready(pod));
-    Group {
+    GroupRollout {
         outdated_pods: group.pods.values().any(|pod| outdated(pod)),
         scheduled: scheduled >= expected as usize,
         ready: serves,
         taking_requests: live.map_or(head_ready, |report| report.status.accepting || report.status.draining),
         draining: draining.map(|report| u64::from(report.status.running) + u64::from(report.status.waiting)),
         drained_for: before.and_then(|before| before.draining_since.as_ref()).map(|since| elapsed(since.0)),
-        spent: !serves && group.pods.values().any(|pod| pods::budget_spent(pod, cluster.spec.restart_budget)),
+        budget_spent: !serves && group.pods.values().any(|pod| pods::budget_spent(pod, cluster.spec.restart_budget)),
         stopped_at: before.and_then(|before| before.stopped_at_generation),
         revision,
     }

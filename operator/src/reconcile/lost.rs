@@ -11,7 +11,7 @@ use super::dereference::{GroupSeen, Observation};
 use super::validate::Validated;
 use super::{Context, ReconcileError, now};
 use crate::pods;
-use crate::rollout::{Stuck, must_force};
+use crate::rollout::{StuckPod, must_force_delete};
 
 /// Looks at every pod of `cluster` that is being deleted.
 ///
@@ -25,7 +25,7 @@ pub(super) async fn force_away(
     for group in seen.groups.values() {
         for (&node, pod) in &group.pods {
             let Some(stuck) = stuck(context, cluster, group, node, pod) else { continue };
-            if !must_force(stuck) {
+            if !must_force_delete(stuck) {
                 continue;
             }
             tracing::warn!(
@@ -41,7 +41,7 @@ pub(super) async fn force_away(
     Ok(())
 }
 
-fn stuck(context: &Context, cluster: &Validated, group: &GroupSeen, node: u32, pod: &Pod) -> Option<Stuck> {
+fn stuck(context: &Context, cluster: &Validated, group: &GroupSeen, node: u32, pod: &Pod) -> Option<StuckPod> {
     // Kubernetes sets it to when the grace period ends.
     let ends = pod.metadata.deletion_timestamp.as_ref()?.0;
     let local = cluster.spec.devices_per_node;
@@ -50,9 +50,9 @@ fn stuck(context: &Context, cluster: &Validated, group: &GroupSeen, node: u32, p
         // Of a pod that the head has replaced already it says nothing: another host has the rank.
         ranks.clone().all(|rank| rank.host != pod.name_any() || [Phase::Lost, Phase::Pending].contains(&rank.phase()))
     });
-    Some(Stuck {
+    Some(StuckPod {
         overdue: Duration::try_from(now().duration_since(ends)).ok(),
-        node_ready: pods::node(pod).is_none_or(|node| context.observed.node_ready(node)),
+        kube_node_ready: pods::node(pod).is_none_or(|node| context.observed.node_ready(node)),
         is_head: node == 0,
         ranks_lost: lost,
     })

@@ -1,84 +1,86 @@
-//! What is to be done with each group now: created, kept, drained, replaced, stopped or removed. A pure function of what
-//! is observed; nothing is remembered between two calls.
+//! Decides the next step of each group: create, keep, drain, replace, stop or remove it. [`decide`] is a pure function of
+//! the observed groups. It remembers nothing between two calls.
 //!
-//! Invariants: groups are created one at a time, each when those before it are scheduled, so that two halves never hold
-//! each other's devices. No serving group is taken away by a change while `max_unavailable` are out of service already.
-//! A group that takes requests is drained before it goes.
+//! Invariants:
+//! - Groups are created one at a time. A group is created only when all groups before it are scheduled, so that two
+//!   half-scheduled groups never block each other by holding devices.
+//! - A change takes no serving group out of service while `max_unavailable` groups are out of service already.
+//! - A group that accepts requests is drained before it is replaced or removed.
 
-mod lost;
+mod stuck;
 #[cfg(test)]
 mod tests;
 
-pub use lost::{Stuck, must_force};
+pub use stuck::{StuckPod, must_force_delete};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A head that drains takes requests for five seconds more, because clients are sent to it until every node has heard:
-/// before that, nothing to do does not mean that nothing comes.
-pub const LINGER: Duration = Duration::from_secs(6);
+/// Shortest time of a drain. A draining head accepts requests for five seconds more, because Kubernetes sends it clients
+/// until every kube-proxy knows of the change. Until then, a head without requests may still receive some.
+pub const MIN_DRAIN: Duration = Duration::from_secs(6);
 
-/// What the cluster asks for.
+/// Desired state of a cluster's groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// Hash of what the user means.
+    /// Hash of the fields of the spec that shape pods.
     pub revision: String,
     pub generation: i64,
     pub replicas: u32,
     pub max_unavailable: u32,
-    /// Groups with a lower index keep their revision.
+    /// Index below which groups keep their revision.
     pub partition: u32,
     pub drain_timeout: Duration,
 }
 
-/// What is seen of one group that exists.
+/// Observed state of one group that exists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Group {
-    /// Of its StatefulSets.
+pub struct GroupRollout {
+    /// Revision of the group's StatefulSets. Empty if they differ.
     pub revision: String,
-    /// Some of its pods are of another revision than its StatefulSets.
+    /// True if some pods have another revision than the StatefulSets.
     pub outdated_pods: bool,
-    /// Every pod has its node.
+    /// True if every pod is assigned to a Kubernetes node.
     pub scheduled: bool,
-    /// Every rank serves.
+    /// True if every rank serves.
     pub ready: bool,
-    /// The head takes requests, or did before it was told to drain.
+    /// True if the head accepts requests or drains.
     pub taking_requests: bool,
-    /// The head says that it drains, and how many requests it still has.
+    /// Number of requests that a draining head still has. `None` if the head does not drain.
     pub draining: Option<u64>,
-    /// Since it was first told to.
+    /// Time since the operator first told the head to drain.
     pub drained_for: Option<Duration>,
-    /// A container of it spent its restart budget.
-    pub spent: bool,
-    /// It was stopped for that, at this generation of the spec.
+    /// True if a container of the group spent its restart budget.
+    pub budget_spent: bool,
+    /// Generation of the spec at which the operator stopped the group because of a spent budget.
     pub stopped_at: Option<i64>,
 }
 
-/// What to do with a group.
+/// Next step of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// It is not there yet, and must wait for one before it.
+    /// Create the group later, when the groups before it are scheduled.
     Wait,
     Create,
-    /// Keep what it runs, and repair what was changed.
+    /// Keep the group's pods, and repair objects that somebody changed.
     Keep,
-    /// Let it finish what it has.
+    /// Tell the head to finish its requests and to accept no new ones.
     Drain,
-    /// Bring its sets to the wanted revision, and delete pods of another.
+    /// Bring the StatefulSets to the wanted revision, and delete pods of other revisions.
     Replace,
-    /// It drains without need: a fresh head takes requests again.
+    /// Restart a head that drains without need, so that the group accepts requests again.
     RestartHead,
-    /// Keep it with no pods.
+    /// Keep the group without pods.
     Stop,
     Remove,
 }
 
-/// The step for each group that is there or wanted, by index.
+/// Returns the step of each group that exists or is wanted, by index.
 #[must_use]
-pub fn decide(wanted: &Wanted, groups: &BTreeMap<u32, Group>) -> BTreeMap<u32, Step> {
+pub fn decide(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>) -> BTreeMap<u32, Step> {
     let mut steps = BTreeMap::new();
     for (&index, group) in groups.range(wanted.replicas..) {
-        let step = if finished(group, wanted) { Step::Remove } else { Step::Drain };
+        let step = if may_go(group, wanted) { Step::Remove } else { Step::Drain };
         steps.insert(index, step);
     }
     let mut all_scheduled = true;
@@ -86,20 +88,20 @@ pub fn decide(wanted: &Wanted, groups: &BTreeMap<u32, Group>) -> BTreeMap<u32, S
         let step = match groups.get(&index) {
             None if all_scheduled => Step::Create,
             None => Step::Wait,
-            Some(group) => settled(group, wanted, index),
+            Some(group) => step_without_change(group, wanted, index),
         };
         all_scheduled &= step == Step::Stop || groups.get(&index).is_some_and(|group| group.scheduled);
         steps.insert(index, step);
     }
-    roll(wanted, groups, &mut steps);
+    roll_out(wanted, groups, &mut steps);
     steps
 }
 
-/// The step of a group as long as no change is brought to it.
-fn settled(group: &Group, wanted: &Wanted, index: u32) -> Step {
+/// Returns the step of a group to which no change is brought now.
+fn step_without_change(group: &GroupRollout, wanted: &Wanted, index: u32) -> Step {
     let current = group.revision == wanted.revision;
     let stays = current || index < wanted.partition;
-    if stays && (group.spent || group.stopped_at == Some(wanted.generation)) {
+    if stays && (group.budget_spent || group.stopped_at == Some(wanted.generation)) {
         Step::Stop
     } else if group.outdated_pods && current {
         Step::Replace
@@ -110,28 +112,29 @@ fn settled(group: &Group, wanted: &Wanted, index: u32) -> Step {
     }
 }
 
-/// Brings the change to as many groups as may be out of service: broken ones at once, then from the highest index down.
-fn roll(wanted: &Wanted, groups: &BTreeMap<u32, Group>, steps: &mut BTreeMap<u32, Step>) {
+/// Brings the change to as many groups as may be out of service. Groups that do not serve are replaced at once. Serving
+/// groups follow from the highest index down.
+fn roll_out(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>, steps: &mut BTreeMap<u32, Step>) {
     let outdated = |index: &u32| groups.get(index).is_some_and(|group| group.revision != wanted.revision);
     let mut candidates: Vec<u32> = (wanted.partition..wanted.replicas).filter(outdated).collect();
-    // Those that drain already go on first, so that none is left half-way.
+    // Groups that drain already come first, so that each drain that was begun is completed.
     candidates.sort_by_key(|index| (groups[index].draining.is_none(), std::cmp::Reverse(*index)));
-    let serves = |group: &Group| group.ready && group.draining.is_none();
-    let mut away = (0..wanted.replicas).filter(|index| !groups.get(index).is_some_and(serves)).count();
+    let serves = |group: &GroupRollout| group.ready && group.draining.is_none();
+    let mut unavailable = (0..wanted.replicas).filter(|index| !groups.get(index).is_some_and(serves)).count();
     for index in candidates {
         let group = &groups[&index];
-        if serves(group) && away >= wanted.max_unavailable as usize {
+        if serves(group) && unavailable >= wanted.max_unavailable as usize {
             continue;
         }
-        away += usize::from(serves(group));
-        steps.insert(index, if finished(group, wanted) { Step::Replace } else { Step::Drain });
+        unavailable += usize::from(serves(group));
+        steps.insert(index, if may_go(group, wanted) { Step::Replace } else { Step::Drain });
     }
 }
 
-/// Nothing is lost when the group goes now.
-fn finished(group: &Group, wanted: &Wanted) -> bool {
+/// Returns true if no request is lost when the group goes now, or if its drain has taken as long as it may.
+fn may_go(group: &GroupRollout, wanted: &Wanted) -> bool {
     let drained_for = group.drained_for.unwrap_or_default();
     !group.taking_requests
-        || (group.draining == Some(0) && drained_for >= LINGER)
+        || (group.draining == Some(0) && drained_for >= MIN_DRAIN)
         || (group.drained_for.is_some() && drained_for >= wanted.drain_timeout)
 }
