@@ -18,6 +18,7 @@ use lockstep_proto::names::role;
 use lockstep_proto::v1::GetStatusRequest;
 use lockstep_proto::v1::cluster_client::ClusterClient;
 use lockstep_tests::certificates::Authority;
+use lockstep_tests::manifests;
 use tempfile::{NamedTempFile, TempDir};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -128,9 +129,8 @@ fn entries<'a>(held: &'a mut Vec<Secret>, name: &str) -> &'a mut BTreeMap<String
 fn cluster() -> &'static Validated {
     static CLUSTER: OnceLock<Validated> = OnceLock::new();
     CLUSTER.get_or_init(|| {
-        let text = "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: { name: llama }\n\
-                    spec: { model: { source: 'builtin://tiny' } }\n";
-        let mut cluster = lockstep_operator::resource::parse(text, "fuzz").expect("a cluster");
+        let manifest = manifests::cluster("llama", "{ model: { source: 'builtin://tiny' } }");
+        let mut cluster = lockstep_operator::resource::parse(&manifest, "fuzz").expect("a cluster");
         cluster.metadata.uid = Some("6d1e".into());
         validate(&cluster, &Defaults { agent_image: "agent:1".into(), operator_pods: None }).expect("a cluster")
     })

@@ -56,7 +56,7 @@ pub fn cluster(bytes: &[u8]) {
     cluster.spec.replicas = cluster.spec.replicas.min(1);
     cluster.spec.workers = cluster.spec.workers.min(2);
     let plan = plan::plan(&cluster, &Addresses::Kubernetes { namespace: "fuzz".into() });
-    assert!(!plan::text(&plan).is_empty());
+    assert!(!plan::format_plan(&plan).is_empty());
 }
 
 /// What the operator makes of a cluster that the API server has stored.

@@ -25,6 +25,12 @@ pub struct Rendered {
     pub yaml: String,
 }
 
+/// Returns the manifest of an InferenceCluster. `spec` is YAML: a flow mapping, or an indented block after a newline.
+#[must_use]
+pub fn cluster(name: &str, spec: &str) -> String {
+    format!("apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: {name} }}\nspec: {spec}\n")
+}
+
 /// A path below the repository's root.
 #[must_use]
 pub fn path(below: &str) -> PathBuf {

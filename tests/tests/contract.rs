@@ -5,6 +5,7 @@ use lockstep_agent::config::{Build, Config, ControlAddress, Environment, Role, p
 use lockstep_operator::plan::{self, Addresses, ContainerPlan, GroupPlan, LocalPorts};
 use lockstep_operator::reconcile::validate::{Defaults, validate};
 use lockstep_operator::resource;
+use lockstep_tests::manifests;
 
 const ON_CPU: Build = Build { nccl: false, visible_devices: 0 };
 
@@ -65,9 +66,7 @@ fn the_agent_understands_every_plan() {
         "{ model: { source: 'builtin://tiny' }, workers: 1023, serving: { kvCacheMemory: 100% } }",
     ];
     for spec in specs {
-        check(&format!(
-            "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: llama }}\nspec: {spec}\n"
-        ));
+        check(&manifests::cluster("llama", spec));
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lockstep_tests::client::{Client, greedy};
+use lockstep_tests::manifests;
 use lockstep_tests::process::{PATIENCE, Process, children, free_port, is_alive, program, signal_process};
 
 fn quickstart() -> PathBuf {
@@ -59,9 +60,8 @@ fn the_quickstart_answers_and_ends() {
 #[test]
 fn pipeline_stages_of_a_manifest_answer() {
     let manifest = tempfile::NamedTempFile::new().expect("a file");
-    let text = "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: { name: staged }\n\
-                spec: { model: { source: 'builtin://tiny' }, workers: 1, devicesPerNode: 2, parallelism: { pipeline: 2 } }\n";
-    std::fs::write(manifest.path(), text).expect("write");
+    let spec = "{ model: { source: 'builtin://tiny' }, workers: 1, devicesPerNode: 2, parallelism: { pipeline: 2 } }";
+    std::fs::write(manifest.path(), manifests::cluster("staged", spec)).expect("write");
     let mut group = up_of(manifest.path(), &["--prompt", "What does the head do?", "--temperature", "0"]);
     let status = group.wait();
     let output = group.output();

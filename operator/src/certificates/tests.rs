@@ -18,7 +18,7 @@ use rustls::server::WebPkiClientVerifier;
 use super::{CA_LIFE, Decision, LEAF_LIFE, Role, SPREAD, data, decide};
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::{Defaults, Validated, validate};
-use crate::resource::parse;
+use crate::resource::testing;
 
 /// Seconds of Unix time at which the tests begin: mid-November 2023.
 const START: i64 = 1_700_000_000;
@@ -26,10 +26,7 @@ const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
 fn cluster() -> Validated {
-    let text = "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: { name: llama, namespace: ml }\n\
-                spec: { model: { source: 'builtin://tiny' } }\n";
-    let mut cluster = parse(text, "test").unwrap();
-    cluster.metadata.uid = Some("6d1e".into());
+    let cluster = testing::cluster("{ model: { source: 'builtin://tiny' } }");
     validate(&cluster, &Defaults { agent_image: "agent:1".into(), operator_pods: None }).unwrap()
 }
 

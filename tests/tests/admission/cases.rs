@@ -1,12 +1,11 @@
-//! One good and one bad object for each rule of the CRD. Each is laid over [`BASE`]: mappings merge, `null` removes.
+//! One good and one bad object for each rule of the CRD. Each is laid over [`base`]: mappings merge, `null` removes.
 
-/// What cases change.
-pub const BASE: &str = "
-apiVersion: lockstep.dev/v1alpha1
-kind: InferenceCluster
-metadata: { name: tiny }
-spec: { model: { source: builtin://tiny } }
-";
+use lockstep_tests::manifests;
+
+/// Returns the object that the cases change.
+pub fn base() -> String {
+    manifests::cluster("tiny", "{ model: { source: builtin://tiny } }")
+}
 
 /// A rule, an object on either side of it, and what the bad one is told.
 pub struct Case {
@@ -268,13 +267,13 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-/// A value for every field, for the bounds of single fields. Rules are broken here and there (a token needs an hf://
-/// source): bounds are judged before them.
-pub const WHOLE: &str = "
-apiVersion: lockstep.dev/v1alpha1
-kind: InferenceCluster
-metadata: { name: tiny }
-spec:
+/// Returns an object with a value for every field, for the bounds of single fields. It breaks some rules (a token needs an
+/// hf:// source), which are judged after the bounds.
+pub fn whole() -> String {
+    manifests::cluster("tiny", WHOLE_SPEC)
+}
+
+const WHOLE_SPEC: &str = "
   model:
     source: builtin://tiny
     revision: main

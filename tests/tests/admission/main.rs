@@ -15,7 +15,7 @@ use lockstep_tests::manifests;
 use serde_json::Value;
 
 use bounds::{bounds, unfinished, with};
-use cases::{BASE, CASES, Case, WHOLE};
+use cases::{CASES, Case, base, whole};
 use judges::{Said, Server, Verdict, agreed, has, laid, program, rules, schema, without_indexes, yaml};
 
 /// The largest object that `kubectl apply` takes: it keeps the whole of it in an annotation.
@@ -70,7 +70,7 @@ fn the_crd_is_taken_by_kubectl_apply() -> Result<()> {
 
 /// The verdict of both judges on the object that `change` makes.
 async fn both(server: &Server, case: &Case, change: &str) -> Result<Verdict> {
-    let (base, schema) = (yaml(BASE)?, schema()?);
+    let (base, schema) = (yaml(&base())?, schema()?);
     let object = laid(&base, &yaml(change)?);
     let Some(old) = case.old else {
         return agreed(case.name, server.judge(&object, false).await?, program(&schema, &object, None));
@@ -107,7 +107,7 @@ async fn every_bound_is_kept() -> Result<()> {
     install()?;
     let namespace = Namespace::new("bounds")?;
     let server = Server::new(namespace.name()).await?;
-    let (schema, whole) = (schema()?, yaml(WHOLE)?);
+    let (schema, whole) = (schema()?, yaml(&whole())?);
     let all = bounds(&schema["properties"]["spec"], "spec", &whole["spec"]);
     ensure!(all.len() > 60, "only {} bounds were found in the CRD", all.len());
     for bound in all {
@@ -142,7 +142,7 @@ fn every_field_says_its_purpose_and_has_an_end() -> Result<()> {
 fn an_unknown_field_is_refused() -> Result<()> {
     install()?;
     let namespace = Namespace::new("unknown")?;
-    let told = namespace.apply(&BASE.replace("spec: {", "spec: { wokers: 3,")).err().context("it was accepted")?;
+    let told = namespace.apply(&base().replace("spec: {", "spec: { wokers: 3,")).err().context("it was accepted")?;
     ensure!(told.to_string().contains("unknown field \"spec.wokers\""), "{told}");
     Ok(())
 }
@@ -158,7 +158,7 @@ const STATUS: &str = r#"{"status": {
 fn tables_show_why_it_does_not_serve() -> Result<()> {
     install()?;
     let namespace = Namespace::new("tables")?;
-    namespace.apply(BASE)?;
+    namespace.apply(&base())?;
     namespace.kubectl(&["patch", "icl", "tiny", "--subresource=status", "--type=merge", "-p", STATUS])?;
     let table = namespace.kubectl(&["get", "icl"])?;
     let words: Vec<&str> = table.lines().flat_map(str::split_whitespace).collect();
@@ -179,7 +179,7 @@ fn tables_show_why_it_does_not_serve() -> Result<()> {
 fn kubectl_scale_and_explain_know_the_kind() -> Result<()> {
     install()?;
     let namespace = Namespace::new("scale")?;
-    namespace.apply(BASE)?;
+    namespace.apply(&base())?;
     namespace.kubectl(&["patch", "icl", "tiny", "--subresource=status", "--type=merge", "-p", STATUS])?;
     namespace.kubectl(&["scale", "icl", "tiny", "--replicas=3", "--current-replicas=1"])?;
     let url = format!("/apis/lockstep.dev/v1alpha1/namespaces/{}/inferenceclusters/tiny/scale", namespace.name());

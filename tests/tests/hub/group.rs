@@ -9,6 +9,7 @@ use lockstep_proto::v1::Phase;
 use lockstep_tests::client::{Answer, greedy};
 use lockstep_tests::group::{Group, Spec, Way, fixture};
 use lockstep_tests::hub::{COMMIT, Hub, Trick};
+use lockstep_tests::manifests;
 use lockstep_tests::process::{PATIENCE, Process, program};
 
 const PROMPT: [u32; 4] = [5, 17, 40, 8];
@@ -125,9 +126,8 @@ async fn lockstep_up_takes_a_model_of_the_hub() {
     let hub = Hub::start("org/small", &tiny).await;
     let home = tempfile::tempdir().unwrap();
     let manifest = home.path().join("cluster.yaml");
-    let yaml = "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: { name: small }\n\
-                spec: { model: { source: 'hf://org/small', revision: main }, workers: 1 }\n";
-    std::fs::write(&manifest, yaml).unwrap();
+    let spec = "{ model: { source: 'hf://org/small', revision: main }, workers: 1 }";
+    std::fs::write(&manifest, manifests::cluster("small", spec)).unwrap();
     let mut command = Command::new(program("lockstep"));
     command.arg("up").arg(&manifest).args(["--prompt", "What happens when a worker dies?", "--temperature", "0"]);
     command.env("LOCKSTEP_AGENT", program("lockstep-agent"));

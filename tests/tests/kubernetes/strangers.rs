@@ -3,16 +3,13 @@
 
 use anyhow::{Context as _, Result, ensure};
 use lockstep_tests::cluster::{Namespace, eventually, kubectl};
+use lockstep_tests::manifests;
 
 use super::steps::{NAMESPACE, PATIENCE, field, serves};
 
 /// A worker of the quickstart's group, as it would be if it were one: in the clear, and with the certificates and key of
 /// another cluster.
 const STRANGERS: &str = r#"
-apiVersion: lockstep.dev/v1alpha1
-kind: InferenceCluster
-metadata: {name: other}
-spec: {model: {source: "builtin://tiny"}}
 ---
 apiVersion: v1
 kind: Pod
@@ -59,9 +56,10 @@ pub fn strangers_are_turned_away() -> Result<()> {
         "{{name: MISTRALRS_MN_WORKER_ID, value: '0'}}, {{name: MISTRALRS_MN_WORKER_SERVER_ADDR, value: '{head}'}}, \
          {{name: LOCKSTEP_CLUSTER_ID, value: quickstart-0}}"
     );
-    let manifests = STRANGERS.replace("ENV", &format!("[{more}]")).replace("MORE", &more).replace("ADDRESS", &address);
+    let other = manifests::cluster("other", "{ model: { source: 'builtin://tiny' } }");
+    let strangers = STRANGERS.replace("ENV", &format!("[{more}]")).replace("MORE", &more).replace("ADDRESS", &address);
     let namespace = Namespace::new("strangers")?;
-    namespace.apply(&manifests)?;
+    namespace.apply(&format!("{other}{strangers}"))?;
     let said = |pod: &str, words: &[&str]| {
         eventually(&format!("{pod} to be turned away"), PATIENCE, || {
             let log = namespace.kubectl(&["logs", pod])?;

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use lockstep_tests::cluster::{Namespace, eventually};
+use lockstep_tests::manifests;
 
 use super::steps::{PATIENCE, lockstep};
 
@@ -42,9 +43,7 @@ pub fn what_is_wrong_is_said() -> Result<()> {
 }
 
 fn cluster(name: &str, spec: &str) -> String {
-    format!(
-        "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{name: {name}}}\nspec:\n  workers: 1\n  {spec}\n"
-    )
+    manifests::cluster(name, &format!("\n  workers: 1\n  {spec}"))
 }
 
 fn said(namespace: &Namespace, name: &str, reason: &str, words: &str, remedy: &str) -> Result<()> {

@@ -189,11 +189,11 @@ pub fn prepared(name: &str) -> Result<Namespace> {
 /// A manifest with pods on fake nodes, which drains for a second only: kwok's heads answer nobody.
 pub fn cluster(name: &str, spec: &str) -> String {
     let comma = if spec.is_empty() { "" } else { ", " };
-    format!(
-        "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: {name} }}\n\
-         spec: {{ model: {{ source: builtin://tiny }}, template: {{ spec: {{ nodeSelector: {{ type: fake }}, \
-         tolerations: [{{ key: nvidia.com/gpu, operator: Exists }}] }} }}{comma}{spec} }}\n"
-    )
+    let spec = format!(
+        "{{ model: {{ source: builtin://tiny }}, template: {{ spec: {{ nodeSelector: {{ type: fake }}, \
+         tolerations: [{{ key: nvidia.com/gpu, operator: Exists }}] }} }}{comma}{spec} }}"
+    );
+    manifests::cluster(name, &spec)
 }
 
 /// An update strategy, for `spec`.

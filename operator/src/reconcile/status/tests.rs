@@ -13,16 +13,11 @@ use crate::heads::Report;
 use crate::reconcile::dereference::GroupSeen;
 use crate::reconcile::groups::decide;
 use crate::reconcile::validate::{Defaults, validate};
-use crate::resource::parse;
 use crate::resource::status::GroupPhase;
+use crate::resource::testing;
 
 fn object(spec: &str) -> InferenceCluster {
-    let text = format!(
-        "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: llama }}\nspec: {spec}\n"
-    );
-    let mut object = parse(&text, "test").unwrap();
-    object.metadata.uid = Some("u1".into());
-    object.metadata.namespace = Some("ml".into());
+    let mut object = testing::cluster(spec);
     object.metadata.generation = Some(1);
     object
 }

@@ -7,7 +7,7 @@ mod revisions;
 
 use super::{ClusterObjects, GroupObjects, Object, cluster_objects, group_objects};
 use crate::reconcile::validate::{Defaults, Invalid, OperatorPods, Validated, validate};
-use crate::resource::parse;
+use crate::resource::testing;
 
 /// The cluster that `spec` describes, in the form in which the API server would hand it over.
 fn cluster(spec: &str) -> Validated {
@@ -15,11 +15,7 @@ fn cluster(spec: &str) -> Validated {
 }
 
 fn validated(spec: &str, agent_image: &str) -> Result<Validated, Invalid> {
-    let text = format!(
-        "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: llama, namespace: ml }}\nspec: {spec}\n"
-    );
-    let mut cluster = parse(&text, "test").unwrap();
-    cluster.metadata.uid = Some("6d1e".into());
+    let mut cluster = testing::cluster(spec);
     cluster.metadata.labels = Some(
         [("kueue.x-k8s.io/queue-name", "gpus"), ("team", "a")].map(|(key, value)| (key.into(), value.into())).into(),
     );
