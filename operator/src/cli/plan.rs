@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use lockstep_proto::names::port;
 
-use crate::plan::{Addresses, LocalPorts, plan, text};
+use crate::plan::{Addresses, LocalPorts, format_plan, plan};
 use crate::resource::load;
 
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     };
     let plan = plan(&cluster, &addresses);
     let printed = match options.output {
-        Form::Text => text(&plan),
+        Form::Text => format_plan(&plan),
         Form::Yaml => serde_yaml::to_string(&plan)?,
         Form::Json => serde_json::to_string_pretty(&plan)? + "\n",
     };

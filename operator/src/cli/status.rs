@@ -182,7 +182,7 @@ pub(super) fn text(status: &ClusterStatus) -> String {
         or(&status.model, "not resolved yet"),
         status.epoch,
         or(&status.backend, "no collectives yet"),
-        plan::ranks(status.world_size, status.pipeline_parallel_size),
+        plan::describe_ranks(status.world_size, status.pipeline_parallel_size),
         status.recoveries
     )];
     lines.push(format!(

@@ -1,5 +1,5 @@
-//! From a judged `InferenceCluster` to every pod's command and environment. Pure: the same cluster and the same
-//! addresses give the same plan, whether pods or local processes are made of it.
+//! Plan of a judged `InferenceCluster`: the command and the environment of every pod. Pure: the same cluster and the same
+//! addresses give the same plan. The operator makes pods of a plan, and `lockstep up` makes local processes of it.
 
 mod addresses;
 mod environment;
@@ -11,8 +11,8 @@ mod tests;
 
 pub use addresses::{Addresses, LocalPorts};
 pub use names::{ClusterNames, Names};
-pub(crate) use show::counted;
-pub use show::{ranks, text};
+pub(crate) use show::format_count;
+pub use show::{describe_ranks, format_plan};
 pub use source::{ModelVolume, model_volume};
 
 use lockstep_proto::names::port;
@@ -20,59 +20,61 @@ use serde::Serialize;
 
 use crate::resource::{InferenceCluster, InferenceClusterSpec};
 
-/// The agent's program, found on the image's `PATH`.
+/// Name of the agent's program on the image's `PATH`.
 pub const AGENT: &str = "lockstep-agent";
 
-/// Container of the head's process.
+/// Name of the container that runs the head.
 pub const HEAD: &str = "head";
-/// Container of a node's ranks.
+/// Name of the container that runs a pod's ranks.
 pub const RANK: &str = "rank";
-/// Where a pod finds its certificates, and the group's key.
+/// Folder of a container's certificates.
 pub const TLS_DIR: &str = "/etc/lockstep/tls";
+/// File of the group's key in a container.
 pub const GROUP_KEY_FILE: &str = "/etc/lockstep/tls/group.key";
-/// Where a pod finds the weights of a `pvc://` or `oci://` source.
+/// Folder of the weights of a `pvc://` or `oci://` source in a container.
 pub const MODELS_DIR: &str = "/models";
 
-/// Everything that one cluster runs.
+/// All processes of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
-    /// The cluster's name.
+    /// Name of the cluster.
     pub cluster: String,
-    /// One per replica, by index.
+    /// Groups by index, one for each replica.
     pub groups: Vec<GroupPlan>,
 }
 
-/// One group: a whole copy of the model.
+/// One group, which serves a whole copy of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupPlan {
     pub index: u32,
-    /// Ranks in the group.
+    /// Number of ranks in the group.
     pub world_size: u32,
-    /// Pipeline stages that they form, each a tensor-parallel group.
+    /// Number of pipeline stages. The ranks of a stage are tensor-parallel.
     pub pipeline_parallel_size: u32,
     pub head: PodPlan,
-    /// By ordinal.
+    /// Workers by ordinal.
     pub workers: Vec<PodPlan>,
 }
 
 impl GroupPlan {
-    /// The head, then the workers by ordinal.
+    /// Returns the head, then the workers by ordinal.
     pub fn pods(&self) -> impl Iterator<Item = &PodPlan> {
         std::iter::once(&self.head).chain(&self.workers)
     }
 }
 
-/// One node of a group.
+/// One pod of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodPlan {
     pub name: String,
     pub role: Role,
-    /// Ranks on this node, in order.
+    /// Ranks in this pod, in order.
     pub ranks: Vec<u32>,
-    /// One process of this machine; in Kubernetes the head pod has two, so that what kills a rank leaves the head.
+    /// Containers of the pod. The head pod has two in Kubernetes, so that a crash of a rank does not end the head. On one
+    /// machine each pod is one process.
     pub containers: Vec<ContainerPlan>,
 }
 
@@ -80,20 +82,20 @@ pub struct PodPlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerPlan {
-    /// `head` or `rank`.
+    /// Name of the container: `head` or `rank`.
     pub name: &'static str,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// In the order of the contract: the group, addresses, service.
+    /// Environment in the order of the contract: group, addresses, service.
     pub env: Vec<EnvVar>,
 }
 
-/// A pod's part in its group.
+/// Role of a pod in its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Role {
     Head,
-    /// With its ordinal.
+    /// A worker, with its ordinal.
     Worker(u32),
 }
 
@@ -103,32 +105,33 @@ pub enum Role {
 pub struct EnvVar {
     pub name: &'static str,
     pub value: String,
-    /// Where Kubernetes takes the value from, because pods of one template differ in it: a field of the pod.
+    /// Field of the pod from which Kubernetes takes the value, if pods of one template differ in the value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<&'static str>,
 }
 
-/// Ranks of one group.
+/// Returns the number of ranks of one group.
 #[must_use]
 pub fn world_size(spec: &InferenceClusterSpec) -> u32 {
     (1 + spec.workers) * spec.devices_per_node
 }
 
-/// The plan of `cluster` at `addresses`.
+/// Returns the plan of `cluster` at `addresses`.
 #[must_use]
 pub fn plan(cluster: &InferenceCluster, addresses: &Addresses) -> Plan {
     let name = cluster.metadata.name.clone().unwrap_or_default();
-    let groups = (0..cluster.spec.replicas).map(|index| group(&cluster.spec, &Names::new(&name, index), addresses));
+    let groups =
+        (0..cluster.spec.replicas).map(|index| plan_group(&cluster.spec, &Names::new(&name, index), addresses));
     Plan { groups: groups.collect(), cluster: name }
 }
 
-fn group(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses) -> GroupPlan {
+fn plan_group(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses) -> GroupPlan {
     let pod = |name: String, role: Role| {
-        let node = match role {
+        let pods_before = match role {
             Role::Head => 0,
             Role::Worker(ordinal) => ordinal + 1,
         };
-        let first = node * spec.devices_per_node;
+        let first = pods_before * spec.devices_per_node;
         PodPlan {
             name,
             role,
@@ -145,27 +148,27 @@ fn group(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses) -> G
     }
 }
 
-/// Containers of the pods of `role` in Kubernetes, one template for all workers of a group.
+/// Returns the containers of the pods of `role` in Kubernetes. All workers of a group share one template.
 #[must_use]
 pub fn pod_containers(spec: &InferenceClusterSpec, names: &Names, namespace: &str, role: Role) -> Vec<ContainerPlan> {
     containers(spec, names, &Addresses::Kubernetes { namespace: namespace.into() }, role)
 }
 
 fn containers(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses, role: Role) -> Vec<ContainerPlan> {
-    let plain = |name| ContainerPlan {
+    let process = |name| ContainerPlan {
         name,
-        command: vec![AGENT.into(), "plain".into(), "-m".into(), source::seen_by_agent(spec, addresses)],
-        env: environment::of(spec, names, addresses, role),
+        command: vec![AGENT.into(), "plain".into(), "-m".into(), source::agent_source(spec, addresses)],
+        env: environment::process_environment(spec, names, addresses, role),
     };
     match (addresses, role) {
-        (Addresses::Kubernetes { .. }, Role::Head) => vec![plain(HEAD), own_ranks(spec, names)],
-        (_, Role::Head) => vec![plain(HEAD)],
-        (_, Role::Worker(_)) => vec![plain(RANK)],
+        (Addresses::Kubernetes { .. }, Role::Head) => vec![process(HEAD), head_ranks(spec, names)],
+        (_, Role::Head) => vec![process(HEAD)],
+        (_, Role::Worker(_)) => vec![process(RANK)],
     }
 }
 
-/// The head's own ranks, in a container beside it.
-fn own_ranks(spec: &InferenceClusterSpec, names: &Names) -> ContainerPlan {
+/// Returns the container of the head pod's ranks, which runs beside the head's container.
+fn head_ranks(spec: &InferenceClusterSpec, names: &Names) -> ContainerPlan {
     let flag = |name: &str, value: String| format!("--{name}={value}");
     ContainerPlan {
         name: RANK,
@@ -179,6 +182,6 @@ fn own_ranks(spec: &InferenceClusterSpec, names: &Names) -> ContainerPlan {
             flag("ring-listen", format!("0.0.0.0:{}", port::RING)),
             flag("cluster-id", names.group_name()),
         ],
-        env: environment::of_node(),
+        env: environment::node_environment(),
     }
 }

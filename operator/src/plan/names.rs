@@ -1,7 +1,7 @@
-//! The names derived from a cluster's, in one place. A cluster's name has at most 40 characters, so that each of these
-//! is a legal label (63).
+//! Names of the objects of a cluster, derived from the cluster's name. A cluster's name has at most 40 characters, so that
+//! each derived name is a legal label of at most 63 characters.
 
-/// Names within one group.
+/// Names of the objects of one group.
 #[derive(Debug, Clone)]
 pub struct Names {
     cluster: String,
@@ -14,50 +14,50 @@ impl Names {
         Self { cluster: cluster.to_owned(), group }
     }
 
-    /// Index of the group.
+    /// Returns the index of the group.
     #[must_use]
     pub fn group(&self) -> u32 {
         self.group
     }
 
-    /// The group's identity, and its headless Service.
+    /// Returns the name of the group and of its headless Service.
     #[must_use]
     pub fn group_name(&self) -> String {
         format!("{}-{}", self.cluster, self.group)
     }
 
-    /// The one pod of the head's StatefulSet.
+    /// Returns the name of the head pod, the only pod of its StatefulSet.
     #[must_use]
     pub fn head_pod(&self) -> String {
         format!("{}-head-0", self.group_name())
     }
 
-    /// A pod of the workers' StatefulSet.
+    /// Returns the name of the worker pod with this ordinal.
     #[must_use]
     pub fn worker_pod(&self, ordinal: u32) -> String {
         format!("{}-worker-{ordinal}", self.group_name())
     }
 
-    /// The head's StatefulSet, and its pod's name without the ordinal.
+    /// Returns the name of the head's StatefulSet.
     #[must_use]
     pub fn head_set(&self) -> String {
         format!("{}-head", self.group_name())
     }
 
-    /// The workers' StatefulSet.
+    /// Returns the name of the workers' StatefulSet.
     #[must_use]
     pub fn worker_set(&self) -> String {
         format!("{}-worker", self.group_name())
     }
 
-    /// The head's address inside the Kubernetes cluster.
+    /// Returns the DNS name of the head pod inside Kubernetes.
     #[must_use]
     pub fn head_host(&self, namespace: &str) -> String {
         format!("{}.{}.{namespace}.svc", self.head_pod(), self.group_name())
     }
 }
 
-/// Names of what a cluster has once, for all its groups.
+/// Names of the objects that all groups of a cluster share.
 #[derive(Debug, Clone)]
 pub struct ClusterNames {
     cluster: String,
@@ -69,37 +69,39 @@ impl ClusterNames {
         Self { cluster: cluster.to_owned() }
     }
 
-    /// The clients' Service: the cluster's own name.
+    /// Returns the name of the Service for clients, which is the name of the cluster.
     #[must_use]
     pub fn service(&self) -> String {
         self.cluster.clone()
     }
 
-    /// The client Service's host inside the Kubernetes cluster.
+    /// Returns the DNS name of the Service for clients inside Kubernetes.
     #[must_use]
     pub fn service_host(&self, namespace: &str) -> String {
         format!("{}.{namespace}.svc", self.service())
     }
 
-    /// PodMonitor and HorizontalPodAutoscaler.
+    /// Returns the name of the cluster, of its PodMonitor and of its HorizontalPodAutoscaler.
     #[must_use]
     pub fn cluster(&self) -> String {
         self.cluster.clone()
     }
 
-    /// Secret of the operator alone: the CA's certificate and key, its own leaf, and the groups' key.
+    /// Returns the name of the Secret that only the operator reads. It holds the certificate and key of the CA, the
+    /// operator's leaf certificate, and the key of the groups.
     #[must_use]
     pub fn ca_secret(&self) -> String {
         format!("{}-ca", self.cluster)
     }
 
-    /// Secret of the pods' containers of `role` (`head` or `node`): their certificates, and the groups' key.
+    /// Returns the name of the Secret for the containers of `role` (`head` or `node`). It holds their certificate and the
+    /// key of the groups.
     #[must_use]
     pub fn tls_secret(&self, role: &str) -> String {
         format!("{}-{role}-tls", self.cluster)
     }
 
-    /// Claim of the model cache.
+    /// Returns the name of the PersistentVolumeClaim of the model cache.
     #[must_use]
     pub fn cache_claim(&self) -> String {
         format!("{}-models", self.cluster)

@@ -1,13 +1,13 @@
-//! A plan as text for people: each pod with its ranks, what it runs and with which variables, ready to paste into a
-//! shell.
+//! Text of a plan for people: each pod with its ranks, and each container's variables and command in a form that can be
+//! pasted into a shell.
 
 use std::fmt::Write as _;
 
 use super::{Plan, PodPlan};
 
-/// The whole plan.
+/// Formats a plan.
 #[must_use]
-pub fn text(plan: &Plan) -> String {
+pub fn format_plan(plan: &Plan) -> String {
     let mut out = String::new();
     for group in &plan.groups {
         let nodes = 1 + group.workers.len();
@@ -19,8 +19,8 @@ pub fn text(plan: &Plan) -> String {
             "group {}-{}: {} on {}",
             plan.cluster,
             group.index,
-            ranks(group.world_size, group.pipeline_parallel_size),
-            counted(nodes, "node")
+            describe_ranks(group.world_size, group.pipeline_parallel_size),
+            format_count(nodes, "node")
         );
         for pod in group.pods() {
             out.push('\n');
@@ -42,33 +42,33 @@ fn write_pod(out: &mut String, pod: &PodPlan) {
             let _ = writeln!(out, "  # {}", container.name);
         }
         for var in &container.env {
-            let _ = writeln!(out, "  {}={} \\", var.name, quoted(&var.value));
+            let _ = writeln!(out, "  {}={} \\", var.name, quote(&var.value));
         }
-        let command: Vec<_> = container.command.iter().map(|word| quoted(word)).collect();
+        let command: Vec<_> = container.command.iter().map(|word| quote(word)).collect();
         let _ = writeln!(out, "  {}", command.join(" "));
     }
 }
 
-/// How many ranks there are and how they divide the model.
+/// Describes the number of ranks and their pipeline stages, such as `4 ranks (2 stages × 2)`.
 #[must_use]
-pub fn ranks(world_size: u32, stages: u32) -> String {
-    let all = counted(world_size, "rank");
+pub fn describe_ranks(world_size: u32, stages: u32) -> String {
+    let all = format_count(world_size, "rank");
     match stages {
         0 | 1 => all,
         stages => format!("{all} ({stages} stages × {})", world_size / stages),
     }
 }
 
-/// `1 rank`, `3 ranks`.
-pub(crate) fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+/// Formats a count with its noun: `1 rank`, `3 ranks`.
+pub(crate) fn format_count(count: impl TryInto<u64>, noun: &str) -> String {
     match count.try_into().unwrap_or(u64::MAX) {
         1 => format!("1 {noun}"),
         count => format!("{count} {noun}s"),
     }
 }
 
-/// `word` as a POSIX shell takes it.
-fn quoted(word: &str) -> String {
+/// Quotes a word for a POSIX shell.
+fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=%+,@".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();

@@ -1,18 +1,19 @@
-//! Where a model's files are for the agent: in Kubernetes some sources are volumes, mounted at one place.
+//! Location of a model's files as the agent sees it. In Kubernetes, some sources are volumes that are mounted into the
+//! containers.
 
 use super::{Addresses, MODELS_DIR};
 use crate::resource::InferenceClusterSpec;
 
-/// The volume that holds a model.
+/// Volume that holds a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelVolume {
-    /// A claim in the cluster's namespace.
+    /// A PersistentVolumeClaim in the cluster's namespace, by name.
     Claim(String),
-    /// The files of an image.
+    /// The files of an image, by its reference.
     Image(String),
 }
 
-/// The volume that the source names, where it names one.
+/// Returns the volume that a source names. A source that is not a volume has none.
 #[must_use]
 pub fn model_volume(source: &str) -> Option<ModelVolume> {
     match source.split_once("://")? {
@@ -22,8 +23,8 @@ pub fn model_volume(source: &str) -> Option<ModelVolume> {
     }
 }
 
-/// The source as the agent is told it.
-pub(super) fn seen_by_agent(spec: &InferenceClusterSpec, addresses: &Addresses) -> String {
+/// Returns the source that the agent's command line names. A volume becomes the folder where it is mounted.
+pub(super) fn agent_source(spec: &InferenceClusterSpec, addresses: &Addresses) -> String {
     let source = &spec.model.source;
     match (addresses, source.split_once("://")) {
         (Addresses::Kubernetes { .. }, Some(("pvc", rest))) => match rest.split_once('/') {

@@ -1,17 +1,14 @@
-//! Plans as snapshots, and what holds of every plan.
+//! Snapshots of plans, and properties of every plan.
 
 use lockstep_proto::names::env;
 
-use super::{Addresses, LocalPorts, Plan, plan, text, world_size};
-use crate::resource::parse;
+use super::{Addresses, LocalPorts, Plan, format_plan, plan, world_size};
+use crate::resource::testing;
 
 const LOCAL: LocalPorts = LocalPorts { grpc: 50051, http: 1234, control: 40000 };
 
-fn made(spec: &str, addresses: &Addresses) -> Plan {
-    let text = format!(
-        "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: llama }}\nspec: {spec}\n"
-    );
-    plan(&parse(&text, "test").unwrap(), addresses)
+fn plan_for(spec: &str, addresses: &Addresses) -> Plan {
+    plan(&testing::cluster(spec), addresses)
 }
 
 fn kubernetes() -> Addresses {
@@ -26,56 +23,61 @@ fn local() -> Addresses {
 fn pods_of_two_groups() {
     let spec = "{ model: { source: 'file:///models/llama 8b', name: llama-8b, dtype: bf16, quantization: q4_k }, replicas: 2, workers: 1, \
                 devicesPerNode: 2, serving: { contextLength: 8192 } }";
-    insta::assert_snapshot!(text(&made(spec, &kubernetes())));
+    insta::assert_snapshot!(format_plan(&plan_for(spec, &kubernetes())));
 }
 
 #[test]
 fn processes_of_three_ranks() {
-    insta::assert_snapshot!(text(&made("{ model: { source: 'builtin://tiny' }, workers: 2 }", &local())));
+    insta::assert_snapshot!(format_plan(&plan_for("{ model: { source: 'builtin://tiny' }, workers: 2 }", &local())));
 }
 
 #[test]
 fn a_model_of_the_hub() {
     let spec = "{ model: { source: 'hf://org/name', revision: v1 }, workers: 1 }";
-    insta::assert_snapshot!(text(&made(spec, &local())));
+    insta::assert_snapshot!(format_plan(&plan_for(spec, &local())));
 }
 
 #[test]
 fn one_process() {
-    insta::assert_snapshot!(text(&made("{ model: { source: 'builtin://tiny' } }", &local())));
+    insta::assert_snapshot!(format_plan(&plan_for("{ model: { source: 'builtin://tiny' } }", &local())));
 }
 
 #[test]
 fn a_plan_as_yaml() {
-    let plan = made("{ model: { source: 'builtin://tiny' }, workers: 1 }", &kubernetes());
+    let plan = plan_for("{ model: { source: 'builtin://tiny' }, workers: 1 }", &kubernetes());
     insta::assert_snapshot!(serde_yaml::to_string(&plan).unwrap());
 }
 
 #[test]
-fn stages_are_said_and_told_to_every_pod() {
-    let plan = made("{ model: { source: 'builtin://tiny' }, workers: 3, parallelism: { pipeline: 2 } }", &local());
-    assert!(text(&plan).starts_with("group llama-0: 4 ranks (2 stages × 2) on 4 nodes\n"), "{}", text(&plan));
-    let told = |pod: &super::PodPlan| {
+fn every_pod_gets_the_number_of_stages() {
+    let plan = plan_for("{ model: { source: 'builtin://tiny' }, workers: 3, parallelism: { pipeline: 2 } }", &local());
+    assert!(
+        format_plan(&plan).starts_with("group llama-0: 4 ranks (2 stages × 2) on 4 nodes\n"),
+        "{}",
+        format_plan(&plan)
+    );
+    let has_stages = |pod: &super::PodPlan| {
         pod.containers[0].env.iter().any(|var| var.name == env::PIPELINE_PARALLEL && var.value == "2")
     };
-    assert!(plan.groups[0].pods().all(told));
+    assert!(plan.groups[0].pods().all(has_stages));
 }
 
 #[test]
-fn no_groups_are_said_to_be_none() {
-    let plan = made("{ model: { source: 'builtin://tiny' }, replicas: 0 }", &local());
-    assert_eq!(text(&plan), "llama: replicas is 0, so nothing runs\n");
+fn a_plan_without_groups_says_so() {
+    let plan = plan_for("{ model: { source: 'builtin://tiny' }, replicas: 0 }", &local());
+    assert_eq!(format_plan(&plan), "llama: replicas is 0, so nothing runs\n");
 }
 
-/// Over many shapes: each rank has one place, no pod is told both a head's and a worker's part, no variable twice.
+/// For many shapes of groups, each rank is in one pod, each pod has the variables of either a head or a worker, and no
+/// container has a variable twice.
 #[test]
-fn what_holds_of_every_plan() {
+fn every_plan_is_consistent() {
     for (workers, devices) in (0..5).flat_map(|workers| (1..4).map(move |devices| (workers, devices))) {
         let spec = format!(
             "{{ model: {{ source: 'builtin://tiny' }}, replicas: 2, workers: {workers}, devicesPerNode: {devices} }}"
         );
         for addresses in [local(), kubernetes()] {
-            let plan = made(&spec, &addresses);
+            let plan = plan_for(&spec, &addresses);
             assert_eq!(plan.groups.len(), 2);
             for group in &plan.groups {
                 let ranks: Vec<u32> = group.pods().flat_map(|pod| pod.ranks.clone()).collect();
@@ -103,7 +105,5 @@ fn the_longest_names_are_legal() {
     let names = super::Names::new(&"a".repeat(40), 255);
     assert!(names.worker_pod(1022).len() <= 63);
     let spec = "{ model: { source: 'builtin://tiny' }, workers: 3, devicesPerNode: 4 }";
-    let text =
-        format!("apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: a }}\nspec: {spec}\n");
-    assert_eq!(world_size(&parse(&text, "test").unwrap().spec), 16);
+    assert_eq!(world_size(&testing::cluster(spec).spec), 16);
 }

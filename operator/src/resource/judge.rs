@@ -1,21 +1,21 @@
-//! Judges an object by the CRD: structure first (types, bounds, enums, unknown fields), then, where that holds, the
-//! CEL rules. Pure; the answer names every violation, not only the first.
+//! Judges an object by the CRD: first the structure (types, bounds, enums, unknown fields), then the CEL rules if the
+//! structure holds. Pure. The result names every violation, not only the first.
 
 use kube::core::cel::{Validator, apply_defaults};
 use serde_json::{Map, Value};
 
-/// Deepest nesting that is walked; the schema is far shallower, so only overlays could be deeper, and those are not
-/// walked.
+/// Deepest nesting that the walk follows. The schema is far shallower. Only overlays could be deeper, and the walk does
+/// not enter overlays.
 const MAX_DEPTH: usize = 32;
 
-/// Largest edit distance at which a known name is offered for an unknown one.
-const MAX_TYPO: usize = 2;
+/// Largest edit distance at which a message proposes a known name for an unknown name.
+const MAX_TYPO_DISTANCE: usize = 2;
 
 /// Fields beside `spec` that every manifest may have.
-const AT_ROOT: &[&str] = &["apiVersion", "kind", "metadata", "status"];
+const ROOT_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "status"];
 
-/// What `metadata` may hold, the fields that a server fills in included (`kubectl get -o yaml` prints them).
-const OF_METADATA: &[&str] = &[
+/// Fields that `metadata` may have, including those that a server fills in (`kubectl get -o yaml` prints them).
+const METADATA_FIELDS: &[&str] = &[
     "name",
     "namespace",
     "labels",
@@ -33,48 +33,47 @@ const OF_METADATA: &[&str] = &[
     "uid",
 ];
 
-/// One thing wrong with an object.
+/// One violation of the schema or of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The field, e.g. `spec.model.source`; empty: the whole object.
+    /// Path of the field, e.g. `spec.model.source`. Empty for the whole object.
     pub path: String,
-    /// What is wrong with it and what to do.
+    /// Message that names the fault and the remedy.
     pub message: String,
 }
 
-/// Judges `object`, as the successor of `old` where there is one, by `schema`, the CRD's `openAPIV3Schema`. Returns it
-/// with the defaults filled in.
+/// Judges `object` by `schema`, the CRD's `openAPIV3Schema`. If `old` is given, `object` is judged as an update of `old`.
+/// Returns `object` with the defaults filled in.
 ///
 /// # Errors
-/// Every violation, by field. CEL rules are asked only where the structure holds.
+/// Returns every violation. The CEL rules are evaluated only if the structure holds.
 pub fn judge(schema: &Value, object: &Value, old: Option<&Value>) -> Result<Value, Vec<Violation>> {
     let mut walk = Walk::default();
-    walk.root(schema, object);
-    if !walk.found.is_empty() {
-        return Err(walk.found);
+    walk.check_root(schema, object);
+    if !walk.violations.is_empty() {
+        return Err(walk.violations);
     }
-    let object = apply_defaults(schema, &without_nulls(schema, object));
+    let object = apply_defaults(schema, &drop_defaulted_nulls(schema, object));
     match Validator::new().validate(schema, &object, old) {
         Ok(()) => Ok(object),
         Err(errors) => Err(errors
             .into_iter()
             .map(|error| Violation {
                 path: error.field_path.trim_start_matches('.').to_owned(),
-                // A rule about one field starts with what it must be; a rule about several names them.
                 message: error.message,
             })
             .collect()),
     }
 }
 
-/// `null` in a field that cannot be null but has a default means the default, as in a cluster.
-fn without_nulls(schema: &Value, value: &Value) -> Value {
+/// Removes `null` from each field that has a default, so that the default applies, as in a Kubernetes cluster.
+fn drop_defaulted_nulls(schema: &Value, value: &Value) -> Value {
     let (Some(fields), Some(properties)) = (value.as_object(), schema["properties"].as_object()) else {
         return value.clone();
     };
     let kept = fields.iter().filter_map(|(name, value)| match properties.get(name) {
         Some(schema) if value.is_null() && !schema["default"].is_null() => None,
-        Some(schema) => Some((name.clone(), without_nulls(schema, value))),
+        Some(schema) => Some((name.clone(), drop_defaulted_nulls(schema, value))),
         None => Some((name.clone(), value.clone())),
     });
     Value::Object(kept.collect())
@@ -82,35 +81,35 @@ fn without_nulls(schema: &Value, value: &Value) -> Value {
 
 #[derive(Default)]
 struct Walk {
-    found: Vec<Violation>,
+    violations: Vec<Violation>,
 }
 
 impl Walk {
-    fn say(&mut self, path: &str, message: impl Into<String>) {
-        self.found.push(Violation { path: path.to_owned(), message: message.into() });
+    fn report(&mut self, path: &str, message: impl Into<String>) {
+        self.violations.push(Violation { path: path.to_owned(), message: message.into() });
     }
 
-    fn root(&mut self, schema: &Value, object: &Value) {
+    fn check_root(&mut self, schema: &Value, object: &Value) {
         let Some(fields) = object.as_object() else {
-            return self.say("", "is no mapping; a manifest has apiVersion, kind, metadata and spec");
+            return self.report("", "is not a mapping; a manifest has apiVersion, kind, metadata and spec");
         };
-        self.metadata(&object["metadata"]);
+        self.check_metadata(&object["metadata"]);
         let beside: Map<String, Value> =
-            fields.iter().filter(|(name, _)| !AT_ROOT.contains(&name.as_str())).map(own).collect();
-        self.fields("", schema, &beside, AT_ROOT, 0);
+            fields.iter().filter(|(name, _)| !ROOT_FIELDS.contains(&name.as_str())).map(clone_entry).collect();
+        self.check_fields("", schema, &beside, ROOT_FIELDS, 0);
     }
 
-    fn metadata(&mut self, metadata: &Value) {
+    fn check_metadata(&mut self, metadata: &Value) {
         let Some(fields) = metadata.as_object() else {
-            return self.say("metadata", "is missing; give it a `name`");
+            return self.report("metadata", "is missing; give it a `name`");
         };
-        for unknown in fields.keys().filter(|name| !OF_METADATA.contains(&name.as_str())) {
-            self.unknown("metadata", unknown, OF_METADATA.iter().copied());
+        for unknown in fields.keys().filter(|name| !METADATA_FIELDS.contains(&name.as_str())) {
+            self.report_unknown("metadata", unknown, METADATA_FIELDS.iter().copied());
         }
         match &metadata["name"] {
             Value::String(name) if !name.is_empty() => {}
-            Value::Null => self.say("metadata.name", "is missing; give the cluster a name"),
-            _ => self.say("metadata.name", "must be text, and not empty"),
+            Value::Null => self.report("metadata.name", "is missing; give the cluster a name"),
+            _ => self.report("metadata.name", "must be text that is not empty"),
         }
         for name in ["labels", "annotations"] {
             let flat = match &metadata[name] {
@@ -119,43 +118,51 @@ impl Walk {
                 _ => false,
             };
             if !flat {
-                self.say(&format!("metadata.{name}"), "must map names to text; put numbers and true/false in quotes");
+                self.report(
+                    &format!("metadata.{name}"),
+                    "must map names to text; put numbers and true/false in quotes",
+                );
             }
         }
     }
 
-    fn unknown<'a>(&mut self, path: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) {
+    fn report_unknown<'a>(&mut self, path: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) {
         let message = match nearest(name, known.clone()) {
             Some(near) => format!("no such field; did you mean `{near}`?"),
-            None => format!("no such field; there are {}", known.collect::<Vec<_>>().join(", ")),
+            None => format!("no such field; the fields are {}", known.collect::<Vec<_>>().join(", ")),
         };
-        self.say(&join(path, name), message);
+        self.report(&join(path, name), message);
     }
 
-    fn fields(&mut self, path: &str, schema: &Value, fields: &Map<String, Value>, also: &[&str], depth: usize) {
+    fn check_fields(&mut self, path: &str, schema: &Value, fields: &Map<String, Value>, also: &[&str], depth: usize) {
         let empty = Map::new();
         let properties = schema["properties"].as_object().unwrap_or(&empty);
         for (name, value) in fields {
             match properties.get(name) {
-                Some(schema) => self.value(&join(path, name), schema, value, depth + 1),
-                None => self.unknown(path, name, properties.keys().map(String::as_str).chain(also.iter().copied())),
+                Some(schema) => self.check_value(&join(path, name), schema, value, depth + 1),
+                None => {
+                    self.report_unknown(path, name, properties.keys().map(String::as_str).chain(also.iter().copied()))
+                }
             }
         }
         for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !fields.contains_key(required) {
-                let wanted = properties.get(required).and_then(|schema| schema["description"].as_str()).unwrap_or("");
-                self.say(&join(path, required), format!("is missing: {}", first_sentence(wanted)));
+                let description = properties.get(required).and_then(|schema| schema["description"].as_str());
+                self.report(
+                    &join(path, required),
+                    format!("is missing: {}", first_sentence(description.unwrap_or(""))),
+                );
             }
         }
     }
 
-    fn value(&mut self, path: &str, schema: &Value, value: &Value, depth: usize) {
+    fn check_value(&mut self, path: &str, schema: &Value, value: &Value, depth: usize) {
         if depth > MAX_DEPTH {
-            return self.say(path, format!("is nested deeper than {MAX_DEPTH} levels"));
+            return self.report(path, format!("is nested deeper than {MAX_DEPTH} levels"));
         }
         if value.is_null() {
             if schema["nullable"] != true && schema["default"].is_null() {
-                self.say(path, "has no value; give one or remove the field");
+                self.report(path, "has no value; give one or remove the field");
             }
             return;
         }
@@ -163,64 +170,67 @@ impl Walk {
             ("object", Value::Object(fields)) => {
                 if schema["maxProperties"].as_u64().is_some_and(|most| fields.len() as u64 > most) {
                     let most = &schema["maxProperties"];
-                    self.say(path, format!("has {} entries; at most {most} are possible", fields.len()));
+                    self.report(path, format!("has {} entries; at most {most} are allowed", fields.len()));
                 }
                 if schema["additionalProperties"].is_object() {
                     for (name, value) in fields {
-                        self.value(&join(path, name), &schema["additionalProperties"], value, depth + 1);
+                        self.check_value(&join(path, name), &schema["additionalProperties"], value, depth + 1);
                     }
                 } else if schema["x-kubernetes-preserve-unknown-fields"] != true {
-                    self.fields(path, schema, fields, &[], depth);
+                    self.check_fields(path, schema, fields, &[], depth);
                 }
             }
             ("array", Value::Array(items)) => {
                 if schema["maxItems"].as_u64().is_some_and(|most| items.len() as u64 > most) {
-                    self.say(path, format!("has {} entries; at most {} are possible", items.len(), schema["maxItems"]));
+                    self.report(
+                        path,
+                        format!("has {} entries; at most {} are allowed", items.len(), schema["maxItems"]),
+                    );
                 }
                 for (index, item) in items.iter().enumerate() {
-                    self.value(&format!("{path}[{index}]"), &schema["items"], item, depth + 1);
+                    self.check_value(&format!("{path}[{index}]"), &schema["items"], item, depth + 1);
                 }
             }
             ("boolean", Value::Bool(_)) => {}
-            ("string", Value::String(text)) => self.text(path, schema, text),
+            ("string", Value::String(text)) => self.check_text(path, schema, text),
             ("integer", Value::Number(number)) if number.is_i64() || number.is_u64() => {
-                self.integer(path, schema, number.as_i64().unwrap_or(i64::MAX));
+                self.check_integer(path, schema, number.as_i64().unwrap_or(i64::MAX));
             }
             (wanted, value) => {
-                self.say(path, format!("must be {}, not {}", article(wanted), shown(value)));
+                self.report(path, format!("must be {}, not {}", name_kind(wanted), show_kind(value)));
             }
         }
     }
 
-    fn text(&mut self, path: &str, schema: &Value, text: &str) {
+    fn check_text(&mut self, path: &str, schema: &Value, text: &str) {
         if let Some(choices) = schema["enum"].as_array() {
             let choices = choices.iter().filter_map(Value::as_str);
             if !choices.clone().any(|choice| choice == text) {
-                let meant = nearest(text, choices.clone()).map(|near| format!("; did you mean {near}?"));
+                let proposal = nearest(text, choices.clone()).map(|near| format!("; did you mean {near}?"));
                 let all = choices.collect::<Vec<_>>().join(", ");
-                self.say(path, format!("is {text:?}, and can be {all}{}", meant.unwrap_or_default()));
+                self.report(path, format!("is {text:?}; the values are {all}{}", proposal.unwrap_or_default()));
             }
         }
         let length = text.chars().count() as u64;
         if schema["minLength"].as_u64().is_some_and(|least| length < least) {
             let least = &schema["minLength"];
-            self.say(path, format!("is {text:?}: too short, it needs at least {least} characters"));
+            self.report(path, format!("is {text:?}: too short, it needs at least {least} characters"));
         }
         if schema["maxLength"].as_u64().is_some_and(|most| length > most) {
-            self.say(path, format!("has {length} characters; at most {} are possible", schema["maxLength"]));
+            self.report(path, format!("has {length} characters; at most {} are allowed", schema["maxLength"]));
         }
     }
 
-    fn integer(&mut self, path: &str, schema: &Value, number: i64) {
+    fn check_integer(&mut self, path: &str, schema: &Value, number: i64) {
         let bound = |name: &str| schema[name].as_f64().map(|bound| bound as i64);
         let (least, most) = (bound("minimum").unwrap_or(i64::MIN), bound("maximum").unwrap_or(i64::MAX));
         if !(least..=most).contains(&number) {
-            self.say(path, format!("is {number}; give a number from {least} to {most}"));
+            self.report(path, format!("is {number}; give a number from {least} to {most}"));
         }
     }
 }
 
-fn own((name, value): (&String, &Value)) -> (String, Value) {
+fn clone_entry((name, value): (&String, &Value)) -> (String, Value) {
     (name.clone(), value.clone())
 }
 
@@ -228,6 +238,7 @@ fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
+/// Returns the first sentence of a description, in lower case and without its full stop.
 fn first_sentence(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match text.split_once(". ") {
@@ -236,7 +247,8 @@ fn first_sentence(text: &str) -> String {
     }
 }
 
-fn article(kind: &str) -> &str {
+/// Names a type of JSON Schema in plain words.
+fn name_kind(kind: &str) -> &str {
     match kind {
         "integer" => "a whole number",
         "string" => "text",
@@ -247,7 +259,8 @@ fn article(kind: &str) -> &str {
     }
 }
 
-fn shown(value: &Value) -> String {
+/// Describes a value in a message: its type, or the value itself if it is short.
+fn show_kind(value: &Value) -> String {
     match value {
         Value::Object(_) => "a mapping".into(),
         Value::Array(_) => "a list".into(),
@@ -256,16 +269,16 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// The known name that `typed` probably stands for.
+/// Returns the known name that a user who wrote `typed` probably meant.
 fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     let typed = plain(typed);
     let distances = known.map(|name| (distance(&typed, &plain(name)), name));
     let (least, name) = distances.min_by_key(|(distance, _)| *distance)?;
-    (least <= MAX_TYPO.min(typed.len() / 2)).then_some(name)
+    (least <= MAX_TYPO_DISTANCE.min(typed.len() / 2)).then_some(name)
 }
 
-/// Levenshtein distance.
+/// Returns the Levenshtein distance between two texts.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,9 +1,11 @@
-//! Finds the line of a field in the text of a manifest. The parser keeps no positions, so this reads the indentation;
-//! inside `{…}` the answer is the line where the flow mapping starts. A hint for people, never a basis for a decision.
+//! Finds the line of a field in the text of a manifest. The YAML parser keeps no positions, so this module reads the
+//! indentation. For a field inside `{…}`, it finds the line on which the flow mapping starts. The line is a hint for
+//! people. No decision rests on it.
 
-/// Line, from 1, of the field at `path` (dots between names), or of the nearest field above it that can be found.
+/// Returns the line of the field at `path` (names with dots between), format_count from 1. If the field is not found, returns
+/// the line of its nearest ancestor.
 pub(super) fn line_of(text: &str, path: &str) -> Option<usize> {
-    let lines: Vec<Line<'_>> = text.lines().enumerate().filter_map(Line::read).collect();
+    let lines: Vec<KeyLine<'_>> = text.lines().enumerate().filter_map(KeyLine::parse).collect();
     let mut within = &lines[..];
     let mut found = None;
     for name in path.split('.').filter(|name| !name.is_empty()) {
@@ -17,15 +19,16 @@ pub(super) fn line_of(text: &str, path: &str) -> Option<usize> {
     found
 }
 
-struct Line<'a> {
+/// A line that holds a key.
+struct KeyLine<'a> {
     number: usize,
     indent: usize,
     key: &'a str,
 }
 
-impl<'a> Line<'a> {
-    /// A line that holds something; comments, blank lines and document marks do not.
-    fn read((index, text): (usize, &'a str)) -> Option<Self> {
+impl<'a> KeyLine<'a> {
+    /// Parses a line. Returns `None` for a comment, a blank line or a document mark.
+    fn parse((index, text): (usize, &'a str)) -> Option<Self> {
         let body = text.trim_start();
         if body.is_empty() || body.starts_with('#') || text.starts_with("---") {
             return None;
@@ -43,7 +46,7 @@ mod tests {
         "# x\napiVersion: a\nmetadata: { name: n }\nspec:\n  # c\n  model:\n    source: s\n\n  'workers': 1\n";
 
     #[test]
-    fn lines_of_fields() {
+    fn fields_have_lines() {
         for (path, line) in [
             ("apiVersion", Some(2)),
             ("metadata.name", Some(3)),

@@ -1,4 +1,4 @@
-//! The parts of the spec that shape what runs around the model: image, Service, placement, cache, updates.
+//! The parts of the spec that shape the objects around the model: image, Service, placement, cache, updates.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// ImagePullPolicy as Kubernetes has it.
+/// ImagePullPolicy is the pull policy of a container's image, as in Kubernetes.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImagePullPolicy {
     Always,
@@ -15,7 +15,7 @@ pub enum ImagePullPolicy {
 }
 
 impl ImagePullPolicy {
-    /// As Kubernetes spells it.
+    /// Returns the value in Kubernetes' objects.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -26,7 +26,7 @@ impl ImagePullPolicy {
     }
 }
 
-/// LocalObject names an object in the cluster's namespace.
+/// LocalObject refers to an object in the cluster's namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct LocalObject {
     /// Name of the object.
@@ -34,7 +34,7 @@ pub struct LocalObject {
     pub name: String,
 }
 
-/// Variable is an EnvVar of Kubernetes: a name with a value, or with a source of one.
+/// Variable is an EnvVar of Kubernetes: a name with a value, or with a source of the value.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -42,7 +42,7 @@ pub struct LocalObject {
         .message("value and valueFrom exclude each other; keep one")
 )]
 pub struct Variable {
-    /// Name of the variable.
+    /// Name of the variable. At most 128 characters.
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(
         validation = Rule::new("self.matches('^[A-Za-z_][A-Za-z0-9_]*$')")
@@ -51,31 +51,32 @@ pub struct Variable {
             .message("is set by the operator; use the field of spec that it stands for (LOCKSTEP_LOG, LOCKSTEP_ISA, LOCKSTEP_THREADS, LOCKSTEP_MAX_WAITING and LOCKSTEP_DRAIN_TIMEOUT may be set)")
     )]
     pub name: String,
-    /// Its value.
+    /// Value of the variable. At most 4096 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub value: Option<String>,
-    /// Where its value comes from (EnvVarSource, stored as given).
+    /// Source of the value (EnvVarSource, stored as given). It excludes `value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::overlay")]
     pub value_from: Option<super::Overlay>,
 }
 
-/// Placement of a group's pods.
+/// Placement places the pods of a group relative to each other.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
-    /// Spread: on different places where that is possible; SpreadStrictly: a pod waits rather than share a place;
-    /// Pack: on the same place where that is possible; Any: wherever the scheduler likes.
+    /// Placement policy. A place is a set of nodes with one value of `topologyKey`. Spread puts the pods of a group in
+    /// different places if possible. SpreadStrictly keeps a pod waiting rather than let two pods share a place. Pack puts
+    /// the pods in the same place if possible. Any leaves the choice to the scheduler. Default: Spread.
     #[serde(default)]
     pub policy: PlacementPolicy,
-    /// Node label whose value is a place.
+    /// Node label whose values are the places. Default: kubernetes.io/hostname.
     #[serde(default = "hostname")]
     #[schemars(length(min = 1, max = 253))]
     pub topology_key: String,
 }
 
-/// PlacementPolicy says whether the pods of a group seek or avoid each other.
+/// PlacementPolicy makes the pods of a group seek or avoid each other.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PlacementPolicy {
     #[default]
@@ -91,19 +92,19 @@ impl Default for Placement {
     }
 }
 
-/// ServiceSpec shapes the Service of the client endpoint.
+/// ServiceSpec shapes the Service that clients connect to.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSpec {
-    /// ClusterIP, NodePort or LoadBalancer.
+    /// Type of the Service: ClusterIP, NodePort or LoadBalancer. Default: ClusterIP.
     #[serde(default, rename = "type")]
     pub kind: ServiceType,
-    /// Annotations of the Service, e.g. for a cloud's load balancer.
+    /// Annotations of the Service, e.g. for a cloud's load balancer. At most 32.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// ServiceType as Kubernetes has it.
+/// ServiceType is the type of a Service, as in Kubernetes.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServiceType {
     #[default]
@@ -113,7 +114,7 @@ pub enum ServiceType {
 }
 
 impl ServiceType {
-    /// As Kubernetes spells it.
+    /// Returns the value in Kubernetes' objects.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -124,15 +125,16 @@ impl ServiceType {
     }
 }
 
-/// ClientNetwork says who may reach the client ports.
+/// ClientNetwork chooses the clients that may connect to the client ports.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientNetwork {
-    /// Anywhere: every address; Namespace: pods of the cluster's own namespace.
+    /// Origin of clients. Anywhere lets every address connect. Namespace lets pods of the cluster's namespace connect.
+    /// Default: Anywhere.
     #[serde(default)]
     pub from: ClientOrigin,
 }
 
-/// ClientOrigin is where clients are let in from.
+/// ClientOrigin is the set of addresses from which clients may connect.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientOrigin {
     #[default]
@@ -140,7 +142,7 @@ pub enum ClientOrigin {
     Namespace,
 }
 
-/// ModelCache is the claim that pods share.
+/// ModelCache is a PersistentVolumeClaim that all pods of the cluster share.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -148,23 +150,24 @@ pub enum ClientOrigin {
         .message("a claim keeps its size, class and mode; remove modelCache, delete the claim, and add it again")
 )]
 pub struct ModelCache {
-    /// Size of the volume, e.g. 200Gi.
+    /// Size of the volume in Mi, Gi or Ti, e.g. 200Gi.
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(
         validation = Rule::new("self.matches('^[1-9][0-9]{0,9}(Mi|Gi|Ti)$')")
             .message("must be an amount with its unit: Mi, Gi or Ti (e.g. 200Gi)")
     )]
     pub size: String,
-    /// Storage class. Default: the one that Kubernetes takes as default.
+    /// Name of the StorageClass. Default: the default StorageClass of the Kubernetes cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
-    /// How pods on several nodes mount it.
+    /// Access mode of the claim. ReadWriteMany lets pods on several nodes mount the volume. ReadWriteOnce lets pods of one
+    /// node mount it. Default: ReadWriteMany.
     #[serde(default)]
     pub access_mode: AccessMode,
 }
 
-/// AccessMode as Kubernetes has it.
+/// AccessMode is the access mode of a PersistentVolumeClaim, as in Kubernetes.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AccessMode {
     #[default]
@@ -173,7 +176,7 @@ pub enum AccessMode {
 }
 
 impl AccessMode {
-    /// As Kubernetes spells it.
+    /// Returns the value in Kubernetes' objects.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -183,37 +186,40 @@ impl AccessMode {
     }
 }
 
-/// Autoscaling bounds the number of groups.
+/// Autoscaling configures a HorizontalPodAutoscaler that sets the number of groups.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Autoscaling {
-    /// Fewest groups.
+    /// Smallest number of groups. From 1 to 256. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 256), extend("format" = "int32"))]
     pub min_replicas: u32,
-    /// Most groups.
+    /// Largest number of groups. From 1 to 256, and at least minReplicas.
     #[schemars(range(min = 1, max = 256), extend("format" = "int32"))]
     pub max_replicas: u32,
-    /// Requests that may wait in each group, on average, before one is added: the heads' metric
-    /// lockstep_requests_waiting, which a metrics adapter must offer as a pod metric.
+    /// Average number of waiting requests for each group above which the autoscaler adds groups. The heads export this
+    /// number as lockstep_requests_waiting, and a metrics adapter must offer it as a pod metric. From 1 to 65536.
+    /// Default: 4.
     #[serde(default = "waiting_per_group")]
     #[schemars(range(min = 1, max = 65536), extend("format" = "int32"))]
     pub waiting_per_group: u32,
 }
 
-/// UpdateStrategy says how many groups a change may take away at a time.
+/// UpdateStrategy limits how a change of the spec reaches the groups.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateStrategy {
-    /// Groups that may be out of service at a time because of a change.
+    /// Largest number of groups that may be out of service at a time because of a change. From 1 to 256. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 256), extend("format" = "int32"))]
     pub max_unavailable: u32,
-    /// Groups with a lower index keep what they run: a change is tried on the others first.
+    /// Index below which groups keep their pods. A change reaches only the groups with this index or a higher one, so that
+    /// it can be tried there first. From 0 to 256. Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 256), extend("format" = "int32"))]
     pub partition: u32,
-    /// How long a group that is replaced or removed may finish what it has (e.g. 300s, 10m).
+    /// Time for which a group that is replaced or removed may finish its requests. In seconds or minutes (e.g. 300s, 10m),
+    /// at most one hour. Default: 300s.
     #[serde(default = "drain_timeout")]
     #[schemars(length(min = 2, max = 8))]
     #[x_kube(

@@ -1,8 +1,8 @@
-//! Schemas that the derive cannot write.
+//! Schemas that `derive(JsonSchema)` cannot express.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-/// A pod template as the user gives it: any object, kept whole.
+/// Returns the schema of an overlay: any object, kept as the user gave it.
 pub(super) fn overlay(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",

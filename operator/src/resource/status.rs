@@ -1,4 +1,4 @@
-//! What the operator tells of a cluster. Written by the operator alone.
+//! The status of an `InferenceCluster`. Only the operator writes it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
@@ -6,166 +6,171 @@ use serde::{Deserialize, Serialize};
 
 /// Types of conditions.
 pub mod condition {
-    /// Every group asked for serves.
+    /// True if every group that the spec asks for serves.
     pub const READY: &str = "Ready";
-    /// Something is being brought to what the spec asks for.
+    /// True while the operator brings objects to the state that the spec asks for.
     pub const PROGRESSING: &str = "Progressing";
-    /// Something is wrong that was not asked for.
+    /// True if a fault keeps the cluster from the state that the spec asks for.
     pub const DEGRADED: &str = "Degraded";
 }
 
-/// Most ranks that a status tells one by one, groups that do not serve first: the object must stay small.
+/// Largest number of ranks that a status lists one by one. Groups that do not serve come first. The limit keeps the
+/// object small.
 pub const MAX_RANKS: usize = 1024;
 
-/// InferenceClusterStatus is what is true of the cluster, as last observed.
+/// InferenceClusterStatus is the last observed state of the cluster.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct InferenceClusterStatus {
-    /// Generation of the spec that this status is about.
+    /// Generation of the spec that the operator observed last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Progressing and Degraded, each with its reason.
+    /// Conditions of the cluster: Ready, Progressing and Degraded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// Groups that exist.
+    /// Number of groups that exist.
     #[serde(default)]
     pub replicas: i32,
-    /// Groups that serve.
+    /// Number of groups that serve.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// Groups that run what the spec asks for.
+    /// Number of groups whose pods are those that the spec asks for.
     #[serde(default)]
     pub updated_replicas: i32,
-    /// Selects the heads, one pod for each group (for autoscalers).
+    /// Label selector of the head pods, one for each group. Autoscalers use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Where clients reach the model inside Kubernetes, `host:port` of gRPC.
+    /// Address of the gRPC service inside Kubernetes, as `host:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// The same for OpenAI-style HTTP, a URL.
+    /// URL of the OpenAI-compatible HTTP service inside Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http_endpoint: Option<String>,
-    /// Collectives in use: Nccl or Ring.
+    /// Transport in use between ranks: Nccl or Ring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
-    /// The model, as its head read it.
+    /// Facts that a head read from the model's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelFacts>,
-    /// One line's worth, for tables.
+    /// Texts for the columns of `kubectl get`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-    /// Each group, by index.
+    /// Status of each group, by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["index"]))]
     pub groups: Vec<GroupStatus>,
 }
 
-/// Summary holds what the columns of `kubectl get` show.
+/// Summary holds the texts that the columns of `kubectl get` show.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct Summary {
-    /// Groups that serve, of those asked for: 1/2.
+    /// Groups that serve, of the groups that the spec asks for, e.g. 1/2.
     pub groups: String,
-    /// Ranks that serve, of all: 3/4.
+    /// Ranks that serve, of all ranks of these groups, e.g. 3/4.
     pub ranks: String,
-    /// Why it does not serve, in words; empty when it does.
+    /// Reason why the cluster does not serve; empty while it serves.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 
-/// ModelFacts is what the weights turned out to be.
+/// ModelFacts describes the model that a head read.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelFacts {
-    /// Name that clients use.
+    /// Name of the model in requests.
     pub name: String,
-    /// Architecture, as its config names it.
+    /// Name of the architecture in the model's config.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub architecture: String,
     /// Number of parameters.
     #[serde(default)]
     pub parameters: i64,
-    /// Type of the weights in memory.
+    /// Data type of the weights in memory.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub dtype: String,
-    /// Longest prompt and answer together, in tokens.
+    /// Largest number of tokens of a prompt and its answer together.
     #[serde(default)]
     pub context_length: i64,
 }
 
-/// GroupStatus is one copy of the model.
+/// GroupStatus is the status of one group, a whole copy of the model.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupStatus {
     /// Index of the group, from 0.
     pub index: i32,
-    /// Every rank serves and a token came through.
+    /// True if every rank of the group serves and a test request got a token.
     #[serde(default)]
     pub ready: bool,
-    /// The head takes requests.
+    /// True if the head accepts requests.
     #[serde(default)]
     pub accepting: bool,
-    /// Pending, Creating, Forming, Serving, Recovering, Draining, Updating or Stopped.
+    /// Phase of the group. Pending waits until the groups before it are scheduled. Creating starts its pods. Forming loads
+    /// the weights and connects the ranks. Serving serves. Recovering lost a rank and goes on when the rank is replaced.
+    /// Draining finishes its requests before it goes. Updating replaces its pods by pods of the new spec. Stopped spent
+    /// its restart budget.
     #[serde(default)]
     pub phase: GroupPhase,
-    /// Why it does not serve, in words.
+    /// Reason why the group does not serve; empty while it serves.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// What the group was made from: it changes with what the spec means.
+    /// Hash of the fields of the spec that shape the group's pods.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub revision: String,
-    /// Number of the group's formation; grows with each rank lost and replaced.
+    /// Number of the group's current epoch. It grows each time that the ranks connect anew, as after the loss of a rank.
     #[serde(default)]
     pub epoch: i64,
-    /// Times that the group went on after losing a rank.
+    /// Number of times that the group recovered from the loss of a rank.
     #[serde(default)]
     pub recoveries: i64,
-    /// Ranks that serve.
+    /// Number of ranks that serve.
     #[serde(default)]
     pub serving_ranks: i32,
-    /// Ranks in all.
+    /// Number of ranks of the group.
     #[serde(default)]
     pub world_size: i32,
-    /// Each rank, by number. Left out for groups that serve where a cluster has more than a thousand ranks.
+    /// Status of each rank, by rank. A cluster's status lists at most 1024 ranks. The ranks of serving groups are left out
+    /// first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["rank"]))]
     pub ranks: Vec<RankStatus>,
-    /// The last crash of each pod that had one.
+    /// Last crash of each container that crashed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod", "container"]))]
     pub crashes: Vec<Crash>,
-    /// Set when the group was stopped because its restart budget is spent: the generation of the spec that it failed at.
+    /// Generation of the spec at which the operator stopped the group because its restart budget was spent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_at_generation: Option<i64>,
-    /// When the group began to drain, where it does.
+    /// Time at which the group began to drain; set while it drains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining_since: Option<Time>,
 }
 
-/// GroupPhase is what a group is doing.
+/// GroupPhase is the phase of a group.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupPhase {
-    /// Waits for the groups before it to be scheduled.
+    /// The group waits until the groups before it are scheduled.
     #[default]
     Pending,
-    /// Its pods are being scheduled and started.
+    /// Kubernetes schedules and starts the group's pods.
     Creating,
-    /// Its ranks load and join.
+    /// The group's ranks load weights and connect.
     Forming,
-    /// It serves.
+    /// The group serves.
     Serving,
-    /// It lost a rank and goes on when that is replaced.
+    /// The group lost a rank, and goes on when the rank is replaced.
     Recovering,
-    /// It finishes what it has and then goes.
+    /// The group finishes its requests, and is then replaced or removed.
     Draining,
-    /// Its pods are replaced by ones of the new spec.
+    /// The operator replaces the group's pods by pods of the new spec.
     Updating,
-    /// Its restart budget is spent.
+    /// The operator stopped the group because its restart budget is spent.
     Stopped,
 }
 
 impl GroupPhase {
-    /// The phase's name.
+    /// Returns the phase's name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -181,59 +186,59 @@ impl GroupPhase {
     }
 }
 
-/// RankStatus is one shard of the model.
+/// RankStatus is the status of one rank, which holds one shard of the model.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RankStatus {
-    /// Rank, from 0.
+    /// Number of the rank in its group, from 0.
     pub rank: i32,
-    /// Pod that it runs in.
+    /// Pod that the rank runs in.
     pub pod: String,
     /// Node that the pod runs on, once scheduled.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
-    /// Scheduling, Pulling, Starting, Downloading, Loading, Forming, Warmup, Serving or Lost.
+    /// Phase of the rank: Scheduling, Pulling, Starting, Downloading, Loading, Forming, Warmup, Serving or Lost.
     pub phase: String,
-    /// The scheduler's, the kubelet's or the rank's own words.
+    /// Message of the scheduler, the kubelet or the rank.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Share of the weights that it has read, in steps of 5.
+    /// Share of its weights that the rank has read, in percent, in steps of 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent_loaded: Option<i32>,
-    /// Bytes of weights that it reads in all.
+    /// Size of the rank's weights, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_total: Option<i64>,
-    /// Estimate of the seconds until its weights are loaded.
+    /// Estimated time until the rank's weights are loaded, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<i64>,
-    /// Times that its container was started again.
+    /// Number of restarts of the rank's container.
     #[serde(default)]
     pub restarts: i32,
 }
 
-/// Crash is the last unwanted end of a container.
+/// Crash is the last crash of a container.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Crash {
-    /// The pod.
+    /// Pod of the container.
     pub pod: String,
-    /// The container in it: head or rank.
+    /// Name of the container: head or rank.
     pub container: String,
-    /// Exit code.
+    /// Exit code of the container.
     pub exit_code: i32,
-    /// Kubernetes' word: Error, OOMKilled, ….
+    /// Reason that Kubernetes gives: Error, OOMKilled, ….
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Node that it ran on.
+    /// Node that the container ran on.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
-    /// When it ended.
+    /// Time at which the container ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
-    /// Restarts of the container so far.
+    /// Number of restarts of the container so far.
     #[serde(default)]
     pub restarts: i32,
-    /// Its last log lines.
+    /// Last lines of the container's log.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub log: String,
 }

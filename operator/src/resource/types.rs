@@ -1,5 +1,6 @@
-//! The types of `InferenceCluster`. Each field says what it means, its default and its bounds; relations between fields
-//! are CEL rules whose messages name the remedy. Enums hold only what works today.
+//! The types of `InferenceCluster`. `kubectl explain` prints the comments of the fields, so each comment states the
+//! field's meaning, default, bounds and unit. Relations between fields are CEL rules, and each rule's message names the
+//! remedy. An enum holds only values that work today.
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -12,7 +13,8 @@ use super::pods::{
 use super::schema;
 use super::status::InferenceClusterStatus;
 
-/// InferenceCluster is one model, sharded over the nodes of one or more groups and served from one endpoint.
+/// InferenceClusterSpec is the desired state of an InferenceCluster: the model, the groups that serve it, and the pods
+/// that run them.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "lockstep.dev",
@@ -36,8 +38,8 @@ use super::status::InferenceClusterStatus;
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must start with a letter, end with a letter or digit, and have only a-z, 0-9 and '-' between, because Services take it as their name"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "Groups", type_ = "string", json_path = ".status.summary.groups", description = "Groups that serve, of those asked for"),
-    printcolumn(name = "Ranks", type_ = "string", json_path = ".status.summary.ranks", description = "Ranks that serve, of all"),
+    printcolumn(name = "Groups", type_ = "string", json_path = ".status.summary.groups", description = "Groups that serve, of the groups that the spec asks for"),
+    printcolumn(name = "Ranks", type_ = "string", json_path = ".status.summary.ranks", description = "Ranks that serve, of all ranks of these groups"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.summary.message"),
     printcolumn(name = "Model", type_ = "string", json_path = ".spec.model.source", priority = 1),
@@ -54,36 +56,37 @@ use super::status::InferenceClusterStatus;
     validation = Rule::new("(1 + self.workers) * self.devicesPerNode % self.parallelism.pipeline != 0 || (1 + self.workers) % self.parallelism.pipeline == 0 || self.parallelism.pipeline % (1 + self.workers) == 0")
         .message("the ranks of a pipeline stage, (1 + workers) * devicesPerNode / pipeline, must be whole nodes or share one node evenly; choose a parallelism.pipeline that divides 1 + workers, or that 1 + workers divides"),
     validation = Rule::new("!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas")
-        .message("autoscaling.minReplicas is above autoscaling.maxReplicas; lower the one or raise the other"),
+        .message("autoscaling.minReplicas is above autoscaling.maxReplicas; lower minReplicas or raise maxReplicas"),
     validation = Rule::new("!has(self.autoscaling) || (self.replicas >= self.autoscaling.minReplicas && self.replicas <= self.autoscaling.maxReplicas)")
         .message("replicas lies outside of autoscaling.minReplicas and maxReplicas; widen the bounds or change replicas")
 )]
 pub struct InferenceClusterSpec {
-    /// What is served.
+    /// Model that the cluster serves.
     pub model: Model,
-    /// How ranks exchange tensors: Nccl (GPUs), Ring (TCP; CPU and Metal), or Auto: Nccl if the pods ask for GPUs, else
-    /// Ring.
+    /// Transport over which the ranks of a group exchange tensors. Nccl is for GPUs. Ring is TCP, for CPU and Metal.
+    /// Auto is Nccl if the pods ask for GPUs, else Ring. Default: Auto.
     #[serde(default)]
     pub backend: Backend,
-    /// Groups, each a whole copy of the model with its own head.
+    /// Number of groups. Each group is a whole copy of the model with its own head. From 0 to 256. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 256), extend("format" = "int32"))]
     pub replicas: u32,
-    /// Worker nodes of each group, beside its head.
+    /// Number of worker pods of each group, beside its head pod. From 0 to 1023. A group may have at most 1024 ranks.
+    /// Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1023), extend("format" = "int32"))]
     pub workers: u32,
-    /// Ranks on each node, the head's included: one per device.
+    /// Number of ranks in each pod of a group, the head pod included. Each rank has one device. From 1 to 64. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64), extend("format" = "int32"))]
     pub devices_per_node: u32,
-    /// How the ranks of a group divide the model.
+    /// Division of the model among the ranks of a group.
     #[serde(default)]
     pub parallelism: Parallelism,
-    /// Limits of one group's service.
+    /// Limits of the requests that one group serves.
     #[serde(default)]
     pub serving: Serving,
-    /// Image of the agent. Default: the one that the operator was installed with.
+    /// Image of the agent. At most 512 characters. Default: the agent image that the operator was installed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(
@@ -91,67 +94,70 @@ pub struct InferenceClusterSpec {
             .message("must be an image reference such as registry.example/lockstep/agent:1.0, without spaces or a scheme")
     )]
     pub image: Option<String>,
-    /// When nodes pull the image: Always, IfNotPresent or Never. Default: Kubernetes' own rule.
+    /// Pull policy of the agent's image: Always, IfNotPresent or Never. Default: the policy that Kubernetes chooses by the
+    /// image's tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
-    /// Secrets with credentials for the image's registry, in the cluster's namespace.
+    /// Secrets with credentials for the image's registry, in the cluster's namespace. At most 8.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Vec<LocalObject>,
-    /// Variables for every container, in Kubernetes' own form. The operator's own variables cannot be set here: use the
-    /// field that each stands for.
+    /// Environment variables of every container, in the form of a pod's `env`. At most 64. Variables that the operator
+    /// sets cannot be set here; use the field of the spec instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub env: Vec<Variable>,
-    /// Resources of each node's `rank` container (ResourceRequirements, stored as given). GPUs need not be asked for
-    /// where `backend` is Nccl: each node then asks for `devicesPerNode` of nvidia.com/gpu.
+    /// Resource requests and limits of the `rank` container of each pod (ResourceRequirements, stored as given). If
+    /// the transport is Nccl, the operator adds `devicesPerNode` of nvidia.com/gpu, unless a number of GPUs is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::overlay")]
     pub resources: Option<Overlay>,
-    /// How workers are placed beside each other.
+    /// Placement of a group's pods relative to each other.
     #[serde(default)]
     pub placement: Placement,
-    /// The Service that clients use.
+    /// Service that clients connect to.
     #[serde(default)]
     pub service: ServiceSpec,
-    /// Who may reach the client ports, as a NetworkPolicy.
+    /// Clients that the NetworkPolicy lets connect to the client ports.
     #[serde(default)]
     pub clients: ClientNetwork,
-    /// A volume that keeps what was downloaded (an hf:// source), shared by all pods of the cluster. Without one each pod
-    /// downloads for itself, and again when it starts anew.
+    /// Volume that keeps the downloaded files of an hf:// source. All pods of the cluster share it. Without a cache, each
+    /// pod downloads the files for itself, and again each time that the pod is replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_cache: Option<ModelCache>,
-    /// Bounds between which a HorizontalPodAutoscaler sets `replicas`, by requests that wait.
+    /// Bounds of a HorizontalPodAutoscaler that sets `replicas` by the number of waiting requests. Default: no
+    /// autoscaling.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
-    /// How a change reaches the groups.
+    /// Pace at which a change of the spec reaches the groups.
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
-    /// Restarts of one container without its rank serving in between, after which the group is stopped and kept as
-    /// evidence until the spec changes. 0: never stopped.
+    /// Number of restarts in a row of one container after which the operator stops its group. A container that has run
+    /// for 10 minutes starts to count anew. The operator keeps a stopped group as evidence until the spec changes. From 0
+    /// to 1000; 0 never stops a group. Default: 10.
     #[serde(default = "restart_budget")]
     #[schemars(range(min = 0, max = 1000), extend("format" = "int32"))]
     pub restart_budget: u32,
-    /// Pod template laid over every pod of the cluster (a PodTemplateSpec, stored as given): tolerations, volumes,
-    /// nodeSelector, priorityClassName, schedulerName, runtimeClassName and all else. Containers are merged by name: `head` and
-    /// `rank`.
+    /// Pod template that is merged into every pod of the cluster (a PodTemplateSpec, stored as given): tolerations,
+    /// volumes, nodeSelector, priorityClassName, schedulerName, runtimeClassName and all other fields. Containers are
+    /// merged by name; the operator's are `head` and `rank`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::overlay")]
     pub template: Option<Overlay>,
-    /// Pod template laid over head pods, after `template`.
+    /// Pod template that is merged into head pods, after `template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::overlay")]
     pub head: Option<Overlay>,
-    /// Pod template laid over worker pods, after `template`.
+    /// Pod template that is merged into worker pods, after `template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::overlay")]
     pub worker: Option<Overlay>,
 }
 
-/// A part of a PodTemplateSpec, kept as it was given.
+/// A part of a PodTemplateSpec, kept as the user gave it.
 pub type Overlay = serde_json::Map<String, serde_json::Value>;
 
-/// Model says which weights, in which form.
+/// Model is a set of weights and the form in which ranks hold them.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -161,10 +167,11 @@ pub type Overlay = serde_json::Map<String, serde_json::Value>;
         .message("tokenSecretRef is for hf:// sources; remove it")
 )]
 pub struct Model {
-    /// Where the weights are: hf://org/name (a model of the hub, which every node downloads), file:///path/of/a/folder (on
-    /// every node; relative to the manifest with `lockstep up`), pvc://claim/folder (a claim in the cluster's namespace),
-    /// oci://image (its files, mounted as a volume) or builtin://tiny (a small model inside the agent). Fixed for the life
-    /// of the cluster.
+    /// Source of the weights: hf://org/name, file:///path/of/a/folder, pvc://claim/folder, oci://image or builtin://tiny.
+    /// hf:// is a model of the Hugging Face hub, which every pod downloads. file:// is a folder that every node has; with
+    /// `lockstep up`, a relative path starts at the manifest. pvc:// is a PersistentVolumeClaim in the cluster's namespace.
+    /// oci:// is an image whose files are mounted as a volume. builtin://tiny is a small model inside the agent. At most
+    /// 1024 characters. The source cannot be changed.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
         validation = Rule::new("self.matches('^(hf|file|pvc|oci|builtin)://')")
@@ -183,8 +190,8 @@ pub struct Model {
             .message("a cluster serves one model for life; create another InferenceCluster and move the clients")
     )]
     pub source: String,
-    /// Commit, tag or branch of an hf:// source. Default: main. A branch is looked up each time that a head starts; a
-    /// commit stays what it is.
+    /// Commit, tag or branch of an hf:// source. The head looks a branch up each time that it starts; a commit never
+    /// changes. Default: main.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(
@@ -192,7 +199,8 @@ pub struct Model {
             .message("must be a branch, a tag or a commit, such as main")
     )]
     pub revision: Option<String>,
-    /// What clients call the model. Default: the last part of the source; `default` always works too.
+    /// Name of the model in requests. At most 128 characters. The name `default` always works too. Default: the last part
+    /// of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(
@@ -200,24 +208,25 @@ pub struct Model {
             .message("may have letters, digits and -_.:/ only, and starts with a letter or digit")
     )]
     pub name: Option<String>,
-    /// Type of the weights in memory; auto is the checkpoint's own.
+    /// Data type of the weights in memory. Auto is the data type of the checkpoint. Default: auto.
     #[serde(default)]
     pub dtype: DType,
-    /// Format that matrices are quantized to while they are loaded.
+    /// Format to which ranks quantize matrices while they load them. Default: none.
     #[serde(default)]
     pub quantization: Quantization,
-    /// Secret with the token for a gated hf:// source, in the cluster's namespace; `lockstep up` takes HF_TOKEN instead.
+    /// Secret with the token for a gated hf:// source, in the cluster's namespace. `lockstep up` takes the token from
+    /// HF_TOKEN instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretKeyRef>,
 }
 
-/// SecretKeyRef names one key of a Secret.
+/// SecretKeyRef refers to one key of a Secret.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct SecretKeyRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in it.
+    /// Key in the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
@@ -225,7 +234,8 @@ pub struct SecretKeyRef {
 /// Parallelism divides the model among the ranks of a group.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Parallelism {
-    /// Pipeline stages. The tensor-parallel size follows: (1 + workers) * devicesPerNode / pipeline.
+    /// Number of pipeline stages. It must divide the number of ranks of a group. The tensor-parallel size is
+    /// (1 + workers) * devicesPerNode / pipeline. From 1 to 64. Default: 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64), extend("format" = "int32"))]
     pub pipeline: u32,
@@ -237,27 +247,29 @@ impl Default for Parallelism {
     }
 }
 
-/// Serving bounds what one group takes on.
+/// Serving limits the requests that one group serves.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.maxNumBatchedTokens >= self.maxNumSeqs")
-        .message("maxNumBatchedTokens must be at least maxNumSeqs, because each running sequence takes a token of every step; raise the one or lower the other")
+        .message("maxNumBatchedTokens must be at least maxNumSeqs, because each running sequence takes a token of every step; raise maxNumBatchedTokens or lower maxNumSeqs")
 )]
 pub struct Serving {
-    /// Most sequences in one step.
+    /// Largest number of sequences in one step. From 1 to 4096. Default: 64.
     #[serde(default = "max_num_seqs")]
     #[schemars(range(min = 1, max = 4096), extend("format" = "int32"))]
     pub max_num_seqs: u32,
-    /// Most tokens in one step, prompts and answers together.
+    /// Largest number of tokens in one step, prompts and answers together. At least maxNumSeqs. From 1 to 1048576.
+    /// Default: 4096.
     #[serde(default = "max_num_batched_tokens")]
     #[schemars(range(min = 1, max = 1_048_576), extend("format" = "int32"))]
     pub max_num_batched_tokens: u32,
-    /// Longest prompt and answer together, in tokens. Default: the model's own.
+    /// Largest number of tokens of a prompt and its answer together. From 1 to 16777216. Default: the model's own limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16_777_216), extend("format" = "int32"))]
     pub context_length: Option<u32>,
-    /// Memory of each rank for keys and values: a share of what is free (90%) or an amount (512Mi, 8Gi).
+    /// Memory of each rank for keys and values: a share of the free memory (1% to 100%) or an amount in Ki, Mi, Gi or Ti
+    /// (e.g. 512Mi, 8Gi). Default: 90%.
     #[serde(default = "kv_cache_memory")]
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(
@@ -265,8 +277,8 @@ pub struct Serving {
             .message("must be a share from 1% to 100%, or an amount with its unit: Ki, Mi, Gi or Ti (e.g. 512Mi)")
     )]
     pub kv_cache_memory: String,
-    /// How long a request waits for a group that forms again after losing a rank (e.g. 120s, 2m), before it is
-    /// answered UNAVAILABLE.
+    /// Time for which a request waits while its group has lost a rank and forms again. The head then answers the request
+    /// with UNAVAILABLE. In seconds or minutes (e.g. 120s, 2m), at most one hour. Default: 120s.
     #[serde(default = "recovery_timeout")]
     #[schemars(length(min = 2, max = 8))]
     #[x_kube(
@@ -288,7 +300,7 @@ impl Default for Serving {
     }
 }
 
-/// Backend is the transport of the collectives.
+/// Backend is the transport over which ranks exchange tensors.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
     #[default]
@@ -297,7 +309,7 @@ pub enum Backend {
     Ring,
 }
 
-/// DType is the type of weights in memory.
+/// DType is the data type of weights in memory.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
@@ -309,7 +321,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// As the agent's environment spells it.
+    /// Returns the value in the agent's environment.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -321,7 +333,7 @@ impl DType {
     }
 }
 
-/// Quantization of weights while loading.
+/// Quantization is the format of quantized weights.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Quantization {
     #[default]
@@ -334,7 +346,7 @@ pub enum Quantization {
 }
 
 impl Quantization {
-    /// As the agent's environment spells it.
+    /// Returns the value in the agent's environment.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -72,7 +72,7 @@ pub(super) fn greeting(cluster: &InferenceCluster, group: &GroupPlan, host: IpAd
         format!(
             "{}: {} on {nodes} nodes",
             group.head.name.trim_end_matches("-head-0"),
-            plan::ranks(group.world_size, group.pipeline_parallel_size)
+            plan::describe_ranks(group.world_size, group.pipeline_parallel_size)
         ),
         format!("gRPC on {host}:{}, OpenAI-compatible HTTP on {host}:{}", ports.grpc, ports.http),
     ];
@@ -174,12 +174,7 @@ mod tests {
 
     use super::{check, members, ports, settle, without_effect};
     use crate::plan::{Addresses, LocalPorts, plan};
-    use crate::resource::{InferenceCluster, parse};
-
-    fn cluster(spec: &str) -> InferenceCluster {
-        let head = "apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: { name: a }";
-        parse(&format!("{head}\nspec: {spec}\n"), "test").unwrap()
-    }
+    use crate::resource::testing::cluster;
 
     #[test]
     fn what_needs_kubernetes_is_refused_by_name() {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::plan::counted;
+use crate::plan::format_count;
 use crate::pods::Trouble;
 use crate::reconcile::groups::Steps;
 use crate::reconcile::validate::Validated;
@@ -127,7 +127,7 @@ fn progressing(groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verd
 
 fn are(count: usize) -> String {
     let verb = if count == 1 { "is" } else { "are" };
-    format!("{} {verb}", counted(count, "group"))
+    format!("{} {verb}", format_count(count, "group"))
 }
 
 fn named(group: &GroupStatus) -> String {

@@ -1,36 +1,37 @@
-//! The values of `charts/inference-cluster`, made from the CRD: `values.schema.json` takes what the CRD's schema takes
-//! (its rules are the API server's to judge), and `values.yaml` says what each field is for. So neither can lag behind.
+//! Values of `charts/inference-cluster`, generated from the CRD. `values.schema.json` accepts a spec exactly if the CRD's
+//! schema accepts it; the API server judges the CEL rules. `values.yaml` documents each field. Both always match the CRD.
 
 use serde_json::{Map, Value, json};
 
 use super::crd;
 
-/// What of a schema JSON Schema knows too.
-const KEPT: [&str; 9] =
+/// Keywords of a CRD schema that JSON Schema has too.
+const KEYWORDS: [&str; 9] =
     ["description", "enum", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "pattern"];
 
-/// Columns of a line in `values.yaml`.
+/// Width of a line in `values.yaml`.
 const WIDTH: usize = 120;
 
-/// The values beside `spec`, as `values.yaml` has them.
+/// Text of the values beside `spec` in `values.yaml`.
 const OTHER_VALUES: &str = "\
-# Name of the InferenceCluster, and so of its Service. Empty: the release's.
+# Name of the InferenceCluster and of its Service. Default: the name of the release.
 name: \"\"
 labels: {}
 annotations: {}
 
-# `helm test` asks the Service for tokens, from a pod with the operator's image, for so long until some come.
+# Pod of `helm test`. It runs the operator's image and asks the Service for tokens until an answer comes, for at most
+# timeoutSeconds.
 test:
   image:
     repository: ghcr.io/lockstep-dev/operator
-    tag: \"\" # the chart's appVersion
+    tag: \"\" # default: the chart's appVersion
     digest: \"\"
     pullPolicy: IfNotPresent
   imagePullSecrets: []
   prompt: Once upon a time
   timeoutSeconds: 240
 
-# The spec of the InferenceCluster, passed on as it stands. Behind a # is what holds where nothing is said.
+# Spec of the InferenceCluster. The chart passes it on unchanged. Commented lines show the defaults.
 ";
 
 fn spec_schema() -> Value {
@@ -38,7 +39,7 @@ fn spec_schema() -> Value {
         .take()
 }
 
-/// A number without a fraction where it has none.
+/// Returns a whole number without a fraction.
 fn whole(value: &Value) -> Value {
     match value.as_f64() {
         Some(number) if number.fract() == 0.0 => json!(number as i64),
@@ -46,7 +47,7 @@ fn whole(value: &Value) -> Value {
     }
 }
 
-/// A schema of the CRD as JSON Schema.
+/// Converts a schema of the CRD to JSON Schema.
 fn converted(schema: &Value) -> Value {
     let mut to = Map::new();
     let nullable = schema["nullable"] == true;
@@ -62,7 +63,7 @@ fn converted(schema: &Value) -> Value {
         1 => to.insert("type".into(), types.remove(0)),
         _ => to.insert("type".into(), types.into()),
     };
-    for key in KEPT {
+    for key in KEYWORDS {
         if let Some(value) = schema.get(key) {
             to.insert(key.into(), whole(value));
         }
@@ -77,7 +78,7 @@ fn converted(schema: &Value) -> Value {
         to.insert("items".into(), converted(items));
     }
     if let Some(properties) = schema["properties"].as_object() {
-        let properties: Map<_, _> = properties.iter().map(|(name, of)| (name.clone(), converted(of))).collect();
+        let properties: Map<_, _> = properties.iter().map(|(name, schema)| (name.clone(), converted(schema))).collect();
         to.insert("properties".into(), properties.into());
         if schema["x-kubernetes-preserve-unknown-fields"] != true {
             to.insert("additionalProperties".into(), json!(false));
@@ -116,10 +117,10 @@ fn values_schema() -> String {
     let name = json!({ "type": "string", "maxLength": 40, "pattern": "^([a-z]([-a-z0-9]*[a-z0-9])?)?$" });
     let schema = json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "Values of the chart inference-cluster. Made from the CRD by `make generate`",
+        "title": "Values of the chart inference-cluster. Generated from the CRD by `make generate`",
         "type": "object", "additionalProperties": false, "required": ["spec"],
         "properties": {
-            "global": { "type": "object", "description": "What a parent chart shares; not used here." },
+            "global": { "type": "object", "description": "Values that a parent chart shares. This chart does not use them." },
             "name": name, "labels": texts, "annotations": texts, "test": test,
             "spec": converted(&spec_schema()),
         },
@@ -127,8 +128,8 @@ fn values_schema() -> String {
     serde_json::to_string_pretty(&schema).unwrap() + "\n"
 }
 
-/// `text` as comment lines, each beginning with `margin`.
-fn comment(text: &str, margin: &str, to: &mut String) {
+/// Writes `text` as comment lines that begin with `margin`.
+fn write_comment(text: &str, margin: &str, to: &mut String) {
     let mut line = format!("{margin}#");
     for word in text.split_whitespace() {
         if line.len() + 1 + word.len() > WIDTH {
@@ -142,9 +143,10 @@ fn comment(text: &str, margin: &str, to: &mut String) {
     to.push('\n');
 }
 
-/// A field as `values.yaml` shows it: set where `set` says so, behind a `#` elsewhere. What is below a `#` needs none.
-fn field(name: &str, schema: &Value, margin: &str, set: Option<&Value>, to: &mut String) {
-    comment(schema["description"].as_str().unwrap_or_default(), margin, to);
+/// Writes a field of `values.yaml`. The field is set if `set` has a value, else commented out. The children of a
+/// commented field get no `#` of their own.
+fn write_field(name: &str, schema: &Value, margin: &str, set: Option<&Value>, to: &mut String) {
+    write_comment(schema["description"].as_str().unwrap_or_default(), margin, to);
     let hash = if set.is_some() || margin.contains('#') { "" } else { "# " };
     let children = schema["properties"].as_object().filter(|children| !children.is_empty());
     match (children, set.or(schema.get("default"))) {
@@ -152,15 +154,15 @@ fn field(name: &str, schema: &Value, margin: &str, set: Option<&Value>, to: &mut
             to.push_str(&format!("{margin}{hash}{name}:\n"));
             let margin = format!("{margin}{hash}  ");
             for (name, schema) in in_order(children, &schema["required"]) {
-                field(name, schema, &margin, set.and_then(|set| set.get(name)), to);
+                write_field(name, schema, &margin, set.and_then(|set| set.get(name)), to);
             }
         }
-        (None, Some(value)) => to.push_str(&format!("{margin}{hash}{name}: {}\n", inline(value))),
+        (None, Some(value)) => to.push_str(&format!("{margin}{hash}{name}: {}\n", format_inline(value))),
         (None, None) => to.push_str(&format!("{margin}{hash}{name}:\n")),
     }
 }
 
-/// What must be said first, then the rest by name.
+/// Returns the required fields first, then the optional ones, each by name.
 fn in_order<'a>(fields: &'a Map<String, Value>, required: &Value) -> Vec<(&'a String, &'a Value)> {
     let mut fields: Vec<_> = fields.iter().collect();
     let optional = |name: &str| !required.as_array().is_some_and(|names| names.iter().any(|known| known == name));
@@ -168,8 +170,8 @@ fn in_order<'a>(fields: &'a Map<String, Value>, required: &Value) -> Vec<(&'a St
     fields
 }
 
-/// A value in one line.
-fn inline(value: &Value) -> String {
+/// Formats a value in one line.
+fn format_inline(value: &Value) -> String {
     match value {
         Value::Array(_) | Value::Object(_) => value.to_string(),
         scalar => serde_yaml::to_string(&whole(scalar)).unwrap().trim_end().to_owned(),
@@ -182,26 +184,26 @@ fn values() -> String {
     let set = json!({ "model": { "source": "builtin://tiny" } });
     let mut fields = String::new();
     for (name, schema) in in_order(schema["properties"].as_object().unwrap(), &schema["required"]) {
-        field(name, schema, "  ", set.get(name), &mut fields);
+        write_field(name, schema, "  ", set.get(name), &mut fields);
     }
     to.push_str("spec:\n");
     to + &fields
 }
 
 #[test]
-fn the_chart_takes_what_the_crd_takes() {
+fn the_chart_accepts_the_specs_that_the_crd_accepts() {
     for (file, made) in [("values.schema.json", values_schema()), ("values.yaml", values())] {
         let path = format!("{}/../charts/inference-cluster/{file}", env!("CARGO_MANIFEST_DIR"));
         if std::env::var_os("LOCKSTEP_REGENERATE").is_some() {
             std::fs::write(&path, &made).unwrap();
         }
         let kept = std::fs::read_to_string(&path).unwrap();
-        assert!(kept == made, "charts/inference-cluster/{file} is not what the CRD says: run `make generate`");
+        assert!(kept == made, "charts/inference-cluster/{file} does not match the CRD: run `make generate`");
     }
 }
 
 #[test]
-fn the_charts_values_ask_for_the_small_model_and_nothing_else() {
+fn the_charts_values_set_only_the_small_model() {
     let values: Value = serde_yaml::from_str(&values()).unwrap();
     assert_eq!(values["spec"], json!({ "model": { "source": "builtin://tiny" } }));
 }

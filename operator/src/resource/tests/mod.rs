@@ -1,4 +1,4 @@
-//! The CRD against its checked-in copy, and what manifests are told.
+//! Tests of the CRD against its checked-in copies, and of the messages for bad manifests.
 
 mod chart;
 
@@ -17,9 +17,9 @@ spec:
   workers: 2
 ";
 
-/// `deploy/crd/` and the chart hold what `lockstep crd` prints; `LOCKSTEP_REGENERATE=1` writes it.
+/// `deploy/crd/` and the chart hold the output of `lockstep crd`. `LOCKSTEP_REGENERATE=1` writes the files.
 #[test]
-fn the_checked_in_crd_is_the_derived_one() {
+fn the_checked_in_crd_equals_the_derived_crd() {
     let derived = crd_yaml().unwrap();
     for folder in ["deploy/crd", "charts/lockstep/files"] {
         let path = format!("{}/../{folder}/inferenceclusters.lockstep.dev.yaml", env!("CARGO_MANIFEST_DIR"));
@@ -27,18 +27,18 @@ fn the_checked_in_crd_is_the_derived_one() {
             std::fs::write(&path, &derived).unwrap();
         }
         let kept = std::fs::read_to_string(&path).unwrap();
-        assert!(kept == derived, "{folder} is not what `lockstep crd` prints: run `make generate`");
+        assert!(kept == derived, "{folder} differs from the output of `lockstep crd`: run `make generate`");
     }
 }
 
 #[test]
-fn what_does_not_end_is_no_manifest() {
-    let told = super::load("/dev/zero".as_ref()).unwrap_err().to_string();
-    assert!(told.contains("/dev/zero has more than 1572864 bytes"), "{told}");
+fn an_endless_file_is_refused() {
+    let message = super::load("/dev/zero".as_ref()).unwrap_err().to_string();
+    assert!(message.contains("/dev/zero has more than 1572864 bytes"), "{message}");
 }
 
 #[test]
-fn the_sample_is_good() {
+fn the_sample_is_accepted() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/quickstart.yaml");
     let cluster = super::load(path.as_ref()).unwrap();
     assert_eq!((cluster.spec.workers, cluster.spec.devices_per_node), (2, 1));
@@ -51,9 +51,9 @@ fn defaults_come_from_the_schema() {
     insta::assert_snapshot!(serde_yaml::to_string(&spec).unwrap());
 }
 
-/// `edit`: what to replace in the good manifest (nothing: the whole), and by what.
-fn told(edit: &str, by: &str) -> String {
-    let text = if edit.is_empty() { by.to_owned() } else { GOOD.replace(edit, by) };
+/// Replaces `from` in the good manifest (the whole manifest if `from` is empty) by `to`, and returns the message.
+fn message_for(from: &str, to: &str) -> String {
+    let text = if from.is_empty() { to.to_owned() } else { GOOD.replace(from, to) };
     match parse(&text, "cluster.yaml") {
         Ok(_) => "accepted".into(),
         Err(error) => error.to_string(),
@@ -61,7 +61,7 @@ fn told(edit: &str, by: &str) -> String {
 }
 
 #[test]
-fn what_bad_manifests_are_told() {
+fn bad_manifests_get_a_message() {
     let long = format!("name: {}", "a".repeat(41));
     let source = "source: builtin://tiny";
     let cases = [
@@ -102,20 +102,21 @@ fn what_bad_manifests_are_told() {
         (source, "source:"),
         (source, "source: file:///m\n    quantization: int8\n    dtype: fp16\n    name: 'a b'"),
     ];
-    let all: Vec<_> = cases.iter().map(|(edit, by)| format!("{edit:?} -> {by:?}\n{}\n", told(edit, by))).collect();
+    let all: Vec<_> =
+        cases.iter().map(|(from, to)| format!("{from:?} -> {to:?}\n{}\n", message_for(from, to))).collect();
     insta::assert_snapshot!(all.join("\n"));
 }
 
 #[test]
-fn a_model_is_for_life() {
+fn the_source_of_a_model_cannot_change() {
     let schema = serde_json::to_value(crd()).unwrap()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
     let with = |source: &str, workers: u32| -> Value {
         json!({ "metadata": { "name": "a" }, "spec": { "model": { "source": source }, "workers": workers } })
     };
     let old = with("file:///a", 1);
     assert!(judge(&schema, &with("file:///a", 2), Some(&old)).is_ok());
-    let told = judge(&schema, &with("file:///b", 1), Some(&old)).unwrap_err();
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].path, "spec.model.source");
-    assert!(told[0].message.contains("for life"), "{told:?}");
+    let violations = judge(&schema, &with("file:///b", 1), Some(&old)).unwrap_err();
+    assert_eq!(violations.len(), 1);
+    assert_eq!(violations[0].path, "spec.model.source");
+    assert!(violations[0].message.contains("for life"), "{violations:?}");
 }
