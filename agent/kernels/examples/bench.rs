@@ -1,9 +1,8 @@
 //! Products of Llama-3.2-1B's shapes, one row and many, beside a plain read of memory.
 //!
-//! `cargo run -p lockstep-kernels --example bench [threads] [isa] [rounds]`. One-row products are
-//! bound by memory, and what a shared machine gives moves from moment to moment: so each product is
-//! paired with a read of as many bytes just before it, the best round of each counts, and the share of
-//! the read is the figure to look at.
+//! `cargo run -p lockstep-kernels --example bench [threads] [isa] [rounds]`. Memory bounds one-row products, and the
+//! bandwidth of a shared machine changes from moment to moment. So the program pairs each product with a read of as
+//! many bytes just before it, and takes the best round of each. The share of the read is the figure to look at.
 
 use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, Result, ThreadPool, linear};
@@ -16,17 +15,17 @@ const SHAPES: [(&str, usize, usize); 4] =
     [("qkv", 2048, 3072), ("o", 2048, 2048), ("gate_up", 2048, 16384), ("down", 8192, 2048)];
 /// Copies of each layer, so that weights come from memory and not from a cache.
 const LAYERS: usize = 4;
-/// Rounds of which the best counts, unless asked for otherwise.
+/// Rounds of which the best counts, if the command line names no number.
 const ROUNDS: usize = 15;
 
 /// One weight, and memory of its size to read.
-struct Subject {
+struct Workload {
     matrix: Matrix,
     words: Vec<u64>,
 }
 
-/// Seconds that reading `words` takes with all threads: two streams each, eight sums per stream.
-fn read(ctx: &Context, words: &[u64]) -> f64 {
+/// Returns the seconds that reading `words` takes with all threads: two streams each, eight sums per stream.
+fn read_words(ctx: &Context, words: &[u64]) -> f64 {
     let total = AtomicU64::new(0);
     let start = Instant::now();
     ctx.pool().for_each_chunk(words.len(), 1 << 15, &|range| {
@@ -43,48 +42,48 @@ fn read(ctx: &Context, words: &[u64]) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// What weights are kept in.
+/// Format of the weights in memory.
 #[derive(Clone, Copy)]
-enum Kind {
+enum WeightKind {
     Float(DType),
     Blocks(BlockFormat),
 }
 
-impl Kind {
+impl WeightKind {
     fn name(self) -> &'static str {
         match self {
-            Kind::Float(dtype) => dtype.as_str(),
-            Kind::Blocks(format) => format.name(),
+            WeightKind::Float(dtype) => dtype.as_str(),
+            WeightKind::Blocks(format) => format.name(),
         }
     }
 }
 
-fn subjects(ctx: &Context, kind: Kind) -> Result<Vec<Subject>> {
-    let mut subjects = Vec::new();
+fn workloads(ctx: &Context, kind: WeightKind) -> Result<Vec<Workload>> {
+    let mut workloads = Vec::new();
     for (_, inputs, outputs) in SHAPES {
         let tensor = Tensor::randn(0f32, 0.1, (outputs, inputs), &Device::Cpu)?;
         for _ in 0..LAYERS {
             let matrix = match kind {
-                Kind::Float(dtype) => Matrix::new(ctx, &tensor.to_dtype(dtype)?)?,
-                Kind::Blocks(format) => Matrix::quantize(ctx, &tensor, format, 0..inputs)?,
+                WeightKind::Float(dtype) => Matrix::new(ctx, &tensor.to_dtype(dtype)?)?,
+                WeightKind::Blocks(format) => Matrix::quantize(ctx, &tensor, format, 0..inputs)?,
             };
             let words = vec![1u64; matrix.bytes() / 8];
-            subjects.push(Subject { matrix, words });
+            workloads.push(Workload { matrix, words });
         }
     }
-    Ok(subjects)
+    Ok(workloads)
 }
 
-/// Best seconds of all products of `tokens` rows, and of the reads.
-fn measure(ctx: &Context, subjects: &[Subject], tokens: usize, rounds: usize) -> Result<[f64; 2]> {
-    let mut best = vec![[f64::INFINITY; 2]; subjects.len()];
+/// Returns the best seconds of all products of `tokens` rows, and of the reads.
+fn measure(ctx: &Context, workloads: &[Workload], tokens: usize, rounds: usize) -> Result<[f64; 2]> {
+    let mut best = vec![[f64::INFINITY; 2]; workloads.len()];
     for _ in 0..rounds {
-        for (subject, best) in subjects.iter().zip(&mut best) {
-            let shape = (tokens, subject.matrix.in_features());
+        for (workload, best) in workloads.iter().zip(&mut best) {
+            let shape = (tokens, workload.matrix.in_features());
             let x = Tensor::ones(shape, DType::F32, &Device::Cpu)?;
-            let reading = read(ctx, &subject.words);
+            let reading = read_words(ctx, &workload.words);
             let start = Instant::now();
-            black_box(linear(ctx, &x, &subject.matrix, None)?);
+            black_box(linear(ctx, &x, &workload.matrix, None)?);
             let product = start.elapsed().as_secs_f64();
             *best = [best[0].min(product), best[1].min(reading)];
         }
@@ -101,14 +100,14 @@ fn main() -> Result<()> {
     }
     let rounds = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
     println!("{}, {} threads; machine has {:?}", ctx.isa(), ctx.threads(), Isa::available());
-    let floats = [DType::BF16, DType::F16, DType::F32].map(Kind::Float);
-    for kind in BlockFormat::ALL.map(Kind::Blocks).into_iter().chain(floats) {
-        let subjects = subjects(&ctx, kind)?;
-        let bytes: usize = subjects.iter().map(|subject| subject.matrix.bytes()).sum();
+    let floats = [DType::BF16, DType::F16, DType::F32].map(WeightKind::Float);
+    for kind in BlockFormat::ALL.map(WeightKind::Blocks).into_iter().chain(floats) {
+        let workloads = workloads(&ctx, kind)?;
+        let bytes: usize = workloads.iter().map(|workload| workload.matrix.bytes()).sum();
         let numbers = (LAYERS * SHAPES.iter().map(|(_, inputs, outputs)| inputs * outputs).sum::<usize>()) as f64;
         for tokens in [1, 2, 4, 8, 12, 16, 64, 256] {
             let rounds = rounds.div_ceil(1 + tokens / 8);
-            let [product, read] = measure(&ctx, &subjects, tokens, rounds)?;
+            let [product, read] = measure(&ctx, &workloads, tokens, rounds)?;
             println!(
                 "{:5} {tokens:4} rows: {:8.2} ms {:6.1} GB/s = {:3.0}% of a read ({:5.1}) {:7.1} GFLOP/s",
                 kind.name(),

@@ -1,30 +1,29 @@
-//! Zeroed memory on cache-line boundaries, on huge pages where it is large: panels and KV caches.
+//! Zeroed memory on cache-line boundaries, on huge pages if it is large: panels and KV caches.
 //!
-//! Pages are mapped when first touched, so a large cache costs nothing until it is used.
+//! The system maps pages when they are first touched, so a large cache costs nothing until it is used.
 
-use crate::error::{Error, Result};
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-/// The size and alignment of a huge page on x86-64 and most aarch64 kernels.
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use crate::error::{Error, Result};
+
+/// Size and alignment of a huge page on x86-64 and most aarch64 kernels.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// An element that any bits make valid, and that may lie at any cache-line boundary.
-///
-/// # Safety
-/// Implementors have no padding, no invalid bit pattern, and an alignment of at most 64.
-pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
+/// Element type of which any bits are a valid value, and whose values may lie at any cache-line boundary.
+pub(crate) unsafe trait Pod: Copy + Send + Sync + 'static {}
 // SAFETY: numbers and arrays of them.
-unsafe impl Plain for f32 {}
+unsafe impl Pod for f32 {}
 // SAFETY: as above.
-unsafe impl Plain for u8 {}
+unsafe impl Pod for u8 {}
 // SAFETY: as above.
-unsafe impl Plain for u16 {}
+unsafe impl Pod for u16 {}
 // SAFETY: as above.
-unsafe impl Plain for u32 {}
+unsafe impl Pod for u32 {}
 // SAFETY: an array of plain elements has no padding and their alignment.
-unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
 
 /// An owned anonymous mapping.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// `bytes` zero bytes, aligned to a page at least; to a huge page if there is one in them.
+    /// Maps `bytes` zero bytes, aligned to a page, or to a huge page if `bytes` are at least one.
     pub(crate) fn zeroed(bytes: usize) -> Result<Buffer> {
         let slack = if bytes >= HUGE_PAGE { HUGE_PAGE } else { 0 };
         let mapped = bytes.max(1) + slack;
@@ -64,22 +63,22 @@ impl Buffer {
         Ok(Buffer { mapping, mapped, start, bytes })
     }
 
-    /// The bytes as elements; what does not fill an element at the end is left out.
-    pub(crate) fn as_slice<T: Plain>(&self) -> &[T] {
+    /// Returns the bytes as elements, without a rest at the end that fills no element.
+    pub(crate) fn as_slice<T: Pod>(&self) -> &[T] {
         let length = self.bytes / size_of::<T>();
         // SAFETY: the memory is mapped, initialised (zero or written), aligned to a page, and borrowed
         // with `self`; any bits are a valid `T`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast::<T>(), length) }
     }
 
-    /// As [`Buffer::as_slice`], for writing.
-    pub(crate) fn as_mut_slice<T: Plain>(&mut self) -> &mut [T] {
+    /// Returns the bytes as elements for writing, like [`Buffer::as_slice`].
+    pub(crate) fn as_mut_slice<T: Pod>(&mut self) -> &mut [T] {
         let length = self.bytes / size_of::<T>();
         // SAFETY: as in `as_slice`, and `&mut self` makes the borrow exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast::<T>(), length) }
     }
 
-    /// Its size.
+    /// Returns the size of the buffer.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -87,7 +86,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, of this size, and no borrow outlives `self`.
+        // SAFETY: this buffer owns the mapping, which has this size, and no borrow outlives `self`.
         let unmapped = unsafe { munmap(self.mapping.as_ptr(), self.mapped) };
         if let Err(error) = unmapped {
             tracing::warn!(%error, bytes = self.mapped, "unmap memory");
@@ -95,12 +94,12 @@ impl Drop for Buffer {
     }
 }
 
-/// Asks for huge pages; a kernel without them serves small ones.
+/// Asks the system for huge pages. A system without them gives small pages.
 fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
     #[cfg(target_os = "linux")]
     {
-        // SAFETY: the range is inside a mapping that nobody else uses yet, and this advice does not
-        // change its contents.
+        // SAFETY: the range is inside a mapping that no other code uses yet, and this advice does not change its
+        // contents.
         let advised = unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxHugepage) };
         if let Err(error) = advised {
             tracing::debug!(%error, "no huge pages");

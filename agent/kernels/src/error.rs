@@ -1,6 +1,6 @@
-//! What can go wrong: a wrong shape, dtype, device or argument, named, or candle's own error.
+//! The errors of kernels: a wrong shape, dtype, device or argument, named, or candle's own error.
 
-/// Everything that the kernels refuse; each message names the tensor and what was expected of it.
+/// Everything that the kernels refuse. Each message names the tensor and what was expected of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A tensor has another shape than the kernel needs.
@@ -29,7 +29,7 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
 }
 
-/// A result with the kernels' error.
+/// Result with the kernels' error.
 pub type Result<T> = std::result::Result<T, Error>;
 
 pub(crate) fn argument<T>(what: &'static str, reason: impl Into<String>) -> Result<T> {

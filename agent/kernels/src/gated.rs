@@ -1,27 +1,20 @@
 //! The gated activations of feed-forward layers (SwiGLU and GEGLU, Shazeer 2020,
 //! <https://arxiv.org/abs/2002.05202>).
 
-use crate::context::Context;
-use crate::error::Result;
-use crate::shared::Shared;
-use crate::simd::{self, Kernel, Simd, map, math};
-use crate::{check, host, plain, rows};
 use candle_core::Tensor;
 
-/// What the gate passes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `x / (1 + e^-x)`.
-    Silu,
-    /// GELU in its approximation by tanh (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>).
-    GeluTanh,
-}
+use crate::activation::Activation;
+use crate::context::Context;
+use crate::error::Result;
+use crate::shared_slice::SharedSlice;
+use crate::simd::{self, Kernel, Simd, map, math};
+use crate::{check, host, plain, rows};
 
-/// `activation(gate) · up`: `gate_up` `[tokens, 2 · inter]`, gate first; returns `[tokens, inter]`.
+/// Computes `activation(gate) · up`: `gate_up` is `[tokens, 2 · inter]`, gate first; returns `[tokens, inter]`.
 pub fn gated_mul(ctx: &Context, gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
     let (tokens, width) = check::rows("gate_up", gate_up)?;
     if width % 2 != 0 {
-        return check::shape("gate_up", "[tokens, 2 * inter]".to_owned(), gate_up);
+        return check::wrong_shape("gate_up", "[tokens, 2 * inter]".to_owned(), gate_up);
     }
     if !ctx.has_kernels() {
         return plain::gated_mul(ctx, gate_up, activation);
@@ -30,17 +23,17 @@ pub fn gated_mul(ctx: &Context, gate_up: &Tensor, activation: Activation) -> Res
     let mut out = vec![0.0; tokens * inter];
     let input = host::borrow("gate_up", gate_up)?;
     let input = input.f32()?;
-    let shared = Shared::new(&mut out);
-    rows::for_each_run(ctx, tokens * inter, inter, &|elements| {
+    let shared = SharedSlice::new(&mut out);
+    rows::for_each_row_range(ctx, tokens * inter, inter, &|elements| {
         let gate_up = &input[2 * elements.start..2 * elements.end];
         // SAFETY: runs of rows do not overlap.
-        let out = unsafe { shared.part(elements) };
+        let out = unsafe { shared.slice_mut(elements) };
         simd::dispatch(ctx, GatedMul { gate_up, inter, activation, out });
     });
     host::tensor(out, (tokens, inter))
 }
 
-/// Whole rows.
+/// Gated activation of whole rows.
 struct GatedMul<'a> {
     gate_up: &'a [f32],
     inter: usize,

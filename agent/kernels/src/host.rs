@@ -1,53 +1,55 @@
-//! The elements of a CPU tensor as a slice, and slices back as tensors, without copies.
+//! Slices of the elements of CPU tensors, and tensors of vectors, without copies.
 
-use crate::error::{Error, Result};
-use candle_core::{CpuStorage, Device, Shape, Storage, Tensor, WithDType};
-use half::{bf16, f16};
 use std::ops::Deref;
 
-/// A read lock on a CPU tensor's elements. The tensor is contiguous.
-pub(crate) struct Host<Guard> {
+use candle_core::{CpuStorage, Device, Shape, Storage, Tensor, WithDType};
+use half::{bf16, f16};
+
+use crate::error::{Error, Result};
+
+/// Read lock on a CPU tensor's elements. The tensor is contiguous.
+pub(crate) struct HostTensor<Guard> {
     storage: Guard,
     start: usize,
     length: usize,
     what: &'static str,
 }
 
-/// Borrows a contiguous CPU tensor's elements; `what` names it in errors.
-pub(crate) fn borrow(what: &'static str, tensor: &Tensor) -> Result<Host<impl Deref<Target = Storage>>> {
+/// Borrows a contiguous CPU tensor's elements. `what` names the tensor in errors.
+pub(crate) fn borrow(what: &'static str, tensor: &Tensor) -> Result<HostTensor<impl Deref<Target = Storage>>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
         return Err(Error::Placement { what, expected: "CPU" });
     };
-    Ok(Host { storage, start, length: end - start, what })
+    Ok(HostTensor { storage, start, length: end - start, what })
 }
 
-/// Elements by dtype; halves as their bits.
-pub(crate) enum Elements<'a> {
+/// Elements by dtype. Half-precision elements are given as their bits.
+pub(crate) enum HostElements<'a> {
     F32(&'a [f32]),
     Bf16(&'a [u16]),
     F16(&'a [u16]),
 }
 
-impl<Guard: Deref<Target = Storage>> Host<Guard> {
-    /// The elements of an f32 tensor.
+impl<Guard: Deref<Target = Storage>> HostTensor<Guard> {
+    /// Returns the elements of an f32 tensor.
     pub(crate) fn f32(&self) -> Result<&[f32]> {
         match self.elements()? {
-            Elements::F32(elements) => Ok(elements),
+            HostElements::F32(elements) => Ok(elements),
             _ => self.refuse("f32"),
         }
     }
 
-    /// The elements of an f32, bf16 or f16 tensor.
-    pub(crate) fn elements(&self) -> Result<Elements<'_>> {
+    /// Returns the elements of an f32, bf16 or f16 tensor.
+    pub(crate) fn elements(&self) -> Result<HostElements<'_>> {
         let Storage::Cpu(storage) = &*self.storage else {
             return Err(Error::Placement { what: self.what, expected: "CPU" });
         };
         let range = self.start..self.start + self.length;
         match storage {
-            CpuStorage::F32(elements) => Ok(Elements::F32(&elements[range])),
-            CpuStorage::BF16(elements) => Ok(Elements::Bf16(bits_of_bf16(&elements[range]))),
-            CpuStorage::F16(elements) => Ok(Elements::F16(bits_of_f16(&elements[range]))),
+            CpuStorage::F32(elements) => Ok(HostElements::F32(&elements[range])),
+            CpuStorage::BF16(elements) => Ok(HostElements::Bf16(bits_of_bf16(&elements[range]))),
+            CpuStorage::F16(elements) => Ok(HostElements::F16(bits_of_f16(&elements[range]))),
             _ => self.refuse("f32, bf16 or f16"),
         }
     }
@@ -67,7 +69,7 @@ fn bits_of_f16(elements: &[f16]) -> &[u16] {
     unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), elements.len()) }
 }
 
-/// A CPU tensor that takes over `elements`.
+/// Creates a CPU tensor that takes over `elements`.
 pub(crate) fn tensor<T: WithDType>(elements: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(elements, shape.into(), &Device::Cpu)?)
 }

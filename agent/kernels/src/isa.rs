@@ -1,16 +1,17 @@
-//! Which instruction set the CPU kernels use: found at run time, or forced by name.
+//! The instruction set of the CPU kernels: detected at run time, or forced by name.
 //!
-//! Invariant: an `Isa` inside a [`crate::Context`] is one that this machine has, so kernels compiled
-//! for it may run. `Isa` values themselves are just names.
+//! Invariant: an `Isa` inside a [`crate::Context`] is one that this machine has, so kernels compiled for it may run.
+//! `Isa` values themselves are just names.
 
-use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
 
-/// An instruction set that the kernels are written for.
+use crate::error::{Error, Result};
+
+/// Instruction set that the kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// Plain Rust; runs anywhere.
+    /// Plain Rust, which runs on any machine.
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
@@ -22,17 +23,17 @@ impl Isa {
     /// Every instruction set that has kernels, from the plainest to the widest.
     pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];
 
-    /// The widest instruction set of this machine.
+    /// Returns the widest instruction set of this machine.
     pub fn detect() -> Isa {
         Isa::available().last().copied().unwrap_or(Isa::Portable)
     }
 
-    /// All instruction sets of this machine that have kernels, the widest last.
+    /// Returns all instruction sets of this machine that have kernels, the widest last.
     pub fn available() -> Vec<Isa> {
         Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
-    /// Whether this machine can run it.
+    /// Returns true if this machine can run the instruction set.
     pub fn is_available(self) -> bool {
         match self {
             Isa::Portable => true,
@@ -41,7 +42,7 @@ impl Isa {
         }
     }
 
-    /// The name by which it is forced: `portable`, `avx2`, `avx512`.
+    /// Returns the name by which a user forces the instruction set: `portable`, `avx2`, `avx512`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -50,10 +51,10 @@ impl Isa {
         }
     }
 
-    /// The instruction set of that name, if this machine has it.
+    /// Returns the instruction set of that name if this machine has it.
     pub fn force(name: &str) -> Result<Isa> {
         let isa: Isa = name.parse()?;
-        if isa.is_available() { Ok(isa) } else { Err(refused(name)) }
+        if isa.is_available() { Ok(isa) } else { Err(unavailable(name)) }
     }
 }
 
@@ -67,12 +68,12 @@ impl FromStr for Isa {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Isa> {
-        let found = Isa::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| refused(name))
+        let isa = Isa::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(name));
+        isa.ok_or_else(|| unavailable(name))
     }
 }
 
-fn refused(name: &str) -> Error {
+fn unavailable(name: &str) -> Error {
     let names: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
     Error::Isa { name: name.to_owned(), have: names.join(", ") }
 }

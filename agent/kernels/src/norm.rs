@@ -1,13 +1,14 @@
 //! RMSNorm (Zhang and Sennrich 2019, <https://arxiv.org/abs/1910.07467>), alone and after a residual sum.
 
-use crate::context::Context;
-use crate::error::Result;
-use crate::shared::Shared;
-use crate::simd::{self, Kernel, Simd, map};
-use crate::{check, host, plain, rows};
 use candle_core::Tensor;
 
-/// `x / sqrt(mean(x²) + eps) · weight` over the last dimension: `x` `[tokens, dim]`, `weight` `[dim]`.
+use crate::context::Context;
+use crate::error::Result;
+use crate::shared_slice::SharedSlice;
+use crate::simd::{self, Kernel, Simd, map};
+use crate::{check, host, plain, rows};
+
+/// Computes `x / sqrt(mean(x²) + eps) · weight` over the last dimension: `x` is `[tokens, dim]`, `weight` is `[dim]`.
 ///
 /// A norm per head is the same on `x` reshaped to `[tokens · heads, head_dim]`.
 pub fn rms_norm(ctx: &Context, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -20,17 +21,17 @@ pub fn rms_norm(ctx: &Context, x: &Tensor, weight: &Tensor, eps: f64) -> Result<
     let mut normed = vec![0.0; x.elem_count()];
     let (input, weight) = (host::borrow("x", x)?, host::borrow("norm weight", weight)?);
     let (input, weight) = (input.f32()?, weight.f32()?);
-    let out = Shared::new(&mut normed);
-    rows::for_each_run(ctx, input.len(), dim, &|elements| {
+    let out = SharedSlice::new(&mut normed);
+    rows::for_each_row_range(ctx, input.len(), dim, &|elements| {
         let x = &input[elements.clone()];
         // SAFETY: runs of rows do not overlap.
-        let normed = unsafe { out.part(elements) };
-        simd::dispatch(ctx, Norm { x, weight, eps, normed });
+        let normed = unsafe { out.slice_mut(elements) };
+        simd::dispatch(ctx, RmsNorm { x, weight, eps, normed });
     });
     host::tensor(normed, x.shape())
 }
 
-/// `sum = x + residual` and its RMSNorm; returns `(sum, normed)`, both `[tokens, dim]`.
+/// Computes `sum = x + residual` and its RMSNorm; returns `(sum, normed)`, both `[tokens, dim]`.
 pub fn add_rms_norm(
     ctx: &Context,
     x: &Tensor,
@@ -51,27 +52,27 @@ pub fn add_rms_norm(
     let (input, weight) = (host::borrow("x", x)?, host::borrow("norm weight", weight)?);
     let residual = host::borrow("residual", residual)?;
     let (input, residual, weight) = (input.f32()?, residual.f32()?, weight.f32()?);
-    let (sums, out) = (Shared::new(&mut sum), Shared::new(&mut normed));
-    rows::for_each_run(ctx, input.len(), dim, &|elements| {
+    let (sums, out) = (SharedSlice::new(&mut sum), SharedSlice::new(&mut normed));
+    rows::for_each_row_range(ctx, input.len(), dim, &|elements| {
         let (x, residual) = (&input[elements.clone()], &residual[elements.clone()]);
         // SAFETY: runs of rows do not overlap.
-        let sum = unsafe { sums.part(elements.clone()) };
+        let sum = unsafe { sums.slice_mut(elements.clone()) };
         // SAFETY: as above.
-        let normed = unsafe { out.part(elements) };
-        simd::dispatch(ctx, AddNorm { x, residual, weight, eps, sum, normed });
+        let normed = unsafe { out.slice_mut(elements) };
+        simd::dispatch(ctx, AddRmsNorm { x, residual, weight, eps, sum, normed });
     });
     Ok((host::tensor(sum, x.shape())?, host::tensor(normed, x.shape())?))
 }
 
-/// The norm of whole rows.
-struct Norm<'a> {
+/// RMSNorm of whole rows.
+struct RmsNorm<'a> {
     x: &'a [f32],
     weight: &'a [f32],
     eps: f64,
     normed: &'a mut [f32],
 }
 
-impl Kernel for Norm<'_> {
+impl Kernel for RmsNorm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let dim = self.weight.len();
@@ -83,8 +84,8 @@ impl Kernel for Norm<'_> {
     }
 }
 
-/// The sum with the residual of whole rows, then its norm.
-struct AddNorm<'a> {
+/// Sum of whole rows with the residual, then its RMSNorm.
+struct AddRmsNorm<'a> {
     x: &'a [f32],
     residual: &'a [f32],
     weight: &'a [f32],
@@ -93,10 +94,10 @@ struct AddNorm<'a> {
     normed: &'a mut [f32],
 }
 
-impl Kernel for AddNorm<'_> {
+impl Kernel for AddRmsNorm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         map::map(s, [self.x, self.residual], [&mut *self.sum], |[x, r]| [s.add(x, r)]);
-        Norm { x: self.sum, weight: self.weight, eps: self.eps, normed: self.normed }.run(s);
+        RmsNorm { x: self.sum, weight: self.weight, eps: self.eps, normed: self.normed }.run(s);
     }
 }

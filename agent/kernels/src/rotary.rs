@@ -1,54 +1,20 @@
 //! Rotary position embedding, half-split (NeoX) style (Su et al. 2021, <https://arxiv.org/abs/2104.09864>).
 
-use crate::context::Context;
-use crate::error::{Result, argument};
-use crate::shared::Shared;
-use crate::simd::{self, Kernel, Simd, map};
-use crate::{check, host, plain, rows};
 use candle_core::Tensor;
 
-/// Cosines and sines of every position, `[max_position, rotary_dim / 2]` f32 each.
-#[derive(Debug, Clone)]
-pub struct RotaryTable {
-    cos: Tensor,
-    sin: Tensor,
-}
+use crate::context::Context;
+use crate::error::{Result, argument};
+use crate::rotary_table::RotaryTable;
+use crate::shared_slice::SharedSlice;
+use crate::simd::{self, Kernel, Simd, map};
+use crate::{check, host, plain, rows};
 
-impl RotaryTable {
-    /// A table from two tensors of one shape.
-    pub fn new(cos: Tensor, sin: Tensor) -> Result<RotaryTable> {
-        check::rows("rotary cos", &cos)?;
-        check::rows("rotary sin", &sin)?;
-        check::same_shape("rotary sin", &sin, cos.dims())?;
-        Ok(RotaryTable { cos, sin })
-    }
-
-    /// Cosines `[max_position, rotary_dim / 2]`.
-    pub fn cos(&self) -> &Tensor {
-        &self.cos
-    }
-
-    /// Sines `[max_position, rotary_dim / 2]`.
-    pub fn sin(&self) -> &Tensor {
-        &self.sin
-    }
-
-    /// Positions that the table knows: `0..max_position`.
-    pub fn max_position(&self) -> usize {
-        self.cos.dims()[0]
-    }
-
-    /// Leading dimensions of a head that turn; the rest passes through.
-    pub fn rotary_dim(&self) -> usize {
-        2 * self.cos.dims()[1]
-    }
-}
-
-/// Turns each head of `x` `[tokens, heads, head_dim]` by its token's position; one position per token.
+/// Rotates each head of `x` `[tokens, heads, head_dim]` by its token's position. `positions` holds one position per
+/// token.
 pub fn rotary(ctx: &Context, x: &Tensor, table: &RotaryTable, positions: &[u32]) -> Result<Tensor> {
     let (tokens, heads, head_dim) = check::heads("x", x)?;
     if table.rotary_dim() > head_dim {
-        return check::shape("x", format!("[.., at least {}]", table.rotary_dim()), x);
+        return check::wrong_shape("x", format!("[.., at least {}]", table.rotary_dim()), x);
     }
     if positions.len() != tokens {
         return argument("positions", format!("{} for {tokens} tokens", positions.len()));
@@ -63,22 +29,22 @@ pub fn rotary(ctx: &Context, x: &Tensor, table: &RotaryTable, positions: &[u32])
     }
     let mut out = vec![0.0; x.elem_count()];
     let input = host::borrow("x", x)?;
-    let (cos, sin) = (host::borrow("rotary cos", &table.cos)?, host::borrow("rotary sin", &table.sin)?);
+    let (cos, sin) = (host::borrow("rotary cos", table.cos())?, host::borrow("rotary sin", table.sin())?);
     let (input, cos, sin) = (input.f32()?, cos.f32()?, sin.f32()?);
     let (half, width) = (table.rotary_dim() / 2, heads * head_dim);
-    let shared = Shared::new(&mut out);
-    rows::for_each_run(ctx, input.len(), width, &|elements| {
+    let shared = SharedSlice::new(&mut out);
+    rows::for_each_row_range(ctx, input.len(), width, &|elements| {
         let positions = &positions[elements.start / width..elements.end / width];
         let x = &input[elements.clone()];
         // SAFETY: runs of rows do not overlap.
-        let out = unsafe { shared.part(elements) };
-        simd::dispatch(ctx, Turn { x, cos, sin, half, head_dim, positions, out });
+        let out = unsafe { shared.slice_mut(elements) };
+        simd::dispatch(ctx, RotateHeads { x, cos, sin, half, head_dim, positions, out });
     });
     host::tensor(out, x.shape())
 }
 
-/// The heads of whole tokens.
-struct Turn<'a> {
+/// Rotation of the heads of whole tokens.
+struct RotateHeads<'a> {
     x: &'a [f32],
     cos: &'a [f32],
     sin: &'a [f32],
@@ -88,7 +54,7 @@ struct Turn<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for Turn<'_> {
+impl Kernel for RotateHeads<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (half, width) = (self.half, self.x.len() / self.positions.len().max(1));
@@ -103,8 +69,8 @@ impl Kernel for Turn<'_> {
                 let (out_low, out_rest) = out.split_at_mut(half);
                 let (out_high, out_rest) = out_rest.split_at_mut(half);
                 map::map(s, [low, high, cos, sin], [out_low, out_high], |[low, high, cos, sin]| {
-                    let turned_low = s.sub(s.mul(low, cos), s.mul(high, sin));
-                    [turned_low, s.add(s.mul(high, cos), s.mul(low, sin))]
+                    let rotated_low = s.sub(s.mul(low, cos), s.mul(high, sin));
+                    [rotated_low, s.add(s.mul(high, cos), s.mul(low, sin))]
                 });
                 out_rest.copy_from_slice(rest);
             }

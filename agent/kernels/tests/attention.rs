@@ -1,4 +1,4 @@
-//! Paged attention against its plain twin, and bit for bit: alone and batched, whole and chunked,
+//! Paged attention against the plain function, and bit for bit against itself: alone and batched, whole and chunked,
 //! over threads and instruction sets.
 
 use candle_core::{DType, Device, Tensor};
@@ -13,7 +13,7 @@ struct Case {
     dtype: DType,
     window: Option<usize>,
     soft_cap: Option<f32>,
-    /// Lengths of the sequences; each is one request.
+    /// Lengths of the sequences. Each is one request.
     lengths: Vec<usize>,
 }
 
@@ -72,7 +72,7 @@ impl Case {
         self.lengths.iter().map(|length| length.div_ceil(self.block_size)).sum()
     }
 
-    /// Block tables that interleave the sequences, last block first.
+    /// Returns block tables that interleave the sequences, last block first.
     fn tables(&self) -> Vec<Vec<u32>> {
         let mut next = self.blocks() as u32;
         let mut tables = vec![Vec::new(); self.lengths.len()];
@@ -88,11 +88,11 @@ impl Case {
     }
 
     fn cache(&self, ctx: &Context, plain: bool) -> KvCache {
-        let ctx = if plain { &ctx.twins_on(Device::Cpu) } else { ctx };
+        let ctx = if plain { &ctx.plain_on(Device::Cpu) } else { ctx };
         KvCache::new(ctx, self.blocks(), self.block_size, self.kv_heads, self.head_dim, self.dtype).unwrap()
     }
 
-    /// Numbers that depend on sequence, position and `kind` alone.
+    /// Returns numbers that depend on sequence, position and `kind` alone.
     fn rows(&self, kind: u32, heads: usize, step: &Step) -> Tensor {
         let width = heads * self.head_dim;
         let mut rows = Vec::new();
@@ -106,7 +106,7 @@ impl Case {
         Tensor::from_vec(rows, (tokens, heads, self.head_dim), &Device::Cpu).unwrap()
     }
 
-    /// Runs the steps; the output rows of each sequence, in order of position.
+    /// Runs the steps and returns the output rows of each sequence, in order of position.
     fn run(&self, ctx: &Context, plain: bool, steps: &[Step]) -> Vec<Vec<f32>> {
         let (mut cache, tables) = (self.cache(ctx, plain), self.tables());
         let mut outputs = vec![Vec::new(); self.lengths.len()];
@@ -137,7 +137,7 @@ impl Case {
         vec![self.lengths.iter().map(|length| (0, *length)).collect()]
     }
 
-    /// Each sequence by itself, first to last.
+    /// Returns steps that run each sequence by itself, first to last.
     fn alone(&self) -> Vec<Step> {
         let one = |alone: usize| {
             let rows = |(seq, length): (usize, &usize)| (0, if seq == alone { *length } else { 0 });
@@ -146,7 +146,7 @@ impl Case {
         (0..self.lengths.len()).map(one).collect()
     }
 
-    /// All sequences together in chunks of growing size, single rows among them.
+    /// Returns steps that run all sequences together in chunks of growing size, single rows among them.
     fn chunked(&self) -> Vec<Step> {
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         let (mut steps, mut at, mut size) = (Vec::new(), 0, 1);
@@ -166,7 +166,7 @@ fn contexts() -> Vec<Context> {
 }
 
 #[test]
-fn attention_matches_the_plain_twin() {
+fn attention_matches_the_plain_function() {
     for (index, case) in cases().iter().enumerate() {
         for ctx in contexts() {
             let got = case.run(&ctx, false, &case.whole());
@@ -179,7 +179,7 @@ fn attention_matches_the_plain_twin() {
 }
 
 #[test]
-fn a_row_is_the_same_in_any_company() {
+fn a_row_does_not_depend_on_the_batch() {
     let contexts = contexts();
     for (index, case) in cases().iter().enumerate() {
         let expected = case.run(&contexts[0], false, &case.whole());
@@ -193,7 +193,7 @@ fn a_row_is_the_same_in_any_company() {
 }
 
 #[test]
-fn bytes_per_block_is_what_a_block_takes() {
+fn bytes_per_block_counts_keys_and_values() {
     let bytes = |block, dim, dtype| KvCache::bytes_per_block(block, 2, dim, dtype);
     assert_eq!(bytes(16, 64, DType::BF16), 2 * 16 * 2 * 64 * 2);
     assert_eq!(bytes(32, 128, DType::F32), 2 * 32 * 2 * 128 * 4);

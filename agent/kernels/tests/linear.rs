@@ -1,9 +1,9 @@
-//! Products against their plain twin, and bit for bit against themselves over rows, threads and sets.
+//! Products against the plain function, and bit for bit against themselves over rows, threads and instruction sets.
 
 use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::{Context, Isa, Matrix, linear, plain};
 
-/// (tokens, in, out): nothing divides them, and every tile height and both block loops are met.
+/// Shapes (tokens, in, out). They are multiples of nothing, so every tile height and both block loops run.
 const SHAPES: [(usize, usize, usize); 12] = [
     (1, 1, 1),
     (1, 64, 48),
@@ -37,7 +37,7 @@ fn contexts() -> Vec<Context> {
 }
 
 #[test]
-fn products_match_the_plain_twin() {
+fn products_match_the_plain_function() {
     for ctx in contexts() {
         for dtype in [DType::F32, DType::BF16, DType::F16] {
             for (tokens, inputs, outputs) in SHAPES {
@@ -59,7 +59,7 @@ fn products_match_the_plain_twin() {
 }
 
 #[test]
-fn a_row_is_the_same_in_any_company() {
+fn a_row_does_not_depend_on_the_batch() {
     let contexts = contexts();
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         let (inputs, outputs) = (401, 75);
@@ -91,7 +91,7 @@ fn an_f32_output_is_one_fused_chain() {
 }
 
 #[test]
-fn a_matrix_reads_back() {
+fn a_matrix_is_read_back_as_it_was() {
     let ctx = Context::cpu(2).unwrap();
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         let weight = random((37, 21)).to_dtype(dtype).unwrap();
@@ -117,8 +117,8 @@ fn wrong_arguments_are_refused() {
     let w = Matrix::new(&ctx, &random((5, 3))).unwrap();
     let narrow = random((2, 4));
     let half = random((2, 3)).to_dtype(DType::BF16).unwrap();
-    let turned = random((3, 2)).t().unwrap();
-    for (x, culprit) in [(narrow, "[tokens, 3]"), (half, "f32"), (turned, "contiguous")] {
+    let transposed = random((3, 2)).t().unwrap();
+    for (x, culprit) in [(narrow, "[tokens, 3]"), (half, "f32"), (transposed, "contiguous")] {
         let message = linear(&ctx, &x, &w, None).unwrap_err().to_string();
         assert!(message.contains(culprit), "{message}");
     }

@@ -1,9 +1,9 @@
-//! Quantized matrices: read back as candle's own decoder reads the same blocks, products within the bound of rounded
-//! activations, and bit for bit the same over rows, threads, sets and cuts.
+//! Quantized matrices: decoded like candle's own decoder decodes the same blocks, products within the bound of rounded
+//! activations, and bit for bit the same over rows, threads, instruction sets and cuts.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, embedding_of, linear, plain};
+use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, embedding_from_matrix, linear, plain};
 
 fn ggml(format: BlockFormat) -> GgmlDType {
     match format {
@@ -30,7 +30,7 @@ fn contexts() -> Vec<Context> {
 }
 
 #[test]
-fn blocks_read_back_as_another_decoder_reads_them() {
+fn blocks_decode_as_with_another_decoder() {
     let ctx = Context::cpu(2).unwrap();
     for format in BlockFormat::ALL {
         let blocks = QTensor::quantize(&random((37, 512)), ggml(format)).unwrap();
@@ -45,7 +45,7 @@ fn blocks_read_back_as_another_decoder_reads_them() {
     }
 }
 
-/// Every quant that a byte can hold: -128 is in no file that llama.cpp writes, and allowed.
+/// The block holds every kind of quant. -128 is in no file that llama.cpp writes, but it is allowed.
 #[test]
 fn extreme_quants_are_multiplied_exactly() {
     let x = Tensor::from_vec((0..32).map(|i| [127f32, -127.0, -3.0, 64.0][i % 4]).collect(), (1, 32), &Device::Cpu);
@@ -59,7 +59,7 @@ fn extreme_quants_are_multiplied_exactly() {
     }
 }
 
-/// The furthest that rounding the activations can move each product: half a step for each column.
+/// Returns the furthest that rounding the activations can move each product: half a step for each column.
 fn bounds(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
     let mut bounds = Vec::new();
     for x in x.chunks_exact(inputs) {
@@ -114,7 +114,7 @@ fn a_row_is_the_same_in_any_company() {
     }
 }
 
-/// Blocks that a cut goes through are whole on both sides: the weights are those of the whole matrix.
+/// A cut keeps the blocks at its ends whole on both sides. So the weights are those of the whole matrix.
 #[test]
 fn a_cut_is_the_same_cut_of_the_whole() {
     let ctx = Context::cpu(2).unwrap();
@@ -138,7 +138,7 @@ fn a_cut_is_the_same_cut_of_the_whole() {
 }
 
 #[test]
-fn a_stack_is_its_parts() {
+fn a_stack_computes_as_its_parts() {
     let ctx = Context::cpu(2).unwrap();
     let parts: Vec<Matrix> = [(BlockFormat::Q4K, 40), (BlockFormat::Q6K, 7)]
         .map(|(format, rows)| Matrix::quantize(&ctx, &random((rows, 256)), format, 0..256).unwrap())
@@ -153,7 +153,7 @@ fn a_stack_is_its_parts() {
     let expected = Tensor::cat(&parts, 1).unwrap().broadcast_add(&bias).unwrap();
     assert_eq!(values(&got), values(&expected));
     let rows = values(&stack.to_tensor().unwrap());
-    let found = values(&embedding_of(&ctx, &stack, 100, &[141, 99, 160]).unwrap());
+    let found = values(&embedding_from_matrix(&ctx, &stack, 100, &[141, 99, 160]).unwrap());
     assert_eq!(found[..256], rows[41 * 256..42 * 256]);
     assert_eq!((&found[256..512], &found[512..]), (&[0.0; 256][..], &rows[60 * 256..61 * 256]));
     let narrow = Matrix::new(&ctx, &random((2, 3))).unwrap();
@@ -162,7 +162,7 @@ fn a_stack_is_its_parts() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn wrong_arguments_are_refused() {
     let ctx = Context::cpu(1).unwrap();
     let message = Matrix::from_blocks(&ctx, BlockFormat::Q4K, &[0; 143], 1, 0..256).unwrap_err().to_string();
     assert!(message.contains("143 bytes are not 1 rows of 1 blocks of q4_k"), "{message}");
@@ -173,22 +173,22 @@ fn what_cannot_be_is_refused() {
     let w = Matrix::quantize(&ctx, &random((3, 40)), BlockFormat::Q8_0, 0..40).unwrap();
     let none = Tensor::zeros((0, 40), DType::F32, &Device::Cpu).unwrap();
     assert_eq!(linear(&ctx, &none, &w, None).unwrap().dims(), [0, 3]);
-    // Infinity must not be rounded into a number.
+    // Infinity must not become a finite number.
     let x = Tensor::full(f32::INFINITY, (1, 40), &Device::Cpu).unwrap();
     assert!(values(&linear(&ctx, &x, &w, None).unwrap()).iter().all(|y| !y.is_finite()));
 }
 
-/// On a device without kernels the numbers are the same, wherever a matrix is cut; products are candle's, which rounds
+/// On a device without kernels the numbers are the same, wherever a matrix is cut. Products are candle's, which rounds
 /// the activations too, for up to 256 of them at once.
 #[test]
 fn devices_without_kernels_hold_the_same_numbers() {
     let ctx = Context::cpu(2).unwrap();
-    let twins = ctx.twins_on(Device::Cpu);
+    let plain_ctx = ctx.plain_on(Device::Cpu);
     for format in BlockFormat::ALL {
         let weight = random((21, 700));
         for columns in [0..700, 0..300, 37..700, 5..5] {
             let make = |ctx: &Context| Matrix::quantize(ctx, &weight, format, columns.clone()).unwrap();
-            let (packed, plain) = (make(&ctx), make(&twins));
+            let (packed, plain) = (make(&ctx), make(&plain_ctx));
             assert_eq!(plain.format(), format.name());
             let (numbers, width) = (packed.to_tensor().unwrap(), columns.len());
             let close = |a: &Tensor, b: &Tensor, bound: f32| {
@@ -199,11 +199,11 @@ fn devices_without_kernels_hold_the_same_numbers() {
             close(&plain.to_tensor().unwrap(), &numbers, 1e-6);
             let x = random((5, width));
             let expected = x.matmul(&numbers.t().unwrap()).unwrap();
-            close(&linear(&twins, &x, &plain, None).unwrap(), &expected, 4.0 / 254.0 * (width as f32).sqrt() * 4.0);
+            close(&linear(&plain_ctx, &x, &plain, None).unwrap(), &expected, 4.0 / 254.0 * (width as f32).sqrt() * 4.0);
             let ids = [3, 100, 23, 9];
             close(
-                &embedding_of(&twins, &plain, 3, &ids).unwrap(),
-                &embedding_of(&ctx, &packed, 3, &ids).unwrap(),
+                &embedding_from_matrix(&plain_ctx, &plain, 3, &ids).unwrap(),
+                &embedding_from_matrix(&ctx, &packed, 3, &ids).unwrap(),
                 1e-6,
             );
         }
@@ -211,10 +211,11 @@ fn devices_without_kernels_hold_the_same_numbers() {
             let quantized = Matrix::quantize(ctx, &weight, format, 0..700).unwrap();
             Matrix::stack(vec![quantized, Matrix::new(ctx, &weight).unwrap()]).unwrap()
         };
-        let (packed, plain) = (parts(&ctx), parts(&twins));
+        let (packed, plain) = (parts(&ctx), parts(&plain_ctx));
         let x = Tensor::ones((1, 700), DType::F32, &Device::Cpu).unwrap();
-        let products = [(&ctx, &packed), (&twins, &plain)].map(|(ctx, w)| values(&linear(ctx, &x, w, None).unwrap()));
-        // Ones are rounded to themselves, but for the scale in f16.
+        let products =
+            [(&ctx, &packed), (&plain_ctx, &plain)].map(|(ctx, w)| values(&linear(ctx, &x, w, None).unwrap()));
+        // Ones are rounded to themselves, apart from the scale in f16.
         assert!(products[0].iter().zip(&products[1]).all(|(a, b)| (a - b).abs() <= 0.1), "{}", format.name());
         assert!(Matrix::stack(vec![packed, plain]).is_err());
     }

@@ -1,8 +1,11 @@
-//! Row-wise kernels against their plain twins, and bit for bit over threads, sets and company.
+//! Row-wise kernels against the plain functions, and bit for bit against themselves over threads, instruction sets and
+//! batches.
 
 use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::{Activation, Context, Isa, Matrix, Result, RotaryTable, plain};
-use lockstep_kernels::{add_rms_norm, embedding, embedding_of, gated_mul, mix_rows, rms_norm, rotary, soft_cap};
+use lockstep_kernels::{
+    add_rms_norm, embedding, embedding_from_matrix, gated_mul, mix_rows, rms_norm, rotary, soft_cap,
+};
 
 fn random(shape: &[usize]) -> Tensor {
     Tensor::randn(0f32, 2.0, shape, &Device::Cpu).unwrap()
@@ -12,14 +15,15 @@ fn values(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// `kernel` must be near `twin`, the same on every set and thread count, and the same row by row.
+/// Checks that `kernel` is near `plain_function`, the same on every instruction set and thread count, and the same row
+/// by row.
 fn check(
     x: &Tensor,
     kernel: impl Fn(&Context, &Tensor, usize) -> Result<Tensor>,
-    twin: impl Fn(&Context, &Tensor) -> Result<Tensor>,
+    plain_function: impl Fn(&Context, &Tensor) -> Result<Tensor>,
 ) {
     let one = Context::cpu(1).unwrap();
-    let expected = twin(&one, x).unwrap();
+    let expected = plain_function(&one, x).unwrap();
     let first = kernel(&one, x, 0).unwrap();
     assert_eq!(first.dims(), expected.dims());
     for (a, b) in values(&first).iter().zip(values(&expected)) {
@@ -38,27 +42,28 @@ fn check(
 }
 
 #[test]
-fn norms_match_their_twins() {
+fn norms_match_the_plain_functions() {
     for (rows, dim) in [(1, 1), (3, 17), (5, 64), (2, 2048), (40, 1000)] {
         let (x, weight) = (random(&[rows, dim]), random(&[dim]));
         let residual = random(&[rows, dim]);
-        let near = |x: &Tensor, first: usize| residual.narrow(0, first, x.dims()[0]).unwrap().contiguous().unwrap();
+        let residual_rows =
+            |x: &Tensor, first: usize| residual.narrow(0, first, x.dims()[0]).unwrap().contiguous().unwrap();
         check(&x, |ctx, x, _| rms_norm(ctx, x, &weight, 1e-5), |ctx, x| plain::rms_norm(ctx, x, &weight, 1e-5));
         check(
             &x,
-            |ctx, x, first| Ok(add_rms_norm(ctx, x, &near(x, first), &weight, 1e-6)?.1),
+            |ctx, x, first| Ok(add_rms_norm(ctx, x, &residual_rows(x, first), &weight, 1e-6)?.1),
             |ctx, x| Ok(plain::add_rms_norm(ctx, x, &residual, &weight, 1e-6)?.1),
         );
         check(
             &x,
-            |ctx, x, first| Ok(add_rms_norm(ctx, x, &near(x, first), &weight, 1e-6)?.0),
+            |ctx, x, first| Ok(add_rms_norm(ctx, x, &residual_rows(x, first), &weight, 1e-6)?.0),
             |ctx, x| Ok(plain::add_rms_norm(ctx, x, &residual, &weight, 1e-6)?.0),
         );
     }
 }
 
 #[test]
-fn gated_activations_match_their_twins() {
+fn gated_activations_match_the_plain_function() {
     for activation in [Activation::Silu, Activation::GeluTanh] {
         for (rows, inter) in [(1, 1), (3, 19), (7, 344), (2, 8192)] {
             check(
@@ -71,7 +76,7 @@ fn gated_activations_match_their_twins() {
 }
 
 #[test]
-fn activations_end_where_they_should() {
+fn activations_have_the_right_limits() {
     let ctx = Context::cpu(1).unwrap();
     let gate_up = Tensor::new(&[[-1e30f32, -100.0, 0.0, 100.0, 1.0, 1.0, 1.0, 1.0]], &Device::Cpu).unwrap();
     for activation in [Activation::Silu, Activation::GeluTanh] {
@@ -85,7 +90,7 @@ fn activations_end_where_they_should() {
 }
 
 #[test]
-fn soft_caps_match_their_twin() {
+fn soft_caps_match_the_plain_function() {
     for (rows, columns) in [(1, 1), (3, 19), (2, 8192)] {
         check(
             &(random(&[rows, columns]) * 20.0).unwrap(),
@@ -95,9 +100,9 @@ fn soft_caps_match_their_twin() {
     }
 }
 
-/// Tokens take rows in any order, several the same one.
+/// Tokens use rows in any order, and several tokens use the same row.
 #[test]
-fn mixed_rows_match_their_twin() {
+fn mixed_rows_match_the_plain_function() {
     for (tokens, each, dim) in [(1, 1, 1), (5, 2, 19), (40, 8, 1000)] {
         let x = random(&[tokens * each, dim]);
         let count = tokens * each;
@@ -119,7 +124,7 @@ fn mixed_rows_match_their_twin() {
 }
 
 #[test]
-fn rotary_matches_its_twin() {
+fn rotary_matches_the_plain_function() {
     for (tokens, heads, head_dim, half) in [(1, 1, 2, 1), (5, 3, 64, 32), (9, 2, 80, 20), (4, 1, 7, 3)] {
         let table = RotaryTable::new(random(&[50, half]), random(&[50, half])).unwrap();
         let positions: Vec<u32> = (0..tokens as u32).map(|t| (t * 17) % 50).collect();
@@ -132,7 +137,7 @@ fn rotary_matches_its_twin() {
 }
 
 #[test]
-fn embeddings_match_their_twin() {
+fn embeddings_match_the_plain_function() {
     let ids = [3, 100, 7, 12, 0, 12, 9, u32::MAX];
     for dtype in [DType::F32, DType::BF16, DType::F16] {
         for hidden in [1, 33, 2048] {
@@ -142,7 +147,7 @@ fn embeddings_match_their_twin() {
                 let expected = values(&plain::embedding(&ctx, &table, 3, &ids).unwrap());
                 assert_eq!(values(&embedding(&ctx, &table, 3, &ids).unwrap()), expected);
                 let matrix = Matrix::new(&ctx, &table).unwrap();
-                assert_eq!(values(&embedding_of(&ctx, &matrix, 3, &ids).unwrap()), expected);
+                assert_eq!(values(&embedding_from_matrix(&ctx, &matrix, 3, &ids).unwrap()), expected);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Both ends of the vocabulary: each rank holds some of its rows.
 
 use candle_core::Tensor;
-use lockstep_kernels::{embedding, embedding_of, soft_cap};
+use lockstep_kernels::{embedding, embedding_from_matrix, soft_cap};
 
 use super::{ColumnParallelLinear, Pass};
 use crate::EngineError;
@@ -31,7 +31,7 @@ impl VocabParallelEmbedding {
         let (first_id, ids) = (self.first_id, &pass.batch.ids);
         let part = match &self.table {
             Table::Plain(table) => embedding(pass.kernels, table, first_id, ids)?,
-            Table::Matrix(table) => embedding_of(pass.kernels, table, first_id, ids)?,
+            Table::Matrix(table) => embedding_from_matrix(pass.kernels, table, first_id, ids)?,
         };
         let whole = pass.all_reduce_sum(part)?;
         match self.scale {

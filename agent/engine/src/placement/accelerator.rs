@@ -57,7 +57,7 @@ impl Accelerator {
 
     /// What computes on it.
     pub(super) fn context(&self, host: &Context) -> Context {
-        host.twins_on(self.device.clone())
+        host.plain_on(self.device.clone())
     }
 
     /// Bytes that are free, where `placed` bytes of this process lie on it.

@@ -1,47 +1,49 @@
-//! How weights and cached keys lie in memory: panels of sixteen rows (or positions), k-major.
+//! Memory formats of weights and cached keys: panels of sixteen rows (or positions), k-major.
 //!
-//! A panel is a sequence of units, each one vector load. With f32 and f16 a unit is one k of sixteen
-//! rows; with bf16 it is two k's, the even one in the low half of each 32-bit lane and the odd one in
-//! the high half, so that a shift and a mask widen them. In every format k ascends, so sums are made
-//! in the same order.
+//! A panel is a sequence of units. A unit is one vector load. With f32 and f16, a unit is one k of sixteen rows. With
+//! bf16, a unit is two k's: the even one in the low half of each 32-bit lane and the odd one in the high half, so that
+//! a shift and a mask widen them. In every format k ascends, so sums are made in the same order.
 
-use crate::buffer::Plain;
+use crate::buffer::Pod;
 use crate::simd::{LANES, Simd};
 
-/// One memory format.
+/// A memory format.
 pub(crate) trait Format: Copy + Send + Sync + 'static {
-    /// What one load takes.
-    type Unit: Plain;
-    /// One number.
-    type Element: Plain;
-    /// How many k's a unit holds: 1 or 2.
+    /// Vector that one load takes.
+    type Unit: Pod;
+    /// Type of one stored number.
+    type Element: Pod;
+    /// Number of k's in a unit: 1 or 2.
     const STEP: usize;
 
-    /// The unit's vectors, one per k; only the first `STEP` are meant.
+    /// Widens a unit to one vector per k. Only the first `STEP` vectors have a meaning.
     fn widen<S: Simd>(s: S, unit: &Self::Unit) -> [S::V; 2];
-    /// Sixteen consecutive numbers.
+    /// Widens sixteen consecutive numbers.
     fn widen_row<S: Simd>(s: S, row: &[Self::Element; LANES]) -> S::V;
-    /// To nearest, ties to even.
+    /// Encodes a number, rounded to nearest, ties to even.
     fn encode(x: f32) -> Self::Element;
-    /// One number as f32, exactly.
+    /// Decodes a number to f32, exactly.
     fn decode(x: Self::Element) -> f32;
 
-    /// Units of a panel with `depth` k's.
+    /// Returns the units of a panel with `depth` k's.
     fn units(depth: usize) -> usize {
         depth.div_ceil(Self::STEP)
     }
 
-    /// Where element (k, lane) of a panel is, in elements.
+    /// Returns the index of element (k, lane) in a panel, counted in elements.
     #[inline(always)]
     fn index(k: usize, lane: usize) -> usize {
         (k / Self::STEP * LANES + lane) * Self::STEP + k % Self::STEP
     }
 }
 
+/// Single-precision format.
 #[derive(Clone, Copy)]
 pub(crate) struct F32;
+/// Format of the upper halves of f32.
 #[derive(Clone, Copy)]
 pub(crate) struct Bf16;
+/// Half-precision format of IEEE 754.
 #[derive(Clone, Copy)]
 pub(crate) struct F16;
 
@@ -118,7 +120,7 @@ impl Format for F16 {
 mod tests {
     use super::*;
 
-    /// Bf16's element order is that of little-endian 32-bit lanes.
+    /// The element order of bf16 is that of little-endian 32-bit lanes.
     #[test]
     fn bf16_elements_form_pairs() {
         assert_eq!(Bf16::index(0, 0), 0);

@@ -1,25 +1,25 @@
-//! Where a product's sums go: some columns of rows that threads write disjoint parts of.
+//! The output of a product: some columns of rows, of which threads write disjoint parts.
 
-use crate::shared::Shared;
+use crate::shared_slice::SharedSlice;
 use crate::simd::LANES;
 
-/// The columns `first..` of `tokens` rows of `width`.
+/// The columns `first..` of `tokens` output rows of `width` columns.
 #[derive(Clone, Copy)]
-pub(super) struct Output<'a> {
-    pub(super) rows: Shared<'a, f32>,
+pub(super) struct OutputColumns<'a> {
+    pub(super) rows: SharedSlice<'a, f32>,
     pub(super) width: usize,
-    /// The column of the matrix's first row.
+    /// Column of the matrix's first row.
     pub(super) first: usize,
     pub(super) tokens: usize,
-    /// Of all `width` columns.
+    /// Bias of all `width` columns.
     pub(super) bias: Option<&'a [f32]>,
 }
 
-impl Output<'_> {
-    /// Adds the bias to the sums of one panel of a matrix with `out_features` rows, and stores them: one array a token,
-    /// from `token` on.
+impl OutputColumns<'_> {
+    /// Adds the bias to the sums of one panel of a matrix with `out_features` rows, and stores them from row `token`
+    /// on. `sums` has one array for each token.
     ///
-    /// Panels of one product, and matrices of one output, must be written by one thread each.
+    /// One thread must write each panel of a product, and the matrices of one output must not share columns.
     pub(super) fn write(&self, panel: usize, out_features: usize, token: usize, sums: &mut [[f32; LANES]]) {
         let count = LANES.min(out_features - panel * LANES);
         let column = self.first + panel * LANES;
@@ -28,9 +28,9 @@ impl Output<'_> {
                 let bias = &bias[column..column + count];
                 lanes.iter_mut().zip(bias).for_each(|(lane, bias)| *lane += bias);
             }
-            let at = token * self.width + column;
-            // SAFETY: each panel is in one piece of work and owns its columns of every row.
-            let to = unsafe { self.rows.part(at..at + count) };
+            let start = token * self.width + column;
+            // SAFETY: each panel is in one task and owns its columns of every row.
+            let to = unsafe { self.rows.slice_mut(start..start + count) };
             to.copy_from_slice(&lanes[..count]);
         }
     }

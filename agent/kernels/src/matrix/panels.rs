@@ -1,18 +1,19 @@
-//! A weight matrix in panels on the CPU: packing it, and reading it back.
+//! A weight matrix in panels on the CPU: packing, and reading it back.
+
+use candle_core::{DType, Tensor};
 
 use super::format::{Bf16, F16, F32, Format};
 use crate::buffer::Buffer;
 use crate::context::Context;
 use crate::error::Result;
-use crate::host::{self, Elements};
-use crate::shared::Shared;
+use crate::host::{self, HostElements};
+use crate::shared_slice::SharedSlice;
 use crate::simd::LANES;
-use candle_core::{DType, Tensor};
 
-/// Panels per piece of work while packing.
-const GRAIN: usize = 4;
+/// Panels per task while packing.
+const PANELS_PER_TASK: usize = 4;
 
-/// Panel `p` holds the rows `16 p..16 p + 16`; rows and k's beyond the matrix are zero.
+/// Matrix whose panel `p` holds the rows `16 p..16 p + 16`. Rows and k's beyond the matrix are zero.
 #[derive(Debug)]
 pub(crate) struct Panels {
     buffer: Buffer,
@@ -22,31 +23,31 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Repacks a checked CPU weight `[out_features, in_features]`.
+    /// Packs a checked CPU weight `[out_features, in_features]`.
     pub(super) fn pack(ctx: &Context, weight: &Tensor) -> Result<Panels> {
         let (out_features, in_features) = weight.dims2()?;
         let dtype = weight.dtype();
         let mut panels = Panels { buffer: Buffer::zeroed(0)?, out_features, in_features, dtype };
         let weight = host::borrow("weight", weight)?;
         panels.buffer = match weight.elements()? {
-            Elements::F32(rows) => panels.fill::<F32>(ctx, rows)?,
-            Elements::Bf16(rows) => panels.fill::<Bf16>(ctx, rows)?,
-            Elements::F16(rows) => panels.fill::<F16>(ctx, rows)?,
+            HostElements::F32(rows) => panels.pack_rows::<F32>(ctx, rows)?,
+            HostElements::Bf16(rows) => panels.pack_rows::<Bf16>(ctx, rows)?,
+            HostElements::F16(rows) => panels.pack_rows::<F16>(ctx, rows)?,
         };
         Ok(panels)
     }
 
-    fn fill<F: Format>(&self, ctx: &Context, rows: &[F::Element]) -> Result<Buffer> {
+    fn pack_rows<F: Format>(&self, ctx: &Context, rows: &[F::Element]) -> Result<Buffer> {
         let length = F::units(self.in_features) * F::STEP * LANES;
-        let mut buffer = Buffer::zeroed(self.count() * length * size_of::<F::Element>())?;
+        let mut buffer = Buffer::zeroed(self.num_panels() * length * size_of::<F::Element>())?;
         if length == 0 {
             return Ok(buffer);
         }
-        let shared = Shared::new(buffer.as_mut_slice::<F::Element>());
-        ctx.pool().for_each_chunk(self.count(), GRAIN, &|range| {
+        let shared = SharedSlice::new(buffer.as_mut_slice::<F::Element>());
+        ctx.pool().for_each_chunk(self.num_panels(), PANELS_PER_TASK, &|range| {
             for panel in range {
                 // SAFETY: each panel is one part and is visited once.
-                let panel_part = unsafe { shared.part(panel * length..(panel + 1) * length) };
+                let panel_part = unsafe { shared.slice_mut(panel * length..(panel + 1) * length) };
                 let first = panel * LANES * self.in_features;
                 let rows = rows[first..].chunks_exact(self.in_features).take(LANES);
                 for (lane, row) in rows.enumerate() {
@@ -59,12 +60,12 @@ impl Panels {
         Ok(buffer)
     }
 
-    /// Panels in the matrix.
-    pub(crate) fn count(&self) -> usize {
+    /// Returns the number of panels.
+    pub(crate) fn num_panels(&self) -> usize {
         self.out_features.div_ceil(LANES)
     }
 
-    /// The units of all panels, and how many make one panel.
+    /// Returns the units of all panels, and how many of them make one panel.
     pub(crate) fn units<F: Format>(&self) -> (&[F::Unit], usize) {
         (self.buffer.as_slice::<F::Unit>(), F::units(self.in_features))
     }
@@ -85,7 +86,7 @@ impl Panels {
         self.buffer.bytes()
     }
 
-    /// Row `row` as f32, into `to` (`in_features` long).
+    /// Decodes row `row` to f32, into `to` (`in_features` long).
     pub(crate) fn read_row(&self, row: usize, to: &mut [f32]) {
         match self.dtype {
             DType::BF16 => self.read_row_as::<Bf16>(row, to),
@@ -103,7 +104,7 @@ impl Panels {
         }
     }
 
-    /// The matrix as a tensor `[out_features, in_features]` in its own dtype.
+    /// Returns the matrix as a tensor `[out_features, in_features]` in its own dtype.
     pub(crate) fn to_tensor(&self) -> Result<Tensor> {
         let mut elements = vec![0.0; self.out_features * self.in_features];
         if self.in_features > 0 {

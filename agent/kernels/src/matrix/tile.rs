@@ -1,22 +1,22 @@
-//! The inner loop of every product: P panels by T rows of activations, all in registers.
+//! The micro-kernel of every product: P panels by T rows of activations, all in registers.
 
 use super::format::Format;
 use crate::simd::Simd;
 
-/// How far ahead of its use a streamed weight is asked for, in bytes.
-const AHEAD: usize = 1024;
+/// Distance in bytes between a streamed weight in use and the weight that is prefetched.
+const PREFETCH_BYTES: usize = 1024;
 
-/// The panels of a product's inner loop, all of the same length.
-pub(crate) type Units<'a, F, const P: usize> = [&'a [<F as Format>::Unit]; P];
+/// Panels of the micro-kernel, all of the same length.
+pub(crate) type PanelUnits<'a, F, const P: usize> = [&'a [<F as Format>::Unit]; P];
 
-/// `sums[p][t] += Σ_k panels[p][k] · x[k][t]`, k ascending, one fused multiply-add each.
+/// Computes `sums[p][t] += Σ_k panels[p][k] · x[k][t]`, k ascending, with one fused multiply-add each.
 ///
-/// `x` is `[k][T]`, with zeros where the last unit has more k's than there are. What
-/// follows in the panels is asked for ahead.
+/// `x` is `[k][T]`, with zeros where the last unit has more k's than there are. The weights that follow in the panels
+/// are prefetched.
 #[inline(always)]
 pub(crate) fn accumulate<S: Simd, F: Format, const P: usize, const T: usize>(
     s: S,
-    panels: Units<'_, F, P>,
+    panels: PanelUnits<'_, F, P>,
     x: &[f32],
     sums: &mut [[S::V; T]; P],
 ) {
@@ -28,7 +28,7 @@ pub(crate) fn accumulate<S: Simd, F: Format, const P: usize, const T: usize>(
     for (unit, x) in x.chunks_exact(F::STEP).enumerate() {
         let mut weights = [[s.splat(0.0); 2]; P];
         for p in 0..P {
-            s.prefetch(&panels[p][unit], AHEAD);
+            s.prefetch(&panels[p][unit], PREFETCH_BYTES);
             weights[p] = F::widen(s, &panels[p][unit]);
         }
         for (step, x) in x.iter().enumerate() {

@@ -1,12 +1,14 @@
-//! Paged attention as plain candle operations: gather a sequence's keys and values, then the textbook.
+//! Paged attention as plain candle operations: gather a sequence's keys and values, then compute the textbook formula.
+
+use std::ops::Range;
+
+use candle_core::{D, DType, Device, Tensor};
 
 use crate::attention::{AttentionParams, AttentionSeq, KvCache};
 use crate::context::Context;
 use crate::error::Result;
-use candle_core::{D, DType, Device, Tensor};
-use std::ops::Range;
 
-/// Twin of [`crate::paged_attention`].
+/// Computes [`crate::paged_attention`].
 pub fn paged_attention(
     _ctx: &Context,
     q: &Tensor,
@@ -17,27 +19,27 @@ pub fn paged_attention(
     params: &AttentionParams,
 ) -> Result<Tensor> {
     for seq in seqs {
-        write(k, v, cache, seq)?;
+        write_rows(k, v, cache, seq)?;
     }
     let (tokens, heads, head_dim) = q.dims3()?;
-    let mut pieces = Vec::with_capacity(2 * seqs.len() + 1);
+    let mut outputs = Vec::with_capacity(2 * seqs.len() + 1);
     let mut next_row = 0;
-    let blank = |rows| Tensor::zeros((rows, heads, head_dim), DType::F32, q.device());
+    let zeros = |rows| Tensor::zeros((rows, heads, head_dim), DType::F32, q.device());
     for seq in seqs.iter().filter(|seq| seq.rows > 0) {
         if seq.first_row > next_row {
-            pieces.push(blank(seq.first_row - next_row)?);
+            outputs.push(zeros(seq.first_row - next_row)?);
         }
-        pieces.push(attend(q, cache, seq, params)?);
+        outputs.push(attend(q, cache, seq, params)?);
         next_row = seq.first_row + seq.rows;
     }
     if next_row < tokens || tokens == 0 {
-        pieces.push(blank(tokens - next_row)?);
+        outputs.push(zeros(tokens - next_row)?);
     }
-    Ok(Tensor::cat(&pieces, 0)?)
+    Ok(Tensor::cat(&outputs, 0)?)
 }
 
 /// Copies a sequence's new rows into its slots, block by block.
-fn write(k: &Tensor, v: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>) -> Result<()> {
+fn write_rows(k: &Tensor, v: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>) -> Result<()> {
     let (keys, values) = cache.tensors()?;
     let block_size = cache.block_size();
     let mut row = 0;
@@ -55,11 +57,10 @@ fn write(k: &Tensor, v: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>) -> Res
     Ok(())
 }
 
-/// Scores that are held at once, at most: 64 MiB of them, so that a long prefill needs no memory that grows with its
-/// square.
-const SCORES: usize = 16 << 20;
+/// Most scores that are held at once: 64 MiB of them. So a long prefill needs no memory that grows with its square.
+const MAX_SCORES: usize = 16 << 20;
 
-/// Attention of one sequence's rows: `[rows, heads, head_dim]`.
+/// Computes attention of one sequence's rows: `[rows, heads, head_dim]`.
 fn attend(q: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>, params: &AttentionParams) -> Result<Tensor> {
     let device = q.device();
     let context = seq.position + seq.rows;
@@ -74,10 +75,10 @@ fn attend(q: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>, params: &Attentio
     };
     let (keys, values) = cache.tensors()?;
     let (keys, values) = (gather(keys)?.t()?, gather(values)?);
-    let at_once = (SCORES / (params.kv_head_of.len() * context).max(1)).max(1);
+    let rows_per_chunk = (MAX_SCORES / (params.kv_head_of.len() * context).max(1)).max(1);
     let mut outputs = Vec::new();
-    for first in (0..seq.rows).step_by(at_once) {
-        let rows = first..seq.rows.min(first + at_once);
+    for first in (0..seq.rows).step_by(rows_per_chunk) {
+        let rows = first..seq.rows.min(first + rows_per_chunk);
         let q = q.narrow(0, seq.first_row + first, rows.len())?.transpose(0, 1)?.contiguous()?;
         let mut scores = (q.matmul(&keys)? * f64::from(params.scale))?;
         if let Some(cap) = params.soft_cap {
@@ -93,22 +94,23 @@ fn attend(q: &Tensor, cache: &KvCache, seq: &AttentionSeq<'_>, params: &Attentio
     Ok(Tensor::cat(&outputs, 0)?)
 }
 
-/// 0 where the row of a position may look, minus infinity elsewhere: `[1, positions, context]`.
+/// Returns a mask `[1, positions, context]`: 0 where the query at a position sees a key, minus infinity elsewhere.
 fn mask(positions: Range<usize>, context: usize, window: Option<usize>, device: &Device) -> Result<Tensor> {
     let rows = positions.len();
     let mut mask = Vec::with_capacity(rows * context);
     for position in positions {
         let first = window.map_or(0, |window| (position + 1).saturating_sub(window));
-        let seen = |key: usize| key >= first && key <= position;
-        mask.extend((0..context).map(|key| if seen(key) { 0.0 } else { f32::NEG_INFINITY }));
+        let is_visible = |key: usize| key >= first && key <= position;
+        mask.extend((0..context).map(|key| if is_visible(key) { 0.0 } else { f32::NEG_INFINITY }));
     }
     Ok(Tensor::from_vec(mask, (1, rows, context), device)?)
 }
 
-/// About what attention takes at most, in bytes, beside its arguments and its result: for `rows` of one sequence of
+/// Estimates the most bytes that attention takes beside its arguments and its result, for `rows` of one sequence of
 /// `context` positions.
 pub fn attention_bytes(heads: usize, head_dim: usize, rows: usize, context: usize) -> usize {
-    let scores = (heads * rows * context).min(SCORES.max(heads * context));
-    // Scores, their weights and a step between; keys and values, once more for their order.
+    let scores = (heads * rows * context).min(MAX_SCORES.max(heads * context));
+    // The memory holds the scores, their weights and a step between, and the keys and values, once more for their
+    // order.
     (3 * scores + 4 * heads * context * head_dim) * size_of::<f32>()
 }

@@ -1,62 +1,63 @@
 //! A persistent pool of compute threads in which the caller takes part.
 //!
-//! A job is one closure that every member runs once with its own index. Members spin briefly for the
-//! next job, because a decode step is hundreds of jobs a few microseconds apart, then park; where
-//! threads outnumber cores they park at once. How work is split among members never changes results:
-//! that is each kernel's duty, and it lets a busy pool fall back to running a job on the caller alone.
+//! A job is one closure that every thread runs once with its own index. Threads spin briefly for the next job, because
+//! a decode step is hundreds of jobs a few microseconds apart. Then they park. Threads that outnumber the cores park at
+//! once. The division of work among threads never changes results: each kernel ensures that, so a busy pool can run a
+//! job on the caller alone.
 
-mod crew;
+mod workers;
 
-use crate::error::Result;
-use crew::Crew;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 
-/// More threads than any machine in sight has cores; a larger request is a mistake.
+use crate::error::Result;
+use workers::Workers;
+
+/// Most threads of a pool. No machine has more cores; a larger request is a mistake.
 const MAX_THREADS: usize = 1024;
 
 /// A fixed set of threads; see the head of the module.
 #[derive(Debug)]
 pub struct ThreadPool {
-    crew: Mutex<Crew>,
+    workers: Mutex<Workers>,
     threads: usize,
 }
 
 impl ThreadPool {
-    /// Starts `threads - 1` threads (at least none, at most 1023); the caller of a job is the last.
-    /// `oversubscribed`: ranks × threads exceed the cores, so waiting threads park instead of spinning.
+    /// Starts `threads - 1` threads (at least none, at most 1023). The caller of a job is the last thread.
+    /// `oversubscribed` means that ranks × threads exceed the cores, so waiting threads park instead of spinning.
     pub fn new(threads: usize, oversubscribed: bool) -> Result<Arc<ThreadPool>> {
         let threads = threads.clamp(1, MAX_THREADS);
-        let crew = Mutex::new(Crew::start(threads - 1, oversubscribed)?);
-        Ok(Arc::new(ThreadPool { crew, threads }))
+        let workers = Mutex::new(Workers::start(threads - 1, oversubscribed)?);
+        Ok(Arc::new(ThreadPool { workers, threads }))
     }
 
-    /// Cores that this process may use: the affinity mask and the cgroup quota (v1 and v2, rounded
-    /// down, at least 1), as the standard library reads them.
+    /// Returns the number of cores that this process may use: the affinity mask and the cgroup quota (v1 and v2,
+    /// rounded down, at least 1), as the standard library reads them.
     pub fn available() -> usize {
         std::thread::available_parallelism().map_or(1, |cores| cores.get())
     }
 
-    /// Members that take part in a job, the caller included.
+    /// Returns the number of threads that take part in a job, the caller included.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Runs `job(member)` once for each member in `0..threads()`, and returns when all have returned.
+    /// Runs `job(thread)` once for each thread in `0..threads()`, and returns when all have returned.
     ///
-    /// A pool that is busy (another thread's job, or a job inside a job) leaves all members' parts to
-    /// the caller. A panic in any part is raised again here once all parts have ended.
+    /// If the pool is busy (with another thread's job, or with the job that makes this call), the caller runs the parts
+    /// of all threads. A panic in any part is raised again here once all parts have ended.
     pub fn run(&self, job: &(dyn Fn(usize) + Sync)) {
-        let crew = match self.crew.try_lock() {
-            Ok(crew) => crew,
+        let workers = match self.workers.try_lock() {
+            Ok(workers) => workers,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return (0..self.threads).for_each(job),
         };
-        crew.run(job);
+        workers.run(job);
     }
 
-    /// Cuts `0..length` into pieces of `grain` that members take as they become free.
+    /// Cuts `0..length` into chunks of `grain`. Threads take the chunks as they become free.
     pub fn for_each_chunk(&self, length: usize, grain: usize, job: &(dyn Fn(Range<usize>) + Sync)) {
         let grain = grain.max(1);
         if length <= grain || self.threads == 1 {
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_inside_a_job_runs_on_its_caller() {
+    fn a_nested_job_runs_on_its_caller() {
         let pool = ThreadPool::new(3, true).unwrap();
         let count = AtomicUsize::new(0);
         pool.run(&|_| pool.run(&|_| _ = count.fetch_add(1, Ordering::Relaxed)));
@@ -123,10 +124,10 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+    fn a_panic_reaches_the_caller_and_the_pool_stays_usable() {
         let pool = ThreadPool::new(2, true).unwrap();
         for culprit in 0..2 {
-            let job = |member: usize| assert_ne!(member, culprit, "on purpose");
+            let job = |thread: usize| assert_ne!(thread, culprit, "on purpose");
             let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.run(&job)));
             assert!(caught.is_err());
             assert_eq!(sums(&pool, 10, 1), 55);

@@ -1,21 +1,22 @@
 //! Sampling primitives on one rank's part of a row of logits, on the host.
 //!
-//! Results depend on token ids and values, never on how the vocabulary is sharded: ties go to the
-//! lowest id and random numbers are keyed by (seed, choice, position, token id). A NaN is an error.
+//! Results depend on token ids and values, never on the sharding of the vocabulary: ties go to the lowest id, and
+//! random numbers are keyed by (seed, choice, position, token id). A NaN is an error.
 
 mod philox;
 #[cfg(test)]
 mod tests;
 
-use crate::error::{Error, Result, argument};
 use std::cmp::Ordering;
 
-/// The greatest logit and its token id; `row[i]` belongs to the id `first_id + i`.
+use crate::error::{Error, Result, argument};
+
+/// Returns the greatest logit and its token id. `row[i]` belongs to the id `first_id + i`.
 pub fn argmax(row: &[f32], first_id: u32) -> Result<(f32, u32)> {
     best(row, first_id, |logit, _| logit)
 }
 
-/// `ln Σ exp(row)`; minus infinity for an empty row.
+/// Computes `ln Σ exp(row)`; minus infinity for an empty row.
 pub fn log_sum_exp(row: &[f32]) -> f32 {
     let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if top == f32::NEG_INFINITY {
@@ -25,7 +26,7 @@ pub fn log_sum_exp(row: &[f32]) -> f32 {
     top + sum.ln() as f32
 }
 
-/// The `k` greatest logits with their ids, in descending order, equal ones by ascending id.
+/// Returns the `k` greatest logits with their ids, in descending order, equal ones by ascending id.
 pub fn top_k(row: &[f32], first_id: u32, k: usize) -> Result<Vec<(f32, u32)>> {
     refuse_nan(row)?;
     let mut candidates: Vec<(f32, u32)> = row.iter().zip(first_id..).map(|(logit, id)| (*logit, id)).collect();
@@ -37,9 +38,9 @@ pub fn top_k(row: &[f32], first_id: u32, k: usize) -> Result<Vec<(f32, u32)>> {
     Ok(candidates)
 }
 
-/// The Gumbel-max sample of `softmax(row / temperature)`: the greatest `logit / temperature + g`, with
-/// `g = -ln(-ln(1 - u))` and `u` from [`uniform`]; returns (key, id). The sample over several shards
-/// is the greatest of their keys.
+/// Draws the Gumbel-max sample of `softmax(row / temperature)`: the greatest `logit / temperature + g`, with `g =
+/// -ln(-ln(1 - u))` and `u` from [`uniform`]. Returns (key, id). The sample over several shards is the one with the
+/// greatest key.
 pub fn gumbel_argmax(
     row: &[f32],
     first_id: u32,
@@ -57,10 +58,10 @@ pub fn gumbel_argmax(
     })
 }
 
-/// A random number in the open interval (0, 1) that depends on these four values alone:
-/// Philox4x32-10 with key `seed` and counter (token id, position, choice, 0), its first word.
+/// Returns a random number in the open interval (0, 1) that depends on these four values alone: the first word of
+/// Philox4x32-10 with key `seed` and counter (token id, position, choice, 0).
 pub fn uniform(seed: u64, choice: u32, position: u32, token_id: u32) -> f32 {
-    /// The greatest f32 below 1, to which rounding could otherwise carry.
+    /// Greatest f32 below 1. Rounding could otherwise carry to 1.
     const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
     let key = [seed as u32, (seed >> 32) as u32];
     let word = philox::philox([token_id, position, choice, 0], key)[0];
@@ -68,7 +69,7 @@ pub fn uniform(seed: u64, choice: u32, position: u32, token_id: u32) -> f32 {
     (value as f32).min(BELOW_ONE)
 }
 
-/// The greatest key of the row, its id; ties to the lowest id.
+/// Returns the greatest key of the row and its id. Ties go to the lowest id.
 fn best(row: &[f32], first_id: u32, key: impl Fn(f32, u32) -> f32) -> Result<(f32, u32)> {
     refuse_nan(row)?;
     let mut keys = row.iter().zip(first_id..).map(|(logit, id)| (key(*logit, id), id));
@@ -85,7 +86,7 @@ fn refuse_nan(row: &[f32]) -> Result<()> {
     }
 }
 
-/// By value, falling, then by id; NaN was refused before, and the two zeros are equal.
+/// Orders by descending value, then by ascending id. NaN was refused before, and the two zeros are equal.
 fn descending(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
 }

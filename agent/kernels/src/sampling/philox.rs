@@ -1,11 +1,11 @@
-//! Philox4x32-10, the counter-based generator of Salmon et al. 2011
-//! (<https://doi.org/10.1145/2063384.2063405>): the same counter and key give the same words anywhere.
+//! Philox4x32-10, the counter-based generator of Salmon et al. 2011 (<https://doi.org/10.1145/2063384.2063405>): the
+//! same counter and key give the same words on any machine.
 
 const ROUNDS: usize = 10;
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
-/// Four random words of a counter under a key.
+/// Returns four random words for a counter under a key.
 pub(super) fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..ROUNDS {
         let first = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
@@ -25,9 +25,9 @@ pub(super) fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 mod tests {
     use super::philox;
 
-    /// The known answers published with the generator (Random123, `kat_vectors`).
+    /// The answers are those published with the generator (Random123, `kat_vectors`).
     #[test]
-    fn known_answers() {
+    fn known_answers_are_reproduced() {
         let ones = u32::MAX;
         let cases = [
             ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),

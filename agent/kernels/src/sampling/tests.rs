@@ -1,4 +1,4 @@
-//! Sampling must not depend on how the vocabulary is cut, and must draw from the softmax.
+//! Sampling must not depend on the sharding of the vocabulary, and must draw from the softmax.
 
 use super::*;
 
@@ -52,7 +52,7 @@ fn gumbel_draws_from_the_softmax() {
 }
 
 #[test]
-fn log_sum_exp_is_stable() {
+fn log_sum_exp_does_not_overflow() {
     let cases: [(&[f32], f32); 4] = [
         (&[], f32::NEG_INFINITY),
         (&[f32::NEG_INFINITY], f32::NEG_INFINITY),
@@ -77,7 +77,7 @@ fn bad_rows_are_refused() {
 }
 
 #[test]
-fn uniform_is_open() {
+fn uniform_numbers_are_in_the_open_interval() {
     for id in 0..100_000 {
         let u = uniform(3, 1, 2, id);
         assert!(u > 0.0 && u < 1.0);

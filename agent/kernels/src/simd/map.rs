@@ -2,7 +2,7 @@
 
 use super::{LANES, Simd};
 
-/// `outs[j][i] = f(ins[0][i], …)[j]`; all slices have one length.
+/// Computes `outs[j][i] = f(ins[0][i], …)[j]`. All slices have one length.
 #[inline(always)]
 pub(crate) fn map<S: Simd, const N: usize, const M: usize>(
     s: S,
@@ -14,7 +14,7 @@ pub(crate) fn map<S: Simd, const N: usize, const M: usize>(
     let ins = ins.map(|slice| slice[..length].as_chunks::<LANES>());
     let mut outs = outs.map(|slice| slice[..length].as_chunks_mut::<LANES>());
     let whole = length / LANES;
-    // One call of `f`, so that the compiler inlines it: a closure has not the instruction set.
+    // There is one call of `f`, so that the compiler inlines it: a closure does not have the instruction set.
     for i in 0..length.div_ceil(LANES) {
         let mut vectors = [s.splat(0.0); N];
         for n in 0..N {
@@ -41,7 +41,7 @@ pub(crate) fn map<S: Simd, const N: usize, const M: usize>(
     }
 }
 
-/// `Σ x²`, lane by lane and then over the lanes, always in the same order.
+/// Returns `Σ x²`, added lane by lane and then over the lanes, always in the same order.
 #[inline(always)]
 pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
     let (whole, rest) = x.as_chunks::<LANES>();
@@ -54,7 +54,7 @@ pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
     s.sum(s.fma(rest, rest, sum))
 }
 
-/// Up to sixteen numbers with zeros behind them.
+/// Pads up to sixteen numbers with zeros.
 #[inline(always)]
 fn padded(rest: &[f32]) -> [f32; LANES] {
     let mut lanes = [0.0; LANES];

@@ -2,10 +2,11 @@
 
 use super::Simd;
 
-/// `e^x` to about 1.2e-7 relative; `x` is clamped to where the result is a normal f32, and NaN in
-/// gives a finite number out (callers refuse NaN elsewhere or do not depend on it).
+/// Computes `e^x` with a relative error of about 1.2e-7.
 ///
-/// Range reduction by ln 2 in two parts, then the degree-6 polynomial of Cephes' `expf`.
+/// `x` is clamped to the range whose result is a normal f32. NaN gives a finite number: callers refuse NaN elsewhere or
+/// do not depend on it. The method is range reduction by ln 2 in two parts, then the degree-6 polynomial of Cephes'
+/// `expf`.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     const COEFFICIENTS: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
@@ -19,17 +20,17 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     }
     let square = s.mul(rest, rest);
     let sum = s.add(s.fma(sum, square, rest), s.splat(1.0));
-    s.mul(sum, s.exp2_whole(whole))
+    s.mul(sum, s.exp2_int(whole))
 }
 
-/// `x / (1 + e^-x)`.
+/// Computes `x / (1 + e^-x)`.
 #[inline(always)]
 pub(crate) fn silu<S: Simd>(s: S, x: S::V) -> S::V {
     let negative = s.sub(s.splat(0.0), x);
     s.div(x, s.add(s.splat(1.0), exp(s, negative)))
 }
 
-/// `x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, with `(1 + tanh u) / 2` written as `1 / (1 + e^-2u)`.
+/// Computes `x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, with `(1 + tanh u) / 2` written as `1 / (1 + e^-2u)`.
 #[inline(always)]
 pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::V) -> S::V {
     /// `-2 √(2/π)`.
@@ -38,7 +39,7 @@ pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::V) -> S::V {
     s.div(x, s.add(s.splat(1.0), exp(s, s.mul(cubic, s.splat(SLOPE)))))
 }
 
-/// `tanh x`, to about 2e-7 absolute.
+/// Computes `tanh x` with an absolute error of about 2e-7.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     let twice = exp(s, s.add(x, x));

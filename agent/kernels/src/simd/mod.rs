@@ -1,15 +1,15 @@
 //! Sixteen f32 lanes on every instruction set, so that each kernel is written once.
 //!
-//! A value of a type that implements [`Simd`] proves that this machine has its instructions: such
-//! values are made by [`dispatch`] alone, from a [`Context`], whose instruction set was checked. That
-//! makes the methods safe. All sets do the same operations in the same order (fused multiply-add
-//! everywhere), so a kernel's results do not depend on which one runs.
+//! A value of a type that implements [`Simd`] proves that this machine has its instructions. Only [`dispatch`] makes
+//! such values, from a [`Context`], whose instruction set was checked. That makes the methods safe. All sets do the
+//! same operations in the same order (fused multiply-add everywhere), so a kernel's results do not depend on the set
+//! that runs it.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-pub(crate) mod bytes;
+pub(crate) mod int8;
 pub(crate) mod map;
 pub(crate) mod math;
 mod portable;
@@ -19,16 +19,18 @@ mod tests;
 use crate::context::Context;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
+use int8::Int8Kernel;
+pub(crate) use portable::Portable;
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
 /// Operations on sixteen f32 lanes.
 pub(crate) trait Simd: Copy {
-    /// Sixteen f32.
+    /// Vector of sixteen f32.
     type V: Copy;
-    /// How many sums the inner loop of a product keeps in registers.
-    const SUMS: usize;
+    /// Number of sums that the inner loop of a product keeps in registers.
+    const ACCUMULATORS: usize;
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; LANES]) -> Self::V;
@@ -37,22 +39,22 @@ pub(crate) trait Simd: Copy {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The greater lane; `b` where either is NaN.
+    /// Returns the greater of each pair of lanes; `b` if either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The lesser lane; `b` where either is NaN.
+    /// Returns the lesser of each pair of lanes; `b` if either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a · b + c`, rounded once.
+    /// Computes `a · b + c`, rounded once.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// To the nearest integer, ties to even.
+    /// Rounds to the nearest integer, ties to even.
     fn round(self, x: Self::V) -> Self::V;
-    /// `2^x` of whole numbers in -126..=127.
-    fn exp2_whole(self, x: Self::V) -> Self::V;
-    /// Two vectors of bf16: from the low and from the high half of each lane.
+    /// Computes `2^x` for whole numbers in -126..=127.
+    fn exp2_int(self, x: Self::V) -> Self::V;
+    /// Widens two vectors of bf16: the low and the high half of each lane.
     fn bf16_pairs(self, x: &[u32; LANES]) -> [Self::V; 2];
     fn widen_bf16(self, x: &[u16; LANES]) -> Self::V;
     fn widen_f16(self, x: &[u16; LANES]) -> Self::V;
 
-    /// Asks for the cache line `bytes` after `from`; never faults.
+    /// Prefetches the cache line `bytes` after `from`; never faults.
     #[inline(always)]
     fn prefetch<T>(self, from: &T, bytes: usize) {
         #[cfg(target_arch = "x86_64")]
@@ -66,13 +68,13 @@ pub(crate) trait Simd: Copy {
         let _ = (from, bytes);
     }
 
-    /// The sum of the lanes, always by the same tree.
+    /// Returns the sum of the lanes, always added by the same tree.
     #[inline(always)]
     fn sum(self, x: Self::V) -> f32 {
         self.reduce(x, |a, b| a + b)
     }
 
-    /// The greatest lane.
+    /// Returns the greatest lane.
     #[inline(always)]
     fn max_lane(self, x: Self::V) -> f32 {
         self.reduce(x, f32::max)
@@ -93,9 +95,10 @@ pub(crate) trait Simd: Copy {
     }
 }
 
-/// Work that is written over any instruction set. Its `run` must be `#[inline(always)]`, and so must
-/// what it calls in its inner loops, or the code is compiled without the instructions. A closure (in
-/// `array::map`, say) cannot be told to inline, so inner loops have none.
+/// Work that is written over any instruction set.
+///
+/// `run` and everything that its inner loops call must be `#[inline(always)]`, or the compiler builds them without the
+/// instructions. A closure (in `array::map`, for example) cannot be marked so, therefore inner loops have none.
 pub(crate) trait Kernel {
     fn run<S: Simd>(self, s: S);
 }
@@ -112,5 +115,22 @@ pub(crate) fn dispatch(ctx: &Context, kernel: impl Kernel) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = ctx;
-    kernel.run(portable::Portable);
+    kernel.run(Portable);
+}
+
+/// Runs `kernel` with the context's instruction set, or with the next plainer one that has byte products.
+pub(crate) fn dispatch_int8(ctx: &Context, kernel: impl Int8Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    match ctx.isa() {
+        Isa::Avx512 if is_x86_feature_detected!("avx512vnni") => {
+            // SAFETY: a context holds only instruction sets that this machine has, and VNNI was just detected.
+            return unsafe { avx512::vnni::run(kernel) };
+        }
+        // SAFETY: as above; a machine with AVX-512 in its context has AVX2.
+        Isa::Avx512 | Isa::Avx2 => return unsafe { avx2::int8::run(kernel) },
+        Isa::Portable => {}
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = ctx;
+    kernel.run(Portable);
 }

@@ -4,10 +4,10 @@ use super::{Kernel, LANES, Simd, dispatch, math};
 use crate::context::Context;
 use crate::isa::Isa;
 
-/// A table of every operation on one input.
-struct Everything<'a>(&'a [f32; LANES], &'a mut Vec<[f32; LANES]>);
+/// Kernel that appends the result of every operation on one input.
+struct AllOperations<'a>(&'a [f32; LANES], &'a mut Vec<[f32; LANES]>);
 
-impl Kernel for Everything<'_> {
+impl Kernel for AllOperations<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let x = s.load(self.0);
@@ -23,7 +23,7 @@ impl Kernel for Everything<'_> {
             s.max(x, y),
             s.min(x, y),
             s.round(x),
-            s.exp2_whole(s.round(x)),
+            s.exp2_int(s.round(x)),
             low,
             high,
             s.widen_bf16(&words.map(|word| (word >> 16) as u16)),
@@ -42,10 +42,10 @@ impl Kernel for Everything<'_> {
     }
 }
 
-fn everything(isa: Isa, x: &[f32; LANES]) -> Vec<[f32; LANES]> {
+fn run_all_operations(isa: Isa, x: &[f32; LANES]) -> Vec<[f32; LANES]> {
     let ctx = Context::cpu(1).unwrap().force_isa(isa.name()).unwrap();
     let mut results = Vec::new();
-    dispatch(&ctx, Everything(x, &mut results));
+    dispatch(&ctx, AllOperations(x, &mut results));
     results
 }
 
@@ -54,12 +54,12 @@ fn bits(results: &[[f32; LANES]]) -> Vec<[u32; LANES]> {
 }
 
 #[test]
-fn all_sets_give_the_same_bits() {
+fn all_instruction_sets_give_the_same_bits() {
     for row in 0..200 {
         let x: [f32; LANES] = std::array::from_fn(|i| (crate::uniform(7, 0, row, i as u32) - 0.5) * 100.0);
-        let expected = bits(&everything(Isa::Portable, &x));
+        let expected = bits(&run_all_operations(Isa::Portable, &x));
         for isa in Isa::available() {
-            assert_eq!(bits(&everything(isa, &x)), expected, "{isa}");
+            assert_eq!(bits(&run_all_operations(isa, &x)), expected, "{isa}");
         }
     }
 }
@@ -68,7 +68,7 @@ fn all_sets_give_the_same_bits() {
 fn elementary_functions_are_accurate() {
     for step in -8000..8000 {
         let x = step as f32 / 100.0;
-        let results = everything(Isa::detect(), &[x; LANES]);
+        let results = run_all_operations(Isa::detect(), &[x; LANES]);
         let (exact, wide) = (f64::from(x).exp(), f64::from(x));
         let relative = (f64::from(results[12][0]) / exact - 1.0).abs();
         assert!(relative < 2e-7, "exp {x}: {relative}");

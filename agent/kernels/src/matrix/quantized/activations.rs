@@ -1,26 +1,26 @@
-//! Activations in eight bits: every 32 of a row share a scale, which is their greatest size over 127.
+//! Activations in eight bits. Every 32 columns of a row share a scale, which is their greatest absolute value over 127.
 
-use super::GROUP;
+use super::GROUP_SIZE;
 use crate::context::Context;
-use crate::shared::Shared;
+use crate::shared_slice::SharedSlice;
 
-/// Groups per piece of work.
-const GRAIN: usize = 64;
+/// Groups per task.
+const GROUPS_PER_TASK: usize = 64;
 
-/// 32 columns of one row.
+/// 32 quantized columns of one row.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Group {
-    /// Four signed bytes each, least significant first; none is -128.
-    pub(super) quads: [i32; GROUP / 4],
+pub(super) struct ActivationGroup {
+    /// Packs of four signed bytes, least significant first. None of the bytes is -128.
+    pub(super) quads: [i32; GROUP_SIZE / 4],
     pub(super) scale: f32,
-    /// The sum of the bytes times the scale, negated: what a minimum of the weights is multiplied with.
+    /// Sum of the bytes times the scale, negated. The product multiplies the minimums of the weights by it.
     pub(super) negative_sum: f32,
-    /// Sums of the bytes of both halves.
+    /// Sums of the bytes of the two halves.
     pub(super) sums: [i32; 2],
 }
 
-/// `x` `[tokens, columns]` as `[tile][group][height]`, with `lead` zeros before each row, and zeros after it and where
-/// there is no row.
+/// Quantizes `x` `[tokens, columns]` to `[tile][group][height]`, with `lead` zeros before each row, and zeros after it
+/// and where there is no row.
 pub(super) fn quantize(
     ctx: &Context,
     x: &[f32],
@@ -28,43 +28,44 @@ pub(super) fn quantize(
     lead: usize,
     groups: usize,
     height: usize,
-) -> Vec<Group> {
+) -> Vec<ActivationGroup> {
     let tiles = (x.len() / columns).div_ceil(height);
-    let mut quantized = vec![Group::default(); tiles * groups * height];
-    let shared = Shared::new(&mut quantized);
-    ctx.pool().for_each_chunk(tiles * groups, GRAIN, &|range| {
+    let mut quantized = vec![ActivationGroup::default(); tiles * groups * height];
+    let shared = SharedSlice::new(&mut quantized);
+    ctx.pool().for_each_chunk(tiles * groups, GROUPS_PER_TASK, &|range| {
         for place in range {
             let (tile, group) = (place / groups, place % groups);
             // SAFETY: each place is visited once.
-            let part = unsafe { shared.part(place * height..(place + 1) * height) };
-            let first = (group * GROUP).saturating_sub(lead).min(columns);
-            let last = ((group + 1) * GROUP).saturating_sub(lead).min(columns);
-            let skip = lead.saturating_sub(group * GROUP).min(GROUP);
+            let part = unsafe { shared.slice_mut(place * height..(place + 1) * height) };
+            let first = (group * GROUP_SIZE).saturating_sub(lead).min(columns);
+            let last = ((group + 1) * GROUP_SIZE).saturating_sub(lead).min(columns);
+            let skip = lead.saturating_sub(group * GROUP_SIZE).min(GROUP_SIZE);
             let rows = x[tile * height * columns..].chunks_exact(columns);
             for (to, row) in part.iter_mut().zip(rows) {
-                let mut values = [0.0; GROUP];
+                let mut values = [0.0; GROUP_SIZE];
                 values[skip..skip + last - first].copy_from_slice(&row[first..last]);
-                *to = round(&values);
+                *to = round_group(&values);
             }
         }
     });
     quantized
 }
 
-/// Rounds to nearest, ties to even, with the same operations everywhere. What is not finite makes the scale so.
-fn round(values: &[f32; GROUP]) -> Group {
-    /// Adding it to a small number rounds that to an integer, which is then in the low bits.
+/// Rounds to nearest, ties to even, with the same operations on every machine. A value that is not finite makes the
+/// scale so.
+fn round_group(values: &[f32; GROUP_SIZE]) -> ActivationGroup {
+    /// Number whose addition rounds a small number to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let greatest = values.iter().fold(0f32, |most, x| if x.abs() > most { x.abs() } else { most });
     let scale = greatest / 127.0;
     let inverse = if greatest > 0.0 { 127.0 / greatest } else { 0.0 };
-    let mut bytes = [0i8; GROUP];
+    let mut bytes = [0i8; GROUP_SIZE];
     for (byte, x) in bytes.iter_mut().zip(values) {
         *byte = ((x * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32).clamp(-127, 127) as i8;
     }
     let poison = values.iter().fold(0f32, |sum, x| sum + x * 0.0);
-    let mut group = Group { scale: scale + poison, ..Group::default() };
-    for (half, sum) in bytes.chunks_exact(GROUP / 2).zip(&mut group.sums) {
+    let mut group = ActivationGroup { scale: scale + poison, ..ActivationGroup::default() };
+    for (half, sum) in bytes.chunks_exact(GROUP_SIZE / 2).zip(&mut group.sums) {
         *sum = half.iter().map(|byte| i32::from(*byte)).sum();
     }
     for (quad, bytes) in group.quads.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -78,28 +79,28 @@ fn round(values: &[f32; GROUP]) -> Group {
 mod tests {
     use super::*;
 
-    fn bytes(group: &Group) -> Vec<i8> {
+    fn bytes(group: &ActivationGroup) -> Vec<i8> {
         group.quads.iter().flat_map(|quad| quad.to_le_bytes()).map(u8::cast_signed).collect()
     }
 
     #[test]
-    fn values_are_rounded_on_their_groups_scale() {
-        let mut values = [0.0; GROUP];
+    fn values_round_to_the_scale_of_their_group() {
+        let mut values = [0.0; GROUP_SIZE];
         values[..4].copy_from_slice(&[127.0, -127.0, 2.5, -3.4]);
         values[31] = 0.6;
-        let group = round(&values);
+        let group = round_group(&values);
         let bytes = bytes(&group);
         assert_eq!((group.scale, &bytes[..4], bytes[31]), (1.0, &[127, -127, 2, -3][..], 1));
         assert_eq!((group.sums, group.negative_sum), ([-1, 1], 0.0));
-        assert_eq!(round(&[0.0; GROUP]).scale, 0.0);
+        assert_eq!(round_group(&[0.0; GROUP_SIZE]).scale, 0.0);
         for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             values[7] = wrong;
-            assert!(!round(&values).scale.is_finite(), "{wrong}");
+            assert!(!round_group(&values).scale.is_finite(), "{wrong}");
         }
     }
 
     #[test]
-    fn rows_begin_where_the_blocks_do() {
+    fn rows_start_at_their_offset_in_the_first_block() {
         let ctx = Context::cpu(2).unwrap();
         // Two rows of 40 columns that begin 30 columns into the first of three groups, in tiles of four.
         let x: Vec<f32> = (0..80).map(|i| (i % 40) as f32 + 1.0).collect();

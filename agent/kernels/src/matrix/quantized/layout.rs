@@ -1,56 +1,56 @@
-//! What differs between formats: where a block's numbers lie, in a file and in a panel.
+//! Differences between the formats: the places of a block's numbers in a file and in a panel.
 
-use super::GROUP;
-use crate::simd::bytes::{BYTES, Bytes};
+use super::GROUP_SIZE;
+use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
 use crate::simd::{LANES, Simd};
 
-/// A vector of f32 of a set.
-pub(super) type Float<S> = <<S as Bytes>::Float as Simd>::V;
+/// Vector of f32 of an instruction set.
+pub(super) type Float<S> = <<S as Int8Simd>::Float as Simd>::V;
 
-/// Loads of one half of a group of 32 columns: four columns each.
-pub(super) const QUADS: usize = GROUP / 8;
+/// Quads in one half of a group of 32 columns. A load brings one quad, which is four columns.
+pub(super) const QUADS: usize = GROUP_SIZE / 8;
 
-/// One format. A panel's block is the blocks of sixteen rows at the same columns.
-pub(super) trait Layout: Copy + Send + Sync + 'static {
+/// Layout of one format. A panel's block is the blocks of sixteen rows at the same columns.
+pub(super) trait BlockLayout: Copy + Send + Sync + 'static {
     /// Columns of a block: a multiple of 32.
     const COLUMNS: usize;
     /// Bytes of one row's block in a file.
-    const BYTES: usize;
+    const FILE_BYTES: usize;
     /// Bytes of a panel's block.
-    const PANEL: usize;
-    /// Scales for 32 columns: 1 or 2.
-    const SCALES: usize;
-    /// Quants are signed bytes, the panel has them as they are.
+    const PANEL_BYTES: usize;
+    /// Scales per group of 32 columns: 1 or 2.
+    const SCALES_PER_GROUP: usize;
+    /// True if quants are signed bytes, which a panel keeps as they are.
     const SIGNED: bool = false;
-    /// What each unsigned quant is too large by.
-    const OFFSET: i32 = 0;
-    /// Each group of 32 columns has a minimum, which is taken from every number.
-    const MINIMUMS: bool = false;
+    /// Number that is subtracted from each unsigned quant.
+    const ZERO_POINT: i32 = 0;
+    /// True if each group of 32 columns has a minimum, which is subtracted from every number.
+    const HAS_MINIMUMS: bool = false;
 
-    /// Puts one row's block of a file into its lane of a panel's block.
-    fn place(block: &[u8], lane: usize, panel: &mut [u8]);
-    /// The scales of the half `half` of group `group`; with one scale for both halves, of the group.
-    fn scales<S: Bytes>(s: S, panel: &[u8], group: usize, half: usize) -> Float<S>;
-    /// The minimums of a group.
+    /// Writes one row's block of a file into its lane of a panel's block.
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]);
+    /// Returns the scales of half `half` of group `group`. A format with one scale per group gives it for both halves.
+    fn scales<S: Int8Simd>(s: S, panel: &[u8], group: usize, half: usize) -> Float<S>;
+    /// Returns the minimums of a group.
     #[inline(always)]
-    fn minimums<S: Bytes>(s: S, _panel: &[u8], _group: usize) -> Float<S> {
+    fn minimums<S: Int8Simd>(s: S, _panel: &[u8], _group: usize) -> Float<S> {
         s.float().splat(0.0)
     }
-    /// Four columns of sixteen rows: the columns `32 group + 16 HALF + 4 quad` and on.
-    fn quants<S: Bytes, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B;
+    /// Unpacks four columns of sixteen rows: columns `32 group + 16 HALF + 4 quad` to `… + 3`.
+    fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B;
 }
 
-/// `N` bytes from `at` on. The length of a panel's block is known where this is inlined.
+/// Returns `N` bytes from `start`. The compiler knows the length of a panel's block where this is inlined.
 #[inline(always)]
-pub(super) fn at<const N: usize>(panel: &[u8], at: usize) -> &[u8; N] {
-    let (start, _) = panel[at..].as_chunks::<N>();
-    &start[0]
+pub(super) fn array_at<const N: usize>(panel: &[u8], start: usize) -> &[u8; N] {
+    let (arrays, _) = panel[start..].as_chunks::<N>();
+    &arrays[0]
 }
 
-/// Sixteen f16 as f32.
+/// Loads sixteen f16 as f32.
 #[inline(always)]
-pub(super) fn halves<S: Bytes>(s: S, panel: &[u8], from: usize) -> Float<S> {
-    let bytes: &[u8; 2 * LANES] = at(panel, from);
+pub(super) fn load_f16<S: Int8Simd>(s: S, panel: &[u8], from: usize) -> Float<S> {
+    let bytes: &[u8; 2 * LANES] = array_at(panel, from);
     let mut bits = [0; LANES];
     for lane in 0..LANES {
         bits[lane] = u16::from_le_bytes([bytes[2 * lane], bytes[2 * lane + 1]]);
@@ -58,25 +58,25 @@ pub(super) fn halves<S: Bytes>(s: S, panel: &[u8], from: usize) -> Float<S> {
     s.float().widen_f16(&bits)
 }
 
-/// Puts two bytes of a row into its place among sixteen f16.
-pub(super) fn place_half(half: &[u8], lane: usize, panel: &mut [u8], from: usize) {
+/// Writes the f16 of one row, as two bytes, into its lane of sixteen f16.
+pub(super) fn store_f16(half: &[u8], lane: usize, panel: &mut [u8], from: usize) {
     panel[from + 2 * lane..][..2].copy_from_slice(half);
 }
 
-/// Puts the quants of 32 columns, of four bits each, where [`nibbles`] finds them: the first sixteen in the low half
-/// of each byte.
-pub(super) fn place_nibbles(quant: impl Fn(usize) -> u8, lane: usize, panel: &mut [u8]) {
-    for column in 0..GROUP / 2 {
-        panel[column / 4 * BYTES + 4 * lane + column % 4] = quant(column) | quant(column + GROUP / 2) << 4;
+/// Writes the four-bit quants of 32 columns into the order that [`load_nibbles`] reads: the first sixteen go into the
+/// low half of each byte.
+pub(super) fn store_nibbles(quant: impl Fn(usize) -> u8, lane: usize, panel: &mut [u8]) {
+    for column in 0..GROUP_SIZE / 2 {
+        panel[column / 4 * VECTOR_BYTES + 4 * lane + column % 4] = quant(column) | quant(column + GROUP_SIZE / 2) << 4;
     }
 }
 
-/// Four bits of four columns of sixteen rows, from the nibbles of a group that begin at `from`.
+/// Loads four columns of sixteen rows, four bits each, from the nibbles of a group that start at `from`.
 #[inline(always)]
-pub(super) fn nibbles<S: Bytes, const HALF: usize>(s: S, panel: &[u8], from: usize, quad: usize) -> S::B {
-    let both = s.load(at(panel, from + quad * BYTES));
+pub(super) fn load_nibbles<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], from: usize, quad: usize) -> S::B {
+    let both = s.load(array_at(panel, from + quad * VECTOR_BYTES));
     if HALF == 0 { s.and(both, 0x0F) } else { s.and(s.shift_right(both, 4), 0x0F) }
 }
 
 /// Bytes that the nibbles of one group of sixteen rows take.
-pub(super) const NIBBLES: usize = GROUP / 2 * LANES;
+pub(super) const NIBBLE_BYTES: usize = GROUP_SIZE / 2 * LANES;

@@ -1,35 +1,38 @@
 //! Weights in blocks of small integers, as GGUF files have them, and their product with activations.
 //!
-//! Formats: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md> and `ggml-common.h` beside it. A weight stays
-//! in its bits in memory; only their order changes: sixteen rows side by side, so that one load brings four
-//! k's of sixteen rows and sums need no turning. Activations are rounded to eight bits for every 32 of
-//! them, products are added up as integers inside 32 (or 16) k's and as f32 across these, in one order for
-//! any number of rows, threads and instruction set.
+//! Formats: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md> and `ggml-common.h` beside it. A weight keeps
+//! its bits in memory. Only their order changes: sixteen rows are side by side, so that one load brings four k's of
+//! sixteen rows, and sums need no transpose. Activations are rounded to eight bits with a scale for every 32 of them.
+//! Products are added up as integers inside 32 (or 16) k's and as f32 across these, in one order for any number of
+//! rows, threads and instruction set.
 
 mod activations;
 mod encode;
+mod gemm;
 mod layout;
+mod legacy_quants;
 mod packing;
 mod panels;
-mod product;
+
 mod q4_k;
 mod q6_k;
-mod simple;
+
 mod tensor;
 
-pub(super) use panels::QuantPanels;
-pub(super) use product::multiply;
-pub(super) use tensor::QuantTensor;
-
-use crate::error::{Result, argument};
-use candle_core::quantized::GgmlDType;
-use layout::Layout;
 use std::ops::Range;
 
-/// Columns that share one scale of the activations.
-pub(super) const GROUP: usize = 32;
+use candle_core::quantized::GgmlDType;
 
-/// How a quantized weight lies in blocks of consecutive columns of one row.
+use crate::error::{Result, argument};
+pub(super) use gemm::multiply;
+use layout::BlockLayout;
+pub(super) use panels::QuantPanels;
+pub(super) use tensor::QuantTensor;
+
+/// Columns that share one scale of the activations.
+pub(super) const GROUP_SIZE: usize = 32;
+
+/// Format of a quantized weight: blocks of consecutive columns of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BlockFormat {
     /// 32 columns: 4 bits each, a scale.
@@ -49,11 +52,11 @@ macro_rules! with_layout {
     ($format:expr, $layout:ident => $call:expr) => {
         match $format {
             $crate::matrix::quantized::BlockFormat::Q4_0 => {
-                type $layout = $crate::matrix::quantized::simple::Q4_0;
+                type $layout = $crate::matrix::quantized::legacy_quants::Q4_0;
                 $call
             }
             $crate::matrix::quantized::BlockFormat::Q8_0 => {
-                type $layout = $crate::matrix::quantized::simple::Q8_0;
+                type $layout = $crate::matrix::quantized::legacy_quants::Q8_0;
                 $call
             }
             $crate::matrix::quantized::BlockFormat::Q4K => {
@@ -74,11 +77,11 @@ macro_rules! with_layout {
 use with_layout;
 
 impl BlockFormat {
-    /// All of them.
+    /// All formats.
     pub const ALL: [BlockFormat; 5] =
         [BlockFormat::Q4_0, BlockFormat::Q8_0, BlockFormat::Q4K, BlockFormat::Q5K, BlockFormat::Q6K];
 
-    /// `q8_0`, `q4_k`, ….
+    /// Returns the name: `q8_0`, `q4_k`, ….
     pub fn name(self) -> &'static str {
         match self {
             BlockFormat::Q4_0 => "q4_0",
@@ -89,14 +92,14 @@ impl BlockFormat {
         }
     }
 
-    /// Columns of one block.
+    /// Returns the columns of one block.
     pub fn columns(self) -> usize {
         with_layout!(self, L => L::COLUMNS)
     }
 
-    /// Bytes of one block in a file.
+    /// Returns the bytes of one block in a file.
     pub fn bytes(self) -> usize {
-        with_layout!(self, L => L::BYTES)
+        with_layout!(self, L => L::FILE_BYTES)
     }
 
     fn ggml(self) -> GgmlDType {
@@ -110,8 +113,9 @@ impl BlockFormat {
     }
 }
 
-/// Blocks in each of `out_features` rows that end with the last of `columns`; `bytes` must be so many.
-fn blocks_of(format: BlockFormat, bytes: &[u8], out_features: usize, columns: &Range<usize>) -> Result<usize> {
+/// Returns the number of blocks in each of `out_features` rows that end with the last of `columns`. Fails if `bytes`
+/// has another length than these blocks.
+fn check_blocks(format: BlockFormat, bytes: &[u8], out_features: usize, columns: &Range<usize>) -> Result<usize> {
     let blocks = columns.end.div_ceil(format.columns());
     if bytes.len() != out_features * blocks * format.bytes() {
         let reason =

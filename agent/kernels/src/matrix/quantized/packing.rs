@@ -1,36 +1,37 @@
-//! Blocks of a whole matrix, sixteen rows after sixteen rows: what is in memory at once does not grow with the matrix.
+//! Traversal of a whole matrix in row blocks of sixteen rows, so that the memory in use does not grow with the matrix.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::simd::LANES;
-use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
-/// Runs of sixteen rows per piece of work.
-const GRAIN: usize = 4;
+/// Row blocks of sixteen rows per task.
+const ROW_BLOCKS_PER_TASK: usize = 4;
 
-/// Appends the blocks of some rows.
-pub(super) type ReadRows<'a> = dyn Fn(Range<usize>, &mut Vec<u8>) -> Result<()> + Sync + 'a;
+/// Function that appends the blocks of some rows.
+pub(super) type AppendBlocks<'a> = dyn Fn(Range<usize>, &mut Vec<u8>) -> Result<()> + Sync + 'a;
 
-/// Lets `read` append the blocks of each run of sixteen of `rows` rows, the last one shorter, and hands them to `take`
-/// with the rows that they are of; each run is visited once, by any thread.
-pub(super) fn each_run(
+/// Calls `append` for each row block (sixteen of `rows` rows, the last one shorter), then `consume` with its rows and
+/// the appended blocks. Each row block is visited once, by any thread. Returns the first error of `append`.
+pub(super) fn for_each_row_block(
     ctx: &Context,
     rows: usize,
-    read: &ReadRows<'_>,
-    take: &(dyn Fn(Range<usize>, &[u8]) + Sync),
+    append: &AppendBlocks<'_>,
+    consume: &(dyn Fn(Range<usize>, &[u8]) + Sync),
 ) -> Result<()> {
     let failure: Mutex<Option<Error>> = Mutex::default();
-    ctx.pool().for_each_chunk(rows.div_ceil(LANES), GRAIN, &|range| {
+    ctx.pool().for_each_chunk(rows.div_ceil(LANES), ROW_BLOCKS_PER_TASK, &|range| {
         let mut bytes = Vec::new();
         for index in range {
             bytes.clear();
-            let run = index * LANES..rows.min((index + 1) * LANES);
-            if let Err(error) = read(run.clone(), &mut bytes) {
+            let row_block = index * LANES..rows.min((index + 1) * LANES);
+            if let Err(error) = append(row_block.clone(), &mut bytes) {
                 failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 return;
             }
-            take(run, &bytes);
+            consume(row_block, &bytes);
         }
     });
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)

@@ -1,20 +1,23 @@
-//! A quantized matrix in panels on the CPU: made from a file's blocks or from numbers, and read back.
+//! A quantized matrix in panels on the CPU: packed from a file's blocks or from numbers, and read back.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
 
 use super::encode::Encoder;
-use super::layout::{Layout, QUADS};
-use super::packing::{self, ReadRows};
-use super::{BlockFormat, GROUP, with_layout};
+use super::layout::{BlockLayout, QUADS};
+use super::packing::{self, AppendBlocks};
+use super::{BlockFormat, GROUP_SIZE, with_layout};
 use crate::buffer::Buffer;
 use crate::context::Context;
 use crate::error::Result;
 use crate::host;
-use crate::shared::Shared;
+use crate::shared_slice::SharedSlice;
 use crate::simd::LANES;
-use crate::simd::bytes::PLAIN;
-use candle_core::Tensor;
-use std::ops::Range;
+use crate::simd::Portable;
 
-/// Panel `p` holds the rows `16 p..16 p + 16`, block after block; rows beyond the matrix are zero.
+/// Quantized matrix whose panel `p` holds the rows `16 p..16 p + 16`, block after block. Rows beyond the matrix are
+/// zero.
 #[derive(Debug)]
 pub(crate) struct QuantPanels {
     buffer: Buffer,
@@ -22,12 +25,12 @@ pub(crate) struct QuantPanels {
     out_features: usize,
     /// Blocks of one row.
     blocks: usize,
-    /// Which columns of the blocks are the matrix.
+    /// Columns of the blocks that belong to the matrix.
     columns: Range<usize>,
 }
 
 impl QuantPanels {
-    /// From rows of blocks as a file has them.
+    /// Packs rows of blocks as a file has them.
     pub(crate) fn from_blocks(
         ctx: &Context,
         format: BlockFormat,
@@ -35,7 +38,7 @@ impl QuantPanels {
         out_features: usize,
         columns: Range<usize>,
     ) -> Result<QuantPanels> {
-        let blocks = super::blocks_of(format, bytes, out_features, &columns)?;
+        let blocks = super::check_blocks(format, bytes, out_features, &columns)?;
         let row = blocks * format.bytes();
         let mut panels = QuantPanels::empty(format, out_features, blocks, columns)?;
         panels.fill(ctx, &|rows, to| {
@@ -45,8 +48,8 @@ impl QuantPanels {
         Ok(panels)
     }
 
-    /// From a checked CPU weight in f32, bf16 or f16, whose first column begins a block. What the last block has beyond
-    /// it counts as zeros.
+    /// Quantizes a checked CPU weight in f32, bf16 or f16, whose first column starts a block. The last block is padded
+    /// with zeros.
     pub(crate) fn quantize(
         ctx: &Context,
         format: BlockFormat,
@@ -57,42 +60,43 @@ impl QuantPanels {
         let weight = host::borrow("weight", weight)?;
         let encoder = Encoder::new(weight.elements()?, width, format, &columns)?;
         let mut panels = QuantPanels::empty(format, out_features, width.div_ceil(format.columns()), columns)?;
-        panels.fill(ctx, &|rows, to| encoder.rows(rows, to))?;
+        panels.fill(ctx, &|rows, to| encoder.encode_rows(rows, to))?;
         Ok(panels)
     }
 
     fn empty(format: BlockFormat, out_features: usize, blocks: usize, columns: Range<usize>) -> Result<QuantPanels> {
-        let panel = with_layout!(format, L => L::PANEL);
+        let panel = with_layout!(format, L => L::PANEL_BYTES);
         let buffer = Buffer::zeroed(out_features.div_ceil(LANES) * blocks * panel)?;
         Ok(QuantPanels { buffer, format, out_features, blocks, columns })
     }
 
-    /// Packs what `read` appends: the blocks of some rows, in order.
-    fn fill(&mut self, ctx: &Context, read: &ReadRows<'_>) -> Result<()> {
-        let (rows, blocks) = (self.out_features, self.blocks);
+    /// Packs the blocks that `append` appends for each row block.
+    fn fill(&mut self, ctx: &Context, append: &AppendBlocks<'_>) -> Result<()> {
+        let (num_rows, blocks) = (self.out_features, self.blocks);
         if blocks == 0 {
             return Ok(());
         }
-        let (row, panel) = with_layout!(self.format, L => (blocks * L::BYTES, blocks * L::PANEL));
-        let place = with_layout!(self.format, L => place_row::<L> as fn(&[u8], usize, &mut [u8]));
-        let shared = Shared::new(self.buffer.as_mut_slice::<u8>());
-        packing::each_run(ctx, rows, read, &|run, bytes| {
-            let index = run.start / LANES;
+        let (row_bytes, panel_bytes) =
+            with_layout!(self.format, L => (blocks * L::FILE_BYTES, blocks * L::PANEL_BYTES));
+        let pack = with_layout!(self.format, L => pack_row::<L> as fn(&[u8], usize, &mut [u8]));
+        let shared = SharedSlice::new(self.buffer.as_mut_slice::<u8>());
+        packing::for_each_row_block(ctx, num_rows, append, &|rows, bytes| {
+            let index = rows.start / LANES;
             // SAFETY: each panel is one part and is visited once.
-            let to = unsafe { shared.part(index * panel..(index + 1) * panel) };
-            bytes.chunks_exact(row).enumerate().for_each(|(lane, row)| place(row, lane, to));
+            let to = unsafe { shared.slice_mut(index * panel_bytes..(index + 1) * panel_bytes) };
+            bytes.chunks_exact(row_bytes).enumerate().for_each(|(lane, row)| pack(row, lane, to));
         })
     }
 
-    /// Panels in the matrix.
-    pub(super) fn count(&self) -> usize {
+    /// Returns the number of panels.
+    pub(super) fn num_panels(&self) -> usize {
         self.out_features.div_ceil(LANES)
     }
 
-    /// All panels, and the bytes of one.
-    pub(super) fn bytes_of_panels(&self) -> (&[u8], usize) {
+    /// Returns the bytes of all panels, and the size of one panel.
+    pub(super) fn panel_bytes(&self) -> (&[u8], usize) {
         let bytes = self.buffer.as_slice::<u8>();
-        (bytes, bytes.len() / self.count().max(1))
+        (bytes, bytes.len() / self.num_panels().max(1))
     }
 
     pub(crate) fn format(&self) -> BlockFormat {
@@ -107,7 +111,7 @@ impl QuantPanels {
         self.columns.len()
     }
 
-    /// Columns that the first block has before the matrix begins.
+    /// Returns the number of columns of the first block that come before the matrix.
     pub(super) fn lead(&self) -> usize {
         self.columns.start
     }
@@ -121,18 +125,18 @@ impl QuantPanels {
         self.buffer.bytes()
     }
 
-    /// Row `row` as f32, into `to` (`in_features` long).
+    /// Decodes row `row` to f32, into `to` (`in_features` long).
     pub(crate) fn read_row(&self, row: usize, to: &mut [f32]) {
         with_layout!(self.format, L => self.read_row_as::<L>(row, to));
     }
 
-    fn read_row_as<L: Layout>(&self, row: usize, to: &mut [f32]) {
-        let (bytes, length) = self.bytes_of_panels();
+    fn read_row_as<L: BlockLayout>(&self, row: usize, to: &mut [f32]) {
+        let (bytes, length) = self.panel_bytes();
         let panel = &bytes[row / LANES * length..][..length];
-        for (index, block) in panel.chunks_exact(L::PANEL).enumerate() {
-            for group in 0..L::COLUMNS / GROUP {
-                let first = index * L::COLUMNS + group * GROUP;
-                let values = group_of::<L>(block, group, row % LANES);
+        for (index, block) in panel.chunks_exact(L::PANEL_BYTES).enumerate() {
+            for group in 0..L::COLUMNS / GROUP_SIZE {
+                let first = index * L::COLUMNS + group * GROUP_SIZE;
+                let values = dequantize_group::<L>(block, group, row % LANES);
                 for (column, value) in (first..).zip(values) {
                     if self.columns.contains(&column) {
                         to[column - self.columns.start] = value;
@@ -142,7 +146,7 @@ impl QuantPanels {
         }
     }
 
-    /// The matrix as an f32 tensor `[out_features, in_features]`.
+    /// Returns the matrix as an f32 tensor `[out_features, in_features]`.
     pub(crate) fn to_tensor(&self) -> Result<Tensor> {
         let width = self.in_features();
         let mut elements = vec![0.0; self.out_features * width];
@@ -155,27 +159,27 @@ impl QuantPanels {
     }
 }
 
-fn place_row<L: Layout>(row: &[u8], lane: usize, panel: &mut [u8]) {
-    for (block, to) in row.chunks_exact(L::BYTES).zip(panel.chunks_exact_mut(L::PANEL)) {
-        L::place(block, lane, to);
+fn pack_row<L: BlockLayout>(row: &[u8], lane: usize, panel: &mut [u8]) {
+    for (block, to) in row.chunks_exact(L::FILE_BYTES).zip(panel.chunks_exact_mut(L::PANEL_BYTES)) {
+        L::pack_block(block, lane, to);
     }
 }
 
-/// 32 numbers of one row.
-fn group_of<L: Layout>(block: &[u8], group: usize, lane: usize) -> [f32; GROUP] {
-    let mut values = [0.0; GROUP];
-    let minimum = if L::MINIMUMS { L::minimums(PLAIN, block, group)[lane] } else { 0.0 };
+/// Decodes one group of 32 numbers of one row.
+fn dequantize_group<L: BlockLayout>(block: &[u8], group: usize, lane: usize) -> [f32; GROUP_SIZE] {
+    let mut values = [0.0; GROUP_SIZE];
+    let minimum = if L::HAS_MINIMUMS { L::minimums(Portable, block, group)[lane] } else { 0.0 };
     for half in 0..2 {
-        let scale = L::scales(PLAIN, block, group, half)[lane];
+        let scale = L::scales(Portable, block, group, half)[lane];
         for quad in 0..QUADS {
             let quants = match half {
-                0 => L::quants::<_, 0>(PLAIN, block, group, quad),
-                _ => L::quants::<_, 1>(PLAIN, block, group, quad),
+                0 => L::unpack_quants::<_, 0>(Portable, block, group, quad),
+                _ => L::unpack_quants::<_, 1>(Portable, block, group, quad),
             };
             for i in 0..4 {
                 let byte = quants[4 * lane + i];
-                let quant = if L::SIGNED { i32::from(byte.cast_signed()) } else { i32::from(byte) - L::OFFSET };
-                values[half * GROUP / 2 + 4 * quad + i] = scale * quant as f32 - minimum;
+                let quant = if L::SIGNED { i32::from(byte.cast_signed()) } else { i32::from(byte) - L::ZERO_POINT };
+                values[half * GROUP_SIZE / 2 + 4 * quad + i] = scale * quant as f32 - minimum;
             }
         }
     }

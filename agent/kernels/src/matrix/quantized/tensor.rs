@@ -1,29 +1,31 @@
-//! A quantized matrix on a device without kernels: blocks in the order of a file, which candle multiplies by.
+//! A quantized matrix on a device without kernels: blocks in the order of a file, by which candle multiplies.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use candle_core::quantized::{QStorage, QTensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::BlockFormat;
 use super::encode::Encoder;
 use crate::context::Context;
 use crate::error::Result;
 use crate::host;
-use candle_core::quantized::{QStorage, QTensor};
-use candle_core::{DType, Device, Tensor};
-use std::borrow::Cow;
-use std::ops::Range;
 
-/// Some columns of rows of blocks.
+/// Quantized matrix that is some columns of rows of blocks.
 #[derive(Debug)]
 pub(crate) struct QuantTensor {
-    /// `[out_features, columns of all blocks]`; `None` where it has no element.
+    /// Tensor `[out_features, columns of all blocks]`; `None` if it has no element.
     blocks: Option<QTensor>,
     device: Device,
     format: BlockFormat,
     out_features: usize,
-    /// Which columns of the blocks are the matrix.
+    /// Columns of the blocks that belong to the matrix.
     columns: Range<usize>,
 }
 
 impl QuantTensor {
-    /// As [`super::QuantPanels::from_blocks`], on the context's device.
+    /// Takes rows of blocks as a file has them, like [`super::QuantPanels::from_blocks`], to the context's device.
     pub(crate) fn from_blocks(
         ctx: &Context,
         format: BlockFormat,
@@ -31,7 +33,7 @@ impl QuantTensor {
         out_features: usize,
         columns: Range<usize>,
     ) -> Result<QuantTensor> {
-        let width = super::blocks_of(format, bytes, out_features, &columns)? * format.columns();
+        let width = super::check_blocks(format, bytes, out_features, &columns)? * format.columns();
         let device = ctx.device().clone();
         let blocks = if bytes.is_empty() {
             None
@@ -42,7 +44,7 @@ impl QuantTensor {
         Ok(QuantTensor { blocks, device, format, out_features, columns })
     }
 
-    /// As [`super::QuantPanels::quantize`], on the context's device: the same numbers.
+    /// Quantizes a weight to the same numbers as [`super::QuantPanels::quantize`], on the context's device.
     pub(crate) fn quantize(
         ctx: &Context,
         format: BlockFormat,
@@ -52,30 +54,30 @@ impl QuantTensor {
         let (out_features, width) = weight.dims2()?;
         let weight = host::borrow("weight", weight)?;
         let encoder = Encoder::new(weight.elements()?, width, format, &columns)?;
-        let bytes = encoder.all(ctx, out_features, columns.end)?;
+        let bytes = encoder.encode_all(ctx, out_features, columns.end)?;
         QuantTensor::from_blocks(ctx, format, &bytes, out_features, columns)
     }
 
-    /// `x · wᵀ`: `[tokens, in]` to `[tokens, out]`, f32.
-    pub(crate) fn product(&self, x: &Tensor) -> Result<Tensor> {
+    /// Computes `x · wᵀ`: `[tokens, in]` to `[tokens, out]`, f32.
+    pub(crate) fn multiply(&self, x: &Tensor) -> Result<Tensor> {
         let Some(blocks) = &self.blocks else {
             return Ok(Tensor::zeros((x.dims2()?.0, self.out_features), DType::F32, &self.device)?);
         };
-        // What the blocks at the ends hold beyond the matrix meets zeros.
-        let beyond = blocks.shape().dims2()?.1 - self.columns.end;
-        let x = x.pad_with_zeros(1, self.columns.start, beyond)?.contiguous()?;
+        // The columns of the blocks that lie beyond the matrix are multiplied by zeros.
+        let trailing = blocks.shape().dims2()?.1 - self.columns.end;
+        let x = x.pad_with_zeros(1, self.columns.start, trailing)?.contiguous()?;
         Ok(x.apply_op1_no_bwd(blocks)?)
     }
 
-    /// The rows `index` (u32) as f32 `[rows, in]`.
-    pub(crate) fn rows(&self, index: &Tensor) -> Result<Tensor> {
+    /// Returns the rows `index` (u32) as f32 `[rows, in]`.
+    pub(crate) fn select_rows(&self, index: &Tensor) -> Result<Tensor> {
         match &self.blocks {
             Some(blocks) => self.narrow(&blocks.embedding(index)?),
             None => Ok(Tensor::zeros((index.dims1()?, self.columns.len()), DType::F32, &self.device)?),
         }
     }
 
-    /// The matrix as an f32 tensor `[out_features, in_features]`.
+    /// Returns the matrix as an f32 tensor `[out_features, in_features]`.
     pub(crate) fn to_tensor(&self) -> Result<Tensor> {
         match &self.blocks {
             Some(blocks) => self.narrow(&blocks.dequantize(&self.device)?),

@@ -1,5 +1,7 @@
-//! Sixteen lanes in plain Rust. Fast where the compiler has a fused multiply-add to use (aarch64);
-//! on x86-64 without FMA it calls the C library's, which is exact but slow.
+//! Sixteen lanes in plain Rust. They are fast where the compiler has a fused multiply-add to use (aarch64). On x86-64
+//! without FMA they call the C library's, which is exact but slow.
+
+mod int8;
 
 use super::{LANES, Simd};
 
@@ -13,7 +15,7 @@ fn zip(a: V, b: V, join: impl Fn(f32, f32) -> f32) -> V {
     std::array::from_fn(|i| join(a[i], b[i]))
 }
 
-/// Out of line on x86-64, where it is sixteen calls of the C library.
+/// Multiplies and adds, rounded once. Not inlined on x86-64, where it is sixteen calls of the C library.
 #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
 #[cfg_attr(target_arch = "x86_64", inline(never))]
 fn fma(a: &V, b: &V, c: &V) -> V {
@@ -22,7 +24,7 @@ fn fma(a: &V, b: &V, c: &V) -> V {
 
 impl Simd for Portable {
     type V = V;
-    const SUMS: usize = 4;
+    const ACCUMULATORS: usize = 4;
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {
@@ -69,7 +71,7 @@ impl Simd for Portable {
         x.map(f32::round_ties_even)
     }
     #[inline(always)]
-    fn exp2_whole(self, x: V) -> V {
+    fn exp2_int(self, x: V) -> V {
         x.map(|x| f32::from_bits(((x as i32 + 127) as u32) << 23))
     }
     #[inline(always)]

@@ -2,89 +2,90 @@
 
 pub(super) mod vnni;
 
-use super::{Kernel, LANES, Simd};
 use std::arch::x86_64::*;
 
-/// Proof of AVX-512 F, BW, VL and DQ; made in [`run`] alone.
+use super::{Kernel, LANES, Simd};
+
+/// Proof that the machine has AVX-512 F, BW, VL and DQ. Only [`run`] makes it.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
 /// Runs `kernel` compiled for AVX-512.
 ///
 /// # Safety
-/// The machine must have these features.
+/// The machine must have AVX-512 F, BW, VL and DQ, AVX2, FMA and F16C.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 pub(super) unsafe fn run(kernel: impl Kernel) {
     kernel.run(Avx512(()));
 }
 
-/// States once why calling an instruction of this set is sound.
-macro_rules! have {
+/// Wraps an intrinsic and states once why the call is sound.
+macro_rules! intrinsic {
     ($call:expr) => {
-        // SAFETY: a value of `Avx512` exists, so the machine has the instruction; memory operands are
-        // references to whole vectors, read or written with unaligned instructions.
+        // SAFETY: a value of `Avx512` exists, so the machine has the instruction. Memory operands are references to
+        // whole vectors, which are read or written with unaligned instructions.
         unsafe { $call }
     };
 }
 
 impl Simd for Avx512 {
     type V = __m512;
-    const SUMS: usize = 24;
+    const ACCUMULATORS: usize = 24;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
-        have!(_mm512_set1_ps(x))
+        intrinsic!(_mm512_set1_ps(x))
     }
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> __m512 {
-        have!(_mm512_loadu_ps(x.as_ptr()))
+        intrinsic!(_mm512_loadu_ps(x.as_ptr()))
     }
     #[inline(always)]
     fn store(self, x: __m512, to: &mut [f32; LANES]) {
-        have!(_mm512_storeu_ps(to.as_mut_ptr(), x))
+        intrinsic!(_mm512_storeu_ps(to.as_mut_ptr(), x))
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
-        have!(_mm512_add_ps(a, b))
+        intrinsic!(_mm512_add_ps(a, b))
     }
     #[inline(always)]
     fn sub(self, a: __m512, b: __m512) -> __m512 {
-        have!(_mm512_sub_ps(a, b))
+        intrinsic!(_mm512_sub_ps(a, b))
     }
     #[inline(always)]
     fn mul(self, a: __m512, b: __m512) -> __m512 {
-        have!(_mm512_mul_ps(a, b))
+        intrinsic!(_mm512_mul_ps(a, b))
     }
     #[inline(always)]
     fn div(self, a: __m512, b: __m512) -> __m512 {
-        have!(_mm512_div_ps(a, b))
+        intrinsic!(_mm512_div_ps(a, b))
     }
     #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
-        have!(_mm512_max_ps(a, b))
+        intrinsic!(_mm512_max_ps(a, b))
     }
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
-        have!(_mm512_min_ps(a, b))
+        intrinsic!(_mm512_min_ps(a, b))
     }
     #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        have!(_mm512_fmadd_ps(a, b, c))
+        intrinsic!(_mm512_fmadd_ps(a, b, c))
     }
     #[inline(always)]
     fn round(self, x: __m512) -> __m512 {
-        have!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x))
+        intrinsic!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x))
     }
     #[inline(always)]
-    fn exp2_whole(self, x: __m512) -> __m512 {
-        have!({
+    fn exp2_int(self, x: __m512) -> __m512 {
+        intrinsic!({
             let biased = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
         })
     }
     #[inline(always)]
     fn bf16_pairs(self, x: &[u32; LANES]) -> [__m512; 2] {
-        have!({
+        intrinsic!({
             let both = _mm512_loadu_si512(x.as_ptr().cast());
             let high = _mm512_and_si512(both, _mm512_set1_epi32(0xFFFF_0000_u32 as i32));
             [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(high)]
@@ -92,13 +93,13 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn widen_bf16(self, x: &[u16; LANES]) -> __m512 {
-        have!({
+        intrinsic!({
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         })
     }
     #[inline(always)]
     fn widen_f16(self, x: &[u16; LANES]) -> __m512 {
-        have!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+        intrinsic!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
     }
 }

@@ -1,0 +1,233 @@
+//! The product `x · wᵀ` with quantized weights, on the CPU.
+//!
+//! Work is cut as in the product of floating-point weights (`matrix::gemm`): tiles of rows, runs of panels, two panel
+//! streams a thread. Inside a group of 32 columns, sums are integers. Each group's sum is scaled and added in f32, in
+//! order of the columns. So a row's result is the same in any batch and on any instruction set.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::activations::{self, ActivationGroup};
+use super::layout::{BlockLayout, QUADS};
+use super::panels::QuantPanels;
+use super::{GROUP_SIZE, with_layout};
+use crate::context::Context;
+use crate::isa::Isa;
+use crate::matrix::output::OutputColumns;
+use crate::matrix::tiling;
+use crate::simd::int8::{Int8Kernel, Int8Simd};
+use crate::simd::{LANES, Simd, dispatch_int8};
+
+/// Columns per block if there are several tiles. A panel's weights and a tile's activations then stay in the
+/// first-level cache.
+const COLUMN_BLOCK: usize = 512;
+/// Tiles per row block. Their activations stay in the second-level cache.
+const TILES_PER_ROW_BLOCK: usize = 8;
+/// Weight bytes per task.
+const TASK_BYTES: usize = 128 << 10;
+/// Distance in bytes between a weight in use and the weight that is prefetched.
+const PREFETCH_BYTES: usize = 1024;
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+
+/// Multiplies the rows `x` by the panels `w` and writes the result to `output`.
+pub(in crate::matrix) fn multiply(ctx: &Context, x: &[f32], w: &QuantPanels, output: &OutputColumns<'_>) {
+    let heights: &[usize] = match ctx.isa() {
+        Isa::Avx512 => &[1, 2, 4, 8, 12],
+        Isa::Avx2 | Isa::Portable => &[1, 2, 4],
+    };
+    let height = tiling::tile_height(heights, output.tokens);
+    let groups = w.blocks() * w.format().columns() / GROUP_SIZE;
+    let x = match w.in_features() {
+        0 => Vec::new(),
+        columns => activations::quantize(ctx, x, columns, w.lead(), groups, height),
+    };
+    let gemm = QuantGemm { w, x: &x, groups, output };
+    with_layout!(w.format(), L => gemm.run_with_height::<L>(ctx, height));
+}
+
+/// A product, shared by all threads.
+struct QuantGemm<'a> {
+    w: &'a QuantPanels,
+    /// Quantized activations `[tile][group][height]`.
+    x: &'a [ActivationGroup],
+    groups: usize,
+    output: &'a OutputColumns<'a>,
+}
+
+/// A task: a run of panels of a product, multiplied P panels by T rows at a time.
+struct QuantGemmTask<'a, L, const P: usize, const T: usize> {
+    gemm: &'a QuantGemm<'a>,
+    panels: Range<usize>,
+    layout: PhantomData<L>,
+}
+
+impl QuantGemm<'_> {
+    fn run_with_height<L: BlockLayout>(&self, ctx: &Context, height: usize) {
+        match height {
+            1 => self.run_tasks::<L, 2, 1>(ctx),
+            2 => self.run_tasks::<L, 2, 2>(ctx),
+            4 => self.run_tasks::<L, 1, 4>(ctx),
+            8 => self.run_tasks::<L, 1, 8>(ctx),
+            _ => self.run_tasks::<L, 1, 12>(ctx),
+        }
+    }
+
+    /// Runs one task for each run of panels.
+    fn run_tasks<L: BlockLayout, const P: usize, const T: usize>(&self, ctx: &Context) {
+        tiling::for_each_panel_run(ctx, self.w.num_panels(), self.w.bytes(), TASK_BYTES, &|panels| {
+            dispatch_int8(ctx, QuantGemmTask::<L, P, T> { gemm: self, panels, layout: PhantomData });
+        });
+    }
+}
+
+impl<L: BlockLayout, const P: usize, const T: usize> Int8Kernel for QuantGemmTask<'_, L, P, T> {
+    #[inline(always)]
+    fn run<S: Int8Simd>(self, s: S) {
+        // The streams start evenly apart. The last one may take its last panel again.
+        let stream = self.panels.len().div_ceil(P);
+        let tiles = self.gemm.output.tokens.div_ceil(T);
+        for first in (0..tiles).step_by(TILES_PER_ROW_BLOCK) {
+            let tiles = first..tiles.min(first + TILES_PER_ROW_BLOCK);
+            for step in 0..stream {
+                let mut panels = [0; P];
+                for (p, panel) in panels.iter_mut().enumerate() {
+                    *panel = (self.panels.start + p * stream + step).min(self.panels.end - 1);
+                }
+                self.multiply_panels(s, panels, tiles.clone());
+            }
+        }
+    }
+}
+
+impl<L: BlockLayout, const P: usize, const T: usize> QuantGemmTask<'_, L, P, T> {
+    /// Multiplies P whole panels by some tiles.
+    #[inline(always)]
+    fn multiply_panels<S: Int8Simd>(&self, s: S, panels: [usize; P], tiles: Range<usize>) {
+        let gemm = self.gemm;
+        let (bytes, length) = gemm.w.panel_bytes();
+        let blocks = gemm.w.blocks();
+        let step = if tiles.len() == 1 { blocks.max(1) } else { (COLUMN_BLOCK / L::COLUMNS).max(1) };
+        let groups = L::COLUMNS / GROUP_SIZE;
+        let mut sums = [[[[0.0; LANES]; T]; P]; TILES_PER_ROW_BLOCK];
+        for first in (0..blocks).step_by(step) {
+            let last = blocks.min(first + step);
+            for (index, tile) in tiles.clone().enumerate() {
+                let x = &gemm.x[(tile * gemm.groups + first * groups) * T..(tile * gemm.groups + last * groups) * T];
+                let mut weights: [&[u8]; P] = [&[]; P];
+                for p in 0..P {
+                    let start = panels[p] * length;
+                    weights[p] = &bytes[start + first * L::PANEL_BYTES..start + last * L::PANEL_BYTES];
+                }
+                accumulate::<S, L, P, T>(s, weights, x, &mut sums[index]);
+            }
+        }
+        for (tile, sums) in tiles.zip(&mut sums) {
+            for (panel, sums) in panels.into_iter().zip(sums) {
+                gemm.output.write(panel, gemm.w.out_features(), tile * T, sums);
+            }
+        }
+    }
+}
+
+/// Adds to `sums[p][t]` the product of some blocks of panel `p` with the same columns of row `t`; `x` is `[group][T]`.
+#[inline(always)]
+fn accumulate<S: Int8Simd, L: BlockLayout, const P: usize, const T: usize>(
+    s: S,
+    weights: [&[u8]; P],
+    x: &[ActivationGroup],
+    sums: &mut [[[f32; LANES]; T]; P],
+) {
+    let f = s.float();
+    let groups = L::COLUMNS / GROUP_SIZE;
+    let (x, _) = x.as_chunks::<T>();
+    let mut local = [[f.splat(0.0); T]; P];
+    for p in 0..P {
+        for t in 0..T {
+            local[p][t] = f.load(&sums[p][t]);
+        }
+    }
+    for (index, x) in x.chunks_exact(groups).enumerate() {
+        for (group, x) in x.iter().enumerate() {
+            for p in 0..P {
+                let block = &weights[p][index * L::PANEL_BYTES..][..L::PANEL_BYTES];
+                add_group::<S, L, T>(s, block, group, x, &mut local[p]);
+            }
+        }
+    }
+    for p in 0..P {
+        for t in 0..T {
+            f.store(local[p][t], &mut sums[p][t]);
+        }
+    }
+}
+
+/// Adds the product of one group of 32 columns.
+#[inline(always)]
+fn add_group<S: Int8Simd, L: BlockLayout, const T: usize>(
+    s: S,
+    block: &[u8],
+    group: usize,
+    x: &[ActivationGroup; T],
+    sums: &mut [<S::Float as Simd>::V; T],
+) {
+    let f = s.float();
+    let bytes = L::PANEL_BYTES / (L::COLUMNS / GROUP_SIZE);
+    for line in (0..bytes).step_by(CACHE_LINE) {
+        f.prefetch(&block[group * bytes + line], PREFETCH_BYTES);
+    }
+    let offset = if L::SIGNED { S::SIGNED_OFFSET } else { L::ZERO_POINT };
+    let mut dots = [s.splat(0); T];
+    for t in 0..T {
+        let sum = if L::SCALES_PER_GROUP == 1 { x[t].sums[0] + x[t].sums[1] } else { x[t].sums[0] };
+        dots[t] = s.splat(-offset * sum);
+    }
+    add_half::<S, L, 0, T>(s, block, group, x, &mut dots);
+    if L::SCALES_PER_GROUP == 2 {
+        add_scaled::<S, T>(s, L::scales(s, block, group, 0), x, &dots, sums);
+        for t in 0..T {
+            dots[t] = s.splat(-offset * x[t].sums[1]);
+        }
+    }
+    add_half::<S, L, 1, T>(s, block, group, x, &mut dots);
+    add_scaled::<S, T>(s, L::scales(s, block, group, 1), x, &dots, sums);
+    if L::HAS_MINIMUMS {
+        let minimums = L::minimums(s, block, group);
+        for t in 0..T {
+            sums[t] = f.fma(minimums, f.splat(x[t].negative_sum), sums[t]);
+        }
+    }
+}
+
+/// Adds the integer products of sixteen columns.
+#[inline(always)]
+fn add_half<S: Int8Simd, L: BlockLayout, const HALF: usize, const T: usize>(
+    s: S,
+    block: &[u8],
+    group: usize,
+    x: &[ActivationGroup; T],
+    dots: &mut [S::I; T],
+) {
+    for quad in 0..QUADS {
+        let weights = L::unpack_quants::<S, HALF>(s, block, group, quad);
+        for t in 0..T {
+            let x = x[t].quads[HALF * QUADS + quad];
+            dots[t] = if L::SIGNED { s.dot_signed(dots[t], weights, x) } else { s.dot(dots[t], weights, x) };
+        }
+    }
+}
+
+/// Scales integer sums and adds them.
+#[inline(always)]
+fn add_scaled<S: Int8Simd, const T: usize>(
+    s: S,
+    scales: <S::Float as Simd>::V,
+    x: &[ActivationGroup; T],
+    dots: &[S::I; T],
+    sums: &mut [<S::Float as Simd>::V; T],
+) {
+    let f = s.float();
+    for t in 0..T {
+        sums[t] = f.fma(f.mul(scales, f.splat(x[t].scale)), s.widen(dots[t]), sums[t]);
+    }
+}

@@ -1,0 +1,46 @@
+//! Integer products of quantized bytes on every instruction set: sixteen lanes of four bytes, added up in i32.
+//!
+//! Integer sums are exact, so all sets give the same ones. A value of a type that implements [`Int8Simd`] proves that
+//! this machine has its instructions, as with [`Simd`].
+
+use super::{LANES, Simd};
+
+/// Bytes of a vector: four consecutive k's of sixteen rows.
+pub(crate) const VECTOR_BYTES: usize = 4 * LANES;
+
+/// Operations on sixteen lanes of four bytes.
+pub(crate) trait Int8Simd: Copy {
+    /// Floating-point operations of the same instruction set.
+    type Float: Simd;
+    /// Vector of 64 bytes.
+    type B: Copy;
+    /// Vector of sixteen i32.
+    type I: Copy;
+    /// Number that [`Int8Simd::dot_signed`] adds to each weight. The sum is too large by this number times the sum of
+    /// the x's.
+    const SIGNED_OFFSET: i32;
+
+    fn float(self) -> Self::Float;
+    fn load(self, x: &[u8; VECTOR_BYTES]) -> Self::B;
+    fn and(self, x: Self::B, mask: u8) -> Self::B;
+    fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Shifts right by less than 8 bits, in pairs of bytes. The caller must mask off the upper bits.
+    fn shift_right(self, x: Self::B, bits: i32) -> Self::B;
+    /// Shifts left by less than 8 bits. The bytes must have room for the bits.
+    fn shift_left(self, x: Self::B, bits: i32) -> Self::B;
+    fn splat(self, x: i32) -> Self::I;
+    /// Adds to each lane of `sum` the products of its four weights (0..=63) and the four signed bytes of `x`, least
+    /// significant first.
+    fn dot(self, sum: Self::I, weights: Self::B, x: i32) -> Self::I;
+    /// Does the same as [`Int8Simd::dot`] with signed weights, each of which counts as too large by `SIGNED_OFFSET`. No
+    /// byte of `x` is -128.
+    fn dot_signed(self, sum: Self::I, weights: Self::B, x: i32) -> Self::I;
+    fn widen(self, x: Self::I) -> <Self::Float as Simd>::V;
+    fn widen_u8(self, x: &[u8; LANES]) -> <Self::Float as Simd>::V;
+    fn widen_i8(self, x: &[u8; LANES]) -> <Self::Float as Simd>::V;
+}
+
+/// Work that is written over any [`Int8Simd`]. The rules of [`super::Kernel`] hold.
+pub(crate) trait Int8Kernel {
+    fn run<S: Int8Simd>(self, s: S);
+}
