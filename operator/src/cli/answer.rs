@@ -1,4 +1,4 @@
-//! One streamed answer: text out as it comes, and the figures at the end.
+//! Streams one answer: hands on the text as it arrives, and returns the whole answer with its figures.
 
 use std::io;
 use std::time::Instant;
@@ -9,33 +9,33 @@ use lockstep_proto::v1::{ChatMessage, ChatRequest, FinishReason, GenerateRequest
 use tonic::transport::Channel;
 
 use super::endpoint::EndpointError;
-use super::sampling::Sampling;
+use super::sampling::SamplingArgs;
 
-/// What is asked.
+/// Input of one request.
 pub(super) enum Question {
     Prompt(String),
     Conversation(Vec<ChatMessage>),
 }
 
-/// What came of it.
+/// Text of an answer, with the figures of its request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Answer {
     pub text: String,
     pub figures: Figures,
 }
 
-/// Asks `question` and hands each piece of the answer to `out`.
+/// Sends `question` to the group and hands each piece of the answer to `out`.
 ///
 /// # Errors
-/// The group's refusal, a broken connection, or `out`'s own.
-pub(super) async fn stream(
+/// Fails if the group refuses the request, the connection breaks, or `out` fails.
+pub(super) async fn stream_answer(
     client: &mut InferenceClient<Channel>,
     question: Question,
-    how: &Sampling,
+    sampling: &SamplingArgs,
     mut out: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<Answer, EndpointError> {
-    let asked = Instant::now();
-    let (sampling, limits) = (Some(how.sampling()), Some(how.limits()));
+    let sent = Instant::now();
+    let (sampling, limits) = (Some(sampling.sampling()), Some(sampling.limits()));
     let mut pieces = match question {
         Question::Prompt(text) => {
             let prompt = Some(generate_request::Prompt::Text(text));
@@ -52,7 +52,7 @@ pub(super) async fn stream(
     while let Some(piece) = pieces.message().await? {
         if !piece.token_ids.is_empty() {
             let first = *first.get_or_insert_with(Instant::now);
-            figures.first = first - asked;
+            figures.first = first - sent;
             figures.rest = first.elapsed();
         }
         if let Some(usage) = &piece.usage {
@@ -71,6 +71,7 @@ pub(super) async fn stream(
     Ok(answer)
 }
 
+/// Returns a message of a conversation.
 pub(super) fn message(role: &str, content: impl Into<String>) -> ChatMessage {
     ChatMessage { role: role.into(), content: content.into(), ..ChatMessage::default() }
 }

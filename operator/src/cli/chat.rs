@@ -1,5 +1,5 @@
-//! `lockstep chat`: a conversation on the terminal. Ctrl-C stops an answer; twice where none runs, it ends the
-//! conversation. Its language is [`lockstep_proto::chat`]'s.
+//! `lockstep chat`: a conversation on the terminal. Ctrl-C stops a running answer. A second Ctrl-C without a running
+//! answer ends the conversation. [`lockstep_proto::chat`] defines the slash commands.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -15,58 +15,59 @@ use tonic::transport::Channel;
 use super::answer::{self, Question, message};
 use super::endpoint::EndpointFlag;
 use super::kubernetes::{KubernetesFlags, forward};
-use super::sampling::Sampling;
+use super::sampling::SamplingArgs;
 
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  lockstep chat               the group that `lockstep up` runs here\n  lockstep chat \
                         quickstart    an InferenceCluster in Kubernetes"
 )]
-pub(super) struct Options {
-    /// An InferenceCluster in Kubernetes to talk to, through the API server, instead of --endpoint
+pub(super) struct ChatArgs {
+    /// Name of an InferenceCluster in Kubernetes, reached through the API server instead of --endpoint
     name: Option<String>,
     #[command(flatten)]
     kubernetes: KubernetesFlags,
-    /// What the model is told before the conversation
+    /// System message before the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]
     endpoint: EndpointFlag,
     #[command(flatten)]
-    sampling: Sampling,
+    sampling: SamplingArgs,
 }
 
 struct Conversation {
     client: InferenceClient<Channel>,
-    sampling: Sampling,
-    /// What the model is told before the conversation.
+    sampling: SamplingArgs,
+    /// System message before the conversation.
     system: Option<String>,
-    said: Vec<ChatMessage>,
+    messages: Vec<ChatMessage>,
+    /// True if standard input is a terminal.
     terminal: bool,
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let (client, place) = match &options.name {
-        Some(name) => (forward::inference(&options.kubernetes.connect().await?, name).await?, name.clone()),
-        None => (options.endpoint.endpoint.inference().await?, options.endpoint.endpoint.to_string()),
+pub(super) async fn run(args: ChatArgs) -> anyhow::Result<ExitCode> {
+    let (client, peer) = match &args.name {
+        Some(name) => (forward::inference(&args.kubernetes.connect().await?, name).await?, name.clone()),
+        None => (args.endpoint.endpoint.inference().await?, args.endpoint.endpoint.to_string()),
     };
     let terminal = std::io::stdin().is_terminal();
-    let Options { system, sampling, .. } = options;
-    let mut chat = Conversation { client, sampling, system, said: Vec::new(), terminal };
+    let ChatArgs { system, sampling, .. } = args;
+    let mut chat = Conversation { client, sampling, system, messages: Vec::new(), terminal };
     if terminal {
-        eprintln!("Talking to {place}. Ctrl-C stops an answer; /help lists the commands.");
+        eprintln!("Talking to {peer}. Ctrl-C stops an answer; /help lists the commands.");
     }
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(text) = next(&mut lines, terminal).await? {
-        if !chat.take(Input::parse(&text)).await? {
+    while let Some(text) = read_input(&mut lines, terminal).await? {
+        if !chat.handle(Input::parse(&text)).await? {
             break;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The next input, of one line or several; `None`: the conversation is over.
-async fn next(lines: &mut Lines<BufReader<Stdin>>, terminal: bool) -> anyhow::Result<Option<String>> {
+/// Reads the next input, of one line or several. Returns `None` if the conversation is over.
+async fn read_input(lines: &mut Lines<BufReader<Stdin>>, terminal: bool) -> anyhow::Result<Option<String>> {
     let mut text = String::new();
     let mut interrupted = false;
     loop {
@@ -92,7 +93,7 @@ async fn next(lines: &mut Lines<BufReader<Stdin>>, terminal: bool) -> anyhow::Re
             return Ok(Some(text));
         }
         if text.len() > chat::MAX_INPUT_BYTES {
-            bail!("more than {} bytes at once: give less", chat::MAX_INPUT_BYTES);
+            bail!("the input has more than {} bytes; make it shorter", chat::MAX_INPUT_BYTES);
         }
         text.push('\n');
         interrupted = false;
@@ -100,53 +101,54 @@ async fn next(lines: &mut Lines<BufReader<Stdin>>, terminal: bool) -> anyhow::Re
 }
 
 impl Conversation {
-    /// Does what was typed. False: that was the end.
-    async fn take(&mut self, input: Input) -> anyhow::Result<bool> {
+    /// Carries out one input. Returns false if the conversation is over.
+    async fn handle(&mut self, input: Input) -> anyhow::Result<bool> {
         match input {
             Input::Nothing => {}
             Input::Quit => return Ok(false),
             Input::Help => eprintln!("{}", chat::HELP),
             Input::Clear => {
-                self.said.clear();
+                self.messages.clear();
                 eprintln!("[forgotten]");
             }
             Input::System(system) => self.system = system,
-            Input::Set(setting) => self.sampling.set(setting),
-            Input::Wrong(told) => eprintln!("error: {told}"),
-            Input::Say(question) => self.ask(&question).await?,
+            Input::Set(setting) => self.sampling.apply(setting),
+            Input::Wrong(message) => eprintln!("error: {message}"),
+            Input::Say(question) => self.answer(&question).await?,
         }
         Ok(true)
     }
 
-    /// One turn. A refusal is told and leaves the conversation as it was; off a terminal it ends it.
-    async fn ask(&mut self, question: &str) -> anyhow::Result<()> {
-        self.said.push(message("user", question));
+    /// Streams the answer to one question. On a terminal, a refusal is printed and the conversation goes on without the
+    /// question. Otherwise a refusal ends the conversation.
+    async fn answer(&mut self, question: &str) -> anyhow::Result<()> {
+        self.messages.push(message("user", question));
         let system = self.system.iter().map(|text| message("system", text));
-        let conversation = Question::Conversation(system.chain(self.said.iter().cloned()).collect());
-        let mut so_far = String::new();
+        let conversation = Question::Conversation(system.chain(self.messages.iter().cloned()).collect());
+        let mut streamed = String::new();
         let out = |text: &str| {
-            so_far.push_str(text);
+            streamed.push_str(text);
             super::print(text)
         };
         let answer = tokio::select! {
-            answer = answer::stream(&mut self.client, conversation, &self.sampling, out) => Some(answer),
+            answer = answer::stream_answer(&mut self.client, conversation, &self.sampling, out) => Some(answer),
             _ = tokio::signal::ctrl_c() => None,
         };
         super::print("\n")?;
         match answer {
             None => {
                 eprintln!("[stopped]");
-                self.said.push(message("assistant", so_far));
+                self.messages.push(message("assistant", streamed));
             }
             Some(Ok(answer)) => {
                 if self.terminal {
                     eprintln!("[{}]", answer.figures);
                 }
-                self.said.push(message("assistant", answer.text));
+                self.messages.push(message("assistant", answer.text));
             }
             Some(Err(error)) if self.terminal => {
                 eprintln!("error: {error}");
-                self.said.pop();
+                self.messages.pop();
             }
             Some(Err(error)) => return Err(error.into()),
         }

@@ -1,4 +1,4 @@
-//! Where a group answers: the flag, the connection, and errors that say what to do.
+//! The gRPC endpoint of a group: the flag, the connection, and errors with a remedy.
 
 use std::time::Duration;
 
@@ -10,30 +10,30 @@ use lockstep_proto::v1::inference_client::InferenceClient;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-/// How long a connection may take to come about.
+/// Time after which an attempt to connect fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct EndpointFlag {
-    /// The group's gRPC endpoint: HOST:PORT, HOST or a URL
-    #[arg(long, value_name = "HOST:PORT", env = env::ENDPOINT, default_value = "127.0.0.1:50051", value_parser = parse)]
+    /// gRPC endpoint of the group: HOST:PORT, HOST or a URL
+    #[arg(long, value_name = "HOST:PORT", env = env::ENDPOINT, default_value = "127.0.0.1:50051", value_parser = parse_endpoint)]
     pub endpoint: Endpoint,
 }
 
 impl EndpointFlag {
-    /// Whether it is the one that `lockstep up` offers by default.
+    /// Returns true for the default endpoint.
     pub(super) fn is_default(&self) -> bool {
-        self.endpoint == Endpoint::of("127.0.0.1", port::GRPC)
+        self.endpoint == Endpoint::new("127.0.0.1", port::GRPC)
     }
 }
 
-/// A checked `http://host:port` or `https://host:port`.
+/// A valid URL of the form `http://host:port` or `https://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint(String);
 
 impl Endpoint {
-    /// The endpoint on this machine's loopback, or on `host`.
-    pub(super) fn of(host: &str, port: u16) -> Self {
+    /// Returns the endpoint at `port` of `host`.
+    pub(super) fn new(host: &str, port: u16) -> Self {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         Self(format!("http://{host}:{port}"))
     }
@@ -59,10 +59,11 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-fn parse(typed: &str) -> Result<Endpoint, String> {
-    let (scheme, rest) = typed.split_once("://").unwrap_or(("http", typed));
+/// Parses the value of `--endpoint`.
+fn parse_endpoint(value: &str) -> Result<Endpoint, String> {
+    let (scheme, rest) = value.split_once("://").unwrap_or(("http", value));
     if !["http", "https"].contains(&scheme) {
-        return Err(format!("the scheme {scheme} is not one of http and https"));
+        return Err(format!("the scheme {scheme} is neither http nor https"));
     }
     let rest = rest.trim_end_matches('/');
     let authority: tonic::codegen::http::uri::Authority =
@@ -70,17 +71,17 @@ fn parse(typed: &str) -> Result<Endpoint, String> {
     if authority.host().is_empty() {
         return Err("the host is missing; give HOST:PORT".into());
     }
-    // An address of IPv6 has colons of its own, inside brackets.
-    let names_port = rest.rsplit_once(']').map_or(rest, |(_, after)| after).contains(':');
+    // An IPv6 address has colons of its own, inside brackets.
+    let has_port = rest.rsplit_once(']').map_or(rest, |(_, after)| after).contains(':');
     match authority.port_u16() {
-        Some(0) => Err("port 0 is no port to connect to".into()),
+        Some(0) => Err("port 0 cannot be connected to; give a port from 1 to 65535".into()),
         Some(_) => Ok(Endpoint(format!("{scheme}://{authority}"))),
-        None if names_port => Err("the port is no number up to 65535".into()),
+        None if has_port => Err("the port must be a number from 1 to 65535".into()),
         None => Ok(Endpoint(format!("{scheme}://{authority}:{}", port::GRPC))),
     }
 }
 
-/// Why a group did not answer.
+/// Reason why a group did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EndpointError {
     #[error(
@@ -90,9 +91,9 @@ pub(super) enum EndpointError {
         env::ENDPOINT
     )]
     Unreachable { endpoint: String, cause: tonic::transport::Error },
-    #[error("{}", told(.0))]
+    #[error("{}", describe_status(.0))]
     Refused(Box<Status>),
-    #[error("write the answer: {0}")]
+    #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
 }
 
@@ -102,44 +103,46 @@ impl From<Status> for EndpointError {
     }
 }
 
-/// A status in words, with the remedy where there is one.
-fn told(status: &Status) -> String {
-    let said = status.message();
+/// Describes a gRPC status, with a remedy if there is one.
+fn describe_status(status: &Status) -> String {
+    let message = status.message();
     match status.code() {
-        Code::InvalidArgument => format!("the request was refused: {said}"),
-        Code::ResourceExhausted => format!("the queue is full: {said}; try again in a moment"),
+        Code::InvalidArgument => format!("the request was refused: {message}"),
+        Code::ResourceExhausted => format!("the queue is full: {message}; try again in a moment"),
         Code::Unavailable => match status.metadata().get("retry-after").and_then(|after| after.to_str().ok()) {
-            Some(after) => format!("the group cannot serve now: {said}; try again in {after} s"),
-            None => format!("the group cannot serve now: {said}; `lockstep status` says what it waits for"),
+            Some(after) => format!("the group cannot serve now: {message}; try again in {after} s"),
+            None => format!("the group cannot serve now: {message}; `lockstep status` shows which ranks are not ready"),
         },
-        Code::DeadlineExceeded => format!("the deadline passed: {said}"),
-        Code::NotFound => format!("{said}; the name `default` always works"),
-        Code::Unimplemented => format!("this endpoint is no Lockstep group of this version: {said}"),
-        code => format!("the group answered {code:?}: {said}"),
+        Code::DeadlineExceeded => format!("the deadline passed: {message}"),
+        Code::NotFound => format!("{message}; the model name `default` always works"),
+        Code::Unimplemented => {
+            format!("the endpoint does not offer this call: {message}; connect to a Lockstep group of the same version")
+        }
+        code => format!("the group answered {code:?}: {message}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::parse_endpoint;
 
     #[test]
-    fn endpoints_as_typed() {
-        for (typed, means) in [
+    fn endpoints_are_parsed() {
+        for (value, expected) in [
             ("127.0.0.1:50051", Ok("http://127.0.0.1:50051")),
             ("head", Ok("http://head:50051")),
             ("http://head:7/", Ok("http://head:7")),
             ("https://head", Ok("https://head:50051")),
             ("[::1]:7", Ok("http://[::1]:7")),
             ("[::1]", Ok("http://[::1]:50051")),
-            ("ftp://head", Err("the scheme ftp is not one of http and https")),
+            ("ftp://head", Err("the scheme ftp is neither http nor https")),
             ("", Err("give HOST:PORT, e.g. 127.0.0.1:50051")),
-            ("head:0", Err("port 0 is no port to connect to")),
-            ("head:99999", Err("the port is no number up to 65535")),
+            ("head:0", Err("port 0 cannot be connected to; give a port from 1 to 65535")),
+            ("head:99999", Err("the port must be a number from 1 to 65535")),
             ("head/v1", Err("give HOST:PORT, e.g. 127.0.0.1:50051")),
         ] {
-            let parsed = parse(typed).map(|endpoint| endpoint.0);
-            assert_eq!(parsed.as_deref().map_err(String::as_str), means, "{typed}");
+            let parsed = parse_endpoint(value).map(|endpoint| endpoint.0);
+            assert_eq!(parsed.as_deref().map_err(String::as_str), expected, "{value}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `lockstep generate`: one prompt, streamed.
+//! `lockstep generate`: streams the continuation of one prompt.
 
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
@@ -9,9 +9,9 @@ use clap::Args;
 use super::answer::{self, Question};
 use super::endpoint::EndpointFlag;
 use super::kubernetes::{KubernetesFlags, forward};
-use super::sampling::Sampling;
+use super::sampling::SamplingArgs;
 
-/// Longest prompt that is read from standard input, in bytes.
+/// Largest number of bytes that are read from standard input.
 const MAX_PROMPT_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug, Args)]
@@ -20,12 +20,12 @@ const MAX_PROMPT_BYTES: u64 = 16 * 1024 * 1024;
                         here\n  lockstep generate quickstart \"Once upon a time\"   an InferenceCluster in Kubernetes\n  \
                         kubectl lockstep generate --cluster quickstart < FILE"
 )]
-pub(super) struct Options {
-    /// The text to continue; `-` or nothing reads standard input. Where two are given, the first one is the name of an
+pub(super) struct GenerateArgs {
+    /// Text to continue. `-` or no text reads standard input. The first of two arguments is the name of an
     /// InferenceCluster
     #[arg(value_name = "[NAME] PROMPT", num_args = 0..=2)]
     prompt: Vec<String>,
-    /// An InferenceCluster in Kubernetes to ask, through the API server, instead of --endpoint
+    /// Name of an InferenceCluster in Kubernetes, reached through the API server instead of --endpoint
     #[arg(short, long, value_name = "NAME")]
     cluster: Option<String>,
     #[command(flatten)]
@@ -33,11 +33,11 @@ pub(super) struct Options {
     #[command(flatten)]
     endpoint: EndpointFlag,
     #[command(flatten)]
-    sampling: Sampling,
+    sampling: SamplingArgs,
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let (name, prompt) = addressed(options.cluster, options.prompt)?;
+pub(super) async fn run(args: GenerateArgs) -> anyhow::Result<ExitCode> {
+    let (name, prompt) = split_target(args.cluster, args.prompt)?;
     let prompt = match prompt {
         Some(prompt) if prompt != "-" => prompt,
         None if std::io::stdin().is_terminal() => bail!("give a prompt: lockstep generate \"Once upon a time\""),
@@ -49,11 +49,11 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         }
     };
     let mut client = match &name {
-        Some(name) => forward::inference(&options.kubernetes.connect().await?, name).await?,
-        None => options.endpoint.endpoint.inference().await?,
+        Some(name) => forward::inference(&args.kubernetes.connect().await?, name).await?,
+        None => args.endpoint.endpoint.inference().await?,
     };
     let answer = tokio::select! {
-        answer = answer::stream(&mut client, Question::Prompt(prompt), &options.sampling, super::print) => answer?,
+        answer = answer::stream_answer(&mut client, Question::Prompt(prompt), &args.sampling, super::print) => answer?,
         _ = tokio::signal::ctrl_c() => {
             eprintln!();
             return Ok(ExitCode::from(super::INTERRUPTED));
@@ -66,11 +66,13 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whom to ask and what: two words are NAME and PROMPT, one is the prompt.
-fn addressed(cluster: Option<String>, words: Vec<String>) -> anyhow::Result<(Option<String>, Option<String>)> {
+/// Splits the arguments into the name of a cluster and the prompt. Two words are NAME and PROMPT; one word is the prompt.
+fn split_target(cluster: Option<String>, words: Vec<String>) -> anyhow::Result<(Option<String>, Option<String>)> {
     let mut words = words.into_iter();
     match (cluster, words.next(), words.next()) {
-        (Some(_), Some(_), Some(_)) => bail!("the cluster is named twice: by --cluster and before the prompt"),
+        (Some(_), Some(_), Some(_)) => {
+            bail!("the cluster is named twice, by --cluster and before the prompt; name it once")
+        }
         (None, Some(name), Some(prompt)) => Ok((Some(name), Some(prompt))),
         (cluster, prompt, _) => Ok((cluster, prompt)),
     }
@@ -79,15 +81,16 @@ fn addressed(cluster: Option<String>, words: Vec<String>) -> anyhow::Result<(Opt
 #[cfg(test)]
 mod tests {
     #[test]
-    fn whom_to_ask() {
-        let ask = |cluster: Option<&str>, words: &[&str]| {
-            super::addressed(cluster.map(str::to_owned), words.iter().map(ToString::to_string).collect()).ok()
+    fn the_first_of_two_words_names_the_cluster() {
+        let split = |cluster: Option<&str>, words: &[&str]| {
+            super::split_target(cluster.map(str::to_owned), words.iter().map(ToString::to_string).collect()).ok()
         };
-        let is = |name: Option<&str>, prompt: Option<&str>| Some((name.map(str::to_owned), prompt.map(str::to_owned)));
-        assert_eq!(ask(None, &["hello"]), is(None, Some("hello")));
-        assert_eq!(ask(None, &["quick", "hello"]), is(Some("quick"), Some("hello")));
-        assert_eq!(ask(Some("quick"), &["hello"]), is(Some("quick"), Some("hello")));
-        assert_eq!(ask(Some("quick"), &[]), is(Some("quick"), None));
-        assert_eq!(ask(Some("quick"), &["quick", "hello"]), None);
+        let target =
+            |name: Option<&str>, prompt: Option<&str>| Some((name.map(str::to_owned), prompt.map(str::to_owned)));
+        assert_eq!(split(None, &["hello"]), target(None, Some("hello")));
+        assert_eq!(split(None, &["quick", "hello"]), target(Some("quick"), Some("hello")));
+        assert_eq!(split(Some("quick"), &["hello"]), target(Some("quick"), Some("hello")));
+        assert_eq!(split(Some("quick"), &[]), target(Some("quick"), None));
+        assert_eq!(split(Some("quick"), &["quick", "hello"]), None);
     }
 }

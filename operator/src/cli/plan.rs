@@ -1,4 +1,4 @@
-//! `lockstep plan`: what would run.
+//! `lockstep plan`: prints the plan of an `InferenceCluster`.
 
 use std::path::PathBuf;
 
@@ -9,20 +9,20 @@ use crate::plan::{Addresses, LocalPorts, format_plan, plan};
 use crate::resource::load;
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
-    /// The InferenceCluster, a YAML file
+pub(super) struct PlanArgs {
+    /// YAML file with an InferenceCluster
     file: PathBuf,
-    /// Form of the plan
-    #[arg(short, long, value_enum, default_value_t = Form::Text)]
-    output: Form,
-    /// The plan of `lockstep up`, with the default ports, instead of that of Kubernetes
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = PlanFormat::Text)]
+    output: PlanFormat,
+    /// Print the plan of `lockstep up` with the default ports, instead of the plan for Kubernetes
     #[arg(long)]
     local: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Form {
-    /// For people
+enum PlanFormat {
+    /// Text for people
     Text,
     /// One YAML document
     Yaml,
@@ -30,10 +30,10 @@ enum Form {
     Json,
 }
 
-pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    let mut cluster = load(&options.file)?;
-    let addresses = if options.local {
-        super::up::settle(&mut cluster, &options.file)?;
+pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
+    let mut cluster = load(&args.file)?;
+    let addresses = if args.local {
+        super::up::resolve_source(&mut cluster, &args.file)?;
         Addresses::Local {
             host: super::up::LOOPBACK.into(),
             ports: LocalPorts { grpc: port::GRPC, http: port::HTTP, control: port::CONTROL },
@@ -44,10 +44,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         Addresses::Kubernetes { namespace }
     };
     let plan = plan(&cluster, &addresses);
-    let printed = match options.output {
-        Form::Text => format_plan(&plan),
-        Form::Yaml => serde_yaml::to_string(&plan)?,
-        Form::Json => serde_json::to_string_pretty(&plan)? + "\n",
+    let printed = match args.output {
+        PlanFormat::Text => format_plan(&plan),
+        PlanFormat::Yaml => serde_yaml::to_string(&plan)?,
+        PlanFormat::Json => serde_json::to_string_pretty(&plan)? + "\n",
     };
     Ok(super::print(&printed)?)
 }

@@ -1,34 +1,34 @@
-//! Flags that say how an answer is chosen and when it ends.
+//! Flags that control how tokens are sampled and when an answer ends.
 
 use clap::Args;
 use lockstep_proto::chat::Setting;
 use lockstep_proto::v1;
 
 #[derive(Debug, Clone, Default, Args)]
-pub(super) struct Sampling {
-    /// Most new tokens. Default: what the context has left
+pub(super) struct SamplingArgs {
+    /// Largest number of new tokens. Default: as many as the context has room for
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
-    /// 0 always takes the likeliest token; higher is freer. Default: the model's own
+    /// Sampling temperature. 0 always takes the likeliest token. Default: the model's own
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
-    /// Choose among the K likeliest tokens; 0: among all
+    /// Sample from the K likeliest tokens. 0 samples from all tokens. Default: the model's own
     #[arg(long, value_name = "K")]
     top_k: Option<u32>,
-    /// Choose among the likeliest tokens whose probabilities sum to P
+    /// Sample from the likeliest tokens whose probabilities sum to P. Default: the model's own
     #[arg(long, value_name = "P")]
     top_p: Option<f32>,
-    /// The same seed gives the same answer
+    /// Seed of the random numbers. The same seed gives the same answer. Default: a new seed for each answer
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// End where the answer contains this text; may be given several times
+    /// Text that ends the answer. May be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
 }
 
-impl Sampling {
-    /// Takes what was said in the conversation.
-    pub(super) fn set(&mut self, setting: Setting) {
+impl SamplingArgs {
+    /// Applies a setting that was typed in a conversation.
+    pub(super) fn apply(&mut self, setting: Setting) {
         match setting {
             Setting::Temperature(temperature) => self.temperature = temperature,
             Setting::TopK(top_k) => self.top_k = top_k,

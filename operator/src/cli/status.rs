@@ -60,7 +60,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     }
     let called = std::env::args_os().next().unwrap_or_default();
     let elsewhere = std::env::var_os(env::ENDPOINT).is_some() || !options.endpoint.is_default();
-    if options.all_namespaces || options.kubernetes.given() || (super::is_plugin(called.as_ref()) && !elsewhere) {
+    if options.all_namespaces || options.kubernetes.is_given() || (super::is_plugin(called.as_ref()) && !elsewhere) {
         return of_all(&options).await;
     }
     of_endpoint(options).await
@@ -70,7 +70,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 async fn of_all(options: &Options) -> anyhow::Result<ExitCode> {
     let kubernetes = options.kubernetes.connect().await?;
     let api = if options.all_namespaces { Api::all(kubernetes.client.clone()) } else { kubernetes.clusters() };
-    let listed = api.list(&ListParams::default()).await.map_err(|error| kubernetes::told(&error))?.items;
+    let listed = api.list(&ListParams::default()).await.map_err(|error| kubernetes::describe_error(&error))?.items;
     if listed.is_empty() && options.output == Form::Table {
         let place =
             if options.all_namespaces { "any namespace".into() } else { format!("namespace {}", kubernetes.namespace) };
@@ -78,7 +78,7 @@ async fn of_all(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     super::print(&match options.output {
-        Form::Table => tree::list(&listed, Timestamp::now()),
+        Form::Table => tree::draw_list(&listed, Timestamp::now()),
         Form::Json => serde_json::to_string_pretty(&listed)? + "\n",
         Form::Yaml => serde_yaml::to_string(&listed)?,
     })?;
@@ -89,7 +89,7 @@ async fn of_all(options: &Options) -> anyhow::Result<ExitCode> {
 async fn of_cluster(options: &Options, name: &str) -> anyhow::Result<ExitCode> {
     let kubernetes = options.kubernetes.connect().await?;
     let cluster = kubernetes.cluster(name).await?;
-    let pods = kubernetes.pods_of(name).await?;
+    let pods = kubernetes.pods_of_cluster(name).await?;
     show(options, &cluster, &pods)?;
     if !options.watch {
         return Ok(ExitCode::SUCCESS);
@@ -133,7 +133,7 @@ async fn of_cluster(options: &Options, name: &str) -> anyhow::Result<ExitCode> {
 fn show(options: &Options, cluster: &InferenceCluster, pods: &[Pod]) -> anyhow::Result<()> {
     let clear = if options.watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
     super::print(&match options.output {
-        Form::Table => format!("{clear}{}", tree::tree(cluster, pods, Timestamp::now())),
+        Form::Table => format!("{clear}{}", tree::draw_tree(cluster, pods, Timestamp::now())),
         Form::Json if options.watch => serde_json::to_string(cluster)? + "\n",
         Form::Json => serde_json::to_string_pretty(cluster)? + "\n",
         Form::Yaml => format!("---\n{}", serde_yaml::to_string(cluster)?),

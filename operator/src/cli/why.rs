@@ -35,7 +35,7 @@ enum Form {
 pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let kubernetes = options.kubernetes.connect().await?;
     let cluster = kubernetes.cluster(&options.name).await?;
-    let pods = kubernetes.pods_of(&options.name).await?;
+    let pods = kubernetes.pods_of_cluster(&options.name).await?;
     // Who may not read events or nodes gets the answer that the rest gives.
     let events: Api<Event> = Api::namespaced(kubernetes.client.clone(), &kubernetes.namespace);
     let events = events.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();

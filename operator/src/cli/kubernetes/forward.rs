@@ -1,4 +1,5 @@
-//! A gRPC channel to a head's pod through the API server's port-forward: no port of this machine, no kubectl.
+//! A gRPC channel to a head's pod through the port-forward of the API server. It needs neither a port of this machine nor
+//! kubectl.
 
 use anyhow::{Context, anyhow, bail};
 use hyper_util::rt::TokioIo;
@@ -9,34 +10,40 @@ use lockstep_proto::v1::inference_client::InferenceClient;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use super::{Kubernetes, selector, told};
+use super::{Kubernetes, describe_error, selector};
 use crate::objects::{PodRole, label};
 
-/// A client of an accepting head of cluster `name`.
+/// Connects to a head of cluster `name` that accepts requests.
 pub(in crate::cli) async fn inference(kubernetes: &Kubernetes, name: &str) -> anyhow::Result<InferenceClient<Channel>> {
     kubernetes.cluster(name).await?;
     let heads = format!("{},{}={}", selector(name), label::ROLE, PodRole::Head.as_str());
-    let heads =
-        kubernetes.pods().list(&ListParams::default().labels(&heads)).await.map_err(|error| told(&error))?.items;
+    let heads = kubernetes
+        .pods()
+        .list(&ListParams::default().labels(&heads))
+        .await
+        .map_err(|error| describe_error(&error))?
+        .items;
     let Some(pod) = heads.iter().find(|pod| accepts(pod)).and_then(|pod| pod.metadata.name.clone()) else {
-        bail!("no head of {name} takes requests; `lockstep why {name}` says the reason")
+        bail!("no head of {name} accepts requests; run `lockstep why {name}` for the reason")
     };
     let api = kubernetes.pods();
     let forwarded = pod.clone();
     let connect = service_fn(move |_| {
         let (api, pod) = (api.clone(), forwarded.clone());
         async move {
-            let mut forwarder = api.portforward(&pod, &[port::GRPC]).await.map_err(|error| told(&error))?;
-            let stream = forwarder.take_stream(port::GRPC).ok_or_else(|| anyhow!("the port-forward gave no stream"))?;
+            let mut forwarder = api.portforward(&pod, &[port::GRPC]).await.map_err(|error| describe_error(&error))?;
+            let stream = forwarder
+                .take_stream(port::GRPC)
+                .ok_or_else(|| anyhow!("the API server opened no stream for the port-forward"))?;
             Ok::<_, anyhow::Error>(TokioIo::new(stream))
         }
     });
-    // The address names the peer in HTTP/2 alone: all bytes go through the connector.
+    // The address only names the peer in HTTP/2. All bytes go through the connector.
     let channel = Endpoint::from_static("http://head.lockstep").connect_with_connector(connect).await;
     Ok(InferenceClient::new(channel.with_context(|| format!("forward port {} of {pod}", port::GRPC))?))
 }
 
-/// Whether the head's readiness probe (`/accepting`) holds.
+/// Returns true if the readiness probe of the head (`/accepting`) succeeds.
 fn accepts(pod: &Pod) -> bool {
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     pod.metadata.deletion_timestamp.is_none()
@@ -48,7 +55,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn heads_that_take_requests() {
+    fn only_ready_heads_accept_requests() {
         let accepts = |meta, name, ready| {
             let container = json!({"name": name, "ready": ready, "image": "", "imageID": "", "restartCount": 0});
             let pod = json!({"metadata": meta, "status": {"containerStatuses": [container]}});

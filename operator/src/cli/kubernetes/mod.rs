@@ -1,4 +1,4 @@
-//! The Kubernetes API as the commands use it: kubectl's flags, its kubeconfig, and errors that say what to do.
+//! The Kubernetes API for the commands: kubectl's flags, its kubeconfig, and errors with a remedy.
 
 pub(super) mod forward;
 pub(super) mod tree;
@@ -14,27 +14,27 @@ use lockstep_proto::errors::root_cause;
 use crate::objects::label;
 use crate::resource::InferenceCluster;
 
-/// kubectl's flags.
+/// Flags that kubectl has too.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct KubernetesFlags {
-    /// Path of the kubeconfig. Default: KUBECONFIG, ~/.kube/config, or the pod's own account
+    /// Path to the kubeconfig file. Default: KUBECONFIG, ~/.kube/config, or the service account of the pod
     #[arg(long, value_name = "FILE", help_heading = "Kubernetes")]
     kubeconfig: Option<std::path::PathBuf>,
-    /// Context of the kubeconfig
+    /// Name of the kubeconfig context. Default: the current context
     #[arg(long, value_name = "NAME", help_heading = "Kubernetes")]
     context: Option<String>,
-    /// Namespace. Default: the context's
+    /// Namespace of the InferenceCluster. Default: the namespace of the context
     #[arg(short, long, help_heading = "Kubernetes")]
     namespace: Option<String>,
 }
 
 impl KubernetesFlags {
-    /// Whether any of them is given.
-    pub(super) fn given(&self) -> bool {
+    /// Returns true if any flag is given.
+    pub(super) fn is_given(&self) -> bool {
         self.kubeconfig.is_some() || self.context.is_some() || self.namespace.is_some()
     }
 
-    /// A client of the API server and the namespace that is meant.
+    /// Connects to the API server that the flags name.
     pub(super) async fn connect(&self) -> anyhow::Result<Kubernetes> {
         let options = KubeConfigOptions { context: self.context.clone(), ..Default::default() };
         let config = match &self.kubeconfig {
@@ -43,9 +43,9 @@ impl KubernetesFlags {
                 Config::from_custom_kubeconfig(kubeconfig, &options).await.context("use the kubeconfig")?
             }
             None if self.context.is_some() => Config::from_kubeconfig(&options).await.context("use the kubeconfig")?,
-            None => {
-                Config::infer().await.context("no Kubernetes cluster is known; set KUBECONFIG or give --kubeconfig")?
-            }
+            None => Config::infer()
+                .await
+                .context("no Kubernetes cluster is configured; set KUBECONFIG or give --kubeconfig")?,
         };
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).context("make a client of the API server")?;
@@ -53,7 +53,7 @@ impl KubernetesFlags {
     }
 }
 
-/// A client and the namespace that is meant.
+/// A client of the API server, and the namespace to look in.
 #[derive(Clone)]
 pub(super) struct Kubernetes {
     pub client: Client,
@@ -61,62 +61,65 @@ pub(super) struct Kubernetes {
 }
 
 impl Kubernetes {
+    /// Returns the API of the namespace's InferenceClusters.
     pub(super) fn clusters(&self) -> Api<InferenceCluster> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// Returns the API of the namespace's pods.
     pub(super) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The cluster `name`; where there is none, the names that there are.
+    /// Fetches the cluster `name`. If it does not exist, the error lists the names of the namespace's clusters.
     pub(super) async fn cluster(&self, name: &str) -> anyhow::Result<InferenceCluster> {
-        if let Some(cluster) = self.clusters().get_opt(name).await.map_err(|error| told(&error))? {
+        if let Some(cluster) = self.clusters().get_opt(name).await.map_err(|error| describe_error(&error))? {
             return Ok(cluster);
         }
-        let all = self.clusters().list(&ListParams::default()).await.map_err(|error| told(&error))?;
+        let all = self.clusters().list(&ListParams::default()).await.map_err(|error| describe_error(&error))?;
         let names: Vec<_> = all.items.into_iter().filter_map(|cluster| cluster.metadata.name).collect();
-        bail!("{}", missing(name, &self.namespace, &names))
+        bail!("{}", describe_missing(name, &self.namespace, &names))
     }
 
-    /// The pods of cluster `name`, by name.
-    pub(super) async fn pods_of(&self, name: &str) -> anyhow::Result<Vec<Pod>> {
+    /// Fetches the pods of cluster `name`, sorted by name.
+    pub(super) async fn pods_of_cluster(&self, name: &str) -> anyhow::Result<Vec<Pod>> {
         let params = ListParams::default().labels(&selector(name));
-        let mut pods = self.pods().list(&params).await.map_err(|error| told(&error))?.items;
+        let mut pods = self.pods().list(&params).await.map_err(|error| describe_error(&error))?.items;
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         Ok(pods)
     }
 }
 
-/// Selects the pods of cluster `name`.
+/// Returns the label selector of the pods of cluster `name`.
 pub(super) fn selector(name: &str) -> String {
     format!("{}={name}", label::CLUSTER)
 }
 
-fn missing(name: &str, namespace: &str, names: &[String]) -> String {
+/// Describes a missing cluster, with the names that exist.
+fn describe_missing(name: &str, namespace: &str, names: &[String]) -> String {
     if names.is_empty() {
         return format!(
-            "namespace {namespace} has no InferenceCluster {name}, nor any other; look in all of them with `lockstep status -A`, \
-             or name another namespace with -n"
+            "namespace {namespace} has no InferenceCluster; list all namespaces with `lockstep status -A`, or give \
+             another namespace with -n"
         );
     }
     format!("namespace {namespace} has no InferenceCluster {name}; it has: {}", names.join(", "))
 }
 
-/// An error of the API in words.
-pub(super) fn told(error: &kube::Error) -> anyhow::Error {
+/// Describes an error of the Kubernetes API, with a remedy.
+pub(super) fn describe_error(error: &kube::Error) -> anyhow::Error {
     match error {
         kube::Error::Api(status) if status.code == 404 && !status.message.contains('"') => {
             anyhow::anyhow!(
-                "the API server knows no InferenceClusters; install Lockstep first (helm install lockstep …)"
+                "the API server does not know InferenceClusters; install Lockstep first (helm install lockstep …)"
             )
         }
         kube::Error::Api(status) if status.code == 403 => {
-            anyhow::anyhow!("Kubernetes does not allow it: {}; ask for a role that does", status.message)
+            anyhow::anyhow!("Kubernetes refuses the request: {}; ask for a role that allows it", status.message)
         }
         kube::Error::Api(status) if status.code == 401 => {
             anyhow::anyhow!(
-                "Kubernetes does not know you: {}; log in anew, or choose another --context",
+                "Kubernetes does not accept your credentials: {}; log in again, or choose another --context",
                 status.message
             )
         }
@@ -130,11 +133,11 @@ pub(super) fn told(error: &kube::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn names_there_are() {
+    fn a_missing_cluster_lists_the_names_that_exist() {
         assert_eq!(
-            super::missing("a", "default", &["b".into(), "c".into()]),
+            super::describe_missing("a", "default", &["b".into(), "c".into()]),
             "namespace default has no InferenceCluster a; it has: b, c"
         );
-        assert!(super::missing("a", "default", &[]).contains("lockstep status -A"));
+        assert!(super::describe_missing("a", "default", &[]).contains("lockstep status -A"));
     }
 }

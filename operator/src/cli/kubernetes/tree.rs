@@ -1,4 +1,4 @@
-//! A cluster, its groups and their ranks as a tree; many clusters as a table. Pure.
+//! Draws a cluster with its groups and ranks as a tree, and many clusters as a table. Pure.
 
 use comfy_table::{Table, presets};
 use k8s_openapi::api::core::v1::Pod;
@@ -7,29 +7,30 @@ use k8s_openapi::jiff::Timestamp;
 use crate::resource::status::{GroupStatus, RankStatus, condition};
 use crate::resource::{InferenceCluster, InferenceClusterStatus};
 
-/// The tree of `cluster`, whose pods are `pods`.
-pub(in crate::cli) fn tree(cluster: &InferenceCluster, pods: &[Pod], now: Timestamp) -> String {
+/// Draws the tree of `cluster`. `pods` are the cluster's pods, and give the ages.
+pub(in crate::cli) fn draw_tree(cluster: &InferenceCluster, pods: &[Pod], now: Timestamp) -> String {
     let meta = &cluster.metadata;
     let title =
         format!("{}/{}", meta.namespace.as_deref().unwrap_or("default"), meta.name.as_deref().unwrap_or_default());
-    let Some(status) = &cluster.status else { return format!("{title}: the operator has told nothing of it yet\n") };
+    let Some(status) = &cluster.status else { return format!("{title}: the operator has written no status yet\n") };
     let mut lines = vec![format!("{title}: {} of {} groups serve", status.ready_replicas, cluster.spec.replicas)];
-    lines.extend(facts(cluster, status));
-    let mut table = bare(["GROUP/RANK", "PHASE", "LOADED", "POD", "NODE", "AGE", "RESTARTS", "MESSAGE"]);
+    lines.extend(describe_status(cluster, status));
+    let mut table = new_table(["GROUP/RANK", "PHASE", "LOADED", "POD", "NODE", "AGE", "RESTARTS", "MESSAGE"]);
     for group in &status.groups {
         table.add_row(group_row(group, cluster.spec.parallelism.pipeline));
-        for (at, rank) in group.ranks.iter().enumerate() {
-            let branch = if at + 1 == group.ranks.len() { "└─" } else { "├─" };
+        for (position, rank) in group.ranks.iter().enumerate() {
+            let branch = if position + 1 == group.ranks.len() { "└─" } else { "├─" };
             table.add_row(rank_row(branch, rank, pods, now));
         }
     }
     if !status.groups.is_empty() {
-        lines.push(drawn(&table));
+        lines.push(draw_table(&table));
     }
     lines.join("\n") + "\n"
 }
 
-fn facts(cluster: &InferenceCluster, status: &InferenceClusterStatus) -> Vec<String> {
+/// Returns the lines between the title and the tree: conditions, endpoints and model.
+fn describe_status(cluster: &InferenceCluster, status: &InferenceClusterStatus) -> Vec<String> {
     let mut facts = Vec::new();
     for type_ in [condition::READY, condition::PROGRESSING, condition::DEGRADED] {
         if let Some(found) = status.conditions.iter().find(|found| found.type_ == type_) {
@@ -50,21 +51,22 @@ fn facts(cluster: &InferenceCluster, status: &InferenceClusterStatus) -> Vec<Str
     }
     let generation = cluster.metadata.generation.unwrap_or(0);
     if status.observed_generation.is_none_or(|observed| observed < generation) {
-        facts.push("  this is about an older spec: the operator has not taken up the present one yet".to_owned());
+        facts.push("  the status is of an older spec: the operator has not observed the present spec yet".to_owned());
     }
     facts
 }
 
 fn group_row(group: &GroupStatus, stages: u32) -> [String; 8] {
-    let mut said = format!("epoch {}, {} recoveries", group.epoch, group.recoveries);
+    let mut message = format!("epoch {}, {} recoveries", group.epoch, group.recoveries);
     if !group.revision.is_empty() {
-        said = format!("revision {}, {said}", group.revision);
+        message = format!("revision {}, {message}", group.revision);
     }
     if !group.message.is_empty() {
-        said = format!("{}; {said}", group.message);
+        message = format!("{}; {message}", group.message);
     }
     if stages > 1 {
-        said = format!("{stages} stages × {}, {said}", group.world_size / i32::try_from(stages).unwrap_or(i32::MAX));
+        message =
+            format!("{stages} stages × {}, {message}", group.world_size / i32::try_from(stages).unwrap_or(i32::MAX));
     }
     [
         format!("group {}", group.index),
@@ -74,35 +76,36 @@ fn group_row(group: &GroupStatus, stages: u32) -> [String; 8] {
         String::new(),
         String::new(),
         String::new(),
-        said,
+        message,
     ]
 }
 
 fn rank_row(branch: &str, rank: &RankStatus, pods: &[Pod], now: Timestamp) -> [String; 8] {
     let pod = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(&rank.pod));
-    let born = pod.and_then(|pod| pod.metadata.creation_timestamp.as_ref());
+    let created = pod.and_then(|pod| pod.metadata.creation_timestamp.as_ref());
     [
         format!("{branch} rank {}", rank.rank),
         rank.phase.clone(),
-        loaded(rank),
+        format_loaded(rank),
         rank.pod.clone(),
         if rank.node.is_empty() { "-".into() } else { rank.node.clone() },
-        born.map_or("-".into(), |born| age(now.as_second() - born.0.as_second())),
+        created.map_or("-".into(), |created| format_age(now.as_second() - created.0.as_second())),
         rank.restarts.to_string(),
         rank.message.clone(),
     ]
 }
 
-fn loaded(rank: &RankStatus) -> String {
+/// Formats how much of its weights a rank has loaded.
+fn format_loaded(rank: &RankStatus) -> String {
     let percent = rank.percent_loaded.map_or("-".into(), |percent| format!("{percent}%"));
     match rank.seconds_left {
-        Some(left) if left > 0 => format!("{percent}, {} left", age(left)),
+        Some(seconds) if seconds > 0 => format!("{percent}, {} left", format_age(seconds)),
         _ => percent,
     }
 }
 
-/// Seconds as kubectl writes ages: 5s, 3m, 2h, 4d.
-pub(in crate::cli) fn age(seconds: i64) -> String {
+/// Formats seconds like the ages of kubectl: 5s, 3m, 2h, 4d.
+pub(in crate::cli) fn format_age(seconds: i64) -> String {
     match seconds.max(0) {
         s @ 0..120 => format!("{s}s"),
         s @ 120..7200 => format!("{}m", s / 60),
@@ -111,14 +114,15 @@ pub(in crate::cli) fn age(seconds: i64) -> String {
     }
 }
 
-/// Clusters, a line each.
-pub(in crate::cli) fn list(clusters: &[InferenceCluster], now: Timestamp) -> String {
-    let mut table = bare(["NAMESPACE", "NAME", "READY", "GROUPS", "RANKS", "REASON", "AGE", "ENDPOINT", "MESSAGE"]);
+/// Draws a table with one line for each cluster.
+pub(in crate::cli) fn draw_list(clusters: &[InferenceCluster], now: Timestamp) -> String {
+    let mut table =
+        new_table(["NAMESPACE", "NAME", "READY", "GROUPS", "RANKS", "REASON", "AGE", "ENDPOINT", "MESSAGE"]);
     for cluster in clusters {
         let status = cluster.status.clone().unwrap_or_default();
         let ready = status.conditions.iter().find(|found| found.type_ == condition::READY);
         let summary = status.summary.unwrap_or_default();
-        let born = cluster.metadata.creation_timestamp.as_ref();
+        let created = cluster.metadata.creation_timestamp.as_ref();
         table.add_row([
             cluster.metadata.namespace.clone().unwrap_or_default(),
             cluster.metadata.name.clone().unwrap_or_default(),
@@ -126,22 +130,22 @@ pub(in crate::cli) fn list(clusters: &[InferenceCluster], now: Timestamp) -> Str
             summary.groups,
             summary.ranks,
             ready.map(|ready| ready.reason.clone()).unwrap_or_default(),
-            born.map_or("-".into(), |born| age(now.as_second() - born.0.as_second())),
+            created.map_or("-".into(), |created| format_age(now.as_second() - created.0.as_second())),
             status.endpoint.unwrap_or_default(),
             summary.message,
         ]);
     }
-    drawn(&table) + "\n"
+    draw_table(&table) + "\n"
 }
 
-fn bare<const N: usize>(header: [&str; N]) -> Table {
+fn new_table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(header);
     table
 }
 
-fn drawn(table: &Table) -> String {
+fn draw_table(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
@@ -174,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_that_forms() {
+    fn a_forming_cluster_is_drawn() {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "quick-0-head-0", "creationTimestamp": "2026-01-01T00:00:00Z"}
         }))
         .unwrap();
         let now = "2026-01-01T00:05:00Z".parse().unwrap();
-        let tree = super::tree(&forming(), &[pod], now);
+        let tree = super::draw_tree(&forming(), &[pod], now);
         for part in [
             "ml/quick: 0 of 1 groups serve\n",
             "Ready: False (Forming) rank 1 loads",
@@ -193,15 +197,15 @@ mod tests {
         ] {
             assert!(tree.contains(part), "{part} is not in\n{tree}");
         }
-        let list = super::list(&[forming()], now);
+        let list = super::draw_list(&[forming()], now);
         assert_eq!(list.lines().count(), 2, "{list}");
         assert!(list.contains("Forming") && list.contains("0/1"), "{list}");
     }
 
     #[test]
-    fn a_cluster_that_nobody_looked_at() {
+    fn a_cluster_without_status_is_drawn() {
         let cluster = InferenceCluster { status: None, ..forming() };
-        let said = super::tree(&cluster, &[], "2026-01-01T00:05:00Z".parse().unwrap());
-        assert_eq!(said, "ml/quick: the operator has told nothing of it yet\n");
+        let tree = super::draw_tree(&cluster, &[], "2026-01-01T00:05:00Z".parse().unwrap());
+        assert_eq!(tree, "ml/quick: the operator has written no status yet\n");
     }
 }

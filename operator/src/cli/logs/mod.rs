@@ -17,7 +17,7 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use self::line::{Line, Source};
-use super::kubernetes::{Kubernetes, KubernetesFlags, selector, told};
+use super::kubernetes::{Kubernetes, KubernetesFlags, describe_error, selector};
 use crate::objects::label;
 
 /// Lines that may wait for the terminal.
@@ -93,7 +93,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 /// All that was said so far.
 async fn once(kubernetes: &Kubernetes, options: &Options, devices: u32) -> anyhow::Result<ExitCode> {
     let sources = kubernetes
-        .pods_of(&options.name)
+        .pods_of_cluster(&options.name)
         .await?
         .iter()
         .flat_map(|pod| chosen(options, devices, pod))
@@ -102,7 +102,7 @@ async fn once(kubernetes: &Kubernetes, options: &Options, devices: u32) -> anyho
     for source in &sources {
         match kubernetes.pods().logs(&source.pod, &params(options, source)).await {
             Ok(text) => logs.push(text.lines().map(|text| Line::new(source.clone(), text)).collect()),
-            Err(error) => refused.push(format!("{source}: {}", told(&error))),
+            Err(error) => refused.push(format!("{source}: {}", describe_error(&error))),
         }
     }
     let colour = std::io::stdout().is_terminal();
@@ -190,7 +190,7 @@ fn running(pod: &Pod, container: &str) -> Option<String> {
 async fn tell_all(pods: Api<Pod>, source: Source, params: LogParams, tell: Sender<Line>) {
     let lines = match pods.log_stream(&source.pod, &params).await {
         Ok(stream) => stream.lines(),
-        Err(error) => return eprintln!("{source}: {}", told(&error)),
+        Err(error) => return eprintln!("{source}: {}", describe_error(&error)),
     };
     let mut lines = Box::pin(lines);
     while let Ok(Some(text)) = lines.try_next().await {

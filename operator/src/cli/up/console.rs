@@ -1,5 +1,5 @@
-//! Standard error, shared: prefixed log lines of every process, this program's own words, and progress bars. Lines can be
-//! held back for a while, so that an answer on the same terminal stays whole.
+//! Shared standard error: log lines of every process with a prefix, messages of `lockstep up`, and progress bars. Lines can
+//! be held back for a while, so that they do not interrupt an answer on the same terminal.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
@@ -7,10 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::MultiProgress;
 
-/// Lines held back at most; the oldest go first.
-const MOST_HELD: usize = 1000;
+/// Largest number of lines that are held back. The oldest lines are dropped first.
+const MAX_HELD: usize = 1000;
 
-/// ANSI colours of the prefixes, by process.
+/// ANSI colours of the prefixes of processes.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
 pub(super) struct Console {
@@ -23,17 +23,18 @@ pub(super) struct Console {
 #[derive(Default)]
 struct Held {
     lines: VecDeque<String>,
-    lost: usize,
+    /// Number of lines that were dropped.
+    dropped: usize,
 }
 
 impl Console {
     pub(super) fn new() -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|said| said.is_empty());
+        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { bars: MultiProgress::new(), terminal, colour, held: Mutex::new(None) }
     }
 
-    /// Whether bars can be drawn.
+    /// Returns true if standard error is a terminal, so that bars can be drawn.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal
     }
@@ -42,23 +43,23 @@ impl Console {
         &self.bars
     }
 
-    /// A line that process `index`, called `who`, wrote.
-    pub(super) fn log(&self, index: usize, who: &str, line: &str) {
-        self.put(prefixed(self.colour.then(|| COLOURS[index % COLOURS.len()]), who, line));
+    /// Writes a log line of the process with this index and name.
+    pub(super) fn log(&self, index: usize, name: &str, line: &str) {
+        self.write_or_hold(with_prefix(self.colour.then(|| COLOURS[index % COLOURS.len()]), name, line));
     }
 
-    /// This program's own words.
-    pub(super) fn say(&self, line: &str) {
-        self.put(prefixed(self.colour.then_some(1), "lockstep", line));
+    /// Writes a message of `lockstep up`.
+    pub(super) fn print(&self, line: &str) {
+        self.write_or_hold(with_prefix(self.colour.then_some(1), "lockstep", line));
     }
 
-    /// Several lines without a prefix.
-    pub(super) fn block(&self, text: &str) {
-        self.put(text.trim_end().to_owned());
+    /// Writes several lines without a prefix.
+    pub(super) fn print_block(&self, text: &str) {
+        self.write_or_hold(text.trim_end().to_owned());
     }
 
-    /// Takes the bars away.
-    pub(super) fn finish(&self) {
+    /// Removes the progress bars.
+    pub(super) fn clear_bars(&self) {
         let _ = self.bars.clear();
     }
 
@@ -67,11 +68,11 @@ impl Console {
         self.held().get_or_insert_with(Held::default);
     }
 
-    /// Writes what was held back.
+    /// Writes the lines that were held back, and holds back no more.
     pub(super) fn release(&self) {
         let Some(held) = self.held().take() else { return };
-        if held.lost > 0 {
-            self.write(&format!("({} older lines are left out)", held.lost));
+        if held.dropped > 0 {
+            self.write(&format!("({} older lines were dropped)", held.dropped));
         }
         for line in held.lines {
             self.write(&line);
@@ -82,11 +83,11 @@ impl Console {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, line: String) {
+    fn write_or_hold(&self, line: String) {
         if let Some(held) = self.held().as_mut() {
-            if held.lines.len() == MOST_HELD {
+            if held.lines.len() == MAX_HELD {
                 held.lines.pop_front();
-                held.lost += 1;
+                held.dropped += 1;
             }
             held.lines.push_back(line);
             return;
@@ -95,38 +96,39 @@ impl Console {
     }
 
     fn write(&self, line: &str) {
-        // Where standard error is closed, nothing can be told to anybody.
+        // If standard error is closed, there is no place for the line.
         let write = || drop(writeln!(std::io::stderr().lock(), "{line}"));
         if self.terminal { self.bars.suspend(write) } else { write() }
     }
 }
 
-fn prefixed(colour: Option<u8>, who: &str, line: &str) -> String {
+/// Puts a name before a line, in a colour if one is given.
+fn with_prefix(colour: Option<u8>, name: &str, line: &str) -> String {
     match colour {
-        Some(colour) => format!("\x1b[{colour}m{who:>9} |\x1b[0m {line}"),
-        None => format!("{who:>9} | {line}"),
+        Some(colour) => format!("\x1b[{colour}m{name:>9} |\x1b[0m {line}"),
+        None => format!("{name:>9} | {line}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Console, MOST_HELD, prefixed};
+    use super::{Console, MAX_HELD, with_prefix};
 
     #[test]
-    fn prefixes() {
-        assert_eq!(prefixed(None, "head", "x"), "     head | x");
-        assert_eq!(prefixed(Some(36), "worker-0", "x"), "\x1b[36m worker-0 |\x1b[0m x");
+    fn lines_have_prefixes() {
+        assert_eq!(with_prefix(None, "head", "x"), "     head | x");
+        assert_eq!(with_prefix(Some(36), "worker-0", "x"), "\x1b[36m worker-0 |\x1b[0m x");
     }
 
     #[test]
     fn holding_is_bounded() {
         let console = Console::new();
         console.hold();
-        for line in 0..MOST_HELD + 5 {
+        for line in 0..MAX_HELD + 5 {
             console.log(0, "head", &line.to_string());
         }
         let held = console.held().take().unwrap();
-        assert_eq!((held.lines.len(), held.lost), (MOST_HELD, 5));
+        assert_eq!((held.lines.len(), held.dropped), (MAX_HELD, 5));
         assert!(held.lines[0].ends_with("| 5"));
     }
 }

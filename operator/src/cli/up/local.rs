@@ -1,4 +1,4 @@
-//! What one machine can run of an `InferenceCluster`, and how its plan becomes processes.
+//! Checks that one machine can run an `InferenceCluster`, and turns its plan into processes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::Path;
@@ -10,29 +10,34 @@ use super::member::Member;
 use crate::plan::{self, Addresses, GroupPlan, LocalPorts, PodPlan, Role, world_size};
 use crate::resource::{Backend, InferenceCluster, InferenceClusterSpec};
 
-/// Where free ports are looked for.
+/// First port of the range that is searched for free ports.
 const FIRST_FREE_PORT: u16 = 22_000;
+/// Number of ports in that range.
 const FREE_PORTS: u32 = 10_000;
-/// How long an agent may drain when the group ends: less than it is waited for.
+/// Time for which an agent may drain when the group ends. It is shorter than the time for which `lockstep up` waits.
 const DRAIN_TIMEOUT: &str = "5s";
 
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum LocalError {
     #[error("spec.model.source: {scheme}:// needs Kubernetes; `lockstep up` takes hf://, file:// and builtin://")]
     Source { scheme: String },
-    #[error("spec.model.source: there is no folder {folder}; a relative file:// is relative to the YAML file")]
+    #[error("spec.model.source: there is no folder {folder}; a relative path starts at the folder of the YAML file")]
     NoModel { folder: String },
-    #[error("spec.replicas is {0}: several groups behind one endpoint need Kubernetes; set it to 1 for `lockstep up`")]
+    #[error(
+        "spec.replicas is {0}, and only Kubernetes can run several groups behind one endpoint; set it to 1 for `lockstep up`"
+    )]
     Replicas(u32),
     #[error("spec.replicas is 0, so nothing would run; set it to 1")]
     NoReplicas,
-    #[error("spec.backend is Nccl, and `lockstep up` runs the ring over loopback; set it to Auto or Ring")]
+    #[error("spec.backend is Nccl, but `lockstep up` runs the ring over loopback; set it to Auto or Ring")]
     Nccl,
-    #[error("port {port} of {host} cannot be had ({source}); give another with {flag}, or none for a free one")]
+    #[error(
+        "cannot bind port {port} of {host} ({source}); give another port with {flag}, or omit {flag} to take a free port"
+    )]
     Port { host: IpAddr, port: u16, flag: &'static str, source: std::io::Error },
 }
 
-/// Refuses by name what needs Kubernetes.
+/// Refuses a spec that only Kubernetes can run.
 pub(super) fn check(spec: &InferenceClusterSpec) -> Result<(), LocalError> {
     match spec.replicas {
         0 => return Err(LocalError::NoReplicas),
@@ -48,14 +53,15 @@ pub(super) fn check(spec: &InferenceClusterSpec) -> Result<(), LocalError> {
     }
 }
 
-/// Makes a relative `file://` absolute: it is relative to the manifest.
-pub(in crate::cli) fn settle(cluster: &mut InferenceCluster, manifest: &Path) -> anyhow::Result<()> {
+/// Makes a relative `file://` path absolute. It starts at the folder of the manifest. Refuses sources that need
+/// Kubernetes.
+pub(in crate::cli) fn resolve_source(cluster: &mut InferenceCluster, manifest: &Path) -> anyhow::Result<()> {
     let source = &mut cluster.spec.model.source;
     let (scheme, rest) = source.split_once("://").unwrap_or(("", source));
     match scheme {
         "file" => {
             let folder = std::path::absolute(manifest.parent().unwrap_or(Path::new("")).join(rest))?;
-            // Resolved where it can be, so that `..` does not show in logs.
+            // The path is canonicalized if it exists, so that no `..` shows in logs.
             let folder = folder.canonicalize().unwrap_or(folder);
             *source = format!("file://{}", folder.display());
             Ok(())
@@ -65,8 +71,13 @@ pub(in crate::cli) fn settle(cluster: &mut InferenceCluster, manifest: &Path) ->
     }
 }
 
-/// What is said before anything runs: the group, its endpoints, and what of the spec changes nothing here.
-pub(super) fn greeting(cluster: &InferenceCluster, group: &GroupPlan, host: IpAddr, ports: LocalPorts) -> Vec<String> {
+/// Describes the group before it runs: its ranks, its endpoints, and the fields of the spec that have no effect.
+pub(super) fn describe_group(
+    cluster: &InferenceCluster,
+    group: &GroupPlan,
+    host: IpAddr,
+    ports: LocalPorts,
+) -> Vec<String> {
     let nodes = 1 + group.workers.len();
     let mut lines = vec![
         format!(
@@ -76,12 +87,13 @@ pub(super) fn greeting(cluster: &InferenceCluster, group: &GroupPlan, host: IpAd
         ),
         format!("gRPC on {host}:{}, OpenAI-compatible HTTP on {host}:{}", ports.grpc, ports.http),
     ];
-    lines.extend(without_effect(&cluster.spec));
+    lines.extend(describe_ignored_fields(&cluster.spec));
     lines
 }
 
-fn without_effect(spec: &InferenceClusterSpec) -> Option<String> {
-    let shapes = [
+/// Names the fields of the spec that have no effect because they only shape pods.
+fn describe_ignored_fields(spec: &InferenceClusterSpec) -> Option<String> {
+    let pod_fields = [
         ("template", spec.template.is_some()),
         ("head", spec.head.is_some()),
         ("worker", spec.worker.is_some()),
@@ -92,50 +104,51 @@ fn without_effect(spec: &InferenceClusterSpec) -> Option<String> {
         ("model.tokenSecretRef", spec.model.token_secret_ref.is_some()),
         ("autoscaling", spec.autoscaling.is_some()),
     ];
-    let given: Vec<_> = shapes.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
-    (!given.is_empty()).then(|| format!("without effect here, because it shapes pods: spec.{}", given.join(", spec.")))
+    let given: Vec<_> = pod_fields.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+    (!given.is_empty()).then(|| format!("no effect without Kubernetes: spec.{}", given.join(", spec.")))
 }
 
-/// Threads of each rank: the machine's, divided.
+/// Returns the number of threads of each rank. The ranks divide the machine's threads.
 pub(in crate::cli) fn threads_per_rank(spec: &InferenceClusterSpec) -> u32 {
     let machine = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u32);
     (machine / world_size(spec)).max(1)
 }
 
-/// Ports as given, free ones otherwise; all different.
-pub(super) fn ports(host: IpAddr, grpc: Option<u16>, http: Option<u16>) -> Result<LocalPorts, LocalError> {
+/// Returns the given ports, and a free port for each that is not given. All are different.
+pub(super) fn take_ports(host: IpAddr, grpc: Option<u16>, http: Option<u16>) -> Result<LocalPorts, LocalError> {
     let bind = |host: IpAddr, given: Option<u16>, flag| {
-        let taken = |source| LocalError::Port { host, port: given.unwrap_or(0), flag, source };
+        let cannot_bind = |source| LocalError::Port { host, port: given.unwrap_or(0), flag, source };
         let listener = match given {
             Some(port) => TcpListener::bind((host, port)),
-            None => free(host),
+            None => bind_free_port(host),
         };
-        let listener = listener.map_err(taken)?;
-        let port = listener.local_addr().map_err(taken)?.port();
+        let listener = listener.map_err(cannot_bind)?;
+        let port = listener.local_addr().map_err(cannot_bind)?.port();
         Ok((listener, port))
     };
-    // All are held until all are found, so that none is found twice.
+    // All listeners stay open until the last port is found, so that no port is found twice.
     let (_grpc, grpc) = bind(host, grpc, "--grpc-port")?;
     let (_http, http) = bind(host, http, "--http-port")?;
     let (_control, control) = bind(Ipv4Addr::LOCALHOST.into(), None, "--host")?;
     Ok(LocalPorts { grpc, http, control })
 }
 
-/// A free port below those that the system gives to whoever asks it for any, on Linux from 32768 on: one of those could
-/// be somebody else's by the time the agent binds it. Processes begin to look at different ones.
-fn free(host: IpAddr) -> std::io::Result<TcpListener> {
-    let own = std::process::id().wrapping_mul(97);
-    let ports = (0..FREE_PORTS).map(|next| FIRST_FREE_PORT + (own.wrapping_add(next) % FREE_PORTS) as u16);
+/// Binds a free port below the ephemeral ports, which Linux gives out from 32768 on. The system could give an ephemeral
+/// port to another program before the agent binds it. Different processes start their search at different ports.
+fn bind_free_port(host: IpAddr) -> std::io::Result<TcpListener> {
+    let start = std::process::id().wrapping_mul(97);
+    let ports = (0..FREE_PORTS).map(|next| FIRST_FREE_PORT + (start.wrapping_add(next) % FREE_PORTS) as u16);
     let mut listeners = ports.filter_map(|port| TcpListener::bind((host, port)).ok());
     listeners.next().map_or_else(|| TcpListener::bind((host, 0)), Ok)
 }
 
+/// Returns the addresses of a group on this machine.
 pub(super) fn addresses(host: IpAddr, ports: LocalPorts, spec: &InferenceClusterSpec) -> Addresses {
     Addresses::Local { host: host.to_string(), ports, threads: threads_per_rank(spec) }
 }
 
-/// Where a client on this machine reaches what binds to `host`.
-pub(super) fn reached(host: IpAddr) -> String {
+/// Returns the host at which a client on this machine reaches a port that is bound to `host`.
+pub(super) fn client_host(host: IpAddr) -> String {
     match host {
         IpAddr::V4(host) if host.is_unspecified() => LOOPBACK.into(),
         IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.to_string(),
@@ -143,10 +156,10 @@ pub(super) fn reached(host: IpAddr) -> String {
     }
 }
 
-/// The processes of `group`, each run by `program` with the plan's arguments and environment.
+/// Returns the processes of `group`. Each runs `program` with the arguments and environment of the plan.
 pub(super) fn members(group: &GroupPlan, program: &Path) -> Vec<Member> {
-    let said = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let drain = std::env::var_os(env::DRAIN_TIMEOUT).is_none().then(|| said(env::DRAIN_TIMEOUT, DRAIN_TIMEOUT));
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let drain = std::env::var_os(env::DRAIN_TIMEOUT).is_none().then(|| variable(env::DRAIN_TIMEOUT, DRAIN_TIMEOUT));
     let process = |pod: &PodPlan| pod.containers[0].clone();
     let member = |(index, pod): (usize, &PodPlan)| Member {
         name: match pod.role {
@@ -160,9 +173,9 @@ pub(super) fn members(group: &GroupPlan, program: &Path) -> Vec<Member> {
         variables: process(pod)
             .env
             .iter()
-            .map(|var| said(var.name, &var.value))
+            .map(|var| variable(var.name, &var.value))
             .chain(drain.clone())
-            .chain([said(env::FOLLOW_PARENT, "1")])
+            .chain([variable(env::FOLLOW_PARENT, "1")])
             .collect(),
     };
     group.pods().enumerate().map(member).collect()
@@ -172,63 +185,63 @@ pub(super) fn members(group: &GroupPlan, program: &Path) -> Vec<Member> {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
-    use super::{check, members, ports, settle, without_effect};
+    use super::{check, describe_ignored_fields, members, resolve_source, take_ports};
     use crate::plan::{Addresses, LocalPorts, plan};
     use crate::resource::testing::cluster;
 
     #[test]
-    fn what_needs_kubernetes_is_refused_by_name() {
-        for (spec, told) in [
+    fn specs_that_need_kubernetes_are_refused() {
+        for (spec, expected) in [
             ("{ model: { source: 'builtin://tiny' } }", None),
             ("{ model: { source: 'file:///nowhere/at/all' } }", Some("no folder /nowhere/at/all")),
             ("{ model: { source: 'builtin://tiny' }, replicas: 2 }", Some("spec.replicas is 2")),
             ("{ model: { source: 'builtin://tiny' }, replicas: 0 }", Some("nothing would run")),
             ("{ model: { source: 'builtin://tiny' }, backend: Nccl }", Some("spec.backend is Nccl")),
         ] {
-            let said = check(&cluster(spec).spec).err().map(|error| error.to_string());
-            assert_eq!(said.is_some(), told.is_some(), "{spec}: {said:?}");
-            assert!(said.unwrap_or_default().contains(told.unwrap_or_default()), "{spec}");
+            let message = check(&cluster(spec).spec).err().map(|error| error.to_string());
+            assert_eq!(message.is_some(), expected.is_some(), "{spec}: {message:?}");
+            assert!(message.unwrap_or_default().contains(expected.unwrap_or_default()), "{spec}");
         }
         for scheme in ["pvc", "oci"] {
             let mut cluster = cluster("{ model: { source: 'builtin://tiny' } }");
             cluster.spec.model.source = format!("{scheme}://x");
-            let said = settle(&mut cluster, "a.yaml".as_ref()).unwrap_err().to_string();
-            assert!(said.contains(&format!("{scheme}:// needs Kubernetes")), "{said}");
+            let message = resolve_source(&mut cluster, "a.yaml".as_ref()).unwrap_err().to_string();
+            assert!(message.contains(&format!("{scheme}:// needs Kubernetes")), "{message}");
         }
     }
 
     #[test]
-    fn a_relative_model_is_relative_to_the_manifest() {
+    fn a_relative_path_starts_at_the_manifest() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         for name in ["models/m", "yaml"] {
             std::fs::create_dir_all(root.join(name)).unwrap();
         }
         let mut cluster = cluster("{ model: { source: 'file://../models/m' } }");
-        settle(&mut cluster, &root.join("yaml/a.yaml")).unwrap();
+        resolve_source(&mut cluster, &root.join("yaml/a.yaml")).unwrap();
         assert_eq!(cluster.spec.model.source, format!("file://{}", root.join("models/m").display()));
         assert!(check(&cluster.spec).is_ok());
     }
 
     #[test]
-    fn overlays_are_said_to_change_nothing() {
+    fn fields_without_effect_are_named() {
         let spec = cluster("{ model: { source: 'builtin://tiny' }, template: { a: 1 }, worker: {} }").spec;
-        assert!(without_effect(&spec).unwrap().ends_with("spec.template, spec.worker"));
+        assert!(describe_ignored_fields(&spec).unwrap().ends_with("spec.template, spec.worker"));
     }
 
     #[test]
     fn ports_are_free_and_different() {
         let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let found = ports(host, None, None).unwrap();
+        let found = take_ports(host, None, None).unwrap();
         assert!(found.grpc != found.http && found.http != found.control && found.grpc != found.control);
-        assert!([found.grpc, found.http, found.control].iter().all(|port| *port < 32_768), "nobody else is given it");
+        assert!([found.grpc, found.http, found.control].iter().all(|port| *port < 32_768), "no ephemeral port");
         let taken = TcpListener::bind((host, 0)).unwrap();
-        let told = ports(host, None, Some(taken.local_addr().unwrap().port())).unwrap_err().to_string();
-        assert!(told.contains("--http-port"), "{told}");
+        let message = take_ports(host, None, Some(taken.local_addr().unwrap().port())).unwrap_err().to_string();
+        assert!(message.contains("--http-port"), "{message}");
     }
 
     #[test]
-    fn processes_follow_the_plan_and_their_parent() {
+    fn processes_have_the_plans_arguments_and_follow_their_parent() {
         let cluster = cluster("{ model: { source: 'builtin://tiny' }, workers: 1 }");
         let ports = LocalPorts { grpc: 1, http: 2, control: 3 };
         let plan = plan(&cluster, &Addresses::Local { host: "127.0.0.1".into(), ports, threads: 1 });

@@ -1,4 +1,4 @@
-//! One process of the group: started, its lines passed on, started again when it dies, ended when told.
+//! Supervises one process of the group: starts it, passes its lines on, restarts it after it dies, and ends it on request.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -15,24 +15,24 @@ use tokio::task::JoinSet;
 use super::console::Console;
 use super::restarts::{Next, Restarts};
 
-/// How long a process may take to end after SIGTERM; its own drain is told to be shorter.
+/// Time for which a process may take to end after SIGTERM. Its drain timeout is shorter.
 pub(super) const END_DEADLINE: Duration = Duration::from_secs(8);
-/// How long what a process left in its pipes may take to read: a process that it left behind may hold them open.
-const REST_DEADLINE: Duration = Duration::from_millis(500);
-/// Longest line that is passed on whole, in bytes; longer ones are cut here.
+/// Time for which the pipes of a dead process are read. A child that it left behind may hold the pipes open.
+const PIPE_DEADLINE: Duration = Duration::from_millis(500);
+/// Largest number of bytes of a line that are passed on. Longer lines are cut.
 const MAX_LINE: usize = 16 * 1024;
 
-/// Variables of the contract that processes take from this one's environment where the plan does not say them. All
-/// others are taken away, lest a shell's leftovers contradict the plan.
-const PASSED: &[&str] =
+/// Variables of the contract that a process inherits if the plan does not set them. All other variables of the contract
+/// are removed, so that the caller's shell cannot contradict the plan.
+const INHERITED: &[&str] =
     &[env::LOG, env::LOG_FORMAT, env::ISA, env::GROUP_KEY_FILE, env::MAX_WAITING, env::DRAIN_TIMEOUT];
 
-/// What is run, and as whom.
+/// Program, arguments and environment of one process of the group.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
-    /// `head`, `worker-0`, …: the prefix of its lines.
+    /// Name of the process (`head`, `worker-0`, …), which is the prefix of its lines.
     pub name: String,
-    /// Place in the group, from 0.
+    /// Index in the group, from 0.
     pub index: usize,
     pub is_head: bool,
     pub program: PathBuf,
@@ -40,16 +40,16 @@ pub(super) struct Member {
     pub variables: Vec<(String, String)>,
 }
 
-/// How far the group was told to end. Each step includes those before it.
+/// Stage of the group's shutdown. Each stage includes the stages before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stop {
-    /// Not at all.
+    /// The group runs.
     Run,
-    /// The head ends, and takes its leave of the workers; nothing is started again.
+    /// The head ends, and ends its sessions with the workers. No process is started again.
     Head,
-    /// All end.
+    /// All processes end.
     All,
-    /// All are killed.
+    /// All processes are killed.
     Kill,
 }
 
@@ -58,40 +58,40 @@ pub(super) enum Stop {
 pub(super) enum GaveUp {
     #[error("cannot start {name} ({}): {source}", program.display())]
     Start { name: String, program: PathBuf, source: std::io::Error },
-    #[error("{name} {how} and is not started again; its last lines say why")]
+    #[error("{name} {how} and is not started again; see its last log lines")]
     Died { name: String, how: String },
 }
 
-/// Keeps `member` running until `stop` says otherwise.
+/// Keeps `member` running until `stop` reaches the stage at which the member ends.
 ///
 /// # Errors
-/// It cannot be started, or dies again and again.
+/// Fails if the process cannot be started, or if it dies again and again.
 pub(super) async fn keep(member: Member, mut stop: Receiver<Stop>, console: Arc<Console>) -> Result<(), GaveUp> {
     let mut restarts = Restarts::new();
     let ends_at = if member.is_head { Stop::Head } else { Stop::All };
     loop {
         let began = Instant::now();
         let mut child = start(&member)?;
-        // Taken out, because waiting for a child closes its standard input first.
+        // `wait` would close the standard input of the child, so it is taken out first.
         let _lifeline = child.stdin.take();
-        let mut lines = pass_lines_on(&member, &mut child, &console);
+        let mut lines = spawn_line_readers(&member, &mut child, &console);
         let died = tokio::select! {
             died = child.wait() => Some(died),
-            () = told(&mut stop, ends_at) => None,
+            () = wait_for_stop(&mut stop, ends_at) => None,
         };
         if died.is_none() {
-            end(&mut child, &mut stop).await;
+            terminate(&mut child, &mut stop).await;
         }
-        rest(&mut lines).await;
+        drain_pipes(&mut lines).await;
         let Some(died) = died.filter(|_| *stop.borrow() == Stop::Run) else { return Ok(()) };
-        let how = how(died.as_ref().ok());
+        let how = describe_exit(died.as_ref().ok());
         match restarts.decide(began.elapsed(), died.ok().and_then(|status| status.code())) {
             Next::GiveUp => return Err(GaveUp::Died { name: member.name, how }),
             Next::Again(pause) => {
-                console.say(&format!("{} {how}; starting it again in {} ms", member.name, pause.as_millis()));
+                console.print(&format!("{} {how}; starting it again in {} ms", member.name, pause.as_millis()));
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
-                    () = told(&mut stop, Stop::Head) => return Ok(()),
+                    () = wait_for_stop(&mut stop, Stop::Head) => return Ok(()),
                 }
             }
         }
@@ -101,30 +101,31 @@ pub(super) async fn keep(member: Member, mut stop: Receiver<Stop>, console: Arc<
 fn start(member: &Member) -> Result<Child, GaveUp> {
     let mut command = Command::new(&member.program);
     command.args(&member.arguments);
-    for name in env::ALL.iter().filter(|name| !PASSED.contains(name)) {
+    for name in env::ALL.iter().filter(|name| !INHERITED.contains(name)) {
         command.env_remove(name);
     }
     command.envs(member.variables.iter().map(|(name, value)| (name, value)));
-    // The process ends when this end of its standard input closes, however this program dies. A process group of its
-    // own keeps the terminal's Ctrl-C from it, and lets its children be killed with it.
+    // The process ends when its standard input closes, and the kernel closes it however this program dies. In a process
+    // group of its own, the process gets no Ctrl-C from the terminal, and its children can be killed with it.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     let failed = |source| GaveUp::Start { name: member.name.clone(), program: member.program.clone(), source };
     command.spawn().map_err(failed)
 }
 
-fn pass_lines_on(member: &Member, child: &mut Child, console: &Arc<Console>) -> JoinSet<()> {
+/// Passes on the lines of both outputs of a process.
+fn spawn_line_readers(member: &Member, child: &mut Child, console: &Arc<Console>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     if let Some(out) = child.stdout.take() {
-        tasks.spawn(pass_on(out, member.index, member.name.clone(), Arc::clone(console)));
+        tasks.spawn(pass_lines_on(out, member.index, member.name.clone(), Arc::clone(console)));
     }
     if let Some(err) = child.stderr.take() {
-        tasks.spawn(pass_on(err, member.index, member.name.clone(), Arc::clone(console)));
+        tasks.spawn(pass_lines_on(err, member.index, member.name.clone(), Arc::clone(console)));
     }
     tasks
 }
 
-/// Passes each line on until the pipe closes.
-async fn pass_on(pipe: impl AsyncRead + Unpin, index: usize, name: String, console: Arc<Console>) {
+/// Passes on each line until the pipe closes.
+async fn pass_lines_on(pipe: impl AsyncRead + Unpin, index: usize, name: String, console: Arc<Console>) {
     let mut pipe = BufReader::new(pipe);
     let mut line = Vec::new();
     while let Ok(read) = pipe.fill_buf().await {
@@ -146,25 +147,26 @@ async fn pass_on(pipe: impl AsyncRead + Unpin, index: usize, name: String, conso
     }
 }
 
-async fn rest(lines: &mut JoinSet<()>) {
+/// Waits until the outputs of a dead process are read, for at most `PIPE_DEADLINE`.
+async fn drain_pipes(lines: &mut JoinSet<()>) {
     let all = async { while lines.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(REST_DEADLINE, all).await;
+    let _ = tokio::time::timeout(PIPE_DEADLINE, all).await;
 }
 
-/// Waits until the group is told to end as far as `step`.
-async fn told(stop: &mut Receiver<Stop>, step: Stop) {
-    // An error says that whoever tells has gone: the group ends then too.
-    let _ = stop.wait_for(|told| *told >= step).await;
+/// Waits until the shutdown reaches `stage`.
+async fn wait_for_stop(stop: &mut Receiver<Stop>, stage: Stop) {
+    // An error means that the sender was dropped. The group ends then too.
+    let _ = stop.wait_for(|current| *current >= stage).await;
 }
 
-/// SIGTERM, a deadline, SIGKILL to it and its children.
-async fn end(child: &mut Child, stop: &mut Receiver<Stop>) {
+/// Sends SIGTERM, waits for the deadline, and then sends SIGKILL to the process and its children.
+async fn terminate(child: &mut Child, stop: &mut Receiver<Stop>) {
     let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) else { return };
     if *stop.borrow() < Stop::Kill {
         let _ = kill_process(pid, Signal::TERM);
         let ended = tokio::select! {
             ended = tokio::time::timeout(END_DEADLINE, child.wait()) => ended.is_ok(),
-            () = told(stop, Stop::Kill) => false,
+            () = wait_for_stop(stop, Stop::Kill) => false,
         };
         if ended {
             return;
@@ -174,9 +176,10 @@ async fn end(child: &mut Child, stop: &mut Receiver<Stop>) {
     let _ = child.wait().await;
 }
 
-fn how(status: Option<&ExitStatus>) -> String {
+/// Describes how a process ended.
+fn describe_exit(status: Option<&ExitStatus>) -> String {
     use std::os::unix::process::ExitStatusExt;
-    let Some(status) = status else { return "was lost".into() };
+    let Some(status) = status else { return "ended with an unknown status".into() };
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with status {code}"),
         (None, Some(9)) => "was killed (SIGKILL)".into(),

@@ -1,15 +1,17 @@
-//! `lockstep up`: the plan of an `InferenceCluster` as processes of this machine.
+//! `lockstep up`: runs the plan of an `InferenceCluster` as processes on this machine.
 //!
-//! Invariants: no process outlives this one (each holds the far end of a pipe and ends when it closes); nothing is
-//! waited for without a bound; the first Ctrl-C or SIGTERM ends the group in order, the second at once.
+//! Invariants:
+//! - No agent process outlives this process. Each holds the read end of a pipe, and ends when the pipe closes.
+//! - Every wait has a bound.
+//! - The first Ctrl-C or SIGTERM ends the group in order. The second kills it at once.
 
 mod agent;
 mod console;
 mod group;
 mod local;
 mod member;
-mod patience;
 mod progress;
+mod progress_timeout;
 mod restarts;
 mod watch;
 
@@ -26,171 +28,173 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch::Receiver;
 
 use self::console::Console;
-use self::group::Group;
-use self::patience::Patience;
+use self::group::LocalGroup;
 use self::progress::Progress;
+use self::progress_timeout::ProgressTimeout;
 use super::answer::{self, Question, message};
 use super::endpoint::{Endpoint, EndpointError};
-use super::sampling::Sampling;
+use super::sampling::SamplingArgs;
 use crate::plan::plan;
 use crate::resource::load;
 
-pub(super) use local::{settle, threads_per_rank};
+pub(super) use local::{resolve_source, threads_per_rank};
 
-/// What everything local binds to.
+/// Address that the ports of a local group bind to by default.
 pub(super) const LOOPBACK: &str = "127.0.0.1";
 
-/// How long the status after an answer may take to fetch.
+/// Time after which a fetch of the status after an answer is given up.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two looks at whether the group is at rest.
-const REST_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two checks for an idle group.
+const IDLE_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
-pub(super) struct Options {
-    /// The InferenceCluster, a YAML file
+pub(super) struct UpArgs {
+    /// YAML file with an InferenceCluster
     file: PathBuf,
-    /// Ask this once the group is ready, stream the answer to standard output, and end
+    /// Prompt to send when the group is ready. The answer goes to standard output, and then the group ends
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// What the model is told before the prompt
+    /// System message before the prompt
     #[arg(long, value_name = "TEXT", requires = "prompt")]
     system: Option<String>,
-    /// The agent's program. Default: lockstep-agent beside this program, else on PATH
+    /// Path to the agent's program. Default: lockstep-agent beside this program, else on PATH
     #[arg(long, value_name = "PATH", env = lockstep_proto::names::env::AGENT)]
     agent: Option<PathBuf>,
-    /// Address that the client ports bind to
+    /// IP address that the client ports bind to
     #[arg(long, value_name = "IP", default_value = LOOPBACK)]
     host: IpAddr,
-    /// Port of the gRPC endpoint. Default: a free one
+    /// Port of the gRPC endpoint. Default: a free port
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     grpc_port: Option<u16>,
-    /// Port of the HTTP endpoint. Default: a free one
+    /// Port of the HTTP endpoint. Default: a free port
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     http_port: Option<u16>,
-    /// With --prompt: give up when the group got no nearer to being ready for so many seconds
+    /// With --prompt, number of seconds without progress after which the wait for a ready group is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86400))]
     ready_timeout: u64,
     #[command(flatten)]
-    sampling: Sampling,
+    sampling: SamplingArgs,
 }
 
-/// What ends a group that works.
-enum End {
+/// Reason for which a working group ends.
+enum EndReason {
     /// The prompt was answered.
     Answered,
-    /// Ctrl-C or SIGTERM.
+    /// The user sent Ctrl-C, SIGTERM or SIGHUP.
     Interrupted,
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let mut cluster = load(&options.file)?;
-    settle(&mut cluster, &options.file)?;
+pub(super) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    let mut cluster = load(&args.file)?;
+    resolve_source(&mut cluster, &args.file)?;
     local::check(&cluster.spec)?;
-    let program = agent::find(options.agent.as_deref())?;
-    agent::check(&program).await?;
-    let mut stops = Stops::listen()?;
-    let ports = local::ports(options.host, options.grpc_port, options.http_port)?;
-    let plan = plan(&cluster, &local::addresses(options.host, ports, &cluster.spec));
+    let program = agent::find_program(args.agent.as_deref())?;
+    agent::check_wire_version(&program).await?;
+    let mut stops = StopSignals::listen()?;
+    let ports = local::take_ports(args.host, args.grpc_port, args.http_port)?;
+    let plan = plan(&cluster, &local::addresses(args.host, ports, &cluster.spec));
     let group = plan.groups.first().context("the plan has no group")?;
     let console = Arc::new(Console::new());
-    for said in local::greeting(&cluster, group, options.host, ports) {
-        console.say(&said);
+    for line in local::describe_group(&cluster, group, args.host, ports) {
+        console.print(&line);
     }
-    let mut group = Group::start(local::members(group, &program), &console);
-    let endpoint = Endpoint::of(&local::reached(options.host), ports.grpc);
-    let watch = watch::start(endpoint.clone());
+    let mut group = LocalGroup::start(local::members(group, &program), &console);
+    let endpoint = Endpoint::new(&local::client_host(args.host), ports.grpc);
+    let watch = watch::follow_group(endpoint.clone());
     let outcome = tokio::select! {
-        end = follow(&options, &endpoint, watch, &console) => end,
-        gave_up = group.gave_up() => Err(gave_up.into()),
-        () = stops.next() => Ok(End::Interrupted),
+        reason = follow(&args, &endpoint, watch, &console) => reason,
+        gave_up = group.wait_for_failure() => Err(gave_up.into()),
+        () = stops.next() => Ok(EndReason::Interrupted),
     };
-    console.finish();
+    console.clear_bars();
     console.release();
-    console.say("ending the group");
+    console.print("ending the group");
     let in_order = tokio::select! {
-        () = group.end() => true,
+        () = group.shut_down() => true,
         () = stops.next() => false,
     };
     if !in_order {
-        console.say("ending it at once");
+        console.print("killing the group");
         group.kill().await;
     }
     Ok(match outcome? {
-        End::Interrupted if options.prompt.is_some() => ExitCode::from(super::INTERRUPTED),
-        End::Interrupted | End::Answered => ExitCode::SUCCESS,
+        EndReason::Interrupted if args.prompt.is_some() => ExitCode::from(super::INTERRUPTED),
+        EndReason::Interrupted | EndReason::Answered => ExitCode::SUCCESS,
     })
 }
 
-/// Shows the group's progress, and asks the prompt where there is one. Without one it goes on for ever.
+/// Shows the group's progress. If there is a prompt, sends it to the ready group and returns after the answer. Without a
+/// prompt, never returns.
 async fn follow(
-    options: &Options,
+    args: &UpArgs,
     endpoint: &Endpoint,
     mut watch: Receiver<Option<ClusterStatus>>,
     console: &Console,
-) -> anyhow::Result<End> {
+) -> anyhow::Result<EndReason> {
     let mut progress = Progress::default();
-    let mut patience = Patience::new(Duration::from_secs(options.ready_timeout));
+    let mut timeout = ProgressTimeout::new(Duration::from_secs(args.ready_timeout));
     loop {
         let status = watch.borrow_and_update().clone();
         progress.show(status.as_ref(), console);
-        if let Some(prompt) = &options.prompt {
+        if let Some(prompt) = &args.prompt {
             if status.as_ref().is_some_and(|status| status.ready) {
-                console.finish();
-                ask(options, prompt, endpoint, console).await?;
-                return Ok(End::Answered);
+                console.clear_bars();
+                answer_prompt(args, prompt, endpoint, console).await?;
+                return Ok(EndReason::Answered);
             }
-            if let Some(told) = patience.spent(status.as_ref()) {
-                bail!(told);
+            if let Some(message) = timeout.check(status.as_ref()) {
+                bail!(message);
             }
         }
-        // The timeout lets patience look at the clock where nothing changes.
-        let _ = tokio::time::timeout(patience::LOOK, watch.changed()).await;
+        // The timeout is also checked while nothing changes.
+        let _ = tokio::time::timeout(progress_timeout::CHECK_INTERVAL, watch.changed()).await;
     }
 }
 
-/// Asks, streams the answer to standard output, and tells the figures on standard error.
-async fn ask(options: &Options, prompt: &str, endpoint: &Endpoint, console: &Console) -> anyhow::Result<()> {
+/// Sends the prompt, streams the answer to standard output, and prints the figures to standard error.
+async fn answer_prompt(args: &UpArgs, prompt: &str, endpoint: &Endpoint, console: &Console) -> anyhow::Result<()> {
     let mut client = endpoint.inference().await?;
     let info = client.get_model_info(GetModelInfoRequest::default()).await.map_err(EndpointError::from)?.into_inner();
     let question = if info.model.is_some_and(|model| model.has_chat_template) {
-        let system = options.system.as_ref().map(|text| message("system", text));
+        let system = args.system.as_ref().map(|text| message("system", text));
         Question::Conversation(system.into_iter().chain([message("user", prompt)]).collect())
     } else {
         Question::Prompt(prompt.to_owned())
     };
-    // Log lines would tear the answer apart where both go to one terminal.
+    // Log lines on the same terminal would interrupt the answer.
     console.hold();
-    let answer = answer::stream(&mut client, question, &options.sampling, super::print).await;
+    let answer = answer::stream_answer(&mut client, question, &args.sampling, super::print).await;
     super::print("\n")?;
     console.release();
     let answer = answer?;
-    if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIMEOUT, at_rest(endpoint)).await {
-        console.block(&super::status::text(&status));
+    if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIMEOUT, wait_until_idle(endpoint)).await {
+        console.print_block(&super::status::text(&status));
     }
-    console.say(&answer.figures.to_string());
+    console.print(&answer.figures.to_string());
     Ok(())
 }
 
-/// The group's status once nothing runs: the head may still be putting the answered request away.
-async fn at_rest(endpoint: &Endpoint) -> Result<ClusterStatus, EndpointError> {
+/// Waits until the group runs no request, and returns its status. The head may still hold the answered request for a
+/// moment.
+async fn wait_until_idle(endpoint: &Endpoint) -> Result<ClusterStatus, EndpointError> {
     let mut cluster = endpoint.cluster().await?;
     loop {
         let status = cluster.get_status(GetStatusRequest {}).await?.into_inner();
         if status.running == 0 {
             return Ok(status);
         }
-        tokio::time::sleep(REST_PAUSE).await;
+        tokio::time::sleep(IDLE_PAUSE).await;
     }
 }
 
-/// Ctrl-C, SIGTERM and a closed terminal, as one.
-struct Stops {
+/// Signals that end `lockstep up`: Ctrl-C, SIGTERM and a closed terminal.
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
-impl Stops {
+impl StopSignals {
     fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("listen for signals");
         Ok(Self {
@@ -200,6 +204,7 @@ impl Stops {
         })
     }
 
+    /// Waits for the next of these signals.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

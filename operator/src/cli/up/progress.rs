@@ -1,5 +1,5 @@
-//! Shows how the ranks get on: a bar for each while they load, where there is a terminal; and a line for each change of
-//! phase. And says when the group becomes ready, or stops being so.
+//! Shows the progress of the ranks: on a terminal a bar for each rank that loads, and always a line for each change of a
+//! phase. A line also tells when the group becomes ready, and when it is no longer ready.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
@@ -7,40 +7,40 @@ use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
 use super::console::Console;
 use crate::cli::status::bytes;
 
-/// Bars at most: more would not fit a terminal.
-const MOST_BARS: usize = 32;
+/// Largest number of bars. More would not fit on a terminal.
+const MAX_BARS: usize = 32;
 
-/// What was shown last.
+/// State that was shown last.
 #[derive(Default)]
 pub(super) struct Progress {
     phases: Vec<Phase>,
     bars: Vec<ProgressBar>,
-    /// Epoch in which the group is ready.
+    /// Epoch in which the group is ready. `None` if it is not ready.
     ready: Option<u64>,
     was_ready: bool,
 }
 
 impl Progress {
-    /// Shows what changed; `None`: the head is not there.
+    /// Shows the changes since the last call. `status` is `None` if the head cannot be reached.
     pub(super) fn show(&mut self, status: Option<&ClusterStatus>, console: &Console) {
-        let news = self.news(status);
+        let changes = self.describe_changes(status);
         if console.is_terminal() {
             self.draw(status, console);
         }
-        for line in news {
-            console.say(&line);
+        for line in changes {
+            console.print(&line);
         }
     }
 
-    /// Lines for what changed since the last time.
-    fn news(&mut self, status: Option<&ClusterStatus>) -> Vec<String> {
+    /// Returns a line for each change since the last call.
+    fn describe_changes(&mut self, status: Option<&ClusterStatus>) -> Vec<String> {
         let mut lines = Vec::new();
         let ranks = status.map_or(&[][..], |status| &status.ranks);
         self.phases.resize(ranks.len(), Phase::Pending);
         for (rank, shown) in ranks.iter().zip(&mut self.phases) {
             if rank.phase() != *shown {
                 *shown = rank.phase();
-                lines.push(format!("rank {}: {}", rank.rank, words(rank)));
+                lines.push(format!("rank {}: {}", rank.rank, describe_rank(rank)));
             }
         }
         let ready = status.filter(|status| status.ready).map(|status| status.epoch);
@@ -53,7 +53,7 @@ impl Progress {
                     format!("ready: {} serves on {} ranks over {}", status.model, status.world_size, status.backend)
                 }
                 (_, Some(status)) => format!("not ready: {}", status.pending.join("; ")),
-                (_, None) => "not ready: the head is not there".into(),
+                (_, None) => "not ready: the head cannot be reached".into(),
             });
             self.was_ready |= ready.is_some();
             self.ready = ready;
@@ -68,7 +68,7 @@ impl Progress {
             }
             return;
         };
-        for (index, rank) in status.ranks.iter().take(MOST_BARS).enumerate() {
+        for (index, rank) in status.ranks.iter().take(MAX_BARS).enumerate() {
             if self.bars.len() <= index {
                 let style = ProgressStyle::with_template("  {prefix:<9} {bar:24.cyan/dim} {msg}");
                 let bar = ProgressBar::new(1).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -78,22 +78,22 @@ impl Progress {
             bar.set_prefix(format!("rank {}", rank.rank));
             bar.set_length(rank.bytes_total.max(1));
             bar.set_position(rank.bytes_loaded.min(rank.bytes_total));
-            bar.set_message(words(rank));
+            bar.set_message(describe_rank(rank));
         }
     }
 }
 
-/// The phase of a rank, how far it is, and why.
-fn words(rank: &RankStatus) -> String {
-    let mut words = rank.phase().title().to_owned();
+/// Describes a rank: its phase, its share of loaded bytes, and its message.
+fn describe_rank(rank: &RankStatus) -> String {
+    let mut text = rank.phase().title().to_owned();
     if matches!(rank.phase(), Phase::Loading | Phase::Downloading) && rank.bytes_total > 0 {
         let share = rank.bytes_loaded.saturating_mul(100) / rank.bytes_total;
-        words += &format!(" {share}% of {}", bytes(rank.bytes_total));
+        text += &format!(" {share}% of {}", bytes(rank.bytes_total));
     }
     if !rank.message.is_empty() {
-        words += &format!(": {}", rank.message);
+        text += &format!(": {}", rank.message);
     }
-    words
+    text
 }
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn news_of_a_group() {
+    fn changes_of_a_group_are_described() {
         let mut progress = Progress::default();
         let serving = || vec![rank(0, Phase::Serving, ""), rank(1, Phase::Serving, "")];
         let loading = || vec![rank(0, Phase::Loading, ""), rank(1, Phase::Pending, "")];
@@ -127,7 +127,8 @@ mod tests {
             Some(group(serving(), 2, true)),
             None,
         ];
-        let told: Vec<_> = history.iter().map(|status| progress.news(status.as_ref()).join("\n")).collect();
-        insta::assert_snapshot!(told.join("\n--\n"));
+        let lines: Vec<_> =
+            history.iter().map(|status| progress.describe_changes(status.as_ref()).join("\n")).collect();
+        insta::assert_snapshot!(lines.join("\n--\n"));
     }
 }
