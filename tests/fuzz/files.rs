@@ -28,20 +28,25 @@ pub fn model_config(bytes: &[u8]) {
     }
 }
 
-/// The fixture of an architecture, as `config.json` spells it.
+/// Returns the first fixture of an architecture, which is called as `config.json` spells it.
 fn weights_of(architecture: &str) -> Option<&'static str> {
-    let fixtures = [
-        ("LlamaForCausalLM", "llama2"),
-        ("Qwen2ForCausalLM", "qwen2"),
-        ("Qwen3ForCausalLM", "qwen3"),
-        ("Qwen3MoeForCausalLM", "qwen3-moe"),
-        ("MistralForCausalLM", "mistral"),
-        ("MixtralForCausalLM", "mixtral"),
-        ("Gemma2ForCausalLM", "gemma2"),
-        ("Gemma3ForCausalLM", "gemma3"),
-        ("Phi3ForCausalLM", "phi3"),
-    ];
-    fixtures.into_iter().find(|(name, _)| *name == architecture).map(|(_, fixture)| fixture)
+    static FIXTURES: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    let read = || {
+        let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/parity/fixtures"));
+        let names = std::fs::read_dir(&folder)
+            .expect("the fixtures")
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut fixtures: Vec<(String, String)> = names
+            .filter_map(|name| {
+                let config = ModelConfig::parse(&std::fs::read(folder.join(&name).join("config.json")).ok()?).ok()?;
+                Some((name, config.architecture.name().to_owned()))
+            })
+            .collect();
+        fixtures.sort();
+        fixtures
+    };
+    let fixtures = FIXTURES.get_or_init(read);
+    fixtures.iter().find(|(_, name)| name == architecture).map(|(fixture, _)| fixture.as_str())
 }
 
 pub fn generation_config(bytes: &[u8]) {

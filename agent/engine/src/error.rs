@@ -3,6 +3,8 @@
 use lockstep_collectives::CollectiveError;
 use lockstep_schedule::plan::SeqId;
 
+use crate::config::ConfigError;
+
 /// Errors of reading a model, loading it, and stepping it.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -24,6 +26,9 @@ pub enum EngineError {
     /// A file's content is not what its name promises.
     #[error("{file}: {reason}")]
     Format { file: String, reason: String },
+    /// A value in a model's configuration that no model can be made of.
+    #[error("{file}: {cause}")]
+    Config { file: String, cause: ConfigError },
     /// A model family that is not built in.
     #[error("architecture `{found}` is not supported; supported: {supported}")]
     Architecture { found: String, supported: String },

@@ -1,14 +1,17 @@
-//! How the layers of one model differ: which slide, which turn by another RoPE, which hold experts.
+//! Differences between the layers of one model: windows, RoPEs and experts.
 
-use super::Architecture;
+use super::error::ConfigError;
+use super::families::{
+    ExpertCount, ExpertFacts, ExpertSize, FamilyFacts, Normalization, SlidingLayers, SparseLayers, WindowKey,
+};
 use super::raw::RawConfig;
 
 /// One layer's part of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerConfig {
-    /// A query sees at most this many positions, its own included.
+    /// Most positions that a query sees, its own included. `None`: it sees all before it.
     pub window: Option<usize>,
-    /// Which of the model's RoPEs turns queries and keys.
+    /// Index of the RoPE, among the model's, that turns queries and keys.
     pub rope: usize,
     /// The feed-forward part is a mixture of experts.
     pub sparse: bool,
@@ -22,130 +25,146 @@ pub struct MoeConfig {
     pub experts_per_token: usize,
     /// Intermediate size of one expert.
     pub intermediate_size: usize,
-    /// The weights of a token's experts sum to one; else they are what the softmax over all experts gives.
+    /// The weights of a token's experts sum to one. Otherwise they are their share of the softmax over all experts.
     pub normalize: bool,
+    /// Prefix of the tensors of router and experts within a layer.
+    pub prefix: &'static str,
+    /// Names of an expert's gate, up and down projection.
+    pub projections: [&'static str; 3],
 }
 
 const SLIDING: &str = "sliding_attention";
 const FULL: &str = "full_attention";
 
 impl RawConfig {
-    /// All layers; the number of them was checked.
-    pub fn layers(&self, architecture: Architecture) -> Result<Vec<LayerConfig>, String> {
-        let window = self.window(architecture)?;
-        let sliding = self.sliding_layers(architecture, window)?;
-        let two_ropes = self.has_local_rope(architecture);
+    /// Returns all layers. Their number must have been checked.
+    pub fn layers(&self, family: &FamilyFacts) -> Result<Vec<LayerConfig>, ConfigError> {
+        let window = self.window(family)?;
+        let sliding = self.sliding_layers(family, window)?;
+        let two_ropes = self.has_local_rope(family);
         let layer = |(index, sliding): (usize, bool)| {
             Ok(LayerConfig {
                 window: if sliding { window } else { None },
                 rope: usize::from(sliding && two_ropes),
-                sparse: self.is_sparse(architecture, index)?,
+                sparse: family.experts.as_ref().map_or(Ok(false), |experts| self.is_sparse(experts, index))?,
             })
         };
         sliding.into_iter().enumerate().map(layer).collect()
     }
 
-    /// The window of the layers that slide; `None` where none does.
-    fn window(&self, architecture: Architecture) -> Result<Option<usize>, String> {
-        let window = match architecture {
-            Architecture::Llama if self.use_sliding_window == Some(true) => {
-                return Err("use_sliding_window: sliding attention is not supported for this architecture".into());
+    /// Returns the window of the layers that slide; `None` if no layer does.
+    fn window(&self, family: &FamilyFacts) -> Result<Option<usize>, ConfigError> {
+        let used = self.use_sliding_window == Some(true);
+        let window = match family.window {
+            WindowKey::Unsupported if used => {
+                return Err(ConfigError::UnsupportedFeature {
+                    key: "use_sliding_window",
+                    remedy: "sliding attention is not supported for this architecture",
+                });
             }
-            Architecture::Llama => None,
-            Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Qwen3Moe => {
-                if self.use_sliding_window == Some(true) { self.sliding_window.unwrap_or(Some(4096)) } else { None }
-            }
-            // What transformers takes where the field is absent; `null` means none.
-            Architecture::Mistral | Architecture::Gemma2 | Architecture::Gemma3 => {
-                self.sliding_window.unwrap_or(Some(4096))
-            }
-            Architecture::Mixtral | Architecture::Phi3 => self.sliding_window.flatten(),
+            WindowKey::Unsupported => None,
+            WindowKey::IfGiven => self.sliding_window.flatten(),
+            WindowKey::Default(size) => self.sliding_window.unwrap_or(Some(size)),
+            WindowKey::IfUsed { default } if used => self.sliding_window.unwrap_or(Some(default)),
+            WindowKey::IfUsed { .. } => None,
         };
         match window {
-            Some(0) => Err("sliding_window is 0: a position sees itself at least".into()),
+            Some(0) => Err(ConfigError::out_of_bounds("sliding_window", 0, "at least 1: a position sees itself")),
             window => Ok(window),
         }
     }
 
-    /// Which layers slide.
-    fn sliding_layers(&self, architecture: Architecture, window: Option<usize>) -> Result<Vec<bool>, String> {
-        let count = self.num_hidden_layers;
-        let usual = |index: usize| match architecture {
-            Architecture::Llama => false,
-            Architecture::Mistral | Architecture::Mixtral | Architecture::Phi3 | Architecture::Qwen3Moe => {
-                window.is_some()
-            }
-            Architecture::Qwen2 | Architecture::Qwen3 => {
-                window.is_some() && index >= self.max_window_layers.unwrap_or(28)
-            }
-            Architecture::Gemma2 => !(index + 1).is_multiple_of(2),
-            Architecture::Gemma3 => !(index + 1).is_multiple_of(self.sliding_window_pattern.unwrap_or(6)),
-        };
+    /// Returns for each layer true if it slides.
+    fn sliding_layers(&self, family: &FamilyFacts, window: Option<usize>) -> Result<Vec<bool>, ConfigError> {
         if self.sliding_window_pattern == Some(0) {
-            return Err("sliding_window_pattern is 0: it must be at least 1".into());
+            return Err(ConfigError::out_of_bounds("sliding_window_pattern", 0, "at least 1"));
         }
-        let usual: Vec<bool> = (0..count).map(usual).collect();
-        let Some(types) = &self.layer_types else {
-            return Self::with_window(usual, window);
+        let usual: Vec<bool> = (0..self.num_hidden_layers)
+            .map(|index| match family.sliding_layers {
+                SlidingLayers::All => window.is_some(),
+                SlidingLayers::From { default } => {
+                    window.is_some() && index >= self.max_window_layers.unwrap_or(default)
+                }
+                SlidingLayers::AllButEvery(period) => !(index + 1).is_multiple_of(period),
+                SlidingLayers::AllButPattern { default } => {
+                    !(index + 1).is_multiple_of(self.sliding_window_pattern.unwrap_or(default))
+                }
+            })
+            .collect();
+        let sliding = match &self.layer_types {
+            Some(types) => self.check_layer_types(types, family, usual)?,
+            None => usual,
         };
-        if types.len() != count {
-            return Err(format!("layer_types has {} entries, num_hidden_layers is {count}", types.len()));
-        }
-        let slides = |kind: &String| match kind.as_str() {
-            SLIDING => Ok(true),
-            FULL => Ok(false),
-            other => Err(format!("layer_types holds `{other}`; supported: {FULL}, {SLIDING}")),
-        };
-        let given: Vec<bool> = types.iter().map(slides).collect::<Result<_, _>>()?;
-        if !architecture.mixes_layer_types() && given != usual {
-            let kind = if usual.contains(&true) { SLIDING } else { FULL };
-            return Err(format!("layer_types: every layer of a {} is {kind} here, and not", architecture.name()));
-        }
-        Self::with_window(given, window)
-    }
-
-    fn with_window(sliding: Vec<bool>, window: Option<usize>) -> Result<Vec<bool>, String> {
         if window.is_none() && sliding.contains(&true) {
-            return Err(format!("some layers are {SLIDING}, and sliding_window is not set"));
+            return Err(ConfigError::NoWindow);
         }
         Ok(sliding)
     }
 
-    fn is_sparse(&self, architecture: Architecture, layer: usize) -> Result<bool, String> {
-        match architecture {
-            Architecture::Mixtral => Ok(true),
-            Architecture::Qwen3Moe => match self.decoder_sparse_step {
-                Some(0) => Err("decoder_sparse_step is 0: it must be at least 1".into()),
-                step => Ok(!self.mlp_only_layers.iter().flatten().any(|dense| *dense == layer)
-                    && (layer + 1).is_multiple_of(step.unwrap_or(1))),
-            },
-            _ => Ok(false),
+    /// Returns for each layer true if `types` says that it slides. `usual` is the answer without them.
+    fn check_layer_types(
+        &self,
+        types: &[String],
+        family: &FamilyFacts,
+        usual: Vec<bool>,
+    ) -> Result<Vec<bool>, ConfigError> {
+        if types.len() != self.num_hidden_layers {
+            return Err(ConfigError::LayerTypeCount { found: types.len(), expected: self.num_hidden_layers });
+        }
+        let slides = |kind: &String| match kind.as_str() {
+            SLIDING => Ok(true),
+            FULL => Ok(false),
+            other => Err(ConfigError::LayerType { found: other.into(), supported: format!("{FULL}, {SLIDING}") }),
+        };
+        let given: Vec<bool> = types.iter().map(slides).collect::<Result<_, _>>()?;
+        match family.sliding_layers {
+            SlidingLayers::All if given != usual => {
+                let kind = if usual.contains(&true) { SLIDING } else { FULL };
+                Err(ConfigError::MixedLayerTypes { family: family.name, kind })
+            }
+            SlidingLayers::All
+            | SlidingLayers::From { .. }
+            | SlidingLayers::AllButEvery(_)
+            | SlidingLayers::AllButPattern { .. } => Ok(given),
         }
     }
 
-    /// The experts, in families that have them.
-    pub fn moe(&self, architecture: Architecture) -> Result<Option<MoeConfig>, String> {
-        let needs = |name: &str, size: Option<usize>| size.ok_or_else(|| format!("{name} is missing"));
-        let moe = match architecture {
-            Architecture::Mixtral => MoeConfig {
-                num_experts: needs("num_local_experts", self.num_local_experts)?,
-                experts_per_token: needs("num_experts_per_tok", self.num_experts_per_tok)?,
-                intermediate_size: self.intermediate_size,
-                normalize: true,
+    fn is_sparse(&self, experts: &ExpertFacts, layer: usize) -> Result<bool, ConfigError> {
+        match experts.layers {
+            SparseLayers::All => Ok(true),
+            SparseLayers::ByStep => match self.decoder_sparse_step {
+                Some(0) => Err(ConfigError::out_of_bounds("decoder_sparse_step", 0, "at least 1")),
+                step => Ok(!self.mlp_only_layers.iter().flatten().any(|dense| *dense == layer)
+                    && (layer + 1).is_multiple_of(step.unwrap_or(1))),
             },
-            Architecture::Qwen3Moe => MoeConfig {
-                num_experts: needs("num_experts", self.num_experts.or(self.num_local_experts))?,
-                experts_per_token: needs("num_experts_per_tok", self.num_experts_per_tok)?,
-                intermediate_size: needs("moe_intermediate_size", self.moe_intermediate_size)?,
-                normalize: self.norm_topk_prob,
+        }
+    }
+
+    /// Returns the mixture of experts of a family that has one.
+    pub fn moe(&self, family: &FamilyFacts) -> Result<Option<MoeConfig>, ConfigError> {
+        let Some(experts) = &family.experts else { return Ok(None) };
+        let (count_key, count) = match experts.count {
+            ExpertCount::NumLocalExperts => ("num_local_experts", self.num_local_experts),
+            ExpertCount::NumExperts => ("num_experts", self.num_experts.or(self.num_local_experts)),
+        };
+        let need = |key, size: Option<usize>| size.ok_or(ConfigError::Missing { key });
+        let moe = MoeConfig {
+            num_experts: need(count_key, count)?,
+            experts_per_token: need("num_experts_per_tok", self.num_experts_per_tok)?,
+            intermediate_size: match experts.intermediate_size {
+                ExpertSize::IntermediateSize => self.intermediate_size,
+                ExpertSize::MoeIntermediateSize => need("moe_intermediate_size", self.moe_intermediate_size)?,
             },
-            _ => return Ok(None),
+            normalize: match experts.normalization {
+                Normalization::Always => true,
+                Normalization::NormTopkProb => self.norm_topk_prob,
+            },
+            prefix: experts.prefix,
+            projections: experts.projections,
         };
         if moe.experts_per_token == 0 || moe.experts_per_token > moe.num_experts {
-            return Err(format!(
-                "num_experts_per_tok is {}: it must be from 1 to the number of experts ({})",
-                moe.experts_per_token, moe.num_experts
-            ));
+            let allowed = format!("from 1 to the number of experts ({})", moe.num_experts);
+            return Err(ConfigError::out_of_bounds("num_experts_per_tok", moe.experts_per_token, allowed));
         }
         Ok(Some(moe))
     }

@@ -1,30 +1,36 @@
-//! A model's `config.json` as Hugging Face writes it, checked and turned into what the layers need.
+//! A model's `config.json` as Hugging Face writes it, checked and turned into the numbers that layers need.
 //!
 //! Nothing downstream reads JSON: a [`ModelConfig`] that exists is consistent (no zero sizes, heads divide, sizes
-//! below bounds that no real model reaches).
+//! below bounds that no real model reaches). The meaning of a key in a family stands in that family's file, in
+//! `families`.
 
-mod architecture;
+mod error;
+mod families;
 mod generation;
 mod layer;
 mod raw;
 mod rope;
 
-pub use architecture::Architecture;
+pub use error::ConfigError;
+pub use families::Architecture;
+pub(crate) use families::{GgufFacts, GgufValue, GgufVariant, GgufWindow};
 pub use generation::GenerationDefaults;
 pub use layer::{LayerConfig, MoeConfig};
 pub use rope::{LongRope, Rope, RopeScaling, Yarn};
 
 use candle_core::DType;
 use lockstep_kernels::Activation;
+use serde::de::DeserializeOwned;
 
 use crate::EngineError;
 use crate::source::ModelFiles;
+use families::FamilyFacts;
 use raw::RawConfig;
 
 /// Name of the file.
 pub const CONFIG_FILE: &str = "config.json";
 
-/// Bounds on sizes, an order of magnitude above the largest known model, so that a corrupt file cannot ask for the moon.
+/// Bounds on sizes, an order of magnitude above the largest known model. A corrupt file cannot ask for more memory.
 const MAX_HIDDEN: usize = 1 << 18;
 const MAX_LAYERS: usize = 1 << 11;
 const MAX_HEADS: usize = 1 << 12;
@@ -37,56 +43,77 @@ pub(crate) const MAX_EXPERTS: usize = 1 << 12;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     pub architecture: Architecture,
-    /// Where the weights of the text part are in a multimodal checkpoint.
-    pub text_place: Option<&'static str>,
+    /// Prefix of the text part's tensors in a multimodal checkpoint.
+    pub weights_prefix: Option<&'static str>,
     pub hidden_size: usize,
-    /// Of a dense feed-forward part.
+    /// Intermediate size of a dense feed-forward part.
     pub intermediate_size: usize,
     pub num_layers: usize,
-    /// How the layers differ; `num_layers` of them.
+    /// The layers, `num_layers` of them.
     pub layers: Vec<LayerConfig>,
-    /// Where some layers are sparse.
+    /// The mixture of experts, if some layers are sparse.
     pub moe: Option<MoeConfig>,
     pub num_heads: usize,
-    /// Divides `num_heads`.
+    /// Number of KV heads; divides `num_heads`.
     pub num_kv_heads: usize,
-    /// Even.
+    /// Size of one head; even.
     pub head_dim: usize,
     pub vocab_size: usize,
     /// Positions that the model was made for.
     pub context_length: usize,
     pub rms_norm_eps: f64,
-    /// Is added to the weights of every norm: 1 for Gemmas, 0 where a file has it in them already.
+    /// Number that is added to the weights of every norm: 1 for Gemmas, 0 if a file has it in them already.
     pub norm_offset: f32,
-    /// What layers turn by; each names its own.
+    /// RoPEs of the model; each layer names its own.
     pub ropes: Vec<Rope>,
     /// Factor on `q · k`.
     pub attention_scale: f32,
-    /// Attention scores become `cap · tanh(score / cap)`.
+    /// Soft cap on attention scores, which become `cap · tanh(score / cap)`.
     pub attention_soft_cap: Option<f32>,
-    /// The same for logits.
+    /// Soft cap on logits.
     pub logit_soft_cap: Option<f32>,
-    /// Factor on embeddings, where they are scaled.
+    /// Factor on embeddings, if they are scaled.
     pub embedding_scale: Option<f32>,
-    /// Of the feed-forward part's gate.
+    /// Activation of the feed-forward part's gate.
     pub activation: Activation,
-    /// Biases on the attention's projections.
-    pub attention_bias: bool,
-    /// Biases in the feed-forward part.
-    pub mlp_bias: bool,
+    /// Tensors of the attention.
+    pub attention: AttentionTensors,
+    /// Tensors of a dense feed-forward part.
+    pub mlp: MlpTensors,
     /// The output projection is the embedding table.
     pub tie_word_embeddings: bool,
-    /// What the checkpoint says it is stored in.
+    /// Type that the checkpoint says it is stored in.
     pub dtype: Option<DType>,
     pub bos_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
+}
+
+/// Tensors of a layer's attention beyond the four projections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionTensors {
+    /// Biases on queries, keys and values.
+    pub qkv_bias: bool,
+    /// Bias on the output.
+    pub o_bias: bool,
+    /// Norms on each head of queries and keys, before the head turns.
+    pub qk_norm: bool,
+    /// Queries, keys and values are one matrix, `qkv_proj`.
+    pub fused_qkv: bool,
+}
+
+/// Tensors of a layer's dense feed-forward part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MlpTensors {
+    pub bias: bool,
+    /// Gate and up projection are one matrix, `gate_up_proj`.
+    pub fused_gate_up: bool,
 }
 
 impl ModelConfig {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// [`EngineError::Missing`], [`EngineError::Format`] naming the field or its place, [`EngineError::Architecture`].
+    /// [`EngineError::Missing`], and those of [`ModelConfig::parse`].
     pub fn read(files: &dyn ModelFiles) -> Result<Self, EngineError> {
         Self::parse(&files.require(CONFIG_FILE)?)
     }
@@ -94,53 +121,58 @@ impl ModelConfig {
     /// Checks the text of a `config.json`.
     ///
     /// # Errors
-    /// [`EngineError::Format`] naming the field or its place, [`EngineError::Architecture`].
+    /// [`EngineError::Format`] for text that is no such JSON, [`EngineError::Config`] naming the key,
+    /// [`EngineError::Architecture`].
     pub fn parse(json: &[u8]) -> Result<Self, EngineError> {
-        let wrong = |reason: String| EngineError::format(CONFIG_FILE, reason);
-        let heading: raw::Heading = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
-        let architecture = Architecture::parse(&heading.architectures)?;
-        let multimodal =
-            architecture.multimodal_name().is_some_and(|name| heading.architectures.iter().any(|n| n == name));
+        let heading: raw::Heading = parse_json(json)?;
+        let (architecture, multimodal) = Architecture::parse(&heading.architectures)?;
         let raw: RawConfig = match multimodal {
-            true => serde_json::from_slice(json).and_then(|whole| serde_json::from_value(raw::text_part(whole))),
-            false => serde_json::from_slice(json),
-        }
-        .map_err(|error| wrong(error.to_string()))?;
-        raw.check_supported().map_err(wrong)?;
-        raw.check_sizes(architecture).map_err(wrong)?;
-        let config = Self::from_raw(&raw, architecture).map_err(wrong)?;
-        Ok(Self { text_place: multimodal.then_some("language_model"), ..config })
+            Some(multimodal) => serde_json::from_value(raw::take_text_part(parse_json(json)?, multimodal))
+                .map_err(|error| EngineError::format(CONFIG_FILE, error.to_string()))?,
+            None => parse_json(json)?,
+        };
+        let weights_prefix = multimodal.map(|multimodal| multimodal.weights_prefix);
+        Self::check(&raw, architecture, weights_prefix)
+            .map_err(|cause| EngineError::Config { file: CONFIG_FILE.into(), cause })
     }
 
-    /// What a configuration of sizes within bounds says.
-    fn from_raw(raw: &RawConfig, architecture: Architecture) -> Result<Self, String> {
-        let (attention_soft_cap, logit_soft_cap) = raw.soft_caps(architecture)?;
-        #[expect(clippy::cast_precision_loss, reason = "hidden sizes are below 2^24")]
-        let root_of_hidden = (raw.hidden_size as f32).sqrt();
+    fn check(
+        raw: &RawConfig,
+        architecture: Architecture,
+        weights_prefix: Option<&'static str>,
+    ) -> Result<Self, ConfigError> {
+        let family = architecture.facts();
+        raw.check_supported()?;
+        raw.check_sizes(family)?;
         let config = Self {
             architecture,
-            text_place: None,
+            weights_prefix,
             hidden_size: raw.hidden_size,
             intermediate_size: raw.intermediate_size,
             num_layers: raw.num_hidden_layers,
-            layers: raw.layers(architecture)?,
-            moe: raw.moe(architecture)?,
+            layers: raw.layers(family)?,
+            moe: raw.moe(family)?,
             num_heads: raw.num_attention_heads,
             num_kv_heads: raw.num_kv_heads(),
-            head_dim: raw.head_dim(architecture),
+            head_dim: raw.head_dim(family),
             vocab_size: raw.vocab_size,
-            context_length: raw.max_position_embeddings,
-            rms_norm_eps: raw.rms_norm_eps,
-            norm_offset: raw.norm_offset(architecture)?,
-            ropes: raw.ropes(architecture)?,
-            attention_scale: raw.attention_scale(architecture)?,
-            attention_soft_cap,
-            logit_soft_cap,
-            embedding_scale: architecture.is_gemma().then_some(root_of_hidden),
-            activation: raw.activation(architecture)?,
-            attention_bias: raw.attention_bias,
-            mlp_bias: raw.mlp_bias,
-            tie_word_embeddings: raw.tie_word_embeddings(architecture),
+            context_length: raw.context_length(family),
+            rms_norm_eps: raw.rms_norm_eps(family),
+            norm_offset: raw.norm_offset(family)?,
+            ropes: raw.ropes(family)?,
+            attention_scale: raw.attention_scale(family)?,
+            attention_soft_cap: raw.attention_soft_cap(family)?,
+            logit_soft_cap: raw.logit_soft_cap(family)?,
+            embedding_scale: raw.embedding_scale(family),
+            activation: raw.activation(family)?,
+            attention: AttentionTensors {
+                qkv_bias: raw.attention_bias(family.attention.qkv_bias),
+                o_bias: raw.attention_bias(family.attention.o_bias),
+                qk_norm: family.attention.qk_norm,
+                fused_qkv: family.attention.fused_qkv,
+            },
+            mlp: MlpTensors { bias: raw.mlp_bias(family.mlp.bias), fused_gate_up: family.mlp.fused_gate_up },
+            tie_word_embeddings: raw.tie_word_embeddings(family),
             dtype: raw.dtype()?,
             bos_token_id: raw.bos_token_id.as_ref().and_then(raw::TokenIds::first),
             eos_token_ids: raw.eos_token_id.as_ref().map(raw::TokenIds::all).unwrap_or_default(),
@@ -149,26 +181,26 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Query heads that share one KV head.
+    /// Returns the number of query heads that share one KV head.
     pub fn queries_per_kv(&self) -> usize {
         self.num_heads / self.num_kv_heads
     }
 
-    fn check_moe(&self) -> Result<(), String> {
+    fn check_moe(&self) -> Result<(), ConfigError> {
         let Some(moe) = &self.moe else { return Ok(()) };
         check_size("the number of experts", moe.num_experts, MAX_EXPERTS)?;
         check_size("moe_intermediate_size", moe.intermediate_size, MAX_HIDDEN * 8)
     }
 }
 
-impl RawConfig {
-    fn num_kv_heads(&self) -> usize {
-        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
-    }
+fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, EngineError> {
+    serde_json::from_slice(json).map_err(|error| EngineError::format(CONFIG_FILE, error.to_string()))
+}
 
+impl RawConfig {
     /// Bounds every size before anything is made of that many parts.
-    fn check_sizes(&self, architecture: Architecture) -> Result<(), String> {
-        let head_dim = self.head_dim(architecture);
+    fn check_sizes(&self, family: &FamilyFacts) -> Result<(), ConfigError> {
+        let head_dim = self.head_dim(family);
         let sizes = [
             ("hidden_size", self.hidden_size, MAX_HIDDEN),
             ("intermediate_size", self.intermediate_size, MAX_HIDDEN * 8),
@@ -177,29 +209,27 @@ impl RawConfig {
             ("num_key_value_heads", self.num_kv_heads(), MAX_HEADS),
             ("head_dim", head_dim, MAX_HEAD_DIM),
             ("vocab_size", self.vocab_size, MAX_VOCAB),
-            ("max_position_embeddings", self.max_position_embeddings, MAX_CONTEXT),
+            ("max_position_embeddings", self.context_length(family), MAX_CONTEXT),
         ];
-        sizes.into_iter().try_for_each(|(name, size, most)| check_size(name, size, most))?;
-        if !self.num_attention_heads.is_multiple_of(self.num_kv_heads()) {
-            return Err(format!(
-                "num_attention_heads ({}) is no multiple of num_key_value_heads ({})",
-                self.num_attention_heads,
-                self.num_kv_heads()
-            ));
+        sizes.into_iter().try_for_each(|(key, size, most)| check_size(key, size, most))?;
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_kv_heads());
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(ConfigError::UnevenHeads { heads, kv_heads });
         }
         if !head_dim.is_multiple_of(2) {
-            return Err(format!("head_dim is {head_dim}: rotary embeddings need an even one"));
+            return Err(ConfigError::out_of_bounds("head_dim", head_dim, "even, for rotary embeddings"));
         }
-        if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
-            return Err(format!("rms_norm_eps is {}: it must be above 0 and below 1", self.rms_norm_eps));
+        let eps = self.rms_norm_eps(family);
+        if !(eps > 0.0 && eps < 1.0) {
+            return Err(ConfigError::out_of_bounds("rms_norm_eps", eps, "above 0 and below 1"));
         }
         Ok(())
     }
 }
 
-fn check_size(name: &str, size: usize, most: usize) -> Result<(), String> {
+fn check_size(key: &'static str, size: usize, most: usize) -> Result<(), ConfigError> {
     if size == 0 || size > most {
-        return Err(format!("{name} is {size}: it must be from 1 to {most}"));
+        return Err(ConfigError::out_of_bounds(key, size, format!("from 1 to {most}")));
     }
     Ok(())
 }

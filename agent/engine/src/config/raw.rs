@@ -1,40 +1,41 @@
-//! `config.json` as it is written, in the spellings of transformers 4 and 5.
+//! `config.json` as it is written, in the spellings of transformers 4 and 5, and each key's meaning in a family.
 
 use candle_core::DType;
 use lockstep_kernels::Activation;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::Architecture;
-use super::rope::{Place, RawRope, Rope};
+use super::error::ConfigError;
+use super::families::{
+    ActivationKey, AttentionScale, Bias, EmbeddingScale, FamilyFacts, HeadDim, LocalRope, Multimodal, SoftCap,
+};
+use super::rope::{RawRope, Rope, RopeContext};
 
-/// What must be known before the rest can be judged.
+/// The names that decide how the rest of the file is read.
 #[derive(Deserialize)]
 pub struct Heading {
     #[serde(default)]
     pub architectures: Vec<String>,
 }
 
-/// Fields that the supported architectures use.
+/// Keys that the built-in families use.
 #[derive(Deserialize)]
 pub struct RawConfig {
     pub hidden_size: usize,
     pub intermediate_size: usize,
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
-    pub num_key_value_heads: Option<usize>,
+    num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     pub vocab_size: usize,
-    #[serde(default = "default_context")]
-    pub max_position_embeddings: usize,
-    #[serde(default = "default_eps")]
-    pub rms_norm_eps: f64,
-    /// In no file of transformers: what GGUF files say by having added it.
+    max_position_embeddings: Option<usize>,
+    rms_norm_eps: Option<f64>,
+    /// Number that is added to norms. No file of transformers has this key: `gguf` writes it.
     rms_norm_offset: Option<f32>,
     #[serde(default)]
-    pub attention_bias: bool,
+    attention_bias: bool,
     #[serde(default)]
-    pub mlp_bias: bool,
+    mlp_bias: bool,
     tie_word_embeddings: Option<bool>,
     pub bos_token_id: Option<TokenIds>,
     pub eos_token_id: Option<TokenIds>,
@@ -50,8 +51,8 @@ pub struct RawConfig {
     hidden_act: Option<String>,
     hidden_activation: Option<String>,
     pub(super) use_sliding_window: Option<bool>,
-    /// The outer level says whether it is there, the inner one whether it is `null`: the same below.
-    #[serde(default, deserialize_with = "present")]
+    /// The outer level is `None` if the key is absent, the inner one if it is `null`: the same below.
+    #[serde(default, deserialize_with = "deserialize_present")]
     pub(super) sliding_window: Option<Option<usize>>,
     pub(super) sliding_window_pattern: Option<usize>,
     pub(super) max_window_layers: Option<usize>,
@@ -65,33 +66,24 @@ pub struct RawConfig {
     pub(super) decoder_sparse_step: Option<usize>,
     pub(super) mlp_only_layers: Option<Vec<usize>>,
     query_pre_attn_scalar: Option<f64>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_present")]
     attn_logit_softcapping: Option<Option<f32>>,
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_present")]
     final_logit_softcapping: Option<Option<f32>>,
     use_bidirectional_attention: Option<bool>,
     quantization_config: Option<Value>,
 }
 
-/// The text part of a multimodal Gemma 3: fields that are not there are those of transformers' `Gemma3TextConfig`.
-pub fn text_part(mut whole: Value) -> Value {
-    let usual = [
-        ("hidden_size", 2304),
-        ("intermediate_size", 9216),
-        ("num_hidden_layers", 26),
-        ("num_attention_heads", 8),
-        ("num_key_value_heads", 4),
-        ("vocab_size", 262_208),
-        ("max_position_embeddings", 131_072),
-    ];
+/// Takes the text part out of a multimodal configuration, with the sizes that it leaves out.
+pub fn take_text_part(mut whole: Value, multimodal: &Multimodal) -> Value {
     let mut text = whole.get_mut("text_config").map(Value::take).unwrap_or_default();
     if let Some(fields) = text.as_object_mut() {
-        for (name, value) in usual {
-            fields.entry(name).or_insert(value.into());
+        for (key, value) in multimodal.defaults {
+            fields.entry(*key).or_insert((*value).into());
         }
-        for name in ["dtype", "torch_dtype", "bos_token_id", "eos_token_id", "quantization_config"] {
-            if let Some(value) = whole.get_mut(name) {
-                fields.entry(name).or_insert(value.take());
+        for key in ["dtype", "torch_dtype", "bos_token_id", "eos_token_id", "quantization_config"] {
+            if let Some(value) = whole.get_mut(key) {
+                fields.entry(key).or_insert(value.take());
             }
         }
     }
@@ -119,151 +111,194 @@ impl TokenIds {
     }
 }
 
-/// The defaults of transformers' `LlamaConfig`.
-fn default_context() -> usize {
-    2048
-}
-
-fn default_eps() -> f64 {
-    1e-6
-}
-
-/// Tells a field that is `null` from one that is absent.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<Option<T>>, D::Error> {
+/// Tells a key that is `null` from one that is absent.
+fn deserialize_present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    value: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(value).map(Some)
 }
 
-/// Caps on attention scores and on logits that are none.
-type SoftCaps = (Option<f32>, Option<f32>);
-
 impl RawConfig {
-    /// Refuses what would silently compute something else.
-    pub fn check_supported(&self) -> Result<(), String> {
+    /// Refuses features that would silently compute something else.
+    pub fn check_supported(&self) -> Result<(), ConfigError> {
+        let refuse = |key, remedy| Err(ConfigError::UnsupportedFeature { key, remedy });
         if self.use_bidirectional_attention == Some(true) {
-            return Err("use_bidirectional_attention: only causal attention is supported".into());
+            return refuse("use_bidirectional_attention", "only causal attention is supported");
         }
         if self.quantization_config.as_ref().is_some_and(|config| !config.is_null()) {
-            return Err("quantization_config: quantized checkpoints are not read; use one in f32, bf16 or f16".into());
+            return refuse("quantization_config", "quantized checkpoints are not read; use one in f32, bf16 or f16");
         }
         Ok(())
     }
 
-    /// What the gate of the feed-forward part passes through.
-    pub fn activation(&self, architecture: Architecture) -> Result<Activation, String> {
-        let (name, given, usual) = if architecture.is_gemma() {
-            ("hidden_activation", &self.hidden_activation, "gelu_pytorch_tanh")
-        } else {
-            ("hidden_act", &self.hidden_act, "silu")
+    pub fn num_kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Returns the number of positions that the model was made for.
+    pub fn context_length(&self, family: &FamilyFacts) -> usize {
+        self.max_position_embeddings.unwrap_or(family.defaults.max_position_embeddings)
+    }
+
+    pub fn rms_norm_eps(&self, family: &FamilyFacts) -> f64 {
+        self.rms_norm_eps.unwrap_or(family.defaults.rms_norm_eps)
+    }
+
+    pub fn tie_word_embeddings(&self, family: &FamilyFacts) -> bool {
+        self.tie_word_embeddings.unwrap_or(family.defaults.tie_word_embeddings)
+    }
+
+    /// Returns the activation of the feed-forward part's gate.
+    pub fn activation(&self, family: &FamilyFacts) -> Result<Activation, ConfigError> {
+        let (key, name) = match family.activation.key {
+            ActivationKey::HiddenAct => ("hidden_act", &self.hidden_act),
+            ActivationKey::HiddenActivation => ("hidden_activation", &self.hidden_activation),
         };
-        match given.as_deref().unwrap_or(usual) {
-            "silu" | "swish" => Ok(Activation::Silu),
-            "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-            other => Err(format!("{name} `{other}` is not supported; supported: silu, gelu_pytorch_tanh")),
+        match name.as_deref() {
+            None => Ok(family.activation.default),
+            Some("silu" | "swish") => Ok(Activation::Silu),
+            Some("gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+            Some(other) => {
+                Err(ConfigError::UnsupportedName { key, value: other.into(), supported: "silu, gelu_pytorch_tanh" })
+            }
         }
     }
 
-    /// What is added to the weights of norms.
-    pub fn norm_offset(&self, architecture: Architecture) -> Result<f32, String> {
-        let usual = if architecture.is_gemma() { 1.0 } else { 0.0 };
-        match self.rms_norm_offset.unwrap_or(usual) {
+    /// Returns the number that is added to the weights of norms.
+    pub fn norm_offset(&self, family: &FamilyFacts) -> Result<f32, ConfigError> {
+        match self.rms_norm_offset.unwrap_or(family.norm_offset) {
             offset if offset.is_finite() => Ok(offset),
-            offset => Err(format!("rms_norm_offset is {offset}: it must be a number")),
+            offset => Err(ConfigError::out_of_bounds("rms_norm_offset", offset, "a finite number")),
         }
     }
 
-    /// Gemmas tie unless told otherwise, others do not.
-    pub fn tie_word_embeddings(&self, architecture: Architecture) -> bool {
-        self.tie_word_embeddings.unwrap_or(architecture.is_gemma())
-    }
-
-    pub fn dtype(&self) -> Result<Option<DType>, String> {
+    /// Returns the type that the checkpoint says it is stored in.
+    pub fn dtype(&self) -> Result<Option<DType>, ConfigError> {
         let Some(name) = self.new_dtype.as_deref().or(self.torch_dtype.as_deref()) else { return Ok(None) };
         match name.strip_prefix("torch.").unwrap_or(name) {
             "float32" => Ok(Some(DType::F32)),
             "bfloat16" => Ok(Some(DType::BF16)),
             "float16" => Ok(Some(DType::F16)),
             "auto" => Ok(None),
-            other => Err(format!("dtype `{other}` is not supported; supported: float32, bfloat16, float16")),
+            other => Err(ConfigError::UnsupportedName {
+                key: "dtype",
+                value: other.into(),
+                supported: "float32, bfloat16, float16",
+            }),
         }
     }
 
-    /// Size of one head; 0 where it cannot be told.
-    pub fn head_dim(&self, architecture: Architecture) -> usize {
-        let even_share = || self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0);
-        match self.head_dim {
-            Some(size) => size,
-            None if architecture.is_gemma() => 256,
-            None => even_share(),
+    /// Returns the size of one head; 0 if the file has no heads.
+    pub fn head_dim(&self, family: &FamilyFacts) -> usize {
+        match (self.head_dim, &family.head_dim) {
+            (Some(size), _) | (None, &HeadDim::Size(size)) => size,
+            (None, &HeadDim::HiddenSizeOverHeads) => {
+                self.hidden_size.checked_div(self.num_attention_heads).unwrap_or(0)
+            }
         }
     }
 
-    /// Factor on `q · k`.
-    pub fn attention_scale(&self, architecture: Architecture) -> Result<f32, String> {
+    /// Returns the factor on `q · k`.
+    pub fn attention_scale(&self, family: &FamilyFacts) -> Result<f32, ConfigError> {
         #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
-        let scalar = match self.query_pre_attn_scalar {
-            _ if !architecture.is_gemma() => self.head_dim(architecture) as f64,
-            scalar => scalar.unwrap_or(256.0),
+        let scalar = match family.attention_scale {
+            AttentionScale::HeadDim => self.head_dim(family) as f64,
+            AttentionScale::QueryPreAttnScalar { default } => self.query_pre_attn_scalar.unwrap_or(default),
         };
         #[expect(clippy::cast_possible_truncation, reason = "rounded once")]
         let scale = (1.0 / scalar.sqrt()) as f32;
         if scale.is_normal() && scale > 0.0 {
             return Ok(scale);
         }
-        Err(format!("query_pre_attn_scalar is {scalar}: it must be above 0"))
+        Err(ConfigError::out_of_bounds("query_pre_attn_scalar", scalar, "above 0"))
     }
 
-    /// Caps on attention scores and on logits.
-    pub fn soft_caps(&self, architecture: Architecture) -> Result<SoftCaps, String> {
-        let (attention, logits) = match architecture {
-            // What transformers takes where the fields are absent; `null` means none.
-            Architecture::Gemma2 => {
-                (self.attn_logit_softcapping.unwrap_or(Some(50.0)), self.final_logit_softcapping.unwrap_or(Some(30.0)))
-            }
-            Architecture::Gemma3 => (None, self.final_logit_softcapping.flatten()),
-            _ => (None, None),
-        };
-        for (name, cap) in [("attn_logit_softcapping", attention), ("final_logit_softcapping", logits)] {
-            if let Some(cap) = cap.filter(|cap| !(cap.is_normal() && *cap > 0.0)) {
-                return Err(format!("{name} is {cap}: it must be above 0"));
-            }
+    /// Returns the cap on attention scores.
+    pub fn attention_soft_cap(&self, family: &FamilyFacts) -> Result<Option<f32>, ConfigError> {
+        soft_cap("attn_logit_softcapping", self.attn_logit_softcapping, &family.attention_soft_cap)
+    }
+
+    /// Returns the cap on logits.
+    pub fn logit_soft_cap(&self, family: &FamilyFacts) -> Result<Option<f32>, ConfigError> {
+        soft_cap("final_logit_softcapping", self.final_logit_softcapping, &family.logit_soft_cap)
+    }
+
+    /// Returns the factor on embeddings.
+    pub fn embedding_scale(&self, family: &FamilyFacts) -> Option<f32> {
+        match family.embedding_scale {
+            EmbeddingScale::One => None,
+            #[expect(clippy::cast_precision_loss, reason = "hidden sizes are below 2^24")]
+            EmbeddingScale::RootOfHiddenSize => Some((self.hidden_size as f32).sqrt()),
         }
-        Ok((attention, logits))
     }
 
-    /// Whether the layers that slide turn by a RoPE of their own.
-    pub(super) fn has_local_rope(&self, architecture: Architecture) -> bool {
-        architecture == Architecture::Gemma3 || self.rope_fields().is_some_and(RawRope::is_by_layer_type)
+    /// Returns true if the attention has biases by the rule `bias`.
+    pub fn attention_bias(&self, bias: Bias) -> bool {
+        has_bias(bias, self.attention_bias)
+    }
+
+    /// Returns true if the feed-forward part has biases by the rule `bias`.
+    pub fn mlp_bias(&self, bias: Bias) -> bool {
+        has_bias(bias, self.mlp_bias)
+    }
+
+    /// Returns true if the layers that slide turn by a RoPE of their own.
+    pub(super) fn has_local_rope(&self, family: &FamilyFacts) -> bool {
+        match family.local_rope {
+            LocalRope::Always { .. } => true,
+            LocalRope::IfByLayerType => self.rope_fields().is_some_and(RawRope::is_by_layer_type),
+        }
     }
 
     fn rope_fields(&self) -> Option<&RawRope> {
         self.rope_parameters.as_ref().or(self.rope_scaling.as_ref())
     }
 
-    /// The model's RoPE, and after it the one of layers that slide, where they have their own.
-    pub fn ropes(&self, architecture: Architecture) -> Result<Vec<Rope>, String> {
+    /// Returns the model's RoPE, and after it the RoPE of layers that slide if they have their own.
+    pub fn ropes(&self, family: &FamilyFacts) -> Result<Vec<Rope>, ConfigError> {
         let fields = self.rope_fields();
         let (global, local) = match fields {
             Some(fields) if fields.is_by_layer_type() => fields.by_layer_type(),
             fields => (fields, None),
         };
-        let place = |theta: Option<f64>, usual: f64| Place {
-            theta: theta.unwrap_or(usual),
+        let context = |theta: f64| RopeContext {
+            theta,
             partial: self.partial_rotary_factor,
-            head_dim: self.head_dim(architecture),
-            context_length: self.max_position_embeddings,
+            head_dim: self.head_dim(family),
+            context_length: self.context_length(family),
             original_context_length: self.original_max_position_embeddings,
-            // Phi-3's first versions call LongRoPE `su` and `yarn`.
-            su_is_longrope: architecture == Architecture::Phi3,
+            longrope_aliases: family.longrope_aliases,
         };
-        let usual = match architecture {
-            Architecture::Gemma3 | Architecture::Mixtral => 1_000_000.0,
-            _ => 10_000.0,
-        };
-        let mut ropes = vec![Rope::new(global, &place(self.rope_theta, usual))?];
-        if self.has_local_rope(architecture) {
-            let theta = if architecture == Architecture::Gemma3 { self.rope_local_base_freq } else { self.rope_theta };
-            ropes.push(Rope::new(local, &place(theta, 10_000.0))?);
+        let theta = self.rope_theta.unwrap_or(family.defaults.rope_theta);
+        let mut ropes = vec![Rope::new(global, &context(theta))?];
+        if self.has_local_rope(family) {
+            let theta = match family.local_rope {
+                LocalRope::Always { default_theta } => self.rope_local_base_freq.unwrap_or(default_theta),
+                LocalRope::IfByLayerType => theta,
+            };
+            ropes.push(Rope::new(local, &context(theta))?);
         }
         Ok(ropes)
+    }
+}
+
+fn has_bias(bias: Bias, configured: bool) -> bool {
+    match bias {
+        Bias::Never => false,
+        Bias::Always => true,
+        Bias::Configured => configured,
+    }
+}
+
+/// Returns the cap by the family's `rule`. `value` tells an absent key from one that is `null`.
+fn soft_cap(key: &'static str, value: Option<Option<f32>>, rule: &SoftCap) -> Result<Option<f32>, ConfigError> {
+    let cap = match *rule {
+        SoftCap::Never => None,
+        SoftCap::IfGiven => value.flatten(),
+        SoftCap::Default(cap) => value.unwrap_or(Some(cap)),
+    };
+    match cap {
+        Some(cap) if !(cap.is_normal() && cap > 0.0) => Err(ConfigError::out_of_bounds(key, cap, "above 0")),
+        cap => Ok(cap),
     }
 }

@@ -45,6 +45,36 @@ fn a_llama_reads_with_its_defaults() {
 }
 
 #[test]
+fn keys_that_a_file_leaves_out_mean_what_transformers_takes_for_them() {
+    let cases = [
+        ("LlamaForCausalLM", 2048, 1e-6, 1e4),
+        ("MistralForCausalLM", 131_072, 1e-6, 1e4),
+        ("MixtralForCausalLM", 131_072, 1e-5, 1e6),
+        ("Qwen2ForCausalLM", 32_768, 1e-6, 1e4),
+        ("Qwen3ForCausalLM", 32_768, 1e-6, 1e4),
+        ("Qwen3MoeForCausalLM", 32_768, 1e-6, 1e4),
+        ("Gemma2ForCausalLM", 8192, 1e-6, 1e4),
+        ("Gemma3ForCausalLM", 131_072, 1e-6, 1e6),
+        ("Phi3ForCausalLM", 4096, 1e-5, 1e4),
+    ];
+    assert_eq!(cases.map(|(name, ..)| name).as_slice(), Architecture::ALL.iter().map(|a| a.name()).collect::<Vec<_>>());
+    let experts =
+        json!({"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24});
+    for (name, context_length, eps, theta) in cases {
+        let mut file = family(name, 2, experts.clone());
+        let keys = file.as_object_mut().unwrap();
+        keys.remove("max_position_embeddings");
+        keys.remove("rms_norm_eps");
+        let config = parse(&file).unwrap();
+        assert_eq!(
+            (config.context_length, config.rms_norm_eps, config.ropes[0].theta),
+            (context_length, eps, theta),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn both_spellings_of_rope_mean_the_same() {
     let scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64});
@@ -121,7 +151,7 @@ fn the_text_part_of_a_multimodal_gemma3_reads_with_its_defaults() {
         "torch_dtype": "bfloat16", "text_config": {"hidden_size": 2560, "intermediate_size": 10240,
         "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}});
     let config = parse(&whole).unwrap();
-    assert_eq!((config.architecture, config.text_place), (Architecture::Gemma3, Some("language_model")));
+    assert_eq!((config.architecture, config.weights_prefix), (Architecture::Gemma3, Some("language_model")));
     assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim), (8, 4, 256));
     assert_eq!((config.vocab_size, config.layers[0].window, config.layers[5].window), (262_208, Some(1024), None));
     assert_eq!((config.dtype, config.eos_token_ids.as_slice()), (Some(DType::BF16), [1, 106].as_slice()));
@@ -137,14 +167,28 @@ fn experts_are_where_the_configuration_says() {
     let own = json!({"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": true,
         "decoder_sparse_step": 2, "mlp_only_layers": [3]});
     let config = parse(&family("Qwen3MoeForCausalLM", 6, own)).unwrap();
-    let expected = MoeConfig { num_experts: 8, experts_per_token: 3, intermediate_size: 24, normalize: true };
+    let expected = MoeConfig {
+        num_experts: 8,
+        experts_per_token: 3,
+        intermediate_size: 24,
+        normalize: true,
+        prefix: "mlp",
+        projections: ["gate_proj", "up_proj", "down_proj"],
+    };
     assert_eq!(config.moe, Some(expected));
     let sparse: Vec<bool> = config.layers.iter().map(|layer| layer.sparse).collect();
     assert_eq!(sparse, [false, true, false, false, false, true]);
 
     let own = json!({"num_local_experts": 8, "num_experts_per_tok": 2});
     let config = parse(&family("MixtralForCausalLM", 2, own)).unwrap();
-    let expected = MoeConfig { num_experts: 8, experts_per_token: 2, intermediate_size: 96, normalize: true };
+    let expected = MoeConfig {
+        num_experts: 8,
+        experts_per_token: 2,
+        intermediate_size: 96,
+        normalize: true,
+        prefix: "block_sparse_moe",
+        projections: ["w1", "w3", "w2"],
+    };
     assert_eq!((config.moe, config.layers[0].sparse), (Some(expected), true));
 }
 
@@ -283,7 +327,7 @@ proptest! {
     /// Whatever a few fields say, the answer is a configuration within bounds, or an error.
     #[test]
     fn absurd_numbers_neither_panic_nor_allocate(
-        name in proptest::sample::select(Architecture::ALL.map(Architecture::name).to_vec()),
+        name in proptest::sample::select(Architecture::ALL.iter().map(|family| family.name()).collect::<Vec<_>>()),
         changes in proptest::collection::vec((0usize..40, absurd()), 0..4),
     ) {
         let own = json!({"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2,

@@ -1,36 +1,32 @@
-//! Metadata as the `config.json` that the same model has on the hub.
+//! Metadata turned into the `config.json` that the same model has on the hub.
 
 use serde_json::{Map, Value, json};
 
-use super::family::Family;
+use super::family::FileFamily;
 use super::header::Header;
 use super::rope::RopeFactors;
 use crate::EngineError;
-use crate::config::Architecture;
+use crate::config::{GgufValue, GgufWindow};
 
-/// `config.json` of the model.
+/// Returns the `config.json` of the model.
 ///
 /// # Errors
 /// [`EngineError::Architecture`], [`EngineError::Format`] naming the key.
 pub fn config(header: &Header, rope: &RopeFactors) -> Result<Value, EngineError> {
-    let family = Family::of(header)?;
-    let mut fields = common(header, family)?;
+    let family = FileFamily::new(header)?;
+    let mut fields = common_fields(header, family)?;
     fields.extend(rope.fields(header, family)?);
-    match family.architecture {
-        Architecture::Mixtral => fields.extend(experts(header, family, "num_local_experts")?),
-        Architecture::Qwen3Moe => fields.extend(qwen3_moe(header, family)?),
-        Architecture::Gemma2 | Architecture::Gemma3 => fields.extend(gemma(header, family, &fields)?),
-        Architecture::Phi3 => {
-            let window = header.integer(&family.key("attention.sliding_window"))?.filter(|window| *window != 0);
-            fields.insert("sliding_window".into(), json!(window));
+    for (key, value) in family.facts.config {
+        if let Some(value) = family_value(header, family, value, &fields)? {
+            fields.insert((*key).into(), value);
         }
-        Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Qwen3 => {}
     }
+    fields.extend(window_fields(header, family)?);
     Ok(Value::Object(fields))
 }
 
-/// What every family has.
-fn common(header: &Header, family: Family) -> Result<Map<String, Value>, EngineError> {
+/// Returns the keys that every family has.
+fn common_fields(header: &Header, family: FileFamily) -> Result<Map<String, Value>, EngineError> {
     let need = |name: &str| header.need_integer(&family.key(name));
     let heads = need("attention.head_count")?;
     let eps = family.key("attention.layer_norm_rms_epsilon");
@@ -42,31 +38,82 @@ fn common(header: &Header, family: Family) -> Result<Map<String, Value>, EngineE
         "num_attention_heads": heads,
         "num_key_value_heads": header.integer(&family.key("attention.head_count_kv"))?.unwrap_or(heads),
         "max_position_embeddings": need("context_length")?,
-        "vocab_size": vocabulary(header)?,
+        "vocab_size": vocabulary_size(header)?,
         "tie_word_embeddings": header.tensor("output.weight").is_none(),
         "attention_bias": header.tensor("blk.0.attn_q.bias").is_some(),
         "rms_norm_eps": header.float(&eps)?.ok_or_else(|| header.wrong(&eps, "it is missing"))?,
-        "eos_token_id": ends(header)?,
+        "eos_token_id": end_tokens(header)?,
     }));
     let optional = [
         ("head_dim", header.integer(&family.key("attention.key_length"))?),
         ("bos_token_id", header.integer("tokenizer.ggml.bos_token_id")?),
     ];
     fields.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
-    if let Some(partial) = partial_rotary(header, family, &fields)? {
+    if let Some(partial) = partial_rotary_factor(header, family, &fields)? {
         fields.insert("partial_rotary_factor".into(), partial.into());
     }
     Ok(fields)
 }
 
-/// Rows of the embedding.
-fn vocabulary(header: &Header) -> Result<u64, EngineError> {
+/// Returns the value of a key that not every family has; `None` leaves the key out. `common` are the common keys.
+fn family_value(
+    header: &Header,
+    family: FileFamily,
+    value: &GgufValue,
+    common: &Map<String, Value>,
+) -> Result<Option<Value>, EngineError> {
+    Ok(match value {
+        GgufValue::True => Some(true.into()),
+        GgufValue::Zero => Some(0.0.into()),
+        GgufValue::Integer(key) => Some(header.need_integer(&family.key(key))?.into()),
+        GgufValue::Float(key) => header.float(&family.key(key))?.map(Value::from),
+        GgufValue::QueryPreAttnScalar { even_at } => {
+            let field = |name: &str| common.get(name).and_then(Value::as_i64).unwrap_or(0);
+            let scalar = if field("num_hidden_layers") == *even_at {
+                field("hidden_size").checked_div(field("num_attention_heads"))
+            } else {
+                head_size(common)
+            };
+            Some(scalar.into())
+        }
+    })
+}
+
+/// Returns the keys about sliding windows.
+fn window_fields(header: &Header, family: FileFamily) -> Result<Map<String, Value>, EngineError> {
+    let mut fields = Map::new();
+    if matches!(family.facts.window, GgufWindow::Ignored) {
+        return Ok(fields);
+    }
+    let window = header.integer(&family.key("attention.sliding_window"))?;
+    let pattern = || sliding_pattern(header, &family.key("attention.sliding_window_pattern"));
+    match (&family.facts.window, window) {
+        (GgufWindow::Ignored, _) => {}
+        (GgufWindow::ZeroIsNone, window) => {
+            fields.insert("sliding_window".into(), json!(window.filter(|window| *window != 0)));
+        }
+        (GgufWindow::Patterned | GgufWindow::PatternedOrNone, Some(window)) => {
+            fields.insert("sliding_window".into(), window.into());
+            fields.extend(pattern()?);
+        }
+        (GgufWindow::Patterned, None) => fields.extend(pattern()?),
+        (GgufWindow::PatternedOrNone, None) => {
+            // A pattern of 1: the last layer of each one sees everything.
+            fields.insert("sliding_window_pattern".into(), 1.into());
+            fields.extend(pattern()?);
+        }
+    }
+    Ok(fields)
+}
+
+/// Returns the rows of the embedding.
+fn vocabulary_size(header: &Header) -> Result<u64, EngineError> {
     let rows = header.tensor("token_embd.weight").and_then(|tensor| tensor.shape.first().copied());
     rows.ok_or_else(|| EngineError::format(&header.file, "tensor `token_embd.weight` is missing"))
 }
 
-/// Tokens that end an answer: of the text, of a turn, of a message.
-fn ends(header: &Header) -> Result<Vec<i64>, EngineError> {
+/// Returns the tokens that end an answer: those of the text, of a turn and of a message.
+fn end_tokens(header: &Header) -> Result<Vec<i64>, EngineError> {
     let keys = ["eos", "eot", "eom"].map(|name| format!("tokenizer.ggml.{name}_token_id"));
     let mut ids = Vec::new();
     for key in keys {
@@ -75,15 +122,19 @@ fn ends(header: &Header) -> Result<Vec<i64>, EngineError> {
     Ok(ids)
 }
 
-/// Size of one head, where it can be told.
+/// Returns the size of one head, if the keys so far give it.
 fn head_size(fields: &Map<String, Value>) -> Option<i64> {
     let field = |name: &str| fields.get(name).and_then(Value::as_i64);
     let size = field("head_dim").or_else(|| field("hidden_size")?.checked_div(field("num_attention_heads")?));
     size.filter(|size| *size > 0)
 }
 
-/// What part of a head turns, where that is not all of it.
-fn partial_rotary(header: &Header, family: Family, fields: &Map<String, Value>) -> Result<Option<f64>, EngineError> {
+/// Returns the part of a head that turns, if that is not all of it.
+fn partial_rotary_factor(
+    header: &Header,
+    family: FileFamily,
+    fields: &Map<String, Value>,
+) -> Result<Option<f64>, EngineError> {
     let rotary = header.integer(&family.key("rope.dimension_count"))?;
     let (Some(rotary), Some(head)) = (rotary, head_size(fields)) else { return Ok(None) };
     // Half a dimension more, so that the product of head and share is rounded down to this number.
@@ -91,49 +142,9 @@ fn partial_rotary(header: &Header, family: Family, fields: &Map<String, Value>) 
     Ok((rotary != head).then(|| (rotary as f64 + 0.5) / head as f64))
 }
 
-fn experts(header: &Header, family: Family, count: &str) -> Result<Map<String, Value>, EngineError> {
-    let need = |name: &str| header.need_integer(&family.key(name));
-    Ok(object(json!({ count: need("expert_count")?, "num_experts_per_tok": need("expert_used_count")? })))
-}
-
-/// Files say nothing about the weights of a token's experts; llama.cpp makes them sum to one.
-fn qwen3_moe(header: &Header, family: Family) -> Result<Map<String, Value>, EngineError> {
-    let mut fields = experts(header, family, "num_experts")?;
-    let inner = header.need_integer(&family.key("expert_feed_forward_length"))?;
-    fields.extend(object(json!({ "moe_intermediate_size": inner, "norm_topk_prob": true })));
-    Ok(fields)
-}
-
-/// Norms have the one that Gemma adds to them in the file already. What queries are scaled by is not in it: llama.cpp tells
-/// the largest models, where it is not the head's size, by their number of layers.
-fn gemma(header: &Header, family: Family, common: &Map<String, Value>) -> Result<Map<String, Value>, EngineError> {
-    let key = |name: &str| family.key(name);
-    let field = |name: &str| common.get(name).and_then(Value::as_i64).unwrap_or(0);
-    let largest = if family.architecture == Architecture::Gemma2 { 46 } else { 62 };
-    let scalar = match field("num_hidden_layers") {
-        layers if layers == largest => field("hidden_size").checked_div(field("num_attention_heads")),
-        _ => head_size(common),
-    };
-    let mut fields = object(json!({ "rms_norm_offset": 0.0, "query_pre_attn_scalar": scalar }));
-    let caps = [
-        ("attn_logit_softcapping", header.float(&key("attn_logit_softcapping"))?),
-        ("final_logit_softcapping", header.float(&key("final_logit_softcapping"))?),
-        ("rope_local_base_freq", header.float(&key("rope.freq_base_swa"))?),
-    ];
-    fields.extend(caps.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
-    let window = header.integer(&key("attention.sliding_window"))?;
-    if let Some(window) = window {
-        fields.insert("sliding_window".into(), window.into());
-    } else if family.architecture == Architecture::Gemma3 {
-        // All of its layers see everything.
-        fields.insert("sliding_window_pattern".into(), 1.into());
-    }
-    fields.extend(pattern(header, &key("attention.sliding_window_pattern"))?);
-    Ok(fields)
-}
-
-/// Which layers slide, where the file says it: for each layer, or how many there are to one that sees everything.
-fn pattern(header: &Header, key: &str) -> Result<Option<(String, Value)>, EngineError> {
+/// Returns the key that says which layers slide. A file has either a flag for each layer, or the number of layers of which
+/// the last sees everything.
+fn sliding_pattern(header: &Header, key: &str) -> Result<Option<(String, Value)>, EngineError> {
     let kind = |slides: &i32| if *slides == 0 { "full_attention" } else { "sliding_attention" };
     match header.integers(key) {
         Ok([]) => Ok(None),
@@ -142,7 +153,7 @@ fn pattern(header: &Header, key: &str) -> Result<Option<(String, Value)>, Engine
     }
 }
 
-/// The fields of an object that was just written down.
+/// Returns the keys of a JSON object.
 fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(fields) => fields,

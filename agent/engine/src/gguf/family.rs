@@ -1,55 +1,50 @@
-//! llama.cpp's architectures that are read, and the families that they are here.
+//! The family of a GGUF file.
 
 use super::header::Header;
 use crate::EngineError;
-use crate::config::Architecture;
+use crate::config::{Architecture, GgufFacts, GgufVariant};
 
-const FAMILIES: [(&str, Architecture); 7] = [
-    ("llama", Architecture::Llama),
-    ("qwen2", Architecture::Qwen2),
-    ("qwen3", Architecture::Qwen3),
-    ("qwen3moe", Architecture::Qwen3Moe),
-    ("gemma2", Architecture::Gemma2),
-    ("gemma3", Architecture::Gemma3),
-    ("phi3", Architecture::Phi3),
-];
-
-/// What a file says it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Family {
-    /// llama.cpp's name, with which the keys of metadata begin.
-    pub name: &'static str,
+/// The family of a file, and the facts about such files.
+#[derive(Clone, Copy)]
+pub struct FileFamily {
     pub architecture: Architecture,
+    pub facts: &'static GgufFacts,
 }
 
-impl Family {
-    /// A `llama` with experts is a Mixtral.
+impl FileFamily {
+    /// Finds the family by llama.cpp's name of the architecture, and by the number of experts if families share a name.
     ///
     /// # Errors
     /// [`EngineError::Architecture`], [`EngineError::Format`] naming the key.
-    pub fn of(header: &Header) -> Result<Self, EngineError> {
+    pub fn new(header: &Header) -> Result<Self, EngineError> {
         const KEY: &str = "general.architecture";
         let found = header.text(KEY)?.ok_or_else(|| header.wrong(KEY, "it is missing"))?;
-        let known = FAMILIES.into_iter().find(|(name, _)| *name == found);
-        let (name, architecture) = known.ok_or_else(|| EngineError::Architecture {
-            found: format!("{found} (in {})", header.file),
-            supported: FAMILIES.map(|(name, _)| name).join(", "),
-        })?;
-        let family = Self { name, architecture };
-        let experts = header.integer(&family.key("expert_count"))?.unwrap_or(0);
-        Ok(match architecture {
-            Architecture::Llama if experts > 0 => Self { architecture: Architecture::Mixtral, ..family },
-            _ => family,
+        let experts = header.integer(&format!("{found}.expert_count"))?.unwrap_or(0);
+        let matches = |family: &Self| {
+            family.facts.name == found
+                && match family.facts.variant {
+                    GgufVariant::All => true,
+                    GgufVariant::WithoutExperts => experts <= 0,
+                    GgufVariant::WithExperts => experts > 0,
+                }
+        };
+        Self::all().find(matches).ok_or_else(|| {
+            let mut names: Vec<&str> = Self::all().map(|family| family.facts.name).collect();
+            names.dedup();
+            EngineError::Architecture { found: format!("{found} (in {})", header.file), supported: names.join(", ") }
         })
     }
 
-    /// A key of metadata of this architecture.
-    pub fn key(self, name: &str) -> String {
-        format!("{}.{name}", self.name)
+    /// Iterates over the families that have GGUF files.
+    fn all() -> impl Iterator<Item = Self> {
+        let file_family = |architecture: &Architecture| {
+            Some(Self { architecture: *architecture, facts: architecture.facts().gguf.as_ref()? })
+        };
+        Architecture::ALL.iter().filter_map(file_family)
     }
 
-    /// Queries and keys are stored for a rotation of neighbours.
-    pub fn turns_neighbours(self) -> bool {
-        self.name == "llama"
+    /// Returns a key of metadata of this architecture.
+    pub fn key(self, name: &str) -> String {
+        format!("{}.{name}", self.facts.name)
     }
 }

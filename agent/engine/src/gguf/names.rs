@@ -4,7 +4,7 @@ use crate::config::Architecture;
 
 const OUTSIDE: &[(&str, &str)] =
     &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
-/// Of a block, in most families.
+/// Names in a layer of most families: llama.cpp's, and transformers'.
 const IN_BLOCK: &[(&str, &str)] = &[
     ("attn_norm", "input_layernorm"),
     ("ffn_norm", "post_attention_layernorm"),
@@ -18,52 +18,45 @@ const IN_BLOCK: &[(&str, &str)] = &[
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
 ];
-/// What some families call otherwise: these stand above the usual ones.
-const IN_GEMMA: &[(&str, &str)] = &[
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("ffn_norm", "pre_feedforward_layernorm"),
-    ("post_ffw_norm", "post_feedforward_layernorm"),
-];
-const IN_PHI3: &[(&str, &str)] = &[("attn_qkv", "self_attn.qkv_proj"), ("ffn_up", "mlp.gate_up_proj")];
-const IN_MIXTRAL: &[(&str, &str)] = &[("ffn_gate_inp", "block_sparse_moe.gate")];
-const IN_QWEN3_MOE: &[(&str, &str)] = &[("ffn_gate_inp", "mlp.gate")];
-/// Tensors that hold a matrix of every expert, and what it is called in `experts.N`.
+/// Router of a mixture of experts.
+const ROUTER: &str = "ffn_gate_inp";
+/// Stacks of the gate, up and down projections of all experts.
 const EXPERTS: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
-const OF_QWEN3_MOE: (&str, [&str; 3]) = ("mlp", ["gate_proj", "up_proj", "down_proj"]);
-const OF_MIXTRAL: (&str, [&str; 3]) = ("block_sparse_moe", ["w1", "w3", "w2"]);
 
-/// What a tensor of a file is here.
+/// A tensor's name in transformers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Name {
     Tensor(String),
-    /// One matrix an expert, called by their number between these.
+    /// A stack of one matrix an expert. Each expert's number stands between these two parts of its name.
     Experts(String, String),
 }
 
 impl Name {
-    /// By the name in the file; one that is not known keeps its own.
+    /// Translates the name `gguf` of a file. An unknown name stays.
     pub fn new(architecture: Architecture, gguf: &str) -> Self {
-        Self::known(architecture, gguf).unwrap_or_else(|| Self::Tensor(gguf.into()))
+        Self::translate(architecture, gguf).unwrap_or_else(|| Self::Tensor(gguf.into()))
     }
 
-    fn known(architecture: Architecture, gguf: &str) -> Option<Self> {
+    fn translate(architecture: Architecture, gguf: &str) -> Option<Self> {
         let (stem, kind) = gguf.rsplit_once('.')?;
         let Some((layer, stem)) = stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
             return Some(Self::Tensor(format!("{}.{kind}", find(OUTSIDE, stem)?)));
         };
-        let (own, experts): (&[(&str, &'static str)], _) = match architecture {
-            Architecture::Gemma2 | Architecture::Gemma3 => (IN_GEMMA, None),
-            Architecture::Phi3 => (IN_PHI3, None),
-            Architecture::Mixtral => (IN_MIXTRAL, Some(OF_MIXTRAL)),
-            Architecture::Qwen3Moe => (IN_QWEN3_MOE, Some(OF_QWEN3_MOE)),
-            Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Qwen3 => (&[], None),
-        };
-        let place = format!("model.layers.{layer}");
-        if let (Some((part, names)), Some(index)) = (experts, EXPERTS.iter().position(|name| *name == stem)) {
-            return Some(Self::Experts(format!("{place}.{part}.experts"), format!("{}.{kind}", names[index])));
+        let facts = architecture.facts();
+        let layer = format!("model.layers.{layer}");
+        if let Some(experts) = &facts.experts {
+            let prefix = format!("{layer}.{}", experts.prefix);
+            if stem == ROUTER {
+                return Some(Self::Tensor(format!("{prefix}.gate.{kind}")));
+            }
+            if let Some(index) = EXPERTS.iter().position(|name| *name == stem) {
+                let projection = experts.projections[index];
+                return Some(Self::Experts(format!("{prefix}.experts"), format!("{projection}.{kind}")));
+            }
         }
+        let own = facts.gguf.as_ref().map_or(&[][..], |gguf| gguf.tensor_names);
         let ours = find(own, stem).or_else(|| find(IN_BLOCK, stem))?;
-        Some(Self::Tensor(format!("{place}.{ours}.{kind}")))
+        Some(Self::Tensor(format!("{layer}.{ours}.{kind}")))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::family::Family;
+use super::family::FileFamily;
 use super::header::Header;
 use super::reader::ReadAt;
 use crate::EngineError;
@@ -37,7 +37,7 @@ impl RopeFactors {
     ///
     /// # Errors
     /// [`EngineError::Format`] naming the key or the tensor.
-    pub fn fields(&self, header: &Header, family: Family) -> Result<Map<String, Value>, EngineError> {
+    pub fn fields(&self, header: &Header, family: FileFamily) -> Result<Map<String, Value>, EngineError> {
         let mut fields = Map::new();
         fields.insert("rope_theta".into(), json!(theta(header, family)?));
         if let Some(scaling) = self.scaling(header, family)? {
@@ -46,7 +46,7 @@ impl RopeFactors {
         Ok(fields)
     }
 
-    fn scaling(&self, header: &Header, family: Family) -> Result<Option<Value>, EngineError> {
+    fn scaling(&self, header: &Header, family: FileFamily) -> Result<Option<Value>, EngineError> {
         if let Some(divisors) = &self.llama3 {
             return llama3(header, theta(header, family)?, divisors).map(Some);
         }
@@ -72,7 +72,7 @@ impl RopeFactors {
     }
 }
 
-fn theta(header: &Header, family: Family) -> Result<f64, EngineError> {
+fn theta(header: &Header, family: FileFamily) -> Result<f64, EngineError> {
     Ok(header.float(&family.key("rope.freq_base"))?.unwrap_or(10_000.0))
 }
 

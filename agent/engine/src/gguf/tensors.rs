@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::DType;
 use lockstep_kernels::BlockFormat;
 
-use super::family::Family;
+use super::family::FileFamily;
 use super::header::{Header, TensorInfo};
 use super::names::Name;
 use crate::EngineError;
@@ -21,7 +21,7 @@ const MAX_ENTRIES: usize = 1 << 18;
 /// # Errors
 /// [`EngineError::Format`] and [`EngineError::Truncated`], naming the tensor or the file.
 pub fn entries(header: &Header) -> Result<HashMap<String, Entry>, EngineError> {
-    let family = Family::of(header)?;
+    let family = FileFamily::new(header)?;
     let file: Arc<str> = header.file.as_str().into();
     let mut entries = HashMap::new();
     for tensor in &header.tensors {
@@ -66,7 +66,7 @@ fn experts<'a>(
     }))
 }
 
-fn entry(header: &Header, family: Family, tensor: &TensorInfo, file: &Arc<str>) -> Result<Entry, EngineError> {
+fn entry(header: &Header, family: FileFamily, tensor: &TensorInfo, file: &Arc<str>) -> Result<Entry, EngineError> {
     let wrong = |reason: String| EngineError::format(&header.file, format!("tensor `{}`: {reason}", tensor.name));
     let numbers = tensor.shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
     let numbers = numbers.filter(|numbers| *numbers < 1 << 48);
@@ -87,7 +87,7 @@ fn entry(header: &Header, family: Family, tensor: &TensorInfo, file: &Arc<str>) 
         return Err(EngineError::Truncated { file: header.file.clone(), size: header.size, expected: end });
     }
     let shape = tensor.shape.iter().map(|size| usize::try_from(*size).unwrap_or(usize::MAX)).collect();
-    let order = order(header, family, tensor)?;
+    let order = row_order(header, family, tensor)?;
     Ok(Entry { file: Arc::clone(file), shape, offset: tensor.offset, bytes, stored, order })
 }
 
@@ -113,11 +113,11 @@ fn kind_name(kind: u32) -> String {
     known.unwrap_or_else(|| format!("of ggml type {kind}"))
 }
 
-/// The `llama` architecture has queries and keys for a rotation of neighbours.
-fn order(header: &Header, family: Family, tensor: &TensorInfo) -> Result<RowOrder, EngineError> {
+/// Returns the order of a tensor's rows: some families store queries and keys for a rotation of neighbours.
+fn row_order(header: &Header, family: FileFamily, tensor: &TensorInfo) -> Result<RowOrder, EngineError> {
     let turned = [("attn_q.", "attention.head_count"), ("attn_k.", "attention.head_count_kv")];
     let turned = turned.iter().find(|(part, _)| tensor.name.starts_with("blk.") && tensor.name.contains(part));
-    let Some((_, heads)) = turned.filter(|_| family.turns_neighbours()) else { return Ok(RowOrder::Plain) };
+    let Some((_, heads)) = turned.filter(|_| family.facts.interleaved_heads) else { return Ok(RowOrder::Plain) };
     let heads = match header.integer(&family.key(heads))? {
         Some(heads) => heads,
         None => header.need_integer(&family.key("attention.head_count"))?,

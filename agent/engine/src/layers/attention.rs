@@ -8,19 +8,6 @@ use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
 use crate::loader::{Loader, RowPart};
 
-/// How families differ.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AttentionOptions {
-    /// Biases on queries, keys and values.
-    pub qkv_bias: bool,
-    /// A bias on the output.
-    pub o_bias: bool,
-    /// Each head of queries and keys is normed before it turns.
-    pub qk_norm: bool,
-    /// Queries, keys and values are stored above one another, as one matrix.
-    pub fused_qkv: bool,
-}
-
 /// Each rank holds some of the query heads, and the KV heads that they read.
 pub struct Attention {
     qkv_proj: ColumnParallelLinear,
@@ -36,21 +23,17 @@ pub struct Attention {
 }
 
 impl Attention {
-    pub fn load(
-        loader: &Loader<'_>,
-        config: &ModelConfig,
-        layer: &LayerConfig,
-        options: AttentionOptions,
-    ) -> Result<Self, EngineError> {
+    pub fn load(loader: &Loader<'_>, config: &ModelConfig, layer: &LayerConfig) -> Result<Self, EngineError> {
+        let tensors = config.attention;
         let (shard, hidden, dim) = (loader.shard(), config.hidden_size, config.head_dim);
         let queries = config.num_heads * dim;
-        let parts = qkv_parts(loader, config, options.fused_qkv);
+        let parts = qkv_parts(loader, config, tensors.fused_qkv);
         let norm = |name| RmsNorm::load(loader, name, dim, config);
-        let norms = if options.qk_norm { Some([norm("q_norm")?, norm("k_norm")?]) } else { None };
+        let norms = if tensors.qk_norm { Some([norm("q_norm")?, norm("k_norm")?]) } else { None };
         let q_columns = shard.queries.start * dim..shard.queries.end * dim;
         Ok(Self {
-            qkv_proj: ColumnParallelLinear::load(loader, &parts, hidden, options.qkv_bias)?,
-            o_proj: RowParallelLinear::load(loader, "o_proj", [hidden, queries], q_columns, options.o_bias)?,
+            qkv_proj: ColumnParallelLinear::load(loader, &parts, hidden, tensors.qkv_bias)?,
+            o_proj: RowParallelLinear::load(loader, "o_proj", [hidden, queries], q_columns, tensors.o_bias)?,
             norms,
             heads: shard.queries.len(),
             kv_heads: shard.kv.len(),

@@ -46,8 +46,8 @@ impl GatedMlp {
             }
         };
         Ok(Self {
-            gate_up_proj: ColumnParallelLinear::load(loader, &gate_up, hidden, config.mlp_bias)?,
-            down_proj: RowParallelLinear::load(loader, down, [hidden, inner], part, config.mlp_bias)?,
+            gate_up_proj: ColumnParallelLinear::load(loader, &gate_up, hidden, config.mlp.bias)?,
+            down_proj: RowParallelLinear::load(loader, down, [hidden, inner], part, config.mlp.bias)?,
             activation: config.activation,
         })
     }

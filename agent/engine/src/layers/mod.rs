@@ -10,7 +10,7 @@ mod norm;
 mod pass;
 mod rotary;
 
-pub use attention::{Attention, AttentionOptions};
+pub use attention::Attention;
 pub use embedding::{LmHead, VocabParallelEmbedding};
 pub use linear::{ColumnParallelLinear, RowParallelLinear};
 pub use mlp::{FeedForward, GatedMlp, MlpNames};

@@ -129,7 +129,14 @@ mod tests {
     use crate::{Quantization, open};
 
     fn config(experts_per_token: usize, normalize: bool) -> MoeConfig {
-        MoeConfig { num_experts: 4, experts_per_token, intermediate_size: 1, normalize }
+        MoeConfig {
+            num_experts: 4,
+            experts_per_token,
+            intermediate_size: 1,
+            normalize,
+            prefix: "mlp",
+            projections: ["gate_proj", "up_proj", "down_proj"],
+        }
     }
 
     #[test]

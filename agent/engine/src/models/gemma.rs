@@ -6,8 +6,8 @@ use lockstep_kernels::KvCache;
 
 use super::decoder::{Block, Decoder};
 use crate::EngineError;
-use crate::config::{Architecture, LayerConfig, ModelConfig};
-use crate::layers::{Attention, AttentionOptions, GatedMlp, MlpNames, Pass, Residual, RmsNorm, Rotations};
+use crate::config::{LayerConfig, ModelConfig};
+use crate::layers::{Attention, GatedMlp, MlpNames, Pass, Residual, RmsNorm, Rotations};
 use crate::loader::Loader;
 
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<GemmaBlock>, EngineError> {
@@ -26,12 +26,9 @@ pub struct GemmaBlock {
 impl GemmaBlock {
     fn load(loader: &Loader<'_>, config: &ModelConfig, layer: &LayerConfig) -> Result<Self, EngineError> {
         let norm = |name| RmsNorm::load(loader, name, config.hidden_size, config);
-        let bias = config.attention_bias;
-        let qk_norm = config.architecture == Architecture::Gemma3;
-        let options = AttentionOptions { qkv_bias: bias, o_bias: bias, qk_norm, fused_qkv: false };
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            self_attn: Attention::load(&loader.at("self_attn"), config, layer, options)?,
+            self_attn: Attention::load(&loader.at("self_attn"), config, layer)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
             pre_feedforward_layernorm: norm("pre_feedforward_layernorm")?,
             mlp: GatedMlp::load(&loader.at("mlp"), config, MlpNames::USUAL, config.intermediate_size)?,

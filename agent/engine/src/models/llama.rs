@@ -1,25 +1,17 @@
-//! Llama 2 and 3 (Touvron et al. 2023, <https://arxiv.org/abs/2307.09288>), and Mistral (Jiang et al. 2023,
-//! <https://arxiv.org/abs/2310.06825>), which differs in its window alone. Other families share the block.
+//! Llama's block (Touvron et al. 2023, <https://arxiv.org/abs/2307.09288>), which most families share. Mistral differs in
+//! its window, Qwen2 in its biases, Qwen3 in its norms on queries and keys, Phi-3 in its fused projections, and Mixtral and
+//! Qwen3-MoE have experts in place of the dense feed-forward part.
 
 use lockstep_kernels::KvCache;
 
 use super::decoder::{Block, Decoder};
 use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
-use crate::layers::{Attention, AttentionOptions, FeedForward, GatedMlp, MlpNames};
-use crate::layers::{Pass, Residual, RmsNorm, Rotations};
+use crate::layers::{Attention, FeedForward, GatedMlp, MlpNames, Pass, Residual, RmsNorm, Rotations, SparseMoe};
 use crate::loader::Loader;
 
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<LlamaBlock>, EngineError> {
-    let bias = config.attention_bias;
-    let options = AttentionOptions { qkv_bias: bias, o_bias: bias, ..AttentionOptions::default() };
-    Decoder::load(loader, config, |loader, layer| LlamaBlock::load(loader, config, layer, options, dense))
-}
-
-/// The usual feed-forward part.
-pub fn dense(loader: &Loader<'_>, config: &ModelConfig) -> Result<FeedForward, EngineError> {
-    let mlp = GatedMlp::load(&loader.at("mlp"), config, MlpNames::USUAL, config.intermediate_size)?;
-    Ok(FeedForward::Dense(mlp))
+    Decoder::load(loader, config, |loader, layer| LlamaBlock::load(loader, config, layer))
 }
 
 /// Attention, then a feed-forward part, each after a norm.
@@ -31,22 +23,28 @@ pub struct LlamaBlock {
 }
 
 impl LlamaBlock {
-    /// The block of a family that differs in its attention, or in the feed-forward part that `mlp` loads.
-    pub fn load(
-        loader: &Loader<'_>,
-        config: &ModelConfig,
-        layer: &LayerConfig,
-        options: AttentionOptions,
-        mlp: impl FnOnce(&Loader<'_>, &ModelConfig) -> Result<FeedForward, EngineError>,
-    ) -> Result<Self, EngineError> {
+    fn load(loader: &Loader<'_>, config: &ModelConfig, layer: &LayerConfig) -> Result<Self, EngineError> {
         let norm = |name| RmsNorm::load(loader, name, config.hidden_size, config);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            self_attn: Attention::load(&loader.at("self_attn"), config, layer, options)?,
+            self_attn: Attention::load(&loader.at("self_attn"), config, layer)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
-            mlp: mlp(loader, config)?,
+            mlp: load_feed_forward(loader, config, layer)?,
         })
     }
+}
+
+fn load_feed_forward(
+    loader: &Loader<'_>,
+    config: &ModelConfig,
+    layer: &LayerConfig,
+) -> Result<FeedForward, EngineError> {
+    if let Some(moe) = config.moe.filter(|_| layer.sparse) {
+        let names = MlpNames::Separate(moe.projections);
+        return Ok(FeedForward::Sparse(SparseMoe::load(&loader.at(moe.prefix), config, moe, names)?));
+    }
+    let names = if config.mlp.fused_gate_up { MlpNames::Fused } else { MlpNames::USUAL };
+    Ok(FeedForward::Dense(GatedMlp::load(&loader.at("mlp"), config, names, config.intermediate_size)?))
 }
 
 impl Block for LlamaBlock {

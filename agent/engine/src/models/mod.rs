@@ -1,11 +1,9 @@
-//! The model families. Each file shows an architecture and nothing else.
+//! The two kinds of layers that model families are made of. Each file shows one and nothing else; what a family has of it
+//! stands in `config/families`.
 
 mod decoder;
 mod gemma;
 mod llama;
-mod mixtral;
-mod phi3;
-mod qwen;
 
 use candle_core::Tensor;
 
@@ -28,19 +26,21 @@ pub trait Model: Send {
     fn logits(&self, pass: &mut Pass<'_>, rows: Residual) -> Result<Tensor, EngineError>;
 }
 
-/// Loads the family that the configuration names.
+/// Loads this rank's part of the model that `config` describes.
 ///
 /// # Errors
 /// Those of reading weights.
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, EngineError> {
-    let text = config.text_place.map(|place| loader.at(place));
+    let text = config.weights_prefix.map(|prefix| loader.at(prefix));
     let loader = text.as_ref().unwrap_or(loader);
     match config.architecture {
-        Architecture::Llama | Architecture::Mistral => Ok(Box::new(llama::load(loader, config)?)),
-        Architecture::Mixtral => Ok(Box::new(mixtral::load(loader, config)?)),
-        Architecture::Qwen2 => Ok(Box::new(qwen::load_qwen2(loader, config)?)),
-        Architecture::Qwen3 | Architecture::Qwen3Moe => Ok(Box::new(qwen::load_qwen3(loader, config)?)),
+        Architecture::Llama
+        | Architecture::Mistral
+        | Architecture::Mixtral
+        | Architecture::Qwen2
+        | Architecture::Qwen3
+        | Architecture::Qwen3Moe
+        | Architecture::Phi3 => Ok(Box::new(llama::load(loader, config)?)),
         Architecture::Gemma2 | Architecture::Gemma3 => Ok(Box::new(gemma::load(loader, config)?)),
-        Architecture::Phi3 => Ok(Box::new(phi3::load(loader, config)?)),
     }
 }

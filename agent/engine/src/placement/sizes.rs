@@ -36,7 +36,7 @@ impl Sizes {
         dtype: DType,
         quantized: Option<BlockFormat>,
     ) -> Self {
-        let root = config.text_place.map_or(String::new(), |place| format!("{place}."));
+        let root = config.weights_prefix.map_or(String::new(), |prefix| format!("{prefix}."));
         let ranks = shard.group.world_size() as u64;
         let mut sizes = Self { layers: vec![0; shard.layers.len()], ..Self::default() };
         for (name, entry) in weights.entries() {

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 
 use candle_core::{Device, Tensor};
@@ -13,25 +13,20 @@ use lockstep_engine::{DTypeChoice, Devices, EngineError, Quantization, Runner, R
 use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Request, RequestOutput, Scheduler, SchedulerConfig};
 
-/// Every fixture.
-pub const FIXTURES: [&str; 16] = [
-    "llama2",
-    "llama3-sharded",
-    "llama3-bf16",
-    "qwen3",
-    "awkward-mha",
-    "awkward-gqa",
-    "llama-bias",
-    "qwen2",
-    "mistral",
-    "qwen3-moe",
-    "mixtral",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "phi3-long",
-    "qwen3-yarn",
-];
+/// Returns the names of the files or folders in a folder of `tests/parity`, in alphabetical order.
+pub fn parity_names(folder: &str) -> Vec<String> {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity")).join(folder);
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Iterates over the names of all fixtures.
+pub fn fixtures() -> impl Iterator<Item = &'static str> {
+    static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| parity_names("fixtures"));
+    NAMES.iter().map(String::as_str)
+}
 
 /// What transformers computed for one prompt.
 pub struct Expected {

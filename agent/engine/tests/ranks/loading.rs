@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::common::{Setup, folder};
+use crate::common::{Setup, fixtures, folder, parity_names};
 use lockstep_collectives::solo::Solo;
 use lockstep_collectives::{Grid, Group};
+use lockstep_engine::config::Architecture;
 use lockstep_engine::{DTypeChoice, Runner, RunnerConfig, describe, open, resolve, verify};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, StepPlan};
 
@@ -179,10 +180,27 @@ fn a_model_is_resolved_once_and_verified_everywhere() {
 
 #[test]
 fn every_fixture_is_described() {
-    for name in crate::common::FIXTURES {
+    for name in fixtures() {
         let described = describe(open(&folder(name).display().to_string()).unwrap().as_ref()).unwrap();
         assert!(described.context_length >= 256 && described.largest_world_size >= 4, "{name}");
         assert_eq!(described.generation.eos_token_ids, [2], "{name}");
         assert!(!described.tokenizer_json.is_empty());
+    }
+}
+
+#[test]
+fn every_family_has_a_fixture_and_a_gguf_file() {
+    let describe_file = |path: String| describe(open(&path).unwrap().as_ref()).unwrap().architecture;
+    let fixtures: Vec<_> = fixtures().map(|name| describe_file(Setup::new(name, 1).source)).collect();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf");
+    let files = parity_names("gguf").into_iter().filter(|name| name.ends_with(".gguf"));
+    let files: Vec<_> = files.map(|name| describe_file(format!("{folder}/{name}"))).collect();
+    for family in Architecture::ALL {
+        let name = family.name();
+        assert!(fixtures.contains(&name), "{name} has no fixture: add one to tests/parity/make_fixtures.py");
+        assert!(
+            files.contains(&name) == family.has_gguf_files(),
+            "{name} has no GGUF file, or one too many: see tests/parity/make_gguf.py"
+        );
     }
 }

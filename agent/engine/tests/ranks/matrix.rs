@@ -3,7 +3,7 @@
 //! Two yardsticks: the reference, which does the same arithmetic in f64 and is therefore near; and what transformers
 //! computed with the checkpoint in f32, from which a format is as far as it costs.
 
-use crate::common::{Expected, FIXTURES, Ranks, Setup, expected};
+use crate::common::{Expected, Ranks, Setup, expected, fixtures};
 use crate::parity::plan;
 use crate::reference::Reference;
 use lockstep_engine::{DTypeChoice, Quantization, Runner, describe, open};
@@ -62,7 +62,7 @@ fn q4_k_is_near() {
 /// One format in every family on every grid that it has layers for.
 fn check(format: &Format) {
     let (mut near, mut rows) = (0, 0);
-    for fixture in FIXTURES {
+    for fixture in fixtures() {
         let cases: Vec<Expected> = expected(fixture).into_iter().filter(|case| case.prompt.len() <= LONGEST).collect();
         for (world_size, stages) in GRIDS {
             let Format { dtype, quantization, .. } = *format;
@@ -122,7 +122,7 @@ fn logits(cases: &[Expected], setup: &Setup) -> Vec<[Vec<f32>; 2]> {
 
 #[test]
 fn more_ranks_than_there_are_parts_are_refused() {
-    for family in FIXTURES {
+    for family in fixtures() {
         let model = describe(open(&Setup::new(family, 1).source).unwrap().as_ref()).unwrap();
         let (largest, layers) = (model.largest_world_size, model.config.num_layers);
         let refused = |setup: Setup| Runner::load(setup.config(0), &mut |_, _| {}).unwrap_err().to_string();

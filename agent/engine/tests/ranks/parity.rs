@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::common::{Expected, FIXTURES, Ranks, Setup, drive, expected, folder, request, scheduler};
+use crate::common::{Expected, Ranks, Setup, drive, expected, fixtures, folder, request, scheduler};
 use candle_core::{Device, Tensor};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Scheduler, SchedulerConfig};
@@ -64,7 +64,7 @@ pub fn furthest_logit(name: &str, setup: &Setup, greedy: bool) -> f32 {
 
 #[test]
 fn f32_logits_and_tokens_are_those_of_transformers() {
-    for name in FIXTURES {
+    for name in fixtures() {
         for world_size in 1..=4 {
             let furthest = furthest_logit(name, &Setup::new(name, world_size), true);
             assert!(furthest < F32_TOLERANCE, "{name} at {world_size} ranks: {furthest}");
@@ -92,7 +92,7 @@ fn the_text_part_of_a_multimodal_checkpoint_is_read() {
 /// A prompt fed token by token gives the logits of every position.
 #[test]
 fn every_position_of_a_prompt_is_right() {
-    for name in FIXTURES {
+    for name in fixtures() {
         let case = expected(name).into_iter().max_by_key(|case| case.positions.len()).unwrap();
         let setup = Setup::new(name, 3);
         let ranks = Ranks::start(&setup);

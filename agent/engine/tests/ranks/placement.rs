@@ -1,7 +1,7 @@
 //! Layers over several devices. Those are the CPU by candle's operations, which is how a device without kernels
 //! computes: the stream, the caches and the weights go the ways that they go with GPUs.
 
-use crate::common::{FIXTURES, Setup};
+use crate::common::{Setup, fixtures};
 use crate::parity::{F32_TOLERANCE, furthest_logit};
 use lockstep_engine::{
     Accelerator, DTypeChoice, Devices, EngineError, PlacedLayers, Quantization, Runner, RunnerConfig,
@@ -70,7 +70,7 @@ fn layers_go_by_free_memory_and_the_rest_to_the_cpu() {
 fn what_is_counted_is_what_is_loaded() {
     let gguf = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf");
     let files = ["llama", "mixtral", "qwen3moe", "gemma2", "gemma3", "phi3"].map(|name| format!("{gguf}/{name}.gguf"));
-    let stored = FIXTURES.into_iter().filter(|name| *name != "llama3-bf16").map(|name| Setup::new(name, 1).source);
+    let stored = fixtures().filter(|name| *name != "llama3-bf16").map(|name| Setup::new(name, 1).source);
     for source in stored.chain(files) {
         let setup = Setup { source, dtype: DTypeChoice::Auto, ..Setup::new("qwen3", 1) };
         for devices in [Devices::default(), devices(&[1 << 30], false), too_small(&setup)] {
@@ -84,7 +84,7 @@ fn what_is_counted_is_what_is_loaded() {
 
 #[test]
 fn every_family_computes_the_same_on_any_devices() {
-    for name in FIXTURES {
+    for name in fixtures() {
         let setup = Setup::new(name, 1);
         let needed = needed(&setup);
         let places = [devices(&[2 * needed], false), devices(&[2 * needed, 2 * needed], false), too_small(&setup)];

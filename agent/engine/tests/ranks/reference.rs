@@ -1,6 +1,7 @@
 //! What ranks are to compute, one sequence at a time in f64: weights as their format leaves them; activations, keys and
 //! values rounded where the kernels round them. It shares the configuration and the RoPE's frequencies with the engine and
-//! nothing else, and is held against transformers itself.
+//! nothing else, and is held against transformers itself. A layer has the parts whose tensors the checkpoint has, so no
+//! family is named here.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,7 +9,7 @@ use std::ops::Range;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use lockstep_collectives::Group;
-use lockstep_engine::config::{Architecture, ModelConfig, MoeConfig};
+use lockstep_engine::config::{ModelConfig, MoeConfig};
 use lockstep_engine::{DTypeChoice, Quantization, describe, open};
 use lockstep_kernels::Activation;
 
@@ -61,7 +62,7 @@ impl Reference {
             let at = |name: &str| format!("model.layers.{layer}.{name}");
             let x = self.norm(&stream, &at("input_layernorm"));
             let attended = self.attention(layer, &x);
-            if config.architecture.is_gemma() {
+            if self.has(&at("pre_feedforward_layernorm")) {
                 add(&mut stream, &self.norm(&attended, &at("post_attention_layernorm")));
                 let x = self.norm(&stream, &at("pre_feedforward_layernorm"));
                 let x = self.feed_forward(layer, &x);
@@ -107,18 +108,17 @@ impl Reference {
         let config = &self.config;
         let at = |name: &str| format!("model.layers.{layer}.self_attn.{name}");
         let (dim, per_kv) = (config.head_dim, config.queries_per_kv());
-        let [mut q, mut k, v] = match config.architecture {
-            Architecture::Phi3 => {
-                let all = self.product(x, &at("qkv_proj"), None);
-                let (queries, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
-                [0..queries, queries..queries + kv, queries + kv..queries + 2 * kv].map(|part| columns(&all, part))
-            }
-            _ => ["q_proj", "k_proj", "v_proj"].map(|name| self.product(x, &at(name), None)),
+        let [mut q, mut k, v] = if self.has(&at("qkv_proj")) {
+            let all = self.product(x, &at("qkv_proj"), None);
+            let (queries, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
+            [0..queries, queries..queries + kv, queries + kv..queries + 2 * kv].map(|part| columns(&all, part))
+        } else {
+            ["q_proj", "k_proj", "v_proj"].map(|name| self.product(x, &at(name), None))
         };
         for (heads, norm) in [(&mut q, "q_norm"), (&mut k, "k_norm")] {
             for (position, row) in heads.iter_mut().enumerate() {
                 for head in row.chunks_exact_mut(dim) {
-                    if self.tensors.contains_key(&format!("{}.weight", at(norm))) {
+                    if self.has(&at(norm)) {
                         head.copy_from_slice(&self.norm(&vec![head.to_vec()], &at(norm))[0]);
                     }
                     self.turn(layer, position, head);
@@ -169,16 +169,22 @@ impl Reference {
     fn feed_forward(&self, layer: usize, x: &Rows) -> Rows {
         let (config, at) = (&self.config, |name: &str| format!("model.layers.{layer}.{name}"));
         let usual = ["gate_proj", "up_proj", "down_proj"];
-        match (config.architecture, config.moe) {
-            (Architecture::Mixtral, Some(moe)) => self.experts(&at("block_sparse_moe"), moe, ["w1", "w3", "w2"], x),
-            (_, Some(moe)) if config.layers[layer].sparse => self.experts(&at("mlp"), moe, usual, x),
-            (Architecture::Phi3, _) => {
-                let (all, inner) = (self.product(x, &at("mlp.gate_up_proj"), None), config.intermediate_size);
-                let gated = self.gated(&columns(&all, 0..inner), &columns(&all, inner..2 * inner));
-                self.product(&gated, &at("mlp.down_proj"), Some(&self.inner_cuts(inner)))
+        for (prefix, names) in [("block_sparse_moe", ["w1", "w3", "w2"]), ("mlp", usual)] {
+            if self.has(&at(&format!("{prefix}.gate"))) {
+                return self.experts(&at(prefix), config.moe.unwrap(), names, x);
             }
-            _ => self.gated_mlp(&at("mlp"), config.intermediate_size, usual, x),
         }
+        if self.has(&at("mlp.gate_up_proj")) {
+            let (all, inner) = (self.product(x, &at("mlp.gate_up_proj"), None), config.intermediate_size);
+            let gated = self.gated(&columns(&all, 0..inner), &columns(&all, inner..2 * inner));
+            return self.product(&gated, &at("mlp.down_proj"), Some(&self.inner_cuts(inner)));
+        }
+        self.gated_mlp(&at("mlp"), config.intermediate_size, usual, x)
+    }
+
+    /// Returns true if the checkpoint has the weight of `name`.
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(&format!("{name}.weight"))
     }
 
     fn gated_mlp(&self, place: &str, inner: usize, [gate, up, down]: [&str; 3], x: &Rows) -> Rows {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::common::{FIXTURES, Ranks, Setup, drive, expected, request, scheduler};
+use crate::common::{Ranks, Setup, drive, expected, fixtures, request, scheduler};
 use lockstep_collectives::memory::{Cut, CutKind, Faults};
 use lockstep_engine::EngineError;
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
@@ -37,7 +37,7 @@ fn answers(setup: &Setup, fixture: &str, params: impl Fn(u64) -> SamplingParams)
 #[test]
 fn greedy_tokens_are_those_of_transformers() {
     let everywhere = GRIDS.iter().flat_map(|grid| ["awkward-gqa", "llama3-sharded"].map(|fixture| (fixture, *grid)));
-    for (fixture, grid) in FIXTURES.map(|fixture| (fixture, (4, 2))).into_iter().chain(everywhere) {
+    for (fixture, grid) in fixtures().map(|fixture| (fixture, (4, 2))).chain(everywhere) {
         let setup = setup(fixture, grid);
         let layers = lockstep_engine::describe(lockstep_engine::open(&setup.source).unwrap().as_ref())
             .unwrap()

@@ -4,9 +4,9 @@
 
 mod raw;
 
-pub use raw::{Place, RawRope};
+pub use raw::{RawRope, RopeContext};
 
-/// How frequencies are stretched beyond the context that the model was first trained on.
+/// Stretching of frequencies beyond the context that the model was first trained on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     None,
@@ -21,7 +21,7 @@ pub enum RopeScaling {
         high_freq_factor: f32,
         original_context_length: usize,
     },
-    /// As Llama 3's, blended over dimensions; queries and keys grow too (Peng et al. 2023,
+    /// Low frequencies divided, high ones kept, blended over dimensions; queries and keys grow too (Peng et al. 2023,
     /// <https://arxiv.org/abs/2309.00071>).
     Yarn(Yarn),
     /// Each frequency divided by a number of its own; queries and keys grow too (Ding et al. 2024,
