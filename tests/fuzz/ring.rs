@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lockstep_collectives::ring::{self, ControlAddress, DiscoverConfig, Listener, Ring};
-use lockstep_collectives::{AbortSwitch, Communicator as _, Group, SliceMut, Tuning};
+use lockstep_collectives::ring::{self, ControlAddress, DiscoverConfig, Listener};
+use lockstep_collectives::{AbortSwitch, Communicator as _, Mesh, RankGroup, SliceMut, Tuning};
 
 use crate::driver::ENDS;
 use crate::wire::closed;
@@ -43,7 +43,7 @@ fn known() -> Listener {
     let listener = listener();
     let abort = AbortSwitch::new().expect("a switch");
     let config = DiscoverConfig {
-        group: Group::new(0, 2).expect("a rank of two"),
+        group: RankGroup::new(0, 2).expect("a rank of two"),
         cluster_id: "fuzz".into(),
         key: None,
         right: "127.0.0.1:1".into(),
@@ -59,7 +59,7 @@ pub fn answer(bytes: &[u8]) {
     let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let own = listener();
     let addresses = [stranger.local_addr().expect("its address"), own.local_addr()];
-    let config = ring::Config { form_timeout: SILENCE, ..config(1, &addresses) };
+    let config = ring::RingConfig { form_timeout: SILENCE, ..config(1, &addresses) };
     let abort = AbortSwitch::new().expect("a switch");
     std::thread::scope(|scope| {
         let forming = scope.spawn(|| {
@@ -101,7 +101,7 @@ fn listener() -> Listener {
 }
 
 /// Rank 0 of two, and the end of its link that rank 1 has: both shook hands through a relay.
-fn linked() -> (Ring, TcpStream) {
+fn linked() -> (Mesh, TcpStream) {
     let relay = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let (ours, theirs) = (listener(), listener());
     let addresses = [relay.local_addr().expect("its address"), theirs.local_addr()];
@@ -149,9 +149,9 @@ fn relay_until_hung_up(called: &TcpStream, calling: &TcpStream) -> io::Result<()
     }
 }
 
-fn config(rank: usize, addresses: &[SocketAddr; 2]) -> ring::Config {
-    ring::Config {
-        group: Group::new(rank, 2).expect("a rank of two"),
+fn config(rank: usize, addresses: &[SocketAddr; 2]) -> ring::RingConfig {
+    ring::RingConfig {
+        group: RankGroup::new(rank, 2).expect("a rank of two"),
         epoch: 1,
         cluster_id: "fuzz".into(),
         key: None,

@@ -58,7 +58,7 @@ pub fn group_key(bytes: &[u8]) {
     let file = written(&file_of(bytes));
     match GroupKey::read(file.path()) {
         Ok(key) => {
-            ring::GroupKey::new(key.bytes()).expect("what control streams take the ring takes too");
+            ring::LinkKey::new(key.bytes()).expect("what control streams take the ring takes too");
             let proof = key.prove(Side::Node, "fuzz", b"node", b"head");
             assert!(key.accepts(&proof, Side::Node, "fuzz", b"node", b"head"));
         }

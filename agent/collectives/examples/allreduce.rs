@@ -6,8 +6,8 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use lockstep_collectives::ring::{self, Config, Listener};
-use lockstep_collectives::{AbortSwitch, Communicator, Group, SliceMut, Tuning};
+use lockstep_collectives::ring::{self, Listener, RingConfig};
+use lockstep_collectives::{AbortSwitch, Communicator, RankGroup, SliceMut, Tuning};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -18,8 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         (rank.parse()?, world_size.parse()?, first_port.parse()?);
     let address = |rank: usize| format!("127.0.0.1:{}", first_port + rank);
     let listener = Listener::bind(address(rank).parse()?)?;
-    let config = Config {
-        group: Group::new(rank, world_size).ok_or("the rank is outside the group")?,
+    let config = RingConfig {
+        group: RankGroup::new(rank, world_size).ok_or("the rank is outside the group")?,
         epoch: 1,
         cluster_id: "bench".into(),
         key: None,
@@ -29,20 +29,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         spin: spin.parse()?,
         tuning: tuning()?,
     };
-    let mut ring = ring::form(&listener, config, None, &AbortSwitch::new()?)?;
+    let mut mesh = ring::form(&listener, config, None, &AbortSwitch::new()?)?;
     let mut ones = vec![1.0f32; 1000];
-    ring.all_reduce_sum(SliceMut::F32(&mut ones))?;
+    mesh.all_reduce_sum(SliceMut::F32(&mut ones))?;
     if ones.iter().any(|one| *one != world_size as f32) {
         return Err("the sum is wrong".into());
     }
     for size in sizes {
         let (size, calls) = size.split_once('=').ok_or("SIZE=CALLS expected")?;
-        let (median, quickest) = time(&mut ring, size.parse()?, calls.parse()?)?;
+        let (median, quickest) = time_all_reduce(&mut mesh, size.parse()?, calls.parse()?)?;
         if rank == 0 {
             println!("{size} {median:.1} {quickest:.1}");
         }
     }
-    ring.barrier()?;
+    mesh.barrier()?;
     Ok(())
 }
 
@@ -58,12 +58,12 @@ fn tuning() -> Result<Tuning, Box<dyn Error>> {
 }
 
 /// Median and quickest of `calls` all-reduces of `bytes`, in µs, after a tenth as many that are not counted.
-fn time(ring: &mut impl Communicator, bytes: usize, calls: usize) -> Result<(f64, f64), Box<dyn Error>> {
+fn time_all_reduce(mesh: &mut impl Communicator, bytes: usize, calls: usize) -> Result<(f64, f64), Box<dyn Error>> {
     let mut data = vec![0.0f32; bytes / size_of::<f32>()];
     let mut times = Vec::with_capacity(calls);
     for call in 0..calls + calls.div_ceil(10) {
         let start = Instant::now();
-        ring.all_reduce_sum(SliceMut::F32(&mut data))?;
+        mesh.all_reduce_sum(SliceMut::F32(&mut data))?;
         if call >= calls.div_ceil(10) {
             times.push(start.elapsed().as_secs_f64() * 1e6);
         }

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::communicator::{Aborter, CollectiveError};
+use crate::error::CollectiveError;
 
 /// A bell that one thread rings and another can sleep on in `poll`.
 #[derive(Debug)]
-pub(crate) struct Wake {
+pub(crate) struct Wakeup {
     sender: UnixStream,
     receiver: UnixStream,
 }
 
-impl Wake {
+impl Wakeup {
     pub(crate) fn new() -> io::Result<Self> {
         let (sender, receiver) = UnixStream::pair()?;
         sender.set_nonblocking(true)?;
@@ -52,23 +52,23 @@ pub struct AbortSwitch(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     reason: OnceLock<String>,
-    wake: Wake,
+    wakeup: Wakeup,
 }
 
 impl AbortSwitch {
     /// Fails when the process has no file descriptors left.
     pub fn new() -> Result<Self, CollectiveError> {
-        let wake = Wake::new().map_err(|error| CollectiveError::Unavailable {
+        let wakeup = Wakeup::new().map_err(|error| CollectiveError::Unavailable {
             backend: "ring",
             reason: format!("make the abort switch: {error}; raise the limit on open files"),
         })?;
-        Ok(Self(Arc::new(Inner { reason: OnceLock::new(), wake })))
+        Ok(Self(Arc::new(Inner { reason: OnceLock::new(), wakeup })))
     }
 
     /// Every blocked and every further call fails with [`CollectiveError::Aborted`]; the first reason counts.
     pub fn abort(&self, reason: &str) {
         if self.0.reason.set(reason.to_owned()).is_ok() {
-            self.0.wake.signal();
+            self.0.wakeup.signal();
         }
     }
 
@@ -90,7 +90,22 @@ impl AbortSwitch {
 
     /// The switch in a set of polled descriptors.
     pub(crate) fn poll_fd(&self) -> PollFd<'_> {
-        PollFd::from_borrowed_fd(self.0.wake.fd(), PollFlags::IN)
+        PollFd::from_borrowed_fd(self.0.wakeup.fd(), PollFlags::IN)
+    }
+}
+
+/// Ends the operation in which a rank is blocked. It is cheap to clone, works from any thread, and may be used twice.
+#[derive(Clone)]
+pub struct Aborter(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Aborter {
+    pub fn new(abort: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(abort))
+    }
+
+    /// Makes every blocked and every later call fail with [`CollectiveError::Aborted`]. The first reason counts.
+    pub fn abort(&self, reason: &str) {
+        (self.0)(reason);
     }
 }
 

@@ -1,14 +1,16 @@
 //! The rules on a caller's arguments, the same for every backend.
 
-use crate::communicator::{CollectiveError, Group, Slice, SliceMut};
+use crate::error::CollectiveError;
+use crate::rank_group::RankGroup;
+use crate::slice::{Slice, SliceMut};
 
 fn usage(message: String) -> Result<(), CollectiveError> {
     Err(CollectiveError::Usage(message))
 }
 
 /// `counts` covers the group, agrees with `mine`, and fills `out`; the types agree.
-pub(crate) fn all_gather(
-    group: Group,
+pub(crate) fn check_all_gather(
+    group: RankGroup,
     mine: &Slice<'_>,
     counts: &[usize],
     out: &SliceMut<'_>,
@@ -31,7 +33,7 @@ pub(crate) fn all_gather(
 }
 
 /// `root` is a rank of the group.
-pub(crate) fn root(group: Group, root: usize) -> Result<(), CollectiveError> {
+pub(crate) fn check_root(group: RankGroup, root: usize) -> Result<(), CollectiveError> {
     if root < group.world_size() {
         return Ok(());
     }
@@ -39,9 +41,9 @@ pub(crate) fn root(group: Group, root: usize) -> Result<(), CollectiveError> {
 }
 
 /// `peer` is another rank of the group.
-pub(crate) fn peer(group: Group, peer: usize) -> Result<(), CollectiveError> {
+pub(crate) fn check_peer(group: RankGroup, peer: usize) -> Result<(), CollectiveError> {
     if peer == group.rank() {
         return usage(format!("rank {peer} cannot send to or receive from itself"));
     }
-    root(group, peer)
+    check_root(group, peer)
 }

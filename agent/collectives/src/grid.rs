@@ -1,6 +1,7 @@
 //! Rank arithmetic of a group that is split two ways: pipeline stages, each of them a tensor-parallel group.
 
-use crate::communicator::{Communicator, Group};
+use crate::communicator::Communicator;
+use crate::rank_group::RankGroup;
 
 /// A checked place in a grid of ranks: rank = stage × tensor size + tensor rank.
 ///
@@ -8,24 +9,24 @@ use crate::communicator::{Communicator, Group};
 /// hand activations from stage to stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Grid {
-    tensor: Group,
-    pipeline: Group,
+    tensor: RankGroup,
+    pipeline: RankGroup,
 }
 
 impl Grid {
     /// `None` unless `rank < world_size` and `stages`, at least 1, divides `world_size`.
     pub fn new(rank: usize, world_size: usize, stages: usize) -> Option<Self> {
         let size = world_size.checked_div(stages).filter(|size| size * stages == world_size && *size > 0)?;
-        Some(Self { tensor: Group::new(rank % size, size)?, pipeline: Group::new(rank / size, stages)? })
+        Some(Self { tensor: RankGroup::new(rank % size, size)?, pipeline: RankGroup::new(rank / size, stages)? })
     }
 
     /// Place in the stage's tensor-parallel group.
-    pub fn tensor(self) -> Group {
+    pub fn tensor(self) -> RankGroup {
         self.tensor
     }
 
     /// Place in the column: `rank()` is the stage, `world_size()` the number of stages.
-    pub fn pipeline(self) -> Group {
+    pub fn pipeline(self) -> RankGroup {
         self.pipeline
     }
 
@@ -66,9 +67,9 @@ impl Grid {
 }
 
 /// One stage.
-impl From<Group> for Grid {
-    fn from(tensor: Group) -> Self {
-        Self { tensor, pipeline: Group::solo() }
+impl From<RankGroup> for Grid {
+    fn from(tensor: RankGroup) -> Self {
+        Self { tensor, pipeline: RankGroup::solo() }
     }
 }
 
@@ -101,7 +102,7 @@ mod tests {
         let grid = Grid::new(3, 6, 3).expect("a place");
         assert_eq!((grid.row().collect::<Vec<_>>(), grid.column().collect::<Vec<_>>()), (vec![2, 3], vec![1, 3, 5]));
         assert!(!grid.is_first_stage() && !grid.is_last_stage() && grid.world_size() == 6);
-        let one_stage = Grid::from(Group::new(1, 2).expect("a place"));
+        let one_stage = Grid::from(RankGroup::new(1, 2).expect("a place"));
         assert_eq!(Some(one_stage), Grid::new(1, 2, 1));
         for (rank, world_size, stages) in [(6, 6, 3), (0, 5, 2), (0, 2, 0), (0, 2, 3), (0, 0, 1)] {
             assert_eq!(Grid::new(rank, world_size, stages), None, "{rank} of {world_size} in {stages}");

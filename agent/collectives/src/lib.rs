@@ -7,20 +7,28 @@
 
 mod abort;
 mod checks;
-pub mod communicator;
+mod communicator;
+#[cfg(feature = "nccl")]
+mod device;
 mod dtype;
+mod error;
 mod grid;
 pub mod memory;
 mod mesh;
 #[cfg(feature = "nccl")]
 pub mod nccl;
+mod rank_group;
 pub mod ring;
+mod slice;
 pub mod solo;
 mod sum;
 mod transport;
 
-pub use abort::AbortSwitch;
-pub use communicator::{Aborter, CollectiveError, Communicator, Group, Slice, SliceMut};
+pub use abort::{AbortSwitch, Aborter};
+pub use communicator::Communicator;
 pub use dtype::Dtype;
+pub use error::CollectiveError;
 pub use grid::{Communicators, Grid};
 pub use mesh::{Mesh, Tuning};
+pub use rank_group::RankGroup;
+pub use slice::{Slice, SliceMut};

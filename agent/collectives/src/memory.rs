@@ -9,15 +9,16 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::abort::{AbortSwitch, Wake, sleep_on};
-use crate::communicator::{CollectiveError, Group};
-use crate::mesh::{Limits, Mesh, Tuning};
+use crate::abort::{AbortSwitch, Wakeup, sleep_on};
+use crate::error::CollectiveError;
+use crate::mesh::{Mesh, MeshSettings, Tuning};
+use crate::rank_group::RankGroup;
 use crate::transport::{Interest, Transport};
 
 /// Bytes in flight on one direction of a link, like a socket's buffer.
 const PIPE_BYTES: usize = 256 << 10;
 
-/// What goes wrong in a group of [`group`].
+/// What goes wrong in a group of [`form_group`].
 #[derive(Debug, Clone)]
 pub struct Faults {
     /// Same seed, same calls: same delays and short writes.
@@ -68,26 +69,23 @@ pub enum CutKind {
     Close,
 }
 
-/// A rank of a group in memory.
-pub type Member = Mesh;
-
 /// The communicators of `world_size` ranks, in rank order, for one thread each.
 ///
 /// # Errors
 /// When `world_size` is 0, or the process has no file descriptors left.
-pub fn group(world_size: usize, faults: &Faults) -> Result<Vec<Member>, CollectiveError> {
+pub fn form_group(world_size: usize, faults: &Faults) -> Result<Vec<Mesh>, CollectiveError> {
     if world_size == 0 {
         return Err(CollectiveError::Usage("a group has at least one rank".into()));
     }
     let switchboard = Arc::new(Switchboard::new(world_size, faults)?);
     (0..world_size)
-        .filter_map(|rank| Group::new(rank, world_size))
+        .filter_map(|rank| RankGroup::new(rank, world_size))
         .map(|group| {
             let abort = AbortSwitch::new()?;
             let progress = faults.progress.get(group.rank()).cloned();
-            let limits = Limits { op_timeout: faults.op_timeout, spin: false, progress };
+            let settings = MeshSettings { op_timeout: faults.op_timeout, spin: false, progress };
             let links = Links { rank: group.rank(), switchboard: switchboard.clone() };
-            Ok(Mesh::new(links, group, faults.tuning, limits, &abort))
+            Ok(Mesh::new(links, group, faults.tuning, settings, &abort))
         })
         .collect()
 }
@@ -97,7 +95,7 @@ pub fn group(world_size: usize, faults: &Faults) -> Result<Vec<Member>, Collecti
 struct Switchboard {
     pipes: Mutex<Vec<Pipe>>,
     /// Rung for a rank when one of its links may move.
-    bells: Vec<Wake>,
+    wakeups: Vec<Wakeup>,
     world_size: usize,
 }
 
@@ -156,12 +154,12 @@ impl Switchboard {
                 cut: cut.map(|cut| (cut.after_bytes, cut.kind)),
             }
         };
-        let bells = (0..world_size).map(|_| Wake::new()).collect::<io::Result<_>>();
-        let bells = bells.map_err(|error| CollectiveError::Unavailable {
+        let wakeups = (0..world_size).map(|_| Wakeup::new()).collect::<io::Result<_>>();
+        let wakeups = wakeups.map_err(|error| CollectiveError::Unavailable {
             backend: "memory",
-            reason: format!("make the ranks' bells: {error}; raise the limit on open files"),
+            reason: format!("make the ranks' wakeups: {error}; raise the limit on open files"),
         })?;
-        Ok(Self { pipes: Mutex::new((0..world_size * world_size).map(pipe).collect()), bells, world_size })
+        Ok(Self { pipes: Mutex::new((0..world_size * world_size).map(pipe).collect()), wakeups, world_size })
     }
 
     /// The pipes; a test thread that panicked leaves them whole, so its poison is ignored.
@@ -240,7 +238,7 @@ impl Transport for Links {
         let index = self.index(self.rank, peer);
         let sent = self.switchboard.pipes()[index].write(head, body)?;
         if sent > 0 {
-            self.switchboard.bells[peer].signal();
+            self.switchboard.wakeups[peer].signal();
         }
         Ok(sent)
     }
@@ -249,14 +247,14 @@ impl Transport for Links {
         let index = self.index(peer, self.rank);
         let got = self.switchboard.pipes()[index].read(head, body)?;
         if got > 0 {
-            self.switchboard.bells[peer].signal();
+            self.switchboard.wakeups[peer].signal();
         }
         Ok(got)
     }
 
     fn wait(&mut self, interest: &[Interest], abort: &AbortSwitch, timeout: Duration) -> io::Result<()> {
-        let bell = &self.switchboard.bells[self.rank];
-        bell.clear();
+        let wakeup = &self.switchboard.wakeups[self.rank];
+        wakeup.clear();
         let movable = |(peer, interest): (usize, &Interest)| {
             let pipes = self.switchboard.pipes();
             let (into, out) = (&pipes[self.index(peer, self.rank)], &pipes[self.index(self.rank, peer)]);
@@ -267,8 +265,8 @@ impl Transport for Links {
             std::thread::yield_now();
             return Ok(());
         }
-        let bell = rustix::event::PollFd::from_borrowed_fd(bell.fd(), rustix::event::PollFlags::IN);
-        sleep_on(&mut [bell, abort.poll_fd()], timeout)
+        let wakeup = rustix::event::PollFd::from_borrowed_fd(wakeup.fd(), rustix::event::PollFlags::IN);
+        sleep_on(&mut [wakeup, abort.poll_fd()], timeout)
     }
 
     fn close(&mut self) {
@@ -279,7 +277,7 @@ impl Transport for Links {
             pipes[self.index(peer, self.rank)].closed = true;
         }
         drop(pipes);
-        self.switchboard.bells.iter().for_each(Wake::signal);
+        self.switchboard.wakeups.iter().for_each(Wakeup::signal);
     }
 }
 

@@ -1,8 +1,12 @@
 //! The group of one rank: every sum is its own operand.
 
 use crate::abort::AbortSwitch;
+use crate::abort::Aborter;
 use crate::checks;
-use crate::communicator::{Aborter, CollectiveError, Communicator, Group, Slice, SliceMut};
+use crate::communicator::Communicator;
+use crate::error::CollectiveError;
+use crate::rank_group::RankGroup;
+use crate::slice::{Slice, SliceMut};
 
 /// The communicator of a group of one.
 #[derive(Debug)]
@@ -33,12 +37,8 @@ impl Solo {
 }
 
 impl Communicator for Solo {
-    fn group(&self) -> Group {
-        Group::solo()
-    }
-
-    fn backend(&self) -> &'static str {
-        "solo"
+    fn group(&self) -> RankGroup {
+        RankGroup::solo()
     }
 
     fn all_reduce_sum(&mut self, _data: SliceMut<'_>) -> Result<(), CollectiveError> {
@@ -46,7 +46,7 @@ impl Communicator for Solo {
     }
 
     fn all_gather(&mut self, mine: Slice<'_>, counts: &[usize], out: SliceMut<'_>) -> Result<(), CollectiveError> {
-        let copied = checks::all_gather(Group::solo(), &mine, counts, &out).and_then(|()| {
+        let copied = checks::check_all_gather(RankGroup::solo(), &mine, counts, &out).and_then(|()| {
             out.host_bytes()?.copy_from_slice(mine.host_bytes()?);
             Ok(())
         });
@@ -54,15 +54,15 @@ impl Communicator for Solo {
     }
 
     fn broadcast(&mut self, root: usize, _data: SliceMut<'_>) -> Result<(), CollectiveError> {
-        self.finish(checks::root(Group::solo(), root))
+        self.finish(checks::check_root(RankGroup::solo(), root))
     }
 
     fn send(&mut self, to: usize, _data: Slice<'_>) -> Result<(), CollectiveError> {
-        self.finish(checks::peer(Group::solo(), to))
+        self.finish(checks::check_peer(RankGroup::solo(), to))
     }
 
     fn recv(&mut self, from: usize, _data: SliceMut<'_>) -> Result<(), CollectiveError> {
-        self.finish(checks::peer(Group::solo(), from))
+        self.finish(checks::check_peer(RankGroup::solo(), from))
     }
 
     fn barrier(&mut self) -> Result<(), CollectiveError> {

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use lockstep_collectives::ring::{ControlAddress, DiscoverConfig, Discovered, GroupKey, Listener, discover};
-use lockstep_collectives::{AbortSwitch, CollectiveError, Group};
+use lockstep_collectives::ring::{ControlAddress, DiscoverConfig, Discovered, LinkKey, Listener, discover};
+use lockstep_collectives::{AbortSwitch, CollectiveError, RankGroup};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// For what never comes.
@@ -20,7 +20,7 @@ fn address(listener: &Listener) -> String {
 
 fn config(rank: usize, listeners: &[Listener]) -> DiscoverConfig {
     DiscoverConfig {
-        group: Group::new(rank, listeners.len()).unwrap(),
+        group: RankGroup::new(rank, listeners.len()).unwrap(),
         cluster_id: String::new(),
         key: None,
         right: address(&listeners[(rank + 1) % listeners.len()]),
@@ -54,7 +54,7 @@ fn discover_all(
 fn every_rank_learns_the_head_and_itself() {
     for ranks in 2..=5 {
         let listeners = listeners(ranks);
-        let key = GroupKey::new(*b"a key of the ring").unwrap();
+        let key = LinkKey::new(*b"a key of the ring").unwrap();
         let found = discover_all(&listeners, |rank, config| {
             // Ranks come in any order.
             std::thread::sleep(Duration::from_millis([15, 0, 30, 5, 20][rank]));
@@ -107,10 +107,10 @@ fn a_restarted_head_is_found_at_its_new_address() {
 fn contradictions_name_both() {
     type Adapt = fn(&mut DiscoverConfig);
     let cases: [(Adapt, &str); 4] = [
-        (|c| c.group = Group::new(1, 4).unwrap(), "rank 2 is not of this group: the world size here is 4, there 3"),
+        (|c| c.group = RankGroup::new(1, 4).unwrap(), "rank 2 is not of this group: the world size here is 4, there 3"),
         (|c| c.cluster_id = "b".into(), "rank 2 is not of this group: the cluster here is \"b\", there \"\""),
         (
-            |c| c.key = Some(GroupKey::new(*b"only rank 1 has it").unwrap()),
+            |c| c.key = Some(LinkKey::new(*b"only rank 1 has it").unwrap()),
             "rank 2 is not of this group: the group's key here is given, there missing",
         ),
         (|c| c.control = Some(ControlAddress::Port(1)), "rank 0, and no other, is told the control address"),

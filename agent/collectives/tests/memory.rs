@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lockstep_collectives::memory::{Cut, CutKind, Faults, Member, group};
-use lockstep_collectives::{CollectiveError, Communicator, SliceMut, Tuning};
+use lockstep_collectives::memory::{Cut, CutKind, Faults, form_group};
+use lockstep_collectives::{CollectiveError, Communicator, Mesh, SliceMut, Tuning};
 use naive::{exercise_all, on_ranks};
 use proptest::prelude::*;
 
@@ -17,7 +17,7 @@ const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96, least_part: 4 };
 #[test]
 fn every_operation_at_every_small_size_and_world_size() {
     for ranks in 1..=8 {
-        let mut group = group(ranks, &Faults { tuning: SMALL, ..Faults::default() }).unwrap();
+        let mut group = form_group(ranks, &Faults { tuning: SMALL, ..Faults::default() }).unwrap();
         for len in [0, 1, 2, 3, 5, 7, 8, 9, 16, 17, 24, 31, 33, 48, 49, 127, 1000] {
             exercise_all(&mut group, len);
         }
@@ -28,7 +28,7 @@ fn every_operation_at_every_small_size_and_world_size() {
 fn default_tuning_on_both_sides_of_the_crossover() {
     let crossover = Tuning::default().direct_up_to / 2 / size_of::<f32>();
     for ranks in [2, 3] {
-        let mut group = group(ranks, &Faults::default()).unwrap();
+        let mut group = form_group(ranks, &Faults::default()).unwrap();
         for len in [crossover, crossover + 1, 2 * crossover + 1, 300_001] {
             exercise_all(&mut group, len);
         }
@@ -45,12 +45,12 @@ proptest! {
     ) {
         let tuning = Tuning { direct_up_to: direct, segment, least_part: 1 };
         let faults = Faults { seed, max_delay: delay, short_writes: short, tuning, ..Faults::default() };
-        exercise_all(&mut group(ranks, &faults).unwrap(), len);
+        exercise_all(&mut form_group(ranks, &faults).unwrap(), len);
     }
 }
 
 /// All-reduces until the group breaks; each rank's last word.
-fn until_broken(group: &mut [Member], calls: usize, elements: usize) -> Vec<Result<(), CollectiveError>> {
+fn until_broken(group: &mut [Mesh], calls: usize, elements: usize) -> Vec<Result<(), CollectiveError>> {
     on_ranks(group, |comm| {
         let mut data = vec![1.0f32; elements];
         let result = (0..calls).try_for_each(|_| comm.all_reduce_sum(SliceMut::F32(&mut data)));
@@ -74,7 +74,7 @@ fn a_link_that_ends_is_a_typed_error_on_every_rank() {
                 tuning: SMALL,
                 ..Faults::default()
             };
-            let results = until_broken(&mut group(3, &faults).unwrap(), 50, 200);
+            let results = until_broken(&mut form_group(3, &faults).unwrap(), 50, 200);
             let typed = |result: &Result<(), CollectiveError>| {
                 matches!(result, Err(CollectiveError::PeerLost { .. } | CollectiveError::Timeout { .. }))
             };
@@ -85,7 +85,7 @@ fn a_link_that_ends_is_a_typed_error_on_every_rank() {
 
 #[test]
 fn a_rank_that_leaves_is_noticed() {
-    let mut group = group(3, &Faults::default()).unwrap();
+    let mut group = form_group(3, &Faults::default()).unwrap();
     group.pop();
     let results = until_broken(&mut group, 1, 8);
     let lost = |result: &Result<(), CollectiveError>| match result {
@@ -100,7 +100,7 @@ fn a_rank_that_leaves_is_noticed() {
 #[test]
 fn operations_move_the_progress_of_their_rank() {
     let progress: Vec<Arc<AtomicU64>> = (0..2).map(|_| Arc::default()).collect();
-    let mut group = group(2, &Faults { progress: progress.clone(), ..Faults::default() }).unwrap();
+    let mut group = form_group(2, &Faults { progress: progress.clone(), ..Faults::default() }).unwrap();
     let mut seen = [0; 2];
     for _ in 0..3 {
         assert_eq!(on_ranks(&mut group, Communicator::barrier), [Ok(()), Ok(())]);
@@ -113,7 +113,7 @@ fn operations_move_the_progress_of_their_rank() {
 
 #[test]
 fn an_abort_wakes_a_blocked_rank() {
-    let mut group = group(2, &Faults::default()).unwrap();
+    let mut group = form_group(2, &Faults::default()).unwrap();
     let aborter = group[1].aborter();
     let result = std::thread::scope(|scope| {
         let blocked = scope.spawn(|| group[1].barrier());
@@ -128,7 +128,7 @@ fn an_abort_wakes_a_blocked_rank() {
 
 #[test]
 fn an_aborted_rank_takes_those_along_that_wait_for_it() {
-    let mut group = group(2, &Faults::default()).unwrap();
+    let mut group = form_group(2, &Faults::default()).unwrap();
     let aborter = group[1].aborter();
     let results = on_ranks(&mut group, |comm| {
         if comm.group().rank() == 1 {
@@ -143,7 +143,7 @@ fn an_aborted_rank_takes_those_along_that_wait_for_it() {
 
 #[test]
 fn ranks_in_different_calls_are_told_both() {
-    let mut group = group(2, &Faults::default()).unwrap();
+    let mut group = form_group(2, &Faults::default()).unwrap();
     let results = on_ranks(&mut group, |comm| {
         let mut data = vec![0i32; 2 + comm.group().rank()];
         comm.all_reduce_sum(SliceMut::I32(&mut data))
@@ -155,7 +155,7 @@ fn ranks_in_different_calls_are_told_both() {
 
 #[test]
 fn wrong_arguments_are_named() {
-    type Call = fn(&mut Member) -> Result<(), CollectiveError>;
+    type Call = fn(&mut Mesh) -> Result<(), CollectiveError>;
     let calls: [(Call, &str); 5] = [
         (|comm| comm.broadcast(2, SliceMut::F32(&mut [])), "rank 2 is outside the group of 2"),
         (|comm| comm.recv(0, SliceMut::F32(&mut [])), "rank 0 cannot send to or receive from itself"),
@@ -173,7 +173,7 @@ fn wrong_arguments_are_named() {
         ),
     ];
     for (call, message) in calls {
-        let mut group = group(2, &Faults::default()).unwrap();
+        let mut group = form_group(2, &Faults::default()).unwrap();
         assert_eq!(call(&mut group[0]), Err(CollectiveError::Usage(message.into())));
     }
 }

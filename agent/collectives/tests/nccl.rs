@@ -6,8 +6,8 @@ mod naive;
 use std::time::Duration;
 
 use cudarc::driver::CudaContext;
-use lockstep_collectives::nccl::{Config, DeviceSlice, DeviceSliceMut, UniqueId, form};
-use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, Group, Slice, SliceMut};
+use lockstep_collectives::nccl::{DeviceSlice, DeviceSliceMut, NcclConfig, UniqueId, form};
+use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, RankGroup, Slice, SliceMut};
 
 #[test]
 fn one_rank_or_a_named_reason() {
@@ -22,7 +22,8 @@ fn one_rank_or_a_named_reason() {
     };
     let stream = CudaContext::new(0).unwrap().new_stream().unwrap();
     let limit = Duration::from_secs(60);
-    let config = Config { group: Group::solo(), id, stream: stream.clone(), op_timeout: limit, form_timeout: limit };
+    let config =
+        NcclConfig { group: RankGroup::solo(), id, stream: stream.clone(), op_timeout: limit, form_timeout: limit };
     let mut group = [form(config, None, &AbortSwitch::new().unwrap()).unwrap()];
     for len in [0, 1, 1000] {
         naive::exercise_all(&mut group, len);

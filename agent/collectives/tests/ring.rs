@@ -6,8 +6,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use lockstep_collectives::ring::{self, Config, GroupKey, Listener, Ring};
-use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, Group, Slice, SliceMut, Tuning};
+use lockstep_collectives::ring::{self, LinkKey, Listener, RingConfig};
+use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, Mesh, RankGroup, Slice, SliceMut, Tuning};
 use naive::{exercise_all, on_ranks};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -17,9 +17,9 @@ fn listeners(ranks: usize) -> Vec<Listener> {
     (0..ranks).map(|_| Listener::bind(ANY_PORT).unwrap()).collect()
 }
 
-fn config(rank: usize, listeners: &[Listener]) -> Config {
-    Config {
-        group: Group::new(rank, listeners.len()).unwrap(),
+fn config(rank: usize, listeners: &[Listener]) -> RingConfig {
+    RingConfig {
+        group: RankGroup::new(rank, listeners.len()).unwrap(),
         epoch: 4,
         cluster_id: "a".into(),
         key: None,
@@ -32,7 +32,7 @@ fn config(rank: usize, listeners: &[Listener]) -> Config {
 }
 
 /// Forms a group in threads, each rank with its own idea of the group.
-fn form(listeners: &[Listener], adapt: impl Fn(usize, &mut Config) + Sync) -> Vec<Result<Ring, CollectiveError>> {
+fn form(listeners: &[Listener], adapt: impl Fn(usize, &mut RingConfig) + Sync) -> Vec<Result<Mesh, CollectiveError>> {
     std::thread::scope(|scope| {
         let adapt = &adapt;
         let form = |rank| {
@@ -45,12 +45,12 @@ fn form(listeners: &[Listener], adapt: impl Fn(usize, &mut Config) + Sync) -> Ve
     })
 }
 
-fn formed(listeners: &[Listener], adapt: impl Fn(usize, &mut Config) + Sync) -> Vec<Ring> {
+fn formed(listeners: &[Listener], adapt: impl Fn(usize, &mut RingConfig) + Sync) -> Vec<Mesh> {
     form(listeners, adapt).into_iter().map(Result::unwrap).collect()
 }
 
-fn key(text: &str) -> Option<GroupKey> {
-    Some(GroupKey::new(text.as_bytes()).unwrap())
+fn key(text: &str) -> Option<LinkKey> {
+    Some(LinkKey::new(text.as_bytes()).unwrap())
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn ranks_may_come_at_different_times_and_epochs() {
         std::thread::sleep(Duration::from_millis(40 * rank as u64));
         if rank == 0 {
             // Rank 0 was in an older epoch when the others came to this one.
-            let old = Config { epoch: 3, form_timeout: Duration::from_millis(100), ..config.clone() };
+            let old = RingConfig { epoch: 3, form_timeout: Duration::from_millis(100), ..config.clone() };
             let result = ring::form(&listeners[0], old, None, &AbortSwitch::new().unwrap());
             assert!(matches!(result.err(), Some(CollectiveError::Timeout { .. })));
         }
@@ -142,7 +142,7 @@ fn a_grid_sums_in_rows_and_sends_in_columns() {
 const BRIEF: Duration = Duration::from_millis(300);
 
 /// Rank 1's error when it differs from rank 0 as `adapt` says; it may wait long for rank 0 to be there.
-fn mismatch(adapt: impl Fn(&mut Config) + Sync) -> String {
+fn mismatch(adapt: impl Fn(&mut RingConfig) + Sync) -> String {
     let listeners = listeners(2);
     let results = form(&listeners, |rank, config| match rank {
         0 => config.form_timeout = BRIEF,
@@ -159,7 +159,7 @@ fn mismatch(adapt: impl Fn(&mut Config) + Sync) -> String {
 
 #[test]
 fn what_does_not_belong_is_refused_with_both_values() {
-    type Adapt = fn(&mut Config);
+    type Adapt = fn(&mut RingConfig);
     let cases: [(Adapt, &str); 5] = [
         (|c| c.cluster_id = "b".into(), "rank 0 is not of this group: the cluster here is \"b\", there \"a\""),
         (|c| c.epoch = 3, "rank 0 is not of this group: the epoch here is 3, there 4"),
@@ -169,7 +169,7 @@ fn what_does_not_belong_is_refused_with_both_values() {
         ),
         (
             |c| {
-                c.group = Group::new(1, 3).unwrap();
+                c.group = RankGroup::new(1, 3).unwrap();
                 c.addresses.push("127.0.0.1:9".into());
             },
             "rank 0 is not of this group: the world size here is 3, there 2",

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use lockstep_collectives::Group;
+use lockstep_collectives::RankGroup;
 use lockstep_collectives::solo::Solo;
 use lockstep_engine::{DTypeChoice, Devices, EngineError, Runner, RunnerConfig, open};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
@@ -24,7 +24,7 @@ fn main() -> Result<(), EngineError> {
         files: open(source)?,
         dtype: DTypeChoice::Auto,
         quantization: arguments.get(5).map_or("", String::as_str).parse()?,
-        grid: Group::solo().into(),
+        grid: RankGroup::solo().into(),
         block_size: BLOCK_SIZE,
         context_length: None,
         max_num_batched_tokens: sequences * prompt,

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use lockstep_collectives::{Grid, Group};
+use lockstep_collectives::{Grid, RankGroup};
 
 use crate::EngineError;
 use crate::config::ModelConfig;
@@ -18,7 +18,7 @@ use crate::config::ModelConfig;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
     /// Place in the stage's tensor-parallel group.
-    pub group: Group,
+    pub group: RankGroup,
     /// The stage's layers, by their index in the whole model.
     pub layers: Range<usize>,
     /// Whether this stage has the embedding.
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_rank_keeps_every_kv_head_that_it_touches() {
         let config = config(6, 2);
-        let shard = |rank| Shard::new(&config, Group::new(rank, 4).unwrap().into()).unwrap();
+        let shard = |rank| Shard::new(&config, RankGroup::new(rank, 4).unwrap().into()).unwrap();
         let seen: Vec<_> = (0..4).map(shard).map(|shard| (shard.queries, shard.kv, shard.kv_of)).collect();
         let expected =
             [(0..1, 0..1, vec![0]), (1..3, 0..1, vec![0, 0]), (3..4, 1..2, vec![0]), (4..6, 1..2, vec![0, 0])];
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn too_many_ranks_are_told_how_many_fit() {
-        let message = Shard::new(&config(6, 2), Group::new(0, 7).unwrap().into()).unwrap_err().to_string();
+        let message = Shard::new(&config(6, 2), RankGroup::new(0, 7).unwrap().into()).unwrap_err().to_string();
         assert!(message.contains("over 7 ranks") && message.contains("the largest world size is 6"), "{message}");
     }
 
@@ -137,7 +137,7 @@ mod tests {
             prop_assume!(world <= largest_world_size(&config));
             let mut ends = (0, 0, 0);
             for rank in 0..world {
-                let shard = Shard::new(&config, Group::new(rank, world).unwrap().into()).unwrap();
+                let shard = Shard::new(&config, RankGroup::new(rank, world).unwrap().into()).unwrap();
                 let intermediate = shard.intermediate(config.intermediate_size);
                 prop_assert_eq!((shard.queries.start, intermediate.start, shard.vocab.start), ends);
                 prop_assert!(!shard.queries.is_empty() && !intermediate.is_empty() && !shard.vocab.is_empty());

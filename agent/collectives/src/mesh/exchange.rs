@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::abort::AbortSwitch;
-use crate::communicator::{CollectiveError, Group};
-use crate::mesh::Limits;
+use crate::error::CollectiveError;
+use crate::mesh::MeshSettings;
 use crate::mesh::header::{HEADER_BYTES, Header, Operation};
 use crate::mesh::spin::Spin;
+use crate::rank_group::RankGroup;
 use crate::transport::{Interest, Transport};
 
 /// Bytes handed to the transport in one call: small enough that sending, receiving and summing alternate.
@@ -80,7 +81,7 @@ struct Idle {
 /// The links of one rank and the progress of its present operation on each.
 pub(crate) struct Exchange {
     pub(crate) transport: Box<dyn Transport>,
-    group: Group,
+    group: RankGroup,
     out: Vec<Flow>,
     into: Vec<Flow>,
     /// What each link said instead of the expected header, while it is read.
@@ -94,7 +95,12 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(transport: Box<dyn Transport>, group: Group, limits: Limits, abort: &AbortSwitch) -> Self {
+    pub(crate) fn new(
+        transport: Box<dyn Transport>,
+        group: RankGroup,
+        settings: MeshSettings,
+        abort: &AbortSwitch,
+    ) -> Self {
         let ranks = group.world_size();
         Self {
             transport,
@@ -104,9 +110,9 @@ impl Exchange {
             heard: vec![[0; HEADER_BYTES]; ranks],
             interest: vec![Interest::default(); ranks],
             abort: abort.clone(),
-            op_timeout: limits.op_timeout,
-            spin: Spin::new(limits.spin),
-            progress: limits.progress,
+            op_timeout: settings.op_timeout,
+            spin: Spin::new(settings.spin),
+            progress: settings.progress,
         }
     }
 

@@ -3,8 +3,8 @@
 //! Layout, little-endian: `u32` count of operations on this direction of the link, `u8` operation, `u8` element type
 //! (0 where there is none), `u16` zero, `u64` bytes of the operation.
 
-use crate::communicator::CollectiveError;
 use crate::dtype::Dtype;
+use crate::error::CollectiveError;
 
 pub(crate) const HEADER_BYTES: usize = 16;
 

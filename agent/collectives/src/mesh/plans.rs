@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use crate::communicator::Group;
 use crate::dtype::Dtype;
 use crate::mesh::exchange::{Piece, Plan};
 use crate::mesh::header::{Kind, Operation};
+use crate::rank_group::RankGroup;
 use crate::sum;
 
 /// One piece at most in each direction of each link, none depending on another: everything but the large all-reduce.
@@ -72,7 +72,7 @@ pub(crate) struct Segmented<'a> {
 /// How a message is cut into segments, and segments into parts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segments {
-    pub(crate) group: Group,
+    pub(crate) group: RankGroup,
     /// Bytes of an element, of a segment, of the message.
     pub(crate) element: usize,
     pub(crate) segment: usize,

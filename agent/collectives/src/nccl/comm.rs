@@ -11,9 +11,10 @@ use cudarc::nccl::sys;
 use libloading::os::unix::Library;
 
 use crate::abort::AbortSwitch;
-use crate::communicator::{CollectiveError, Group};
+use crate::device::DeviceMemory;
 use crate::dtype::Dtype;
-use crate::nccl::nccl_type;
+use crate::error::CollectiveError;
+use crate::rank_group::RankGroup;
 
 /// Marks a configuration as one that the caller filled in (NCCL's `NCCL_CONFIG_INITIALIZER`).
 const CONFIG_MAGIC: u32 = 0xcafe_beef;
@@ -54,29 +55,6 @@ impl fmt::Debug for UniqueId {
     }
 }
 
-/// Elements on the device, which the caller keeps alive and in order on the stream until the call has been queued.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Memory {
-    pub(crate) address: cudarc::driver::sys::CUdeviceptr,
-    pub(crate) count: usize,
-    pub(crate) dtype: Dtype,
-}
-
-impl Memory {
-    fn read(self) -> *const std::ffi::c_void {
-        self.address as *const _
-    }
-
-    fn write(self) -> *mut std::ffi::c_void {
-        self.address as *mut _
-    }
-
-    /// `count` elements, `skip` elements on.
-    fn part(self, skip: usize, count: usize) -> Self {
-        Self { address: self.address + (skip * self.dtype.size()) as u64, count, dtype: self.dtype }
-    }
-}
-
 /// NCCL's communicator.
 struct Raw(sys::ncclComm_t);
 
@@ -87,12 +65,12 @@ unsafe impl Send for Raw {}
 pub(crate) struct Comm {
     raw: Mutex<Option<Raw>>,
     abort: AbortSwitch,
-    group: Group,
+    group: RankGroup,
 }
 
 impl Comm {
     /// Begins to join `id`'s group; [`Comm::settled`] tells when that is done. The device must be bound to this thread.
-    pub(crate) fn begin(group: Group, id: UniqueId, abort: &AbortSwitch) -> Result<Self, CollectiveError> {
+    pub(crate) fn begin(group: RankGroup, id: UniqueId, abort: &AbortSwitch) -> Result<Self, CollectiveError> {
         let mut raw = MaybeUninit::new(ptr::null_mut());
         let mut config = config();
         let id = sys::ncclUniqueId { internal: id.0.map(|byte| std::ffi::c_char::from_ne_bytes([byte])) };
@@ -160,33 +138,40 @@ impl Comm {
         }
     }
 
-    pub(crate) fn all_reduce_sum(&self, stream: &CudaStream, data: Memory) -> Result<(), CollectiveError> {
+    pub(crate) fn all_reduce_sum(&self, stream: &CudaStream, data: DeviceMemory) -> Result<(), CollectiveError> {
         let (dtype, sum) = (nccl_type(data.dtype), sys::ncclRedOp_t::ncclSum);
         self.call("all-reduce", |raw| {
-            // SAFETY: `data` is device memory of `count` elements, in order on `stream` (Memory's contract).
-            unsafe { result::all_reduce(data.read(), data.write(), data.count, dtype, sum, raw, queue(stream)) }
+            // SAFETY: `data` is device memory of `count` elements, in order on `stream` (the contract of `DeviceMemory`).
+            unsafe { result::all_reduce(data.as_ptr(), data.as_mut_ptr(), data.count, dtype, sum, raw, queue(stream)) }
         })
     }
 
-    pub(crate) fn broadcast(&self, stream: &CudaStream, root: usize, data: Memory) -> Result<(), CollectiveError> {
+    pub(crate) fn broadcast(
+        &self,
+        stream: &CudaStream,
+        root: usize,
+        data: DeviceMemory,
+    ) -> Result<(), CollectiveError> {
         let (dtype, root) = (nccl_type(data.dtype), rank(root));
         self.call("broadcast", |raw| {
             // SAFETY: as in `all_reduce_sum`.
-            unsafe { result::broadcast(data.read(), data.write(), data.count, dtype, root, raw, queue(stream)) }
+            unsafe { result::broadcast(data.as_ptr(), data.as_mut_ptr(), data.count, dtype, root, raw, queue(stream)) }
         })
     }
 
-    pub(crate) fn send(&self, stream: &CudaStream, to: usize, data: Memory) -> Result<(), CollectiveError> {
+    pub(crate) fn send(&self, stream: &CudaStream, to: usize, data: DeviceMemory) -> Result<(), CollectiveError> {
         self.call("send", |raw| {
             // SAFETY: as in `all_reduce_sum`; the memory is only read.
-            unsafe { result::send(data.read(), data.count, nccl_type(data.dtype), rank(to), raw, queue(stream)) }
+            unsafe { result::send(data.as_ptr(), data.count, nccl_type(data.dtype), rank(to), raw, queue(stream)) }
         })
     }
 
-    pub(crate) fn recv(&self, stream: &CudaStream, from: usize, data: Memory) -> Result<(), CollectiveError> {
+    pub(crate) fn recv(&self, stream: &CudaStream, from: usize, data: DeviceMemory) -> Result<(), CollectiveError> {
         self.call("receive", |raw| {
             // SAFETY: as in `all_reduce_sum`.
-            unsafe { result::recv(data.write(), data.count, nccl_type(data.dtype), rank(from), raw, queue(stream)) }
+            unsafe {
+                result::recv(data.as_mut_ptr(), data.count, nccl_type(data.dtype), rank(from), raw, queue(stream))
+            }
         })
     }
 
@@ -194,9 +179,9 @@ impl Comm {
     pub(crate) fn all_gather(
         &self,
         stream: &CudaStream,
-        mine: Memory,
+        mine: DeviceMemory,
         counts: &[usize],
-        out: Memory,
+        out: DeviceMemory,
     ) -> Result<(), CollectiveError> {
         let dtype = nccl_type(out.dtype);
         self.call("all-gather", |raw| {
@@ -204,13 +189,13 @@ impl Comm {
             let mut skip = 0;
             let mut queued = Ok(NcclStatus::Success);
             for (root, &count) in counts.iter().enumerate() {
-                let into = out.part(skip, count);
+                let into = out.subrange(skip, count);
                 let from = if root == self.group.rank() { mine } else { into };
                 skip += count;
                 // SAFETY: as in `all_reduce_sum`; the parts are disjoint and within `out`, whose length the counts add
                 // up to (checked by the caller).
                 queued = queued.and(unsafe {
-                    result::broadcast(from.read(), into.write(), count, dtype, rank(root), raw, queue(stream))
+                    result::broadcast(from.as_ptr(), into.as_mut_ptr(), count, dtype, rank(root), raw, queue(stream))
                 });
             }
             // The group is ended in any case: a thread must not be left inside it.
@@ -290,4 +275,16 @@ fn failed(what: &str, error: &NcclError) -> CollectiveError {
 
 pub(crate) fn cuda(what: &str, error: DriverError) -> CollectiveError {
     CollectiveError::Unavailable { backend: "nccl", reason: format!("{what}: {error}") }
+}
+
+/// Returns NCCL's name for an element type.
+fn nccl_type(dtype: Dtype) -> cudarc::nccl::sys::ncclDataType_t {
+    use cudarc::nccl::sys::ncclDataType_t as Type;
+    match dtype {
+        Dtype::F32 => Type::ncclFloat32,
+        Dtype::Bf16 => Type::ncclBfloat16,
+        Dtype::F16 => Type::ncclFloat16,
+        Dtype::I32 => Type::ncclInt32,
+        Dtype::U32 => Type::ncclUint32,
+    }
 }

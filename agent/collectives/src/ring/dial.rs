@@ -1,4 +1,4 @@
-//! Calling another rank: connect, greet, prove, be accepted, all within a deadline and open to an abort.
+//! Dialling another rank: connect, exchange greetings and proofs, and be accepted, within a deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -8,69 +8,71 @@ use rustix::event::{PollFd, PollFlags};
 use socket2::{Domain, Socket, Type};
 
 use crate::abort::{AbortSwitch, sleep_on};
-use crate::communicator::CollectiveError;
-use crate::ring::greeting::{Fit, Greeting, Heard, LONGEST_GREETING, PREFACE_BYTES, Verdict, WIRE_VERSION, hear};
-use crate::ring::key::{GroupKey, Side, prove, proves};
-use crate::ring::listener::{ACCEPTED, LAST_WORD_BYTES};
+use crate::error::CollectiveError;
+use crate::ring::greeting::{
+    Greeting, GreetingMatch, MAX_GREETING_BYTES, PREFACE_BYTES, ParsedGreeting, Verdict, WIRE_VERSION, parse_greeting,
+};
+use crate::ring::handshake::{ACCEPTED, LAST_MESSAGE_BYTES};
+use crate::ring::key::{LinkKey, Side, make_proof, verify_proof};
 
-/// Addresses of one name that are tried.
-const MOST_ADDRESSES: usize = 4;
+/// Most addresses of one host name that are tried.
+const MAX_ADDRESSES: usize = 4;
 
-/// What became of a call.
-pub(crate) enum Call {
-    /// The link and what the other side said.
+/// Result of one call.
+pub(crate) enum DialOutcome {
+    /// The link, and the greeting of the other side.
     Linked(TcpStream, Box<Greeting>),
-    /// Worth trying again, and why.
-    Later(String),
+    /// Reason for which the rank should call again later.
+    RetryLater(String),
 }
 
-/// One call's limits.
+/// Moment at which a call ends, and the switch that ends it earlier.
 #[derive(Clone, Copy)]
-pub(crate) struct Patience<'a> {
-    pub(crate) until: Instant,
+pub(crate) struct Deadline<'a> {
+    pub(crate) at: Instant,
     pub(crate) abort: &'a AbortSwitch,
 }
 
-/// Why a call ended early.
-enum Trouble {
+/// Reason for which a call failed. After an I/O error the rank may call again.
+enum DialError {
     Io(io::Error),
     Fatal(CollectiveError),
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for DialError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-/// Calls `address` with the words `ours`, which name the rank that should answer.
+/// Dials `address` and sends the greeting `ours`, which names the rank that should answer.
 ///
 /// # Errors
-/// `Mismatch` where calling again could not help, `Aborted`.
-pub(crate) fn call(
+/// `Mismatch` if calling again could not help, and `Aborted`.
+pub(crate) fn dial(
     address: &str,
     ours: &Greeting,
-    key: Option<&GroupKey>,
-    patience: Patience<'_>,
-) -> Result<Call, CollectiveError> {
+    key: Option<&LinkKey>,
+    deadline: Deadline<'_>,
+) -> Result<DialOutcome, CollectiveError> {
     let mut reason = format!("{address} has no address");
     let addresses = match resolve(address) {
         Ok(addresses) => addresses,
-        Err(error) => return Ok(Call::Later(format!("resolve {address}: {error}"))),
+        Err(error) => return Ok(DialOutcome::RetryLater(format!("resolve {address}: {error}"))),
     };
-    for socket in addresses.into_iter().take(MOST_ADDRESSES) {
-        match connect(socket, patience).and_then(|stream| shake_hands(stream, ours, key, patience)) {
-            Ok(Call::Later(why)) => reason = why,
+    for socket in addresses.into_iter().take(MAX_ADDRESSES) {
+        match connect(socket, deadline).and_then(|stream| shake_hands(stream, ours, key, deadline)) {
+            Ok(DialOutcome::RetryLater(cause)) => reason = cause,
             Ok(linked) => return Ok(linked),
-            Err(Trouble::Fatal(error)) => return Err(error),
-            Err(Trouble::Io(error)) => reason = format!("{socket}: {error}"),
+            Err(DialError::Fatal(error)) => return Err(error),
+            Err(DialError::Io(error)) => reason = format!("{socket}: {error}"),
         }
     }
-    patience.abort.check()?;
-    Ok(Call::Later(reason))
+    deadline.abort.check()?;
+    Ok(DialOutcome::RetryLater(reason))
 }
 
-/// `host:port` to addresses; names are looked up anew each time, because they move with their pods.
+/// Resolves `host:port`. Names are looked up for each call, because their addresses move with the pods.
 pub(crate) fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     match address.parse() {
         Ok(address) => Ok(vec![address]),
@@ -78,7 +80,7 @@ pub(crate) fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-fn connect(address: SocketAddr, patience: Patience<'_>) -> Result<TcpStream, Trouble> {
+fn connect(address: SocketAddr, deadline: Deadline<'_>) -> Result<TcpStream, DialError> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -86,19 +88,20 @@ fn connect(address: SocketAddr, patience: Patience<'_>) -> Result<TcpStream, Tro
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
             let stream = TcpStream::from(socket);
-            patience.wait(&stream, PollFlags::OUT)?;
+            deadline.wait_ready(&stream, PollFlags::OUT)?;
             if let Some(error) = stream.take_error()? {
                 return Err(error.into());
             }
-            return not_itself(stream);
+            return refuse_self_connection(stream);
         }
         Err(error) => return Err(error.into()),
     }
-    not_itself(TcpStream::from(socket))
+    refuse_self_connection(TcpStream::from(socket))
 }
 
-/// A socket that calls a free port of its own host may be given that port and reach itself.
-fn not_itself(stream: TcpStream) -> Result<TcpStream, Trouble> {
+/// Refuses a stream that leads to itself. A socket that dials a free port of its own host may get that very port as its
+/// local port, and so reach itself.
+fn refuse_self_connection(stream: TcpStream) -> Result<TcpStream, DialError> {
     if stream.local_addr()? == stream.peer_addr()? {
         return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
     }
@@ -108,86 +111,90 @@ fn not_itself(stream: TcpStream) -> Result<TcpStream, Trouble> {
 fn shake_hands(
     mut stream: TcpStream,
     ours: &Greeting,
-    key: Option<&GroupKey>,
-    patience: Patience<'_>,
-) -> Result<Call, Trouble> {
+    key: Option<&LinkKey>,
+    deadline: Deadline<'_>,
+) -> Result<DialOutcome, DialError> {
     let rank = ours.to;
-    let mismatch = |reason: String| Trouble::Fatal(CollectiveError::Mismatch { rank, reason });
-    let words = ours.encode(Verdict::Welcome);
-    patience.write(&mut stream, &words)?;
-    let heard = read_greeting(&mut stream, patience)?;
-    let (theirs, verdict) = match hear(&heard) {
-        Heard::Greeting(theirs, verdict) => (theirs, verdict),
-        Heard::Version(version) => {
+    let mismatch = |reason: String| DialError::Fatal(CollectiveError::Mismatch { rank, reason });
+    let sent = ours.encode(Verdict::Welcome);
+    deadline.write_all(&mut stream, &sent)?;
+    let received = read_greeting(&mut stream, deadline)?;
+    let (theirs, verdict) = match parse_greeting(&received) {
+        ParsedGreeting::Greeting(theirs, verdict) => (theirs, verdict),
+        ParsedGreeting::OtherVersion(version) => {
             return Err(mismatch(format!("the wire version here is {WIRE_VERSION}, there {version}")));
         }
-        Heard::Part | Heard::Garbage => return Err(mismatch("what listens there is no Lockstep rank".into())),
+        ParsedGreeting::Incomplete | ParsedGreeting::Garbage => {
+            return Err(mismatch("what listens there is no Lockstep rank".into()));
+        }
     };
-    match (verdict, ours.fit(&theirs)) {
-        (Verdict::NotYet, _) => return Ok(Call::Later(format!("rank {rank} is not ready to link"))),
-        (_, Fit::Wrong(reason) | Fit::NotYet(reason)) => return Err(mismatch(reason)),
-        (Verdict::Refused, Fit::Fits) => return Err(mismatch("it refuses this rank".into())),
-        (Verdict::Welcome, Fit::Fits) => {}
+    match (verdict, ours.match_peer(&theirs)) {
+        (Verdict::NotYet, _) => {
+            return Ok(DialOutcome::RetryLater(format!("rank {rank} is not ready to link")));
+        }
+        (_, GreetingMatch::Mismatch(reason) | GreetingMatch::NotYet(reason)) => return Err(mismatch(reason)),
+        (Verdict::Refused, GreetingMatch::Matches) => return Err(mismatch("it refuses this rank".into())),
+        (Verdict::Welcome, GreetingMatch::Matches) => {}
     }
-    let transcript = [words, heard].concat();
-    patience.write(&mut stream, &prove(key, Side::Dialer, &transcript))?;
-    let mut last_word = [0; LAST_WORD_BYTES];
-    patience.read(&mut stream, &mut last_word)?;
-    if last_word[0] != ACCEPTED {
+    let transcript = [sent, received].concat();
+    deadline.write_all(&mut stream, &make_proof(key, Side::Dialer, &transcript))?;
+    let mut last_message = [0; LAST_MESSAGE_BYTES];
+    deadline.read_exact(&mut stream, &mut last_message)?;
+    if last_message[0] != ACCEPTED {
         return Err(mismatch("it does not accept this rank's group key: give every rank the same".into()));
     }
-    if !proves(key, Side::Acceptor, &transcript, &last_word[1..]) {
+    if !verify_proof(key, Side::Acceptor, &transcript, &last_message[1..]) {
         return Err(mismatch("it does not hold this group's key".into()));
     }
-    Ok(Call::Linked(stream, theirs))
+    Ok(DialOutcome::Linked(stream, theirs))
 }
 
-/// The other side's first words, or as much as tells that they are none.
-fn read_greeting(stream: &mut TcpStream, patience: Patience<'_>) -> Result<Vec<u8>, Trouble> {
-    let mut heard = vec![0; PREFACE_BYTES];
-    patience.read(stream, &mut heard)?;
-    while hear(&heard) == Heard::Part && heard.len() < LONGEST_GREETING {
-        let wanted = match heard.get(PREFACE_BYTES..PREFACE_BYTES + 2) {
+/// Reads the other side's greeting. Stops early at bytes that cannot become a greeting.
+fn read_greeting(stream: &mut TcpStream, deadline: Deadline<'_>) -> Result<Vec<u8>, DialError> {
+    let mut received = vec![0; PREFACE_BYTES];
+    deadline.read_exact(stream, &mut received)?;
+    while parse_greeting(&received) == ParsedGreeting::Incomplete && received.len() < MAX_GREETING_BYTES {
+        let wanted = match received.get(PREFACE_BYTES..PREFACE_BYTES + 2) {
             None => PREFACE_BYTES + 2,
             Some(length) => PREFACE_BYTES + 2 + usize::from(u16::from_le_bytes([length[0], length[1]])),
         };
-        let known = heard.len();
-        heard.resize(wanted.min(LONGEST_GREETING), 0);
-        patience.read(stream, &mut heard[known..])?;
+        let known = received.len();
+        received.resize(wanted.min(MAX_GREETING_BYTES), 0);
+        deadline.read_exact(stream, &mut received[known..])?;
     }
-    Ok(heard)
+    Ok(received)
 }
 
-impl Patience<'_> {
+impl Deadline<'_> {
     /// Sleeps until `stream` is ready.
-    fn wait(self, stream: &TcpStream, flags: PollFlags) -> Result<(), Trouble> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+    fn wait_ready(self, stream: &TcpStream, flags: PollFlags) -> Result<(), DialError> {
+        let remaining = self.at.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
         let mut fds = [PollFd::new(stream, flags), self.abort.poll_fd()];
-        sleep_on(&mut fds, left)?;
-        self.abort.check().map_err(Trouble::Fatal)
+        sleep_on(&mut fds, remaining)?;
+        self.abort.check().map_err(DialError::Fatal)
     }
 
-    fn write(self, stream: &mut TcpStream, mut bytes: &[u8]) -> Result<(), Trouble> {
+    fn write_all(self, stream: &mut TcpStream, mut bytes: &[u8]) -> Result<(), DialError> {
         while !bytes.is_empty() {
             match stream.write(bytes) {
                 Ok(n) => bytes = &bytes[n..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(stream, PollFlags::OUT)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_ready(stream, PollFlags::OUT)?,
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
 
-    fn read(self, stream: &mut TcpStream, bytes: &mut [u8]) -> Result<(), Trouble> {
+    fn read_exact(self, stream: &mut TcpStream, bytes: &mut [u8]) -> Result<(), DialError> {
         let mut done = 0;
         while done < bytes.len() {
             match stream.read(&mut bytes[done..]) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(n) => done += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(stream, PollFlags::IN)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_ready(stream, PollFlags::IN)?,
                 Err(error) => return Err(error.into()),
             }
         }

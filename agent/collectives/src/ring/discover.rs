@@ -1,158 +1,48 @@
-//! Learning the group from the right neighbour, where `RING_*` is all that a rank was told.
+//! Discovery of the head's control address through the right neighbour, for ranks that know only `RING_*`.
 //!
-//! Every rank calls its right neighbour until it knows what it needs; each call tells the callee its own address (the
-//! one that was dialled) and the caller the head's control address, as far as known. So rank N-1 learns it from rank 0,
-//! N-2 from N-1, and so on round the ring. A right neighbour also keeps its left one's address on record, so a rank
-//! that starts anew learns everything from one call. A control address carries a generation, and a restarted head takes
-//! one above what it hears: the newer always wins.
+//! Every rank calls its right neighbour until it knows all addresses. In each call, the caller tells the callee its own
+//! address, which is the one by which it was dialled. The callee tells the caller the head's control address, if it
+//! knows it. So rank N-1 learns the control address from rank 0, rank N-2 from rank N-1, and so on. A right neighbour
+//! also records its left neighbour's address. So a restarted rank learns everything from one call.
+//!
+//! A control address has a generation. A restarted head takes a generation above the one that it receives, and ranks
+//! keep the address with the higher generation.
 
 use std::time::{Duration, Instant};
 
 use crate::abort::{AbortSwitch, sleep_on};
-use crate::communicator::{CollectiveError, Group};
-use crate::ring::desk::Identity;
-use crate::ring::dial::{self, Call, Patience};
-use crate::ring::greeting::{Fit, Greeting, LONGEST_TEXT, Purpose, Rumour};
-use crate::ring::listener::HANDSHAKE_TIMEOUT;
-use crate::ring::{GroupKey, LONGEST_PAUSE, Listener, SHORTEST_PAUSE};
+use crate::error::CollectiveError;
+use crate::rank_group::RankGroup;
+use crate::ring::dial::{self, Deadline, DialOutcome};
+use crate::ring::greeting::{AddressNotice, MAX_TEXT_BYTES, Purpose};
+use crate::ring::handshake::{FIRST_PAUSE, HANDSHAKE_TIMEOUT, LONGEST_PAUSE};
+use crate::ring::identity::Identity;
+use crate::ring::key::LinkKey;
+use crate::ring::listener::Listener;
+use crate::ring::neighbours::{ControlAddress, Discovered, NeighbourAddresses};
 
-/// What a rank knows from its environment.
+/// Facts that a rank knows from its environment.
 #[derive(Debug, Clone)]
 pub struct DiscoverConfig {
-    /// Two ranks at least.
-    pub group: Group,
+    /// Place in a group of at least two ranks.
+    pub group: RankGroup,
     pub cluster_id: String,
-    pub key: Option<GroupKey>,
-    /// `host:port` of the right neighbour, rank + 1.
+    pub key: Option<LinkKey>,
+    /// `host:port` of the right neighbour, which is rank + 1.
     pub right: String,
-    /// Where the head takes control streams: known to rank 0 and to no other.
+    /// Control address of the head. Rank 0 gives it, and no other rank does.
     pub control: Option<ControlAddress>,
     pub timeout: Duration,
 }
 
-/// The head's control address as rank 0 knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ControlAddress {
-    /// `host:port`.
-    Full(String),
-    /// The host is the one by which rank 0's left neighbour dials it.
-    Port(u16),
-}
-
-/// What the ring told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Discovered {
-    /// Control address of the head, `host:port`.
-    pub control: String,
-    /// Address by which the left neighbour dialled this rank, `host:port`.
-    pub own: String,
-}
-
-/// What a listener answers its left neighbour with, and keeps answering after [`discover`] returned.
-#[derive(Debug)]
-pub(crate) struct Neighbourhood {
-    pub(crate) identity: Identity,
-    /// What the last caller that was sent away did wrong.
-    pub(crate) refusal: Option<(usize, String)>,
-    head: Option<ControlAddress>,
-    own: String,
-    /// The left neighbour's own address, as it told.
-    left: String,
-    control: String,
-    generation: u64,
-}
-
-impl Neighbourhood {
-    fn right(&self) -> usize {
-        (self.identity.group.rank() + 1) % self.identity.group.world_size()
-    }
-
-    /// What the left neighbour is answered.
-    pub(crate) fn to_left(&self) -> Rumour {
-        Rumour {
-            dialled: self.own.clone(),
-            dialer: self.left.clone(),
-            control: self.control.clone(),
-            generation: self.generation,
-        }
-    }
-
-    fn to_right(&self, dialled: &str) -> Rumour {
-        let (control, generation) = (self.control.clone(), self.generation);
-        Rumour { dialled: dialled.to_owned(), dialer: self.own.clone(), control, generation }
-    }
-
-    /// Whether a caller is this rank's left neighbour. What is wrong with the order names both ranks.
-    pub(crate) fn fit_left(&self, ours: &Greeting, theirs: &Greeting) -> Fit {
-        let group = self.identity.group;
-        let left = (group.rank() + group.world_size() - 1) % group.world_size();
-        if theirs.world_size == group.world_size() && theirs.from != left {
-            let (rank, from) = (group.rank(), theirs.from);
-            return Fit::Wrong(format!(
-                "rank {from} calls rank {rank} its right neighbour, which is that of rank {left}"
-            ));
-        }
-        ours.fit(theirs)
-    }
-
-    /// Takes in what the left neighbour said.
-    pub(crate) fn hear_left(&mut self, rumour: &Rumour) {
-        self.own.clone_from(&rumour.dialled);
-        if !rumour.dialer.is_empty() {
-            self.left.clone_from(&rumour.dialer);
-        }
-        self.hear_control(rumour);
-    }
-
-    /// Takes in what the right neighbour answered: this rank's own address is news only where nobody dialled it.
-    fn hear_right(&mut self, rumour: &Rumour) {
-        if self.own.is_empty() {
-            self.own.clone_from(&rumour.dialer);
-        }
-        self.hear_control(rumour);
-    }
-
-    fn hear_control(&mut self, rumour: &Rumour) {
-        match &self.head {
-            None if rumour.generation > self.generation => {
-                self.control.clone_from(&rumour.control);
-                self.generation = rumour.generation;
-            }
-            None => {}
-            Some(head) => {
-                let control = match head {
-                    ControlAddress::Full(address) => address.clone(),
-                    ControlAddress::Port(port) => match self.own.rsplit_once(':') {
-                        Some((host, _)) => format!("{host}:{port}"),
-                        None => String::new(),
-                    },
-                };
-                let heard_of_another = rumour.generation >= self.generation && rumour.control != control;
-                if heard_of_another {
-                    self.generation = rumour.generation;
-                }
-                if !control.is_empty() && (heard_of_another || self.control != control) {
-                    self.generation = self.generation.saturating_add(1);
-                    self.control = control;
-                }
-            }
-        }
-    }
-
-    fn found(&self) -> Option<Discovered> {
-        let known = !self.control.is_empty() && !self.own.is_empty();
-        known.then(|| Discovered { control: self.control.clone(), own: self.own.clone() })
-    }
-}
-
-/// Learns the head's control address and this rank's own, and checks the order and the size of the ring.
+/// Learns the head's control address and this rank's own, and checks the order and the size of the group.
 ///
-/// The listener goes on answering the left neighbour afterwards, restarted ones included. May be called again, after
-/// the head was lost: it then returns what the right neighbour knows by now, which may still be the old address for a
-/// moment.
+/// The listener goes on answering the left neighbour afterwards, also after that neighbour restarts. A rank may call
+/// this again after it has lost the head. It then gets the address that its right neighbour knows by now. For a moment
+/// that may still be the old address.
 ///
 /// # Errors
-/// `Mismatch` naming both ranks, sizes or addresses that contradict; `Timeout`, `Aborted`, `Usage`.
+/// `Mismatch`, with both values, if ranks, sizes or addresses contradict each other; `Timeout`, `Aborted`, `Usage`.
 pub fn discover(
     listener: &Listener,
     config: DiscoverConfig,
@@ -162,23 +52,16 @@ pub fn discover(
     let DiscoverConfig { group, cluster_id, key, right, control, timeout } = config;
     let identity = Identity { group, epoch: 0, cluster_id, key };
     {
-        let mut state = listener.desk.state();
-        let mut known = state.neighbourhood.take().unwrap_or_else(|| Neighbourhood::new(identity.clone()));
+        let mut state = listener.acceptor.lock_state();
+        let mut known = state.neighbours.take().unwrap_or_else(|| NeighbourAddresses::new(identity.clone()));
         (known.identity, known.head, known.refusal) = (identity, control, None);
-        known.hear_control(&Rumour::default());
-        state.neighbourhood = Some(known);
+        known.learn_control(&AddressNotice::default());
+        state.neighbours = Some(known);
     }
-    let asking = Asking { listener, right, until: Instant::now() + timeout, timeout, abort };
-    let found = asking.ask()?;
-    one_side_of_loopback(&found, &asking.right, (group.rank() + 1) % group.world_size())?;
-    Ok(found)
-}
-
-impl Neighbourhood {
-    fn new(identity: Identity) -> Self {
-        let (own, left, control) = Default::default();
-        Self { identity, refusal: None, head: None, own, left, control, generation: 0 }
-    }
+    let discovery = Discovery { listener, right, deadline: Instant::now() + timeout, timeout, abort };
+    let discovered = discovery.run()?;
+    check_loopback(&discovered, &discovery.right, (group.rank() + 1) % group.world_size())?;
+    Ok(discovered)
 }
 
 impl DiscoverConfig {
@@ -190,41 +73,42 @@ impl DiscoverConfig {
         if self.control.is_some() != (self.group.rank() == 0) {
             return usage("rank 0, and no other, is told the control address".into());
         }
-        if self.cluster_id.len().max(self.right.len()) > LONGEST_TEXT {
-            return usage(format!("the cluster id or the right neighbour is longer than {LONGEST_TEXT} bytes"));
+        if self.cluster_id.len().max(self.right.len()) > MAX_TEXT_BYTES {
+            return usage(format!("the cluster id or the right neighbour is longer than {MAX_TEXT_BYTES} bytes"));
         }
         Ok(())
     }
 }
 
-struct Asking<'a> {
+/// One run of [`discover`].
+struct Discovery<'a> {
     listener: &'a Listener,
     right: String,
-    until: Instant,
+    deadline: Instant,
     timeout: Duration,
     abort: &'a AbortSwitch,
 }
 
-impl Asking<'_> {
-    /// Calls the right neighbour until everything is known, and it knows this rank's address.
-    fn ask(&self) -> Result<Discovered, CollectiveError> {
-        let desk = &self.listener.desk;
-        let mut pause = SHORTEST_PAUSE;
+impl Discovery<'_> {
+    /// Calls the right neighbour until this rank knows all addresses, and the neighbour knows this rank's address.
+    fn run(&self) -> Result<Discovered, CollectiveError> {
+        let acceptor = &self.listener.acceptor;
+        let mut pause = FIRST_PAUSE;
         loop {
             self.abort.check()?;
-            desk.silence();
-            let told = self.call_right()?;
-            if let Some(found) = desk.state().neighbourhood.as_ref().and_then(Neighbourhood::found)
-                && told
+            acceptor.clear_wakeup();
+            let right_knows_us = self.call_right()?;
+            if let Some(discovered) = acceptor.lock_state().neighbours.as_ref().and_then(NeighbourAddresses::discovered)
+                && right_knows_us
             {
-                return Ok(found);
+                return Ok(discovered);
             }
-            let left = self.until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(self.overdue());
+            let remaining = self.deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
+                return Err(self.timeout_error());
             }
-            let mut fds = [self.abort.poll_fd(), desk.poll_fd()];
-            sleep_on(&mut fds, pause.min(left)).map_err(|error| CollectiveError::Unavailable {
+            let mut fds = [self.abort.poll_fd(), acceptor.poll_fd()];
+            sleep_on(&mut fds, pause.min(remaining)).map_err(|error| CollectiveError::Unavailable {
                 backend: "ring",
                 reason: format!("wait for the neighbours: {error}"),
             })?;
@@ -232,57 +116,58 @@ impl Asking<'_> {
         }
     }
 
-    /// One call; true when the neighbour now knows this rank's address.
+    /// Calls the right neighbour once. Returns true if the neighbour now knows this rank's address.
     fn call_right(&self) -> Result<bool, CollectiveError> {
-        let desk = &self.listener.desk;
+        let acceptor = &self.listener.acceptor;
         let (ours, key) = {
-            let state = desk.state();
-            let Some(known) = &state.neighbourhood else { return Ok(false) };
-            let mut ours = known.identity.greeting(Purpose::Bootstrap, known.right());
-            ours.rumour = known.to_right(&self.right);
+            let state = acceptor.lock_state();
+            let Some(known) = &state.neighbours else { return Ok(false) };
+            let mut ours = known.identity.greeting(Purpose::Bootstrap, known.right_rank());
+            ours.notice = known.notice_to_right(&self.right);
             (ours, known.identity.key.clone())
         };
-        let until = self.until.min(Instant::now() + HANDSHAKE_TIMEOUT);
-        match dial::call(&self.right, &ours, key.as_ref(), Patience { until, abort: self.abort })? {
-            Call::Later(reason) => {
+        let at = self.deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
+        match dial::dial(&self.right, &ours, key.as_ref(), Deadline { at, abort: self.abort })? {
+            DialOutcome::RetryLater(reason) => {
                 tracing::debug!(right = self.right, reason, "the right neighbour is not there yet");
                 Ok(false)
             }
-            Call::Linked(_, theirs) => {
-                if let Some(known) = &mut desk.state().neighbourhood {
-                    known.hear_right(&theirs.rumour);
+            DialOutcome::Linked(_, theirs) => {
+                if let Some(known) = &mut acceptor.lock_state().neighbours {
+                    known.learn_from_right(&theirs.notice);
                 }
-                Ok(!ours.rumour.dialer.is_empty() || !theirs.rumour.dialer.is_empty())
+                Ok(!ours.notice.dialer.is_empty() || !theirs.notice.dialer.is_empty())
             }
         }
     }
 
-    /// Blames the neighbour that was refused, else the one that was never heard.
-    fn overdue(&self) -> CollectiveError {
-        let state = self.listener.desk.state();
-        let Some(known) = &state.neighbourhood else { return CollectiveError::Usage("no neighbourhood".into()) };
+    /// Returns the error for a passed deadline. It names the neighbour that was refused, or else the neighbour from which
+    /// nothing arrived.
+    fn timeout_error(&self) -> CollectiveError {
+        let state = self.listener.acceptor.lock_state();
+        let Some(known) = &state.neighbours else {
+            return CollectiveError::Usage("the neighbours are not known: call discover first".into());
+        };
         if let Some((rank, reason)) = known.refusal.clone() {
             return CollectiveError::Mismatch { rank, reason };
         }
-        let group = known.identity.group;
-        let left = (group.rank() + group.world_size() - 1) % group.world_size();
-        let rank = if known.own.is_empty() { left } else { known.right() };
+        let rank = if known.own.is_empty() { known.left_rank() } else { known.right_rank() };
         CollectiveError::Timeout { rank, millis: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX) }
     }
 }
 
-/// Either all addresses are this host's own or none: a mix works for some ranks and not for others.
-fn one_side_of_loopback(found: &Discovered, right: &str, right_rank: usize) -> Result<(), CollectiveError> {
-    let loopback = |address: &str| {
+/// Checks that all addresses are loopback addresses, or none is. A mix works for some ranks and not for others.
+fn check_loopback(discovered: &Discovered, right: &str, right_rank: usize) -> Result<(), CollectiveError> {
+    let is_loopback = |address: &str| {
         let addresses = dial::resolve(address).unwrap_or_default();
         addresses.first().map(|address| address.ip().is_loopback())
     };
-    let Some(own) = loopback(&found.own) else { return Ok(()) };
-    for (rank, what, address) in [(right_rank, "its address", right), (0, "the control address", &found.control)] {
-        if loopback(address).is_some_and(|other| other != own) {
+    let Some(own) = is_loopback(&discovered.own) else { return Ok(()) };
+    for (rank, name, address) in [(right_rank, "its address", right), (0, "the control address", &discovered.control)] {
+        if is_loopback(address).is_some_and(|other| other != own) {
             let reason = format!(
-                "this rank is dialled at {}, but {what} is {address}: use loopback for every rank or for none",
-                found.own
+                "this rank is dialled at {}, but {name} is {address}: use loopback for every rank or for none",
+                discovered.own
             );
             return Err(CollectiveError::Mismatch { rank, reason });
         }

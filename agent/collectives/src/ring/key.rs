@@ -1,50 +1,50 @@
-//! The group's key and the proof of knowing it.
+//! The group's key for links, and the proof that a rank knows it.
 
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::communicator::CollectiveError;
+use crate::error::CollectiveError;
 
 /// Bytes of a proof.
 pub(crate) const PROOF_BYTES: usize = 32;
 
-/// Shortest key that is accepted, in bytes.
-const SHORTEST_KEY: usize = 16;
+/// Fewest bytes of a key.
+const MIN_KEY_BYTES: usize = 16;
 
-/// A secret that every rank of a group has and no stranger.
+/// Secret that every rank of a group has, and no stranger.
 #[derive(Clone, PartialEq, Eq)]
-pub struct GroupKey(Vec<u8>);
+pub struct LinkKey(Vec<u8>);
 
-impl GroupKey {
-    /// `Usage` when the key is shorter than 16 bytes.
+impl LinkKey {
+    /// Makes a key; `Usage` if it is shorter than 16 bytes.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, CollectiveError> {
         let bytes = bytes.into();
-        if bytes.len() < SHORTEST_KEY {
+        if bytes.len() < MIN_KEY_BYTES {
             let found = bytes.len();
-            let message = format!("the group's key has {found} bytes: give it at least {SHORTEST_KEY}");
+            let message = format!("the group's key has {found} bytes: give it at least {MIN_KEY_BYTES}");
             return Err(CollectiveError::Usage(message));
         }
         Ok(Self(bytes))
     }
 }
 
-impl fmt::Debug for GroupKey {
+impl fmt::Debug for LinkKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("GroupKey(…)")
+        f.write_str("LinkKey(…)")
     }
 }
 
-/// Who proves.
+/// Side of a connection that makes a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Dialer,
     Acceptor,
 }
 
-/// HMAC-SHA256 over the side and both greetings, which hold cluster, epoch, both ranks and both nonces.
-fn mac(key: &GroupKey, side: Side, transcript: &[u8]) -> Option<Hmac<Sha256>> {
+/// Computes HMAC-SHA256 over the side and both greetings. The greetings hold cluster, epoch, both ranks and both nonces.
+fn mac(key: &LinkKey, side: Side, transcript: &[u8]) -> Option<Hmac<Sha256>> {
     let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).ok()?;
     mac.update(match side {
         Side::Dialer => b"lockstep ring dialer",
@@ -54,13 +54,13 @@ fn mac(key: &GroupKey, side: Side, transcript: &[u8]) -> Option<Hmac<Sha256>> {
     Some(mac)
 }
 
-/// The proof of one side; zeros in a group without a key.
-pub(crate) fn prove(key: Option<&GroupKey>, side: Side, transcript: &[u8]) -> [u8; PROOF_BYTES] {
+/// Returns the proof of one side. In a group without a key it is zeros.
+pub(crate) fn make_proof(key: Option<&LinkKey>, side: Side, transcript: &[u8]) -> [u8; PROOF_BYTES] {
     key.and_then(|key| mac(key, side, transcript)).map_or([0; PROOF_BYTES], |mac| mac.finalize().into_bytes().into())
 }
 
-/// Whether `proof` is the other side's, compared in constant time; without a key, whether it is zeros.
-pub(crate) fn proves(key: Option<&GroupKey>, side: Side, transcript: &[u8], proof: &[u8]) -> bool {
+/// Returns true if `proof` is the proof of `side`. The comparison takes constant time.
+pub(crate) fn verify_proof(key: Option<&LinkKey>, side: Side, transcript: &[u8], proof: &[u8]) -> bool {
     match key {
         Some(key) => mac(key, side, transcript).is_some_and(|mac| mac.verify_slice(proof).is_ok()),
         None => proof == [0; PROOF_BYTES],

@@ -1,7 +1,7 @@
-//! The port on which a rank takes links and bootstrap calls, through all epochs.
+//! The port on which a rank accepts links and bootstrap calls, in all epochs.
 //!
-//! One thread answers. A stranger costs at most one of a bounded number of half-open places for a bounded time, so it
-//! can neither stall nor break forming.
+//! One thread answers. The number of half-open connections and the time of each are bounded, so a stranger can neither
+//! stall nor break the forming of a group.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -13,58 +13,54 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::abort::{AbortSwitch, sleep_on};
-use crate::communicator::CollectiveError;
-use crate::ring::desk::Desk;
-use crate::ring::greeting::{Greeting, Heard, LONGEST_GREETING, Verdict, WIRE_VERSION, hear, preface};
-use crate::ring::key::{GroupKey, PROOF_BYTES, Side, prove, proves};
+use crate::error::CollectiveError;
+use crate::ring::acceptor::Acceptor;
+use crate::ring::greeting::{
+    Greeting, MAX_GREETING_BYTES, ParsedGreeting, Verdict, WIRE_VERSION, encode_preface, parse_greeting,
+};
+use crate::ring::handshake::{ACCEPTED, HANDSHAKE_TIMEOUT, LAST_MESSAGE_BYTES, NOT_ACCEPTED};
+use crate::ring::key::{LinkKey, PROOF_BYTES, Side, make_proof, verify_proof};
 
-/// A connection that has not proved itself by then is closed.
-pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Most connections that have yet to prove themselves. A further connection closes the oldest.
+const MAX_HALF_OPEN: usize = 64;
 
-/// Connections that have yet to prove themselves; one more closes the oldest.
-const MOST_HALF_OPEN: usize = 64;
+/// Most connections that are accepted before the thread looks at the existing ones again.
+const MAX_ACCEPTED_AT_ONCE: usize = 16;
 
-/// Connections taken between two looks at those that are there.
-const MOST_ACCEPTED_AT_ONCE: usize = 16;
-
-/// Pause after the system refused to accept (no descriptors left, say).
+/// Pause after the system has refused to accept a connection, for example because it has no descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The last word of a handshake: this byte, then the acceptor's proof.
-pub(crate) const ACCEPTED: u8 = 1;
-pub(crate) const NOT_ACCEPTED: u8 = 2;
-pub(crate) const LAST_WORD_BYTES: usize = 1 + PROOF_BYTES;
-
-/// A bound port; dropping it ends its thread.
+/// A bound port. Its thread ends when the listener is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    pub(crate) desk: Arc<Desk>,
+    pub(crate) acceptor: Arc<Acceptor>,
     stop: AbortSwitch,
     address: SocketAddr,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Listener {
-    /// Binds `address` (port 0: any free one) and begins to answer.
+    /// Binds `address` and begins to answer. Port 0 means any free port.
     pub fn bind(address: SocketAddr) -> Result<Self, CollectiveError> {
         let unavailable = |error: io::Error| CollectiveError::Unavailable {
             backend: "ring",
-            reason: format!("listen on {address}: {error}; choose another port or end what holds it"),
+            reason: format!("listen on {address}: {error}; choose another port, or end the process that holds it"),
         };
         let listener = TcpListener::bind(address).map_err(unavailable)?;
         listener.set_nonblocking(true).map_err(unavailable)?;
         let address = listener.local_addr().map_err(unavailable)?;
-        let desk = Arc::new(Desk::new().map_err(unavailable)?);
+        let acceptor = Arc::new(Acceptor::new().map_err(unavailable)?);
         let stop = AbortSwitch::new()?;
-        let reception = Reception { listener, desk: desk.clone(), stop: stop.clone(), callers: VecDeque::new() };
+        let accept_loop =
+            AcceptLoop { listener, acceptor: acceptor.clone(), stop: stop.clone(), connections: VecDeque::new() };
         let thread = std::thread::Builder::new()
             .name("ring-listener".into())
-            .spawn(move || reception.run())
+            .spawn(move || accept_loop.run())
             .map_err(unavailable)?;
-        Ok(Self { desk, stop, address, thread: Some(thread) })
+        Ok(Self { acceptor, stop, address, thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// Returns the address on which the rank listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
@@ -74,49 +70,49 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.stop.abort("the listener was dropped");
         if let Some(thread) = self.thread.take() {
-            // It panicked or it ended: it is over either way.
+            // The thread is over, even if it panicked.
             let _ = thread.join();
         }
     }
 }
 
-/// The listener's thread.
-struct Reception {
+/// State of the listener's thread.
+struct AcceptLoop {
     listener: TcpListener,
-    desk: Arc<Desk>,
+    acceptor: Arc<Acceptor>,
     stop: AbortSwitch,
-    callers: VecDeque<Caller>,
+    connections: VecDeque<HalfOpenConnection>,
 }
 
-/// A connection that has not proved itself.
-struct Caller {
+/// A connection that has yet to prove itself.
+struct HalfOpenConnection {
     stream: TcpStream,
     address: SocketAddr,
-    until: Instant,
-    inbox: Vec<u8>,
-    /// What it said, once it was welcomed.
-    welcomed: Option<Welcomed>,
+    deadline: Instant,
+    received: Vec<u8>,
+    /// Set once the greeting was welcomed. The connection must now send its proof.
+    welcomed: Option<WelcomedGreeting>,
 }
 
-struct Welcomed {
+struct WelcomedGreeting {
     greeting: Greeting,
     transcript: Vec<u8>,
-    key: Option<GroupKey>,
+    key: Option<LinkKey>,
 }
 
-/// Whether a caller is still awaited.
+/// State of a connection after it was served.
 #[derive(PartialEq, Eq)]
-enum Next {
-    More,
-    Over,
+enum ConnectionState {
+    HalfOpen,
+    Finished,
 }
 
-impl Reception {
+impl AcceptLoop {
     fn run(mut self) {
         while self.stop.reason().is_none() {
-            let accepting = self.accept();
-            let desk = &self.desk;
-            self.callers.retain_mut(|caller| caller.step(desk) == Next::More);
+            let accepting = self.accept_connections();
+            let acceptor = &self.acceptor;
+            self.connections.retain_mut(|connection| connection.serve(acceptor) == ConnectionState::HalfOpen);
             if let Err(error) = self.sleep(accepting) {
                 tracing::error!(%error, "the ring's listener cannot poll");
                 std::thread::sleep(ACCEPT_PAUSE);
@@ -132,25 +128,26 @@ impl Reception {
         } else {
             longest = ACCEPT_PAUSE;
         }
-        fds.extend(self.callers.iter().map(|caller| PollFd::new(&caller.stream, PollFlags::IN)));
+        fds.extend(self.connections.iter().map(|connection| PollFd::new(&connection.stream, PollFlags::IN)));
         let now = Instant::now();
-        let next = self.callers.iter().map(|caller| caller.until.saturating_duration_since(now)).min();
-        sleep_on(&mut fds, next.unwrap_or(longest).min(longest) + Duration::from_millis(1))
+        let next_deadline =
+            self.connections.iter().map(|connection| connection.deadline.saturating_duration_since(now)).min();
+        sleep_on(&mut fds, next_deadline.unwrap_or(longest).min(longest) + Duration::from_millis(1))
     }
 
-    /// Takes new callers; false when the system cannot give any for a while.
-    fn accept(&mut self) -> bool {
-        for _ in 0..MOST_ACCEPTED_AT_ONCE {
+    /// Accepts new connections. Returns false if the system cannot give any for a while.
+    fn accept_connections(&mut self) -> bool {
+        for _ in 0..MAX_ACCEPTED_AT_ONCE {
             match self.listener.accept() {
                 Ok((stream, address)) => {
                     if stream.set_nonblocking(true).is_ok() {
-                        self.admit(stream, address);
+                        self.add_connection(stream, address);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot take a ring connection");
+                    tracing::warn!(%error, "cannot accept a ring connection");
                     return false;
                 }
             }
@@ -158,85 +155,92 @@ impl Reception {
         true
     }
 
-    fn admit(&mut self, stream: TcpStream, address: SocketAddr) {
-        if self.callers.len() == MOST_HALF_OPEN {
-            self.callers.pop_front();
+    fn add_connection(&mut self, stream: TcpStream, address: SocketAddr) {
+        if self.connections.len() == MAX_HALF_OPEN {
+            self.connections.pop_front();
         }
-        // A short greeting must not wait for an acknowledgement; without the option it is merely slower.
+        // A short greeting must not wait for an acknowledgement. Without the option it is only slower.
         let _ = stream.set_nodelay(true);
-        let until = Instant::now() + HANDSHAKE_TIMEOUT;
-        self.callers.push_back(Caller { stream, address, until, inbox: Vec::new(), welcomed: None });
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+        let connection = HalfOpenConnection { stream, address, deadline, received: Vec::new(), welcomed: None };
+        self.connections.push_back(connection);
     }
 }
 
-impl Caller {
-    /// Reads what came and answers it.
-    fn step(&mut self, desk: &Desk) -> Next {
-        let mut chunk = [0; LONGEST_GREETING];
-        let room = LONGEST_GREETING + 1 - self.inbox.len();
-        match self.stream.read(&mut chunk[..room.min(LONGEST_GREETING)]) {
-            Ok(0) => return Next::Over,
-            Ok(n) => self.inbox.extend_from_slice(&chunk[..n]),
+impl HalfOpenConnection {
+    /// Reads the bytes that have arrived, and answers them.
+    fn serve(&mut self, acceptor: &Acceptor) -> ConnectionState {
+        let mut chunk = [0; MAX_GREETING_BYTES];
+        let room = MAX_GREETING_BYTES + 1 - self.received.len();
+        match self.stream.read(&mut chunk[..room.min(MAX_GREETING_BYTES)]) {
+            Ok(0) => return ConnectionState::Finished,
+            Ok(n) => self.received.extend_from_slice(&chunk[..n]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return if Instant::now() < self.until { Next::More } else { Next::Over };
+                let in_time = Instant::now() < self.deadline;
+                return if in_time { ConnectionState::HalfOpen } else { ConnectionState::Finished };
             }
-            Err(_) => return Next::Over,
+            Err(_) => return ConnectionState::Finished,
         }
         match self.welcomed.take() {
-            None => self.greet(desk),
-            Some(welcomed) => self.judge(desk, welcomed),
+            None => self.answer_greeting(acceptor),
+            Some(welcomed) => self.answer_proof(acceptor, welcomed),
         }
     }
 
-    fn greet(&mut self, desk: &Desk) -> Next {
-        let (greeting, _) = match hear(&self.inbox) {
-            Heard::Part => return Next::More,
-            Heard::Garbage => {
+    fn answer_greeting(&mut self, acceptor: &Acceptor) -> ConnectionState {
+        let greeting = match parse_greeting(&self.received) {
+            ParsedGreeting::Incomplete => return ConnectionState::HalfOpen,
+            ParsedGreeting::Garbage => {
                 tracing::warn!(address = %self.address, "a stranger called on the ring's port");
-                return Next::Over;
+                return ConnectionState::Finished;
             }
-            Heard::Version(theirs) => {
-                tracing::warn!(address = %self.address, ours = WIRE_VERSION, theirs, "a caller of another wire version");
-                self.say(&preface(self.inbox[6], Verdict::Refused));
-                return Next::Over;
+            ParsedGreeting::OtherVersion(theirs) => {
+                tracing::warn!(
+                    address = %self.address,
+                    ours = WIRE_VERSION,
+                    theirs,
+                    "refused a caller of another wire version"
+                );
+                self.send_bytes(&encode_preface(self.received[6], Verdict::Refused));
+                return ConnectionState::Finished;
             }
-            Heard::Greeting(greeting, verdict) => (greeting, verdict),
+            ParsedGreeting::Greeting(greeting, _) => greeting,
         };
-        let (answer, reason) = desk.answer(&greeting);
-        if let Some(reason) = reason {
-            desk.refuse(&greeting, &reason);
+        let (reply, refusal) = acceptor.reply_to(&greeting);
+        if let Some(reason) = refusal {
+            acceptor.record_refusal(&greeting, &reason);
         }
-        let words = answer.words.encode(answer.verdict);
-        if !self.say(&words) || answer.verdict != Verdict::Welcome {
-            return Next::Over;
+        let sent = reply.greeting.encode(reply.verdict);
+        if !self.send_bytes(&sent) || reply.verdict != Verdict::Welcome {
+            return ConnectionState::Finished;
         }
-        let transcript = [std::mem::take(&mut self.inbox), words].concat();
-        self.welcomed = Some(Welcomed { greeting: *greeting, transcript, key: answer.key });
-        Next::More
+        let transcript = [std::mem::take(&mut self.received), sent].concat();
+        self.welcomed = Some(WelcomedGreeting { greeting: *greeting, transcript, key: reply.key });
+        ConnectionState::HalfOpen
     }
 
-    fn judge(&mut self, desk: &Desk, welcomed: Welcomed) -> Next {
-        if self.inbox.len() < PROOF_BYTES {
+    fn answer_proof(&mut self, acceptor: &Acceptor, welcomed: WelcomedGreeting) -> ConnectionState {
+        if self.received.len() < PROOF_BYTES {
             self.welcomed = Some(welcomed);
-            return Next::More;
+            return ConnectionState::HalfOpen;
         }
-        let Welcomed { greeting, transcript, key } = welcomed;
-        let mut last_word = [NOT_ACCEPTED; LAST_WORD_BYTES];
-        if !proves(key.as_ref(), Side::Dialer, &transcript, &self.inbox) {
-            desk.refuse(&greeting, "it does not hold this group's key");
-            self.say(&last_word);
-            return Next::Over;
+        let WelcomedGreeting { greeting, transcript, key } = welcomed;
+        let mut last_message = [NOT_ACCEPTED; LAST_MESSAGE_BYTES];
+        if !verify_proof(key.as_ref(), Side::Dialer, &transcript, &self.received) {
+            acceptor.record_refusal(&greeting, "it does not hold this group's key");
+            self.send_bytes(&last_message);
+            return ConnectionState::Finished;
         }
-        last_word[0] = ACCEPTED;
-        last_word[1..].copy_from_slice(&prove(key.as_ref(), Side::Acceptor, &transcript));
+        last_message[0] = ACCEPTED;
+        last_message[1..].copy_from_slice(&make_proof(key.as_ref(), Side::Acceptor, &transcript));
         if let Ok(stream) = self.stream.try_clone() {
-            desk.admit(&greeting, stream, &last_word);
+            acceptor.admit(&greeting, stream, &last_message);
         }
-        Next::Over
+        ConnectionState::Finished
     }
 
-    /// A few bytes into an empty socket: they fit, or the caller is gone.
-    fn say(&mut self, words: &[u8]) -> bool {
-        matches!(self.stream.write(words), Ok(n) if n == words.len())
+    /// Sends a few bytes. They fit into the empty socket buffer, unless the caller has hung up.
+    fn send_bytes(&mut self, bytes: &[u8]) -> bool {
+        matches!(self.stream.write(bytes), Ok(n) if n == bytes.len())
     }
 }

@@ -1,4 +1,4 @@
-//! The links of one rank as TCP sockets that never block.
+//! The links of one rank: TCP sockets that never block.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,10 +9,11 @@ use rustix::event::{PollFd, PollFlags};
 use crate::abort::{AbortSwitch, sleep_on};
 use crate::transport::{Interest, Transport};
 
-/// Asked of the kernel for each direction of a link: several segments, so that neither side waits for the other's window.
+/// Bytes of socket buffer to request for each direction of a link. They hold several segments, so that neither side waits
+/// for the TCP window of its peer.
 const SOCKET_BUFFER: usize = 2 << 20;
 
-/// A socket to every other rank, none at this rank's own place.
+/// Sockets to all peers, by rank. This rank's own entry is `None`.
 #[derive(Debug)]
 pub(crate) struct TcpLinks {
     streams: Vec<Option<TcpStream>>,
@@ -24,10 +25,10 @@ impl TcpLinks {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let socket = socket2::SockRef::from(stream);
-            if grants("wmem_max") {
+            if grants_buffer("wmem_max") {
                 socket.set_send_buffer_size(SOCKET_BUFFER)?;
             }
-            if grants("rmem_max") {
+            if grants_buffer("rmem_max") {
                 socket.set_recv_buffer_size(SOCKET_BUFFER)?;
             }
         }
@@ -39,15 +40,15 @@ impl TcpLinks {
     }
 }
 
-/// Whether the system grants such buffers. Asking for more than it grants would cut a buffer down and keep it from
-/// growing by itself, so then it is left to the system.
-fn grants(limit: &str) -> bool {
+/// Returns true if the system grants [`SOCKET_BUFFER`]. A request above the limit would shrink the buffer and stop the
+/// system from growing it. In that case the buffer is left to the system.
+fn grants_buffer(limit: &str) -> bool {
     let limit = std::fs::read_to_string(format!("/proc/sys/net/core/{limit}"));
     limit.ok().and_then(|limit| limit.trim().parse().ok()).is_some_and(|limit: usize| limit >= SOCKET_BUFFER)
 }
 
-/// 0 where a call would have blocked.
-fn moved(result: io::Result<usize>) -> io::Result<usize> {
+/// Returns 0 for a call that would have blocked.
+fn zero_if_blocked(result: io::Result<usize>) -> io::Result<usize> {
     match result {
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
         other => other,
@@ -61,7 +62,7 @@ impl Transport for TcpLinks {
 
     fn try_send(&mut self, peer: usize, head: &[u8], body: &[u8]) -> io::Result<usize> {
         let mut link = self.link(peer)?;
-        moved(match (head.is_empty(), body.is_empty()) {
+        zero_if_blocked(match (head.is_empty(), body.is_empty()) {
             (true, _) => link.write(body),
             (false, true) => link.write(head),
             (false, false) => link.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]),
@@ -78,7 +79,7 @@ impl Transport for TcpLinks {
         if let Ok(0) = result {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        moved(result)
+        zero_if_blocked(result)
     }
 
     fn wait(&mut self, interest: &[Interest], abort: &AbortSwitch, timeout: Duration) -> io::Result<()> {
@@ -97,7 +98,7 @@ impl Transport for TcpLinks {
 
     fn close(&mut self) {
         for stream in self.streams.iter().flatten() {
-            // A link that is down already is what we want.
+            // An error means that the link is closed already.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }

@@ -9,7 +9,7 @@ mod gguf;
 use std::collections::VecDeque;
 
 use candle_core::quantized::GgmlDType;
-use lockstep_collectives::Group;
+use lockstep_collectives::RankGroup;
 use lockstep_collectives::solo::Solo;
 use lockstep_engine::{DTypeChoice, Devices, EngineError, Quantization, Runner, RunnerConfig, describe, open};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
@@ -112,7 +112,7 @@ fn negative_log_likelihood(
         files: open(source)?,
         dtype,
         quantization,
-        grid: Group::solo().into(),
+        grid: RankGroup::solo().into(),
         block_size: BLOCK_SIZE,
         context_length: None,
         max_num_batched_tokens: BATCH as u32,

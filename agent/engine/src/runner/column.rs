@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use candle_core::{Device, Tensor};
-use lockstep_collectives::{Communicator, Group, Slice, SliceMut};
+use lockstep_collectives::{Communicator, RankGroup, Slice, SliceMut};
 use lockstep_schedule::plan::{PlanTokens, Sampled, SeqId, StepPlan};
 
 use super::sequences::Sequences;
@@ -20,7 +20,7 @@ const MOST_OWED: usize = 4096;
 
 /// One rank's end of its column.
 pub struct Column {
-    place: Group,
+    place: RankGroup,
     /// `None` where there is one stage: then nothing here does anything.
     communicator: Option<Box<dyn Communicator>>,
     /// On the first stage: the steps whose tokens it has not read yet, with the sequences that they are for.
@@ -30,8 +30,8 @@ pub struct Column {
 impl Column {
     /// # Errors
     /// [`EngineError::Usage`] where the communicator is another's, or missing.
-    pub fn new(place: Group, communicator: Option<Box<dyn Communicator>>) -> Result<Self, EngineError> {
-        let given = communicator.as_ref().map_or_else(Group::solo, |communicator| communicator.group());
+    pub fn new(place: RankGroup, communicator: Option<Box<dyn Communicator>>) -> Result<Self, EngineError> {
+        let given = communicator.as_ref().map_or_else(RankGroup::solo, |communicator| communicator.group());
         if given != place {
             return Err(EngineError::Usage(format!("a pipeline communicator of {given:?} was given to {place:?}")));
         }

@@ -9,7 +9,7 @@ mod choose;
 pub(crate) mod math;
 mod record;
 
-use lockstep_collectives::{Communicator, Group, Slice, SliceMut};
+use lockstep_collectives::{Communicator, RankGroup, Slice, SliceMut};
 use lockstep_kernels::{argmax, gumbel_argmax, log_sum_exp, top_k};
 use lockstep_schedule::plan::{Sampled, SamplingParams, SeqId, TokenLogprobs, TokenMask};
 
@@ -40,12 +40,12 @@ pub struct Row<'a> {
 /// How the vocabulary is split.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampler {
-    group: Group,
+    group: RankGroup,
     vocab_size: usize,
 }
 
 impl Sampler {
-    pub fn new(group: Group, vocab_size: usize) -> Self {
+    pub fn new(group: RankGroup, vocab_size: usize) -> Self {
         Self { group, vocab_size }
     }
 
@@ -184,7 +184,7 @@ impl Sampler {
     }
 
     fn part(&self, rank: usize) -> std::ops::Range<usize> {
-        Group::new(rank, self.group.world_size()).map_or(0..0, |group| group.part_of(self.vocab_size))
+        RankGroup::new(rank, self.group.world_size()).map_or(0..0, |group| group.part_of(self.vocab_size))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whatever the world size, the same token with the same log-probabilities.
 
-use lockstep_collectives::memory::{Faults, group};
+use lockstep_collectives::memory::{Faults, form_group};
 
 use super::*;
 
@@ -30,13 +30,13 @@ fn sample_allowed(
 ) -> Result<Vec<Sampled>, EngineError> {
     let row = |(params, seq)| Row { seq, params, counts: None, allowed, position: 7 + seq as u32 };
     let rows: Vec<Row> = params.iter().zip(1..).map(row).collect();
-    let run = |mut member: lockstep_collectives::memory::Member| {
+    let run = |mut member: lockstep_collectives::Mesh| {
         let sampler = Sampler::new(member.group(), vocab_size);
         let part = sampler.part(member.group().rank());
         let mine: Vec<f32> = logits.chunks(vocab_size).flat_map(|row| row[part.clone()].iter().copied()).collect();
         sampler.sample(&rows, &mine, &mut member)
     };
-    let members = group(world_size, &Faults::default()).unwrap();
+    let members = form_group(world_size, &Faults::default()).unwrap();
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = members.into_iter().map(|member| scope.spawn(|| run(member))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()

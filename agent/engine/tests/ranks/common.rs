@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 
 use candle_core::{Device, Tensor};
-use lockstep_collectives::memory::{Faults, Member, group};
-use lockstep_collectives::{Communicator, Communicators, Grid};
+use lockstep_collectives::memory::{Faults, form_group};
+use lockstep_collectives::{Communicator, Communicators, Grid, Mesh};
 use lockstep_engine::{DTypeChoice, Devices, EngineError, Quantization, Runner, RunnerConfig, StepWithLogits, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Request, RequestOutput, Scheduler, SchedulerConfig};
@@ -132,12 +132,13 @@ impl Ranks {
         let tensor = world_size / stages;
         let none = Faults::default();
         let (in_rows, in_columns) = if stages > 1 { (&none, faults) } else { (faults, &none) };
-        let members =
-            |count, size, faults| -> Vec<_> { (0..count).map(|_| group(size, faults).unwrap().into_iter()).collect() };
+        let members = |count, size, faults| -> Vec<_> {
+            (0..count).map(|_| form_group(size, faults).unwrap().into_iter()).collect()
+        };
         let (mut rows, mut columns): (Vec<_>, Vec<_>) =
             (members(stages, tensor, in_rows), members(tensor, stages, in_columns));
         for (rank, (commands, ..)) in self.threads.iter().enumerate() {
-            let boxed = |member: Member| -> Box<dyn Communicator> { Box::new(member) };
+            let boxed = |member: Mesh| -> Box<dyn Communicator> { Box::new(member) };
             let row = boxed(rows[rank / tensor].next().unwrap());
             let column = boxed(columns[rank % tensor].next().unwrap());
             let communicators = Communicators { tensor: row, pipeline: (stages > 1).then_some(column) };

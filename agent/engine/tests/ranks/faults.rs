@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::common::{Ranks, Setup, drive, expected, request, scheduler};
-use lockstep_collectives::memory::{Cut, CutKind, Faults, group};
+use lockstep_collectives::memory::{Cut, CutKind, Faults, form_group};
 use lockstep_collectives::solo::Solo;
 use lockstep_engine::{EngineError, Runner};
 use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
@@ -63,7 +63,7 @@ fn a_runner_refuses_what_does_not_belong() {
     let solo = || Solo::new().unwrap();
 
     assert!(matches!(runner.step(&plan(1, 1)), Err(EngineError::NotFormed)));
-    let stranger = group(2, &Faults::default()).unwrap().remove(0);
+    let stranger = form_group(2, &Faults::default()).unwrap().remove(0);
     assert!(runner.form(1, stranger, 4).unwrap_err().to_string().contains("a communicator of"));
     assert!(runner.form(1, solo(), 0).unwrap_err().to_string().contains("at least one KV block"));
     runner.form(2, solo(), 4).unwrap();

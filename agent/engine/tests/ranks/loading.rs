@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use crate::common::{Setup, fixtures, folder, parity_names};
 use lockstep_collectives::solo::Solo;
-use lockstep_collectives::{Grid, Group};
+use lockstep_collectives::{Grid, RankGroup};
 use lockstep_engine::config::Architecture;
 use lockstep_engine::{DTypeChoice, Runner, RunnerConfig, describe, open, resolve, verify};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, StepPlan};
@@ -152,7 +152,7 @@ fn damaged_models_are_refused_by_name() {
 fn wrong_choices_are_refused_with_the_remedy() {
     let config = || Setup::new(FIXTURE, 1).config(0);
     let cases = [
-        (RunnerConfig { grid: Group::new(6, 7).unwrap().into(), ..config() }, "the largest world size is 6"),
+        (RunnerConfig { grid: RankGroup::new(6, 7).unwrap().into(), ..config() }, "the largest world size is 6"),
         (RunnerConfig { grid: Grid::new(3, 4, 4).unwrap(), ..config() }, "a model of 3 layers cannot be split into 4"),
         (RunnerConfig { context_length: Some(513), ..config() }, "the model was made for 512 positions"),
         (RunnerConfig { context_length: Some(0), ..config() }, "context_length is 0"),

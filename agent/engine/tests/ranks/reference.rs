@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use lockstep_collectives::Group;
+use lockstep_collectives::RankGroup;
 use lockstep_engine::config::{ModelConfig, MoeConfig};
 use lockstep_engine::{DTypeChoice, Quantization, describe, open};
 use lockstep_kernels::Activation;
@@ -32,7 +32,7 @@ pub struct Reference {
     /// Which query heads, by rank of a stage.
     heads: Vec<Range<usize>>,
     /// Ranks of a stage.
-    groups: Vec<Group>,
+    groups: Vec<RankGroup>,
 }
 
 impl Reference {
@@ -44,7 +44,7 @@ impl Reference {
             DTypeChoice::F16 => DType::F16,
         };
         let size = setup.world_size / setup.stages;
-        let groups: Vec<Group> = (0..size).map(|rank| Group::new(rank, size).unwrap()).collect();
+        let groups: Vec<RankGroup> = (0..size).map(|rank| RankGroup::new(rank, size).unwrap()).collect();
         let heads = groups.iter().map(|group| group.part_of(config.num_heads)).collect();
         let quantized = setup.quantization != Quantization::None;
         let tensors = decoded(stored(fixture), cache, setup.quantization, config.tie_word_embeddings);

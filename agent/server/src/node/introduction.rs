@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lockstep_collectives::{AbortSwitch, Group, ring};
+use lockstep_collectives::{AbortSwitch, RankGroup, ring};
 use lockstep_proto::node as pb;
 use tokio_util::sync::CancellationToken;
 
@@ -70,7 +70,7 @@ impl Node {
     fn ring_spec(&self, timeout: Duration) -> anyhow::Result<Option<ring::DiscoverConfig>> {
         let RingSetup::Ring { right, rank, world_size, .. } = &self.config.ring else { return Ok(None) };
         let group =
-            Group::new(*rank as usize, *world_size as usize).context("RING_RANK is not below RING_WORLD_SIZE")?;
+            RankGroup::new(*rank as usize, *world_size as usize).context("RING_RANK is not below RING_WORLD_SIZE")?;
         let control = match &self.config.control {
             ControlAddress::Known(address) => Some(ring::ControlAddress::Port(address.port)),
             ControlAddress::FromRing { .. } => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lockstep_collectives::ring::{self, Listener};
 use lockstep_collectives::solo::Solo;
-use lockstep_collectives::{AbortSwitch, CollectiveError, Communicators, Group, Tuning};
+use lockstep_collectives::{AbortSwitch, CollectiveError, Communicators, RankGroup, Tuning};
 
 use crate::auth::GroupKey;
 
@@ -81,8 +81,8 @@ impl Links {
     ///
     /// # Errors
     /// Where the ring does not take it.
-    pub fn ring_key(&self) -> Result<Option<ring::GroupKey>, CollectiveError> {
-        self.key.as_ref().map(|key| ring::GroupKey::new(key.bytes())).transpose()
+    pub fn ring_key(&self) -> Result<Option<ring::LinkKey>, CollectiveError> {
+        self.key.as_ref().map(|key| ring::LinkKey::new(key.bytes())).transpose()
     }
 
     /// Joins an epoch.
@@ -97,12 +97,12 @@ impl Links {
         switch: &AbortSwitch,
     ) -> Result<Communicators, CollectiveError> {
         let (rank, world_size) = (spec.first_rank + local_rank, spec.addresses.len());
-        let group = Group::new(rank, world_size)
+        let group = RankGroup::new(rank, world_size)
             .ok_or_else(|| CollectiveError::Usage(format!("rank {rank} is not below {world_size}")))?;
         match spec.backend.as_str() {
             "solo" => Ok(Solo::with_switch(switch).into()),
             "ring" => {
-                let config = ring::Config {
+                let config = ring::RingConfig {
                     group,
                     epoch: spec.epoch,
                     cluster_id: spec.cluster_id.clone(),

@@ -6,7 +6,30 @@ use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut,
 use half::{bf16, f16};
 
 use crate::dtype::Dtype;
-use crate::nccl::comm::Memory;
+
+/// Untyped view of elements on the device. Until the call that uses it has been queued, the caller keeps the elements
+/// alive and in order on the stream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceMemory {
+    pub(crate) address: cudarc::driver::sys::CUdeviceptr,
+    pub(crate) count: usize,
+    pub(crate) dtype: Dtype,
+}
+
+impl DeviceMemory {
+    pub(crate) fn as_ptr(self) -> *const std::ffi::c_void {
+        self.address as *const _
+    }
+
+    pub(crate) fn as_mut_ptr(self) -> *mut std::ffi::c_void {
+        self.address as *mut _
+    }
+
+    /// Returns `count` elements, starting `skip` elements after the first.
+    pub(crate) fn subrange(self, skip: usize, count: usize) -> Self {
+        Self { address: self.address + (skip * self.dtype.size()) as u64, count, dtype: self.dtype }
+    }
+}
 
 /// Typed elements to read, in device memory.
 #[derive(Debug, Clone, Copy)]
@@ -68,19 +91,19 @@ described!(DeviceSliceMut);
 impl<'a> DeviceSlice<'a> {
     /// Where the elements are, once `stream` has waited for whoever writes them; the guard is dropped when the reading
     /// is queued.
-    pub(crate) fn memory(self, stream: &'a Arc<CudaStream>) -> (Memory, SyncOnDrop<'a>) {
+    pub(crate) fn memory(self, stream: &'a Arc<CudaStream>) -> (DeviceMemory, SyncOnDrop<'a>) {
         let (dtype, count) = (self.dtype(), self.len());
         let (address, guard) = on_each!(self, view => view.device_ptr(stream));
-        (Memory { address, count, dtype }, guard)
+        (DeviceMemory { address, count, dtype }, guard)
     }
 }
 
 impl DeviceSliceMut<'_> {
     /// Where the elements are, once `stream` has waited for whoever uses them; the guard is dropped when the writing is
     /// queued.
-    pub(crate) fn memory<'b>(&'b mut self, stream: &'b Arc<CudaStream>) -> (Memory, SyncOnDrop<'b>) {
+    pub(crate) fn memory<'b>(&'b mut self, stream: &'b Arc<CudaStream>) -> (DeviceMemory, SyncOnDrop<'b>) {
         let (dtype, count) = (self.dtype(), self.len());
         let (address, guard) = on_each!(self, view => view.device_ptr_mut(stream));
-        (Memory { address, count, dtype }, guard)
+        (DeviceMemory { address, count, dtype }, guard)
     }
 }

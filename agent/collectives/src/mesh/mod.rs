@@ -15,9 +15,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::abort::AbortSwitch;
+use crate::abort::Aborter;
 use crate::checks;
-use crate::communicator::{Aborter, CollectiveError, Communicator, Group, Slice, SliceMut};
+use crate::communicator::Communicator;
 use crate::dtype::Dtype;
+use crate::error::CollectiveError;
+use crate::rank_group::RankGroup;
+use crate::slice::{Slice, SliceMut};
 use crate::sum;
 use crate::transport::Transport;
 use exchange::Exchange;
@@ -43,9 +47,9 @@ impl Default for Tuning {
     }
 }
 
-/// How a communicator waits.
+/// Timeout, polling and progress counter of a communicator.
 #[derive(Debug, Clone)]
-pub(crate) struct Limits {
+pub(crate) struct MeshSettings {
     /// An operation fails when no byte moved for this long.
     pub(crate) op_timeout: Duration,
     /// Look for bytes for a short while before sleeping, as long as that pays.
@@ -57,7 +61,7 @@ pub(crate) struct Limits {
 /// A group whose ranks are linked each to each.
 pub struct Mesh {
     exchange: Exchange,
-    group: Group,
+    group: RankGroup,
     tuning: Tuning,
     scratch: Vec<u64>,
     failed: Option<CollectiveError>,
@@ -69,17 +73,17 @@ impl Mesh {
     /// `transport` carries bytes between the ranks of `group`; `abort` ends every operation.
     pub(crate) fn new(
         transport: impl Transport + 'static,
-        group: Group,
+        group: RankGroup,
         tuning: Tuning,
-        limits: Limits,
+        settings: MeshSettings,
         abort: &AbortSwitch,
     ) -> Self {
-        let exchange = Exchange::new(Box::new(transport), group, limits, abort);
+        let exchange = Exchange::new(Box::new(transport), group, settings, abort);
         Self { exchange, group, tuning, scratch: Vec::new(), failed: None, names: None }
     }
 
     /// Errors call rank r `names[r]`: the group is part of a larger one.
-    pub(crate) fn with_names(self, names: impl Iterator<Item = usize>) -> Self {
+    pub(crate) fn with_global_ranks(self, names: impl Iterator<Item = usize>) -> Self {
         Self { names: Some(names.collect()), ..self }
     }
 
@@ -96,7 +100,7 @@ impl Mesh {
             // A peer that another abort took down closes its links; the cause is the abort.
             let error = self.exchange.abort().check().err().unwrap_or_else(|| error.clone());
             let error = match &self.names {
-                Some(names) => error.renamed(names),
+                Some(names) => error.with_global_rank(names),
                 None => error,
             };
             self.exchange.transport.close();
@@ -162,12 +166,8 @@ fn room(scratch: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
 }
 
 impl Communicator for Mesh {
-    fn group(&self) -> Group {
+    fn group(&self) -> RankGroup {
         self.group
-    }
-
-    fn backend(&self) -> &'static str {
-        self.exchange.transport.name()
     }
 
     fn all_reduce_sum(&mut self, data: SliceMut<'_>) -> Result<(), CollectiveError> {
@@ -184,7 +184,7 @@ impl Communicator for Mesh {
 
     fn all_gather(&mut self, mine: Slice<'_>, counts: &[usize], out: SliceMut<'_>) -> Result<(), CollectiveError> {
         self.attempt(|mesh| {
-            checks::all_gather(mesh.group, &mine, counts, &out)?;
+            checks::check_all_gather(mesh.group, &mine, counts, &out)?;
             let (dtype, mine, out) = (mine.dtype(), mine.host_bytes()?, out.host_bytes()?);
             let range = |rank: usize| -> Range<usize> {
                 let start = counts[..rank].iter().sum::<usize>() * dtype.size();
@@ -199,7 +199,7 @@ impl Communicator for Mesh {
 
     fn broadcast(&mut self, root: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
         self.attempt(|mesh| {
-            checks::root(mesh.group, root)?;
+            checks::check_root(mesh.group, root)?;
             let (dtype, data) = (data.dtype(), data.host_bytes()?);
             if root == mesh.group.rank() {
                 mesh.give(Kind::Broadcast, Some(dtype), |_| true, data)
@@ -211,14 +211,14 @@ impl Communicator for Mesh {
 
     fn send(&mut self, to: usize, data: Slice<'_>) -> Result<(), CollectiveError> {
         self.attempt(|mesh| {
-            checks::peer(mesh.group, to)?;
+            checks::check_peer(mesh.group, to)?;
             mesh.give(Kind::Send, Some(data.dtype()), |peer| peer == to, data.host_bytes()?)
         })
     }
 
     fn recv(&mut self, from: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
         self.attempt(|mesh| {
-            checks::peer(mesh.group, from)?;
+            checks::check_peer(mesh.group, from)?;
             mesh.take(Kind::Send, Some(data.dtype()), from, data.host_bytes()?)
         })
     }

@@ -12,7 +12,6 @@
 #![expect(unsafe_code, reason = "NCCL's own interface: every block says why it is sound")]
 
 mod comm;
-mod device;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,13 +20,17 @@ use std::time::{Duration, Instant};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
 
 use crate::abort::AbortSwitch;
+use crate::abort::Aborter;
 use crate::checks;
-use crate::communicator::{Aborter, CollectiveError, Communicator, Group, Slice, SliceMut};
-use crate::dtype::Dtype;
-use comm::{Comm, Memory};
+use crate::communicator::Communicator;
+use crate::device::DeviceMemory;
+use crate::error::CollectiveError;
+use crate::rank_group::RankGroup;
+use crate::slice::{Slice, SliceMut};
+use comm::Comm;
 
+pub use crate::device::{DeviceSlice, DeviceSliceMut};
 pub use comm::UniqueId;
-pub use device::{DeviceSlice, DeviceSliceMut};
 
 /// Longest pause between two looks at what NCCL or the device has done.
 const LONGEST_PAUSE: Duration = Duration::from_micros(200);
@@ -37,8 +40,8 @@ const QUICK_LOOKS: u32 = 1000;
 
 /// A group to form.
 #[derive(Debug, Clone)]
-pub struct Config {
-    pub group: Group,
+pub struct NcclConfig {
+    pub group: RankGroup,
     /// Made by one rank, given to all.
     pub id: UniqueId,
     /// Where operations are queued; its device is this rank's.
@@ -52,7 +55,7 @@ pub struct Config {
 /// The communicator of a group over NCCL.
 pub struct Nccl {
     comm: Arc<Comm>,
-    group: Group,
+    group: RankGroup,
     stream: Arc<CudaStream>,
     op_timeout: Duration,
     progress: Option<Arc<AtomicU64>>,
@@ -65,8 +68,12 @@ pub struct Nccl {
 /// # Errors
 /// `Unavailable` where CUDA or NCCL is missing or fails, `Timeout` where a rank never came (NCCL does not say which: the
 /// next one is named), `Aborted`.
-pub fn form(config: Config, progress: Option<Arc<AtomicU64>>, abort: &AbortSwitch) -> Result<Nccl, CollectiveError> {
-    let Config { group, id, stream, op_timeout, form_timeout } = config;
+pub fn form(
+    config: NcclConfig,
+    progress: Option<Arc<AtomicU64>>,
+    abort: &AbortSwitch,
+) -> Result<Nccl, CollectiveError> {
+    let NcclConfig { group, id, stream, op_timeout, form_timeout } = config;
     comm::available()?;
     stream.context().bind_to_thread().map_err(|error| comm::cuda("bind the device", error))?;
     let comm = Arc::new(Comm::begin(group, id, abort)?);
@@ -154,7 +161,7 @@ impl Nccl {
         &mut self,
         blame: usize,
         data: SliceMut<'_>,
-        call: impl FnOnce(&Comm, &CudaStream, Memory) -> Result<(), CollectiveError>,
+        call: impl FnOnce(&Comm, &CudaStream, DeviceMemory) -> Result<(), CollectiveError>,
     ) -> Result<(), CollectiveError> {
         let (dtype, count) = (data.dtype(), data.len());
         let stream = self.stream.clone();
@@ -170,7 +177,7 @@ impl Nccl {
         let mut staging = self.staging(host.len())?;
         stream.memcpy_htod(host, &mut staging.slice_mut(..host.len())).map_err(cuda)?;
         let (address, queued) = staging.device_ptr_mut(&stream);
-        let result = call(&self.comm, &stream, Memory { address, count, dtype });
+        let result = call(&self.comm, &stream, DeviceMemory { address, count, dtype });
         drop(queued);
         result?;
         self.settle(blame, self.op_timeout)?;
@@ -215,7 +222,7 @@ impl Nccl {
             stream.memcpy_htod(mine, &mut from.slice_mut(..mine.len())).map_err(cuda)?;
             let (from, _read) = from.device_ptr(&stream);
             let (into, _written) = into.device_ptr_mut(&stream);
-            let memory = |address, count| Memory { address, count, dtype };
+            let memory = |address, count| DeviceMemory { address, count, dtype };
             self.comm.all_gather(&stream, memory(from, own), counts, memory(into, total))?;
         }
         self.settle(blame, self.op_timeout)?;
@@ -228,12 +235,8 @@ impl Nccl {
 }
 
 impl Communicator for Nccl {
-    fn group(&self) -> Group {
+    fn group(&self) -> RankGroup {
         self.group
-    }
-
-    fn backend(&self) -> &'static str {
-        "nccl"
     }
 
     fn all_reduce_sum(&mut self, data: SliceMut<'_>) -> Result<(), CollectiveError> {
@@ -243,7 +246,7 @@ impl Communicator for Nccl {
 
     fn all_gather(&mut self, mine: Slice<'_>, counts: &[usize], out: SliceMut<'_>) -> Result<(), CollectiveError> {
         self.attempt(|nccl| {
-            checks::all_gather(nccl.group, &mine, counts, &out)?;
+            checks::check_all_gather(nccl.group, &mine, counts, &out)?;
             match (mine, out) {
                 (Slice::Device(mine), SliceMut::Device(out)) => nccl.gather(mine, counts, out),
                 (mine, out) => nccl.gather_staged(mine, counts, out),
@@ -253,14 +256,14 @@ impl Communicator for Nccl {
 
     fn broadcast(&mut self, root: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
         self.attempt(|nccl| {
-            checks::root(nccl.group, root)?;
+            checks::check_root(nccl.group, root)?;
             nccl.in_place(root, data, |comm, stream, memory| comm.broadcast(stream, root, memory))
         })
     }
 
     fn send(&mut self, to: usize, data: Slice<'_>) -> Result<(), CollectiveError> {
         self.attempt(|nccl| {
-            checks::peer(nccl.group, to)?;
+            checks::check_peer(nccl.group, to)?;
             let stream = nccl.stream.clone();
             let (dtype, count) = (data.dtype(), data.len());
             let host = match data {
@@ -275,7 +278,7 @@ impl Communicator for Nccl {
             let copied = stream.memcpy_htod(host, &mut staging.slice_mut(..host.len()));
             copied.map_err(|error| comm::cuda("stage host memory", error))?;
             let (address, queued) = staging.device_ptr(&stream);
-            let result = nccl.comm.send(&stream, to, Memory { address, count, dtype });
+            let result = nccl.comm.send(&stream, to, DeviceMemory { address, count, dtype });
             drop(queued);
             result?;
             nccl.settle(to, nccl.op_timeout)?;
@@ -287,7 +290,7 @@ impl Communicator for Nccl {
 
     fn recv(&mut self, from: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
         self.attempt(|nccl| {
-            checks::peer(nccl.group, from)?;
+            checks::check_peer(nccl.group, from)?;
             nccl.in_place(from, data, |comm, stream, memory| comm.recv(stream, from, memory))
         })
     }
@@ -306,17 +309,5 @@ impl Communicator for Nccl {
 impl Drop for Nccl {
     fn drop(&mut self) {
         self.comm.close();
-    }
-}
-
-/// NCCL's name for an element type.
-fn nccl_type(dtype: Dtype) -> cudarc::nccl::sys::ncclDataType_t {
-    use cudarc::nccl::sys::ncclDataType_t as Type;
-    match dtype {
-        Dtype::F32 => Type::ncclFloat32,
-        Dtype::Bf16 => Type::ncclBfloat16,
-        Dtype::F16 => Type::ncclFloat16,
-        Dtype::I32 => Type::ncclInt32,
-        Dtype::U32 => Type::ncclUint32,
     }
 }
