@@ -1,13 +1,12 @@
 //! What a model says, cut anywhere, and what a client wants it to say.
 
+use lockstep_api::{
+    Function, Grammar, GrammarError, Grammars, Guide, OutputFormat, OutputParser, Piece, ReasoningStyle, Tokenizer,
+    ToolFormat, ToolStyle, forced,
+};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, OnceLock};
 
-use lockstep_agent::grammar::{Grammar, GrammarError, Grammars, Guide};
-use lockstep_agent::output::reasoning::ReasoningStyle;
-use lockstep_agent::output::tools::{Function, ToolStyle, forced};
-use lockstep_agent::output::{OutputFormat, OutputParser, Piece, ToolFormat};
-use lockstep_agent::text::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::change::Random;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use lockstep_agent::text::{ChatMessage, Conversation, ModelText, Text, ToolCall};
+use lockstep_api::{ChatMessage, Conversation, ModelText, Text, ToolCall};
 use lockstep_collectives::{Grid, solo::Solo};
 use lockstep_engine::config::ModelConfig;
 use lockstep_engine::{DTypeChoice, Devices, EngineError, ModelFiles, Quantization, Runner, RunnerConfig};

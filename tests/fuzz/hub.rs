@@ -1,13 +1,11 @@
 //! What a hub answers: headers, lists of files, files.
 
+use lockstep_hub::{Hub, HubConfig, HubError, HubModel, Limits, Meter, Patience, RemoteFiles, TokenSource};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
-
-use lockstep_agent::config::{HubConfig, HubModel, TokenSource};
-use lockstep_agent::hub::{Hub, HubError, Limits, Meter, Patience, RemoteFiles};
 
 use crate::block_on;
 use crate::parts::{file_of, parts};

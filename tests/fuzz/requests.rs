@@ -4,13 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::OnceLock;
 
-use lockstep_agent::metrics::Metrics;
-use lockstep_agent::output::Chosen;
-use lockstep_agent::output::reasoning::ReasoningStyle;
-use lockstep_agent::output::tools::ToolStyle;
-use lockstep_agent::service::{Alive, Command, Event, FinishReason, Inference};
-use lockstep_agent::session::Api;
-use lockstep_agent::text::{ModelText, Text};
+use lockstep_api::{
+    Alive, Api, Chosen, Command, Event, FinishReason, Inference, Metrics, ModelText, ReasoningStyle, Text, ToolStyle,
+};
 use lockstep_proto::v1::inference_client::InferenceClient;
 use lockstep_proto::v1::{ChatRequest, ClusterStatus, DetokenizeRequest, GenerateRequest, GenerateResponse, ModelInfo};
 use prost::Message;
@@ -99,9 +95,9 @@ impl Servers {
             let (http, grpc) = (listener().await, listener().await);
             let addresses = [&http, &grpc].map(|listener| listener.local_addr().expect("its address"));
             let (api, status) = api();
-            tokio::spawn(lockstep_agent::http::serve(http, api.clone(), CancellationToken::new()));
+            tokio::spawn(lockstep_api::serve_http(http, api.clone(), CancellationToken::new()));
             tokio::spawn(async move {
-                lockstep_agent::grpc::serve(grpc, api, CancellationToken::new()).await.expect("gRPC is served");
+                lockstep_api::serve_grpc(grpc, api, CancellationToken::new()).await.expect("gRPC is served");
             });
             let channel = Channel::from_shared(format!("http://{}", addresses[1])).expect("an address");
             let channel = channel.timeout(ENDS).connect_lazy();

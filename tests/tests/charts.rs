@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lockstep_agent::metrics::{Metrics, Outcome};
+use lockstep_api::{Metrics, Outcome};
 use lockstep_operator::objects::kinds::owned_kinds;
 use lockstep_operator::resource;
 use lockstep_proto::v1::{ClusterStatus, RankStatus};

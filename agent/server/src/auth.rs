@@ -7,7 +7,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use lockstep_proto::names::group_key::{MAX_BYTES as MAX_KEY_BYTES, MIN_BYTES as MIN_KEY_BYTES};
 use sha2::Sha256;
 
-use crate::small_file;
+use lockstep_engine::source::read_small_file;
 
 /// Longest file that is read: white space may follow the key.
 const MAX_KEY_FILE: u64 = 2 * MAX_KEY_BYTES as u64;
@@ -44,7 +44,7 @@ impl GroupKey {
     /// Reads a key; white space at its end does not count.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let shown = path.display().to_string();
-        let read = small_file::read(path, MAX_KEY_FILE);
+        let read = read_small_file(path, MAX_KEY_FILE);
         let mut bytes = read.map_err(|cause| KeyError::Read { path: shown.clone(), cause })?;
         bytes.truncate(bytes.trim_ascii_end().len());
         if !(MIN_KEY_BYTES..=MAX_KEY_BYTES).contains(&bytes.len()) {

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_agent::config::{HubConfig, HubModel, Revision, Token, TokenSource};
-use lockstep_agent::hub::{Hub as Client, HubError, Limits, Meter, Patience, Progress, Snapshot};
+use lockstep_hub::{
+    Hub as Client, HubConfig, HubError, HubModel, Limits, Meter, Patience, Progress, Revision, Snapshot, Token,
+    TokenSource,
+};
 use lockstep_tests::hub::{COMMIT, Hub, Trick};
 
 pub const WEIGHTS: &str = "model.safetensors";

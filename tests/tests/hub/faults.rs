@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockstep_agent::config::{Token, TokenSource};
+use lockstep_hub::{Token, TokenSource};
 use lockstep_tests::hub::Trick;
 
 use crate::downloads::{SIZE, Scene, WEIGHTS, growing, whole};

@@ -8,12 +8,14 @@ mod digest;
 mod folder;
 mod index;
 mod regular;
+mod small_file;
 
 pub use builtin::BuiltinFiles;
 pub use digest::{ModelFile, digest_of, hex, rank_files, resolve, verify};
 pub use folder::FolderFiles;
 pub(crate) use index::{GGUF_FILE, Index};
 pub use regular::open_regular;
+pub use small_file::read_small_file;
 
 use crate::EngineError;
 

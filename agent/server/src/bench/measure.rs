@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use futures::future::try_join_all;
+use lockstep_api::{Event, Inference, Submission};
 use lockstep_proto::v1::ClusterStatus;
 use lockstep_schedule::plan::SamplingParams;
 
-use crate::head::BLOCK_SIZE;
-use crate::service::{Event, Inference, Submission};
+use crate::config::BLOCK_SIZE;
 
 /// Prompts differ in their first tokens, as many as it takes to tell so many of them apart.
 const SEED_TOKENS: u32 = 8;

@@ -9,11 +9,11 @@ mod report;
 use std::io::{self, IsTerminal as _};
 
 use anyhow::{Context as _, bail};
+use lockstep_api::Inference;
 use lockstep_proto::v1::ClusterStatus;
 
 use crate::config::BenchConfig;
 use crate::progress;
-use crate::service::Inference;
 use measure::Load;
 use report::{Report, Row};
 

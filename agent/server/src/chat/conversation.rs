@@ -3,14 +3,13 @@
 use std::io::{self, Write as _};
 use std::time::Instant;
 
+use lockstep_api::{Answer, Api, ChatMessage, Delta, Finish, GenerateInput, PromptInput, RequestError, request_id};
 use lockstep_proto::chat::{Figures, HELP, Input, Setting};
 use lockstep_proto::v1::FinishReason;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::session::{Answer, Api, Delta, Finish, GenerateInput, PromptInput, RequestError, request_id};
 use crate::signals::Signals;
-use crate::text::{self, ChatMessage};
 
 pub struct Conversation {
     api: Api,
@@ -130,7 +129,7 @@ impl Conversation {
         }
         let system = self.system.iter().map(|text| message("system", text));
         let messages = system.chain(self.said.iter().cloned()).collect();
-        PromptInput::Chat(text::Conversation { messages, ..text::Conversation::default() })
+        PromptInput::Chat(lockstep_api::Conversation { messages, ..Default::default() })
     }
 }
 

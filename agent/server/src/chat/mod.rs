@@ -15,12 +15,12 @@ use tokio::sync::oneshot;
 
 use crate::config::ChatConfig;
 use crate::progress;
-use crate::session::Api;
 use crate::signals::Signals;
 pub(crate) use conversation::print;
 
 use conversation::Conversation;
 use input::{Source, Typed};
+use lockstep_api::Api;
 use lockstep_proto::chat::Input;
 
 /// Waits until the group serves, then talks until the input ends or `/quit`. May be dropped at any time; the terminal is

@@ -27,11 +27,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lockstep_api::{Chosen, ReasoningStyle, ToolStyle};
 use lockstep_engine::Quantization;
-
-use crate::output::Chosen;
-use crate::output::reasoning::ReasoningStyle;
-use crate::output::tools::ToolStyle;
+use lockstep_hub::HubConfig;
 
 pub use args::{Cli, parse};
 pub use bench::BenchConfig;
@@ -39,7 +37,6 @@ pub use chat::ChatConfig;
 pub use devices::DevicesConfig;
 pub use environment::{Build, Environment};
 pub use error::ConfigError;
-pub use hub::{HubConfig, HubModel, Repository, Revision, Token, TokenSource, is_commit};
 pub use logging::{LogConfig, LogFormat};
 pub use resolve::resolve;
 pub use source::ModelSource;
@@ -59,6 +56,8 @@ pub const MAX_NUM_BATCHED_TOKENS: u32 = 1 << 20;
 pub const MAX_CONTEXT_LENGTH: u32 = 1 << 24;
 /// Most requests that may wait.
 pub const MAX_WAITING: u32 = 1 << 16;
+/// Tokens in a block of the KV cache.
+pub const BLOCK_SIZE: u32 = 16;
 /// Most threads of one rank.
 pub const MAX_THREADS: u32 = 1024;
 

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lockstep_api::{Chosen, ReasoningStyle, ToolStyle};
 use lockstep_engine::EngineError;
 use lockstep_proto::names::{env, port};
 
@@ -21,9 +22,6 @@ use super::{
     MAX_THREADS, ModelConfig, ModelSource, NodeConfig, OwnRanks, RingSetup, Role, ServingConfig,
 };
 use super::{bench, chat, devices};
-use crate::output::Chosen;
-use crate::output::reasoning::ReasoningStyle;
-use crate::output::tools::ToolStyle;
 
 const DEFAULT_NUM_SEQS: u32 = 64;
 const DEFAULT_NUM_BATCHED_TOKENS: u32 = 4096;

@@ -9,7 +9,7 @@ use super::MAX_WORLD_SIZE;
 use super::environment::Environment;
 use super::error::ConfigError;
 use super::values::{HostPort, Setting};
-use crate::small_file;
+use lockstep_engine::source::read_small_file;
 
 /// Variables of a ring, beside the one that names a file.
 pub(super) const VARIABLES: &[&str] = &[env::RING_PORT, env::RING_RIGHT, env::RING_RANK, env::RING_WORLD_SIZE];
@@ -96,7 +96,7 @@ fn from_file(path: PathBuf) -> Result<RingPlace, ConfigError> {
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let bytes = small_file::read(path, MAX_FILE).map_err(|error| format!("read it: {error}"))?;
+    let bytes = read_small_file(path, MAX_FILE).map_err(|error| format!("read it: {error}"))?;
     String::from_utf8(bytes).map_err(|error| format!("it is not UTF-8: {error}"))
 }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use lockstep_hub::{HubModel, Repository, Revision};
+
 use super::error::ConfigError;
-use super::hub::{HubModel, Repository, Revision};
 use super::values::Setting;
 
 /// Where a model's files are. Displays as the URL that the assignment carries.

@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 
+use lockstep_api::{Event, FinishReason, Guide, ServeError};
 use lockstep_schedule::plan::{SeqId, TokenMask};
 use lockstep_schedule::{Failure, FinishReason as Ended, RequestOutput, SubmitError};
 use tokio::sync::mpsc;
-
-use crate::grammar::Guide;
-use crate::service::{Event, FinishReason, ServeError};
 
 /// What a client is told to wait before it tries again, in seconds: about what a group needs to form again.
 pub const RETRY_AFTER_S: u32 = 5;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use lockstep_api::{ClusterService, Command, MAX_STATUS_BYTES};
 use lockstep_proto::names::role;
 use lockstep_proto::node::control_server::{Control, ControlServer};
 use lockstep_proto::node::{self as pb, from_head, from_node};
@@ -27,17 +28,14 @@ use tonic::{Request, Response, Status, Streaming};
 use super::operations;
 use crate::auth::{GroupKey, Side, nonce};
 use crate::config::MAX_STAGES;
-use crate::grpc::cluster;
-use crate::service::Command;
 use crate::tls::{self, Peer, Tls};
+use crate::wire::MAX_MESSAGE;
 
 /// A stream that has not said who it is by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages that may wait for a node: the plans in flight, one more than there are stages, and the group's own; a node
 /// that lets more wait is hung.
 const OUTBOUND: usize = 2 * MAX_STAGES as usize;
-/// The largest message: a plan of a full prefill, or a Hello.
-pub const MAX_MESSAGE: usize = 16 << 20;
 
 /// What the streams tell the driver.
 #[derive(Debug)]
@@ -196,19 +194,15 @@ pub struct ControlPort {
 /// Where the port can be served no more.
 pub async fn serve(port: ControlPort, over: CancellationToken) -> anyhow::Result<()> {
     let incoming = tls::incoming(port.listener, port.tls);
-    let status = ClusterServer::new(cluster::Service::new(port.status, over.clone()));
-    let status = status.max_encoding_message_size(cluster::MAX_STATUS_BYTES);
-    let readers = |request: Request<()>| peer(&request)?.require(&[role::OPERATOR, role::NODE]).map(|()| request);
+    let status = ClusterServer::new(ClusterService::new(port.status, over.clone()));
+    let status = status.max_encoding_message_size(MAX_STATUS_BYTES);
+    let readers =
+        |request: Request<()>| Peer::from_request(&request)?.require(&[role::OPERATOR, role::NODE]).map(|()| request);
     let router = Server::builder()
         .add_service(port.service)
         .add_service(InterceptedService::new(status, readers))
         .add_service(operations::Service::server(port.commands));
     router.serve_with_incoming_shutdown(incoming, over.cancelled_owned()).await.context("serve the control port")
-}
-
-/// Who sent a request.
-pub(super) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
-    request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("a connection without addresses"))
 }
 
 /// The next message that says anything.
@@ -226,7 +220,7 @@ impl Control for ControlService {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<pb::FromHead, Status>> + Send>>;
 
     async fn attach(&self, request: Request<Streaming<pb::FromNode>>) -> Result<Response<Self::AttachStream>, Status> {
-        let peer = peer(&request)?;
+        let peer = Peer::from_request(&request)?;
         if let Err(status) = peer.require(&[role::NODE]) {
             tracing::warn!(peer = %peer.remote, reason = status.message(), "refused a control stream");
             return Err(status);

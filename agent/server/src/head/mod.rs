@@ -27,6 +27,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use lockstep_api::{Alive, Api, GenerationDefaults, Inference, Metrics, ModelText, Text, serve_grpc, serve_http};
 use lockstep_engine::{ModelDescription, Quantization, WeightFacts};
 use lockstep_proto::names::{env, role};
 use lockstep_proto::node as pb;
@@ -36,25 +37,19 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{self, GroupKey};
-use crate::config::{DType, Foreground, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup, Topology};
-use crate::metrics::Metrics;
+use crate::config::{
+    BLOCK_SIZE, DType, Foreground, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup, Topology,
+};
 use crate::node::RING_CLUSTER;
-use crate::service::{Alive, Inference};
-use crate::session::Api;
 use crate::signals::Signals;
-use crate::text::{GenerationDefaults, ModelText, Text};
 use crate::tls::Tls;
-use crate::{bench, chat, grpc, http};
+use crate::{bench, chat};
 use control::{ControlPort, ControlService};
 use driver::{Driver, Inputs};
 use group::{Group, GroupConfig};
 use model::ReadModel;
 use ports::Ports;
 
-pub use control::MAX_MESSAGE;
-
-/// Tokens in a block of the KV cache.
-pub const BLOCK_SIZE: u32 = 16;
 /// Plans that wait while each stage computes one.
 const STEPS_AHEAD: usize = 1;
 /// A step on the CPU lasts about this long at most.
@@ -155,7 +150,7 @@ async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow::Re
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(control::serve(control, over.clone()));
     if let Some(listener) = parts.ports.grpc {
-        let serving = grpc::serve(listener, api.clone(), over.clone());
+        let serving = serve_grpc(listener, api.clone(), over.clone());
         servers.spawn(async { serving.await.context("serve gRPC") });
     }
     if let Some(foreground) = config.foreground {
@@ -167,7 +162,7 @@ async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow::Re
         servers.spawn(to_the_end(running, stop, over.clone()));
     }
     if let Some(listener) = parts.ports.http {
-        let serving = http::serve(listener, api, over.clone());
+        let serving = serve_http(listener, api, over.clone());
         servers.spawn(async {
             serving.await;
             Ok(())

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use lockstep_engine::source::{self, ModelFile, ModelFiles};
 use lockstep_engine::{ModelDescription, WeightFacts};
+use lockstep_hub::{Hub, HubConfig, HubModel, Limits, RemoteFiles, Snapshot};
 use lockstep_proto::node as pb;
 
-use crate::config::{HubConfig, HubModel, ModelConfig, ModelSource};
-use crate::hub::{Hub, Limits, RemoteFiles, Snapshot};
+use crate::config::{ModelConfig, ModelSource};
 
 /// A model, read once.
 pub struct ReadModel {

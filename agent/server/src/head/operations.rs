@@ -1,13 +1,12 @@
 //! What the operator asks of the head over the control port: `lockstep.node.v1.Operations`.
 
+use lockstep_api::Command;
 use lockstep_proto::names::role;
 use lockstep_proto::node::operations_server::{Operations, OperationsServer};
 use lockstep_proto::node::{DrainRequest, DrainResponse};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
-use super::control::peer;
-use crate::service::Command;
 use crate::tls::{Caller, Peer};
 
 /// Longest reason that is repeated in logs and status, in characters.
@@ -37,7 +36,7 @@ fn may_drain(peer: &Peer) -> Result<(), Status> {
 #[tonic::async_trait]
 impl Operations for Service {
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        may_drain(&peer(&request)?)?;
+        may_drain(&Peer::from_request(&request)?)?;
         let reason: String = request.into_inner().reason.chars().take(MAX_REASON).collect();
         let (answer, answered) = oneshot::channel();
         let gone = |_| Status::unavailable("the head is shutting down");

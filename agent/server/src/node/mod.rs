@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use lockstep_engine::source::ModelFiles;
+use lockstep_hub::Progress;
 use lockstep_proto::backoff::Backoff;
 use lockstep_proto::names::{env, role};
 use lockstep_proto::node::{self as pb, from_head, from_node};
@@ -29,7 +30,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::GroupKey;
 use crate::config::{NodeConfig, RingSetup};
-use crate::hub::Progress;
 use crate::tls::Tls;
 use crate::wire;
 use health::Health;

@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lockstep_engine::source::{self, FolderFiles, ModelFile, ModelFiles};
+use lockstep_hub::{Hub, HubConfig, HubFile, Limits, Log, Meter, Progress, Repository};
 use lockstep_proto::node as pb;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
-
-use crate::config::{HubConfig, Repository};
-use crate::hub::{Hub, HubFile, Limits, Log, Meter, Progress};
 
 /// Progress is told this often at most.
 const PAUSE: Duration = Duration::from_millis(250);

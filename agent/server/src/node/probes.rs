@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use lockstep_api::{METRICS_CONTENT_TYPE, Protocol, serve_connections};
 use lockstep_proto::names::env;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -23,8 +24,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::{Health, Verdict};
 use super::rank::RankCounters;
-use crate::metrics::CONTENT_TYPE;
-use crate::serve::{Protocol, serve};
 
 /// How often a held request looks again.
 const LOOK: Duration = Duration::from_millis(100);
@@ -55,7 +54,7 @@ pub async fn start(address: SocketAddr, health: Arc<Health>, ranks: Vec<Arc<Rank
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Looks { health, ranks: Arc::new(ranks) });
-    tokio::spawn(serve(listener, router, Protocol::Http, CancellationToken::new()));
+    tokio::spawn(serve_connections(listener, router, Protocol::Http, CancellationToken::new()));
     Ok(())
 }
 
@@ -97,7 +96,7 @@ fn answer(looks: &Looks, verdict: Verdict) -> Response {
 
 async fn metrics(State(looks): State<Looks>) -> Response {
     match page(&looks) {
-        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Ok(page) => ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

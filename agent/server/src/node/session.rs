@@ -12,8 +12,8 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 use crate::auth::{GroupKey, Side};
-use crate::head::MAX_MESSAGE;
 use crate::tls::{self, Tls};
+use crate::wire::MAX_MESSAGE;
 
 /// One try at the head's address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

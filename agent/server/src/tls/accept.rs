@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 use tonic::transport::server::Connected;
+use tonic::{Request, Status};
 
 use super::files::{Tls, names};
 
@@ -47,6 +47,14 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Returns the caller of `request`.
+    ///
+    /// # Errors
+    /// INTERNAL for a request that did not come over one of [`incoming`]'s connections.
+    pub fn from_request<T>(request: &Request<T>) -> Result<Self, Status> {
+        request.extensions().get::<Self>().cloned().ok_or_else(|| Status::internal("a connection without addresses"))
+    }
+
     /// Lets a certified caller pass that has one of `roles`, and anyone where the port speaks in the clear.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 
-use crate::small_file;
+use lockstep_engine::source::read_small_file;
 
 const CA: &str = "ca.crt";
 const CERTIFICATE: &str = "tls.crt";
@@ -123,7 +123,7 @@ impl Files {
     fn read(folder: &Path) -> Result<Self, TlsError> {
         let behind = folder.join(DATA_LINK).canonicalize().unwrap_or_else(|_| folder.to_owned());
         let read = |name: &str| {
-            let bytes = small_file::read(&behind.join(name), MAX_FILE);
+            let bytes = read_small_file(&behind.join(name), MAX_FILE);
             bytes.map_err(|cause| TlsError::Read { path: folder.join(name).display().to_string(), cause })
         };
         Ok(Self { ca: read(CA)?, certificate: read(CERTIFICATE)?, key: read(KEY)?, folder: folder.to_owned() })

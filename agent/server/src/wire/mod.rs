@@ -9,6 +9,9 @@ use lockstep_schedule::plan::{
     TokenLogprobs,
 };
 
+/// The largest message of a control stream, in bytes: a plan of a full prefill, or a Hello.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
 /// A message of the control stream that does not mean anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {message}: {reason}")]

@@ -1,7 +1,7 @@
 //! Flags, their variables, and what mistral.rs has and this program has not.
 
 use super::*;
-use crate::output::Chosen;
+use lockstep_api::Chosen;
 
 fn head(command: &str, variables: &str) -> HeadConfig {
     match configure(command, variables, &CPU).unwrap().role {

@@ -6,6 +6,7 @@ mod requests;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use lockstep_api::{Alive, Command, Metrics};
 use lockstep_proto::node::{self as pb, from_head};
 use lockstep_proto::v1::{ClusterStatus, ModelInfo};
 use lockstep_schedule::Scheduler;
@@ -18,8 +19,6 @@ use super::control::{NodeEvent, NodeStream};
 use super::group::Group;
 use super::status;
 use crate::clock;
-use crate::metrics::Metrics;
-use crate::service::{Alive, Command};
 use crate::wire;
 
 /// How often silence, hangs, deadlines and clients that went away are looked for, and the status is told at most.

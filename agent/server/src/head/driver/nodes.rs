@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lockstep_api::ServeError;
 use lockstep_proto::node::{self as pb, from_head, from_node};
 use lockstep_schedule::Request;
 use lockstep_schedule::plan::SamplingParams;
@@ -12,7 +13,6 @@ use crate::head::admission;
 use crate::head::control::{NodeEvent, NodeStream};
 use crate::head::group::Action;
 use crate::head::member::Member;
-use crate::service::ServeError;
 use crate::wire;
 
 impl Driver {

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use lockstep_api::{Command, Event, Left, ServeError, Submission};
 use lockstep_schedule::Request;
 use tokio::sync::mpsc;
 
 use super::{CANARY, Driver};
 use crate::head::clients;
-use crate::service::{Command, Event, Left, ServeError, Submission};
 
 /// How long requests are still taken after the operator asked for a drain: until every node's proxy has heard that this
 /// head does not accept any more, clients are sent here.

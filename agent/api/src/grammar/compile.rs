@@ -1,0 +1,240 @@
+//! From what a client wrote to a [`Guide`], with what is wrong in it.
+
+use std::sync::{Arc, OnceLock};
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+use toktrie::InferenceCapabilities;
+
+use super::{Grammar, GrammarError, Guide, MAX_SOURCE_BYTES, vocabulary};
+use crate::text::Tokenizer;
+
+/// What JSON may have between two of its tokens: nothing, a space, or a line end with what indents the next line. A
+/// model that is unsure would fill its context with spaces.
+const WHITESPACE: &str = r" |\n[ \t]{0,32}";
+/// States of a grammar's automaton, about 2 KiB each.
+const MAX_LEXER_STATES: usize = 32_000;
+/// Schemas are compiled on a stack of this size: the compiler calls itself for each level of what it is given.
+const STACK_BYTES: usize = 64 << 20;
+/// Longest part of the compiler's complaint that is passed on.
+const MAX_ERROR_CHARS: usize = 600;
+
+/// Compiles grammars for one model; the vocabulary's trie is built when the first one comes.
+pub struct Grammars {
+    tokenizer: Arc<Tokenizer>,
+    vocab_size: u32,
+    eos_token_ids: Arc<[u32]>,
+    factory: OnceLock<Result<ParserFactory, String>>,
+}
+
+impl Grammars {
+    pub fn new(tokenizer: Arc<Tokenizer>, vocab_size: u32, eos_token_ids: Arc<[u32]>) -> Self {
+        Self { tokenizer, vocab_size, eos_token_ids, factory: OnceLock::new() }
+    }
+
+    /// Compiles; takes up to some tens of milliseconds, the first time up to a second.
+    ///
+    /// # Errors
+    /// What is wrong with the grammar, or why this model can have none.
+    pub fn compile(&self, grammar: &Grammar) -> Result<Guide, GrammarError> {
+        let source = source(grammar)?;
+        let compile = || {
+            let factory = self.factory.get_or_init(|| self.factory());
+            let factory = factory.as_ref().map_err(|reason| GrammarError::Internal(reason.clone()))?;
+            let matcher = Matcher::new(factory.create_parser(source));
+            match matcher.get_error() {
+                Some(error) => Err(GrammarError::Invalid(legible(&error))),
+                None => Guide::new(matcher, self.vocab_size),
+            }
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("grammar".into()).stack_size(STACK_BYTES);
+            let thread = thread.spawn_scoped(scope, compile);
+            let thread = thread.map_err(|error| GrammarError::Internal(format!("start a thread: {error}")))?;
+            thread.join().unwrap_or_else(|_| Err(GrammarError::Invalid("the grammar cannot be compiled".into())))
+        })
+    }
+
+    fn factory(&self) -> Result<ParserFactory, String> {
+        let environment = vocabulary::environment(&self.tokenizer, self.vocab_size, &self.eos_token_ids)?;
+        let slices = llguidance::earley::SlicedBiasComputer::general_slices();
+        let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
+            .map_err(|error| format!("prepare the vocabulary for grammars: {error}"))?;
+        factory.quiet();
+        let limits = ParserLimits { max_lexer_states: MAX_LEXER_STATES, verbose_errors: false, ..Default::default() };
+        *factory.limits_mut() = limits;
+        Ok(factory)
+    }
+}
+
+fn source(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
+    let bytes = match grammar {
+        Grammar::JsonSchema(schema) => schema.to_string().len(),
+        Grammar::JsonObject => 0,
+        Grammar::Regex(text) | Grammar::Lark(text) => text.len(),
+        Grammar::Choice(texts) => texts.iter().map(String::len).sum(),
+    };
+    if bytes > MAX_SOURCE_BYTES {
+        return Err(GrammarError::Invalid(format!("it has {bytes} bytes, more than {MAX_SOURCE_BYTES}")));
+    }
+    Ok(match grammar {
+        Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_whitespace(schema.clone())?),
+        Grammar::JsonObject => TopLevelGrammar::from_json_schema(with_whitespace(json!({"type": "object"}))?),
+        Grammar::Regex(regex) if regex.is_empty() => {
+            return Err(GrammarError::Invalid("the regular expression is empty".into()));
+        }
+        Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
+        Grammar::Choice(texts) => TopLevelGrammar::from_lark(choice(texts)?),
+        Grammar::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
+    })
+}
+
+fn choice(texts: &[String]) -> Result<String, GrammarError> {
+    if texts.is_empty() || texts.iter().any(String::is_empty) {
+        return Err(GrammarError::Invalid("give at least one text to choose, and none that is empty".into()));
+    }
+    let literals: Vec<String> = texts.iter().map(|text| literal(text)).collect();
+    Ok(format!("start: {}", literals.join(" | ")))
+}
+
+/// A text as Lark spells it, which is as JSON does.
+pub(crate) fn literal(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// The schema with our rule for whitespace, unless it brings its own.
+///
+/// # Errors
+/// It is no schema.
+pub(crate) fn with_whitespace(mut schema: Value) -> Result<Value, GrammarError> {
+    match &mut schema {
+        Value::Object(fields) => {
+            fields.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": WHITESPACE}));
+        }
+        Value::Bool(true) => schema = json!({"x-guidance": {"whitespace_pattern": WHITESPACE}}),
+        _ => return Err(GrammarError::Invalid("a schema is an object".into())),
+    }
+    Ok(schema)
+}
+
+/// The compiler's words, cut to what a client can read.
+fn legible(error: &str) -> String {
+    let cut: String = error.trim().chars().take(MAX_ERROR_CHARS).collect();
+    if cut.len() < error.trim().len() { format!("{cut}…") } else { cut }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::fixtures;
+
+    fn grammars() -> Grammars {
+        Grammars::new(fixtures::byte_level(), fixtures::BYTE_LEVEL_VOCAB, vec![fixtures::END].into())
+    }
+
+    /// Whether the grammar takes the text, token by token, and then may or must end.
+    fn takes(grammars: &Grammars, grammar: &Grammar, text: &str) -> bool {
+        let mut guide = grammars.compile(grammar).unwrap();
+        let ids = fixtures::byte_level().encode(text, false).unwrap();
+        for (at, id) in ids.iter().enumerate() {
+            if !guide.allowed().unwrap().unwrap().contains(*id) {
+                return false;
+            }
+            if guide.advance(*id).unwrap() {
+                return at + 1 == ids.len();
+            }
+        }
+        guide.allowed().unwrap().unwrap().contains(fixtures::END)
+    }
+
+    #[test]
+    fn forms_are_kept() {
+        let grammars = grammars();
+        let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}},
+                            "required": ["a"], "additionalProperties": false});
+        let cases = [
+            (Grammar::JsonSchema(schema.clone()), "{\"a\": 5}", true),
+            (Grammar::JsonSchema(schema.clone()), "{\"a\":-12,\"b\":\"y\"}", true),
+            (Grammar::JsonSchema(schema.clone()), "{\n  \"a\": 1\n}", true),
+            (Grammar::JsonSchema(schema.clone()), "{\"a\":   5}", false),
+            (Grammar::JsonSchema(schema.clone()), "{\"b\": \"y\"}", false),
+            (Grammar::JsonSchema(schema), "{\"a\": 5, \"b\": \"z\"}", false),
+            (Grammar::JsonSchema(json!({"$defs": {"n": {"type": "null"}}, "$ref": "#/$defs/n"})), "null", true),
+            (Grammar::JsonSchema(json!(true)), "[1, {}]", true),
+            (Grammar::JsonObject, "{\"k\": [1, true, null]}", true),
+            (Grammar::JsonObject, "[1]", false),
+            (Grammar::Regex("a[bc]+/d?".into()), "abcb/d", true),
+            (Grammar::Regex("a[bc]+/d?".into()), "abcb/", true),
+            (Grammar::Regex("a[bc]+/d?".into()), "abd", false),
+            (Grammar::Choice(vec!["yes \"sir\"".into(), "no".into()]), "yes \"sir\"", true),
+            (Grammar::Choice(vec!["yes".into(), "no".into()]), "ye", false),
+            (Grammar::Lark("start: \"x\" y*\ny: /[0-9]/ \",\"".into()), "x1,2,", true),
+            (Grammar::Lark("start: \"x\" y*\ny: /[0-9]/ \",\"".into()), "x1,2", false),
+        ];
+        for (grammar, text, expected) in cases {
+            assert_eq!(takes(&grammars, &grammar, text), expected, "{grammar:?} and {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let grammars = grammars();
+        let deep = (0..90).fold(json!({"type": "null"}), |inner, _| json!({"type": "array", "items": inner}));
+        assert!(grammars.compile(&Grammar::JsonSchema(deep)).is_ok(), "levels are no matter");
+        let cases = [
+            (Grammar::JsonSchema(json!("x")), "a schema is an object"),
+            (Grammar::JsonSchema(json!({"type": "robot"})), "robot"),
+            (Grammar::JsonSchema(json!({"$ref": "#/$defs/gone"})), "gone"),
+            (Grammar::JsonSchema(json!({"type": "string", "pattern": "("})), "("),
+            (Grammar::JsonSchema(json!({"type": "integer", "minimum": 5, "maximum": 2})), "minimum"),
+            (Grammar::JsonSchema(json!({"x": "y".repeat(MAX_SOURCE_BYTES)})), "more than 262144"),
+            (Grammar::Regex(String::new()), "is empty"),
+            (Grammar::Regex("(".into()), "("),
+            (Grammar::Choice(vec![]), "at least one text"),
+            (Grammar::Lark("start: nothing".into()), "nothing"),
+            (Grammar::Lark("(".repeat(100_000)), ""),
+            (Grammar::Regex("(".repeat(100_000)), ""),
+        ];
+        for (grammar, expected) in cases {
+            let shown = format!("{grammar:?}").chars().take(80).collect::<String>();
+            match grammars.compile(&grammar) {
+                Err(GrammarError::Invalid(reason)) => assert!(reason.contains(expected), "{shown}: {reason}"),
+                other => panic!("{shown}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn rules_that_call_each_other_do_not_exhaust_the_stack() {
+        let rules: String = (0..8_000).map(|rule| format!("r{rule}: r{}\n", rule + 1)).collect();
+        let chain = Grammar::Lark(format!("start: r0\n{rules}r8000: \"x\"\n"));
+        drop(grammars().compile(&chain));
+        let nested = Grammar::Regex(format!("{}a{}", "(".repeat(2_000), ")".repeat(2_000)));
+        drop(grammars().compile(&nested));
+    }
+
+    #[test]
+    fn what_comes_before_a_mark_is_free() {
+        let guide = grammars().compile(&Grammar::Regex("ab".into())).unwrap();
+        let mut guide = guide.after("</t>", fixtures::byte_level());
+        for id in b"x</</t" {
+            assert_eq!(guide.allowed().unwrap(), None);
+            assert!(!guide.advance(u32::from(*id)).unwrap());
+        }
+        assert!(!guide.advance(u32::from(b'>')).unwrap());
+        let allowed = guide.allowed().unwrap().unwrap();
+        assert!(allowed.contains(u32::from(b'a')) && !allowed.contains(u32::from(b'x')));
+    }
+
+    #[test]
+    fn a_clone_goes_its_own_way() {
+        let mut first = grammars().compile(&Grammar::Regex("ab|cd".into())).unwrap();
+        let mut second = first.clone();
+        assert!(!first.advance(u32::from(b'a')).unwrap() && !second.advance(u32::from(b'c')).unwrap());
+        assert!(first.allowed().unwrap().unwrap().contains(u32::from(b'b')));
+        assert!(!second.allowed().unwrap().unwrap().contains(u32::from(b'b')));
+        assert!(first.advance(u32::from(b'b')).unwrap(), "nothing can follow");
+        assert!(second.advance(u32::from(b'x')).is_err());
+    }
+}

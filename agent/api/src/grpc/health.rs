@@ -1,0 +1,86 @@
+//! `grpc.health.v1.Health`, answered from the group's status itself, so that it cannot lag behind.
+//!
+//! The empty name and `lockstep.v1.Inference` follow `ready`, the truth about every rank; the name `accepting` follows
+//! `accepting`, for a probe that keeps a group that is re-forming behind its Service.
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use lockstep_proto::v1::ClusterStatus;
+use lockstep_proto::v1::inference_server::SERVICE_NAME;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::Health;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+pub(crate) struct Service {
+    status: watch::Receiver<ClusterStatus>,
+    shutdown: CancellationToken,
+}
+
+impl Service {
+    pub(crate) fn new(status: watch::Receiver<ClusterStatus>, shutdown: CancellationToken) -> Self {
+        Self { status, shutdown }
+    }
+}
+
+/// What the status means for a service's name; `ServiceUnknown` for any other name.
+fn serving(status: &ClusterStatus, service: &str) -> ServingStatus {
+    let up = match service {
+        "" | SERVICE_NAME => status.ready,
+        "accepting" => status.accepting,
+        _ => return ServingStatus::ServiceUnknown,
+    };
+    if up { ServingStatus::Serving } else { ServingStatus::NotServing }
+}
+
+#[tonic::async_trait]
+impl Health for Service {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = request.into_inner().service;
+        match serving(&self.status.borrow(), &service) {
+            ServingStatus::ServiceUnknown => Err(Status::not_found(format!(
+                "no service {service:?} here: ask for {SERVICE_NAME:?}, \"accepting\" or the empty name"
+            ))),
+            status => Ok(Response::new(HealthCheckResponse { status: status.into() })),
+        }
+    }
+
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let service = request.into_inner().service;
+        let start = (self.status.clone(), None);
+        let states = stream::unfold(start, move |(mut receiver, told)| {
+            let service = service.clone();
+            async move {
+                let changed = |status: &ClusterStatus| Some(serving(status, &service)) != told;
+                let now = serving(&*receiver.wait_for(changed).await.ok()?, &service);
+                Some((Ok(HealthCheckResponse { status: now.into() }), (receiver, Some(now))))
+            }
+        });
+        Ok(Response::new(states.take_until(self.shutdown.clone().cancelled_owned()).boxed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_and_acceptance_have_names() {
+        let status = |ready, accepting| ClusterStatus { ready, accepting, ..Default::default() };
+        let cases = [
+            (status(true, true), "", ServingStatus::Serving),
+            (status(false, true), "", ServingStatus::NotServing),
+            (status(false, true), "lockstep.v1.Inference", ServingStatus::NotServing),
+            (status(false, true), "accepting", ServingStatus::Serving),
+            (status(true, false), "accepting", ServingStatus::NotServing),
+            (status(true, true), "other", ServingStatus::ServiceUnknown),
+        ];
+        for (status, service, expected) in cases {
+            assert_eq!(serving(&status, service), expected, "{service}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The client half of a head: gRPC and HTTP, a request's way from text to token ids and back.
+//!
+//! It knows neither ranks nor the group: [`Inference`] is the seam, on whose other side the head stands.
+
+#![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
+
+mod grammar;
+mod grpc;
+mod http;
+mod metrics;
+mod model;
+mod output;
+mod serve;
+mod service;
+mod session;
+mod text;
+
+pub use grammar::{Grammar, GrammarError, Grammars, Guide};
+pub use grpc::cluster::{MAX_STATUS_BYTES, Service as ClusterService};
+pub use grpc::{ReflectionError, serve as serve_grpc};
+pub use http::serve as serve_http;
+pub use metrics::{CONTENT_TYPE as METRICS_CONTENT_TYPE, Metrics, Outcome};
+pub use model::{ModelText, Text};
+pub use output::reasoning::ReasoningStyle;
+pub use output::tools::{Function, ToolStyle, forced};
+pub use output::{Chosen, OutputFormat, OutputParser, Piece, ToolFormat};
+pub use serve::{Protocol, serve as serve_connections};
+pub use service::{Alive, Command, Event, EventStream, FinishReason, Inference, Left, ServeError, Submission};
+pub use session::{Answer, Api, Delta, Finish, GenerateInput, PromptInput, RequestError, request_id};
+pub use text::{ChatMessage, Conversation, GenerationDefaults, TextError, Tokenizer, ToolCall};

@@ -1,0 +1,141 @@
+//! Reasoning before the answer: `<think> … </think>` (DeepSeek-R1, Qwen3 and many others), `[THINK] … [/THINK]`
+//! (Magistral). White space around it belongs to neither part.
+
+use super::{Piece, push};
+
+/// More white space than this need not be looked through again and again: it is text.
+const MAX_HELD: usize = 256;
+
+/// How a model marks its reasoning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReasoningStyle {
+    /// `<think>` and `</think>`.
+    Think,
+    /// `[THINK]` and `[/THINK]`.
+    Mistral,
+}
+
+impl ReasoningStyle {
+    /// The style that a chat template speaks of.
+    pub fn of_template(template: &str) -> Option<Self> {
+        [Self::Mistral, Self::Think].into_iter().find(|style| template.contains(style.end()))
+    }
+
+    /// Names that flags know, vLLM's among them.
+    pub const NAMES: &[(&str, Self)] =
+        &[("think", Self::Think), ("deepseek_r1", Self::Think), ("qwen3", Self::Think), ("mistral", Self::Mistral)];
+
+    pub fn begin(self) -> &'static str {
+        match self {
+            Self::Think => "<think>",
+            Self::Mistral => "[THINK]",
+        }
+    }
+
+    pub fn end(self) -> &'static str {
+        match self {
+            Self::Think => "</think>",
+            Self::Mistral => "[/THINK]",
+        }
+    }
+
+    pub fn marks(self) -> Vec<&'static str> {
+        vec![self.begin(), self.end()]
+    }
+}
+
+/// Splits the reasoning off the front of an answer.
+#[derive(Debug)]
+pub(crate) struct Reasoning {
+    style: ReasoningStyle,
+    state: State,
+    /// White space and the beginning of a mark, which the next characters decide on.
+    held: String,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// White space, and perhaps the beginning mark.
+    Start,
+    /// White space before the reasoning's first word.
+    Begun,
+    Reasoning,
+    /// White space after the end mark.
+    Ended,
+    Content,
+}
+
+impl Reasoning {
+    /// `begun`: the prompt ends with the beginning mark.
+    pub(crate) fn new(style: ReasoningStyle, begun: bool) -> Self {
+        Self { style, state: if begun { State::Begun } else { State::Start }, held: String::new() }
+    }
+
+    /// Takes more of the answer; gives what follows the reasoning.
+    pub(crate) fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) -> String {
+        let mut content = String::new();
+        for char in text.chars() {
+            self.step(char, pieces, &mut content);
+        }
+        content
+    }
+
+    /// Ends the answer; gives what was held back of its content.
+    pub(crate) fn finish(&mut self, pieces: &mut Vec<Piece>) -> String {
+        let held = std::mem::take(&mut self.held);
+        match self.state {
+            State::Reasoning => push(pieces, Piece::Reasoning(held.trim_end().to_owned())),
+            State::Start | State::Content => return held,
+            State::Begun | State::Ended => {}
+        }
+        String::new()
+    }
+
+    fn step(&mut self, char: char, pieces: &mut Vec<Piece>, content: &mut String) {
+        match self.state {
+            State::Content => content.push(char),
+            State::Ended | State::Begun if char.is_whitespace() => {}
+            State::Ended => {
+                self.state = State::Content;
+                content.push(char);
+            }
+            State::Start => self.start(char, content),
+            State::Begun | State::Reasoning => {
+                self.state = State::Reasoning;
+                self.reason(char, pieces);
+            }
+        }
+    }
+
+    fn start(&mut self, char: char, content: &mut String) {
+        self.held.push(char);
+        let begin = self.style.begin();
+        let mark = self.held.trim_start();
+        if mark == begin {
+            self.state = State::Begun;
+            self.held.clear();
+        } else if !begin.starts_with(mark) || self.held.len() > MAX_HELD {
+            self.state = State::Content;
+            content.push_str(&std::mem::take(&mut self.held));
+        }
+    }
+
+    /// Holds back white space, which may be the last, and what may become the end mark.
+    fn reason(&mut self, char: char, pieces: &mut Vec<Piece>) {
+        self.held.push(char);
+        let end = self.style.end();
+        loop {
+            let mark = self.held.trim_start();
+            if mark == end {
+                self.state = State::Ended;
+                self.held.clear();
+                return;
+            }
+            if end.starts_with(mark) && self.held.len() < MAX_HELD {
+                return;
+            }
+            let first = self.held.remove(0);
+            push(pieces, Piece::Reasoning(first.into()));
+        }
+    }
+}

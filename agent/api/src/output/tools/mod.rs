@@ -1,0 +1,194 @@
+//! Tool calls in an answer's text, in the styles that models were trained on.
+
+mod call;
+mod forced;
+mod python;
+mod styles;
+mod tagged;
+mod typed;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use call::CallEvent;
+pub use forced::{Function, forced};
+
+use super::{Piece, ToolFormat, push};
+use styles::{Hermes, Llama, Mistral, Pythonic};
+use tagged::Tagged;
+
+/// How a model spells its calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolStyle {
+    /// Hermes and Qwen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
+    Hermes,
+    /// Llama 3: `{"name": …, "parameters": {…}}`, perhaps after `<|python_tag|>`, several with `;` between them.
+    Llama3Json,
+    /// Mistral: `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`, newer `[TOOL_CALLS]name[ARGS]{…}`.
+    Mistral,
+    /// Llama 3.2 and 4: `[name(argument=value, …), …]`.
+    Pythonic,
+    /// Qwen3-Coder and Qwen3.5: `<tool_call><function=name><parameter=key>value</parameter>…</function></tool_call>`.
+    Qwen3Coder,
+}
+
+impl ToolStyle {
+    /// The style that a chat template speaks of; none where it marks its calls as Hermes does, and writes them in tags
+    /// that are not known here (GLM).
+    pub fn of_template(template: &str) -> Option<Self> {
+        if ["<tool_call>", "<function=", "<parameter="].iter().all(|tag| template.contains(tag)) {
+            return Some(Self::Qwen3Coder);
+        }
+        if ["<function=", "<arg_key>"].iter().any(|tag| template.contains(tag)) {
+            return None;
+        }
+        let marks = [
+            ("<tool_call>", Self::Hermes),
+            ("[TOOL_CALLS]", Self::Mistral),
+            ("func_name1(", Self::Pythonic),
+            ("<|python_tag|>", Self::Llama3Json),
+            ("\"parameters\": dictionary", Self::Llama3Json),
+        ];
+        marks.into_iter().find(|(mark, _)| template.contains(mark)).map(|(_, style)| style)
+    }
+
+    /// Names that flags know, vLLM's among them.
+    pub const NAMES: &[(&str, Self)] = &[
+        ("hermes", Self::Hermes),
+        ("llama3_json", Self::Llama3Json),
+        ("mistral", Self::Mistral),
+        ("pythonic", Self::Pythonic),
+        ("qwen3_coder", Self::Qwen3Coder),
+    ];
+
+    /// The style of an answer that must be calls. Values without quotes cannot be held to a schema, so a model that
+    /// writes such is made to write JSON.
+    pub fn when_forced(self) -> Self {
+        match self {
+            Self::Qwen3Coder => Self::Hermes,
+            other => other,
+        }
+    }
+
+    pub fn marks(self) -> Vec<&'static str> {
+        match self {
+            Self::Hermes | Self::Qwen3Coder => vec![Hermes::BEGIN, Hermes::END],
+            Self::Llama3Json => vec![Llama::TAG],
+            Self::Mistral => vec![Mistral::BEGIN, Mistral::ARGUMENTS, Mistral::ID],
+            Self::Pythonic => vec![Pythonic::START, Pythonic::END],
+        }
+    }
+}
+
+/// Reads an answer's calls.
+#[derive(Debug)]
+pub(crate) struct ToolParser {
+    style: Style,
+    out: Calls,
+}
+
+#[derive(Debug)]
+enum Style {
+    Hermes(Hermes),
+    Llama(Llama),
+    Mistral(Mistral),
+    Pythonic(Pythonic),
+    Tagged(Tagged),
+}
+
+impl ToolParser {
+    pub(crate) fn new(format: ToolFormat) -> Self {
+        let style = match format.style {
+            ToolStyle::Hermes => Style::Hermes(Hermes::default()),
+            ToolStyle::Llama3Json => Style::Llama(Llama::default()),
+            ToolStyle::Mistral => Style::Mistral(Mistral::default()),
+            ToolStyle::Pythonic => Style::Pythonic(Pythonic::default()),
+            ToolStyle::Qwen3Coder => Style::Tagged(Tagged::default()),
+        };
+        Self { style, out: Calls { tools: format.tools, max_calls: format.max_calls, begun: 0, blank: String::new() } }
+    }
+
+    pub(crate) fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+        for char in text.chars() {
+            match &mut self.style {
+                Style::Hermes(style) => style.step(char, &mut self.out, pieces),
+                Style::Llama(style) => style.step(char, &mut self.out, pieces),
+                Style::Mistral(style) => style.step(char, &mut self.out, pieces),
+                Style::Pythonic(style) => style.step(char, &mut self.out, pieces),
+                Style::Tagged(style) => style.step(char, &mut self.out, pieces),
+            }
+        }
+    }
+
+    pub(crate) fn finish(&mut self, pieces: &mut Vec<Piece>) {
+        match &mut self.style {
+            Style::Hermes(style) => style.finish(&mut self.out, pieces),
+            Style::Llama(style) => style.finish(&mut self.out, pieces),
+            Style::Mistral(style) => style.finish(&mut self.out, pieces),
+            Style::Pythonic(style) => style.finish(&mut self.out, pieces),
+            Style::Tagged(style) => style.finish(&mut self.out, pieces),
+        }
+        self.out.finish(pieces);
+    }
+}
+
+/// Where parsers put what they found: numbers the calls, and leaves out white space beside them.
+#[derive(Debug)]
+struct Calls {
+    tools: Arc<[Function]>,
+    max_calls: usize,
+    /// Calls begun so far.
+    begun: usize,
+    /// White space that more content must follow.
+    blank: String,
+}
+
+impl Calls {
+    fn knows(&self, name: &str) -> bool {
+        self.tools.iter().any(|known| known.name == name)
+    }
+
+    /// Schema of a tool's arguments; null for one that there is not.
+    fn parameters(&self, name: &str) -> &Value {
+        self.tools.iter().find(|tool| tool.name == name).map_or(&Value::Null, |tool| &tool.parameters)
+    }
+
+    fn content(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+        let end = text.trim_end().len();
+        if end > 0 {
+            self.blank.push_str(&text[..end]);
+            push(pieces, Piece::Content(std::mem::take(&mut self.blank)));
+        }
+        self.blank.push_str(&text[end..]);
+    }
+
+    fn begin(&mut self, name: String, pieces: &mut Vec<Piece>) {
+        self.blank.clear();
+        self.begun += 1;
+        if self.begun <= self.max_calls {
+            push(pieces, Piece::Call { index: self.begun - 1, name });
+        }
+    }
+
+    /// Of the call that has begun last.
+    fn arguments(&self, fragment: String, pieces: &mut Vec<Piece>) {
+        if (1..=self.max_calls).contains(&self.begun) && !fragment.is_empty() {
+            push(pieces, Piece::Arguments { index: self.begun - 1, fragment });
+        }
+    }
+
+    fn event(&mut self, event: CallEvent, pieces: &mut Vec<Piece>) {
+        match event {
+            CallEvent::Name(name) => self.begin(name, pieces),
+            CallEvent::Arguments(fragment) => self.arguments(fragment, pieces),
+        }
+    }
+
+    fn finish(&mut self, pieces: &mut Vec<Piece>) {
+        let blank = std::mem::take(&mut self.blank);
+        if self.begun == 0 {
+            push(pieces, Piece::Content(blank));
+        }
+    }
+}

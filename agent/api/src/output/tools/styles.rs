@@ -1,0 +1,409 @@
+//! The text around calls, by style. Each parser takes one character at a time and holds back what may belong to a call;
+//! what turns out to be none is content, as it was written.
+
+use super::call::{Call, Raw, RawStep, Step};
+use super::{Calls, Piece, python};
+
+/// Finds marks in running text.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// The beginning of a mark, perhaps.
+    pub held: String,
+}
+
+impl Scan {
+    /// The mark that is complete, of some of which none begins another. What is certainly of none is given to `other`.
+    pub(crate) fn step<'a>(&mut self, char: char, marks: &[&'a str], mut other: impl FnMut(&str)) -> Option<&'a str> {
+        self.held.push(char);
+        while !marks.iter().any(|mark| mark.starts_with(self.held.as_str())) {
+            let first = self.held.remove(0);
+            other(first.encode_utf8(&mut [0; 4]));
+        }
+        let complete = marks.iter().find(|mark| **mark == self.held).copied();
+        if complete.is_some() {
+            self.held.clear();
+        }
+        complete
+    }
+}
+
+/// A call as a JSON object, with its text as long as that may have to be taken back.
+#[derive(Debug, Default)]
+struct Attempt {
+    call: Call,
+    text: String,
+}
+
+impl Attempt {
+    /// Begins with what led to it.
+    fn after(text: impl Into<String>) -> Self {
+        Self { call: Call::default(), text: text.into() }
+    }
+
+    /// `marked`: it is spelled as a call and nothing else, so it may name a tool that there is not.
+    fn step(&mut self, char: char, marked: bool, out: &mut Calls, pieces: &mut Vec<Piece>) -> Step {
+        self.text.push(char);
+        let mut events = Vec::new();
+        let step = self.call.step(char, |name| marked || out.knows(name), |event| events.push(event));
+        events.into_iter().for_each(|event| out.event(event, pieces));
+        if self.call.is_told() {
+            self.text.clear();
+        }
+        if step == Step::Broken {
+            self.take_back(out, pieces);
+        }
+        step
+    }
+
+    fn take_back(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        out.content(&std::mem::take(&mut self.text), pieces);
+    }
+}
+
+/// `<tool_call>{…}</tool_call>`, several with anything between them.
+#[derive(Debug, Default)]
+pub(crate) struct Hermes {
+    scan: Scan,
+    part: HermesPart,
+}
+
+#[derive(Debug, Default)]
+enum HermesPart {
+    #[default]
+    Content,
+    Call(Attempt),
+    /// Up to the end mark there is nothing to tell.
+    Rest,
+}
+
+impl Hermes {
+    pub(crate) const BEGIN: &str = "<tool_call>";
+    pub(crate) const END: &str = "</tool_call>";
+
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match &mut self.part {
+            HermesPart::Content => {
+                if self.scan.step(char, &[Self::BEGIN], |text| out.content(text, pieces)).is_some() {
+                    self.part = HermesPart::Call(Attempt::after(Self::BEGIN));
+                }
+            }
+            HermesPart::Call(attempt) => match attempt.step(char, true, out, pieces) {
+                Step::More => {}
+                Step::Broken if !attempt.call.is_told() => self.part = HermesPart::Content,
+                Step::Done | Step::Broken => self.part = HermesPart::Rest,
+            },
+            HermesPart::Rest => {
+                if self.scan.step(char, &[Self::END], |_| ()).is_some() {
+                    self.part = HermesPart::Content;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match &mut self.part {
+            HermesPart::Content => out.content(&std::mem::take(&mut self.scan.held), pieces),
+            HermesPart::Call(attempt) => attempt.take_back(out, pieces),
+            HermesPart::Rest => {}
+        }
+    }
+}
+
+/// An answer that is calls from its first character on.
+#[derive(Debug, Default)]
+pub(crate) struct Llama {
+    part: LlamaPart,
+}
+
+#[derive(Debug)]
+enum LlamaPart {
+    /// White space and the tag, as written.
+    Start(String),
+    Call(Attempt),
+    /// Between two calls.
+    Between(String),
+    Content,
+}
+
+impl Default for LlamaPart {
+    fn default() -> Self {
+        Self::Start(String::new())
+    }
+}
+
+impl Llama {
+    pub(crate) const TAG: &str = "<|python_tag|>";
+    /// More white space before a call than that, and it is none.
+    const MAX_BLANKS: usize = 512;
+
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match &mut self.part {
+            LlamaPart::Content => out.content(char.encode_utf8(&mut [0; 4]), pieces),
+            LlamaPart::Call(attempt) => match attempt.step(char, false, out, pieces) {
+                Step::More => {}
+                Step::Done => self.part = LlamaPart::Between(String::new()),
+                Step::Broken => self.part = LlamaPart::Content,
+            },
+            LlamaPart::Start(held) => {
+                held.push(char);
+                let written = held.trim_start();
+                let after_tag = written.strip_prefix(Self::TAG).map(str::trim_start);
+                if written == "{" || after_tag == Some("{") {
+                    held.pop();
+                    self.call(out, pieces);
+                } else if !(Self::TAG.starts_with(written) || after_tag == Some("")) || held.len() > Self::MAX_BLANKS {
+                    out.content(&std::mem::take(held), pieces);
+                    self.part = LlamaPart::Content;
+                }
+            }
+            LlamaPart::Between(held) => match char {
+                '{' => self.call(out, pieces),
+                ';' | ',' if held.trim().is_empty() => held.push(char),
+                _ => {
+                    held.push(char);
+                    if !char.is_whitespace() {
+                        out.content(&std::mem::take(held), pieces);
+                        self.part = LlamaPart::Content;
+                    }
+                }
+            },
+        }
+    }
+
+    fn call(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        let before = match &mut self.part {
+            LlamaPart::Start(held) | LlamaPart::Between(held) => std::mem::take(held),
+            LlamaPart::Call(_) | LlamaPart::Content => String::new(),
+        };
+        let mut attempt = Attempt::after(before);
+        attempt.step('{', false, out, pieces);
+        self.part = LlamaPart::Call(attempt);
+    }
+
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match &mut self.part {
+            LlamaPart::Start(held) => out.content(&std::mem::take(held), pieces),
+            LlamaPart::Call(attempt) => attempt.take_back(out, pieces),
+            LlamaPart::Between(_) | LlamaPart::Content => {}
+        }
+    }
+}
+
+/// `[TOOL_CALLS]`, then a list of objects, or a name and its arguments.
+#[derive(Debug, Default)]
+pub(crate) struct Mistral {
+    scan: Scan,
+    part: MistralPart,
+}
+
+#[derive(Debug, Default)]
+enum MistralPart {
+    #[default]
+    Content,
+    /// What follows the mark: a list, an object or a name. As written, the mark included.
+    Start(String),
+    Call {
+        attempt: Attempt,
+        listed: bool,
+    },
+    /// After an object of the list.
+    Between,
+    Arguments(Raw),
+}
+
+impl Mistral {
+    pub(crate) const BEGIN: &str = "[TOOL_CALLS]";
+    pub(crate) const ARGUMENTS: &str = "[ARGS]";
+    pub(crate) const ID: &str = "[CALL_ID]";
+    /// Longest name with its id.
+    const MAX_NAME: usize = 512;
+
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match &mut self.part {
+            MistralPart::Content => {
+                if self.scan.step(char, &[Self::BEGIN], |text| out.content(text, pieces)).is_some() {
+                    self.part = MistralPart::Start(Self::BEGIN.into());
+                }
+            }
+            MistralPart::Start(held) => {
+                held.push(char);
+                self.start(out, pieces);
+            }
+            MistralPart::Call { attempt, listed } => match attempt.step(char, true, out, pieces) {
+                Step::More => {}
+                Step::Done if *listed => self.part = MistralPart::Between,
+                Step::Done | Step::Broken => self.part = MistralPart::Content,
+            },
+            MistralPart::Between => match char {
+                '{' => {
+                    let mut attempt = Attempt::default();
+                    attempt.step(char, true, out, pieces);
+                    self.part = MistralPart::Call { attempt, listed: true };
+                }
+                ']' => self.part = MistralPart::Content,
+                _ => {}
+            },
+            MistralPart::Arguments(raw) => {
+                let step = raw.step(char);
+                out.arguments(char.into(), pieces);
+                if step != RawStep::More {
+                    self.part = MistralPart::Content;
+                }
+            }
+        }
+    }
+
+    /// Decides by what was written since the mark.
+    fn start(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        let MistralPart::Start(held) = &mut self.part else { return };
+        let written = held[Self::BEGIN.len()..].trim_start();
+        let listed = written.strip_prefix('[').map(str::trim_start);
+        match written.strip_suffix('{') {
+            Some("") => self.object(false, out, pieces),
+            _ if listed == Some("{") => self.object(true, out, pieces),
+            Some(head) if listed.is_none() => {
+                let head = head.trim_end().trim_end_matches(Self::ARGUMENTS);
+                let name = head.split(Self::ID).next().unwrap_or_default().trim().to_owned();
+                out.begin(name, pieces);
+                out.arguments("{".into(), pieces);
+                let mut raw = Raw::default();
+                raw.step('{');
+                self.part = MistralPart::Arguments(raw);
+            }
+            _ if listed.is_some_and(|rest| !rest.is_empty()) || written.len() > Self::MAX_NAME => {
+                out.content(&std::mem::take(held), pieces);
+                self.part = MistralPart::Content;
+            }
+            _ => {}
+        }
+    }
+
+    fn object(&mut self, listed: bool, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        let MistralPart::Start(held) = &mut self.part else { return };
+        held.pop();
+        let mut attempt = Attempt::after(std::mem::take(held));
+        attempt.step('{', true, out, pieces);
+        self.part = MistralPart::Call { attempt, listed };
+    }
+
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match &mut self.part {
+            MistralPart::Content => out.content(&std::mem::take(&mut self.scan.held), pieces),
+            MistralPart::Start(held) => out.content(&std::mem::take(held), pieces),
+            MistralPart::Call { attempt, .. } => attempt.take_back(out, pieces),
+            MistralPart::Between | MistralPart::Arguments(_) => {}
+        }
+    }
+}
+
+/// An answer that is a list of Python calls. A call is told once it is whole.
+#[derive(Debug, Default)]
+pub(crate) struct Pythonic {
+    part: PythonicPart,
+}
+
+#[derive(Debug)]
+enum PythonicPart {
+    /// White space, `[`, a name and `(`, as written.
+    Start(String),
+    /// After a call.
+    Next(String),
+    Arguments {
+        written: String,
+        name: String,
+        text: python::Extent,
+    },
+    Content,
+    /// After the list.
+    Ended,
+}
+
+impl Default for PythonicPart {
+    fn default() -> Self {
+        Self::Start(String::new())
+    }
+}
+
+impl Pythonic {
+    /// Around the list, in Llama 4.
+    pub(crate) const START: &str = "<|python_start|>";
+    pub(crate) const END: &str = "<|python_end|>";
+    /// Longest name with what leads to it.
+    const MAX_HEAD: usize = 512;
+
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match &mut self.part {
+            PythonicPart::Content => out.content(char.encode_utf8(&mut [0; 4]), pieces),
+            PythonicPart::Ended => {}
+            PythonicPart::Start(held) | PythonicPart::Next(held) => {
+                held.push(char);
+                self.head(out, pieces);
+            }
+            PythonicPart::Arguments { written, text, .. } => {
+                written.push(char);
+                if text.ends_with(char) {
+                    self.call(out, pieces);
+                }
+            }
+        }
+    }
+
+    /// Decides by what is written before a call.
+    fn head(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        let (held, lead) = match &mut self.part {
+            PythonicPart::Start(held) => (held, '['),
+            PythonicPart::Next(held) => (held, ','),
+            _ => return,
+        };
+        let written = held.trim_start();
+        if lead == ',' && written == "]" {
+            self.part = PythonicPart::Ended;
+            return;
+        }
+        let written =
+            if lead == '[' { written.strip_prefix(Self::START).unwrap_or(written).trim_start() } else { written };
+        let is_name = |text: &str| text.chars().all(|char| char.is_alphanumeric() || "_.-".contains(char));
+        let name = written.strip_prefix(lead).map(str::trim);
+        let possible = match name {
+            Some(name) => is_name(name.strip_suffix('(').unwrap_or(name)) && held.len() < Self::MAX_HEAD,
+            None => {
+                held.len() < Self::MAX_HEAD && (written.is_empty() || lead == '[' && Self::START.starts_with(written))
+            }
+        };
+        match name.and_then(|name| name.strip_suffix('(')) {
+            Some(name) if out.knows(name.trim_end()) => {
+                let (name, written) = (name.trim_end().to_owned(), std::mem::take(held));
+                self.part = PythonicPart::Arguments { written, name, text: python::Extent::default() };
+            }
+            None if possible => {}
+            _ => {
+                out.content(&std::mem::take(held), pieces);
+                self.part = PythonicPart::Content;
+            }
+        }
+    }
+
+    fn call(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        let PythonicPart::Arguments { written, name, text } = &mut self.part else { return };
+        match python::arguments(text.text()) {
+            Some(arguments) => {
+                out.begin(std::mem::take(name), pieces);
+                out.arguments(arguments.to_string(), pieces);
+                self.part = PythonicPart::Next(String::new());
+            }
+            None => {
+                out.content(&std::mem::take(written), pieces);
+                self.part = PythonicPart::Content;
+            }
+        }
+    }
+
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match &mut self.part {
+            PythonicPart::Start(held) | PythonicPart::Arguments { written: held, .. } => {
+                out.content(&std::mem::take(held), pieces);
+            }
+            PythonicPart::Next(_) | PythonicPart::Ended | PythonicPart::Content => {}
+        }
+    }
+}

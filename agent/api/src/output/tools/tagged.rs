@@ -1,0 +1,196 @@
+//! Calls in tags, as Qwen3-Coder writes them: `<function=name>`, and in it `<parameter=key>` before each value as it is,
+//! without quotes. What kind a value is says the tool's schema alone, so a parameter is told once it is whole.
+//!
+//! A value may itself speak of tags: it ends at the end tag that another of the call's tags follows.
+
+use super::styles::{Hermes, Scan};
+use super::{Calls, Piece, typed};
+
+/// Longest name of a tool or of a parameter.
+const MAX_NAME: usize = 256;
+/// More white space after what may end a value or a call, and it is not the call's.
+const MAX_BLANKS: usize = 512;
+const FUNCTION: &str = "<function=";
+const FUNCTION_END: &str = "</function>";
+const PARAMETER: &str = "<parameter=";
+const PARAMETER_END: &str = "</parameter>";
+/// What may follow a parameter.
+const NEXT: [&str; 3] = [PARAMETER, FUNCTION_END, Hermes::END];
+
+/// `<tool_call><function=name><parameter=key>value</parameter>…</function></tool_call>`, several with anything between
+/// them. Models forget the outer tag; without it only a tool that there is begins a call.
+#[derive(Debug, Default)]
+pub(crate) struct Tagged {
+    part: Part,
+    /// Name of the tool that is called, and whether it has a parameter yet.
+    name: String,
+    has_parameters: bool,
+}
+
+#[derive(Debug)]
+enum Part {
+    Content(Scan),
+    /// From the mark on, as written: the outer tag, blanks, and the tool's name up to `>`.
+    Start(String),
+    /// Before a parameter or the end; what is written between tags says nothing.
+    Body(Scan),
+    /// A parameter's name, up to `>`.
+    Key(String),
+    Value {
+        key: String,
+        text: String,
+    },
+    /// After what may be the end of a value: `since` is what was written after it.
+    AfterValue {
+        key: String,
+        text: String,
+        since: String,
+    },
+    /// After the call: its outer end tag may follow.
+    Ended(String),
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self::Content(Scan::default())
+    }
+}
+
+impl Tagged {
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match &mut self.part {
+            Part::Content(scan) => {
+                if let Some(mark) = scan.step(char, &[Hermes::BEGIN, FUNCTION], |text| out.content(text, pieces)) {
+                    self.part = Part::Start(mark.into());
+                }
+            }
+            Part::Start(held) => {
+                held.push(char);
+                self.start(out, pieces);
+            }
+            Part::Body(scan) => match scan.step(char, &NEXT, |_| ()) {
+                None => {}
+                Some(PARAMETER) => self.part = Part::Key(String::new()),
+                Some(mark) => self.end(mark, out, pieces),
+            },
+            Part::Key(key) => match char {
+                '>' => self.part = Part::Value { key: std::mem::take(key), text: String::new() },
+                '<' | '\n' => self.part = Part::Body(Scan::default()),
+                _ if key.len() >= MAX_NAME => self.part = Part::Body(Scan::default()),
+                _ => key.push(char),
+            },
+            Part::Value { key, text } => {
+                text.push(char);
+                if text.ends_with(PARAMETER_END) {
+                    text.truncate(text.len() - PARAMETER_END.len());
+                    let (key, text) = (std::mem::take(key), std::mem::take(text));
+                    self.part = Part::AfterValue { key, text, since: String::new() };
+                }
+            }
+            Part::AfterValue { since, .. } => {
+                since.push(char);
+                self.after_value(out, pieces);
+            }
+            Part::Ended(held) => {
+                held.push(char);
+                let written = held.trim_start();
+                if written == Hermes::END {
+                    self.part = Part::default();
+                } else if !Hermes::END.starts_with(written) || held.len() > MAX_BLANKS {
+                    let held = std::mem::take(held);
+                    self.part = Part::default();
+                    held.chars().for_each(|char| self.step(char, out, pieces));
+                }
+            }
+        }
+    }
+
+    /// Decides by what was written since the mark.
+    fn start(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        let Part::Start(held) = &mut self.part else { return };
+        let inner = held.strip_prefix(Hermes::BEGIN);
+        let written = inner.unwrap_or(held.as_str()).trim_start();
+        let is_call = match written.strip_prefix(FUNCTION) {
+            None => written.len() < FUNCTION.len() && FUNCTION.starts_with(written) && held.len() < MAX_NAME,
+            Some(name) => match name.strip_suffix('>') {
+                Some(name) if !name.is_empty() && (inner.is_some() || out.knows(name)) => {
+                    self.name = name.to_owned();
+                    self.has_parameters = false;
+                    out.begin(self.name.clone(), pieces);
+                    out.arguments("{".into(), pieces);
+                    self.part = Part::Body(Scan::default());
+                    return;
+                }
+                Some(_) => false,
+                None => {
+                    name.len() <= MAX_NAME
+                        && !name.contains(|char: char| char.is_whitespace() || "<\"'{".contains(char))
+                }
+            },
+        };
+        if !is_call {
+            // The mark is text, and so may be what follows it; that may hold another mark.
+            let held = std::mem::take(held);
+            let mark = if held.starts_with(FUNCTION) { FUNCTION } else { Hermes::BEGIN };
+            out.content(mark, pieces);
+            self.part = Part::default();
+            held[mark.len()..].chars().for_each(|char| self.step(char, out, pieces));
+        }
+    }
+
+    /// Decides whether a value has ended, by what was written since its end tag.
+    fn after_value(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        let Part::AfterValue { key, text, since } = &mut self.part else { return };
+        let written = since.trim_start();
+        match NEXT.into_iter().find(|mark| *mark == written) {
+            Some(mark) => {
+                let (key, text) = (std::mem::take(key), std::mem::take(text));
+                self.parameter(&key, &text, out, pieces);
+                match mark {
+                    PARAMETER => self.part = Part::Key(String::new()),
+                    _ => self.end(mark, out, pieces),
+                }
+            }
+            None if since.len() <= MAX_BLANKS && NEXT.iter().any(|mark| mark.starts_with(written)) => {}
+            None => {
+                // The end tag is part of the value.
+                let (key, mut text, since) = (std::mem::take(key), std::mem::take(text), std::mem::take(since));
+                text.push_str(PARAMETER_END);
+                self.part = Part::Value { key, text };
+                since.chars().for_each(|char| self.step(char, out, pieces));
+            }
+        }
+    }
+
+    fn parameter(&mut self, key: &str, text: &str, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        // Templates put a line end before and after a value.
+        let text = text.strip_prefix('\n').unwrap_or(text);
+        let value = typed::value(text.strip_suffix('\n').unwrap_or(text), key, out.parameters(&self.name));
+        let comma = if std::mem::replace(&mut self.has_parameters, true) { ", " } else { "" };
+        out.arguments(format!("{comma}{}: {value}", serde_json::Value::from(key)), pieces);
+    }
+
+    /// The call is whole; `mark` is the tag that ended it.
+    fn end(&mut self, mark: &str, out: &Calls, pieces: &mut Vec<Piece>) {
+        out.arguments("}".into(), pieces);
+        self.part = if mark == Hermes::END { Part::default() } else { Part::Ended(String::new()) };
+    }
+
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+        match std::mem::take(&mut self.part) {
+            Part::Content(scan) => out.content(&scan.held, pieces),
+            Part::Start(held) => out.content(&held, pieces),
+            Part::AfterValue { key, text, .. } => self.parameter(&key, &text, out, pieces),
+            // A last end tag that is missing is seen by the one after it.
+            Part::Value { key, text } => {
+                let text = text.trim_end();
+                let text = text.strip_suffix(Hermes::END).unwrap_or(text).trim_end();
+                if let Some(text) = text.strip_suffix(FUNCTION_END) {
+                    self.parameter(&key, text, out, pieces);
+                    out.arguments("}".into(), pieces);
+                }
+            }
+            Part::Body(_) | Part::Key(_) | Part::Ended(_) => {}
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Values that are written without quotes, made what a tool's schema says that they are.
+
+use serde_json::{Number, Value};
+
+use super::python;
+
+/// Most schemas that one parameter's type is looked for in.
+const MAX_SCHEMAS: usize = 64;
+
+/// The value of the parameter `key` that was written as `text`, by the schema of all parameters. It is a text where the
+/// schema knows no such parameter, says no type or allows a text first, and where the text is nothing that it allows.
+pub(crate) fn value(text: &str, key: &str, parameters: &Value) -> Value {
+    let kinds = kinds(&parameters["properties"][key], parameters);
+    let is_null = matches!(text.trim().to_ascii_lowercase().as_str(), "null" | "none");
+    let takes_text = kinds.is_empty() || kinds.contains(&"string");
+    if is_null && (kinds.contains(&"null") || !takes_text) {
+        return Value::Null;
+    }
+    kinds.into_iter().find_map(|kind| read(text, kind)).unwrap_or_else(|| text.into())
+}
+
+/// The types that a schema allows, each once, in its order. It may refer to itself.
+fn kinds<'a>(schema: &'a Value, root: &'a Value) -> Vec<&'a str> {
+    let (mut kinds, mut pending) = (Vec::new(), vec![schema]);
+    let mut add = |kind: &'a str| {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    };
+    for _ in 0..MAX_SCHEMAS {
+        let Some(schema) = pending.pop() else { break };
+        match &schema["type"] {
+            Value::String(kind) => add(kind),
+            Value::Array(several) => several.iter().filter_map(Value::as_str).for_each(&mut add),
+            _ => {
+                let values = schema["enum"].as_array().into_iter().flatten().chain(schema.get("const"));
+                values.for_each(|value| add(kind_of(value)));
+            }
+        }
+        let alternatives = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|several| schema[several].as_array());
+        let referred = schema["$ref"].as_str().and_then(|place| root.pointer(place.strip_prefix('#')?));
+        // The first is looked into next.
+        let first = pending.len();
+        pending.extend(alternatives.flatten().chain(referred));
+        pending[first..].reverse();
+    }
+    kinds
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// The text as a value of that type; none where it is no such value.
+fn read(text: &str, kind: &str) -> Option<Value> {
+    let literal = || serde_json::from_str::<Value>(text).ok().or_else(|| python::literal(text));
+    match kind {
+        "integer" => whole(text.trim()),
+        "number" => whole(text.trim()).or_else(|| fraction(text.trim())),
+        "boolean" => match text.trim().to_ascii_lowercase().as_str() {
+            "true" => Some(true.into()),
+            "false" => Some(false.into()),
+            _ => None,
+        },
+        "array" => literal().filter(Value::is_array),
+        "object" => literal().filter(Value::is_object),
+        "null" => None,
+        _ => Some(text.into()),
+    }
+}
+
+fn whole(text: &str) -> Option<Value> {
+    text.parse::<i64>().map(Value::from).or_else(|_| text.parse::<u64>().map(Value::from)).ok()
+}
+
+fn fraction(text: &str) -> Option<Value> {
+    Number::from_f64(text.parse().ok()?).map(Value::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_schema_says_what_a_text_is() {
+        let cases = [
+            (json!({"type": "string"}), "5", json!("5")),
+            (json!({"type": "string"}), "null", json!("null")),
+            (json!({"type": "string"}), " two\n lines ", json!(" two\n lines ")),
+            (json!({"type": "integer"}), " -5 ", json!(-5)),
+            (json!({"type": "integer"}), "18446744073709551615", json!(u64::MAX)),
+            (json!({"type": "integer"}), "5.5", json!("5.5")),
+            (json!({"type": "integer"}), "five", json!("five")),
+            (json!({"type": "integer"}), "None", json!(null)),
+            (json!({"type": "number"}), "5", json!(5)),
+            (json!({"type": "number"}), "-2.5e3", json!(-2500.0)),
+            (json!({"type": "number"}), "NaN", json!("NaN")),
+            (json!({"type": "boolean"}), "True", json!(true)),
+            (json!({"type": "boolean"}), "false", json!(false)),
+            (json!({"type": "boolean"}), "1", json!("1")),
+            (json!({"type": "array"}), "[1, \"a\", null]", json!([1, "a", null])),
+            (json!({"type": "array"}), "['a', True]", json!(["a", true])),
+            (json!({"type": "array"}), "{}", json!("{}")),
+            (json!({"type": "object"}), "\n{\"b\": {\"a\": 1.5}}", json!({"b": {"a": 1.5}})),
+            (json!({"type": "object"}), "{'k': None}", json!({"k": null})),
+            (json!({"type": "object"}), "{\"cut", json!("{\"cut")),
+            (json!({"type": "date"}), "5", json!("5")),
+            (json!({}), "5", json!("5")),
+            (json!({"type": ["string", "null"]}), "null", json!(null)),
+            (json!({"type": ["integer", "string"]}), "5", json!(5)),
+            (json!({"type": ["integer", "string"]}), "five", json!("five")),
+            (json!({"anyOf": [{"type": "string"}, {"type": "integer"}]}), "5", json!("5")),
+            (json!({"oneOf": [{"type": "null"}, {"$ref": "#/$defs/size"}]}), "7", json!(7)),
+            (json!({"enum": [1, 2]}), "2", json!(2)),
+            (json!({"enum": ["1", "2"]}), "2", json!("2")),
+            (json!({"const": true}), "true", json!(true)),
+            (json!({"$ref": "#/properties/key"}), "5", json!("5")),
+            (json!(true), "5", json!("5")),
+        ];
+        for (schema, text, expected) in cases {
+            let parameters = json!({"properties": {"key": schema}, "$defs": {"size": {"type": "integer"}}});
+            assert_eq!(value(text, "key", &parameters), expected, "{text} by {schema}");
+        }
+        assert_eq!(value("5", "other", &json!({"properties": {"key": {"type": "integer"}}})), json!("5"));
+        assert_eq!(value("5", "key", &json!(null)), json!("5"));
+    }
+
+    #[test]
+    fn a_schema_of_itself_comes_to_an_end() {
+        let itself = json!({"$ref": "#/properties/key"});
+        let parameters = json!({"properties": {"key": {"anyOf": vec![itself; 1000]}}});
+        assert_eq!(value("5", "key", &parameters), json!("5"));
+    }
+}

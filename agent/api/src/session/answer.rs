@@ -1,0 +1,480 @@
+//! From the head's events to text: tokens become characters, stop strings end the answer, the metrics are kept.
+//!
+//! Dropping an [`Answer`] before its end cancels the request.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lockstep_schedule::plan::TokenLogprobs;
+
+use super::RequestError;
+use super::request::Prepared;
+use crate::metrics::{Metrics, Outcome};
+use crate::output::{OutputParser, Piece};
+use crate::service::{Event, EventStream, FinishReason, ServeError, Submission};
+use crate::text::{Detokenizer, StopMatcher, Stopped, Tokenizer};
+
+/// Events that one [`Delta`] takes at most where a slow client let them pile up.
+const MAX_COALESCED: usize = 64;
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token, a stop string, or a form that is complete.
+    Stop,
+    /// As [`Self::Stop`], and the answer calls tools.
+    ToolCalls,
+    /// `max_tokens` or the context's end.
+    Length,
+    /// Cancelled by the client or by a drain's deadline.
+    Cancelled,
+}
+
+impl From<FinishReason> for Finish {
+    fn from(reason: FinishReason) -> Self {
+        match reason {
+            FinishReason::Stop => Self::Stop,
+            FinishReason::Length => Self::Length,
+            FinishReason::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// What is new in an answer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Delta {
+    /// May be empty while a character, a possible stop string or a possible call is incomplete.
+    pub text: String,
+    pub reasoning: String,
+    /// At most one for each call.
+    pub calls: Vec<CallDelta>,
+    pub tokens: Vec<TokenOut>,
+    /// Set in the last one.
+    pub finish: Option<Finish>,
+}
+
+/// What is new of one call.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CallDelta {
+    pub index: usize,
+    /// In its first part alone: its id and the tool's name.
+    pub begin: Option<(String, String)>,
+    /// Joined over all parts: JSON.
+    pub arguments: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenOut {
+    pub id: u32,
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// Of one choice; the prompt is counted with the first alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    pub prompt_tokens: u32,
+    pub completion_tokens: u32,
+    pub cached_tokens: u32,
+}
+
+/// An answer before its request was submitted.
+pub(crate) struct Start {
+    request_id: String,
+    detokenizer: Detokenizer,
+    stop: StopMatcher,
+    parser: OutputParser,
+    /// A call has begun.
+    calls: bool,
+    /// Stop strings count from the text of the token after these on.
+    min_tokens: u32,
+    choice: u32,
+    usage: Usage,
+    deadline: Option<tokio::time::Instant>,
+    tally: Tally,
+}
+
+impl Start {
+    /// `submission` is one of `prepared`.
+    pub(crate) fn new(
+        prepared: &Prepared,
+        submission: &Submission,
+        arrival: Instant,
+        tokenizer: Arc<Tokenizer>,
+        metrics: Metrics,
+    ) -> Self {
+        let choice = submission.sampling.choice;
+        let prompt_tokens = if choice == 0 { submission.prompt.len() as u32 } else { 0 };
+        let deadline = submission.deadline.and_then(|after| tokio::time::Instant::from_std(arrival).checked_add(after));
+        Self {
+            request_id: submission.request_id.clone(),
+            detokenizer: Detokenizer::new(tokenizer).showing(&prepared.format.marks()),
+            parser: OutputParser::new(&prepared.format),
+            calls: false,
+            stop: StopMatcher::new(prepared.stop.iter().map(String::as_str)),
+            min_tokens: prepared.min_tokens,
+            choice,
+            usage: Usage { prompt_tokens, ..Usage::default() },
+            deadline,
+            tally: Tally { metrics, arrival, last_token: None, outcome: None },
+        }
+    }
+
+    pub(crate) fn answer(mut self, events: EventStream) -> Answer {
+        self.tally.outcome = Some(Outcome::Cancelled);
+        Answer { state: self, events: Some(events), failure: None }
+    }
+}
+
+/// The answer to one request as it grows.
+pub struct Answer {
+    state: Start,
+    /// None once the answer has ended.
+    events: Option<EventStream>,
+    /// Told after the text that came before it.
+    failure: Option<ServeError>,
+}
+
+impl Answer {
+    pub fn request_id(&self) -> &str {
+        &self.state.request_id
+    }
+
+    /// Which of the request's answers this is.
+    pub fn choice(&self) -> u32 {
+        self.state.choice
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.state.usage
+    }
+
+    /// What is new, as soon as there is something; none after the end. Cancel safe.
+    ///
+    /// # Errors
+    /// Why the request could not go on; nothing follows.
+    pub async fn next(&mut self) -> Option<Result<Delta, RequestError>> {
+        if let Some(failure) = self.failure.take() {
+            return Some(Err(self.fail(failure)));
+        }
+        let mut next = Some(self.event().await?);
+        let mut delta = Delta::default();
+        for left in (0..MAX_COALESCED).rev() {
+            let Some(event) = next else { break };
+            match self.state.take(event, &mut delta) {
+                Err(failure) if delta.tokens.is_empty() => return Some(Err(self.fail(failure))),
+                Err(failure) => self.failure = Some(failure),
+                Ok(()) => {}
+            }
+            // What is received here must be taken in the next round.
+            if left == 0 || delta.finish.is_some() || self.failure.is_some() {
+                break;
+            }
+            next = self.events.as_mut().and_then(|events| events.try_recv().ok());
+        }
+        if let Some(finish) = delta.finish {
+            self.finish(finish);
+        }
+        Some(Ok(delta))
+    }
+
+    /// The next event; a failure where the deadline passes or the head vanishes. None after the end.
+    async fn event(&mut self) -> Option<Event> {
+        let events = self.events.as_mut()?;
+        let event = match self.state.deadline {
+            None => events.recv().await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, events.recv()).await {
+                Ok(event) => event,
+                Err(_) => Some(Event::Failed(ServeError::Deadline)),
+            },
+        };
+        Some(event.unwrap_or_else(head_gone))
+    }
+
+    fn finish(&mut self, finish: Finish) {
+        self.events = None;
+        let Start { request_id, usage, tally, .. } = &self.state;
+        let Usage { prompt_tokens, completion_tokens, cached_tokens } = usage;
+        let seconds = tally.arrival.elapsed().as_secs_f64();
+        tracing::info!(
+            request_id,
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            seconds,
+            ?finish,
+            "request finished"
+        );
+        self.state.tally.outcome = Some(match finish {
+            Finish::Stop | Finish::ToolCalls => Outcome::Stop,
+            Finish::Length => Outcome::Length,
+            Finish::Cancelled => Outcome::Cancelled,
+        });
+    }
+
+    fn fail(&mut self, failure: ServeError) -> RequestError {
+        self.events = None;
+        let error = RequestError::Serve(failure);
+        self.state.tally.outcome = Some(error.outcome());
+        tracing::warn!(request_id = self.state.request_id, %error, "request failed");
+        error
+    }
+}
+
+/// Nine letters and digits: what the templates of some models insist on.
+fn call_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..9].to_owned()
+}
+
+/// The head's side of the stream vanished without a last event.
+fn head_gone() -> Event {
+    Event::Failed(ServeError::Unavailable { reason: "the head is shutting down".into(), retry_after_s: 5 })
+}
+
+impl Start {
+    /// Adds one event to what is new.
+    fn take(&mut self, event: Event, delta: &mut Delta) -> Result<(), ServeError> {
+        match event {
+            Event::Started { cached_tokens } => {
+                if self.choice == 0 {
+                    self.usage.cached_tokens = cached_tokens;
+                }
+                self.tally.metrics.count_cached(cached_tokens);
+            }
+            Event::Token { id, logprobs } => {
+                self.tally.token();
+                self.usage.completion_tokens += 1;
+                delta.tokens.push(TokenOut { id, logprobs });
+                let text = self.detokenizer.push(id);
+                self.show(&text, delta);
+            }
+            Event::Finished(reason) => {
+                let rest = self.detokenizer.flush();
+                self.show(&rest, delta);
+                if delta.finish.is_none() {
+                    let held = self.stop.flush();
+                    self.read(&held, delta);
+                    self.end(reason.into(), delta);
+                }
+            }
+            Event::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, text: &str, delta: &mut Delta) {
+        if self.usage.completion_tokens <= self.min_tokens && self.min_tokens > 0 {
+            return self.read(text, delta);
+        }
+        match self.stop.push(text) {
+            Stopped::No(text) => self.read(&text, delta),
+            Stopped::Yes(text) => {
+                self.read(&text, delta);
+                self.end(Finish::Stop, delta);
+            }
+        }
+    }
+
+    /// What the text means.
+    fn read(&mut self, text: &str, delta: &mut Delta) {
+        let pieces = self.parser.push(text);
+        pieces.into_iter().for_each(|piece| self.add(piece, delta));
+    }
+
+    fn end(&mut self, finish: Finish, delta: &mut Delta) {
+        let pieces = self.parser.finish();
+        pieces.into_iter().for_each(|piece| self.add(piece, delta));
+        delta.finish = Some(if self.calls && finish == Finish::Stop { Finish::ToolCalls } else { finish });
+    }
+
+    fn add(&mut self, piece: Piece, delta: &mut Delta) {
+        match piece {
+            Piece::Content(text) => delta.text.push_str(&text),
+            Piece::Reasoning(text) => delta.reasoning.push_str(&text),
+            Piece::Call { index, name } => {
+                self.calls = true;
+                delta.calls.push(CallDelta { index, begin: Some((call_id(), name)), arguments: String::new() });
+            }
+            Piece::Arguments { index, fragment } => match delta.calls.last_mut().filter(|call| call.index == index) {
+                Some(call) => call.arguments.push_str(&fragment),
+                None => delta.calls.push(CallDelta { index, begin: None, arguments: fragment }),
+            },
+        }
+    }
+}
+
+/// Keeps a request's metrics; counts its outcome once, when it is dropped.
+struct Tally {
+    metrics: Metrics,
+    arrival: Instant,
+    last_token: Option<Instant>,
+    /// None while the head has not accepted the request.
+    outcome: Option<Outcome>,
+}
+
+impl Tally {
+    fn token(&mut self) {
+        let now = Instant::now();
+        let since = self.last_token.replace(now);
+        self.metrics.observe_token(since.is_none(), now - since.unwrap_or(self.arrival));
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome {
+            self.metrics.count_outcome(outcome);
+            self.metrics.observe_duration(self.arrival.elapsed());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::output::reasoning::ReasoningStyle;
+    use crate::output::tools::{Function, ToolStyle};
+    use crate::output::{OutputFormat, ToolFormat};
+    use crate::text::fixtures;
+
+    fn start(stop: &[&str], deadline: Option<Duration>) -> Start {
+        let submission = Submission {
+            request_id: "r".into(),
+            prompt: vec![1, 2],
+            sampling: Default::default(),
+            max_tokens: 8,
+            stop_token_ids: vec![],
+            deadline,
+            guide: None,
+        };
+        let stop = stop.iter().map(|stop| (*stop).into()).collect();
+        let prepared = Prepared { submission, stop, format: OutputFormat::default(), choices: 1, min_tokens: 0 };
+        Start::new(&prepared, &prepared.submission, Instant::now(), fixtures::byte_level(), Metrics::new())
+    }
+
+    /// Plays the answer `text` with a last event; returns the text, and how it ended.
+    async fn play(text: &str, stop: &[&str], last: Option<Event>) -> (String, String) {
+        let (sender, events) = mpsc::channel(64);
+        let ids = fixtures::byte_level().encode(text, false).unwrap();
+        sender.send(Event::Started { cached_tokens: 1 }).await.unwrap();
+        for id in ids {
+            sender.send(Event::Token { id, logprobs: None }).await.unwrap();
+        }
+        if let Some(last) = last {
+            sender.send(last).await.unwrap();
+        }
+        drop(sender);
+        let mut answer = start(stop, None).answer(events);
+        let (mut shown, mut end) = (String::new(), String::new());
+        while let Some(delta) = answer.next().await {
+            match delta {
+                Ok(delta) => {
+                    shown.push_str(&delta.text);
+                    end = delta.finish.map(|finish| format!("{finish:?}")).unwrap_or_default();
+                }
+                Err(error) => end = error.to_string(),
+            }
+        }
+        (shown, end)
+    }
+
+    #[tokio::test]
+    async fn answers_end_as_they_should() {
+        let finished = |reason| Some(Event::Finished(reason));
+        let failed = Event::Failed(ServeError::Internal("oops".into()));
+        let cases = [
+            (play("hello é", &[], finished(FinishReason::Stop)).await, ("hello é", "Stop")),
+            (play("hello", &[], finished(FinishReason::Length)).await, ("hello", "Length")),
+            (play("one STOP two", &["STOP"], finished(FinishReason::Length)).await, ("one ", "Stop")),
+            (play("one STO", &["STOP"], finished(FinishReason::Length)).await, ("one STO", "Length")),
+            (play("one", &[], Some(failed)).await, ("one", "oops")),
+            (play("one", &[], None).await, ("one", "the head is shutting down: try again in 5 s")),
+        ];
+        for ((shown, end), (text, reason)) in cases {
+            assert_eq!((shown.as_str(), end.as_str()), (text, reason));
+        }
+    }
+
+    #[tokio::test]
+    async fn no_token_of_a_backlog_is_lost() {
+        let (sender, events) = mpsc::channel(1024);
+        for _ in 0..3 * MAX_COALESCED + 5 {
+            sender.send(Event::Token { id: u32::from(b'x'), logprobs: None }).await.unwrap();
+        }
+        sender.send(Event::Finished(FinishReason::Stop)).await.unwrap();
+        let mut answer = start(&[], None).answer(events);
+        let mut text = String::new();
+        while let Some(delta) = answer.next().await {
+            let delta = delta.unwrap();
+            assert!(delta.tokens.len() <= MAX_COALESCED);
+            text.push_str(&delta.text);
+        }
+        assert_eq!(text.len(), 3 * MAX_COALESCED + 5);
+    }
+
+    #[tokio::test]
+    async fn a_stop_string_drops_the_events() {
+        let (sender, events) = mpsc::channel(64);
+        let mut answer = start(&["l"], None).answer(events);
+        sender.send(Event::Token { id: 256 + 1, logprobs: None }).await.unwrap();
+        let delta = answer.next().await.unwrap().unwrap();
+        assert_eq!((delta.finish, delta.text.as_str()), (Some(Finish::Stop), ""));
+        assert_eq!(answer.usage(), Usage { prompt_tokens: 2, completion_tokens: 1, cached_tokens: 0 });
+        assert!(sender.is_closed());
+        assert_eq!(answer.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn stop_strings_wait_for_the_least_tokens() {
+        let (sender, events) = mpsc::channel(64);
+        for id in fixtures::byte_level().encode("xaxbx", false).unwrap() {
+            sender.send(Event::Token { id, logprobs: None }).await.unwrap();
+        }
+        let mut start = start(&["x"], None);
+        start.min_tokens = 3;
+        let delta = start.answer(events).next().await.unwrap().unwrap();
+        assert_eq!((delta.text.as_str(), delta.finish), ("xaxb", Some(Finish::Stop)));
+    }
+
+    #[tokio::test]
+    async fn calls_and_reasoning_are_told_apart() {
+        let (sender, events) = mpsc::channel(256);
+        let text = "<think>hm</think>ok <tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
+        for id in fixtures::byte_level().encode(text, false).unwrap() {
+            sender.send(Event::Token { id, logprobs: None }).await.unwrap();
+        }
+        sender.send(Event::Finished(FinishReason::Stop)).await.unwrap();
+        let add = Function { name: "add".into(), parameters: serde_json::json!({}) };
+        let tools = ToolFormat { style: ToolStyle::Hermes, tools: [add].into(), max_calls: 9 };
+        let format =
+            OutputFormat { reasoning: Some(ReasoningStyle::Think), reasoning_begun: false, tools: Some(tools) };
+        let mut start = start(&[], None);
+        start.parser = OutputParser::new(&format);
+        let mut answer = start.answer(events);
+        let (mut text, mut reasoning, mut arguments, mut begun) = (String::new(), String::new(), String::new(), vec![]);
+        let mut finish = None;
+        while let Some(delta) = answer.next().await {
+            let delta = delta.unwrap();
+            text.push_str(&delta.text);
+            reasoning.push_str(&delta.reasoning);
+            for call in delta.calls {
+                begun.extend(call.begin);
+                arguments.push_str(&call.arguments);
+            }
+            finish = delta.finish;
+        }
+        assert_eq!((text.as_str(), reasoning.as_str(), arguments.as_str()), ("ok", "hm", "{\"a\": 1}"));
+        assert_eq!((begun.len(), begun[0].0.len(), begun[0].1.as_str()), (1, 9, "add"));
+        assert_eq!(finish, Some(Finish::ToolCalls));
+    }
+
+    #[tokio::test]
+    async fn a_silent_head_does_not_outlast_the_deadline() {
+        let (_sender, events) = mpsc::channel(1);
+        let mut answer = start(&[], Some(Duration::from_millis(3))).answer(events);
+        assert_eq!(answer.next().await, Some(Err(RequestError::Serve(ServeError::Deadline))));
+    }
+}

@@ -1,0 +1,65 @@
+//! Why a request is refused, and the checks that several of its parts share.
+
+use lockstep_proto::names::DEFAULT_MODEL;
+
+use crate::metrics::Outcome;
+use crate::service::ServeError;
+use crate::text::TextError;
+
+/// Why a request was refused or could not go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A field is out of its bounds: INVALID_ARGUMENT, 400. `field` is the field's name on the wire.
+    #[error("{field}: {reason}")]
+    Field { field: &'static str, reason: String },
+    /// NOT_FOUND, 404.
+    #[error("no model is called {asked:?} here: this endpoint serves {served:?}, also called {DEFAULT_MODEL:?}")]
+    UnknownModel { asked: String, served: String },
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+impl RequestError {
+    pub(crate) fn field(field: &'static str, reason: impl Into<String>) -> Self {
+        Self::Field { field, reason: reason.into() }
+    }
+
+    /// How the request counts in the metrics.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Field { .. } | Self::UnknownModel { .. } | Self::Serve(ServeError::Invalid(_)) => Outcome::Invalid,
+            Self::Serve(ServeError::Full { .. }) => Outcome::Full,
+            Self::Serve(ServeError::Unavailable { .. }) => Outcome::Unavailable,
+            Self::Serve(ServeError::Deadline) => Outcome::Deadline,
+            Self::Serve(ServeError::Internal(_)) => Outcome::Internal,
+        }
+    }
+}
+
+pub(super) fn out_of_range(field: &'static str, value: impl std::fmt::Display, bounds: &str) -> RequestError {
+    RequestError::field(field, format!("{value} is out of range: {bounds}"))
+}
+
+/// # Errors
+/// Names the first id that the model has no token for.
+pub(crate) fn check_vocabulary(field: &'static str, ids: &[u32], vocab_size: u32) -> Result<(), RequestError> {
+    match ids.iter().position(|id| *id >= vocab_size) {
+        Some(at) => Err(RequestError::field(
+            field,
+            format!("token {} at index {at} is not in the vocabulary: ids are below {vocab_size}", ids[at]),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A text that cannot be a prompt is the client's mistake; what else goes wrong with text is not.
+pub(crate) fn text_error(field: &'static str, error: TextError) -> RequestError {
+    match error {
+        TextError::TemplateRefused(_) | TextError::NoTemplate | TextError::TooLong { .. } | TextError::Encode(_) => {
+            RequestError::field(field, error.to_string())
+        }
+        TextError::Tokenizer(_) | TextError::TokenizerConfig(_) | TextError::TemplateSyntax(_) => {
+            RequestError::Serve(ServeError::Internal(error.to_string()))
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A request's way through the client side, the same for gRPC and HTTP: what the client asked for becomes a checked
+//! [`Submission`]; the head's events become text.
+//!
+//! Wire formats stay out of here, and so does the head: the two APIs are thin over this.
+
+mod answer;
+mod error;
+mod request;
+mod sampling;
+mod tools;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lockstep_proto::names::DEFAULT_MODEL;
+use lockstep_proto::v1::{ClusterStatus, ModelInfo};
+use tokio::sync::watch;
+
+pub use answer::{Answer, Delta, Finish};
+pub(crate) use answer::{CallDelta, TokenOut, Usage};
+pub use error::RequestError;
+pub(crate) use request::LimitsInput;
+pub use request::{GenerateInput, PromptInput};
+pub(crate) use sampling::{MAX_LOGPROBS, SamplingInput};
+pub(crate) use tools::{ToolChoice, ToolsInput};
+
+use error::{check_vocabulary, text_error};
+
+use crate::metrics::Metrics;
+use crate::model::Text;
+use crate::service::{Inference, ServeError};
+
+/// Longest request id taken from a client; longer ones are replaced.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Everything that the client APIs need; cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    inference: Inference,
+    model: Arc<ModelInfo>,
+    text: Text,
+    metrics: Metrics,
+    /// When the model began to be served, in seconds since 1970.
+    created: u64,
+}
+
+impl Api {
+    /// `model.name` is what clients call it.
+    pub fn new(inference: Inference, model: ModelInfo, text: Text, metrics: Metrics) -> Self {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self { inference, model: Arc::new(model), text, metrics, created: since.as_secs() }
+    }
+
+    /// Checks a request and queues it; gives the answer of each choice.
+    ///
+    /// # Errors
+    /// Names the field that is wrong, or says why the head refuses.
+    pub async fn generate(&self, input: GenerateInput) -> Result<Vec<Answer>, RequestError> {
+        let arrival = Instant::now();
+        let request_id = input.request_id.clone();
+        let answer = match input.deadline {
+            None => self.start(input, arrival).await,
+            Some(deadline) => tokio::time::timeout(deadline, self.start(input, arrival))
+                .await
+                .unwrap_or(Err(RequestError::Serve(ServeError::Deadline))),
+        };
+        if let Err(error) = &answer {
+            self.metrics.count_outcome(error.outcome());
+            tracing::info!(request_id, %error, "request refused");
+        }
+        answer
+    }
+
+    async fn start(&self, input: GenerateInput, arrival: Instant) -> Result<Vec<Answer>, RequestError> {
+        self.check_model(&input.model)?;
+        let prepared = request::prepare(&self.text, input).await?;
+        let mut answers = Vec::with_capacity(prepared.choices as usize);
+        for submission in prepared.submissions() {
+            let (tokenizer, metrics) = (self.text.tokenizer().clone(), self.metrics.clone());
+            let start = answer::Start::new(&prepared, &submission, arrival, tokenizer, metrics);
+            let prompt_tokens = submission.prompt.len();
+            let events = self.inference.submit(submission).await?;
+            self.metrics.count_prompt(prompt_tokens);
+            answers.push(start.answer(events));
+        }
+        Ok(answers)
+    }
+
+    /// # Errors
+    /// The name is neither empty, nor `default`, nor the served model's.
+    pub fn check_model(&self, name: &str) -> Result<(), RequestError> {
+        if name.is_empty() || name == DEFAULT_MODEL || name == self.model.name {
+            return Ok(());
+        }
+        Err(RequestError::UnknownModel { asked: name.chars().take(100).collect(), served: self.model.name.clone() })
+    }
+
+    /// Token ids of a text.
+    ///
+    /// # Errors
+    /// The model is unknown, or the text too long.
+    pub async fn tokenize(&self, model: &str, text: String, special: bool) -> Result<Vec<u32>, RequestError> {
+        self.check_model(model)?;
+        self.text.encode(text, special).await.map_err(|error| text_error("text", error))
+    }
+
+    /// Text of token ids.
+    ///
+    /// # Errors
+    /// The model is unknown, or an id is out of its vocabulary.
+    pub fn detokenize(&self, model: &str, ids: &[u32], skip_special: bool) -> Result<String, RequestError> {
+        self.check_model(model)?;
+        check_vocabulary("token_ids", ids, self.text.vocab_size)?;
+        Ok(self.text.tokenizer().decode(ids, skip_special))
+    }
+
+    pub fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+
+    /// When the model began to be served, in seconds since 1970.
+    pub fn created(&self) -> u64 {
+        self.created
+    }
+
+    pub fn text(&self) -> &Text {
+        &self.text
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// How long the head's task has been hung; `None`: it lives.
+    pub fn hung_for(&self) -> Option<std::time::Duration> {
+        self.inference.hung_for()
+    }
+
+    /// The group's state, now and as it changes.
+    pub fn status(&self) -> watch::Receiver<ClusterStatus> {
+        self.inference.status()
+    }
+}
+
+/// The client's own id of a request where it can stand in a log and a header, else a new one.
+pub fn request_id(given: Option<&[u8]>) -> String {
+    let legible =
+        |id: &&[u8]| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(|byte| byte.is_ascii_graphic());
+    match given.filter(legible) {
+        Some(id) => String::from_utf8_lossy(id).into_owned(),
+        None => uuid::Uuid::new_v4().to_string(),
+    }
+}

@@ -1,0 +1,381 @@
+//! From what a client asked for to a checked [`Submission`]: every bound of every field, and the defaults.
+
+use std::time::Duration;
+
+use super::error::{RequestError, check_vocabulary, out_of_range, text_error};
+use super::sampling::{SamplingInput, sampling};
+use super::tools::{self, ToolChoice, ToolsInput};
+use crate::grammar::{Grammar, GrammarError, Guide};
+use crate::model::Text;
+use crate::output::OutputFormat;
+use crate::service::{ServeError, Submission};
+use crate::text::{ChatMessage, Conversation};
+
+/// Enough for every dialect's turn markers; each costs a comparison per byte of the answer.
+const MAX_STOPS: usize = 16;
+const MAX_STOP_BYTES: usize = 256;
+const MAX_STOP_TOKEN_IDS: usize = 64;
+/// Answers to one request; each is a sequence of its own.
+pub(crate) const MAX_CHOICES: u32 = 64;
+/// Messages of one conversation.
+const MAX_MESSAGES: usize = 4096;
+const MAX_ROLE_BYTES: usize = 64;
+
+/// What a client asked for, whatever the API.
+#[derive(Debug, Clone, Default)]
+pub struct GenerateInput {
+    /// Empty or `default`: the served model.
+    pub model: String,
+    pub prompt: PromptInput,
+    pub sampling: SamplingInput,
+    pub limits: LimitsInput,
+    /// The form of the answer, and the field that asks for it.
+    pub grammar: Option<(&'static str, Grammar)>,
+    /// For chats: what the answer may call.
+    pub tools: ToolsInput,
+    pub logprobs: Option<u32>,
+    /// Answers wanted, with random numbers of their own. Unset: one.
+    pub choices: Option<u32>,
+    pub request_id: String,
+    /// Time that the client gives the whole request.
+    pub deadline: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+pub enum PromptInput {
+    /// The tokenizer adds the special tokens that it is configured to add.
+    Text(String),
+    Tokens(Vec<u32>),
+    Chat(Conversation),
+}
+
+impl Default for PromptInput {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct LimitsInput {
+    /// Unset: what the context has left.
+    pub max_tokens: Option<u32>,
+    /// The answer does not end by itself before that many tokens.
+    pub min_tokens: u32,
+    pub stop: Vec<String>,
+    pub stop_token_ids: Vec<u32>,
+    pub ignore_eos: bool,
+}
+
+/// A request that can be submitted, with what stays on the client side of the seam.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// Of the first choice.
+    pub submission: Submission,
+    /// At least 1.
+    pub choices: u32,
+    pub stop: Vec<String>,
+    /// How answers are read.
+    pub format: OutputFormat,
+    /// Stop strings count from the text of the token after these on.
+    pub min_tokens: u32,
+}
+
+impl Prepared {
+    /// What the head is asked for each choice.
+    pub(crate) fn submissions(&self) -> impl Iterator<Item = Submission> + '_ {
+        let several = self.choices > 1;
+        (0..self.choices).map(move |choice| {
+            let mut submission = self.submission.clone();
+            submission.sampling.choice = choice;
+            if several {
+                submission.request_id = format!("{}-{choice}", submission.request_id);
+            }
+            submission
+        })
+    }
+}
+
+/// Checks a request against the served model; the cheap checks come before the text is encoded.
+///
+/// # Errors
+/// Names the first field that is out of its bounds.
+pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Prepared, RequestError> {
+    tools::check(&input.tools, text)?;
+    if let PromptInput::Chat(conversation) = &mut input.prompt
+        && input.tools.choice != ToolChoice::None
+    {
+        conversation.tools = std::mem::take(&mut input.tools.definitions);
+    }
+    let mut sampling = sampling(input.sampling, input.logprobs, &text.generation, text.vocab_size)?;
+    check_limits(&input.limits, text.vocab_size)?;
+    let choices = input.choices.unwrap_or(1);
+    if !(1..=MAX_CHOICES).contains(&choices) {
+        return Err(out_of_range("n", choices, "1 to 64"));
+    }
+    if let Some(grammar) = tools::grammar(&input.tools, text)? {
+        if let Some((field, _)) = input.grammar {
+            return Err(RequestError::field("tool_choice", format!("a required call and {field} exclude each other")));
+        }
+        input.grammar = Some(("tools", grammar));
+    }
+    let (field, prompt, mut format) = prompt(text, input.prompt).await?;
+    format.tools = tools::format(&input.tools, text);
+    let room = room(field, prompt.len(), text.context_length)?;
+    let max_tokens = input.limits.max_tokens.map_or(room, |asked| asked.min(room));
+    let stop_token_ids = stop_token_ids(text, &input.limits);
+    let guide = match input.grammar {
+        Some((field, grammar)) => Some(Box::new(compile(text, field, grammar, &input.limits, &format).await?)),
+        None => None,
+    };
+    let LimitsInput { stop, min_tokens, .. } = input.limits;
+    if min_tokens > max_tokens {
+        let reason = format!("{min_tokens} is more than the {max_tokens} tokens that the answer can have");
+        return Err(RequestError::field("min_tokens", reason));
+    }
+    if min_tokens > 0 {
+        sampling.suppressed.clone_from(&stop_token_ids);
+        sampling.suppressed_until = prompt.len() as u32 + min_tokens;
+    }
+    let submission = Submission {
+        request_id: input.request_id,
+        prompt,
+        sampling,
+        max_tokens,
+        stop_token_ids,
+        deadline: input.deadline,
+        guide,
+    };
+    Ok(Prepared { submission, choices, stop, format, min_tokens })
+}
+
+async fn compile(
+    text: &Text,
+    field: &'static str,
+    grammar: Grammar,
+    limits: &LimitsInput,
+    format: &OutputFormat,
+) -> Result<Guide, RequestError> {
+    let ended = "the answer ends where its form is complete";
+    if limits.ignore_eos {
+        return Err(RequestError::field("ignore_eos", format!("not together with {field}: {ended}")));
+    }
+    if limits.min_tokens > 0 {
+        return Err(RequestError::field("min_tokens", format!("not together with {field}: {ended}")));
+    }
+    let guide = text.compile(grammar).await.map_err(|error| match error {
+        GrammarError::Invalid(reason) => RequestError::field(field, reason),
+        GrammarError::Internal(reason) => RequestError::Serve(ServeError::Internal(reason)),
+    })?;
+    // A prompt that begins the reasoning leaves the form for what follows it.
+    Ok(match format.reasoning.filter(|_| format.reasoning_begun) {
+        Some(style) => guide.after(style.end(), text.tokenizer().clone()),
+        None => guide,
+    })
+}
+
+/// Token ids of the prompt, with the name of the field that it came in and how its answer is read.
+async fn prompt(text: &Text, input: PromptInput) -> Result<(&'static str, Vec<u32>, OutputFormat), RequestError> {
+    let mut format = OutputFormat::default();
+    let (field, ids) = match input {
+        PromptInput::Text(prompt) => ("prompt", text.encode(prompt, true).await),
+        PromptInput::Tokens(ids) => ("prompt", Ok(ids)),
+        PromptInput::Chat(conversation) => {
+            check_messages(&conversation.messages)?;
+            let rendered = text.encode_chat(conversation).await.map_err(|error| text_error("messages", error))?;
+            format.reasoning = text.reasoning_style;
+            format.reasoning_begun = rendered.reasoning_begun;
+            ("messages", Ok(rendered.ids))
+        }
+    };
+    let ids = ids.map_err(|error| text_error(field, error))?;
+    // Text too: a tokenizer may know more tokens than its model.
+    check_vocabulary(field, &ids, text.vocab_size)?;
+    if ids.is_empty() {
+        return Err(RequestError::field(field, "the prompt is empty: send at least one token"));
+    }
+    Ok((field, ids, format))
+}
+
+fn check_messages(messages: &[ChatMessage]) -> Result<(), RequestError> {
+    if messages.is_empty() {
+        return Err(RequestError::field("messages", "the conversation is empty: send at least one message"));
+    }
+    if messages.len() > MAX_MESSAGES {
+        return Err(RequestError::field(
+            "messages",
+            format!("{} messages, more than {MAX_MESSAGES}: leave the oldest out", messages.len()),
+        ));
+    }
+    match messages.iter().position(|message| !(1..=MAX_ROLE_BYTES).contains(&message.role.len())) {
+        Some(at) => Err(RequestError::field(
+            "messages",
+            format!("message {at} has no role of 1 to {MAX_ROLE_BYTES} bytes, e.g. `user`"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Tokens that the context has left for the answer, at least 1.
+fn room(field: &'static str, prompt: usize, context_length: u32) -> Result<u32, RequestError> {
+    let context = context_length as usize;
+    if prompt < context {
+        return Ok((context - prompt) as u32);
+    }
+    Err(RequestError::field(
+        field,
+        format!(
+            "the prompt has {prompt} tokens, but the context holds {context} with the answer: shorten it to {} tokens \
+             or fewer, or serve the model with a larger context length",
+            context.saturating_sub(1)
+        ),
+    ))
+}
+
+fn check_limits(limits: &LimitsInput, vocab_size: u32) -> Result<(), RequestError> {
+    if limits.max_tokens == Some(0) {
+        return Err(RequestError::field("max_tokens", "0 is out of range: at least 1"));
+    }
+    if limits.stop.len() > MAX_STOPS {
+        return Err(RequestError::field("stop", format!("{} strings, more than {MAX_STOPS}", limits.stop.len())));
+    }
+    if let Some(at) = limits.stop.iter().position(|stop| !(1..=MAX_STOP_BYTES).contains(&stop.len())) {
+        let bytes = limits.stop[at].len();
+        return Err(RequestError::field("stop", format!("string {at} has {bytes} bytes: 1 to {MAX_STOP_BYTES}")));
+    }
+    if limits.stop_token_ids.len() > MAX_STOP_TOKEN_IDS {
+        let count = limits.stop_token_ids.len();
+        return Err(RequestError::field("stop_token_ids", format!("{count} ids, more than {MAX_STOP_TOKEN_IDS}")));
+    }
+    check_vocabulary("stop_token_ids", &limits.stop_token_ids, vocab_size)
+}
+
+/// The model's end tokens, the client's, and the special tokens that a stop string spells: special tokens never show
+/// in the text, where the string could be found.
+fn stop_token_ids(text: &Text, limits: &LimitsInput) -> Vec<u32> {
+    let own = if limits.ignore_eos { &[][..] } else { &text.eos_token_ids[..] };
+    let spelled = limits.stop.iter().filter_map(|stop| text.tokenizer().special_token_id(stop));
+    let mut ids: Vec<u32> = own.iter().copied().chain(limits.stop_token_ids.iter().copied()).chain(spelled).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelText;
+    use crate::text::{GenerationDefaults, fixtures};
+
+    fn text() -> Text {
+        let template = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}";
+        Text::new(ModelText {
+            tokenizer_json: fixtures::byte_level_json(),
+            chat_template: Some(template.into()),
+            vocab_size: fixtures::BYTE_LEVEL_VOCAB,
+            context_length: 16,
+            eos_token_ids: vec![fixtures::END],
+            generation: GenerationDefaults { top_k: Some(40), temperature: Some(0.6), ..Default::default() },
+            ..Default::default()
+        })
+        .unwrap()
+    }
+
+    fn conversation(messages: Vec<ChatMessage>) -> Conversation {
+        Conversation { messages, ..Conversation::default() }
+    }
+
+    fn input(prompt: &str) -> GenerateInput {
+        GenerateInput { prompt: PromptInput::Text(prompt.into()), ..Default::default() }
+    }
+
+    async fn refusal(change: impl FnOnce(&mut GenerateInput)) -> String {
+        let mut input = input("hi");
+        change(&mut input);
+        prepare(&text(), input).await.map(|prepared| format!("{:?}", prepared.submission)).unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn every_bound_is_named() {
+        let chat = |role: &str| PromptInput::Chat(conversation(vec![ChatMessage::new(role, "x")]));
+        let cases = [
+            (refusal(|i| i.sampling.top_p = Some(1.1)).await, "top_p: 1.1 is out"),
+            (refusal(|i| i.choices = Some(0)).await, "n: 0 is out of range: 1 to 64"),
+            (refusal(|i| i.choices = Some(65)).await, "n: 65 is out of range"),
+            (refusal(|i| i.limits.min_tokens = 15).await, "min_tokens: 15 is more than the 14 tokens that"),
+            (refusal(|i| i.limits.max_tokens = Some(0)).await, "max_tokens: 0 is out of range: at least 1"),
+            (refusal(|i| i.limits.stop = vec!["x".into(); 17]).await, "stop: 17 strings, more than 16"),
+            (
+                refusal(|i| i.limits.stop = vec!["x".into(), String::new()]).await,
+                "stop: string 1 has 0 bytes: 1 to 256",
+            ),
+            (refusal(|i| i.limits.stop = vec!["x".repeat(257)]).await, "stop: string 0 has 257 bytes"),
+            (refusal(|i| i.limits.stop_token_ids = vec![1; 65]).await, "stop_token_ids: 65 ids, more than 64"),
+            (refusal(|i| i.limits.stop_token_ids = vec![1, 900]).await, "stop_token_ids: token 900 at index 1 is not"),
+            (
+                refusal(|i| i.prompt = PromptInput::Tokens(vec![265])).await,
+                "prompt: token 265 at index 0 is not in the vocabulary: ids are below 265",
+            ),
+            (refusal(|i| i.prompt = PromptInput::Tokens(vec![])).await, "prompt: the prompt is empty"),
+            (refusal(|i| i.prompt = PromptInput::Text(String::new())).await, "prompt: the prompt is empty"),
+            (
+                refusal(|i| i.prompt = PromptInput::Tokens(vec![1; 16])).await,
+                "prompt: the prompt has 16 tokens, but the context holds 16 with the answer: shorten it to 15",
+            ),
+            (refusal(|i| i.prompt = PromptInput::Text("x".repeat(5000))).await, "prompt: the text has 5000 bytes"),
+            (
+                refusal(|i| i.prompt = PromptInput::Chat(conversation(vec![]))).await,
+                "messages: the conversation is empty",
+            ),
+            (refusal(|i| i.prompt = chat("")).await, "messages: message 0 has no role"),
+        ];
+        for (error, expected) in cases {
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn unset_fields_take_the_defaults() {
+        let prepared = prepare(&text(), input("hello")).await.unwrap();
+        let submission = prepared.submission;
+        assert_eq!(submission.prompt, [256 + 3]);
+        assert_eq!((submission.sampling.temperature, submission.sampling.top_k), (0.6, 40));
+        assert_eq!((submission.sampling.top_p, submission.sampling.logprobs), (1.0, None));
+        assert_eq!((submission.max_tokens, submission.stop_token_ids), (15, vec![fixtures::END]));
+    }
+
+    #[tokio::test]
+    async fn limits_are_kept() {
+        let mut asked = input("hi");
+        asked.limits = LimitsInput {
+            max_tokens: Some(99),
+            min_tokens: 3,
+            stop: vec!["<|user|>".into(), "plain".into()],
+            stop_token_ids: vec![5],
+            ignore_eos: true,
+        };
+        let prepared = prepare(&text(), asked).await.unwrap();
+        assert_eq!(prepared.submission.max_tokens, 14, "cut to what the context has left");
+        assert_eq!(prepared.submission.stop_token_ids, [5, fixtures::END + 1]);
+        assert_eq!(prepared.stop.len(), 2);
+        let sampling = prepared.submission.sampling;
+        assert_eq!((sampling.suppressed, sampling.suppressed_until), (vec![5, fixtures::END + 1], 2 + 3));
+    }
+
+    #[tokio::test]
+    async fn choices_differ_in_their_random_numbers_alone() {
+        let asked = GenerateInput { choices: Some(2), request_id: "r".into(), ..input("hi") };
+        let prepared = prepare(&text(), asked).await.unwrap();
+        let [first, second] = prepared.submissions().collect::<Vec<_>>().try_into().unwrap();
+        assert_eq!((first.request_id.as_str(), second.request_id.as_str()), ("r-0", "r-1"));
+        assert_eq!((first.sampling.choice, second.sampling.choice), (0, 1));
+        assert_eq!((first.sampling.seed, first.prompt), (second.sampling.seed, second.prompt));
+    }
+
+    #[tokio::test]
+    async fn a_conversation_is_rendered() {
+        let prompt = PromptInput::Chat(conversation(vec![ChatMessage::new("user", "hi")]));
+        let chat = GenerateInput { prompt, ..Default::default() };
+        let prepared = prepare(&text(), chat).await.unwrap();
+        assert_eq!(text().tokenizer().decode(&prepared.submission.prompt, false), "user:hi;");
+    }
+}

@@ -1,0 +1,171 @@
+//! How the next token is chosen: what a client may ask for, its bounds, and what the model's makers suggest.
+
+use lockstep_schedule::plan::{Penalties, SamplingParams};
+
+use super::error::{RequestError, check_vocabulary, out_of_range};
+use crate::text::GenerationDefaults;
+
+/// Above this, sampling is uniform for all that anyone can tell.
+const MAX_TEMPERATURE: f32 = 100.0;
+/// A token that is penalized by more is never chosen again.
+const MAX_REPETITION_PENALTY: f32 = 100.0;
+/// OpenAI's bounds of presence and frequency penalties, and of biases.
+const MAX_PENALTY: f32 = 2.0;
+const MAX_BIAS: f32 = 100.0;
+/// Each costs every rank a few operations a token.
+const MAX_BIASES: usize = 1024;
+/// Most likely tokens reported beside the chosen one.
+pub(crate) const MAX_LOGPROBS: u32 = 20;
+
+/// Unset fields take the model's generation defaults, and where it has none: temperature 1, no cut, no penalty, a
+/// random seed.
+#[derive(Debug, Clone, Default)]
+pub struct SamplingInput {
+    pub temperature: Option<f32>,
+    pub top_k: Option<u32>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub presence_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    /// Token ids, each once, and what is added to their logits.
+    pub logit_bias: Vec<(u32, f32)>,
+    pub seed: Option<u64>,
+}
+
+/// # Errors
+/// Names the first field that is out of its bounds.
+pub(crate) fn sampling(
+    input: SamplingInput,
+    logprobs: Option<u32>,
+    defaults: &GenerationDefaults,
+    vocab_size: u32,
+) -> Result<SamplingParams, RequestError> {
+    let default_temperature = match defaults.do_sample {
+        Some(false) => 0.0,
+        _ => defaults.temperature.unwrap_or(1.0),
+    };
+    let temperature = input.temperature.unwrap_or(default_temperature);
+    if !(0.0..=MAX_TEMPERATURE).contains(&temperature) {
+        return Err(out_of_range("temperature", temperature, "0 (greedy) to 100"));
+    }
+    let top_p = input.top_p.or(defaults.top_p).unwrap_or(1.0);
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        return Err(out_of_range("top_p", top_p, "above 0 to 1"));
+    }
+    let min_p = input.min_p.or(defaults.min_p).unwrap_or(0.0);
+    if !(0.0..=1.0).contains(&min_p) {
+        return Err(out_of_range("min_p", min_p, "0 (all) to 1"));
+    }
+    if logprobs.is_some_and(|count| count > MAX_LOGPROBS) {
+        return Err(out_of_range("logprobs", logprobs.unwrap_or_default(), "0 to 20"));
+    }
+    Ok(SamplingParams {
+        temperature,
+        top_k: input.top_k.or(defaults.top_k).unwrap_or(0),
+        top_p,
+        min_p,
+        penalties: penalties(&input, defaults)?,
+        logit_bias: logit_bias(input.logit_bias, vocab_size)?,
+        seed: input.seed.unwrap_or_else(random_seed),
+        logprobs,
+        ..SamplingParams::default()
+    })
+}
+
+fn penalties(input: &SamplingInput, defaults: &GenerationDefaults) -> Result<Penalties, RequestError> {
+    let repetition = input.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0);
+    if !(repetition > 0.0 && repetition <= MAX_REPETITION_PENALTY) {
+        return Err(out_of_range("repetition_penalty", repetition, "above 0 to 100, where 1 is none"));
+    }
+    let penalty = |field: &'static str, asked: Option<f32>| {
+        let asked = asked.unwrap_or(0.0);
+        let fits = (-MAX_PENALTY..=MAX_PENALTY).contains(&asked);
+        if fits { Ok(asked) } else { Err(out_of_range(field, asked, "-2 to 2")) }
+    };
+    Ok(Penalties {
+        repetition,
+        presence: penalty("presence_penalty", input.presence_penalty)?,
+        frequency: penalty("frequency_penalty", input.frequency_penalty)?,
+    })
+}
+
+fn logit_bias(biases: Vec<(u32, f32)>, vocab_size: u32) -> Result<Vec<(u32, f32)>, RequestError> {
+    const FIELD: &str = "logit_bias";
+    if biases.len() > MAX_BIASES {
+        return Err(RequestError::field(FIELD, format!("{} tokens, more than {MAX_BIASES}", biases.len())));
+    }
+    let ids: Vec<u32> = biases.iter().map(|(id, _)| *id).collect();
+    check_vocabulary(FIELD, &ids, vocab_size)?;
+    match biases.iter().find(|(_, bias)| !(-MAX_BIAS..=MAX_BIAS).contains(bias)) {
+        Some((id, bias)) => Err(out_of_range(FIELD, format!("{bias} for token {id}"), "-100 to 100")),
+        None => Ok(biases),
+    }
+}
+
+fn random_seed() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(input: SamplingInput, defaults: &GenerationDefaults) -> SamplingParams {
+        sampling(input, None, defaults, 10).unwrap()
+    }
+
+    #[test]
+    fn the_client_counts_before_the_model() {
+        let greedy = GenerationDefaults { do_sample: Some(false), temperature: Some(0.6), ..Default::default() };
+        assert_eq!(taken(SamplingInput::default(), &greedy).temperature, 0.0);
+        let asked = SamplingInput { temperature: Some(0.9), ..Default::default() };
+        assert_eq!(taken(asked, &greedy).temperature, 0.9);
+        let plain = taken(SamplingInput::default(), &Default::default());
+        assert_eq!((plain.temperature, plain.min_p, plain.penalties), (1.0, 0.0, Penalties::default()));
+
+        let makers =
+            GenerationDefaults { min_p: Some(0.1), repetition_penalty: Some(1.1), ..GenerationDefaults::default() };
+        let theirs = taken(SamplingInput::default(), &makers);
+        assert_eq!((theirs.min_p, theirs.penalties.repetition), (0.1, 1.1));
+        let asked = SamplingInput {
+            min_p: Some(0.0),
+            repetition_penalty: Some(1.0),
+            presence_penalty: Some(-2.0),
+            frequency_penalty: Some(0.5),
+            logit_bias: vec![(3, -100.0)],
+            ..Default::default()
+        };
+        let own = taken(asked, &makers);
+        assert_eq!(own.penalties, Penalties { repetition: 1.0, presence: -2.0, frequency: 0.5 });
+        assert_eq!((own.min_p, own.logit_bias), (0.0, vec![(3, -100.0)]));
+    }
+
+    #[test]
+    fn every_bound_is_named() {
+        let refusal = |change: fn(&mut SamplingInput)| {
+            let mut input = SamplingInput::default();
+            change(&mut input);
+            sampling(input, None, &GenerationDefaults::default(), 10).unwrap_err().to_string()
+        };
+        let cases = [
+            (refusal(|i| i.temperature = Some(-0.1)), "temperature: -0.1 is out of range: 0 (greedy) to 100"),
+            (refusal(|i| i.temperature = Some(f32::NAN)), "temperature: NaN is out"),
+            (refusal(|i| i.top_p = Some(0.0)), "top_p: 0 is out of range: above 0 to 1"),
+            (refusal(|i| i.top_p = Some(1.1)), "top_p: 1.1 is out"),
+            (refusal(|i| i.min_p = Some(1.1)), "min_p: 1.1 is out of range: 0 (all) to 1"),
+            (refusal(|i| i.repetition_penalty = Some(0.0)), "repetition_penalty: 0 is out of range: above 0"),
+            (refusal(|i| i.repetition_penalty = Some(f32::INFINITY)), "repetition_penalty: inf is out"),
+            (refusal(|i| i.presence_penalty = Some(2.1)), "presence_penalty: 2.1 is out of range: -2 to 2"),
+            (refusal(|i| i.frequency_penalty = Some(f32::NAN)), "frequency_penalty: NaN is out"),
+            (refusal(|i| i.logit_bias = vec![(10, 0.0)]), "logit_bias: token 10 at index 0 is not in the vocabulary"),
+            (refusal(|i| i.logit_bias = vec![(2, 101.0)]), "logit_bias: 101 for token 2 is out of range: -100"),
+            (refusal(|i| i.logit_bias = vec![(2, 0.0); 1025]), "logit_bias: 1025 tokens, more than 1024"),
+        ];
+        for (error, expected) in cases {
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let error = sampling(SamplingInput::default(), Some(21), &GenerationDefaults::default(), 10).unwrap_err();
+        assert_eq!(error.to_string(), "logprobs: 21 is out of range: 0 to 20");
+    }
+}

@@ -1,0 +1,458 @@
+//! The model's chat template: Jinja, rendered the way the reference implementation renders it.
+//!
+//! Blocks are trimmed, Python's string and dict methods work, `tojson` escapes nothing for HTML, and a template's own
+//! `raise_exception` becomes the client's error.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, StringInput};
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde_json::{Map, Value as Json, json};
+
+use super::{TextError, clock, jinja};
+
+const NAME: &str = "chat_template";
+/// Instructions of one rendering, of which each message takes about a hundred.
+const FUEL: u64 = 5_000_000;
+/// Longest prompt that a template may write, in bytes: four times the longest request.
+const MAX_PROMPT_BYTES: usize = 64 << 20;
+/// Widest indentation.
+const MAX_INDENT: usize = 256;
+/// The name of a further template, for conversations with tools.
+const TOOL_USE: &str = "tool_use";
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChatMessage {
+    pub role: String,
+    pub content: String,
+    /// What an assistant called.
+    pub tool_calls: Vec<ToolCall>,
+    /// The call that a tool answers.
+    pub tool_call_id: Option<String>,
+    pub name: Option<String>,
+    /// What an assistant thought before it answered.
+    pub reasoning: Option<String>,
+}
+
+impl ChatMessage {
+    /// Text alone.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+
+    /// As templates expect it.
+    fn value(&self) -> Json {
+        let mut message = json!({"role": self.role, "content": self.content});
+        if !self.tool_calls.is_empty() {
+            message["tool_calls"] = self.tool_calls.iter().map(ToolCall::value).collect();
+        }
+        let optional =
+            [("tool_call_id", &self.tool_call_id), ("name", &self.name), ("reasoning_content", &self.reasoning)];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                message[name] = json!(value);
+            }
+        }
+        message
+    }
+
+    /// Bytes that the client wrote.
+    fn bytes(&self) -> usize {
+        let calls = self.tool_calls.iter().map(|call| call.name.len() + call.arguments.to_string().len());
+        self.content.len() + self.reasoning.as_ref().map_or(0, String::len) + calls.sum::<usize>()
+    }
+}
+
+/// A call that an assistant made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCall {
+    pub id: String,
+    pub name: String,
+    /// An object.
+    pub arguments: Json,
+}
+
+impl ToolCall {
+    fn value(&self) -> Json {
+        json!({"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}})
+    }
+}
+
+/// What a chat template renders.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Conversation {
+    pub messages: Vec<ChatMessage>,
+    /// Definitions of tools, as the client sent them.
+    pub tools: Vec<Json>,
+    /// Further variables of the template.
+    pub variables: Map<String, Json>,
+}
+
+impl Conversation {
+    /// Bytes that the client wrote.
+    pub fn bytes(&self) -> usize {
+        let tools = self.tools.iter().map(|tool| tool.to_string().len());
+        self.messages.iter().map(ChatMessage::bytes).sum::<usize>() + tools.sum::<usize>()
+    }
+}
+
+/// A parsed chat template with the special tokens that it may write.
+pub(crate) struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    /// It has a template of its own for conversations with tools.
+    for_tools: bool,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+}
+
+impl ChatTemplate {
+    /// The template in its own file, else the one in the tokenizer's configuration; none where there is neither.
+    ///
+    /// # Errors
+    /// The template does not parse.
+    pub(crate) fn new(file: Option<String>, tokenizer_config: &Json) -> Result<Option<Self>, TextError> {
+        let Some(source) = file.or_else(|| configured_template(&tokenizer_config["chat_template"])) else {
+            return Ok(None);
+        };
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(TextError::TemplateSyntax)?);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", |format: String| clock::now(&format));
+        environment.add_filter("tojson", tojson);
+        environment.add_test("iterable", is_iterable);
+        environment.add_filter("indent", indent);
+        environment.set_fuel(Some(FUEL));
+        environment.add_template_owned(NAME, jinja::adapt(&source)).map_err(TextError::TemplateSyntax)?;
+        let tool_use = named_template(&tokenizer_config["chat_template"], TOOL_USE);
+        if let Some(tool_use) = &tool_use {
+            environment.add_template_owned(TOOL_USE, jinja::adapt(tool_use)).map_err(TextError::TemplateSyntax)?;
+        }
+        let bos_token = special_token(tokenizer_config, "bos_token");
+        let eos_token = special_token(tokenizer_config, "eos_token");
+        let for_tools = tool_use.is_some();
+        let source = tool_use.unwrap_or(source);
+        Ok(Some(Self { environment, source, for_tools, bos_token, eos_token }))
+    }
+
+    /// The template's text; of two, that for tools.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The prompt of a conversation, up to where the answer begins.
+    ///
+    /// # Errors
+    /// The template refuses the conversation.
+    pub(crate) fn render(&self, conversation: &Conversation) -> Result<String, TextError> {
+        let Conversation { messages, tools, variables } = conversation;
+        let messages: Vec<Value> = messages.iter().map(|message| value(&message.value())).collect();
+        let with_tools = !tools.is_empty();
+        let context = context! {
+            messages => messages,
+            tools => with_tools.then(|| tools.iter().map(value).collect::<Vec<Value>>()),
+            documents => (),
+            add_generation_prompt => true,
+            bos_token => self.bos_token.as_deref().unwrap_or_default(),
+            eos_token => self.eos_token.as_deref().unwrap_or_default(),
+            ..Value::from_pairs(variables.iter().map(|(name, variable)| (name.as_str(), value(variable))))
+        };
+        let name = if with_tools && self.for_tools { TOOL_USE } else { NAME };
+        let template = self.environment.get_template(name).map_err(TextError::TemplateSyntax)?;
+        let mut prompt = Prompt(Vec::new());
+        let rendered = template.render_captured_to(context, &mut prompt);
+        rendered.map_err(|error| TextError::TemplateRefused(reason(&error)))?;
+        String::from_utf8(prompt.0).map_err(|error| TextError::TemplateRefused(error.to_string()))
+    }
+}
+
+/// What a template has written; it may come from anywhere, so there is an end to it.
+struct Prompt(Vec<u8>);
+
+impl std::io::Write for Prompt {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_PROMPT_BYTES {
+            return Err(std::io::Error::other(format!("it writes more than {MAX_PROMPT_BYTES} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// JSON as the template engine has it, with the order of its keys.
+fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(truth) => Value::from(*truth),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(whole), _) => Value::from(whole),
+            (None, Some(whole)) => Value::from(whole),
+            (None, None) => Value::from(number.as_f64().unwrap_or_default()),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(values) => Value::from(values.iter().map(value).collect::<Vec<Value>>()),
+        Json::Object(fields) => Value::from_pairs(fields.iter().map(|(name, field)| (name.as_str(), value(field)))),
+    }
+}
+
+/// The template's own words where it raised, else the engine's.
+fn reason(error: &Error) -> String {
+    match error.detail() {
+        Some(detail) => detail.to_owned(),
+        None => error.to_string(),
+    }
+}
+
+/// A template as text, or the one named `default` of a list, else its first.
+fn configured_template(value: &Json) -> Option<String> {
+    match value {
+        Json::String(template) => Some(template.clone()),
+        Json::Array(named) => {
+            let default = named.iter().find(|entry| entry["name"] == "default").or(named.first())?;
+            default["template"].as_str().map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+fn named_template(value: &Json, name: &str) -> Option<String> {
+    let named = value.as_array()?.iter().find(|entry| entry["name"] == name)?;
+    named["template"].as_str().map(str::to_owned)
+}
+
+/// A special token of the tokenizer's configuration: a string, or an object with its `content`.
+pub(crate) fn special_token(tokenizer_config: &Json, name: &str) -> Option<String> {
+    let token = &tokenizer_config[name];
+    token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
+}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// As Python has it: nothing is not iterable, a text is.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && (value.as_str().is_some() || value.try_iter().is_ok())
+}
+
+/// As Python's `json.dumps` writes it: the engine's own filter escapes four characters for HTML, and knows no
+/// `ensure_ascii`.
+fn tojson(value: &Value, indent: Option<Value>, args: Kwargs) -> Result<Value, Error> {
+    let ensure_ascii = args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let width = indent.clone().or_else(|| args.peek("indent").ok());
+    check_indent(width.and_then(|width| usize::try_from(width).ok()).unwrap_or(0))?;
+    let escaped = minijinja::filters::tojson(value, indent, args)?.to_string();
+    let mut out = String::with_capacity(escaped.len());
+    let mut rest = escaped.as_str();
+    while let Some(at) = rest.find('\\') {
+        let (plain, escape) = rest.split_at(at);
+        out.push_str(plain);
+        let (text, length) = match escape.get(..6).unwrap_or_default() {
+            "\\u003c" => ("<", 6),
+            "\\u003e" => (">", 6),
+            "\\u0026" => ("&", 6),
+            "\\u0027" => ("'", 6),
+            _ => (escape.get(..2).unwrap_or(escape), escape.get(..2).unwrap_or(escape).len()),
+        };
+        out.push_str(text);
+        rest = escape.get(length..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    Ok(Value::from_safe_string(if ensure_ascii { in_ascii(&out) } else { out }))
+}
+
+/// JSON without any other character: they all are in strings, which can name them by their UTF-16.
+fn in_ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for char in json.chars() {
+        match char.is_ascii() {
+            true => out.push(char),
+            false => char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    out
+}
+
+/// The engine's own, with a bound.
+fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    args: Kwargs,
+) -> Result<Value, Error> {
+    check_indent(width.or_else(|| args.peek("width").ok()).unwrap_or(0))?;
+    minijinja::filters::indent(text, width, first, blank, args)
+}
+
+fn check_indent(width: usize) -> Result<(), Error> {
+    if width <= MAX_INDENT {
+        return Ok(());
+    }
+    let told = format!("an indentation of {width} is more than {MAX_INDENT}");
+    Err(Error::new(ErrorKind::InvalidOperation, told))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn messages(turns: &[(&str, &str)]) -> Conversation {
+        let messages = turns.iter().map(|(role, content)| ChatMessage::new(*role, *content)).collect();
+        Conversation { messages, ..Conversation::default() }
+    }
+
+    fn render(config: Json, turns: &[(&str, &str)]) -> String {
+        match ChatTemplate::new(None, &config).map(|template| template.map(|t| t.render(&messages(turns)))) {
+            Ok(Some(Ok(text))) => text,
+            Ok(Some(Err(error))) | Err(error) => format!("error: {error}"),
+            Ok(None) => "none".into(),
+        }
+    }
+
+    #[test]
+    fn a_template_comes_to_an_end() {
+        let cases = [
+            ("{{ {} | tojson(indent=4294967296) }}", "an indentation of 4294967296 is more than 256"),
+            ("{{ 'a' | indent(4294967296) }}", "an indentation of 4294967296 is more than 256"),
+            ("{{ 'a\nb' | indent(width=300) }}", "an indentation of 300"),
+            ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "ran out of fuel"),
+            (
+                "{% set long = 'x' * 99999 %}{% for a in range(9999) %}{{ long }}{% endfor %}",
+                "error: the model's chat template refuses",
+            ),
+        ];
+        for (template, expected) in cases {
+            let told = render(json!({"chat_template": template}), &[]);
+            assert!(told.len() < 4096 && told.contains(expected), "{template}: {told:.200}");
+        }
+        assert_eq!(render(json!({"chat_template": "{{ 'a\nb' | indent(2, true) }}"}), &[]), "  a\n  b");
+    }
+
+    #[test]
+    fn renders_as_the_reference_does() {
+        const CHATML: &str = "{% for m in messages %}\n  {% if m.role == 'tool' %}{{ raise_exception('no ' + m.role) }}\
+            {% endif %}\n{{ '<|im_start|>' + m['role'] + '\\n' + m.content.strip() + '<|im_end|>' + '\\n' }}\
+            {% endfor %}\n{% if add_generation_prompt %}\n{{ '<|im_start|>assistant\\n' }}{% endif %}";
+        let cases = [
+            (json!({}), "none"),
+            (json!({"chat_template": CHATML}), "<|im_start|>user\n<hi>'&\"<|im_end|>\n<|im_start|>assistant\n"),
+            (
+                json!({"chat_template": "{{ bos_token }}{{ eos_token }}", "bos_token": "<s>",
+                    "eos_token": {"content": "</s>"}}),
+                "<s></s>",
+            ),
+            (
+                json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}),
+                "d",
+            ),
+            (json!({"chat_template": "{{ messages[0].content | tojson }}"}), "\"<hi>'&\\\"\""),
+            (
+                json!({"chat_template": "{{ raise_exception('System role not supported') }}"}),
+                "error: the model's chat template refuses the conversation: System role not supported",
+            ),
+            (
+                json!({"chat_template": "{% generation %}{{ tools is none }}{% endgeneration %}{{ \"a\\\nb\" }}"}),
+                "Trueab",
+            ),
+            (json!({"chat_template": "{{ {'b': 1, 'a': [true, none]} | tojson }}"}), "{\"b\": 1, \"a\": [true, null]}"),
+            (json!({"chat_template": "{{ strftime_now('%%') }}{{ date is defined }}"}), "%False"),
+            (json!({"chat_template": "{{ 'a,b'.split(',')[1] }}{{ messages[-1].get('x', 'y') }}"}), "by"),
+        ];
+        for (config, expected) in cases {
+            assert_eq!(render(config.clone(), &[("user", "<hi>'&\"")]), expected, "{config}");
+        }
+        let refused = render(json!({"chat_template": CHATML}), &[("tool", "x")]);
+        assert!(refused.ends_with(": no tool"), "{refused}");
+        assert!(render(json!({"chat_template": "{% if %}"}), &[]).contains("does not parse"));
+    }
+
+    /// Expected values are what Jinja2 gives, set up as transformers sets it up.
+    #[test]
+    fn constructs_of_real_templates_work() {
+        let cases = [
+            (
+                "{%- set ns = namespace(i=9) %}{%- for m in messages[::-1] %}{%- if m.role == 'user' %}\
+              {%- set ns.i = (messages|length - 1) - loop.index0 %}{%- endif %}{%- endfor %}{{ ns.i }}",
+                "1",
+            ),
+            ("{{ messages[1].content[:2] }}|{{ messages[1:]|length }}|{{ messages[-1]['content'][-2:] }}", "hi|2|er"),
+            (
+                "{%- set c = messages[-1].content %}{{ (c.split('</t>')|last).lstrip('\\n') }}{{ '</t>' in c }}",
+                "answerTrue",
+            ),
+            (
+                "{%- set f = [] %}{%- for m in messages %}{%- if m['role'] not in ['tool'] and not m.get('tool_calls') %}\
+              {%- set f = f + [m] %}{%- endif %}{%- endfor %}{{ f|length }}",
+                "0",
+            ),
+            ("{{ (messages | selectattr('role', 'equalto', 'user') | list)[-1] == messages[1] }}", "True"),
+            ("{%- for t in messages[0].tool_calls -%}x{%- endfor -%}{{ messages[0].tool_calls is defined }}", "False"),
+            (
+                "{%- macro f(x, up=True) -%}{{ x | upper if up else x }}{%- endmacro -%}{{ f('a') }}{{ f('a', up=False) }}",
+                "Aa",
+            ),
+            (
+                "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}",
+                "user",
+            ),
+            (
+                "{% for m in messages %}\n    {% if loop.first %}\n  A\n    {% endif %}\n{{ m.role }}\n{% endfor %}\n",
+                "  A\nsystem\nuser\nassistant\n",
+            ),
+            ("{% for k, v in messages[1].items() %}{{ k }}={{ v }};{% endfor %}", "role=user;content=hi there;"),
+            ("{% for k, v in {'a': true, 'b': 'x'}|items %}{{ k }}={{ v }};{% endfor %}", "a=True;b=x;"),
+            (
+                "{{ 'x' is string }}{{ {} is mapping }}{{ none is none }}{{ 7 // 2 }}{{ [1, 'a', true] }}",
+                "TrueTrueTrue3[1, 'a', True]",
+            ),
+            ("{%- if tools is iterable and tools | length > 0 %}x{% endif %}{{ 'a' is iterable }}", "True"),
+            ("{{ {'a': 'é😀<'} | tojson(ensure_ascii=False) }}", "{\"a\": \"é😀<\"}"),
+            ("{{ ['é😀'] | tojson(ensure_ascii=True, indent=2) }}", "[\n  \"\\u00e9\\ud83d\\ude00\"\n]"),
+        ];
+        let turns = [("system", "be good"), ("user", "hi there"), ("assistant", "<t>hm</t>\n\nanswer")];
+        for (template, expected) in cases {
+            assert_eq!(render(json!({"chat_template": template}), &turns), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn a_file_counts_before_the_configuration() {
+        let template = ChatTemplate::new(Some("file".into()), &json!({"chat_template": "config"})).unwrap().unwrap();
+        assert_eq!(template.render(&Conversation::default()).unwrap(), "file");
+    }
+
+    #[test]
+    fn tools_and_their_calls_are_rendered() {
+        let template = "{%- if tools %}{%- for tool in tools %}{{ tool | tojson }};{%- endfor %}{%- endif %}\
+            {%- for m in messages %}{{ m.role }}:{{ m.content }}{%- if m.tool_calls %}{%- for call in m.tool_calls %}\
+            {{ call.id }}={{ call.function.name }}{{ call.function.arguments | tojson }}{%- endfor %}{%- endif %}\
+            {{ m.tool_call_id }}|{%- endfor %}{{ enable_thinking is defined and enable_thinking is false }}";
+        let call = ToolCall { id: "c1".into(), name: "add".into(), arguments: json!({"b": 1, "a": [2]}) };
+        let conversation = Conversation {
+            messages: vec![
+                ChatMessage { tool_calls: vec![call], ..ChatMessage::new("assistant", "") },
+                ChatMessage { tool_call_id: Some("c1".into()), ..ChatMessage::new("tool", "3") },
+            ],
+            tools: vec![json!({"type": "function", "function": {"name": "add", "description": "<adds>"}})],
+            variables: Map::from_iter([("enable_thinking".to_owned(), json!(false))]),
+        };
+        let expected = "{\"type\": \"function\", \"function\": {\"name\": \"add\", \"description\": \"<adds>\"}};\
+            assistant:c1=add{\"b\": 1, \"a\": [2]}|tool:3c1|True";
+        let with = |config: Json| ChatTemplate::new(None, &config).unwrap().unwrap();
+        assert_eq!(with(json!({"chat_template": template})).render(&conversation).unwrap(), expected);
+        let two = with(json!({"chat_template": [{"name": "default", "template": "plain"},
+                                                {"name": "tool_use", "template": template}]}));
+        assert_eq!(two.render(&conversation).unwrap(), expected);
+        assert_eq!(two.render(&Conversation::default()).unwrap(), "plain");
+        assert_eq!(two.source(), template);
+    }
+}

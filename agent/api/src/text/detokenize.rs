@@ -1,0 +1,216 @@
+//! Text of a growing answer: what each token adds, as soon as it cannot change any more.
+//!
+//! Byte-level tokens are bytes: they are decoded as they come, and the bytes of an incomplete character wait for the
+//! rest. Other decoders look at neighbours (sentencepiece drops a leading space), so the newest tokens are decoded
+//! together with those before them, and the difference is what is new. Either way a token costs the same however long
+//! the answer is. Invariant: the concatenation of all that is returned is the decoded answer, special tokens left out.
+
+use std::sync::Arc;
+
+use super::Tokenizer;
+
+pub(crate) struct Detokenizer {
+    tokenizer: Arc<Tokenizer>,
+    /// Special tokens that show in the text.
+    shown: Vec<u32>,
+    /// Bytes of a character that is not complete, at most 3.
+    bytes: Vec<u8>,
+    window: Window,
+}
+
+/// Tokens decoded together, where the decoder looks at neighbours.
+#[derive(Default)]
+struct Window {
+    /// Tokens whose text was returned, as context, then those of an incomplete character.
+    tokens: Vec<u32>,
+    /// How many of `tokens` are context.
+    context: usize,
+    /// Text of the context.
+    returned: String,
+}
+
+impl Detokenizer {
+    pub(crate) fn new(tokenizer: Arc<Tokenizer>) -> Self {
+        Self { tokenizer, shown: Vec::new(), bytes: Vec::new(), window: Window::default() }
+    }
+
+    /// Shows these special tokens as they are spelled: marks that the answer's reader looks for.
+    pub(crate) fn showing(self, marks: &[&str]) -> Self {
+        let shown = marks.iter().filter_map(|mark| self.tokenizer.special_token_id(mark)).collect();
+        Self { shown, ..self }
+    }
+
+    /// Takes one more token; returns the text that became certain.
+    pub(crate) fn push(&mut self, id: u32) -> String {
+        if self.tokenizer.is_special(id) {
+            if !self.shown.contains(&id) {
+                return String::new();
+            }
+            // Nothing is spelled across a mark.
+            let before = self.flush();
+            self.window = Window::default();
+            return before + &self.tokenizer.token_text(id);
+        }
+        if self.tokenizer.is_byte_level() {
+            self.bytes.extend(self.tokenizer.token_bytes(id));
+            return take_characters(&mut self.bytes);
+        }
+        self.push_to_window(id)
+    }
+
+    /// Ends the answer: returns what was held back as it is.
+    pub(crate) fn flush(&mut self) -> String {
+        if self.tokenizer.is_byte_level() {
+            let rest = std::mem::take(&mut self.bytes);
+            return String::from_utf8_lossy(&rest).into_owned();
+        }
+        self.window.take(&self.tokenizer)
+    }
+
+    fn push_to_window(&mut self, id: u32) -> String {
+        if let Some(byte) = self.tokenizer.fallback_byte(id) {
+            self.window.tokens.push(id);
+            self.bytes.push(byte);
+            if is_incomplete(&self.bytes) {
+                return String::new();
+            }
+        } else if self.tokenizer.token_bytes(id).is_empty() {
+            // Decoding leaves it out, so it must not become the context of the next token.
+            return String::new();
+        } else {
+            self.window.tokens.push(id);
+        }
+        self.bytes.clear();
+        self.window.take(&self.tokenizer)
+    }
+}
+
+impl Window {
+    /// The text of the tokens beyond the context, which then become the context of the next ones.
+    fn take(&mut self, tokenizer: &Tokenizer) -> String {
+        if self.tokens.len() == self.context {
+            return String::new();
+        }
+        let text = tokenizer.decode(&self.tokens, true);
+        let held = self.tokens.split_off(self.context);
+        self.tokens = held;
+        self.context = self.tokens.len();
+        let alone = tokenizer.decode(&self.tokens, true);
+        // Bytes that turn out to be no character change how those before them are decoded.
+        let new = text.strip_prefix(self.returned.as_str()).unwrap_or(&alone).to_owned();
+        self.returned = alone;
+        new
+    }
+}
+
+/// Whether more bytes could make these a character.
+fn is_incomplete(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
+}
+
+/// Takes the complete characters off the front, and U+FFFD for each run of bytes that is none, as
+/// `String::from_utf8_lossy` does; leaves the bytes of an incomplete one.
+fn take_characters(bytes: &mut Vec<u8>) -> String {
+    let all = std::mem::take(bytes);
+    let mut chunks = all.utf8_chunks().peekable();
+    let mut text = String::new();
+    while let Some(chunk) = chunks.next() {
+        text.push_str(chunk.valid());
+        if chunks.peek().is_none() && is_incomplete(chunk.invalid()) {
+            bytes.extend_from_slice(chunk.invalid());
+        } else if !chunk.invalid().is_empty() {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::text::fixtures;
+
+    /// Streams `ids` and compares with decoding them at once.
+    fn check(tokenizer: Arc<Tokenizer>, ids: &[u32]) {
+        let mut stream = Detokenizer::new(tokenizer.clone());
+        let mut text: String = ids.iter().map(|id| stream.push(*id)).collect();
+        text.push_str(&stream.flush());
+        assert_eq!(text, tokenizer.decode(ids, true), "{ids:?}");
+    }
+
+    const TEXTS: [&str; 6] = [
+        "",
+        "hello world",
+        " leading and trailing ",
+        "naïve café",
+        "日本語 👩‍👩‍👧 ok",
+        "a\n\n\tb  c\u{FFFD}\u{FFFD}\u{FFFD}é",
+    ];
+
+    #[test]
+    fn marks_are_shown() {
+        let tokenizer = fixtures::byte_level();
+        let ids = tokenizer.encode("hello<|end|> wo<|user|>", false).unwrap();
+        let mut stream = Detokenizer::new(tokenizer).showing(&["<|user|>", "no token"]);
+        let text: String = ids.iter().map(|id| stream.push(*id)).collect();
+        assert_eq!(text + &stream.flush(), "hello wo<|user|>");
+    }
+
+    #[test]
+    fn streams_what_decoding_at_once_gives() {
+        for tokenizer in [fixtures::byte_level(), fixtures::sentencepiece()] {
+            for text in TEXTS {
+                let ids = tokenizer.encode(text, false).unwrap();
+                check(tokenizer.clone(), &ids);
+            }
+        }
+    }
+
+    #[test]
+    fn holds_back_an_incomplete_character() {
+        let tokenizer = fixtures::byte_level();
+        let ids = tokenizer.encode("é!", false).unwrap();
+        let mut stream = Detokenizer::new(tokenizer);
+        let pieces: Vec<String> = ids.iter().map(|id| stream.push(*id)).collect();
+        assert_eq!(pieces, ["", "é", "!"]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_character_do_not_wait_for_ever() {
+        let lone = [(fixtures::byte_level(), 0xC3), (fixtures::sentencepiece(), fixtures::byte_id(0xC3))];
+        for (tokenizer, lone) in lone {
+            let mut stream = Detokenizer::new(tokenizer);
+            let text: String = (0..24).map(|_| stream.push(lone)).collect::<String>() + &stream.flush();
+            assert_eq!(text, "\u{FFFD}".repeat(24));
+            assert!(stream.window.tokens.len() <= 4);
+        }
+    }
+
+    #[test]
+    fn ids_without_text_change_nothing() {
+        for tokenizer in [fixtures::byte_level(), fixtures::sentencepiece()] {
+            let mut ids = tokenizer.encode("hello world", false).unwrap();
+            ids.insert(1, 9_999);
+            ids.push(9_999);
+            check(tokenizer, &ids);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_streams_whole(text in "\\PC{0,40}") {
+            for tokenizer in [fixtures::byte_level(), fixtures::sentencepiece()] {
+                let ids = tokenizer.encode(&text, false).unwrap();
+                check(tokenizer.clone(), &ids);
+            }
+        }
+
+        #[test]
+        fn any_bytes_stream_whole(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+            let ids: Vec<u32> = bytes.into_iter().map(u32::from).collect();
+            check(fixtures::byte_level(), &ids);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Stop strings, matched on the text and not on the tokens.
+//!
+//! The first stop string to be complete ends the answer, wherever tokens begin and end. Text is held back only while it
+//! may be the beginning of a match; a match is not returned. Each byte is looked at once per stop string
+//! (Knuth, Morris and Pratt).
+
+/// What one more piece of text came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// Text that can be shown.
+    No(String),
+    /// The last text before a stop string.
+    Yes(String),
+}
+
+/// Watches an answer's text for stop strings.
+pub(crate) struct StopMatcher {
+    patterns: Vec<Pattern>,
+    /// Text not shown yet: the longest beginning of a stop string that it ends with.
+    held: String,
+}
+
+/// A stop string with its failure table and how much of it the text so far ends with.
+struct Pattern {
+    bytes: Vec<u8>,
+    /// For each length of a matched beginning: the longest shorter one that it ends with.
+    fallback: Vec<usize>,
+    matched: usize,
+}
+
+impl StopMatcher {
+    /// Empty stop strings are left out.
+    pub(crate) fn new<'a>(stops: impl IntoIterator<Item = &'a str>) -> Self {
+        let patterns = stops.into_iter().filter(|stop| !stop.is_empty()).map(Pattern::new).collect();
+        Self { patterns, held: String::new() }
+    }
+
+    /// Takes more text of the answer. After [`Stopped::Yes`] the matcher is spent.
+    pub(crate) fn push(&mut self, text: &str) -> Stopped {
+        let start = self.held.len();
+        self.held.push_str(text);
+        for (offset, byte) in text.bytes().enumerate() {
+            let complete = self.patterns.iter_mut().filter_map(|pattern| pattern.step(byte)).max();
+            if let Some(len) = complete {
+                self.held.truncate(start + offset + 1 - len);
+                return Stopped::Yes(std::mem::take(&mut self.held));
+            }
+        }
+        let keep = self.patterns.iter().map(|pattern| pattern.matched).max().unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - keep);
+        Stopped::No(std::mem::replace(&mut self.held, rest))
+    }
+
+    /// Ends the answer: what was held back was no stop string.
+    pub(crate) fn flush(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+impl Pattern {
+    fn new(stop: &str) -> Self {
+        let bytes = stop.as_bytes().to_vec();
+        let mut fallback = vec![0; bytes.len() + 1];
+        let mut len = 0;
+        for end in 1..bytes.len() {
+            while len > 0 && bytes[len] != bytes[end] {
+                len = fallback[len];
+            }
+            if bytes[len] == bytes[end] {
+                len += 1;
+            }
+            fallback[end + 1] = len;
+        }
+        Self { bytes, fallback, matched: 0 }
+    }
+
+    /// Takes one byte; the pattern's length where it is complete.
+    fn step(&mut self, byte: u8) -> Option<usize> {
+        while self.matched > 0 && self.bytes[self.matched] != byte {
+            self.matched = self.fallback[self.matched];
+        }
+        if self.bytes[self.matched] == byte {
+            self.matched += 1;
+        }
+        (self.matched == self.bytes.len()).then_some(self.matched)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Feeds the pieces; returns the shown text and whether a stop string ended it.
+    fn run(stops: &[&str], pieces: &[&str]) -> (String, bool) {
+        let mut matcher = StopMatcher::new(stops.iter().copied());
+        let mut shown = String::new();
+        for piece in pieces {
+            match matcher.push(piece) {
+                Stopped::No(text) => shown.push_str(&text),
+                Stopped::Yes(text) => return (shown + &text, true),
+            }
+        }
+        (shown + &matcher.flush(), false)
+    }
+
+    #[test]
+    fn stops_where_the_first_stop_string_is_complete() {
+        let cases: [(&[&str], &[&str], &str, bool); 10] = [
+            (&[], &["abc"], "abc", false),
+            (&[""], &["abc"], "abc", false),
+            (&["b"], &["abc"], "a", true),
+            (&["END"], &["an E", "N", "D and more"], "an ", true),
+            (&["END"], &["an EN", "EMY"], "an ENEMY", false),
+            (&["aab"], &["a", "a", "a", "b"], "a", true),
+            (&["abcd", "bc"], &["abcd"], "a", true),
+            (&["bc", "abc"], &["xabc"], "x", true),
+            (&["語"], &["日本", "語!"], "日本", true),
+            (&["\n\n"], &["one\n", "two\n", "\nthree"], "one\ntwo", true),
+        ];
+        for (stops, pieces, shown, stopped) in cases {
+            assert_eq!(run(stops, pieces), (shown.to_owned(), stopped), "{stops:?} in {pieces:?}");
+        }
+    }
+
+    #[test]
+    fn holds_text_back_only_while_it_may_match() {
+        let mut matcher = StopMatcher::new(["END"]);
+        let shown = ["an E", "N", "EM", "Y"].map(|piece| matcher.push(piece));
+        assert_eq!(shown, ["an ", "", "ENEM", "Y"].map(|text| Stopped::No(text.into())));
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(text in "[abé]{0,24}", stops in prop::collection::vec("[abé]{1,4}", 0..4), cut in 0usize..24) {
+            let stops: Vec<&str> = stops.iter().map(String::as_str).collect();
+            let cut = text.char_indices().map(|(at, _)| at).nth(cut).unwrap_or(text.len());
+            let whole = run(&stops, &[&text]);
+            prop_assert_eq!(&run(&stops, &[&text[..cut], &text[cut..]]), &whole);
+            let pieces: Vec<&str> = text.split_inclusive(|_| true).collect();
+            prop_assert_eq!(run(&stops, &pieces), whole);
+        }
+    }
+}

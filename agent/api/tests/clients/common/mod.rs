@@ -1,0 +1,156 @@
+//! Both client APIs over real sockets, with a script in the head's place.
+
+mod tokenizers;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lockstep_api::{
+    Alive, Api, Command, Event, FinishReason, GenerationDefaults, Inference, Metrics, ModelText, ServeError,
+    Submission, Text, serve_grpc, serve_http,
+};
+use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
+use lockstep_schedule::plan::TokenLogprobs;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use tokenizers::{BYTE_LEVEL_VOCAB, END, byte_level_json};
+
+/// Tokens of context of the model that the tests serve.
+pub const CONTEXT: u32 = 512;
+
+/// Shows tools only in so far as the server can tell from it how the model calls them, and thinks.
+const TEMPLATE: &str = "{% if tools %}{# <tool_call> … </think> #}{% endif %}{% for m in messages %}\
+    {% if m.role not in ['system', 'user', 'assistant', 'tool'] %}\
+    {{ raise_exception('unknown role ' + m.role) }}{% endif %}<|user|>{{ m.content }}{% endfor %}";
+
+/// What the script does with a prompt; anything else is answered with the prompt itself.
+pub const SLOW: &str = "slow";
+pub const FULL: &str = "full";
+pub const LOST: &str = "lost";
+pub const BREAK: &str = "break";
+pub const DRAIN: &str = "drain";
+
+/// Both endpoints, the status that they show, and how requests ended.
+pub struct Endpoint {
+    pub http: SocketAddr,
+    pub grpc: SocketAddr,
+    pub status: watch::Sender<ClusterStatus>,
+    pub seen: Arc<Mutex<Vec<Submission>>>,
+    /// Ids of requests whose stream was dropped before its end.
+    pub cancelled: mpsc::Receiver<String>,
+    pub shutdown: CancellationToken,
+    pub served: Vec<tokio::task::JoinHandle<()>>,
+}
+
+pub fn serving() -> ClusterStatus {
+    let rank = |rank| RankStatus { rank, node: rank, phase: Phase::Serving.into(), ..Default::default() };
+    ClusterStatus {
+        cluster_id: "test".into(),
+        epoch: 1,
+        ready: true,
+        accepting: true,
+        world_size: 2,
+        ranks: vec![rank(0), rank(1)],
+        ..Default::default()
+    }
+}
+
+pub async fn start() -> Endpoint {
+    let (commands, receiver) = mpsc::channel(16);
+    let (status, watched) = watch::channel(serving());
+    let (report, cancelled) = mpsc::channel(16);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let text = Text::new(ModelText {
+        tokenizer_json: byte_level_json(),
+        chat_template: Some(TEMPLATE.into()),
+        vocab_size: BYTE_LEVEL_VOCAB,
+        context_length: CONTEXT,
+        eos_token_ids: vec![END],
+        generation: GenerationDefaults { do_sample: Some(false), ..Default::default() },
+        ..Default::default()
+    })
+    .unwrap();
+    tokio::spawn(play(receiver, text.clone(), seen.clone(), report));
+    let model =
+        ModelInfo { name: "tiny".into(), context_length: CONTEXT, has_chat_template: true, ..Default::default() };
+    let api = Api::new(Inference::new(commands, watched, Alive::default()), model, text, Metrics::new());
+    let shutdown = CancellationToken::new();
+    let (http_listener, grpc_listener) = (listener().await, listener().await);
+    let (http, grpc) = (http_listener.local_addr().unwrap(), grpc_listener.local_addr().unwrap());
+    let served = vec![
+        tokio::spawn(serve_http(http_listener, api.clone(), shutdown.clone())),
+        tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { serve_grpc(grpc_listener, api, shutdown).await.unwrap() }
+        }),
+    ];
+    Endpoint { http, grpc, status, seen, cancelled, shutdown, served }
+}
+
+async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// The head's part: refuses, breaks or echoes, as the prompt says.
+async fn play(
+    mut commands: mpsc::Receiver<Command>,
+    text: Text,
+    seen: Arc<Mutex<Vec<Submission>>>,
+    cancelled: mpsc::Sender<String>,
+) {
+    while let Some(Command::Submit { submission, events, accepted }) = commands.recv().await {
+        seen.lock().unwrap().push(submission.clone());
+        let prompt = text.tokenizer().decode(&submission.prompt, true);
+        let lost = || ServeError::Unavailable { reason: "rank 1 is lost".into(), retry_after_s: 7 };
+        let verdict = match prompt.as_str() {
+            FULL => Err(ServeError::Full { limit: 3, retry_after_s: 2 }),
+            LOST => Err(lost()),
+            _ => Ok(()),
+        };
+        let refused = verdict.is_err();
+        let _ = accepted.send(verdict);
+        if !refused {
+            tokio::spawn(answer(prompt, submission, events, cancelled.clone(), lost()));
+        }
+    }
+}
+
+async fn answer(
+    prompt: String,
+    submission: Submission,
+    events: mpsc::Sender<Event>,
+    cancelled: mpsc::Sender<String>,
+    lost: ServeError,
+) {
+    let slow = prompt == SLOW;
+    let _ = events.send(Event::Started { cached_tokens: 2 }).await;
+    let (mut sent, mut end) = (0, FinishReason::Stop);
+    for id in submission.prompt.iter().copied().cycle() {
+        if !slow && sent as usize == submission.prompt.len() {
+            break;
+        }
+        if sent == submission.max_tokens {
+            end = FinishReason::Length;
+            break;
+        }
+        if slow {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let top = |count| vec![(id, -0.5), (u32::from(b'x'), -1.5)].into_iter().take(count as usize).collect();
+        let logprobs = submission.sampling.logprobs.map(|count| TokenLogprobs { chosen: -0.5, top: top(count) });
+        if events.send(Event::Token { id, logprobs }).await.is_err() {
+            let _ = cancelled.send(submission.request_id).await;
+            return;
+        }
+        sent += 1;
+    }
+    let last = match prompt.as_str() {
+        BREAK => Event::Failed(lost),
+        DRAIN => Event::Finished(FinishReason::Cancelled),
+        _ => Event::Finished(end),
+    };
+    let _ = events.send(last).await;
+}

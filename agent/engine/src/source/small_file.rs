@@ -1,0 +1,50 @@
+//! Files that are small by nature: keys, certificates, tokens, settings.
+
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use super::open_regular;
+
+/// The bytes of the file at `path`, or of the one that links lead to.
+///
+/// # Errors
+/// The operating system's; `InvalidInput` for a pipe, a device or a folder, at once; `FileTooLarge` where there are more
+/// than `most` bytes, of which no more are read.
+pub fn read_small_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn no_more_is_read_than_asked_for() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "12345").unwrap();
+        assert_eq!(read_small_file(file.path(), 5).unwrap(), b"12345");
+        assert_eq!(read_small_file(file.path(), 4).unwrap_err().to_string(), "it is larger than 4 bytes");
+    }
+
+    #[test]
+    fn what_need_not_end_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        // Opened for both, so that neither this nor a reader waits for the other end.
+        let mut pipe = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        pipe.write_all(b"12345").unwrap();
+        for (path, what) in [(path.as_path(), "a pipe"), (Path::new("/dev/zero"), "a device")] {
+            let told = read_small_file(path, 4).unwrap_err().to_string();
+            assert!(told.starts_with(&format!("it is {what}")), "{told}");
+        }
+        drop(pipe);
+        assert_eq!(read_small_file(&path, 4).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,189 @@
+//! A model of the hub as the weightless head reads it: small files from the cache, headers of weights by ranges.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::stream::{self, StreamExt as _};
+use lockstep_engine::EngineError;
+use lockstep_engine::source::{FolderFiles, MAX_WHOLE_FILE, ModelFiles};
+use reqwest::StatusCode;
+use tokio::runtime::Handle;
+
+use crate::client::{Ask, in_words};
+use crate::error::Failure;
+use crate::model::{HubModel, Repository};
+use crate::progress::Meter;
+use crate::retry::Backoff;
+use crate::{Hub, HubError, HubFile, Snapshot};
+
+/// Bytes that are fetched of a file at a time: most headers of weights are smaller.
+const BLOCK: u64 = 256 << 10;
+/// Blocks in memory, 128 MiB; more than the headers of any model, and where it is not, some are fetched again.
+const MAX_BLOCKS: usize = 512;
+
+/// Blocks by file and index.
+type Blocks = HashMap<(String, u64), Arc<[u8]>>;
+
+/// The files of one snapshot. Reading blocks, so it is not for the runtime's own threads.
+#[derive(Debug)]
+pub struct RemoteFiles {
+    source: String,
+    repository: Repository,
+    commit: String,
+    hub: Arc<Hub>,
+    runtime: Handle,
+    files: HashMap<String, HubFile>,
+    folder: FolderFiles,
+    /// Names of those that are in the folder.
+    local: HashSet<String>,
+    blocks: Mutex<Blocks>,
+    bytes_read: AtomicU64,
+}
+
+impl RemoteFiles {
+    /// Fetches configuration, tokenizer and templates; what else is in the cache is read from there too.
+    ///
+    /// # Errors
+    /// The hub's, and the disk's.
+    pub async fn open(hub: Arc<Hub>, model: &HubModel, snapshot: &Snapshot) -> Result<Arc<Self>, HubError> {
+        let store = hub.store(&model.repository);
+        let small: Vec<HubFile> = snapshot.files.iter().filter(|file| is_read_whole(file)).cloned().collect();
+        let path = hub.download(&model.repository, &snapshot.commit, &small, &Meter::new().0).await?;
+        std::fs::create_dir_all(&path).map_err(|cause| HubError::disk(&path, cause))?;
+        let source = format!("hf://{}", model.repository);
+        let folder = FolderFiles::open(&source, &path).map_err(|error| HubError::Ended(error.to_string()))?;
+        let mut local = HashSet::new();
+        for file in &snapshot.files {
+            if is_read_whole(file) || store.has(&snapshot.commit, file)? {
+                local.insert(file.name.clone());
+            }
+        }
+        Ok(Arc::new(Self {
+            source,
+            repository: model.repository.clone(),
+            commit: snapshot.commit.clone(),
+            runtime: Handle::current(),
+            files: snapshot.files.iter().map(|file| (file.name.clone(), file.clone())).collect(),
+            folder,
+            local,
+            blocks: Mutex::default(),
+            bytes_read: AtomicU64::new(0),
+            hub,
+        }))
+    }
+
+    /// Fetches the first block of each of `names` at once: one after the other, the headers of many files take long.
+    ///
+    /// # Errors
+    /// The hub's.
+    pub async fn read_ahead(&self, names: &[String]) -> Result<(), HubError> {
+        let wanted = names.iter().filter(|name| !self.local.contains(*name)).filter_map(|name| self.files.get(name));
+        let blocks = wanted.map(|file| async move { self.block(file, 0).await.map(drop) });
+        let mut blocks = stream::iter(blocks).buffer_unordered(self.hub.client.limits.connections);
+        while let Some(done) = blocks.next().await {
+            done?;
+        }
+        Ok(())
+    }
+
+    async fn block(&self, file: &HubFile, index: u64) -> Result<Arc<[u8]>, HubError> {
+        let key = (file.name.clone(), index);
+        let kept = self.blocks.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(block) = kept {
+            return Ok(block);
+        }
+        let start = index * BLOCK;
+        let block: Arc<[u8]> = self.range(file, start..(start + BLOCK).min(file.size)).await?.into();
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocks.len() >= MAX_BLOCKS {
+            blocks.clear();
+        }
+        blocks.insert(key, block.clone());
+        Ok(block)
+    }
+
+    async fn range(&self, file: &HubFile, range: Range<u64>) -> Result<Vec<u8>, HubError> {
+        let client = &self.hub.client;
+        let parts = self.repository.as_str().split('/').chain(["resolve", self.commit.as_str()]);
+        let url = client.url(parts.chain(file.name.split('/')));
+        let what = format!("{} of {}", file.name, self.source);
+        let mut backoff = Backoff::new(client.limits.retry);
+        loop {
+            let ask = Ask { what: &what, url: url.clone(), range: Some(range.clone()), if_range: None };
+            let (reason, after) = match read(client.try_get(&ask).await, &range).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again { reason, after }) => (reason, after),
+            };
+            client.pause(&mut backoff, &what, reason, after).await?;
+        }
+    }
+
+    fn read_remote(&self, file: &HubFile, offset: u64, buffer: &mut [u8]) -> Result<(), HubError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = offset + filled as u64;
+            let block = self.runtime.block_on(self.block(file, at / BLOCK))?;
+            let from = (at % BLOCK) as usize;
+            let length = (block.len() - from).min(buffer.len() - filled);
+            buffer[filled..filled + length].copy_from_slice(&block[from..from + length]);
+            filled += length;
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of `range` from an answer that is them, or all of the file.
+async fn read(answer: Result<crate::client::Answer, Failure>, range: &Range<u64>) -> Result<Vec<u8>, Failure> {
+    let mut response = answer?.response;
+    let mut skip = if response.status() == StatusCode::PARTIAL_CONTENT { 0 } else { range.start };
+    let length = range.end - range.start;
+    let mut bytes = Vec::with_capacity(length as usize);
+    while (bytes.len() as u64) < length {
+        let chunk = response.chunk().await.map_err(|error| Failure::again(in_words(error)))?;
+        let chunk = chunk.ok_or_else(|| Failure::again("the answer was cut"))?;
+        let skipped = skip.min(chunk.len() as u64);
+        skip -= skipped;
+        let missing = (length - bytes.len() as u64).min(chunk.len() as u64 - skipped);
+        bytes.extend_from_slice(&chunk[skipped as usize..(skipped + missing) as usize]);
+    }
+    Ok(bytes)
+}
+
+/// Configuration, tokenizer, templates, the index of the weights: what the head reads to its end.
+fn is_read_whole(file: &HubFile) -> bool {
+    let kinds = [".json", ".jinja"];
+    !file.name.contains('/') && kinds.iter().any(|kind| file.name.ends_with(kind)) && file.size <= MAX_WHOLE_FILE
+}
+
+impl ModelFiles for RemoteFiles {
+    fn source(&self) -> &str {
+        &self.source
+    }
+
+    fn size(&self, name: &str) -> Result<Option<u64>, EngineError> {
+        Ok(self.files.get(name).map(|file| file.size))
+    }
+
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
+        if self.local.contains(name) {
+            return self.folder.read_at(name, offset, buffer);
+        }
+        let missing = || EngineError::Missing { file: name.into(), origin: self.source.clone() };
+        let file = self.files.get(name).ok_or_else(missing)?;
+        let expected = offset.saturating_add(buffer.len() as u64);
+        if expected > file.size {
+            return Err(EngineError::Truncated { file: name.into(), size: file.size, expected });
+        }
+        let io = |error| EngineError::Io { file: name.into(), cause: std::io::Error::other(error) };
+        self.read_remote(file, offset, buffer).map_err(io)?;
+        self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed) + self.folder.bytes_read()
+    }
+}

@@ -1,0 +1,292 @@
+//! One model's part of the cache, in the layout that Hugging Face's own libraries share:
+//!
+//! ```text
+//! models--org--name/refs/REVISION            the commit that it was last
+//!                   snapshots/COMMIT/NAME    a link to the blob of that file
+//!                   blobs/DIGEST             the content
+//! .locks/models--org--name/DIGEST.lock       held by whoever fetches that blob
+//! ```
+//!
+//! What is there is whole and was checked: files come in by a rename. Processes of one machine, or of several that
+//! mount one volume, may work on one cache at the same time.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::{Component, Path, PathBuf};
+
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use lockstep_engine::source::{open_regular, read_small_file};
+
+use crate::content::ContentId;
+use crate::error::HubError;
+use crate::listing::{HubFile, MAX_FILES, is_file_name};
+use crate::model::{Repository, Revision, is_commit};
+
+/// Folders inside one another that a snapshot may have.
+const MAX_DEPTH: usize = 8;
+/// Longest content of a file of `refs/`.
+const MAX_REF: u64 = 256;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    cache: PathBuf,
+    /// Name of the model's folder.
+    folder: String,
+    repository: Repository,
+}
+
+impl Store {
+    pub(crate) fn new(cache: PathBuf, repository: &Repository) -> Self {
+        let folder = Repo::model(repository.to_string()).folder_name();
+        Self { cache, folder, repository: repository.clone() }
+    }
+
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    fn root(&self) -> PathBuf {
+        self.cache.join(&self.folder)
+    }
+
+    fn repo(&self) -> CacheRepo {
+        Cache::new(self.cache.clone()).repo(Repo::new(self.repository.to_string(), RepoType::Model))
+    }
+
+    /// Folder of the files of `commit`.
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.repo().pointer_path(commit)
+    }
+
+    pub(crate) fn blob(&self, id: &ContentId) -> PathBuf {
+        self.root().join("blobs").join(id.as_str())
+    }
+
+    /// Where a blob grows; not the name that other libraries give theirs, whose bytes come in order.
+    pub(crate) fn partial(&self, id: &ContentId) -> PathBuf {
+        self.root().join("blobs").join(format!("{id}.parts"))
+    }
+
+    /// Whether `file` of `commit` is there and whole.
+    ///
+    /// # Errors
+    /// The operating system's, for a file that must be read because no link tells its content.
+    pub(crate) fn has(&self, commit: &str, file: &HubFile) -> Result<bool, HubError> {
+        let path = self.snapshot(commit).join(&file.name);
+        let Ok(metadata) = fs::metadata(&path) else { return Ok(false) };
+        if !metadata.is_file() || metadata.len() != file.size {
+            return Ok(false);
+        }
+        if linked_id(&path).as_ref() == Some(&file.id) {
+            return Ok(true);
+        }
+        // Where links could not be made, files were copied: what they hold is known by reading them.
+        let mut content = open_regular(&path).map_err(|cause| HubError::disk(&path, cause))?;
+        let found = file.id.of_same_kind(&mut content, file.size, &mut |_| ());
+        found.map(|found| found == file.id).map_err(|cause| HubError::disk(&path, cause))
+    }
+
+    /// Whether the blob is there, from this model's other commits or from another process.
+    pub(crate) fn has_blob(&self, file: &HubFile) -> bool {
+        fs::metadata(self.blob(&file.id)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == file.size)
+    }
+
+    /// Makes `file` of `commit` point to its blob.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn link(&self, commit: &str, file: &HubFile) -> Result<(), HubError> {
+        let path = self.snapshot(commit).join(&file.name);
+        let depth = file.name.split('/').count() + 1;
+        let target: PathBuf =
+            std::iter::repeat_n("..", depth).chain(["blobs", file.id.as_str()]).collect::<Vec<_>>().join("/").into();
+        replace(&path, |temporary| std::os::unix::fs::symlink(&target, temporary))
+    }
+
+    /// The commit that `revision` was when it was last asked for.
+    pub(crate) fn read_ref(&self, revision: &Revision) -> Option<String> {
+        let path = self.root().join("refs").join(revision.as_str());
+        let text = String::from_utf8(read_small_file(&path, MAX_REF).ok()?).ok()?;
+        let commit = text.trim().to_owned();
+        is_commit(&commit).then_some(commit)
+    }
+
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn write_ref(&self, revision: &Revision, commit: &str) -> Result<(), HubError> {
+        if revision.commit().is_some() || self.read_ref(revision).as_deref() == Some(commit) {
+            return Ok(());
+        }
+        let path = self.root().join("refs").join(revision.as_str());
+        replace(&path, |temporary| File::create(temporary)?.write_all(commit.as_bytes()))
+    }
+
+    /// Takes the lock of a blob; `None` while another process has it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(crate) fn try_lock(&self, id: &ContentId) -> Result<Option<Lock>, HubError> {
+        let path = self.cache.join(".locks").join(&self.folder).join(format!("{id}.lock"));
+        make_folder_of(&path)?;
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = file.map_err(|cause| HubError::disk(&path, cause))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(cause)) => Err(HubError::disk(&path, cause)),
+        }
+    }
+
+    /// The files of `commit` that are in the cache, with their digests.
+    ///
+    /// # Errors
+    /// The operating system's, and [`HubError::Answer`] for more files than a model has.
+    pub(crate) fn listed(&self, commit: &str) -> Result<Vec<HubFile>, HubError> {
+        let mut files = Vec::new();
+        self.walk(&self.snapshot(commit), "", 0, &mut files)?;
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(files)
+    }
+
+    fn walk(&self, folder: &Path, prefix: &str, depth: usize, files: &mut Vec<HubFile>) -> Result<(), HubError> {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(|cause| HubError::disk(folder, cause))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(|cause| HubError::disk(folder, cause))?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let (name, path) = (format!("{prefix}{name}"), entry.path());
+            // A link whose blob is gone is no file.
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            if metadata.is_dir() && depth < MAX_DEPTH {
+                self.walk(&path, &format!("{name}/"), depth + 1, files)?;
+            } else if metadata.is_file() && is_file_name(&name) {
+                if files.len() >= MAX_FILES {
+                    let (what, reason) = (self.repository.to_string(), format!("more than {MAX_FILES} files"));
+                    return Err(HubError::Answer { what, reason });
+                }
+                files.push(HubFile { id: id_of(&path)?, name, size: metadata.len() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Held until it is dropped or the process ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// The digest that a link into `blobs/` names.
+fn linked_id(path: &Path) -> Option<ContentId> {
+    let target = fs::read_link(path).ok()?;
+    let mut parts = target.components().rev();
+    let Some(Component::Normal(name)) = parts.next() else { return None };
+    (parts.next()? == Component::Normal("blobs".as_ref())).then(|| name.to_str()?.parse().ok()).flatten()
+}
+
+fn id_of(path: &Path) -> Result<ContentId, HubError> {
+    if let Some(id) = linked_id(path) {
+        return Ok(id);
+    }
+    let read = || ContentId::sha256(&mut open_regular(path)?);
+    read().map_err(|cause| HubError::disk(path, cause))
+}
+
+/// Makes the folder that `path` lies in.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn make_folder_of(path: &Path) -> Result<(), HubError> {
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).map_err(|cause| HubError::disk(folder, cause))
+}
+
+/// Puts what `make` makes in the place of `path`, at once.
+fn replace(path: &Path, make: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), HubError> {
+    make_folder_of(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}", uuid::Uuid::new_v4().simple()));
+    let made = make(&temporary).and_then(|()| fs::rename(&temporary, path));
+    made.map_err(|cause| {
+        fs::remove_file(&temporary).ok();
+        HubError::disk(path, cause)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    const HELLO: &str = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(folder.path().join("hub"), &"org/name".parse().unwrap());
+        (folder, store)
+    }
+
+    fn hello(name: &str) -> HubFile {
+        HubFile { name: name.into(), size: 6, id: HELLO.parse().unwrap() }
+    }
+
+    #[test]
+    fn the_layout_is_the_hubs_own() {
+        let (folder, store) = store();
+        let root = folder.path().join("hub/models--org--name");
+        let file = hello("nested/a.json");
+        assert_eq!(store.blob(&file.id), root.join("blobs").join(HELLO));
+        assert!(!store.has_blob(&file) && !store.has(COMMIT, &file).unwrap());
+        make_folder_of(&store.blob(&file.id)).unwrap();
+        fs::write(store.blob(&file.id), "hello\n").unwrap();
+        store.link(COMMIT, &file).unwrap();
+        store.link(COMMIT, &file).unwrap();
+        let link = root.join("snapshots").join(COMMIT).join("nested/a.json");
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("../../../blobs").join(HELLO));
+        assert_eq!(fs::read_to_string(&link).unwrap(), "hello\n");
+        assert!(store.has_blob(&file) && store.has(COMMIT, &file).unwrap());
+        assert!(!store.has(COMMIT, &HubFile { size: 7, ..file.clone() }).unwrap());
+        let main = Revision::default();
+        assert_eq!(store.read_ref(&main), None);
+        store.write_ref(&main, COMMIT).unwrap();
+        assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
+        assert_eq!(store.read_ref(&main).as_deref(), Some(COMMIT));
+        assert_eq!(store.listed(COMMIT).unwrap(), [file]);
+    }
+
+    #[test]
+    fn copied_files_are_known_by_their_content() {
+        let (_folder, store) = store();
+        let snapshot = store.snapshot(COMMIT);
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::write(snapshot.join("a.json"), "hello\n").unwrap();
+        fs::write(snapshot.join("b.json"), "jello\n").unwrap();
+        std::os::unix::fs::symlink("../../blobs/gone", snapshot.join("c.json")).unwrap();
+        assert!(store.has(COMMIT, &hello("a.json")).unwrap());
+        assert!(!store.has(COMMIT, &hello("b.json")).unwrap());
+        let listed = store.listed(COMMIT).unwrap();
+        assert_eq!(listed.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["a.json", "b.json"]);
+        assert_eq!(listed[0], hello("a.json"));
+    }
+
+    #[test]
+    fn a_lock_has_one_owner() {
+        let (_folder, store) = store();
+        let id = hello("a").id;
+        let lock = store.try_lock(&id).unwrap().expect("nobody has it");
+        assert!(store.try_lock(&id).unwrap().is_none());
+        drop(lock);
+        assert!(store.try_lock(&id).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let store = Store::new(file.path().join("hub"), &"org/name".parse().unwrap());
+        let told = store.try_lock(&hello("a").id).unwrap_err().to_string();
+        assert!(told.contains(&file.path().display().to_string()), "{told}");
+    }
+}
