@@ -7,7 +7,9 @@
 
 pub mod backoff;
 pub mod chat;
+pub mod choices;
 pub mod errors;
+pub mod limits;
 pub mod names;
 
 /// `lockstep.v1`: what clients call.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use lockstep_api::{ChatMessage, Conversation, ModelText, Text, ToolCall};
 use lockstep_collectives::{Grid, solo::Solo};
 use lockstep_engine::config::ModelConfig;
-use lockstep_engine::{DTypeChoice, Devices, EngineError, ModelFiles, Quantization, Runner, RunnerConfig};
+use lockstep_engine::{Devices, EngineError, ModelFiles, Runner, RunnerConfig};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, StepPlan};
 use lockstep_tests::group::fixture;
 use serde_json::json;
@@ -142,8 +142,8 @@ const BLOCKS: u32 = 64;
 fn runner(files: Arc<dyn ModelFiles>) -> Result<Runner, EngineError> {
     let config = RunnerConfig {
         files,
-        dtype: DTypeChoice::Auto,
-        quantization: Quantization::None,
+        dtype: None,
+        quantization: None,
         grid: Grid::new(0, 1, 1).expect("one rank"),
         block_size: 1,
         context_length: None,

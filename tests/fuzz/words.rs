@@ -1,12 +1,12 @@
 //! What users write: command lines, variables, `RING_CONFIG`, an InferenceCluster, a conversation.
 
 use lockstep_agent::config::{Build, Environment, parse, resolve};
-use lockstep_engine::Quantization;
 use lockstep_operator::plan::{self, Addresses};
 use lockstep_operator::reconcile::build::{cluster_objects, group_objects};
 use lockstep_operator::reconcile::validate::{Defaults, validate};
 use lockstep_operator::resource::InferenceCluster;
 use lockstep_proto::chat::{self, Input};
+use lockstep_proto::choices::Quantization;
 
 const ON_CPU: Build = Build { nccl: false, visible_devices: 0 };
 

@@ -1,12 +1,12 @@
 //! One rank alone, measured: load, prefill, decode.
 //!
-//! `cargo run --release -p lockstep-engine --example throughput -- SOURCE [THREADS] [SEQUENCES] [PROMPT] [ANSWER] [ISQ]`
+//! `cargo run --release -p lockstep-engine --example throughput -- SOURCE [THREADS] [SEQUENCES] [PROMPT] [ANSWER] [q8_0|q4_k]`
 
 use std::time::{Duration, Instant};
 
 use lockstep_collectives::RankGroup;
 use lockstep_collectives::solo::Solo;
-use lockstep_engine::{DTypeChoice, Devices, EngineError, Runner, RunnerConfig, open};
+use lockstep_engine::{BlockFormat, Devices, EngineError, Runner, RunnerConfig, open};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 
 const BLOCK_SIZE: u32 = 16;
@@ -22,8 +22,8 @@ fn main() -> Result<(), EngineError> {
     let start = Instant::now();
     let config = RunnerConfig {
         files: open(source)?,
-        dtype: DTypeChoice::Auto,
-        quantization: arguments.get(5).map_or("", String::as_str).parse()?,
+        dtype: None,
+        quantization: arguments.get(5).map(|name| parse_format(name)).transpose()?,
         grid: RankGroup::solo().into(),
         block_size: BLOCK_SIZE,
         context_length: None,
@@ -72,4 +72,9 @@ fn main() -> Result<(), EngineError> {
     let rate = f64::from(sequences) * decode.len() as f64 / total.as_secs_f64();
     println!("decode: {rate:.1} tokens/s, best step {:.2} ms", best.as_secs_f64() * 1e3);
     Ok(())
+}
+
+fn parse_format(name: &str) -> Result<BlockFormat, EngineError> {
+    let format = [BlockFormat::Q8_0, BlockFormat::Q4K].into_iter().find(|format| format.name() == name);
+    format.ok_or_else(|| EngineError::Usage(format!("the format `{name}` is not q8_0 or q4_k")))
 }

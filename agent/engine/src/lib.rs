@@ -17,19 +17,19 @@ mod loader;
 mod models;
 mod open;
 mod placement;
-mod quantization;
 mod runner;
 mod sampler;
 mod shard;
 pub mod source;
 mod weights;
 
+pub use candle_core::DType;
 pub use describe::{ModelDescription, WeightFacts, describe, weight_facts};
 pub use error::EngineError;
+pub use lockstep_kernels::BlockFormat;
 pub use open::open;
 pub use placement::{Accelerator, Devices, PlacedLayers};
-pub use quantization::Quantization;
-pub use runner::{DTypeChoice, ModelFacts, Runner, RunnerConfig, StepWithLogits};
+pub use runner::{ModelFacts, Runner, RunnerConfig, StepWithLogits};
 pub use source::{ModelFile, ModelFiles, resolve, verify};
 pub use weights::check_safetensors;
 

@@ -6,11 +6,11 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Matrix};
 
+use crate::EngineError;
 use crate::entry::unrounded;
 use crate::placement::Placement;
 use crate::shard::Shard;
 use crate::weights::Weights;
-use crate::{EngineError, Quantization};
 
 /// What is the same for all layers of one load.
 pub struct LoadOptions<'a> {
@@ -20,7 +20,7 @@ pub struct LoadOptions<'a> {
     /// Of the matrices; vectors are f32.
     pub dtype: DType,
     /// Of the matrices that are stored in floating point.
-    pub quantization: Quantization,
+    pub quantization: Option<BlockFormat>,
     /// Hears bytes read and bytes in all.
     pub progress: RefCell<&'a mut dyn FnMut(u64, u64)>,
     pub bytes_total: u64,
@@ -157,7 +157,7 @@ impl<'a> Loader<'a> {
 
     /// What matrices are quantized to here that are stored in floating point.
     fn format(&self) -> Option<BlockFormat> {
-        self.options.quantization.format().filter(|_| !self.exact)
+        self.options.quantization.filter(|_| !self.exact)
     }
 
     /// Some columns of a matrix in the order that the device multiplies in, quantized where that is asked for.

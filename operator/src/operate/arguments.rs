@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use lockstep_proto::choices::LogFormat;
 
 /// Keep InferenceClusters of a Kubernetes as their specs ask.
 #[derive(Debug, Parser)]
@@ -35,7 +37,7 @@ pub struct RunOptions {
     #[arg(long, env = "LOCKSTEP_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
     /// Form of the logs
-    #[arg(long, env = "LOCKSTEP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, env = "LOCKSTEP_LOG_FORMAT", default_value_t = LogFormat::Text, value_parser = log_formats())]
     pub log_format: LogFormat,
     /// Change things without holding a lease; only where no second operator runs
     #[arg(long)]
@@ -55,8 +57,8 @@ pub struct RunOptions {
     pub concurrency: u16,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    Text,
-    Json,
+/// Returns the parser of `--log-format`, which lists its values in the help.
+fn log_formats() -> impl TypedValueParser<Value = LogFormat> {
+    PossibleValuesParser::new(LogFormat::ALL.iter().map(|format| format.as_str()))
+        .try_map(|name| name.parse::<LogFormat>())
 }

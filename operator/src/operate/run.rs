@@ -13,13 +13,14 @@ use kube::runtime::events::Reporter;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt as _};
 use lockstep_proto::backoff::Backoff;
+use lockstep_proto::choices::LogFormat;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::arguments::{LogFormat, RunOptions};
+use super::arguments::RunOptions;
 use super::election::Election;
 use super::server;
 use crate::heads::Heads;

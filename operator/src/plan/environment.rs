@@ -2,10 +2,11 @@
 //! settings of the service. Workers learn these settings from the head. A worker's environment has only its place in the
 //! group and the head's address.
 
+use lockstep_proto::choices::Quantization;
 use lockstep_proto::names::{env, port};
 
 use super::{Addresses, EnvVar, Names, Role, world_size};
-use crate::resource::{InferenceClusterSpec, Quantization};
+use crate::resource::InferenceClusterSpec;
 
 /// Field of a pod that holds its ordinal. A StatefulSet sets this label on each of its pods.
 const POD_INDEX: &str = "metadata.labels['apps.kubernetes.io/pod-index']";

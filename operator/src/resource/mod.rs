@@ -23,10 +23,7 @@ pub use pods::{
     PlacementPolicy, ServiceSpec, ServiceType, UpdateStrategy, Variable,
 };
 pub use status::InferenceClusterStatus;
-pub use types::{
-    Backend, DType, InferenceCluster, InferenceClusterSpec, Model, Overlay, Parallelism, Quantization, SecretKeyRef,
-    Serving,
-};
+pub use types::{Backend, InferenceCluster, InferenceClusterSpec, Model, Overlay, Parallelism, SecretKeyRef, Serving};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

@@ -3,6 +3,8 @@
 //! remedy. An enum holds only values that work today.
 
 use kube::{CustomResource, KubeSchema};
+use lockstep_proto::choices::{DType, Quantization};
+use lockstep_proto::limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -74,11 +76,11 @@ pub struct InferenceClusterSpec {
     /// Number of worker pods of each group, beside its head pod. From 0 to 1023. A group may have at most 1024 ranks.
     /// Default: 0.
     #[serde(default)]
-    #[schemars(range(min = 0, max = 1023), extend("format" = "int32"))]
+    #[schemars(range(min = 0, max = limits::MAX_WORLD_SIZE - 1), extend("format" = "int32"))]
     pub workers: u32,
     /// Number of ranks in each pod of a group, the head pod included. Each rank has one device. From 1 to 64. Default: 1.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 64), extend("format" = "int32"))]
+    #[schemars(range(min = 1, max = limits::MAX_LOCAL_WORLD_SIZE), extend("format" = "int32"))]
     pub devices_per_node: u32,
     /// Division of the model among the ranks of a group.
     #[serde(default)]
@@ -237,7 +239,7 @@ pub struct Parallelism {
     /// Number of pipeline stages. It must divide the number of ranks of a group. The tensor-parallel size is
     /// (1 + workers) * devicesPerNode / pipeline. From 1 to 64. Default: 1.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 64), extend("format" = "int32"))]
+    #[schemars(range(min = 1, max = limits::MAX_STAGES), extend("format" = "int32"))]
     pub pipeline: u32,
 }
 
@@ -257,16 +259,16 @@ impl Default for Parallelism {
 pub struct Serving {
     /// Largest number of sequences in one step. From 1 to 4096. Default: 64.
     #[serde(default = "max_num_seqs")]
-    #[schemars(range(min = 1, max = 4096), extend("format" = "int32"))]
+    #[schemars(range(min = 1, max = limits::MAX_NUM_SEQS), extend("format" = "int32"))]
     pub max_num_seqs: u32,
     /// Largest number of tokens in one step, prompts and answers together. At least maxNumSeqs. From 1 to 1048576.
     /// Default: 4096.
     #[serde(default = "max_num_batched_tokens")]
-    #[schemars(range(min = 1, max = 1_048_576), extend("format" = "int32"))]
+    #[schemars(range(min = 1, max = limits::MAX_NUM_BATCHED_TOKENS), extend("format" = "int32"))]
     pub max_num_batched_tokens: u32,
     /// Largest number of tokens of a prompt and its answer together. From 1 to 16777216. Default: the model's own limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 16_777_216), extend("format" = "int32"))]
+    #[schemars(range(min = 1, max = limits::MAX_CONTEXT_LENGTH), extend("format" = "int32"))]
     pub context_length: Option<u32>,
     /// Memory of each rank for keys and values: a share of the free memory (1% to 100%) or an amount in Ki, Mi, Gi or Ti
     /// (e.g. 512Mi, 8Gi). Default: 90%.
@@ -309,54 +311,6 @@ pub enum Backend {
     Ring,
 }
 
-/// DType is the data type of weights in memory.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum DType {
-    #[default]
-    Auto,
-    F32,
-    Bf16,
-    F16,
-}
-
-impl DType {
-    /// Returns the value in the agent's environment.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-        }
-    }
-}
-
-/// Quantization is the format of quantized weights.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Quantization {
-    #[default]
-    #[serde(rename = "none")]
-    None,
-    #[serde(rename = "q8_0")]
-    Q8_0,
-    #[serde(rename = "q4_k")]
-    Q4K,
-}
-
-impl Quantization {
-    /// Returns the value in the agent's environment.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Q8_0 => "q8_0",
-            Self::Q4K => "q4_k",
-        }
-    }
-}
-
 fn one() -> u32 {
     1
 }
@@ -366,17 +320,17 @@ fn restart_budget() -> u32 {
 }
 
 fn max_num_seqs() -> u32 {
-    64
+    limits::DEFAULT_NUM_SEQS
 }
 
 fn max_num_batched_tokens() -> u32 {
-    4096
+    limits::DEFAULT_NUM_BATCHED_TOKENS
 }
 
 fn kv_cache_memory() -> String {
-    "90%".into()
+    format!("{}%", limits::DEFAULT_KV_CACHE_PERCENT)
 }
 
 fn recovery_timeout() -> String {
-    "120s".into()
+    format!("{}s", limits::DEFAULT_RECOVERY_TIMEOUT_S)
 }

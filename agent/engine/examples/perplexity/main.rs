@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use candle_core::quantized::GgmlDType;
 use lockstep_collectives::RankGroup;
 use lockstep_collectives::solo::Solo;
-use lockstep_engine::{DTypeChoice, Devices, EngineError, Quantization, Runner, RunnerConfig, describe, open};
+use lockstep_engine::{BlockFormat, DType, Devices, EngineError, Runner, RunnerConfig, describe, open};
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 
 const BLOCK_SIZE: u32 = 16;
@@ -24,9 +24,9 @@ fn usage(error: impl std::fmt::Display) -> EngineError {
 
 /// One way to keep the matrices.
 enum Format {
-    Kept(DTypeChoice),
+    Kept(DType),
     /// Made while loading.
-    Quantized(Quantization),
+    Quantized(BlockFormat),
     /// Read from a GGUF file that is made here with candle's encoder.
     File(GgmlDType),
 }
@@ -44,11 +44,11 @@ fn main() -> Result<(), EngineError> {
     let tokenizer = tokenizers::Tokenizer::from_bytes(&model.tokenizer_json).map_err(usage)?;
     let ids = tokenizer.encode(text, false).map_err(usage)?.get_ids().to_vec();
     let formats = [
-        Format::Kept(DTypeChoice::F32),
-        Format::Kept(DTypeChoice::Bf16),
-        Format::Kept(DTypeChoice::F16),
-        Format::Quantized(Quantization::Q8_0),
-        Format::Quantized(Quantization::Q4K),
+        Format::Kept(DType::F32),
+        Format::Kept(DType::BF16),
+        Format::Kept(DType::F16),
+        Format::Quantized(BlockFormat::Q8_0),
+        Format::Quantized(BlockFormat::Q4K),
         Format::File(GgmlDType::F16),
         Format::File(GgmlDType::BF16),
         Format::File(GgmlDType::Q8_0),
@@ -62,12 +62,12 @@ fn main() -> Result<(), EngineError> {
     for format in formats {
         let kept = |dtype, quantization| negative_log_likelihood(source, &ids, window, dtype, quantization);
         let (name, (sum, count)) = match format {
-            Format::Kept(dtype) => (format!("{dtype:?}"), kept(dtype, Quantization::None)?),
-            Format::Quantized(to) => (format!("{to} made while loading"), kept(DTypeChoice::F32, to)?),
+            Format::Kept(dtype) => (format!("{dtype:?}"), kept(Some(dtype), None)?),
+            Format::Quantized(to) => (format!("{} made while loading", to.name()), kept(Some(DType::F32), Some(to))?),
             Format::File(format) => {
                 gguf::write(files.as_ref(), &model.config, format, &path)?;
                 let path = path.display().to_string();
-                let likelihood = negative_log_likelihood(&path, &ids, window, DTypeChoice::F32, Quantization::None)?;
+                let likelihood = negative_log_likelihood(&path, &ids, window, Some(DType::F32), None)?;
                 (format!("{format:?} from a GGUF file"), likelihood)
             }
         };
@@ -104,8 +104,8 @@ fn negative_log_likelihood(
     source: &str,
     ids: &[u32],
     window: usize,
-    dtype: DTypeChoice,
-    quantization: Quantization,
+    dtype: Option<DType>,
+    quantization: Option<BlockFormat>,
 ) -> Result<(f64, usize), EngineError> {
     let blocks = u32::try_from(window).map_err(usage)?.div_ceil(BLOCK_SIZE);
     let config = RunnerConfig {

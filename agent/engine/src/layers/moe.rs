@@ -126,7 +126,7 @@ mod tests {
     use crate::placement::{Devices, Placement, Sizes, StepSize};
     use crate::shard::Shard;
     use crate::weights::Weights;
-    use crate::{Quantization, open};
+    use crate::{BlockFormat, open};
 
     fn config(experts_per_token: usize, normalize: bool) -> MoeConfig {
         MoeConfig {
@@ -170,8 +170,8 @@ mod tests {
         let stored = weights.rows(name, &shape, 0..moe.num_experts).unwrap();
         assert_eq!((stored.dtype(), weights.main_dtype()), (DType::F32, DType::F16));
         let (host, step) = (Context::cpu(1).unwrap(), StepSize { context_length: 1, working_bytes: 0 });
-        for (dtype, quantization) in [(DType::F16, Quantization::None), (DType::BF16, Quantization::Q8_0)] {
-            let sizes = Sizes::of(&weights, &config, &shard, dtype, quantization.format());
+        for (dtype, quantization) in [(DType::F16, None), (DType::BF16, Some(BlockFormat::Q8_0))] {
+            let sizes = Sizes::of(&weights, &config, &shard, dtype, quantization);
             let placement = Placement::new(&Devices::default(), &host, shard.layers.clone(), &sizes, 0, &step).unwrap();
             let mut heard = |_: u64, _: u64| ();
             let options = LoadOptions {
@@ -190,7 +190,7 @@ mod tests {
             // A row with a single one gives a column of the matrix, to the last bit.
             let ones = Tensor::eye(config.hidden_size, DType::F32, &Device::Cpu).unwrap();
             let columns: Vec<Vec<f32>> = layer.router.forward(&pass, &ones).unwrap().to_vec2().unwrap();
-            assert_eq!(columns, stored.t().unwrap().to_vec2::<f32>().unwrap(), "{dtype:?}, {quantization}");
+            assert_eq!(columns, stored.t().unwrap().to_vec2::<f32>().unwrap(), "{dtype:?}, {quantization:?}");
         }
     }
 

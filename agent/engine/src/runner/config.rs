@@ -5,58 +5,23 @@ use std::sync::atomic::AtomicU64;
 
 use candle_core::DType;
 use lockstep_collectives::Grid;
-use lockstep_kernels::{Context, Isa, ThreadPool};
+use lockstep_kernels::{BlockFormat, Context, Isa, ThreadPool};
 
+use crate::EngineError;
 use crate::config::ModelConfig;
 use crate::placement::Devices;
 use crate::source::ModelFiles;
-use crate::{EngineError, Quantization};
-
-/// Type that weights are kept in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DTypeChoice {
-    /// The checkpoint's.
-    #[default]
-    Auto,
-    F32,
-    Bf16,
-    F16,
-}
-
-impl std::str::FromStr for DTypeChoice {
-    type Err = EngineError;
-
-    fn from_str(name: &str) -> Result<Self, EngineError> {
-        match name {
-            "" | "auto" => Ok(Self::Auto),
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            "f16" => Ok(Self::F16),
-            other => Err(EngineError::Usage(format!("dtype `{other}` is not one of auto, f32, bf16, f16"))),
-        }
-    }
-}
-
-impl DTypeChoice {
-    /// `stored` is what the checkpoint has.
-    pub(super) fn resolve(self, stored: DType) -> DType {
-        match self {
-            Self::Auto => stored,
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
-            Self::F16 => DType::F16,
-        }
-    }
-}
 
 /// How a rank is to be built.
 #[derive(Debug, Clone)]
 pub struct RunnerConfig {
     /// Where the weights are; ranks of one process may share it.
     pub files: Arc<dyn ModelFiles>,
-    pub dtype: DTypeChoice,
-    /// What matrices are quantized to that are stored in floating point.
-    pub quantization: Quantization,
+    /// Type that weights are kept in: f32, bf16 or f16; `None`: the checkpoint's own.
+    pub dtype: Option<DType>,
+    /// Format that matrices stored in floating point are quantized to while they are loaded ("in-situ quantization",
+    /// ISQ): `Q8_0` (8.5 bits a weight) or `Q4K` (about 4.6); `None`: they stay as they are.
+    pub quantization: Option<BlockFormat>,
     /// Place among the ranks: pipeline stage and place in its tensor-parallel group.
     pub grid: Grid,
     /// Tokens in one block of the KV cache.

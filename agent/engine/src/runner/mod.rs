@@ -21,7 +21,7 @@ use lockstep_schedule::plan::{PlanEntry, PlanTokens, StepOutput, StepPlan};
 
 use column::Column;
 pub(crate) use config::dtype_name;
-pub use config::{DTypeChoice, ModelFacts, RunnerConfig};
+pub use config::{ModelFacts, RunnerConfig};
 use sequences::{Limits, Sequences, length};
 
 use crate::EngineError;
@@ -84,7 +84,7 @@ impl Runner {
         let shard = Shard::new(&model_config, config.grid)?;
         let kernels = config.kernels()?;
         let weights = Weights::open(Arc::clone(&config.files))?;
-        let dtype = config.dtype.resolve(weights.main_dtype());
+        let dtype = config.dtype.unwrap_or_else(|| weights.main_dtype());
         let layout = CacheLayout::new(&model_config, &shard, config.block_size as usize, dtype);
         let placement = place(&config, &model_config, &shard, &weights, &layout, &kernels)?;
         let options = LoadOptions {
@@ -103,7 +103,7 @@ impl Runner {
         let facts = ModelFacts {
             architecture: model_config.architecture.name(),
             parameters: weights.parameters(model_config.tie_word_embeddings),
-            dtype: config.quantization.format().or(weights.main_blocks()).map_or(dtype_name(dtype), BlockFormat::name),
+            dtype: config.quantization.or(weights.main_blocks()).map_or(dtype_name(dtype), BlockFormat::name),
             context_length,
             vocab_size: u32::try_from(model_config.vocab_size).unwrap_or(u32::MAX),
             num_layers: u32::try_from(model_config.num_layers).unwrap_or(u32::MAX),
@@ -291,7 +291,7 @@ fn place(
     kernels: &Context,
 ) -> Result<Placement, EngineError> {
     let RunnerConfig { max_num_batched_tokens: tokens, max_num_seqs: seqs, .. } = *config;
-    let sizes = Sizes::of(weights, model, shard, layout.dtype, config.quantization.format());
+    let sizes = Sizes::of(weights, model, shard, layout.dtype, config.quantization);
     let step = StepSize::of(model, shard, config.context_length(model)?, tokens, seqs);
     let per_position = layout.bytes_per_layer().div_ceil(layout.block_size as u64);
     Placement::new(&config.devices, kernels, shard.layers.clone(), &sizes, per_position, &step)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lockstep_engine::{DTypeChoice, describe, open};
+use lockstep_engine::{DType, describe, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId};
 
 use crate::common::{Expected, Ranks, Setup, drive, request, scheduler};
@@ -26,7 +26,7 @@ fn the_builtin_model_answers_as_in_transformers() {
     let conversations = conversations();
     assert!(!conversations.is_empty());
     for world_size in 1..=4 {
-        let setup = Setup { source: SOURCE.into(), dtype: DTypeChoice::F32, ..Setup::new("", world_size) };
+        let setup = Setup { source: SOURCE.into(), dtype: Some(DType::F32), ..Setup::new("", world_size) };
         let ranks = Ranks::start(&setup);
         let mut scheduler = scheduler(&setup, |_| {});
         scheduler.start_epoch(ranks.epoch(), setup.num_blocks, 0);

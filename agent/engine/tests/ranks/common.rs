@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use candle_core::{Device, Tensor};
 use lockstep_collectives::memory::{Faults, form_group};
 use lockstep_collectives::{Communicator, Communicators, Grid, Mesh};
-use lockstep_engine::{DTypeChoice, Devices, EngineError, Quantization, Runner, RunnerConfig, StepWithLogits, open};
+use lockstep_engine::{BlockFormat, DType, Devices, EngineError, Runner, RunnerConfig, StepWithLogits, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Request, RequestOutput, Scheduler, SchedulerConfig};
 
@@ -62,8 +62,8 @@ pub struct Setup {
     pub source: String,
     pub world_size: usize,
     pub stages: usize,
-    pub dtype: DTypeChoice,
-    pub quantization: Quantization,
+    pub dtype: Option<DType>,
+    pub quantization: Option<BlockFormat>,
     /// Of every rank, beside the CPU.
     pub devices: Devices,
     pub num_blocks: u32,
@@ -73,7 +73,7 @@ pub struct Setup {
 impl Setup {
     pub fn new(fixture: &str, world_size: usize) -> Self {
         let source = folder(fixture).display().to_string();
-        let (dtype, quantization) = (DTypeChoice::F32, Quantization::None);
+        let (dtype, quantization) = (Some(DType::F32), None);
         let devices = Devices::default();
         Self { source, world_size, stages: 1, dtype, quantization, devices, num_blocks: 128, block_size: 8 }
     }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use crate::common::{Ranks, Setup, parity_names};
 use crate::parity::plan;
 use candle_core::{Device, Tensor};
-use lockstep_engine::{Accelerator, DTypeChoice, Devices, Runner, describe, gguf, open, resolve, verify, weight_facts};
+use lockstep_engine::{Accelerator, Devices, Runner, describe, gguf, open, resolve, verify, weight_facts};
 use lockstep_schedule::plan::PlanTokens;
 
 /// Iterates over the names of all files: one for each family that llama.cpp has a name for.
@@ -118,7 +118,7 @@ fn a_folder_with_one_file_is_that_file() {
     let names: Vec<_> = resolved.iter().map(|file| file.name.as_str()).collect();
     assert_eq!(names, ["config.json", "model.gguf"]);
     verify(open(&source).unwrap().as_ref(), &resolved).unwrap();
-    let setup = Setup { source: source.clone(), dtype: DTypeChoice::Auto, ..setup("qwen3", 2) };
+    let setup = Setup { source: source.clone(), dtype: None, ..setup("qwen3", 2) };
     let runner = Runner::load(setup.config(1), &mut |_, _| {}).unwrap();
     // A rank reads its part of every matrix, and keeps it in its format.
     assert_eq!(runner.facts().dtype, "q5_k");

@@ -6,7 +6,7 @@
 use crate::common::{Expected, Ranks, Setup, expected, fixtures};
 use crate::parity::plan;
 use crate::reference::Reference;
-use lockstep_engine::{DTypeChoice, Quantization, Runner, describe, open};
+use lockstep_engine::{BlockFormat, DType, Runner, describe, open};
 use lockstep_schedule::plan::PlanTokens;
 
 /// Ranks and pipeline stages.
@@ -18,8 +18,8 @@ const NEAR: f64 = 1e-4;
 
 /// A format, and how far it may lead.
 struct Format {
-    dtype: DTypeChoice,
-    quantization: Quantization,
+    dtype: Option<DType>,
+    quantization: Option<BlockFormat>,
     /// Share of the rows of logits that must be near the reference. The others are where a number that f32 and f64 put on
     /// two sides of a rounding changed those after it.
     near: f64,
@@ -29,8 +29,7 @@ struct Format {
     cost: f64,
 }
 
-const F32: Format =
-    Format { dtype: DTypeChoice::F32, quantization: Quantization::None, near: 1.0, far: NEAR, cost: 1e-5 };
+const F32: Format = Format { dtype: Some(DType::F32), quantization: None, near: 1.0, far: NEAR, cost: 1e-5 };
 
 #[test]
 fn f32_is_near() {
@@ -40,23 +39,23 @@ fn f32_is_near() {
 /// Keys and values are rounded as they are cached.
 #[test]
 fn bf16_is_near() {
-    check(&Format { dtype: DTypeChoice::Bf16, near: 0.9, far: 0.01, cost: 0.03, ..F32 });
+    check(&Format { dtype: Some(DType::BF16), near: 0.9, far: 0.01, cost: 0.03, ..F32 });
 }
 
 #[test]
 fn f16_is_near() {
-    check(&Format { dtype: DTypeChoice::F16, near: 0.9, far: 0.002, cost: 0.005, ..F32 });
+    check(&Format { dtype: Some(DType::F16), near: 0.9, far: 0.002, cost: 0.005, ..F32 });
 }
 
 /// Activations are rounded before each product. What the formats cost is much in models so narrow and random.
 #[test]
 fn q8_0_is_near() {
-    check(&Format { quantization: Quantization::Q8_0, near: 0.9, far: 0.2, cost: 0.25, ..F32 });
+    check(&Format { quantization: Some(BlockFormat::Q8_0), near: 0.9, far: 0.2, cost: 0.25, ..F32 });
 }
 
 #[test]
 fn q4_k_is_near() {
-    check(&Format { quantization: Quantization::Q4K, near: 0.9, far: 0.2, cost: 0.75, ..F32 });
+    check(&Format { quantization: Some(BlockFormat::Q4K), near: 0.9, far: 0.2, cost: 0.75, ..F32 });
 }
 
 /// One format in every family on every grid that it has layers for.
@@ -83,7 +82,7 @@ fn check(format: &Format) {
             assert!(cost.share() < format.cost, "{setup:?}: {}", cost.share());
         }
     }
-    println!("{:?}, {}: {near} of {rows} rows are near", format.dtype, format.quantization);
+    println!("{:?}, {:?}: {near} of {rows} rows are near", format.dtype, format.quantization);
     assert!(rows > 0 && near as f64 >= format.near * rows as f64, "{near} of {rows} rows are near");
 }
 
@@ -136,7 +135,7 @@ fn more_ranks_than_there_are_parts_are_refused() {
 #[test]
 fn a_quantized_rank_says_so() {
     for (quantization, dtype, expected) in
-        [(Quantization::Q8_0, DTypeChoice::Auto, "q8_0"), (Quantization::Q4K, DTypeChoice::Bf16, "q4_k")]
+        [(Some(BlockFormat::Q8_0), None, "q8_0"), (Some(BlockFormat::Q4K), Some(DType::BF16), "q4_k")]
     {
         let setup = Setup { quantization, dtype, ..Setup::new("qwen3", 2) };
         let runner = Runner::load(setup.config(1), &mut |_, _| {}).unwrap();

@@ -3,9 +3,7 @@
 
 use crate::common::{Setup, fixtures};
 use crate::parity::{F32_TOLERANCE, furthest_logit};
-use lockstep_engine::{
-    Accelerator, DTypeChoice, Devices, EngineError, PlacedLayers, Quantization, Runner, RunnerConfig,
-};
+use lockstep_engine::{Accelerator, BlockFormat, DType, Devices, EngineError, PlacedLayers, Runner, RunnerConfig};
 
 fn devices(bytes: &[u64], rest_on_cpu: bool) -> Devices {
     Devices { accelerators: bytes.iter().map(|bytes| Accelerator::plain(*bytes)).collect(), rest_on_cpu }
@@ -72,7 +70,7 @@ fn what_is_counted_is_what_is_loaded() {
     let files = ["llama", "mixtral", "qwen3moe", "gemma2", "gemma3", "phi3"].map(|name| format!("{gguf}/{name}.gguf"));
     let stored = fixtures().filter(|name| *name != "llama3-bf16").map(|name| Setup::new(name, 1).source);
     for source in stored.chain(files) {
-        let setup = Setup { source, dtype: DTypeChoice::Auto, ..Setup::new("qwen3", 1) };
+        let setup = Setup { source, dtype: None, ..Setup::new("qwen3", 1) };
         for devices in [Devices::default(), devices(&[1 << 30], false), too_small(&setup)] {
             let runner = Runner::load(RunnerConfig { devices, ..setup.config(0) }, &mut |_, _| {}).unwrap();
             let placed = runner.placed_layers().unwrap();
@@ -113,22 +111,22 @@ fn ranks_with_devices_make_a_group() {
 #[test]
 fn every_format_is_kept_on_a_device() {
     let formats = [
-        (DTypeChoice::Bf16, Quantization::None, 0.01),
-        (DTypeChoice::F16, Quantization::None, 0.002),
-        (DTypeChoice::F32, Quantization::Q8_0, 0.2),
-        (DTypeChoice::F32, Quantization::Q4K, 0.2),
+        (Some(DType::BF16), None, 0.01),
+        (Some(DType::F16), None, 0.002),
+        (Some(DType::F32), Some(BlockFormat::Q8_0), 0.2),
+        (Some(DType::F32), Some(BlockFormat::Q4K), 0.2),
     ];
     for (dtype, quantization, tolerance) in formats {
         for name in ["awkward-gqa", "qwen3-moe", "gemma3"] {
             let setup = Setup { dtype, quantization, ..Setup::new(name, 1) };
             let on = |devices: Devices| furthest_logit(name, &Setup { devices, ..setup.clone() }, false);
             let (kernels, twins) = (on(Devices::default()), on(devices(&[1 << 30], false)));
-            assert!((kernels - twins).abs() < tolerance, "{name} {dtype:?} {quantization}: {kernels} and {twins}");
+            assert!((kernels - twins).abs() < tolerance, "{name} {dtype:?} {quantization:?}: {kernels} and {twins}");
             let placed = load(&setup, devices(&[1 << 30], false)).unwrap();
-            let plain = load(&Setup { quantization: Quantization::None, ..setup.clone() }, devices(&[1 << 30], false));
+            let plain = load(&Setup { quantization: None, ..setup.clone() }, devices(&[1 << 30], false));
             let (weights, plain) = (placed[0].weight_bytes, plain.unwrap()[0].weight_bytes);
             // Rows of models so narrow do not fill a block of 256.
-            assert!(quantization != Quantization::Q8_0 || weights < plain, "{weights} of {plain}");
+            assert!(quantization != Some(BlockFormat::Q8_0) || weights < plain, "{weights} of {plain}");
         }
     }
 }

@@ -10,7 +10,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use lockstep_collectives::RankGroup;
 use lockstep_engine::config::{ModelConfig, MoeConfig};
-use lockstep_engine::{DTypeChoice, Quantization, describe, open};
+use lockstep_engine::{BlockFormat, describe, open};
 use lockstep_kernels::Activation;
 
 use crate::common::{Setup, folder};
@@ -38,15 +38,11 @@ pub struct Reference {
 impl Reference {
     pub fn new(fixture: &str, setup: &Setup) -> Self {
         let config = describe(open(&setup.source).unwrap().as_ref()).unwrap().config;
-        let cache = match setup.dtype {
-            DTypeChoice::Auto | DTypeChoice::F32 => DType::F32,
-            DTypeChoice::Bf16 => DType::BF16,
-            DTypeChoice::F16 => DType::F16,
-        };
+        let cache = setup.dtype.unwrap_or(DType::F32);
         let size = setup.world_size / setup.stages;
         let groups: Vec<RankGroup> = (0..size).map(|rank| RankGroup::new(rank, size).unwrap()).collect();
         let heads = groups.iter().map(|group| group.part_of(config.num_heads)).collect();
-        let quantized = setup.quantization != Quantization::None;
+        let quantized = setup.quantization.is_some();
         let tensors = decoded(stored(fixture), cache, setup.quantization, config.tie_word_embeddings);
         Self { config, context_length: 256, tensors, quantized, cache, heads, groups }
     }
@@ -241,7 +237,7 @@ fn stored(fixture: &str) -> HashMap<String, Tensor> {
 fn decoded(
     mut tensors: HashMap<String, Tensor>,
     dtype: DType,
-    quantization: Quantization,
+    quantization: Option<BlockFormat>,
     tied: bool,
 ) -> HashMap<String, Rows> {
     if tied {
@@ -257,9 +253,10 @@ fn decoded(
         let tensor = through(&tensor, dtype);
         let tensor = match quantization {
             _ if name.contains("embed_tokens") => tensor,
-            Quantization::None => tensor,
-            Quantization::Q8_0 => through_blocks(&tensor, GgmlDType::Q8_0),
-            Quantization::Q4K => through_blocks(&tensor, GgmlDType::Q4K),
+            None => tensor,
+            Some(BlockFormat::Q8_0) => through_blocks(&tensor, GgmlDType::Q8_0),
+            Some(BlockFormat::Q4K) => through_blocks(&tensor, GgmlDType::Q4K),
+            Some(other) => panic!("matrices are not quantized to {}", other.name()),
         };
         (name, rows(&tensor))
     };

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
+use lockstep_proto::choices::LogFormat;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -11,24 +12,6 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// In tracing's syntax; checked.
     pub filter: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One readable line for each event, in colour on a terminal.
-    Text,
-    /// One JSON object for each event.
-    Json,
-}
-
-impl LogFormat {
-    /// Name on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        }
-    }
 }
 
 /// Whether `filter` is one; the error says what is wrong with it.

@@ -28,7 +28,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lockstep_api::{Chosen, ReasoningStyle, ToolStyle};
-use lockstep_engine::Quantization;
 use lockstep_hub::HubConfig;
 
 pub use args::{Cli, parse};
@@ -37,23 +36,15 @@ pub use chat::ChatConfig;
 pub use devices::DevicesConfig;
 pub use environment::{Build, Environment};
 pub use error::ConfigError;
-pub use logging::{LogConfig, LogFormat};
+pub use lockstep_proto::choices::{DType, LogFormat, Quantization};
+pub use lockstep_proto::limits::{
+    MAX_CONTEXT_LENGTH, MAX_LOCAL_WORLD_SIZE, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, MAX_STAGES, MAX_WORLD_SIZE,
+};
+pub use logging::LogConfig;
 pub use resolve::resolve;
 pub use source::ModelSource;
 pub use values::{HostPort, KvCacheMemory};
 
-/// Most ranks of a group. Each rank links to every other, so this also bounds a rank's sockets.
-pub const MAX_WORLD_SIZE: u32 = 1024;
-/// Most ranks of one node.
-pub const MAX_LOCAL_WORLD_SIZE: u32 = 64;
-/// Most sequences that may run at once.
-pub const MAX_NUM_SEQS: u32 = 4096;
-/// Most pipeline stages of a group: as many plans, and one, are on their way at once.
-pub const MAX_STAGES: u32 = 64;
-/// Most tokens of one step.
-pub const MAX_NUM_BATCHED_TOKENS: u32 = 1 << 20;
-/// Most tokens of one sequence.
-pub const MAX_CONTEXT_LENGTH: u32 = 1 << 24;
 /// Most requests that may wait.
 pub const MAX_WAITING: u32 = 1 << 16;
 /// Tokens in a block of the KV cache.
@@ -157,28 +148,6 @@ pub struct ModelConfig {
     pub dtype: DType,
     /// What matrices are quantized to while they are loaded.
     pub quantization: Quantization,
-}
-
-/// Number format of the weights in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DType {
-    /// As the checkpoint has them.
-    Auto,
-    F32,
-    Bf16,
-    F16,
-}
-
-impl DType {
-    /// Name on the command line and on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

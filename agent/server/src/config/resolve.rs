@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lockstep_api::{Chosen, ReasoningStyle, ToolStyle};
-use lockstep_engine::EngineError;
+use lockstep_proto::choices::{DType, LogFormat, UnknownChoice};
+use lockstep_proto::limits::{
+    DEFAULT_KV_CACHE_PERCENT, DEFAULT_NUM_BATCHED_TOKENS, DEFAULT_NUM_SEQS, DEFAULT_RECOVERY_TIMEOUT_S,
+};
 use lockstep_proto::names::{env, port};
 
 use super::args::{self, Cli, Command, Flag, Options};
@@ -14,24 +17,22 @@ use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::group::{self, HeadPart, NodePart, Part, Surroundings};
 use super::hub;
-use super::logging::{self, LogConfig, LogFormat};
+use super::logging::{self, LogConfig};
 use super::node::{self, Outward};
 use super::values::{KvCacheMemory, Setting};
 use super::{
-    CommonConfig, Config, DType, Foreground, HeadConfig, MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS,
+    CommonConfig, Config, Foreground, HeadConfig, MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS,
     MAX_THREADS, ModelConfig, ModelSource, NodeConfig, OwnRanks, RingSetup, Role, ServingConfig,
 };
 use super::{bench, chat, devices};
 
-const DEFAULT_NUM_SEQS: u32 = 64;
-const DEFAULT_NUM_BATCHED_TOKENS: u32 = 4096;
 const DEFAULT_WAITING: u32 = 1024;
-const DEFAULT_RECOVERY: Duration = Duration::from_secs(120);
+const DEFAULT_RECOVERY: Duration = Duration::from_secs(DEFAULT_RECOVERY_TIMEOUT_S);
 const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 /// On the CPU a rank shares its memory with everything else on the machine, so its cache is bounded unless asked.
 const DEFAULT_KV_CPU: KvCacheMemory = KvCacheMemory::Bytes(1 << 30);
 /// A device's memory is the rank's own.
-const DEFAULT_KV_DEVICE: KvCacheMemory = KvCacheMemory::Fraction(0.9);
+const DEFAULT_KV_DEVICE: KvCacheMemory = KvCacheMemory::Fraction(DEFAULT_KV_CACHE_PERCENT as f32 / 100.0);
 /// Beside the conversation: where the layers were placed.
 const PLACEMENT_TOLD: &str = "warn,lockstep_agent::node::rank=info";
 /// Longest name of a model or of a group, in bytes.
@@ -117,9 +118,9 @@ impl Said<'_> {
     }
 
     fn log(&self, default: &str) -> Result<LogConfig, ConfigError> {
-        let forms = [LogFormat::Text, LogFormat::Json].map(|form| (form.as_str(), form));
+        let forms = LogFormat::ALL.iter().map(|form| (form.as_str(), *form)).collect::<Vec<_>>();
         let format = self.of(&self.options.log_format, args::LOG_FORMAT)?;
-        let format = format.map(|setting| setting.choice(&forms)).transpose()?.unwrap_or(LogFormat::Text);
+        let format = format.map(|setting| setting.choice(&forms)).transpose()?.unwrap_or_default();
         let Some(filter) = self.of(&self.options.log, args::LOG)? else {
             return Ok(LogConfig { format, filter: default.into() });
         };
@@ -243,13 +244,13 @@ impl Said<'_> {
                 .name()
                 .ok_or_else(|| source.invalid("it has no last part to call the model by; give --served-model-name"))?,
         };
-        let dtypes = [DType::Auto, DType::F32, DType::Bf16, DType::F16].map(|dtype| (dtype.as_str(), dtype));
+        let dtypes = DType::ALL.iter().map(|dtype| (dtype.as_str(), *dtype)).collect::<Vec<_>>();
         let dtype = self.of(&self.options.dtype, args::DTYPE)?.map(|dtype| dtype.choice(&dtypes)).transpose()?;
         let quantization = self.of(&self.options.isq, args::ISQ)?;
         let quantization =
-            quantization.map(|isq| isq.value.parse().map_err(|error: EngineError| isq.invalid(error.to_string())));
+            quantization.map(|isq| isq.value.parse().map_err(|error: UnknownChoice| isq.invalid(error.to_string())));
         let quantization = quantization.transpose()?.unwrap_or_default();
-        Ok(ModelConfig { source: parsed, name, dtype: dtype.unwrap_or(DType::Auto), quantization })
+        Ok(ModelConfig { source: parsed, name, dtype: dtype.unwrap_or_default(), quantization })
     }
 
     fn serving(&self, build: &Build) -> Result<ServingConfig, ConfigError> {

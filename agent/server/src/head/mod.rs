@@ -28,7 +28,7 @@ use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use lockstep_api::{Alive, Api, GenerationDefaults, Inference, Metrics, ModelText, Text, serve_grpc, serve_http};
-use lockstep_engine::{ModelDescription, Quantization, WeightFacts};
+use lockstep_engine::{ModelDescription, WeightFacts};
 use lockstep_proto::names::{env, role};
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::ModelInfo;
@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{self, GroupKey};
 use crate::config::{
-    BLOCK_SIZE, DType, Foreground, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, RingSetup, Topology,
+    BLOCK_SIZE, DType, Foreground, HeadConfig, KvCacheMemory, LogConfig, OwnRanks, Quantization, RingSetup, Topology,
 };
 use crate::node::RING_CLUSTER;
 use crate::signals::Signals;

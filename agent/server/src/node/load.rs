@@ -5,10 +5,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use lockstep_collectives::Grid;
 use lockstep_engine::source::ModelFiles;
-use lockstep_engine::{Devices, PlacedLayers, RunnerConfig};
+use lockstep_engine::{BlockFormat, Devices, PlacedLayers, RunnerConfig};
 
 use super::rank::LoadSpec;
 use super::{Node, memory};
+use crate::config::{DType, Quantization};
 
 impl Node {
     pub(super) fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
@@ -24,8 +25,8 @@ impl Node {
         let threads = given.map_or_else(|| (cores / ranks_here).max(1), |threads| threads as usize);
         let runner = RunnerConfig {
             files,
-            dtype: assignment.model.as_ref().map_or("", |model| &model.dtype).parse()?,
-            quantization: assignment.model.as_ref().map_or("", |model| &model.quantization).parse()?,
+            dtype: weight_dtype(assignment.model.as_ref().map_or("", |model| &model.dtype).parse()?),
+            quantization: block_format(assignment.model.as_ref().map_or("", |model| &model.quantization).parse()?),
             grid,
             block_size: assignment.block_size,
             context_length: Some(assignment.context_length).filter(|length| *length > 0),
@@ -47,6 +48,25 @@ impl Node {
     pub(super) fn ranks_here(&self) -> usize {
         let local_head = self.links.first().local_addr().ip().is_loopback();
         if local_head { self.assignment.world_size.max(1) as usize } else { self.ranks.len() }
+    }
+}
+
+/// Returns the type that the engine keeps weights in; `None`: the checkpoint's own.
+fn weight_dtype(choice: DType) -> Option<lockstep_engine::DType> {
+    match choice {
+        DType::Auto => None,
+        DType::F32 => Some(lockstep_engine::DType::F32),
+        DType::Bf16 => Some(lockstep_engine::DType::BF16),
+        DType::F16 => Some(lockstep_engine::DType::F16),
+    }
+}
+
+/// Returns the format that the engine quantizes matrices to; `None`: it does not.
+fn block_format(choice: Quantization) -> Option<BlockFormat> {
+    match choice {
+        Quantization::None => None,
+        Quantization::Q8_0 => Some(BlockFormat::Q8_0),
+        Quantization::Q4K => Some(BlockFormat::Q4K),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Flags, their variables, and what mistral.rs has and this program has not.
 
+use lockstep_proto::limits;
+
 use super::*;
 use lockstep_api::Chosen;
 
@@ -389,5 +391,24 @@ fn the_page_names_every_variable_and_flag() {
     }
     for arg in args::command().get_arguments().filter_map(|arg| arg.get_long()) {
         assert!(page.contains(&format!("`--{arg}`")), "--{arg} is not in CONFIGURATION.md");
+    }
+}
+
+#[test]
+fn help_and_page_state_the_defaults() {
+    let Err(ConfigError::Usage(help)) = parse(["lockstep-agent", "plain", "--help"]) else { panic!("no help") };
+    let help = help.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    let page = include_str!("../../../CONFIGURATION.md");
+    let rows = [
+        ("--max-seqs", limits::DEFAULT_NUM_SEQS.to_string()),
+        ("--max-num-batched-tokens", limits::DEFAULT_NUM_BATCHED_TOKENS.to_string()),
+        ("--kv-cache-memory", format!("1Gi; with CUDA {}%", limits::DEFAULT_KV_CACHE_PERCENT)),
+        ("--recovery-timeout", format!("{}s", limits::DEFAULT_RECOVERY_TIMEOUT_S)),
+    ];
+    for (flag, default) in rows {
+        let entry = help.split(&format!("{flag} <")).nth(1).expect(flag).split(" --").next().unwrap_or_default();
+        assert!(entry.contains(&format!("Default: {default}")), "{flag}: {entry}");
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{flag}`"))).expect(flag);
+        assert!(row.contains(&format!("({default})")), "{row}");
     }
 }
