@@ -1,62 +1,68 @@
-//! What a pod's status means, for decisions and for people. Pure.
+//! Readings of a pod's status: readiness, node, restarts, crashes, and the state of a container that does not run. Pure.
+//! Why a pod keeps its cluster from serving is decided by `diagnosis`.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt as _;
 
+use crate::log_line::last_log_line;
 use crate::resource::status::Crash;
 
-/// A container that ran this long before it crashed counts as having served: its budget is whole again. Kubernetes
-/// resets its own back-off after as long.
+/// Run time after which a crash begins a new count of crashes in a row. Kubernetes resets its own back-off after the
+/// same time.
 const SERVED_SECONDS: i64 = 600;
-/// Most bytes of a crash's log that a status keeps.
+/// Maximum bytes of a crash's log in a status.
 const LOG_BYTES: usize = 1024;
 
-/// Kubernetes sends it requests.
+/// Returns true if Kubernetes sends requests to `pod`.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// The node that it was given.
+/// Returns the node that `pod` was scheduled to.
 #[must_use]
-pub fn node(pod: &Pod) -> Option<&str> {
+pub fn kube_node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-/// The statuses of its containers, init containers first.
+/// Iterates over the statuses of the containers of `pod`, init containers first.
 pub fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let status = pod.status.as_ref();
     let inits = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
     inits.chain(status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten())
 }
 
-/// Times that the container `name` was started again.
+/// Returns how often the container `name` was started again.
 #[must_use]
 pub fn restarts(pod: &Pod, name: &str) -> i32 {
     containers(pod).find(|container| container.name == name).map_or(0, |container| container.restart_count)
 }
 
-/// A container crashed more often in a row than it may.
+/// Returns true if a container of `pod` crashed `budget` times in a row.
 #[must_use]
-pub fn budget_spent(pod: &Pod, budget: u32) -> bool {
+pub fn is_budget_spent(pod: &Pod, budget: u32) -> bool {
     budget > 0
         && containers(pod).any(|container| {
-            let waits = container.state.as_ref().and_then(|state| state.waiting.as_ref());
-            let backs_off = waits.is_some_and(|waits| waits.reason.as_deref() == Some("CrashLoopBackOff"));
-            let served = last_end(container).is_some_and(|end| ran_for(end) >= SERVED_SECONDS);
-            backs_off && !served && container.restart_count >= i32::try_from(budget).unwrap_or(i32::MAX)
+            let backs_off = classify_wait(container).is_some_and(|(wait, _)| wait == Wait::BackOff);
+            backs_off && !has_served(container) && container.restart_count >= i32::try_from(budget).unwrap_or(i32::MAX)
         })
 }
 
-fn ran_for(end: &ContainerStateTerminated) -> i64 {
+/// Returns true if `container` ran long enough before its last end that this end begins a new count of crashes.
+#[must_use]
+pub fn has_served(container: &ContainerStatus) -> bool {
+    last_end(container).is_some_and(|end| seconds_of_run(end) >= SERVED_SECONDS)
+}
+
+fn seconds_of_run(end: &ContainerStateTerminated) -> i64 {
     match (&end.started_at, &end.finished_at) {
         (Some(start), Some(end)) => end.0.as_second() - start.0.as_second(),
         _ => 0,
     }
 }
 
-/// How a container ended last.
+/// Returns the last end of `container`.
 #[must_use]
 pub fn last_end(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     let ended = |state: &'_ Option<ContainerState>| state.as_ref().and_then(|state| state.terminated.clone()).is_some();
@@ -64,9 +70,9 @@ pub fn last_end(container: &ContainerStatus) -> Option<&ContainerStateTerminated
     state.as_ref()?.terminated.as_ref()
 }
 
-/// The last unwanted end of each container that had one.
+/// Returns the last unwanted end of each container that had one.
 #[must_use]
-pub fn crashes(pod: &Pod) -> Vec<Crash> {
+pub fn list_crashes(pod: &Pod) -> Vec<Crash> {
     let crash = |container: &ContainerStatus| {
         let end = last_end(container).filter(|end| end.exit_code != 0)?;
         Some(Crash {
@@ -74,18 +80,18 @@ pub fn crashes(pod: &Pod) -> Vec<Crash> {
             container: container.name.clone(),
             exit_code: end.exit_code,
             reason: end.reason.clone().unwrap_or_default(),
-            node: node(pod).unwrap_or_default().to_owned(),
+            node: kube_node(pod).unwrap_or_default().to_owned(),
             at: end.finished_at.clone(),
             restarts: container.restart_count,
-            log: tail(end.message.as_deref().unwrap_or_default(), LOG_BYTES).to_owned(),
+            log: log_tail(end.message.as_deref().unwrap_or_default(), LOG_BYTES).to_owned(),
         })
     };
     containers(pod).filter_map(crash).collect()
 }
 
-/// The last `most` bytes of `text`, from the beginning of a line where that is possible.
+/// Returns the last `most` bytes of `text`, from the beginning of a line where that is possible.
 #[must_use]
-pub fn tail(text: &str, most: usize) -> &str {
+pub fn log_tail(text: &str, most: usize) -> &str {
     let text = text.trim_end();
     let mut start = text.len().saturating_sub(most);
     while !text.is_char_boundary(start) {
@@ -98,88 +104,108 @@ pub fn tail(text: &str, most: usize) -> &str {
     }
 }
 
-/// What keeps a pod from running, as Kubernetes says it.
+/// State in which the kubelet keeps a container that does not run yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The kubelet mounts volumes, or the image is being pulled.
+    Preparing,
+    /// The image's name cannot be parsed.
+    ImageInvalid,
+    /// The image is not on the node, and the pull policy forbids a pull.
+    ImageAbsent,
+    /// The image cannot be pulled.
+    ImagePull,
+    /// The container cannot be created or started.
+    Start,
+    /// The container ended, and the kubelet pauses before it starts the container again.
+    BackOff,
+    /// A reason that only some kubelets give.
+    Other,
+}
+
+/// Returns the state that `container` waits in and the kubelet's message, or `None` if `container` does not wait.
+#[must_use]
+pub fn classify_wait(container: &ContainerStatus) -> Option<(Wait, &str)> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let wait = match waiting.reason.as_deref().unwrap_or_default() {
+        "ContainerCreating" | "PodInitializing" => Wait::Preparing,
+        "InvalidImageName" => Wait::ImageInvalid,
+        "ErrImageNeverPull" => Wait::ImageAbsent,
+        "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" => Wait::ImagePull,
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Wait::Start,
+        "CrashLoopBackOff" => Wait::BackOff,
+        _ => Wait::Other,
+    };
+    Some((wait, waiting.message.as_deref().unwrap_or_default()))
+}
+
+/// State of a rank whose container does not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// The phase that its ranks are in: `Scheduling`, `Pulling`, `Starting` or `Lost`.
+pub struct RankObstacle {
+    /// Phase of the rank: `Scheduling`, `Pulling`, `Starting` or `Lost`.
     pub phase: &'static str,
-    /// A word for a condition's reason; empty where it is only on its way.
-    pub reason: &'static str,
-    /// The scheduler's or the kubelet's words.
+    /// Message of the scheduler or of the kubelet.
     pub message: String,
 }
 
-/// What keeps container `name` of `pod` from running; `None`: it runs.
+/// Returns the state of the container `name` of `pod`, or `None` if the container runs.
 #[must_use]
-pub fn trouble(pod: &Pod, name: &str) -> Option<Trouble> {
-    let told = |phase, reason, message: &str| Some(Trouble { phase, reason, message: message.to_owned() });
+pub fn find_rank_obstacle(pod: &Pod, name: &str) -> Option<RankObstacle> {
+    let obstacle = |phase, message: &str| Some(RankObstacle { phase, message: message.to_owned() });
     if pod.metadata.deletion_timestamp.is_some() {
-        return told("Lost", "", "the pod is being deleted");
+        return obstacle("Lost", "the pod is being deleted");
     }
-    let status = pod.status.as_ref();
-    if node(pod).is_none() {
-        let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
-        let scheduled = conditions.into_iter().find(|condition| condition.type_ == "PodScheduled");
-        let refused = scheduled.filter(|condition| condition.reason.as_deref() == Some("Unschedulable"));
-        return match refused {
-            Some(condition) => told("Scheduling", "Unschedulable", condition.message.as_deref().unwrap_or_default()),
-            None => told("Scheduling", "", "waits for a node"),
-        };
+    if kube_node(pod).is_none() {
+        let message = unscheduled_condition(pod).and_then(|condition| condition.message.as_deref());
+        return obstacle("Scheduling", message.unwrap_or("waits for a node"));
     }
-    // A pod that failed as a whole: evicted, or refused by its node.
-    if let Some(status) = status.filter(|status| status.phase.as_deref() == Some("Failed")) {
-        let message = status.message.as_deref().or(status.reason.as_deref()).unwrap_or("the pod failed");
-        return told("Lost", "PodFailed", message);
+    if let Some(message) = failure(pod) {
+        return obstacle("Lost", message);
     }
     let container = containers(pod).find(|container| container.name == name);
-    let Some(state) = container.and_then(|container| container.state.as_ref()) else {
-        return told("Starting", "", "its node has not begun yet");
+    let Some(container) = container.filter(|container| container.state.is_some()) else {
+        return obstacle("Starting", "its node has not begun yet");
     };
-    if let Some(waiting) = &state.waiting {
-        let words = waiting.message.as_deref().unwrap_or_default();
-        let end = container.and_then(last_end);
-        return match waiting.reason.as_deref().unwrap_or_default() {
-            "CrashLoopBackOff" => {
-                let oom = end.is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"));
-                let reason = if oom { "OutOfMemory" } else { "CrashLoop" };
-                Some(Trouble { phase: "Lost", reason, message: crashed(container, end) })
+    if let Some((wait, message)) = classify_wait(container) {
+        return match wait {
+            Wait::BackOff => obstacle("Lost", &describe_end(container)),
+            Wait::ImageInvalid | Wait::ImageAbsent | Wait::ImagePull => obstacle("Pulling", message),
+            Wait::Start => obstacle("Starting", message),
+            Wait::Preparing | Wait::Other if message.is_empty() => {
+                obstacle("Pulling", "pulls the image and mounts volumes")
             }
-            "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" | "RegistryUnavailable" => {
-                told("Pulling", "ImagePull", words)
-            }
-            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-                told("Starting", "CannotStart", words)
-            }
-            _ => told("Pulling", "", if words.is_empty() { "pulls the image and mounts volumes" } else { words }),
+            Wait::Preparing | Wait::Other => obstacle("Pulling", message),
         };
     }
-    if let Some(end) = &state.terminated {
-        let oom = end.reason.as_deref() == Some("OOMKilled");
-        return Some(Trouble {
-            phase: "Lost",
-            reason: if oom { "OutOfMemory" } else { "" },
-            message: crashed(container, Some(end)),
-        });
-    }
-    None
+    has_terminated(container).then(|| RankObstacle { phase: "Lost", message: describe_end(container) })
 }
 
-/// The end of a container in a line: code, reason, and its last words.
-fn crashed(container: Option<&ContainerStatus>, end: Option<&ContainerStateTerminated>) -> String {
-    let restarts = container.map_or(0, |container| container.restart_count);
-    let Some(end) = end else { return format!("crashes again and again ({restarts} restarts)") };
+/// Returns the condition by which the scheduler says that it has no node for `pod`, or that a gate holds the pod.
+#[must_use]
+pub fn unscheduled_condition(pod: &Pod) -> Option<&PodCondition> {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+}
+
+/// Returns the reason why `pod` failed as a whole: it was evicted, or its node refused it.
+#[must_use]
+pub fn failure(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Failed"))?;
+    Some(status.message.as_deref().or(status.reason.as_deref()).unwrap_or("the pod failed"))
+}
+
+/// Returns true if `container` has ended and does not run again yet.
+#[must_use]
+pub fn has_terminated(container: &ContainerStatus) -> bool {
+    container.state.as_ref().is_some_and(|state| state.terminated.is_some())
+}
+
+/// Returns the end of a container in a line: reason, exit code, restarts, and the last line of its log.
+fn describe_end(container: &ContainerStatus) -> String {
+    let restarts = container.restart_count;
+    let Some(end) = last_end(container) else { return format!("crashes again and again ({restarts} restarts)") };
     let reason = end.reason.as_deref().unwrap_or("Error");
-    let words = end.message.as_deref().and_then(|log| log.lines().rev().find(|line| !line.trim().is_empty()));
-    let words = words.map(|line| format!(": {}", said(line))).unwrap_or_default();
-    format!("ended with {reason}, exit code {}, {restarts} restarts{words}", end.exit_code)
-}
-
-/// The message of a log line, which may be JSON.
-fn said(line: &str) -> String {
-    let parsed: Option<serde_json::Value> = serde_json::from_str(line.trim()).ok();
-    let message = parsed.as_ref().and_then(|line| {
-        let fields = line.get("fields").unwrap_or(line);
-        fields.get("message")?.as_str().map(str::to_owned)
-    });
-    message.unwrap_or_else(|| line.trim().to_owned())
+    let line = last_log_line(end.message.as_deref().unwrap_or_default());
+    let line = if line.is_empty() { line } else { format!(": {line}") };
+    format!("ended with {reason}, exit code {}, {restarts} restarts{line}", end.exit_code)
 }

@@ -10,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::serde::de::DeserializeOwned;
-use lockstep_operator::diagnosis::{Observed, diagnose};
+use lockstep_operator::diagnosis::{ClusterObjects, diagnose};
 use lockstep_operator::plan::{HEAD, RANK};
 use lockstep_operator::pods;
 use lockstep_operator::resource::{self, InferenceCluster};
@@ -89,17 +89,17 @@ pub fn kubernetes(bytes: &[u8]) {
     let pods: Vec<Pod> = listed(&told["pods"]);
     for pod in &pods {
         for name in [HEAD, RANK] {
-            let trouble = pods::trouble(pod, name);
-            assert!(trouble.is_none_or(|trouble| !trouble.phase.is_empty()));
+            let obstacle = pods::find_rank_obstacle(pod, name);
+            assert!(obstacle.is_none_or(|obstacle| !obstacle.phase.is_empty()));
         }
-        let crashes = pods::crashes(pod);
+        let crashes = pods::list_crashes(pod);
         assert!(crashes.iter().all(|crash| crash.exit_code != 0 && crash.log.len() <= MAX_LOG));
-        pods::budget_spent(pod, 3).then(|| pods::restarts(pod, RANK));
+        pods::is_budget_spent(pod, 3).then(|| pods::restarts(pod, RANK));
     }
     let Some(cluster) = stored(&told["cluster"]) else { return };
     let (events, nodes) = (listed(&told["events"]), listed(&told["nodes"]));
     let now = Timestamp::from_second(NOW).expect("a time");
-    let found = diagnose(&Observed { cluster: &cluster, pods: &pods, events: &events, nodes: &nodes, now });
+    let found = diagnose(&ClusterObjects { cluster: &cluster, pods: &pods, events: &events, nodes: &nodes, now });
     assert!(!found.message.is_empty(), "{found:?}");
     objects_of(&cluster);
 }

@@ -45,7 +45,7 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]
-# Why a StatefulSet cannot make its pods: a quota, Pod Security, a webhook. No status says it, only events do.
+# Only events tell why a StatefulSet cannot make its pods (quota, Pod Security, webhook) and why a pod mounts no volume.
 - apiGroups: [""]
   resources: [events]
   verbs: [list]

@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::ListParams;
 
 use super::kubernetes::KubernetesFlags;
-use crate::diagnosis::{Diagnosis, Observed, diagnose};
+use crate::diagnosis::{ClusterObjects, Diagnosis, diagnose};
 
 #[derive(Debug, Args)]
 #[command(
@@ -41,8 +41,8 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let events = events.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
     let nodes: Api<Node> = Api::all(kubernetes.client.clone());
     let nodes = nodes.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
-    let seen = Observed { cluster: &cluster, pods: &pods, events: &events, nodes: &nodes, now: Timestamp::now() };
-    let diagnosis = diagnose(&seen);
+    let now = Timestamp::now();
+    let diagnosis = diagnose(&ClusterObjects { cluster: &cluster, pods: &pods, events: &events, nodes: &nodes, now });
     super::print(&match options.output {
         None => text(&diagnosis),
         Some(Form::Json) => serde_json::to_string_pretty(&diagnosis)? + "\n",
@@ -52,7 +52,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
 }
 
 fn text(diagnosis: &Diagnosis) -> String {
-    let mut lines = vec![format!("{}: {}", diagnosis.reason, diagnosis.message)];
+    let mut lines = vec![format!("{}: {}", diagnosis.reason.as_str(), diagnosis.message)];
     lines.extend(diagnosis.evidence.iter().map(|said| format!("  {}", said.replace('\n', "\n  "))));
     lines.push(format!("{}: {}", if diagnosis.serves() { "next" } else { "remedy" }, diagnosis.remedy));
     lines.join("\n") + "\n"

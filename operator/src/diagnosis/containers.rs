@@ -1,203 +1,155 @@
-//! Containers that cannot start, or that end: images, secrets, volumes, memory, crashes, nodes that are gone.
+//! Containers that cannot start, or that end: images, secrets, volumes, memory, crashes.
 
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 
-use super::creation::at;
-use super::{Diagnosis, Observed, name, pod_name, words};
-use crate::pods::{self, containers};
+use super::creation::last_seen;
+use super::{Diagnosis, Facts, Reason, Subject, live_pods, pod_name};
+use crate::log_line::last_log_line;
+use crate::plan::RANK;
+use crate::pods::{self, Wait, classify_wait, containers};
 
 /// Exit status of a process that was killed with SIGKILL.
 const KILLED: i32 = 137;
+/// Kubernetes' reason of a container that the kernel killed for want of memory.
+const OOM_KILLED: &str = "OOMKilled";
 
-/// Words by which a rank says that its model is not there.
+/// Parts of the log line by which a rank says that its model does not exist.
 const MODEL_MISSING: [&str; 6] =
     ["no such model", "model not found", "config.json", "No such file or directory", "no such folder", "/models"];
 
-/// A pod on a node that is not ready, or that Kubernetes takes away because of its node.
-pub(super) fn lost_node(seen: &Observed<'_>) -> Option<Diagnosis> {
-    seen.pods.iter().find_map(|pod| {
-        let node = pod.spec.as_ref()?.node_name.as_deref()?;
-        let known = seen.nodes.iter().find(|known| known.metadata.name.as_deref() == Some(node));
-        let conditions = known.iter().flat_map(|node| node.status.iter()).flat_map(|s| s.conditions.iter().flatten());
-        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        let said = match ready {
-            Some(ready) if ready.status != "True" => ready.message.clone().unwrap_or_default(),
-            Some(_) => return None,
-            None if pod.status.as_ref()?.reason.as_deref() == Some("NodeLost") => {
-                pod.status.as_ref()?.message.clone().unwrap_or_default()
-            }
-            None => return None,
+/// Parts of a registry's answer that denies a pull.
+const PULL_DENIED: [&str; 5] = ["401", "403", "denied", "unauthorized", "authorization failed"];
+
+/// Reasons of the events by which a kubelet says that it cannot mount a volume.
+const MOUNT_FAILED: [&str; 3] = ["FailedMount", "FailedAttachVolume", "FailedMapVolume"];
+
+/// Reason of the event by which a kubelet says that a pull secret does not exist. The kubelet goes on without it.
+const NO_PULL_SECRET: &str = "FailedToRetrieveImagePullSecret";
+
+/// Returns true if only events tell why `pod` does not start.
+#[must_use]
+pub fn needs_events(pod: &Pod) -> bool {
+    let waits =
+        |container| classify_wait(container).is_some_and(|(wait, _)| matches!(wait, Wait::Preparing | Wait::ImagePull));
+    pod.metadata.deletion_timestamp.is_none() && containers(pod).any(waits)
+}
+
+/// Returns the first container that the kubelet cannot start.
+pub(super) fn find_waiting_container(facts: &Facts<'_>) -> Option<Diagnosis> {
+    let all = || live_pods(facts).flat_map(|pod| containers(pod).map(move |container| (pod, container)));
+    let found = all().find_map(|(pod, container)| {
+        let (wait, message) = classify_wait(container)?;
+        let subject = Subject { cluster: facts.cluster, pod: pod_name(pod), object: &container.image, detail: "" };
+        let diagnosis = match wait {
+            Wait::Preparing | Wait::BackOff | Wait::Other => return None,
+            Wait::ImageInvalid => Diagnosis::new(Reason::ImageInvalid, subject),
+            Wait::ImageAbsent => Diagnosis::new(Reason::ImageAbsent, subject),
+            Wait::ImagePull => match find_event(facts, pod, &[NO_PULL_SECRET]) {
+                Some(event) => Diagnosis::new(Reason::PullSecretMissing, subject)
+                    .with_evidence(event.message.clone().unwrap_or_default()),
+                None if PULL_DENIED.iter().any(|word| message.contains(word)) => {
+                    Diagnosis::new(Reason::ImagePullDenied, subject)
+                }
+                None => Diagnosis::new(Reason::ImageNotFound, subject),
+            },
+            Wait::Start => Diagnosis::new(Reason::ContainerCannotStart, Subject { object: &container.name, ..subject }),
         };
-        let message = format!("node {node}, which runs {}, is not ready", pod_name(pod));
-        let remedy = format!(
-            "bring {node} back or delete it (kubectl delete node {node}); the operator replaces the pod once Kubernetes lets \
-             it go"
-        );
-        Some(Diagnosis::new("NodeLost", message, remedy).with(said))
+        Some(diagnosis.with_evidence(message))
+    });
+    found.or_else(|| find_unmounted_volume(facts))
+}
+
+/// Returns the first pod that waits for a volume.
+fn find_unmounted_volume(facts: &Facts<'_>) -> Option<Diagnosis> {
+    let prepares = |container| classify_wait(container).is_some_and(|(wait, _)| wait == Wait::Preparing);
+    live_pods(facts).filter(|pod| containers(pod).any(prepares)).find_map(|pod| {
+        let event = find_event(facts, pod, &MOUNT_FAILED)?;
+        let subject = Subject { cluster: facts.cluster, pod: pod_name(pod), ..Subject::default() };
+        let evidence = event.message.clone().unwrap_or_default();
+        Some(Diagnosis::new(Reason::VolumeNotMounted, subject).with_evidence(evidence))
     })
 }
 
-/// The first container that the kubelet cannot start.
-pub(super) fn cannot_start(seen: &Observed<'_>) -> Option<Diagnosis> {
-    let told = seen.pods.iter().find_map(|pod| {
-        containers(pod).find_map(|container| {
-            let waiting = container.state.as_ref()?.waiting.as_ref()?;
-            let said = waiting.message.as_deref().unwrap_or_default();
-            Some(waits(seen, pod, container, waiting.reason.as_deref()?, said)?.with(said))
-        })
-    });
-    told.or_else(|| mount(seen))
-}
-
-fn waits(seen: &Observed<'_>, pod: &Pod, container: &ContainerStatus, reason: &str, said: &str) -> Option<Diagnosis> {
-    let (pod_name, image) = (pod_name(pod), container.image.as_str());
-    match reason {
-        "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "InvalidImageName" | "RegistryUnavailable" => {
-            Some(image_not_there(seen, pod, image, reason, said))
-        }
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-            let message = format!("container {} of {pod_name} cannot be started", container.name);
-            let remedy = "create what the message names (a Secret, a ConfigMap, a key in one), or take it out of spec.env and \
-                          spec.template";
-            Some(Diagnosis::new("ContainerCannotStart", message, remedy))
-        }
-        _ => None,
-    }
-}
-
-fn image_not_there(seen: &Observed<'_>, pod: &Pod, image: &str, reason: &str, said: &str) -> Diagnosis {
-    // The kubelet goes on without a pull secret that is missing, and says so in an event alone.
-    let no_secret = seen.events.iter().find(|event| {
-        event.reason.as_deref() == Some("FailedToRetrieveImagePullSecret")
+/// Returns the newest event about `pod` with one of `reasons`.
+fn find_event<'a>(facts: &Facts<'a>, pod: &Pod, reasons: &[&str]) -> Option<&'a Event> {
+    let about_pod = |event: &&&Event| {
+        let same_uid = match (&event.involved_object.uid, &pod.metadata.uid) {
+            (Some(event), Some(pod)) => event == pod,
+            _ => true,
+        };
+        same_uid
             && event.involved_object.name == pod.metadata.name
-    });
-    let pod = pod_name(pod);
-    if reason == "InvalidImageName" {
-        let message = format!("{image} is no image reference ({pod})");
-        return Diagnosis::new("ImageInvalid", message, "set spec.image to REGISTRY/NAME:TAG");
-    }
-    if let Some(event) = no_secret {
-        let message = format!("{pod} cannot pull {image}: a pull secret of it does not exist");
-        let remedy = "create the secret in this namespace (kubectl create secret docker-registry), or correct \
-                      spec.imagePullSecrets";
-        return Diagnosis::new("PullSecretMissing", message, remedy).with(event.message.clone().unwrap_or_default());
-    }
-    let denied =
-        ["401", "403", "denied", "unauthorized", "authorization failed"].iter().any(|word| said.contains(word));
-    if denied {
-        let message = format!("the registry does not let {pod} pull {image}");
-        let remedy = "see that the image's name is right; if it is private, create a secret (kubectl create secret \
-                      docker-registry) and name it in spec.imagePullSecrets";
-        return Diagnosis::new("ImagePullDenied", message, remedy);
-    }
-    if reason == "ErrImageNeverPull" {
-        let message = format!("{image} is not on the node of {pod}, and spec.imagePullPolicy forbids to pull it");
-        return Diagnosis::new(
-            "ImageNotFound",
-            message,
-            "load the image onto the nodes, or set spec.imagePullPolicy to IfNotPresent",
-        );
-    }
-    let message = format!("{pod} cannot pull the image {image}");
-    let remedy =
-        "correct spec.image (or the operator's --agent-image), push the image, or see that nodes reach the registry";
-    Diagnosis::new("ImageNotFound", message, remedy)
-}
-
-/// A pod that waits for a volume.
-fn mount(seen: &Observed<'_>) -> Option<Diagnosis> {
-    let waits = |pod: &&Pod| {
-        containers(pod).any(|container| {
-            let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
-            waiting
-                .and_then(|waiting| waiting.reason.as_deref())
-                .is_some_and(|reason| ["ContainerCreating", "PodInitializing"].contains(&reason))
-        })
+            && event.reason.as_deref().is_some_and(|reason| reasons.contains(&reason))
     };
-    seen.pods.iter().filter(waits).find_map(|pod| {
-        let of_pod = seen.events.iter().filter(|event| event.involved_object.name == pod.metadata.name);
-        let failed = ["FailedMount", "FailedAttachVolume", "FailedMapVolume"];
-        let event = of_pod
-            .filter(|event| event.reason.as_deref().is_some_and(|reason| failed.contains(&reason)))
-            .max_by_key(|event| at(event))?;
-        let message = format!("a volume of {} cannot be mounted", pod_name(pod));
-        let remedy = "see that the claim, Secret or volume that the message names exists and can be used on that node";
-        Some(Diagnosis::new("VolumeNotMounted", message, remedy).with(event.message.clone().unwrap_or_default()))
-    })
+    facts.events.iter().filter(about_pod).max_by_key(|event| last_seen(event)).copied()
 }
 
-/// How a container ended last, where it does not run well since.
-fn ended(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
-    if container.ready {
-        return None;
-    }
-    pods::last_end(container).filter(|end| end.exit_code != 0)
-}
-
-/// The first container that ended without being asked to and is not well again.
-pub(super) fn crashing(seen: &Observed<'_>) -> Option<Diagnosis> {
-    // A head may end because a rank did: ranks speak first.
-    let mut all: Vec<_> = seen.pods.iter().flat_map(|pod| containers(pod).map(move |one| (pod, one))).collect();
-    all.sort_by_key(|(_, container)| container.name != "rank");
-    all.into_iter().find_map(|(pod, container)| {
-        let end = ended(container)?;
-        let crash = Ended {
-            cluster: &name(seen),
+/// Returns the first container that crashes and does not run well since.
+pub(super) fn find_crash(facts: &Facts<'_>) -> Option<Diagnosis> {
+    let mut all: Vec<_> =
+        live_pods(facts).flat_map(|pod| containers(pod).map(move |container| (pod, container))).collect();
+    // A head may end because a rank did, so ranks come first.
+    all.sort_by_key(|(_, container)| container.name != RANK);
+    all.into_iter().find(|(_, container)| is_crashing(container)).map(|(pod, container)| {
+        let end = pods::last_end(container);
+        let crash = ContainerEnd {
+            cluster: facts.cluster,
             pod: pod_name(pod),
             container: &container.name,
-            code: end.exit_code,
-            reason: end.reason.as_deref().unwrap_or_default(),
-            said: end.message.as_deref().unwrap_or_default(),
+            exit_code: end.map_or(0, |end| end.exit_code),
+            reason: end.and_then(|end| end.reason.as_deref()).unwrap_or_default(),
+            log: end.and_then(|end| end.message.as_deref()).unwrap_or_default(),
             restarts: container.restart_count,
         };
-        Some(crash.diagnosis())
+        crash.diagnose()
     })
 }
 
-/// The end of a container, from its pod or from the cluster's status.
-pub(super) struct Ended<'a> {
+/// Returns true if `container` does not run because it crashed, or has crashed more than once and is not ready since. One
+/// crash alone is no fault: the kubelet starts the container again, and its group recovers.
+fn is_crashing(container: &ContainerStatus) -> bool {
+    if container.ready {
+        return false;
+    }
+    if classify_wait(container).is_some_and(|(wait, _)| wait == Wait::BackOff) {
+        return true;
+    }
+    let Some(end) = pods::last_end(container).filter(|end| end.exit_code != 0) else { return false };
+    let has_terminated = pods::has_terminated(container);
+    if has_terminated && end.reason.as_deref() == Some(OOM_KILLED) {
+        return true;
+    }
+    let crashes = container.restart_count + i32::from(has_terminated);
+    crashes >= 2 && !pods::has_served(container)
+}
+
+/// End of a container, from its pod or from the cluster's status.
+pub(super) struct ContainerEnd<'a> {
     pub cluster: &'a str,
     pub pod: &'a str,
     pub container: &'a str,
-    pub code: i32,
+    pub exit_code: i32,
+    /// Kubernetes' reason.
     pub reason: &'a str,
     /// Termination message or last log lines.
-    pub said: &'a str,
+    pub log: &'a str,
     pub restarts: i32,
 }
 
-impl Ended<'_> {
-    pub(super) fn diagnosis(&self) -> Diagnosis {
-        let (pod, container, code) = (self.pod, self.container, self.code);
-        let last = last_line(self.said);
-        if self.reason == "OOMKilled" {
-            let message = format!("container {container} of {pod} was killed for want of memory (exit code {code})");
-            let remedy = "raise spec.resources.limits.memory, lower spec.serving.kvCacheMemory or spec.serving.contextLength, or \
-                          spread the model over more workers";
-            return Diagnosis::new("OutOfMemory", message, remedy).with(last);
-        }
-        if MODEL_MISSING.iter().any(|words| last.contains(words)) {
-            let message = format!("{pod} does not find the model");
-            let remedy =
-                "correct spec.model.source, or put the model (config.json, tokenizer, weights) where it points";
-            return Diagnosis::new("ModelNotFound", message, remedy).with(last);
-        }
+impl ContainerEnd<'_> {
+    pub(super) fn diagnose(&self) -> Diagnosis {
+        let code = self.exit_code;
+        let line = last_log_line(self.log);
         let killed =
             if code == KILLED { ", killed from outside: by a probe, or for want of the node's memory" } else { "" };
-        let message = format!(
-            "container {container} of {pod} ended with exit code {code}{killed}; {} restarts so far",
-            self.restarts
-        );
-        let remedy = format!(
-            "read what it said: lockstep logs {} --previous; then change the spec it complains of",
-            self.cluster
-        );
-        Diagnosis::new("CrashLoop", message, remedy).with(last)
+        let (reason, detail) = if self.reason == OOM_KILLED {
+            (Reason::OutOfMemory, format!("exit code {code}, {} restarts", self.restarts))
+        } else if MODEL_MISSING.iter().any(|part| line.contains(part)) {
+            (Reason::ModelNotFound, String::new())
+        } else {
+            (Reason::CrashLoop, format!("exit code {code}{killed}; {} restarts so far", self.restarts))
+        };
+        let subject = Subject { cluster: self.cluster, pod: self.pod, object: self.container, detail: &detail };
+        Diagnosis::new(reason, subject).with_evidence(line)
     }
-}
-
-/// The last line said, and the message alone where it is a line of JSON.
-fn last_line(said: &str) -> String {
-    let line = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    words::readable(line).unwrap_or_else(|| line.to_owned())
 }

@@ -1,89 +1,74 @@
-//! What the operator tells of groups: stopped ones, and those that are on their way.
+//! Groups as their status shows them: stopped ones, and those that are on their way.
 
-use super::containers::Ended;
-use super::{Diagnosis, Observed, name, status};
+use super::containers::ContainerEnd;
+use super::{Diagnosis, Facts, Reason, Subject};
 use crate::resource::status::{GroupPhase, GroupStatus};
 
-/// A group whose restart budget is spent: why it died, where that is known.
-pub(super) fn stopped(seen: &Observed<'_>) -> Option<Diagnosis> {
-    let group = status(seen)?.groups.iter().find(|group| group.phase == GroupPhase::Stopped)?;
+/// Returns the first group whose restart budget is spent, with the cause of its crashes where that is known.
+pub(super) fn find_stopped_group(facts: &Facts<'_>) -> Option<Diagnosis> {
+    let group = facts.groups.iter().find(|group| group.phase == GroupPhase::Stopped)?;
+    let stopped = format!(
+        "the operator stopped group {}: its restart budget of {} is spent",
+        group.index, facts.spec.restart_budget
+    );
     let crash = group.crashes.iter().max_by_key(|crash| crash.restarts);
     let cause = crash.map(|crash| {
-        let ended = Ended {
-            cluster: &name(seen),
+        let end = ContainerEnd {
+            cluster: facts.cluster,
             pod: &crash.pod,
             container: &crash.container,
-            code: crash.exit_code,
+            exit_code: crash.exit_code,
             reason: &crash.reason,
-            said: &crash.log,
+            log: &crash.log,
             restarts: crash.restarts,
         };
-        ended.diagnosis()
+        end.diagnose()
     });
-    let said = format!(
-        "group {} was stopped, for its restart budget of {} is spent",
-        group.index, seen.cluster.spec.restart_budget
-    );
+    let spent = |detail: &str| {
+        Diagnosis::new(Reason::RestartBudgetSpent, Subject { cluster: facts.cluster, detail, ..Subject::default() })
+    };
     Some(match cause {
-        Some(mut cause) if cause.reason != "CrashLoop" => {
-            cause.message = format!("{}; {said}", cause.message);
+        Some(mut cause) if cause.reason != Reason::CrashLoop => {
+            cause.message = format!("{}; {stopped}", cause.message);
             cause
         }
-        Some(cause) => Diagnosis {
-            reason: "RestartBudgetSpent",
-            message: format!("{said}; {}", cause.message),
-            remedy: "change the spec to what its last words ask for: the group is then started again".into(),
-            evidence: cause.evidence,
-        },
-        None => Diagnosis::new("RestartBudgetSpent", said, "change the spec: the group is then started again"),
+        Some(cause) => Diagnosis { evidence: cause.evidence, ..spent(&format!("{stopped}; {}", cause.message)) },
+        None => spent(&stopped),
     })
 }
 
-/// A group that changes, loads or forms: nothing is wrong yet.
-pub(super) fn on_the_way(seen: &Observed<'_>) -> Option<Diagnosis> {
-    let groups = &status(seen)?.groups;
-    let group = groups.iter().find(|group| !group.ready)?;
-    let index = group.index;
-    let of = |reason, what: String| {
-        let remedy = format!("wait; watch it with: lockstep status {} --watch", name(seen));
-        Some(Diagnosis::new(reason, what, remedy).with(group.message.clone()))
+/// Returns the state of the first of the `wanted` groups that does not serve: nothing is known to be wrong with it.
+#[must_use]
+pub fn describe_progress(cluster: &str, wanted: u32, groups: &[GroupStatus]) -> Option<Diagnosis> {
+    let waits = |group: &&GroupStatus| !group.ready && u32::try_from(group.index).is_ok_and(|index| index < wanted);
+    let group = groups.iter().find(waits)?;
+    let reason = match group.phase {
+        GroupPhase::Pending => Reason::WaitingForOtherGroups,
+        GroupPhase::Creating => Reason::Creating,
+        GroupPhase::Forming | GroupPhase::Serving => Reason::Loading,
+        GroupPhase::Recovering => Reason::Recovering,
+        GroupPhase::Draining => Reason::Draining,
+        GroupPhase::Updating => Reason::Updating,
+        GroupPhase::Stopped => Reason::RestartBudgetSpent,
     };
-    match group.phase {
-        GroupPhase::Draining => {
-            of("Draining", format!("group {index} finishes the requests that it has, and then goes"))
-        }
-        GroupPhase::Updating => of("Updating", format!("group {index} is replaced by one of the new spec")),
-        GroupPhase::Pending => {
-            of("WaitingForOtherGroups", format!("group {index} waits until those before it are scheduled"))
-        }
-        _ if !group.ranks.is_empty() => loading(group).and_then(|what| of("Loading", what)).or_else(|| lost(group)),
-        GroupPhase::Creating => of("Creating", format!("the pods of group {index} are being started")),
-        GroupPhase::Forming => of("Forming", format!("the ranks of group {index} join")),
-        GroupPhase::Recovering => of("Recovering", format!("group {index} lost a rank and forms again")),
-        GroupPhase::Serving | GroupPhase::Stopped => None,
-    }
+    let detail = describe_ranks(group);
+    let subject = Subject { cluster, pod: "", object: &group.index.to_string(), detail: &detail };
+    Some(Diagnosis::new(reason, subject).with_evidence(group.message.clone()))
 }
 
-/// How far the slowest rank is that is still underway.
-fn loading(group: &GroupStatus) -> Option<String> {
-    let behind = group.ranks.iter().filter(|rank| !["Serving", "Lost"].contains(&rank.phase.as_str()));
-    let slowest = behind.clone().min_by_key(|rank| rank.percent_loaded.unwrap_or(0))?;
+/// Returns the number of ranks that do not serve yet, and the progress of the slowest of them.
+fn describe_ranks(group: &GroupStatus) -> String {
+    let behind = || group.ranks.iter().filter(|rank| rank.phase != "Serving");
+    let loads = behind().filter(|rank| rank.phase != "Lost").min_by_key(|rank| rank.percent_loaded.unwrap_or(0));
+    let Some(slowest) = loads.or_else(|| behind().next()) else { return "waits until its ranks have joined".into() };
     let loaded = slowest.percent_loaded.map_or(String::new(), |percent| format!(", {percent}% loaded"));
-    let left = slowest.seconds_left.map_or(String::new(), |left| format!(", about {left} s left"));
-    Some(format!(
-        "group {} waits for {} of {} ranks; the slowest is rank {} ({}{loaded}{left})",
-        group.index,
-        behind.count(),
+    let time_left = slowest.seconds_left.map_or(String::new(), |left| format!(", about {left} s left"));
+    format!(
+        "waits for {} of {} ranks; the slowest is rank {} in {} ({}{loaded}{time_left})",
+        behind().count(),
         group.ranks.len(),
         slowest.rank,
+        slowest.pod,
         slowest.phase
-    ))
-}
-
-fn lost(group: &GroupStatus) -> Option<Diagnosis> {
-    let rank = group.ranks.iter().find(|rank| rank.phase == "Lost")?;
-    let message = format!("group {} lost rank {} ({})", group.index, rank.rank, rank.pod);
-    let remedy =
-        format!("the operator replaces it; where it does not come back, see kubectl describe pod {}", rank.pod);
-    Some(Diagnosis::new("RankLost", message, remedy).with(rank.message.clone()))
+    )
 }

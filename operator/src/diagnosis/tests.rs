@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Diagnosis, Observed, diagnose};
+use super::{ClusterObjects, Diagnosis, diagnose};
 
 const NOW: &str = "2026-01-01T01:00:00Z";
 
@@ -57,9 +57,9 @@ fn event(reason: &str, object: &str, said: &str) -> Value {
         "lastTimestamp": "2026-01-01T00:59:00Z"})
 }
 
-fn of(cluster: Value, pods: Vec<Value>, events: Vec<Value>, nodes: Vec<Value>) -> Diagnosis {
+fn diagnose_values(cluster: Value, pods: Vec<Value>, events: Vec<Value>, nodes: Vec<Value>) -> Diagnosis {
     let read = "a Kubernetes object";
-    diagnose(&Observed {
+    diagnose(&ClusterObjects {
         cluster: &serde_json::from_value(cluster).expect(read),
         pods: &pods.into_iter().map(|pod| serde_json::from_value(pod).expect(read)).collect::<Vec<_>>(),
         events: &events.into_iter().map(|event| serde_json::from_value(event).expect(read)).collect::<Vec<_>>(),
@@ -70,8 +70,8 @@ fn of(cluster: Value, pods: Vec<Value>, events: Vec<Value>, nodes: Vec<Value>) -
 
 /// The reason of a cluster that is not ready, whose pods are `pods`.
 fn check(pods: Vec<Value>, events: Vec<Value>, reason: &str, said: &str) {
-    let diagnosis = of(cluster("False", json!([])), pods, events, vec![]);
-    assert_eq!(diagnosis.reason, reason, "{diagnosis:?}");
+    let diagnosis = diagnose_values(cluster("False", json!([])), pods, events, vec![]);
+    assert_eq!(diagnosis.reason.as_str(), reason, "{diagnosis:?}");
     let all = format!("{} {} {}", diagnosis.message, diagnosis.remedy, diagnosis.evidence.join(" "));
     assert!(all.contains(said), "{said} is not in {diagnosis:?}");
 }
@@ -118,7 +118,7 @@ fn containers_that_cannot_start() {
     );
     check(waiting("ErrImagePull", gone), vec![], "ImageNotFound", "r.example/agent:1");
     check(waiting("ImagePullBackOff", "Back-off pulling image"), vec![], "ImageNotFound", "spec.image");
-    check(waiting("ErrImageNeverPull", ""), vec![], "ImageNotFound", "spec.imagePullPolicy");
+    check(waiting("ErrImageNeverPull", ""), vec![], "ImageAbsent", "spec.imagePullPolicy");
     check(waiting("InvalidImageName", "couldn't parse image name"), vec![], "ImageInvalid", "REGISTRY/NAME:TAG");
     check(waiting("ErrImagePull", private), vec![], "ImagePullDenied", "spec.imagePullSecrets");
     check(waiting("ErrImagePull", private), vec![secret], "PullSecretMissing", "regcred");
@@ -159,9 +159,9 @@ fn containers_that_end() {
 fn a_lost_node() {
     let node = json!({"metadata": {"name": "n1"}, "status": {"conditions": [
         {"type": "Ready", "status": "Unknown", "message": "Kubelet stopped posting node status."}]}});
-    let diagnosis = of(cluster("False", json!([])), vec![well("q-0-head-0")], vec![], vec![node]);
+    let diagnosis = diagnose_values(cluster("False", json!([])), vec![well("q-0-head-0")], vec![], vec![node]);
     assert_eq!(
-        (diagnosis.reason, diagnosis.evidence[0].as_str()),
+        (diagnosis.reason.as_str(), diagnosis.evidence[0].as_str()),
         ("NodeLost", "Kubelet stopped posting node status.")
     );
 }
@@ -173,14 +173,14 @@ fn groups_on_their_way_or_stopped() {
         |reason| json!([{"pod": "q-0-worker-0", "container": "rank", "exitCode": 1, "reason": reason, "log": "oh"}]);
     for (group, reason, said) in [
         (json!({"index": 0, "phase": "Forming", "ranks": [rank("Loading", 35)]}), "Loading", "35% loaded"),
-        (json!({"index": 0, "phase": "Recovering", "ranks": [rank("Lost", 0)]}), "RankLost", "q-0-worker-0"),
+        (json!({"index": 0, "phase": "Recovering", "ranks": [rank("Lost", 0)]}), "Recovering", "q-0-worker-0"),
         (json!({"index": 0, "phase": "Draining"}), "Draining", "group 0"),
         (json!({"index": 0, "phase": "Updating"}), "Updating", "group 0"),
         (json!({"index": 0, "phase": "Stopped", "crashes": crash("Error")}), "RestartBudgetSpent", "budget of 5"),
         (json!({"index": 0, "phase": "Stopped", "crashes": crash("OOMKilled")}), "OutOfMemory", "budget of 5"),
     ] {
-        let diagnosis = of(cluster("False", json!([group])), vec![], vec![], vec![]);
-        assert_eq!(diagnosis.reason, reason, "{diagnosis:?}");
+        let diagnosis = diagnose_values(cluster("False", json!([group])), vec![], vec![], vec![]);
+        assert_eq!(diagnosis.reason.as_str(), reason, "{diagnosis:?}");
         assert!(diagnosis.message.contains(said), "{diagnosis:?}");
     }
 }
@@ -190,26 +190,32 @@ fn the_operator_and_the_spec() {
     let with = |pointer: &str, value: Value| {
         let mut cluster = cluster("False", json!([]));
         *cluster.pointer_mut(pointer).expect("a field") = value;
-        of(cluster, vec![], vec![], vec![]).reason
+        diagnose_values(cluster, vec![], vec![], vec![]).reason.as_str()
     };
     assert_eq!(with("/status", json!(null)), "OperatorNotRunning");
     assert_eq!(with("/metadata/generation", json!(2)), "OperatorNotRunning");
-    assert_eq!(with("/status/conditions/0/reason", json!("Invalid")), "Invalid");
+    assert_eq!(with("/status/conditions/0/reason", json!("InvalidSpec")), "InvalidSpec");
     assert_eq!(with("/spec/replicas", json!(0)), "ScaledToZero");
     let mut young = cluster("False", json!([]));
     young["status"] = json!(null);
     young["metadata"]["creationTimestamp"] = json!("2026-01-01T00:59:50Z");
-    assert_eq!(of(young, vec![], vec![], vec![]).reason, "WaitingForOperator");
+    assert_eq!(diagnose_values(young, vec![], vec![], vec![]).reason.as_str(), "WaitingForOperator");
 }
 
 #[test]
 fn all_is_well_only_where_it_is() {
     let pods = || vec![well("q-0-head-0"), well("q-0-worker-0")];
-    let serves = of(cluster("True", json!([])), pods(), vec![], vec![]);
+    let serves = diagnose_values(cluster("True", json!([])), pods(), vec![], vec![]);
     assert!(serves.serves() && serves.message.contains("q.ml.svc:50051"), "{serves:?}");
     // The operator's word is old: a pod says otherwise, or is not there.
-    assert_eq!(of(cluster("True", json!([])), crashed(1, "Error", "x"), vec![], vec![]).reason, "CrashLoop");
-    assert_eq!(of(cluster("True", json!([])), vec![well("q-0-head-0")], vec![], vec![]).reason, "NotReady");
+    assert_eq!(
+        diagnose_values(cluster("True", json!([])), crashed(1, "Error", "x"), vec![], vec![]).reason.as_str(),
+        "CrashLoop"
+    );
+    assert_eq!(
+        diagnose_values(cluster("True", json!([])), vec![well("q-0-head-0")], vec![], vec![]).reason.as_str(),
+        "NotReady"
+    );
     // All pods are well, and the operator says otherwise.
-    assert_eq!(of(cluster("False", json!([])), pods(), vec![], vec![]).reason, "NotReady");
+    assert_eq!(diagnose_values(cluster("False", json!([])), pods(), vec![], vec![]).reason.as_str(), "NotReady");
 }

@@ -8,4 +8,6 @@ mod changes;
 mod trimmed;
 mod watches;
 
+#[cfg(test)]
+pub(crate) use trimmed::trim_pod;
 pub use watches::{Observed, Scope, Watches};

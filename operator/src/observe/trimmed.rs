@@ -13,7 +13,7 @@ use crate::resource::InferenceCluster;
 
 /// A pod keeps its place, its status, and whose it is. There are more pods than anything else, and the types of
 /// Kubernetes are large: room that vectors keep for more is given back.
-pub(super) fn pod(pod: &mut Pod) {
+pub(crate) fn trim_pod(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
     pod.metadata.owner_references = None;
@@ -37,7 +37,10 @@ pub(super) fn pod(pod: &mut Pod) {
             containers.iter_mut().for_each(Vec::shrink_to_fit);
         }
         for container in status.container_statuses.iter_mut().flatten() {
-            container.image = String::new();
+            // The image matters as long as the container does not run: the diagnosis names it.
+            if container.state.as_ref().is_none_or(|state| state.waiting.is_none()) {
+                container.image = String::new();
+            }
             container.image_id = String::new();
             container.container_id = None;
             container.volume_mounts = None;
@@ -49,22 +52,22 @@ pub(super) fn pod(pod: &mut Pod) {
 
 /// Trims an owned object to its trace: its metadata and a hash of its content. The trace tells whether the object exists,
 /// which cluster owns it, what the operator applied, and whether somebody changed the object since.
-pub(super) fn trace(object: &mut DynamicObject) {
+pub(super) fn trim_to_trace(object: &mut DynamicObject) {
     let hash = hash_content(object);
     object.data = Value::Null;
-    metadata(&mut object.metadata);
+    trim_metadata(&mut object.metadata);
     object.metadata.annotations.get_or_insert_default().insert(annotation::SEEN.into(), hash);
 }
 
 /// Metadata keep what says which object it is, whose, and what it was applied as. The hash of the content covers labels.
-pub(super) fn metadata(metadata: &mut ObjectMeta) {
+pub(super) fn trim_metadata(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
     metadata.labels = None;
     metadata.owner_references.iter_mut().for_each(Vec::shrink_to_fit);
 }
 
 /// A StatefulSet keeps what it was applied as (an annotation) and its numbers; of its template, a hash.
-pub(super) fn stateful_set(set: &mut StatefulSet) {
+pub(super) fn trim_stateful_set(set: &mut StatefulSet) {
     if let Some(spec) = &mut set.spec {
         let hash = hash_with_labels(json!({ "spec": spec }), &set.metadata);
         set.metadata.annotations.get_or_insert_default().insert(annotation::SEEN.into(), hash);
@@ -72,11 +75,11 @@ pub(super) fn stateful_set(set: &mut StatefulSet) {
         spec.selector = Default::default();
         spec.volume_claim_templates = None;
     }
-    metadata(&mut set.metadata);
+    trim_metadata(&mut set.metadata);
 }
 
 /// A node keeps its name and whether it is ready.
-pub(super) fn node(node: &mut Node) {
+pub(super) fn trim_node(node: &mut Node) {
     node.managed_fields_mut().clear();
     node.metadata.annotations = None;
     node.metadata.labels = None;
@@ -94,7 +97,7 @@ pub(super) fn node(node: &mut Node) {
     }
 }
 
-pub(super) fn cluster(cluster: &mut InferenceCluster) {
+pub(super) fn trim_cluster(cluster: &mut InferenceCluster) {
     cluster.managed_fields_mut().clear();
     // kubectl's copy of the whole object.
     if let Some(annotations) = &mut cluster.metadata.annotations {

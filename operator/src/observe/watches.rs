@@ -84,6 +84,12 @@ impl Observed {
         self.sets.get(&ObjectRef::new(name).within(namespace))
     }
 
+    /// Returns a node, by name, if nodes are watched.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<std::sync::Arc<Node>> {
+        self.nodes.as_ref()?.get(&ObjectRef::new(name))
+    }
+
     /// Whether `node` answers; unknown nodes and clusters without that knowledge count as ready.
     #[must_use]
     pub fn node_ready(&self, node: &str) -> bool {
@@ -109,20 +115,20 @@ impl Watches {
         let (clusters_store, writer) = reflector::store();
         let clusters = watcher(scope.api::<InferenceCluster>(client), watcher::Config::default())
             .default_backoff()
-            .modify(trimmed::cluster)
+            .modify(trimmed::trim_cluster)
             .reflect(writer);
         let clusters = changes(clusters, cluster_meaning).boxed();
         let (pods_store, writer) = reflector::store();
         let pods = watcher(scope.api::<Pod>(client), ours.clone())
             .default_backoff()
-            .modify(trimmed::pod)
+            .modify(trimmed::trim_pod)
             .reflect(writer)
             .touched_objects()
             .boxed();
         let (sets_store, writer) = reflector::store();
         let sets = watcher(scope.api::<StatefulSet>(client), ours.clone())
             .default_backoff()
-            .modify(trimmed::stateful_set)
+            .modify(trimmed::trim_stateful_set)
             .reflect(writer);
         let sets = changes(sets, content).boxed();
         let (node_stream, nodes_store) = if nodes { watch_nodes(client) } else { (None, None) };
@@ -133,7 +139,7 @@ impl Watches {
             owned_stores.push((kind.clone(), writer.as_reader()));
             let stream = watcher(scope.dynamic(client, &kind), ours.clone())
                 .default_backoff()
-                .modify(trimmed::trace)
+                .modify(trimmed::trim_to_trace)
                 .reflect(writer);
             owned.push((kind, changes(stream, content).boxed()));
         }
@@ -154,7 +160,7 @@ fn watch_nodes(client: &Client) -> (Option<NodeStream>, Option<Store<Node>>) {
     let (store, writer) = reflector::store();
     let stream = watcher(Api::<Node>::all(client.clone()), watcher::Config::default())
         .default_backoff()
-        .modify(trimmed::node)
+        .modify(trimmed::trim_node)
         .reflect(writer);
     (Some(changes(stream, |node| u64::from(trimmed::is_ready(node))).boxed()), Some(store))
 }

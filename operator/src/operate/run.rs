@@ -208,7 +208,7 @@ async fn control(
         ledger: Ledger::default(),
         certificates: Certificates::default(),
         pace: Pace::default(),
-        refusals: tokio::sync::Mutex::default(),
+        events: crate::reconcile::EventCache::default(),
     });
     let queued = metrics.clone();
     let clusters = watches.clusters.inspect_ok(move |cluster| queued.queued(&ObjectRef::from_obj(cluster)));
@@ -264,7 +264,7 @@ fn owner_of(pod: &Pod) -> Option<ObjectRef<InferenceCluster>> {
 /// The clusters with pods on a node that went or came back.
 fn on_node(pods: &Store<Pod>, node: &Node) -> Vec<ObjectRef<InferenceCluster>> {
     let name = node.name_any();
-    let there = pods.state_filter(|pod| crate::pods::node(pod) == Some(&name));
+    let there = pods.state_filter(|pod| crate::pods::kube_node(pod) == Some(&name));
     let mut clusters: Vec<_> = there.iter().filter_map(|pod| owner_of(pod)).collect();
     clusters.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     clusters.dedup();

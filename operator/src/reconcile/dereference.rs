@@ -1,27 +1,23 @@
 //! The first step: what there is of a cluster, gathered from the watches' stores and from what its head said. It asks the
-//! API server only for what no watch tells: why a StatefulSet cannot make its pods.
+//! API server only for what no watch tells: see [`events`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::ListParams;
-use kube::{Api, ResourceExt as _};
+use kube::ResourceExt as _;
 
-use super::{Context, elapsed};
+use super::{Context, events};
+use crate::diagnosis::list_unready_nodes;
 use crate::heads::{GroupKey, HeadPod, Report};
 use crate::objects::is_owned_by;
 use crate::plan::Names;
+use crate::pods;
 use crate::resource::InferenceCluster;
 
 /// Most groups of a cluster: the CRD's bound on `replicas`.
 const MAX_GROUPS: u32 = 256;
-/// A set that is older than this and lacks pods is asked about.
-const CREATION: Duration = Duration::from_secs(5);
-/// How long an answer of the API server about a set's trouble holds.
-const ASKED: Duration = Duration::from_secs(10);
 
 /// What there is of a cluster.
 #[derive(Default)]
@@ -42,8 +38,10 @@ pub struct GroupSeen {
     pub report: Option<Report>,
     /// Why the head cannot be reached, where it is tried.
     pub unreachable: Option<String>,
-    /// Why Kubernetes refuses to make a pod.
-    pub refused: Option<String>,
+    /// Events about sets that lack pods, and about pods that do not start.
+    pub events: Vec<Event>,
+    /// Message of each node of the group that is not ready, by the node's name.
+    pub unready_nodes: BTreeMap<String, String>,
 }
 
 impl GroupSeen {
@@ -99,7 +97,8 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
         let key = GroupKey::new(&namespace, &name, index);
         group.report = group.head().and_then(|head| context.heads.report(&key, &head.uid()?));
         group.unreachable = context.heads.trouble(&key);
-        group.refused = refused(context, &namespace, &group).await;
+        group.events = events::read_events(context, &namespace, &group).await;
+        group.unready_nodes = unready_nodes(context, &group);
         seen.groups.insert(index, group);
     }
     seen
@@ -115,58 +114,9 @@ fn pods(context: &Context, namespace: &str, names: &Names, wanted: u32, group: &
     }
 }
 
-/// Why a set of the group makes no pods (quota, Pod Security, a webhook), where it lacks some.
-async fn refused(context: &Context, namespace: &str, group: &GroupSeen) -> Option<String> {
-    let sets = [(&group.head_set, 1, 0), (&group.worker_set, group.workers(), 1)];
-    for (set, wanted, first) in sets {
-        let Some(set) = set else { continue };
-        let wanted = if replicas(set) == 0 { 0 } else { wanted };
-        let there = group.pods.range(first..first + wanted).count();
-        if there >= wanted as usize || age(set) < CREATION || !looked_at(set) {
-            continue;
-        }
-        if let Some(why) = asked(context, namespace, set).await {
-            return Some(why);
-        }
-    }
-    None
-}
-
-fn replicas(set: &StatefulSet) -> i32 {
-    set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
-}
-
-/// Whether the controller has come to this very set: before, it lacks pods because many others came first.
-fn looked_at(set: &StatefulSet) -> bool {
-    set.status.as_ref().and_then(|status| status.observed_generation) >= set.metadata.generation
-}
-
-fn age(set: &StatefulSet) -> Duration {
-    set.creation_timestamp().map(|created| elapsed(created.0)).unwrap_or_default()
-}
-
-/// The newest event by which the set's controller says that it failed; asked at most every [`ASKED`].
-async fn asked(context: &Context, namespace: &str, set: &StatefulSet) -> Option<String> {
-    let uid = set.uid()?;
-    if let Some((at, answer)) = context.refusals.lock().await.get(&uid)
-        && at.elapsed() < ASKED
-    {
-        return answer.clone();
-    }
-    let selector = format!("involvedObject.uid={uid},reason=FailedCreate");
-    let events: Api<Event> = Api::namespaced(context.client.clone(), namespace);
-    context.metrics.request("list");
-    let found = events.list(&ListParams::default().fields(&selector).limit(50)).await;
-    let newest = match found {
-        Ok(found) => found.items.into_iter().max_by_key(|event| event.last_timestamp.clone().map(|time| time.0)),
-        Err(error) => {
-            tracing::debug!(%error, set = set.name_any(), "cannot read events");
-            None
-        }
-    };
-    let answer = newest.and_then(|event| event.message);
-    let mut refusals = context.refusals.lock().await;
-    refusals.retain(|_, (at, _)| at.elapsed() < ASKED);
-    refusals.insert(uid, (Instant::now(), answer.clone()));
-    answer
+/// Returns the message of each node of the group that is not ready.
+fn unready_nodes(context: &Context, group: &GroupSeen) -> BTreeMap<String, String> {
+    let nodes = group.pods.values().filter_map(|pod| context.observed.node(pods::kube_node(pod)?));
+    let nodes: Vec<_> = nodes.collect();
+    list_unready_nodes(nodes.iter().map(AsRef::as_ref))
 }

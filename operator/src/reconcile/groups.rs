@@ -77,7 +77,7 @@ fn facts(cluster: &Validated, group: &GroupSeen, before: Option<&GroupStatus>) -
     let outdated =
         |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && pod.labels().get(label::REVISION) != Some(&revision);
     let expected = 1 + group.workers().max(if group.worker_set.is_some() { 0 } else { cluster.spec.workers });
-    let scheduled = group.pods.values().filter(|pod| pods::node(pod).is_some()).count();
+    let scheduled = group.pods.values().filter(|pod| pods::kube_node(pod).is_some()).count();
     let live = group.live();
     let draining = live.filter(|report| report.status.draining);
     let serves = serves(cluster, group);
@@ -89,7 +89,7 @@ fn facts(cluster: &Validated, group: &GroupSeen, before: Option<&GroupStatus>) -
         taking_requests: live.map_or(head_ready, |report| report.status.accepting || report.status.draining),
         draining: draining.map(|report| u64::from(report.status.running) + u64::from(report.status.waiting)),
         drained_for: before.and_then(|before| before.draining_since.as_ref()).map(|since| elapsed(since.0)),
-        budget_spent: !serves && group.pods.values().any(|pod| pods::budget_spent(pod, cluster.spec.restart_budget)),
+        budget_spent: !serves && group.pods.values().any(|pod| pods::is_budget_spent(pod, cluster.spec.restart_budget)),
         stopped_at: before.and_then(|before| before.stopped_at_generation),
         revision,
     }

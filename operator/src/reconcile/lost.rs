@@ -32,7 +32,7 @@ pub(super) async fn force_away(
                 namespace = cluster.identity.namespace,
                 cluster = cluster.identity.name,
                 pod = pod.name_any(),
-                node = pods::node(pod),
+                node = pods::kube_node(pod),
                 "forcing the pod away: its node does not answer, and its group goes on without it"
             );
             delete_seen(context, &cluster.identity.namespace, pod.as_ref(), true).await?;
@@ -52,7 +52,7 @@ fn stuck(context: &Context, cluster: &Validated, group: &GroupSeen, node: u32, p
     });
     Some(StuckPod {
         overdue: Duration::try_from(now().duration_since(ends)).ok(),
-        kube_node_ready: pods::node(pod).is_none_or(|node| context.observed.node_ready(node)),
+        kube_node_ready: pods::kube_node(pod).is_none_or(|node| context.observed.node_ready(node)),
         is_head: node == 0,
         ranks_lost: lost,
     })

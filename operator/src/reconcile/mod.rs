@@ -6,15 +6,15 @@
 mod apply;
 pub mod build;
 mod dereference;
+mod events;
 mod groups;
 mod lost;
 mod secrets;
 mod status;
 pub mod validate;
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
@@ -23,6 +23,7 @@ use kube::{Client, Resource as _, ResourceExt as _};
 
 pub use apply::Ledger;
 pub use dereference::{GroupSeen, Observation};
+pub use events::EventCache;
 pub use secrets::Certificates;
 pub use status::{Pace, Recorders};
 
@@ -51,8 +52,7 @@ pub struct Context {
     pub ledger: Ledger,
     pub certificates: Certificates,
     pub pace: Pace,
-    /// Why StatefulSets make no pods, by their uid, and when that was asked.
-    pub refusals: tokio::sync::Mutex<HashMap<String, (Instant, Option<String>)>>,
+    pub events: EventCache,
 }
 
 impl Context {

@@ -80,8 +80,8 @@ pub fn groups_are_created_one_at_a_time() -> Result<()> {
     let world = World::new("order")?;
     // Two of three pods that ask for 40 of 64 processors have room on two nodes: the first group's.
     world.apply("big", &format!("replicas: 3, workers: 1, resources: {{ requests: {{ cpu: 40 }} }}, {FAST}"))?;
-    let message = world.await_condition("big", "Degraded", "True", "Unschedulable")?;
-    ensure!(message.contains("group 1") && message.contains("Insufficient cpu"), "{message}");
+    let message = world.await_condition("big", "Degraded", "True", "InsufficientResources")?;
+    ensure!(message.contains("big-1-") && message.contains("Insufficient cpu"), "{message}");
     // The operator has looked at it many times by now.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let sets: BTreeSet<_> = world.list("statefulsets", "big")?.iter().map(name_of).collect();
@@ -191,7 +191,7 @@ pub fn what_kubernetes_refuses_is_told() -> Result<()> {
     world.kubectl(&["delete", "quota", "pods"])?;
     world.await_settled("quota")?;
     world.apply("device", "resources: { limits: { example.com/none: 1 } }")?;
-    let message = world.await_condition("device", "Degraded", "True", "Unschedulable")?;
+    let message = world.await_condition("device", "Degraded", "True", "InsufficientResources")?;
     ensure!(message.contains("Insufficient example.com/none"), "{message}");
     // An image that nobody can name: the API server's words about the pod template.
     world.apply("overlay", "head: { spec: { containers: [{ name: '' }] } }")?;

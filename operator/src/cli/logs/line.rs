@@ -4,7 +4,7 @@ use std::fmt;
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::diagnosis::words::readable;
+use crate::log_line::parse_log_line;
 
 /// A container of a pod, and the first rank that its node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Line {
 
     /// The line with its source before it, in the source's own colour where there is one.
     pub(super) fn drawn(&self, raw: bool, colour: bool) -> String {
-        let text = if raw { None } else { readable(&self.text) };
+        let text = if raw { None } else { parse_log_line(&self.text) };
         let text = text.as_deref().unwrap_or(&self.text);
         // Cyan to magenta and green to blue, by node; red and yellow stay for what is wrong.
         let shade = [36, 32, 35, 34][self.source.rank.unwrap_or(0) as usize % 4];

@@ -2,8 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use crate::diagnosis::{self, Diagnosis, Reason, describe_progress, describe_refusal};
 use crate::plan::format_count;
-use crate::pods::Trouble;
 use crate::reconcile::groups::Steps;
 use crate::reconcile::validate::Validated;
 use crate::reconcile::{ReconcileError, now};
@@ -29,8 +29,8 @@ fn verdict(status: bool, reason: &'static str, message: impl Into<String>) -> Ve
 /// What the conditions are made from, beside the groups.
 pub(super) struct Facts<'a> {
     pub steps: &'a Steps,
-    /// The trouble of each group that has one.
-    pub troubles: &'a [(i32, Trouble)],
+    /// Fault of the groups, or the state that holds them up.
+    pub fault: Option<&'a Diagnosis>,
     pub error: Option<&'a ReconcileError>,
     /// Names that another owner has.
     pub taken: &'a [String],
@@ -43,9 +43,9 @@ pub(super) fn of(
     groups: &[GroupStatus],
     facts: &Facts<'_>,
 ) -> Vec<Condition> {
-    let degraded = degraded(groups, facts);
+    let degraded = degraded(cluster, groups, facts);
     let all = [
-        (READY, ready(cluster, groups, degraded.as_ref())),
+        (READY, ready(cluster, groups, facts, degraded.as_ref())),
         (PROGRESSING, progressing(groups, facts, degraded.as_ref())),
         (DEGRADED, degraded.unwrap_or_else(|| verdict(false, "AsExpected", "nothing is wrong"))),
     ];
@@ -55,7 +55,7 @@ pub(super) fn of(
 /// The conditions of a cluster of which nothing can be made.
 pub(super) fn invalid(object: &InferenceCluster, message: &str) -> Vec<Condition> {
     [(READY, false), (PROGRESSING, false), (DEGRADED, true)]
-        .map(|(kind, status)| dated(object, kind, verdict(status, "InvalidSpec", message)))
+        .map(|(kind, status)| dated(object, kind, verdict(status, Reason::InvalidSpec.as_str(), message)))
         .into()
 }
 
@@ -64,50 +64,48 @@ pub(super) fn holds(conditions: &[Condition], kind: &str, status: &str) -> bool 
     conditions.iter().any(|condition| condition.type_ == kind && condition.status == status)
 }
 
-fn ready(cluster: &Validated, groups: &[GroupStatus], degraded: Option<&Verdict>) -> Verdict {
-    let wanted = cluster.spec.replicas as i32;
+fn ready(cluster: &Validated, groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verdict>) -> Verdict {
+    let wanted = cluster.spec.replicas;
     if wanted == 0 {
-        return verdict(false, "ScaledToZero", "replicas is 0, so nothing serves; raise it");
+        return diagnosed(false, &diagnosis::describe_zero_replicas(&cluster.identity.name));
     }
-    let mut waiting = groups.iter().filter(|group| group.index < wanted && !group.ready);
-    let Some(first) = waiting.next() else {
-        return verdict(true, "Serving", format!("{wanted} of {wanted} groups serve"));
+    let Some(progress) = describe_progress(&cluster.identity.name, wanted, groups) else {
+        return verdict(true, Reason::Serving.as_str(), format!("{wanted} of {wanted} groups serve"));
     };
-    if let Some(degraded) = degraded {
-        return verdict(false, degraded.reason, degraded.message.clone());
+    match (degraded, facts.fault) {
+        (Some(degraded), _) => verdict(false, degraded.reason, degraded.message.clone()),
+        (None, Some(state)) => diagnosed(false, state),
+        (None, None) => diagnosed(false, &progress),
     }
-    let reason = match first.phase {
-        GroupPhase::Pending | GroupPhase::Creating => "Creating",
-        GroupPhase::Forming | GroupPhase::Serving => "Loading",
-        GroupPhase::Recovering => "Recovering",
-        GroupPhase::Draining | GroupPhase::Updating => "Updating",
-        GroupPhase::Stopped => "RestartBudgetSpent",
-    };
-    verdict(false, reason, named(first))
 }
 
-/// Something is wrong that was not asked for; the first group's, the gravest first.
-fn degraded(groups: &[GroupStatus], facts: &Facts<'_>) -> Option<Verdict> {
-    if let Some(name) = facts.taken.first() {
-        return Some(verdict(true, "NameTaken", ReconcileError::Taken(name.clone()).to_string()));
+fn diagnosed(status: bool, diagnosis: &Diagnosis) -> Verdict {
+    verdict(status, diagnosis.reason.as_str(), diagnosis.summary())
+}
+
+/// Returns the gravest fault, which nobody asked for.
+fn degraded(cluster: &Validated, groups: &[GroupStatus], facts: &Facts<'_>) -> Option<Verdict> {
+    let name = &cluster.identity.name;
+    if let Some(taken) = facts.taken.first() {
+        let message = ReconcileError::Taken(taken.clone()).to_string();
+        return Some(diagnosed(true, &describe_refusal(Reason::NameTaken, name, &message)));
     }
     if let Some(error) = facts.error {
-        let reason = if matches!(error, ReconcileError::Taken(_)) { "NameTaken" } else { "ApiServerRefused" };
-        return Some(verdict(true, reason, error.to_string()));
+        let taken = matches!(error, ReconcileError::Taken(_));
+        let reason = if taken { Reason::NameTaken } else { Reason::ApiServerRefused };
+        return Some(diagnosed(true, &describe_refusal(reason, name, &error.to_string())));
     }
-    if let Some(stopped) = groups.iter().find(|group| group.phase == GroupPhase::Stopped) {
-        return Some(verdict(true, "RestartBudgetSpent", named(stopped)));
-    }
-    if let Some((index, trouble)) = facts.troubles.first() {
-        return Some(verdict(true, trouble.reason, format!("group {index}: {}", trouble.message)));
+    if let Some(fault) = facts.fault.filter(|fault| fault.reason.is_fault()) {
+        return Some(diagnosed(true, fault));
     }
     let recovering = groups.iter().find(|group| group.phase == GroupPhase::Recovering)?;
-    Some(verdict(true, "Recovering", named(recovering)))
+    let progress = describe_progress(name, u32::MAX, std::slice::from_ref(recovering))?;
+    Some(diagnosed(true, &progress))
 }
 
 fn progressing(groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verdict>) -> Verdict {
-    let blocked = ["NameTaken", "RestartBudgetSpent"];
-    if let Some(why) = degraded.filter(|why| blocked.contains(&why.reason)) {
+    let stopped = groups.iter().any(|group| group.phase == GroupPhase::Stopped);
+    if let Some(why) = degraded.filter(|why| stopped || why.reason == Reason::NameTaken.as_str()) {
         return verdict(false, why.reason, why.message.clone());
     }
     let doing = |wanted: &[Step]| facts.steps.values().filter(|step| wanted.contains(step)).count();

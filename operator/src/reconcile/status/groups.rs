@@ -2,9 +2,9 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::ranks;
-use crate::plan::{HEAD, Names, RANK, world_size};
-use crate::pods::{self, Trouble};
+use super::{find_fault, ranks};
+use crate::plan::{Names, world_size};
+use crate::pods;
 use crate::reconcile::build::revision_of;
 use crate::reconcile::dereference::GroupSeen;
 use crate::reconcile::groups::{before, serves};
@@ -73,7 +73,7 @@ fn since(step: Step, before: Option<&GroupStatus>, draining: bool) -> Option<Tim
 
 /// The crashes of pods that are there, and what was kept of those that are not.
 fn crashes(group: &GroupSeen, before: Option<&GroupStatus>) -> Vec<Crash> {
-    let mut now: Vec<Crash> = group.pods.values().flat_map(|pod| pods::crashes(pod)).collect();
+    let mut now: Vec<Crash> = group.pods.values().flat_map(|pod| pods::list_crashes(pod)).collect();
     let kept = before.map(|before| before.crashes.clone()).unwrap_or_default();
     for crash in kept {
         if !now.iter().any(|one| one.pod == crash.pod && one.container == crash.container) {
@@ -99,18 +99,6 @@ fn phase(status: &GroupStatus, step: Step, before: Option<&GroupStatus>, accepti
     }
 }
 
-/// The worst that a group suffers from.
-pub(super) fn trouble(group: &GroupSeen) -> Option<Trouble> {
-    if let Some(refused) = &group.refused {
-        let quota = refused.contains("exceeded quota");
-        let reason = if quota { "QuotaExceeded" } else { "PodsRefused" };
-        return Some(Trouble { phase: "Scheduling", reason, message: refused.clone() });
-    }
-    let head = group.head().and_then(|pod| pods::trouble(pod, HEAD));
-    let ranks = group.pods.values().filter_map(|pod| pods::trouble(pod, RANK));
-    head.into_iter().chain(ranks).find(|trouble| !trouble.reason.is_empty())
-}
-
 fn message(cluster: &Validated, group: &GroupSeen, status: &GroupStatus, before: Option<&GroupStatus>) -> String {
     match status.phase {
         GroupPhase::Serving => String::new(),
@@ -123,7 +111,7 @@ fn message(cluster: &Validated, group: &GroupSeen, status: &GroupStatus, before:
                     crash.pod,
                     crash.container,
                     crash.exit_code,
-                    pods::tail(&crash.log, 200)
+                    pods::log_tail(&crash.log, 200)
                 )
             });
             format!(
@@ -133,15 +121,16 @@ fn message(cluster: &Validated, group: &GroupSeen, status: &GroupStatus, before:
             )
         }
         GroupPhase::Draining => "finishes the requests that it has".into(),
-        _ => waits_for(group, status),
+        _ => waits_for(cluster, group, status),
     }
 }
 
-/// What a group on its way waits for: the trouble if there is one, else what the head says, else the rank that is
-/// furthest behind.
-fn waits_for(group: &GroupSeen, status: &GroupStatus) -> String {
-    if let Some(trouble) = trouble(group) {
-        return trouble.message;
+/// Returns the fault of a group on its way if there is one, else what its head waits for, else the rank that is furthest
+/// behind.
+fn waits_for(cluster: &Validated, group: &GroupSeen, status: &GroupStatus) -> String {
+    let fault = find_fault(cluster, std::iter::once(group), &[]);
+    if let Some(fault) = fault {
+        return fault.summary();
     }
     if let Some(pending) = group.live().and_then(|report| report.status.pending.first()) {
         return pending.clone();

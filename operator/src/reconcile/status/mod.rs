@@ -14,6 +14,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 pub use events::Recorders;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use lockstep_proto::names::port;
@@ -21,10 +22,11 @@ pub use pace::Pace;
 use serde_json::json;
 
 use super::build::revision;
-use super::dereference::Observation;
+use super::dereference::{GroupSeen, Observation};
 use super::groups::{Steps, shown_by_pods};
 use super::validate::{Invalid, Validated};
 use super::{Context, ReconcileError};
+use crate::diagnosis::{self, Diagnosis};
 use crate::objects::{FIELD_MANAGER, PodRole, labels};
 use crate::plan::ClusterNames;
 use crate::resource::status::{GroupStatus, MAX_RANKS, ModelFacts, Summary, condition};
@@ -65,13 +67,10 @@ pub(super) fn of(
         summary: None,
         groups,
     };
-    let troubles: Vec<_> = seen
-        .groups
-        .iter()
-        .filter(|(index, _)| status.groups.iter().any(|group| group.index == **index as i32 && !group.ready))
-        .filter_map(|(&index, group)| Some((index as i32, groups::trouble(group)?)))
-        .collect();
-    let facts = conditions::Facts { steps, troubles: &troubles, error, taken: &seen.taken };
+    // While every group serves, a pod that is not well keeps no request from being answered.
+    let all_serve = status.groups.iter().all(|group| group.ready);
+    let fault = (!all_serve).then(|| find_fault(cluster, seen.groups.values(), &status.groups)).flatten();
+    let facts = conditions::Facts { steps, fault: fault.as_ref(), error, taken: &seen.taken };
     status.conditions = conditions::of(cluster, object, &status.groups, &facts);
     status.summary = Some(summary(cluster, &status));
     // The head is listened to until the pods show what it says: then they are enough to tell when that ends.
@@ -81,6 +80,26 @@ pub(super) fn of(
         && conditions::holds(&status.conditions, condition::DEGRADED, "False");
     bounded(&mut status.groups);
     Told { status, steady }
+}
+
+/// Returns the first fault of `groups`; `statuses` says which of them were stopped.
+fn find_fault<'a>(
+    cluster: &Validated,
+    groups: impl Iterator<Item = &'a GroupSeen> + Clone,
+    statuses: &[GroupStatus],
+) -> Option<Diagnosis> {
+    let pods: Vec<&Pod> = groups.clone().flat_map(|group| group.pods.values().map(AsRef::as_ref)).collect();
+    let events: Vec<&Event> = groups.clone().flat_map(|group| &group.events).collect();
+    let nodes = groups.flat_map(|group| &group.unready_nodes);
+    let facts = diagnosis::Facts {
+        cluster: &cluster.identity.name,
+        spec: &cluster.spec,
+        pods: &pods,
+        events: &events,
+        unready_nodes: &nodes.map(|(name, message)| (name.clone(), message.clone())).collect(),
+        groups: statuses,
+    };
+    diagnosis::find_fault(&facts)
 }
 
 /// The status of a cluster of which nothing can be made.

@@ -9,6 +9,7 @@ use crate::heads::{Report, bytes_loaded};
 use crate::plan::{Names, RANK};
 use crate::pods;
 use crate::reconcile::dereference::GroupSeen;
+use crate::reconcile::events::FAILED_CREATE;
 use crate::reconcile::validate::Validated;
 use crate::resource::status::RankStatus;
 
@@ -30,10 +31,12 @@ fn one(group: &GroupSeen, names: &Names, node: u32, rank: u32, serves: bool) -> 
     let mut status = RankStatus { rank: rank as i32, pod: name.clone(), ..RankStatus::default() };
     let Some(pod) = group.pods.get(&node) else {
         "Scheduling".clone_into(&mut status.phase);
-        status.message = group.refused.clone().unwrap_or_else(|| "the pod is not there yet".into());
+        let refusal = group.events.iter().find(|event| event.reason.as_deref() == Some(FAILED_CREATE));
+        let message = refusal.and_then(|event| event.message.clone());
+        status.message = message.unwrap_or_else(|| "the pod is not there yet".into());
         return status;
     };
-    pods::node(pod).unwrap_or_default().clone_into(&mut status.node);
+    pods::kube_node(pod).unwrap_or_default().clone_into(&mut status.node);
     status.restarts = pods::restarts(pod, RANK);
     let live = group.live();
     // Kubelets tell of a container seconds after it serves.
@@ -41,9 +44,9 @@ fn one(group: &GroupSeen, names: &Names, node: u32, rank: u32, serves: bool) -> 
         "Serving".clone_into(&mut status.phase);
         return status;
     }
-    if let Some(trouble) = pods::trouble(pod, RANK) {
-        trouble.phase.clone_into(&mut status.phase);
-        status.message = trouble.message;
+    if let Some(obstacle) = pods::find_rank_obstacle(pod, RANK) {
+        obstacle.phase.clone_into(&mut status.phase);
+        status.message = obstacle.message;
         return status;
     }
     let said = live.and_then(|report| report.status.ranks.iter().find(|said| said.rank == rank));

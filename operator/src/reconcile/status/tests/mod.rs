@@ -1,5 +1,7 @@
 //! What is said of clusters in each state, and that it is said once.
 
+mod faults;
+
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -86,9 +88,12 @@ fn told(object: &InferenceCluster, head: Value, worker: Value, report: Option<Re
 fn tell(object: &InferenceCluster, group: GroupSeen) -> Told {
     let mut seen = Observation::default();
     seen.groups.insert(0, group);
-    let valid = valid(object);
-    let steps = decide(&valid, object, &seen);
-    of(&valid, object, &seen, &steps, None)
+    tell_seen(&valid(object), object, &seen)
+}
+
+fn tell_seen(valid: &Validated, object: &InferenceCluster, seen: &Observation) -> Told {
+    let steps = decide(valid, object, seen);
+    of(valid, object, seen, &steps, None)
 }
 
 #[track_caller]
@@ -129,11 +134,15 @@ fn what_keeps_pods_from_running_is_said_in_kubernetes_words() {
     let unscheduled = json!({ "unscheduled": true, "phase": "Pending", "conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: Insufficient nvidia.com/gpu" }] });
     let cases = [
-        (waiting("ImagePullBackOff", "agent:2: not found", None), "ImagePull", "not found"),
-        (waiting("CrashLoopBackOff", "back-off", Some(oom)), "OutOfMemory", "OOMKilled, exit code 137, 3 restarts"),
-        (waiting("CrashLoopBackOff", "back-off", Some(failed)), "CrashLoop", "no folder /models/x"),
-        (waiting("CreateContainerConfigError", "secret \"x\" not found", None), "CannotStart", "secret"),
-        (unscheduled, "Unschedulable", "Insufficient nvidia.com/gpu"),
+        (waiting("ImagePullBackOff", "agent:2: not found", None), "ImageNotFound", "not found"),
+        (
+            waiting("CrashLoopBackOff", "back-off", Some(oom)),
+            "OutOfMemory",
+            "OOMKilled: it needed more memory than it may have (exit code 137, 3 restarts)",
+        ),
+        (waiting("CrashLoopBackOff", "back-off", Some(failed)), "ModelNotFound", "no folder /models/x"),
+        (waiting("CreateContainerConfigError", "secret \"x\" not found", None), "ContainerCannotStart", "secret"),
+        (unscheduled, "InsufficientResources", "Insufficient nvidia.com/gpu"),
     ];
     for (worker, reason, words) in cases {
         let told = told(&object, running(false), worker, None);
@@ -146,9 +155,14 @@ fn what_keeps_pods_from_running_is_said_in_kubernetes_words() {
 #[test]
 fn a_quota_is_named() {
     let object = object(TWO_PODS);
-    let refused = Some("pods \"llama-0-head-0\" is forbidden: exceeded quota: small".into());
-    let told = tell(&object, GroupSeen { head_set: Some(set(&object, 1)), refused, ..GroupSeen::default() });
+    let event = json!({
+        "metadata": {}, "reason": "FailedCreate", "involvedObject": { "name": "llama-0-head" },
+        "message": "pods \"llama-0-head-0\" is forbidden: exceeded quota: small",
+    });
+    let events = vec![serde_json::from_value(event).unwrap()];
+    let told = tell(&object, GroupSeen { head_set: Some(set(&object, 1)), events, ..GroupSeen::default() });
     check(&told, "Ready", "False", "QuotaExceeded", "exceeded quota: small");
+    assert_eq!(told.status.groups[0].ranks[0].message, "pods \"llama-0-head-0\" is forbidden: exceeded quota: small");
 }
 
 #[test]

@@ -1,0 +1,229 @@
+//! Every reason why a cluster does not serve, or that it does, each with its text and its remedy. The operator's
+//! conditions and events and `lockstep why` take the reason, and the text, from here.
+
+use serde::Serialize;
+
+/// Names that the texts of a reason are filled with.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Subject<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// Name of the pod at fault.
+    pub pod: &'a str,
+    /// Image, container, claim, node, set, resource or group at fault.
+    pub object: &'a str,
+    /// Clause that says more.
+    pub detail: &'a str,
+}
+
+impl Subject<'_> {
+    fn fill(&self, text: &str) -> String {
+        let mut filled = String::new();
+        let mut rest = text;
+        // Names may hold braces: only the text itself is searched for placeholders.
+        while let Some((before, after)) = rest.split_once('{') {
+            let (key, tail) = after.split_once('}').unwrap_or((after, ""));
+            filled.push_str(before);
+            filled.push_str(match key {
+                "cluster" => self.cluster,
+                "pod" => self.pod,
+                "object" => self.object,
+                _ => self.detail,
+            });
+            rest = tail;
+        }
+        filled.push_str(rest);
+        filled
+    }
+}
+
+macro_rules! reasons {
+    ($($kind:ident $name:ident { $text:literal, $remedy:literal })*) => {
+        /// Reason why a cluster does not serve, or that it does: one word for conditions, events and programs.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+        pub enum Reason {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Reason {
+            /// All reasons, in the order of their definition.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// Returns the word as Kubernetes wants it.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// Returns true if something is wrong that nobody asked for, and false for a state that passes by itself or
+            /// that the spec asks for.
+            #[must_use]
+            pub fn is_fault(self) -> bool {
+                match self { $(Self::$name => reasons!(@is_fault $kind),)* }
+            }
+
+            pub(super) fn text(self, subject: Subject<'_>) -> String {
+                subject.fill(match self { $(Self::$name => $text,)* })
+            }
+
+            pub(super) fn remedy(self, subject: Subject<'_>) -> String {
+                subject.fill(match self { $(Self::$name => $remedy,)* })
+            }
+        }
+    };
+    (@is_fault fault) => { true };
+    (@is_fault state) => { false };
+}
+
+reasons! {
+    state Serving { "{cluster} serves at {object}: {detail}", "ask it: lockstep generate {cluster} \"Once upon a time\"" }
+    state ScaledToZero {
+        "spec.replicas is 0, so nothing serves; raise it",
+        "give the cluster a group: kubectl scale icl {cluster} --replicas=1"
+    }
+    state Deleting {
+        "{cluster} is being deleted since {detail}",
+        "wait until it is gone, then apply it again if it should serve"
+    }
+
+    state WaitingForOperator { "{detail}", "wait a few seconds and ask again" }
+    fault OperatorNotRunning {
+        "{detail}",
+        "see that the operator runs and watches this namespace: kubectl get pods -A -l app.kubernetes.io/name=lockstep,\
+         app.kubernetes.io/component=operator, and read its logs; install it with `helm install lockstep charts/lockstep` \
+         where it is missing"
+    }
+    fault InvalidSpec { "the operator refuses the spec: {detail}", "change the spec as the message says and apply it again" }
+    fault NameTaken { "{detail}", "rename this cluster, or delete the object that has the name" }
+    fault ApiServerRefused {
+        "the API server refused the operator's request: {detail}",
+        "do what the API server's message says; the operator tries again by itself"
+    }
+
+    fault QuotaExceeded {
+        "the namespace's quota has no room for the pods of {object}",
+        "raise the ResourceQuota (kubectl describe quota), ask for less in spec.resources, or lower spec.workers or \
+         spec.replicas"
+    }
+    fault PodSecurityRefused {
+        "Pod Security refuses the pods of {object}",
+        "take out of spec.template, spec.head and spec.worker what the message names, or relax the namespace's label \
+         pod-security.kubernetes.io/enforce"
+    }
+    fault PodsRefused {
+        "Kubernetes refuses to make the pods of {object}",
+        "do what the message says, or ask the owner of the admission policy that the message names"
+    }
+    fault NodeLost {
+        "node {object}, which runs {pod}, is not ready",
+        "bring {object} back or delete it (kubectl delete node {object}); the operator replaces the pod once Kubernetes lets \
+         the pod go"
+    }
+    fault PodFailed {
+        "{pod} failed as a whole",
+        "see kubectl describe pod {pod}: its node evicted or refused the pod; Kubernetes makes the pod anew"
+    }
+
+    state Queued {
+        "{pod} is held by a scheduling gate",
+        "wait for the queue (Kueue) that holds the pod, or remove the pod's scheduling gates"
+    }
+    fault ClaimMissing {
+        "{pod} needs the PersistentVolumeClaim {object}, which does not exist",
+        "create the claim {object} in this namespace, or name another one"
+    }
+    fault VolumeUnbound {
+        "{pod} waits for a volume that is not bound",
+        "see kubectl describe pvc: the storage class must exist and have room"
+    }
+    fault InsufficientResources {
+        "no node has enough free {object} for {pod}",
+        "add nodes or free some, or ask for less in spec.resources, spec.devicesPerNode, spec.workers or spec.replicas; for a \
+         device see what nodes offer (kubectl get nodes -o custom-columns=NAME:.metadata.name,HAS:.status.allocatable), \
+         install its device plugin, or set spec.backend to Ring to run on CPUs"
+    }
+    fault TaintNotTolerated {
+        "no node takes {pod}: their taints are not tolerated",
+        "add tolerations to spec.template.spec.tolerations, or untaint nodes"
+    }
+    fault NoMatchingNode {
+        "no node takes {pod}: none matches its node selector, affinity or spread",
+        "label nodes as spec.template asks, change spec.template, or set spec.placement.policy to Spread or Any"
+    }
+    fault Unschedulable {
+        "the scheduler finds no node for {pod}",
+        "do what the scheduler's message asks: free room, or change spec.resources or spec.template"
+    }
+
+    fault ImageInvalid { "{object} is no image reference ({pod})", "set spec.image to REGISTRY/NAME:TAG" }
+    fault PullSecretMissing {
+        "{pod} cannot pull {object}: a pull secret of the pod does not exist",
+        "create the secret in this namespace (kubectl create secret docker-registry), or correct spec.imagePullSecrets"
+    }
+    fault ImagePullDenied {
+        "the registry does not let {pod} pull {object}",
+        "see that the image's name is right; if it is private, create a secret (kubectl create secret docker-registry) and \
+         name the secret in spec.imagePullSecrets"
+    }
+    fault ImageAbsent {
+        "{object} is not on the node of {pod}, and spec.imagePullPolicy forbids to pull it",
+        "load the image onto the nodes, or set spec.imagePullPolicy to IfNotPresent"
+    }
+    fault ImageNotFound {
+        "{pod} cannot pull the image {object}",
+        "correct spec.image (or the operator's --agent-image), push the image, or see that nodes reach the registry"
+    }
+    fault VolumeNotMounted {
+        "a volume of {pod} cannot be mounted",
+        "see that the claim, Secret, ConfigMap or volume that the message names exists and can be used on that node"
+    }
+    fault ContainerCannotStart {
+        "container {object} of {pod} cannot be started",
+        "create what the message names (a Secret, a ConfigMap, a key in one), or take it out of spec.env and spec.template"
+    }
+
+    fault OutOfMemory {
+        "container {object} of {pod} was OOMKilled: it needed more memory than it may have ({detail})",
+        "raise spec.resources.limits.memory, lower spec.serving.kvCacheMemory or spec.serving.contextLength, or spread the \
+         model over more workers"
+    }
+    fault ModelNotFound {
+        "{pod} does not find the model",
+        "correct spec.model.source, or put the model (config.json, tokenizer, weights) where spec.model.source points"
+    }
+    fault CrashLoop {
+        "container {object} of {pod} ended with {detail}",
+        "read the container's last lines: lockstep logs {cluster} --previous; then change the part of the spec that they name"
+    }
+    fault RestartBudgetSpent {
+        "{detail}",
+        "change the spec as the container's last lines ask: the operator then starts the group again"
+    }
+
+    state WaitingForOtherGroups {
+        "group {object} waits until those before it are scheduled",
+        "wait; watch it with: lockstep status {cluster} --watch"
+    }
+    state Creating {
+        "the pods of group {object} are being started",
+        "wait; watch it with: lockstep status {cluster} --watch"
+    }
+    state Loading { "group {object} {detail}", "wait; watch it with: lockstep status {cluster} --watch" }
+    fault Recovering {
+        "group {object} lost a rank and forms again; {detail}",
+        "wait: the operator replaces the rank; watch it with: lockstep status {cluster} --watch"
+    }
+    state Draining {
+        "group {object} finishes the requests that it has, and then goes",
+        "wait; watch it with: lockstep status {cluster} --watch"
+    }
+    state Updating {
+        "group {object} is replaced by one of the new spec",
+        "wait; watch it with: lockstep status {cluster} --watch"
+    }
+
+    fault NotReady {
+        "{detail}",
+        "look closer: lockstep status {cluster}, lockstep logs {cluster}, kubectl describe icl {cluster}"
+    }
+}
