@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use lockstep_proto::names::port;
 
 use crate::plan::{Addresses, LocalPorts, format_plan, plan};
+use crate::reconcile::validate::check_spec;
 use crate::resource::load;
 
 #[derive(Debug, Args)]
@@ -40,6 +41,7 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
             threads: super::up::threads_per_rank(&cluster.spec),
         }
     } else {
+        check_spec(&cluster.spec)?;
         let namespace = cluster.metadata.namespace.clone().unwrap_or_else(|| "default".into());
         Addresses::Kubernetes { namespace }
     };

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::objects::ClusterIdentity;
-use crate::plan::HEAD;
+use crate::plan::{HEAD, world_size};
 use crate::resource::{Backend, InferenceCluster, InferenceClusterSpec};
 
 /// Resource name of a GPU.
@@ -90,30 +90,42 @@ pub struct Invalid {
     pub message: String,
 }
 
-/// Judges `cluster`.
+/// Parts of a spec, typed, and the transport of its collectives.
+struct TypedSpec {
+    template: PodTemplateSpec,
+    head: PodTemplateSpec,
+    worker: PodTemplateSpec,
+    resources: ResourceRequirements,
+    env: Vec<EnvVar>,
+    collectives: Collectives,
+}
+
+/// Checks a spec by the rules that the CRD's own cannot express, for commands that apply no cluster.
 ///
 /// # Errors
-/// The first field that has no meaning, with what to do.
+/// The first field that cannot be carried out, with the remedy.
+pub fn check_spec(spec: &InferenceClusterSpec) -> Result<(), Invalid> {
+    refuse_nccl_groups(spec, type_spec(spec)?.collectives)
+}
+
+/// Checks `cluster` and makes its choices.
+///
+/// # Errors
+/// The first field that has no meaning or cannot be carried out, with the remedy.
 pub fn validate(cluster: &InferenceCluster, defaults: &Defaults) -> Result<Validated, Invalid> {
+    let validated = resolve(cluster, defaults)?;
+    refuse_nccl_groups(&validated.spec, validated.collectives)?;
+    Ok(validated)
+}
+
+/// Does the same as [`validate`], for groups over NCCL of any size: `build` can make their objects already.
+pub(super) fn resolve(cluster: &InferenceCluster, defaults: &Defaults) -> Result<Validated, Invalid> {
     let spec = cluster.spec.clone();
     let owner = cluster.controller_owner_ref(&()).ok_or_else(|| Invalid {
         field: "",
         message: "the object has no name or uid, so the API server has not stored it".into(),
     })?;
-    let overlay = |field, given: &Option<Map<String, Value>>| template(field, given.as_ref());
-    let (all, head, worker) =
-        (overlay("template", &spec.template)?, overlay("head", &spec.head)?, overlay("worker", &spec.worker)?);
-    let mut resources: ResourceRequirements = typed("resources", spec.resources.clone().unwrap_or_default())?;
-    let collectives = match spec.backend {
-        Backend::Nccl => Collectives::Nccl,
-        Backend::Ring => Collectives::Ring,
-        Backend::Auto if asks_for_gpus(&resources, [&all, &head, &worker]) => Collectives::Nccl,
-        Backend::Auto => Collectives::Ring,
-    };
-    if collectives == Collectives::Nccl {
-        with_gpus(&mut resources, spec.devices_per_node);
-    }
-    let env = spec.env.iter().map(|var| typed("env", json_object(var))).collect::<Result<_, _>>()?;
+    let TypedSpec { template, head, worker, resources, env, collectives } = type_spec(&spec)?;
     Ok(Validated {
         identity: ClusterIdentity {
             name: cluster.metadata.name.clone().unwrap_or_default(),
@@ -123,7 +135,7 @@ pub fn validate(cluster: &InferenceCluster, defaults: &Defaults) -> Result<Valid
         generation: cluster.metadata.generation.unwrap_or_default(),
         collectives,
         image: spec.image.clone().unwrap_or_else(|| defaults.agent_image.clone()),
-        template: all,
+        template,
         head,
         worker,
         resources,
@@ -138,6 +150,41 @@ pub fn validate(cluster: &InferenceCluster, defaults: &Defaults) -> Result<Valid
         operator_pods: defaults.operator_pods.clone(),
         spec,
     })
+}
+
+fn type_spec(spec: &InferenceClusterSpec) -> Result<TypedSpec, Invalid> {
+    let overlay = |field, given: &Option<Map<String, Value>>| template(field, given.as_ref());
+    let (all, head, worker) =
+        (overlay("template", &spec.template)?, overlay("head", &spec.head)?, overlay("worker", &spec.worker)?);
+    let mut resources: ResourceRequirements = typed("resources", spec.resources.clone().unwrap_or_default())?;
+    let collectives = match spec.backend {
+        Backend::Nccl => Collectives::Nccl,
+        Backend::Ring => Collectives::Ring,
+        Backend::Auto if asks_for_gpus(&resources, [&all, &head, &worker]) => Collectives::Nccl,
+        Backend::Auto => Collectives::Ring,
+    };
+    if collectives == Collectives::Nccl {
+        with_gpus(&mut resources, spec.devices_per_node);
+    }
+    let env = spec.env.iter().map(|var| typed("env", json_object(var))).collect::<Result<_, _>>()?;
+    Ok(TypedSpec { template: all, head, worker, resources, env, collectives })
+}
+
+/// Refuses groups over NCCL, which agents of this version cannot form.
+fn refuse_nccl_groups(spec: &InferenceClusterSpec, collectives: Collectives) -> Result<(), Invalid> {
+    let ranks = world_size(spec);
+    if collectives != Collectives::Nccl || ranks == 1 {
+        return Ok(());
+    }
+    let (chosen, change) = match spec.backend {
+        Backend::Auto => ("Auto means Nccl where pods ask for nvidia.com/gpu", "take nvidia.com/gpu out of the spec"),
+        Backend::Nccl | Backend::Ring => ("Nccl", "set it to Ring"),
+    };
+    let message = format!(
+        "{chosen}, and this version forms no groups over NCCL: a group of this spec has {ranks} ranks, (1 + workers) × \
+         devicesPerNode. To run on CPUs, {change}; for one rank on one GPU, set workers to 0 and devicesPerNode to 1"
+    );
+    Err(Invalid { field: "backend", message })
 }
 
 fn template(field: &'static str, given: Option<&Map<String, Value>>) -> Result<PodTemplateSpec, Invalid> {
@@ -220,4 +267,40 @@ pub(super) fn seconds(text: &str) -> Option<Duration> {
         None => (text.strip_suffix('s')?, 1),
     };
     Some(Duration::from_secs(number.parse::<u32>().ok()? as u64 * scale))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::testing;
+
+    fn check(fields: &str) -> Result<(), String> {
+        let cluster = testing::cluster(&format!("{{ model: {{ source: 'builtin://tiny' }}, {fields} }}"));
+        let defaults = Defaults { agent_image: "agent:1".into(), operator_pods: None };
+        let stored = validate(&cluster, &defaults).map(drop);
+        assert_eq!(stored, check_spec(&cluster.spec), "a command judges otherwise than the operator");
+        stored.map_err(|invalid| invalid.to_string())
+    }
+
+    #[test]
+    fn nccl_takes_one_rank() {
+        let gpus = "resources: { limits: { nvidia.com/gpu: 1 } }";
+        for fields in ["backend: Nccl", gpus, "backend: Ring, workers: 3", "workers: 3, devicesPerNode: 2"] {
+            assert_eq!(check(fields), Ok(()), "{fields}");
+        }
+        let on_ring = format!("backend: Ring, workers: 1, {gpus}");
+        assert_eq!(check(&on_ring), Ok(()));
+        let overlay = "{ spec: { containers: [{ name: rank, resources: { limits: { nvidia.com/gpu: 1 } } }] } }";
+        for (fields, ranks, change) in [
+            ("backend: Nccl, workers: 1".to_owned(), "2 ranks", "set it to Ring"),
+            ("backend: Nccl, workers: 1, devicesPerNode: 8".to_owned(), "16 ranks", "set it to Ring"),
+            (format!("devicesPerNode: 2, {gpus}"), "2 ranks", "take nvidia.com/gpu out"),
+            (format!("workers: 3, worker: {overlay}"), "4 ranks", "take nvidia.com/gpu out"),
+        ] {
+            let refused = check(&fields).unwrap_err();
+            for part in ["spec.backend: ", ranks, change, "set workers to 0 and devicesPerNode to 1"] {
+                assert!(refused.contains(part), "{fields}: {part} is not in {refused}");
+            }
+        }
+    }
 }

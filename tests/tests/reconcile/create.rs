@@ -209,7 +209,7 @@ pub fn a_restricted_namespace_takes_the_pods() -> Result<()> {
     let level = "pod-security.kubernetes.io/enforce=restricted";
     kubectl(&["label", "namespace", world.namespace.name(), level])?;
     world.apply("cpu", &format!("workers: 1, {FAST}"))?;
-    world.apply("gpu", &format!("backend: Nccl, devicesPerNode: 2, workers: 1, {FAST}"))?;
+    world.apply("gpu", &format!("backend: Nccl, {FAST}"))?;
     world.await_settled("cpu")?;
     world.await_settled("gpu")
 }

@@ -6,7 +6,7 @@ mod restricted;
 mod revisions;
 
 use super::{ClusterObjects, GroupObjects, Object, cluster_objects, group_objects};
-use crate::reconcile::validate::{Defaults, Invalid, OperatorPods, Validated, validate};
+use crate::reconcile::validate::{Defaults, Invalid, OperatorPods, Validated, resolve};
 use crate::resource::testing;
 
 /// The cluster that `spec` describes, in the form in which the API server would hand it over.
@@ -23,7 +23,7 @@ fn validated(spec: &str, agent_image: &str) -> Result<Validated, Invalid> {
         namespace: "lockstep-system".into(),
         labels: [("app.kubernetes.io/name".to_owned(), "lockstep-operator".to_owned())].into(),
     };
-    validate(&cluster, &Defaults { agent_image: agent_image.into(), operator_pods: Some(operator_pods) })
+    resolve(&cluster, &Defaults { agent_image: agent_image.into(), operator_pods: Some(operator_pods) })
 }
 
 fn all_objects(cluster: &Validated) -> Vec<Object> {
