@@ -159,6 +159,6 @@ fn config(rank: usize, addresses: &[SocketAddr; 2]) -> ring::RingConfig {
         op_timeout: SILENCE,
         form_timeout: ENDS,
         spin: false,
-        tuning: Tuning { direct_up_to: 64, segment: 64, least_part: 16 },
+        tuning: Tuning { direct_up_to: 64, segment: 64, min_part: 16 },
     }
 }

@@ -1,4 +1,4 @@
-//! Times the all-reduce between processes over the ring; one process per rank.
+//! Times the all-reduce of the TCP backend. Each rank is a process.
 //!
 //! `allreduce RANK WORLD_SIZE FIRST_PORT SPIN SIZE=CALLS …`: rank r listens on 127.0.0.1:FIRST_PORT+r. Rank 0 prints
 //! `SIZE MEDIAN_US QUICKEST_US` per size (bytes of f32). `DIRECT_UP_TO` and `SEGMENT` (bytes) replace the tuning.
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         op_timeout: Duration::from_secs(30),
         form_timeout: Duration::from_secs(30),
         spin: spin.parse()?,
-        tuning: tuning()?,
+        tuning: read_tuning()?,
     };
     let mut mesh = ring::form(&listener, config, None, &AbortSwitch::new()?)?;
     let mut ones = vec![1.0f32; 1000];
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn tuning() -> Result<Tuning, Box<dyn Error>> {
+fn read_tuning() -> Result<Tuning, Box<dyn Error>> {
     let mut tuning = Tuning::default();
     if let Ok(bytes) = std::env::var("DIRECT_UP_TO") {
         tuning.direct_up_to = bytes.parse()?;
@@ -57,7 +57,8 @@ fn tuning() -> Result<Tuning, Box<dyn Error>> {
     Ok(tuning)
 }
 
-/// Median and quickest of `calls` all-reduces of `bytes`, in µs, after a tenth as many that are not counted.
+/// Returns the median and the shortest time of `calls` all-reduces of `bytes` bytes, in µs. A tenth as many calls come
+/// first and are not counted.
 fn time_all_reduce(mesh: &mut impl Communicator, bytes: usize, calls: usize) -> Result<(f64, f64), Box<dyn Error>> {
     let mut data = vec![0.0f32; bytes / size_of::<f32>()];
     let mut times = Vec::with_capacity(calls);

@@ -1,6 +1,6 @@
-//! Waking a thread that is blocked in a collective, or in forming one.
+//! The switch that wakes a thread that is blocked in a collective, or in forming a communicator.
 //!
-//! Everything in this crate that sleeps does so in `poll(2)`, and every such sleep watches an [`AbortSwitch`].
+//! Every thread of this crate sleeps in `poll(2)`, and every such sleep also watches an [`AbortSwitch`].
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::CollectiveError;
 
-/// A bell that one thread rings and another can sleep on in `poll`.
+/// Descriptor that one thread makes readable, to wake another thread from `poll`.
 #[derive(Debug)]
 pub(crate) struct Wakeup {
     sender: UnixStream,
@@ -27,15 +27,15 @@ impl Wakeup {
         Ok(Self { sender, receiver })
     }
 
-    /// Makes the bell readable. A full pipe is readable already, so a failed write loses nothing.
+    /// Makes the descriptor readable. If the write fails, the pipe is full and so readable already.
     pub(crate) fn signal(&self) {
         let _ = (&self.sender).write(&[1]);
     }
 
-    /// Makes the bell silent again.
+    /// Makes the descriptor unreadable again.
     pub(crate) fn clear(&self) {
-        let mut seen = [0; 64];
-        while matches!((&self.receiver).read(&mut seen), Ok(n) if n == seen.len()) {}
+        let mut discarded = [0; 64];
+        while matches!((&self.receiver).read(&mut discarded), Ok(n) if n == discarded.len()) {}
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -43,9 +43,9 @@ impl Wakeup {
     }
 }
 
-/// Ends forming and every operation of the communicators made with it, from any thread, once and for good.
+/// Switch that ends the forming and every operation of the communicators made with it. It works from any thread, once.
 ///
-/// Made before forming, so that whoever may abort holds it before anything can block.
+/// It is made before forming, so that a thread can abort from the first moment at which another may block.
 #[derive(Debug, Clone)]
 pub struct AbortSwitch(Arc<Inner>);
 
@@ -56,7 +56,7 @@ struct Inner {
 }
 
 impl AbortSwitch {
-    /// Fails when the process has no file descriptors left.
+    /// Makes a switch. It fails if the process has no file descriptors left.
     pub fn new() -> Result<Self, CollectiveError> {
         let wakeup = Wakeup::new().map_err(|error| CollectiveError::Unavailable {
             backend: "ring",
@@ -65,30 +65,30 @@ impl AbortSwitch {
         Ok(Self(Arc::new(Inner { reason: OnceLock::new(), wakeup })))
     }
 
-    /// Every blocked and every further call fails with [`CollectiveError::Aborted`]; the first reason counts.
+    /// Makes every blocked and every later call fail with [`CollectiveError::Aborted`]. The first reason counts.
     pub fn abort(&self, reason: &str) {
         if self.0.reason.set(reason.to_owned()).is_ok() {
             self.0.wakeup.signal();
         }
     }
 
-    /// Whether, and why, the switch was thrown.
+    /// Returns the reason for which the switch was thrown, or `None` if it was not.
     pub fn reason(&self) -> Option<&str> {
         self.0.reason.get().map(String::as_str)
     }
 
-    /// The switch as the trait's handle.
+    /// Returns the switch as the handle that [`Communicator`](crate::Communicator) gives out.
     pub fn aborter(&self) -> Aborter {
         let switch = self.clone();
         Aborter::new(move |reason| switch.abort(reason))
     }
 
-    /// `Aborted` once the switch was thrown.
+    /// Returns `Aborted` once the switch has been thrown.
     pub fn check(&self) -> Result<(), CollectiveError> {
         self.reason().map_or(Ok(()), |reason| Err(CollectiveError::Aborted(reason.to_owned())))
     }
 
-    /// The switch in a set of polled descriptors.
+    /// Returns the switch for a set of polled descriptors.
     pub(crate) fn poll_fd(&self) -> PollFd<'_> {
         PollFd::from_borrowed_fd(self.0.wakeup.fd(), PollFlags::IN)
     }
@@ -109,7 +109,7 @@ impl Aborter {
     }
 }
 
-/// Sleeps until one of `fds` is ready or `timeout` is over; an interrupted sleep counts as ready.
+/// Sleeps until one of `fds` is ready or `timeout` has passed. An interrupted sleep counts as ready.
 pub(crate) fn sleep_on(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
     let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i32::MAX.into(), tv_nsec: 0 });
     match poll(fds, Some(&timeout)) {

@@ -1,4 +1,4 @@
-//! The rules on a caller's arguments, the same for every backend.
+//! Checks of a caller's arguments, the same for every backend.
 
 use crate::error::CollectiveError;
 use crate::rank_group::RankGroup;
@@ -8,7 +8,7 @@ fn usage(message: String) -> Result<(), CollectiveError> {
     Err(CollectiveError::Usage(message))
 }
 
-/// `counts` covers the group, agrees with `mine`, and fills `out`; the types agree.
+/// Checks that `counts` has an entry per rank, agrees with `mine` and fills `out`, and that the types agree.
 pub(crate) fn check_all_gather(
     group: RankGroup,
     mine: &Slice<'_>,
@@ -32,7 +32,7 @@ pub(crate) fn check_all_gather(
     Ok(())
 }
 
-/// `root` is a rank of the group.
+/// Checks that `root` is a rank of the group.
 pub(crate) fn check_root(group: RankGroup, root: usize) -> Result<(), CollectiveError> {
     if root < group.world_size() {
         return Ok(());
@@ -40,7 +40,7 @@ pub(crate) fn check_root(group: RankGroup, root: usize) -> Result<(), Collective
     usage(format!("rank {root} is outside the group of {}", group.world_size()))
 }
 
-/// `peer` is another rank of the group.
+/// Checks that `peer` is another rank of the group.
 pub(crate) fn check_peer(group: RankGroup, peer: usize) -> Result<(), CollectiveError> {
     if peer == group.rank() {
         return usage(format!("rank {peer} cannot send to or receive from itself"));

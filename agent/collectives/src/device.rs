@@ -51,7 +51,8 @@ pub enum DeviceSliceMut<'a> {
     U32(CudaViewMut<'a, u32>),
 }
 
-macro_rules! on_each {
+/// Runs an expression on the view of any element type.
+macro_rules! with_view {
     ($self:expr, $view:ident => $body:expr) => {
         match $self {
             Self::F32($view) => $body,
@@ -63,7 +64,8 @@ macro_rules! on_each {
     };
 }
 
-macro_rules! described {
+/// Implements the methods that both slices have.
+macro_rules! impl_device_slice {
     ($type:ident) => {
         impl $type<'_> {
             pub fn dtype(&self) -> Dtype {
@@ -76,34 +78,34 @@ macro_rules! described {
                 }
             }
 
-            /// Number of elements.
+            /// Returns the number of elements.
             #[expect(clippy::len_without_is_empty, reason = "zero elements are an ordinary size here")]
             pub fn len(&self) -> usize {
-                on_each!(self, view => view.len())
+                with_view!(self, view => view.len())
             }
         }
     };
 }
 
-described!(DeviceSlice);
-described!(DeviceSliceMut);
+impl_device_slice!(DeviceSlice);
+impl_device_slice!(DeviceSliceMut);
 
 impl<'a> DeviceSlice<'a> {
-    /// Where the elements are, once `stream` has waited for whoever writes them; the guard is dropped when the reading
-    /// is queued.
+    /// Returns the elements for reading, after making `stream` wait for their writers. The caller drops the guard once the
+    /// reading is queued.
     pub(crate) fn memory(self, stream: &'a Arc<CudaStream>) -> (DeviceMemory, SyncOnDrop<'a>) {
         let (dtype, count) = (self.dtype(), self.len());
-        let (address, guard) = on_each!(self, view => view.device_ptr(stream));
+        let (address, guard) = with_view!(self, view => view.device_ptr(stream));
         (DeviceMemory { address, count, dtype }, guard)
     }
 }
 
 impl DeviceSliceMut<'_> {
-    /// Where the elements are, once `stream` has waited for whoever uses them; the guard is dropped when the writing is
-    /// queued.
+    /// Returns the elements for writing, after making `stream` wait for their users. The caller drops the guard once the
+    /// writing is queued.
     pub(crate) fn memory<'b>(&'b mut self, stream: &'b Arc<CudaStream>) -> (DeviceMemory, SyncOnDrop<'b>) {
         let (dtype, count) = (self.dtype(), self.len());
-        let (address, guard) = on_each!(self, view => view.device_ptr_mut(stream));
+        let (address, guard) = with_view!(self, view => view.device_ptr_mut(stream));
         (DeviceMemory { address, count, dtype }, guard)
     }
 }

@@ -1,12 +1,12 @@
-//! Rank arithmetic of a group that is split two ways: pipeline stages, each of them a tensor-parallel group.
+//! The ranks of a group in pipeline stages, each of which is a tensor-parallel group.
 
 use crate::communicator::Communicator;
 use crate::rank_group::RankGroup;
 
-/// A checked place in a grid of ranks: rank = stage × tensor size + tensor rank.
+/// Place of one rank in a grid, checked: rank = stage × tensor size + tensor rank.
 ///
-/// A row of the grid is one stage, whose ranks sum with each other; a column is the ranks of equal tensor rank, which
-/// hand activations from stage to stage.
+/// A row of the grid is one stage, whose ranks sum with each other. A column holds the ranks of equal tensor rank, which
+/// send activations from stage to stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Grid {
     tensor: RankGroup,
@@ -14,18 +14,18 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// `None` unless `rank < world_size` and `stages`, at least 1, divides `world_size`.
+    /// Makes a grid, or returns `None` unless `rank < world_size` and `stages`, at least 1, divides `world_size`.
     pub fn new(rank: usize, world_size: usize, stages: usize) -> Option<Self> {
         let size = world_size.checked_div(stages).filter(|size| size * stages == world_size && *size > 0)?;
         Some(Self { tensor: RankGroup::new(rank % size, size)?, pipeline: RankGroup::new(rank / size, stages)? })
     }
 
-    /// Place in the stage's tensor-parallel group.
+    /// Returns the rank's place in the tensor-parallel group of its stage.
     pub fn tensor(self) -> RankGroup {
         self.tensor
     }
 
-    /// Place in the column: `rank()` is the stage, `world_size()` the number of stages.
+    /// Returns the rank's place in its column: `rank()` is the stage, `world_size()` the number of stages.
     pub fn pipeline(self) -> RankGroup {
         self.pipeline
     }
@@ -46,42 +46,42 @@ impl Grid {
         self.pipeline.rank() + 1 == self.pipeline.world_size()
     }
 
-    /// The ranks of this stage, by tensor rank.
+    /// Returns the ranks of this stage, by tensor rank.
     pub fn row(self) -> impl Iterator<Item = usize> {
         let size = self.tensor.world_size();
         let first = self.pipeline.rank() * size;
         first..first + size
     }
 
-    /// The ranks of this tensor rank, by stage.
+    /// Returns the ranks of this column, by stage.
     pub fn column(self) -> impl Iterator<Item = usize> {
         (self.tensor.rank()..self.world_size()).step_by(self.tensor.world_size())
     }
 
-    /// This stage's part of `len` layers: contiguous ranges in the order of the stages, as even as they can be; where
-    /// they cannot, the first stages have one more, since the last one also has the output projection.
+    /// Returns this stage's part of `len` layers. The parts are contiguous, in the order of the stages, and as even as
+    /// possible. Otherwise the first stages have one layer more, because the last stage also has the output projection.
     pub fn layers_of(self, len: usize) -> std::ops::Range<usize> {
         let (stage, stages) = (self.pipeline.rank(), self.pipeline.world_size());
         (stage * len).div_ceil(stages)..((stage + 1) * len).div_ceil(stages)
     }
 }
 
-/// One stage.
+/// Makes a grid of one stage.
 impl From<RankGroup> for Grid {
     fn from(tensor: RankGroup) -> Self {
         Self { tensor, pipeline: RankGroup::solo() }
     }
 }
 
-/// How one rank of a grid reaches the others, in one epoch.
+/// Communicators of one rank of a grid, in one epoch.
 pub struct Communicators {
-    /// Along its row: the ranks of its stage.
+    /// Communicator of the rank's row: the ranks of its stage.
     pub tensor: Box<dyn Communicator>,
-    /// Along its column, a rank a stage; `None` where there is one stage.
+    /// Communicator of the rank's column, which has one rank per stage. `None` if there is only one stage.
     pub pipeline: Option<Box<dyn Communicator>>,
 }
 
-/// One stage.
+/// Makes the communicators of a grid of one stage.
 impl<C: Communicator + 'static> From<C> for Communicators {
     fn from(tensor: C) -> Self {
         Self { tensor: Box::new(tensor), pipeline: None }
@@ -93,12 +93,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_are_stage_by_stage() {
-        let seen: Vec<_> = (0..6)
+    fn ranks_are_numbered_stage_by_stage() {
+        let places: Vec<_> = (0..6)
             .map(|rank| Grid::new(rank, 6, 3).expect("a place"))
             .map(|grid| (grid.rank(), grid.pipeline().rank(), grid.tensor().rank()))
             .collect();
-        assert_eq!(seen, [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1), (4, 2, 0), (5, 2, 1)]);
+        assert_eq!(places, [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1), (4, 2, 0), (5, 2, 1)]);
         let grid = Grid::new(3, 6, 3).expect("a place");
         assert_eq!((grid.row().collect::<Vec<_>>(), grid.column().collect::<Vec<_>>()), (vec![2, 3], vec![1, 3, 5]));
         assert!(!grid.is_first_stage() && !grid.is_last_stage() && grid.world_size() == 6);

@@ -1,7 +1,8 @@
-//! Ranks as threads of one process, over streams in memory that misbehave as a seed says.
+//! Ranks as threads of one process, over streams in memory whose faults follow from a seed.
 //!
-//! For tests: the algorithms are those of the ring, and what a link does (short writes, delays that reorder it against
-//! other links, silence or closing after so many bytes) follows from the seed and the calls made, not from the clock.
+//! Tests use this transport with the algorithms of the TCP backend. A link can cut writes short, delay bytes so that they
+//! arrive out of order with other links, drop bytes, or close after a number of bytes. All of this follows from the seed
+//! and from the calls, not from the clock.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,30 +16,30 @@ use crate::mesh::{Mesh, MeshSettings, Tuning};
 use crate::rank_group::RankGroup;
 use crate::transport::{Interest, Transport};
 
-/// Bytes in flight on one direction of a link, like a socket's buffer.
+/// Most bytes in flight on one direction of a link, like a socket's buffer.
 const PIPE_BYTES: usize = 256 << 10;
 
-/// What goes wrong in a group of [`form_group`].
+/// Faults and settings of a group of [`form_group`].
 #[derive(Debug, Clone)]
 pub struct Faults {
-    /// Same seed, same calls: same delays and short writes.
+    /// Seed of the delays and the short writes. With the same calls they are the same.
     pub seed: u64,
-    /// A chunk stays hidden for up to so many looks of its receiver; 0: none does.
+    /// Most reads of the receiver for which a chunk stays hidden; 0 hides none.
     pub max_delay: u32,
-    /// Bytes taken in one write are cut at random.
+    /// Set if writes are cut short at random.
     pub short_writes: bool,
-    /// A link that ends.
+    /// Link that fails, if any.
     pub cut: Option<Cut>,
-    /// Each operation's deadline.
+    /// Time after which an operation fails if no byte has moved.
     pub op_timeout: Duration,
     /// Sizes at which the algorithms change.
     pub tuning: Tuning,
-    /// What each rank's operations move, one entry a rank; empty: nothing.
+    /// Counters that grow with the ranks' operations, one per rank. Empty if the test needs none.
     pub progress: Vec<Arc<AtomicU64>>,
 }
 
 impl Default for Faults {
-    /// A group in which nothing goes wrong.
+    /// Makes a group without faults.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -52,7 +53,7 @@ impl Default for Faults {
     }
 }
 
-/// The direction from one rank to another ends after so many bytes.
+/// Failure of one direction of a link, after a number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
     pub from: usize,
@@ -63,28 +64,28 @@ pub struct Cut {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CutKind {
-    /// What is sent vanishes.
+    /// Further bytes vanish.
     Drop,
     /// The receiver sees the end of the stream.
     Close,
 }
 
-/// The communicators of `world_size` ranks, in rank order, for one thread each.
+/// Forms a group of `world_size` ranks. Returns their communicators in rank order, for one thread each.
 ///
 /// # Errors
-/// When `world_size` is 0, or the process has no file descriptors left.
+/// `world_size` is 0, or the process has no file descriptors left.
 pub fn form_group(world_size: usize, faults: &Faults) -> Result<Vec<Mesh>, CollectiveError> {
     if world_size == 0 {
         return Err(CollectiveError::Usage("a group has at least one rank".into()));
     }
-    let switchboard = Arc::new(Switchboard::new(world_size, faults)?);
+    let pipes = Arc::new(Pipes::new(world_size, faults)?);
     (0..world_size)
         .filter_map(|rank| RankGroup::new(rank, world_size))
         .map(|group| {
             let abort = AbortSwitch::new()?;
             let progress = faults.progress.get(group.rank()).cloned();
             let settings = MeshSettings { op_timeout: faults.op_timeout, spin: false, progress };
-            let links = Links { rank: group.rank(), switchboard: switchboard.clone() };
+            let links = MemoryLinks { rank: group.rank(), pipes: pipes.clone() };
             Ok(Mesh::new(links, group, faults.tuning, settings, &abort))
         })
         .collect()
@@ -92,9 +93,9 @@ pub fn form_group(world_size: usize, faults: &Faults) -> Result<Vec<Mesh>, Colle
 
 /// All pipes of a group.
 #[derive(Debug)]
-struct Switchboard {
+struct Pipes {
     pipes: Mutex<Vec<Pipe>>,
-    /// Rung for a rank when one of its links may move.
+    /// Signalled for a rank when one of its links may be ready.
     wakeups: Vec<Wakeup>,
     world_size: usize,
 }
@@ -103,7 +104,7 @@ struct Switchboard {
 #[derive(Debug)]
 struct Pipe {
     chunks: VecDeque<Chunk>,
-    held: usize,
+    buffered: usize,
     sent: u64,
     closed: bool,
     random: Random,
@@ -114,12 +115,12 @@ struct Pipe {
 
 #[derive(Debug)]
 struct Chunk {
-    /// Looks of the receiver that find nothing yet.
+    /// Reads of the receiver that do not find the chunk yet.
     hidden_for: u32,
     bytes: VecDeque<u8>,
 }
 
-/// Vigna's splitmix64: all that a replayable test needs.
+/// Random numbers that a test can replay: Vigna's splitmix64.
 #[derive(Debug)]
 struct Random(u64);
 
@@ -132,20 +133,20 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `bound`, which is not 0.
-    fn below(&mut self, bound: u64) -> u64 {
+    /// Returns a number below `bound`, which is not 0.
+    fn next_below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }
 
-impl Switchboard {
+impl Pipes {
     fn new(world_size: usize, faults: &Faults) -> Result<Self, CollectiveError> {
         let pipe = |index: usize| {
             let (from, to) = (index / world_size, index % world_size);
             let cut = faults.cut.filter(|cut| (cut.from, cut.to) == (from, to));
             Pipe {
                 chunks: VecDeque::new(),
-                held: 0,
+                buffered: 0,
                 sent: 0,
                 closed: false,
                 random: Random(faults.seed ^ (index as u64).wrapping_mul(0xd134_2543_de82_ef95)),
@@ -162,40 +163,41 @@ impl Switchboard {
         Ok(Self { pipes: Mutex::new((0..world_size * world_size).map(pipe).collect()), wakeups, world_size })
     }
 
-    /// The pipes; a test thread that panicked leaves them whole, so its poison is ignored.
-    fn pipes(&self) -> MutexGuard<'_, Vec<Pipe>> {
+    /// Locks the pipes. A test thread that panicked leaves them consistent, so a poisoned lock is ignored.
+    fn lock(&self) -> MutexGuard<'_, Vec<Pipe>> {
         self.pipes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pipe {
-    fn write(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize> {
+    fn write_bytes(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize> {
         if self.closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let mut fits = (head.len() + body.len()).min(PIPE_BYTES - self.held);
+        let mut fits = (head.len() + body.len()).min(PIPE_BYTES - self.buffered);
         if self.short_writes && fits > 1 {
-            fits = 1 + usize::try_from(self.random.below(fits as u64)).unwrap_or_default();
+            fits = 1 + usize::try_from(self.random.next_below(fits as u64)).unwrap_or_default();
         }
         if fits == 0 {
             return Ok(0);
         }
         let mut bytes: VecDeque<u8> = head.iter().chain(body).take(fits).copied().collect();
         if let Some((after, kind)) = self.cut {
-            let left = usize::try_from(after.saturating_sub(self.sent)).unwrap_or(usize::MAX);
-            self.closed = kind == CutKind::Close && bytes.len() > left;
-            bytes.truncate(left);
+            let remaining = usize::try_from(after.saturating_sub(self.sent)).unwrap_or(usize::MAX);
+            self.closed = kind == CutKind::Close && bytes.len() > remaining;
+            bytes.truncate(remaining);
         }
         self.sent += fits as u64;
         if !bytes.is_empty() {
-            self.held += bytes.len();
-            let hidden_for = if self.max_delay == 0 { 0 } else { self.random.below(u64::from(self.max_delay) + 1) };
+            self.buffered += bytes.len();
+            let hidden_for =
+                if self.max_delay == 0 { 0 } else { self.random.next_below(u64::from(self.max_delay) + 1) };
             self.chunks.push_back(Chunk { hidden_for: u32::try_from(hidden_for).unwrap_or_default(), bytes });
         }
         Ok(fits)
     }
 
-    fn read(&mut self, head: &mut [u8], body: &mut [u8]) -> io::Result<usize> {
+    fn read_bytes(&mut self, head: &mut [u8], body: &mut [u8]) -> io::Result<usize> {
         let Some(chunk) = self.chunks.front_mut() else {
             return if self.closed { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(0) };
         };
@@ -205,61 +207,61 @@ impl Pipe {
         }
         let mut got = io::Read::read(&mut chunk.bytes, head)?;
         if got == head.len() {
-            // A ring buffer of bytes reads in two halves.
+            // A `VecDeque` may need a second read for its second half.
             got += io::Read::read(&mut chunk.bytes, body)?;
         }
         if chunk.bytes.is_empty() {
             self.chunks.pop_front();
         }
-        self.held -= got;
+        self.buffered -= got;
         Ok(got)
     }
 }
 
-/// A rank's ends of the pipes.
+/// Ends of the pipes that belong to one rank.
 #[derive(Debug)]
-struct Links {
+struct MemoryLinks {
     rank: usize,
-    switchboard: Arc<Switchboard>,
+    pipes: Arc<Pipes>,
 }
 
-impl Links {
-    fn index(&self, from: usize, to: usize) -> usize {
-        from * self.switchboard.world_size + to
+impl MemoryLinks {
+    fn pipe_index(&self, from: usize, to: usize) -> usize {
+        from * self.pipes.world_size + to
     }
 }
 
-impl Transport for Links {
+impl Transport for MemoryLinks {
     fn name(&self) -> &'static str {
         "memory"
     }
 
     fn try_send(&mut self, peer: usize, head: &[u8], body: &[u8]) -> io::Result<usize> {
-        let index = self.index(self.rank, peer);
-        let sent = self.switchboard.pipes()[index].write(head, body)?;
+        let index = self.pipe_index(self.rank, peer);
+        let sent = self.pipes.lock()[index].write_bytes(head, body)?;
         if sent > 0 {
-            self.switchboard.wakeups[peer].signal();
+            self.pipes.wakeups[peer].signal();
         }
         Ok(sent)
     }
 
     fn try_recv(&mut self, peer: usize, head: &mut [u8], body: &mut [u8]) -> io::Result<usize> {
-        let index = self.index(peer, self.rank);
-        let got = self.switchboard.pipes()[index].read(head, body)?;
+        let index = self.pipe_index(peer, self.rank);
+        let got = self.pipes.lock()[index].read_bytes(head, body)?;
         if got > 0 {
-            self.switchboard.wakeups[peer].signal();
+            self.pipes.wakeups[peer].signal();
         }
         Ok(got)
     }
 
     fn wait(&mut self, interest: &[Interest], abort: &AbortSwitch, timeout: Duration) -> io::Result<()> {
-        let wakeup = &self.switchboard.wakeups[self.rank];
+        let wakeup = &self.pipes.wakeups[self.rank];
         wakeup.clear();
         let movable = |(peer, interest): (usize, &Interest)| {
-            let pipes = self.switchboard.pipes();
-            let (into, out) = (&pipes[self.index(peer, self.rank)], &pipes[self.index(self.rank, peer)]);
+            let pipes = self.pipes.lock();
+            let (into, out) = (&pipes[self.pipe_index(peer, self.rank)], &pipes[self.pipe_index(self.rank, peer)]);
             (interest.readable && (into.closed || !into.chunks.is_empty()))
-                || (interest.writable && (out.closed || out.held < PIPE_BYTES))
+                || (interest.writable && (out.closed || out.buffered < PIPE_BYTES))
         };
         if interest.iter().enumerate().any(movable) {
             std::thread::yield_now();
@@ -270,18 +272,18 @@ impl Transport for Links {
     }
 
     fn close(&mut self) {
-        let ranks = self.switchboard.world_size;
-        let mut pipes = self.switchboard.pipes();
+        let ranks = self.pipes.world_size;
+        let mut pipes = self.pipes.lock();
         for peer in 0..ranks {
-            pipes[self.index(self.rank, peer)].closed = true;
-            pipes[self.index(peer, self.rank)].closed = true;
+            pipes[self.pipe_index(self.rank, peer)].closed = true;
+            pipes[self.pipe_index(peer, self.rank)].closed = true;
         }
         drop(pipes);
-        self.switchboard.wakeups.iter().for_each(Wakeup::signal);
+        self.pipes.wakeups.iter().for_each(Wakeup::signal);
     }
 }
 
-impl Drop for Links {
+impl Drop for MemoryLinks {
     fn drop(&mut self) {
         self.close();
     }

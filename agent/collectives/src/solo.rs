@@ -1,4 +1,4 @@
-//! The group of one rank: every sum is its own operand.
+//! The group of one rank. Every sum is its own operand.
 
 use crate::abort::AbortSwitch;
 use crate::abort::Aborter;
@@ -8,7 +8,7 @@ use crate::error::CollectiveError;
 use crate::rank_group::RankGroup;
 use crate::slice::{Slice, SliceMut};
 
-/// The communicator of a group of one.
+/// Communicator of a group of one rank.
 #[derive(Debug)]
 pub struct Solo {
     abort: AbortSwitch,
@@ -16,17 +16,17 @@ pub struct Solo {
 }
 
 impl Solo {
-    /// Fails only when no file descriptor is left for the switch.
+    /// Makes a communicator. It fails only if the process has no file descriptor left for the switch.
     pub fn new() -> Result<Self, CollectiveError> {
         Ok(Self::with_switch(&AbortSwitch::new()?))
     }
 
-    /// A communicator that `abort` ends.
+    /// Makes a communicator that `abort` ends.
     pub fn with_switch(abort: &AbortSwitch) -> Self {
         Self { abort: abort.clone(), failed: None }
     }
 
-    fn finish(&mut self, checked: Result<(), CollectiveError>) -> Result<(), CollectiveError> {
+    fn finish_operation(&mut self, checked: Result<(), CollectiveError>) -> Result<(), CollectiveError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -42,7 +42,7 @@ impl Communicator for Solo {
     }
 
     fn all_reduce_sum(&mut self, _data: SliceMut<'_>) -> Result<(), CollectiveError> {
-        self.finish(Ok(()))
+        self.finish_operation(Ok(()))
     }
 
     fn all_gather(&mut self, mine: Slice<'_>, counts: &[usize], out: SliceMut<'_>) -> Result<(), CollectiveError> {
@@ -50,23 +50,23 @@ impl Communicator for Solo {
             out.host_bytes()?.copy_from_slice(mine.host_bytes()?);
             Ok(())
         });
-        self.finish(copied)
+        self.finish_operation(copied)
     }
 
     fn broadcast(&mut self, root: usize, _data: SliceMut<'_>) -> Result<(), CollectiveError> {
-        self.finish(checks::check_root(RankGroup::solo(), root))
+        self.finish_operation(checks::check_root(RankGroup::solo(), root))
     }
 
     fn send(&mut self, to: usize, _data: Slice<'_>) -> Result<(), CollectiveError> {
-        self.finish(checks::check_peer(RankGroup::solo(), to))
+        self.finish_operation(checks::check_peer(RankGroup::solo(), to))
     }
 
     fn recv(&mut self, from: usize, _data: SliceMut<'_>) -> Result<(), CollectiveError> {
-        self.finish(checks::check_peer(RankGroup::solo(), from))
+        self.finish_operation(checks::check_peer(RankGroup::solo(), from))
     }
 
     fn barrier(&mut self) -> Result<(), CollectiveError> {
-        self.finish(Ok(()))
+        self.finish_operation(Ok(()))
     }
 
     fn aborter(&self) -> Aborter {

@@ -1,38 +1,38 @@
-//! Sums over the ranks, in rank order, in blocks that stay in the first cache.
+//! Sums over the ranks, in rank order, in blocks that stay in the first-level cache.
 //!
-//! The order is the contract: element by element `((a0 + a1) + a2) + …`, so every rank and every algorithm gets the
-//! same bits. bf16 and f16 are summed in f32 and rounded once; integers wrap.
+//! The order is part of the contract: each element is `((a0 + a1) + a2) + …`, so every rank and every algorithm gets the
+//! same bits. bf16 and f16 are summed in f32 and rounded once. Integers wrap.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::dtype::Dtype;
 
-/// Elements summed at a time: 4 KiB of f32, so accumulator and operand stay in the first-level cache.
+/// Elements summed at a time. They are 4 KiB of f32, so accumulator and operand stay in the first-level cache.
 const BLOCK: usize = 1024;
 
-/// Replaces `own` (the part of rank `rank`) by the sum over the ranks; `part(r)` is the part of another rank `r`, as
-/// long as `own` and aligned for `dtype`.
-pub(crate) fn in_rank_order<'a>(
+/// Replaces `own`, which is the operand of rank `rank`, by the sum over the ranks. `operand_of(r)` returns the operand of
+/// another rank `r`. It is as long as `own` and aligned for `dtype`.
+pub(crate) fn sum_in_rank_order<'a>(
     dtype: Dtype,
     rank: usize,
     world_size: usize,
     own: &mut [u8],
-    part: impl Fn(usize) -> &'a [u8],
+    operand_of: impl Fn(usize) -> &'a [u8],
 ) {
     match dtype {
-        Dtype::F32 => typed::<f32>(rank, world_size, own, part),
-        Dtype::Bf16 => typed::<bf16>(rank, world_size, own, part),
-        Dtype::F16 => typed::<f16>(rank, world_size, own, part),
-        Dtype::I32 => typed::<i32>(rank, world_size, own, part),
-        Dtype::U32 => typed::<u32>(rank, world_size, own, part),
+        Dtype::F32 => sum_typed::<f32>(rank, world_size, own, operand_of),
+        Dtype::Bf16 => sum_typed::<bf16>(rank, world_size, own, operand_of),
+        Dtype::F16 => sum_typed::<f16>(rank, world_size, own, operand_of),
+        Dtype::I32 => sum_typed::<i32>(rank, world_size, own, operand_of),
+        Dtype::U32 => sum_typed::<u32>(rank, world_size, own, operand_of),
     }
 }
 
-fn typed<'a, T: Summand>(rank: usize, world_size: usize, own: &mut [u8], part: impl Fn(usize) -> &'a [u8]) {
+fn sum_typed<'a, T: Summand>(rank: usize, world_size: usize, own: &mut [u8], operand_of: impl Fn(usize) -> &'a [u8]) {
     let own: &mut [T] = bytemuck::cast_slice_mut(own);
     if world_size == 2 {
-        return T::add_pair(rank == 0, own, bytemuck::cast_slice(part(1 - rank)));
+        return T::add_pair(rank == 0, own, bytemuck::cast_slice(operand_of(1 - rank)));
     }
     let mut sum = [T::Sum::default(); BLOCK];
     for start in (0..own.len()).step_by(BLOCK) {
@@ -40,21 +40,21 @@ fn typed<'a, T: Summand>(rank: usize, world_size: usize, own: &mut [u8], part: i
         let sum = &mut sum[..end - start];
         for r in 0..world_size {
             let operand =
-                if r == rank { &own[start..end] } else { &bytemuck::cast_slice::<u8, T>(part(r))[start..end] };
+                if r == rank { &own[start..end] } else { &bytemuck::cast_slice::<u8, T>(operand_of(r))[start..end] };
             if r == 0 { T::begin(sum, operand) } else { T::add(sum, operand) }
         }
         T::finish(sum, &mut own[start..end]);
     }
 }
 
-/// An element type and what its sums are taken in.
+/// Element type, with the type in which its sums are taken.
 trait Summand: bytemuck::Pod {
     type Sum: Copy + Default;
     fn begin(sum: &mut [Self::Sum], operand: &[Self]);
     fn add(sum: &mut [Self::Sum], operand: &[Self]);
     fn finish(sum: &[Self::Sum], out: &mut [Self]);
 
-    /// The sum of two ranks, without the detour over a block; `own` is the first operand or the second.
+    /// Sums the operands of two ranks without a block in between. `own` is the first operand if `own_first` is set.
     fn add_pair(own_first: bool, own: &mut [Self], other: &[Self]);
 }
 

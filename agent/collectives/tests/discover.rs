@@ -1,4 +1,4 @@
-//! The ring-only bootstrap: what every rank learns from its neighbours, restarts, and contradictions.
+//! Discovery through neighbours: the addresses that every rank learns, restarts, and contradictions.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use lockstep_collectives::ring::{ControlAddress, DiscoverConfig, Discovered, Lin
 use lockstep_collectives::{AbortSwitch, CollectiveError, RankGroup};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-/// For what never comes.
+/// Timeout of a rank that waits for a call that never comes.
 const BRIEF: Duration = Duration::from_millis(250);
 
 fn listeners(ranks: usize) -> Vec<Listener> {
@@ -29,23 +29,23 @@ fn config(rank: usize, listeners: &[Listener]) -> DiscoverConfig {
     }
 }
 
-fn ask(listener: &Listener, config: DiscoverConfig) -> Result<Discovered, CollectiveError> {
+fn discover_one(listener: &Listener, config: DiscoverConfig) -> Result<Discovered, CollectiveError> {
     discover(listener, config, &AbortSwitch::new().unwrap())
 }
 
-/// Every rank at once, each with its own idea of the ring.
+/// Runs every rank at once. `adapt` changes the configuration of each.
 fn discover_all(
     listeners: &[Listener],
     adapt: impl Fn(usize, &mut DiscoverConfig) + Sync,
 ) -> Vec<Result<Discovered, CollectiveError>> {
     std::thread::scope(|scope| {
         let adapt = &adapt;
-        let one = |rank| {
+        let run_rank = |rank| {
             let mut config = config(rank, listeners);
             adapt(rank, &mut config);
-            ask(&listeners[rank], config)
+            discover_one(&listeners[rank], config)
         };
-        let threads: Vec<_> = (0..listeners.len()).map(|rank| scope.spawn(move || one(rank))).collect();
+        let threads: Vec<_> = (0..listeners.len()).map(|rank| scope.spawn(move || run_rank(rank))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
@@ -55,36 +55,36 @@ fn every_rank_learns_the_head_and_itself() {
     for ranks in 2..=5 {
         let listeners = listeners(ranks);
         let key = LinkKey::new(*b"a key of the ring").unwrap();
-        let found = discover_all(&listeners, |rank, config| {
-            // Ranks come in any order.
+        let results = discover_all(&listeners, |rank, config| {
+            // The ranks start in another order than that of their numbers.
             std::thread::sleep(Duration::from_millis([15, 0, 30, 5, 20][rank]));
             config.key = (ranks == 3).then(|| key.clone());
         });
-        for (rank, found) in found.into_iter().enumerate() {
+        for (rank, result) in results.into_iter().enumerate() {
             let expected = Discovered { control: "127.0.0.1:7001".into(), own: address(&listeners[rank]) };
-            assert_eq!(found, Ok(expected), "rank {rank} of {ranks}");
+            assert_eq!(result, Ok(expected), "rank {rank} of {ranks}");
         }
     }
 }
 
 #[test]
-fn a_full_control_address_travels_as_it_is() {
-    let found = discover_all(&listeners(2), |rank, config| {
+fn a_full_control_address_is_passed_on_unchanged() {
+    let results = discover_all(&listeners(2), |rank, config| {
         config.control = (rank == 0).then(|| ControlAddress::Full("127.0.0.1:9".into()));
     });
-    assert!(found.iter().all(|found| found.as_ref().unwrap().control == "127.0.0.1:9"), "{found:?}");
+    assert!(results.iter().all(|result| result.as_ref().unwrap().control == "127.0.0.1:9"), "{results:?}");
 }
 
 #[test]
 fn a_restarted_rank_learns_everything_from_its_right_neighbour() {
     let mut listeners = listeners(3);
-    let found = discover_all(&listeners, |_, _| {});
-    let before = found[1].clone().unwrap();
+    let results = discover_all(&listeners, |_, _| {});
+    let before = results[1].clone().unwrap();
     let port = listeners[1].local_addr();
     let config = config(1, &listeners);
     drop(listeners.remove(1));
-    let again = Listener::bind(port).unwrap();
-    assert_eq!(ask(&again, config), Ok(before));
+    let restarted = Listener::bind(port).unwrap();
+    assert_eq!(discover_one(&restarted, config), Ok(before));
 }
 
 #[test]
@@ -95,16 +95,16 @@ fn a_restarted_head_is_found_at_its_new_address() {
     listeners[0] = Listener::bind(ANY_PORT).unwrap();
     listeners[0] = Listener::bind(port).unwrap();
     head.control = Some(ControlAddress::Port(7002));
-    let moved = |rank: usize| Discovered { control: "127.0.0.1:7002".into(), own: address(&listeners[rank]) };
-    assert_eq!(ask(&listeners[0], head), Ok(moved(0)));
+    let expected = |rank: usize| Discovered { control: "127.0.0.1:7002".into(), own: address(&listeners[rank]) };
+    assert_eq!(discover_one(&listeners[0], head), Ok(expected(0)));
     // Rank 2 asks the head itself, and rank 1 asks rank 2.
     let worker = |rank: usize| DiscoverConfig { control: None, ..config(rank, &listeners) };
-    assert_eq!(ask(&listeners[2], worker(2)), Ok(moved(2)));
-    assert_eq!(ask(&listeners[1], worker(1)), Ok(moved(1)));
+    assert_eq!(discover_one(&listeners[2], worker(2)), Ok(expected(2)));
+    assert_eq!(discover_one(&listeners[1], worker(1)), Ok(expected(1)));
 }
 
 #[test]
-fn contradictions_name_both() {
+fn an_error_names_both_values_of_a_contradiction() {
     type Adapt = fn(&mut DiscoverConfig);
     let cases: [(Adapt, &str); 4] = [
         (|c| c.group = RankGroup::new(1, 4).unwrap(), "rank 2 is not of this group: the world size here is 4, there 3"),
@@ -116,35 +116,35 @@ fn contradictions_name_both() {
         (|c| c.control = Some(ControlAddress::Port(1)), "rank 0, and no other, is told the control address"),
     ];
     for (adapt, message) in cases {
-        // Rank 1 may wait long for rank 2 to be there.
-        let found = discover_all(&listeners(3), |rank, config| match rank {
+        // Rank 1 may have to wait long until rank 2 listens.
+        let results = discover_all(&listeners(3), |rank, config| match rank {
             1 => adapt(config),
             _ => config.timeout = BRIEF,
         });
-        assert_eq!(found[1].as_ref().unwrap_err().to_string(), message);
-        assert!(found.iter().all(Result::is_err), "{message}: {found:?}");
+        assert_eq!(results[1].as_ref().unwrap_err().to_string(), message);
+        assert!(results.iter().all(Result::is_err), "{message}: {results:?}");
     }
 }
 
 #[test]
 fn a_wrong_order_names_both_ranks() {
     let listeners = listeners(3);
-    let found = discover_all(&listeners, |rank, config| match rank {
+    let results = discover_all(&listeners, |rank, config| match rank {
         0 => config.right = address(&listeners[2]),
         _ => config.timeout = BRIEF,
     });
     let message = "rank 1 is not of this group: rank 1 was expected there, rank 2 it is";
-    assert_eq!(found[0].as_ref().unwrap_err().to_string(), message);
-    assert_eq!(found[1], Err(CollectiveError::Timeout { rank: 0, millis: 250 }));
+    assert_eq!(results[0].as_ref().unwrap_err().to_string(), message);
+    assert_eq!(results[1], Err(CollectiveError::Timeout { rank: 0, millis: 250 }));
 }
 
 #[test]
 fn loopback_and_remote_addresses_do_not_mix() {
-    let found = discover_all(&listeners(2), |rank, config| {
+    let results = discover_all(&listeners(2), |rank, config| {
         config.control = (rank == 0).then(|| ControlAddress::Full("192.0.2.7:1235".into()));
     });
-    for found in found {
-        let error = found.unwrap_err().to_string();
+    for result in results {
+        let error = result.unwrap_err().to_string();
         assert!(
             error.contains("the control address is 192.0.2.7:1235: use loopback for every rank or for none"),
             "{error}"
@@ -156,13 +156,13 @@ fn loopback_and_remote_addresses_do_not_mix() {
 fn an_absent_neighbour_is_a_timeout_and_an_abort_ends_the_wait() {
     let listeners = listeners(2);
     let short = DiscoverConfig { timeout: Duration::from_millis(50), ..config(1, &listeners) };
-    assert_eq!(ask(&listeners[1], short), Err(CollectiveError::Timeout { rank: 0, millis: 50 }));
+    assert_eq!(discover_one(&listeners[1], short), Err(CollectiveError::Timeout { rank: 0, millis: 50 }));
     let abort = AbortSwitch::new().unwrap();
     let result = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| discover(&listeners[1], config(1, &listeners), &abort));
+        let discovery = scope.spawn(|| discover(&listeners[1], config(1, &listeners), &abort));
         std::thread::sleep(Duration::from_millis(10));
         abort.abort("enough");
-        asking.join().unwrap()
+        discovery.join().unwrap()
     });
     assert_eq!(result, Err(CollectiveError::Aborted("enough".into())));
 }

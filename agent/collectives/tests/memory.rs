@@ -1,4 +1,5 @@
-//! The algorithms against the plain definition, over links that delay, reorder and cut writes short, and with faults.
+//! Compares the algorithms with the plain definition, over links that delay, reorder and cut writes short, and with
+//! faults.
 
 mod naive;
 
@@ -11,11 +12,11 @@ use lockstep_collectives::{CollectiveError, Communicator, Mesh, SliceMut, Tuning
 use naive::{exercise_all, on_ranks};
 use proptest::prelude::*;
 
-/// Sizes at which small messages reach every path.
-const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96, least_part: 4 };
+/// Sizes with which small messages reach every path.
+const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96, min_part: 4 };
 
 #[test]
-fn every_operation_at_every_small_size_and_world_size() {
+fn every_operation_is_right_at_every_small_size_and_world_size() {
     for ranks in 1..=8 {
         let mut group = form_group(ranks, &Faults { tuning: SMALL, ..Faults::default() }).unwrap();
         for len in [0, 1, 2, 3, 5, 7, 8, 9, 16, 17, 24, 31, 33, 48, 49, 127, 1000] {
@@ -25,7 +26,7 @@ fn every_operation_at_every_small_size_and_world_size() {
 }
 
 #[test]
-fn default_tuning_on_both_sides_of_the_crossover() {
+fn the_default_tuning_is_right_on_both_sides_of_the_crossover() {
     let crossover = Tuning::default().direct_up_to / 2 / size_of::<f32>();
     for ranks in [2, 3] {
         let mut group = form_group(ranks, &Faults::default()).unwrap();
@@ -39,18 +40,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_size_any_world_any_schedule(
+    fn every_operation_is_right_with_random_sizes_and_faults(
         ranks in 1usize..=8, len in 0usize..700, seed: u64, delay in 0u32..6, short: bool,
         direct in 0usize..512, segment in 1usize..512,
     ) {
-        let tuning = Tuning { direct_up_to: direct, segment, least_part: 1 };
+        let tuning = Tuning { direct_up_to: direct, segment, min_part: 1 };
         let faults = Faults { seed, max_delay: delay, short_writes: short, tuning, ..Faults::default() };
         exercise_all(&mut form_group(ranks, &faults).unwrap(), len);
     }
 }
 
-/// All-reduces until the group breaks; each rank's last word.
-fn until_broken(group: &mut [Mesh], calls: usize, elements: usize) -> Vec<Result<(), CollectiveError>> {
+/// Calls the all-reduce until the group breaks. Returns each rank's last result.
+fn run_until_broken(group: &mut [Mesh], calls: usize, elements: usize) -> Vec<Result<(), CollectiveError>> {
     on_ranks(group, |comm| {
         let mut data = vec![1.0f32; elements];
         let result = (0..calls).try_for_each(|_| comm.all_reduce_sum(SliceMut::F32(&mut data)));
@@ -74,7 +75,7 @@ fn a_link_that_ends_is_a_typed_error_on_every_rank() {
                 tuning: SMALL,
                 ..Faults::default()
             };
-            let results = until_broken(&mut form_group(3, &faults).unwrap(), 50, 200);
+            let results = run_until_broken(&mut form_group(3, &faults).unwrap(), 50, 200);
             let typed = |result: &Result<(), CollectiveError>| {
                 matches!(result, Err(CollectiveError::PeerLost { .. } | CollectiveError::Timeout { .. }))
             };
@@ -87,26 +88,26 @@ fn a_link_that_ends_is_a_typed_error_on_every_rank() {
 fn a_rank_that_leaves_is_noticed() {
     let mut group = form_group(3, &Faults::default()).unwrap();
     group.pop();
-    let results = until_broken(&mut group, 1, 8);
+    let results = run_until_broken(&mut group, 1, 8);
     let lost = |result: &Result<(), CollectiveError>| match result {
         Err(CollectiveError::PeerLost { rank, .. }) => *rank,
         other => panic!("{other:?}"),
     };
-    // Whoever notices first ends its own links, which may be what the other one sees.
+    // The rank that notices first closes its own links. Its peer may see that first.
     let blamed: Vec<usize> = results.iter().map(lost).collect();
     assert!(blamed.contains(&2) && [[2, 2], [1, 2], [2, 0]].contains(&[blamed[0], blamed[1]]), "{blamed:?}");
 }
 
 #[test]
-fn operations_move_the_progress_of_their_rank() {
+fn operations_grow_the_progress_counter_of_their_rank() {
     let progress: Vec<Arc<AtomicU64>> = (0..2).map(|_| Arc::default()).collect();
     let mut group = form_group(2, &Faults { progress: progress.clone(), ..Faults::default() }).unwrap();
-    let mut seen = [0; 2];
+    let mut last = [0; 2];
     for _ in 0..3 {
         assert_eq!(on_ranks(&mut group, Communicator::barrier), [Ok(()), Ok(())]);
-        for (seen, progress) in seen.iter_mut().zip(&progress) {
+        for (last, progress) in last.iter_mut().zip(&progress) {
             let now = progress.load(Ordering::Relaxed);
-            assert!(now > std::mem::replace(seen, now));
+            assert!(now > std::mem::replace(last, now));
         }
     }
 }
@@ -127,22 +128,22 @@ fn an_abort_wakes_a_blocked_rank() {
 }
 
 #[test]
-fn an_aborted_rank_takes_those_along_that_wait_for_it() {
+fn an_aborted_rank_fails_the_ranks_that_wait_for_it() {
     let mut group = form_group(2, &Faults::default()).unwrap();
     let aborter = group[1].aborter();
     let results = on_ranks(&mut group, |comm| {
         if comm.group().rank() == 1 {
             std::thread::sleep(Duration::from_millis(20));
-            aborter.abort("told to");
+            aborter.abort("the head said so");
         }
         comm.barrier()
     });
-    assert_eq!(results[1], Err(CollectiveError::Aborted("told to".into())));
+    assert_eq!(results[1], Err(CollectiveError::Aborted("the head said so".into())));
     assert!(matches!(results[0], Err(CollectiveError::PeerLost { rank: 1, .. })), "{:?}", results[0]);
 }
 
 #[test]
-fn ranks_in_different_calls_are_told_both() {
+fn an_error_names_both_calls_of_ranks_in_different_calls() {
     let mut group = form_group(2, &Faults::default()).unwrap();
     let results = on_ranks(&mut group, |comm| {
         let mut data = vec![0i32; 2 + comm.group().rank()];

@@ -1,4 +1,4 @@
-//! NCCL with one rank where there is a device and the libraries; elsewhere, that the error names what is missing.
+//! NCCL with one rank, if there is a device and the libraries. Otherwise the error must name the missing library.
 #![cfg(feature = "nccl")]
 
 mod naive;
@@ -10,7 +10,7 @@ use lockstep_collectives::nccl::{DeviceSlice, DeviceSliceMut, NcclConfig, Unique
 use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, RankGroup, Slice, SliceMut};
 
 #[test]
-fn one_rank_or_a_named_reason() {
+fn one_rank_works_or_the_error_names_the_missing_library() {
     let id = match UniqueId::create() {
         Ok(id) => id,
         Err(CollectiveError::Unavailable { backend, reason }) => {
@@ -36,7 +36,7 @@ fn one_rank_or_a_named_reason() {
     let mine = data.as_view();
     let out_view = SliceMut::Device(DeviceSliceMut::F32(out.as_view_mut()));
     comm.all_gather(Slice::Device(DeviceSlice::F32(&mine)), &[2], out_view).unwrap();
-    comm.finish().unwrap();
+    comm.wait_for_stream().unwrap();
     assert_eq!(stream.clone_dtoh(&out).unwrap(), [1.5, -2.0]);
 
     comm.aborter().abort("the test is over");

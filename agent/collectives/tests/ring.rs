@@ -1,4 +1,4 @@
-//! The ring over TCP on loopback: forming, every operation, and what goes wrong.
+//! The TCP backend on loopback: forming, every operation, and failures.
 
 mod naive;
 
@@ -11,7 +11,7 @@ use lockstep_collectives::{AbortSwitch, CollectiveError, Communicator, Mesh, Ran
 use naive::{exercise_all, on_ranks};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96, least_part: 4 };
+const SMALL: Tuning = Tuning { direct_up_to: 64, segment: 96, min_part: 4 };
 
 fn listeners(ranks: usize) -> Vec<Listener> {
     (0..ranks).map(|_| Listener::bind(ANY_PORT).unwrap()).collect()
@@ -31,8 +31,11 @@ fn config(rank: usize, listeners: &[Listener]) -> RingConfig {
     }
 }
 
-/// Forms a group in threads, each rank with its own idea of the group.
-fn form(listeners: &[Listener], adapt: impl Fn(usize, &mut RingConfig) + Sync) -> Vec<Result<Mesh, CollectiveError>> {
+/// Forms a group in threads. `adapt` changes the configuration of each rank.
+fn try_form(
+    listeners: &[Listener],
+    adapt: impl Fn(usize, &mut RingConfig) + Sync,
+) -> Vec<Result<Mesh, CollectiveError>> {
     std::thread::scope(|scope| {
         let adapt = &adapt;
         let form = |rank| {
@@ -45,8 +48,8 @@ fn form(listeners: &[Listener], adapt: impl Fn(usize, &mut RingConfig) + Sync) -
     })
 }
 
-fn formed(listeners: &[Listener], adapt: impl Fn(usize, &mut RingConfig) + Sync) -> Vec<Mesh> {
-    form(listeners, adapt).into_iter().map(Result::unwrap).collect()
+fn form(listeners: &[Listener], adapt: impl Fn(usize, &mut RingConfig) + Sync) -> Vec<Mesh> {
+    try_form(listeners, adapt).into_iter().map(Result::unwrap).collect()
 }
 
 fn key(text: &str) -> Option<LinkKey> {
@@ -54,10 +57,10 @@ fn key(text: &str) -> Option<LinkKey> {
 }
 
 #[test]
-fn every_operation_over_tcp() {
+fn every_operation_is_right_over_tcp() {
     for ranks in 2..=4 {
         let listeners = listeners(ranks);
-        let mut group = formed(&listeners, |rank, config| config.spin = rank == 0);
+        let mut group = form(&listeners, |rank, config| config.spin = rank == 0);
         for len in [0, 1, 3, 16, 17, 63, 250, 4099] {
             exercise_all(&mut group, len);
         }
@@ -65,31 +68,30 @@ fn every_operation_over_tcp() {
 }
 
 #[test]
-fn large_messages_with_the_default_tuning() {
+fn large_messages_are_right_with_the_default_tuning() {
     let listeners = listeners(2);
-    let mut group = formed(&listeners, |_, config| config.tuning = Tuning::default());
+    let mut group = form(&listeners, |_, config| config.tuning = Tuning::default());
     for len in [32 << 10, (32 << 10) + 1, 1 << 20, (4 << 20) + 3] {
         naive::exercise::<f32, _>(&mut group, len);
     }
 }
 
 #[test]
-fn a_group_with_a_key_re_forms_in_later_epochs_on_the_same_listeners() {
+fn a_group_with_a_key_forms_again_in_later_epochs_on_the_same_listeners() {
     let listeners = listeners(3);
     for epoch in [1, 2, 9] {
-        let mut group =
-            formed(&listeners, |_, config| (config.epoch, config.key) = (epoch, key("sixteen bytes it is")));
+        let mut group = form(&listeners, |_, config| (config.epoch, config.key) = (epoch, key("sixteen bytes it is")));
         exercise_all(&mut group, 5);
     }
 }
 
 #[test]
-fn ranks_may_come_at_different_times_and_epochs() {
+fn ranks_may_start_at_different_times_and_in_different_epochs() {
     let listeners = listeners(3);
-    let mut group = formed(&listeners, |rank, config| {
+    let mut group = form(&listeners, |rank, config| {
         std::thread::sleep(Duration::from_millis(40 * rank as u64));
         if rank == 0 {
-            // Rank 0 was in an older epoch when the others came to this one.
+            // Rank 0 is still in an older epoch when the others reach this one.
             let old = RingConfig { epoch: 3, form_timeout: Duration::from_millis(100), ..config.clone() };
             let result = ring::form(&listeners[0], old, None, &AbortSwitch::new().unwrap());
             assert!(matches!(result.err(), Some(CollectiveError::Timeout { .. })));
@@ -98,14 +100,14 @@ fn ranks_may_come_at_different_times_and_epochs() {
     exercise_all(&mut group, 5);
 }
 
-/// Two stages of two ranks, told apart in sums, sends and errors.
+/// Checks sums, sends and errors of two stages with two ranks each.
 #[test]
 fn a_grid_sums_in_rows_and_sends_in_columns() {
     let listeners = listeners(4);
     let form = |rank: usize| {
         ring::form_grid(&listeners[rank], config(rank, &listeners), 2, None, &AbortSwitch::new().unwrap()).unwrap()
     };
-    let named = |result: Result<(), CollectiveError>| match result {
+    let lost_rank = |result: Result<(), CollectiveError>| match result {
         Err(CollectiveError::PeerLost { rank, .. }) => Some(rank),
         _ => None,
     };
@@ -124,10 +126,10 @@ fn a_grid_sums_in_rows_and_sends_in_columns() {
                     column.recv(0, SliceMut::U32(&mut got)).unwrap();
                     assert_eq!(got, [rank as u32 - 2; 1000]);
                 }
-                // Rank 3 goes: its row and its column hear of it by its rank in the whole group.
+                // Rank 3 leaves. The errors in its row and its column name it by its rank in the whole group.
                 match rank {
-                    1 => assert_eq!(named(column.recv(1, SliceMut::U32(&mut got))), Some(3)),
-                    2 => assert_eq!(named(links.tensor.barrier()), Some(3)),
+                    1 => assert_eq!(lost_rank(column.recv(1, SliceMut::U32(&mut got))), Some(3)),
+                    2 => assert_eq!(lost_rank(links.tensor.barrier()), Some(3)),
                     _ => (),
                 }
             })
@@ -138,13 +140,13 @@ fn a_grid_sums_in_rows_and_sends_in_columns() {
     assert!(odd.err().unwrap().to_string().contains("4 ranks do not make 3 equal stages"));
 }
 
-/// For what never comes.
+/// Timeout of a rank that waits for a call that never comes.
 const BRIEF: Duration = Duration::from_millis(300);
 
-/// Rank 1's error when it differs from rank 0 as `adapt` says; it may wait long for rank 0 to be there.
-fn mismatch(adapt: impl Fn(&mut RingConfig) + Sync) -> String {
+/// Returns rank 1's error if `adapt` makes it differ from rank 0. Rank 1 may have to wait long until rank 0 listens.
+fn form_with_mismatch(adapt: impl Fn(&mut RingConfig) + Sync) -> String {
     let listeners = listeners(2);
-    let results = form(&listeners, |rank, config| match rank {
+    let results = try_form(&listeners, |rank, config| match rank {
         0 => config.form_timeout = BRIEF,
         _ => adapt(config),
     });
@@ -158,7 +160,7 @@ fn mismatch(adapt: impl Fn(&mut RingConfig) + Sync) -> String {
 }
 
 #[test]
-fn what_does_not_belong_is_refused_with_both_values() {
+fn a_refusal_names_both_values() {
     type Adapt = fn(&mut RingConfig);
     let cases: [(Adapt, &str); 5] = [
         (|c| c.cluster_id = "b".into(), "rank 0 is not of this group: the cluster here is \"b\", there \"a\""),
@@ -177,16 +179,17 @@ fn what_does_not_belong_is_refused_with_both_values() {
         (|c| (c.epoch, c.form_timeout) = (5, BRIEF), "rank 0 sent nothing for 300 ms"),
     ];
     for (adapt, message) in cases {
-        assert_eq!(mismatch(adapt), message);
+        assert_eq!(form_with_mismatch(adapt), message);
     }
 }
 
 #[test]
 fn another_key_is_refused() {
-    // Rank 0 waits for another rank 1 to its deadline. Where the machine is too slow for that one, it gets a later one.
+    // Rank 0 waits for a valid rank 1 until its timeout. If the machine is too slow for that timeout, the test tries a
+    // longer one.
     let attempt = |time| -> Vec<CollectiveError> {
         let listeners = listeners(2);
-        let results = form(&listeners, |rank, config| {
+        let results = try_form(&listeners, |rank, config| {
             config.form_timeout = time;
             config.key = key(if rank == 0 { "the key of rank 0" } else { "the key of rank 1" });
         });
@@ -201,7 +204,7 @@ fn another_key_is_refused() {
 #[test]
 fn an_address_of_another_rank_is_refused() {
     let listeners = listeners(3);
-    let results = form(&listeners, |rank, config| match rank {
+    let results = try_form(&listeners, |rank, config| match rank {
         2 => config.addresses[0] = config.addresses[1].clone(),
         _ => config.form_timeout = BRIEF,
     });
@@ -209,8 +212,8 @@ fn an_address_of_another_rank_is_refused() {
     assert_eq!(error.to_string(), "rank 0 is not of this group: rank 0 was expected there, rank 1 it is");
 }
 
-/// What a rank says within `time` to a stranger that answers with `reply` where a peer should be.
-fn meets(reply: &'static [u8], time: Duration) -> CollectiveError {
+/// Returns the error of a rank that finds a stranger at a peer's address. The stranger answers with `reply`.
+fn form_with_stranger(reply: &'static [u8], time: Duration) -> CollectiveError {
     let stranger = TcpListener::bind(ANY_PORT).unwrap();
     let mut listeners = listeners(2);
     let mut config = config(1, &listeners);
@@ -219,7 +222,7 @@ fn meets(reply: &'static [u8], time: Duration) -> CollectiveError {
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let (mut stream, _) = stranger.accept().unwrap();
-            // The rank may have hung up already, where its time is short.
+            // The rank may have hung up already, because its timeout is short.
             let _ = stream.read_exact(&mut [0; 64]).and_then(|()| stream.write_all(reply));
             let _ = stream.read(&mut [0; 512]);
         });
@@ -231,10 +234,13 @@ fn meets(reply: &'static [u8], time: Duration) -> CollectiveError {
 fn a_listener_that_is_no_rank_is_named() {
     let reason = "what listens there is no Lockstep rank".to_owned();
     let long = Duration::from_secs(20);
-    assert_eq!(meets(b"HTTP/1.1 400 Bad Request\r\n", long), CollectiveError::Mismatch { rank: 0, reason });
+    assert_eq!(
+        form_with_stranger(b"HTTP/1.1 400 Bad Request\r\n", long),
+        CollectiveError::Mismatch { rank: 0, reason }
+    );
     let reason = "the wire version here is 1, there 7".to_owned();
-    assert_eq!(meets(b"LKST\x07\x00\x01\x02", long), CollectiveError::Mismatch { rank: 0, reason });
-    assert_eq!(meets(b"LK", BRIEF), CollectiveError::Timeout { rank: 0, millis: 300 });
+    assert_eq!(form_with_stranger(b"LKST\x07\x00\x01\x02", long), CollectiveError::Mismatch { rank: 0, reason });
+    assert_eq!(form_with_stranger(b"LK", BRIEF), CollectiveError::Timeout { rank: 0, millis: 300 });
 }
 
 #[test]
@@ -243,17 +249,17 @@ fn strangers_neither_stall_nor_break_forming() {
     let address = listeners[0].local_addr();
     let mut silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
     for (index, stream) in silent.iter_mut().enumerate() {
-        let words: [&[u8]; 4] = [b"", b"GET / HTTP/1.1\r\n\r\n", b"LKST\x01\x00\x01\x00\xff\xff", &[0x16; 3000]];
-        // The listener may have closed it already.
-        let _ = stream.write_all(words[index % words.len()]);
+        let messages: [&[u8]; 4] = [b"", b"GET / HTTP/1.1\r\n\r\n", b"LKST\x01\x00\x01\x00\xff\xff", &[0x16; 3000]];
+        // The listener may have closed the connection already.
+        let _ = stream.write_all(messages[index % messages.len()]);
     }
-    let mut group = formed(&listeners, |_, _| {});
+    let mut group = form(&listeners, |_, _| {});
     exercise_all(&mut group, 9);
     drop(silent);
 }
 
 #[test]
-fn a_caller_of_another_version_is_told_ours() {
+fn the_listener_answers_another_version_with_its_own() {
     let listeners = listeners(1);
     let mut stream = TcpStream::connect(listeners[0].local_addr()).unwrap();
     stream.write_all(b"LKST\x09\x00\x01\x00").unwrap();
@@ -263,14 +269,14 @@ fn a_caller_of_another_version_is_told_ours() {
 }
 
 #[test]
-fn a_peer_that_leaves_amid_an_operation_is_noticed() {
+fn a_peer_that_leaves_during_an_operation_is_noticed() {
     let listeners = listeners(3);
-    let mut group = formed(&listeners, |_, _| {});
+    let mut group = form(&listeners, |_, _| {});
     let results = on_ranks(&mut group, |comm| {
         let rank = comm.group().rank();
         let mut data = vec![1.0f32; 1 << 20];
         if rank == 2 {
-            // Its links close in the middle of what the others are doing.
+            // Its links close in the middle of the others' operation.
             let aborter = comm.aborter();
             aborter.abort("leaves");
         }
@@ -284,7 +290,7 @@ fn a_peer_that_leaves_amid_an_operation_is_noticed() {
 #[test]
 fn a_silent_peer_is_a_timeout() {
     let listeners = listeners(2);
-    let mut group = formed(&listeners, |_, config| config.op_timeout = Duration::from_millis(60));
+    let mut group = form(&listeners, |_, config| config.op_timeout = Duration::from_millis(60));
     let (waiting, _silent) = group.split_at_mut(1);
     assert_eq!(waiting[0].barrier(), Err(CollectiveError::Timeout { rank: 1, millis: 60 }));
 }
@@ -301,7 +307,7 @@ fn an_abort_ends_forming_and_a_blocked_operation() {
     });
     assert_eq!(error, Some(CollectiveError::Aborted("changed my mind".into())));
 
-    let mut group = formed(&listeners, |_, _| {});
+    let mut group = form(&listeners, |_, _| {});
     let aborter = group[0].aborter();
     let result = std::thread::scope(|scope| {
         let blocked = scope.spawn(|| group[0].barrier());

@@ -1,8 +1,8 @@
-//! Drives one operation over all links at once, full duplex, without ever blocking on one of them.
+//! The exchange of one operation's bytes over all links at once, in both directions. It never blocks on a single link.
 //!
-//! On each link an operation is a [`Header`] followed by the pieces that its [`Plan`] names, in order. As long as bytes
-//! move anywhere it goes on; when none do it spins for a short while where that was asked for, then sleeps until a link
-//! can move, the group is aborted, or nothing has moved for the deadline.
+//! On each link an operation is a [`Header`] and then the pieces of its [`Plan`], in order. The exchange goes on while
+//! bytes move on any link. When none move, it polls for a short while if the settings ask for that. Then it sleeps until a
+//! link is ready, the group is aborted, or the timeout passes.
 
 use std::io;
 use std::sync::Arc;
@@ -17,52 +17,52 @@ use crate::mesh::spin::Spin;
 use crate::rank_group::RankGroup;
 use crate::transport::{Interest, Transport};
 
-/// Bytes handed to the transport in one call: small enough that sending, receiving and summing alternate.
-const MOST_AT_ONCE: usize = 512 << 10;
+/// Most bytes given to the transport in one call. They are few enough that sending, receiving and summing alternate.
+const MAX_BYTES_PER_CALL: usize = 512 << 10;
 
-/// The bytes of one operation, as pieces in a fixed order on each link.
+/// Bytes of one operation, as pieces in a fixed order on each link.
 pub(crate) trait Plan {
-    /// What both ends of the link to `peer` must agree on, where this rank sends to it.
+    /// Returns the call that this rank announces to `peer`, if it sends to that peer.
     fn sends(&self, peer: usize) -> Option<Operation>;
 
-    /// What both ends of the link must agree on, where this rank receives from `peer`.
+    /// Returns the call that this rank expects from `peer`, if it receives from that peer.
     fn receives(&self, peer: usize) -> Option<Operation>;
 
-    /// Piece number `index` to `peer`.
-    fn outgoing(&self, peer: usize, index: usize) -> Piece<&[u8]>;
+    /// Returns piece `index` to `peer`.
+    fn outgoing(&self, peer: usize, index: usize) -> PlanPiece<&[u8]>;
 
-    /// Room for piece number `index` from `peer`.
-    fn incoming(&mut self, peer: usize, index: usize) -> Piece<&mut [u8]>;
+    /// Returns the buffer for piece `index` from `peer`.
+    fn incoming(&mut self, peer: usize, index: usize) -> PlanPiece<&mut [u8]>;
 
-    /// Piece number `index` from `peer` is whole.
+    /// Records that piece `index` from `peer` is complete.
     fn received(&mut self, _peer: usize, _index: usize) {}
 }
 
-/// A step of a plan on one link.
-pub(crate) enum Piece<T> {
-    /// These bytes, next.
+/// Next piece of a plan on one link.
+pub(crate) enum PlanPiece<T> {
+    /// Bytes to move now.
     Bytes(T),
-    /// Something, once other pieces have come.
+    /// A piece that depends on pieces still to come.
     Later,
-    /// Nothing more.
+    /// The end of the plan.
     Done,
 }
 
 /// Progress of one direction of one link within an operation.
 #[derive(Debug, Clone, Copy, Default)]
-struct Flow {
+struct LinkProgress {
     header: [u8; HEADER_BYTES],
     header_done: usize,
     piece: usize,
     offset: usize,
     done: bool,
-    /// Cannot move before other pieces have come.
-    held: bool,
-    /// Operations so far; both ends count alike.
+    /// Set while the next piece depends on pieces still to come.
+    blocked: bool,
+    /// Number of operations so far. Both ends count alike.
     count: u32,
 }
 
-impl Flow {
+impl LinkProgress {
     fn begin(&mut self, operation: Option<Operation>) {
         *self = Self { count: self.count, done: operation.is_none(), ..Self::default() };
         if let Some(operation) = operation {
@@ -72,24 +72,24 @@ impl Flow {
     }
 }
 
-/// A time in which no byte moved.
+/// Time in which no byte has moved.
 struct Idle {
     since: Instant,
     slept: bool,
 }
 
-/// The links of one rank and the progress of its present operation on each.
+/// Links of one rank, and the progress of its current operation on each.
 pub(crate) struct Exchange {
     pub(crate) transport: Box<dyn Transport>,
     group: RankGroup,
-    out: Vec<Flow>,
-    into: Vec<Flow>,
-    /// What each link said instead of the expected header, while it is read.
-    heard: Vec<[u8; HEADER_BYTES]>,
+    sending: Vec<LinkProgress>,
+    receiving: Vec<LinkProgress>,
+    /// Headers as the peers sent them, complete or in part.
+    received_headers: Vec<[u8; HEADER_BYTES]>,
     interest: Vec<Interest>,
     abort: AbortSwitch,
     op_timeout: Duration,
-    /// Where looking before sleeping was asked for.
+    /// Budget for polling before a sleep. `None` if the settings do not ask for polling.
     spin: Option<Spin>,
     progress: Option<Arc<AtomicU64>>,
 }
@@ -105,9 +105,9 @@ impl Exchange {
         Self {
             transport,
             group,
-            out: vec![Flow::default(); ranks],
-            into: vec![Flow::default(); ranks],
-            heard: vec![[0; HEADER_BYTES]; ranks],
+            sending: vec![LinkProgress::default(); ranks],
+            receiving: vec![LinkProgress::default(); ranks],
+            received_headers: vec![[0; HEADER_BYTES]; ranks],
             interest: vec![Interest::default(); ranks],
             abort: abort.clone(),
             op_timeout: settings.op_timeout,
@@ -120,177 +120,181 @@ impl Exchange {
         &self.abort
     }
 
-    /// Says that this rank is alive and getting on.
-    pub(crate) fn bump(&self) {
+    /// Grows the counter that shows that this rank makes progress.
+    fn count_progress(&self) {
         if let Some(progress) = &self.progress {
             progress.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Runs `plan` to its end.
-    pub(crate) fn run(&mut self, plan: &mut impl Plan) -> Result<(), CollectiveError> {
+    pub(crate) fn run_plan(&mut self, plan: &mut impl Plan) -> Result<(), CollectiveError> {
         self.abort.check()?;
         for peer in self.peers() {
-            self.out[peer].begin(plan.sends(peer));
-            self.into[peer].begin(plan.receives(peer));
+            self.sending[peer].begin(plan.sends(peer));
+            self.receiving[peer].begin(plan.receives(peer));
         }
         let mut idle = None;
         loop {
             let mut moved = false;
             let mut done = true;
             for peer in self.peers() {
-                moved |= self.push(plan, peer)?;
-                moved |= self.pull(plan, peer)?;
-                done &= self.out[peer].done && self.into[peer].done;
+                moved |= self.send_available(plan, peer)?;
+                moved |= self.receive_available(plan, peer)?;
+                done &= self.sending[peer].done && self.receiving[peer].done;
             }
             if moved {
-                self.stir(idle.take());
+                self.end_idle(idle.take());
             }
             if done {
-                self.bump();
+                self.count_progress();
                 return Ok(());
             }
             if !moved {
-                self.pause(idle.get_or_insert_with(|| Idle { since: Instant::now(), slept: false }))?;
+                self.wait_for_progress(idle.get_or_insert_with(|| Idle { since: Instant::now(), slept: false }))?;
             }
         }
     }
 
-    /// Bytes moved, perhaps after a pause.
-    fn stir(&mut self, idle: Option<Idle>) {
-        self.bump();
+    /// Records that bytes moved, perhaps after an idle time.
+    fn end_idle(&mut self, idle: Option<Idle>) {
+        self.count_progress();
         if let (Some(spin), Some(Idle { slept: false, .. })) = (&mut self.spin, idle) {
-            spin.paid();
+            spin.record_hit();
         }
     }
 
-    /// The other ranks, the next one first, so that not all begin with the same.
+    /// Returns the other ranks. The next rank comes first, so that not all ranks begin with the same peer.
     fn peers(&self) -> impl Iterator<Item = usize> + use<> {
         let (rank, ranks) = (self.group.rank(), self.group.world_size());
         (1..ranks).map(move |step| (rank + step) % ranks)
     }
 
-    /// Sends to `peer` what fits; true when bytes moved.
-    fn push(&mut self, plan: &impl Plan, peer: usize) -> Result<bool, CollectiveError> {
-        let flow = &mut self.out[peer];
-        if flow.done {
+    /// Sends as many bytes to `peer` as fit. Returns true if any moved.
+    fn send_available(&mut self, plan: &impl Plan, peer: usize) -> Result<bool, CollectiveError> {
+        let progress = &mut self.sending[peer];
+        if progress.done {
             return Ok(false);
         }
         let body = loop {
-            match plan.outgoing(peer, flow.piece) {
-                Piece::Bytes(bytes) if flow.offset == bytes.len() => (flow.piece, flow.offset) = (flow.piece + 1, 0),
-                Piece::Bytes(bytes) => break Some(&bytes[flow.offset..]),
-                Piece::Later => break None,
-                Piece::Done => {
-                    flow.done = flow.header_done == HEADER_BYTES;
+            match plan.outgoing(peer, progress.piece) {
+                PlanPiece::Bytes(bytes) if progress.offset == bytes.len() => {
+                    (progress.piece, progress.offset) = (progress.piece + 1, 0)
+                }
+                PlanPiece::Bytes(bytes) => break Some(&bytes[progress.offset..]),
+                PlanPiece::Later => break None,
+                PlanPiece::Done => {
+                    progress.done = progress.header_done == HEADER_BYTES;
                     break None;
                 }
             }
         };
-        let head = &flow.header[flow.header_done..];
-        flow.held = head.is_empty() && body.is_none();
-        if flow.held {
+        let head = &progress.header[progress.header_done..];
+        progress.blocked = head.is_empty() && body.is_none();
+        if progress.blocked {
             return Ok(false);
         }
         let body = body.unwrap_or_default();
-        let body = &body[..body.len().min(MOST_AT_ONCE)];
-        let sent = self.transport.try_send(peer, head, body).map_err(|error| lost(peer, &error))?;
-        let of_head = sent.min(head.len());
-        flow.header_done += of_head;
-        flow.offset += sent - of_head;
+        let body = &body[..body.len().min(MAX_BYTES_PER_CALL)];
+        let sent = self.transport.try_send(peer, head, body).map_err(|error| peer_lost(peer, &error))?;
+        let header_bytes = sent.min(head.len());
+        progress.header_done += header_bytes;
+        progress.offset += sent - header_bytes;
         Ok(sent > 0)
     }
 
-    /// Takes from `peer` what has come; true when bytes moved.
-    fn pull(&mut self, plan: &mut impl Plan, peer: usize) -> Result<bool, CollectiveError> {
-        if self.into[peer].done {
+    /// Receives the bytes of `peer` that have arrived. Returns true if any moved.
+    fn receive_available(&mut self, plan: &mut impl Plan, peer: usize) -> Result<bool, CollectiveError> {
+        if self.receiving[peer].done {
             return Ok(false);
         }
-        let got = self.read(plan, peer)?;
-        self.settle(plan, peer);
+        let got = self.receive_bytes(plan, peer)?;
+        self.finish_pieces(plan, peer);
         Ok(got > 0)
     }
 
-    fn read(&mut self, plan: &mut impl Plan, peer: usize) -> Result<usize, CollectiveError> {
-        let flow = &mut self.into[peer];
-        let room = match plan.incoming(peer, flow.piece) {
-            Piece::Bytes(bytes) => &mut bytes[flow.offset..],
-            Piece::Later | Piece::Done => &mut [],
+    fn receive_bytes(&mut self, plan: &mut impl Plan, peer: usize) -> Result<usize, CollectiveError> {
+        let progress = &mut self.receiving[peer];
+        let room = match plan.incoming(peer, progress.piece) {
+            PlanPiece::Bytes(bytes) => &mut bytes[progress.offset..],
+            PlanPiece::Later | PlanPiece::Done => &mut [],
         };
-        let most = room.len().min(MOST_AT_ONCE);
-        let head = &mut self.heard[peer][flow.header_done..];
+        let most = room.len().min(MAX_BYTES_PER_CALL);
+        let head = &mut self.received_headers[peer][progress.header_done..];
         let wanted = head.len();
         if wanted + most == 0 {
             return Ok(0);
         }
-        let got = self.transport.try_recv(peer, head, &mut room[..most]).map_err(|error| lost(peer, &error))?;
-        let of_head = got.min(wanted);
-        flow.header_done += of_head;
-        flow.offset += got - of_head;
-        if wanted > 0 && flow.header_done == HEADER_BYTES {
-            Header::check(peer, &flow.header, &self.heard[peer])?;
+        let got = self.transport.try_recv(peer, head, &mut room[..most]).map_err(|error| peer_lost(peer, &error))?;
+        let header_bytes = got.min(wanted);
+        progress.header_done += header_bytes;
+        progress.offset += got - header_bytes;
+        if wanted > 0 && progress.header_done == HEADER_BYTES {
+            Header::check(peer, &progress.header, &self.received_headers[peer])?;
         }
         Ok(got)
     }
 
-    /// Closes the pieces from `peer` that are whole, and notes whether the next must wait.
-    fn settle(&mut self, plan: &mut impl Plan, peer: usize) {
-        let flow = &mut self.into[peer];
-        flow.held = false;
-        while flow.header_done == HEADER_BYTES {
-            let length = match plan.incoming(peer, flow.piece) {
-                Piece::Bytes(bytes) => bytes.len(),
-                Piece::Later => {
-                    flow.held = true;
+    /// Reports the complete pieces from `peer` to the plan, and records if the next piece must wait.
+    fn finish_pieces(&mut self, plan: &mut impl Plan, peer: usize) {
+        let progress = &mut self.receiving[peer];
+        progress.blocked = false;
+        while progress.header_done == HEADER_BYTES {
+            let length = match plan.incoming(peer, progress.piece) {
+                PlanPiece::Bytes(bytes) => bytes.len(),
+                PlanPiece::Later => {
+                    progress.blocked = true;
                     return;
                 }
-                Piece::Done => {
-                    flow.done = true;
+                PlanPiece::Done => {
+                    progress.done = true;
                     return;
                 }
             };
-            if flow.offset < length {
+            if progress.offset < length {
                 return;
             }
-            plan.received(peer, flow.piece);
-            (flow.piece, flow.offset) = (flow.piece + 1, 0);
+            plan.received(peer, progress.piece);
+            (progress.piece, progress.offset) = (progress.piece + 1, 0);
         }
     }
 
-    /// Nothing moved: looks a little longer, or sleeps until something can.
-    fn pause(&mut self, idle: &mut Idle) -> Result<(), CollectiveError> {
+    /// Polls a little longer, or sleeps until a link is ready.
+    fn wait_for_progress(&mut self, idle: &mut Idle) -> Result<(), CollectiveError> {
         self.abort.check()?;
         let elapsed = idle.since.elapsed();
         if elapsed >= self.op_timeout {
-            return Err(self.overdue());
+            return Err(self.timeout_error());
         }
         if let Some(spin) = self.spin.as_mut().filter(|_| !idle.slept) {
             if elapsed < spin.budget() {
                 std::hint::spin_loop();
                 return Ok(());
             }
-            spin.gave_up();
+            spin.record_miss();
         }
         idle.slept = true;
         for peer in 0..self.group.world_size() {
-            let waits = |flow: &Flow| peer != self.group.rank() && !flow.done && !flow.held;
-            self.interest[peer] = Interest { readable: waits(&self.into[peer]), writable: waits(&self.out[peer]) };
+            let waits = |progress: &LinkProgress| peer != self.group.rank() && !progress.done && !progress.blocked;
+            self.interest[peer] =
+                Interest { readable: waits(&self.receiving[peer]), writable: waits(&self.sending[peer]) };
         }
         self.transport
             .wait(&self.interest, &self.abort, self.op_timeout - elapsed)
             .map_err(|error| CollectiveError::Unavailable { backend: self.transport.name(), reason: error.to_string() })
     }
 
-    /// The deadline's error: the first peer that owes bytes, else the first that takes none.
-    fn overdue(&self) -> CollectiveError {
-        let owes = self.peers().find(|&peer| !self.into[peer].done && !self.into[peer].held);
-        let takes_none = || self.peers().find(|&peer| !self.out[peer].done);
-        let rank = owes.or_else(takes_none).unwrap_or_default();
+    /// Returns the error for a passed timeout. It names the first peer that owes bytes, or else the first peer that takes
+    /// none.
+    fn timeout_error(&self) -> CollectiveError {
+        let owing = self.peers().find(|&peer| !self.receiving[peer].done && !self.receiving[peer].blocked);
+        let not_taking = || self.peers().find(|&peer| !self.sending[peer].done);
+        let rank = owing.or_else(not_taking).unwrap_or_default();
         CollectiveError::Timeout { rank, millis: u64::try_from(self.op_timeout.as_millis()).unwrap_or(u64::MAX) }
     }
 }
 
-fn lost(rank: usize, error: &io::Error) -> CollectiveError {
+fn peer_lost(rank: usize, error: &io::Error) -> CollectiveError {
     let reason = match error.kind() {
         io::ErrorKind::UnexpectedEof => "closed by the peer".to_owned(),
         _ => error.to_string(),

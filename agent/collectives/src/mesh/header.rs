@@ -1,24 +1,24 @@
-//! The sixteen bytes before each operation on a link: both ends must be in the same call with the same size.
+//! The header of each operation on a link: 16 bytes. Both ends must be in the same call with the same size.
 //!
 //! Layout, little-endian: `u32` count of operations on this direction of the link, `u8` operation, `u8` element type
-//! (0 where there is none), `u16` zero, `u64` bytes of the operation.
+//! (0 for none), `u16` zero, `u64` bytes of the operation.
 
 use crate::dtype::Dtype;
 use crate::error::CollectiveError;
 
 pub(crate) const HEADER_BYTES: usize = 16;
 
-/// What both ends of a link must agree on.
+/// Call on which both ends of a link must agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Operation {
-    pub(crate) kind: Kind,
+    pub(crate) kind: OperationKind,
     pub(crate) dtype: Option<Dtype>,
     pub(crate) bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub(crate) enum OperationKind {
     AllReduceSum = 1,
     AllGather = 2,
     Broadcast = 3,
@@ -42,21 +42,22 @@ impl Header {
         bytes
     }
 
-    /// Whether a link said what it had to; the error tells both.
+    /// Checks that a peer sent the expected header. The error describes both headers.
     pub(crate) fn check(
         rank: usize,
         expected: &[u8; HEADER_BYTES],
-        heard: &[u8; HEADER_BYTES],
+        received: &[u8; HEADER_BYTES],
     ) -> Result<(), CollectiveError> {
-        if expected == heard {
+        if expected == received {
             return Ok(());
         }
-        let reason = format!("this rank is in {}, that rank in {}", describe(expected), describe(heard));
+        let reason =
+            format!("this rank is in {}, that rank in {}", describe_header(expected), describe_header(received));
         Err(CollectiveError::Mismatch { rank, reason })
     }
 }
 
-fn describe(bytes: &[u8; HEADER_BYTES]) -> String {
+fn describe_header(bytes: &[u8; HEADER_BYTES]) -> String {
     let count = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     let size = bytes[8..].iter().rev().fold(0u64, |size, &byte| size << 8 | u64::from(byte));
     let kind = match bytes[4] {

@@ -1,8 +1,8 @@
-//! A communicator over a full mesh of byte streams: the algorithms, whatever carries the bytes.
+//! A communicator over a full mesh of byte streams. Its algorithms do not depend on the transport.
 //!
-//! Small all-reduces are one direct exchange and a local sum; large ones are reduce-scatter and all-gather in segments.
-//! Both sum in rank order, so the result does not depend on which was taken. The first error closes every link and is
-//! what each later call returns.
+//! A small all-reduce is one direct exchange and a local sum. A large all-reduce is a reduce-scatter and an all-gather in
+//! segments. Both sum in rank order, so the result does not depend on the choice. The first error closes every link, and
+//! each later call returns that error.
 
 mod exchange;
 mod header;
@@ -25,52 +25,51 @@ use crate::slice::{Slice, SliceMut};
 use crate::sum;
 use crate::transport::Transport;
 use exchange::Exchange;
-use header::{Kind, Operation};
-use plans::{Segmented, Segments, Whole};
+use header::{Operation, OperationKind};
+use plans::{SegmentLayout, SegmentedPlan, WholePlan};
 
-/// Where one algorithm hands over to the other, in bytes.
+/// Sizes at which the all-reduce changes its algorithm, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
-    /// A message is exchanged whole and summed by every rank while what a rank then sends, size × (ranks - 1), is no
-    /// more than this; else it is segmented.
+    /// Most bytes that a rank may send, size × (ranks - 1), for a direct exchange. A larger all-reduce is segmented.
     pub direct_up_to: usize,
-    /// Bytes of a segment of a large message between two ranks; with more it shrinks as 2 / ranks, so that about as much
-    /// is in flight.
+    /// Bytes of a segment between two ranks. With more ranks the segment shrinks by 2 / ranks, so that about as many bytes
+    /// are in flight.
     pub segment: usize,
-    /// Bytes below which a segment's part for one rank does not shrink.
-    pub least_part: usize,
+    /// Fewest bytes of one rank's part of a segment.
+    pub min_part: usize,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { direct_up_to: 128 << 10, segment: 512 << 10, least_part: 32 << 10 }
+        Self { direct_up_to: 128 << 10, segment: 512 << 10, min_part: 32 << 10 }
     }
 }
 
 /// Timeout, polling and progress counter of a communicator.
 #[derive(Debug, Clone)]
 pub(crate) struct MeshSettings {
-    /// An operation fails when no byte moved for this long.
+    /// Time after which an operation fails if no byte has moved.
     pub(crate) op_timeout: Duration,
-    /// Look for bytes for a short while before sleeping, as long as that pays.
+    /// Set if the rank polls for bytes for a short while before it sleeps, as long as that pays.
     pub(crate) spin: bool,
-    /// Moves whenever this rank's operations do.
+    /// Counter that grows whenever this rank's operations move bytes.
     pub(crate) progress: Option<Arc<AtomicU64>>,
 }
 
-/// A group whose ranks are linked each to each.
+/// Communicator of a group with a link between every two ranks.
 pub struct Mesh {
     exchange: Exchange,
     group: RankGroup,
     tuning: Tuning,
     scratch: Vec<u64>,
     failed: Option<CollectiveError>,
-    /// What errors call the ranks, where the group is part of a larger one.
-    names: Option<Vec<usize>>,
+    /// Ranks of the larger group, if this group is part of one. Errors name these.
+    global_ranks: Option<Vec<usize>>,
 }
 
 impl Mesh {
-    /// `transport` carries bytes between the ranks of `group`; `abort` ends every operation.
+    /// Makes a communicator whose bytes `transport` carries. `abort` ends every operation.
     pub(crate) fn new(
         transport: impl Transport + 'static,
         group: RankGroup,
@@ -79,16 +78,16 @@ impl Mesh {
         abort: &AbortSwitch,
     ) -> Self {
         let exchange = Exchange::new(Box::new(transport), group, settings, abort);
-        Self { exchange, group, tuning, scratch: Vec::new(), failed: None, names: None }
+        Self { exchange, group, tuning, scratch: Vec::new(), failed: None, global_ranks: None }
     }
 
-    /// Errors call rank r `names[r]`: the group is part of a larger one.
-    pub(crate) fn with_global_ranks(self, names: impl Iterator<Item = usize>) -> Self {
-        Self { names: Some(names.collect()), ..self }
+    /// Makes errors name `global_ranks[r]` for rank r, because the group is part of a larger one.
+    pub(crate) fn with_global_ranks(self, global_ranks: impl Iterator<Item = usize>) -> Self {
+        Self { global_ranks: Some(global_ranks.collect()), ..self }
     }
 
-    /// Runs `operation` unless one failed before, and remembers its failure.
-    fn attempt(
+    /// Runs `operation` unless an earlier one has failed, and keeps its failure.
+    fn run_operation(
         &mut self,
         operation: impl FnOnce(&mut Self) -> Result<(), CollectiveError>,
     ) -> Result<(), CollectiveError> {
@@ -97,10 +96,10 @@ impl Mesh {
         }
         let result = operation(self);
         if let Err(error) = &result {
-            // A peer that another abort took down closes its links; the cause is the abort.
+            // An abort that took down a peer closes the links too. The abort is the cause to report.
             let error = self.exchange.abort().check().err().unwrap_or_else(|| error.clone());
-            let error = match &self.names {
-                Some(names) => error.with_global_rank(names),
+            let error = match &self.global_ranks {
+                Some(global_ranks) => error.with_global_rank(global_ranks),
                 None => error,
             };
             self.exchange.transport.close();
@@ -110,54 +109,66 @@ impl Mesh {
         result
     }
 
-    /// The small all-reduce: everyone's whole message to everyone, then the sum.
+    /// Runs a small all-reduce: every rank sends its whole message to every peer, and each rank sums.
     fn all_reduce_direct(&mut self, dtype: Dtype, data: &mut [u8]) -> Result<(), CollectiveError> {
         let (bytes, ranks, rank) = (data.len(), self.group.world_size(), self.group.rank());
         let slot = bytes.next_multiple_of(64);
-        let scratch = room(&mut self.scratch, ranks * slot);
-        let at = |peer: usize| peer * slot..peer * slot + bytes;
-        let operation = Operation { kind: Kind::AllReduceSum, dtype: Some(dtype), bytes };
-        let mut plan =
-            Whole { operation, to: |_| true, send: data, from: |peer| Some(at(peer)), recv: &mut scratch[..] };
-        self.exchange.run(&mut plan)?;
-        sum::in_rank_order(dtype, rank, ranks, data, |r| &scratch[at(r)]);
+        let scratch = grow_scratch(&mut self.scratch, ranks * slot);
+        let slot_range = |peer: usize| peer * slot..peer * slot + bytes;
+        let operation = Operation { kind: OperationKind::AllReduceSum, dtype: Some(dtype), bytes };
+        let mut plan = WholePlan {
+            operation,
+            to: |_| true,
+            send: data,
+            from: |peer| Some(slot_range(peer)),
+            recv: &mut scratch[..],
+        };
+        self.exchange.run_plan(&mut plan)?;
+        sum::sum_in_rank_order(dtype, rank, ranks, data, |r| &scratch[slot_range(r)]);
         Ok(())
     }
 
+    /// Runs a large all-reduce: reduce-scatter and all-gather in segments.
     fn all_reduce_segmented(&mut self, dtype: Dtype, data: &mut [u8]) -> Result<(), CollectiveError> {
         let (element, ranks) = (dtype.size(), self.group.world_size());
-        let least = self.tuning.least_part.max(element) * ranks;
-        let segment = (2 * self.tuning.segment / ranks).max(least).next_multiple_of(element);
-        // Two segments are too few to overlap much: one costs fewer steps.
+        let min_segment = self.tuning.min_part.max(element) * ranks;
+        let segment = (2 * self.tuning.segment / ranks).max(min_segment).next_multiple_of(element);
+        // Two segments would overlap little, and one segment costs fewer steps.
         let segment = if data.len() <= 2 * segment { data.len() } else { segment };
-        let shape = Segments { group: self.group, element, segment, total: data.len() };
-        let scratch = room(&mut self.scratch, shape.scratch_bytes());
-        self.exchange.run(&mut Segmented::new(shape, dtype, data, scratch))
+        let layout = SegmentLayout { group: self.group, element, segment, total: data.len() };
+        let scratch = grow_scratch(&mut self.scratch, layout.scratch_bytes());
+        self.exchange.run_plan(&mut SegmentedPlan::new(layout, dtype, data, scratch))
     }
 
-    /// Sends `data` where `to` says and receives nothing.
-    fn give(
+    /// Sends `data` to each peer for which `to` returns true, and receives nothing.
+    fn send_only(
         &mut self,
-        kind: Kind,
+        kind: OperationKind,
         dtype: Option<Dtype>,
         to: impl Fn(usize) -> bool,
         data: &[u8],
     ) -> Result<(), CollectiveError> {
         let operation = Operation { kind, dtype, bytes: data.len() };
-        self.exchange.run(&mut Whole { operation, to, send: data, from: |_| None, recv: &mut [] })
+        self.exchange.run_plan(&mut WholePlan { operation, to, send: data, from: |_| None, recv: &mut [] })
     }
 
-    /// Receives `data` from `from` and sends nothing.
-    fn take(&mut self, kind: Kind, dtype: Option<Dtype>, from: usize, data: &mut [u8]) -> Result<(), CollectiveError> {
+    /// Receives `data` from `from`, and sends nothing.
+    fn receive_only(
+        &mut self,
+        kind: OperationKind,
+        dtype: Option<Dtype>,
+        from: usize,
+        data: &mut [u8],
+    ) -> Result<(), CollectiveError> {
         let bytes = data.len();
         let operation = Operation { kind, dtype, bytes };
         let from = |peer| (peer == from).then_some(0..bytes);
-        self.exchange.run(&mut Whole { operation, to: |_| false, send: &[], from, recv: data })
+        self.exchange.run_plan(&mut WholePlan { operation, to: |_| false, send: &[], from, recv: data })
     }
 }
 
-/// The first `bytes` of a buffer that only grows.
-fn room(scratch: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
+/// Returns the first `bytes` of a buffer that only grows.
+fn grow_scratch(scratch: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
     let words = bytes.div_ceil(size_of::<u64>());
     if scratch.len() < words {
         scratch.resize(words, 0);
@@ -171,7 +182,7 @@ impl Communicator for Mesh {
     }
 
     fn all_reduce_sum(&mut self, data: SliceMut<'_>) -> Result<(), CollectiveError> {
-        self.attempt(|mesh| {
+        self.run_operation(|mesh| {
             let (dtype, data) = (data.dtype(), data.host_bytes()?);
             let sent = data.len().saturating_mul(mesh.group.world_size() - 1);
             if sent <= mesh.tuning.direct_up_to {
@@ -183,7 +194,7 @@ impl Communicator for Mesh {
     }
 
     fn all_gather(&mut self, mine: Slice<'_>, counts: &[usize], out: SliceMut<'_>) -> Result<(), CollectiveError> {
-        self.attempt(|mesh| {
+        self.run_operation(|mesh| {
             checks::check_all_gather(mesh.group, &mine, counts, &out)?;
             let (dtype, mine, out) = (mine.dtype(), mine.host_bytes()?, out.host_bytes()?);
             let range = |rank: usize| -> Range<usize> {
@@ -191,43 +202,43 @@ impl Communicator for Mesh {
                 start..start + counts[rank] * dtype.size()
             };
             out[range(mesh.group.rank())].copy_from_slice(mine);
-            let operation = Operation { kind: Kind::AllGather, dtype: Some(dtype), bytes: 0 };
+            let operation = Operation { kind: OperationKind::AllGather, dtype: Some(dtype), bytes: 0 };
             let from = |peer| Some(range(peer));
-            mesh.exchange.run(&mut Whole { operation, to: |_| true, send: mine, from, recv: out })
+            mesh.exchange.run_plan(&mut WholePlan { operation, to: |_| true, send: mine, from, recv: out })
         })
     }
 
     fn broadcast(&mut self, root: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
-        self.attempt(|mesh| {
+        self.run_operation(|mesh| {
             checks::check_root(mesh.group, root)?;
             let (dtype, data) = (data.dtype(), data.host_bytes()?);
             if root == mesh.group.rank() {
-                mesh.give(Kind::Broadcast, Some(dtype), |_| true, data)
+                mesh.send_only(OperationKind::Broadcast, Some(dtype), |_| true, data)
             } else {
-                mesh.take(Kind::Broadcast, Some(dtype), root, data)
+                mesh.receive_only(OperationKind::Broadcast, Some(dtype), root, data)
             }
         })
     }
 
     fn send(&mut self, to: usize, data: Slice<'_>) -> Result<(), CollectiveError> {
-        self.attempt(|mesh| {
+        self.run_operation(|mesh| {
             checks::check_peer(mesh.group, to)?;
-            mesh.give(Kind::Send, Some(data.dtype()), |peer| peer == to, data.host_bytes()?)
+            mesh.send_only(OperationKind::Send, Some(data.dtype()), |peer| peer == to, data.host_bytes()?)
         })
     }
 
     fn recv(&mut self, from: usize, data: SliceMut<'_>) -> Result<(), CollectiveError> {
-        self.attempt(|mesh| {
+        self.run_operation(|mesh| {
             checks::check_peer(mesh.group, from)?;
-            mesh.take(Kind::Send, Some(data.dtype()), from, data.host_bytes()?)
+            mesh.receive_only(OperationKind::Send, Some(data.dtype()), from, data.host_bytes()?)
         })
     }
 
     fn barrier(&mut self) -> Result<(), CollectiveError> {
-        self.attempt(|mesh| {
-            let operation = Operation { kind: Kind::Barrier, dtype: None, bytes: 0 };
+        self.run_operation(|mesh| {
+            let operation = Operation { kind: OperationKind::Barrier, dtype: None, bytes: 0 };
             let from = |_| Some(0..0);
-            mesh.exchange.run(&mut Whole { operation, to: |_| true, send: &[], from, recv: &mut [] })
+            mesh.exchange.run_plan(&mut WholePlan { operation, to: |_| true, send: &[], from, recv: &mut [] })
         })
     }
 

@@ -1,106 +1,110 @@
-//! What each operation sends and receives, as pieces on each link.
+//! The plans of all operations: the pieces that each sends and receives on each link.
 
 use std::ops::Range;
 
 use crate::dtype::Dtype;
-use crate::mesh::exchange::{Piece, Plan};
-use crate::mesh::header::{Kind, Operation};
+use crate::mesh::exchange::{Plan, PlanPiece};
+use crate::mesh::header::{Operation, OperationKind};
 use crate::rank_group::RankGroup;
 use crate::sum;
 
-/// One piece at most in each direction of each link, none depending on another: everything but the large all-reduce.
-pub(crate) struct Whole<'a, To, From> {
+/// Plan of every operation but the large all-reduce. Each direction of a link carries one piece at most, and no piece
+/// depends on another.
+pub(crate) struct WholePlan<'a, To, From> {
     pub(crate) operation: Operation,
-    /// Whether `send` goes to a peer.
+    /// Returns true if `send` goes to a peer.
     pub(crate) to: To,
     pub(crate) send: &'a [u8],
-    /// Where in `recv` a peer's piece goes; `None`: it sends nothing.
+    /// Returns the range of `recv` for a peer's piece, or `None` if the peer sends nothing.
     pub(crate) from: From,
     pub(crate) recv: &'a mut [u8],
 }
 
-impl<To, From> Plan for Whole<'_, To, From>
+impl<To, From> Plan for WholePlan<'_, To, From>
 where
     To: Fn(usize) -> bool,
     From: Fn(usize) -> Option<Range<usize>>,
 {
     fn sends(&self, peer: usize) -> Option<Operation> {
-        (self.to)(peer).then(|| self.sized(self.send.len()))
+        (self.to)(peer).then(|| self.operation_of(self.send.len()))
     }
 
     fn receives(&self, peer: usize) -> Option<Operation> {
-        (self.from)(peer).map(|range| self.sized(range.len()))
+        (self.from)(peer).map(|range| self.operation_of(range.len()))
     }
 
-    fn outgoing(&self, _peer: usize, index: usize) -> Piece<&[u8]> {
-        if index == 0 { Piece::Bytes(self.send) } else { Piece::Done }
+    fn outgoing(&self, _peer: usize, index: usize) -> PlanPiece<&[u8]> {
+        if index == 0 { PlanPiece::Bytes(self.send) } else { PlanPiece::Done }
     }
 
-    fn incoming(&mut self, peer: usize, index: usize) -> Piece<&mut [u8]> {
+    fn incoming(&mut self, peer: usize, index: usize) -> PlanPiece<&mut [u8]> {
         match (self.from)(peer) {
-            Some(range) if index == 0 => Piece::Bytes(&mut self.recv[range]),
-            _ => Piece::Done,
+            Some(range) if index == 0 => PlanPiece::Bytes(&mut self.recv[range]),
+            _ => PlanPiece::Done,
         }
     }
 }
 
-impl<To, From> Whole<'_, To, From> {
-    fn sized(&self, bytes: usize) -> Operation {
+impl<To, From> WholePlan<'_, To, From> {
+    fn operation_of(&self, bytes: usize) -> Operation {
         Operation { bytes, ..self.operation }
     }
 }
 
-/// Segments in flight: while one is summed and gathered, the next are on their way.
+/// Number of segments in flight. While one is summed and gathered, the next one is scattered.
 const DEPTH: usize = 2;
 
-/// The large all-reduce: each rank owns its part of every segment, sums what the others send of it (reduce-scatter) and
-/// sends the sum back (all-gather), directly over the full mesh.
+/// Plan of the large all-reduce. Each rank owns one part of every segment. It sums the peers' copies of that part
+/// (reduce-scatter), and sends the sum to all peers (all-gather), directly over the full mesh.
 ///
-/// On each link the order of pieces is the first [`DEPTH`] scatters, gather 0, the next scatter, gather 1, …: a gather
-/// depends only on scatters that precede it on every link, so no size and no speed of a link can make a circle of waits.
-pub(crate) struct Segmented<'a> {
-    shape: Segments,
+/// The order of pieces on each link is: the first [`DEPTH`] scatters, gather 0, the next scatter, gather 1, and so on. A
+/// gather depends only on scatters that precede it on every link. So ranks cannot wait for each other in a circle.
+pub(crate) struct SegmentedPlan<'a> {
+    layout: SegmentLayout,
     data: &'a mut [u8],
     scratch: &'a mut [u8],
     dtype: Dtype,
-    /// Peers whose scatter piece has come, of the segments in flight.
+    /// Number of peers whose scatter piece has arrived, for each segment in flight.
     arrived: [usize; DEPTH],
-    /// Segments whose own part holds its sum.
-    summed: usize,
+    /// Number of segments whose own part is summed.
+    num_summed: usize,
 }
 
-/// How a message is cut into segments, and segments into parts.
+/// Division of a message into segments, and of each segment into one part per rank.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Segments {
+pub(crate) struct SegmentLayout {
     pub(crate) group: RankGroup,
-    /// Bytes of an element, of a segment, of the message.
+    /// Bytes of one element.
     pub(crate) element: usize,
+    /// Bytes of one segment. The last segment may be shorter.
     pub(crate) segment: usize,
+    /// Bytes of the message.
     pub(crate) total: usize,
 }
 
+/// Role of one piece, with the index of its segment.
 enum Phase {
     Scatter(usize),
     Gather(usize),
 }
 
-impl Segments {
-    fn count(self) -> usize {
+impl SegmentLayout {
+    fn num_segments(self) -> usize {
         self.total.div_ceil(self.segment)
     }
 
-    /// Bytes of the message that are rank `owner`'s part of segment `index`.
-    fn part(self, index: usize, owner: usize) -> Range<usize> {
+    /// Returns the range of the message that is rank `owner`'s part of segment `index`.
+    fn part_range(self, index: usize, owner: usize) -> Range<usize> {
         let start = index * self.segment;
         let elements = (self.total - start).min(self.segment) / self.element;
         let ranks = self.group.world_size();
-        let at = |rank: usize| start + rank * elements / ranks * self.element;
-        at(owner)..at(owner + 1)
+        let part_start = |rank: usize| start + rank * elements / ranks * self.element;
+        part_start(owner)..part_start(owner + 1)
     }
 
-    /// The `index`-th piece on every link; `None` after the last.
-    fn phase(self, index: usize) -> Option<Phase> {
-        let count = self.count();
+    /// Returns the role of piece `index` on every link, or `None` after the last piece.
+    fn phase_of(self, index: usize) -> Option<Phase> {
+        let count = self.num_segments();
         let ahead = DEPTH.min(count);
         if index < ahead {
             return Some(Phase::Scatter(index));
@@ -114,49 +118,51 @@ impl Segments {
         }
     }
 
-    /// Bytes of one peer's scatter piece at most, rounded so that every slot is aligned for every type.
-    fn slot(self) -> usize {
+    /// Returns the most bytes of one scatter piece, rounded so that every slot is aligned for every type.
+    fn slot_bytes(self) -> usize {
         let elements = (self.segment / self.element).div_ceil(self.group.world_size());
         (elements * self.element).next_multiple_of(64)
     }
 
-    /// Scratch that the pieces of the segments in flight need.
+    /// Returns the bytes of scratch that the segments in flight need.
     pub(crate) fn scratch_bytes(self) -> usize {
-        DEPTH * self.group.world_size() * self.slot()
+        DEPTH * self.group.world_size() * self.slot_bytes()
     }
 
-    /// Where rank `from`'s piece of segment `index` waits to be summed.
-    fn slot_of(self, index: usize, from: usize) -> Range<usize> {
-        let start = (index % DEPTH * self.group.world_size() + from) * self.slot();
-        start..start + self.part(index, self.group.rank()).len()
+    /// Returns the range of the scratch for rank `from`'s piece of segment `index`.
+    fn slot_range(self, index: usize, from: usize) -> Range<usize> {
+        let start = (index % DEPTH * self.group.world_size() + from) * self.slot_bytes();
+        start..start + self.part_range(index, self.group.rank()).len()
     }
 }
 
-impl<'a> Segmented<'a> {
-    /// `scratch` has [`Segments::scratch_bytes`] and is aligned for `dtype`, as is `data`.
-    pub(crate) fn new(shape: Segments, dtype: Dtype, data: &'a mut [u8], scratch: &'a mut [u8]) -> Self {
-        Self { shape, data, scratch, dtype, arrived: [0; DEPTH], summed: 0 }
+impl<'a> SegmentedPlan<'a> {
+    /// Makes a plan. `scratch` has [`SegmentLayout::scratch_bytes`] bytes, and both slices are aligned for `dtype`.
+    pub(crate) fn new(layout: SegmentLayout, dtype: Dtype, data: &'a mut [u8], scratch: &'a mut [u8]) -> Self {
+        Self { layout, data, scratch, dtype, arrived: [0; DEPTH], num_summed: 0 }
     }
 
-    /// Sums the segments whose pieces have all come.
+    /// Sums the segments whose pieces have all arrived.
     fn sum_arrived(&mut self) {
-        let (shape, ranks) = (self.shape, self.shape.group.world_size());
-        while self.arrived[self.summed % DEPTH] == ranks - 1 {
-            let index = self.summed;
-            let own = &mut self.data[shape.part(index, shape.group.rank())];
+        let (layout, ranks) = (self.layout, self.layout.group.world_size());
+        while self.arrived[self.num_summed % DEPTH] == ranks - 1 {
+            let index = self.num_summed;
+            let own = &mut self.data[layout.part_range(index, layout.group.rank())];
             let scratch = &*self.scratch;
-            sum::in_rank_order(self.dtype, shape.group.rank(), ranks, own, |r| &scratch[shape.slot_of(index, r)]);
+            sum::sum_in_rank_order(self.dtype, layout.group.rank(), ranks, own, |r| {
+                &scratch[layout.slot_range(index, r)]
+            });
             self.arrived[index % DEPTH] = 0;
-            self.summed += 1;
+            self.num_summed += 1;
         }
     }
 
     fn operation(&self) -> Operation {
-        Operation { kind: Kind::AllReduceSum, dtype: Some(self.dtype), bytes: self.shape.total }
+        Operation { kind: OperationKind::AllReduceSum, dtype: Some(self.dtype), bytes: self.layout.total }
     }
 }
 
-impl Plan for Segmented<'_> {
+impl Plan for SegmentedPlan<'_> {
     fn sends(&self, _peer: usize) -> Option<Operation> {
         Some(self.operation())
     }
@@ -165,29 +171,29 @@ impl Plan for Segmented<'_> {
         Some(self.operation())
     }
 
-    fn outgoing(&self, peer: usize, index: usize) -> Piece<&[u8]> {
-        let own = self.shape.group.rank();
-        match self.shape.phase(index) {
-            None => Piece::Done,
-            Some(Phase::Scatter(segment)) => Piece::Bytes(&self.data[self.shape.part(segment, peer)]),
-            Some(Phase::Gather(segment)) if segment < self.summed => {
-                Piece::Bytes(&self.data[self.shape.part(segment, own)])
+    fn outgoing(&self, peer: usize, index: usize) -> PlanPiece<&[u8]> {
+        let own = self.layout.group.rank();
+        match self.layout.phase_of(index) {
+            None => PlanPiece::Done,
+            Some(Phase::Scatter(segment)) => PlanPiece::Bytes(&self.data[self.layout.part_range(segment, peer)]),
+            Some(Phase::Gather(segment)) if segment < self.num_summed => {
+                PlanPiece::Bytes(&self.data[self.layout.part_range(segment, own)])
             }
-            Some(Phase::Gather(_)) => Piece::Later,
+            Some(Phase::Gather(_)) => PlanPiece::Later,
         }
     }
 
-    fn incoming(&mut self, peer: usize, index: usize) -> Piece<&mut [u8]> {
-        match self.shape.phase(index) {
-            None => Piece::Done,
-            Some(Phase::Scatter(segment)) if segment >= self.summed + DEPTH => Piece::Later,
-            Some(Phase::Scatter(segment)) => Piece::Bytes(&mut self.scratch[self.shape.slot_of(segment, peer)]),
-            Some(Phase::Gather(segment)) => Piece::Bytes(&mut self.data[self.shape.part(segment, peer)]),
+    fn incoming(&mut self, peer: usize, index: usize) -> PlanPiece<&mut [u8]> {
+        match self.layout.phase_of(index) {
+            None => PlanPiece::Done,
+            Some(Phase::Scatter(segment)) if segment >= self.num_summed + DEPTH => PlanPiece::Later,
+            Some(Phase::Scatter(segment)) => PlanPiece::Bytes(&mut self.scratch[self.layout.slot_range(segment, peer)]),
+            Some(Phase::Gather(segment)) => PlanPiece::Bytes(&mut self.data[self.layout.part_range(segment, peer)]),
         }
     }
 
     fn received(&mut self, _peer: usize, index: usize) {
-        if let Some(Phase::Scatter(segment)) = self.shape.phase(index) {
+        if let Some(Phase::Scatter(segment)) = self.layout.phase_of(index) {
             self.arrived[segment % DEPTH] += 1;
             self.sum_arrived();
         }

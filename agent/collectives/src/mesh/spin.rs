@@ -1,21 +1,21 @@
-//! How long to look for bytes before sleeping, learnt from what looking has brought.
+//! The time for which a rank polls for bytes before it sleeps. The rank learns it from experience.
 //!
-//! Where the peer runs on another core, bytes come within microseconds and a sleep costs more than it saves. Where it
-//! waits for this very core, or the machine is busy, looking only delays it. Which of the two it is shows only by
-//! trying, so the budget doubles when looking paid, halves when it did not, and now and then is tried in full again.
+//! If the peer runs on another core, bytes come within microseconds, and a sleep costs more than it saves. If the peer
+//! waits for this core, or the machine is busy, polling only delays the peer. The rank finds out by trying. So the budget
+//! doubles when bytes came while polling, and halves when none came. Now and then the rank tries the longest budget again.
 
 use std::time::Duration;
 
-/// Longest look: several times a hop between two processes on two cores.
+/// Longest budget: several times the latency between two processes on two cores.
 const LONGEST: Duration = Duration::from_micros(50);
 
-/// Shortest look worth its bookkeeping; below, none is taken.
+/// Shortest budget that is worth its bookkeeping. The rank does not poll with a shorter one.
 const SHORTEST: Duration = Duration::from_micros(2);
 
-/// After so many sleeps the longest look is tried again: at most 50 µs in 64 sleeps.
+/// Number of sleeps after which the longest budget is tried again. That costs at most 50 µs in 64 sleeps.
 const SLEEPS_BETWEEN_TRIALS: u32 = 64;
 
-/// The learnt budget of one rank.
+/// Polling budget of one rank.
 #[derive(Debug)]
 pub(crate) struct Spin {
     budget: Duration,
@@ -23,23 +23,23 @@ pub(crate) struct Spin {
 }
 
 impl Spin {
-    /// Without `enabled` the budget is and stays zero.
+    /// Makes a budget, or returns `None` unless `enabled`.
     pub(crate) fn new(enabled: bool) -> Option<Self> {
         enabled.then_some(Self { budget: LONGEST, sleeps: 0 })
     }
 
-    /// For how long to look now.
+    /// Returns the time for which to poll now.
     pub(crate) fn budget(&self) -> Duration {
         self.budget
     }
 
-    /// Bytes came while looking.
-    pub(crate) fn paid(&mut self) {
+    /// Records that bytes came while the rank polled.
+    pub(crate) fn record_hit(&mut self) {
         self.budget = (self.budget * 2).clamp(SHORTEST, LONGEST);
     }
 
-    /// Nothing came within the budget, and the rank goes to sleep.
-    pub(crate) fn gave_up(&mut self) {
+    /// Records that no byte came within the budget, and that the rank sleeps.
+    pub(crate) fn record_miss(&mut self) {
         self.sleeps += 1;
         self.budget /= 2;
         if self.budget < SHORTEST {
@@ -56,12 +56,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looking_in_vain_fades_and_is_tried_again() {
+    fn polling_without_bytes_fades_and_is_tried_again() {
         let mut spin = Spin::new(true).unwrap();
         let budgets: Vec<_> = (0..SLEEPS_BETWEEN_TRIALS)
             .map(|_| {
                 let budget = spin.budget();
-                spin.gave_up();
+                spin.record_miss();
                 budget
             })
             .collect();
@@ -70,13 +70,13 @@ mod tests {
     }
 
     #[test]
-    fn looking_that_pays_is_kept_up() {
+    fn polling_that_brings_bytes_goes_on() {
         let mut spin = Spin::new(true).unwrap();
-        spin.gave_up();
-        spin.gave_up();
-        spin.paid();
-        spin.paid();
-        spin.paid();
+        spin.record_miss();
+        spin.record_miss();
+        spin.record_hit();
+        spin.record_hit();
+        spin.record_hit();
         assert_eq!(spin.budget(), LONGEST);
         assert!(Spin::new(false).is_none());
     }

@@ -1,4 +1,4 @@
-//! NCCL's communicator behind safe methods: never blocking, closed once, usable by whoever aborts.
+//! NCCL's communicator behind safe methods. It never blocks, it is closed once, and any thread may abort it.
 
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -16,30 +16,30 @@ use crate::dtype::Dtype;
 use crate::error::CollectiveError;
 use crate::rank_group::RankGroup;
 
-/// Marks a configuration as one that the caller filled in (NCCL's `NCCL_CONFIG_INITIALIZER`).
+/// Mark of a configuration that the caller filled in (NCCL's `NCCL_CONFIG_INITIALIZER`).
 const CONFIG_MAGIC: u32 = 0xcafe_beef;
 
-/// A field left to NCCL.
+/// Value of a field that is left to NCCL.
 const UNDEFINED: i32 = i32::MIN;
 
-/// Newest version whose configuration this crate knows: 2.30.
+/// Newest NCCL version whose configuration this crate knows: 2.30.
 const NEWEST_CONFIG: i32 = 23_000;
 
-/// What ranks that belong together have in common; one makes it, the head hands it round.
+/// Id that all ranks of a group share. One rank makes it, and the head passes it on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UniqueId([u8; UniqueId::BYTES]);
 
 impl UniqueId {
     pub const BYTES: usize = 128;
 
-    /// A new one, which also opens the port that the others will find through it.
+    /// Makes a new id, and opens the port through which the other ranks find this one.
     pub fn create() -> Result<Self, CollectiveError> {
-        available()?;
-        let id = result::get_uniqueid().map_err(|error| failed("make a unique id", &error))?;
+        check_libraries()?;
+        let id = result::get_uniqueid().map_err(|error| nccl_error("make a unique id", &error))?;
         Ok(Self(id.internal.map(|byte| byte.to_ne_bytes()[0])))
     }
 
-    /// One that another rank made.
+    /// Makes an id from the bytes of another rank's id.
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         Self(bytes)
     }
@@ -55,13 +55,13 @@ impl fmt::Debug for UniqueId {
     }
 }
 
-/// NCCL's communicator.
+/// Handle of NCCL's communicator.
 struct Raw(sys::ncclComm_t);
 
-// SAFETY: NCCL allows calls on a communicator from any thread, one at a time; the mutex around it sees to that.
+// SAFETY: NCCL allows calls on a communicator from any thread, one at a time. The mutex around it ensures that.
 unsafe impl Send for Raw {}
 
-/// A communicator that is open until someone closes it.
+/// Communicator that is open until it is closed.
 pub(crate) struct Comm {
     raw: Mutex<Option<Raw>>,
     abort: AbortSwitch,
@@ -69,10 +69,11 @@ pub(crate) struct Comm {
 }
 
 impl Comm {
-    /// Begins to join `id`'s group; [`Comm::settled`] tells when that is done. The device must be bound to this thread.
-    pub(crate) fn begin(group: RankGroup, id: UniqueId, abort: &AbortSwitch) -> Result<Self, CollectiveError> {
+    /// Begins to join `id`'s group. [`Comm::is_queued`] returns true once the group is joined. The device must be bound to
+    /// this thread.
+    pub(crate) fn begin_joining(group: RankGroup, id: UniqueId, abort: &AbortSwitch) -> Result<Self, CollectiveError> {
         let mut raw = MaybeUninit::new(ptr::null_mut());
-        let mut config = config();
+        let mut config = non_blocking_config();
         let id = sys::ncclUniqueId { internal: id.0.map(|byte| std::ffi::c_char::from_ne_bytes([byte])) };
         let number = |number: usize| {
             i32::try_from(number).map_err(|_| CollectiveError::Usage(format!("{number} is too large for NCCL")))
@@ -81,7 +82,7 @@ impl Comm {
         // SAFETY: both pointers are to live values; the configuration is filled in as NCCL's initializer does, and
         // NCCL copies it before it returns.
         unsafe { result::comm_init_rank_config(raw.as_mut_ptr(), ranks, id, rank, &raw mut config) }
-            .map_err(|error| failed("join the group", &error))?;
+            .map_err(|error| nccl_error("join the group", &error))?;
         // SAFETY: it was initialized above, and the call that succeeded or is in progress has set it.
         let raw = unsafe { raw.assume_init() };
         Ok(Self { raw: Mutex::new(Some(Raw(raw))), abort: abort.clone(), group })
@@ -91,41 +92,41 @@ impl Comm {
         &self.abort
     }
 
-    fn raw(&self) -> MutexGuard<'_, Option<Raw>> {
+    fn lock_raw(&self) -> MutexGuard<'_, Option<Raw>> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends everything in flight, from any thread.
+    /// Ends all work in flight, from any thread.
     pub(crate) fn abort(&self, reason: &str) {
         self.abort.abort(reason);
         self.close();
     }
 
-    /// Frees the communicator, whatever state it is in; kernels that wait for a peer end.
+    /// Frees the communicator in any state. Kernels that wait for a peer end.
     pub(crate) fn close(&self) {
-        if let Some(Raw(raw)) = self.raw().take() {
-            // SAFETY: `raw` came from NCCL and, having been taken, is used by nobody afterwards.
+        if let Some(Raw(raw)) = self.lock_raw().take() {
+            // SAFETY: `raw` came from NCCL. It has been taken out, so no call uses it afterwards.
             if let Err(error) = unsafe { result::comm_abort(raw) } {
-                tracing::warn!(reason = name(&error), "NCCL did not close its communicator");
+                tracing::warn!(reason = error_name(&error), "NCCL did not close its communicator");
             }
         }
     }
 
-    /// Makes a call on the open communicator.
+    /// Makes a call on the open communicator. `action` names it in errors.
     fn call(
         &self,
-        what: &str,
+        action: &str,
         call: impl FnOnce(sys::ncclComm_t) -> Result<NcclStatus, NcclError>,
     ) -> Result<(), CollectiveError> {
-        let raw = self.raw();
+        let raw = self.lock_raw();
         let Some(Raw(raw)) = raw.as_ref() else {
             return Err(CollectiveError::Aborted(self.abort.reason().unwrap_or("closed").to_owned()));
         };
-        call(*raw).map(|_| ()).map_err(|error| failed(what, &error))
+        call(*raw).map(|_| ()).map_err(|error| nccl_error(action, &error))
     }
 
-    /// Whether NCCL has done with the last call; an error that came up since is returned.
-    pub(crate) fn settled(&self) -> Result<bool, CollectiveError> {
+    /// Returns true once NCCL has queued the last call, or an error that has come up since.
+    pub(crate) fn is_queued(&self) -> Result<bool, CollectiveError> {
         let mut state = sys::ncclResult_t::ncclSuccess;
         self.call("ask for errors", |raw| {
             // SAFETY: the communicator is open and `state` outlives the call.
@@ -134,7 +135,7 @@ impl Comm {
         match state.result() {
             Ok(NcclStatus::InProgress) => Ok(false),
             Ok(_) => Ok(true),
-            Err(error) => Err(failed("work with the other ranks", &error)),
+            Err(error) => Err(nccl_error("work with the other ranks", &error)),
         }
     }
 
@@ -142,7 +143,9 @@ impl Comm {
         let (dtype, sum) = (nccl_type(data.dtype), sys::ncclRedOp_t::ncclSum);
         self.call("all-reduce", |raw| {
             // SAFETY: `data` is device memory of `count` elements, in order on `stream` (the contract of `DeviceMemory`).
-            unsafe { result::all_reduce(data.as_ptr(), data.as_mut_ptr(), data.count, dtype, sum, raw, queue(stream)) }
+            unsafe {
+                result::all_reduce(data.as_ptr(), data.as_mut_ptr(), data.count, dtype, sum, raw, nccl_stream(stream))
+            }
         })
     }
 
@@ -152,17 +155,21 @@ impl Comm {
         root: usize,
         data: DeviceMemory,
     ) -> Result<(), CollectiveError> {
-        let (dtype, root) = (nccl_type(data.dtype), rank(root));
+        let (dtype, root) = (nccl_type(data.dtype), nccl_rank(root));
         self.call("broadcast", |raw| {
             // SAFETY: as in `all_reduce_sum`.
-            unsafe { result::broadcast(data.as_ptr(), data.as_mut_ptr(), data.count, dtype, root, raw, queue(stream)) }
+            unsafe {
+                result::broadcast(data.as_ptr(), data.as_mut_ptr(), data.count, dtype, root, raw, nccl_stream(stream))
+            }
         })
     }
 
     pub(crate) fn send(&self, stream: &CudaStream, to: usize, data: DeviceMemory) -> Result<(), CollectiveError> {
         self.call("send", |raw| {
             // SAFETY: as in `all_reduce_sum`; the memory is only read.
-            unsafe { result::send(data.as_ptr(), data.count, nccl_type(data.dtype), rank(to), raw, queue(stream)) }
+            unsafe {
+                result::send(data.as_ptr(), data.count, nccl_type(data.dtype), nccl_rank(to), raw, nccl_stream(stream))
+            }
         })
     }
 
@@ -170,12 +177,20 @@ impl Comm {
         self.call("receive", |raw| {
             // SAFETY: as in `all_reduce_sum`.
             unsafe {
-                result::recv(data.as_mut_ptr(), data.count, nccl_type(data.dtype), rank(from), raw, queue(stream))
+                result::recv(
+                    data.as_mut_ptr(),
+                    data.count,
+                    nccl_type(data.dtype),
+                    nccl_rank(from),
+                    raw,
+                    nccl_stream(stream),
+                )
             }
         })
     }
 
-    /// `counts[r]` elements of every rank r into `out`, in rank order: one broadcast a rank, fused into one launch.
+    /// Gathers `counts[r]` elements of every rank r into `out`, in rank order: one broadcast per rank, fused into one
+    /// launch.
     pub(crate) fn all_gather(
         &self,
         stream: &CudaStream,
@@ -195,27 +210,35 @@ impl Comm {
                 // SAFETY: as in `all_reduce_sum`; the parts are disjoint and within `out`, whose length the counts add
                 // up to (checked by the caller).
                 queued = queued.and(unsafe {
-                    result::broadcast(from.as_ptr(), into.as_mut_ptr(), count, dtype, rank(root), raw, queue(stream))
+                    result::broadcast(
+                        from.as_ptr(),
+                        into.as_mut_ptr(),
+                        count,
+                        dtype,
+                        nccl_rank(root),
+                        raw,
+                        nccl_stream(stream),
+                    )
                 });
             }
-            // The group is ended in any case: a thread must not be left inside it.
+            // The group is ended even after an error: a thread must not stay inside it.
             let ended = result::group_end();
             queued.and(ended)
         })
     }
 }
 
-/// A rank that was checked against a group whose size fits.
-fn rank(rank: usize) -> i32 {
+/// Converts a rank that was checked against a group whose size fits.
+fn nccl_rank(rank: usize) -> i32 {
     i32::try_from(rank).unwrap_or(i32::MAX)
 }
 
-fn queue(stream: &CudaStream) -> sys::cudaStream_t {
+fn nccl_stream(stream: &CudaStream) -> sys::cudaStream_t {
     stream.cu_stream().cast()
 }
 
-/// NCCL's defaults, but non-blocking.
-fn config() -> sys::ncclConfig_t {
+/// Returns NCCL's default configuration, but non-blocking.
+fn non_blocking_config() -> sys::ncclConfig_t {
     let version = result::get_nccl_version().unwrap_or(NEWEST_CONFIG).min(NEWEST_CONFIG);
     sys::ncclConfig_t {
         size: size_of::<sys::ncclConfig_t>(),
@@ -241,13 +264,14 @@ fn config() -> sys::ncclConfig_t {
     }
 }
 
-/// `Unavailable`, naming what is missing, unless both libraries can be called: the bindings would panic later.
-pub(crate) fn available() -> Result<(), CollectiveError> {
-    let missing = |what: &str| CollectiveError::Unavailable { backend: "nccl", reason: what.to_owned() };
-    if !callable("cuInit", &["libcuda.so", "libcuda.so.1"]) {
+/// Checks that the program can call both libraries, because the bindings would panic later. The error names the missing
+/// library.
+pub(crate) fn check_libraries() -> Result<(), CollectiveError> {
+    let missing = |reason: &str| CollectiveError::Unavailable { backend: "nccl", reason: reason.to_owned() };
+    if !is_callable("cuInit", &["libcuda.so", "libcuda.so.1"]) {
         return Err(missing("libcuda.so was not found: install the NVIDIA driver"));
     }
-    if !callable("ncclGetVersion", &["libnccl.so"]) {
+    if !is_callable("ncclGetVersion", &["libnccl.so"]) {
         return Err(missing(
             "libnccl.so was not found: install NCCL, and put a link of that name to libnccl.so.2 in LD_LIBRARY_PATH",
         ));
@@ -255,26 +279,26 @@ pub(crate) fn available() -> Result<(), CollectiveError> {
     Ok(())
 }
 
-/// Whether a library is linked, so that the program has its `function`, or can be loaded by a name that the bindings try.
-fn callable(function: &str, names: &[&str]) -> bool {
-    // SAFETY: the function is looked up and not called; loading runs the initializers that any CUDA program runs.
+/// Returns true if the program is linked with the library of `function`, or can load it by a name that the bindings try.
+fn is_callable(function: &str, names: &[&str]) -> bool {
+    // SAFETY: the function is looked up but not called. Loading runs the initializers that any CUDA program runs.
     unsafe {
         Library::this().get::<unsafe extern "C" fn()>(function).is_ok()
             || names.iter().any(|&name| Library::new(name).is_ok())
     }
 }
 
-fn name(error: &NcclError) -> String {
+fn error_name(error: &NcclError) -> String {
     format!("{:?}", error.0)
 }
 
-fn failed(what: &str, error: &NcclError) -> CollectiveError {
-    let reason = format!("{what}: {}; NCCL_DEBUG=WARN tells more", name(error));
+fn nccl_error(action: &str, error: &NcclError) -> CollectiveError {
+    let reason = format!("{action}: {}; set NCCL_DEBUG=WARN to learn more", error_name(error));
     CollectiveError::Unavailable { backend: "nccl", reason }
 }
 
-pub(crate) fn cuda(what: &str, error: DriverError) -> CollectiveError {
-    CollectiveError::Unavailable { backend: "nccl", reason: format!("{what}: {error}") }
+pub(crate) fn cuda_error(action: &str, error: DriverError) -> CollectiveError {
+    CollectiveError::Unavailable { backend: "nccl", reason: format!("{action}: {error}") }
 }
 
 /// Returns NCCL's name for an element type.

@@ -55,7 +55,8 @@ pub struct RingConfig {
     pub op_timeout: Duration,
     /// Time after which forming fails if a rank is missing.
     pub form_timeout: Duration,
-    /// Set if the rank polls for bytes for a short while before it sleeps. This helps ranks that have a core each.
+    /// Set if the rank polls for bytes for a short while before it sleeps, as long as that pays. It is for
+    /// ranks that have a core each.
     pub spin: bool,
     pub tuning: Tuning,
 }
