@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""All-reduce of f32 between processes on loopback: Lockstep's ring beside gloo (PyTorch) and Open MPI over TCP.
+"""All-reduce of f32 between processes on loopback: Lockstep's TCP backend beside gloo (PyTorch) and Open MPI over TCP.
 
-The three take turns within each round, so that whatever else the machine does falls on all alike; the table shows
-medians over the rounds and how many times longer the peers took. `run` installs what is missing and calls this.
+The three take turns within each round, so that other work on the machine slows all of them alike. The table shows the
+medians over the rounds, and how many times longer the peers took. `run` installs missing packages and calls this script.
 """
 
 import argparse
@@ -19,7 +19,7 @@ LIMIT_S = 120
 
 
 def outputs(commands: list[list[str]], env: dict[str, str]) -> str:
-    """Runs the commands side by side; the first one's output."""
+    """Runs the commands side by side, and returns the output of the first."""
     processes = [subprocess.Popen(c, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}) for c in commands]
     try:
         texts = [process.communicate(timeout=LIMIT_S)[0] for process in processes]
@@ -33,7 +33,7 @@ def outputs(commands: list[list[str]], env: dict[str, str]) -> str:
 
 
 def commands(system: str, ranks: int, port: int, tools: argparse.Namespace, mpi: str) -> list[list[str]]:
-    """One command a rank (Open MPI: one for all), each rank bound to a core of its own where there are enough."""
+    """Returns one command per rank (Open MPI: one for all). Each rank is bound to its own core if there are enough."""
     cores = sorted(os.sched_getaffinity(0))
     own_core = ranks <= len(cores)
     bound = [["taskset", "-c", str(cores[r])] if own_core else [] for r in range(ranks)]
@@ -72,7 +72,7 @@ def label(size: int) -> str:
 
 
 def report(times: dict[tuple[str, int, int], list[float]], tools: argparse.Namespace) -> bool:
-    """Prints the table; whether Lockstep was fastest at every size between two processes."""
+    """Prints the table. Returns true if Lockstep was fastest at every size between two processes."""
     fastest = True
     print("| ranks | size | " + " | ".join(f"{s}, µs" for s in tools.systems) + " | "
           + " | ".join(f"{s} / lockstep" for s in tools.systems if s != "lockstep") + " |")
