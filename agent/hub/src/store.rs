@@ -14,7 +14,6 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Component, Path, PathBuf};
 
-use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use lockstep_engine::source::{open_regular, read_small_file};
 
 use crate::content::ContentId;
@@ -37,7 +36,7 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn new(cache: PathBuf, repository: &Repository) -> Self {
-        let folder = Repo::model(repository.to_string()).folder_name();
+        let folder = format!("models--{}", repository.to_string().replace('/', "--"));
         Self { cache, folder, repository: repository.clone() }
     }
 
@@ -49,13 +48,9 @@ impl Store {
         self.cache.join(&self.folder)
     }
 
-    fn repo(&self) -> CacheRepo {
-        Cache::new(self.cache.clone()).repo(Repo::new(self.repository.to_string(), RepoType::Model))
-    }
-
     /// Folder of the files of `commit`.
     pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
-        self.repo().pointer_path(commit)
+        self.root().join("snapshots").join(commit)
     }
 
     pub(crate) fn blob(&self, id: &ContentId) -> PathBuf {
