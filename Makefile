@@ -7,6 +7,10 @@ SHELL := bash
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CARGO := cargo
+# Clippy lints each crate of the workspace just before rustc compiles it: one build serves lints, programs and tests.
+LINTED := RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/lint/rustc
+# NCCL's half of the collectives needs no CUDA to compile, so it is linted with everything else.
+ALL := --workspace --features lockstep-collectives/nccl
 # CI judges what is committed, the lock file included.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 BIN := $(abspath $(CARGO_TARGET_DIR))/debug
@@ -32,24 +36,32 @@ cuda: ## Build the agent for NVIDIA GPUs; needs none, nor CUDA, and takes a quar
 demo: build ## Start a head and two workers on this machine, ask the model a question, print its answer
 	$(BIN)/lockstep up $(CLUSTER) --prompt "$(PROMPT)"
 
+.PHONY: release
+release: ## Build the programs for users: an archive for machines with nothing but glibc, and its checksum
+	@tests/prepare build
+	@deploy/release/build $(LOCKED)
+
 .PHONY: lint
-lint: ## Judge the formatting and the lints
+lint: ## Judge the formatting, the dependencies and the lints; compiles what `make test` runs
 	@tests/prepare lint
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets $(LOCKED) -- -D warnings
-	$(CARGO) clippy -p lockstep-collectives --features nccl $(LOCKED) -- -D warnings
+	@tests/lint/dependencies
+	$(LINTED) $(CARGO) build $(ALL) --all-targets $(LOCKED)
 
 .PHONY: test
-test: lint build ## Run every check: lints, tests, generated files
+test: lint ## Run every check: lints, tests, generated files
 	@tests/clients/run $(BIN)/lockstep-agent
-	@tests/run $(CARGO) test --workspace --no-fail-fast $(LOCKED)
+	@$(LINTED) tests/run $(CARGO) test $(ALL) --no-fail-fast $(LOCKED)
 
 .PHONY: bench
-bench: build ## Measure beside the peers, in the same run; takes many minutes
+bench: ## Measure beside the peers, in the same run; takes many minutes
+	@tests/prepare build
 	@for bench in tests/bench/*/run; do echo "== $$bench"; "$$bench"; done
 
 .PHONY: scale
-scale: build ## Measure the operator with 1,000 clusters on a real control plane; SCALE=300 for fewer
+scale: ## Measure the operator with 1,000 clusters on a real control plane; SCALE=300 for fewer
+	@tests/prepare build
+	$(CARGO) build --release -p lockstep-operator --bins $(LOCKED)
 	@tests/scale/run $(SCALE)
 
 .PHONY: cluster
