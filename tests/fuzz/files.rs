@@ -131,7 +131,7 @@ fn describe(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
 /// Reads what a rank reads too, and computes a step.
 fn load(source: &str) -> Result<(), EngineError> {
     let mut runner = runner(describe(source)?)?;
-    runner.form(1, Solo::new()?, BLOCKS)?;
+    runner.start_epoch(1, Solo::new()?, BLOCKS)?;
     let plan = StepPlan { epoch: 1, step: 1, ..first_step() };
     runner.step(&plan).map(drop)
 }
@@ -181,7 +181,7 @@ pub fn step_of_a_rank(plan: StepPlan) {
     });
     let mut rank = rank.lock().expect("no panic while it is held");
     let epoch = EPOCH.fetch_add(1, Ordering::Relaxed) + 1;
-    rank.form(epoch, Solo::new().expect("a communicator"), BLOCKS).expect("a group of one");
+    rank.start_epoch(epoch, Solo::new().expect("a communicator"), BLOCKS).expect("a group of one");
     rank.step(&StepPlan { epoch, step: 1, ..first_step() }).expect("a plan in order");
     rank.step(&StepPlan { epoch, step: 2, ..plan }).ok();
 }

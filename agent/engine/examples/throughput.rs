@@ -41,7 +41,7 @@ fn main() -> Result<(), EngineError> {
     println!("load: {:.2} s, {:.0} MB/s", start.elapsed().as_secs_f64(), read / start.elapsed().as_secs_f64());
 
     let blocks_each = (prompt + answer).div_ceil(BLOCK_SIZE);
-    runner.form(1, Solo::new()?, blocks_each * sequences)?;
+    runner.start_epoch(1, Solo::new()?, blocks_each * sequences)?;
     let vocab_size = runner.facts().vocab_size;
     let entry = |seq: u32, step: u32| PlanEntry {
         seq: SeqId::from(seq),

@@ -5,7 +5,7 @@ use lockstep_kernels::{Context, KvCache};
 
 use crate::EngineError;
 use crate::config::ModelConfig;
-use crate::layers::Rotary;
+use crate::layers::RotaryEmbedding;
 use crate::shard::Shard;
 
 /// Shape of one rank's cache.
@@ -23,7 +23,7 @@ impl CacheLayout {
         Self { block_size, kv_heads: shard.kv.len(), head_dim: config.head_dim, dtype }
     }
 
-    /// Bytes of one block of one layer.
+    /// Returns the bytes of one block of one layer.
     pub fn bytes_per_layer(&self) -> u64 {
         KvCache::bytes_per_block(self.block_size, self.kv_heads, self.head_dim, self.dtype) as u64
     }
@@ -32,15 +32,15 @@ impl CacheLayout {
 /// Keys and values of the stage's layers.
 pub struct Cache {
     layout: CacheLayout,
-    ropes: Vec<Rotary>,
-    /// What computes each layer.
+    ropes: Vec<RotaryEmbedding>,
+    /// Context that computes each layer.
     contexts: Vec<Context>,
     layers: Vec<KvCache>,
 }
 
 impl Cache {
-    /// A cache without blocks; one context a layer.
-    pub fn new(layout: CacheLayout, ropes: Vec<Rotary>, contexts: Vec<Context>) -> Self {
+    /// Creates a cache without blocks, with one context for each layer.
+    pub fn new(layout: CacheLayout, ropes: Vec<RotaryEmbedding>, contexts: Vec<Context>) -> Self {
         Self { layout, ropes, contexts, layers: Vec::new() }
     }
 
@@ -48,28 +48,29 @@ impl Cache {
         &self.layout
     }
 
-    /// Blocks that it has room for.
+    /// Returns the number of blocks.
     pub fn num_blocks(&self) -> usize {
         self.layers.first().map_or(0, KvCache::num_blocks)
     }
 
-    /// Makes room for `num_blocks`; what was in it is lost where the number changes. The old memory goes first.
+    /// Allocates `num_blocks` blocks. If their number changes, the contents are lost, and the old memory is freed
+    /// first.
     ///
     /// # Errors
-    /// The device's, where it has no room.
+    /// The error of a device that has not enough memory.
     pub fn resize(&mut self, num_blocks: usize) -> Result<(), EngineError> {
         if self.num_blocks() == num_blocks {
             return Ok(());
         }
         self.layers.clear();
         let CacheLayout { block_size, kv_heads, head_dim, dtype, .. } = self.layout;
-        let layer = |context| KvCache::new(context, num_blocks, block_size, kv_heads, head_dim, dtype);
-        self.layers = self.contexts.iter().map(layer).collect::<Result<_, _>>()?;
+        let create = |context| KvCache::new(context, num_blocks, block_size, kv_heads, head_dim, dtype);
+        self.layers = self.contexts.iter().map(create).collect::<Result<_, _>>()?;
         Ok(())
     }
 
-    /// The model's rotary embeddings, and the layers in order.
-    pub fn parts(&mut self) -> (&[Rotary], &mut [KvCache]) {
+    /// Returns the model's rotary embeddings, and the layers in order.
+    pub fn split_mut(&mut self) -> (&[RotaryEmbedding], &mut [KvCache]) {
         (&self.ropes, &mut self.layers)
     }
 }

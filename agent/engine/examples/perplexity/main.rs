@@ -129,7 +129,7 @@ fn negative_log_likelihood(
     while !windows.is_empty() {
         let batch: Vec<&[u32]> = windows.drain(..windows.len().min(BATCH)).collect();
         epoch += 1;
-        runner.form(epoch, Solo::new()?, blocks * BATCH as u32)?;
+        runner.start_epoch(epoch, Solo::new()?, blocks * BATCH as u32)?;
         for position in 0..window - 1 {
             let step = runner.step_with_logits(&plan(epoch, position, &batch, blocks))?;
             for (logits, ids) in step.logits.iter().zip(&batch) {

@@ -3,21 +3,21 @@
 use candle_core::Tensor;
 use lockstep_kernels::{AttentionParams, KvCache, paged_attention};
 
-use super::{ColumnParallelLinear, Pass, RmsNorm, Rotations, RowParallelLinear};
+use super::{ColumnParallelLinear, Pass, RmsNorm, RotaryTables, RowParallelLinear};
 use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
 use crate::loader::{Loader, RowPart};
 
-/// Each rank holds some of the query heads, and the KV heads that they read.
+/// Attention of one layer. Each rank holds some of the query heads, and the KV heads that they read.
 pub struct Attention {
     qkv_proj: ColumnParallelLinear,
     o_proj: RowParallelLinear,
-    /// Of queries and keys.
+    /// Norms of queries and keys.
     norms: Option<[RmsNorm; 2]>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    /// Which of the model's RoPEs turns them.
+    /// Index of the RoPE, among the model's, that rotates queries and keys.
     rope: usize,
     params: AttentionParams,
 }
@@ -48,12 +48,12 @@ impl Attention {
         })
     }
 
-    /// `[tokens, hidden]` to `[tokens, hidden]`; keys and values of the batch go into `cache`.
+    /// Computes attention, `[tokens, hidden]` to `[tokens, hidden]`. Keys and values of the batch go into `cache`.
     pub fn forward(
         &self,
         pass: &mut Pass<'_>,
         x: &Tensor,
-        rotations: &Rotations,
+        rotary_tables: &RotaryTables,
         cache: &mut KvCache,
     ) -> Result<Tensor, EngineError> {
         let qkv = self.qkv_proj.forward(pass, x)?;
@@ -66,18 +66,18 @@ impl Attention {
         let mut k = heads(self.heads, self.kv_heads)?;
         let v = heads(self.heads + self.kv_heads, self.kv_heads)?;
         if let Some([q_norm, k_norm]) = &self.norms {
-            q = q_norm.of_heads(pass, &q)?;
-            k = k_norm.of_heads(pass, &k)?;
+            q = q_norm.forward_heads(pass, &q)?;
+            k = k_norm.forward_heads(pass, &k)?;
         }
-        let q = rotations.turn(pass, &q, self.rope)?;
-        let k = rotations.turn(pass, &k, self.rope)?;
-        let out = paged_attention(pass.kernels, &q, &k, &v, cache, &pass.batch.seqs, &self.params)?;
+        let q = rotary_tables.rotate(pass, &q, self.rope)?;
+        let k = rotary_tables.rotate(pass, &k, self.rope)?;
+        let out = paged_attention(pass.context, &q, &k, &v, cache, &pass.batch.seqs, &self.params)?;
         pass.tick();
         self.o_proj.forward(pass, &out.reshape((tokens, self.heads * self.head_dim))?)
     }
 }
 
-/// This rank's rows of queries, keys and values.
+/// Returns this rank's rows of queries, keys and values.
 fn qkv_parts(loader: &Loader<'_>, config: &ModelConfig, fused: bool) -> [RowPart<'static>; 3] {
     let (shard, dim) = (loader.shard(), config.head_dim);
     let (queries, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
@@ -90,10 +90,10 @@ fn qkv_parts(loader: &Loader<'_>, config: &ModelConfig, fused: bool) -> [RowPart
             RowPart { name: "v_proj", of: kv, rows: kv_rows },
         ];
     }
-    let part = |above: usize, rows: std::ops::Range<usize>| RowPart {
+    let part = |first_row: usize, rows: std::ops::Range<usize>| RowPart {
         name: "qkv_proj",
         of: queries + 2 * kv,
-        rows: above + rows.start..above + rows.end,
+        rows: first_row + rows.start..first_row + rows.end,
     };
     [part(0, q_rows), part(queries, kv_rows.clone()), part(queries + kv, kv_rows)]
 }

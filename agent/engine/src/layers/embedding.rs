@@ -8,7 +8,7 @@ use crate::EngineError;
 use crate::config::ModelConfig;
 use crate::loader::{Loader, RowPart, Table};
 
-/// From ids to vectors: a rank gives zeros for ids that it does not hold, and the sum is the embedding.
+/// Embedding of ids. A rank gives zeros for ids that it does not hold, and the sum over the ranks is the embedding.
 pub struct VocabParallelEmbedding {
     table: Table,
     first_id: u32,
@@ -26,36 +26,36 @@ impl VocabParallelEmbedding {
         Ok(Self { table, first_id, scale })
     }
 
-    /// The batch's ids to `[tokens, hidden]`.
+    /// Embeds the batch's ids: `[tokens, hidden]`.
     pub fn forward(&self, pass: &mut Pass<'_>) -> Result<Tensor, EngineError> {
         let (first_id, ids) = (self.first_id, &pass.batch.ids);
-        let part = match &self.table {
-            Table::Plain(table) => embedding(pass.kernels, table, first_id, ids)?,
-            Table::Matrix(table) => embedding_from_matrix(pass.kernels, table, first_id, ids)?,
+        let shard = match &self.table {
+            Table::Plain(table) => embedding(pass.context, table, first_id, ids)?,
+            Table::Matrix(table) => embedding_from_matrix(pass.context, table, first_id, ids)?,
         };
-        let whole = pass.all_reduce_sum(part)?;
+        let sum = pass.all_reduce_sum(shard)?;
         match self.scale {
-            Some(scale) => Ok((whole * scale)?),
-            None => Ok(whole),
+            Some(scale) => Ok((sum * scale)?),
+            None => Ok(sum),
         }
     }
 }
 
-/// From vectors to this rank's part of the logits.
+/// Projection of vectors to this rank's shard of the logits.
 pub struct LmHead {
     matrix: ColumnParallelLinear,
     soft_cap: Option<f32>,
 }
 
 impl LmHead {
-    /// The matrix `name`.
+    /// Loads the matrix `name`.
     pub fn load(loader: &Loader<'_>, name: &str, config: &ModelConfig) -> Result<Self, EngineError> {
-        let part = RowPart { name, of: config.vocab_size, rows: loader.shard().vocab.clone() };
-        let matrix = ColumnParallelLinear::load(loader, &[part], config.hidden_size, false)?;
+        let shard = RowPart { name, of: config.vocab_size, rows: loader.shard().vocab.clone() };
+        let matrix = ColumnParallelLinear::load(loader, &[shard], config.hidden_size, false)?;
         Ok(Self { matrix, soft_cap: config.logit_soft_cap })
     }
 
-    /// The table of the embedding that it is tied to.
+    /// Takes the table of the embedding that the projection is tied to.
     pub fn tied(
         loader: &Loader<'_>,
         config: &ModelConfig,
@@ -65,12 +65,12 @@ impl LmHead {
         Ok(Self { matrix, soft_cap: config.logit_soft_cap })
     }
 
-    /// `[rows, hidden]` to this rank's `[rows, vocabulary part]`.
+    /// Projects `[rows, hidden]` to this rank's `[rows, vocabulary shard]`.
     pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
         let logits = self.matrix.forward(pass, x)?;
         pass.tick();
         match self.soft_cap {
-            Some(cap) => Ok(soft_cap(pass.kernels, &logits, cap)?),
+            Some(cap) => Ok(soft_cap(pass.context, &logits, cap)?),
             None => Ok(logits),
         }
     }

@@ -9,14 +9,14 @@ use super::Pass;
 use crate::EngineError;
 use crate::loader::{Loader, RowPart};
 
-/// Each rank computes some of the outputs from the whole input.
+/// Linear layer of which each rank computes some of the outputs from the whole input.
 pub struct ColumnParallelLinear {
     matrix: Matrix,
     bias: Option<Tensor>,
 }
 
 impl ColumnParallelLinear {
-    /// This rank's rows of several matrices, as one.
+    /// Loads this rank's rows of several matrices, as one matrix.
     pub fn load(
         loader: &Loader<'_>,
         parts: &[RowPart<'_>],
@@ -31,21 +31,21 @@ impl ColumnParallelLinear {
         Self { matrix, bias: None }
     }
 
-    /// `[tokens, in]` to this rank's `[tokens, out part]`.
+    /// Computes `[tokens, in]` to this rank's `[tokens, out shard]`.
     pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-        Ok(linear(pass.kernels, x, &self.matrix, self.bias.as_ref())?)
+        Ok(linear(pass.context, x, &self.matrix, self.bias.as_ref())?)
     }
 }
 
-/// Each rank multiplies its part of the input; the sum over the ranks is the output.
+/// Linear layer of which each rank multiplies its shard of the input. The sum over the ranks is the output.
 pub struct RowParallelLinear {
     matrix: Matrix,
-    /// On rank 0 alone, so that the sum holds it once.
+    /// Bias, on rank 0 alone, so that the sum holds it once.
     bias: Option<Tensor>,
 }
 
 impl RowParallelLinear {
-    /// This rank's columns of `name.weight` `[shape]`.
+    /// Loads this rank's columns of `name.weight` `[shape]`.
     pub fn load(
         loader: &Loader<'_>,
         name: &str,
@@ -58,14 +58,14 @@ impl RowParallelLinear {
         Ok(Self { matrix: loader.columns(&format!("{name}.weight"), shape, columns)?, bias })
     }
 
-    /// This rank's `[tokens, in part]` to the whole `[tokens, out]`.
+    /// Computes this rank's `[tokens, in shard]` to the whole `[tokens, out]`.
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-        let part = self.partial(pass, x)?;
-        pass.all_reduce_sum(part)
+        let shard = self.forward_partial(pass, x)?;
+        pass.all_reduce_sum(shard)
     }
 
-    /// What this rank adds to the sum.
-    pub fn partial(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-        Ok(linear(pass.kernels, x, &self.matrix, self.bias.as_ref())?)
+    /// Computes this rank's summand of the output.
+    pub fn forward_partial(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        Ok(linear(pass.context, x, &self.matrix, self.bias.as_ref())?)
     }
 }

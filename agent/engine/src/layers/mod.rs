@@ -1,4 +1,4 @@
-//! The parts that models are made of. Tensor parallelism hides here: a model file does not know how many ranks there
+//! The layers that models are made of. Tensor parallelism hides here: a model file does not know how many ranks there
 //! are.
 
 mod attention;
@@ -17,4 +17,4 @@ pub use mlp::{FeedForward, GatedMlp, MlpNames};
 pub use moe::SparseMoe;
 pub use norm::{Residual, RmsNorm};
 pub use pass::{Batch, Pass};
-pub use rotary::{Rotary, Rotations};
+pub use rotary::{RotaryEmbedding, RotaryTables};

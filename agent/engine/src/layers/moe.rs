@@ -1,9 +1,10 @@
-//! A mixture of experts: a router sends each token to a few feed-forward parts (Shazeer et al. 2017,
+//! A mixture of experts: a router sends each token to a few feed-forward layers (Shazeer et al. 2017,
 //! <https://arxiv.org/abs/1701.06538>).
 //!
-//! Every rank holds its part of *each* expert's intermediate dimension, and the whole router. So whichever experts a
-//! token needs, every rank reads the same share of their weights: a decode step waits for no rank that happens to own
-//! most of the experts in use, and any world size up to the intermediate size works. Only routed rows are computed.
+//! Every rank holds its shard of *each* expert's intermediate dimension, and the whole router. Whichever experts a
+//! token needs, every rank reads the same share of their weights. So a decode step never waits for a rank that happens
+//! to own most of the experts in use, and any world size up to the intermediate size works. Ranks compute only routed
+//! rows.
 
 use candle_core::Tensor;
 use lockstep_kernels::{mix_rows, top_k};
@@ -14,7 +15,7 @@ use crate::config::{ModelConfig, MoeConfig};
 use crate::loader::{Loader, RowPart};
 use crate::sampler::math;
 
-/// The feed-forward part of a sparse block.
+/// Feed-forward layer of a sparse block.
 pub struct SparseMoe {
     router: ColumnParallelLinear,
     experts: Vec<GatedMlp>,
@@ -22,7 +23,7 @@ pub struct SparseMoe {
 }
 
 impl SparseMoe {
-    /// The router `gate` and the experts `experts.0`, `experts.1`, …, whose matrices are called `names`.
+    /// Loads the router `gate` and the experts `experts.0`, `experts.1`, …, whose matrices are called `names`.
     pub fn load(
         loader: &Loader<'_>,
         config: &ModelConfig,
@@ -39,7 +40,7 @@ impl SparseMoe {
         })
     }
 
-    /// `[tokens, hidden]` to `[tokens, hidden]`.
+    /// Computes `[tokens, hidden]` to `[tokens, hidden]`.
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
         let logits = self.router.forward(pass, x)?.to_vec2::<f32>()?;
         let routing = Routing::new(&logits, &self.config)?;
@@ -47,35 +48,35 @@ impl SparseMoe {
         for (expert, rows) in self.experts.iter().zip(&routing.rows_of) {
             if !rows.is_empty() {
                 let rows = Tensor::new(rows.as_slice(), x.device())?;
-                outputs.push(expert.partial(pass, &x.index_select(&rows, 0)?)?);
+                outputs.push(expert.forward_partial(pass, &x.index_select(&rows, 0)?)?);
             }
         }
         let outputs = Tensor::cat(&outputs, 0)?;
         let each = self.config.experts_per_token;
-        let part = mix_rows(pass.kernels, &outputs, &routing.slots, &routing.weights, each)?;
+        let part = mix_rows(pass.context, &outputs, &routing.slots, &routing.weights, each)?;
         pass.all_reduce_sum(part)
     }
 }
 
-/// Which expert computes which rows. All ranks have the same logits to the last bit, and so the same routing.
+/// Assignment of rows to experts. All ranks have the same logits to the last bit, and so the same routing.
 #[derive(Debug, PartialEq)]
 struct Routing {
-    /// For each expert its rows, ascending.
+    /// Rows of each expert, ascending.
     rows_of: Vec<Vec<u32>>,
-    /// For each row and each of its experts, by ascending expert: where that expert's answer is, when the answers of
-    /// all experts are put behind one another.
+    /// Index of the output of each row's experts, by row and then by ascending expert, in the concatenated outputs of
+    /// all experts.
     slots: Vec<u32>,
-    /// The weight of each answer, in the order of `slots`.
+    /// Weight of each output, in the order of `slots`.
     weights: Vec<f32>,
 }
 
 impl Routing {
-    /// `logits`: one row a token, one number an expert.
+    /// Routes rows by `logits`, which have one row for each token and one number for each expert.
     fn new(logits: &[Vec<f32>], config: &MoeConfig) -> Result<Self, EngineError> {
         let mut rows_of = vec![Vec::new(); config.num_experts];
         let (mut places, mut weights) = (Vec::new(), Vec::new());
         for (row, logits) in (0u32..).zip(logits) {
-            for (expert, weight) in choose(logits, config)? {
+            for (expert, weight) in choose_experts(logits, config)? {
                 let rows: &mut Vec<u32> = &mut rows_of[expert];
                 places.push((expert, rows.len()));
                 weights.push(weight);
@@ -95,8 +96,8 @@ impl Routing {
     }
 }
 
-/// The experts of one token, ascending, with their weights.
-fn choose(logits: &[f32], config: &MoeConfig) -> Result<Vec<(usize, f32)>, EngineError> {
+/// Returns the experts of one token, ascending, with their weights.
+fn choose_experts(logits: &[f32], config: &MoeConfig) -> Result<Vec<(usize, f32)>, EngineError> {
     let mut chosen = top_k(logits, 0, config.experts_per_token)?;
     let greatest = chosen.first().map_or(0.0, |(logit, _)| *logit);
     let exp = |logit: f32| math::exp(f64::from(logit) - f64::from(greatest));
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_visit_their_best_experts() {
+    fn tokens_go_to_their_best_experts() {
         let logits = [vec![0.0, 2.0, 1.0, -1.0], vec![3.0, 1.0, 3.0, 3.0]];
         let routing = Routing::new(&logits, &config(2, true)).unwrap();
         // Equal logits go to the lower expert.
@@ -151,16 +152,16 @@ mod tests {
     }
 
     #[test]
-    fn weights_sum_to_one_only_where_asked() {
+    fn weights_sum_to_one_only_if_normalized() {
         let logits = [1.0, 1.0, 1.0, 1.0];
-        assert_eq!(choose(&logits, &config(2, true)).unwrap(), [(0, 0.5), (1, 0.5)]);
-        assert_eq!(choose(&logits, &config(2, false)).unwrap(), [(0, 0.25), (1, 0.25)]);
-        assert!(choose(&[1.0, f32::NAN, 0.0, 0.0], &config(2, true)).is_err());
+        assert_eq!(choose_experts(&logits, &config(2, true)).unwrap(), [(0, 0.5), (1, 0.5)]);
+        assert_eq!(choose_experts(&logits, &config(2, false)).unwrap(), [(0, 0.25), (1, 0.25)]);
+        assert!(choose_experts(&[1.0, f32::NAN, 0.0, 0.0], &config(2, true)).is_err());
     }
 
-    /// GGUF files have it in F32 beside blocks, whose type is none that it would fit into.
+    /// GGUF files have the router in F32 beside blocks, and a router does not fit into the type of blocks.
     #[test]
-    fn a_router_is_as_it_is_stored() {
+    fn a_router_keeps_its_stored_numbers() {
         let files = open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf/mixtral.gguf")).unwrap();
         let config = ModelConfig::read(files.as_ref()).unwrap();
         let (moe, weights) = (config.moe.unwrap(), Weights::open(files).unwrap());
@@ -173,28 +174,28 @@ mod tests {
         for (dtype, quantization) in [(DType::F16, None), (DType::BF16, Some(BlockFormat::Q8_0))] {
             let sizes = Sizes::of(&weights, &config, &shard, dtype, quantization);
             let placement = Placement::new(&Devices::default(), &host, shard.layers.clone(), &sizes, 0, &step).unwrap();
-            let mut heard = |_: u64, _: u64| ();
+            let mut report = |_: u64, _: u64| ();
             let options = LoadOptions {
                 weights: &weights,
                 placement: &placement,
                 shard: &shard,
                 dtype,
                 quantization,
-                progress: RefCell::new(&mut heard),
+                progress: RefCell::new(&mut report),
                 bytes_total: 0,
             };
-            let place = Loader::new(&options).at("model.layers.0.block_sparse_moe");
-            let layer = SparseMoe::load(&place, &config, moe, MlpNames::Separate(["w1", "w3", "w2"])).unwrap();
+            let loader = Loader::new(&options).at("model.layers.0.block_sparse_moe");
+            let layer = SparseMoe::load(&loader, &config, moe, MlpNames::Separate(["w1", "w3", "w2"])).unwrap();
             let (batch, mut communicator, progress) = (Batch::default(), Solo::new().unwrap(), AtomicU64::new(0));
-            let pass = Pass { kernels: &host, batch: &batch, communicator: &mut communicator, progress: &progress };
-            // A row with a single one gives a column of the matrix, to the last bit.
+            let pass = Pass { context: &host, batch: &batch, communicator: &mut communicator, progress: &progress };
+            // A row of the identity gives a column of the matrix, to the last bit.
             let ones = Tensor::eye(config.hidden_size, DType::F32, &Device::Cpu).unwrap();
             let columns: Vec<Vec<f32>> = layer.router.forward(&pass, &ones).unwrap().to_vec2().unwrap();
             assert_eq!(columns, stored.t().unwrap().to_vec2::<f32>().unwrap(), "{dtype:?}, {quantization:?}");
         }
     }
 
-    /// A row's experts and weights do not depend on its neighbours.
+    /// A row's experts and weights do not depend on the other rows.
     #[test]
     fn routing_does_not_depend_on_the_batch() {
         let rows: Vec<Vec<f32>> =

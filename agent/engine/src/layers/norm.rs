@@ -8,7 +8,7 @@ use crate::EngineError;
 use crate::config::ModelConfig;
 use crate::loader::Loader;
 
-/// `x / sqrt(mean(x²) + eps) · weight`, where the weight is what is stored plus the family's offset.
+/// RMS norm `x / sqrt(mean(x²) + eps) · weight`, where the weight is the stored one plus the family's offset.
 pub struct RmsNorm {
     weight: Tensor,
     eps: f64,
@@ -22,32 +22,32 @@ impl RmsNorm {
         Ok(Self { weight, eps: config.rms_norm_eps })
     }
 
-    /// The norm of each row of `[tokens, hidden]`.
-    pub fn of(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-        Ok(rms_norm(pass.kernels, x, &self.weight, self.eps)?)
+    /// Computes the norm of each row of `[tokens, hidden]`.
+    pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+        Ok(rms_norm(pass.context, x, &self.weight, self.eps)?)
     }
 
-    /// The norm of the stream; what was added to it last is summed in on the way.
-    pub fn of_stream(&self, pass: &Pass<'_>, stream: &mut Residual) -> Result<Tensor, EngineError> {
+    /// Computes the norm of the stream, and adds the pending summand on the way.
+    pub fn forward_residual(&self, pass: &Pass<'_>, stream: &mut Residual) -> Result<Tensor, EngineError> {
         match stream.pending.take() {
-            None => self.of(pass, &stream.sum),
+            None => self.forward(pass, &stream.sum),
             Some(added) => {
-                let (sum, normed) = add_rms_norm(pass.kernels, &added, &stream.sum, &self.weight, self.eps)?;
+                let (sum, normed) = add_rms_norm(pass.context, &added, &stream.sum, &self.weight, self.eps)?;
                 stream.sum = sum;
                 Ok(normed)
             }
         }
     }
 
-    /// The norm of each head of `[tokens, heads, head_dim]`.
-    pub fn of_heads(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
+    /// Computes the norm of each head of `[tokens, heads, head_dim]`.
+    pub fn forward_heads(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
         let (tokens, heads, head_dim) = x.dims3()?;
         let rows = x.reshape((tokens * heads, head_dim))?;
-        Ok(self.of(pass, &rows)?.reshape((tokens, heads, head_dim))?)
+        Ok(self.forward(pass, &rows)?.reshape((tokens, heads, head_dim))?)
     }
 }
 
-/// The residual stream `[tokens, hidden]` in f32; the last addition waits to be summed by the next norm.
+/// Residual stream `[tokens, hidden]` in f32. The last summand waits until the next norm adds it.
 pub struct Residual {
     sum: Tensor,
     pending: Option<Tensor>,
@@ -58,13 +58,13 @@ impl Residual {
         Self { sum: x, pending: None }
     }
 
-    /// Adds `x`; a norm must lie between two additions.
+    /// Adds `x`. A norm must lie between two additions.
     pub fn add(&mut self, x: Tensor) {
         debug_assert!(self.pending.is_none(), "two additions without a norm between them");
         self.pending = Some(x);
     }
 
-    /// Brings it to `device`; tells whether it was elsewhere.
+    /// Moves the stream to `device`. Returns true if it was elsewhere.
     pub fn move_to(&mut self, device: &Device) -> Result<bool, EngineError> {
         if self.sum.device().same_device(device) {
             return Ok(false);
@@ -74,21 +74,21 @@ impl Residual {
         Ok(true)
     }
 
-    /// Where it lies.
+    /// Returns the device of the stream.
     pub fn device(&self) -> &Device {
         self.sum.device()
     }
 
-    /// The stream with its last addition summed in, as another stage takes it.
-    pub fn settled(self) -> Result<Tensor, EngineError> {
+    /// Returns the stream with its last summand added, as the next stage takes it.
+    pub fn into_sum(self) -> Result<Tensor, EngineError> {
         match self.pending {
             None => Ok(self.sum),
             Some(added) => Ok((added + self.sum)?),
         }
     }
 
-    /// The stream of some rows.
-    pub fn rows(&self, rows: &Tensor) -> Result<Self, EngineError> {
+    /// Returns the stream of some rows.
+    pub fn select_rows(&self, rows: &Tensor) -> Result<Self, EngineError> {
         let pending = self.pending.as_ref().map(|added| added.index_select(rows, 0)).transpose()?;
         Ok(Self { sum: self.sum.index_select(rows, 0)?, pending })
     }

@@ -1,4 +1,4 @@
-//! One pass through a model: the batch, and what layers compute and talk with.
+//! One pass through a model: the batch, the computing context and the communicator of the layers.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,39 +9,39 @@ use lockstep_kernels::{AttentionSeq, Context};
 
 use crate::EngineError;
 
-/// The tokens of one step, sequence after sequence.
+/// Tokens of one step, sequence after sequence.
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
-    /// One id a row; none on a stage that has no embedding.
+    /// Token id of each row. Empty on a stage that has no embedding.
     pub ids: Vec<u32>,
-    /// One position a row.
+    /// Position of each row.
     pub positions: Vec<u32>,
-    /// Which rows belong to which sequence, in order.
+    /// Rows of each sequence, in order.
     pub seqs: Vec<AttentionSeq<'a>>,
 }
 
-/// What every layer of one pass is given.
+/// Data that every layer of one pass gets.
 pub struct Pass<'a> {
-    pub kernels: &'a Context,
+    pub context: &'a Context,
     pub batch: &'a Batch<'a>,
-    /// Of this stage's ranks.
+    /// Communicator of this stage's ranks.
     pub communicator: &'a mut dyn Communicator,
     pub progress: &'a AtomicU64,
 }
 
 impl Pass<'_> {
-    /// The same pass, computed with `kernels`.
-    pub fn on<'b>(&'b mut self, kernels: &'b Context) -> Pass<'b> {
-        Pass { kernels, batch: self.batch, communicator: &mut *self.communicator, progress: self.progress }
+    /// Returns the same pass, computed with `context`.
+    pub fn with_context<'b>(&'b mut self, context: &'b Context) -> Pass<'b> {
+        Pass { context, batch: self.batch, communicator: &mut *self.communicator, progress: self.progress }
     }
 
-    /// Says that something moved.
+    /// Records progress of the step.
     pub fn tick(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The sum of every rank's `x`, in rank order, in the memory of `x`: a fresh result that nothing else refers to. What
-    /// is not in the host's memory goes there and comes back.
+    /// Computes the sum of every rank's `x`, in rank order, in the memory of `x`. No other tensor may refer to this
+    /// memory. A tensor on a device is copied to the host and back.
     ///
     /// # Errors
     /// [`EngineError::Collective`].
@@ -63,7 +63,7 @@ impl Pass<'_> {
     }
 }
 
-/// An all-reduce as an operation in place, so that a tensor's own memory is what is sent and received.
+/// All-reduce as an operation in place, so that the ranks send and receive a tensor's own memory.
 struct AllReduce<'a> {
     communicator: RefCell<&'a mut dyn Communicator>,
     failure: RefCell<Option<CollectiveError>>,

@@ -1,7 +1,7 @@
 //! Rotary positions of one pass.
 //!
-//! The angles are computed for the positions of the batch, once a pass for all layers: some microseconds a token, and
-//! no table as long as the context.
+//! The angles are computed for the positions of the batch, once a pass for all layers. That takes some microseconds a
+//! token and needs no table as long as the context.
 
 use candle_core::{Device, Tensor};
 use lockstep_kernels::{RotaryTable, rotary};
@@ -12,19 +12,20 @@ use crate::config::Rope;
 
 /// One RoPE, ready for any position.
 #[derive(Debug, Clone)]
-pub struct Rotary {
+pub struct RotaryEmbedding {
     inverse_frequencies: Vec<f32>,
     /// Factor on cosines and sines.
     scale: f32,
 }
 
-impl Rotary {
-    /// `context_length`: positions that are served.
+impl RotaryEmbedding {
+    /// Creates the RoPE for `context_length` served positions.
     pub fn new(rope: &Rope, context_length: usize) -> Self {
         Self { inverse_frequencies: rope.inverse_frequencies(context_length), scale: rope.attention_factor() }
     }
 
-    /// Cosines and sines, a row for each of `positions`. Angles are rounded to f32 where transformers rounds them.
+    /// Returns cosines and sines, one row for each of `positions`. Angles are rounded to f32 where transformers rounds
+    /// them.
     fn table(&self, positions: &[u32], device: &Device) -> Result<RotaryTable, EngineError> {
         #[expect(clippy::cast_precision_loss, reason = "positions are below 2^25; transformers rounds them too")]
         let angles =
@@ -39,23 +40,23 @@ impl Rotary {
     }
 }
 
-/// What a pass's rows turn by: a table for each RoPE of the model, in the model's order.
-pub struct Rotations {
+/// Tables of a pass, one for each RoPE of the model, in the model's order.
+pub struct RotaryTables {
     tables: Vec<RotaryTable>,
-    /// The table's row of each of the batch's.
+    /// Row of the tables for each row of the batch.
     rows: Vec<u32>,
 }
 
-impl Rotations {
-    pub fn new(pass: &Pass<'_>, ropes: &[Rotary], device: &Device) -> Result<Self, EngineError> {
+impl RotaryTables {
+    pub fn new(pass: &Pass<'_>, ropes: &[RotaryEmbedding], device: &Device) -> Result<Self, EngineError> {
         let positions = &pass.batch.positions;
         let rows = (0..u32::try_from(positions.len()).unwrap_or(u32::MAX)).collect();
         Ok(Self { tables: ropes.iter().map(|rope| rope.table(positions, device)).collect::<Result<_, _>>()?, rows })
     }
 
-    /// Turns each head of `x` `[tokens, heads, head_dim]` by its token's position.
-    pub fn turn(&self, pass: &Pass<'_>, x: &Tensor, rope: usize) -> Result<Tensor, EngineError> {
-        Ok(rotary(pass.kernels, x, &self.tables[rope], &self.rows)?)
+    /// Rotates each head of `x` `[tokens, heads, head_dim]` by its token's position, with RoPE number `rope`.
+    pub fn rotate(&self, pass: &Pass<'_>, x: &Tensor, rope: usize) -> Result<Tensor, EngineError> {
+        Ok(rotary(pass.context, x, &self.tables[rope], &self.rows)?)
     }
 }
 
@@ -65,9 +66,9 @@ mod tests {
     use crate::config::RopeScaling;
 
     #[test]
-    fn tables_hold_the_positions_that_are_asked_for() {
+    fn tables_hold_the_positions_of_the_batch() {
         let rope = Rope { theta: 10_000.0, rotary_dim: 4, scaling: RopeScaling::Linear { factor: 2.0 } };
-        let table = Rotary::new(&rope, 8).table(&[2, 0, 1 << 24], &Device::Cpu).unwrap();
+        let table = RotaryEmbedding::new(&rope, 8).table(&[2, 0, 1 << 24], &Device::Cpu).unwrap();
         assert_eq!(table.cos().dims(), [3, 2]);
         assert_eq!(table.cos().to_vec2::<f32>().unwrap()[1], [1.0, 1.0]);
         let row = table.sin().to_vec2::<f32>().unwrap()[0].clone();

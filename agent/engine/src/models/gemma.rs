@@ -7,7 +7,7 @@ use lockstep_kernels::KvCache;
 use super::decoder::{Block, Decoder};
 use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
-use crate::layers::{Attention, GatedMlp, MlpNames, Pass, Residual, RmsNorm, Rotations};
+use crate::layers::{Attention, GatedMlp, MlpNames, Pass, Residual, RmsNorm, RotaryTables};
 use crate::loader::Loader;
 
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<GemmaBlock>, EngineError> {
@@ -42,15 +42,15 @@ impl Block for GemmaBlock {
         &self,
         pass: &mut Pass<'_>,
         stream: &mut Residual,
-        rotations: &Rotations,
+        rotary_tables: &RotaryTables,
         cache: &mut KvCache,
     ) -> Result<(), EngineError> {
-        let x = self.input_layernorm.of_stream(pass, stream)?;
-        let x = self.self_attn.forward(pass, &x, rotations, cache)?;
-        stream.add(self.post_attention_layernorm.of(pass, &x)?);
-        let x = self.pre_feedforward_layernorm.of_stream(pass, stream)?;
+        let x = self.input_layernorm.forward_residual(pass, stream)?;
+        let x = self.self_attn.forward(pass, &x, rotary_tables, cache)?;
+        stream.add(self.post_attention_layernorm.forward(pass, &x)?);
+        let x = self.pre_feedforward_layernorm.forward_residual(pass, stream)?;
         let x = self.mlp.forward(pass, &x)?;
-        stream.add(self.post_feedforward_layernorm.of(pass, &x)?);
+        stream.add(self.post_feedforward_layernorm.forward(pass, &x)?);
         Ok(())
     }
 }

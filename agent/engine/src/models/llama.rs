@@ -7,14 +7,14 @@ use lockstep_kernels::KvCache;
 use super::decoder::{Block, Decoder};
 use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
-use crate::layers::{Attention, FeedForward, GatedMlp, MlpNames, Pass, Residual, RmsNorm, Rotations, SparseMoe};
+use crate::layers::{Attention, FeedForward, GatedMlp, MlpNames, Pass, Residual, RmsNorm, RotaryTables, SparseMoe};
 use crate::loader::Loader;
 
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<LlamaBlock>, EngineError> {
     Decoder::load(loader, config, |loader, layer| LlamaBlock::load(loader, config, layer))
 }
 
-/// Attention, then a feed-forward part, each after a norm.
+/// Block of attention and then a feed-forward layer, each after a norm.
 pub struct LlamaBlock {
     input_layernorm: RmsNorm,
     self_attn: Attention,
@@ -52,12 +52,12 @@ impl Block for LlamaBlock {
         &self,
         pass: &mut Pass<'_>,
         stream: &mut Residual,
-        rotations: &Rotations,
+        rotary_tables: &RotaryTables,
         cache: &mut KvCache,
     ) -> Result<(), EngineError> {
-        let x = self.input_layernorm.of_stream(pass, stream)?;
-        stream.add(self.self_attn.forward(pass, &x, rotations, cache)?);
-        let x = self.post_attention_layernorm.of_stream(pass, stream)?;
+        let x = self.input_layernorm.forward_residual(pass, stream)?;
+        stream.add(self.self_attn.forward(pass, &x, rotary_tables, cache)?);
+        let x = self.post_attention_layernorm.forward_residual(pass, stream)?;
         stream.add(self.mlp.forward(pass, &x)?);
         Ok(())
     }

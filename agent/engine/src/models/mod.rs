@@ -15,15 +15,16 @@ use crate::loader::Loader;
 
 /// One rank's part of a model.
 pub trait Model: Send {
-    /// The batch's ids to the residual stream `[tokens, hidden]` that enters the first layer: on the first stage alone.
+    /// Embeds the batch's ids: returns the residual stream `[tokens, hidden]` that enters the first layer. Only the
+    /// first stage can.
     fn embed(&self, pass: &mut Pass<'_>) -> Result<Residual, EngineError>;
 
-    /// The stream through this stage's layers; keys and values of the batch go into `cache`.
-    fn layers(&self, pass: &mut Pass<'_>, stream: &mut Residual, cache: &mut Cache) -> Result<(), EngineError>;
+    /// Passes the stream through this stage's layers. Keys and values of the batch go into `cache`.
+    fn forward_layers(&self, pass: &mut Pass<'_>, stream: &mut Residual, cache: &mut Cache) -> Result<(), EngineError>;
 
-    /// Some rows of the stream that left the last layer to this rank's part of their logits, `[rows, vocabulary part]`:
-    /// on the last stage alone.
-    fn logits(&self, pass: &mut Pass<'_>, rows: Residual) -> Result<Tensor, EngineError>;
+    /// Computes this rank's shard of the logits, `[rows, vocabulary shard]`, from rows of the stream that left the last
+    /// layer. Only the last stage can.
+    fn compute_logits(&self, pass: &mut Pass<'_>, rows: Residual) -> Result<Tensor, EngineError>;
 }
 
 /// Loads this rank's part of the model that `config` describes.

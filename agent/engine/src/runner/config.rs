@@ -1,4 +1,4 @@
-//! How a rank is to be built, and what it turned out to be.
+//! The configuration of a rank, and the facts of the loaded model.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -12,21 +12,21 @@ use crate::config::ModelConfig;
 use crate::placement::Devices;
 use crate::source::ModelFiles;
 
-/// How a rank is to be built.
+/// Configuration of a rank.
 #[derive(Debug, Clone)]
 pub struct RunnerConfig {
-    /// Where the weights are; ranks of one process may share it.
+    /// Files of the weights. Ranks of one process may share them.
     pub files: Arc<dyn ModelFiles>,
-    /// Type that weights are kept in: f32, bf16 or f16; `None`: the checkpoint's own.
+    /// Type that weights are kept in: f32, bf16 or f16; `None` for the type of the checkpoint.
     pub dtype: Option<DType>,
     /// Format that matrices stored in floating point are quantized to while they are loaded ("in-situ quantization",
-    /// ISQ): `Q8_0` (8.5 bits a weight) or `Q4K` (about 4.6); `None`: they stay as they are.
+    /// ISQ): `Q8_0` (8.5 bits a weight) or `Q4K` (about 4.6); `None` if they keep their type.
     pub quantization: Option<BlockFormat>,
     /// Place among the ranks: pipeline stage and place in its tensor-parallel group.
     pub grid: Grid,
     /// Tokens in one block of the KV cache.
     pub block_size: u32,
-    /// Most positions of a sequence; `None`: what the model was made for.
+    /// Most positions of a sequence; `None` for the length that the model was made for.
     pub context_length: Option<u32>,
     /// Most tokens of one step.
     pub max_num_batched_tokens: u32,
@@ -34,13 +34,13 @@ pub struct RunnerConfig {
     pub max_num_seqs: u32,
     /// Threads that compute, the calling one included.
     pub threads: usize,
-    /// More threads run on this machine than it has cores: idle ones sleep at once.
+    /// True if more threads run on this machine than it has cores. Idle threads then sleep at once.
     pub oversubscribed: bool,
-    /// Instruction set to use; `None`: the best that the machine has.
+    /// Instruction set to use; `None` for the best that the machine has.
     pub isa: Option<String>,
-    /// What layers may lie on beside the CPU.
+    /// Devices beside the CPU that may hold layers.
     pub devices: Devices,
-    /// Moves with every layer and collective.
+    /// Counter that increases with every layer and collective.
     pub progress: Arc<AtomicU64>,
 }
 
@@ -58,7 +58,7 @@ impl RunnerConfig {
         }
     }
 
-    pub(super) fn kernels(&self) -> Result<Context, EngineError> {
+    pub(super) fn create_context(&self) -> Result<Context, EngineError> {
         let pool = ThreadPool::new(self.threads, self.oversubscribed)?;
         let isa = match &self.isa {
             Some(name) => Isa::force(name)?,
@@ -67,7 +67,7 @@ impl RunnerConfig {
         Ok(Context::new(pool, isa)?)
     }
 
-    /// Positions of a sequence: as asked for, at most what the model was made for.
+    /// Returns the most positions of a sequence: the configured number, which is at most what the model was made for.
     pub(super) fn context_length(&self, model: &ModelConfig) -> Result<u32, EngineError> {
         let most = u32::try_from(model.context_length).unwrap_or(u32::MAX);
         match self.context_length {
@@ -81,12 +81,12 @@ impl RunnerConfig {
     }
 }
 
-/// What a loaded model is.
+/// Facts of a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFacts {
-    /// As `config.json` spells it.
+    /// Architecture, in the spelling of `config.json`.
     pub architecture: &'static str,
-    /// Of the whole model.
+    /// Parameters of the whole model.
     pub parameters: u64,
     /// Type of most of the weights in memory: `f32`, `bf16`, `f16`, `q8_0`, `q4_k`, ….
     pub dtype: &'static str,
@@ -94,7 +94,7 @@ pub struct ModelFacts {
     pub context_length: u32,
     pub vocab_size: u32,
     pub num_layers: u32,
-    /// Those of this rank's pipeline stage, by their index in the whole model.
+    /// Layers of this rank's pipeline stage, by their index in the whole model.
     pub layers: std::ops::Range<usize>,
 }
 

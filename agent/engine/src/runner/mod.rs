@@ -1,14 +1,14 @@
-//! One rank: its weights, its share of the KV cache, and the sequences of the current epoch.
+//! One rank: its weights, its part of the KV cache, and the sequences of the current epoch.
 //!
-//! A runner is owned by one thread. Weights stay for its life; a communicator, a KV cache and sequences come with each
-//! epoch. The token sampled last for a sequence stays here, so that the next plan need not carry it.
+//! One thread owns a runner. Weights stay for the life of the runner. Each epoch brings communicators, a KV cache and
+//! sequences. The token that was sampled last for a sequence stays here, so that the next plan need not carry it.
 //!
-//! Where the group has several stages, a step goes through them one after the other: each takes the stream from the one
-//! before, passes it through its layers and sends it on, and goes over to the next step while later stages compute this
-//! one. The last stage samples, and tells the first, which embeds.
+//! If the group has several stages, a step goes through them one after the other. Each stage takes the stream from the
+//! previous one, passes it through its layers and sends it on. Then it starts the next step, while later stages compute
+//! this one. The last stage samples and sends the tokens to the first stage, which embeds them.
 
-mod column;
 mod config;
+mod pipeline;
 mod sequences;
 
 use std::cell::RefCell;
@@ -19,19 +19,19 @@ use lockstep_collectives::{Communicator, Communicators, Grid};
 use lockstep_kernels::{AttentionSeq, BlockFormat, Context};
 use lockstep_schedule::plan::{PlanEntry, PlanTokens, StepOutput, StepPlan};
 
-use column::Column;
 pub(crate) use config::dtype_name;
 pub use config::{ModelFacts, RunnerConfig};
-use sequences::{Limits, Sequences, length};
+use pipeline::PipelineLink;
+use sequences::{PlanLimits, Sequences, num_tokens};
 
 use crate::EngineError;
 use crate::cache::{Cache, CacheLayout};
 use crate::config::ModelConfig;
-use crate::layers::{Batch, Pass, Residual, Rotary};
+use crate::layers::{Batch, Pass, Residual, RotaryEmbedding};
 use crate::loader::{LoadOptions, Loader};
 use crate::models::{self, Model};
 use crate::placement::{PlacedLayers, Placement, Sizes, StepSize};
-use crate::sampler::{Row, Sampler};
+use crate::sampler::{Sampler, SamplingRow};
 use crate::shard::Shard;
 use crate::weights::Weights;
 
@@ -48,20 +48,21 @@ pub struct Runner {
     last_epoch: u64,
 }
 
-/// What ends with an epoch.
+/// State that ends with an epoch.
 struct Epoch {
     number: u64,
     next_step: u64,
     tensor: Box<dyn Communicator>,
-    column: Column,
+    pipeline: PipelineLink,
     sequences: Sequences,
 }
 
-/// A step's result with the logits that it was sampled from.
+/// Result of a step, with the logits that it was sampled from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepWithLogits {
     pub output: StepOutput,
-    /// The whole vocabulary's, one row a sampling entry, in the plan's order: on the last stage alone.
+    /// Logits of the whole vocabulary, one row for each sampling entry, in the plan's order. Empty on all stages but
+    /// the last.
     pub logits: Vec<Vec<f32>>,
 }
 
@@ -72,8 +73,8 @@ impl std::fmt::Debug for Runner {
 }
 
 impl Runner {
-    /// Reads this rank's part of the weights. `progress` hears bytes read and bytes in all, often; the total is an
-    /// estimate until the last call.
+    /// Loads this rank's part of the weights. Calls `progress` often, with the bytes read and the bytes in all. The
+    /// total is an estimate until the last call.
     ///
     /// # Errors
     /// Whatever is wrong with the files or with the configuration, named.
@@ -82,11 +83,11 @@ impl Runner {
         let model_config = ModelConfig::read(config.files.as_ref())?;
         let context_length = config.context_length(&model_config)?;
         let shard = Shard::new(&model_config, config.grid)?;
-        let kernels = config.kernels()?;
+        let context = config.create_context()?;
         let weights = Weights::open(Arc::clone(&config.files))?;
         let dtype = config.dtype.unwrap_or_else(|| weights.main_dtype());
         let layout = CacheLayout::new(&model_config, &shard, config.block_size as usize, dtype);
-        let placement = place(&config, &model_config, &shard, &weights, &layout, &kernels)?;
+        let placement = place_layers(&config, &model_config, &shard, &weights, &layout, &context)?;
         let options = LoadOptions {
             weights: &weights,
             placement: &placement,
@@ -99,7 +100,7 @@ impl Runner {
         let model = models::load(&Loader::new(&options), &model_config)?;
         let bytes_read = weights.bytes_read();
         progress(bytes_read, bytes_read);
-        let ropes = model_config.ropes.iter().map(|rope| Rotary::new(rope, context_length as usize)).collect();
+        let ropes = model_config.ropes.iter().map(|rope| RotaryEmbedding::new(rope, context_length as usize)).collect();
         let facts = ModelFacts {
             architecture: model_config.architecture.name(),
             parameters: weights.parameters(model_config.tie_word_embeddings),
@@ -118,42 +119,42 @@ impl Runner {
         &self.facts
     }
 
-    /// Place among the ranks.
+    /// Returns the place among the ranks.
     pub fn grid(&self) -> Grid {
         self.config.grid
     }
 
-    /// Bytes that one block of the KV cache takes on this rank, all layers of its stage together.
+    /// Returns the bytes that one block of the KV cache takes on this rank, in all layers of its stage together.
     pub fn bytes_per_block(&self) -> u64 {
         self.cache.layout().bytes_per_layer() * self.facts.layers.len() as u64
     }
 
-    /// Where the stage's layers lie, and what is free there.
+    /// Returns the devices of the stage's layers, and their free memory.
     ///
     /// # Errors
-    /// A device's that cannot say how much memory it has.
+    /// The error of a device that cannot say how much memory it has.
     pub fn placed_layers(&self) -> Result<Vec<PlacedLayers>, EngineError> {
         self.placement.runs(self.cache.layout().bytes_per_layer())
     }
 
-    /// Bytes of weights that this rank has read since it was loaded.
+    /// Returns the bytes of weights that this rank has read since it was loaded.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read
     }
 
-    /// Enters a new epoch: forgets every sequence, takes the communicators, and makes the KV cache anew where its size
+    /// Starts a new epoch: forgets every sequence, takes the communicators, and allocates the KV cache anew if its size
     /// changes.
     ///
     /// # Errors
-    /// [`EngineError::Usage`] for an epoch that does not grow, a communicator of another group or no blocks; those of
-    /// allocating the cache.
-    pub fn form(
+    /// [`EngineError::Usage`] for an epoch that does not grow, a communicator of another group or no blocks; the errors
+    /// of allocating the cache.
+    pub fn start_epoch(
         &mut self,
         epoch: u64,
         communicators: impl Into<Communicators>,
         num_blocks: u32,
     ) -> Result<(), EngineError> {
-        self.unform();
+        self.end_epoch();
         if epoch <= self.last_epoch {
             return Err(EngineError::Usage(format!("epoch {epoch} does not follow epoch {}", self.last_epoch)));
         }
@@ -163,23 +164,23 @@ impl Runner {
             let (given, own) = (tensor.group(), grid.tensor());
             return Err(EngineError::Usage(format!("a communicator of {given:?} was given to {own:?}")));
         }
-        let column = Column::new(grid.pipeline(), pipeline)?;
+        let pipeline = PipelineLink::new(grid.pipeline(), pipeline)?;
         if num_blocks == 0 {
             return Err(EngineError::Usage("a group needs at least one KV block; give it more memory".into()));
         }
         self.cache.resize(num_blocks as usize)?;
         self.last_epoch = epoch;
-        self.epoch = Some(Epoch { number: epoch, next_step: 1, tensor, column, sequences: Sequences::default() });
+        self.epoch = Some(Epoch { number: epoch, next_step: 1, tensor, pipeline, sequences: Sequences::default() });
         Ok(())
     }
 
-    /// Leaves the epoch: drops the communicators and every sequence, keeps the weights.
-    pub fn unform(&mut self) {
+    /// Ends the epoch: drops the communicators and every sequence, keeps the weights.
+    pub fn end_epoch(&mut self) {
         self.epoch = None;
     }
 
-    /// Executes one plan: this stage's part of it; the last stage gives what was sampled, the others an output without
-    /// tokens. A plan that is refused changes nothing; any other error ends the epoch, and the group must be formed
+    /// Executes this stage's part of one plan. The last stage returns what was sampled, the others an output without
+    /// tokens. A plan that is refused changes nothing. Any other error ends the epoch, and the group must be formed
     /// anew.
     ///
     /// # Errors
@@ -188,11 +189,11 @@ impl Runner {
         self.run(plan, false).map(|step| step.output)
     }
 
-    /// As [`Runner::step`], and gathers the logits on every rank of the last stage: for tests and measurements. All ranks must call it
-    /// for the same step.
+    /// Executes one plan like [`Runner::step`], and gathers the logits on every rank of the last stage, for tests and
+    /// measurements. All ranks must call it for the same step.
     ///
     /// # Errors
-    /// As [`Runner::step`].
+    /// Those of [`Runner::step`].
     pub fn step_with_logits(&mut self, plan: &StepPlan) -> Result<StepWithLogits, EngineError> {
         self.run(plan, true)
     }
@@ -205,21 +206,21 @@ impl Runner {
             step: plan.step,
             reason,
         })?;
-        epoch.sequences.begin(plan);
+        epoch.sequences.apply(plan);
         let result = self.execute(plan, with_logits);
         match (&result, self.epoch.as_mut()) {
             (Ok(step), Some(epoch)) => {
                 epoch.sequences.finish(plan, step.output.sampled.iter().map(|sampled| sampled.token));
-                epoch.column.done(plan);
+                epoch.pipeline.record_step(plan);
                 epoch.next_step += 1;
             }
-            _ => self.unform(),
+            _ => self.end_epoch(),
         }
         result
     }
 
-    fn limits(&self) -> Limits {
-        Limits {
+    fn limits(&self) -> PlanLimits {
+        PlanLimits {
             num_blocks: u32::try_from(self.cache.num_blocks()).unwrap_or(u32::MAX),
             block_size: self.config.block_size,
             context_length: self.facts.context_length,
@@ -239,35 +240,35 @@ impl Runner {
         if plan.entries.is_empty() {
             return Ok(step);
         }
-        let Epoch { tensor, column, sequences, .. } = epoch;
+        let Epoch { tensor, pipeline, sequences, .. } = epoch;
         let grid = self.config.grid;
         if grid.is_first_stage() {
-            column.fetch_tokens(plan, sequences)?;
+            pipeline.fetch_tokens(plan, sequences)?;
         }
-        let batch = batch_of(plan, sequences, grid.is_first_stage());
+        let batch = build_batch(plan, sequences, grid.is_first_stage());
         let communicator = tensor.as_mut();
-        let (kernels, progress) = (self.placement.first(), &*self.config.progress);
-        let mut pass = Pass { kernels, batch: &batch, communicator, progress };
+        let (context, progress) = (self.placement.first(), &*self.config.progress);
+        let mut pass = Pass { context, batch: &batch, communicator, progress };
         let mut stream = if grid.is_first_stage() {
             self.model.embed(&mut pass)?
         } else {
-            Residual::new(column.receive([plan.num_tokens(), self.hidden_size])?)
+            Residual::new(pipeline.receive([plan.num_tokens(), self.hidden_size])?)
         };
         pass.tick();
-        self.model.layers(&mut pass, &mut stream, &mut self.cache)?;
+        self.model.forward_layers(&mut pass, &mut stream, &mut self.cache)?;
         if !grid.is_last_stage() {
-            on_host(&stream.settled()?, |stream| column.send(stream))?;
+            with_host_values(&stream.into_sum()?, |stream| pipeline.send(stream))?;
             pass.tick();
             return Ok(step);
         }
-        let (last_rows, rows) = sampling_rows(plan, sequences);
+        let (last_rows, rows) = select_sampling_rows(plan, sequences);
         if rows.is_empty() {
             return Ok(step);
         }
         let last_rows = Tensor::new(last_rows, stream.device())?;
-        let logits = self.model.logits(&mut pass, stream.rows(&last_rows)?)?;
+        let logits = self.model.compute_logits(&mut pass, stream.select_rows(&last_rows)?)?;
         let sampler = Sampler::new(grid.tensor(), self.facts.vocab_size as usize);
-        on_host(&logits, |logits| {
+        with_host_values(&logits, |logits| {
             step.output.sampled = sampler.sample(&rows, logits, pass.communicator)?;
             if with_logits {
                 let all: Vec<usize> = (0..rows.len()).collect();
@@ -275,30 +276,30 @@ impl Runner {
             }
             Ok(())
         })?;
-        column.send_tokens(&step.output.sampled)?;
+        pipeline.send_tokens(&step.output.sampled)?;
         pass.tick();
         Ok(step)
     }
 }
 
-/// Where the layers of this rank's stage are to lie.
-fn place(
+/// Decides which device holds each layer of this rank's stage.
+fn place_layers(
     config: &RunnerConfig,
     model: &ModelConfig,
     shard: &Shard,
     weights: &Weights,
     layout: &CacheLayout,
-    kernels: &Context,
+    context: &Context,
 ) -> Result<Placement, EngineError> {
     let RunnerConfig { max_num_batched_tokens: tokens, max_num_seqs: seqs, .. } = *config;
     let sizes = Sizes::of(weights, model, shard, layout.dtype, config.quantization);
     let step = StepSize::of(model, shard, config.context_length(model)?, tokens, seqs);
     let per_position = layout.bytes_per_layer().div_ceil(layout.block_size as u64);
-    Placement::new(&config.devices, kernels, shard.layers.clone(), &sizes, per_position, &step)
+    Placement::new(&config.devices, context, shard.layers.clone(), &sizes, per_position, &step)
 }
 
 impl Epoch {
-    fn check(&self, plan: &StepPlan, limits: &Limits) -> Result<(), String> {
+    fn check(&self, plan: &StepPlan, limits: &PlanLimits) -> Result<(), String> {
         if plan.epoch != self.number {
             return Err(format!("this rank is in epoch {}", self.number));
         }
@@ -309,8 +310,8 @@ impl Epoch {
     }
 }
 
-/// The tokens of a plan in the order of its rows, with their ids where they are to be embedded.
-fn batch_of<'a>(plan: &StepPlan, sequences: &'a Sequences, embeds: bool) -> Batch<'a> {
+/// Returns the tokens of a plan in the order of its rows, with their ids if this stage embeds them.
+fn build_batch<'a>(plan: &StepPlan, sequences: &'a Sequences, embeds: bool) -> Batch<'a> {
     let mut batch = Batch::default();
     for entry in &plan.entries {
         let Some(sequence) = sequences.get(entry.seq) else { continue };
@@ -320,7 +321,7 @@ fn batch_of<'a>(plan: &StepPlan, sequences: &'a Sequences, embeds: bool) -> Batc
             PlanTokens::Given(ids) => batch.ids.extend(ids),
             PlanTokens::LastSampled => batch.ids.extend(sequence.last_sampled.and_then(|last| last.token)),
         }
-        batch.positions.extend(entry.position..entry.position + length(entry));
+        batch.positions.extend(entry.position..entry.position + num_tokens(entry));
         batch.seqs.push(AttentionSeq {
             first_row,
             rows: entry.tokens.len(),
@@ -331,25 +332,29 @@ fn batch_of<'a>(plan: &StepPlan, sequences: &'a Sequences, embeds: bool) -> Batc
     batch
 }
 
-/// Of each sampling entry its last row in the batch, and what is to be sampled there.
-fn sampling_rows<'a>(plan: &'a StepPlan, sequences: &'a Sequences) -> (Vec<u32>, Vec<Row<'a>>) {
+/// Returns, for each sampling entry, the index of its last row in the batch and the parameters of its choice.
+fn select_sampling_rows<'a>(plan: &'a StepPlan, sequences: &'a Sequences) -> (Vec<u32>, Vec<SamplingRow<'a>>) {
     let mut end = 0;
     let ends = plan.entries.iter().map(|entry| {
-        end += length(entry);
+        end += num_tokens(entry);
         (entry, end - 1)
     });
     let row = |(entry, last_row): (&'a PlanEntry, u32)| {
         let sequence = sequences.get(entry.seq)?;
-        let position = entry.position + length(entry);
+        let position = entry.position + num_tokens(entry);
         let counts = sequence.counts.as_ref();
         let allowed = entry.allowed.as_ref();
-        Some((last_row, Row { seq: entry.seq, params: &sequence.params, counts, allowed, position }))
+        Some((last_row, SamplingRow { seq: entry.seq, params: &sequence.params, counts, allowed, position }))
     };
     ends.filter(|(entry, _)| entry.sample).filter_map(row).unzip()
 }
 
-/// Gives `use_values` the values of a contiguous f32 tensor, without a copy where it is on the host already.
-fn on_host<T>(tensor: &Tensor, use_values: impl FnOnce(&[f32]) -> Result<T, EngineError>) -> Result<T, EngineError> {
+/// Calls `use_values` with the values of a contiguous f32 tensor. The values are copied only if the tensor is not on
+/// the host.
+fn with_host_values<T>(
+    tensor: &Tensor,
+    use_values: impl FnOnce(&[f32]) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {

@@ -1,7 +1,7 @@
-//! The sequences that a rank holds in one epoch, and the strict reading of plans against them.
+//! The sequences that a rank holds in one epoch, and the strict check of plans against them.
 //!
-//! [`Sequences::check`] changes nothing; [`Sequences::begin`] takes a checked plan. So a plan that is refused leaves
-//! the rank as it was.
+//! [`Sequences::check`] changes nothing, and [`Sequences::apply`] takes a checked plan. So a refused plan leaves the
+//! rank as it was.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,9 +9,9 @@ use lockstep_schedule::plan::{Admission, BlockId, PlanEntry, PlanTokens, Samplin
 
 use crate::sampler::TokenCounts;
 
-/// What a plan may name.
+/// Bounds of what a plan may contain.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct PlanLimits {
     pub num_blocks: u32,
     pub block_size: u32,
     pub context_length: u32,
@@ -20,24 +20,24 @@ pub struct Limits {
     pub max_num_seqs: u32,
 }
 
-/// One sequence, as far as a rank knows it.
+/// The state of one sequence on a rank.
 #[derive(Debug, Clone)]
 pub struct Sequence {
     pub params: SamplingParams,
-    /// Tokens so far, where penalties apply.
+    /// Counts of the tokens so far; `None` if the sequence has no penalties.
     pub counts: Option<TokenCounts>,
     pub block_table: Vec<BlockId>,
-    /// Positions that are in the cache; `None` before its first step.
-    pub computed: Option<u32>,
+    /// Number of positions in the cache; `None` before the first step of the sequence.
+    pub num_computed: Option<u32>,
     pub last_sampled: Option<LastSampled>,
 }
 
-/// The token that was sampled last for a sequence.
+/// Token that was sampled last for a sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct LastSampled {
     /// Number of the step that sampled it.
     pub step: u64,
-    /// `None`: the last pipeline stage knows it, and this one does not, or not yet.
+    /// The token; `None` if this is not the last pipeline stage and the last stage has not sent the token yet.
     pub token: Option<u32>,
 }
 
@@ -52,8 +52,8 @@ impl Sequences {
         self.held.get(&seq)
     }
 
-    /// Whether the plan can be executed as it is; the error says what contradicts what.
-    pub fn check(&self, plan: &StepPlan, limits: &Limits) -> Result<(), String> {
+    /// Checks that the plan can be executed. The error says what contradicts what.
+    pub fn check(&self, plan: &StepPlan, limits: &PlanLimits) -> Result<(), String> {
         let tokens = plan.num_tokens();
         if tokens > limits.max_num_batched_tokens as usize {
             return Err(format!(
@@ -76,9 +76,9 @@ impl Sequences {
                 return Err(format!("admits sequence {seq}, which is held already"));
             }
         }
-        let mut seen = HashSet::new();
+        let mut stepped = HashSet::new();
         for entry in &plan.entries {
-            if !seen.insert(entry.seq) {
+            if !stepped.insert(entry.seq) {
                 return Err(format!("names sequence {} twice", entry.seq));
             }
             let held = if admitted.contains(&entry.seq) {
@@ -93,17 +93,17 @@ impl Sequences {
         Ok(())
     }
 
-    /// Forgets, admits, and extends block tables.
-    pub fn begin(&mut self, plan: &StepPlan) {
+    /// Applies a checked plan: forgets and admits sequences, and extends block tables.
+    pub fn apply(&mut self, plan: &StepPlan) {
         for seq in &plan.forget {
             self.held.remove(seq);
         }
         for admission in &plan.admit {
             let sequence = Sequence {
                 params: admission.sampling.clone(),
-                counts: admission.history.as_ref().map(TokenCounts::of),
+                counts: admission.history.as_ref().map(TokenCounts::from_history),
                 block_table: Vec::new(),
-                computed: None,
+                num_computed: None,
                 last_sampled: None,
             };
             self.held.insert(admission.seq, sequence);
@@ -115,26 +115,27 @@ impl Sequences {
         }
     }
 
-    /// The step is done: its positions are in the cache, and `sampled` holds one token a sampling entry, in order, or
-    /// nothing where another stage samples.
+    /// Records that the step was executed. Its positions are in the cache, and `sampled` holds one token for each
+    /// sampling entry, in order, or nothing if another stage samples.
     pub fn finish(&mut self, plan: &StepPlan, sampled: impl Iterator<Item = u32>) {
         let mut sampled = sampled;
         for entry in &plan.entries {
             let Some(sequence) = self.held.get_mut(&entry.seq) else { continue };
-            sequence.computed = Some(entry.position + length(entry));
+            sequence.num_computed = Some(entry.position + num_tokens(entry));
             if entry.sample {
-                // Ranks of the last stage alone sample, and so they alone count.
+                // Only ranks of the last stage sample, so only they count tokens.
                 let token = sampled.next();
                 sequence.last_sampled = Some(LastSampled { step: plan.step, token });
                 if let (Some(counts), Some(token)) = (&mut sequence.counts, token) {
-                    counts.add(token);
+                    counts.increment(token);
                 }
             }
         }
     }
 
-    /// The last stage sampled `token` for `seq` in `step`; forgotten and newer sequences have no use for it.
-    pub fn learn(&mut self, seq: SeqId, step: u64, token: u32) {
+    /// Records that the last stage sampled `token` for `seq` in `step`. A sequence that was forgotten, or that a later
+    /// step sampled for, ignores it.
+    pub fn record_sampled(&mut self, seq: SeqId, step: u64, token: u32) {
         let last = self.held.get_mut(&seq).and_then(|sequence| sequence.last_sampled.as_mut());
         if let Some(last) = last.filter(|last| last.step == step) {
             last.token = Some(token);
@@ -142,12 +143,12 @@ impl Sequences {
     }
 }
 
-/// Tokens of an entry; a checked one has few.
-pub fn length(entry: &PlanEntry) -> u32 {
+/// Returns the number of tokens of an entry. A checked entry has few.
+pub fn num_tokens(entry: &PlanEntry) -> u32 {
     u32::try_from(entry.tokens.len()).unwrap_or(u32::MAX)
 }
 
-fn check_entry(entry: &PlanEntry, held: Option<&Sequence>, limits: &Limits) -> Result<(), String> {
+fn check_entry(entry: &PlanEntry, held: Option<&Sequence>, limits: &PlanLimits) -> Result<(), String> {
     match &entry.tokens {
         PlanTokens::Given(ids) if ids.is_empty() => return Err("no tokens".into()),
         PlanTokens::Given(ids) => {
@@ -167,10 +168,10 @@ fn check_entry(entry: &PlanEntry, held: Option<&Sequence>, limits: &Limits) -> R
             return Err(format!("{allowed:?} allows nothing of a vocabulary of {}", limits.vocab_size));
         }
     }
-    if let Some(computed) = held.and_then(|sequence| sequence.computed)
-        && computed != entry.position
+    if let Some(num_computed) = held.and_then(|sequence| sequence.num_computed)
+        && num_computed != entry.position
     {
-        return Err(format!("position {} follows {computed} computed ones", entry.position));
+        return Err(format!("position {} does not follow the {num_computed} computed positions", entry.position));
     }
     let end = u64::from(entry.position) + entry.tokens.len() as u64;
     if end > u64::from(limits.context_length) {
@@ -196,7 +197,7 @@ fn check_entry(entry: &PlanEntry, held: Option<&Sequence>, limits: &Limits) -> R
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: PlanLimits = PlanLimits {
         num_blocks: 4,
         block_size: 2,
         context_length: 6,
@@ -219,12 +220,13 @@ mod tests {
         StepPlan { epoch: 1, step: 1, forget: forget.into(), admit, entries }
     }
 
-    /// A rank that holds sequence 1 with positions 0 to 2 in blocks 0 and 1, and sequence 2, admitted alone.
+    /// Returns a rank that holds sequence 1 with positions 0 to 2 in blocks 0 and 1, and sequence 2, which was admitted
+    /// and nothing more.
     fn rank() -> Sequences {
         let mut sequences = Sequences::default();
         let first = plan(&[], &[1, 2], vec![entry(1, 0, &[3, 4, 5], &[0, 1])]);
         sequences.check(&first, &LIMITS).unwrap();
-        sequences.begin(&first);
+        sequences.apply(&first);
         sequences.finish(&first, [7].into_iter());
         sequences
     }
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_that_fit_are_taken() {
+    fn plans_that_fit_are_applied() {
         let fitting = [
             plan(&[], &[], vec![]),
             plan(&[], &[], vec![last(1, 3, &[])]),
@@ -247,29 +249,29 @@ mod tests {
         for plan in fitting {
             let mut sequences = rank();
             sequences.check(&plan, &LIMITS).unwrap();
-            sequences.begin(&plan);
+            sequences.apply(&plan);
             sequences.finish(&plan, [8].into_iter());
         }
     }
 
     #[test]
-    fn a_token_that_comes_late_is_for_the_step_that_sampled_it() {
+    fn a_late_token_belongs_to_the_step_that_sampled_it() {
         let mut sequences = rank();
         let token = |sequences: &Sequences| sequences.get(1).unwrap().last_sampled.unwrap().token;
         let next = StepPlan { step: 2, ..plan(&[], &[], vec![last(1, 3, &[])]) };
         sequences.check(&next, &LIMITS).unwrap();
-        sequences.begin(&next);
+        sequences.apply(&next);
         sequences.finish(&next, std::iter::empty());
         assert_eq!(token(&sequences), None);
-        sequences.learn(1, 1, 8);
-        sequences.learn(9, 2, 8);
+        sequences.record_sampled(1, 1, 8);
+        sequences.record_sampled(9, 2, 8);
         assert_eq!(token(&sequences), None);
-        sequences.learn(1, 2, 9);
+        sequences.record_sampled(1, 2, 9);
         assert_eq!(token(&sequences), Some(9));
     }
 
     #[test]
-    fn plans_that_contradict_are_refused() {
+    fn contradictory_plans_are_refused() {
         let refused = [
             (plan(&[], &[], vec![entry(3, 0, &[1], &[2])]), "steps sequence 3, which is not held"),
             (plan(&[3], &[], vec![]), "forgets sequence 3, which is not held"),
@@ -282,7 +284,7 @@ mod tests {
             (plan(&[], &[], vec![guided(1 << 10)]), "allows nothing of a vocabulary of 10"),
             (plan(&[], &[], vec![entry(1, 3, &[], &[])]), "no tokens"),
             (plan(&[], &[], vec![entry(1, 3, &[10], &[])]), "token 10 is beyond the vocabulary of 10"),
-            (plan(&[], &[], vec![entry(1, 2, &[1], &[])]), "position 2 follows 3 computed ones"),
+            (plan(&[], &[], vec![entry(1, 2, &[1], &[])]), "position 2 does not follow the 3 computed positions"),
             (plan(&[], &[], vec![entry(1, 3, &[1, 1], &[])]), "its blocks hold 4 positions, 5 are needed"),
             (plan(&[], &[], vec![entry(1, 3, &[1, 1], &[4])]), "block 4 of 4"),
             (plan(&[], &[], vec![entry(1, 3, &[1, 1], &[1])]), "block 1 is in its table twice"),

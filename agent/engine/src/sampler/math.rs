@@ -1,9 +1,9 @@
 //! Exponential and logarithm in f64 from additions, multiplications and divisions alone: the same bits on every
-//! machine. Ranks that each choose from the same candidates must never differ, and C libraries do in the last bit.
+//! machine. Ranks that choose from the same candidates must never differ, and C libraries differ in the last bit.
 
 use std::f64::consts::{LN_2, SQRT_2};
 
-/// `e^x` for `x` up to 0 or a little above; 0 below -700.
+/// Computes `e^x` for `x` up to 0 or a little above; 0 below -700.
 pub fn exp(x: f64) -> f64 {
     const TERMS: u32 = 16;
     if x < -700.0 {
@@ -17,7 +17,7 @@ pub fn exp(x: f64) -> f64 {
     series * power_of_two(halvings)
 }
 
-/// `ln x` for a finite, normal `x` above 0.
+/// Computes `ln x` for a finite, normal `x` above 0.
 pub fn ln(x: f64) -> f64 {
     const EXPONENT_BIAS: i64 = 1023;
     const MANTISSA_BITS: u32 = 52;
@@ -34,12 +34,12 @@ pub fn ln(x: f64) -> f64 {
     exponent * LN_2 + twice_artanh((mantissa - 1.0) / (mantissa + 1.0))
 }
 
-/// `ln(1 + x)` for `x` above -1, exact for small ones.
+/// Computes `ln(1 + x)` for `x` above -1, exactly for small ones.
 pub fn ln_1p(x: f64) -> f64 {
     if x.abs() < 0.25 { twice_artanh(x / (2.0 + x)) } else { ln(1.0 + x) }
 }
 
-/// `2 artanh(s)` for `|s| < 0.18`.
+/// Computes `2 artanh(s)` for `|s| < 0.18`.
 fn twice_artanh(s: f64) -> f64 {
     const TERMS: u32 = 11;
     let square = s * s;
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_agree_with_the_library() {
+    fn values_agree_with_the_standard_library() {
         let close = |got: f64, expected: f64| (got - expected).abs() <= 1e-13 * expected.abs().max(1e-300);
         for step in 0..20_000 {
             let x = -f64::from(step) / 29.0;

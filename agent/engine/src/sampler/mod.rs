@@ -1,13 +1,14 @@
-//! Sampling on the ranks, identically: logits stay sharded, ranks exchange summaries of their parts.
+//! Sampling, which all ranks do identically: logits stay sharded, and the ranks exchange summaries of their shards.
 //!
-//! One all-gather serves the whole batch. Where a row's short list has too little mass for its `top_p`, a second one
-//! brings the whole row. Every rank then makes the same choice from the same numbers with the same arithmetic. Biases,
-//! penalties and bans change the logits of single tokens, so each rank applies them to its own part first.
+//! One all-gather serves the whole batch. If the candidates of a row have too little mass for its `top_p`, a second
+//! all-gather brings the whole row. Every rank then makes the same choice from the same numbers with the same
+//! arithmetic. Biases, penalties and bans change the logits of single tokens, so each rank first applies them to its
+//! own shard.
 
 mod adjust;
 mod choose;
 pub(crate) mod math;
-mod record;
+mod rank_summary;
 
 use lockstep_collectives::{Communicator, RankGroup, Slice, SliceMut};
 use lockstep_kernels::{argmax, gumbel_argmax, log_sum_exp, top_k};
@@ -15,29 +16,29 @@ use lockstep_schedule::plan::{Sampled, SamplingParams, SeqId, TokenLogprobs, Tok
 
 use crate::EngineError;
 pub use adjust::TokenCounts;
-use adjust::{adjust, is_excluded};
-use choose::{Candidate, Known, Method, choose};
-use record::Record;
+use adjust::{adjust_logits, is_excluded};
+use choose::{Candidate, KnownCandidates, SamplingMethod, choose_token};
+use rank_summary::RankSummary;
 
-/// Candidates of each rank where `top_p` alone cuts: nearly always more than the mass needs.
-const TOP_P_LIST: usize = 64;
-/// Longest list exchanged; beyond, the whole row is.
-const LONGEST_LIST: usize = 256;
+/// Candidates of each rank if only `top_p` limits them: nearly always more than the mass needs.
+const TOP_P_CANDIDATES: usize = 64;
+/// Most candidates that a rank sends. If more are needed, it sends the whole row.
+const MAX_CANDIDATES: usize = 256;
 
-/// One row that wants a token.
+/// One row of logits from which to sample a token.
 #[derive(Debug, Clone, Copy)]
-pub struct Row<'a> {
+pub struct SamplingRow<'a> {
     pub seq: SeqId,
     pub params: &'a SamplingParams,
-    /// The sequence's tokens so far, where penalties apply.
+    /// Counts of the sequence's tokens so far; `None` if it has no penalties.
     pub counts: Option<&'a TokenCounts>,
-    /// Where a grammar restricts it: the tokens that may be chosen.
+    /// Tokens that a grammar allows; `None` if there is no grammar.
     pub allowed: Option<&'a TokenMask>,
-    /// Index in its sequence of the token that is chosen.
+    /// Index in its sequence of the token that is sampled.
     pub position: u32,
 }
 
-/// How the vocabulary is split.
+/// Sampler of one rank, which knows the sharding of the vocabulary.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampler {
     group: RankGroup,
@@ -49,222 +50,247 @@ impl Sampler {
         Self { group, vocab_size }
     }
 
-    /// Chooses one token a row; `logits` is this rank's `[rows, vocabulary part]`.
+    /// Samples one token for each row. `logits` is this rank's `[rows, shard width]`.
     ///
     /// # Errors
     /// [`EngineError::Logits`] on all ranks alike, [`EngineError::Collective`].
     pub fn sample(
         &self,
-        rows: &[Row<'_>],
+        rows: &[SamplingRow<'_>],
         logits: &[f32],
         communicator: &mut dyn Communicator,
     ) -> Result<Vec<Sampled>, EngineError> {
-        let part = self.part(self.group.rank());
-        let adjusted = adjust(rows, logits, part.len(), u32::try_from(part.start).unwrap_or(u32::MAX));
+        let vocab_range = self.vocab_range(self.group.rank());
+        let adjusted =
+            adjust_logits(rows, logits, vocab_range.len(), u32::try_from(vocab_range.start).unwrap_or(u32::MAX));
         let logits = &*adjusted;
-        let plans: Vec<RowPlan> = rows.iter().map(|row| RowPlan::new(row.params, self.vocab_size)).collect();
-        let summaries = self.exchange_records(rows, &plans, logits, communicator)?;
+        let exchanges: Vec<RowExchange> =
+            rows.iter().map(|row| RowExchange::new(row.params, self.vocab_size)).collect();
+        let summaries = self.exchange_summaries(rows, &exchanges, logits, communicator)?;
         let mut chosen: Vec<Option<Candidate>> = summaries
             .iter()
-            .zip(rows.iter().zip(&plans))
-            .map(|(summary, (row, plan))| summary.choose(plan, row))
+            .zip(rows.iter().zip(&exchanges))
+            .map(|(summary, (row, exchange))| summary.choose_token(exchange, row))
             .collect();
-        let open: Vec<usize> = (0..rows.len()).filter(|index| chosen[*index].is_none()).collect();
-        if !open.is_empty() {
-            let whole = self.gather_rows(&open, logits, communicator)?;
-            for (index, logits) in open.iter().zip(&whole) {
-                let (row, plan) = (&rows[*index], &plans[*index]);
+        let undecided: Vec<usize> = (0..rows.len()).filter(|index| chosen[*index].is_none()).collect();
+        if !undecided.is_empty() {
+            let whole_rows = self.gather_rows(&undecided, logits, communicator)?;
+            for (index, logits) in undecided.iter().zip(&whole_rows) {
+                let (row, exchange) = (&rows[*index], &exchanges[*index]);
                 let candidates = top_k(logits, 0, logits.len())?;
-                let known = Known { candidates: &candidates, complete: true, log_mass: summaries[*index].log_mass };
-                chosen[*index] = choose(&known, plan.method, row.params, row.position);
+                let known = KnownCandidates {
+                    candidates: &candidates,
+                    is_whole_vocabulary: true,
+                    log_mass: summaries[*index].log_mass,
+                };
+                chosen[*index] = choose_token(&known, exchange.method, row.params, row.position);
             }
         }
         rows.iter()
             .zip(chosen)
             .zip(&summaries)
             .map(|((row, candidate), summary)| {
-                // A complete row always has a choice.
+                // A whole row always has a choice.
                 let candidate = candidate.ok_or(EngineError::Logits { seq: row.seq, rank: self.group.rank() })?;
-                Ok(summary.sampled(row, candidate))
+                Ok(summary.build_sampled(row, candidate))
             })
             .collect()
     }
 
-    /// Whole rows of logits, those of `which` in that order, on every rank.
+    /// Gathers whole rows of logits on every rank: those of `indices`, in that order.
     ///
     /// # Errors
     /// [`EngineError::Collective`].
     pub fn gather_rows(
         &self,
-        which: &[usize],
+        indices: &[usize],
         logits: &[f32],
         communicator: &mut dyn Communicator,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        let part = self.part(self.group.rank()).len();
-        let mine: Vec<f32> = which.iter().flat_map(|row| &logits[row * part..(row + 1) * part]).copied().collect();
-        let parts: Vec<usize> = (0..self.group.world_size()).map(|rank| self.part(rank).len()).collect();
-        let counts: Vec<usize> = parts.iter().map(|part| part * which.len()).collect();
-        let mut gathered = vec![0.0; which.len() * self.vocab_size];
-        communicator.all_gather(Slice::F32(&mine), &counts, SliceMut::F32(&mut gathered))?;
-        let mut rows = vec![Vec::with_capacity(self.vocab_size); which.len()];
-        let mut rest = gathered.as_slice();
-        for part in parts {
+        let width = self.vocab_range(self.group.rank()).len();
+        let own_rows: Vec<f32> =
+            indices.iter().flat_map(|row| &logits[row * width..(row + 1) * width]).copied().collect();
+        let widths: Vec<usize> = (0..self.group.world_size()).map(|rank| self.vocab_range(rank).len()).collect();
+        let counts: Vec<usize> = widths.iter().map(|width| width * indices.len()).collect();
+        let mut gathered = vec![0.0; indices.len() * self.vocab_size];
+        communicator.all_gather(Slice::F32(&own_rows), &counts, SliceMut::F32(&mut gathered))?;
+        let mut rows = vec![Vec::with_capacity(self.vocab_size); indices.len()];
+        let mut remaining = gathered.as_slice();
+        for width in widths {
             for row in &mut rows {
-                let (piece, after) = rest.split_at(part);
-                row.extend_from_slice(piece);
-                rest = after;
+                let (shard, after) = remaining.split_at(width);
+                row.extend_from_slice(shard);
+                remaining = after;
             }
         }
         Ok(rows)
     }
 
-    fn exchange_records(
+    fn exchange_summaries(
         &self,
-        rows: &[Row<'_>],
-        plans: &[RowPlan],
+        rows: &[SamplingRow<'_>],
+        exchanges: &[RowExchange],
         logits: &[f32],
         communicator: &mut dyn Communicator,
-    ) -> Result<Vec<Summary>, EngineError> {
-        let part = self.part(self.group.rank());
-        let first_id = u32::try_from(part.start).unwrap_or(u32::MAX);
-        let mut mine = Vec::new();
-        for (index, (row, plan)) in rows.iter().zip(plans).enumerate() {
-            let logits = &logits[index * part.len()..(index + 1) * part.len()];
-            plan.summarize(row, logits, first_id)?.write(plan.list_length, &mut mine);
+    ) -> Result<Vec<RowSummary>, EngineError> {
+        let vocab_range = self.vocab_range(self.group.rank());
+        let first_id = u32::try_from(vocab_range.start).unwrap_or(u32::MAX);
+        let mut own_words = Vec::new();
+        for (index, (row, exchange)) in rows.iter().zip(exchanges).enumerate() {
+            let logits = &logits[index * vocab_range.len()..(index + 1) * vocab_range.len()];
+            exchange.summarize(row, logits, first_id)?.append_to(exchange.num_candidates, &mut own_words);
         }
         let world_size = self.group.world_size();
-        let mut all = vec![0; mine.len() * world_size];
-        communicator.all_gather(Slice::U32(&mine), &vec![mine.len(); world_size], SliceMut::U32(&mut all))?;
+        let mut all_words = vec![0; own_words.len() * world_size];
+        communicator.all_gather(
+            Slice::U32(&own_words),
+            &vec![own_words.len(); world_size],
+            SliceMut::U32(&mut all_words),
+        )?;
         let mut start = 0;
         let mut summaries = Vec::with_capacity(rows.len());
-        for (row, plan) in rows.iter().zip(plans) {
-            let words = Record::words(plan.list_length);
-            let of_rank = |rank: usize| Record::read(&all[rank * mine.len() + start..][..words]);
-            let records: Vec<Record> = (0..world_size).map(of_rank).collect();
-            if let Some(rank) = records.iter().position(|record| !record.finite) {
+        for (row, exchange) in rows.iter().zip(exchanges) {
+            let num_words = RankSummary::num_words(exchange.num_candidates);
+            let of_rank =
+                |rank: usize| RankSummary::from_words(&all_words[rank * own_words.len() + start..][..num_words]);
+            let rank_summaries: Vec<RankSummary> = (0..world_size).map(of_rank).collect();
+            if let Some(rank) = rank_summaries.iter().position(|rank_summary| !rank_summary.finite) {
                 return Err(EngineError::Logits { seq: row.seq, rank });
             }
-            summaries.push(self.merge(plan, &records));
-            start += words;
+            summaries.push(self.merge(exchange, &rank_summaries));
+            start += num_words;
         }
         Ok(summaries)
     }
 
-    /// Joins the ranks' summaries of one row.
-    fn merge(&self, plan: &RowPlan, records: &[Record]) -> Summary {
-        let greater = |best: &Record, next: &Record| {
+    /// Merges the ranks' summaries of one row.
+    fn merge(&self, exchange: &RowExchange, rank_summaries: &[RankSummary]) -> RowSummary {
+        let greater = |best: &RankSummary, next: &RankSummary| {
             next.key > best.key || (next.key == best.key && next.winner.1 < best.winner.1)
         };
-        let winner = records.iter().reduce(|best, next| if greater(best, next) { next } else { best });
-        let mut list: Vec<Candidate> = records.iter().flat_map(|record| record.list.iter().copied()).collect();
-        list.sort_unstable_by(falling);
-        // What a rank left out is at most its last: the list is exact down to the greatest such.
-        let cut_short = |(rank, record): (usize, &Record)| {
-            (self.part(rank).len() > plan.list_length).then(|| record.list.last().copied()).flatten()
+        let winner = rank_summaries.iter().reduce(|best, next| if greater(best, next) { next } else { best });
+        let mut candidates: Vec<Candidate> =
+            rank_summaries.iter().flat_map(|rank_summary| rank_summary.candidates.iter().copied()).collect();
+        candidates.sort_unstable_by(by_descending_logit);
+        // The candidates that a rank does not send are at most its last one. So the merged list is exact down to the
+        // greatest of these last ones.
+        let cut_short = |(rank, rank_summary): (usize, &RankSummary)| {
+            (self.vocab_range(rank).len() > exchange.num_candidates)
+                .then(|| rank_summary.candidates.last().copied())
+                .flatten()
         };
-        let bound = records.iter().enumerate().filter_map(cut_short).min_by(falling);
+        let bound = rank_summaries.iter().enumerate().filter_map(cut_short).min_by(by_descending_logit);
         if let Some(bound) = bound {
-            list.truncate(list.partition_point(|candidate| falling(candidate, &bound).is_le()));
+            candidates.truncate(candidates.partition_point(|candidate| by_descending_logit(candidate, &bound).is_le()));
         }
-        let most = list.first().map_or(0.0, |(logit, _)| *logit);
+        let max = candidates.first().map_or(0.0, |(logit, _)| *logit);
         let scaled = |temperature: f32| {
-            let below = |record: &Record| (record.list.first().map_or(0.0, |(logit, _)| *logit) - most) / temperature;
-            join(records.iter().map(|record| record.scaled_log_sum + below(record)))
+            let below = |rank_summary: &RankSummary| {
+                (rank_summary.candidates.first().map_or(0.0, |(logit, _)| *logit) - max) / temperature
+            };
+            add_log_sums(rank_summaries.iter().map(|rank_summary| rank_summary.scaled_log_sum + below(rank_summary)))
         };
-        Summary {
-            winner: winner.map_or((f32::NEG_INFINITY, 0), |record| record.winner),
-            complete: list.len() == self.vocab_size,
-            list,
-            log_sum: join(records.iter().map(|record| record.log_sum)),
-            log_mass: match plan.method {
-                Method::Cut { temperature, .. } if plan.needs_mass => Some(scaled(temperature)),
+        RowSummary {
+            winner: winner.map_or((f32::NEG_INFINITY, 0), |rank_summary| rank_summary.winner),
+            is_whole_vocabulary: candidates.len() == self.vocab_size,
+            candidates,
+            log_sum: add_log_sums(rank_summaries.iter().map(|rank_summary| rank_summary.log_sum)),
+            log_mass: match exchange.method {
+                SamplingMethod::Truncated { temperature, .. } if exchange.needs_mass => Some(scaled(temperature)),
                 _ => None,
             },
         }
     }
 
-    fn part(&self, rank: usize) -> std::ops::Range<usize> {
+    fn vocab_range(&self, rank: usize) -> std::ops::Range<usize> {
         RankGroup::new(rank, self.group.world_size()).map_or(0..0, |group| group.part_of(self.vocab_size))
     }
 }
 
-/// What is exchanged for one row; follows from its parameters, so all ranks agree.
+/// Contents of the exchange for one row. They follow from the row's parameters, so all ranks agree.
 #[derive(Debug, Clone, Copy)]
-struct RowPlan {
-    method: Method,
-    list_length: usize,
+struct RowExchange {
+    method: SamplingMethod,
+    num_candidates: usize,
     needs_mass: bool,
     needs_log_sum: bool,
 }
 
-impl RowPlan {
+impl RowExchange {
     fn new(params: &SamplingParams, vocab_size: usize) -> Self {
-        let method = Method::of(params, vocab_size);
-        let list = match method {
-            Method::Cut { top_k: 0, .. } => TOP_P_LIST,
-            Method::Cut { top_k, .. } if top_k <= LONGEST_LIST => top_k,
+        let method = SamplingMethod::from_params(params, vocab_size);
+        let candidates = match method {
+            SamplingMethod::Truncated { top_k: 0, .. } => TOP_P_CANDIDATES,
+            SamplingMethod::Truncated { top_k, .. } if top_k <= MAX_CANDIDATES => top_k,
             _ => 0,
         };
         Self {
             method,
-            list_length: list.max(params.logprobs.unwrap_or(0).min(LONGEST_LIST as u32) as usize),
-            needs_mass: matches!(method, Method::Cut { top_k: 0, top_p, .. } if top_p < 1.0),
+            num_candidates: candidates.max(params.logprobs.unwrap_or(0).min(MAX_CANDIDATES as u32) as usize),
+            needs_mass: matches!(method, SamplingMethod::Truncated { top_k: 0, top_p, .. } if top_p < 1.0),
             needs_log_sum: params.logprobs.is_some(),
         }
     }
 
-    fn summarize(&self, row: &Row<'_>, logits: &[f32], first_id: u32) -> Result<Record, EngineError> {
+    fn summarize(&self, row: &SamplingRow<'_>, logits: &[f32], first_id: u32) -> Result<RankSummary, EngineError> {
         if !logits.iter().all(|logit| logit.is_finite()) {
-            return Ok(Record::default());
+            return Ok(RankSummary::default());
         }
         let SamplingParams { seed, choice, .. } = *row.params;
         let (key, id) = match self.method {
-            Method::Greedy => argmax(logits, first_id)?,
-            Method::Pure { temperature } => gumbel_argmax(logits, first_id, temperature, seed, choice, row.position)?,
-            Method::Cut { .. } => (0.0, first_id),
+            SamplingMethod::Greedy => argmax(logits, first_id)?,
+            SamplingMethod::WholeVocabulary { temperature } => {
+                gumbel_argmax(logits, first_id, temperature, seed, choice, row.position)?
+            }
+            SamplingMethod::Truncated { .. } => (0.0, first_id),
         };
-        let list = if self.list_length > 0 { top_k(logits, first_id, self.list_length)? } else { Vec::new() };
-        let most = list.first().map_or(0.0, |(logit, _)| *logit);
-        let scaled = |temperature: f32| logits.iter().map(|logit| (logit - most) / temperature).collect::<Vec<_>>();
-        Ok(Record {
+        let candidates =
+            if self.num_candidates > 0 { top_k(logits, first_id, self.num_candidates)? } else { Vec::new() };
+        let max = candidates.first().map_or(0.0, |(logit, _)| *logit);
+        let scaled = |temperature: f32| logits.iter().map(|logit| (logit - max) / temperature).collect::<Vec<_>>();
+        Ok(RankSummary {
             finite: true,
             log_sum: if self.needs_log_sum { log_sum_exp(logits) } else { 0.0 },
             scaled_log_sum: match self.method {
-                Method::Cut { temperature, .. } if self.needs_mass => log_sum_exp(&scaled(temperature)),
+                SamplingMethod::Truncated { temperature, .. } if self.needs_mass => log_sum_exp(&scaled(temperature)),
                 _ => 0.0,
             },
             key,
             winner: (logits[(id - first_id) as usize], id),
-            list,
+            candidates,
         })
     }
 }
 
-/// What all ranks know of one row.
+/// Merged summary of one row, which all ranks have.
 #[derive(Debug)]
-struct Summary {
+struct RowSummary {
     winner: Candidate,
-    list: Vec<Candidate>,
-    complete: bool,
+    candidates: Vec<Candidate>,
+    is_whole_vocabulary: bool,
     log_sum: f64,
     log_mass: Option<f64>,
 }
 
-impl Summary {
-    fn choose(&self, plan: &RowPlan, row: &Row<'_>) -> Option<Candidate> {
-        match plan.method {
-            Method::Greedy | Method::Pure { .. } => Some(self.winner),
-            Method::Cut { .. } => {
-                let known = Known { candidates: &self.list, complete: self.complete, log_mass: self.log_mass };
-                choose(&known, plan.method, row.params, row.position)
+impl RowSummary {
+    fn choose_token(&self, exchange: &RowExchange, row: &SamplingRow<'_>) -> Option<Candidate> {
+        match exchange.method {
+            SamplingMethod::Greedy | SamplingMethod::WholeVocabulary { .. } => Some(self.winner),
+            SamplingMethod::Truncated { .. } => {
+                let known = KnownCandidates {
+                    candidates: &self.candidates,
+                    is_whole_vocabulary: self.is_whole_vocabulary,
+                    log_mass: self.log_mass,
+                };
+                choose_token(&known, exchange.method, row.params, row.position)
             }
         }
     }
 
-    fn sampled(&self, row: &Row<'_>, (logit, token): Candidate) -> Sampled {
+    fn build_sampled(&self, row: &SamplingRow<'_>, (logit, token): Candidate) -> Sampled {
         #[expect(clippy::cast_possible_truncation, reason = "log-probabilities are reported in f32")]
         let log_probability = |logit: f32| (f64::from(logit) - self.log_sum) as f32;
-        let likely = self.list.iter().filter(|(logit, _)| !is_excluded(*logit));
+        let likely = self.candidates.iter().filter(|(logit, _)| !is_excluded(*logit));
         let logprobs = row.params.logprobs.map(|count| TokenLogprobs {
             chosen: log_probability(logit),
             top: likely.take(count as usize).map(|(logit, id)| (*id, log_probability(*logit))).collect(),
@@ -273,15 +299,15 @@ impl Summary {
     }
 }
 
-/// `ln Σ exp` of logarithms of sums.
-fn join(parts: impl Iterator<Item = f32> + Clone) -> f64 {
-    let most = parts.clone().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = parts.map(|part| math::exp(f64::from(part) - f64::from(most))).sum();
-    f64::from(most) + math::ln(sum)
+/// Computes `ln Σ exp` over all shards from the logarithms of their sums.
+fn add_log_sums(log_sums: impl Iterator<Item = f32> + Clone) -> f64 {
+    let max = log_sums.clone().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = log_sums.map(|log_sum| math::exp(f64::from(log_sum) - f64::from(max))).sum();
+    f64::from(max) + math::ln(sum)
 }
 
-/// By falling logit, then by rising id. Logits are finite here.
-fn falling(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+/// Orders by descending logit, then by ascending id. Logits are finite here.
+fn by_descending_logit(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     b.0.partial_cmp(&a.0).unwrap_or(std::cmp::Ordering::Equal).then(a.1.cmp(&b.1))
 }
 

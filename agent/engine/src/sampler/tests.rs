@@ -1,16 +1,16 @@
-//! Whatever the world size, the same token with the same log-probabilities.
+//! Sampling at every world size gives the same token with the same log-probabilities.
 
 use lockstep_collectives::memory::{Faults, form_group};
 
 use super::*;
 
-/// Logits in steps of a quarter, so that there are ties.
+/// Returns logits in steps of a quarter, so that there are ties.
 fn logits(rows: usize, vocab_size: usize, seed: u64, spread: f32) -> Vec<f32> {
     let value = |index: usize| lockstep_kernels::uniform(seed, 0, 0, u32::try_from(index).unwrap());
     (0..rows * vocab_size).map(|index| (value(index) * spread * 4.0).round() / 4.0).collect()
 }
 
-/// Samples on `world_size` ranks and checks that all of them say the same.
+/// Samples on `world_size` ranks and checks that all of them return the same.
 fn sample(
     world_size: usize,
     vocab_size: usize,
@@ -20,7 +20,7 @@ fn sample(
     sample_allowed(world_size, vocab_size, logits, params, None)
 }
 
-/// As [`sample`], from the allowed tokens alone.
+/// Samples like [`sample`], from the allowed tokens alone.
 fn sample_allowed(
     world_size: usize,
     vocab_size: usize,
@@ -28,32 +28,33 @@ fn sample_allowed(
     params: &[SamplingParams],
     allowed: Option<&TokenMask>,
 ) -> Result<Vec<Sampled>, EngineError> {
-    let row = |(params, seq)| Row { seq, params, counts: None, allowed, position: 7 + seq as u32 };
-    let rows: Vec<Row> = params.iter().zip(1..).map(row).collect();
+    let row = |(params, seq)| SamplingRow { seq, params, counts: None, allowed, position: 7 + seq as u32 };
+    let rows: Vec<SamplingRow> = params.iter().zip(1..).map(row).collect();
     let run = |mut member: lockstep_collectives::Mesh| {
         let sampler = Sampler::new(member.group(), vocab_size);
-        let part = sampler.part(member.group().rank());
-        let mine: Vec<f32> = logits.chunks(vocab_size).flat_map(|row| row[part.clone()].iter().copied()).collect();
-        sampler.sample(&rows, &mine, &mut member)
+        let vocab_range = sampler.vocab_range(member.group().rank());
+        let own_logits: Vec<f32> =
+            logits.chunks(vocab_size).flat_map(|row| row[vocab_range.clone()].iter().copied()).collect();
+        sampler.sample(&rows, &own_logits, &mut member)
     };
     let members = form_group(world_size, &Faults::default()).unwrap();
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = members.into_iter().map(|member| scope.spawn(|| run(member))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let said: Vec<String> = results.iter().map(|result| format!("{result:?}")).collect();
-    assert!(said.windows(2).all(|pair| pair[0] == pair[1]), "{said:?}");
+    let descriptions: Vec<String> = results.iter().map(|result| format!("{result:?}")).collect();
+    assert!(descriptions.windows(2).all(|pair| pair[0] == pair[1]), "{descriptions:?}");
     results.into_iter().next().unwrap()
 }
 
-fn every_kind() -> Vec<SamplingParams> {
-    let mut kinds = Vec::new();
+fn all_sampling_params() -> Vec<SamplingParams> {
+    let mut all_params = Vec::new();
     for temperature in [0.0, 0.7, 1.5] {
         for top_k in [0, 1, 5, 100, 300] {
             for top_p in [1.0, 0.9, 0.3, 1e-6] {
                 for min_p in [0.0, 0.05] {
-                    let seed = kinds.len() as u64;
-                    kinds.push(SamplingParams {
+                    let seed = all_params.len() as u64;
+                    all_params.push(SamplingParams {
                         temperature,
                         top_k,
                         top_p,
@@ -66,13 +67,13 @@ fn every_kind() -> Vec<SamplingParams> {
             }
         }
     }
-    kinds
+    all_params
 }
 
 #[test]
-fn every_method_is_independent_of_the_world_size() {
+fn every_method_gives_the_same_at_every_world_size() {
     for (vocab_size, spread) in [(1000, 0.1), (1000, 40.0), (37, 3.0)] {
-        let params = every_kind();
+        let params = all_sampling_params();
         let logits = logits(params.len(), vocab_size, 3, spread);
         let alone = sample(1, vocab_size, &logits, &params).unwrap();
         for world_size in [2, 3, 4] {
@@ -82,7 +83,7 @@ fn every_method_is_independent_of_the_world_size() {
 }
 
 #[test]
-fn greedy_takes_the_lowest_of_equal_logits() {
+fn greedy_sampling_takes_the_lowest_id_of_equal_logits() {
     let logits = [0.0, 2.0, 1.0, 2.0, 2.0, -1.0];
     for world_size in 1..=4 {
         let sampled = sample(world_size, 6, &logits, &[SamplingParams::default()]).unwrap();
@@ -106,10 +107,10 @@ fn logprobs_are_those_of_the_whole_row() {
             let expected = |id: u32| f64::from(row[id as usize]) - sum.ln();
             let logprobs = sampled.logprobs.as_ref().unwrap();
             assert!((f64::from(logprobs.chosen) - expected(sampled.token)).abs() < 1e-5);
-            let best = top_k(row, 0, 20).unwrap();
+            let greatest = top_k(row, 0, 20).unwrap();
             assert_eq!(
                 logprobs.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
-                best.iter().map(|b| b.1).collect::<Vec<_>>()
+                greatest.iter().map(|b| b.1).collect::<Vec<_>>()
             );
             assert!(logprobs.top.iter().all(|(id, value)| (f64::from(*value) - expected(*id)).abs() < 1e-5));
         }
@@ -117,7 +118,7 @@ fn logprobs_are_those_of_the_whole_row() {
 }
 
 #[test]
-fn a_logit_that_is_no_number_names_its_sequence() {
+fn the_error_for_a_nan_logit_names_its_sequence() {
     for (value, index) in [(f32::NAN, 15), (f32::INFINITY, 12), (f32::NEG_INFINITY, 19)] {
         let mut logits = logits(2, 10, 1, 1.0);
         logits[index] = value;
@@ -128,7 +129,7 @@ fn a_logit_that_is_no_number_names_its_sequence() {
 }
 
 #[test]
-fn what_is_suppressed_is_neither_chosen_nor_told() {
+fn suppressed_tokens_are_neither_chosen_nor_reported() {
     let vocab_size = 12;
     let logits = logits(1, vocab_size, 4, 2.0);
     let allowed = 7;
@@ -141,18 +142,18 @@ fn what_is_suppressed_is_neither_chosen_nor_told() {
             for world_size in 1..=4 {
                 let sampled = sample(world_size, vocab_size, &logits, std::slice::from_ref(&params)).unwrap();
                 assert_eq!(sampled[0].token, allowed, "{params:?}");
-                let told = sampled[0].logprobs.as_ref().unwrap();
-                assert_eq!((told.top.len(), told.top[0].0), (1, allowed));
-                assert!(told.chosen.abs() < 1e-6);
+                let logprobs = sampled[0].logprobs.as_ref().unwrap();
+                assert_eq!((logprobs.top.len(), logprobs.top[0].0), (1, allowed));
+                assert!(logprobs.chosen.abs() < 1e-6);
             }
         }
     }
 }
 
 #[test]
-fn only_what_is_allowed_is_chosen_at_any_world_size() {
+fn only_allowed_tokens_are_chosen_at_any_world_size() {
     let vocab_size = 100;
-    let params = every_kind();
+    let params = all_sampling_params();
     let logits = logits(params.len(), vocab_size, 6, 5.0);
     let allowed = TokenMask::new(vec![0, 1 << 3 | 1 << 9, 0, 0b1000]);
     let alone = sample_allowed(1, vocab_size, &logits, &params, Some(&allowed)).unwrap();
@@ -175,7 +176,7 @@ fn a_flat_row_with_top_p_draws_from_its_whole_tail() {
     assert!(tokens.iter().any(|token| *token > 500), "{tokens:?}");
 }
 
-/// The same choice, written without any thought of ranks, lists or speed.
+/// Makes the same choice, written without ranks, candidate lists and speed in mind.
 fn naive(row: &[f32], params: &SamplingParams, position: u32) -> u32 {
     let scaled: Vec<f64> = row.iter().map(|logit| f64::from(*logit) / f64::from(params.temperature)).collect();
     let mut kept: Vec<usize> = (0..row.len()).collect();
@@ -196,12 +197,12 @@ fn naive(row: &[f32], params: &SamplingParams, position: u32) -> u32 {
         let u = lockstep_kernels::uniform(params.seed, params.choice, position, u32::try_from(*id).unwrap());
         scaled[*id] - (-(1.0 - f64::from(u)).ln()).ln()
     };
-    let best = kept.into_iter().max_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap();
-    u32::try_from(best).unwrap()
+    let greatest = kept.into_iter().max_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap();
+    u32::try_from(greatest).unwrap()
 }
 
 #[test]
-fn choices_are_those_of_the_naive_sampler() {
+fn choices_match_the_naive_sampler() {
     let vocab_size = 500;
     let mut params = Vec::new();
     for seed in 0..30 {

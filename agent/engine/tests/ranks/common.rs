@@ -204,7 +204,7 @@ fn spawn(config: RunnerConfig) -> (Sender<Command>, Receiver<Answer>, JoinHandle
         let read = runner.bytes_read();
         for command in inbox {
             match command {
-                Command::Form(epoch, links, num_blocks) => runner.form(epoch, links, num_blocks).unwrap(),
+                Command::Form(epoch, links, num_blocks) => runner.start_epoch(epoch, links, num_blocks).unwrap(),
                 Command::Step(plan) => {
                     if outbox.send(runner.step_with_logits(&plan)).is_err() {
                         break;

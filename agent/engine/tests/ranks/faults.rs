@@ -64,16 +64,16 @@ fn a_runner_refuses_what_does_not_belong() {
 
     assert!(matches!(runner.step(&plan(1, 1)), Err(EngineError::NotFormed)));
     let stranger = form_group(2, &Faults::default()).unwrap().remove(0);
-    assert!(runner.form(1, stranger, 4).unwrap_err().to_string().contains("a communicator of"));
-    assert!(runner.form(1, solo(), 0).unwrap_err().to_string().contains("at least one KV block"));
-    runner.form(2, solo(), 4).unwrap();
+    assert!(runner.start_epoch(1, stranger, 4).unwrap_err().to_string().contains("a communicator of"));
+    assert!(runner.start_epoch(1, solo(), 0).unwrap_err().to_string().contains("at least one KV block"));
+    runner.start_epoch(2, solo(), 4).unwrap();
     for (epoch, step, expected) in [(1, 1, "in epoch 2"), (3, 1, "in epoch 2"), (2, 2, "step 1 is due")] {
         let error = runner.step(&plan(epoch, step)).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
     runner.step(&plan(2, 1)).unwrap();
     assert!(runner.step(&plan(2, 1)).unwrap_err().to_string().contains("step 2 is due"));
-    assert!(runner.form(2, solo(), 4).unwrap_err().to_string().contains("does not follow epoch 2"));
+    assert!(runner.start_epoch(2, solo(), 4).unwrap_err().to_string().contains("does not follow epoch 2"));
     assert!(matches!(runner.step(&plan(2, 2)), Err(EngineError::NotFormed)), "a form that failed ends the epoch");
 }
 
@@ -87,10 +87,10 @@ fn an_aborted_rank_says_so_and_forms_again() {
     scheduler.start_epoch(1, 8, 0);
     let communicator = Solo::new().unwrap();
     let aborter = lockstep_collectives::Communicator::aborter(&communicator);
-    runner.form(1, communicator, 8).unwrap();
+    runner.start_epoch(1, communicator, 8).unwrap();
     runner.step(&scheduler.next_plan().unwrap()).unwrap();
     aborter.abort("the head said so");
     let error = runner.step(&scheduler.next_plan().unwrap()).unwrap_err().to_string();
     assert_eq!(error, "aborted: the head said so");
-    runner.form(2, Solo::new().unwrap(), 8).unwrap();
+    runner.start_epoch(2, Solo::new().unwrap(), 8).unwrap();
 }

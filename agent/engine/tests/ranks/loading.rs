@@ -78,7 +78,7 @@ fn progress_moves_with_every_layer() {
     let config = Setup::new(FIXTURE, 1).config(0);
     let progress = Arc::clone(&config.progress);
     let mut runner = load(config).unwrap();
-    runner.form(1, Solo::new().unwrap(), 4).unwrap();
+    runner.start_epoch(1, Solo::new().unwrap(), 4).unwrap();
     let entry = PlanEntry {
         seq: 1,
         position: 0,

@@ -187,7 +187,7 @@ impl Body {
         let Some(runner) = &mut self.runner else {
             return self.tell(RankEventKind::Fault { epoch, reason: "told to form before it has loaded".into() });
         };
-        runner.unform();
+        runner.end_epoch();
         self.counters.ticks.store(0, Ordering::SeqCst);
         self.counters.epoch.store(epoch, Ordering::SeqCst);
         let switch = match AbortSwitch::new() {
@@ -202,7 +202,7 @@ impl Body {
             .links
             .form(self.local_rank, spec, self.counters.moved.clone(), &switch)
             .map_err(|error| error.to_string())
-            .and_then(|links| runner.form(epoch, links, spec.num_blocks).map_err(|error| with_causes(&error)));
+            .and_then(|links| runner.start_epoch(epoch, links, spec.num_blocks).map_err(|error| with_causes(&error)));
         match formed {
             Ok(()) => self.tell(RankEventKind::Formed { epoch }),
             Err(_) if self.counters.is_void(epoch) => (),
@@ -223,9 +223,9 @@ impl Body {
                 let micros = began.elapsed().as_micros() as u64;
                 self.tell(RankEventKind::StepDone { output, micros, fan_out_nanos });
             }
-            Err(_) if self.counters.is_void(plan.epoch) => runner.unform(),
+            Err(_) if self.counters.is_void(plan.epoch) => runner.end_epoch(),
             Err(error) => {
-                runner.unform();
+                runner.end_epoch();
                 // Whatever waits of this epoch is void; the head is told why and ends it for all.
                 self.counters.floor.fetch_max(plan.epoch, Ordering::SeqCst);
                 let reason = format!("step {}: {}", plan.step, with_causes(&error));
