@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use lockstep_engine::{DType, describe, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId};
 
-use crate::common::{Expected, Ranks, Setup, drive, request, scheduler};
+use crate::common::{ExpectedOutput, GroupSetup, Ranks, request, run_to_end, scheduler};
 
 const SOURCE: &str = "builtin://tiny";
 
-fn conversations() -> Vec<Expected> {
+fn conversations() -> Vec<ExpectedOutput> {
     let json: serde_json::Value = serde_json::from_str(include_str!("../../builtin/expected.json")).unwrap();
     let numbers = |value: &serde_json::Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
-    let read = |conversation: &serde_json::Value| Expected {
+    let read = |conversation: &serde_json::Value| ExpectedOutput {
         prompt: numbers(&conversation["prompt"]),
         greedy: numbers(&conversation["greedy"]),
         positions: Vec::new(),
@@ -26,7 +26,7 @@ fn the_builtin_model_answers_as_in_transformers() {
     let conversations = conversations();
     assert!(!conversations.is_empty());
     for world_size in 1..=4 {
-        let setup = Setup { source: SOURCE.into(), dtype: Some(DType::F32), ..Setup::new("", world_size) };
+        let setup = GroupSetup { source: SOURCE.into(), dtype: Some(DType::F32), ..GroupSetup::new("", world_size) };
         let ranks = Ranks::start(&setup);
         let mut scheduler = scheduler(&setup, |_| {});
         scheduler.start_epoch(ranks.epoch(), setup.num_blocks, 0);
@@ -34,7 +34,7 @@ fn the_builtin_model_answers_as_in_transformers() {
             scheduler.submit(request(index as SeqId, conversation, SamplingParams::default()), 0).unwrap();
         }
         let mut tokens = HashMap::new();
-        drive(&mut scheduler, &ranks, &mut tokens);
+        run_to_end(&mut scheduler, &ranks, &mut tokens);
         for (index, conversation) in conversations.iter().enumerate() {
             assert_eq!(tokens[&(index as SeqId)], conversation.greedy, "{world_size} ranks, conversation {index}");
         }
@@ -42,7 +42,7 @@ fn the_builtin_model_answers_as_in_transformers() {
 }
 
 #[test]
-fn the_builtin_model_has_what_a_head_needs() {
+fn the_builtin_model_has_the_files_that_a_head_needs() {
     let described = describe(open(SOURCE).unwrap().as_ref()).unwrap();
     assert!(described.chat_template.is_some_and(|template| template.contains("<|user|>")));
     assert!(!described.generation.eos_token_ids.is_empty());

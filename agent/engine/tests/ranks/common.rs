@@ -1,4 +1,4 @@
-//! A group of runners as threads over the in-memory transport, and the fixtures that they are held against.
+//! A group of runners as threads over the in-memory transport, and the fixtures that the tests compare them with.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -28,26 +28,26 @@ pub fn fixtures() -> impl Iterator<Item = &'static str> {
     NAMES.iter().map(String::as_str)
 }
 
-/// What transformers computed for one prompt.
-pub struct Expected {
+/// Output of transformers for one prompt.
+pub struct ExpectedOutput {
     pub prompt: Vec<u32>,
     pub greedy: Vec<u32>,
-    /// `positions[i]` is the index of the token after which `logits[i]` were computed.
+    /// Positions of the logits: `positions[i]` is the index of the token after which `logits[i]` were computed.
     pub positions: Vec<usize>,
     pub logits: Vec<Vec<f32>>,
 }
 
-pub fn folder(name: &str) -> PathBuf {
+pub fn fixture_folder(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/fixtures")).join(name)
 }
 
-pub fn expected(name: &str) -> Vec<Expected> {
-    let json = std::fs::read(folder(name).join("expected.json")).unwrap();
+pub fn load_expected(name: &str) -> Vec<ExpectedOutput> {
+    let json = std::fs::read(fixture_folder(name).join("expected.json")).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let tensors: HashMap<String, Tensor> =
-        candle_core::safetensors::load(folder(name).join("expected.safetensors"), &Device::Cpu).unwrap();
+        candle_core::safetensors::load(fixture_folder(name).join("expected.safetensors"), &Device::Cpu).unwrap();
     let numbers = |value: &serde_json::Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
-    let read = |prompt: &serde_json::Value| Expected {
+    let read = |prompt: &serde_json::Value| ExpectedOutput {
         prompt: numbers(&prompt["prompt"]),
         greedy: numbers(&prompt["greedy"]),
         positions: numbers(&prompt["positions"]).into_iter().map(|position| position as usize).collect(),
@@ -56,23 +56,23 @@ pub fn expected(name: &str) -> Vec<Expected> {
     json["prompts"].as_array().unwrap().iter().map(read).collect()
 }
 
-/// How a group is set up.
+/// Setup of a group.
 #[derive(Debug, Clone)]
-pub struct Setup {
+pub struct GroupSetup {
     pub source: String,
     pub world_size: usize,
     pub stages: usize,
     pub dtype: Option<DType>,
     pub quantization: Option<BlockFormat>,
-    /// Of every rank, beside the CPU.
+    /// Devices of every rank beside the CPU.
     pub devices: Devices,
     pub num_blocks: u32,
     pub block_size: u32,
 }
 
-impl Setup {
+impl GroupSetup {
     pub fn new(fixture: &str, world_size: usize) -> Self {
-        let source = folder(fixture).display().to_string();
+        let source = fixture_folder(fixture).display().to_string();
         let (dtype, quantization) = (Some(DType::F32), None);
         let devices = Devices::default();
         Self { source, world_size, stages: 1, dtype, quantization, devices, num_blocks: 128, block_size: 8 }
@@ -102,47 +102,48 @@ impl Setup {
 }
 
 enum Command {
-    Form(u64, Communicators, u32),
+    StartEpoch(u64, Communicators, u32),
     Step(StepPlan),
 }
 
-pub type Answer = Result<StepWithLogits, EngineError>;
+pub type StepResult = Result<StepWithLogits, EngineError>;
 
-/// A thread a rank; each answers every plan that it is sent, in order.
+/// Ranks, a thread for each. Each answers every plan that it is sent, in order.
 pub struct Ranks {
-    setup: Setup,
+    setup: GroupSetup,
     epoch: u64,
-    threads: Vec<(Sender<Command>, Receiver<Answer>, JoinHandle<()>)>,
+    threads: Vec<(Sender<Command>, Receiver<StepResult>, JoinHandle<()>)>,
 }
 
 impl Ranks {
-    /// Loads the model on every rank and forms epoch 1.
-    pub fn start(setup: &Setup) -> Self {
-        let threads = (0..setup.world_size).map(|rank| spawn(setup.config(rank))).collect();
+    /// Loads the model on every rank and starts epoch 1.
+    pub fn start(setup: &GroupSetup) -> Self {
+        let threads = (0..setup.world_size).map(|rank| spawn_rank(setup.config(rank))).collect();
         let mut ranks = Self { setup: setup.clone(), epoch: 0, threads };
-        ranks.form(&Faults::default());
+        ranks.start_epoch(&Faults::default());
         ranks
     }
 
-    /// Forms the next epoch and gives its number. The faults are those of the links between stages, where there are
-    /// several, else of those within the one.
-    pub fn form(&mut self, faults: &Faults) -> u64 {
+    /// Starts the next epoch and returns its number. `faults` apply to the links between stages if there are several
+    /// stages, and to the links within the only stage if not.
+    pub fn start_epoch(&mut self, faults: &Faults) -> u64 {
         self.epoch += 1;
-        let Setup { world_size, stages, num_blocks, .. } = self.setup;
+        let GroupSetup { world_size, stages, num_blocks, .. } = self.setup;
         let tensor = world_size / stages;
         let none = Faults::default();
-        let (in_rows, in_columns) = if stages > 1 { (&none, faults) } else { (faults, &none) };
-        let members = |count, size, faults| -> Vec<_> {
+        let (tensor_faults, pipeline_faults) = if stages > 1 { (&none, faults) } else { (faults, &none) };
+        let make_groups = |count, size, faults| -> Vec<_> {
             (0..count).map(|_| form_group(size, faults).unwrap().into_iter()).collect()
         };
-        let (mut rows, mut columns): (Vec<_>, Vec<_>) =
-            (members(stages, tensor, in_rows), members(tensor, stages, in_columns));
+        let (mut tensor_groups, mut pipelines): (Vec<_>, Vec<_>) =
+            (make_groups(stages, tensor, tensor_faults), make_groups(tensor, stages, pipeline_faults));
         for (rank, (commands, ..)) in self.threads.iter().enumerate() {
             let boxed = |member: Mesh| -> Box<dyn Communicator> { Box::new(member) };
-            let row = boxed(rows[rank / tensor].next().unwrap());
-            let column = boxed(columns[rank % tensor].next().unwrap());
-            let communicators = Communicators { tensor: row, pipeline: (stages > 1).then_some(column) };
-            commands.send(Command::Form(self.epoch, communicators, num_blocks)).unwrap();
+            let tensor_member = boxed(tensor_groups[rank / tensor].next().unwrap());
+            let pipeline_member = boxed(pipelines[rank % tensor].next().unwrap());
+            let communicators =
+                Communicators { tensor: tensor_member, pipeline: (stages > 1).then_some(pipeline_member) };
+            commands.send(Command::StartEpoch(self.epoch, communicators, num_blocks)).unwrap();
         }
         self.epoch
     }
@@ -159,18 +160,19 @@ impl Ranks {
         self.threads[rank].0.send(Command::Step(plan.clone())).unwrap();
     }
 
-    pub fn answer_of(&self, rank: usize) -> Answer {
+    pub fn receive_from(&self, rank: usize) -> StepResult {
         self.threads[rank].1.recv().unwrap()
     }
 
-    /// What every rank answers to the oldest plan that is not answered.
-    pub fn answers(&self) -> Vec<Answer> {
-        (0..self.threads.len()).map(|rank| self.answer_of(rank)).collect()
+    /// Receives every rank's result of the oldest plan whose result was not received.
+    pub fn receive_all(&self) -> Vec<StepResult> {
+        (0..self.threads.len()).map(|rank| self.receive_from(rank)).collect()
     }
 
-    /// The answer of the last stage, which must be the same on every rank of it to the last bit; other stages have none.
-    pub fn answer(&self) -> StepWithLogits {
-        let mut answers = self.answers().into_iter().map(Result::unwrap);
+    /// Receives the result of the last stage, which must be the same on each of its ranks to the last bit. Other stages
+    /// have no tokens and logits.
+    pub fn receive(&self) -> StepWithLogits {
+        let mut answers = self.receive_all().into_iter().map(Result::unwrap);
         let before = self.setup.world_size - self.setup.world_size / self.setup.stages;
         for early in answers.by_ref().take(before) {
             assert!(early.output.sampled.is_empty() && early.logits.is_empty(), "{early:?}");
@@ -182,7 +184,7 @@ impl Ranks {
 
     pub fn step(&self, plan: &StepPlan) -> StepWithLogits {
         self.send(plan);
-        self.answer()
+        self.receive()
     }
 }
 
@@ -196,7 +198,7 @@ impl Drop for Ranks {
     }
 }
 
-fn spawn(config: RunnerConfig) -> (Sender<Command>, Receiver<Answer>, JoinHandle<()>) {
+fn spawn_rank(config: RunnerConfig) -> (Sender<Command>, Receiver<StepResult>, JoinHandle<()>) {
     let (commands, inbox) = channel();
     let (outbox, answers) = channel();
     let thread = std::thread::spawn(move || {
@@ -204,7 +206,7 @@ fn spawn(config: RunnerConfig) -> (Sender<Command>, Receiver<Answer>, JoinHandle
         let read = runner.bytes_read();
         for command in inbox {
             match command {
-                Command::Form(epoch, links, num_blocks) => runner.start_epoch(epoch, links, num_blocks).unwrap(),
+                Command::StartEpoch(epoch, links, num_blocks) => runner.start_epoch(epoch, links, num_blocks).unwrap(),
                 Command::Step(plan) => {
                     if outbox.send(runner.step_with_logits(&plan)).is_err() {
                         break;
@@ -217,8 +219,8 @@ fn spawn(config: RunnerConfig) -> (Sender<Command>, Receiver<Answer>, JoinHandle
     (commands, answers, thread)
 }
 
-/// How the head schedules.
-pub fn scheduler(setup: &Setup, change: impl FnOnce(&mut SchedulerConfig)) -> Scheduler {
+/// Returns a scheduler configured like a head's.
+pub fn scheduler(setup: &GroupSetup, change: impl FnOnce(&mut SchedulerConfig)) -> Scheduler {
     let mut config = SchedulerConfig {
         block_size: setup.block_size,
         max_num_batched_tokens: 512,
@@ -229,8 +231,8 @@ pub fn scheduler(setup: &Setup, change: impl FnOnce(&mut SchedulerConfig)) -> Sc
     Scheduler::new(config)
 }
 
-/// Asks for as many tokens as the fixture has.
-pub fn request(id: SeqId, expected: &Expected, sampling: SamplingParams) -> Request {
+/// Returns a request for as many tokens as the fixture has.
+pub fn request(id: SeqId, expected: &ExpectedOutput, sampling: SamplingParams) -> Request {
     Request {
         id,
         prompt: expected.prompt.clone(),
@@ -242,8 +244,8 @@ pub fn request(id: SeqId, expected: &Expected, sampling: SamplingParams) -> Requ
     }
 }
 
-/// Runs all that the scheduler has to its end, as far ahead as it plans; tokens are added to `tokens`.
-pub fn drive(scheduler: &mut Scheduler, ranks: &Ranks, tokens: &mut HashMap<SeqId, Vec<u32>>) {
+/// Runs all requests of the scheduler to their end, as far ahead as it plans. Appends the tokens to `tokens`.
+pub fn run_to_end(scheduler: &mut Scheduler, ranks: &Ranks, tokens: &mut HashMap<SeqId, Vec<u32>>) {
     let mut in_flight = 0;
     loop {
         while let Some(plan) = scheduler.next_plan() {
@@ -253,7 +255,7 @@ pub fn drive(scheduler: &mut Scheduler, ranks: &Ranks, tokens: &mut HashMap<SeqI
         if in_flight == 0 {
             break;
         }
-        let output = ranks.answer().output;
+        let output = ranks.receive().output;
         in_flight -= 1;
         for event in scheduler.complete_step(output, 1_000).unwrap() {
             match event {

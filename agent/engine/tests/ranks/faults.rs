@@ -1,10 +1,10 @@
-//! What a rank does when a peer is gone: a typed error at once, its weights kept, and the same tokens in the next
+//! Faults of a peer: a rank returns a typed error at once, keeps its weights, and gives the same tokens in the next
 //! epoch.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::common::{Ranks, Setup, drive, expected, request, scheduler};
+use crate::common::{GroupSetup, Ranks, load_expected, request, run_to_end, scheduler};
 use lockstep_collectives::memory::{Cut, CutKind, Faults, form_group};
 use lockstep_collectives::solo::Solo;
 use lockstep_engine::{EngineError, Runner};
@@ -13,9 +13,9 @@ use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
 const FIXTURE: &str = "awkward-gqa";
 
 #[test]
-fn a_lost_peer_ends_the_epoch_and_the_next_one_goes_on() {
-    let cases = expected(FIXTURE);
-    let setup = Setup::new(FIXTURE, 3);
+fn tokens_continue_in_the_epoch_after_a_lost_peer() {
+    let cases = load_expected(FIXTURE);
+    let setup = GroupSetup::new(FIXTURE, 3);
     let mut ranks = Ranks::start(&setup);
     let mut scheduler = scheduler(&setup, |_| {});
     for (index, case) in cases.iter().enumerate() {
@@ -24,19 +24,19 @@ fn a_lost_peer_ends_the_epoch_and_the_next_one_goes_on() {
     let mut tokens: HashMap<SeqId, Vec<u32>> = HashMap::new();
     for after_bytes in [100_000, 300_000] {
         let cut = Some(Cut { from: 1, to: 2, after_bytes, kind: CutKind::Close });
-        let epoch = ranks.form(&Faults { cut, op_timeout: Duration::from_secs(5), ..Faults::default() });
+        let epoch = ranks.start_epoch(&Faults { cut, op_timeout: Duration::from_secs(5), ..Faults::default() });
         scheduler.start_epoch(epoch, setup.num_blocks, 0);
         loop {
             ranks.send(&scheduler.next_plan().unwrap());
-            let answers = ranks.answers();
-            if answers.iter().any(Result::is_err) {
-                // Ranks that are not told by the transport are told by the head; here the closed links tell all.
-                for answer in answers.iter().filter_map(|answer| answer.as_ref().err()) {
-                    assert!(matches!(answer, EngineError::Collective(_)), "{answer}");
+            let results = ranks.receive_all();
+            if results.iter().any(Result::is_err) {
+                // The head tells those ranks that the transport does not. Here the closed links tell all ranks.
+                for result in results.iter().filter_map(|result| result.as_ref().err()) {
+                    assert!(matches!(result, EngineError::Collective(_)), "{result}");
                 }
                 break;
             }
-            let output = answers.into_iter().next().unwrap().unwrap().output;
+            let output = results.into_iter().next().unwrap().unwrap().output;
             for event in scheduler.complete_step(output, 1_000).unwrap() {
                 if let lockstep_schedule::RequestOutput::Token { id, token, .. } = event {
                     tokens.entry(id).or_default().push(token);
@@ -47,17 +47,17 @@ fn a_lost_peer_ends_the_epoch_and_the_next_one_goes_on() {
     }
     let so_far: usize = tokens.values().map(Vec::len).sum();
     assert!(so_far > 0, "the first epochs gave no token");
-    let epoch = ranks.form(&Faults::default());
+    let epoch = ranks.start_epoch(&Faults::default());
     scheduler.start_epoch(epoch, setup.num_blocks, 0);
-    drive(&mut scheduler, &ranks, &mut tokens);
+    run_to_end(&mut scheduler, &ranks, &mut tokens);
     for (index, case) in cases.iter().enumerate() {
         assert_eq!(tokens[&(index as SeqId)], case.greedy, "prompt {index}");
     }
 }
 
 #[test]
-fn a_runner_refuses_what_does_not_belong() {
-    let setup = Setup::new(FIXTURE, 1);
+fn a_runner_refuses_wrong_epochs_steps_and_communicators() {
+    let setup = GroupSetup::new(FIXTURE, 1);
     let mut runner = Runner::load(setup.config(0), &mut |_, _| {}).unwrap();
     let plan = |epoch, step| StepPlan { epoch, step, ..StepPlan::default() };
     let solo = || Solo::new().unwrap();
@@ -74,13 +74,16 @@ fn a_runner_refuses_what_does_not_belong() {
     runner.step(&plan(2, 1)).unwrap();
     assert!(runner.step(&plan(2, 1)).unwrap_err().to_string().contains("step 2 is due"));
     assert!(runner.start_epoch(2, solo(), 4).unwrap_err().to_string().contains("does not follow epoch 2"));
-    assert!(matches!(runner.step(&plan(2, 2)), Err(EngineError::NotFormed)), "a form that failed ends the epoch");
+    assert!(
+        matches!(runner.step(&plan(2, 2)), Err(EngineError::NotFormed)),
+        "a failed start of an epoch ends the last one"
+    );
 }
 
 #[test]
-fn an_aborted_rank_says_so_and_forms_again() {
-    let setup = Setup::new(FIXTURE, 1);
-    let case = expected(FIXTURE).remove(0);
+fn an_aborted_rank_reports_the_reason_and_starts_a_new_epoch() {
+    let setup = GroupSetup::new(FIXTURE, 1);
+    let case = load_expected(FIXTURE).remove(0);
     let mut runner = Runner::load(setup.config(0), &mut |_, _| {}).unwrap();
     let mut scheduler = scheduler(&setup, |_| {});
     scheduler.submit(request(1, &case, SamplingParams::default()), 0).unwrap();

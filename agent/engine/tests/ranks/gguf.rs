@@ -1,11 +1,11 @@
-//! GGUF files: logits against the gguf package's own dequantization, at every world size; what is made of metadata; and
-//! that nothing in a header does harm.
+//! GGUF files: logits against the gguf package's own dequantization, at every world size; the files of a model folder
+//! that a GGUF file gives; and damaged headers.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use crate::common::{Ranks, Setup, parity_names};
+use crate::common::{GroupSetup, Ranks, parity_names};
 use crate::parity::plan;
 use candle_core::{Device, Tensor};
 use lockstep_engine::{Accelerator, Devices, Runner, describe, gguf, open, resolve, verify, weight_facts};
@@ -17,31 +17,31 @@ fn names() -> impl Iterator<Item = &'static str> {
     FILES.iter().filter_map(|file| file.strip_suffix(".gguf"))
 }
 
-/// Furthest that a logit, of 2 to 4, may be from the reference with the same weights in f64: what rounding activations to
-/// eight bits moves.
+/// Greatest distance of a logit, of 2 to 4, from the reference with the same weights in f64: the effect of rounding
+/// activations to eight bits.
 const TOLERANCE: f32 = 0.3;
-/// And from the same reference with activations that are rounded so.
+/// Greatest distance from the same reference with activations that are rounded so.
 const ROUNDED_TOLERANCE: f32 = 1e-5;
 
 fn path(file: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf")).join(file)
 }
 
-fn setup(name: &str, world_size: usize) -> Setup {
-    Setup { source: path(&format!("{name}.gguf")).display().to_string(), ..Setup::new("qwen3", world_size) }
+fn setup(name: &str, world_size: usize) -> GroupSetup {
+    GroupSetup { source: path(&format!("{name}.gguf")).display().to_string(), ..GroupSetup::new("qwen3", world_size) }
 }
 
 /// Ranks and pipeline stages.
 const GRIDS: [(usize, usize); 5] = [(1, 1), (2, 1), (3, 1), (4, 1), (4, 2)];
 
-/// Furthest distance of any logit.
-fn furthest(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+/// Returns the greatest distance of any logit.
+fn max_distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!((a.len(), a[0].len()), (b.len(), b[0].len()));
     a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// After each token of a prompt that is fed one by one.
-fn logits(setup: &Setup, prompt: &[u32]) -> Vec<Vec<f32>> {
+/// Returns the logits after each token of a prompt that is fed one by one.
+fn logits(setup: &GroupSetup, prompt: &[u32]) -> Vec<Vec<f32>> {
     let ranks = Ranks::start(setup);
     let step = |(position, token): (usize, &u32)| {
         let rows = [(position, PlanTokens::Given(vec![*token]))];
@@ -51,14 +51,14 @@ fn logits(setup: &Setup, prompt: &[u32]) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn logits_are_those_of_the_packages_dequantization() {
+fn logits_match_the_dequantization_of_the_package() {
     for name in names() {
         let expected: HashMap<String, Tensor> =
             candle_core::safetensors::load(path(&format!("{name}.safetensors")), &Device::Cpu).unwrap();
         let prompt: Vec<u32> = expected["prompt"].to_vec1().unwrap();
         for (world_size, stages) in GRIDS {
-            let logits = logits(&Setup { stages, ..setup(name, world_size) }, &prompt);
-            let from = |name: &str| furthest(&logits, &expected[name].to_vec2().unwrap());
+            let logits = logits(&GroupSetup { stages, ..setup(name, world_size) }, &prompt);
+            let from = |name: &str| max_distance(&logits, &expected[name].to_vec2().unwrap());
             let (exact, rounded) = (from("exact"), from(&format!("rounded.{}", world_size / stages)));
             println!("{name}.gguf at {world_size} ranks in {stages} stages: {exact}, {rounded} where rounded");
             assert!(exact < TOLERANCE, "{name}.gguf at {world_size} ranks in {stages} stages: {exact}");
@@ -67,23 +67,25 @@ fn logits_are_those_of_the_packages_dequantization() {
     }
 }
 
-/// Blocks stay blocks on a device without kernels too, where candle rounds up to 256 activations at once.
+/// Blocks stay blocks on a device without kernels too. There candle rounds up to 256 activations at once.
 #[test]
 fn a_file_is_read_onto_a_device() {
     for name in names() {
         let expected: HashMap<String, Tensor> =
             candle_core::safetensors::load(path(&format!("{name}.safetensors")), &Device::Cpu).unwrap();
         let devices = Devices { accelerators: vec![Accelerator::plain(1 << 30)], rest_on_cpu: false };
-        let setup = Setup { devices, ..setup(name, 1) };
-        let found =
-            furthest(&logits(&setup, &expected["prompt"].to_vec1().unwrap()), &expected["exact"].to_vec2().unwrap());
+        let setup = GroupSetup { devices, ..setup(name, 1) };
+        let found = max_distance(
+            &logits(&setup, &expected["prompt"].to_vec1().unwrap()),
+            &expected["exact"].to_vec2().unwrap(),
+        );
         println!("{name}.gguf on a device: {found}");
         assert!(found < TOLERANCE, "{name}.gguf on a device: {found}");
     }
 }
 
 #[test]
-fn a_file_is_a_model() {
+fn a_file_is_described_as_a_model() {
     for name in names() {
         let files = open(&path(&format!("{name}.gguf")).display().to_string()).unwrap();
         let model = describe(files.as_ref()).unwrap();
@@ -110,7 +112,7 @@ fn a_file_is_a_model() {
 }
 
 #[test]
-fn a_folder_with_one_file_is_that_file() {
+fn a_folder_with_one_file_opens_as_that_file() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(path("qwen3.gguf"), folder.path().join("a-Q4_K_M.gguf")).unwrap();
     let source = folder.path().display().to_string();
@@ -118,7 +120,7 @@ fn a_folder_with_one_file_is_that_file() {
     let names: Vec<_> = resolved.iter().map(|file| file.name.as_str()).collect();
     assert_eq!(names, ["config.json", "model.gguf"]);
     verify(open(&source).unwrap().as_ref(), &resolved).unwrap();
-    let setup = Setup { source: source.clone(), dtype: None, ..setup("qwen3", 2) };
+    let setup = GroupSetup { source: source.clone(), dtype: None, ..setup("qwen3", 2) };
     let runner = Runner::load(setup.config(1), &mut |_, _| {}).unwrap();
     // A rank reads its part of every matrix, and keeps it in its format.
     assert_eq!(runner.facts().dtype, "q5_k");
@@ -154,9 +156,9 @@ fn damaged_headers_are_refused_by_name() {
     }
 }
 
-/// Whatever a byte of the header becomes, the answer is a model or an error, soon and in bounded memory.
+/// Whatever a byte of the header becomes, the result is a model or an error, soon and in bounded memory.
 #[test]
-fn no_header_does_harm() {
+fn changed_headers_give_a_model_or_an_error() {
     for name in names() {
         let whole = std::fs::read(path(&format!("{name}.gguf"))).unwrap();
         let header = whole.windows(4).rposition(|window| window == b"blk.").unwrap() + 64;

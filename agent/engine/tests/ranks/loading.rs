@@ -1,10 +1,11 @@
-//! Loading: what is read, what is reported, and the clear error for everything that can be wrong with a model folder.
+//! Loading: the bytes that are read, the progress that is reported, and a clear error for everything that can be wrong
+//! with a model folder.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::common::{Setup, fixtures, folder, parity_names};
+use crate::common::{GroupSetup, fixture_folder, fixtures, parity_names};
 use lockstep_collectives::solo::Solo;
 use lockstep_collectives::{Grid, RankGroup};
 use lockstep_engine::config::Architecture;
@@ -13,15 +14,15 @@ use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, 
 
 const FIXTURE: &str = "awkward-gqa";
 
-/// A copy of a fixture that may be damaged.
-fn copy(fixture: &str) -> (tempfile::TempDir, Setup) {
+/// Returns a copy of a fixture that may be damaged.
+fn copy(fixture: &str) -> (tempfile::TempDir, GroupSetup) {
     let copy = tempfile::tempdir().unwrap();
-    for file in std::fs::read_dir(folder(fixture)).unwrap() {
+    for file in std::fs::read_dir(fixture_folder(fixture)).unwrap() {
         let path = file.unwrap().path();
         std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
     }
     let source = copy.path().display().to_string();
-    (copy, Setup { source, dtype: None, ..Setup::new(fixture, 1) })
+    (copy, GroupSetup { source, dtype: None, ..GroupSetup::new(fixture, 1) })
 }
 
 fn load(config: RunnerConfig) -> Result<Runner, String> {
@@ -30,11 +31,11 @@ fn load(config: RunnerConfig) -> Result<Runner, String> {
 
 #[test]
 fn a_rank_reads_its_own_part_and_reports_it() {
-    let size = std::fs::metadata(folder(FIXTURE).join("model.safetensors")).unwrap().len();
+    let size = std::fs::metadata(fixture_folder(FIXTURE).join("model.safetensors")).unwrap().len();
     let mut sum = 0;
     for rank in 0..3 {
         let mut reports = Vec::new();
-        let config = Setup::new(FIXTURE, 3).config(rank);
+        let config = GroupSetup::new(FIXTURE, 3).config(rank);
         let runner = Runner::load(config, &mut |read, total| reports.push((read, total))).unwrap();
         assert!(reports.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{reports:?}");
         assert!(reports.iter().all(|(read, total)| read <= total), "{reports:?}");
@@ -44,17 +45,18 @@ fn a_rank_reads_its_own_part_and_reports_it() {
         assert_eq!((facts.architecture, facts.dtype, facts.vocab_size), ("LlamaForCausalLM", "f32", 269));
         assert_eq!((facts.context_length, facts.num_layers, facts.layers.clone()), (256, 3, 0..3));
         assert_eq!(facts.parameters * 4, size - header(FIXTURE));
-        // Three layers, keys and values, at least one KV head of 10 in f32, 8 positions; kernels may pad.
+        // A block has three layers, keys and values, at least one KV head of 10 in f32, and 8 positions. Kernels may
+        // pad it.
         assert!(runner.bytes_per_block() >= 3 * 2 * 8 * 10 * 4, "{}", runner.bytes_per_block());
     }
-    // KV heads that two ranks share, norms, and the gaps in short rows are read more than once.
+    // Ranks read some bytes more than once: KV heads that two ranks share, norms, and the gaps in short rows.
     assert!(sum > size * 9 / 10 && sum < size * 2, "{sum} of {size}");
 }
 
 #[test]
 fn a_stage_reads_its_own_layers_alone() {
     let bytes = |rank, stages| {
-        let config = Setup { stages, ..Setup::new(FIXTURE, stages) }.config(rank);
+        let config = GroupSetup { stages, ..GroupSetup::new(FIXTURE, stages) }.config(rank);
         let runner = load(config).unwrap();
         assert_eq!(runner.facts().layers.len(), if stages == 1 { 3 } else { 2 - rank });
         (runner.bytes_read(), runner.bytes_per_block())
@@ -62,20 +64,20 @@ fn a_stage_reads_its_own_layers_alone() {
     let (whole, whole_block) = bytes(0, 1);
     let (first, first_block) = bytes(0, 2);
     let (last, last_block) = bytes(1, 2);
-    // This model's output projection is the embedding, which both ends have then.
+    // This model's output projection is the embedding, and both end stages have a copy of it.
     assert_eq!(first + last, whole + 269 * 54 * 4);
     assert_eq!((first_block, last_block), (whole_block / 3 * 2, whole_block / 3), "two layers and one");
 }
 
-/// Bytes before the first tensor.
+/// Returns the bytes before the first tensor.
 fn header(fixture: &str) -> u64 {
-    let bytes = std::fs::read(folder(fixture).join("model.safetensors")).unwrap();
+    let bytes = std::fs::read(fixture_folder(fixture).join("model.safetensors")).unwrap();
     8 + u64::from_le_bytes(bytes[..8].try_into().unwrap())
 }
 
 #[test]
-fn progress_moves_with_every_layer() {
-    let config = Setup::new(FIXTURE, 1).config(0);
+fn progress_increases_with_every_layer() {
+    let config = GroupSetup::new(FIXTURE, 1).config(0);
     let progress = Arc::clone(&config.progress);
     let mut runner = load(config).unwrap();
     runner.start_epoch(1, Solo::new().unwrap(), 4).unwrap();
@@ -93,7 +95,7 @@ fn progress_moves_with_every_layer() {
     assert!(progress.load(Ordering::Relaxed) >= before + 3 * 4);
 }
 
-/// What is done to a folder, and what loading it then says.
+/// Name of a damage, the function that does it to a folder, and a part of the error of loading the folder.
 type Damage = (&'static str, fn(&Path), &'static str);
 
 fn edit(folder: &Path, file: &str, from: &str, to: &str) {
@@ -150,7 +152,7 @@ fn damaged_models_are_refused_by_name() {
 
 #[test]
 fn wrong_choices_are_refused_with_the_remedy() {
-    let config = || Setup::new(FIXTURE, 1).config(0);
+    let config = || GroupSetup::new(FIXTURE, 1).config(0);
     let cases = [
         (RunnerConfig { grid: RankGroup::new(6, 7).unwrap().into(), ..config() }, "the largest world size is 6"),
         (RunnerConfig { grid: Grid::new(3, 4, 4).unwrap(), ..config() }, "a model of 3 layers cannot be split into 4"),
@@ -180,7 +182,7 @@ fn a_model_is_resolved_once_and_verified_everywhere() {
 #[test]
 fn every_fixture_is_described() {
     for name in fixtures() {
-        let described = describe(open(&folder(name).display().to_string()).unwrap().as_ref()).unwrap();
+        let described = describe(open(&fixture_folder(name).display().to_string()).unwrap().as_ref()).unwrap();
         assert!(described.context_length >= 256 && described.largest_world_size >= 4, "{name}");
         assert_eq!(described.generation.eos_token_ids, [2], "{name}");
         assert!(!described.tokenizer_json.is_empty());
@@ -190,7 +192,7 @@ fn every_fixture_is_described() {
 #[test]
 fn every_family_has_a_fixture_and_a_gguf_file() {
     let describe_file = |path: String| describe(open(&path).unwrap().as_ref()).unwrap().architecture;
-    let fixtures: Vec<_> = fixtures().map(|name| describe_file(Setup::new(name, 1).source)).collect();
+    let fixtures: Vec<_> = fixtures().map(|name| describe_file(GroupSetup::new(name, 1).source)).collect();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf");
     let files = parity_names("gguf").into_iter().filter(|name| name.ends_with(".gguf"));
     let files: Vec<_> = files.map(|name| describe_file(format!("{folder}/{name}"))).collect();

@@ -1,4 +1,4 @@
-//! Whole ranks, as threads over the in-memory transport: parity with transformers, loading, losses.
+//! Whole ranks, as threads over the in-memory transport: parity with transformers, loading, faults.
 
 mod builtin;
 mod common;

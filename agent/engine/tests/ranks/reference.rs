@@ -1,7 +1,6 @@
-//! What ranks are to compute, one sequence at a time in f64: weights as their format leaves them; activations, keys and
-//! values rounded where the kernels round them. It shares the configuration and the RoPE's frequencies with the engine and
-//! nothing else, and is held against transformers itself. A layer has the parts whose tensors the checkpoint has, so no
-//! family is named here.
+//! A reference for ranks, which computes one sequence at a time in f64. Weights have the values of their format.
+//! Activations, keys and values are rounded where the kernels round them. The reference shares the configuration and
+//! the RoPE's frequencies with the engine and nothing else, and the tests compare it with transformers itself.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,41 +12,41 @@ use lockstep_engine::config::{ModelConfig, MoeConfig};
 use lockstep_engine::{BlockFormat, describe, open};
 use lockstep_kernels::Activation;
 
-use crate::common::{Setup, folder};
+use crate::common::{GroupSetup, fixture_folder};
 
-/// Columns whose activations share a scale where the weights are quantized.
-const GROUP: usize = 32;
+/// Columns whose activations share a scale if the weights are quantized.
+const GROUP_SIZE: usize = 32;
 
-/// One row a token.
+/// One row for each token.
 type Rows = Vec<Vec<f64>>;
 
-/// A model as one format leaves it.
+/// A model with the weights that one format gives it.
 pub struct Reference {
     config: ModelConfig,
     context_length: usize,
-    /// Matrices by rows; a vector is one row.
+    /// Matrices by rows. A vector is one row.
     tensors: HashMap<String, Rows>,
     quantized: bool,
     cache: DType,
-    /// Which query heads, by rank of a stage.
+    /// Query heads by rank of a stage.
     heads: Vec<Range<usize>>,
     /// Ranks of a stage.
     groups: Vec<RankGroup>,
 }
 
 impl Reference {
-    pub fn new(fixture: &str, setup: &Setup) -> Self {
+    pub fn new(fixture: &str, setup: &GroupSetup) -> Self {
         let config = describe(open(&setup.source).unwrap().as_ref()).unwrap().config;
         let cache = setup.dtype.unwrap_or(DType::F32);
         let size = setup.world_size / setup.stages;
         let groups: Vec<RankGroup> = (0..size).map(|rank| RankGroup::new(rank, size).unwrap()).collect();
         let heads = groups.iter().map(|group| group.part_of(config.num_heads)).collect();
         let quantized = setup.quantization.is_some();
-        let tensors = decoded(stored(fixture), cache, setup.quantization, config.tie_word_embeddings);
+        let tensors = decode_tensors(load_tensors(fixture), cache, setup.quantization, config.tie_word_embeddings);
         Self { config, context_length: 256, tensors, quantized, cache, heads, groups }
     }
 
-    /// The logits after each of `ids`.
+    /// Computes the logits after each of `ids`.
     pub fn logits(&self, ids: &[u32]) -> Rows {
         let config = &self.config;
         let scale = f64::from(config.embedding_scale.unwrap_or(1.0));
@@ -86,14 +85,19 @@ impl Reference {
         x.iter().map(row).collect()
     }
 
-    /// `x` times a projection, and its bias. `cuts` are the columns of each rank, where ranks have some of them.
-    fn product(&self, x: &Rows, name: &str, cuts: Option<&[Range<usize>]>) -> Rows {
+    /// Computes `x` times a projection, plus its bias. `shards` are the columns of each rank if the ranks share the
+    /// columns.
+    fn product(&self, x: &Rows, name: &str, shards: Option<&[Range<usize>]>) -> Rows {
         let weight = &self.tensors[&format!("{name}.weight")];
         let bias = self.tensors.get(&format!("{name}.bias")).map(|bias| &bias[0]);
         let whole = 0..weight[0].len();
         let is_quantized = self.quantized && !is_router(&format!("{name}.weight"));
         let row = |x: &Vec<f64>| {
-            let x = if is_quantized { rounded(x, cuts.unwrap_or(std::slice::from_ref(&whole))) } else { x.clone() };
+            let x = if is_quantized {
+                round_to_eight_bits(x, shards.unwrap_or(std::slice::from_ref(&whole)))
+            } else {
+                x.clone()
+            };
             let sums = weight.iter().map(|w| w.iter().zip(&x).map(|(w, x)| w * x).sum::<f64>());
             sums.enumerate().map(|(i, sum)| sum + bias.map_or(0.0, |bias| bias[i])).collect()
         };
@@ -117,11 +121,11 @@ impl Reference {
                     if self.has(&at(norm)) {
                         head.copy_from_slice(&self.norm(&vec![head.to_vec()], &at(norm))[0]);
                     }
-                    self.turn(layer, position, head);
+                    self.rotate(layer, position, head);
                 }
             }
         }
-        let (k, v) = (self.cached(&k), self.cached(&v));
+        let (k, v) = (self.round_to_cache(&k), self.round_to_cache(&v));
         let window = config.layers[layer].window.unwrap_or(usize::MAX);
         let attend = |position: usize, head: usize| {
             let part = head * dim..(head + 1) * dim;
@@ -141,12 +145,12 @@ impl Reference {
         };
         let row = |position| (0..config.num_heads).flat_map(|head| attend(position, head)).collect();
         let attended: Rows = (0..x.len()).map(row).collect();
-        let cuts: Vec<_> = self.heads.iter().map(|heads| heads.start * dim..heads.end * dim).collect();
-        self.product(&attended, &at("o_proj"), Some(&cuts))
+        let shards: Vec<_> = self.heads.iter().map(|heads| heads.start * dim..heads.end * dim).collect();
+        self.product(&attended, &at("o_proj"), Some(&shards))
     }
 
-    /// Turns one head by its position.
-    fn turn(&self, layer: usize, position: usize, head: &mut [f64]) {
+    /// Rotates one head by its position.
+    fn rotate(&self, layer: usize, position: usize, head: &mut [f64]) {
         let rope = &self.config.ropes[self.config.layers[layer].rope];
         let half = rope.rotary_dim / 2;
         for (i, frequency) in rope.inverse_frequencies(self.context_length).into_iter().enumerate() {
@@ -157,9 +161,9 @@ impl Reference {
         }
     }
 
-    /// As the cache keeps them.
-    fn cached(&self, x: &Rows) -> Rows {
-        if self.cache == DType::F32 { x.clone() } else { rows(&through(&tensor(x), self.cache)) }
+    /// Rounds rows as the cache does.
+    fn round_to_cache(&self, x: &Rows) -> Rows {
+        if self.cache == DType::F32 { x.clone() } else { rows(&round_to_dtype(&tensor(x), self.cache)) }
     }
 
     fn feed_forward(&self, layer: usize, x: &Rows) -> Rows {
@@ -173,7 +177,7 @@ impl Reference {
         if self.has(&at("mlp.gate_up_proj")) {
             let (all, inner) = (self.product(x, &at("mlp.gate_up_proj"), None), config.intermediate_size);
             let gated = self.gated(&columns(&all, 0..inner), &columns(&all, inner..2 * inner));
-            return self.product(&gated, &at("mlp.down_proj"), Some(&self.inner_cuts(inner)));
+            return self.product(&gated, &at("mlp.down_proj"), Some(&self.intermediate_shards(inner)));
         }
         self.gated_mlp(&at("mlp"), config.intermediate_size, usual, x)
     }
@@ -185,7 +189,7 @@ impl Reference {
 
     fn gated_mlp(&self, place: &str, inner: usize, [gate, up, down]: [&str; 3], x: &Rows) -> Rows {
         let [gate, up] = [gate, up].map(|name| self.product(x, &format!("{place}.{name}"), None));
-        self.product(&self.gated(&gate, &up), &format!("{place}.{down}"), Some(&self.inner_cuts(inner)))
+        self.product(&self.gated(&gate, &up), &format!("{place}.{down}"), Some(&self.intermediate_shards(inner)))
     }
 
     fn experts(&self, place: &str, moe: MoeConfig, names: [&str; 3], x: &Rows) -> Rows {
@@ -217,14 +221,14 @@ impl Reference {
         gate.iter().zip(up).map(row).collect()
     }
 
-    fn inner_cuts(&self, inner: usize) -> Vec<Range<usize>> {
+    fn intermediate_shards(&self, inner: usize) -> Vec<Range<usize>> {
         self.groups.iter().map(|group| group.part_of(inner)).collect()
     }
 }
 
-/// All tensors of a fixture in f32.
-fn stored(fixture: &str) -> HashMap<String, Tensor> {
-    let files = std::fs::read_dir(folder(fixture)).unwrap().map(|file| file.unwrap().path());
+/// Loads all tensors of a fixture in f32.
+fn load_tensors(fixture: &str) -> HashMap<String, Tensor> {
+    let files = std::fs::read_dir(fixture_folder(fixture)).unwrap().map(|file| file.unwrap().path());
     let weights = files.filter(|path| {
         path.extension().is_some_and(|extension| extension == "safetensors") && !path.ends_with("expected.safetensors")
     });
@@ -232,9 +236,9 @@ fn stored(fixture: &str) -> HashMap<String, Tensor> {
     tensors.map(|(name, tensor)| (name, tensor.to_dtype(DType::F32).unwrap())).collect()
 }
 
-/// Matrices go through the type and then through blocks; the embedding through the type alone, routers and vectors through
-/// neither.
-fn decoded(
+/// Returns the tensors as a format gives them. Matrices are rounded to the type and then to blocks, the embedding to
+/// the type alone. Routers and vectors are not rounded.
+fn decode_tensors(
     mut tensors: HashMap<String, Tensor>,
     dtype: DType,
     quantization: Option<BlockFormat>,
@@ -250,12 +254,12 @@ fn decoded(
         if is_router(&name) {
             return (name, rows(&tensor));
         }
-        let tensor = through(&tensor, dtype);
+        let tensor = round_to_dtype(&tensor, dtype);
         let tensor = match quantization {
             _ if name.contains("embed_tokens") => tensor,
             None => tensor,
-            Some(BlockFormat::Q8_0) => through_blocks(&tensor, GgmlDType::Q8_0),
-            Some(BlockFormat::Q4K) => through_blocks(&tensor, GgmlDType::Q4K),
+            Some(BlockFormat::Q8_0) => round_to_blocks(&tensor, GgmlDType::Q8_0),
+            Some(BlockFormat::Q4K) => round_to_blocks(&tensor, GgmlDType::Q4K),
             Some(other) => panic!("matrices are not quantized to {}", other.name()),
         };
         (name, rows(&tensor))
@@ -267,35 +271,35 @@ fn is_router(name: &str) -> bool {
     name.ends_with(".gate.weight")
 }
 
-fn through(tensor: &Tensor, dtype: DType) -> Tensor {
+fn round_to_dtype(tensor: &Tensor, dtype: DType) -> Tensor {
     tensor.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap()
 }
 
-/// Numbers as a library's encoder and decoder leave them, on the grid of whole rows.
-fn through_blocks(tensor: &Tensor, dtype: GgmlDType) -> Tensor {
+/// Returns numbers as a library's encoder and decoder give them, in blocks of whole rows.
+fn round_to_blocks(tensor: &Tensor, dtype: GgmlDType) -> Tensor {
     let (rows, columns) = tensor.dims2().unwrap();
     let padded = columns.next_multiple_of(dtype.block_size());
     let zeros = Tensor::zeros((rows, padded - columns), tensor.dtype(), &Device::Cpu).unwrap();
     let whole = Tensor::cat(&[tensor, &zeros], 1).unwrap();
-    let decoded = QTensor::quantize(&whole, dtype).unwrap().dequantize(&Device::Cpu).unwrap();
-    decoded.narrow(1, 0, columns).unwrap()
+    let decode_tensors = QTensor::quantize(&whole, dtype).unwrap().dequantize(&Device::Cpu).unwrap();
+    decode_tensors.narrow(1, 0, columns).unwrap()
 }
 
-/// A row in eight bits: what of 32 columns one rank has shares a scale.
-fn rounded(x: &[f64], cuts: &[Range<usize>]) -> Vec<f64> {
-    let mut rounded = vec![0.0; x.len()];
-    for cut in cuts {
-        for group in cut.start / GROUP..cut.end.div_ceil(GROUP) {
-            let part = cut.start.max(group * GROUP)..cut.end.min((group + 1) * GROUP);
+/// Rounds a row to eight bits. The columns of one rank among 32 columns share a scale.
+fn round_to_eight_bits(x: &[f64], shards: &[Range<usize>]) -> Vec<f64> {
+    let mut round_to_eight_bits = vec![0.0; x.len()];
+    for shard in shards {
+        for group in shard.start / GROUP_SIZE..shard.end.div_ceil(GROUP_SIZE) {
+            let part = shard.start.max(group * GROUP_SIZE)..shard.end.min((group + 1) * GROUP_SIZE);
             let values: Vec<f32> = x[part.clone()].iter().map(|x| *x as f32).collect();
             let greatest = values.iter().fold(0f32, |most, x| most.max(x.abs()));
             let (scale, inverse) = (greatest / 127.0, if greatest > 0.0 { 127.0 / greatest } else { 0.0 });
-            for (to, x) in rounded[part].iter_mut().zip(values) {
+            for (to, x) in round_to_eight_bits[part].iter_mut().zip(values) {
                 *to = f64::from((x * inverse).round_ties_even()) * f64::from(scale);
             }
         }
     }
-    rounded
+    round_to_eight_bits
 }
 
 fn rows(tensor: &Tensor) -> Rows {

@@ -3,39 +3,40 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::common::{Ranks, Setup, drive, expected, fixtures, request, scheduler};
+use crate::common::{GroupSetup, Ranks, fixtures, load_expected, request, run_to_end, scheduler};
 use lockstep_collectives::memory::{Cut, CutKind, Faults};
 use lockstep_engine::EngineError;
 use lockstep_schedule::plan::{Admission, PlanEntry, PlanTokens, SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{RequestOutput, SchedulerConfig};
 
-/// Ranks and stages: pipelines alone, with tensor parallelism, and as long as the three layers of a fixture.
+/// Ranks and stages: pipelines alone, pipelines with tensor parallelism, and pipelines as long as the three layers of a
+/// fixture.
 const GRIDS: [(usize, usize); 5] = [(2, 2), (4, 2), (6, 2), (3, 3), (6, 3)];
 
-fn setup(fixture: &str, (world_size, stages): (usize, usize)) -> Setup {
-    Setup { stages, ..Setup::new(fixture, world_size) }
+fn setup(fixture: &str, (world_size, stages): (usize, usize)) -> GroupSetup {
+    GroupSetup { stages, ..GroupSetup::new(fixture, world_size) }
 }
 
-fn pipelined(setup: &Setup) -> impl FnOnce(&mut SchedulerConfig) {
+fn pipelined(setup: &GroupSetup) -> impl FnOnce(&mut SchedulerConfig) {
     let stages = setup.stages;
     move |config| (config.pipeline_stages, config.max_steps_in_flight) = (stages, stages + 1)
 }
 
-/// Everything that the fixture's prompts sample, all at once and as far ahead as the schedule goes.
-fn answers(setup: &Setup, fixture: &str, params: impl Fn(u64) -> SamplingParams) -> HashMap<SeqId, Vec<u32>> {
+/// Returns all tokens that the fixture's prompts sample, run together and as far ahead as the scheduler plans.
+fn run_prompts(setup: &GroupSetup, fixture: &str, params: impl Fn(u64) -> SamplingParams) -> HashMap<SeqId, Vec<u32>> {
     let ranks = Ranks::start(setup);
     let mut scheduler = scheduler(setup, pipelined(setup));
     scheduler.start_epoch(ranks.epoch(), setup.num_blocks, 0);
-    for (index, case) in expected(fixture).iter().enumerate() {
+    for (index, case) in load_expected(fixture).iter().enumerate() {
         scheduler.submit(request(index as SeqId, case, params(index as u64)), 0).unwrap();
     }
     let mut tokens = HashMap::new();
-    drive(&mut scheduler, &ranks, &mut tokens);
+    run_to_end(&mut scheduler, &ranks, &mut tokens);
     tokens
 }
 
 #[test]
-fn greedy_tokens_are_those_of_transformers() {
+fn greedy_tokens_match_transformers() {
     let everywhere = GRIDS.iter().flat_map(|grid| ["awkward-gqa", "llama3-sharded"].map(|fixture| (fixture, *grid)));
     for (fixture, grid) in fixtures().map(|fixture| (fixture, (4, 2))).chain(everywhere) {
         let setup = setup(fixture, grid);
@@ -46,8 +47,8 @@ fn greedy_tokens_are_those_of_transformers() {
         if setup.stages > layers {
             continue;
         }
-        let tokens = answers(&setup, fixture, |_| SamplingParams::default());
-        for (index, case) in expected(fixture).iter().enumerate() {
+        let tokens = run_prompts(&setup, fixture, |_| SamplingParams::default());
+        for (index, case) in load_expected(fixture).iter().enumerate() {
             assert_eq!(tokens[&(index as SeqId)], case.greedy, "{fixture} on {grid:?}, prompt {index}");
         }
     }
@@ -57,17 +58,17 @@ fn greedy_tokens_are_those_of_transformers() {
 fn sampled_tokens_do_not_depend_on_the_grid() {
     let params = |seed| SamplingParams { temperature: 1.3, top_k: 20, seed, logprobs: Some(2), ..Default::default() };
     let name = "awkward-gqa";
-    let alone = answers(&setup(name, (1, 1)), name, params);
+    let alone = run_prompts(&setup(name, (1, 1)), name, params);
     for grid in [(2, 2), (4, 2), (3, 3)] {
-        assert_eq!(answers(&setup(name, grid), name, params), alone, "{grid:?}");
+        assert_eq!(run_prompts(&setup(name, grid), name, params), alone, "{grid:?}");
     }
 }
 
-/// Stages change no bit: the stream goes from one to the next as it is.
+/// Stages change no bit: the stream goes from one to the next unchanged.
 #[test]
-fn logits_are_those_of_one_process_to_the_last_bit() {
+fn logits_match_one_process_to_the_last_bit() {
     let name = "awkward-gqa";
-    let case = expected(name).remove(0);
+    let case = load_expected(name).remove(0);
     let logits = |grid| {
         let setup = setup(name, grid);
         let ranks = Ranks::start(&setup);
@@ -94,9 +95,9 @@ fn logits_are_those_of_one_process_to_the_last_bit() {
     }
 }
 
-/// The first stage computes steps while the last has not begun: it waits for a token only where a plan names it.
+/// The first stage computes steps while the last has not begun. It waits for a token only if a plan needs the token.
 #[test]
-fn a_stage_goes_on_while_later_ones_compute() {
+fn a_stage_computes_ahead_of_later_stages() {
     let name = "awkward-gqa";
     let setup = setup(name, (2, 2));
     let ranks = Ranks::start(&setup);
@@ -114,10 +115,10 @@ fn a_stage_goes_on_while_later_ones_compute() {
             allowed: None,
         }],
     };
-    // The last stage is given nothing yet.
+    // The last stage gets no plan yet.
     for step in 1..=3 {
         ranks.send_to(0, &plan(step));
-        assert!(ranks.answer_of(0).unwrap().output.sampled.is_empty());
+        assert!(ranks.receive_from(0).unwrap().output.sampled.is_empty());
     }
     let decode =
         PlanEntry { tokens: PlanTokens::LastSampled, position: 3, new_blocks: vec![], ..plan(1).entries.remove(0) };
@@ -125,16 +126,16 @@ fn a_stage_goes_on_while_later_ones_compute() {
     ranks.send_to(0, &decode);
     for step in 1..=3 {
         ranks.send_to(1, &plan(step));
-        assert_eq!(ranks.answer_of(1).unwrap().output.sampled.len(), 1);
+        assert_eq!(ranks.receive_from(1).unwrap().output.sampled.len(), 1);
     }
     ranks.send_to(1, &decode);
-    assert_eq!(ranks.answer().output.sampled[0].seq, 1);
+    assert_eq!(ranks.receive().output.sampled[0].seq, 1);
 }
 
 #[test]
-fn a_link_between_stages_breaks_and_the_next_epoch_goes_on() {
+fn tokens_continue_in_the_epoch_after_a_broken_link_between_stages() {
     let name = "awkward-gqa";
-    let cases = expected(name);
+    let cases = load_expected(name);
     let setup = setup(name, (4, 2));
     let mut ranks = Ranks::start(&setup);
     let mut scheduler = scheduler(&setup, pipelined(&setup));
@@ -142,22 +143,22 @@ fn a_link_between_stages_breaks_and_the_next_epoch_goes_on() {
         scheduler.submit(request(index as SeqId, case, SamplingParams::default()), 0).unwrap();
     }
     let mut tokens: HashMap<SeqId, Vec<u32>> = HashMap::new();
-    // Forwards, where activations go, and backwards, where tokens do.
+    // The cuts are forwards, where activations go, and backwards, where tokens go.
     for (from, to, after_bytes) in [(0, 1, 15_000), (1, 0, 60), (0, 1, 20_000)] {
         let cut = Some(Cut { from, to, after_bytes, kind: CutKind::Close });
-        let epoch = ranks.form(&Faults { cut, op_timeout: Duration::from_secs(5), ..Faults::default() });
+        let epoch = ranks.start_epoch(&Faults { cut, op_timeout: Duration::from_secs(5), ..Faults::default() });
         scheduler.start_epoch(epoch, setup.num_blocks, 0);
         loop {
             let sent = std::iter::from_fn(|| scheduler.next_plan()).map(|plan| ranks.send(&plan)).count();
             assert!(sent > 0 || scheduler.stats().steps_in_flight > 0, "no link broke");
-            let answers = ranks.answers();
-            if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+            let results = ranks.receive_all();
+            if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
                 assert!(matches!(error, EngineError::Collective(_) | EngineError::NotFormed), "{error}");
                 let rest = scheduler.stats().steps_in_flight - 1;
-                (0..rest).for_each(|_| drop(ranks.answers()));
+                (0..rest).for_each(|_| drop(ranks.receive_all()));
                 break;
             }
-            let output = answers.into_iter().next_back().unwrap().unwrap().output;
+            let output = results.into_iter().next_back().unwrap().unwrap().output;
             for event in scheduler.complete_step(output, 1_000).unwrap() {
                 if let RequestOutput::Token { id, token, .. } = event {
                     tokens.entry(id).or_default().push(token);
@@ -167,9 +168,9 @@ fn a_link_between_stages_breaks_and_the_next_epoch_goes_on() {
         scheduler.end_epoch(0);
     }
     assert!(!tokens.is_empty(), "the first epochs gave no token");
-    let epoch = ranks.form(&Faults::default());
+    let epoch = ranks.start_epoch(&Faults::default());
     scheduler.start_epoch(epoch, setup.num_blocks, 0);
-    drive(&mut scheduler, &ranks, &mut tokens);
+    run_to_end(&mut scheduler, &ranks, &mut tokens);
     for (index, case) in cases.iter().enumerate() {
         assert_eq!(tokens[&(index as SeqId)], case.greedy, "prompt {index}");
     }
