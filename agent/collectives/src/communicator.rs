@@ -2,7 +2,8 @@
 //!
 //! All ranks call the same operations in the same order with the same sizes. A call returns when this rank's part is
 //! done. It fails with a typed error if a peer is gone, a deadline passes, or another thread aborts. After the first
-//! failure every later call fails. A communicator belongs to one epoch and is never repaired: each epoch forms a new one.
+//! failure every later call fails. A communicator belongs to one epoch and is never repaired: each epoch forms a new
+//! one.
 
 use crate::abort::Aborter;
 use crate::error::CollectiveError;

@@ -91,8 +91,8 @@ impl_device_slice!(DeviceSlice);
 impl_device_slice!(DeviceSliceMut);
 
 impl<'a> DeviceSlice<'a> {
-    /// Returns the elements for reading, after making `stream` wait for their writers. The caller drops the guard once the
-    /// reading is queued.
+    /// Returns the elements for reading, after making `stream` wait for their writers. The caller drops the guard once
+    /// the reading is queued.
     pub(crate) fn memory(self, stream: &'a Arc<CudaStream>) -> (DeviceMemory, SyncOnDrop<'a>) {
         let (dtype, count) = (self.dtype(), self.len());
         let (address, guard) = with_view!(self, view => view.device_ptr(stream));
@@ -101,8 +101,8 @@ impl<'a> DeviceSlice<'a> {
 }
 
 impl DeviceSliceMut<'_> {
-    /// Returns the elements for writing, after making `stream` wait for their users. The caller drops the guard once the
-    /// writing is queued.
+    /// Returns the elements for writing, after making `stream` wait for their users. The caller drops the guard once
+    /// the writing is queued.
     pub(crate) fn memory<'b>(&'b mut self, stream: &'b Arc<CudaStream>) -> (DeviceMemory, SyncOnDrop<'b>) {
         let (dtype, count) = (self.dtype(), self.len());
         let (address, guard) = with_view!(self, view => view.device_ptr_mut(stream));

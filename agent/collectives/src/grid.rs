@@ -5,8 +5,8 @@ use crate::rank_group::RankGroup;
 
 /// Place of one rank in a grid, checked: rank = stage × tensor size + tensor rank.
 ///
-/// A row of the grid is one stage, whose ranks sum with each other. A column holds the ranks of equal tensor rank, which
-/// send activations from stage to stage.
+/// A row of the grid is one stage, whose ranks sum with each other. A column holds the ranks of equal tensor rank,
+/// which send activations from stage to stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Grid {
     tensor: RankGroup,

@@ -1,8 +1,8 @@
 //! Ranks as threads of one process, over streams in memory whose faults follow from a seed.
 //!
-//! Tests use this transport with the algorithms of the TCP backend. A link can cut writes short, delay bytes so that they
-//! arrive out of order with other links, drop bytes, or close after a number of bytes. All of this follows from the seed
-//! and from the calls, not from the clock.
+//! Tests use this transport with the algorithms of the TCP backend. A link can cut writes short, delay bytes so that
+//! they arrive out of order with other links, drop bytes, or close after a number of bytes. All of this follows from
+//! the seed and from the calls, not from the clock.
 
 use std::collections::VecDeque;
 use std::io;

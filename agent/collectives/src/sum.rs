@@ -1,7 +1,7 @@
 //! Sums over the ranks, in rank order, in blocks that stay in the first-level cache.
 //!
-//! The order is part of the contract: each element is `((a0 + a1) + a2) + …`, so every rank and every algorithm gets the
-//! same bits. bf16 and f16 are summed in f32 and rounded once. Integers wrap.
+//! The order is part of the contract: each element is `((a0 + a1) + a2) + …`, so every rank and every algorithm gets
+//! the same bits. bf16 and f16 are summed in f32 and rounded once. Integers wrap.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -11,8 +11,8 @@ use crate::dtype::Dtype;
 /// Elements summed at a time. They are 4 KiB of f32, so accumulator and operand stay in the first-level cache.
 const BLOCK: usize = 1024;
 
-/// Replaces `own`, which is the operand of rank `rank`, by the sum over the ranks. `operand_of(r)` returns the operand of
-/// another rank `r`. It is as long as `own` and aligned for `dtype`.
+/// Replaces `own`, which is the operand of rank `rank`, by the sum over the ranks. `operand_of(r)` returns the operand
+/// of another rank `r`. It is as long as `own` and aligned for `dtype`.
 pub(crate) fn sum_in_rank_order<'a>(
     dtype: Dtype,
     rank: usize,

@@ -23,12 +23,12 @@ pub(crate) trait Transport: Send {
     /// Sends as many bytes of `head` and then `body` as fit now. Returns 0 if none do.
     fn try_send(&mut self, peer: usize, head: &[u8], body: &[u8]) -> io::Result<usize>;
 
-    /// Fills `head` and then `body` with the bytes that have arrived. Returns 0 if none have. The end of the stream is an
-    /// error.
+    /// Fills `head` and then `body` with the bytes that have arrived. Returns 0 if none have. The end of the stream is
+    /// an error.
     fn try_recv(&mut self, peer: usize, head: &mut [u8], body: &mut [u8]) -> io::Result<usize>;
 
-    /// Sleeps until a link of interest is ready, the switch is thrown, or the timeout passes. `interest` has one entry per
-    /// rank.
+    /// Sleeps until a link of interest is ready, the switch is thrown, or the timeout passes. `interest` has one entry
+    /// per rank.
     fn wait(&mut self, interest: &[Interest], abort: &AbortSwitch, timeout: Duration) -> io::Result<()>;
 
     /// Closes every link, so that the peers learn at once that this rank has failed.

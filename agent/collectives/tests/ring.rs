@@ -163,18 +163,18 @@ fn form_with_mismatch(adapt: impl Fn(&mut RingConfig) + Sync) -> String {
 fn a_refusal_names_both_values() {
     type Adapt = fn(&mut RingConfig);
     let cases: [(Adapt, &str); 5] = [
-        (|c| c.cluster_id = "b".into(), "rank 0 is not of this group: the cluster here is \"b\", there \"a\""),
-        (|c| c.epoch = 3, "rank 0 is not of this group: the epoch here is 3, there 4"),
+        (|c| c.cluster_id = "b".into(), "rank 0 is not of this group: the cluster is \"b\" here and \"a\" there"),
+        (|c| c.epoch = 3, "rank 0 is not of this group: the epoch is 3 here and 4 there"),
         (
             |c| c.key = key("a key that rank 0 lacks"),
-            "rank 0 is not of this group: the group's key here is given, there missing",
+            "rank 0 is not of this group: the group's key is given here and missing there",
         ),
         (
             |c| {
                 c.group = RankGroup::new(1, 3).unwrap();
                 c.addresses.push("127.0.0.1:9".into());
             },
-            "rank 0 is not of this group: the world size here is 3, there 2",
+            "rank 0 is not of this group: the world size is 3 here and 2 there",
         ),
         (|c| (c.epoch, c.form_timeout) = (5, BRIEF), "rank 0 sent nothing for 300 ms"),
     ];
@@ -209,7 +209,7 @@ fn an_address_of_another_rank_is_refused() {
         _ => config.form_timeout = BRIEF,
     });
     let error = results.into_iter().nth(2).unwrap().err().unwrap();
-    assert_eq!(error.to_string(), "rank 0 is not of this group: rank 0 was expected there, rank 1 it is");
+    assert_eq!(error.to_string(), "rank 0 is not of this group: this rank expected rank 0 there, but rank 1 answered");
 }
 
 /// Returns the error of a rank that finds a stranger at a peer's address. The stranger answers with `reply`.
@@ -232,13 +232,13 @@ fn form_with_stranger(reply: &'static [u8], time: Duration) -> CollectiveError {
 
 #[test]
 fn a_listener_that_is_no_rank_is_named() {
-    let reason = "what listens there is no Lockstep rank".to_owned();
+    let reason = "the peer does not answer like a Lockstep rank".to_owned();
     let long = Duration::from_secs(20);
     assert_eq!(
         form_with_stranger(b"HTTP/1.1 400 Bad Request\r\n", long),
         CollectiveError::Mismatch { rank: 0, reason }
     );
-    let reason = "the wire version here is 1, there 7".to_owned();
+    let reason = "the wire version is 1 here and 7 there".to_owned();
     assert_eq!(form_with_stranger(b"LKST\x07\x00\x01\x02", long), CollectiveError::Mismatch { rank: 0, reason });
     assert_eq!(form_with_stranger(b"LK", BRIEF), CollectiveError::Timeout { rank: 0, millis: 300 });
 }

@@ -11,8 +11,8 @@ pub(crate) type BlockHash = [u8; 16];
 
 /// Hashes the tokens of one full block: SHA-256 over (key, parent's hash, token ids in little endian), cut to 128 bits.
 ///
-/// The first block of a sequence has no parent and hashes 16 zero bytes in its place. All blocks of a scheduler have the
-/// same number of tokens, so all inputs under one key have the same length.
+/// The first block of a sequence has no parent and hashes 16 zero bytes in its place. All blocks of a scheduler have
+/// the same number of tokens, so all inputs under one key have the same length.
 pub(crate) fn hash_block(key: &[u8; 16], parent: Option<&BlockHash>, tokens: &[u32]) -> BlockHash {
     let mut hasher = Sha256::new();
     hasher.update(key);

@@ -17,7 +17,8 @@ use crate::plan::BlockId;
 struct Block {
     /// Number of sequences that refer to the block.
     ref_count: u32,
-    /// Set once the block is full and the head knows its tokens. No sequence writes the block again until it is evicted.
+    /// Set once the block is full and the head knows its tokens. No sequence writes the block again until it is
+    /// evicted.
     hash: Option<BlockHash>,
     /// Key of the block in `BlockManager::cached` while no sequence refers to it.
     released_at: u64,

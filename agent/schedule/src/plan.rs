@@ -34,7 +34,8 @@ pub struct SamplingParams {
     pub seed: u64,
     /// Index of this answer among the answers to the client's request.
     pub choice: u32,
-    /// Number of likeliest tokens to report with their log-probabilities, beside the sampled token. `None` reports none.
+    /// Number of likeliest tokens to report with their log-probabilities, beside the sampled token. `None` reports
+    /// none.
     pub logprobs: Option<u32>,
 }
 
@@ -129,9 +130,11 @@ pub struct PlanEntry {
     /// Blocks that ranks append to the sequence's block table before the step. The first entry of a sequence also
     /// carries the blocks of its cached prefix, and `position` is then above 0.
     pub new_blocks: Vec<BlockId>,
-    /// Set if ranks sample a token after this step's last one. Only the last chunk of a prefill sets it, and every decode.
+    /// Set if ranks sample a token after this step's last one. Only the last chunk of a prefill sets it, and every
+    /// decode.
     pub sample: bool,
-    /// Tokens that a grammar allows, at least one. `None` allows all. The scheduler leaves it `None` and the head fills it.
+    /// Tokens that a grammar allows, at least one. `None` allows all. The scheduler leaves it `None` and the head fills
+    /// it.
     pub allowed: Option<TokenMask>,
 }
 

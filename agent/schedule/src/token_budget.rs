@@ -1,9 +1,9 @@
 //! The token budget: the number of tokens that a step may compute and still last about as long as its target.
 //!
-//! A token in a large step costs less than a token in a small step, because a step reads the weights once. So the budget
-//! keeps the cost per token for each size class (powers of two). A class without a measurement borrows the cost of the
-//! next smaller class. That cost is too high rather than too low, so the budget errs on the careful side. Without either
-//! measurement a class is not chosen. A class that was too slow is tried again after a while.
+//! A token in a large step costs less than a token in a small step, because a step reads the weights once. So the
+//! budget keeps the cost per token for each size class (powers of two). A class without a measurement borrows the cost
+//! of the next smaller class. That cost is too high rather than too low, so the budget errs on the careful side.
+//! Without either measurement a class is not chosen. A class that was too slow is tried again after a while.
 
 use std::time::Duration;
 

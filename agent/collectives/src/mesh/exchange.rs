@@ -1,8 +1,8 @@
 //! The exchange of one operation's bytes over all links at once, in both directions. It never blocks on a single link.
 //!
 //! On each link an operation is a [`Header`] and then the pieces of its [`Plan`], in order. The exchange goes on while
-//! bytes move on any link. When none move, it polls for a short while if the settings ask for that. Then it sleeps until a
-//! link is ready, the group is aborted, or the timeout passes.
+//! bytes move on any link. When none move, it polls for a short while if the settings ask for that. Then it sleeps
+//! until a link is ready, the group is aborted, or the timeout passes.
 
 use std::io;
 use std::sync::Arc;
@@ -219,13 +219,14 @@ impl Exchange {
             PlanPiece::Bytes(bytes) => &mut bytes[progress.offset..],
             PlanPiece::Later | PlanPiece::Done => &mut [],
         };
-        let most = room.len().min(MAX_BYTES_PER_CALL);
+        let max_body = room.len().min(MAX_BYTES_PER_CALL);
         let head = &mut self.received_headers[peer][progress.header_done..];
         let wanted = head.len();
-        if wanted + most == 0 {
+        if wanted + max_body == 0 {
             return Ok(0);
         }
-        let got = self.transport.try_recv(peer, head, &mut room[..most]).map_err(|error| peer_lost(peer, &error))?;
+        let got =
+            self.transport.try_recv(peer, head, &mut room[..max_body]).map_err(|error| peer_lost(peer, &error))?;
         let header_bytes = got.min(wanted);
         progress.header_done += header_bytes;
         progress.offset += got - header_bytes;
@@ -284,8 +285,8 @@ impl Exchange {
             .map_err(|error| CollectiveError::Unavailable { backend: self.transport.name(), reason: error.to_string() })
     }
 
-    /// Returns the error for a passed timeout. It names the first peer that owes bytes, or else the first peer that takes
-    /// none.
+    /// Returns the error for a passed timeout. It names the first peer that owes bytes, or else the first peer that
+    /// takes none.
     fn timeout_error(&self) -> CollectiveError {
         let owing = self.peers().find(|&peer| !self.receiving[peer].done && !self.receiving[peer].blocked);
         let not_taking = || self.peers().find(|&peer| !self.sending[peer].done);

@@ -1,8 +1,8 @@
 //! A communicator over a full mesh of byte streams. Its algorithms do not depend on the transport.
 //!
-//! A small all-reduce is one direct exchange and a local sum. A large all-reduce is a reduce-scatter and an all-gather in
-//! segments. Both sum in rank order, so the result does not depend on the choice. The first error closes every link, and
-//! each later call returns that error.
+//! A small all-reduce is one direct exchange and a local sum. A large all-reduce is a reduce-scatter and an all-gather
+//! in segments. Both sum in rank order, so the result does not depend on the choice. The first error closes every link,
+//! and each later call returns that error.
 
 mod exchange;
 mod header;
@@ -33,8 +33,8 @@ use plans::{SegmentLayout, SegmentedPlan, WholePlan};
 pub struct Tuning {
     /// Most bytes that a rank may send, size × (ranks - 1), for a direct exchange. A larger all-reduce is segmented.
     pub direct_up_to: usize,
-    /// Bytes of a segment between two ranks. With more ranks the segment shrinks by 2 / ranks, so that about as many bytes
-    /// are in flight.
+    /// Bytes of a segment between two ranks. With more ranks the segment shrinks by 2 / ranks, so that about as many
+    /// bytes are in flight.
     pub segment: usize,
     /// Fewest bytes of one rank's part of a segment.
     pub min_part: usize,

@@ -12,10 +12,10 @@ use crate::sum;
 /// depends on another.
 pub(crate) struct WholePlan<'a, To, From> {
     pub(crate) operation: Operation,
-    /// Returns true if `send` goes to a peer.
+    /// Function that returns true if `send` goes to a peer.
     pub(crate) to: To,
     pub(crate) send: &'a [u8],
-    /// Returns the range of `recv` for a peer's piece, or `None` if the peer sends nothing.
+    /// Function that returns the range of `recv` for a peer's piece, or `None` if the peer sends nothing.
     pub(crate) from: From,
     pub(crate) recv: &'a mut [u8],
 }
@@ -57,8 +57,8 @@ const DEPTH: usize = 2;
 /// Plan of the large all-reduce. Each rank owns one part of every segment. It sums the peers' copies of that part
 /// (reduce-scatter), and sends the sum to all peers (all-gather), directly over the full mesh.
 ///
-/// The order of pieces on each link is: the first [`DEPTH`] scatters, gather 0, the next scatter, gather 1, and so on. A
-/// gather depends only on scatters that precede it on every link. So ranks cannot wait for each other in a circle.
+/// The order of pieces on each link is: the first [`DEPTH`] scatters, gather 0, the next scatter, gather 1, and so on.
+/// A gather depends only on scatters that precede it on every link. So ranks cannot wait for each other in a circle.
 pub(crate) struct SegmentedPlan<'a> {
     layout: SegmentLayout,
     data: &'a mut [u8],

@@ -1,8 +1,9 @@
 //! The time for which a rank polls for bytes before it sleeps. The rank learns it from experience.
 //!
 //! If the peer runs on another core, bytes come within microseconds, and a sleep costs more than it saves. If the peer
-//! waits for this core, or the machine is busy, polling only delays the peer. The rank finds out by trying. So the budget
-//! doubles when bytes came while polling, and halves when none came. Now and then the rank tries the longest budget again.
+//! waits for this core, or the machine is busy, polling only delays the peer. The rank finds out by trying. So the
+//! budget doubles when bytes came while polling, and halves when none came. Now and then the rank tries the longest
+//! budget again.
 
 use std::time::Duration;
 

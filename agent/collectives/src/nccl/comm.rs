@@ -69,8 +69,8 @@ pub(crate) struct Comm {
 }
 
 impl Comm {
-    /// Begins to join `id`'s group. [`Comm::is_queued`] returns true once the group is joined. The device must be bound to
-    /// this thread.
+    /// Begins to join `id`'s group. [`Comm::is_queued`] returns true once the group is joined. The device must be bound
+    /// to this thread.
     pub(crate) fn begin_joining(group: RankGroup, id: UniqueId, abort: &AbortSwitch) -> Result<Self, CollectiveError> {
         let mut raw = MaybeUninit::new(ptr::null_mut());
         let mut config = non_blocking_config();
@@ -142,7 +142,8 @@ impl Comm {
     pub(crate) fn all_reduce_sum(&self, stream: &CudaStream, data: DeviceMemory) -> Result<(), CollectiveError> {
         let (dtype, sum) = (nccl_type(data.dtype), sys::ncclRedOp_t::ncclSum);
         self.call("all-reduce", |raw| {
-            // SAFETY: `data` is device memory of `count` elements, in order on `stream` (the contract of `DeviceMemory`).
+            // SAFETY: `data` is device memory of `count` elements, in order on `stream` (the contract of
+            // `DeviceMemory`).
             unsafe {
                 result::all_reduce(data.as_ptr(), data.as_mut_ptr(), data.count, dtype, sum, raw, nccl_stream(stream))
             }
@@ -279,7 +280,8 @@ pub(crate) fn check_libraries() -> Result<(), CollectiveError> {
     Ok(())
 }
 
-/// Returns true if the program is linked with the library of `function`, or can load it by a name that the bindings try.
+/// Returns true if the program is linked with the library of `function`, or can load it by a name that the bindings
+/// try.
 fn is_callable(function: &str, names: &[&str]) -> bool {
     // SAFETY: the function is looked up but not called. Loading runs the initializers that any CUDA program runs.
     unsafe {

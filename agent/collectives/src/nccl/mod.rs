@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - An operation on device memory is done in stream order. The call returns once NCCL has queued it, and work that is
-//!   launched later on the stream sees its result. [`Nccl::wait_for_stream`] and `barrier` wait for it, within the timeout.
+//!   launched later on the stream sees its result. [`Nccl::wait_for_stream`] and `barrier` wait for it, within the
+//!   timeout.
 //! - An operation on host memory is staged through the device, and is over when the call returns.
 //! - Sums are bit-identical on all ranks, but NCCL chooses the order of their operands.
 
@@ -157,8 +158,8 @@ impl Nccl {
         })
     }
 
-    /// Queues `call` on the device memory of `data`. Host memory is copied to the device and back. `blame` is the rank that
-    /// a timeout names.
+    /// Queues `call` on the device memory of `data`. Host memory is copied to the device and back. `blame` is the rank
+    /// that a timeout names.
     fn in_place(
         &mut self,
         blame: usize,

@@ -143,7 +143,7 @@ impl Acceptor {
         let matched = match (theirs.purpose, &state.neighbours) {
             (Purpose::Bootstrap, Some(neighbours)) => neighbours.match_left(&greeting, theirs),
             _ if theirs.from <= identity.group.rank() => {
-                GreetingMatch::Mismatch(format!("rank {} awaits a call, it does not make one", theirs.from))
+                GreetingMatch::Mismatch(format!("rank {} must wait for the call of a higher rank", theirs.from))
             }
             _ => greeting.match_peer(theirs),
         };

@@ -122,10 +122,10 @@ fn shake_hands(
     let (theirs, verdict) = match parse_greeting(&received) {
         ParsedGreeting::Greeting(theirs, verdict) => (theirs, verdict),
         ParsedGreeting::OtherVersion(version) => {
-            return Err(mismatch(format!("the wire version here is {WIRE_VERSION}, there {version}")));
+            return Err(mismatch(format!("the wire version is {WIRE_VERSION} here and {version} there")));
         }
         ParsedGreeting::Incomplete | ParsedGreeting::Garbage => {
-            return Err(mismatch("what listens there is no Lockstep rank".into()));
+            return Err(mismatch("the peer does not answer like a Lockstep rank".into()));
         }
     };
     match (verdict, ours.match_peer(&theirs)) {

@@ -71,7 +71,7 @@ impl DiscoverConfig {
             return usage("a ring has at least two ranks".into());
         }
         if self.control.is_some() != (self.group.rank() == 0) {
-            return usage("rank 0, and no other, is told the control address".into());
+            return usage("rank 0 must give the control address, and no other rank may".into());
         }
         if self.cluster_id.len().max(self.right.len()) > MAX_TEXT_BYTES {
             return usage(format!("the cluster id or the right neighbour is longer than {MAX_TEXT_BYTES} bytes"));
@@ -141,8 +141,8 @@ impl Discovery<'_> {
         }
     }
 
-    /// Returns the error for a passed deadline. It names the neighbour that was refused, or else the neighbour from which
-    /// nothing arrived.
+    /// Returns the error for a passed deadline. It names the neighbour that was refused, or else the neighbour from
+    /// which nothing arrived.
     fn timeout_error(&self) -> CollectiveError {
         let state = self.listener.acceptor.lock_state();
         let Some(known) = &state.neighbours else {

@@ -133,7 +133,7 @@ impl Greeting {
     /// Compares the peer's greeting with this rank's own, which is `self`.
     pub(crate) fn match_peer(&self, theirs: &Self) -> GreetingMatch {
         let differ = |field: &str, ours: &dyn std::fmt::Display, other: &dyn std::fmt::Display| {
-            GreetingMatch::Mismatch(format!("{field} here is {ours}, there {other}"))
+            GreetingMatch::Mismatch(format!("{field} is {ours} here and {other} there"))
         };
         if self.cluster_id != theirs.cluster_id {
             return differ("the cluster", &format!("{:?}", self.cluster_id), &format!("{:?}", theirs.cluster_id));
@@ -143,7 +143,7 @@ impl Greeting {
             return differ("the group's key", &key(self.keyed), &key(theirs.keyed));
         }
         if theirs.epoch > self.epoch {
-            return GreetingMatch::NotYet(format!("the epoch here is {}, there {}", self.epoch, theirs.epoch));
+            return GreetingMatch::NotYet(format!("the epoch is {} here and {} there", self.epoch, theirs.epoch));
         }
         if theirs.epoch < self.epoch {
             return differ("the epoch", &self.epoch, &theirs.epoch);
@@ -152,10 +152,16 @@ impl Greeting {
             return differ("the world size", &self.world_size, &theirs.world_size);
         }
         if self.to != theirs.from {
-            return GreetingMatch::Mismatch(format!("rank {} was expected there, rank {} it is", self.to, theirs.from));
+            return GreetingMatch::Mismatch(format!(
+                "this rank expected rank {} there, but rank {} answered",
+                self.to, theirs.from
+            ));
         }
         if self.from != theirs.to {
-            return GreetingMatch::Mismatch(format!("this is rank {}, rank {} was expected", self.from, theirs.to));
+            return GreetingMatch::Mismatch(format!(
+                "this is rank {}, but the peer expected rank {}",
+                self.from, theirs.to
+            ));
         }
         GreetingMatch::Matches
     }
@@ -300,14 +306,14 @@ mod tests {
         let ours = greeting(0, 1, 2, "group");
         assert_eq!(ours.match_peer(&greeting(1, 0, 2, "group")), GreetingMatch::Matches);
         let later = Greeting { epoch: 8, ..greeting(1, 0, 2, "group") };
-        assert_eq!(ours.match_peer(&later), GreetingMatch::NotYet("the epoch here is 7, there 8".into()));
+        assert_eq!(ours.match_peer(&later), GreetingMatch::NotYet("the epoch is 7 here and 8 there".into()));
         let other = |theirs: Greeting| match ours.match_peer(&theirs) {
             GreetingMatch::Mismatch(reason) => reason,
             matched => panic!("{matched:?}"),
         };
-        assert_eq!(other(Greeting { epoch: 6, ..later }), "the epoch here is 7, there 6");
-        assert_eq!(other(greeting(1, 0, 3, "group")), "the world size here is 2, there 3");
-        assert_eq!(other(greeting(1, 1, 2, "group")), "this is rank 0, rank 1 was expected");
-        assert_eq!(other(greeting(0, 0, 2, "group")), "rank 1 was expected there, rank 0 it is");
+        assert_eq!(other(Greeting { epoch: 6, ..later }), "the epoch is 7 here and 6 there");
+        assert_eq!(other(greeting(1, 0, 3, "group")), "the world size is 2 here and 3 there");
+        assert_eq!(other(greeting(1, 1, 2, "group")), "this is rank 0, but the peer expected rank 1");
+        assert_eq!(other(greeting(0, 0, 2, "group")), "this rank expected rank 1 there, but rank 0 answered");
     }
 }

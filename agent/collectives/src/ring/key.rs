@@ -43,7 +43,8 @@ pub(crate) enum Side {
     Acceptor,
 }
 
-/// Computes HMAC-SHA256 over the side and both greetings. The greetings hold cluster, epoch, both ranks and both nonces.
+/// Computes HMAC-SHA256 over the side and both greetings. The greetings hold cluster, epoch, both ranks and both
+/// nonces.
 fn mac(key: &LinkKey, side: Side, transcript: &[u8]) -> Option<Hmac<Sha256>> {
     let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).ok()?;
     mac.update(match side {

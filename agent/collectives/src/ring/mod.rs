@@ -64,8 +64,8 @@ pub struct RingConfig {
 /// Links this rank to every other rank: it dials the lower ranks, and the higher ranks dial it. Returns when all links
 /// are up.
 ///
-/// `progress` grows whenever an operation of the communicator moves bytes. `abort` ends this call and every operation at
-/// once, except for the lookup of a host name.
+/// `progress` grows whenever an operation of the communicator moves bytes. `abort` ends this call and every operation
+/// at once, except for the lookup of a host name.
 ///
 /// # Errors
 /// `Mismatch` if a peer belongs to another group; `Timeout` with the first rank that did not come; `Aborted`, `Usage`.

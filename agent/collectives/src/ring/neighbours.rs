@@ -77,7 +77,7 @@ impl NeighbourAddresses {
         if theirs.world_size == group.world_size() && theirs.from != left {
             let (rank, from) = (group.rank(), theirs.from);
             return GreetingMatch::Mismatch(format!(
-                "rank {from} calls rank {rank} its right neighbour, which is that of rank {left}"
+                "rank {from} calls rank {rank} as its right neighbour, but only rank {left} may"
             ));
         }
         ours.match_peer(theirs)

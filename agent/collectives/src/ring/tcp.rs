@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags};
 use crate::abort::{AbortSwitch, sleep_on};
 use crate::transport::{Interest, Transport};
 
-/// Bytes of socket buffer to request for each direction of a link. They hold several segments, so that neither side waits
-/// for the TCP window of its peer.
+/// Bytes of socket buffer to request for each direction of a link. They hold several segments, so that neither side
+/// waits for the TCP window of its peer.
 const SOCKET_BUFFER: usize = 2 << 20;
 
 /// Sockets to all peers, by rank. This rank's own entry is `None`.

@@ -6,8 +6,8 @@
 use super::{Scheduler, SeqKey};
 use crate::sequence::Sequence;
 
-/// Steps per stage over which the current prefills are spread. With more steps, the first stages work for a shorter time
-/// while the last stages still have no input.
+/// Steps per stage over which the current prefills are spread. With more steps, the first stages work for a shorter
+/// time while the last stages still have no input.
 const STEPS_PER_STAGE: usize = 2;
 /// Lower bound of a step's share of the prefills. Smaller steps read the weights too often.
 const MIN_PREFILL_SHARE: usize = 64;

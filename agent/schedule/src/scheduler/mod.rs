@@ -94,7 +94,8 @@ impl Scheduler {
         }
     }
 
-    /// Puts a request at the end of the queue. Refuses a request that can never be answered, or not by the current group.
+    /// Puts a request at the end of the queue. Refuses a request that can never be answered, or not by the current
+    /// group.
     pub fn submit(&mut self, request: Request, now: Micros) -> Result<(), SubmitError> {
         let limit = self.config.context_length;
         if request.prompt.is_empty() {
@@ -229,7 +230,8 @@ impl Scheduler {
         }
     }
 
-    /// Removes every sequence for which `failure_of` returns a reason, and returns the failures in the order of arrival.
+    /// Removes every sequence for which `failure_of` returns a reason, and returns the failures in the order of
+    /// arrival.
     fn fail_sequences(&mut self, failure_of: impl Fn(&Sequence) -> Option<Failure>) -> Vec<RequestOutput> {
         let failed = self.sequences.iter().filter_map(|(&key, sequence)| Some((key, failure_of(sequence)?)));
         let failed: Vec<(SeqKey, Failure)> = failed.collect();

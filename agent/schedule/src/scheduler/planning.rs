@@ -1,9 +1,9 @@
 //! The plan of one step: decodes first, then prefills that have begun, then waiting sequences, within one token budget.
 //!
-//! If the ranks are pipeline stages, they work on several steps at once. So each step takes a share of the decodes and a
-//! share of the prefills. A sequence that is in one step comes up again only after as many steps as there are stages. By
-//! then its token has been sampled when the first stage needs it. A step directly follows the step that it waits for
-//! only if there is nothing else to do.
+//! If the ranks are pipeline stages, they work on several steps at once. So each step takes a share of the decodes and
+//! a share of the prefills. After a decode, a sequence comes up again only as many steps later as there are stages. By
+//! then the ranks have sampled its token, so the first stage does not wait. A step waits for a token of a step in
+//! flight only if there is nothing else to do.
 //!
 //! A sequence is admitted with blocks for all tokens that it has, so only a decode can lack a block. The scheduler then
 //! preempts the sequence that arrived last. Decodes are planned in the order of arrival and before prefills, so a
@@ -49,8 +49,8 @@ impl PlanBuilder {
 }
 
 impl Scheduler {
-    /// Plans the next step of all ranks. Returns `None` if there is no group, if enough steps are in flight, or if there
-    /// is nothing to do before a result or a request comes.
+    /// Plans the next step of all ranks. Returns `None` if there is no group, if enough steps are in flight, or if
+    /// there is nothing to do before a result or a request comes.
     pub fn next_plan(&mut self) -> Option<StepPlan> {
         let mut epoch_state = self.epoch_state.take()?;
         let has_room = epoch_state.in_flight.len() < self.config.max_steps_in_flight;
