@@ -1,30 +1,81 @@
-//! The hash of what a user means: of those fields of the spec alone whose change must reach the pods. What the operator
-//! would render from them is not part of it, so a newer operator restarts nothing.
+//! The revision: a hash of the fields of the spec whose change must reach the pods. It does not cover the objects that
+//! the operator builds from these fields, so a newer operator restarts no pods.
 
 use serde_json::json;
 
 use crate::objects::hash::short_hash;
-use crate::resource::InferenceClusterSpec;
+use crate::resource::{InferenceClusterSpec, Model, ModelCache, Parallelism, Placement, Serving};
 
-/// Ten hex digits over the fields that shape pods.
+/// Returns ten hex digits over the fields that shape pods.
+///
+/// Each field of the spec is named here, so that a new field does not compile before somebody decides about it. A new
+/// field that shapes pods must not be serialized while it has its default. Otherwise the revision of every existing
+/// cluster would change, and an upgrade of the operator would restart all pods.
 #[must_use]
 pub fn revision(spec: &InferenceClusterSpec) -> String {
+    let InferenceClusterSpec {
+        model,
+        backend,
+        replicas: _,
+        workers,
+        devices_per_node,
+        parallelism,
+        serving,
+        image,
+        image_pull_policy,
+        image_pull_secrets,
+        env,
+        resources,
+        placement,
+        service: _,
+        clients: _,
+        model_cache,
+        autoscaling: _,
+        update_strategy: _,
+        restart_budget: _,
+        template,
+        head,
+        worker,
+    } = spec;
+    name_nested_fields(model, parallelism, serving, placement, model_cache.as_ref());
     short_hash(&json!({
-        "model": spec.model,
-        "backend": spec.backend,
-        "workers": spec.workers,
-        "devicesPerNode": spec.devices_per_node,
-        "parallelism": spec.parallelism,
-        "serving": spec.serving,
-        "image": spec.image,
-        "imagePullPolicy": spec.image_pull_policy,
-        "imagePullSecrets": spec.image_pull_secrets,
-        "env": spec.env,
-        "resources": spec.resources,
-        "placement": spec.placement,
-        "modelCache": spec.model_cache,
-        "template": spec.template,
-        "head": spec.head,
-        "worker": spec.worker,
+        "model": model,
+        "backend": backend,
+        "workers": workers,
+        "devicesPerNode": devices_per_node,
+        "parallelism": parallelism,
+        "serving": serving,
+        "image": image,
+        "imagePullPolicy": image_pull_policy,
+        "imagePullSecrets": image_pull_secrets,
+        "env": env,
+        "resources": resources,
+        "placement": placement,
+        "modelCache": model_cache,
+        "template": template,
+        "head": head,
+        "worker": worker,
     }))
+}
+
+/// Names the fields of the nested structs. Serialization puts all of them into the hash. A new field must be added here
+/// too.
+fn name_nested_fields(
+    model: &Model,
+    parallelism: &Parallelism,
+    serving: &Serving,
+    placement: &Placement,
+    model_cache: Option<&ModelCache>,
+) {
+    let Model { source: _, revision: _, name: _, dtype: _, quantization: _, token_secret_ref: _ } = model;
+    let Parallelism { pipeline: _ } = parallelism;
+    let Serving {
+        max_num_seqs: _,
+        max_num_batched_tokens: _,
+        context_length: _,
+        kv_cache_memory: _,
+        recovery_timeout: _,
+    } = serving;
+    let Placement { policy: _, topology_key: _ } = placement;
+    if let Some(ModelCache { size: _, storage_class_name: _, access_mode: _ }) = model_cache {}
 }

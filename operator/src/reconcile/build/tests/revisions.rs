@@ -1,17 +1,17 @@
-//! What restarts pods, and what does not.
+//! Tests of the fields that change the revision, and so restart pods.
 
 use super::{cluster, validated};
 use crate::reconcile::build::revision;
 
 const BASE: &str = "model: { source: 'file:///m' }, workers: 2, devicesPerNode: 2";
 
-fn of(more: &str) -> String {
+fn revision_with(more: &str) -> String {
     revision(&cluster(&format!("{{ {BASE}, {more} }}")).spec)
 }
 
 #[test]
-fn what_shapes_no_pod_restarts_none() {
-    let base = of("replicas: 1");
+fn fields_that_shape_no_pods_keep_the_revision() {
+    let base = revision_with("replicas: 1");
     for same in [
         "replicas: 3",
         "service: { type: NodePort, annotations: { a: b } }",
@@ -19,16 +19,16 @@ fn what_shapes_no_pod_restarts_none() {
         "autoscaling: { maxReplicas: 3 }",
         "updateStrategy: { maxUnavailable: 2, partition: 1, drainTimeout: 10s }",
         "restartBudget: 3",
-        // Said, but as the default says it.
+        // Fields that are set to their defaults.
         "backend: Auto, serving: { maxNumSeqs: 64 }",
     ] {
-        assert_eq!(of(same), base, "{same}");
+        assert_eq!(revision_with(same), base, "{same}");
     }
 }
 
 #[test]
-fn what_shapes_pods_changes_the_revision() {
-    let mut seen = vec![of("replicas: 1")];
+fn fields_that_shape_pods_change_the_revision() {
+    let mut seen = vec![revision_with("replicas: 1")];
     for (from, to) in
         [("file:///m", "file:///n"), ("workers: 2", "workers: 3"), ("devicesPerNode: 2", "devicesPerNode: 4")]
     {
@@ -38,6 +38,7 @@ fn what_shapes_pods_changes_the_revision() {
     seen.push(revision(&cluster(&format!("{{ {named} }}")).spec));
     for other in [
         "backend: Nccl",
+        "parallelism: { pipeline: 3 }",
         "serving: { maxNumSeqs: 8 }",
         "image: 'a:1'",
         "imagePullPolicy: Never",
@@ -50,7 +51,7 @@ fn what_shapes_pods_changes_the_revision() {
         "head: { spec: { priorityClassName: a } }",
         "worker: { spec: { priorityClassName: a } }",
     ] {
-        seen.push(of(other));
+        seen.push(revision_with(other));
     }
     let all = seen.len();
     seen.sort();
@@ -58,8 +59,39 @@ fn what_shapes_pods_changes_the_revision() {
     assert_eq!(seen.len(), all);
 }
 
+/// An upgrade of the operator must restart no pods. So the revision of an existing spec never changes, even if the spec
+/// sets every field.
 #[test]
-fn a_new_default_image_is_no_new_revision() {
+fn the_revision_of_a_whole_spec_never_changes() {
+    let spec = "
+  model: { source: 'hf://org/name', revision: v1, name: small, dtype: bf16, quantization: q8_0, tokenSecretRef: { name: hf, key: token } }
+  backend: Ring
+  replicas: 2
+  workers: 3
+  devicesPerNode: 2
+  parallelism: { pipeline: 2 }
+  serving: { maxNumSeqs: 8, maxNumBatchedTokens: 256, contextLength: 1024, kvCacheMemory: 8Gi, recoveryTimeout: 2m }
+  image: registry.example/own:2
+  imagePullPolicy: Always
+  imagePullSecrets: [{ name: registry }]
+  env: [{ name: A, value: x }, { name: B, valueFrom: { secretKeyRef: { name: s, key: k } } }]
+  resources: { limits: { memory: 8Gi } }
+  placement: { policy: Pack, topologyKey: zone }
+  service: { type: NodePort }
+  clients: { from: Namespace }
+  modelCache: { size: 40Gi, storageClassName: nfs, accessMode: ReadWriteOnce }
+  autoscaling: { maxReplicas: 3 }
+  updateStrategy: { maxUnavailable: 2 }
+  restartBudget: 3
+  template: { spec: { priorityClassName: high } }
+  head: { metadata: { annotations: { a: b } } }
+  worker: { spec: { runtimeClassName: kata } }
+";
+    assert_eq!(revision(&cluster(spec).spec), "a544f63775");
+}
+
+#[test]
+fn a_new_default_image_keeps_the_revision() {
     let spec = format!("{{ {BASE} }}");
     let [old, new] = ["agent:1", "agent:2"].map(|image| validated(&spec, image).unwrap());
     assert_ne!(old.image, new.image);
