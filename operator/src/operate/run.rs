@@ -245,7 +245,7 @@ async fn control(
         .for_each(|result| {
             if let Err(kube::runtime::controller::Error::ObjectNotFound(cluster)) = &result {
                 let namespace = cluster.namespace.clone().unwrap_or_default();
-                crate::reconcile::forget(&gone, &namespace, &cluster.name);
+                crate::reconcile::forget_cluster(&gone, &namespace, &cluster.name);
                 gone.metrics.forget(&namespace, &cluster.name);
             } else if let Err(kube::runtime::controller::Error::QueueError(error)) = &result {
                 tracing::warn!(%error, "a watch failed; it is begun anew");

@@ -1,5 +1,5 @@
-//! The fourth step: server-side apply of what was built, where it is not so already. An object whose trace in the watch
-//! shows what was applied, and nothing changed since, costs no request.
+//! The fourth step: server-side apply of the built objects. An object costs no request if the watch shows that it is
+//! unchanged since it was applied.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,19 +13,22 @@ use super::{Context, ReconcileError};
 use crate::objects::hash::{hash_content, short_hash};
 use crate::objects::{FIELD_MANAGER, LOCKSTEP, annotation, is_owned_by, label};
 
-/// Every object is applied anew after about this long, whatever the watch says; spread by the objects' names.
+/// Time after which each object is applied again, even if the watch shows no change. Each object adds a time of its
+/// own, up to an hour, so that not all objects are applied at once.
 const RESYNC: Duration = Duration::from_secs(10 * 3600);
 
-/// What was seen of an object right before and after it was applied.
+/// Record of an applied object.
 struct Applied {
     at: Instant,
+    /// Hash of the content that the watch showed before.
     before: Option<String>,
+    /// Hash of the content that the API server returned.
     after: String,
 }
 
-/// What this process applied: by kind, namespace and name.
+/// Records of the objects that this process applied, by kind, namespace and name.
 pub struct Ledger {
-    began: Instant,
+    started: Instant,
     entries: Mutex<HashMap<Key, Applied>>,
 }
 
@@ -33,21 +36,24 @@ type Key = (String, String, String);
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { began: Instant::now(), entries: Mutex::default() }
+        Self { started: Instant::now(), entries: Mutex::default() }
     }
 }
 
 impl Ledger {
-    /// Whether what the watch shows is what was applied. Without an entry (the operator was started again) the hash on
-    /// the object is taken at its word at first, and each object applied once within an hour: what was changed while no
-    /// operator ran is repaired, and a thousand clusters are not written at once. `spread`: up to an hour.
-    fn settled(&self, key: &Key, seen: Option<&str>, spread: Duration) -> bool {
+    /// Returns true if the watch shows the applied content, so that the object need not be applied.
+    ///
+    /// After a start of the operator there is no record. Then the annotation with the hash of the applied object
+    /// counts, until `spread` (up to an hour) has passed since the start. So each object is applied once within an
+    /// hour, which repairs changes that somebody made while no operator ran, and a thousand clusters are not written at
+    /// once.
+    fn is_settled(&self, key: &Key, seen: Option<&str>, spread: Duration) -> bool {
         let entries = self.entries();
-        let Some(entry) = entries.get(key) else { return self.began.elapsed() < spread };
+        let Some(entry) = entries.get(key) else { return self.started.elapsed() < spread };
         if entry.at.elapsed() > RESYNC + spread {
             return false;
         }
-        // As before: the watch has not told yet.
+        // The hash from before means that the watch has not shown the applied content yet.
         seen == Some(&entry.after) || (seen.is_some() && seen == entry.before.as_deref())
     }
 
@@ -59,53 +65,54 @@ impl Ledger {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets the objects called so or made for it: the cluster is gone.
+    /// Drops the records of a deleted cluster: of the objects with its name, or with its name and a dash as prefix.
     pub fn forget(&self, namespace: &str, cluster: &str) {
-        let of_cluster =
-            |name: &str| name.strip_prefix(cluster).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-        self.entries().retain(|(_, space, name), _| space != namespace || !of_cluster(name));
+        let is_of_cluster =
+            |name: &str| name.strip_prefix(cluster).is_some_and(|suffix| suffix.is_empty() || suffix.starts_with('-'));
+        self.entries().retain(|(_, space, name), _| space != namespace || !is_of_cluster(name));
     }
 }
 
-/// Brings `object` about.
+/// Applies `object` if it differs from the observed object. `owner` is the uid of the cluster.
 ///
 /// # Errors
-/// The name is another owner's, or the API server refuses.
+/// Fails if an object with this name has another owner, or if the API server refuses a request.
 pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result<(), ReconcileError> {
     let namespace = object.object.namespace().unwrap_or_default();
     let (kind, name) = (object.resource.kind.clone(), object.object.name_any());
     let hash = short_hash(&serde_json::to_value(&object.object).unwrap_or_default());
-    let trace = context.trace(&kind, &namespace, &name);
+    let observed = context.observed_metadata(&kind, &namespace, &name);
     let key = (kind.clone(), namespace.clone(), name.clone());
-    if let Some(trace) = &trace {
-        if is_foreign(trace, owner) {
-            return Err(ReconcileError::Taken(format!("{kind} {name}")));
+    if let Some(observed) = &observed {
+        if is_foreign(observed, owner) {
+            return Err(ReconcileError::NameTaken(format!("{kind} {name}")));
         }
-        let annotations = trace.annotations.as_ref();
-        let said = |key: &str| annotations.and_then(|all| all.get(key)).map(String::as_str);
+        let annotations = observed.annotations.as_ref();
+        let annotation = |key: &str| annotations.and_then(|all| all.get(key)).map(String::as_str);
         let spread = Duration::from_secs(u64::from(u16::from_str_radix(&hash[..4], 16).unwrap_or_default()) / 19);
-        let going = trace.deletion_timestamp.is_some();
-        if going
-            || (said(annotation::APPLIED) == Some(&hash)
-                && context.ledger.settled(&key, said(annotation::SEEN), spread))
+        let being_deleted = observed.deletion_timestamp.is_some();
+        if being_deleted
+            || (annotation(annotation::APPLIED) == Some(&hash)
+                && context.ledger.is_settled(&key, annotation(annotation::SEEN), spread))
         {
             return Ok(());
         }
     }
     object.object.annotations_mut().insert(annotation::APPLIED.into(), hash);
-    let applied = match &trace {
+    let applied = match &observed {
         Some(_) => {
             patch(context, &object, true).await.map_err(|source| ReconcileError::Apply { kind, name, source })?
         }
-        None => first(context, owner, &object).await?,
+        None => apply_first(context, owner, &object).await?,
     };
-    let before = trace.and_then(|trace| trace.annotations?.get(annotation::SEEN).cloned());
+    let before = observed.and_then(|observed| observed.annotations?.get(annotation::SEEN).cloned());
     let after = hash_content(&applied);
     context.ledger.insert(key, Applied { at: Instant::now(), before, after });
     Ok(())
 }
 
-/// Whether an object with a name that a cluster needs is not the cluster's: another's, or nobody's that we made.
+/// Returns true if an object with a name that a cluster needs does not belong to the cluster. An object without an
+/// owner belongs to the cluster if the operator made it.
 #[must_use]
 pub(super) fn is_foreign(metadata: &ObjectMeta, owner: &str) -> bool {
     let ours =
@@ -113,11 +120,13 @@ pub(super) fn is_foreign(metadata: &ObjectMeta, owner: &str) -> bool {
     !is_owned_by(metadata, owner).unwrap_or_else(ours)
 }
 
-/// Applies an object that no watch shows, for they show only what has our label: it is new, or another's, or ours
-/// without its label. Fields that somebody else holds are not taken over before it is known whose the object is.
-async fn first(context: &Context, owner: &str, object: &Object) -> Result<DynamicObject, ReconcileError> {
+/// Applies an object that no watch shows. The watches show only objects with the operator's label. The object is either
+/// new, or it has another owner, or it has lost its label. Fields of other managers are taken over only after the owner
+/// is known.
+async fn apply_first(context: &Context, owner: &str, object: &Object) -> Result<DynamicObject, ReconcileError> {
     let (kind, name) = (object.resource.kind.clone(), object.object.name_any());
-    // A claim with the very same fields would be adopted without a conflict, and go with the cluster: data is lost.
+    // Server-side apply would adopt a claim with the same fields without a conflict. Its data would be lost with the
+    // cluster.
     if kind != "PersistentVolumeClaim" {
         match patch(context, object, false).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
@@ -128,7 +137,7 @@ async fn first(context: &Context, owner: &str, object: &Object) -> Result<Dynami
     let found = api(context, object).get_metadata_opt(&name).await;
     let refused = |source| ReconcileError::Apply { kind: kind.clone(), name: name.clone(), source };
     if found.map_err(refused)?.is_some_and(|found| is_foreign(&found.metadata, owner)) {
-        return Err(ReconcileError::Taken(format!("{kind} {name}")));
+        return Err(ReconcileError::NameTaken(format!("{kind} {name}")));
     }
     patch(context, object, true).await.map_err(refused)
 }
@@ -138,7 +147,7 @@ fn api(context: &Context, object: &Object) -> Api<DynamicObject> {
     Api::namespaced_with(context.client.clone(), &namespace, &object.resource)
 }
 
-/// Server-side apply; `force`: of fields that others hold, too.
+/// Sends a server-side apply. `force` takes over the fields of other managers.
 async fn patch(context: &Context, object: &Object, force: bool) -> kube::Result<DynamicObject> {
     let (api, name) = (api(context, object), object.object.name_any());
     let mut whole = object.object.clone();
@@ -152,8 +161,8 @@ async fn patch(context: &Context, object: &Object, force: bool) -> kube::Result<
         api.patch(&name, &params, &Patch::Apply(&whole)).await
     };
     match applied().await {
-        // Lists are merged by key, so that an entry whose key somebody changed (a Service's port) stands beside ours.
-        // A merge patch replaces lists as a whole.
+        // Server-side apply merges lists by key. If somebody changed the key of an entry (a Service's port), both
+        // entries remain, and the object is invalid. A merge patch replaces the whole list.
         Err(kube::Error::Api(status)) if status.code == 422 && force => {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
             context.metrics.request("patch");
@@ -166,11 +175,16 @@ async fn patch(context: &Context, object: &Object, force: bool) -> kube::Result<
     }
 }
 
-/// Deletes an object of ours; one that is gone already is no error. `uid` where only that very object is meant.
+/// Deletes an object. An object that is gone already is not an error.
 ///
 /// # Errors
-/// The API server refuses.
-pub async fn delete<K>(context: &Context, namespace: &str, name: &str, how: Delete<'_>) -> Result<(), ReconcileError>
+/// Fails if the API server refuses the request.
+pub async fn delete<K>(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+    options: DeleteOptions<'_>,
+) -> Result<(), ReconcileError>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + serde::de::DeserializeOwned
@@ -179,26 +193,26 @@ where
 {
     let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
     let mut params = DeleteParams::default();
-    if how.force {
+    if options.force {
         params = params.grace_period(0);
     }
-    if let Some(uid) = how.uid {
+    if let Some(uid) = options.uid {
         params = params.preconditions(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
     }
     context.metrics.request("delete");
     match api.delete(name, &params).await {
         Ok(_) => Ok(()),
-        // Gone, or another of that name: both mean that what was meant is gone.
+        // The object is gone, or another object has its name.
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
         Err(source) => Err(ReconcileError::Delete { kind: K::kind(&()).into_owned(), name: name.to_owned(), source }),
     }
 }
 
-/// Deletes the very object that was seen, and no later one of its name; `force`: without waiting for its node.
+/// Deletes the observed object, and no later object of the same name. `force` does not wait for the Kubernetes node.
 ///
 /// # Errors
-/// The API server refuses.
-pub async fn delete_seen<K>(context: &Context, namespace: &str, seen: &K, force: bool) -> Result<(), ReconcileError>
+/// Fails if the API server refuses the request.
+pub async fn delete_observed<K>(context: &Context, namespace: &str, seen: &K, force: bool) -> Result<(), ReconcileError>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + serde::de::DeserializeOwned
@@ -206,13 +220,14 @@ where
         + std::fmt::Debug,
 {
     let uid = seen.uid();
-    delete::<K>(context, namespace, &seen.name_any(), Delete { uid: uid.as_deref(), force }).await
+    delete::<K>(context, namespace, &seen.name_any(), DeleteOptions { uid: uid.as_deref(), force }).await
 }
 
-/// Which object, and how hard.
+/// Options of a deletion.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Delete<'a> {
+pub struct DeleteOptions<'a> {
+    /// Uid of the object, if only the object with this uid is to be deleted.
     pub uid: Option<&'a str>,
-    /// Without waiting for its node.
+    /// True to delete a pod without waiting for its Kubernetes node.
     pub force: bool,
 }

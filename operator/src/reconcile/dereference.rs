@@ -1,5 +1,5 @@
-//! The first step: what there is of a cluster, gathered from the watches' stores and from what its head said. It asks the
-//! API server only for what no watch tells: see [`events`].
+//! The first step: collects the observed state of a cluster from the stores of the watches and the reports of its
+//! heads. Only events are requested from the API server, because no watch shows them: see [`events`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,27 +16,28 @@ use crate::plan::Names;
 use crate::pods;
 use crate::resource::InferenceCluster;
 
-/// Most groups of a cluster: the CRD's bound on `replicas`.
+/// Largest number of groups of a cluster, which is the CRD's bound of `replicas`.
 const MAX_GROUPS: u32 = 256;
 
-/// What there is of a cluster.
+/// Observed state of a cluster.
 #[derive(Default)]
 pub struct Observation {
-    /// Groups of which a StatefulSet exists, by index.
+    /// Groups that have a StatefulSet, by index.
     pub groups: BTreeMap<u32, GroupSeen>,
-    /// Names that the cluster needs and another owner has.
-    pub taken: Vec<String>,
+    /// Kinds and names of objects that the cluster needs and that have another owner.
+    pub taken_names: Vec<String>,
 }
 
-/// What there is of a group.
+/// Observed state of a group.
 #[derive(Default)]
 pub struct GroupSeen {
     pub head_set: Option<Arc<StatefulSet>>,
     pub worker_set: Option<Arc<StatefulSet>>,
-    /// By node of the group: 0 is the head's.
+    /// Pods by ordinal in the group. The head pod is 0, and worker pod `n` is `n + 1`.
     pub pods: BTreeMap<u32, Arc<Pod>>,
+    /// Last report of the head.
     pub report: Option<Report>,
-    /// Why the head cannot be reached, where it is tried.
+    /// Reason why the head cannot be reached, if the operator tries to reach it.
     pub unreachable: Option<String>,
     /// Events about sets that lack pods, and about pods that do not start.
     pub events: Vec<Event>,
@@ -45,27 +46,27 @@ pub struct GroupSeen {
 }
 
 impl GroupSeen {
-    /// The head's pod.
+    /// Returns the head's pod.
     #[must_use]
     pub fn head(&self) -> Option<&Arc<Pod>> {
         self.pods.get(&0)
     }
 
-    /// What the head says now.
+    /// Returns the report of a head that is connected now.
     #[must_use]
-    pub fn live(&self) -> Option<&Report> {
+    pub fn live_report(&self) -> Option<&Report> {
         self.report.as_ref().filter(|report| report.live)
     }
 
-    /// Where the head is, once it has an address.
+    /// Returns the uid and address of the head's pod, if it has an address.
     #[must_use]
-    pub fn head_pod(&self) -> Option<HeadPod> {
+    pub fn head_address(&self) -> Option<HeadPod> {
         let pod = self.head()?;
         let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
         Some(HeadPod { uid: pod.uid()?, address })
     }
 
-    /// Worker pods that the group's set asks for.
+    /// Returns the number of worker pods that the group's StatefulSet asks for.
     #[must_use]
     pub fn workers(&self) -> u32 {
         let replicas = self.worker_set.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
@@ -73,7 +74,7 @@ impl GroupSeen {
     }
 }
 
-/// Looks at `cluster`.
+/// Collects the observed state of `cluster`.
 pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Observation {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let uid = cluster.uid().unwrap_or_default();
@@ -85,7 +86,7 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
             if is_owned_by(&set.metadata, &uid) == Some(true) {
                 return Some(set);
             }
-            seen.taken.push(format!("StatefulSet {name}"));
+            seen.taken_names.push(format!("StatefulSet {name}"));
             None
         };
         let (head_set, worker_set) = (set(names.head_set()), set(names.worker_set()));
@@ -93,7 +94,7 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
             continue;
         }
         let mut group = GroupSeen { head_set, worker_set, ..GroupSeen::default() };
-        pods(context, &namespace, &names, cluster.spec.workers, &mut group);
+        collect_pods(context, &namespace, &names, cluster.spec.workers, &mut group);
         let key = GroupKey::new(&namespace, &name, index);
         group.report = group.head().and_then(|head| context.heads.report(&key, &head.uid()?));
         group.unreachable = context.heads.trouble(&key);
@@ -104,12 +105,12 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
     seen
 }
 
-fn pods(context: &Context, namespace: &str, names: &Names, wanted: u32, group: &mut GroupSeen) {
+fn collect_pods(context: &Context, namespace: &str, names: &Names, wanted: u32, group: &mut GroupSeen) {
     let workers = group.workers().max(wanted);
     let expected = std::iter::once(names.head_pod()).chain((0..workers).map(|ordinal| names.worker_pod(ordinal)));
-    for (node, name) in (0u32..).zip(expected) {
+    for (ordinal, name) in (0u32..).zip(expected) {
         if let Some(pod) = context.observed.pod(namespace, &name) {
-            group.pods.insert(node, pod);
+            group.pods.insert(ordinal, pod);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Events that tell why a StatefulSet makes no pods, or why a pod does not start. No watch shows them, so the operator asks
-//! the API server, only about objects that are stuck, and keeps each answer for a while.
+//! Events that tell why a StatefulSet makes no pods, or why a pod does not start. No watch shows them, so the operator
+//! asks the API server, only about objects that are stuck, and keeps each answer for a while.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,30 +13,33 @@ use super::dereference::GroupSeen;
 use super::{Context, elapsed};
 use crate::diagnosis::needs_events;
 
-/// Reason of the event by which a StatefulSet's controller says that it cannot make a pod.
+/// Reason of the event that the StatefulSet controller writes if it cannot make a pod.
 pub(super) const FAILED_CREATE: &str = "FailedCreate";
 
-/// Age from which the operator asks about a set that lacks pods, or about a pod that does not start.
+/// Age from which the operator requests events of a StatefulSet that lacks pods, or of a pod that does not start.
 const MIN_AGE: Duration = Duration::from_secs(5);
-/// Time for which an answer about an object holds: half of the object's age, within these bounds. A pod that pulls a large
-/// image for an hour is asked about a few dozen times.
+/// Shortest time for which the events of an object are not requested again. The time is half of the object's age,
+/// within these two bounds. So the operator requests the events of a pod that pulls a large image for an hour a few
+/// dozen times.
 const MIN_HOLD: Duration = Duration::from_secs(10);
+/// Longest time for which the events of an object are not requested again.
 const MAX_HOLD: Duration = Duration::from_secs(120);
-/// Maximum events that an answer of the API server holds.
+/// Largest number of events in one response of the API server.
 const MAX_LISTED: u32 = 50;
 
-/// Answers of the API server about stuck objects, by the object's uid.
+/// Events of stuck objects, by the uid of the object.
 #[derive(Default)]
-pub struct EventCache(tokio::sync::Mutex<HashMap<String, Answer>>);
+pub struct EventCache(tokio::sync::Mutex<HashMap<String, CachedEvents>>);
 
-struct Answer {
-    at: Instant,
+struct CachedEvents {
+    requested: Instant,
+    /// Time for which they are not requested again.
     hold: Duration,
     /// Newest event of each reason.
     events: Vec<Event>,
 }
 
-/// Returns the events about the sets of the group that lack pods, and about its first pod that does not start.
+/// Returns the events of the group's StatefulSets that lack pods, and of its first pod that does not start.
 pub(super) async fn read_events(context: &Context, namespace: &str, group: &GroupSeen) -> Vec<Event> {
     let mut events = Vec::new();
     let sets = [(&group.head_set, 1, 0), (&group.worker_set, group.workers(), 1)];
@@ -44,14 +47,14 @@ pub(super) async fn read_events(context: &Context, namespace: &str, group: &Grou
         let Some(set) = set else { continue };
         let wanted = if replicas(set) == 0 { 0 } else { wanted };
         let existing = group.pods.range(first..first + wanted).count();
-        if existing < wanted as usize && is_seen_by_controller(set) {
+        if existing < wanted as usize && is_observed(set) {
             let only = format!("reason={FAILED_CREATE}");
-            events.extend(ask(context, namespace, set.as_ref(), &only, MIN_HOLD).await);
+            events.extend(request_events(context, namespace, set.as_ref(), &only, MIN_HOLD).await);
         }
     }
     if let Some(pod) = group.pods.values().find(|pod| needs_events(pod)) {
         let hold = (age(pod.as_ref()) / 2).clamp(MIN_HOLD, MAX_HOLD);
-        events.extend(ask(context, namespace, pod.as_ref(), "type=Warning", hold).await);
+        events.extend(request_events(context, namespace, pod.as_ref(), "type=Warning", hold).await);
     }
     events
 }
@@ -60,8 +63,9 @@ fn replicas(set: &StatefulSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
-/// Returns true if the controller has come to this very set. Before, the set lacks pods because many others came first.
-fn is_seen_by_controller(set: &StatefulSet) -> bool {
+/// Returns true if the StatefulSet controller has observed this generation of the set. Before, a busy controller may
+/// not have made the pods yet.
+fn is_observed(set: &StatefulSet) -> bool {
     set.status.as_ref().and_then(|status| status.observed_generation) >= set.metadata.generation
 }
 
@@ -69,32 +73,32 @@ fn age(object: &impl kube::Resource) -> Duration {
     object.creation_timestamp().map(|created| elapsed(created.0)).unwrap_or_default()
 }
 
-/// Returns the newest event of each reason about `object`, among those that the field selector `only` lets through. An
-/// answer holds for `hold`.
-async fn ask<K>(context: &Context, namespace: &str, object: &K, only: &str, hold: Duration) -> Vec<Event>
+/// Returns the newest event of each reason of `object`, among the events that the field selector `only` selects. Does
+/// not request them again for `hold`.
+async fn request_events<K>(context: &Context, namespace: &str, object: &K, only: &str, hold: Duration) -> Vec<Event>
 where
     K: kube::Resource,
 {
     let Some(uid) = object.uid().filter(|_| age(object) >= MIN_AGE) else { return Vec::new() };
-    if let Some(answer) = context.events.0.lock().await.get(&uid)
-        && answer.at.elapsed() < answer.hold
+    if let Some(cached) = context.events.0.lock().await.get(&uid)
+        && cached.requested.elapsed() < cached.hold
     {
-        return answer.events.clone();
+        return cached.events.clone();
     }
     let selector = format!("involvedObject.uid={uid},{only}");
     let events: Api<Event> = Api::namespaced(context.client.clone(), namespace);
     context.metrics.request("list");
-    let found = match events.list(&ListParams::default().fields(&selector).limit(MAX_LISTED)).await {
-        Ok(found) => found.items,
+    let listed = match events.list(&ListParams::default().fields(&selector).limit(MAX_LISTED)).await {
+        Ok(list) => list.items,
         Err(error) => {
             tracing::debug!(%error, object = object.name_any(), "cannot read events");
             Vec::new()
         }
     };
-    let events = keep_newest(found);
-    let mut answers = context.events.0.lock().await;
-    answers.retain(|_, answer| answer.at.elapsed() < answer.hold);
-    answers.insert(uid, Answer { at: Instant::now(), hold, events: events.clone() });
+    let events = keep_newest(listed);
+    let mut cache = context.events.0.lock().await;
+    cache.retain(|_, cached| cached.requested.elapsed() < cached.hold);
+    cache.insert(uid, CachedEvents { requested: Instant::now(), hold, events: events.clone() });
     events
 }
 

@@ -1,16 +1,25 @@
-//! From an `InferenceCluster` to the objects that it means, in five steps: dereference, validate, build, apply, status.
+//! Brings the objects of an `InferenceCluster` to the state that its spec asks for. Each reconciliation has five steps,
+//! one module for each:
 //!
-//! Invariants: `validate` and `build` hold no client. What is done with each group is decided by `rollout`, from what is
-//! observed alone: whichever step the operator is killed at, the next one goes on from there.
+//! 1. `dereference` collects the observed state: StatefulSets, pods, and the reports of heads.
+//! 2. `validate` checks the cluster and turns it into typed values.
+//! 3. `build` makes every object from the validated cluster.
+//! 4. `apply` applies each object that differs from the observed one. `secrets` does this for certificates, `groups`
+//!    for each group by its step, and `stuck_pods` deletes pods that Kubernetes cannot delete by itself.
+//! 5. `status` computes the status, and writes it with the events of the changes.
+//!
+//! Invariants: `validate` and `build` hold no client. `rollout` decides the step of each group from the observed state
+//! and the last status. The operator keeps no other progress, so a new operator goes on wherever the old one was
+//! killed.
 
 mod apply;
 pub mod build;
 mod dereference;
 mod events;
 mod groups;
-mod lost;
 mod secrets;
 mod status;
+mod stuck_pods;
 pub mod validate;
 
 use std::sync::Arc;
@@ -34,14 +43,15 @@ use crate::resource::InferenceCluster;
 use crate::rollout::Step;
 use validate::{Defaults, Validated};
 
-/// While a group drains, its head is asked again after this long.
+/// Time until the next reconciliation while a group drains. Each reconciliation tells the head again to drain.
 const WHILE_DRAINING: Duration = Duration::from_secs(2);
-/// While something is being waited for that no watch tells: lost nodes, refused pods, estimates of what is left.
+/// Time until the next reconciliation of an unsteady cluster. No watch shows lost nodes, refused pods, or estimates of
+/// the loading time.
 const WHILE_UNSTEADY: Duration = Duration::from_secs(10);
-/// A cluster that is steady is looked at again after at most this long.
+/// Longest time until the next reconciliation of a steady cluster.
 const WHILE_STEADY: Duration = Duration::from_secs(3600);
 
-/// What every reconciliation shares.
+/// State that all reconciliations share.
 pub struct Context {
     pub client: Client,
     pub observed: Observed,
@@ -56,8 +66,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// Metadata of an owned object, as the watches show it.
-    fn trace(&self, kind: &str, namespace: &str, name: &str) -> Option<ObjectMeta> {
+    /// Returns the metadata of an owned object as the watches show it.
+    fn observed_metadata(&self, kind: &str, namespace: &str, name: &str) -> Option<ObjectMeta> {
         match kind {
             "StatefulSet" => self.observed.set(namespace, name).map(|set| set.metadata.clone()),
             _ => self.observed.trace(kind, namespace, name).map(|object| object.metadata.clone()),
@@ -65,34 +75,34 @@ impl Context {
     }
 }
 
-/// Why a reconciliation ended early; it is tried again with growing pauses.
+/// Reason why a reconciliation failed. The controller tries again with growing pauses.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    #[error("apply {kind} {name}: {}", said(source))]
+    #[error("cannot apply {kind} {name}: {}", api_message(source))]
     Apply { kind: String, name: String, source: kube::Error },
-    #[error("delete {kind} {name}: {}", said(source))]
+    #[error("cannot delete {kind} {name}: {}", api_message(source))]
     Delete { kind: String, name: String, source: kube::Error },
-    /// Kind and name.
-    #[error("{0} belongs to another object; rename this cluster or delete that one")]
-    Taken(String),
-    #[error("read the cluster's Secrets: {}", said(.0))]
+    /// An object with the name that the cluster needs has another owner. Holds its kind and name.
+    #[error("{0} belongs to another owner; rename this cluster or delete that object")]
+    NameTaken(String),
+    #[error("cannot read the cluster's Secrets: {}", api_message(.0))]
     ReadSecrets(kube::Error),
-    #[error("write Secret {name}: {}", said(source))]
+    #[error("cannot write Secret {name}: {}", api_message(source))]
     WriteSecret { name: String, source: kube::Error },
     #[error(transparent)]
     Certificate(#[from] crate::certificates::CertificateError),
-    #[error("write the status: {}", said(.0))]
+    #[error("cannot write the status: {}", api_message(.0))]
     Status(kube::Error),
 }
 
 impl ReconcileError {
-    /// A word for metrics.
+    /// Returns the value of the metrics' label `cause`.
     #[must_use]
     pub fn cause(&self) -> &'static str {
         match self {
             Self::Apply { .. } => "apply",
             Self::Delete { .. } => "delete",
-            Self::Taken(_) => "name_taken",
+            Self::NameTaken(_) => "name_taken",
             Self::ReadSecrets(_) | Self::WriteSecret { .. } => "secrets",
             Self::Certificate(_) => "certificates",
             Self::Status(_) => "status",
@@ -100,8 +110,8 @@ impl ReconcileError {
     }
 }
 
-/// The API server's own words; the error itself shows the whole answer.
-fn said(error: &kube::Error) -> String {
+/// Returns the message of the API server. `Display` would print the whole response.
+fn api_message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
@@ -112,79 +122,80 @@ fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// Time since `since`; none where it lies ahead.
+/// Returns the time since `since`, and zero if `since` is in the future.
 fn elapsed(since: Timestamp) -> Duration {
     now().duration_since(since).try_into().unwrap_or_default()
 }
 
-/// Brings the world one step closer to what `cluster` asks for, and its status to the truth.
+/// Brings the objects of `cluster` one step closer to its spec, and updates its status.
 ///
 /// # Errors
-/// The API server refuses something; the status says so too, where it can be written.
+/// Fails if the API server refuses a request. The status then shows the error too, unless the status itself cannot be
+/// written.
 pub async fn reconcile(cluster: Arc<InferenceCluster>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     if cluster.meta().deletion_timestamp.is_some() {
-        // Everything else goes by its owner references.
-        forget(&context, &namespace, &name);
+        // Kubernetes deletes the objects by their owner references.
+        forget_cluster(&context, &namespace, &name);
         return Ok(Action::await_change());
     }
     let seen = dereference::dereference(&context, &cluster).await;
     let validated = match validate::validate(&cluster, &context.defaults) {
         Ok(validated) => validated,
         Err(invalid) => {
-            status::write(&context, &cluster, status::invalid(&cluster, &seen, &invalid)).await?;
+            status::write(&context, &cluster, status::compute_invalid(&cluster, &seen, &invalid)).await?;
             return Ok(Action::await_change());
         }
     };
-    let steps = groups::decide(&validated, &cluster, &seen);
-    let done = act(&context, &validated, &seen, &steps).await;
-    let told = status::of(&validated, &cluster, &seen, &steps, done.as_ref().err());
-    let steady = told.steady;
+    let steps = groups::decide_steps(&validated, &cluster, &seen);
+    let applied = apply_all(&context, &validated, &seen, &steps).await;
+    let computed = status::compute(&validated, &cluster, &seen, &steps, applied.as_ref().err());
+    let steady = computed.steady;
     let drains = steps.values().any(|step| *step == Step::Drain);
-    follow(&context, &validated, &seen, steady).await;
-    let held_back = status::write(&context, &cluster, told.status).await?;
+    follow_heads(&context, &validated, &seen, steady).await;
+    let retry_status = status::write(&context, &cluster, computed.status).await?;
     if steady {
         context.recorders.forget(&namespace, &name);
     }
-    let look_again = done?;
+    let certificates_due = applied?;
     let pause = match (drains, steady) {
         (true, _) => WHILE_DRAINING,
         (false, false) => WHILE_UNSTEADY,
         (false, true) => WHILE_STEADY,
     };
-    Ok(Action::requeue(pause.min(look_again).min(held_back.unwrap_or(pause))))
+    Ok(Action::requeue(pause.min(certificates_due).min(retry_status.unwrap_or(pause))))
 }
 
-/// Applies what was decided. Returns when certificates are due.
-async fn act(
+/// Applies all objects and carries out the step of each group. Returns the time until certificates are due.
+async fn apply_all(
     context: &Context,
     cluster: &Validated,
     seen: &Observation,
     steps: &groups::Steps,
 ) -> Result<Duration, ReconcileError> {
-    let look_again = secrets::bring_about(context, cluster).await?;
+    let certificates_due = secrets::ensure_secrets(context, cluster).await?;
     let shared = build::cluster_objects(cluster);
     for object in shared.objects() {
         apply::apply(context, &cluster.identity.owner.uid, object).await?;
     }
     if context.observed.watches("PodMonitor") {
-        apply::apply(context, &cluster.identity.owner.uid, shared.monitor()).await?;
+        apply::apply(context, &cluster.identity.owner.uid, shared.pod_monitor_object()).await?;
     }
     for (&index, step) in steps {
-        groups::take(context, cluster, seen.groups.get(&index), index, *step).await?;
+        groups::carry_out(context, cluster, seen.groups.get(&index), index, *step).await?;
     }
-    lost::force_away(context, cluster, seen).await?;
-    Ok(look_again)
+    stuck_pods::force_delete_stuck_pods(context, cluster, seen).await?;
+    Ok(certificates_due)
 }
 
-/// Listens to the heads of a cluster that is not steady, and leaves those of one that is.
-async fn follow(context: &Context, cluster: &Validated, seen: &Observation, steady: bool) {
+/// Follows the heads of an unsteady cluster, and closes the connections to the heads of a steady cluster.
+async fn follow_heads(context: &Context, cluster: &Validated, seen: &Observation, steady: bool) {
     if steady {
-        context.certificates.rest(cluster);
+        context.certificates.drop_credentials(cluster);
     }
     for (&index, group) in &seen.groups {
         let key = GroupKey::new(&cluster.identity.namespace, &cluster.identity.name, index);
-        let pod = group.head_pod().filter(|_| !steady);
+        let pod = group.head_address().filter(|_| !steady);
         match pod {
             None => context.heads.leave(&key),
             Some(pod) => match context.certificates.credentials(context, cluster).await {
@@ -195,8 +206,8 @@ async fn follow(context: &Context, cluster: &Validated, seen: &Observation, stea
     }
 }
 
-/// A cluster is gone: nothing of it is kept.
-pub fn forget(context: &Context, namespace: &str, name: &str) {
+/// Drops all state of a deleted cluster.
+pub fn forget_cluster(context: &Context, namespace: &str, name: &str) {
     context.heads.forget_cluster(namespace, name);
     context.ledger.forget(namespace, name);
     context.certificates.forget(namespace, name);

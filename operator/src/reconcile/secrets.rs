@@ -1,4 +1,5 @@
-//! The certificates and the group's key as Secrets: looked at when one of them changed or is due, and otherwise not read.
+//! Keeps the Secrets with a cluster's certificates and keys up to date. The Secrets are read only if the watch shows a
+//! change or if a certificate is due.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,161 +19,171 @@ use crate::objects::hash::hash_content;
 use crate::objects::{FIELD_MANAGER, annotation};
 use crate::plan::ClusterNames;
 
-/// Longest time between two looks, whatever the certificates say.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// The watch shows what was written after at most this long; what it shows instead is looked at then.
+/// Longest time between two checks of a cluster's Secrets.
+const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Time within which the watch shows a written Secret. If it shows other content afterwards, the Secrets are read.
 const WATCH_LAG: Duration = Duration::from_secs(10);
 
-/// What is known of each cluster's Secrets.
+/// State of each cluster's Secrets at the last check, by namespace and name of the cluster.
 #[derive(Default)]
-pub struct Certificates(Mutex<HashMap<(String, String), Known>>);
+pub struct Certificates(Mutex<HashMap<(String, String), Checked>>);
 
-struct Known {
-    /// The Secrets as the watch shows them, once it has caught up with what was written.
-    traces: Vec<Option<String>>,
-    /// As it showed them before that, and when that was; `None` once it has caught up.
+/// State of one cluster's Secrets at the last check.
+struct Checked {
+    /// Content hashes of the Secrets after the last write. The watch shows them when it has caught up.
+    hashes: Vec<Option<String>>,
+    /// Time of the last write, and the hashes before it. `None` after the watch has caught up.
     before: Option<(Instant, Vec<Option<String>>)>,
-    look_again: Timestamp,
+    /// Time at which a certificate is due.
+    due: Timestamp,
+    /// Operator's credentials, while its heads are dialled.
     credentials: Option<Credentials>,
 }
 
-impl Known {
-    /// How long this holds, where `traces` show nothing else.
-    fn holds(&mut self, traces: &[Option<String>]) -> Option<Duration> {
-        let longest = if self.traces == traces {
+impl Checked {
+    /// Returns the time until the next check, or `None` if the Secrets must be read now. `shown` are the hashes that
+    /// the watch shows.
+    fn time_to_next_check(&mut self, shown: &[Option<String>]) -> Option<Duration> {
+        let longest = if self.hashes == shown {
             self.before = None;
-            LONGEST
+            MAX_INTERVAL
         } else {
-            let (at, before) = self.before.as_ref()?;
-            let mut each = traces.iter().zip(before.iter().zip(&self.traces));
+            let (written, before) = self.before.as_ref()?;
+            let mut each = shown.iter().zip(before.iter().zip(&self.hashes));
             if !each.all(|(now, (before, after))| now == before || now == after) {
                 return None;
             }
-            WATCH_LAG.checked_sub(at.elapsed())?
+            WATCH_LAG.checked_sub(written.elapsed())?
         };
-        Some(longest.min(due(self.look_again))).filter(|left| !left.is_zero())
+        Some(longest.min(time_until(self.due))).filter(|time| !time.is_zero())
     }
 }
 
-fn due(at: Timestamp) -> Duration {
-    Duration::try_from(at.duration_since(now())).unwrap_or_default().min(LONGEST)
+fn time_until(due: Timestamp) -> Duration {
+    Duration::try_from(due.duration_since(now())).unwrap_or_default().min(MAX_INTERVAL)
 }
 
-/// Why the operator has no certificate for a cluster's heads.
+/// Reason why the operator has no credentials for a cluster's heads.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    #[error("read Secret {name}: {source}")]
+    #[error("cannot read Secret {name}: {source}")]
     Read { name: String, source: kube::Error },
     #[error(transparent)]
     Use(#[from] DialError),
 }
 
 impl Certificates {
-    /// The operator's credentials for the heads of `cluster`.
+    /// Returns the operator's credentials for the heads of `cluster`.
     ///
     /// # Errors
-    /// The Secret cannot be read or used.
+    /// Fails if the Secret cannot be read, or if its content is not usable.
     pub async fn credentials(&self, context: &Context, cluster: &Validated) -> Result<Credentials, CredentialsError> {
         let key = key_of(cluster);
-        if let Some(known) = self.lock().get(&key).and_then(|known| known.credentials.clone()) {
-            return Ok(known);
+        if let Some(credentials) = self.lock().get(&key).and_then(|checked| checked.credentials.clone()) {
+            return Ok(credentials);
         }
         let name = ClusterNames::new(&cluster.identity.name).ca_secret();
         let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.identity.namespace);
         context.metrics.request("get");
         let secret = api.get(&name).await.map_err(|source| CredentialsError::Read { name, source })?;
-        let credentials = credentials_in(&secret)?;
-        if let Some(known) = self.lock().get_mut(&key) {
-            known.credentials = Some(credentials.clone());
+        let credentials = parse_credentials(&secret)?;
+        if let Some(checked) = self.lock().get_mut(&key) {
+            checked.credentials = Some(credentials.clone());
         }
         Ok(credentials)
     }
 
-    /// Drops the credentials of a cluster whose heads are not dialled; nothing else.
-    pub fn rest(&self, cluster: &Validated) {
-        if let Some(known) = self.lock().get_mut(&key_of(cluster)) {
-            known.credentials = None;
+    /// Drops the credentials of a cluster whose heads are not dialled.
+    pub fn drop_credentials(&self, cluster: &Validated) {
+        if let Some(checked) = self.lock().get_mut(&key_of(cluster)) {
+            checked.credentials = None;
         }
     }
 
-    /// Forgets a cluster that is gone.
+    /// Drops the state of a deleted cluster.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.lock().remove(&(namespace.to_owned(), name.to_owned()));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Known>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Checked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn credentials_in(secret: &Secret) -> Result<Credentials, DialError> {
-    let held = secret.data.as_ref();
-    let bytes = |key: &str| held.and_then(|held| held.get(key)).map_or(&[][..], |bytes| bytes.0.as_slice());
+fn parse_credentials(secret: &Secret) -> Result<Credentials, DialError> {
+    let content = secret.data.as_ref();
+    let bytes = |key: &str| content.and_then(|content| content.get(key)).map_or(&[][..], |bytes| bytes.0.as_slice());
     let trusted = [bytes(data::CA_CERTIFICATE), bytes(data::PREVIOUS_CERTIFICATE)].concat();
     Credentials::new(&trusted, bytes(data::CERTIFICATE), bytes(data::KEY))
 }
 
-/// Makes what is missing, renews what is due. Returns when to look again.
+/// Makes missing Secrets and renews certificates that are due. Returns the time until the next check.
 ///
 /// # Errors
-/// The API server refuses, or another writer was faster: the next try sees its Secrets.
-pub async fn bring_about(context: &Context, cluster: &Validated) -> Result<Duration, ReconcileError> {
+/// Fails if the API server refuses a request, or if another writer was faster. The next reconciliation then sees the
+/// Secrets of that writer.
+pub async fn ensure_secrets(context: &Context, cluster: &Validated) -> Result<Duration, ReconcileError> {
     let key = key_of(cluster);
-    let before = traces(context, cluster);
-    let (new, holds) = match context.certificates.lock().get_mut(&key) {
-        Some(known) => (false, known.holds(&before)),
+    let before = shown_hashes(context, cluster);
+    let (new, next_check) = match context.certificates.lock().get_mut(&key) {
+        Some(checked) => (false, checked.time_to_next_check(&before)),
         None => (true, None),
     };
-    if let Some(left) = holds {
-        return Ok(left);
+    if let Some(time) = next_check {
+        return Ok(time);
     }
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.identity.namespace);
-    // A new cluster of which the watch shows no Secret: none is read. One that is there all the same is not overwritten,
-    // for then its creation fails, and the next try reads.
-    let blind = new && before.iter().all(Option::is_none);
-    let existing = if blind { Vec::new() } else { read(context, &api, cluster).await? };
+    // The Secrets of a new cluster are not read if the watch shows none. If one exists all the same, its creation
+    // fails, and the next reconciliation reads it.
+    let assume_none = new && before.iter().all(Option::is_none);
+    let existing = if assume_none { Vec::new() } else { read_secrets(context, &api, cluster).await? };
     let decision = certificates::decide(&cluster.identity, &existing, now())?;
-    let known = Known { traces: before.clone(), before: None, look_again: now(), credentials: None };
-    context.certificates.lock().insert(key.clone(), known);
-    let own = ClusterNames::new(&cluster.identity.name).ca_secret();
-    let own = decision.write.iter().chain(&existing).find(|secret| secret.metadata.name.as_deref() == Some(&own));
-    let credentials = own.and_then(|secret| credentials_in(secret).ok());
+    let checked = Checked { hashes: before.clone(), before: None, due: now(), credentials: None };
+    context.certificates.lock().insert(key.clone(), checked);
+    let name = ClusterNames::new(&cluster.identity.name).ca_secret();
+    let mut secrets = decision.write.iter().chain(&existing);
+    let ca_secret = secrets.find(|secret| secret.metadata.name.as_deref() == Some(&name));
+    let credentials = ca_secret.and_then(|secret| parse_credentials(secret).ok());
     let mut after = before.clone();
     for secret in decision.write {
         let name = secret.name_any();
-        let trace = write(context, &api, secret).await?;
-        for (_, shown) in names(cluster).zip(&mut after).filter(|(one, _)| *one == name) {
-            shown.clone_from(&trace);
+        let written_hash = write_secret(context, &api, secret).await?;
+        for (_, hash) in secret_names(cluster).zip(&mut after).filter(|(other, _)| *other == name) {
+            hash.clone_from(&written_hash);
         }
     }
     let written = after != before;
     let before = written.then(|| (Instant::now(), before));
-    let look_again = decision.look_again;
-    context.certificates.lock().insert(key, Known { traces: after, before, look_again, credentials });
-    Ok(if written { due(look_again).min(WATCH_LAG) } else { due(look_again) })
+    let due = decision.look_again;
+    context.certificates.lock().insert(key, Checked { hashes: after, before, due, credentials });
+    Ok(if written { time_until(due).min(WATCH_LAG) } else { time_until(due) })
 }
 
-/// The cluster's Secrets, by name: one that lost its labels is ours all the same.
-async fn read(context: &Context, api: &Api<Secret>, cluster: &Validated) -> Result<Vec<Secret>, ReconcileError> {
+/// Reads the cluster's Secrets by name, so that a Secret that lost its labels is found too.
+async fn read_secrets(
+    context: &Context,
+    api: &Api<Secret>,
+    cluster: &Validated,
+) -> Result<Vec<Secret>, ReconcileError> {
     let mut existing = Vec::new();
-    for name in names(cluster) {
+    for name in secret_names(cluster) {
         context.metrics.request("get");
         let Some(found) = api.get_opt(&name).await.map_err(ReconcileError::ReadSecrets)? else { continue };
         if is_foreign(&found.metadata, &cluster.identity.owner.uid) {
-            return Err(ReconcileError::Taken(format!("Secret {name}")));
+            return Err(ReconcileError::NameTaken(format!("Secret {name}")));
         }
         existing.push(found);
     }
     Ok(existing)
 }
 
-fn names(cluster: &Validated) -> impl Iterator<Item = String> {
+fn secret_names(cluster: &Validated) -> impl Iterator<Item = String> {
     let names = ClusterNames::new(&cluster.identity.name);
     Role::ALL.into_iter().map(move |role| certificates::secret_of(&names, role))
 }
 
-/// Writes `secret`; returns its trace, as the watch will show it.
-async fn write(context: &Context, api: &Api<Secret>, secret: Secret) -> Result<Option<String>, ReconcileError> {
+/// Writes `secret`. Returns the content hash that the watch will show.
+async fn write_secret(context: &Context, api: &Api<Secret>, secret: Secret) -> Result<Option<String>, ReconcileError> {
     let name = secret.name_any();
     let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
     let written = if secret.resource_version().is_some() {
@@ -187,9 +198,15 @@ async fn write(context: &Context, api: &Api<Secret>, secret: Secret) -> Result<O
     Ok(written.ok().map(|written| hash_content(&written)))
 }
 
-fn traces(context: &Context, cluster: &Validated) -> Vec<Option<String>> {
-    names(cluster)
-        .map(|name| context.trace("Secret", &cluster.identity.namespace, &name)?.annotations?.remove(annotation::SEEN))
+/// Returns the content hashes of the cluster's Secrets that the watch shows.
+fn shown_hashes(context: &Context, cluster: &Validated) -> Vec<Option<String>> {
+    secret_names(cluster)
+        .map(|name| {
+            context
+                .observed_metadata("Secret", &cluster.identity.namespace, &name)?
+                .annotations?
+                .remove(annotation::SEEN)
+        })
         .collect()
 }
 
@@ -201,30 +218,30 @@ fn key_of(cluster: &Validated) -> (String, String) {
 mod tests {
     use super::*;
 
-    fn traces(texts: [&str; 2]) -> Vec<Option<String>> {
+    fn hashes(texts: [&str; 2]) -> Vec<Option<String>> {
         texts.map(|text| (!text.is_empty()).then(|| text.to_owned())).into()
     }
 
     #[test]
-    fn what_was_written_is_not_read_again_unless_the_watch_shows_something_else() {
+    fn written_secrets_are_read_again_only_if_the_watch_shows_other_content() {
         let later = Timestamp::from_second(now().as_second() + 3600).unwrap();
-        let before = Some((Instant::now(), traces(["", ""])));
-        let mut known = Known { traces: traces(["a", "b"]), before, look_again: later, credentials: None };
-        assert!(known.holds(&traces(["", ""])).unwrap() <= WATCH_LAG, "the watch has told nothing yet");
-        assert!(known.holds(&traces(["a", ""])).is_some(), "it has told a part");
-        assert_eq!(known.holds(&traces(["x", "b"])), None, "somebody else wrote");
-        assert!(known.holds(&traces(["a", "b"])).unwrap() > WATCH_LAG);
-        assert_eq!(known.holds(&traces(["a", ""])), None, "one was deleted");
-        known.look_again = now();
-        assert_eq!(known.holds(&traces(["a", "b"])), None, "a certificate is due");
+        let before = Some((Instant::now(), hashes(["", ""])));
+        let mut checked = Checked { hashes: hashes(["a", "b"]), before, due: later, credentials: None };
+        assert!(checked.time_to_next_check(&hashes(["", ""])).unwrap() <= WATCH_LAG, "the watch has shown nothing yet");
+        assert!(checked.time_to_next_check(&hashes(["a", ""])).is_some(), "the watch has shown a part");
+        assert_eq!(checked.time_to_next_check(&hashes(["x", "b"])), None, "somebody else has written");
+        assert!(checked.time_to_next_check(&hashes(["a", "b"])).unwrap() > WATCH_LAG);
+        assert_eq!(checked.time_to_next_check(&hashes(["a", ""])), None, "a Secret was deleted");
+        checked.due = now();
+        assert_eq!(checked.time_to_next_check(&hashes(["a", "b"])), None, "a certificate is due");
     }
 
     #[test]
-    fn a_watch_that_never_shows_what_was_written_is_not_believed_for_long() {
+    fn secrets_are_read_if_the_watch_does_not_catch_up_in_time() {
         let later = Timestamp::from_second(now().as_second() + 3600).unwrap();
         let long_ago = Instant::now().checked_sub(2 * WATCH_LAG).unwrap();
-        let before = Some((long_ago, traces(["", ""])));
-        let mut known = Known { traces: traces(["a", "b"]), before, look_again: later, credentials: None };
-        assert_eq!(known.holds(&traces(["a", ""])), None);
+        let before = Some((long_ago, hashes(["", ""])));
+        let mut checked = Checked { hashes: hashes(["a", "b"]), before, due: later, credentials: None };
+        assert_eq!(checked.time_to_next_check(&hashes(["a", ""])), None);
     }
 }

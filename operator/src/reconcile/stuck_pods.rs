@@ -1,4 +1,4 @@
-//! Forces away pods whose node cannot confirm that they are gone.
+//! Deletes pods by force whose Kubernetes node cannot confirm that they are gone.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use lockstep_proto::v1::Phase;
 
-use super::apply::delete_seen;
+use super::apply::delete_observed;
 use super::dereference::{GroupSeen, Observation};
 use super::validate::Validated;
 use super::{Context, ReconcileError, now};
 use crate::pods;
 use crate::rollout::{StuckPod, must_force_delete};
 
-/// Looks at every pod of `cluster` that is being deleted.
+/// Deletes by force each stuck pod of `cluster` that `rollout` lets go.
 ///
 /// # Errors
-/// The API server refuses.
-pub(super) async fn force_away(
+/// Fails if the API server refuses a request.
+pub(super) async fn force_delete_stuck_pods(
     context: &Context,
     cluster: &Validated,
     seen: &Observation,
 ) -> Result<(), ReconcileError> {
     for group in seen.groups.values() {
-        for (&node, pod) in &group.pods {
-            let Some(stuck) = stuck(context, cluster, group, node, pod) else { continue };
+        for (&ordinal, pod) in &group.pods {
+            let Some(stuck) = observe_deletion(context, cluster, group, ordinal, pod) else { continue };
             if !must_force_delete(stuck) {
                 continue;
             }
@@ -33,27 +33,35 @@ pub(super) async fn force_away(
                 cluster = cluster.identity.name,
                 pod = pod.name_any(),
                 node = pods::kube_node(pod),
-                "forcing the pod away: its node does not answer, and its group goes on without it"
+                "deleting the pod by force: its node does not answer, and its group goes on without it"
             );
-            delete_seen(context, &cluster.identity.namespace, pod.as_ref(), true).await?;
+            delete_observed(context, &cluster.identity.namespace, pod.as_ref(), true).await?;
         }
     }
     Ok(())
 }
 
-fn stuck(context: &Context, cluster: &Validated, group: &GroupSeen, node: u32, pod: &Pod) -> Option<StuckPod> {
-    // Kubernetes sets it to when the grace period ends.
-    let ends = pod.metadata.deletion_timestamp.as_ref()?.0;
-    let local = cluster.spec.devices_per_node;
-    let lost = group.live().map(|report| {
-        let ranks = report.status.ranks.iter().filter(|rank| rank.rank / local == node);
-        // Of a pod that the head has replaced already it says nothing: another host has the rank.
+/// Returns the state of a pod that is being deleted, and `None` for any other pod. `ordinal` is the pod's ordinal in
+/// its group.
+fn observe_deletion(
+    context: &Context,
+    cluster: &Validated,
+    group: &GroupSeen,
+    ordinal: u32,
+    pod: &Pod,
+) -> Option<StuckPod> {
+    // Kubernetes sets the deletion timestamp to the end of the grace period.
+    let grace_period_end = pod.metadata.deletion_timestamp.as_ref()?.0;
+    let ranks_per_pod = cluster.spec.devices_per_node;
+    let ranks_lost = group.live_report().map(|report| {
+        let ranks = report.status.ranks.iter().filter(|rank| rank.rank / ranks_per_pod == ordinal);
+        // If the head has replaced the pod already, its report names another host for the rank.
         ranks.clone().all(|rank| rank.host != pod.name_any() || [Phase::Lost, Phase::Pending].contains(&rank.phase()))
     });
     Some(StuckPod {
-        overdue: Duration::try_from(now().duration_since(ends)).ok(),
-        kube_node_ready: pods::kube_node(pod).is_none_or(|node| context.observed.node_ready(node)),
-        is_head: node == 0,
-        ranks_lost: lost,
+        overdue: Duration::try_from(now().duration_since(grace_period_end)).ok(),
+        kube_node_ready: pods::kube_node(pod).is_none_or(|kube_node| context.observed.node_ready(kube_node)),
+        is_head: ordinal == 0,
+        ranks_lost,
     })
 }

@@ -1,5 +1,6 @@
-//! The second step: from the object as stored to one whose parts are typed and whose choices are made. What the CRD's
-//! rules cannot see (overlays, resources) is judged here. Pure; the only input of `build`.
+//! The second step: turns a stored cluster into typed values, and makes the choices that the spec leaves open. It
+//! checks the fields that the CRD's rules cannot check: overlays, resources and variables. Pure. [`Validated`] is the
+//! only input of `build`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,32 +16,32 @@ use crate::objects::ClusterIdentity;
 use crate::plan::{HEAD, world_size};
 use crate::resource::{Backend, InferenceCluster, InferenceClusterSpec};
 
-/// Resource name of a GPU.
+/// Name of the resource of GPUs.
 pub const GPU: &str = "nvidia.com/gpu";
 
-/// The update strategy's default, for a time that no rule of the CRD let through.
+/// Drain timeout of a cluster whose own timeout cannot be parsed. The CRD's rules refuse such a timeout.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Parts of the keys of labels that Kueue and gang schedulers read.
+/// Parts of the label keys that Kueue and gang schedulers read.
 const QUEUE_KEYS: [&str; 2] = ["kueue.x-k8s.io/", "scheduling.x-k8s.io/"];
 
-/// What the operator was started with that clusters inherit.
+/// Settings of the operator that clusters inherit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
-    /// Image of the agent.
+    /// Default image of the agent.
     pub agent_image: String,
-    /// The operator's own pods, where they are known: the heads' control ports are open to them.
+    /// Pods of the operator, if they are known. Network policies open the control ports of heads to these pods.
     pub operator_pods: Option<OperatorPods>,
 }
 
-/// Where the operator runs, as a NetworkPolicy selects it.
+/// Namespace and labels by which a NetworkPolicy selects the operator's pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorPods {
     pub namespace: String,
     pub labels: BTreeMap<String, String>,
 }
 
-/// Transport of the collectives, chosen.
+/// Transport of the collectives, after the choice for `Auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collectives {
     Nccl,
@@ -48,7 +49,7 @@ pub enum Collectives {
 }
 
 impl Collectives {
-    /// As the status says it.
+    /// Returns the value in the status.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,31 +59,33 @@ impl Collectives {
     }
 }
 
-/// A cluster that objects can be made of.
+/// A valid cluster, from which objects can be built.
 #[derive(Debug, Clone)]
 pub struct Validated {
     pub identity: ClusterIdentity,
     pub generation: i64,
     pub spec: InferenceClusterSpec,
     pub collectives: Collectives,
-    /// Image of the agent: the cluster's own or the operator's.
+    /// Image of the agent: the image of the spec, or else the operator's default.
     pub image: String,
-    /// Overlays, typed, in the order in which they are laid: all pods; heads; workers.
+    /// Overlay of all pods, which is applied first.
     pub template: PodTemplateSpec,
+    /// Overlay of head pods.
     pub head: PodTemplateSpec,
+    /// Overlay of worker pods.
     pub worker: PodTemplateSpec,
-    /// Of each `rank` container, GPUs included.
+    /// Resources of each `rank` container, GPUs included.
     pub resources: ResourceRequirements,
-    /// For every container.
+    /// Variables of every container.
     pub env: Vec<EnvVar>,
-    /// How long a group may finish what it has.
+    /// Time for which a group may finish its requests.
     pub drain_timeout: Duration,
-    /// Labels of the cluster by which a queue admits it or a scheduler gangs it: its sets and pods carry them too.
+    /// Labels of the cluster that a queue or a gang scheduler reads. The StatefulSets and pods carry them too.
     pub queue_labels: BTreeMap<String, String>,
     pub operator_pods: Option<OperatorPods>,
 }
 
-/// Why no object can be made of a cluster.
+/// Reason why no objects can be built from a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("spec.{field}: {message}")]
 pub struct Invalid {
@@ -90,7 +93,7 @@ pub struct Invalid {
     pub message: String,
 }
 
-/// Parts of a spec, typed, and the transport of its collectives.
+/// Typed parts of a spec, and the transport of its collectives.
 struct TypedSpec {
     template: PodTemplateSpec,
     head: PodTemplateSpec,
@@ -100,25 +103,25 @@ struct TypedSpec {
     collectives: Collectives,
 }
 
-/// Checks a spec by the rules that the CRD's own cannot express, for commands that apply no cluster.
+/// Checks a spec by the rules that the CRD cannot express. `lockstep plan`, which needs no Kubernetes, calls it.
 ///
 /// # Errors
-/// The first field that cannot be carried out, with the remedy.
+/// Returns the first field that the operator would refuse, with a remedy.
 pub fn check_spec(spec: &InferenceClusterSpec) -> Result<(), Invalid> {
     refuse_nccl_groups(spec, type_spec(spec)?.collectives)
 }
 
-/// Checks `cluster` and makes its choices.
+/// Validates `cluster`, and makes the choices that its spec leaves open.
 ///
 /// # Errors
-/// The first field that has no meaning or cannot be carried out, with the remedy.
+/// Returns the first field that is invalid or that the operator cannot carry out, with a remedy.
 pub fn validate(cluster: &InferenceCluster, defaults: &Defaults) -> Result<Validated, Invalid> {
     let validated = resolve(cluster, defaults)?;
     refuse_nccl_groups(&validated.spec, validated.collectives)?;
     Ok(validated)
 }
 
-/// Does the same as [`validate`], for groups over NCCL of any size: `build` can make their objects already.
+/// Does the same as [`validate`], but accepts groups over NCCL of any size. `build` can already build their objects.
 pub(super) fn resolve(cluster: &InferenceCluster, defaults: &Defaults) -> Result<Validated, Invalid> {
     let spec = cluster.spec.clone();
     let owner = cluster.controller_owner_ref(&()).ok_or_else(|| Invalid {
@@ -140,11 +143,11 @@ pub(super) fn resolve(cluster: &InferenceCluster, defaults: &Defaults) -> Result
         worker,
         resources,
         env,
-        drain_timeout: seconds(&spec.update_strategy.drain_timeout).unwrap_or(DRAIN_TIMEOUT),
+        drain_timeout: parse_duration(&spec.update_strategy.drain_timeout).unwrap_or(DRAIN_TIMEOUT),
         queue_labels: cluster
             .labels()
             .iter()
-            .filter(|(key, _)| queues(key))
+            .filter(|(key, _)| is_queue_label(key))
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect(),
         operator_pods: defaults.operator_pods.clone(),
@@ -152,11 +155,12 @@ pub(super) fn resolve(cluster: &InferenceCluster, defaults: &Defaults) -> Result
     })
 }
 
+/// Parses the untyped parts of a spec, and chooses the transport.
 fn type_spec(spec: &InferenceClusterSpec) -> Result<TypedSpec, Invalid> {
-    let overlay = |field, given: &Option<Map<String, Value>>| template(field, given.as_ref());
+    let overlay = |field, given: &Option<Map<String, Value>>| parse_overlay(field, given.as_ref());
     let (all, head, worker) =
         (overlay("template", &spec.template)?, overlay("head", &spec.head)?, overlay("worker", &spec.worker)?);
-    let mut resources: ResourceRequirements = typed("resources", spec.resources.clone().unwrap_or_default())?;
+    let mut resources: ResourceRequirements = parse_typed("resources", spec.resources.clone().unwrap_or_default())?;
     let collectives = match spec.backend {
         Backend::Nccl => Collectives::Nccl,
         Backend::Ring => Collectives::Ring,
@@ -164,9 +168,9 @@ fn type_spec(spec: &InferenceClusterSpec) -> Result<TypedSpec, Invalid> {
         Backend::Auto => Collectives::Ring,
     };
     if collectives == Collectives::Nccl {
-        with_gpus(&mut resources, spec.devices_per_node);
+        add_gpus(&mut resources, spec.devices_per_node);
     }
-    let env = spec.env.iter().map(|var| typed("env", json_object(var))).collect::<Result<_, _>>()?;
+    let env = spec.env.iter().map(|var| parse_typed("env", json_object(var))).collect::<Result<_, _>>()?;
     Ok(TypedSpec { template: all, head, worker, resources, env, collectives })
 }
 
@@ -177,7 +181,7 @@ fn refuse_nccl_groups(spec: &InferenceClusterSpec, collectives: Collectives) -> 
         return Ok(());
     }
     let (chosen, change) = match spec.backend {
-        Backend::Auto => ("Auto means Nccl where pods ask for nvidia.com/gpu", "take nvidia.com/gpu out of the spec"),
+        Backend::Auto => ("Auto means Nccl if pods ask for nvidia.com/gpu", "remove nvidia.com/gpu from the spec"),
         Backend::Nccl | Backend::Ring => ("Nccl", "set it to Ring"),
     };
     let message = format!(
@@ -187,49 +191,49 @@ fn refuse_nccl_groups(spec: &InferenceClusterSpec, collectives: Collectives) -> 
     Err(Invalid { field: "backend", message })
 }
 
-fn template(field: &'static str, given: Option<&Map<String, Value>>) -> Result<PodTemplateSpec, Invalid> {
+/// Parses an overlay, and checks that each container can be merged.
+fn parse_overlay(field: &'static str, given: Option<&Map<String, Value>>) -> Result<PodTemplateSpec, Invalid> {
     let refuse = |message| Err(Invalid { field, message });
-    let template: PodTemplateSpec = typed(field, given.cloned().unwrap_or_default())?;
+    let template: PodTemplateSpec = parse_typed(field, given.cloned().unwrap_or_default())?;
     let Some(spec) = &template.spec else { return Ok(template) };
     let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     if containers.any(|container| container.name.is_empty()) {
-        let message = "a container has no name, so it cannot be told which one it is laid over; \
-                       name it head or rank, or otherwise where it is one of your own";
+        let message = "a container has no name, so it cannot be merged; name it head or rank, or give your own \
+                       container another name";
         return refuse(message.into());
     }
     if field == "worker" && spec.containers.iter().any(|container| container.name == HEAD) {
-        return refuse("worker pods have no container `head`; write it under spec.head, or name it rank".into());
+        return refuse("worker pods have no container `head`; move the container to spec.head, or name it rank".into());
     }
     Ok(template)
 }
 
-/// `given` as a type of Kubernetes, which has every field of it: what the type does not know would be lost in silence.
-fn typed<T: DeserializeOwned + Serialize>(field: &'static str, given: Map<String, Value>) -> Result<T, Invalid> {
-    let refuse = |message: String| Invalid {
-        field,
-        message: format!("{message}; see `kubectl explain pod` for what it may hold"),
-    };
+/// Parses a value as a type of Kubernetes. Refuses fields that the type does not have, because parsing would drop them
+/// silently.
+fn parse_typed<T: DeserializeOwned + Serialize>(field: &'static str, given: Map<String, Value>) -> Result<T, Invalid> {
+    let refuse =
+        |message: String| Invalid { field, message: format!("{message}; `kubectl explain pod` lists the fields") };
     let given = Value::Object(given);
     let typed: T = serde_json::from_value(given.clone()).map_err(|error| refuse(error.to_string()))?;
-    match lost(&given, &Value::Object(json_object(&typed))) {
+    match find_dropped(&given, &Value::Object(json_object(&typed))) {
         None => Ok(typed),
-        Some(path) => Err(refuse(format!("{path} is no field of Kubernetes at this place"))),
+        Some(path) => Err(refuse(format!("Kubernetes has no field {path} here"))),
     }
 }
 
-/// The first field of `given` that is not in `kept`.
-fn lost(given: &Value, kept: &Value) -> Option<String> {
+/// Returns the path of the first field of `given` that `kept` lacks.
+fn find_dropped(given: &Value, kept: &Value) -> Option<String> {
     match (given, kept) {
         (Value::Object(given), Value::Object(kept)) => given.iter().find_map(|(key, value)| match kept.get(key) {
             None if value.is_null() => None,
             None => Some(key.clone()),
-            Some(kept) => lost(value, kept).map(|path| format!("{key}.{path}")),
+            Some(kept) => find_dropped(value, kept).map(|path| format!("{key}.{path}")),
         }),
         (Value::Array(given), Value::Array(kept)) => given
             .iter()
             .zip(kept)
             .enumerate()
-            .find_map(|(index, (given, kept))| lost(given, kept).map(|path| format!("{index}.{path}"))),
+            .find_map(|(index, (given, kept))| find_dropped(given, kept).map(|path| format!("{index}.{path}"))),
         _ => None,
     }
 }
@@ -249,19 +253,20 @@ fn asks_for_gpus(resources: &ResourceRequirements, overlays: [&PodTemplateSpec; 
     asks(resources) || containers.filter_map(|container| container.resources.as_ref()).any(asks)
 }
 
-/// One GPU for each rank of the node, unless the user asked for a number: in limits or in requests, which must agree.
-fn with_gpus(resources: &mut ResourceRequirements, devices: u32) {
+/// Asks for one GPU for each rank of the pod, unless the user gave a number. Kubernetes wants the same number in limits
+/// and requests.
+fn add_gpus(resources: &mut ResourceRequirements, devices: u32) {
     let requested = resources.requests.as_ref().and_then(|requests| requests.get(GPU)).cloned();
     let number = requested.unwrap_or_else(|| Quantity(devices.to_string()));
     resources.limits.get_or_insert_default().entry(GPU.to_owned()).or_insert(number);
 }
 
-fn queues(key: &str) -> bool {
+fn is_queue_label(key: &str) -> bool {
     QUEUE_KEYS.iter().any(|part| key.contains(part))
 }
 
-/// A time as the CRD's rules let it through: `300s` or `10m`.
-pub(super) fn seconds(text: &str) -> Option<Duration> {
+/// Parses a time in the form that the CRD's rules accept: `300s` or `10m`.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let (number, scale) = match text.strip_suffix('m') {
         Some(minutes) => (minutes, 60),
         None => (text.strip_suffix('s')?, 1),

@@ -1,5 +1,5 @@
-//! The HorizontalPodAutoscaler: it sets `spec.replicas` of the cluster through the scale subresource, whose selector
-//! counts heads only, by the requests that wait at each head.
+//! The HorizontalPodAutoscaler. It sets `spec.replicas` of the cluster by the number of requests that wait at each
+//! head. It uses the scale subresource, whose selector counts only heads.
 
 use k8s_openapi::api::autoscaling::v2::{
     CrossVersionObjectReference, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricIdentifier, MetricSpec,
@@ -12,19 +12,19 @@ use crate::objects::labels;
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::Validated;
 
-/// The heads' metric of requests in the queue.
+/// Metric of a head: the number of requests in its queue.
 const REQUESTS_WAITING: &str = "lockstep_requests_waiting";
 
-/// The autoscaler, where the spec has bounds for one.
-pub(super) fn of_cluster(cluster: &Validated) -> Option<HorizontalPodAutoscaler> {
-    let asked = cluster.spec.autoscaling.as_ref()?;
+/// Builds the autoscaler, if the spec has one.
+pub(super) fn build_autoscaler(cluster: &Validated) -> Option<HorizontalPodAutoscaler> {
+    let autoscaling = cluster.spec.autoscaling.as_ref()?;
     let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
     let name = ClusterNames::new(&cluster.identity.name).cluster();
     let waiting = PodsMetricSource {
         metric: MetricIdentifier { name: REQUESTS_WAITING.into(), selector: None },
         target: MetricTarget {
             type_: "AverageValue".into(),
-            average_value: Some(Quantity(asked.waiting_per_group.to_string())),
+            average_value: Some(Quantity(autoscaling.waiting_per_group.to_string())),
             ..Default::default()
         },
     };
@@ -36,8 +36,8 @@ pub(super) fn of_cluster(cluster: &Validated) -> Option<HorizontalPodAutoscaler>
                 kind: resource::KIND.into(),
                 name: cluster.identity.name.clone(),
             },
-            min_replicas: Some(count(asked.min_replicas)),
-            max_replicas: count(asked.max_replicas),
+            min_replicas: Some(count(autoscaling.min_replicas)),
+            max_replicas: count(autoscaling.max_replicas),
             metrics: Some(vec![MetricSpec { type_: "Pods".into(), pods: Some(waiting), ..Default::default() }]),
             ..Default::default()
         }),

@@ -1,4 +1,4 @@
-//! The claim that keeps what was downloaded, shared by all pods of a cluster.
+//! The PersistentVolumeClaim of the model cache, which all pods of a cluster share.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use crate::objects::labels;
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::Validated;
 
-/// The claim, where a cache is asked for. It goes with the cluster.
-pub(super) fn of_cluster(cluster: &Validated) -> Option<PersistentVolumeClaim> {
+/// Builds the claim, if the spec has a model cache. Kubernetes deletes the claim with the cluster.
+pub(super) fn build_cache_claim(cluster: &Validated) -> Option<PersistentVolumeClaim> {
     let cache = cluster.spec.model_cache.as_ref()?;
     let name = ClusterNames::new(&cluster.identity.name).cache_claim();
     let storage = BTreeMap::from([("storage".to_owned(), Quantity(cache.size.clone()))]);

@@ -1,5 +1,6 @@
-//! How much of a group may be evicted at a time: one pod, because a group goes on when one node leaves it. So a drain of
-//! a node is possible with one replica too. Pods that are not ready never hold a drain back.
+//! The PodDisruptionBudget of a group. One pod may be evicted at a time, because a group recovers from the loss of one
+//! pod. So a Kubernetes node can be drained even if a cluster has one replica. Pods that are not ready may always be
+//! evicted.
 
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -8,8 +9,8 @@ use crate::objects::labels;
 use crate::plan::Names;
 use crate::reconcile::validate::Validated;
 
-/// The budget of one group, over its head and its workers.
-pub(super) fn of_group(cluster: &Validated, names: &Names) -> PodDisruptionBudget {
+/// Builds the budget of one group, for its head and its workers.
+pub(super) fn build_disruption_budget(cluster: &Validated, names: &Names) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: cluster
             .identity

@@ -1,6 +1,6 @@
-//! The third step: every object of a cluster, made from the validated cluster alone. Pure; one file for each kind.
+//! The third step: builds every object of a cluster from the validated cluster. Pure. Each kind has a file of its own.
 //!
-//! Invariant: the same cluster gives the same objects, byte for byte, so that applying them again changes nothing.
+//! Invariant: the same cluster gives the same objects, byte for byte, so that a second apply changes nothing.
 
 mod autoscaler;
 mod cache_claim;
@@ -32,19 +32,19 @@ use crate::objects::kinds;
 use crate::plan::Names;
 
 pub use revision::revision;
-pub use stateful_sets::{keep, revision_of};
+pub use stateful_sets::{keep_pods, revision_of};
 
-/// What a cluster has once, beside its Secrets.
+/// Objects that all groups of a cluster share, without its Secrets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterObjects {
     pub service: Service,
     pub cache_claim: Option<PersistentVolumeClaim>,
     pub autoscaler: Option<HorizontalPodAutoscaler>,
-    /// For where its kind exists.
+    /// PodMonitor, which is applied only if the Kubernetes cluster has this kind.
     pub pod_monitor: DynamicObject,
 }
 
-/// What each group has.
+/// Objects of one group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupObjects {
     pub index: u32,
@@ -52,44 +52,44 @@ pub struct GroupObjects {
     pub network_policy: NetworkPolicy,
     pub disruption_budget: PodDisruptionBudget,
     pub head: StatefulSet,
-    /// None where the head's pod is the whole group.
+    /// StatefulSet of the workers. `None` if the group has no workers.
     pub workers: Option<StatefulSet>,
 }
 
-/// One object in the form that all kinds share.
+/// One object in a form that all kinds share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Object {
     pub resource: ApiResource,
     pub object: DynamicObject,
 }
 
-/// Objects that all groups of `cluster` share.
+/// Builds the objects that all groups of `cluster` share.
 #[must_use]
 pub fn cluster_objects(cluster: &Validated) -> ClusterObjects {
     ClusterObjects {
-        service: services::clients(cluster),
-        cache_claim: cache_claim::of_cluster(cluster),
-        autoscaler: autoscaler::of_cluster(cluster),
-        pod_monitor: pod_monitor::of_cluster(cluster),
+        service: services::client_service(cluster),
+        cache_claim: cache_claim::build_cache_claim(cluster),
+        autoscaler: autoscaler::build_autoscaler(cluster),
+        pod_monitor: pod_monitor::build_pod_monitor(cluster),
     }
 }
 
-/// Objects of the group at `index`.
+/// Builds the objects of the group at `index`.
 #[must_use]
 pub fn group_objects(cluster: &Validated, index: u32) -> GroupObjects {
     let names = Names::new(&cluster.identity.name, index);
     GroupObjects {
         index,
-        service: services::headless(cluster, &names),
-        network_policy: network_policy::of_group(cluster, &names),
-        disruption_budget: disruption_budget::of_group(cluster, &names),
-        head: stateful_sets::head(cluster, &names),
-        workers: stateful_sets::workers(cluster, &names),
+        service: services::headless_service(cluster, &names),
+        network_policy: network_policy::build_network_policy(cluster, &names),
+        disruption_budget: disruption_budget::build_disruption_budget(cluster, &names),
+        head: stateful_sets::head_set(cluster, &names),
+        workers: stateful_sets::worker_set(cluster, &names),
     }
 }
 
 impl ClusterObjects {
-    /// All of them but the PodMonitor, in the order in which they are applied.
+    /// Returns all objects but the PodMonitor, in the order in which they are applied.
     #[must_use]
     pub fn objects(&self) -> Vec<Object> {
         let mut all = vec![object(&self.service)];
@@ -98,33 +98,33 @@ impl ClusterObjects {
         all
     }
 
-    /// The PodMonitor.
+    /// Returns the PodMonitor.
     #[must_use]
-    pub fn monitor(&self) -> Object {
+    pub fn pod_monitor_object(&self) -> Object {
         Object { resource: kinds::pod_monitor(), object: self.pod_monitor.clone() }
     }
 }
 
 impl GroupObjects {
-    /// The group with the pods that it has: see [`keep`]. For a group that has what the spec asks for, and for one
-    /// whose turn to change has not come. A live set of workers that the new spec has no place for is not among the
-    /// objects; it goes when the group's turn comes.
+    /// Returns the objects with the pods of the live StatefulSets, by [`keep_pods`]. The operator applies these objects
+    /// to a group that is up to date, and to a group whose turn to change has not come. If the new spec has no workers,
+    /// the live StatefulSet of workers is not among the objects. It is deleted when the group is changed.
     #[must_use]
-    pub fn kept(mut self, head: Option<&StatefulSet>, workers: Option<&StatefulSet>) -> Self {
+    pub fn keep_pods(mut self, head: Option<&StatefulSet>, workers: Option<&StatefulSet>) -> Self {
         let desired = revision_of(&self.head).map(str::to_owned);
         if let Some(live) = head {
-            self.head = keep(self.head, live);
+            self.head = keep_pods(self.head, live);
         }
         self.workers = match (self.workers, workers) {
-            (Some(desired), Some(live)) => Some(keep(desired, live)),
-            // Workers that the group's present revision does not know of.
+            (Some(desired), Some(live)) => Some(keep_pods(desired, live)),
+            // The present revision of the group has no workers.
             (Some(_), None) if revision_of(&self.head) != desired.as_deref() => None,
             (desired, _) => desired,
         };
         self
     }
 
-    /// All of them, in the order in which they are applied: what pods need comes before the pods.
+    /// Returns all objects in the order in which they are applied. Objects that pods need come first.
     #[must_use]
     pub fn objects(&self) -> Vec<Object> {
         let mut all = vec![object(&self.service), object(&self.network_policy), object(&self.disruption_budget)];
@@ -134,10 +134,10 @@ impl GroupObjects {
     }
 }
 
-/// `typed` with its kind written into it, as server-side apply wants it.
+/// Converts a typed object into the form that all kinds share.
 ///
 /// # Panics
-/// Where the type does not serialize to an object with metadata, which every Kubernetes type does.
+/// Panics if the type does not serialize to an object with metadata. Every Kubernetes type does.
 #[must_use]
 pub fn object<K>(typed: &K) -> Object
 where

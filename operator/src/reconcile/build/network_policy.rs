@@ -1,4 +1,5 @@
-//! Who may reach a group's pods: its own pods, the operator, and clients. What no rule names is closed. The kubelet's probes come from the node and need no rule.
+//! The NetworkPolicy of a group. It lets the group's own pods, the operator and clients connect to the pods, and closes
+//! all other ports. The kubelet's probes come from the node and need no rule.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +15,12 @@ use crate::plan::Names;
 use crate::reconcile::validate::{OperatorPods, Validated};
 use crate::resource::ClientOrigin;
 
-/// Label that Kubernetes gives each namespace: its name.
+/// Label with the name of a namespace, which Kubernetes sets on each namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// Inside the group every port is open, because NCCL picks its own. The rules hold for all its pods: on the clients'
-/// ports nobody but the head listens.
-pub(super) fn of_group(cluster: &Validated, names: &Names) -> NetworkPolicy {
+/// Builds the policy of one group. Between the group's pods every port is open, because NCCL chooses its ports itself.
+/// The policy opens the client ports of all pods, but only the head listens on them.
+pub(super) fn build_network_policy(cluster: &Validated, names: &Names) -> NetworkPolicy {
     let group = labels::select_pods(&cluster.identity.name, Some(names.group()), None);
     let rule = |from, ports: &[u16]| NetworkPolicyIngressRule {
         from,
@@ -31,8 +32,8 @@ pub(super) fn of_group(cluster: &Validated, names: &Names) -> NetworkPolicy {
     };
     let ingress = vec![
         rule(Some(vec![pods(group.clone())]), &[]),
-        rule(Some(vec![operator(cluster.operator_pods.as_ref())]), &[port::CONTROL]),
-        // Probes and metrics, which tell and change nothing.
+        rule(Some(vec![operator_peer(cluster.operator_pods.as_ref())]), &[port::CONTROL]),
+        // Probes and metrics only read.
         rule(Some(vec![any_namespace()]), &[port::PROBE]),
         rule(clients, &[port::GRPC, port::HTTP]),
     ];
@@ -48,9 +49,9 @@ pub(super) fn of_group(cluster: &Validated, names: &Names) -> NetworkPolicy {
     }
 }
 
-/// Where the operator dials from. Where its own labels are not known, any pod may knock at the control port: mutual
-/// TLS lets in none but the operator.
-fn operator(known: Option<&OperatorPods>) -> NetworkPolicyPeer {
+/// Returns the peer from which the operator dials. If the operator's labels are not known, any pod may connect to the
+/// control port, and mutual TLS refuses all but the operator.
+fn operator_peer(known: Option<&OperatorPods>) -> NetworkPolicyPeer {
     let Some(known) = known else { return any_namespace() };
     let labels = |labels: BTreeMap<String, String>| LabelSelector { match_labels: Some(labels), ..Default::default() };
     NetworkPolicyPeer {

@@ -1,4 +1,4 @@
-//! Where the pods of a group go beside each other. Other groups do not matter: each group is a whole by itself.
+//! Placement of the pods of one group relative to each other. Pods of other groups do not matter.
 
 use k8s_openapi::api::core::v1::{
     Affinity, PodAffinity, PodAffinityTerm, TopologySpreadConstraint, WeightedPodAffinityTerm,
@@ -8,8 +8,8 @@ use crate::objects::labels;
 use crate::reconcile::validate::Validated;
 use crate::resource::PlacementPolicy;
 
-/// Constraints that keep the pods of `group` apart, where that is asked for.
-pub(super) fn spread(cluster: &Validated, group: u32) -> Option<Vec<TopologySpreadConstraint>> {
+/// Returns the constraints that keep the pods of `group` apart, if the placement policy spreads pods.
+pub(super) fn spread_constraints(cluster: &Validated, group: u32) -> Option<Vec<TopologySpreadConstraint>> {
     let strictly = match cluster.spec.placement.policy {
         PlacementPolicy::Spread => false,
         PlacementPolicy::SpreadStrictly => true,
@@ -21,15 +21,15 @@ pub(super) fn spread(cluster: &Validated, group: u32) -> Option<Vec<TopologySpre
         topology_key: cluster.spec.placement.topology_key.clone(),
         when_unsatisfiable: if strictly { "DoNotSchedule" } else { "ScheduleAnyway" }.into(),
         label_selector: Some(labels::select_pods(&cluster.identity.name, Some(group), None)),
-        // With fewer places than pods the scheduler would allow a second pod on each; counted against as many places
-        // as there are pods, it waits for another one.
+        // With fewer places than pods, the scheduler would put a second pod in each place. `min_domains` makes a pod
+        // wait for another place.
         min_domains: strictly.then_some(pods),
         ..Default::default()
     }])
 }
 
-/// Affinity that brings the pods of `group` together, where that is asked for.
-pub(super) fn affinity(cluster: &Validated, group: u32) -> Option<Affinity> {
+/// Returns the affinity that brings the pods of `group` together, if the placement policy packs pods.
+pub(super) fn pack_affinity(cluster: &Validated, group: u32) -> Option<Affinity> {
     if cluster.spec.placement.policy != PlacementPolicy::Pack {
         return None;
     }

@@ -1,5 +1,5 @@
-//! The PodMonitor of the Prometheus operator: heads tell of requests, nodes of steps. Its kind is not everywhere, so it
-//! is kept apart from what every Kubernetes takes.
+//! The PodMonitor of the Prometheus operator. Heads export metrics of requests, and ranks export metrics of steps. Only
+//! some Kubernetes clusters have this kind, so it is not among the objects that are always applied.
 
 use kube::core::DynamicObject;
 use serde_json::json;
@@ -9,8 +9,8 @@ use crate::objects::{kinds, label, labels};
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::Validated;
 
-/// Scrapes every pod of the cluster, wherever that kind exists.
-pub(super) fn of_cluster(cluster: &Validated) -> DynamicObject {
+/// Builds the PodMonitor, which scrapes every pod of the cluster.
+pub(super) fn build_pod_monitor(cluster: &Validated) -> DynamicObject {
     let name = ClusterNames::new(&cluster.identity.name).cluster();
     let endpoint = |port: &str| json!({ "port": port, "path": "/metrics" });
     let mut object = DynamicObject::new(&name, &kinds::pod_monitor()).data(json!({

@@ -1,4 +1,4 @@
-//! Services: one without an address for each group, through which its workers find its head, and the clients' one.
+//! The Services: a headless Service for each group, through which workers find the head, and one Service for clients.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -9,10 +9,11 @@ use crate::objects::{PodRole, labels};
 use crate::plan::{ClusterNames, Names};
 use crate::reconcile::validate::Validated;
 
-/// The group's names, of which its head's is the only one that is asked for: workers tell the head where they are. It
-/// has its name before it is ready, because they become so together. Workers are not selected: each of them would have
-/// the group's endpoints written anew.
-pub(super) fn headless(cluster: &Validated, names: &Names) -> Service {
+/// Builds the headless Service of a group. It gives the head pod its DNS name before the head is ready, because head
+/// and workers become ready together. The Service does not select workers. Nobody looks up their names, because workers
+/// report their addresses to the head, and each selected worker would make Kubernetes rewrite the endpoints of the
+/// group.
+pub(super) fn headless_service(cluster: &Validated, names: &Names) -> Service {
     Service {
         metadata: cluster
             .identity
@@ -23,23 +24,26 @@ pub(super) fn headless(cluster: &Validated, names: &Names) -> Service {
             publish_not_ready_addresses: Some(true),
             selector: labels::select_pods(&cluster.identity.name, Some(names.group()), Some(PodRole::Head))
                 .match_labels,
-            ports: Some(vec![numbered(port_name::CONTROL, port::CONTROL), numbered(port_name::RING, port::RING)]),
+            ports: Some(vec![
+                port_by_number(port_name::CONTROL, port::CONTROL),
+                port_by_number(port_name::RING, port::RING),
+            ]),
             ..Default::default()
         }),
         ..Default::default()
     }
 }
 
-/// The one address that clients know: heads that are ready, which for a head means that it accepts requests.
-pub(super) fn clients(cluster: &Validated) -> Service {
+/// Builds the Service for clients. It selects the heads, and a head is ready while it accepts requests.
+pub(super) fn client_service(cluster: &Validated) -> Service {
     let names = ClusterNames::new(&cluster.identity.name);
-    let asked = &cluster.spec.service;
+    let service = &cluster.spec.service;
     let mut metadata = cluster.identity.metadata(names.service(), labels::cluster_labels(&cluster.identity.name));
-    metadata.annotations = (!asked.annotations.is_empty()).then(|| asked.annotations.clone());
+    metadata.annotations = (!service.annotations.is_empty()).then(|| service.annotations.clone());
     Service {
         metadata,
         spec: Some(ServiceSpec {
-            type_: Some(asked.kind.as_str().into()),
+            type_: Some(service.kind.as_str().into()),
             selector: labels::select_pods(&cluster.identity.name, None, Some(PodRole::Head)).match_labels,
             ports: Some(vec![
                 service_port(port_name::GRPC, port::GRPC, Some("kubernetes.io/h2c")),
@@ -51,8 +55,9 @@ pub(super) fn clients(cluster: &Validated) -> Service {
     }
 }
 
-/// By number: pods that do not have a port of that name would get an EndpointSlice of their own.
-fn numbered(name: &str, number: u16) -> ServicePort {
+/// Returns a port with a numeric target. With a named target, pods without a port of that name would get an
+/// EndpointSlice of their own.
+fn port_by_number(name: &str, number: u16) -> ServicePort {
     ServicePort { target_port: Some(IntOrString::Int(number.into())), ..service_port(name, number, None) }
 }
 

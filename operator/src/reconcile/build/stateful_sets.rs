@@ -1,5 +1,5 @@
-//! The StatefulSets of a group: one for the head's pod, one for the workers'. Both are `OnDelete`: the operator alone
-//! decides what restarts, and when.
+//! The StatefulSets of a group: one for the head pod, and one for the worker pods. Both use the update strategy
+//! `OnDelete`, so that only the operator decides which pods restart, and when.
 
 use std::collections::BTreeMap;
 
@@ -11,34 +11,34 @@ use crate::objects::{PodRole, annotation, label, labels};
 use crate::plan::Names;
 use crate::reconcile::validate::Validated;
 
-/// Old templates that the API server keeps: the operator rolls by annotations and needs none.
+/// Number of old templates that Kubernetes keeps. The operator itself needs none.
 const HISTORY: i32 = 2;
 
-/// The head's set, of one pod.
-pub(super) fn head(cluster: &Validated, names: &Names) -> StatefulSet {
-    set(cluster, names, PodRole::Head, 1)
+/// Builds the StatefulSet of the head pod.
+pub(super) fn head_set(cluster: &Validated, names: &Names) -> StatefulSet {
+    build_set(cluster, names, PodRole::Head, 1)
 }
 
-/// The workers' set, where the group has workers.
-pub(super) fn workers(cluster: &Validated, names: &Names) -> Option<StatefulSet> {
+/// Builds the StatefulSet of the worker pods, if the group has workers.
+pub(super) fn worker_set(cluster: &Validated, names: &Names) -> Option<StatefulSet> {
     let workers = i32::try_from(cluster.spec.workers).unwrap_or(i32::MAX);
-    (workers > 0).then(|| set(cluster, names, PodRole::Worker, workers))
+    (workers > 0).then(|| build_set(cluster, names, PodRole::Worker, workers))
 }
 
-fn set(cluster: &Validated, names: &Names, role: PodRole, replicas: i32) -> StatefulSet {
+fn build_set(cluster: &Validated, names: &Names, role: PodRole, replicas: i32) -> StatefulSet {
     let name = match role {
         PodRole::Head => names.head_set(),
         PodRole::Worker => names.worker_set(),
     };
-    let mut own = labels::group_labels(&cluster.identity.name, names.group(), Some(role));
-    own.extend(cluster.queue_labels.clone());
-    let template = pods::template(cluster, names, role);
+    let mut labels = labels::group_labels(&cluster.identity.name, names.group(), Some(role));
+    labels.extend(cluster.queue_labels.clone());
+    let template = pods::pod_template(cluster, names, role);
     let revision = revision(&cluster.spec);
-    own.insert(label::REVISION.into(), revision.clone());
-    let mut metadata = cluster.identity.metadata(name, own);
+    labels.insert(label::REVISION.into(), revision.clone());
+    let mut metadata = cluster.identity.metadata(name, labels);
     metadata.annotations = Some(BTreeMap::from([
         (annotation::REVISION.to_owned(), revision),
-        (annotation::TEMPLATE.to_owned(), written(&template)),
+        (annotation::TEMPLATE.to_owned(), template_json(&template)),
     ]));
     StatefulSet {
         metadata,
@@ -46,7 +46,7 @@ fn set(cluster: &Validated, names: &Names, role: PodRole, replicas: i32) -> Stat
             replicas: Some(replicas),
             service_name: Some(names.group_name()),
             selector: labels::select_pods(&cluster.identity.name, Some(names.group()), Some(role)),
-            // One broken pod does not hold back the others, for they can only start together.
+            // The pods can only start together, so no pod waits for another pod to be ready.
             pod_management_policy: Some("Parallel".into()),
             update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".into()), ..Default::default() }),
             revision_history_limit: Some(HISTORY),
@@ -57,33 +57,33 @@ fn set(cluster: &Validated, names: &Names, role: PodRole, replicas: i32) -> Stat
     }
 }
 
-fn written(template: &PodTemplateSpec) -> String {
+fn template_json(template: &PodTemplateSpec) -> String {
     serde_json::to_string(template).expect("a pod template has string keys only")
 }
 
-/// What the pods of `set` are made from.
+/// Returns the revision of a StatefulSet's pods.
 #[must_use]
 pub fn revision_of(set: &StatefulSet) -> Option<&str> {
     set.metadata.annotations.as_ref()?.get(annotation::REVISION).map(String::as_str)
 }
 
-/// `desired` with the pods that `live` has: its template and its revision. For a group whose turn has not come also
-/// its number of pods, which belongs to the old revision; under one revision the number is as desired.
+/// Returns `desired` with the pod template and the revision of `live`. If the revisions differ, the number of pods is
+/// the number of `live` too, because it belongs to the old revision.
 ///
-/// A `live` set without the operator's annotations, or with ones that cannot be read, is not kept.
+/// Returns `desired` unchanged if `live` lacks the operator's annotations or if they cannot be parsed.
 #[must_use]
-pub fn keep(mut desired: StatefulSet, live: &StatefulSet) -> StatefulSet {
-    let written = live.metadata.annotations.as_ref().and_then(|all| all.get(annotation::TEMPLATE));
-    let (Some(revision), Some(written)) = (revision_of(live), written) else { return desired };
-    let Ok(template) = serde_json::from_str::<PodTemplateSpec>(written) else { return desired };
-    let other = revision_of(&desired) != Some(revision);
+pub fn keep_pods(mut desired: StatefulSet, live: &StatefulSet) -> StatefulSet {
+    let template = live.metadata.annotations.as_ref().and_then(|all| all.get(annotation::TEMPLATE));
+    let (Some(revision), Some(json)) = (revision_of(live), template) else { return desired };
+    let Ok(template) = serde_json::from_str::<PodTemplateSpec>(json) else { return desired };
+    let differs = revision_of(&desired) != Some(revision);
     let annotations = desired.metadata.annotations.get_or_insert_default();
-    annotations.insert(annotation::TEMPLATE.into(), written.clone());
+    annotations.insert(annotation::TEMPLATE.into(), json.clone());
     annotations.insert(annotation::REVISION.into(), revision.into());
     desired.metadata.labels.get_or_insert_default().insert(label::REVISION.into(), revision.into());
     let spec = desired.spec.get_or_insert_default();
     spec.template = template;
-    if other {
+    if differs {
         spec.replicas = live.spec.as_ref().and_then(|live| live.replicas).or(spec.replicas);
     }
     desired

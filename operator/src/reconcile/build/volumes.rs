@@ -1,5 +1,5 @@
-//! The volumes of a pod and where its containers see them. Secrets are mounted whole, so that the kubelet can replace
-//! their files while the pod runs.
+//! The volumes of a pod, and their mounts in its containers. Secrets are mounted as a whole, so that the kubelet can
+//! replace their files while the pod runs.
 
 use k8s_openapi::api::core::v1::{
     EmptyDirVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume, VolumeMount,
@@ -9,48 +9,51 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::plan::{ClusterNames, ContainerPlan, HEAD, MODELS_DIR, ModelVolume, RANK, TLS_DIR, model_volume};
 use crate::reconcile::validate::{Collectives, Validated};
 
-/// Home and temporary files: one folder for each container, the only place that it can write to.
+/// Folder for the home and for temporary files. Each container has a folder of its own, and can write to no other
+/// folder of its root file system.
 pub(super) const TMP: &str = "/tmp";
-/// The model cache, and the folder in it that downloads go to.
+/// Folder of the model cache.
 const CACHE: &str = "/cache";
+/// Folder for downloads in the model cache.
 pub(super) const CACHE_HOME: &str = "/cache/huggingface";
+/// Folder of shared memory, which NCCL uses.
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// NCCL's buffers between the ranks of a node, for each rank.
+/// Shared memory of NCCL for each rank of a pod, in GiB.
 const SHARED_MEMORY_GIB: u32 = 1;
 
-/// Owner and group may read; the group is the pod's.
+/// File mode of Secrets: owner and group may read. The group is the pod's group.
 const SECRET_MODE: i32 = 0o440;
 
 const MODEL: &str = "model";
 const CACHE_VOLUME: &str = "model-cache";
 const SHM: &str = "shared-memory";
 
-fn tmp(container: &str) -> String {
+fn tmp_volume_name(container: &str) -> String {
     format!("{container}-tmp")
 }
 
-fn tls(container: &str) -> String {
+fn tls_volume_name(container: &str) -> String {
     format!("{container}-tls")
 }
 
-/// Role of a container's certificates: a head shows itself as `head`, whatever runs ranks as `node`.
+/// Returns the role in a container's certificate: `head` for the head, and `node` for each container of ranks.
 fn tls_role(container: &str) -> &'static str {
     if container == HEAD { "head" } else { "node" }
 }
 
-/// Volumes of a pod with these containers.
-pub(super) fn volumes(cluster: &Validated, containers: &[ContainerPlan]) -> Vec<Volume> {
+/// Returns the volumes of a pod with these containers.
+pub(super) fn pod_volumes(cluster: &Validated, containers: &[ContainerPlan]) -> Vec<Volume> {
     let names = ClusterNames::new(&cluster.identity.name);
     let mut all = Vec::new();
     for container in containers {
-        all.push(empty(tmp(container.name), EmptyDirVolumeSource::default()));
-        all.push(secret(tls(container.name), names.tls_secret(tls_role(container.name))));
+        all.push(empty_dir(tmp_volume_name(container.name), EmptyDirVolumeSource::default()));
+        all.push(secret(tls_volume_name(container.name), names.tls_secret(tls_role(container.name))));
     }
     if cluster.collectives == Collectives::Nccl {
         let size = format!("{}Gi", SHARED_MEMORY_GIB * cluster.spec.devices_per_node);
         let memory = EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: Some(Quantity(size)) };
-        all.push(empty(SHM.into(), memory));
+        all.push(empty_dir(SHM.into(), memory));
     }
     all.extend(model_volume(&cluster.spec.model.source).map(model));
     if cluster.spec.model_cache.is_some() {
@@ -59,9 +62,10 @@ pub(super) fn volumes(cluster: &Validated, containers: &[ContainerPlan]) -> Vec<
     all
 }
 
-/// What `container` sees of them. The head reads configuration and tokenizer from where the ranks read weights.
-pub(super) fn mounts(cluster: &Validated, container: &str) -> Vec<VolumeMount> {
-    let mut all = vec![mount(tmp(container), TMP, false), mount(tls(container), TLS_DIR, true)];
+/// Returns the mounts of `container`. The head mounts the model too, because it reads the configuration and the
+/// tokenizer.
+pub(super) fn container_mounts(cluster: &Validated, container: &str) -> Vec<VolumeMount> {
+    let mut all = vec![mount(tmp_volume_name(container), TMP, false), mount(tls_volume_name(container), TLS_DIR, true)];
     if cluster.collectives == Collectives::Nccl && container == RANK {
         all.push(mount(SHM.into(), SHARED_MEMORY, false));
     }
@@ -78,7 +82,7 @@ fn mount(name: String, path: &str, read_only: bool) -> VolumeMount {
     VolumeMount { name, mount_path: path.into(), read_only: read_only.then_some(true), ..Default::default() }
 }
 
-fn empty(name: String, source: EmptyDirVolumeSource) -> Volume {
+fn empty_dir(name: String, source: EmptyDirVolumeSource) -> Volume {
     Volume { name, empty_dir: Some(source), ..Default::default() }
 }
 

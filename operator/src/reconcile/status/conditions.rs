@@ -1,4 +1,4 @@
-//! The three conditions, by one function.
+//! Computes the three conditions of a cluster.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -12,10 +12,10 @@ use crate::resource::status::condition::{DEGRADED, PROGRESSING, READY};
 use crate::resource::status::{GroupPhase, GroupStatus};
 use crate::rollout::Step;
 
-/// Reason of a cluster that progresses because groups of it do not serve yet.
+/// Reason of `Progressing` while groups come up.
 pub(super) const BRINGING_UP: &str = "BringingUp";
 
-/// A status, a reason and words for one condition.
+/// Status, reason and message of one condition.
 struct Verdict {
     status: bool,
     reason: &'static str,
@@ -26,45 +26,47 @@ fn verdict(status: bool, reason: &'static str, message: impl Into<String>) -> Ve
     Verdict { status, reason, message: message.into() }
 }
 
-/// What the conditions are made from, beside the groups.
+/// Facts from which the conditions are computed, beside the status of the groups.
 pub(super) struct Facts<'a> {
     pub steps: &'a Steps,
     /// Fault of the groups, or the state that holds them up.
     pub fault: Option<&'a Diagnosis>,
     pub error: Option<&'a ReconcileError>,
-    /// Names that another owner has.
-    pub taken: &'a [String],
+    /// Kinds and names of objects that the cluster needs and that have another owner.
+    pub taken_names: &'a [String],
 }
 
-/// The conditions of a cluster with these groups.
-pub(super) fn of(
+/// Computes the conditions of a valid cluster.
+pub(super) fn compute_conditions(
     cluster: &Validated,
     object: &InferenceCluster,
     groups: &[GroupStatus],
     facts: &Facts<'_>,
 ) -> Vec<Condition> {
-    let degraded = degraded(cluster, groups, facts);
+    let degraded = judge_degraded(cluster, groups, facts);
     let all = [
-        (READY, ready(cluster, groups, facts, degraded.as_ref())),
-        (PROGRESSING, progressing(groups, facts, degraded.as_ref())),
-        (DEGRADED, degraded.unwrap_or_else(|| verdict(false, "AsExpected", "nothing is wrong"))),
+        (READY, judge_ready(cluster, groups, facts, degraded.as_ref())),
+        (PROGRESSING, judge_progressing(groups, facts, degraded.as_ref())),
+        (DEGRADED, degraded.unwrap_or_else(|| verdict(false, "AsExpected", "there is no fault"))),
     ];
-    all.map(|(kind, verdict)| dated(object, kind, verdict)).into()
+    all.map(|(kind, verdict)| with_transition_time(object, kind, verdict)).into()
 }
 
-/// The conditions of a cluster of which nothing can be made.
-pub(super) fn invalid(object: &InferenceCluster, message: &str) -> Vec<Condition> {
+/// Returns the conditions of an invalid cluster.
+pub(super) fn invalid_conditions(object: &InferenceCluster, message: &str) -> Vec<Condition> {
     [(READY, false), (PROGRESSING, false), (DEGRADED, true)]
-        .map(|(kind, status)| dated(object, kind, verdict(status, Reason::InvalidSpec.as_str(), message)))
+        .map(|(kind, status)| {
+            with_transition_time(object, kind, verdict(status, Reason::InvalidSpec.as_str(), message))
+        })
         .into()
 }
 
-/// Whether the condition `kind` has `status`.
-pub(super) fn holds(conditions: &[Condition], kind: &str, status: &str) -> bool {
+/// Returns true if the condition `kind` has `status`.
+pub(super) fn has_status(conditions: &[Condition], kind: &str, status: &str) -> bool {
     conditions.iter().any(|condition| condition.type_ == kind && condition.status == status)
 }
 
-fn ready(cluster: &Validated, groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verdict>) -> Verdict {
+fn judge_ready(cluster: &Validated, groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verdict>) -> Verdict {
     let wanted = cluster.spec.replicas;
     if wanted == 0 {
         return diagnosed(false, &diagnosis::describe_zero_replicas(&cluster.identity.name));
@@ -83,16 +85,16 @@ fn diagnosed(status: bool, diagnosis: &Diagnosis) -> Verdict {
     verdict(status, diagnosis.reason.as_str(), diagnosis.summary())
 }
 
-/// Returns the gravest fault, which nobody asked for.
-fn degraded(cluster: &Validated, groups: &[GroupStatus], facts: &Facts<'_>) -> Option<Verdict> {
+/// Returns the gravest fault of the cluster.
+fn judge_degraded(cluster: &Validated, groups: &[GroupStatus], facts: &Facts<'_>) -> Option<Verdict> {
     let name = &cluster.identity.name;
-    if let Some(taken) = facts.taken.first() {
-        let message = ReconcileError::Taken(taken.clone()).to_string();
+    if let Some(taken_name) = facts.taken_names.first() {
+        let message = ReconcileError::NameTaken(taken_name.clone()).to_string();
         return Some(diagnosed(true, &describe_refusal(Reason::NameTaken, name, &message)));
     }
     if let Some(error) = facts.error {
-        let taken = matches!(error, ReconcileError::Taken(_));
-        let reason = if taken { Reason::NameTaken } else { Reason::ApiServerRefused };
+        let is_taken = matches!(error, ReconcileError::NameTaken(_));
+        let reason = if is_taken { Reason::NameTaken } else { Reason::ApiServerRefused };
         return Some(diagnosed(true, &describe_refusal(reason, name, &error.to_string())));
     }
     if let Some(fault) = facts.fault.filter(|fault| fault.reason.is_fault()) {
@@ -103,38 +105,40 @@ fn degraded(cluster: &Validated, groups: &[GroupStatus], facts: &Facts<'_>) -> O
     Some(diagnosed(true, &progress))
 }
 
-fn progressing(groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verdict>) -> Verdict {
+fn judge_progressing(groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verdict>) -> Verdict {
     let stopped = groups.iter().any(|group| group.phase == GroupPhase::Stopped);
-    if let Some(why) = degraded.filter(|why| stopped || why.reason == Reason::NameTaken.as_str()) {
-        return verdict(false, why.reason, why.message.clone());
+    if let Some(fault) = degraded.filter(|fault| stopped || fault.reason == Reason::NameTaken.as_str()) {
+        return verdict(false, fault.reason, fault.message.clone());
     }
-    let doing = |wanted: &[Step]| facts.steps.values().filter(|step| wanted.contains(step)).count();
-    let rolling = doing(&[Step::Replace, Step::RestartHead, Step::Drain]);
+    let count = |wanted: &[Step]| facts.steps.values().filter(|step| wanted.contains(step)).count();
+    let rolling = count(&[Step::Replace, Step::RestartHead, Step::Drain]);
     if rolling > 0 {
-        return verdict(true, "RollingOut", format!("{} drained or replaced", are(rolling)));
+        return verdict(true, "RollingOut", format!("{} drained or replaced", groups_are(rolling)));
     }
-    if doing(&[Step::Remove]) > 0 {
-        return verdict(true, "ScalingDown", format!("{} removed", are(doing(&[Step::Remove]))));
+    if count(&[Step::Remove]) > 0 {
+        return verdict(true, "ScalingDown", format!("{} removed", groups_are(count(&[Step::Remove]))));
     }
     match groups.iter().find(|group| !group.ready && group.phase != GroupPhase::Stopped) {
-        Some(group) => verdict(true, BRINGING_UP, named(group)),
-        None if facts.error.is_some() => verdict(true, "Retrying", "the API server refused something; trying again"),
-        None => verdict(false, "Settled", "everything is as the spec asks"),
+        Some(group) => verdict(true, BRINGING_UP, describe_group(group)),
+        None if facts.error.is_some() => verdict(true, "Retrying", "the API server refused a request; trying again"),
+        None => verdict(false, "Settled", "all objects are as the spec asks"),
     }
 }
 
-fn are(count: usize) -> String {
+/// Begins a sentence about a number of groups: `1 group is`, `2 groups are`.
+fn groups_are(count: usize) -> String {
     let verb = if count == 1 { "is" } else { "are" };
     format!("{} {verb}", format_count(count, "group"))
 }
 
-fn named(group: &GroupStatus) -> String {
-    let words = if group.message.is_empty() { group.phase.as_str() } else { &group.message };
-    format!("group {}: {words}", group.index)
+/// Returns the message of a group, or its phase if it has none, after the group's index.
+fn describe_group(group: &GroupStatus) -> String {
+    let text = if group.message.is_empty() { group.phase.as_str() } else { &group.message };
+    format!("group {}: {text}", group.index)
 }
 
-/// With the time of its last transition: that of the status, not of the reason.
-fn dated(object: &InferenceCluster, kind: &str, verdict: Verdict) -> Condition {
+/// Makes a condition. Its transition time changes with its status, and not with its reason.
+fn with_transition_time(object: &InferenceCluster, kind: &str, verdict: Verdict) -> Condition {
     let status = if verdict.status { "True" } else { "False" };
     let before = object.status.iter().flat_map(|status| &status.conditions).find(|condition| condition.type_ == kind);
     let since = before.filter(|before| before.status == status).map(|before| before.last_transition_time.clone());

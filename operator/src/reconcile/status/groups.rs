@@ -1,4 +1,4 @@
-//! Each group: what it is doing, and why it does not serve.
+//! Computes the status of each group: its phase, and the reason why it does not serve.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -7,32 +7,32 @@ use crate::plan::{Names, world_size};
 use crate::pods;
 use crate::reconcile::build::revision_of;
 use crate::reconcile::dereference::GroupSeen;
-use crate::reconcile::groups::{before, serves};
+use crate::reconcile::groups::{last_status, serves};
 use crate::reconcile::now;
 use crate::reconcile::validate::Validated;
 use crate::resource::InferenceCluster;
-use crate::resource::status::{Crash, GroupPhase, GroupStatus};
+use crate::resource::status::{Crash, GroupPhase, GroupStatus, RankStatus};
 use crate::rollout::Step;
 
-/// The status of the group at `index`, to which `step` is being done.
-pub(super) fn of(
+/// Computes the status of the group at `index`, for which `step` was decided.
+pub(super) fn compute_group(
     cluster: &Validated,
     object: &InferenceCluster,
     group: Option<&GroupSeen>,
     index: u32,
     step: Step,
 ) -> GroupStatus {
-    let before = before(object, index);
+    let before = last_status(object, index);
     let names = Names::new(&cluster.identity.name, index);
     let empty = GroupSeen::default();
     let group = group.unwrap_or(&empty);
     let ready = step != Step::Stop && serves(cluster, group);
     let report = group.report.as_ref();
-    let live = group.live();
+    let live = group.live_report();
     let accepting = live.map_or(ready, |report| report.status.accepting);
     let ranks = match step {
         Step::Wait | Step::Stop => Vec::new(),
-        _ => ranks::of(cluster, group, &names, ready),
+        _ => ranks::compute_ranks(cluster, group, &names, ready),
     };
     let known = |live: Option<u64>, before: Option<i64>| {
         live.map(|now| i64::try_from(now).unwrap_or(i64::MAX)).or(before).unwrap_or_default()
@@ -46,23 +46,24 @@ pub(super) fn of(
         recoveries: known(report.map(|report| report.status.recoveries), before.map(|before| before.recoveries)),
         serving_ranks: ranks.iter().filter(|rank| rank.phase == "Serving").count() as i32,
         world_size: world_size(&cluster.spec) as i32,
-        crashes: crashes(group, before),
+        crashes: collect_crashes(group, before),
         stopped_at_generation: (step == Step::Stop).then_some(stopped_at(cluster, before)),
-        draining_since: since(step, before, live.is_some_and(|report| report.status.draining)),
+        draining_since: draining_since(step, before, live.is_some_and(|report| report.status.draining)),
         ranks,
         ..GroupStatus::default()
     };
-    status.phase = phase(&status, step, before, live.is_some_and(|report| report.status.accepting));
-    status.message = message(cluster, group, &status, before);
+    status.phase = choose_phase(&status, step, before, live.is_some_and(|report| report.status.accepting));
+    status.message = explain(cluster, group, &status, before);
     status
 }
 
-/// The generation at which it was stopped first.
+/// Returns the generation at which the group was stopped.
 fn stopped_at(cluster: &Validated, before: Option<&GroupStatus>) -> i64 {
     before.and_then(|before| before.stopped_at_generation).unwrap_or(cluster.generation)
 }
 
-fn since(step: Step, before: Option<&GroupStatus>, draining: bool) -> Option<Time> {
+/// Returns the time at which the drain of a group began.
+fn draining_since(step: Step, before: Option<&GroupStatus>, draining: bool) -> Option<Time> {
     let began = before.and_then(|before| before.draining_since.clone());
     match step {
         Step::Drain => began.or_else(|| Some(Time(now()))),
@@ -71,12 +72,12 @@ fn since(step: Step, before: Option<&GroupStatus>, draining: bool) -> Option<Tim
     }
 }
 
-/// The crashes of pods that are there, and what was kept of those that are not.
-fn crashes(group: &GroupSeen, before: Option<&GroupStatus>) -> Vec<Crash> {
+/// Returns the crashes of existing pods, and those of the last status for pods that are gone.
+fn collect_crashes(group: &GroupSeen, before: Option<&GroupStatus>) -> Vec<Crash> {
     let mut now: Vec<Crash> = group.pods.values().flat_map(|pod| pods::list_crashes(pod)).collect();
     let kept = before.map(|before| before.crashes.clone()).unwrap_or_default();
     for crash in kept {
-        if !now.iter().any(|one| one.pod == crash.pod && one.container == crash.container) {
+        if !now.iter().any(|other| other.pod == crash.pod && other.container == crash.container) {
             now.push(crash);
         }
     }
@@ -84,7 +85,7 @@ fn crashes(group: &GroupSeen, before: Option<&GroupStatus>) -> Vec<Crash> {
     now
 }
 
-fn phase(status: &GroupStatus, step: Step, before: Option<&GroupStatus>, accepting: bool) -> GroupPhase {
+fn choose_phase(status: &GroupStatus, step: Step, before: Option<&GroupStatus>, accepting: bool) -> GroupPhase {
     let served = before.is_some_and(|before| matches!(before.phase, GroupPhase::Serving | GroupPhase::Recovering));
     match step {
         Step::Wait => GroupPhase::Pending,
@@ -99,10 +100,11 @@ fn phase(status: &GroupStatus, step: Step, before: Option<&GroupStatus>, accepti
     }
 }
 
-fn message(cluster: &Validated, group: &GroupSeen, status: &GroupStatus, before: Option<&GroupStatus>) -> String {
+/// Explains why the group does not serve.
+fn explain(cluster: &Validated, group: &GroupSeen, status: &GroupStatus, before: Option<&GroupStatus>) -> String {
     match status.phase {
         GroupPhase::Serving => String::new(),
-        GroupPhase::Pending => "waits until the groups before it have their nodes".into(),
+        GroupPhase::Pending => "waits until all pods of the groups before it have a node".into(),
         GroupPhase::Stopped => {
             let evidence = status.crashes.iter().max_by_key(|crash| crash.restarts);
             let evidence = evidence.map(|crash| {
@@ -120,26 +122,26 @@ fn message(cluster: &Validated, group: &GroupSeen, status: &GroupStatus, before:
                 evidence.or_else(|| before.map(|before| before.message.clone())).unwrap_or_default()
             )
         }
-        GroupPhase::Draining => "finishes the requests that it has".into(),
-        _ => waits_for(cluster, group, status),
+        GroupPhase::Draining => "finishes its requests".into(),
+        _ => explain_progress(cluster, group, status),
     }
 }
 
-/// Returns the fault of a group on its way if there is one, else what its head waits for, else the rank that is furthest
-/// behind.
-fn waits_for(cluster: &Validated, group: &GroupSeen, status: &GroupStatus) -> String {
+/// Explains what a group that comes up waits for: its fault, or else the first pending entry of the head's report, or
+/// else the first rank that does not serve.
+fn explain_progress(cluster: &Validated, group: &GroupSeen, status: &GroupStatus) -> String {
     let fault = find_fault(cluster, std::iter::once(group), &[]);
     if let Some(fault) = fault {
         return fault.summary();
     }
-    if let Some(pending) = group.live().and_then(|report| report.status.pending.first()) {
+    if let Some(pending) = group.live_report().and_then(|report| report.status.pending.first()) {
         return pending.clone();
     }
-    let behind = status.ranks.iter().find(|rank| rank.phase != "Serving");
-    let said = |rank: &crate::resource::status::RankStatus| {
+    let first = status.ranks.iter().find(|rank| rank.phase != "Serving");
+    let describe = |rank: &RankStatus| {
         let share = rank.percent_loaded.map(|percent| format!(" {percent}%")).unwrap_or_default();
-        let words = if rank.message.is_empty() { String::new() } else { format!(": {}", rank.message) };
-        format!("rank {} {}{share}{words}", rank.rank, rank.phase)
+        let detail = if rank.message.is_empty() { String::new() } else { format!(": {}", rank.message) };
+        format!("rank {} {}{share}{detail}", rank.rank, rank.phase)
     };
-    behind.map(said).or_else(|| group.unreachable.clone()).unwrap_or_default()
+    first.map(describe).or_else(|| group.unreachable.clone()).unwrap_or_default()
 }

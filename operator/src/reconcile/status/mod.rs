@@ -1,7 +1,7 @@
-//! The last step: the status, computed whole from what is observed, and the events of what changed in it.
+//! The last step: computes the whole status from the observed state, writes it, and publishes events of its changes.
 //!
-//! Invariant: one function makes all conditions; a condition's time changes with its status alone; what is the same is not
-//! written again.
+//! Invariants: one function computes all conditions. The transition time of a condition changes only with its status.
+//! An unchanged status is not written.
 
 mod conditions;
 mod events;
@@ -23,7 +23,7 @@ use serde_json::json;
 
 use super::build::revision;
 use super::dereference::{GroupSeen, Observation};
-use super::groups::{Steps, shown_by_pods};
+use super::groups::{Steps, pods_are_ready};
 use super::validate::{Invalid, Validated};
 use super::{Context, ReconcileError};
 use crate::diagnosis::{self, Diagnosis};
@@ -32,23 +32,26 @@ use crate::plan::ClusterNames;
 use crate::resource::status::{GroupStatus, MAX_RANKS, ModelFacts, Summary, condition};
 use crate::resource::{InferenceCluster, InferenceClusterStatus};
 
-/// A status, and whether nothing more is expected to happen.
-pub(super) struct Told {
+/// A computed status.
+pub(super) struct Computed {
     pub status: InferenceClusterStatus,
+    /// True if no change is under way or expected.
     pub steady: bool,
 }
 
-/// The status of a cluster with these groups and steps; `error`: what the API server refused.
-pub(super) fn of(
+/// Computes the status of a valid cluster. `error` is the failure of the apply step.
+pub(super) fn compute(
     cluster: &Validated,
     object: &InferenceCluster,
     seen: &Observation,
     steps: &Steps,
     error: Option<&ReconcileError>,
-) -> Told {
+) -> Computed {
     let wanted = cluster.spec.replicas;
-    let groups: Vec<GroupStatus> =
-        steps.iter().map(|(&index, step)| groups::of(cluster, object, seen.groups.get(&index), index, *step)).collect();
+    let groups: Vec<GroupStatus> = steps
+        .iter()
+        .map(|(&index, step)| groups::compute_group(cluster, object, seen.groups.get(&index), index, *step))
+        .collect();
     let desired = revision(&cluster.spec);
     let names = ClusterNames::new(&cluster.identity.name);
     let host = names.service_host(&cluster.identity.namespace);
@@ -59,30 +62,31 @@ pub(super) fn of(
         replicas: seen.groups.len() as i32,
         ready_replicas: ready as i32,
         updated_replicas: groups.iter().filter(|group| group.revision == desired).count() as i32,
-        selector: Some(selector(&cluster.identity.name)),
+        selector: Some(head_selector(&cluster.identity.name)),
         endpoint: Some(format!("{host}:{}", port::GRPC)),
         http_endpoint: Some(format!("http://{host}:{}/v1", port::HTTP)),
         backend: Some(cluster.collectives.as_str().into()),
-        model: facts(cluster, object, seen),
+        model: model_facts(cluster, object, seen),
         summary: None,
         groups,
     };
-    // While every group serves, a pod that is not well keeps no request from being answered.
+    // While every group serves, a fault of a pod keeps no request from an answer.
     let all_serve = status.groups.iter().all(|group| group.ready);
     let fault = (!all_serve).then(|| find_fault(cluster, seen.groups.values(), &status.groups)).flatten();
-    let facts = conditions::Facts { steps, fault: fault.as_ref(), error, taken: &seen.taken };
-    status.conditions = conditions::of(cluster, object, &status.groups, &facts);
-    status.summary = Some(summary(cluster, &status));
-    // The head is listened to until the pods show what it says: then they are enough to tell when that ends.
+    let facts = conditions::Facts { steps, fault: fault.as_ref(), error, taken_names: &seen.taken_names };
+    status.conditions = conditions::compute_conditions(cluster, object, &status.groups, &facts);
+    status.summary = Some(summarize(cluster, &status));
+    // The operator follows the head until the pods are ready too. From then on, the pods show when the group stops to
+    // serve.
     let steady = error.is_none()
-        && seen.groups.values().all(|group| shown_by_pods(cluster, group))
-        && conditions::holds(&status.conditions, condition::PROGRESSING, "False")
-        && conditions::holds(&status.conditions, condition::DEGRADED, "False");
-    bounded(&mut status.groups);
-    Told { status, steady }
+        && seen.groups.values().all(|group| pods_are_ready(cluster, group))
+        && conditions::has_status(&status.conditions, condition::PROGRESSING, "False")
+        && conditions::has_status(&status.conditions, condition::DEGRADED, "False");
+    limit_ranks(&mut status.groups);
+    Computed { status, steady }
 }
 
-/// Returns the first fault of `groups`; `statuses` says which of them were stopped.
+/// Returns the first fault of `groups`. `statuses` tells which groups were stopped.
 fn find_fault<'a>(
     cluster: &Validated,
     groups: impl Iterator<Item = &'a GroupSeen> + Clone,
@@ -102,41 +106,45 @@ fn find_fault<'a>(
     diagnosis::find_fault(&facts)
 }
 
-/// The status of a cluster of which nothing can be made.
-pub(super) fn invalid(object: &InferenceCluster, seen: &Observation, invalid: &Invalid) -> InferenceClusterStatus {
+/// Computes the status of an invalid cluster, from which no objects can be built.
+pub(super) fn compute_invalid(
+    object: &InferenceCluster,
+    seen: &Observation,
+    invalid: &Invalid,
+) -> InferenceClusterStatus {
     let mut status = object.status.clone().unwrap_or_default();
     status.observed_generation = object.metadata.generation;
     status.replicas = seen.groups.len() as i32;
-    status.conditions = conditions::invalid(object, &invalid.to_string());
+    status.conditions = conditions::invalid_conditions(object, &invalid.to_string());
     let message = invalid.to_string();
     status.summary = Some(Summary { message, ..status.summary.unwrap_or_default() });
     status
 }
 
-/// As the scale subresource wants it: heads only, one for each group.
-fn selector(cluster: &str) -> String {
+/// Returns the selector for the scale subresource. It selects the heads, one for each group.
+fn head_selector(cluster: &str) -> String {
     let pairs = labels::select_pods(cluster, None, Some(PodRole::Head)).match_labels.unwrap_or_default();
     pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
-/// What any head says of the model, or said before.
-fn facts(cluster: &Validated, object: &InferenceCluster, seen: &Observation) -> Option<ModelFacts> {
-    let said = seen
+/// Returns the facts of the model that any head reports, or the facts of the last status.
+fn model_facts(cluster: &Validated, object: &InferenceCluster, seen: &Observation) -> Option<ModelFacts> {
+    let reported = seen
         .groups
         .values()
         .filter_map(|group| group.report.as_ref()?.status.model_info.as_ref())
         .find(|info| info.parameters > 0);
-    let said = said.map(|info| ModelFacts {
+    let reported = reported.map(|info| ModelFacts {
         name: cluster.spec.model.name.clone().unwrap_or_else(|| info.name.clone()),
         architecture: info.architecture.clone(),
         parameters: info.parameters as i64,
         dtype: info.dtype.clone(),
         context_length: i64::from(info.context_length),
     });
-    said.or_else(|| object.status.as_ref()?.model.clone())
+    reported.or_else(|| object.status.as_ref()?.model.clone())
 }
 
-fn summary(cluster: &Validated, status: &InferenceClusterStatus) -> Summary {
+fn summarize(cluster: &Validated, status: &InferenceClusterStatus) -> Summary {
     let (serving, all) = status
         .groups
         .iter()
@@ -150,9 +158,9 @@ fn summary(cluster: &Validated, status: &InferenceClusterStatus) -> Summary {
     }
 }
 
-/// Keeps the object small: ranks of serving groups are left out first.
-fn bounded(groups: &mut [GroupStatus]) {
-    let mut left = MAX_RANKS;
+/// Drops ranks beyond `MAX_RANKS` to keep the object small. The ranks of serving groups are dropped first.
+fn limit_ranks(groups: &mut [GroupStatus]) {
+    let mut remaining = MAX_RANKS;
     let all: usize = groups.iter().map(|group| group.ranks.len()).sum();
     if all <= MAX_RANKS {
         return;
@@ -161,16 +169,16 @@ fn bounded(groups: &mut [GroupStatus]) {
         group.ranks.clear();
     }
     for group in groups {
-        group.ranks.truncate(left);
-        left -= group.ranks.len();
+        group.ranks.truncate(remaining);
+        remaining -= group.ranks.len();
     }
 }
 
-/// Writes `status` where it differs from what the cluster has, and tells what changed. Where it is a step that may wait
-/// and many clusters take steps, it is not written; the time after which to look again is returned.
+/// Writes `status` if it differs from the cluster's status, and publishes events of the changes. If the change may wait
+/// and the budget of all clusters is spent, writes nothing and returns the time after which to try again.
 ///
 /// # Errors
-/// The API server refuses.
+/// Fails if the API server refuses the request.
 pub(super) async fn write(
     context: &Context,
     object: &InferenceCluster,
@@ -182,19 +190,19 @@ pub(super) async fn write(
         return Ok(None);
     }
     let before = object.status.clone().unwrap_or_default();
-    let news = events::news(&before, &status);
-    if pace::may_wait(&before, &status, &news) && !context.pace.take(Instant::now()) {
-        return Ok(Some(pace::AGAIN));
+    let changes = events::find_changes(&before, &status);
+    if pace::may_wait(&before, &status, &changes) && !context.pace.take_write(Instant::now()) {
+        return Ok(Some(pace::RETRY_AFTER));
     }
     let api: Api<InferenceCluster> = Api::namespaced(context.client.clone(), &namespace);
     let patch = json!({ "apiVersion": "lockstep.dev/v1alpha1", "kind": "InferenceCluster", "status": status });
     context.metrics.request("patch");
     let written = api.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await;
     match written {
-        // Deleted meanwhile.
+        // The cluster was deleted meanwhile.
         Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
         other => other.map_err(ReconcileError::Status)?,
     };
-    events::tell(context, object, news).await;
+    events::publish(context, object, changes).await;
     Ok(None)
 }

@@ -1,49 +1,50 @@
-//! How often progress is written. What somebody has to act on, or waits for, is written at once; steps in between share
-//! a budget of all clusters. A few clusters never feel it. A thousand at once do: their steps would cost the API server
-//! more than their pods.
+//! Rate limit of status writes. A change that somebody has to act on or waits for is written at once. All clusters
+//! share a budget for the steps in between (creating, loading). A few clusters never reach the limit. Without the
+//! limit, the steps of a thousand clusters at once would cost the API server more than their pods.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::conditions::{BRINGING_UP, holds};
-use super::events::News;
+use super::conditions::{BRINGING_UP, has_status};
+use super::events::Change;
 use crate::resource::InferenceClusterStatus;
 use crate::resource::status::condition::{DEGRADED, PROGRESSING, READY};
 
-/// Writes that are there at once, and those that come each second.
-const AT_ONCE: f64 = 50.0;
-const A_SECOND: f64 = 5.0;
-/// When a cluster whose step was not written is looked at again.
-pub(super) const AGAIN: Duration = Duration::from_secs(5);
+/// Largest number of writes in a burst.
+const BURST: f64 = 50.0;
+/// Number of writes that the budget gains each second.
+const WRITES_PER_SECOND: f64 = 5.0;
+/// Time after which a status that was not written is tried again.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What is left of the budget, and since when.
+/// Remaining number of writes, and the time at which it was computed.
 #[derive(Debug)]
 pub struct Pace(Mutex<(f64, Instant)>);
 
 impl Default for Pace {
     fn default() -> Self {
-        Self(Mutex::new((AT_ONCE, Instant::now())))
+        Self(Mutex::new((BURST, Instant::now())))
     }
 }
 
 impl Pace {
-    /// Takes one write from what is left at `now`.
-    pub(super) fn take(&self, now: Instant) -> bool {
-        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (writes, since) = *left;
-        let writes = (writes + A_SECOND * now.saturating_duration_since(since).as_secs_f64()).min(AT_ONCE);
+    /// Takes one write from the budget. Returns false if none remains.
+    pub(super) fn take_write(&self, now: Instant) -> bool {
+        let mut budget = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (writes, since) = *budget;
+        let writes = (writes + WRITES_PER_SECOND * now.saturating_duration_since(since).as_secs_f64()).min(BURST);
         let taken = writes >= 1.0;
-        *left = (if taken { writes - 1.0 } else { writes }, now.max(since));
+        *budget = (if taken { writes - 1.0 } else { writes }, now.max(since));
         taken
     }
 }
 
-/// Whether `after` is a step of bringing groups up that may wait: nothing serves that did not before, or no longer does,
-/// nothing is in trouble or out of it, and nothing of the `news` between the two is a warning.
-pub(super) fn may_wait(before: &InferenceClusterStatus, after: &InferenceClusterStatus, news: &[News]) -> bool {
-    let same = |kind| holds(&before.conditions, kind, "True") == holds(&after.conditions, kind, "True");
+/// Returns true if `after` is a step of groups that come up and may be written later. `Ready` and `Degraded` are the
+/// same as in `before`, and no change is a warning.
+pub(super) fn may_wait(before: &InferenceClusterStatus, after: &InferenceClusterStatus, changes: &[Change]) -> bool {
+    let same = |kind| has_status(&before.conditions, kind, "True") == has_status(&after.conditions, kind, "True");
     let brings_up = after.conditions.iter().any(|one| one.type_ == PROGRESSING && one.reason == BRINGING_UP);
-    brings_up && same(READY) && same(DEGRADED) && !news.iter().any(|news| news.warning)
+    brings_up && same(READY) && same(DEGRADED) && !changes.iter().any(|change| change.warning)
 }
 
 #[cfg(test)]
@@ -52,7 +53,7 @@ mod tests {
 
     use super::*;
     use crate::reconcile::now;
-    use crate::reconcile::status::events::news;
+    use crate::reconcile::status::events::find_changes;
 
     fn status(conditions: &[(&str, &str, &str)]) -> InferenceClusterStatus {
         let condition = |&(kind, status, reason): &(&str, &str, &str)| Condition {
@@ -67,12 +68,12 @@ mod tests {
     }
 
     #[test]
-    fn only_steps_on_the_way_up_wait() {
+    fn only_steps_of_groups_that_come_up_wait() {
         let brought_up = (PROGRESSING, "True", BRINGING_UP);
         let (none, new) =
             (status(&[]), status(&[(READY, "False", "Creating"), brought_up, (DEGRADED, "False", "AsExpected")]));
         let loads = status(&[(READY, "False", "Loading"), brought_up, (DEGRADED, "False", "AsExpected")]);
-        let may_wait = |before, after| may_wait(before, after, &news(before, after));
+        let may_wait = |before, after| may_wait(before, after, &find_changes(before, after));
         assert!(may_wait(&none, &new) && may_wait(&new, &loads));
         let serves = status(&[(READY, "True", "Serving"), brought_up]);
         let fails = status(&[(READY, "False", "ImagePull"), brought_up, (DEGRADED, "True", "ImagePull")]);
@@ -83,16 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_and_then_a_trickle() {
-        let (pace, began) = (Pace::default(), Instant::now());
-        let at = |seconds| began + Duration::from_secs(seconds);
-        assert_eq!((0..100).filter(|_| pace.take(at(1))).count(), 50);
-        assert_eq!((0..100).filter(|_| pace.take(at(3))).count(), 10);
-        assert_eq!(
-            (0..100).filter(|_| pace.take(at(2))).count(),
-            0,
-            "a clock that seems to run backwards adds nothing"
-        );
-        assert_eq!((0..100).filter(|_| pace.take(at(1000))).count(), 50);
+    fn writes_are_limited_after_a_burst() {
+        let (pace, start) = (Pace::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!((0..100).filter(|_| pace.take_write(at(1))).count(), 50);
+        assert_eq!((0..100).filter(|_| pace.take_write(at(3))).count(), 10);
+        assert_eq!((0..100).filter(|_| pace.take_write(at(2))).count(), 0, "a clock that runs backwards adds nothing");
+        assert_eq!((0..100).filter(|_| pace.take_write(at(1000))).count(), 50);
     }
 }

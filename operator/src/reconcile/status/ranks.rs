@@ -1,4 +1,4 @@
-//! Each rank: as its head says it where the head knows more than Kubernetes, and as its pod shows it before.
+//! Computes the status of each rank, from the head's report if the head knows the rank, and else from the rank's pod.
 
 use std::time::Duration;
 
@@ -13,33 +13,33 @@ use crate::reconcile::events::FAILED_CREATE;
 use crate::reconcile::validate::Validated;
 use crate::resource::status::RankStatus;
 
-/// Progress is written in steps of so many percent.
+/// Step of the loading progress, in percent.
 const PROGRESS_STEP: u64 = 5;
-/// Estimates are written in steps of so many seconds.
+/// Step of estimated times, in seconds.
 const ESTIMATE_STEP: u64 = 10;
 
-/// Every rank of the group called `names`.
-pub(super) fn of(cluster: &Validated, group: &GroupSeen, names: &Names, serves: bool) -> Vec<RankStatus> {
-    let local = cluster.spec.devices_per_node;
-    let nodes = 1 + cluster.spec.workers;
-    let ranks = (0..nodes).flat_map(|node| (0..local).map(move |device| (node, node * local + device)));
-    ranks.map(|(node, rank)| one(group, names, node, rank, serves)).collect()
+/// Computes the status of every rank of a group.
+pub(super) fn compute_ranks(cluster: &Validated, group: &GroupSeen, names: &Names, serves: bool) -> Vec<RankStatus> {
+    let ranks_per_pod = cluster.spec.devices_per_node;
+    let ranks = 0..(1 + cluster.spec.workers) * ranks_per_pod;
+    ranks.map(|rank| compute_rank(group, names, rank / ranks_per_pod, rank, serves)).collect()
 }
 
-fn one(group: &GroupSeen, names: &Names, node: u32, rank: u32, serves: bool) -> RankStatus {
-    let name = if node == 0 { names.head_pod() } else { names.worker_pod(node - 1) };
+/// Computes the status of a rank. `ordinal` is the ordinal of its pod in the group.
+fn compute_rank(group: &GroupSeen, names: &Names, ordinal: u32, rank: u32, serves: bool) -> RankStatus {
+    let name = if ordinal == 0 { names.head_pod() } else { names.worker_pod(ordinal - 1) };
     let mut status = RankStatus { rank: rank as i32, pod: name.clone(), ..RankStatus::default() };
-    let Some(pod) = group.pods.get(&node) else {
+    let Some(pod) = group.pods.get(&ordinal) else {
         "Scheduling".clone_into(&mut status.phase);
         let refusal = group.events.iter().find(|event| event.reason.as_deref() == Some(FAILED_CREATE));
         let message = refusal.and_then(|event| event.message.clone());
-        status.message = message.unwrap_or_else(|| "the pod is not there yet".into());
+        status.message = message.unwrap_or_else(|| "the pod does not exist yet".into());
         return status;
     };
     pods::kube_node(pod).unwrap_or_default().clone_into(&mut status.node);
     status.restarts = pods::restarts(pod, RANK);
-    let live = group.live();
-    // Kubelets tell of a container seconds after it serves.
+    let live = group.live_report();
+    // A kubelet reports a container seconds after it serves.
     if live.is_some_and(|report| report.status.ready) {
         "Serving".clone_into(&mut status.phase);
         return status;
@@ -49,38 +49,45 @@ fn one(group: &GroupSeen, names: &Names, node: u32, rank: u32, serves: bool) -> 
         status.message = obstacle.message;
         return status;
     }
-    let said = live.and_then(|report| report.status.ranks.iter().find(|said| said.rank == rank));
-    match said {
-        Some(said) if said.host == pod.name_any() || said.host.is_empty() => tell(&mut status, said, live),
-        // The rank is another process's: the one in this pod has not come so far.
+    let reported = live.and_then(|report| report.status.ranks.iter().find(|reported| reported.rank == rank));
+    match reported {
+        Some(reported) if reported.host == pod.name_any() || reported.host.is_empty() => {
+            copy_report(&mut status, reported, live);
+        }
+        // Another process has the rank. The process in this pod has not connected yet.
         Some(_) => "Starting".clone_into(&mut status.phase),
         None if serves => "Serving".clone_into(&mut status.phase),
         None => {
             "Starting".clone_into(&mut status.phase);
-            status.message =
-                group.unreachable.clone().map(|why| format!("the head does not answer: {why}")).unwrap_or_default();
+            status.message = group
+                .unreachable
+                .clone()
+                .map(|reason| format!("the head does not answer: {reason}"))
+                .unwrap_or_default();
         }
     }
     status
 }
 
-fn tell(status: &mut RankStatus, said: &v1::RankStatus, report: Option<&Report>) {
-    status.phase = match said.phase() {
+/// Copies the head's report of a rank into its status.
+fn copy_report(status: &mut RankStatus, reported: &v1::RankStatus, report: Option<&Report>) {
+    status.phase = match reported.phase() {
         Phase::Pending => "Starting".into(),
         phase => phase.title().into(),
     };
-    status.message.clone_from(&said.message);
-    if [Phase::Loading, Phase::Downloading].contains(&said.phase()) && said.bytes_total > 0 {
-        let percent = (said.bytes_loaded.saturating_mul(100) / said.bytes_total).min(100);
+    status.message.clone_from(&reported.message);
+    if [Phase::Loading, Phase::Downloading].contains(&reported.phase()) && reported.bytes_total > 0 {
+        let percent = (reported.bytes_loaded.saturating_mul(100) / reported.bytes_total).min(100);
         status.percent_loaded = Some((percent - percent % PROGRESS_STEP) as i32);
-        status.bytes_total = Some(i64::try_from(said.bytes_total).unwrap_or(i64::MAX));
-        status.seconds_left =
-            report.and_then(|report| left(report, said)).map(|left| i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
+        status.bytes_total = Some(i64::try_from(reported.bytes_total).unwrap_or(i64::MAX));
+        status.seconds_left = report
+            .and_then(|report| estimate_loading_time(report, reported))
+            .map(|time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
     }
 }
 
-/// An estimate of the time until the rank's weights are loaded: at the pace of the whole group so far.
-fn left(report: &Report, said: &v1::RankStatus) -> Option<Duration> {
+/// Estimates the time until the rank's weights are loaded, from the pace of the whole group so far.
+fn estimate_loading_time(report: &Report, reported: &v1::RankStatus) -> Option<Duration> {
     let (since, before) = report.loading_since?;
     let loaded = bytes_loaded(&report.status);
     let ranks = report.status.ranks.len().max(1) as f64;
@@ -88,6 +95,6 @@ fn left(report: &Report, said: &v1::RankStatus) -> Option<Duration> {
     if pace < 1.0 {
         return None;
     }
-    let seconds = (said.bytes_total.saturating_sub(said.bytes_loaded) as f64 / pace) as u64;
+    let seconds = (reported.bytes_total.saturating_sub(reported.bytes_loaded) as f64 / pace) as u64;
     Some(Duration::from_secs(seconds.div_ceil(ESTIMATE_STEP).saturating_mul(ESTIMATE_STEP)))
 }

@@ -1,4 +1,4 @@
-//! What a group keeps while its turn has not come, and when only the operator is new.
+//! Tests of the pods that a group keeps until its turn to change comes, and after an upgrade of the operator.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 
@@ -13,7 +13,7 @@ fn replicas(set: &StatefulSet) -> i32 {
 }
 
 fn kept(desired: GroupObjects, live: &GroupObjects) -> GroupObjects {
-    desired.kept(Some(&live.head), live.workers.as_ref())
+    desired.keep_pods(Some(&live.head), live.workers.as_ref())
 }
 
 #[test]
@@ -24,9 +24,9 @@ fn a_newer_operator_changes_nothing() {
     assert_eq!(kept(newer, &live), live);
 }
 
-/// Watches drop the template and keep the annotation.
+/// The watches drop the template and keep the annotation.
 #[test]
-fn the_annotation_is_enough() {
+fn the_annotation_is_enough_to_keep_the_template() {
     let mut live = group_objects(&cluster(SPEC), 0);
     let whole = live.clone();
     for set in [&mut live.head, live.workers.as_mut().unwrap()] {
@@ -44,7 +44,7 @@ fn a_group_that_waits_keeps_its_size() {
 }
 
 #[test]
-fn a_number_set_by_hand_is_set_right() {
+fn a_number_of_pods_set_by_hand_is_corrected() {
     let live = group_objects(&cluster(SPEC), 0);
     let mut scaled = live.clone();
     scaled.workers.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(7);
@@ -52,18 +52,18 @@ fn a_number_set_by_hand_is_set_right() {
 }
 
 #[test]
-fn workers_come_and_go_with_the_turn() {
+fn workers_are_added_and_removed_when_the_group_is_changed() {
     let alone = "{ model: { source: 'builtin://tiny' } }";
     let (with, without) = (group_objects(&cluster(SPEC), 0), group_objects(&cluster(alone), 0));
     assert_eq!(kept(with.clone(), &without), without);
     let waits = kept(without.clone(), &with);
     assert_eq!((&waits.head, &waits.workers), (&with.head, &None));
-    // Deleted by someone under an unchanged spec: they come back.
-    assert_eq!(with.clone().kept(Some(&with.head), None), with);
+    // If somebody deletes the workers and the spec is unchanged, they are made again.
+    assert_eq!(with.clone().keep_pods(Some(&with.head), None), with);
 }
 
 #[test]
-fn what_cannot_be_read_is_made_anew() {
+fn a_set_with_damaged_annotations_is_built_anew() {
     let desired = group_objects(&cluster(SPEC), 0);
     let mut live = desired.clone();
     live.head.metadata.annotations.as_mut().unwrap().insert(annotation::TEMPLATE.into(), "{".into());
@@ -71,9 +71,9 @@ fn what_cannot_be_read_is_made_anew() {
     assert_eq!(kept(desired.clone(), &live), desired);
 }
 
-/// Pods, sets and annotations tell the same revision.
+/// Pods, StatefulSets and annotations have the same revision.
 #[test]
-fn the_revision_is_said_alike() {
+fn the_revision_is_the_same_everywhere() {
     let head = group_objects(&cluster(SPEC), 0).head;
     let pod = head.spec.unwrap().template.metadata.unwrap().labels.unwrap();
     let own = &head.metadata.labels.unwrap()[label::REVISION];

@@ -1,4 +1,4 @@
-//! Rendered objects as snapshots, and what holds of every cluster's objects.
+//! Snapshots of built objects, and properties of every cluster's objects.
 
 mod kept;
 mod properties;
@@ -9,7 +9,7 @@ use super::{ClusterObjects, GroupObjects, Object, cluster_objects, group_objects
 use crate::reconcile::validate::{Defaults, Invalid, OperatorPods, Validated, resolve};
 use crate::resource::testing;
 
-/// The cluster that `spec` describes, in the form in which the API server would hand it over.
+/// Returns the validated cluster with `spec`.
 fn cluster(spec: &str) -> Validated {
     validated(spec, "registry.example/agent:1").unwrap()
 }
@@ -30,11 +30,12 @@ fn all_objects(cluster: &Validated) -> Vec<Object> {
     let shared: ClusterObjects = cluster_objects(cluster);
     let groups = (0..cluster.spec.replicas).map(|index| group_objects(cluster, index));
     let groups: Vec<_> = groups.flat_map(|group: GroupObjects| group.objects()).collect();
-    shared.objects().into_iter().chain([shared.monitor()]).chain(groups).collect()
+    shared.objects().into_iter().chain([shared.pod_monitor_object()]).chain(groups).collect()
 }
 
-/// As YAML documents; the template that a StatefulSet carries as an annotation is its own, and left out.
-fn rendered(objects: &[Object]) -> String {
+/// Formats objects as YAML documents. Leaves out the template in a StatefulSet's annotation, after a check that it
+/// equals the template of the spec.
+fn render(objects: &[Object]) -> String {
     let one = |object: &Object| {
         let mut object = object.object.clone();
         if let Some(written) =
@@ -56,7 +57,7 @@ fn pods_only(objects: Vec<Object>) -> Vec<Object> {
 fn a_quickstart_on_cpus() {
     let spec =
         "{ model: { source: 'builtin://tiny' }, workers: 2, serving: { maxNumSeqs: 16, maxNumBatchedTokens: 512 } }";
-    insta::assert_snapshot!(rendered(&all_objects(&cluster(spec))));
+    insta::assert_snapshot!(render(&all_objects(&cluster(spec))));
 }
 
 #[test]
@@ -66,14 +67,14 @@ fn two_nodes_of_eight_gpus() {
                 placement: { policy: Pack, topologyKey: topology.kubernetes.io/zone }, \
                 resources: { limits: { memory: 900Gi } }, autoscaling: { maxReplicas: 4 }, \
                 clients: { from: Namespace }, service: { type: LoadBalancer, annotations: { a: b } } }";
-    insta::assert_snapshot!(rendered(&all_objects(&cluster(spec))));
+    insta::assert_snapshot!(render(&all_objects(&cluster(spec))));
 }
 
 #[test]
 fn a_model_of_the_hub_in_a_cache() {
     let spec = "{ model: { source: 'hf://org/name', revision: v1, tokenSecretRef: { name: hf, key: token } }, workers: 1, \
                 modelCache: { size: 40Gi, storageClassName: nfs } }";
-    insta::assert_snapshot!(rendered(&pods_only(all_objects(&cluster(spec)))));
+    insta::assert_snapshot!(render(&pods_only(all_objects(&cluster(spec)))));
 }
 
 #[test]
@@ -113,12 +114,12 @@ fn overlays() {
     spec:
       runtimeClassName: kata
 ";
-    insta::assert_snapshot!(rendered(&pods_only(all_objects(&cluster(spec)))));
+    insta::assert_snapshot!(render(&pods_only(all_objects(&cluster(spec)))));
 }
 
 #[test]
-fn overlays_that_mean_nothing() {
-    let told = |field: &str, overlay: &str| {
+fn invalid_overlays_get_a_message() {
+    let message_for = |field: &str, overlay: &str| {
         let spec = format!("{{ model: {{ source: 'builtin://tiny' }}, {field}: {overlay} }}");
         match validated(&spec, "a") {
             Ok(_) => "accepted".to_owned(),
@@ -138,14 +139,14 @@ fn overlays_that_mean_nothing() {
         ("resources", "{ limit: { cpu: 1 } }"),
     ];
     let all: Vec<_> =
-        cases.iter().map(|(field, overlay)| format!("{field}: {overlay}\n  {}", told(field, overlay))).collect();
+        cases.iter().map(|(field, overlay)| format!("{field}: {overlay}\n  {}", message_for(field, overlay))).collect();
     insta::assert_snapshot!(all.join("\n"));
 }
 
-/// What the `rank` container of a worker asks for.
+/// Checks the resources of a worker's `rank` container.
 #[test]
-fn gpus_are_asked_for_where_nccl_is() {
-    let asked = |more: &str| {
+fn pods_with_nccl_ask_for_gpus() {
+    let resources_with = |more: &str| {
         let cluster =
             cluster(&format!("{{ model: {{ source: 'builtin://tiny' }}, workers: 1, devicesPerNode: 4, {more} }}"));
         let workers = group_objects(&cluster, 0).workers.unwrap();
@@ -171,13 +172,13 @@ fn gpus_are_asked_for_where_nccl_is() {
         ("backend: Ring, resources: { limits: { cpu: 1 } }", "Ring", r#"{"limits":{"cpu":"1"}}"#),
     ];
     for (more, collectives, resources) in cases {
-        assert_eq!(asked(more), (collectives, resources.to_owned()), "{more}");
+        assert_eq!(resources_with(more), (collectives, resources.to_owned()), "{more}");
     }
 }
 
-/// Where the operator runs outside of Kubernetes, mutual TLS alone keeps strangers from the control port.
+/// If the operator runs outside Kubernetes, only mutual TLS protects the control port.
 #[test]
-fn an_operator_of_unknown_place_is_let_in() {
+fn an_operator_outside_kubernetes_may_connect() {
     let mut cluster = cluster("{ model: { source: 'builtin://tiny' } }");
     cluster.operator_pods = None;
     let rules = group_objects(&cluster, 0).network_policy.spec.unwrap().ingress.unwrap();

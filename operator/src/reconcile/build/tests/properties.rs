@@ -1,4 +1,4 @@
-//! What holds of the objects of every cluster, over many specs.
+//! Properties of the objects of every cluster, checked for many specs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::{all_objects, validated};
 use crate::objects::{LOCKSTEP, label};
 use crate::reconcile::build::{Object, cluster_objects, group_objects};
 
-/// Specs that the CRD lets through.
+/// Generates specs that the CRD accepts.
 fn specs() -> impl Strategy<Value = String> {
     let source = prop::sample::select(vec!["builtin://tiny", "file:///m", "pvc://claim", "pvc://c/a/b", "oci://r/m:1"]);
     let numbers = (0..3u32, 0..6u32, 1..9u32, 1..7200u32);
@@ -46,10 +46,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_holds_of_every_cluster(spec in specs()) {
+    fn the_objects_of_every_cluster_are_consistent(spec in specs()) {
         let cluster = validated(&spec, "agent:1").unwrap();
         let objects = all_objects(&cluster);
-        prop_assert_eq!(&objects, &all_objects(&cluster), "the same cluster, the same objects");
+        prop_assert_eq!(&objects, &all_objects(&cluster), "the same cluster gives the same objects");
         let mut seen = BTreeSet::new();
         for object in &objects {
             check_object(object)?;
@@ -66,7 +66,7 @@ proptest! {
     }
 }
 
-/// Owned, labelled, legally named, and told with its kind.
+/// Checks the owner, labels, name and kind of an object.
 fn check_object(object: &Object) -> Result<(), TestCaseError> {
     let (metadata, types) = (&object.object.metadata, object.object.types.as_ref().unwrap());
     prop_assert_eq!((&types.kind, &types.api_version), (&object.resource.kind, &object.resource.api_version));
@@ -76,17 +76,17 @@ fn check_object(object: &Object) -> Result<(), TestCaseError> {
     let labels = metadata.labels.as_ref().unwrap();
     prop_assert_eq!((&*labels[label::MANAGED_BY], &*labels[label::CLUSTER]), (LOCKSTEP, "llama"));
     prop_assert!(labels.values().all(|value| value.len() <= 63));
-    prop_assert!(legal(metadata.name.as_deref().unwrap()));
+    prop_assert!(is_legal(metadata.name.as_deref().unwrap()));
     Ok(())
 }
 
-/// A DNS label, as Services need it.
-fn legal(name: &str) -> bool {
+/// Returns true if a name is a DNS label, as Services need it.
+fn is_legal(name: &str) -> bool {
     let inner = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     inner && name.len() <= 63 && name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.ends_with('-')
 }
 
-/// Its pods are found by its selector, allowed everywhere, and of parts that fit together.
+/// Checks that the selector finds the pods, and that the pods meet the `restricted` standard and are consistent.
 fn check_set(set: &StatefulSet, pods: u32) -> Result<(), TestCaseError> {
     let spec = set.spec.as_ref().unwrap();
     prop_assert_eq!(spec.replicas, Some(pods as i32));
@@ -106,7 +106,7 @@ fn check_pod(pod: &PodSpec) -> Result<(), TestCaseError> {
     prop_assert_eq!(volumes.iter().collect::<BTreeSet<_>>().len(), volumes.len());
     let mut ports = BTreeMap::new();
     for container in &pod.containers {
-        prop_assert!(legal(&container.name));
+        prop_assert!(is_legal(&container.name));
         let mounts = container.volume_mounts.iter().flatten();
         prop_assert!(mounts.clone().all(|mount| volumes.contains(&mount.name.as_str()) && mount.sub_path.is_none()));
         let vars: Vec<_> = container.env.iter().flatten().map(|var| &var.name).collect();
@@ -115,16 +115,20 @@ fn check_pod(pod: &PodSpec) -> Result<(), TestCaseError> {
         for port in container.ports.iter().flatten() {
             let name = port.name.as_deref().unwrap();
             prop_assert!(name.len() <= 15);
-            prop_assert!(ports.insert(port.container_port, name).is_none(), "two listen on {}", port.container_port);
+            prop_assert!(
+                ports.insert(port.container_port, name).is_none(),
+                "two containers listen on {}",
+                port.container_port
+            );
         }
     }
     let probed: Vec<_> = pod.containers.iter().filter(|container| container.readiness_probe.is_some()).collect();
-    prop_assert_eq!(probed.len(), 1, "one container says whether the pod is ready");
+    prop_assert_eq!(probed.len(), 1, "one container decides the readiness of the pod");
     prop_assert!(pod.containers.iter().any(|container| container.name == "rank"));
     Ok(())
 }
 
-/// The longest names: Kubernetes adds a hash of ten digits to a set's name for a label of its pods.
+/// Checks the longest names. Kubernetes adds a hash of ten digits to the name of a StatefulSet in a label of its pods.
 #[test]
 fn the_longest_names_are_legal() {
     const SUFFIX: usize = 11;
@@ -133,9 +137,9 @@ fn the_longest_names_are_legal() {
     let group = group_objects(&cluster, 255);
     for object in group.objects() {
         let name = object.object.metadata.name.unwrap();
-        assert!(legal(&name) && name.len() + SUFFIX <= 63, "{name}");
+        assert!(is_legal(&name) && name.len() + SUFFIX <= 63, "{name}");
     }
     for object in cluster_objects(&cluster).objects() {
-        assert!(legal(&object.object.metadata.name.unwrap()));
+        assert!(is_legal(&object.object.metadata.name.unwrap()));
     }
 }

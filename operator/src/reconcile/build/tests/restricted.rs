@@ -1,8 +1,8 @@
-//! The `restricted` Pod Security standard, as its admission controller checks it.
+//! Check of the `restricted` Pod Security standard, as in its admission controller.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, SecurityContext, Volume};
 
-/// What of `pod` the standard forbids.
+/// Returns the properties of `pod` that the standard forbids.
 pub(super) fn violations(pod: &PodSpec) -> Vec<String> {
     let mut found = Vec::new();
     let whole = pod.security_context.clone().unwrap_or_default();
@@ -12,17 +12,22 @@ pub(super) fn violations(pod: &PodSpec) -> Vec<String> {
     if whole.sysctls.is_some() || whole.run_as_user == Some(0) {
         found.push("sets sysctls or runs as root".to_owned());
     }
-    found.extend(pod.volumes.iter().flatten().filter(|volume| !allowed(volume)).map(|volume| volume.name.clone()));
+    found.extend(pod.volumes.iter().flatten().filter(|volume| !is_allowed(volume)).map(|volume| volume.name.clone()));
     let seccomp = whole.seccomp_profile.is_some_and(|profile| profile.type_ == "RuntimeDefault");
     for container in pod.containers.iter().chain(pod.init_containers.iter().flatten()) {
         let own = container.security_context.clone().unwrap_or_default();
-        let wrong = of_container(container, &own, whole.run_as_non_root == Some(true), seccomp);
-        found.extend(wrong.into_iter().map(|what| format!("{}: {what}", container.name)));
+        let wrong = container_violations(container, &own, whole.run_as_non_root == Some(true), seccomp);
+        found.extend(wrong.into_iter().map(|violation| format!("{}: {violation}", container.name)));
     }
     found
 }
 
-fn of_container(container: &Container, own: &SecurityContext, non_root: bool, seccomp: bool) -> Vec<&'static str> {
+fn container_violations(
+    container: &Container,
+    own: &SecurityContext,
+    non_root: bool,
+    seccomp: bool,
+) -> Vec<&'static str> {
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let ports = container.ports.iter().flatten();
     let checks = [
@@ -35,10 +40,10 @@ fn of_container(container: &Container, own: &SecurityContext, non_root: bool, se
         ("masks no /proc", own.proc_mount.is_some()),
         ("takes a port of the node", ports.clone().any(|port| port.host_port.is_some())),
     ];
-    checks.into_iter().filter(|(_, wrong)| *wrong).map(|(what, _)| what).collect()
+    checks.into_iter().filter(|(_, wrong)| *wrong).map(|(violation, _)| violation).collect()
 }
 
-fn allowed(volume: &Volume) -> bool {
+fn is_allowed(volume: &Volume) -> bool {
     volume.config_map.is_some()
         || volume.csi.is_some()
         || volume.downward_api.is_some()
@@ -51,7 +56,7 @@ fn allowed(volume: &Volume) -> bool {
 }
 
 #[test]
-fn the_check_finds_what_it_should() {
+fn the_check_finds_violations() {
     let mut pod =
         PodSpec { containers: vec![Container { name: "a".into(), ..Default::default() }], ..Default::default() };
     assert_eq!(violations(&pod).len(), 4);

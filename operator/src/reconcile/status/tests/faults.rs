@@ -1,23 +1,22 @@
-//! One word for one fault: the conditions and events that the operator writes and `lockstep why` give the same reason for
-//! the same objects.
+//! Each fault has one reason: conditions, events and `lockstep why` give the same reason for the same objects.
 
 use k8s_openapi::api::core::v1::{Event, Pod};
 use serde_json::{Value, json};
 
-use super::{Observation, TWO_PODS, object, running, set, tell_seen, valid};
+use super::{Observation, TWO_PODS, computed_from, object, running, set, valid};
 use crate::diagnosis::{ClusterObjects, Reason, diagnose};
 use crate::observe::trim_pod;
 use crate::reconcile::dereference::GroupSeen;
 use crate::reconcile::events::keep_newest;
-use crate::reconcile::status::events::news;
+use crate::reconcile::status::events::find_changes;
 use crate::resource::InferenceClusterStatus;
 use crate::resource::status::condition::{DEGRADED, READY};
 
 const WORKER: &str = "llama-0-worker-0";
 
-/// Objects of a cluster whose head runs and whose worker suffers from one fault.
+/// Objects of a cluster whose head runs and whose worker has one fault.
 struct Fault {
-    /// Status of the worker's pod; `None`: Kubernetes refuses to make the pod.
+    /// Status of the worker's pod. `None` if Kubernetes refuses to make the pod.
     worker: Option<Value>,
     /// Reason, object and message of an event in the namespace.
     event: Option<(&'static str, &'static str, &'static str)>,
@@ -86,7 +85,7 @@ fn check(fault: Fault) {
     }
     let mut seen = Observation::default();
     seen.groups.insert(0, group);
-    let status = tell_seen(&valid(&object), &object, &seen).status;
+    let status = computed_from(&valid(&object), &object, &seen).status;
 
     let expected = fault.reason.as_str();
     for kind in [READY, DEGRADED] {
@@ -94,8 +93,8 @@ fn check(fault: Fault) {
         assert_eq!(condition.reason, expected, "{kind}: {}", condition.message);
         assert!(condition.message.contains(fault.words), "{kind}: {}", condition.message);
     }
-    let news = news(&InferenceClusterStatus::default(), &status);
-    let warning = news.iter().find(|news| news.warning).expect("a warning");
+    let changes = find_changes(&InferenceClusterStatus::default(), &status);
+    let warning = changes.iter().find(|change| change.warning).expect("a warning");
     assert_eq!(warning.reason, expected, "{}", warning.note);
 
     let message = status.conditions[0].message.clone();

@@ -1,4 +1,4 @@
-//! What is said of clusters in each state, and that it is said once.
+//! Tests of the status and of the events of clusters in each state.
 
 mod faults;
 
@@ -9,11 +9,11 @@ use k8s_openapi::api::core::v1::Pod;
 use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
 use serde_json::{Value, json};
 
-use super::events::news;
+use super::events::find_changes;
 use super::*;
 use crate::heads::Report;
 use crate::reconcile::dereference::GroupSeen;
-use crate::reconcile::groups::decide;
+use crate::reconcile::groups::decide_steps;
 use crate::reconcile::validate::{Defaults, validate};
 use crate::resource::status::GroupPhase;
 use crate::resource::testing;
@@ -76,29 +76,29 @@ fn report(ready: bool, phases: [Phase; 2]) -> Report {
     Report { status, live: true, loading_since: None }
 }
 
-/// The status of a cluster whose one group has these pods and this report.
-fn told(object: &InferenceCluster, head: Value, worker: Value, report: Option<Report>) -> Told {
+/// Computes the status of a cluster with one group, which has these pods and this report.
+fn computed(object: &InferenceCluster, head: Value, worker: Value, report: Option<Report>) -> Computed {
     let mut group =
         GroupSeen { head_set: Some(set(object, 1)), worker_set: Some(set(object, 1)), report, ..GroupSeen::default() };
     group.pods.insert(0, pod(object, "llama-0-head-0", head));
     group.pods.insert(1, pod(object, "llama-0-worker-0", worker));
-    tell(object, group)
+    computed_with(object, group)
 }
 
-fn tell(object: &InferenceCluster, group: GroupSeen) -> Told {
+fn computed_with(object: &InferenceCluster, group: GroupSeen) -> Computed {
     let mut seen = Observation::default();
     seen.groups.insert(0, group);
-    tell_seen(&valid(object), object, &seen)
+    computed_from(&valid(object), object, &seen)
 }
 
-fn tell_seen(valid: &Validated, object: &InferenceCluster, seen: &Observation) -> Told {
-    let steps = decide(valid, object, seen);
-    of(valid, object, seen, &steps, None)
+fn computed_from(valid: &Validated, object: &InferenceCluster, seen: &Observation) -> Computed {
+    let steps = decide_steps(valid, object, seen);
+    compute(valid, object, seen, &steps, None)
 }
 
 #[track_caller]
-fn check(told: &Told, kind: &str, status: &str, reason: &str, words: &str) {
-    let condition = told.status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+fn check(computed: &Computed, kind: &str, status: &str, reason: &str, words: &str) {
+    let condition = computed.status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
     assert_eq!((condition.status.as_str(), condition.reason.as_str()), (status, reason), "{}", condition.message);
     assert!(condition.message.contains(words), "{}", condition.message);
 }
@@ -106,27 +106,27 @@ fn check(told: &Told, kind: &str, status: &str, reason: &str, words: &str) {
 #[test]
 fn a_serving_cluster_is_ready_and_steady() {
     let object = object(TWO_PODS);
-    let told = told(&object, running(true), running(true), Some(report(true, [Phase::Serving; 2])));
-    check(&told, "Ready", "True", "Serving", "1 of 1 groups serve");
-    check(&told, "Progressing", "False", "Settled", "");
-    check(&told, "Degraded", "False", "AsExpected", "");
-    assert!(told.steady);
-    let summary = told.status.summary.unwrap();
+    let status = computed(&object, running(true), running(true), Some(report(true, [Phase::Serving; 2])));
+    check(&status, "Ready", "True", "Serving", "1 of 1 groups serve");
+    check(&status, "Progressing", "False", "Settled", "");
+    check(&status, "Degraded", "False", "AsExpected", "");
+    assert!(status.steady);
+    let summary = status.status.summary.unwrap();
     assert_eq!((summary.groups.as_str(), summary.ranks.as_str(), summary.message.as_str()), ("1/1", "2/2", ""));
-    assert_eq!(told.status.endpoint.unwrap(), "llama.ml.svc:50051");
+    assert_eq!(status.status.endpoint.unwrap(), "llama.ml.svc:50051");
 }
 
-/// Kubelets tell of a worker's readiness seconds after its head: until then the head alone can tell.
+/// A kubelet reports the readiness of a worker seconds after the head does. Until then, only the head shows a change.
 #[test]
-fn a_cluster_is_not_steady_before_its_pods_show_it() {
+fn a_cluster_is_not_steady_before_its_pods_are_ready() {
     let object = object(TWO_PODS);
-    let told = told(&object, running(true), running(false), Some(report(true, [Phase::Serving; 2])));
-    check(&told, "Ready", "True", "Serving", "");
-    assert!(!told.steady);
+    let status = computed(&object, running(true), running(false), Some(report(true, [Phase::Serving; 2])));
+    check(&status, "Ready", "True", "Serving", "");
+    assert!(!status.steady);
 }
 
 #[test]
-fn what_keeps_pods_from_running_is_said_in_kubernetes_words() {
+fn a_pod_that_cannot_run_is_explained_in_the_words_of_kubernetes() {
     let object = object(TWO_PODS);
     let oom = json!({ "exitCode": 137, "reason": "OOMKilled" });
     let failed =
@@ -145,97 +145,100 @@ fn what_keeps_pods_from_running_is_said_in_kubernetes_words() {
         (unscheduled, "InsufficientResources", "Insufficient nvidia.com/gpu"),
     ];
     for (worker, reason, words) in cases {
-        let told = told(&object, running(false), worker, None);
-        check(&told, "Ready", "False", reason, words);
-        check(&told, "Degraded", "True", reason, words);
-        assert!(!told.steady);
+        let status = computed(&object, running(false), worker, None);
+        check(&status, "Ready", "False", reason, words);
+        check(&status, "Degraded", "True", reason, words);
+        assert!(!status.steady);
     }
 }
 
 #[test]
-fn a_quota_is_named() {
+fn an_exceeded_quota_is_named() {
     let object = object(TWO_PODS);
     let event = json!({
         "metadata": {}, "reason": "FailedCreate", "involvedObject": { "name": "llama-0-head" },
         "message": "pods \"llama-0-head-0\" is forbidden: exceeded quota: small",
     });
     let events = vec![serde_json::from_value(event).unwrap()];
-    let told = tell(&object, GroupSeen { head_set: Some(set(&object, 1)), events, ..GroupSeen::default() });
-    check(&told, "Ready", "False", "QuotaExceeded", "exceeded quota: small");
-    assert_eq!(told.status.groups[0].ranks[0].message, "pods \"llama-0-head-0\" is forbidden: exceeded quota: small");
+    let status = computed_with(&object, GroupSeen { head_set: Some(set(&object, 1)), events, ..GroupSeen::default() });
+    check(&status, "Ready", "False", "QuotaExceeded", "exceeded quota: small");
+    assert_eq!(status.status.groups[0].ranks[0].message, "pods \"llama-0-head-0\" is forbidden: exceeded quota: small");
 }
 
 #[test]
 fn a_group_that_lost_a_rank_recovers() {
     let mut object = object(TWO_PODS);
-    let before = told(&object, running(true), running(true), Some(report(true, [Phase::Serving; 2])));
+    let before = computed(&object, running(true), running(true), Some(report(true, [Phase::Serving; 2])));
     object.status = Some(before.status);
     let mut lost = report(false, [Phase::Forming, Phase::Lost]);
     lost.status.accepting = true;
-    let told = told(&object, running(true), running(false), Some(lost));
-    check(&told, "Ready", "False", "Recovering", "rank 0 Forming");
-    let news = news(object.status.as_ref().unwrap(), &told.status);
-    assert_eq!(news.iter().map(|news| news.reason.as_str()).collect::<Vec<_>>(), ["Recovering", "GroupRecovering"]);
-    check(&told, "Progressing", "True", "BringingUp", "");
-    assert_eq!(told.status.groups[0].phase, GroupPhase::Recovering);
-    assert!(told.status.groups[0].accepting);
+    let status = computed(&object, running(true), running(false), Some(lost));
+    check(&status, "Ready", "False", "Recovering", "rank 0 Forming");
+    let changes = find_changes(object.status.as_ref().unwrap(), &status.status);
+    assert_eq!(
+        changes.iter().map(|change| change.reason.as_str()).collect::<Vec<_>>(),
+        ["Recovering", "GroupRecovering"]
+    );
+    check(&status, "Progressing", "True", "BringingUp", "");
+    assert_eq!(status.status.groups[0].phase, GroupPhase::Recovering);
+    assert!(status.status.groups[0].accepting);
 }
 
 #[test]
-fn a_cluster_that_nobody_listens_to_is_what_its_pods_show() {
+fn pods_show_the_state_of_a_cluster_whose_head_is_not_followed() {
     let mut object = object(TWO_PODS);
-    let before = told(&object, running(true), running(true), Some(report(true, [Phase::Serving; 2])));
+    let before = computed(&object, running(true), running(true), Some(report(true, [Phase::Serving; 2])));
     object.status = Some(before.status);
-    let same = told(&object, running(true), running(true), None);
+    let same = computed(&object, running(true), running(true), None);
     assert_eq!(Some(&same.status.groups[0].phase), Some(&GroupPhase::Serving));
     assert!(same.steady);
-    let other = told(&object, running(true), running(false), None);
+    let other = computed(&object, running(true), running(false), None);
     assert!(!other.steady);
     check(&other, "Ready", "False", "Recovering", "");
 }
 
 #[test]
-fn nothing_wanted_is_not_ready_and_not_wrong() {
+fn a_cluster_without_replicas_is_neither_ready_nor_degraded() {
     let object = object("{ model: { source: 'builtin://tiny' }, replicas: 0 }");
     let valid = valid(&object);
-    let told = of(&valid, &object, &Observation::default(), &Steps::new(), None);
-    check(&told, "Ready", "False", "ScaledToZero", "raise it");
-    assert!(told.steady);
+    let status = compute(&valid, &object, &Observation::default(), &Steps::new(), None);
+    check(&status, "Ready", "False", "ScaledToZero", "raise it");
+    assert!(status.steady);
 }
 
 #[test]
-fn a_transition_keeps_its_time_and_is_told_once() {
+fn a_transition_keeps_its_time_and_makes_one_event() {
     let mut object = object(TWO_PODS);
-    let first = told(&object, running(false), running(false), Some(report(false, [Phase::Loading; 2])));
-    let told_first = news(&InferenceClusterStatus::default(), &first.status);
-    assert_eq!(told_first.iter().map(|news| news.reason.as_str()).collect::<Vec<_>>(), ["GroupForming"]);
+    let first = computed(&object, running(false), running(false), Some(report(false, [Phase::Loading; 2])));
+    let changes = find_changes(&InferenceClusterStatus::default(), &first.status);
+    assert_eq!(changes.iter().map(|change| change.reason.as_str()).collect::<Vec<_>>(), ["GroupForming"]);
     object.status = Some(first.status.clone());
-    let again = told(&object, running(false), running(false), Some(report(false, [Phase::Loading; 2])));
+    let again = computed(&object, running(false), running(false), Some(report(false, [Phase::Loading; 2])));
     assert_eq!(first.status, again.status);
-    assert_eq!(news(&first.status, &again.status), []);
-    let serving = told(&object, running(true), running(true), Some(report(true, [Phase::Serving; 2])));
-    let told = news(&first.status, &serving.status);
-    assert_eq!(told.iter().map(|news| news.reason.as_str()).collect::<Vec<_>>(), ["Serving"]);
-    assert!(told.iter().all(|news| !news.warning));
+    assert_eq!(find_changes(&first.status, &again.status), []);
+    let serving = computed(&object, running(true), running(true), Some(report(true, [Phase::Serving; 2])));
+    let changes = find_changes(&first.status, &serving.status);
+    assert_eq!(changes.iter().map(|change| change.reason.as_str()).collect::<Vec<_>>(), ["Serving"]);
+    assert!(changes.iter().all(|change| !change.warning));
 }
 
-/// A head may say anything: its numbers are cut to what a status holds.
+/// A head may report any number. The status limits it to the range of its type.
 #[test]
-fn numbers_without_bounds_are_cut() {
+fn numbers_out_of_range_are_limited() {
     let mut report = report(false, [Phase::Loading, Phase::Downloading]);
     report.status.epoch = u64::MAX;
     for rank in &mut report.status.ranks {
         (rank.bytes_loaded, rank.bytes_total) = (u64::MAX / 2, u64::MAX);
     }
     report.loading_since = Some((Instant::now(), 0));
-    let told = told(&object(TWO_PODS), running(false), running(false), Some(report));
-    let group = &told.status.groups[0];
+    let status = computed(&object(TWO_PODS), running(false), running(false), Some(report));
+    let group = &status.status.groups[0];
     assert_eq!((group.epoch, group.ranks[0].bytes_total), (i64::MAX, Some(i64::MAX)));
     assert!(group.ranks.iter().all(|rank| (0..=100).contains(&rank.percent_loaded.unwrap())));
 }
 
 #[test]
-fn a_thousand_ranks_fit_and_those_that_serve_go_first() {
+fn ranks_beyond_the_limit_are_dropped_and_serving_ones_first() {
     let mut groups: Vec<GroupStatus> = (0..4)
         .map(|index| GroupStatus {
             index,
@@ -244,6 +247,6 @@ fn a_thousand_ranks_fit_and_those_that_serve_go_first() {
             ..GroupStatus::default()
         })
         .collect();
-    bounded(&mut groups);
+    limit_ranks(&mut groups);
     assert_eq!(groups.iter().map(|group| group.ranks.len()).collect::<Vec<_>>(), [0, 0, 0, 400]);
 }
