@@ -66,7 +66,8 @@ pub(super) async fn run(args: GenerateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Splits the arguments into the name of a cluster and the prompt. Two words are NAME and PROMPT; one word is the prompt.
+/// Splits the arguments into the name of a cluster and the prompt. Two words are NAME and PROMPT; one word is the
+/// prompt.
 fn split_target(cluster: Option<String>, words: Vec<String>) -> anyhow::Result<(Option<String>, Option<String>)> {
     let mut words = words.into_iter();
     match (cluster, words.next(), words.next()) {

@@ -1,6 +1,6 @@
 //! Environment of each container: the contract between the operator and the agent. The head's environment has all
-//! settings of the service. Workers learn these settings from the head. A worker's environment has only its place in the
-//! group and the head's address.
+//! settings of the service. Workers learn these settings from the head. A worker's environment has only its place in
+//! the group and the head's address.
 
 use lockstep_proto::choices::Quantization;
 use lockstep_proto::names::{env, port};

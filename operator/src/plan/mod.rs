@@ -1,5 +1,5 @@
-//! Plan of a judged `InferenceCluster`: the command and the environment of every pod. Pure: the same cluster and the same
-//! addresses give the same plan. The operator makes pods of a plan, and `lockstep up` makes local processes of it.
+//! Plan of a judged `InferenceCluster`: the command and the environment of every pod. Pure: the same cluster and the
+//! same addresses give the same plan. The operator makes pods of a plan, and `lockstep up` makes local processes of it.
 
 mod addresses;
 mod environment;
@@ -73,8 +73,8 @@ pub struct PodPlan {
     pub role: Role,
     /// Ranks in this pod, in order.
     pub ranks: Vec<u32>,
-    /// Containers of the pod. The head pod has two in Kubernetes, so that a crash of a rank does not end the head. On one
-    /// machine each pod is one process.
+    /// Containers of the pod. The head pod has two in Kubernetes, so that a crash of a rank does not end the head. On
+    /// one machine each pod is one process.
     pub containers: Vec<ContainerPlan>,
 }
 

@@ -1,5 +1,5 @@
-//! Names of the objects of a cluster, derived from the cluster's name. A cluster's name has at most 40 characters, so that
-//! each derived name is a legal label of at most 63 characters.
+//! Names of the objects of a cluster, derived from the cluster's name. A cluster's name has at most 40 characters, so
+//! that each derived name is a legal label of at most 63 characters.
 
 /// Names of the objects of one group.
 #[derive(Debug, Clone)]
@@ -94,8 +94,8 @@ impl ClusterNames {
         format!("{}-ca", self.cluster)
     }
 
-    /// Returns the name of the Secret for the containers of `role` (`head` or `node`). It holds their certificate and the
-    /// key of the groups.
+    /// Returns the name of the Secret for the containers of `role` (`head` or `node`). It holds their certificate and
+    /// the key of the groups.
     #[must_use]
     pub fn tls_secret(&self, role: &str) -> String {
         format!("{}-{role}-tls", self.cluster)

@@ -42,8 +42,8 @@ pub struct Violation {
     pub message: String,
 }
 
-/// Judges `object` by `schema`, the CRD's `openAPIV3Schema`. If `old` is given, `object` is judged as an update of `old`.
-/// Returns `object` with the defaults filled in.
+/// Judges `object` by `schema`, the CRD's `openAPIV3Schema`. If `old` is given, `object` is judged as an update of
+/// `old`. Returns `object` with the defaults filled in.
 ///
 /// # Errors
 /// Returns every violation. The CEL rules are evaluated only if the structure holds.

@@ -75,8 +75,8 @@ pub fn load(path: &Path) -> Result<InferenceCluster, ManifestError> {
 /// Parses and judges `text`. Messages call it `file`.
 ///
 /// # Errors
-/// Fails if `text` is not YAML, not exactly one document, or of another kind. If the CRD refuses the document, the error
-/// lists every problem with its line.
+/// Fails if `text` is not YAML, not exactly one document, or of another kind. If the CRD refuses the document, the
+/// error lists every problem with its line.
 pub fn parse(text: &str, file: &str) -> Result<InferenceCluster, ManifestError> {
     let file = file.to_owned();
     let object = read_document(text, &file)?;

@@ -1,8 +1,8 @@
 //! The `InferenceCluster` resource: its types, the CRD that is made from them, and the check of a manifest without a
 //! Kubernetes cluster.
 //!
-//! Invariant: only the CRD judges a manifest, by its schema, defaults and CEL rules. There is no second set of checks. So
-//! this module accepts a manifest exactly if a Kubernetes cluster accepts it.
+//! Invariant: only the CRD judges a manifest, by its schema, defaults and CEL rules. There is no second set of checks.
+//! So this module accepts a manifest exactly if a Kubernetes cluster accepts it.
 
 mod judge;
 mod lines;

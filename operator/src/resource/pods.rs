@@ -66,8 +66,8 @@ pub struct Variable {
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// Placement policy. A place is a set of nodes with one value of `topologyKey`. Spread puts the pods of a group in
-    /// different places if possible. SpreadStrictly keeps a pod waiting rather than let two pods share a place. Pack puts
-    /// the pods in the same place if possible. Any leaves the choice to the scheduler. Default: Spread.
+    /// different places if possible. SpreadStrictly keeps a pod waiting rather than let two pods share a place. Pack
+    /// puts the pods in the same place if possible. Any leaves the choice to the scheduler. Default: Spread.
     #[serde(default)]
     pub policy: PlacementPolicy,
     /// Node label whose values are the places. Default: kubernetes.io/hostname.
@@ -161,8 +161,8 @@ pub struct ModelCache {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
-    /// Access mode of the claim. ReadWriteMany lets pods on several nodes mount the volume. ReadWriteOnce lets pods of one
-    /// node mount it. Default: ReadWriteMany.
+    /// Access mode of the claim. ReadWriteMany lets pods on several nodes mount the volume. ReadWriteOnce lets pods of
+    /// one node mount it. Default: ReadWriteMany.
     #[serde(default)]
     pub access_mode: AccessMode,
 }
@@ -213,13 +213,13 @@ pub struct UpdateStrategy {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 256), extend("format" = "int32"))]
     pub max_unavailable: u32,
-    /// Index below which groups keep their pods. A change reaches only the groups with this index or a higher one, so that
-    /// it can be tried there first. From 0 to 256. Default: 0.
+    /// Index below which groups keep their pods. A change reaches only the groups with this index or a higher one, so
+    /// that it can be tried there first. From 0 to 256. Default: 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 256), extend("format" = "int32"))]
     pub partition: u32,
-    /// Time for which a group that is replaced or removed may finish its requests. In seconds or minutes (e.g. 300s, 10m),
-    /// at most one hour. Default: 300s.
+    /// Time for which a group that is replaced or removed may finish its requests. In seconds or minutes (e.g. 300s,
+    /// 10m), at most one hour. Default: 300s.
     #[serde(default = "drain_timeout")]
     #[schemars(length(min = 2, max = 8))]
     #[x_kube(

@@ -106,10 +106,10 @@ pub struct GroupStatus {
     /// True if the head accepts requests.
     #[serde(default)]
     pub accepting: bool,
-    /// Phase of the group. Pending waits until the groups before it are scheduled. Creating starts its pods. Forming loads
-    /// the weights and connects the ranks. Serving serves. Recovering lost a rank and goes on when the rank is replaced.
-    /// Draining finishes its requests before it goes. Updating replaces its pods by pods of the new spec. Stopped spent
-    /// its restart budget.
+    /// Phase of the group. Pending waits until the groups before it are scheduled. Creating starts its pods. Forming
+    /// loads the weights and connects the ranks. Serving serves. Recovering lost a rank and goes on when the rank is
+    /// replaced. Draining finishes its requests before it goes. Updating replaces its pods by pods of the new spec.
+    /// Stopped spent its restart budget.
     #[serde(default)]
     pub phase: GroupPhase,
     /// Reason why the group does not serve; empty while it serves.
@@ -118,7 +118,8 @@ pub struct GroupStatus {
     /// Hash of the fields of the spec that shape the group's pods.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub revision: String,
-    /// Number of the group's current epoch. It grows each time that the ranks connect anew, as after the loss of a rank.
+    /// Number of the group's current epoch. It grows each time that the ranks connect anew, as after the loss of a
+    /// rank.
     #[serde(default)]
     pub epoch: i64,
     /// Number of times that the group recovered from the loss of a rank.
@@ -130,8 +131,8 @@ pub struct GroupStatus {
     /// Number of ranks of the group.
     #[serde(default)]
     pub world_size: i32,
-    /// Status of each rank, by rank. A cluster's status lists at most 1024 ranks. The ranks of serving groups are left out
-    /// first.
+    /// Status of each rank, by rank. A cluster's status lists at most 1024 ranks. The ranks of serving groups are left
+    /// out first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["rank"]))]
     pub ranks: Vec<RankStatus>,

@@ -78,7 +78,8 @@ pub struct InferenceClusterSpec {
     #[serde(default)]
     #[schemars(range(min = 0, max = limits::MAX_WORLD_SIZE - 1), extend("format" = "int32"))]
     pub workers: u32,
-    /// Number of ranks in each pod of a group, the head pod included. Each rank has one device. From 1 to 64. Default: 1.
+    /// Number of ranks in each pod of a group, the head pod included. Each rank has one device. From 1 to 64. Default:
+    /// 1.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = limits::MAX_LOCAL_WORLD_SIZE), extend("format" = "int32"))]
     pub devices_per_node: u32,
@@ -96,8 +97,8 @@ pub struct InferenceClusterSpec {
             .message("must be an image reference such as registry.example/lockstep/agent:1.0, without spaces or a scheme")
     )]
     pub image: Option<String>,
-    /// Pull policy of the agent's image: Always, IfNotPresent or Never. Default: the policy that Kubernetes chooses by the
-    /// image's tag.
+    /// Pull policy of the agent's image: Always, IfNotPresent or Never. Default: the policy that Kubernetes chooses by
+    /// the image's tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
     /// Secrets with credentials for the image's registry, in the cluster's namespace. At most 8.
@@ -123,8 +124,8 @@ pub struct InferenceClusterSpec {
     /// Clients that the NetworkPolicy lets connect to the client ports.
     #[serde(default)]
     pub clients: ClientNetwork,
-    /// Volume that keeps the downloaded files of an hf:// source. All pods of the cluster share it. Without a cache, each
-    /// pod downloads the files for itself, and again each time that the pod is replaced.
+    /// Volume that keeps the downloaded files of an hf:// source. All pods of the cluster share it. Without a cache,
+    /// each pod downloads the files for itself, and again each time that the pod is replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_cache: Option<ModelCache>,
     /// Bounds of a HorizontalPodAutoscaler that sets `replicas` by the number of waiting requests. Default: no
@@ -135,8 +136,8 @@ pub struct InferenceClusterSpec {
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
     /// Number of restarts in a row of one container after which the operator stops its group. A container that has run
-    /// for 10 minutes starts to count anew. The operator keeps a stopped group as evidence until the spec changes. From 0
-    /// to 1000; 0 never stops a group. Default: 10.
+    /// for 10 minutes starts to count anew. The operator keeps a stopped group as evidence until the spec changes. From
+    /// 0 to 1000; 0 never stops a group. Default: 10.
     #[serde(default = "restart_budget")]
     #[schemars(range(min = 0, max = 1000), extend("format" = "int32"))]
     pub restart_budget: u32,
@@ -169,11 +170,11 @@ pub type Overlay = serde_json::Map<String, serde_json::Value>;
         .message("tokenSecretRef is for hf:// sources; remove it")
 )]
 pub struct Model {
-    /// Source of the weights: hf://org/name, file:///path/of/a/folder, pvc://claim/folder, oci://image or builtin://tiny.
-    /// hf:// is a model of the Hugging Face hub, which every pod downloads. file:// is a folder that every node has; with
-    /// `lockstep up`, a relative path starts at the manifest. pvc:// is a PersistentVolumeClaim in the cluster's namespace.
-    /// oci:// is an image whose files are mounted as a volume. builtin://tiny is a small model inside the agent. At most
-    /// 1024 characters. The source cannot be changed.
+    /// Source of the weights: hf://org/name, file:///path/of/a/folder, pvc://claim/folder, oci://image or
+    /// builtin://tiny. hf:// is a model of the Hugging Face hub, which every pod downloads. file:// is a folder that
+    /// every node has; with `lockstep up`, a relative path starts at the manifest. pvc:// is a PersistentVolumeClaim in
+    /// the cluster's namespace. oci:// is an image whose files are mounted as a volume. builtin://tiny is a small model
+    /// inside the agent. At most 1024 characters. The source cannot be changed.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
         validation = Rule::new("self.matches('^(hf|file|pvc|oci|builtin)://')")
@@ -201,8 +202,8 @@ pub struct Model {
             .message("must be a branch, a tag or a commit, such as main")
     )]
     pub revision: Option<String>,
-    /// Name of the model in requests. At most 128 characters. The name `default` always works too. Default: the last part
-    /// of the source.
+    /// Name of the model in requests. At most 128 characters. The name `default` always works too. Default: the last
+    /// part of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(
@@ -266,12 +267,13 @@ pub struct Serving {
     #[serde(default = "max_num_batched_tokens")]
     #[schemars(range(min = 1, max = limits::MAX_NUM_BATCHED_TOKENS), extend("format" = "int32"))]
     pub max_num_batched_tokens: u32,
-    /// Largest number of tokens of a prompt and its answer together. From 1 to 16777216. Default: the model's own limit.
+    /// Largest number of tokens of a prompt and its answer together. From 1 to 16777216. Default: the model's own
+    /// limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = limits::MAX_CONTEXT_LENGTH), extend("format" = "int32"))]
     pub context_length: Option<u32>,
-    /// Memory of each rank for keys and values: a share of the free memory (1% to 100%) or an amount in Ki, Mi, Gi or Ti
-    /// (e.g. 512Mi, 8Gi). Default: 90%.
+    /// Memory of each rank for keys and values: a share of the free memory (1% to 100%) or an amount in Ki, Mi, Gi or
+    /// Ti (e.g. 512Mi, 8Gi). Default: 90%.
     #[serde(default = "kv_cache_memory")]
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(
@@ -279,8 +281,8 @@ pub struct Serving {
             .message("must be a share from 1% to 100%, or an amount with its unit: Ki, Mi, Gi or Ti (e.g. 512Mi)")
     )]
     pub kv_cache_memory: String,
-    /// Time for which a request waits while its group has lost a rank and forms again. The head then answers the request
-    /// with UNAVAILABLE. In seconds or minutes (e.g. 120s, 2m), at most one hour. Default: 120s.
+    /// Time for which a request waits while its group has lost a rank and forms again. The head then answers the
+    /// request with UNAVAILABLE. In seconds or minutes (e.g. 120s, 2m), at most one hour. Default: 120s.
     #[serde(default = "recovery_timeout")]
     #[schemars(length(min = 2, max = 8))]
     #[x_kube(

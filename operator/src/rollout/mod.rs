@@ -1,5 +1,5 @@
-//! Decides the next step of each group: create, keep, drain, replace, stop or remove it. [`decide`] is a pure function of
-//! the observed groups. It remembers nothing between two calls.
+//! Decides the next step of each group: create, keep, drain, replace, stop or remove it. [`decide`] is a pure function
+//! of the observed groups. It remembers nothing between two calls.
 //!
 //! Invariants:
 //! - Groups are created one at a time. A group is created only when all groups before it are scheduled, so that two
@@ -16,8 +16,8 @@ pub use stuck::{StuckPod, must_force_delete};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Shortest time of a drain. A draining head accepts requests for five seconds more, because Kubernetes sends it clients
-/// until every kube-proxy knows of the change. Until then, a head without requests may still receive some.
+/// Shortest time of a drain. A draining head accepts requests for five seconds more, because Kubernetes sends it
+/// clients until every kube-proxy knows of the change. Until then, a head without requests may still receive some.
 pub const MIN_DRAIN: Duration = Duration::from_secs(6);
 
 /// Desired state of a cluster's groups.

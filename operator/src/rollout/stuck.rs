@@ -1,5 +1,5 @@
-//! Pods that Kubernetes cannot delete by itself. The node of such a pod does not answer, so no kubelet confirms that the
-//! pod is gone, and its StatefulSet waits for ever.
+//! Pods that Kubernetes cannot delete by itself. The node of such a pod does not answer, so no kubelet confirms that
+//! the pod is gone, and its StatefulSet waits for ever.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ pub const SILENT_NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns true if a pod that is being deleted must be deleted by force.
 ///
-/// A worker's pod is forced when the head has given up its ranks. This fences the pod, because the head takes no step with
-/// it any more. A head's pod is forced when its Kubernetes node is silent. The old head can form no epoch without its
-/// workers, and they have lost it too, so two heads never answer for one group.
+/// A worker's pod is forced when the head has given up its ranks. This fences the pod, because the head takes no step
+/// with it any more. A head's pod is forced when its Kubernetes node is silent. The old head can form no epoch without
+/// its workers, and they have lost it too, so two heads never answer for one group.
 #[must_use]
 pub fn must_force_delete(pod: StuckPod) -> bool {
     let timed_out = pod.overdue.is_some_and(|overdue| overdue >= SILENT_NODE_TIMEOUT);

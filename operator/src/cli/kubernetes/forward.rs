@@ -1,5 +1,5 @@
-//! A gRPC channel to a head's pod through the port-forward of the API server. It needs neither a port of this machine nor
-//! kubectl.
+//! A gRPC channel to a head's pod through the port-forward of the API server. It needs neither a port of this machine
+//! nor kubectl.
 
 use anyhow::{Context, anyhow, bail};
 use hyper_util::rt::TokioIo;

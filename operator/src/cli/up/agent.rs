@@ -93,8 +93,8 @@ mod tests {
         let missing = folder.path().join("missing");
         assert!(find_program(Some(&missing)).unwrap_err().to_string().contains("correct --agent"));
         let program = folder.path().join("agent");
-        // Another process writes the program. If this process wrote it, a child that another test starts at the same time
-        // might inherit the open file for a moment, and Linux runs no program that is open for writing.
+        // Another process writes the program. If this process wrote it, a child that another test starts at the same
+        // time might inherit the open file for a moment, and Linux runs no program that is open for writing.
         let script = "printf '#!/bin/sh\\ncat $(dirname $0)/says\\n' > $0; chmod +x $0";
         assert!(Command::new("sh").args(["-c", script]).arg(&program).status().unwrap().success());
         assert_eq!(find_program(Some(&program)).unwrap(), program);

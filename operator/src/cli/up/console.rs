@@ -1,5 +1,5 @@
-//! Shared standard error: log lines of every process with a prefix, messages of `lockstep up`, and progress bars. Lines can
-//! be held back for a while, so that they do not interrupt an answer on the same terminal.
+//! Shared standard error: log lines of every process with a prefix, messages of `lockstep up`, and progress bars. Lines
+//! can be held back for a while, so that they do not interrupt an answer on the same terminal.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};

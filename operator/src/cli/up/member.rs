@@ -1,4 +1,5 @@
-//! Supervises one process of the group: starts it, passes its lines on, restarts it after it dies, and ends it on request.
+//! Supervises one process of the group: starts it, passes its lines on, restarts it after it dies, and ends it on
+//! request.
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};

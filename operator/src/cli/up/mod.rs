@@ -123,8 +123,8 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Shows the group's progress. If there is a prompt, sends it to the ready group and returns after the answer. Without a
-/// prompt, never returns.
+/// Shows the group's progress. If there is a prompt, sends it to the ready group and returns after the answer. Without
+/// a prompt, never returns.
 async fn follow(
     args: &UpArgs,
     endpoint: &Endpoint,

@@ -1,5 +1,5 @@
-//! Shows the progress of the ranks: on a terminal a bar for each rank that loads, and always a line for each change of a
-//! phase. A line also tells when the group becomes ready, and when it is no longer ready.
+//! Shows the progress of the ranks: on a terminal a bar for each rank that loads, and always a line for each change of
+//! a phase. A line also tells when the group becomes ready, and when it is no longer ready.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};

@@ -7,8 +7,8 @@ use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
 /// Interval between two checks of the timeout while nothing changes.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Timeout that starts anew with each progress of a group. Only a state that the group has never reached before counts as
-/// progress, so that a rank that loads and dies again and again does not make the wait endless.
+/// Timeout that starts anew with each progress of a group. Only a state that the group has never reached before counts
+/// as progress, so that a rank that loads and dies again and again does not make the wait endless.
 pub(super) struct ProgressTimeout {
     limit: Duration,
     last_progress: Instant,

@@ -54,8 +54,8 @@ mod tests {
 
     use super::{Next, Restarts};
 
-    /// Compares the decisions after deaths, given as (seconds lived, status), with the pauses in milliseconds; `None`: the
-    /// supervisor gives up.
+    /// Compares the decisions after deaths, given as (seconds lived, status), with the pauses in milliseconds; `None`:
+    /// the supervisor gives up.
     fn check(deaths: &[(u64, Option<i32>)], pauses: &[Option<u128>]) {
         let mut restarts = Restarts::new();
         let next = |(lived, status): &(u64, Option<i32>)| match restarts.decide(Duration::from_secs(*lived), *status) {

@@ -1,5 +1,6 @@
-//! Values of `charts/inference-cluster`, generated from the CRD. `values.schema.json` accepts a spec exactly if the CRD's
-//! schema accepts it; the API server judges the CEL rules. `values.yaml` documents each field. Both always match the CRD.
+//! Values of `charts/inference-cluster`, generated from the CRD. `values.schema.json` accepts a spec exactly if the
+//! CRD's schema accepts it; the API server judges the CEL rules. `values.yaml` documents each field. Both always match
+//! the CRD.
 
 use serde_json::{Map, Value, json};
 
