@@ -56,7 +56,7 @@ pub fn tls_files(bytes: &[u8]) {
 /// The file of `LOCKSTEP_GROUP_KEY_FILE`.
 pub fn group_key(bytes: &[u8]) {
     let file = written(&file_of(bytes));
-    match GroupKey::read(file.path()) {
+    match GroupKey::read_file(file.path()) {
         Ok(key) => {
             ring::LinkKey::new(key.bytes()).expect("what control streams take the ring takes too");
             let proof = key.prove(Side::Node, "fuzz", b"node", b"head");
@@ -105,7 +105,7 @@ fn mounted(secret: &Secret, role: &'static str) {
         std::fs::write(folder.path().join(name), &value.0).expect("write");
     }
     Tls::open(folder.path(), role).expect("files that agents take");
-    GroupKey::read(&folder.path().join(data::GROUP_KEY)).expect("a key that agents take");
+    GroupKey::read_file(&folder.path().join(data::GROUP_KEY)).expect("a key that agents take");
 }
 
 fn credentials(held: &[Secret], name: &str) -> Result<Credentials, Box<dyn std::error::Error>> {

@@ -66,7 +66,7 @@ fn spoilt_models_are_named() {
 #[test]
 fn groups_that_a_model_cannot_be_split_over_are_told_why() {
     let stages = [("MISTRALRS_PIPELINE_PARALLEL", "64"), ("MISTRALRS_MN_LOCAL_WORLD_SIZE", "64")];
-    refused("too many stages", &["plain", "-m", "builtin://tiny"], &stages, "a stage needs one at least");
+    refused("too many stages", &["plain", "-m", "builtin://tiny"], &stages, "a stage needs at least one");
     let ranks = [("MISTRALRS_PIPELINE_PARALLEL", "2"), ("MISTRALRS_MN_LOCAL_WORLD_SIZE", "64")];
     refused("too many ranks", &["plain", "-m", "builtin://tiny"], &ranks, "each pipeline stage has 32 ranks");
 }

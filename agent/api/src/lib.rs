@@ -26,6 +26,6 @@ pub use output::reasoning::ReasoningStyle;
 pub use output::tools::{Function, ToolStyle, forced};
 pub use output::{Chosen, OutputFormat, OutputParser, Piece, ToolFormat};
 pub use serve::{Protocol, serve as serve_connections};
-pub use service::{Alive, Command, Event, EventStream, FinishReason, Inference, Left, ServeError, Submission};
+pub use service::{Alive, Command, Event, EventStream, FinishReason, InFlight, Inference, ServeError, Submission};
 pub use session::{Answer, Api, Delta, Finish, GenerateInput, PromptInput, RequestError, request_id};
 pub use text::{ChatMessage, Conversation, GenerationDefaults, TextError, Tokenizer, ToolCall};

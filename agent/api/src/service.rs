@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lockstep_proto::v1::ClusterStatus;
+pub use lockstep_schedule::FinishReason;
 use lockstep_schedule::plan::{SamplingParams, TokenLogprobs};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -58,7 +59,7 @@ pub struct Submission {
     pub guide: Option<Box<Guide>>,
 }
 
-/// What becomes of a request. `Finished` or `Failed` is the last event.
+/// Event of a request. `Finished`, `Cancelled` or `Failed` is the last one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The prompt's computation began; sent once, also where the request is preempted later.
@@ -71,17 +72,9 @@ pub enum Event {
         logprobs: Option<TokenLogprobs>,
     },
     Finished(FinishReason),
-    Failed(ServeError),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// A stop token.
-    Stop,
-    /// `max_tokens` or the context's end.
-    Length,
-    /// Cancelled by the client or by a drain's deadline.
+    /// The head ended the request because its time to drain was over.
     Cancelled,
+    Failed(ServeError),
 }
 
 /// Why a request was refused or could not go on; each maps to one gRPC code and one HTTP status.
@@ -110,12 +103,12 @@ pub enum Command {
     /// Answered at once: refused, or the stream's events follow.
     Submit { submission: Submission, events: mpsc::Sender<Event>, accepted: oneshot::Sender<Result<(), ServeError>> },
     /// Take no more requests; those that are there are finished. Answered at once with what is left.
-    Drain { reason: String, answer: oneshot::Sender<Left> },
+    Drain { reason: String, answer: oneshot::Sender<InFlight> },
 }
 
 /// Requests that a draining head still has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Left {
+pub struct InFlight {
     pub running: u32,
     pub waiting: u32,
 }

@@ -1,5 +1,6 @@
-//! The group's key, and the challenge by which a node and the head prove to each other on the control stream that
-//! they have it. Layout of what is proved: `proto/lockstep/node/v1/control.proto`, `Challenge`.
+//! The group's key. Node and head prove to each other on the control stream that they have it.
+//!
+//! `Challenge` in `proto/lockstep/node/v1/control.proto` gives the layout of a proof.
 
 use std::path::Path;
 
@@ -9,12 +10,12 @@ use sha2::Sha256;
 
 use lockstep_engine::source::read_small_file;
 
-/// Longest file that is read: white space may follow the key.
+/// Largest key file. White space may follow the key.
 const MAX_KEY_FILE: u64 = 2 * MAX_KEY_BYTES as u64;
-/// Bytes of a nonce.
+/// Size of a nonce in bytes.
 pub const NONCE_BYTES: usize = 32;
 
-/// The group's key. Never shown.
+/// The group's key. `Debug` hides it.
 #[derive(Clone)]
 pub struct GroupKey(Vec<u8>);
 
@@ -24,14 +25,14 @@ impl std::fmt::Debug for GroupKey {
     }
 }
 
-/// Who proves; the roles' proofs differ, so that neither can be played back to its maker.
+/// Side that proves the key. The proofs of the two sides differ, so a side cannot replay a proof to the side that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Head,
     Node,
 }
 
-/// Why there is no usable key.
+/// Reason why there is no usable key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("read the group's key {path}: {cause}; a key has {MIN_KEY_BYTES} to {MAX_KEY_BYTES} random bytes")]
@@ -41,8 +42,11 @@ pub enum KeyError {
 }
 
 impl GroupKey {
-    /// Reads a key; white space at its end does not count.
-    pub fn read(path: &Path) -> Result<Self, KeyError> {
+    /// Reads a key from a file. White space at the end of the file is not part of the key.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or the key is too short or too long.
+    pub fn read_file(path: &Path) -> Result<Self, KeyError> {
         let shown = path.display().to_string();
         let read = read_small_file(path, MAX_KEY_FILE);
         let mut bytes = read.map_err(|cause| KeyError::Read { path: shown.clone(), cause })?;
@@ -53,27 +57,28 @@ impl GroupKey {
         Ok(Self(bytes))
     }
 
-    /// The key's bytes, for the ring's own challenge.
+    /// Returns the key's bytes, for the ring's own challenge.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// What `side` says to show that it has the key.
+    /// Returns the proof by which `side` shows that it has the key.
     pub fn prove(&self, side: Side, cluster_id: &str, node_nonce: &[u8], head_nonce: &[u8]) -> Vec<u8> {
         self.mac(side, cluster_id, node_nonce, head_nonce).finalize().into_bytes().to_vec()
     }
 
-    /// Whether `proof` is what `side` must say; takes the same time wherever it differs.
+    /// Returns true if `proof` is the proof of `side`. The comparison takes constant time.
     pub fn accepts(&self, proof: &[u8], side: Side, cluster_id: &str, node_nonce: &[u8], head_nonce: &[u8]) -> bool {
         self.mac(side, cluster_id, node_nonce, head_nonce).verify_slice(proof).is_ok()
     }
 
+    /// Returns the authentication code of a proof.
     fn mac(&self, side: Side, cluster_id: &str, node_nonce: &[u8], head_nonce: &[u8]) -> Hmac<Sha256> {
         let role: &[u8] = match side {
             Side::Head => b"head",
             Side::Node => b"node",
         };
-        // A key of any length is good for HMAC (RFC 2104); the empty one cannot occur.
+        // HMAC takes a key of any length (RFC 2104).
         let mut mac = <Hmac<Sha256>>::new_from_slice(&self.0).unwrap_or_else(|_| unreachable!("HMAC takes any key"));
         for part in [role, cluster_id.as_bytes(), node_nonce, head_nonce] {
             mac.update(&(part.len() as u32).to_be_bytes());
@@ -83,7 +88,7 @@ impl GroupKey {
     }
 }
 
-/// Fresh random bytes.
+/// Returns fresh random bytes.
 pub fn nonce() -> Vec<u8> {
     [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat()
 }
@@ -93,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proofs_hold_for_their_maker_alone() {
+    fn a_proof_is_valid_only_for_its_side_key_cluster_and_nonces() {
         let (key, other) = (GroupKey(vec![1; 16]), GroupKey(vec![2; 16]));
         let (a, b) = (nonce(), nonce());
         assert_eq!(a.len(), NONCE_BYTES);
@@ -106,17 +111,17 @@ mod tests {
     }
 
     #[test]
-    fn bad_key_files_are_named() {
+    fn errors_name_the_bad_key_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key");
-        let told = format!("{:#}", anyhow::Error::from(GroupKey::read(&path).unwrap_err()));
-        assert!(told.contains("read the group's key") && told.matches("No such file").count() == 1, "{told}");
+        let message = format!("{:#}", anyhow::Error::from(GroupKey::read_file(&path).unwrap_err()));
+        assert!(message.contains("read the group's key") && message.matches("No such file").count() == 1, "{message}");
         std::fs::write(&path, "short\n").expect("write");
-        assert!(GroupKey::read(&path).unwrap_err().to_string().contains("has 5 bytes: give it 16 to 4096"));
+        assert!(GroupKey::read_file(&path).unwrap_err().to_string().contains("has 5 bytes: give it 16 to 4096"));
         std::fs::write(&path, "x".repeat(10_000)).expect("write");
-        let told = GroupKey::read(&path).unwrap_err().to_string();
-        assert!(told.contains("larger than 8192 bytes; a key has 16 to 4096"), "{told}");
+        let message = GroupKey::read_file(&path).unwrap_err().to_string();
+        assert!(message.contains("larger than 8192 bytes; a key has 16 to 4096"), "{message}");
         std::fs::write(&path, "0123456789abcdef\n").expect("write");
-        assert_eq!(GroupKey::read(&path).expect("a key").bytes(), b"0123456789abcdef");
+        assert_eq!(GroupKey::read_file(&path).expect("a key").bytes(), b"0123456789abcdef");
     }
 }

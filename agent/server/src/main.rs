@@ -1,4 +1,4 @@
-//! `lockstep-agent`: arguments and environment → configuration → head or node, until a signal.
+//! `lockstep-agent`: reads the configuration, and runs a head or a node until a signal.
 
 #![forbid(unsafe_code)]
 
@@ -11,15 +11,15 @@ use lockstep_agent::signals::Signals;
 use lockstep_agent::{head, node};
 use lockstep_engine::Accelerator;
 
-/// Exit code for a configuration that cannot work, as of command lines elsewhere.
+/// Exit code for a configuration that cannot work. Other command lines use the same code.
 const EXIT_USAGE: u8 = 2;
-/// Exit code of a process whose parent is gone.
+/// Exit code of a process whose parent has ended.
 const EXIT_ORPHANED: i32 = 130;
 
 fn main() -> ExitCode {
-    let config = match configure() {
+    let config = match read_config() {
         Ok(config) => config,
-        Err(error) => return report(&error),
+        Err(error) => return report_config_error(&error),
     };
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -33,15 +33,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn configure() -> Result<Config, ConfigError> {
+/// Reads the command line and the environment, and starts the log.
+fn read_config() -> Result<Config, ConfigError> {
     let cli = config::parse(std::env::args_os())?;
     let config = config::resolve(&cli, &Environment::of_process(), &Build::this(Accelerator::visible()))?;
     config::logging::init(&config.log);
     Ok(config)
 }
 
-/// Help and version go to standard output, mistakes to standard error.
-fn report(error: &ConfigError) -> ExitCode {
+/// Prints help and version to standard output, and an error to standard error.
+fn report_config_error(error: &ConfigError) -> ExitCode {
     if let ConfigError::Usage(clap) = error {
         clap.print().ok();
         return ExitCode::from(if clap.use_stderr() { EXIT_USAGE } else { 0 });
@@ -50,6 +51,7 @@ fn report(error: &ConfigError) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
+/// Runs the head or the node on a runtime of its own.
 fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -70,22 +72,22 @@ fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     });
-    // Ranks may sit in a long operation; they hold nothing that outlives the process.
+    // A rank may be in a long operation. It holds nothing that outlives the process.
     runtime.shutdown_background();
     result
 }
 
-/// Whoever started this process holds the other end of its standard input; when that closes, nobody is left who would
-/// stop it, so it ends at once.
+/// Ends this process when its standard input closes, if `follow` is set. The parent process holds the other end of the
+/// standard input, so the parent has ended then, and no other process would stop this one.
 fn follow_parent(follow: bool) -> anyhow::Result<()> {
     if !follow {
         return Ok(());
     }
-    let watch = || {
+    let watch_stdin = || {
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
-        // Whoever is gone may have held standard error too: a macro that panics there would keep this process alive.
-        writeln!(std::io::stderr(), "lockstep-agent: whoever started this process is gone: ending").ok();
+        // The parent may have held standard error too. `eprintln` would then panic and keep this process alive.
+        writeln!(std::io::stderr(), "lockstep-agent: the process that started this one has ended: ending too").ok();
         std::process::exit(EXIT_ORPHANED);
     };
-    std::thread::Builder::new().name("parent".into()).spawn(watch).context("watch standard input").map(drop)
+    std::thread::Builder::new().name("parent".into()).spawn(watch_stdin).context("watch standard input").map(drop)
 }

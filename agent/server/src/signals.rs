@@ -1,4 +1,4 @@
-//! What signals tell a process, and who may take Ctrl-C for itself.
+//! Signals of the process. The foreground task may claim Ctrl-C for itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,28 +8,31 @@ use tokio_util::sync::CancellationToken;
 /// Exit code after a second signal.
 const EXIT_ABORTED: i32 = 130;
 
-/// Cheap to clone; all clones are one.
+/// State of the process's signals. It is cheap to clone, and all clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Signals {
-    /// Told to stop: finish what runs, then end.
+    /// Token that is cancelled once the process is told to stop. The process then finishes its work and ends.
     pub stop: CancellationToken,
-    /// What the next SIGINT ends in place of the process.
-    claimed: Arc<Mutex<Option<CancellationToken>>>,
+    /// Token that the next SIGINT cancels in place of `stop`.
+    interrupt_claim: Arc<Mutex<Option<CancellationToken>>>,
 }
 
 impl Signals {
-    /// The next SIGINT cancels this token and nothing else, until [`Self::release`].
+    /// Returns a token that the next SIGINT cancels instead of stopping the process. The claim ends with
+    /// [`Self::release_interrupt`].
     pub fn claim_interrupt(&self) -> CancellationToken {
         let token = CancellationToken::new();
-        *self.claimed.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
+        *self.interrupt_claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
         token
     }
 
-    pub fn release(&self) {
-        self.claimed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Gives up the claim, so that the next SIGINT stops the process again.
+    pub fn release_interrupt(&self) {
+        self.interrupt_claim.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Listens for ever. The first SIGTERM, or SIGINT that nobody claims, drains; the second ends at once.
+    /// Listens for signals for ever. The first SIGTERM or unclaimed SIGINT begins a drain. The second ends the process at
+    /// once.
     pub async fn watch(self) {
         let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
             tracing::error!("cannot listen for signals: this process will not drain");
@@ -37,20 +40,20 @@ impl Signals {
         };
         loop {
             tokio::select! {
-                _ = term.recv() => self.told_to_stop(),
-                _ = int.recv() => self.interrupted(),
+                _ = term.recv() => self.stop_process(),
+                _ = int.recv() => self.receive_interrupt(),
             }
         }
     }
 
-    fn interrupted(&self) {
-        match self.claimed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    fn receive_interrupt(&self) {
+        match self.interrupt_claim.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(claimed) => claimed.cancel(),
-            None => self.told_to_stop(),
+            None => self.stop_process(),
         }
     }
 
-    fn told_to_stop(&self) {
+    fn stop_process(&self) {
         if self.stop.is_cancelled() {
             std::process::exit(EXIT_ABORTED);
         }
@@ -64,14 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupt_is_for_whoever_claimed_it() {
+    fn an_interrupt_cancels_only_the_token_that_claimed_it() {
         let signals = Signals::default();
         let answer = signals.claim_interrupt();
-        signals.clone().interrupted();
+        signals.clone().receive_interrupt();
         assert!(answer.is_cancelled() && !signals.stop.is_cancelled());
         let next = signals.claim_interrupt();
-        signals.release();
-        signals.interrupted();
+        signals.release_interrupt();
+        signals.receive_interrupt();
         assert!(!next.is_cancelled() && signals.stop.is_cancelled());
     }
 }

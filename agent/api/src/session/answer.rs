@@ -35,7 +35,6 @@ impl From<FinishReason> for Finish {
         match reason {
             FinishReason::Stop => Self::Stop,
             FinishReason::Length => Self::Length,
-            FinishReason::Cancelled => Self::Cancelled,
         }
     }
 }
@@ -247,18 +246,22 @@ impl Start {
                 let text = self.detokenizer.push(id);
                 self.show(&text, delta);
             }
-            Event::Finished(reason) => {
-                let rest = self.detokenizer.flush();
-                self.show(&rest, delta);
-                if delta.finish.is_none() {
-                    let held = self.stop.flush();
-                    self.read(&held, delta);
-                    self.end(reason.into(), delta);
-                }
-            }
+            Event::Finished(reason) => self.finish_text(reason.into(), delta),
+            Event::Cancelled => self.finish_text(Finish::Cancelled, delta),
             Event::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Adds the text that is still held back, and ends the answer if that text does not end it.
+    fn finish_text(&mut self, finish: Finish, delta: &mut Delta) {
+        let rest = self.detokenizer.flush();
+        self.show(&rest, delta);
+        if delta.finish.is_none() {
+            let held = self.stop.flush();
+            self.read(&held, delta);
+            self.end(finish, delta);
+        }
     }
 
     fn show(&mut self, text: &str, delta: &mut Delta) {

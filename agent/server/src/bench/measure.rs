@@ -123,6 +123,7 @@ async fn follow(inference: &Inference, prompt: Vec<u32>, answer: u32) -> anyhow:
             Event::Token { .. } => times.push(Instant::now()),
             Event::Finished(_) if times.len() == answer as usize => return Ok(times),
             Event::Finished(reason) => bail!("an answer ended after {} of {answer} tokens: {reason:?}", times.len()),
+            Event::Cancelled => bail!("an answer was cancelled after {} of {answer} tokens", times.len()),
             Event::Failed(error) => return Err(error).context("follow a request"),
         }
     }

@@ -25,7 +25,7 @@ const DECODE_PROMPT: u32 = 32;
 /// # Errors
 /// The batch does not fit the group, a request fails, or the group lost a rank meanwhile.
 pub async fn run(inference: Inference, config: BenchConfig) -> anyhow::Result<()> {
-    progress::until_served(inference.status(), io::stderr().is_terminal()).await?;
+    progress::wait_until_served(inference.status(), io::stderr().is_terminal()).await?;
     let before = inference.status().borrow().clone();
     let rows = rows(&inference, &config, &before).await?;
     let after = inference.status().borrow().clone();

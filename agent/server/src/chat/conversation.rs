@@ -96,7 +96,7 @@ impl Conversation {
         let input = GenerateInput { prompt: self.prompt(), request_id: request_id(None), ..self.how.clone() };
         let interrupt = self.signals.claim_interrupt();
         let reply = self.runtime.block_on(stream(&self.api, input, &interrupt));
-        self.signals.release();
+        self.signals.release_interrupt();
         match reply {
             Ok(reply) => {
                 if reply.stopped {

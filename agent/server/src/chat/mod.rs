@@ -31,7 +31,7 @@ use lockstep_proto::chat::Input;
 pub async fn run(api: Api, config: ChatConfig, signals: Signals) -> anyhow::Result<()> {
     let terminal = io::stdin().is_terminal();
     let _restored = Restored::at_the_end();
-    progress::until_served(api.status(), io::stderr().is_terminal()).await?;
+    progress::wait_until_served(api.status(), io::stderr().is_terminal()).await?;
     let source = Source::open(terminal, config.history)?;
     let conversation = Conversation::new(api, signals, Handle::current(), terminal, config.throughput);
     let (done, ended) = oneshot::channel();

@@ -1,46 +1,50 @@
-//! Where the ranks find each other: from what each node said of itself and where its stream comes from.
+//! Ring addresses of all ranks. They follow from each node's Hello and from the address that its stream comes from.
 
 use std::net::IpAddr;
 
 use super::member::Member;
 
-/// The ring addresses of all ranks, by rank.
+/// Returns the ring addresses of all ranks, by rank.
 ///
-/// A node that names no host is reached where its stream comes from. Nodes on the head's own machine dial it over
-/// loopback; where others come from elsewhere, they are reached by the address that those used to reach the head.
+/// A node that names no host is reached at the address that its stream comes from. Nodes on the head's own machine dial
+/// the head over loopback. If other nodes are on other machines, they reach those nodes at the address by which they
+/// reached the head.
 ///
 /// # Errors
-/// Says which rank has an address that others cannot reach, or none that can be read.
-pub fn of(members: &[&Member]) -> Result<Vec<String>, String> {
+/// Names the rank whose address is malformed or cannot be reached from other machines.
+pub fn ring_addresses(members: &[&Member]) -> Result<Vec<String>, String> {
     let outside = members.iter().find(|member| !member.peer.is_loopback()).map(|member| member.local);
-    let mut all = Vec::new();
+    let mut addresses = Vec::new();
     for member in members {
         for address in &member.hello.ring_addresses {
-            all.push(resolve(address, member.peer, outside).map_err(|reason| format!("rank {}: {reason}", all.len()))?);
+            let resolved = resolve_address(address, member.peer, outside);
+            addresses.push(resolved.map_err(|reason| format!("rank {}: {reason}", addresses.len()))?);
         }
     }
-    Ok(all)
+    Ok(addresses)
 }
 
-fn resolve(address: &str, peer: IpAddr, outside: Option<IpAddr>) -> Result<String, String> {
+/// Resolves the address that a node with the address `peer` advertises. `outside` is the head's address as other
+/// machines reach it. It is `None` if all nodes are on the head's machine.
+fn resolve_address(address: &str, peer: IpAddr, outside: Option<IpAddr>) -> Result<String, String> {
     let malformed = || format!("its ring address `{address}` is not host:port");
     let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;
     let port: u16 = port.parse().map_err(|_| malformed())?;
-    let named: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
-    let unspecified = named.is_some_and(|ip| ip.is_unspecified());
-    let ip = if unspecified { Some(peer) } else { named };
+    let advertised: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    let is_unspecified = advertised.is_some_and(|ip| ip.is_unspecified());
+    let ip = if is_unspecified { Some(peer) } else { advertised };
     match (ip, outside) {
         (None, _) => Ok(address.to_owned()),
-        (Some(ip), Some(outside)) if ip.is_loopback() && unspecified => Ok(socket(outside, port)),
+        (Some(ip), Some(outside)) if ip.is_loopback() && is_unspecified => Ok(socket_address(outside, port)),
         (Some(ip), Some(_)) if ip.is_loopback() => Err(format!(
             "its ring address {address} is a loopback address, but other ranks are on other machines: give its left \
              neighbour an address that they can reach"
         )),
-        (Some(ip), _) => Ok(socket(ip, port)),
+        (Some(ip), _) => Ok(socket_address(ip, port)),
     }
 }
 
-fn socket(ip: IpAddr, port: u16) -> String {
+fn socket_address(ip: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(ip, port).to_string()
 }
 
@@ -49,21 +53,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_follow_the_streams() {
+    fn ring_addresses_follow_from_the_streams() {
         let lo: IpAddr = [127, 0, 0, 1].into();
         let far: IpAddr = [10, 0, 0, 2].into();
         let head: IpAddr = [10, 0, 0, 1].into();
-        let check =
-            |address, peer, outside, expected: Result<&str, &str>| match (resolve(address, peer, outside), expected) {
-                (Ok(is), Ok(should)) => assert_eq!(is, should),
-                (Err(is), Err(should)) => assert!(is.contains(should), "{is}"),
-                (is, should) => panic!("{address}: {is:?}, not {should:?}"),
-            };
+        let check = |address, peer, outside, expected: Result<&str, &str>| match (
+            resolve_address(address, peer, outside),
+            expected,
+        ) {
+            (Ok(is), Ok(should)) => assert_eq!(is, should),
+            (Err(is), Err(should)) => assert!(is.contains(should), "{is}"),
+            (is, should) => panic!("{address}: {is:?}, not {should:?}"),
+        };
         check("0.0.0.0:1236", lo, None, Ok("127.0.0.1:1236"));
         check("0.0.0.0:1236", far, Some(head), Ok("10.0.0.2:1236"));
         check("0.0.0.0:1236", lo, Some(head), Ok("10.0.0.1:1236"));
         check("worker-1.example:1236", far, Some(head), Ok("worker-1.example:1236"));
-        // The head's own ranks in a pod: their stream comes over loopback, and they advertise the pod's address.
+        // The head's own ranks in a pod dial over loopback and advertise the pod's address.
         check("10.0.0.9:1236", lo, Some(head), Ok("10.0.0.9:1236"));
         check("10.0.0.9:1236", lo, None, Ok("10.0.0.9:1236"));
         check("127.0.0.1:1500", lo, None, Ok("127.0.0.1:1500"));

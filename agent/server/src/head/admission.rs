@@ -1,18 +1,19 @@
-//! Who may join: the checks on a node's Hello. Each refusal says what to mend, and where.
+//! Admission of nodes: the checks on a node's Hello. Each refusal names the setting to change.
 
 use lockstep_proto::node::{Hello, WIRE_VERSION};
 
 use super::group::GroupConfig;
-use super::member::Place;
+use super::member::NodeSlot;
 
-/// Epochs are counted from 1: no group comes near.
+/// Highest epoch that the head believes. The head counts epochs from 1, so no group reaches this number.
 const MAX_EPOCH: u64 = 1 << 48;
 
-/// Judges `hello` against what the group is made of and against the process that has its place now.
+/// Checks `hello` against the settings of the group and against the process in the node's slot. `slot` is `None` if the
+/// group has no such node.
 ///
 /// # Errors
-/// The reason, for the node's log.
-pub fn judge(hello: &Hello, config: &GroupConfig, place: Option<&Place>) -> Result<(), String> {
+/// Returns the reason for the refusal. The node writes it to its log.
+pub fn check_hello(hello: &Hello, config: &GroupConfig, slot: Option<&NodeSlot>) -> Result<(), String> {
     let assignment = &config.assignment;
     if hello.wire_version != WIRE_VERSION {
         return Err(format!(
@@ -28,22 +29,22 @@ pub fn judge(hello: &Hello, config: &GroupConfig, place: Option<&Place>) -> Resu
             hello.cluster_id, assignment.cluster_id
         ));
     }
-    let Some(place) = place else {
+    let Some(slot) = slot else {
         return Err(format!(
-            "there is no node {}: the head was told of {} workers, so MISTRALRS_MN_WORKER_ID is below that",
+            "there is no node {}: the head expects {} workers, so MISTRALRS_MN_WORKER_ID must be below that",
             hello.node,
             config.nodes.saturating_sub(1)
         ));
     };
     if hello.local_world_size != config.local_world_size {
         return Err(format!(
-            "the node has {} ranks, the head expects {} on each: set MISTRALRS_MN_LOCAL_WORLD_SIZE alike everywhere",
+            "the node has {} ranks, the head expects {} on each: set the same MISTRALRS_MN_LOCAL_WORLD_SIZE everywhere",
             hello.local_world_size, config.local_world_size
         ));
     }
     if hello.world_size != 0 && hello.world_size != assignment.world_size {
         return Err(format!(
-            "the node was told of {} ranks in all, the head of {}: set the world size alike everywhere",
+            "the node expects {} ranks in all, the head {}: set the same world size everywhere",
             hello.world_size, assignment.world_size
         ));
     }
@@ -53,14 +54,14 @@ pub fn judge(hello: &Hello, config: &GroupConfig, place: Option<&Place>) -> Resu
     if hello.ring_addresses.len() != hello.local_world_size as usize {
         return Err(format!("{} ring addresses for {} ranks", hello.ring_addresses.len(), hello.local_world_size));
     }
-    if config.backend != "solo" && !hello.backends.iter().any(|one| one == config.backend) {
+    if config.backend != "solo" && !hello.backends.iter().any(|backend| backend == config.backend) {
         return Err(format!(
             "the group runs on `{}`, which this node's program cannot do (it can: {})",
             config.backend,
             hello.backends.join(", ")
         ));
     }
-    match &place.member {
+    match &slot.member {
         Some(member) if member.hello.incarnation > hello.incarnation => Err(format!(
             "a newer process (pid {} on {}) has the place of node {}",
             member.hello.pid, member.hello.host, hello.node
@@ -75,14 +76,14 @@ mod tests {
     use crate::head::testing::{config, hello, member};
 
     #[test]
-    fn strangers_are_told_why() {
+    fn a_refusal_names_its_reason() {
         let check = |change: &dyn Fn(&mut Hello), expected: &str| {
             let mut hello = hello(1);
             change(&mut hello);
-            let mut place = Place::new(1);
-            place.occupy(member(1, 5));
-            let place = (hello.node < 3).then_some(&place);
-            match judge(&hello, &config(3), place) {
+            let mut slot = NodeSlot::new(1);
+            slot.occupy(member(1, 5));
+            let slot = (hello.node < 3).then_some(&slot);
+            match check_hello(&hello, &config(3), slot) {
                 Ok(()) => assert_eq!(expected, ""),
                 Err(reason) => assert!(!expected.is_empty() && reason.contains(expected), "{reason}"),
             }
@@ -90,9 +91,9 @@ mod tests {
         check(&|_| (), "");
         check(&|hello| hello.wire_version = 99, "control protocol 99");
         check(&|hello| hello.cluster_id = "other".into(), "belongs to cluster `other`");
-        check(&|hello| hello.node = 3, "there is no node 3: the head was told of 2 workers");
+        check(&|hello| hello.node = 3, "there is no node 3: the head expects 2 workers");
         check(&|hello| hello.local_world_size = 2, "the node has 2 ranks, the head expects 1");
-        check(&|hello| hello.world_size = 4, "told of 4 ranks in all, the head of 3");
+        check(&|hello| hello.world_size = 4, "expects 4 ranks in all, the head 3");
         check(&|hello| hello.last_epoch = u64::MAX, "which no group reaches");
         check(&|hello| hello.ring_addresses.clear(), "0 ring addresses for 1 ranks");
         check(&|hello| hello.backends = vec!["nccl".into()], "runs on `ring`");

@@ -1,19 +1,19 @@
-//! The requests that the head has taken, and the way back to their clients.
+//! The open requests of the head, and the channels back to their clients.
 
 use std::collections::HashMap;
 
 use lockstep_api::{Event, FinishReason, Guide, ServeError};
 use lockstep_schedule::plan::{SeqId, TokenMask};
-use lockstep_schedule::{Failure, FinishReason as Ended, RequestOutput, SubmitError};
+use lockstep_schedule::{Failure, RequestOutput, SubmitError};
 use tokio::sync::mpsc;
 
-/// What a client is told to wait before it tries again, in seconds: about what a group needs to form again.
+/// Time that a client should wait before it tries again, in seconds. A group needs about this long to form again.
 pub const RETRY_AFTER_S: u32 = 5;
 
 struct Client {
     request_id: String,
     events: mpsc::Sender<Event>,
-    /// What may be answered; it has taken every token that was given out.
+    /// Grammar of the answer. It has advanced by every token that the client was sent.
     guide: Option<Box<Guide>>,
 }
 
@@ -28,11 +28,11 @@ impl Clients {
         self.open.insert(id, Client { request_id, events, guide });
     }
 
-    /// The tokens that may come next; none where all may.
+    /// Returns the tokens that the grammar of a sequence allows next, or `None` if all tokens are allowed.
     ///
     /// # Errors
-    /// The request's grammar cannot go on.
-    pub fn allowed(&mut self, id: SeqId) -> Result<Option<TokenMask>, ServeError> {
+    /// Fails if the grammar allows no token.
+    pub fn allowed_tokens(&mut self, id: SeqId) -> Result<Option<TokenMask>, ServeError> {
         let Some(guide) = self.open.get_mut(&id).and_then(|client| client.guide.as_mut()) else { return Ok(None) };
         guide.allowed().map_err(|reason| ServeError::Invalid(format!("the grammar cannot go on: {reason}")))
     }
@@ -41,26 +41,28 @@ impl Clients {
         self.open.len()
     }
 
-    /// Passes on what the schedule says. A sequence that must end for it is returned: its client is gone or reads
-    /// nothing, or its grammar is complete; then it is no client's any more.
+    /// Sends an output of the schedule to its client.
+    ///
+    /// Returns the sequence if the caller must cancel it. This is so if the client is gone or does not read, or if the
+    /// grammar of the request is complete. The request is closed here by then.
     pub fn deliver(&mut self, output: RequestOutput) -> Option<SeqId> {
-        let (id, event) = translate(output);
-        let last = matches!(event, Event::Finished(_) | Event::Failed(_));
+        let (id, event) = output_event(output);
+        let is_last = matches!(event, Event::Finished(_) | Event::Cancelled | Event::Failed(_));
         let client = self.open.get_mut(&id)?;
-        let advanced = match (&event, &mut client.guide) {
+        let grammar_is_complete = match (&event, &mut client.guide) {
             (Event::Token { id, .. }, Some(guide)) => guide.advance(*id),
             _ => Ok(false),
         };
         if let Event::Failed(error) = &event {
             tracing::warn!(request_id = client.request_id, %error, "a request failed");
         }
-        let delivered = client.events.try_send(event).is_ok();
-        if last {
+        let is_delivered = client.events.try_send(event).is_ok();
+        if is_last {
             self.open.remove(&id);
             return None;
         }
-        match advanced {
-            _ if !delivered => self.remove(id, "its client reads nothing or went away"),
+        match grammar_is_complete {
+            _ if !is_delivered => self.cancel(id, "its client reads nothing or went away"),
             Ok(false) => return None,
             Ok(true) => {
                 client.events.try_send(Event::Finished(FinishReason::Stop)).ok();
@@ -73,17 +75,18 @@ impl Clients {
         Some(id)
     }
 
-    /// Requests whose clients went away: they are forgotten here, and the caller cancels their sequences.
-    pub fn take_gone(&mut self) -> Vec<SeqId> {
-        let gone = self.open.iter().filter(|(_, client)| client.events.is_closed());
-        let gone: Vec<SeqId> = gone.map(|(id, _)| *id).collect();
-        for id in &gone {
-            self.remove(*id, "its client went away");
+    /// Removes the requests of clients that went away, and returns their sequences for the caller to cancel.
+    pub fn remove_disconnected(&mut self) -> Vec<SeqId> {
+        let disconnected = self.open.iter().filter(|(_, client)| client.events.is_closed());
+        let disconnected: Vec<SeqId> = disconnected.map(|(id, _)| *id).collect();
+        for id in &disconnected {
+            self.cancel(*id, "its client went away");
         }
-        gone
+        disconnected
     }
 
-    pub fn remove(&mut self, id: SeqId, why: &str) {
+    /// Removes a request and logs the reason.
+    fn cancel(&mut self, id: SeqId, why: &str) {
         if let Some(client) = self.open.remove(&id) {
             tracing::info!(request_id = client.request_id, why, "cancelled a request");
         }
@@ -97,42 +100,43 @@ impl Clients {
         }
     }
 
-    /// Ends all requests.
+    /// Ends all requests as cancelled, and returns their sequences.
     pub fn cancel_all(&mut self) -> Vec<SeqId> {
         let all = self.open.drain();
         all.map(|(id, client)| {
-            client.events.try_send(Event::Finished(FinishReason::Cancelled)).ok();
+            client.events.try_send(Event::Cancelled).ok();
             id
         })
         .collect()
     }
 }
 
-fn translate(output: RequestOutput) -> (SeqId, Event) {
+/// Returns the sequence of an output, and the event that its client receives.
+fn output_event(output: RequestOutput) -> (SeqId, Event) {
     match output {
         RequestOutput::Started { id, cached_tokens } => (id, Event::Started { cached_tokens }),
         RequestOutput::Token { id, token, logprobs } => (id, Event::Token { id: token, logprobs }),
-        RequestOutput::Finished { id, reason: Ended::Stop } => (id, Event::Finished(FinishReason::Stop)),
-        RequestOutput::Finished { id, reason: Ended::Length } => (id, Event::Finished(FinishReason::Length)),
-        RequestOutput::Failed { id, reason } => (id, Event::Failed(failure(reason))),
+        RequestOutput::Finished { id, reason } => (id, Event::Finished(reason)),
+        RequestOutput::Failed { id, reason } => (id, Event::Failed(failure_error(reason))),
     }
 }
 
-fn failure(reason: Failure) -> ServeError {
-    match reason {
+/// Returns the error of a request that failed in the schedule.
+fn failure_error(failure: Failure) -> ServeError {
+    match failure {
         Failure::Deadline => ServeError::Deadline,
         Failure::RecoveryTimeout => {
-            ServeError::Unavailable { reason: reason.to_string(), retry_after_s: RETRY_AFTER_S }
+            ServeError::Unavailable { reason: failure.to_string(), retry_after_s: RETRY_AFTER_S }
         }
-        Failure::TooManyBlocks { .. } => ServeError::Invalid(reason.to_string()),
+        Failure::TooManyBlocks { .. } => ServeError::Invalid(failure.to_string()),
     }
 }
 
-/// What a client hears of a refusal.
-pub fn refusal(refused: SubmitError) -> ServeError {
-    match refused {
+/// Returns the error of a request that the schedule refused.
+pub fn refusal_error(error: SubmitError) -> ServeError {
+    match error {
         SubmitError::QueueFull { limit } => ServeError::Full { limit, retry_after_s: 1 },
-        SubmitError::DuplicateId { .. } => ServeError::Internal(refused.to_string()),
-        _ => ServeError::Invalid(refused.to_string()),
+        SubmitError::DuplicateId { .. } => ServeError::Internal(error.to_string()),
+        _ => ServeError::Invalid(error.to_string()),
     }
 }

@@ -1,7 +1,8 @@
-//! The control port: the head's end of the nodes' streams, and beside it the status and what the operator asks.
+//! The control port: the head's end of the nodes' control streams, and beside them the status and the operator's calls.
 //!
-//! A stream says Hello, proves the group's key where there is one, and from then on only relays. Who may join and what
-//! becomes of the group is the driver's to decide. With mutual TLS a caller may do what its certificate's role may.
+//! A node opens a stream and says Hello. If the group has a key, node and head prove to each other that they have it.
+//! From then on this module only relays messages. The driver decides which node may join and what the messages mean.
+//! With mutual TLS, the role in a caller's certificate decides which calls the caller may make.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -31,13 +32,13 @@ use crate::config::MAX_STAGES;
 use crate::tls::{self, Peer, Tls};
 use crate::wire::MAX_MESSAGE;
 
-/// A stream that has not said who it is by then is closed.
+/// Time within which a new stream must say Hello and prove the key. The head closes it otherwise.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Messages that may wait for a node: the plans in flight, one more than there are stages, and the group's own; a node
-/// that lets more wait is hung.
-const OUTBOUND: usize = 2 * MAX_STAGES as usize;
+/// Most messages that may wait for a node. There is room for the plans in flight, which are one more than there are
+/// stages, and for the group's own messages. A node that lets more messages wait is hung.
+const MAX_OUTBOUND: usize = 2 * MAX_STAGES as usize;
 
-/// What the streams tell the driver.
+/// Events that the streams send to the driver.
 #[derive(Debug)]
 pub enum NodeEvent {
     Hello { hello: Box<pb::Hello>, peer: IpAddr, local: IpAddr, stream: NodeStream },
@@ -54,24 +55,24 @@ pub struct NodeStream {
 }
 
 impl NodeStream {
-    /// False if too many messages wait already.
+    /// Queues a message for the node. Returns false if too many messages wait already.
     pub fn send(&self, message: from_head::Message) -> bool {
         self.outbound.try_send(Ok(pb::FromHead { message: Some(message) })).is_ok()
     }
 
-    /// Ends the stream; the node reads the reason.
-    pub fn end(&self, status: Status) {
-        // A full queue means that the node reads nothing; its stream is then closed without a word.
+    /// Ends the stream. The node receives the status as the reason.
+    pub fn close(&self, status: Status) {
+        // If the queue is full, the node reads nothing. Its stream then closes without a reason.
         self.outbound.try_send(Err(status)).ok();
         self.ended.cancel();
     }
 }
 
-/// The service.
+/// gRPC service of the nodes' control streams.
 #[derive(Clone)]
-pub struct ControlService(Arc<Inner>);
+pub struct ControlService(Arc<ControlState>);
 
-struct Inner {
+struct ControlState {
     cluster_id: String,
     key: Option<GroupKey>,
     connections: AtomicU64,
@@ -80,19 +81,19 @@ struct Inner {
 
 impl ControlService {
     pub fn server(cluster_id: String, key: Option<GroupKey>, events: mpsc::Sender<NodeEvent>) -> ControlServer<Self> {
-        let inner = Inner { cluster_id, key, connections: AtomicU64::new(1), events };
+        let inner = ControlState { cluster_id, key, connections: AtomicU64::new(1), events };
         ControlServer::new(Self(Arc::new(inner))).max_decoding_message_size(MAX_MESSAGE)
     }
 }
 
-impl Inner {
-    /// Reads and checks what a node says of itself.
+impl ControlState {
+    /// Reads a node's Hello. Checks that head and node both have the group's key, or that both have none.
     async fn greet(
         &self,
         inbound: &mut Streaming<pb::FromNode>,
         outbound: &mpsc::Sender<Result<pb::FromHead, Status>>,
     ) -> Result<pb::Hello, Status> {
-        let Some(from_node::Message::Hello(hello)) = next(inbound).await? else {
+        let Some(from_node::Message::Hello(hello)) = next_message(inbound).await? else {
             return Err(Status::failed_precondition("the first message must be Hello"));
         };
         match (&self.key, hello.nonce.is_empty()) {
@@ -110,6 +111,7 @@ impl Inner {
         }
     }
 
+    /// Proves the group's key to the node, and checks the node's own proof.
     async fn challenge(
         &self,
         key: &GroupKey,
@@ -117,14 +119,14 @@ impl Inner {
         inbound: &mut Streaming<pb::FromNode>,
         outbound: &mpsc::Sender<Result<pb::FromHead, Status>>,
     ) -> Result<(), Status> {
-        let own = nonce();
-        let proof = key.prove(Side::Head, &self.cluster_id, &hello.nonce, &own);
-        let challenge = pb::Challenge { nonce: own.clone(), proof, cluster_id: self.cluster_id.clone() };
+        let head_nonce = nonce();
+        let proof = key.prove(Side::Head, &self.cluster_id, &hello.nonce, &head_nonce);
+        let challenge = pb::Challenge { nonce: head_nonce.clone(), proof, cluster_id: self.cluster_id.clone() };
         let message = Some(from_head::Message::Challenge(challenge));
         outbound.send(Ok(pb::FromHead { message })).await.map_err(|_| Status::cancelled("closed"))?;
-        match next(inbound).await? {
+        match next_message(inbound).await? {
             Some(from_node::Message::Answer(answer))
-                if key.accepts(&answer.proof, Side::Node, &self.cluster_id, &hello.nonce, &own) =>
+                if key.accepts(&answer.proof, Side::Node, &self.cluster_id, &hello.nonce, &head_nonce) =>
             {
                 Ok(())
             }
@@ -134,14 +136,15 @@ impl Inner {
         }
     }
 
-    async fn serve(
+    /// Greets a node, and then relays its messages to the driver until the stream ends.
+    async fn serve_stream(
         self: Arc<Self>,
         mut inbound: Streaming<pb::FromNode>,
         outbound: mpsc::Sender<Result<pb::FromHead, Status>>,
         (peer, local): (IpAddr, IpAddr),
     ) {
         let greeting = tokio::time::timeout(HELLO_TIMEOUT, self.greet(&mut inbound, &outbound)).await;
-        let hello = match greeting.unwrap_or_else(|_| Err(Status::deadline_exceeded("no Hello in 5 s"))) {
+        let hello = match greeting.unwrap_or_else(|_| Err(Status::deadline_exceeded("the node sent no Hello in 5 s"))) {
             Ok(hello) => hello,
             Err(status) => {
                 tracing::warn!(%peer, reason = status.message(), "refused a control stream");
@@ -158,7 +161,7 @@ impl Inner {
         }
         let reason = loop {
             let message = tokio::select! {
-                message = next(&mut inbound) => message,
+                message = next_message(&mut inbound) => message,
                 () = ended.cancelled() => return,
             };
             let event = match message {
@@ -166,7 +169,7 @@ impl Inner {
                 Ok(None) => break "its process ended".to_owned(),
                 Err(status) => {
                     break format!(
-                        "its process died without a word (killed, or out of memory) or was cut off: {}",
+                        "its process was killed, ran out of memory or lost its connection: {}",
                         status.message()
                     );
                 }
@@ -179,7 +182,7 @@ impl Inner {
     }
 }
 
-/// What the control port serves with.
+/// Parts that the control port is made from.
 pub struct ControlPort {
     pub listener: TcpListener,
     pub tls: Option<Arc<Tls>>,
@@ -188,25 +191,25 @@ pub struct ControlPort {
     pub status: watch::Receiver<ClusterStatus>,
 }
 
-/// Serves the control port until `over`.
+/// Serves the control port until `over` is cancelled.
 ///
 /// # Errors
-/// Where the port can be served no more.
-pub async fn serve(port: ControlPort, over: CancellationToken) -> anyhow::Result<()> {
+/// Fails if the port can no longer be served.
+pub async fn serve_control(port: ControlPort, over: CancellationToken) -> anyhow::Result<()> {
     let incoming = tls::incoming(port.listener, port.tls);
     let status = ClusterServer::new(ClusterService::new(port.status, over.clone()));
     let status = status.max_encoding_message_size(MAX_STATUS_BYTES);
-    let readers =
+    let may_read =
         |request: Request<()>| Peer::from_request(&request)?.require(&[role::OPERATOR, role::NODE]).map(|()| request);
     let router = Server::builder()
         .add_service(port.service)
-        .add_service(InterceptedService::new(status, readers))
-        .add_service(operations::Service::server(port.commands));
+        .add_service(InterceptedService::new(status, may_read))
+        .add_service(operations::OperationsService::server(port.commands));
     router.serve_with_incoming_shutdown(incoming, over.cancelled_owned()).await.context("serve the control port")
 }
 
-/// The next message that says anything.
-async fn next(inbound: &mut Streaming<pb::FromNode>) -> Result<Option<from_node::Message>, Status> {
+/// Returns the next message of a stream, or `None` at its end. Skips empty envelopes.
+async fn next_message(inbound: &mut Streaming<pb::FromNode>) -> Result<Option<from_node::Message>, Status> {
     while let Some(envelope) = inbound.message().await? {
         if envelope.message.is_some() {
             return Ok(envelope.message);
@@ -225,9 +228,9 @@ impl Control for ControlService {
             tracing::warn!(peer = %peer.remote, reason = status.message(), "refused a control stream");
             return Err(status);
         }
-        let ends = (peer.remote.ip(), peer.local.ip());
-        let (outbound, stream) = mpsc::channel(OUTBOUND);
-        tokio::spawn(self.0.clone().serve(request.into_inner(), outbound, ends));
+        let addresses = (peer.remote.ip(), peer.local.ip());
+        let (outbound, stream) = mpsc::channel(MAX_OUTBOUND);
+        tokio::spawn(self.0.clone().serve_stream(request.into_inner(), outbound, addresses));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }

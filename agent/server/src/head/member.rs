@@ -1,4 +1,4 @@
-//! One node as the head sees it: the place it has in the group, and the process that fills it now.
+//! One node as the head sees it: the node's slot in the group, and the process that fills the slot now.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -6,35 +6,38 @@ use std::time::Instant;
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::Phase;
 
-/// How far a node has come; the group moves it on.
+/// Progress of an attached node towards the next epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum MemberState {
     Loading,
     Loaded,
     Forming,
     Formed,
 }
 
-/// A process that is attached.
+/// A node process that is attached to the head.
 #[derive(Debug)]
 pub struct Member {
     pub hello: pb::Hello,
-    /// Tells this stream from earlier and later ones of the same node.
+    /// Number of the stream. It differs from the numbers of earlier and later streams of the same node.
     pub connection: u64,
-    /// Where the stream comes from, and the head's own address on it.
+    /// Address that the stream comes from.
     pub peer: IpAddr,
+    /// Address of the head that the node dialed.
     pub local: IpAddr,
-    pub stage: Stage,
+    pub state: MemberState,
     pub loaded: Option<pb::Loaded>,
-    pub heard_at: Instant,
-    /// Layers and collectives entered and left in this epoch, pieces of collectives, and when either last grew.
+    pub last_heartbeat_at: Instant,
+    /// Layers and collectives that the slowest local rank has entered and left in this epoch.
     pub progress: u64,
+    /// Pieces of collectives that the local ranks have moved.
     pub moved: u64,
-    pub moved_at: Instant,
+    /// Time at which `progress` or `moved` last grew.
+    pub last_progress_at: Instant,
     pub last_step: u64,
     pub step_micros: u64,
-    /// It asked to go, then.
-    pub leaves: Option<Instant>,
+    /// Time at which the node asked to depart.
+    pub departure_requested_at: Option<Instant>,
 }
 
 impl Member {
@@ -44,89 +47,99 @@ impl Member {
             connection,
             peer,
             local,
-            stage: Stage::Loading,
+            state: MemberState::Loading,
             loaded: None,
-            heard_at: now,
+            last_heartbeat_at: now,
             progress: 0,
             moved: 0,
-            moved_at: now,
+            last_progress_at: now,
             last_step: 0,
             step_micros: 0,
-            leaves: None,
+            departure_requested_at: None,
         }
     }
 
     pub fn begin_epoch(&mut self, now: Instant) {
-        (self.stage, self.progress, self.moved_at, self.last_step) = (Stage::Forming, 0, now, 0);
+        (self.state, self.progress, self.last_progress_at, self.last_step) = (MemberState::Forming, 0, now, 0);
     }
 
-    pub fn heard(&mut self, heartbeat: &pb::Heartbeat, epoch: u64, now: Instant) {
-        self.heard_at = now;
-        let grown = heartbeat.progress > self.progress || heartbeat.moved > self.moved;
-        if heartbeat.epoch == epoch && grown {
-            (self.progress, self.moved, self.moved_at) = (heartbeat.progress, heartbeat.moved, now);
+    /// Notes a heartbeat. The progress in it counts only if it belongs to the current epoch.
+    pub fn record_heartbeat(&mut self, heartbeat: &pb::Heartbeat, epoch: u64, now: Instant) {
+        self.last_heartbeat_at = now;
+        let has_grown = heartbeat.progress > self.progress || heartbeat.moved > self.moved;
+        if heartbeat.epoch == epoch && has_grown {
+            (self.progress, self.moved, self.last_progress_at) = (heartbeat.progress, heartbeat.moved, now);
         }
     }
 }
 
-/// A rank's line in the status.
+/// Phase and load progress of one rank, for the status.
 #[derive(Debug, Clone)]
-pub struct RankLine {
+pub struct RankProgress {
     pub phase: Phase,
     pub bytes_loaded: u64,
     pub bytes_total: u64,
     pub message: String,
 }
 
-/// A node's place: it stays when the process goes.
+/// The slot of a node in the group. It remains when the node's process ends.
 #[derive(Debug)]
-pub struct Place {
+pub struct NodeSlot {
     pub member: Option<Member>,
-    pub ranks: Vec<RankLine>,
-    /// Processes that were lost here.
+    /// Progress by local rank.
+    pub ranks: Vec<RankProgress>,
+    /// Number of processes that the group has lost in this slot.
     pub restarts: u64,
-    /// Where the last process of this place ran, for the status of a lost one.
+    /// Hello of the last process in this slot. The status of a lost rank shows the host from it.
     pub last_hello: Option<pb::Hello>,
 }
 
-impl Place {
+impl NodeSlot {
     pub fn new(ranks: usize) -> Self {
-        let line =
-            RankLine { phase: Phase::Pending, bytes_loaded: 0, bytes_total: 0, message: "has not joined yet".into() };
-        Self { member: None, ranks: vec![line; ranks], restarts: 0, last_hello: None }
+        let rank = RankProgress {
+            phase: Phase::Pending,
+            bytes_loaded: 0,
+            bytes_total: 0,
+            message: "has not joined yet".into(),
+        };
+        Self { member: None, ranks: vec![rank; ranks], restarts: 0, last_hello: None }
     }
 
+    /// Puts a process into the slot.
     pub fn occupy(&mut self, member: Member) {
         self.last_hello = Some(member.hello.clone());
         self.member = Some(member);
-        self.phase(Phase::Loading, "");
+        self.set_phase(Phase::Loading, "");
     }
 
-    pub fn lost(&mut self, reason: String) {
+    /// Counts a lost process, and shows the reason in the status.
+    pub fn mark_lost(&mut self, reason: &str) {
         self.restarts += 1;
-        self.phase(Phase::Lost, &reason);
+        self.set_phase(Phase::Lost, reason);
     }
 
-    /// The process went of its own will; nothing was lost.
-    pub fn left(&mut self) {
+    /// Empties the slot of a process that departed on request. The process does not count as lost.
+    pub fn mark_departed(&mut self) {
         self.member = None;
-        self.phase(Phase::Lost, "left: its process was told to stop");
+        self.set_phase(Phase::Lost, "left: its process was told to stop");
     }
 
-    pub fn phase(&mut self, phase: Phase, message: &str) {
+    /// Sets phase and message of every rank.
+    pub fn set_phase(&mut self, phase: Phase, message: &str) {
         for rank in &mut self.ranks {
             rank.phase = phase;
-            message.clone_into(&mut rank.message);
         }
+        self.set_message(message);
     }
 
-    pub fn message(&mut self, message: &str) {
+    /// Sets the message of every rank.
+    pub fn set_message(&mut self, message: &str) {
         for rank in &mut self.ranks {
             message.clone_into(&mut rank.message);
         }
     }
 
-    pub fn load_progress(&mut self, local_rank: usize, progress: &pb::Progress) {
+    pub fn record_load_progress(&mut self, local_rank: usize, progress: &pb::Progress) {
         let Some(rank) = self.ranks.get_mut(local_rank) else { return };
         (rank.bytes_loaded, rank.bytes_total) = (progress.bytes_loaded, progress.bytes_total);
         if let Ok(phase) = Phase::try_from(progress.phase) {

@@ -1,4 +1,4 @@
-//! What the head reads of a model, and the names by which every node finds the very same files.
+//! The model as the head reads it, and the list of files by which every node finds the same files.
 
 use std::sync::Arc;
 
@@ -10,28 +10,28 @@ use lockstep_proto::node as pb;
 
 use crate::config::{ModelConfig, ModelSource};
 
-/// A model, read once.
+/// Description of a model, and the files of its weights.
 pub struct ReadModel {
     pub description: ModelDescription,
     pub weights: WeightFacts,
-    /// What nodes are told.
+    /// Model as the head assigns it to the nodes.
     pub assigned: pb::Model,
 }
 
-/// Reads everything of a model but its weights, and fixes its files.
+/// Reads everything of a model except its weights, and resolves its files.
 ///
 /// # Errors
-/// What is wrong with the source or a file, naming it.
-pub async fn read(config: &ModelConfig, hub: &HubConfig) -> anyhow::Result<ReadModel> {
+/// Names the source or the file that cannot be read, and the reason.
+pub async fn read_model(config: &ModelConfig, hub: &HubConfig) -> anyhow::Result<ReadModel> {
     let source = config.source.to_string();
     match &config.source {
-        ModelSource::Hub(model) => from_hub(model, hub, config).await,
-        ModelSource::File(_) | ModelSource::Builtin(_) => from_disk(config).await,
+        ModelSource::Hub(model) => read_from_hub(model, hub, config).await,
+        ModelSource::File(_) | ModelSource::Builtin(_) => read_from_disk(config).await,
     }
     .with_context(|| format!("read the model {source}"))
 }
 
-async fn from_disk(config: &ModelConfig) -> anyhow::Result<ReadModel> {
+async fn read_from_disk(config: &ModelConfig) -> anyhow::Result<ReadModel> {
     let config = config.clone();
     let read = move || {
         let source = config.source.to_string();
@@ -40,30 +40,30 @@ async fn from_disk(config: &ModelConfig) -> anyhow::Result<ReadModel> {
         let resolved = source::resolve(files.as_ref())?;
         let weights = lockstep_engine::weight_facts(files)?;
         let digest = source::digest_of(&resolved);
-        let named = |file: ModelFile| pb::ModelFile {
+        let to_proto = |file: ModelFile| pb::ModelFile {
             name: file.name,
             size: file.size,
             sha256: file.digest,
             ..Default::default()
         };
-        let files = resolved.into_iter().map(named).collect();
+        let files = resolved.into_iter().map(to_proto).collect();
         anyhow::Ok(ReadModel {
             description,
             weights,
-            assigned: assigned(source, String::new(), files, &digest, &config),
+            assigned: assigned_model(source, String::new(), files, &digest, &config),
         })
     };
     tokio::task::spawn_blocking(read).await.context("read the model")?
 }
 
-async fn from_hub(model: &HubModel, hub: &HubConfig, config: &ModelConfig) -> anyhow::Result<ReadModel> {
+async fn read_from_hub(model: &HubModel, hub: &HubConfig, config: &ModelConfig) -> anyhow::Result<ReadModel> {
     let hub = Arc::new(Hub::new(hub, Limits::default())?);
     let snapshot = hub.resolve(model).await?;
     tracing::info!(
         model = %model.repository,
         revision = model.revision.as_str(),
         commit = snapshot.commit,
-        "the model's revision is fixed"
+        "resolved the model's revision to a commit"
     );
     let files = RemoteFiles::open(hub, model, &snapshot).await?;
     let reader = files.clone();
@@ -73,16 +73,16 @@ async fn from_hub(model: &HubModel, hub: &HubConfig, config: &ModelConfig) -> an
     };
     let (description, names) = tokio::task::spawn_blocking(read).await.context("read the model")??;
     files.read_ahead(&names).await?;
-    let named = named(&snapshot, &names)?;
-    let digest = digest(&named);
+    let listed = listed_files(&snapshot, &names)?;
+    let digest = files_digest(&listed);
     let source = files.source().to_owned();
     let read = move || anyhow::Ok(lockstep_engine::weight_facts(files)?);
     let weights = tokio::task::spawn_blocking(read).await.context("read the headers of the weights")??;
-    Ok(ReadModel { description, weights, assigned: assigned(source, snapshot.commit, named, &digest, config) })
+    Ok(ReadModel { description, weights, assigned: assigned_model(source, snapshot.commit, listed, &digest, config) })
 }
 
-/// `names` with what the hub lists of them.
-fn named(snapshot: &Snapshot, names: &[String]) -> anyhow::Result<Vec<pb::ModelFile>> {
+/// Returns the hub's entry of each file in `names`.
+fn listed_files(snapshot: &Snapshot, names: &[String]) -> anyhow::Result<Vec<pb::ModelFile>> {
     let file = |name: &String| {
         let file = snapshot.file(name).with_context(|| format!("{name} is not in the model's list"))?;
         let (name, etag) = (file.name.clone(), file.id.to_string());
@@ -91,13 +91,15 @@ fn named(snapshot: &Snapshot, names: &[String]) -> anyhow::Result<Vec<pb::ModelF
     names.iter().map(file).collect()
 }
 
-fn digest(files: &[pb::ModelFile]) -> String {
+/// Returns the digest over all files.
+fn files_digest(files: &[pb::ModelFile]) -> String {
     let known =
         |file: &pb::ModelFile| ModelFile { name: file.name.clone(), size: file.size, digest: file.etag.clone() };
     source::digest_of(&files.iter().map(known).collect::<Vec<_>>())
 }
 
-fn assigned(
+/// Returns the model as the head assigns it to the nodes.
+fn assigned_model(
     source: String,
     revision: String,
     files: Vec<pb::ModelFile>,

@@ -1,4 +1,4 @@
-//! What the operator asks of the head over the control port: `lockstep.node.v1.Operations`.
+//! Calls of the operator to the head on the control port: `lockstep.node.v1.Operations`.
 
 use lockstep_api::Command;
 use lockstep_proto::names::role;
@@ -9,24 +9,25 @@ use tonic::{Request, Response, Status};
 
 use crate::tls::{Caller, Peer};
 
-/// Longest reason that is repeated in logs and status, in characters.
+/// Longest reason that the head repeats in logs and in the status, in characters.
 const MAX_REASON: usize = 200;
 
-pub struct Service {
+/// gRPC service of the operator's calls.
+pub struct OperationsService {
     commands: mpsc::Sender<Command>,
 }
 
-impl Service {
+impl OperationsService {
     pub fn server(commands: mpsc::Sender<Command>) -> OperationsServer<Self> {
         OperationsServer::new(Self { commands })
     }
 }
 
-/// The operator; in the clear, whoever is on this machine.
-fn may_drain(peer: &Peer) -> Result<(), Status> {
+/// Allows a drain to the operator. Without TLS, allows it to every caller on the head's own machine.
+fn check_may_drain(peer: &Peer) -> Result<(), Status> {
     if peer.caller == Caller::Anyone && !peer.remote.ip().is_loopback() {
         return Err(Status::permission_denied(
-            "the control port speaks in the clear, so only callers on the head's own machine may drain it: set \
+            "the control port has no TLS, so only callers on the head's own machine may drain the head: set \
              LOCKSTEP_TLS_DIR",
         ));
     }
@@ -34,15 +35,15 @@ fn may_drain(peer: &Peer) -> Result<(), Status> {
 }
 
 #[tonic::async_trait]
-impl Operations for Service {
+impl Operations for OperationsService {
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        may_drain(&Peer::from_request(&request)?)?;
+        check_may_drain(&Peer::from_request(&request)?)?;
         let reason: String = request.into_inner().reason.chars().take(MAX_REASON).collect();
         let (answer, answered) = oneshot::channel();
         let gone = |_| Status::unavailable("the head is shutting down");
         self.commands.send(Command::Drain { reason, answer }).await.map_err(|_| gone(()))?;
-        let left = answered.await.map_err(|_| gone(()))?;
-        Ok(Response::new(DrainResponse { running: left.running, waiting: left.waiting }))
+        let in_flight = answered.await.map_err(|_| gone(()))?;
+        Ok(Response::new(DrainResponse { running: in_flight.running, waiting: in_flight.waiting }))
     }
 }
 
@@ -51,20 +52,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_operator_drains_and_nobody_else() {
+    fn only_the_operator_may_drain() {
         let peer =
             |ip: [u8; 4], caller: Caller| Peer { remote: (ip, 1).into(), local: ([10, 0, 0, 1], 2).into(), caller };
         let certified = |roles: &[&'static str]| Caller::Certified(roles.to_vec());
         let (near, far) = ([127, 0, 0, 1], [10, 0, 0, 7]);
         let cases = [
             (peer(near, Caller::Anyone), None),
-            (peer(far, Caller::Anyone), Some("in the clear")),
+            (peer(far, Caller::Anyone), Some("has no TLS")),
             (peer(far, certified(&[role::OPERATOR])), None),
             (peer(near, certified(&[role::NODE])), Some("names node.lockstep: this needs operator.lockstep")),
             (peer(near, certified(&[])), Some("names no role")),
         ];
         for (peer, expected) in cases {
-            match (may_drain(&peer), expected) {
+            match (check_may_drain(&peer), expected) {
                 (Ok(()), None) => (),
                 (Err(status), Some(part)) => {
                     assert_eq!(status.code(), tonic::Code::PermissionDenied);

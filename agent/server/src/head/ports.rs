@@ -1,4 +1,4 @@
-//! The head's ports, bound before anything else starts, so that a taken one is found at once.
+//! The ports of the head. The head binds them before it starts anything else, so that a port that is in use fails at once.
 
 use std::net::SocketAddr;
 
@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::config::HeadConfig;
 
+/// Bound ports of the head.
 pub struct Ports {
     pub control: TcpListener,
     pub grpc: Option<TcpListener>,
@@ -16,17 +17,19 @@ pub struct Ports {
 }
 
 impl Ports {
+    /// Binds the ports that the configuration asks for.
+    ///
     /// # Errors
-    /// Names the port that could not be bound and the variable that moves it.
+    /// Names the port that could not be bound, and the variable that changes it.
     pub async fn bind(config: &HeadConfig) -> anyhow::Result<Self> {
         let client = |port: Option<u16>| port.map(|port| SocketAddr::new(config.host, port));
-        let control = bind(config.control, "control", env::HEAD_PORT).await?;
+        let control = bind_port(config.control, "control", env::HEAD_PORT).await?;
         let grpc = match client(config.grpc_port) {
-            Some(address) => Some(bind(address, "gRPC", env::GRPC_PORT).await?),
+            Some(address) => Some(bind_port(address, "gRPC", env::GRPC_PORT).await?),
             None => None,
         };
         let http = match client(config.http_port) {
-            Some(address) => Some(bind(address, "HTTP", env::HTTP_PORT).await?),
+            Some(address) => Some(bind_port(address, "HTTP", env::HTTP_PORT).await?),
             None => None,
         };
         let address = |listener: &TcpListener| listener.local_addr().context("read a port's number");
@@ -39,7 +42,7 @@ impl Ports {
     }
 
     pub fn control_address(&self) -> SocketAddr {
-        // Filled by `bind`, the only way to make one.
+        // `bind` is the only constructor, and it always sets this address.
         self.addresses[0].unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
@@ -52,7 +55,9 @@ impl Ports {
     }
 }
 
-async fn bind(address: SocketAddr, what: &str, variable: &str) -> anyhow::Result<TcpListener> {
+async fn bind_port(address: SocketAddr, name: &str, variable: &str) -> anyhow::Result<TcpListener> {
     let bound = TcpListener::bind(address).await;
-    bound.with_context(|| format!("bind the {what} port {address}: give another with {variable}, or 0 for a free one"))
+    bound.with_context(|| {
+        format!("bind the {name} port {address}: choose another port with {variable}, or 0 for a free port")
+    })
 }

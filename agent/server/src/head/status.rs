@@ -1,19 +1,19 @@
-//! What the head tells of the group: the `Cluster` service, the readiness pages and the metrics all show this.
+//! The status of the group. The `Cluster` service, the readiness pages and the metrics all show it.
 
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
 use lockstep_schedule::SchedulerStats;
 
-use super::group::Group;
-use super::member::Place;
+use super::group::HeadGroup;
+use super::member::{NodeSlot, RankProgress};
 use crate::wire;
 
-/// What the status says beside the group's own state.
+/// HeadFacts of the status that come from the head and not from the group.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct HeadFacts<'a> {
     pub ready: bool,
     pub accepting: bool,
-    /// Why no more requests are taken, where that is so.
+    /// Reason why the head takes no more requests. `None` while it takes requests.
     pub draining: Option<&'a str>,
     pub model: &'a ModelInfo,
     pub stats: SchedulerStats,
@@ -21,12 +21,12 @@ pub struct Facts<'a> {
     pub tokens_generated: u64,
 }
 
-/// The status of the group now.
-pub fn of(group: &Group, facts: Facts<'_>) -> ClusterStatus {
+/// Returns the status of the group now.
+pub fn cluster_status(group: &HeadGroup, facts: HeadFacts<'_>) -> ClusterStatus {
     let assignment = &group.config().assignment;
     let ranks: Vec<RankStatus> =
-        group.places().iter().enumerate().flat_map(|(node, place)| lines(group, node, place)).collect();
-    let mut pending: Vec<String> = ranks.iter().filter(|_| !facts.ready).filter_map(pending).collect();
+        group.slots().iter().enumerate().flat_map(|(node, slot)| rank_statuses(group, node, slot)).collect();
+    let mut pending: Vec<String> = ranks.iter().filter(|_| !facts.ready).filter_map(pending_line).collect();
     if let Some(reason) = facts.draining {
         pending.push(format!("the head drains and takes no more requests: {reason}"));
     }
@@ -55,45 +55,46 @@ pub fn of(group: &Group, facts: Facts<'_>) -> ClusterStatus {
     }
 }
 
-/// The status before anything has happened.
-pub fn initial(group: &Group, model: &ModelInfo) -> ClusterStatus {
-    of(group, Facts::none(model))
+/// Returns the status before any node has joined.
+pub fn initial_status(group: &HeadGroup, model: &ModelInfo) -> ClusterStatus {
+    cluster_status(group, HeadFacts::new_initial(model))
 }
 
-impl<'a> Facts<'a> {
-    fn none(model: &'a ModelInfo) -> Self {
+impl<'a> HeadFacts<'a> {
+    fn new_initial(model: &'a ModelInfo) -> Self {
         let stats = SchedulerStats::default();
         Self { ready: false, accepting: false, draining: None, model, stats, requests: 0, tokens_generated: 0 }
     }
 }
 
-fn lines(group: &Group, node: usize, place: &Place) -> Vec<RankStatus> {
-    let nobody = pb::Hello::default();
-    let hello = place.last_hello.as_ref().unwrap_or(&nobody);
-    let member = place.member.as_ref();
-    let first = node as u32 * group.config().local_world_size;
-    let line = |(local, rank): (usize, &super::member::RankLine)| RankStatus {
-        rank: first + local as u32,
+/// Returns the status of each rank of a node.
+fn rank_statuses(group: &HeadGroup, node: usize, slot: &NodeSlot) -> Vec<RankStatus> {
+    let unknown = pb::Hello::default();
+    let hello = slot.last_hello.as_ref().unwrap_or(&unknown);
+    let member = slot.member.as_ref();
+    let first_rank = node as u32 * group.config().local_world_size;
+    let rank_status = |(local_rank, rank): (usize, &RankProgress)| RankStatus {
+        rank: first_rank + local_rank as u32,
         node: node as u32,
         phase: rank.phase.into(),
         host: hello.host.clone(),
         pid: hello.pid,
-        address: hello.ring_addresses.get(local).cloned().unwrap_or_default(),
-        device: hello.devices.get(local).cloned().unwrap_or_default(),
+        address: hello.ring_addresses.get(local_rank).cloned().unwrap_or_default(),
+        device: hello.devices.get(local_rank).cloned().unwrap_or_default(),
         bytes_loaded: rank.bytes_loaded,
         bytes_total: rank.bytes_total,
         last_step: member.map_or(0, |member| member.last_step),
         step_micros: member.map_or(0, |member| member.step_micros),
-        restarts: place.restarts,
+        restarts: slot.restarts,
         message: rank.message.clone(),
         incarnation: hello.incarnation,
         bytes_read: member.and_then(|member| member.loaded.as_ref()).map_or(0, |loaded| loaded.bytes_read),
     };
-    place.ranks.iter().enumerate().map(line).collect()
+    slot.ranks.iter().enumerate().map(rank_status).collect()
 }
 
-/// Why a rank does not serve, in one line; `None` if it does.
-fn pending(rank: &RankStatus) -> Option<String> {
+/// Returns a line with the reason why a rank does not serve, or `None` if the rank serves.
+fn pending_line(rank: &RankStatus) -> Option<String> {
     let phase = rank.phase();
     if phase == Phase::Serving {
         return None;
@@ -114,15 +115,18 @@ mod tests {
     use crate::head::testing::{config, loaded, member};
 
     #[test]
-    fn what_is_pending_is_told_rank_by_rank() {
-        let mut group = Group::new(config(3));
+    fn the_status_shows_each_pending_rank() {
+        let mut group = HeadGroup::new(config(3));
         let now = std::time::Instant::now();
         group.attach(member(0, 1), now);
         group.attach(member(1, 2), now);
-        group.progress(0, &pb::Progress { rank: 0, phase: Phase::Loading.into(), bytes_loaded: 41, bytes_total: 100 });
-        group.loaded(1, loaded(7), now);
+        group.record_load_progress(
+            0,
+            &pb::Progress { rank: 0, phase: Phase::Loading.into(), bytes_loaded: 41, bytes_total: 100 },
+        );
+        group.node_loaded(1, loaded(7), now);
         let model = ModelInfo { name: "m".into(), parameters: 7, ..Default::default() };
-        let status = of(&group, Facts { draining: Some("asked"), ..Facts::none(&model) });
+        let status = cluster_status(&group, HeadFacts { draining: Some("asked"), ..HeadFacts::new_initial(&model) });
         let expected = [
             "rank 0 (node 0) Loading 41%",
             "rank 1 (node 1) Loading: waits for the other ranks",

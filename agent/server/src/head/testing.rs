@@ -1,4 +1,4 @@
-//! Groups, nodes and their messages for the tests of the head's pure parts.
+//! Groups, nodes and messages for the unit tests of the head.
 
 use std::net::IpAddr;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! The node's heartbeat, from a thread of its own, so that a busy runtime or rank does not look dead.
+//! The node's heartbeat. A thread of its own sends it, so that the head does not take a busy node for a dead one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,54 +11,55 @@ use super::health::Health;
 use super::rank::RankCounters;
 use super::session::Outbound;
 
-/// Time between two beats.
-pub const INTERVAL: Duration = Duration::from_millis(100);
-/// A rank that is busy and does not move for this long will not come back by itself: the head has formed the group
-/// without it long ago, and a new process must take its place.
-const STUCK: Duration = Duration::from_secs(20);
-/// Exit code of a process that ended itself because a rank of it is stuck.
+/// Time between two heartbeats.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+/// Time without progress after which a busy rank counts as stuck for good. The head has evicted the node long before, and
+/// a new process must take the node's place.
+const STUCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// Exit code of a process that ends itself because one of its ranks is stuck.
 const EXIT_STUCK: i32 = 70;
 
-/// Starts the thread. It beats into the stream of the day, if there is one.
+/// Starts the thread. It sends the heartbeats into the current stream, if there is one.
 ///
 /// # Errors
-/// Where the system has no thread left.
+/// Fails if the system cannot start another thread.
 pub fn start(
     ranks: Vec<Arc<RankCounters>>,
     outbound: watch::Receiver<Option<Outbound>>,
     health: Arc<Health>,
 ) -> std::io::Result<()> {
-    let beat = move || {
-        let mut moved = ((0, 0), Instant::now());
+    let send_heartbeats = move || {
+        let (mut last_progress, mut last_progress_at) = ((0, 0), Instant::now());
         loop {
-            std::thread::sleep(INTERVAL);
-            let beat = read(&ranks);
-            if !beat.busy || (beat.progress, beat.moved) != moved.0 {
-                moved = ((beat.progress, beat.moved), Instant::now());
-            } else if moved.1.elapsed() > STUCK {
+            std::thread::sleep(HEARTBEAT_INTERVAL);
+            let beat = read_heartbeat(&ranks);
+            if !beat.busy || (beat.progress, beat.moved) != last_progress {
+                (last_progress, last_progress_at) = ((beat.progress, beat.moved), Instant::now());
+            } else if last_progress_at.elapsed() > STUCK_TIMEOUT {
                 tracing::error!(
                     epoch = beat.epoch,
                     "a rank has been stuck in one operation for 20 s: ending this process"
                 );
                 std::process::exit(EXIT_STUCK);
             }
-            health.still_since(beat.busy.then_some(moved.1));
+            health.set_still_since(beat.busy.then_some(last_progress_at));
             if outbound.has_changed().is_err() {
                 return;
             }
             if let Some(outbound) = outbound.borrow().as_ref() {
-                // A full stream is the head's to judge: to it, this node is silent.
+                // If the stream is full, the head receives no heartbeat and evicts this node.
                 outbound.try_send(FromNode { message: Some(from_node::Message::Heartbeat(beat)) }).ok();
             }
         }
     };
-    std::thread::Builder::new().name("heartbeat".into()).spawn(beat).map(drop)
+    std::thread::Builder::new().name("heartbeat".into()).spawn(send_heartbeats).map(drop)
 }
 
-fn read(ranks: &[Arc<RankCounters>]) -> Heartbeat {
-    let least = |read: &dyn Fn(&RankCounters) -> u64| ranks.iter().map(|rank| read(rank)).min().unwrap_or(0);
+/// Reads the counters of all local ranks. The slowest rank determines progress, epoch and step.
+fn read_heartbeat(ranks: &[Arc<RankCounters>]) -> Heartbeat {
+    let least = |counter: &dyn Fn(&RankCounters) -> u64| ranks.iter().map(|rank| counter(rank)).min().unwrap_or(0);
     Heartbeat {
-        progress: least(&|rank| rank.ticks.load(Ordering::SeqCst)),
+        progress: least(&|rank| rank.progress.load(Ordering::SeqCst)),
         moved: ranks.iter().map(|rank| rank.moved.load(Ordering::Relaxed)).sum(),
         busy: ranks.iter().any(|rank| rank.busy.load(Ordering::SeqCst)),
         epoch: least(&|rank| rank.epoch.load(Ordering::SeqCst)),

@@ -1,4 +1,4 @@
-//! From the head's assignment to what a rank is to load.
+//! The way from the head's assignment to the commands by which the ranks load their weights.
 
 use std::sync::Arc;
 
@@ -6,23 +6,119 @@ use anyhow::Context as _;
 use lockstep_collectives::Grid;
 use lockstep_engine::source::ModelFiles;
 use lockstep_engine::{BlockFormat, Devices, PlacedLayers, RunnerConfig};
+use lockstep_hub::Progress;
+use lockstep_proto::names::env;
+use lockstep_proto::node::{self as pb, from_node};
+use lockstep_proto::v1::Phase;
 
-use super::rank::LoadSpec;
+use super::model::{ModelOpener, OpenEvent};
+use super::rank::{LoadSpec, RankCommand};
+use super::report::send_to_head;
+use super::session::Outbound;
 use super::{Node, memory};
 use crate::config::{DType, Quantization};
 
 impl Node {
-    pub(super) fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
+    /// Begins to open the assigned model. If the ranks have this model already, reports that they have loaded it.
+    ///
+    /// # Errors
+    /// Fails if the assignment names no model or contradicts this node's configuration.
+    pub(super) async fn accept_assignment(
+        &mut self,
+        assignment: pb::Assignment,
+        outbound: &Outbound,
+    ) -> anyhow::Result<()> {
+        let model = assignment.model.clone().context("the head's assignment names no model")?;
+        if let Some(configured) = self.config.pipeline.filter(|stages| *stages != assignment.pipeline_parallel_size) {
+            anyhow::bail!(
+                "{}={configured}, but the head's group has {} stages: set the same value everywhere, or set it on the \
+                 head alone",
+                env::PIPELINE_PARALLEL,
+                assignment.pipeline_parallel_size
+            );
+        }
+        let is_same = model.digest == self.model_digest
+            && assignment.first_rank == self.assignment.first_rank
+            && assignment.world_size == self.assignment.world_size
+            && assignment.pipeline_parallel_size == self.assignment.pipeline_parallel_size;
+        self.assignment = assignment;
+        if is_same {
+            if let Some(message) = self.loaded_message() {
+                send_to_head(outbound, message).await?;
+            }
+            return Ok(());
+        }
+        tracing::info!(
+            source = model.source,
+            first_rank = self.assignment.first_rank,
+            world_size = self.assignment.world_size,
+            stages = self.assignment.pipeline_parallel_size,
+            "loading"
+        );
+        self.model_digest.clone_from(&model.digest);
+        self.loaded.fill(None);
+        self.health.set_loading();
+        self.opener = Some(ModelOpener::start(model, self.config.common.hub.clone()));
+        Ok(())
+    }
+
+    /// Reports the progress of a download. Once the model's files are there, tells the ranks to load them.
+    pub(super) async fn receive_open_event(&mut self, event: OpenEvent, outbound: &Outbound) -> anyhow::Result<()> {
+        match event {
+            OpenEvent::Progress(progress) => self.report_download(progress, outbound).await,
+            OpenEvent::Files(files) => {
+                self.opener = None;
+                match self.load_ranks(&files) {
+                    Ok(()) => Ok(()),
+                    Err(error) => send_to_head(outbound, self.fatal_fault(0, format!("{error:#}"))).await,
+                }
+            }
+            OpenEvent::Failed(reason) => {
+                let source = self.opener.take().map(|opener| opener.source.clone()).unwrap_or_default();
+                send_to_head(outbound, self.fatal_fault(0, format!("open the model {source}: {reason}"))).await
+            }
+        }
+    }
+
+    /// Reports the progress of the node's download as the progress of each local rank.
+    async fn report_download(&mut self, progress: Progress, outbound: &Outbound) -> anyhow::Result<()> {
+        let (bytes_loaded, bytes_total) = (progress.bytes, progress.total);
+        self.health.set_downloading();
+        for local_rank in 0..self.ranks.len() {
+            self.health.set_load_progress(local_rank, bytes_loaded, bytes_total);
+            let (rank, phase) = (self.assignment.first_rank + local_rank as u32, Phase::Downloading.into());
+            let progress = pb::Progress { rank, phase, bytes_loaded, bytes_total };
+            send_to_head(outbound, from_node::Message::Progress(progress)).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells every local rank to load its part of the model.
+    fn load_ranks(&mut self, files: &Arc<dyn ModelFiles>) -> anyhow::Result<()> {
+        self.health.set_loading();
+        for local_rank in 0..self.ranks.len() {
+            let spec = self.load_spec(local_rank, files.clone())?;
+            if !self.ranks[local_rank].send_command(RankCommand::Load(Box::new(spec))) {
+                anyhow::bail!("rank thread {local_rank} does not take commands");
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the settings with which a local rank loads.
+    fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
         let assignment = self.assignment.clone();
         self.config.common.devices.check_group(assignment.world_size, &self.config.ring)?;
-        let (rank, world) = (assignment.first_rank as usize + local_rank, assignment.world_size as usize);
+        let (rank, world_size) = (assignment.first_rank as usize + local_rank, assignment.world_size as usize);
         let stages = assignment.pipeline_parallel_size as usize;
-        let grid = Grid::new(rank, world, stages)
-            .with_context(|| format!("the head's assignment puts rank {rank} of {world} into {stages} stages"))?;
-        let cores = cores();
-        let ranks_here = self.ranks_here();
-        let given = self.config.common.threads;
-        let threads = given.map_or_else(|| (cores / ranks_here).max(1), |threads| threads as usize);
+        let grid = Grid::new(rank, world_size, stages)
+            .with_context(|| format!("the head's assignment puts rank {rank} of {world_size} into {stages} stages"))?;
+        let num_cores = num_cores();
+        let ranks_on_machine = self.ranks_on_machine();
+        let threads = match self.config.common.threads {
+            Some(threads) => threads as usize,
+            None => (num_cores / ranks_on_machine).max(1),
+        };
         let runner = RunnerConfig {
             files,
             dtype: weight_dtype(assignment.model.as_ref().map_or("", |model| &model.dtype).parse()?),
@@ -33,25 +129,32 @@ impl Node {
             max_num_batched_tokens: assignment.max_num_batched_tokens,
             max_num_seqs: assignment.max_num_seqs,
             threads,
-            oversubscribed: threads * ranks_here > cores,
+            oversubscribed: threads * ranks_on_machine > num_cores,
             isa: self.config.common.isa.clone(),
-            // Those are opened by the rank's own thread.
+            // The rank's own thread opens the devices.
             devices: Devices::default(),
-            progress: self.ranks[local_rank].counters.ticks.clone(),
+            progress: self.ranks[local_rank].counters.progress.clone(),
         };
-        let blocks =
-            move |places: &[PlacedLayers]| memory::blocks(&assignment, places, ranks_here as u64, memory::free_bytes());
-        Ok(LoadSpec { runner, devices: self.config.common.devices.clone(), blocks: Box::new(blocks) })
+        let count_blocks = move |places: &[PlacedLayers]| {
+            memory::count_blocks(&assignment, places, ranks_on_machine as u64, memory::free_bytes())
+        };
+        Ok(LoadSpec { runner, devices: self.config.common.devices.clone(), count_blocks: Box::new(count_blocks) })
     }
 
-    /// Ranks that share this machine's cores and memory. A group whose head is reached over loopback is all here.
-    pub(super) fn ranks_here(&self) -> usize {
-        let local_head = self.links.first().local_addr().ip().is_loopback();
-        if local_head { self.assignment.world_size.max(1) as usize } else { self.ranks.len() }
+    /// Returns the number of ranks that share this machine's cores and memory. If the ring ports listen on loopback, the
+    /// whole group is on this machine.
+    pub(super) fn ranks_on_machine(&self) -> usize {
+        let group_is_local = self.ring_ports.first().local_addr().ip().is_loopback();
+        if group_is_local { self.assignment.world_size.max(1) as usize } else { self.ranks.len() }
     }
 }
 
-/// Returns the type that the engine keeps weights in; `None`: the checkpoint's own.
+/// Returns the number of cores that this process may use.
+pub(super) fn num_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get())
+}
+
+/// Returns the type in which the engine keeps weights, or `None` for the checkpoint's own type.
 fn weight_dtype(choice: DType) -> Option<lockstep_engine::DType> {
     match choice {
         DType::Auto => None,
@@ -61,16 +164,11 @@ fn weight_dtype(choice: DType) -> Option<lockstep_engine::DType> {
     }
 }
 
-/// Returns the format that the engine quantizes matrices to; `None`: it does not.
+/// Returns the format to which the engine quantizes matrices, or `None` if it quantizes none.
 fn block_format(choice: Quantization) -> Option<BlockFormat> {
     match choice {
         Quantization::None => None,
         Quantization::Q8_0 => Some(BlockFormat::Q8_0),
         Quantization::Q4K => Some(BlockFormat::Q4K),
     }
-}
-
-/// Cores that this process may use.
-pub(super) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get())
 }

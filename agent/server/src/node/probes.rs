@@ -1,4 +1,4 @@
-//! The probe port of a node: `/startup`, `/live`, `/ready`, and `/metrics`.
+//! Probe port of a node: `/startup`, `/live`, `/ready` and `/metrics`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use tokio_util::sync::CancellationToken;
 use super::health::{Health, Verdict};
 use super::rank::RankCounters;
 
-/// How often a held request looks again.
-const LOOK: Duration = Duration::from_millis(100);
+/// Time between two checks while a `/startup` request is held open.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the probes look at.
+/// State that the probes read.
 #[derive(Clone)]
-struct Looks {
+struct ProbeState {
     health: Arc<Health>,
     ranks: Arc<Vec<Arc<RankCounters>>>,
 }
@@ -43,41 +43,41 @@ struct RankLabel {
 /// Serves the probes until the process ends.
 ///
 /// # Errors
-/// The port cannot be bound.
+/// Fails if the port cannot be bound.
 pub async fn start(address: SocketAddr, health: Arc<Health>, ranks: Vec<Arc<RankCounters>>) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await;
-    let listener =
-        listener.with_context(|| format!("bind the probe port {address}: give another with {}", env::PROBE_PORT))?;
+    let listener = listener
+        .with_context(|| format!("bind the probe port {address}: choose another port with {}", env::PROBE_PORT))?;
     let router = Router::new()
         .route("/startup", get(startup))
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(Looks { health, ranks: Arc::new(ranks) });
+        .with_state(ProbeState { health, ranks: Arc::new(ranks) });
     tokio::spawn(serve_connections(listener, router, Protocol::Http, CancellationToken::new()));
     Ok(())
 }
 
-/// Held open while bytes are loading.
-async fn startup(State(looks): State<Looks>) -> Response {
+/// Answers once the node has loaded or stalled. Holds the request open while the node loads.
+async fn startup(State(probed): State<ProbeState>) -> Response {
     loop {
-        if let Some(verdict) = looks.health.started(Instant::now()) {
-            return answer(&looks, verdict);
+        if let Some(verdict) = probed.health.check_started(Instant::now()) {
+            return probe_response(&probed, verdict);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-async fn live(State(looks): State<Looks>) -> Response {
-    answer(&looks, looks.health.alive(Instant::now()))
+async fn live(State(probed): State<ProbeState>) -> Response {
+    probe_response(&probed, probed.health.check_alive(Instant::now()))
 }
 
-async fn ready(State(looks): State<Looks>) -> Response {
-    answer(&looks, looks.health.ready(Instant::now()))
+async fn ready(State(probed): State<ProbeState>) -> Response {
+    probe_response(&probed, probed.health.check_ready(Instant::now()))
 }
 
-/// 200 or 503, what is pending, and each rank's phase.
-fn answer(looks: &Looks, verdict: Verdict) -> Response {
+/// Returns 200 or 503 with the reason for it and each rank's phase.
+fn probe_response(probed: &ProbeState, verdict: Verdict) -> Response {
     let rank = |rank: super::health::RankHealth| {
         let mut line = json!({"rank": rank.rank, "phase": rank.phase.title().to_ascii_lowercase()});
         if rank.bytes_total > 0 && rank.bytes_loaded < rank.bytes_total {
@@ -86,30 +86,31 @@ fn answer(looks: &Looks, verdict: Verdict) -> Response {
         line
     };
     let status = if verdict.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let ranks: Vec<Value> = looks.health.ranks().into_iter().map(rank).collect();
+    let ranks: Vec<Value> = probed.health.ranks().into_iter().map(rank).collect();
     let pending: Vec<String> = verdict.err().into_iter().collect();
     let body = json!({
-        "ok": status == StatusCode::OK, "epoch": looks.health.epoch(), "pending": pending, "ranks": ranks,
+        "ok": status == StatusCode::OK, "epoch": probed.health.epoch(), "pending": pending, "ranks": ranks,
     });
     (status, Json(body)).into_response()
 }
 
-async fn metrics(State(looks): State<Looks>) -> Response {
-    match page(&looks) {
+async fn metrics(State(probed): State<ProbeState>) -> Response {
+    match metrics_page(&probed) {
         Ok(page) => ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-fn page(looks: &Looks) -> Result<String, std::fmt::Error> {
+/// Returns the metrics in the text format of Prometheus.
+fn metrics_page(probed: &ProbeState) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("lockstep_node");
     let (ready, epoch) = (Gauge::<i64>::default(), Gauge::<i64>::default());
-    ready.set(looks.health.ready(Instant::now()).is_ok().into());
-    epoch.set(looks.health.epoch().unwrap_or(0) as i64);
+    ready.set(probed.health.check_ready(Instant::now()).is_ok().into());
+    epoch.set(probed.health.epoch().unwrap_or(0) as i64);
     registry.register("ready", "1 while this node's ranks serve in the current epoch", ready);
     registry.register("epoch", "The epoch that this node's ranks have joined, or 0", epoch);
     let [read, step, busy]: [Family<RankLabel, Gauge<i64>>; 3] = Default::default();
-    for (rank, counters) in looks.health.ranks().iter().zip(looks.ranks.iter()) {
+    for (rank, counters) in probed.health.ranks().iter().zip(probed.ranks.iter()) {
         let label = RankLabel { rank: rank.rank };
         read.get_or_create(&label).set(counters.bytes_read.load(Ordering::Relaxed) as i64);
         step.get_or_create(&label).set(counters.last_step.load(Ordering::Relaxed) as i64);

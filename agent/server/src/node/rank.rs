@@ -1,7 +1,7 @@
-//! One local rank: a thread that owns its tensors. Commands come in by a bounded channel, events go out.
+//! One local rank: a thread that owns the rank's tensors. It takes commands from a bounded channel, and sends events.
 //!
-//! What must not wait behind a command goes beside the channel: [`RankHandle::void`] ends every epoch up to one at
-//! once, and the heartbeat reads the counters.
+//! Two things do not go through the channel, because they must not wait behind a command.
+//! [`RankHandle::abort_epochs`] aborts epochs at once, and the heartbeat reads the rank's counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -12,40 +12,39 @@ use lockstep_collectives::AbortSwitch;
 use lockstep_engine::{PlacedLayers, Runner, RunnerConfig};
 use lockstep_proto::errors::with_causes;
 use lockstep_proto::node as pb;
-use lockstep_proto::v1::Phase;
 use lockstep_schedule::plan::{StepOutput, StepPlan};
 use tokio::sync::mpsc;
 
 use super::devices;
-use super::link::{FormSpec, Links};
 use super::memory;
+use super::ring_ports::{FormSpec, RingPorts};
 use crate::clock;
 use crate::config::{DevicesConfig, MAX_STAGES};
 
-/// Commands that may wait for a rank: the plans in flight, a Form and a Load, with room to spare.
-pub const COMMANDS: usize = 2 * MAX_STAGES as usize;
-/// A loading rank tells of each of so many parts of its weights.
-const PROGRESS_PARTS: u64 = 50;
+/// Most commands that may wait for a rank: the plans in flight, a Form and a Load, with room to spare.
+pub const MAX_COMMANDS: usize = 2 * MAX_STAGES as usize;
+/// Number of progress events that a rank sends while it loads its weights.
+const PROGRESS_EVENTS: u64 = 50;
 
-/// What a rank is told.
+/// Command from the node to a rank.
 pub enum RankCommand {
     Load(Box<LoadSpec>),
     Form(FormSpec),
     Step { plan: Arc<StepPlan>, sent_nanos: u64 },
 }
 
-/// A model to load, and how much KV cache to make room for.
+/// A model to load, and the size of the KV cache.
 pub struct LoadSpec {
     pub runner: RunnerConfig,
-    /// Of this node; the rank opens its own.
+    /// Devices of this node. The rank opens its own ones.
     pub devices: DevicesConfig,
-    pub blocks: Box<CountBlocks>,
+    pub count_blocks: Box<CountBlocks>,
 }
 
-/// How many blocks a rank may hold in all of its places.
+/// Function that returns the number of KV cache blocks of a rank with the given places.
 pub type CountBlocks = dyn Fn(&[PlacedLayers]) -> u32 + Send;
 
-/// What a rank tells, beside its counters.
+/// Event from a rank to the node.
 #[derive(Debug)]
 pub struct RankEvent {
     pub local_rank: usize,
@@ -55,36 +54,37 @@ pub struct RankEvent {
 #[derive(Debug)]
 pub enum RankEventKind {
     Progress { loaded: u64, total: u64 },
-    Loaded { facts: pb::Loaded },
+    Loaded { loaded: pb::Loaded },
     LoadFailed { reason: String },
     Formed { epoch: u64 },
     StepDone { output: StepOutput, micros: u64, fan_out_nanos: u64 },
     Fault { epoch: u64, reason: String },
 }
 
-/// What other threads see of a rank.
+/// Counters of a rank that other threads read.
 #[derive(Debug, Default)]
 pub struct RankCounters {
     pub epoch: AtomicU64,
-    /// Layers and collectives entered and left in this epoch.
-    pub ticks: Arc<AtomicU64>,
-    /// Pieces of collectives that moved.
+    /// Layers and collectives that the rank has entered and left in this epoch.
+    pub progress: Arc<AtomicU64>,
+    /// Pieces of collectives that the rank has moved.
     pub moved: Arc<AtomicU64>,
     pub busy: AtomicBool,
     pub last_step: AtomicU64,
     pub bytes_read: AtomicU64,
-    /// Epochs up to this one are over.
-    floor: AtomicU64,
-    switch: Mutex<Option<(u64, AbortSwitch)>>,
+    /// Highest aborted epoch. All epochs up to this one are aborted.
+    aborted_epoch: AtomicU64,
+    /// Current epoch, and the switch that wakes its blocked collectives.
+    abort_switch: Mutex<Option<(u64, AbortSwitch)>>,
 }
 
 impl RankCounters {
-    fn is_void(&self, epoch: u64) -> bool {
-        epoch <= self.floor.load(Ordering::SeqCst)
+    fn is_aborted(&self, epoch: u64) -> bool {
+        epoch <= self.aborted_epoch.load(Ordering::SeqCst)
     }
 }
 
-/// The way to a rank.
+/// Handle of a rank's thread.
 pub struct RankHandle {
     commands: SyncSender<RankCommand>,
     pub counters: Arc<RankCounters>,
@@ -94,125 +94,127 @@ impl RankHandle {
     /// Starts the thread.
     ///
     /// # Errors
-    /// Where the system has no thread left.
-    pub fn start(local_rank: usize, links: Links, events: mpsc::Sender<RankEvent>) -> std::io::Result<Self> {
-        let (commands, inbox) = sync_channel(COMMANDS);
+    /// Fails if the system cannot start another thread.
+    pub fn start(local_rank: usize, ring_ports: RingPorts, events: mpsc::Sender<RankEvent>) -> std::io::Result<Self> {
+        let (commands, inbox) = sync_channel(MAX_COMMANDS);
         let counters = Arc::new(RankCounters::default());
-        let mut body = Body { local_rank, links, events, counters: counters.clone(), runner: None };
-        std::thread::Builder::new().name(format!("rank-{local_rank}")).spawn(move || body.run(&inbox))?;
+        let mut thread = RankThread { local_rank, ring_ports, events, counters: counters.clone(), runner: None };
+        std::thread::Builder::new().name(format!("rank-{local_rank}")).spawn(move || thread.run(&inbox))?;
         Ok(Self { commands, counters })
     }
 
-    /// False if the rank has ended or too many commands wait.
-    pub fn tell(&self, command: RankCommand) -> bool {
+    /// Queues a command. Returns false if the thread has ended or too many commands wait.
+    pub fn send_command(&self, command: RankCommand) -> bool {
         self.commands.try_send(command).is_ok()
     }
 
-    /// Ends all epochs up to `epoch`: plans of theirs are dropped, blocked collectives wake.
-    pub fn void(&self, epoch: u64, reason: &str) {
-        self.counters.floor.fetch_max(epoch, Ordering::SeqCst);
-        let switch = self.counters.switch.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, switch)) = switch.as_ref().filter(|(of, _)| *of <= epoch) {
+    /// Aborts all epochs up to `epoch`. The rank drops their plans, and blocked collectives wake.
+    pub fn abort_epochs(&self, epoch: u64, reason: &str) {
+        self.counters.aborted_epoch.fetch_max(epoch, Ordering::SeqCst);
+        let abort_switch = self.counters.abort_switch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, switch)) = abort_switch.as_ref().filter(|(current, _)| *current <= epoch) {
             switch.abort(reason);
         }
     }
 }
 
-/// The thread's state.
-struct Body {
+/// State of the thread.
+struct RankThread {
     local_rank: usize,
-    links: Links,
+    ring_ports: RingPorts,
     events: mpsc::Sender<RankEvent>,
     counters: Arc<RankCounters>,
     runner: Option<Runner>,
 }
 
-impl Body {
+impl RankThread {
     fn run(&mut self, inbox: &Receiver<RankCommand>) {
         while let Ok(command) = inbox.recv() {
             match command {
-                RankCommand::Load(spec) => self.load(*spec),
-                RankCommand::Form(spec) if self.counters.is_void(spec.epoch) => (),
-                RankCommand::Form(spec) => self.form(&spec),
-                RankCommand::Step { plan, .. } if self.counters.is_void(plan.epoch) => (),
-                RankCommand::Step { plan, sent_nanos } => self.step(&plan, sent_nanos),
+                RankCommand::Load(spec) => self.load_model(*spec),
+                RankCommand::Form(spec) if self.counters.is_aborted(spec.epoch) => (),
+                RankCommand::Form(spec) => self.join_epoch(&spec),
+                RankCommand::Step { plan, .. } if self.counters.is_aborted(plan.epoch) => (),
+                RankCommand::Step { plan, sent_nanos } => self.run_step(&plan, sent_nanos),
             }
         }
     }
 
-    fn tell(&self, kind: RankEventKind) {
-        // The receiver lives as long as the node; without it there is nobody to tell.
+    fn send_event(&self, kind: RankEventKind) {
+        // The receiver lives as long as the node's task. If it is gone, the process is about to end.
         self.events.blocking_send(RankEvent { local_rank: self.local_rank, kind }).ok();
     }
 
-    fn load(&mut self, mut spec: LoadSpec) {
-        // The old weights go first: both would not fit.
+    /// Loads the weights, and reports the progress.
+    fn load_model(&mut self, mut spec: LoadSpec) {
+        // Free the old weights first, because both would not fit into memory.
         self.runner = None;
-        spec.runner.progress = self.counters.ticks.clone();
-        let mut told = 0;
-        let mut progress = |loaded, total: u64| {
+        spec.runner.progress = self.counters.progress.clone();
+        let mut reported = 0;
+        let mut report_progress = |loaded, total: u64| {
             self.counters.bytes_read.store(loaded, Ordering::Relaxed);
-            let part = loaded.saturating_mul(PROGRESS_PARTS) / total.max(1);
-            if part > told || loaded >= total {
-                told = part;
-                self.tell(RankEventKind::Progress { loaded, total });
+            let part = loaded.saturating_mul(PROGRESS_EVENTS) / total.max(1);
+            if part > reported || loaded >= total {
+                reported = part;
+                self.send_event(RankEventKind::Progress { loaded, total });
             }
         };
-        let loaded = devices::open(&spec.devices, self.local_rank).and_then(|devices| {
-            let runner = Runner::load(RunnerConfig { devices, ..spec.runner }, &mut progress)?;
+        let loaded = devices::open_devices(&spec.devices, self.local_rank).and_then(|devices| {
+            let runner = Runner::load(RunnerConfig { devices, ..spec.runner }, &mut report_progress)?;
             let placed = runner.placed_layers()?;
             Ok((runner, placed))
         });
         match loaded {
             Ok((runner, placed)) => {
-                tell_placement(&runner, &placed);
-                let facts = runner.facts();
-                let facts = pb::Loaded {
-                    num_blocks: (spec.blocks)(&placed),
+                log_placement(&runner, &placed);
+                let loaded = pb::Loaded {
+                    num_blocks: (spec.count_blocks)(&placed),
                     bytes_read: runner.bytes_read(),
-                    architecture: facts.architecture.to_owned(),
-                    parameters: facts.parameters,
-                    dtype: facts.dtype.to_owned(),
                     ..Default::default()
                 };
                 self.runner = Some(runner);
-                self.tell(RankEventKind::Loaded { facts });
+                self.send_event(RankEventKind::Loaded { loaded });
             }
-            Err(error) => self.tell(RankEventKind::LoadFailed { reason: with_causes(&error) }),
+            Err(error) => self.send_event(RankEventKind::LoadFailed { reason: with_causes(&error) }),
         }
     }
 
-    fn form(&mut self, spec: &FormSpec) {
+    /// Joins an epoch.
+    fn join_epoch(&mut self, spec: &FormSpec) {
         let epoch = spec.epoch;
         let Some(runner) = &mut self.runner else {
-            return self.tell(RankEventKind::Fault { epoch, reason: "told to form before it has loaded".into() });
+            return self
+                .send_event(RankEventKind::Fault { epoch, reason: "the rank received Form before it loaded".into() });
         };
         runner.end_epoch();
-        self.counters.ticks.store(0, Ordering::SeqCst);
+        self.counters.progress.store(0, Ordering::SeqCst);
         self.counters.epoch.store(epoch, Ordering::SeqCst);
         let switch = match AbortSwitch::new() {
             Ok(switch) => switch,
-            Err(error) => return self.tell(RankEventKind::Fault { epoch, reason: error.to_string() }),
+            Err(error) => return self.send_event(RankEventKind::Fault { epoch, reason: error.to_string() }),
         };
-        *self.counters.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, switch.clone()));
-        if self.counters.is_void(epoch) {
+        *self.counters.abort_switch.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, switch.clone()));
+        if self.counters.is_aborted(epoch) {
             return;
         }
         let formed = self
-            .links
-            .form(self.local_rank, spec, self.counters.moved.clone(), &switch)
+            .ring_ports
+            .join_epoch(self.local_rank, spec, self.counters.moved.clone(), &switch)
             .map_err(|error| error.to_string())
             .and_then(|links| runner.start_epoch(epoch, links, spec.num_blocks).map_err(|error| with_causes(&error)));
         match formed {
-            Ok(()) => self.tell(RankEventKind::Formed { epoch }),
-            Err(_) if self.counters.is_void(epoch) => (),
-            Err(reason) => self.tell(RankEventKind::Fault { epoch, reason: format!("join epoch {epoch}: {reason}") }),
+            Ok(()) => self.send_event(RankEventKind::Formed { epoch }),
+            Err(_) if self.counters.is_aborted(epoch) => (),
+            Err(reason) => {
+                self.send_event(RankEventKind::Fault { epoch, reason: format!("join epoch {epoch}: {reason}") })
+            }
         }
     }
 
-    fn step(&mut self, plan: &StepPlan, sent_nanos: u64) {
+    /// Runs one step of a plan, and reports the result.
+    fn run_step(&mut self, plan: &StepPlan, sent_nanos: u64) {
         let Some(runner) = &mut self.runner else { return };
-        let began = Instant::now();
+        let started_at = Instant::now();
         let fan_out_nanos = if sent_nanos == 0 { 0 } else { clock::monotonic_nanos().saturating_sub(sent_nanos) };
         self.counters.busy.store(true, Ordering::SeqCst);
         let result = runner.step(plan);
@@ -220,39 +222,34 @@ impl Body {
         match result {
             Ok(output) => {
                 self.counters.last_step.store(plan.step, Ordering::SeqCst);
-                let micros = began.elapsed().as_micros() as u64;
-                self.tell(RankEventKind::StepDone { output, micros, fan_out_nanos });
+                let micros = started_at.elapsed().as_micros() as u64;
+                self.send_event(RankEventKind::StepDone { output, micros, fan_out_nanos });
             }
-            Err(_) if self.counters.is_void(plan.epoch) => runner.end_epoch(),
+            Err(_) if self.counters.is_aborted(plan.epoch) => runner.end_epoch(),
             Err(error) => {
                 runner.end_epoch();
-                // Whatever waits of this epoch is void; the head is told why and ends it for all.
-                self.counters.floor.fetch_max(plan.epoch, Ordering::SeqCst);
+                // The rank drops the plans of this epoch that still wait. The head learns the reason and ends the epoch.
+                self.counters.aborted_epoch.fetch_max(plan.epoch, Ordering::SeqCst);
                 let reason = format!("step {}: {}", plan.step, with_causes(&error));
-                self.tell(RankEventKind::Fault { epoch: plan.epoch, reason });
+                self.send_event(RankEventKind::Fault { epoch: plan.epoch, reason });
             }
         }
     }
 }
 
-/// The plan of a rank's layers: a line for each place.
-fn tell_placement(runner: &Runner, placed: &[PlacedLayers]) {
+/// Logs a line for each place of the rank's layers.
+fn log_placement(runner: &Runner, placed: &[PlacedLayers]) {
     let grid = runner.grid();
-    for run in placed {
+    for place in placed {
         tracing::info!(
             rank = grid.rank(),
             stage = grid.pipeline().rank(),
-            layers = ?run.layers,
+            layers = ?place.layers,
             of = runner.facts().num_layers,
-            device = run.device,
-            weight_bytes = run.weight_bytes,
-            free_bytes = run.free_bytes.unwrap_or_else(memory::free_bytes),
+            device = place.device,
+            weight_bytes = place.weight_bytes,
+            free_bytes = place.free_bytes.unwrap_or_else(memory::free_bytes),
             "placed layers"
         );
     }
 }
-
-/// The phase of a rank whose weights are fetched.
-pub const DOWNLOADING: i32 = Phase::Downloading as i32;
-/// The phase of a rank that reads weights.
-pub const LOADING: i32 = Phase::Loading as i32;

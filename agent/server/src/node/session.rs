@@ -1,4 +1,4 @@
-//! The node's end of the control stream: dial, Hello, the proof of the key, the assignment.
+//! Opening of the control stream at the node: dial, Hello, proof of the group's key, assignment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,37 +15,38 @@ use crate::auth::{GroupKey, Side};
 use crate::tls::{self, Tls};
 use crate::wire::MAX_MESSAGE;
 
-/// One try at the head's address.
+/// Time for one dial of the head.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// From Hello to Assignment.
+/// Time from Hello to Assignment.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Messages that may wait for the head: results of two steps, progress, heartbeats of a few seconds.
-const OUTBOUND: usize = 256;
+/// Most messages that may wait for the head. There is room for the results of two steps, for progress, and for the
+/// heartbeats of a few seconds.
+const MAX_OUTBOUND: usize = 256;
 
-/// The way to the head.
+/// Channel to the head.
 pub type Outbound = mpsc::Sender<pb::FromNode>;
 
-/// A stream that has its assignment.
+/// An open control stream, with the assignment that the head sent on it.
 pub struct Session {
     pub inbound: Streaming<pb::FromHead>,
     pub outbound: Outbound,
     pub assignment: pb::Assignment,
 }
 
-/// Why there is no session.
+/// Reason why the node has no session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// Passes by itself: try again.
+    /// The cause may pass by itself, so the node tries again.
     #[error("{0}")]
     Unreachable(String),
-    /// Will be the same next time: this process must end.
+    /// The next try would fail as well, so this process must end.
     #[error("{0}")]
     Refused(String),
 }
 
 impl SessionError {
-    /// What a status of the head means for this process.
-    pub fn of(status: &Status) -> Self {
+    /// Decides by the head's status if the node may try again.
+    pub fn from_status(status: &Status) -> Self {
         let text = status.message().to_owned();
         match status.code() {
             Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied | Code::Aborted => {
@@ -62,7 +63,7 @@ impl SessionError {
 /// Dials the head and joins the group.
 ///
 /// # Errors
-/// [`SessionError`], telling what passes from what must be mended.
+/// Returns a [`SessionError`], which says if the node may try again.
 pub async fn attach(
     address: &str,
     hello: pb::Hello,
@@ -78,17 +79,17 @@ pub async fn attach(
     };
     let channel = channel.map_err(|error| unreachable(&error))?;
     let mut client = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    let (outbound, messages) = mpsc::channel(OUTBOUND);
+    let (outbound, messages) = mpsc::channel(MAX_OUTBOUND);
     send(&outbound, from_node::Message::Hello(hello.clone())).await?;
     let greeting = async {
         let response =
-            client.attach(ReceiverStream::new(messages)).await.map_err(|status| SessionError::of(&status))?;
+            client.attach(ReceiverStream::new(messages)).await.map_err(|status| SessionError::from_status(&status))?;
         let mut inbound = response.into_inner();
-        let assignment = greet(&mut inbound, &outbound, &hello, key).await?;
+        let assignment = await_assignment(&mut inbound, &outbound, &hello, key).await?;
         Ok(Session { inbound, outbound, assignment })
     };
-    let late = || SessionError::Unreachable("the head did not answer Hello in 5 s".into());
-    tokio::time::timeout(GREETING_TIMEOUT, greeting).await.map_err(|_| late())?
+    let timed_out = || SessionError::Unreachable("the head did not answer Hello in 5 s".into());
+    tokio::time::timeout(GREETING_TIMEOUT, greeting).await.map_err(|_| timed_out())?
 }
 
 async fn send(outbound: &Outbound, message: from_node::Message) -> Result<(), SessionError> {
@@ -96,35 +97,37 @@ async fn send(outbound: &Outbound, message: from_node::Message) -> Result<(), Se
     outbound.send(pb::FromNode { message: Some(message) }).await.map_err(|_| closed())
 }
 
-async fn next(inbound: &mut Streaming<pb::FromHead>) -> Result<from_head::Message, SessionError> {
-    let envelope = inbound.message().await.map_err(|status| SessionError::of(&status))?;
+/// Returns the next message of the head.
+async fn next_message(inbound: &mut Streaming<pb::FromHead>) -> Result<from_head::Message, SessionError> {
+    let envelope = inbound.message().await.map_err(|status| SessionError::from_status(&status))?;
     envelope.and_then(|envelope| envelope.message).ok_or_else(|| SessionError::Unreachable("the head hung up".into()))
 }
 
-async fn greet(
+/// Proves the group's key to the head if the head asks for it, and returns the assignment.
+async fn await_assignment(
     inbound: &mut Streaming<pb::FromHead>,
     outbound: &Outbound,
     hello: &pb::Hello,
     key: Option<&GroupKey>,
 ) -> Result<pb::Assignment, SessionError> {
     let refused = |text: &str| Err(SessionError::Refused(text.into()));
-    let mut first = next(inbound).await?;
+    let mut first = next_message(inbound).await?;
     if let from_head::Message::Challenge(challenge) = &first {
         let Some(key) = key else {
             return refused("the head has a group key and this node has none: set LOCKSTEP_GROUP_KEY_FILE");
         };
-        let (cluster, head) = (&challenge.cluster_id, &challenge.nonce);
-        if !key.accepts(&challenge.proof, Side::Head, cluster, &hello.nonce, head) {
+        let (cluster_id, head_nonce) = (&challenge.cluster_id, &challenge.nonce);
+        if !key.accepts(&challenge.proof, Side::Head, cluster_id, &hello.nonce, head_nonce) {
             return refused("the head did not prove the group's key: LOCKSTEP_GROUP_KEY_FILE differs");
         }
-        let proof = key.prove(Side::Node, cluster, &hello.nonce, head);
+        let proof = key.prove(Side::Node, cluster_id, &hello.nonce, head_nonce);
         send(outbound, from_node::Message::Answer(pb::Answer { proof })).await?;
-        first = next(inbound).await?;
+        first = next_message(inbound).await?;
     } else if key.is_some() {
         return refused("this node has a group key and the head has none: set the same LOCKSTEP_GROUP_KEY_FILE there");
     }
     match first {
         from_head::Message::Assignment(assignment) => Ok(assignment),
-        _ => refused("the head answered Hello with something else than an assignment"),
+        _ => refused("the head did not answer Hello with an assignment"),
     }
 }

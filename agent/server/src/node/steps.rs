@@ -1,18 +1,19 @@
-//! Steps that some of the node's ranks have finished and others have not.
+//! Results of steps that some local ranks have finished and others have not.
 
 use std::collections::VecDeque;
 
 use lockstep_proto::node::StepDone;
 
-/// In the order of the steps; never more than are in flight.
+/// Number of ranks that have finished each step, and their merged result. Holds at most the steps in flight, in order.
 #[derive(Default)]
-pub struct Steps(VecDeque<(usize, StepDone)>);
+pub struct StepResults(VecDeque<(usize, StepDone)>);
 
-impl Steps {
-    /// One more of `ranks` local ranks has done a step. A step counts as done when all have, the slowest gives its
-    /// time, and the rank that reports, if it is one of them, what was sampled.
+impl StepResults {
+    /// Adds one rank's result of a step. Returns the merged result once all `ranks` local ranks have finished the step.
+    ///
+    /// The merged result has the time of the slowest rank. It has sampled tokens if one of the ranks reports them.
     pub fn add(&mut self, done: StepDone, ranks: usize) -> Option<StepDone> {
-        let known = self.0.iter().position(|(_, one)| (one.epoch, one.step) == (done.epoch, done.step));
+        let known = self.0.iter().position(|(_, merged)| (merged.epoch, merged.step) == (done.epoch, done.step));
         let index = known.unwrap_or_else(|| {
             self.0.push_back((0, StepDone { epoch: done.epoch, step: done.step, ..Default::default() }));
             self.0.len() - 1
@@ -30,7 +31,7 @@ impl Steps {
         self.0.remove(index).map(|(_, merged)| merged)
     }
 
-    /// The epoch is over.
+    /// Drops all results, because the epoch is over.
     pub fn clear(&mut self) {
         self.0.clear();
     }
@@ -41,8 +42,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_is_done_when_all_ranks_have_done_it() {
-        let mut steps = Steps::default();
+    fn a_step_is_done_once_all_ranks_have_finished_it() {
+        let mut steps = StepResults::default();
         let done = |step, micros| StepDone { epoch: 1, step, micros, ..Default::default() };
         assert_eq!(steps.add(done(1, 10), 2), None);
         assert_eq!(steps.add(done(2, 5), 2), None);

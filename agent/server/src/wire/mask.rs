@@ -1,16 +1,18 @@
-//! Sets of tokens on the wire: as lengths of runs where those are few, else as bits.
+//! Conversion of token sets to messages and back.
 //!
-//! A grammar mostly allows a few tokens (a brace, the rest of a name) or nearly all (the inside of a string), and a
-//! vocabulary is 16 KiB of bits; a run takes one to three bytes.
+//! A grammar mostly allows a few tokens (a brace, the rest of a name) or nearly all (the inside of a string). Such a set
+//! consists of few runs, and a run takes one to three bytes. The bits of a whole vocabulary take 16 KiB. A message
+//! therefore has the lengths of the runs if they are shorter, and the bits otherwise.
 
 use lockstep_proto::node as pb;
 use lockstep_schedule::plan::TokenMask;
 
-/// Words of the largest vocabulary taken from the wire: 4 Mi tokens.
+/// Most words of a set that the rank accepts: a vocabulary of 4 Mi tokens.
 const MAX_WORDS: u32 = 1 << 17;
 
+/// Converts a set of tokens to its message.
 pub fn to_wire(mask: &TokenMask) -> pb::TokenMask {
-    let runs = runs(mask.words());
+    let runs = run_lengths(mask.words());
     let bytes: usize = runs.iter().map(|run| varint_bytes(*run)).sum();
     let words = mask.words().len() as u32;
     if bytes < size_of_val(mask.words()) {
@@ -20,8 +22,10 @@ pub fn to_wire(mask: &TokenMask) -> pb::TokenMask {
     pb::TokenMask { words, runs: Vec::new(), bits }
 }
 
+/// Converts a set of tokens from its message.
+///
 /// # Errors
-/// Says what contradicts the set's size.
+/// Fails if the set is too large, or if its bits or runs do not match its size.
 pub fn from_wire(wire: pb::TokenMask) -> Result<TokenMask, String> {
     if wire.words > MAX_WORDS {
         return Err(format!("a set of tokens of {} words, more than {MAX_WORDS}", wire.words));
@@ -39,31 +43,31 @@ pub fn from_wire(wire: pb::TokenMask) -> Result<TokenMask, String> {
         return Err(format!("a set of tokens of {size} words came as runs of {total} tokens"));
     }
     let mut words = vec![0; size];
-    let (mut at, mut allowed) = (0usize, false);
+    let (mut start, mut is_allowed) = (0usize, false);
     for run in wire.runs {
-        let end = at + run as usize;
-        if allowed {
-            (at..end).for_each(|id| words[id / 32] |= 1 << (id % 32));
+        let end = start + run as usize;
+        if is_allowed {
+            (start..end).for_each(|id| words[id / 32] |= 1 << (id % 32));
         }
-        (at, allowed) = (end, !allowed);
+        (start, is_allowed) = (end, !is_allowed);
     }
     Ok(TokenMask::new(words))
 }
 
-/// Lengths of the runs of absent and present tokens in turn; the first, of absent ones, may be 0.
-fn runs(words: &[u32]) -> Vec<u32> {
-    let (mut runs, mut length, mut present) = (Vec::new(), 0, false);
+/// Returns the lengths of the runs of absent and present tokens in turn. The first run has absent tokens and may be empty.
+fn run_lengths(words: &[u32]) -> Vec<u32> {
+    let (mut runs, mut length, mut is_present) = (Vec::new(), 0, false);
     for word in words {
-        let mut left = u32::BITS;
+        let mut remaining_bits = u32::BITS;
         let mut bits = *word;
-        while left > 0 {
-            let same = if present { bits.trailing_ones() } else { bits.trailing_zeros() }.min(left);
-            length += same;
-            left -= same;
-            if left > 0 {
-                bits >>= same;
+        while remaining_bits > 0 {
+            let run_bits = if is_present { bits.trailing_ones() } else { bits.trailing_zeros() }.min(remaining_bits);
+            length += run_bits;
+            remaining_bits -= run_bits;
+            if remaining_bits > 0 {
+                bits >>= run_bits;
                 runs.push(std::mem::take(&mut length));
-                present = !present;
+                is_present = !is_present;
             }
         }
     }
@@ -71,7 +75,7 @@ fn runs(words: &[u32]) -> Vec<u32> {
     runs
 }
 
-/// Bytes of a number in protobuf's encoding.
+/// Returns the size of a number in protobuf's encoding, in bytes.
 fn varint_bytes(number: u32) -> usize {
     (u32::BITS - number.leading_zeros()).div_ceil(7).max(1) as usize
 }
@@ -83,18 +87,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_runs_are_short() {
+    fn a_set_of_few_runs_is_sent_as_runs() {
         let mut words = vec![0; 4096];
         words[100] = 0b110;
-        assert_eq!(runs(&words), [3201, 2, 4096 * 32 - 3203]);
+        assert_eq!(run_lengths(&words), [3201, 2, 4096 * 32 - 3203]);
         assert!(to_wire(&TokenMask::new(words)).bits.is_empty());
-        assert_eq!(runs(&[u32::MAX, 1]), [0, 33, 31]);
+        assert_eq!(run_lengths(&[u32::MAX, 1]), [0, 33, 31]);
         let scattered = to_wire(&TokenMask::new(vec![0x5555_5555; 8]));
         assert_eq!((scattered.bits.len(), scattered.runs.len()), (32, 0));
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn malformed_sets_are_refused() {
         let cases = [
             (pb::TokenMask { words: 2, runs: vec![63], bits: vec![] }, "2 words came as runs of 63"),
             (pb::TokenMask { words: 2, runs: vec![u32::MAX, u32::MAX], bits: vec![] }, "runs of 8589934590"),
@@ -109,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sets_come_back_as_they_went(words in prop::collection::vec(prop_oneof![Just(0), Just(u32::MAX), any::<u32>()], 0..40)) {
+        fn sets_are_unchanged_by_the_wire(words in prop::collection::vec(prop_oneof![Just(0), Just(u32::MAX), any::<u32>()], 0..40)) {
             let mask = TokenMask::new(words);
             prop_assert_eq!(from_wire(to_wire(&mask)), Ok(mask));
         }

@@ -1,5 +1,6 @@
-//! Plans and their results as bytes on the control stream, and back. What comes back is checked: a peer's bytes never
-//! become a plan that the engine would have to distrust.
+//! Conversion of plans and their results to messages of the control stream, and back.
+//!
+//! Everything that comes from a peer is checked here, so the engine can trust every plan that it receives.
 
 mod mask;
 
@@ -9,10 +10,10 @@ use lockstep_schedule::plan::{
     TokenLogprobs,
 };
 
-/// The largest message of a control stream, in bytes: a plan of a full prefill, or a Hello.
+/// Largest message of a control stream, in bytes: a plan of a full prefill, or a Hello.
 pub const MAX_MESSAGE: usize = 16 << 20;
 
-/// A message of the control stream that does not mean anything.
+/// Error for a message of the control stream with invalid content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {message}: {reason}")]
 pub struct Malformed {
@@ -20,17 +21,17 @@ pub struct Malformed {
     reason: String,
 }
 
-/// Ranks of each pipeline stage, which compute its layers together.
+/// Returns the number of ranks that compute the layers of a pipeline stage together.
 pub fn tensor_size(assignment: &pb::Assignment) -> u32 {
     assignment.world_size / assignment.pipeline_parallel_size.max(1)
 }
 
-/// The rank whose node reports what a step sampled: the first of the last pipeline stage, which samples.
+/// Returns the rank whose node reports the sampled tokens: the first rank of the last pipeline stage.
 pub fn reporting_rank(assignment: &pb::Assignment) -> u32 {
     assignment.world_size - tensor_size(assignment)
 }
 
-/// The wire form of `plan`; `sent_nanos` is the head's monotonic clock.
+/// Converts a plan to its message. `sent_nanos` is the time of the head's monotonic clock.
 pub fn plan_to_wire(plan: &StepPlan, sent_nanos: u64) -> pb::StepPlan {
     pb::StepPlan {
         epoch: plan.epoch,
@@ -67,15 +68,15 @@ fn admission_to_wire(admission: &Admission) -> pb::Admit {
     }
 }
 
-/// A sequence to admit, with parameters in range.
+/// Converts the admission of a sequence from its message. Checks that all sampling parameters are in range.
 fn admission_from_wire(wire: pb::Admit) -> Result<Admission, String> {
     let seq = wire.seq;
-    let unit = 0.0..=1.0;
+    let unit_interval = 0.0..=1.0;
     let in_range = wire.temperature.is_finite()
         && wire.temperature >= 0.0
         && wire.top_p > 0.0
-        && unit.contains(&wire.top_p)
-        && unit.contains(&wire.min_p);
+        && unit_interval.contains(&wire.top_p)
+        && unit_interval.contains(&wire.min_p);
     if !in_range {
         let (temperature, top_p, min_p) = (wire.temperature, wire.top_p, wire.min_p);
         return Err(format!("sequence {seq} has temperature {temperature}, top_p {top_p} and min_p {min_p}"));
@@ -85,12 +86,12 @@ fn admission_from_wire(wire: pb::Admit) -> Result<Admission, String> {
         presence: wire.presence_penalty,
         frequency: wire.frequency_penalty,
     };
-    let numbers = penalties.repetition > 0.0
+    let are_finite = penalties.repetition > 0.0
         && [penalties.repetition, penalties.presence, penalties.frequency]
             .iter()
             .chain(&wire.biases)
             .all(|number| number.is_finite());
-    if !numbers || wire.bias_ids.len() != wire.biases.len() {
+    if !are_finite || wire.bias_ids.len() != wire.biases.len() {
         let (ids, biases) = (wire.bias_ids.len(), wire.biases.len());
         return Err(format!("sequence {seq} has {penalties:?}, and {biases} biases for {ids} tokens, not all numbers"));
     }
@@ -126,10 +127,11 @@ fn entry_to_wire(entry: &PlanEntry) -> pb::PlanEntry {
     }
 }
 
-/// The plan that `wire` says.
+/// Converts a plan from its message.
 ///
 /// # Errors
-/// `Malformed` for sampling parameters out of range and for no set of tokens; what depends on a rank's state is checked by its runner.
+/// Fails if a sampling parameter is out of range or a set of tokens is malformed. The rank's runner checks everything that
+/// depends on the rank's state.
 pub fn plan_from_wire(wire: pb::StepPlan) -> Result<StepPlan, Malformed> {
     let malformed = |reason: String| Malformed { message: "step plan", reason };
     let admit = wire.admit.into_iter().map(admission_from_wire).collect::<Result<_, _>>().map_err(malformed)?;
@@ -150,32 +152,33 @@ fn entry_from_wire(wire: pb::PlanEntry) -> Result<PlanEntry, String> {
     })
 }
 
-/// What was sampled, on the wire.
+/// Converts the sampled tokens of a step to their messages.
 pub fn sampled_to_wire(sampled: Vec<Sampled>) -> Vec<pb::Sampled> {
     sampled
         .into_iter()
-        .map(|one| {
-            let (logprob, top) = one.logprobs.map_or((None, Vec::new()), |l| (Some(l.chosen), l.top));
+        .map(|sampled| {
+            let (logprob, top) =
+                sampled.logprobs.map_or((None, Vec::new()), |logprobs| (Some(logprobs.chosen), logprobs.top));
             let (top_ids, top_logprobs) = top.into_iter().unzip();
-            pb::Sampled { seq: one.seq, token: one.token, logprob, top_ids, top_logprobs }
+            pb::Sampled { seq: sampled.seq, token: sampled.token, logprob, top_ids, top_logprobs }
         })
         .collect()
 }
 
-/// The output of a step that rank 0 reports.
+/// Converts the output of a step from the message of the reporting node.
 ///
 /// # Errors
-/// `Malformed` where the lists of likely tokens have unequal lengths.
+/// Fails if the lists of likely tokens have different lengths.
 pub fn output_from_wire(wire: pb::StepDone) -> Result<StepOutput, Malformed> {
     let mut sampled = Vec::with_capacity(wire.sampled.len());
-    for one in wire.sampled {
-        if one.top_ids.len() != one.top_logprobs.len() {
-            let reason = format!("{} ids with {} log-probabilities", one.top_ids.len(), one.top_logprobs.len());
+    for token in wire.sampled {
+        if token.top_ids.len() != token.top_logprobs.len() {
+            let reason = format!("{} ids with {} log-probabilities", token.top_ids.len(), token.top_logprobs.len());
             return Err(Malformed { message: "step result", reason });
         }
-        let top = one.top_ids.into_iter().zip(one.top_logprobs).collect();
-        let logprobs = one.logprob.map(|chosen| TokenLogprobs { chosen, top });
-        sampled.push(Sampled { seq: one.seq, token: one.token, logprobs });
+        let top = token.top_ids.into_iter().zip(token.top_logprobs).collect();
+        let logprobs = token.logprob.map(|chosen| TokenLogprobs { chosen, top });
+        sampled.push(Sampled { seq: token.seq, token: token.token, logprobs });
     }
     Ok(StepOutput { epoch: wire.epoch, step: wire.step, sampled })
 }
@@ -187,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_survives_the_wire() {
+    fn a_plan_is_unchanged_by_the_wire() {
         let plan = StepPlan {
             epoch: 3,
             step: 9,
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn results_survive_the_wire() {
+    fn results_are_unchanged_by_the_wire() {
         let top = vec![(1, -0.5), (2, -1.5)];
         let sampled = vec![
             Sampled { seq: 4, token: 2, logprobs: Some(TokenLogprobs { chosen: -1.5, top }) },
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn malformed_messages_are_refused() {
         let plain = admission_to_wire(&Admission::new(1, SamplingParams::default()));
         let admissions = [
             (pb::Admit { temperature: f32::NAN, ..plain.clone() }, "sequence 1 has temperature NaN"),

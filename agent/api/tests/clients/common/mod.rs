@@ -149,7 +149,7 @@ async fn answer(
     }
     let last = match prompt.as_str() {
         BREAK => Event::Failed(lost),
-        DRAIN => Event::Finished(FinishReason::Cancelled),
+        DRAIN => Event::Cancelled,
         _ => Event::Finished(end),
     };
     let _ = events.send(last).await;

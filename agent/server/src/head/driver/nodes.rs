@@ -1,4 +1,4 @@
-//! What nodes say, and what the group's life means for the schedule and for requests.
+//! Events from the nodes, and the actions by which the group affects the schedule and the requests.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use lockstep_schedule::Request;
 use lockstep_schedule::plan::SamplingParams;
 use tonic::Status;
 
-use super::{CANARY, Driver, Inputs, MAX_FRUITLESS};
+use super::{CANARY, Driver, Inputs, MAX_FAILED_ROUNDS};
 use crate::head::admission;
 use crate::head::control::{NodeEvent, NodeStream};
 use crate::head::group::Action;
@@ -16,30 +16,22 @@ use crate::head::member::Member;
 use crate::wire;
 
 impl Driver {
-    pub(super) fn node_event(&mut self, event: NodeEvent) {
+    /// Processes one event from the nodes' control streams.
+    pub(super) fn receive_node_event(&mut self, event: NodeEvent) {
         let now = Instant::now();
         match event {
-            NodeEvent::Hello { hello, peer, local, stream } => self.hello(*hello, (peer, local), stream, now),
-            NodeEvent::Closed { node, connection, reason } => {
-                if self.inputs.group.connection(node) == Some(connection) {
-                    tracing::warn!(node, reason, "a node's control stream ended");
-                }
-                // What goes to the node ends with what comes from it.
-                if let Some(stream) = self.streams.get_mut(node) {
-                    stream.take_if(|stream| stream.connection == connection);
-                }
-                let actions = self.inputs.group.detach(node, connection, &reason, now);
-                self.act(actions);
-            }
+            NodeEvent::Hello { hello, peer, local, stream } => self.admit_node(*hello, (peer, local), stream, now),
+            NodeEvent::Closed { node, connection, reason } => self.close_stream(node, connection, &reason, now),
             NodeEvent::Message { node, connection, message } => {
                 if self.inputs.group.connection(node) == Some(connection) {
-                    self.message(node, message, now);
+                    self.receive_message(node, message, now);
                 }
             }
         }
     }
 
-    pub(super) fn hello(
+    /// Attaches the process that said Hello, or refuses it with the reason.
+    fn admit_node(
         &mut self,
         hello: pb::Hello,
         (peer, local): (std::net::IpAddr, std::net::IpAddr),
@@ -48,9 +40,9 @@ impl Driver {
     ) {
         let node = hello.node as usize;
         let group = &mut self.inputs.group;
-        if let Err(reason) = admission::judge(&hello, group.config(), group.places().get(node)) {
+        if let Err(reason) = admission::check_hello(&hello, group.config(), group.slots().get(node)) {
             tracing::warn!(node, %peer, reason, "refused a node");
-            return stream.end(Status::failed_precondition(reason));
+            return stream.close(Status::failed_precondition(reason));
         }
         tracing::info!(node, %peer, pid = hello.pid, host = hello.host, "a node joined");
         let member = Member::new(hello, stream.connection, peer, local, now);
@@ -58,28 +50,38 @@ impl Driver {
         let older = self.streams[node].replace(stream);
         for action in &actions {
             if let (Action::Evict { reason, .. }, Some(older)) = (action, &older) {
-                older.end(Status::aborted(format!("evicted: {reason}")));
+                older.close(Status::aborted(format!("evicted: {reason}")));
             }
         }
         let others = actions.into_iter().filter(|action| !matches!(action, Action::Evict { .. }));
-        self.act(others.collect());
+        self.apply_actions(others.collect());
     }
 
-    pub(super) fn message(&mut self, node: usize, message: from_node::Message, now: Instant) {
+    /// Detaches the node whose control stream ended.
+    fn close_stream(&mut self, node: usize, connection: u64, reason: &str, now: Instant) {
+        if self.inputs.group.connection(node) == Some(connection) {
+            tracing::warn!(node, reason, "a node's control stream ended");
+        }
+        // The outbound half of the stream ends together with the inbound half.
+        if let Some(stream) = self.streams.get_mut(node) {
+            stream.take_if(|stream| stream.connection == connection);
+        }
+        let actions = self.inputs.group.detach(node, connection, reason, now);
+        self.apply_actions(actions);
+    }
+
+    fn receive_message(&mut self, node: usize, message: from_node::Message, now: Instant) {
         use from_node::Message as M;
         let group = &mut self.inputs.group;
         let actions = match message {
-            M::Heartbeat(heartbeat) => {
-                group.heartbeat(node, &heartbeat, now);
-                return;
-            }
-            M::StepDone(done) => return self.step_done(node, done, now),
+            M::Heartbeat(heartbeat) => return group.record_heartbeat(node, &heartbeat, now),
+            M::StepDone(done) => return self.complete_step(node, done, now),
             M::Progress(progress) => {
-                group.progress(node, &progress);
+                group.record_load_progress(node, &progress);
                 Vec::new()
             }
-            M::Loaded(loaded) => group.loaded(node, loaded, now),
-            M::Formed(formed) => group.formed(node, formed.epoch),
+            M::Loaded(loaded) => group.node_loaded(node, loaded, now),
+            M::Formed(formed) => group.node_formed(node, formed.epoch),
             M::Fault(fault) => {
                 tracing::warn!(
                     node,
@@ -89,109 +91,120 @@ impl Driver {
                     reason = fault.message,
                     "a rank cannot go on"
                 );
-                group.fault(node, &fault, now)
+                group.node_faulted(node, &fault, now)
             }
             M::Leaving(leaving) => {
                 tracing::info!(node, reason = leaving.reason, "a node asks to leave");
-                group.leaving(node, &leaving.reason, now);
+                group.request_departure(node, &leaving.reason, now);
                 Vec::new()
             }
-            M::Hello(_) | M::Answer(_) => group.evict(node, "said Hello twice", now),
+            M::Hello(_) | M::Answer(_) => group.evict(node, "it sent a second Hello or Answer", now),
         };
         self.dirty = true;
-        self.act(actions);
+        self.apply_actions(actions);
     }
 
-    pub(super) fn step_done(&mut self, node: usize, done: pb::StepDone, now: Instant) {
+    /// Notes that all ranks of a node have finished a step. Gives the sampled tokens to the schedule if this node is the
+    /// one that reports them.
+    fn complete_step(&mut self, node: usize, done: pb::StepDone, now: Instant) {
         let Inputs { group, metrics, .. } = &mut self.inputs;
         if done.epoch != group.epoch() || !group.is_formed() {
             return;
         }
-        group.step_done(node, done.step, done.micros, now);
-        let local = group.config().local_world_size;
-        for rank in node as u32 * local..(node as u32 + 1) * local {
+        group.record_step(node, done.step, done.micros, now);
+        let local_world_size = group.config().local_world_size;
+        for rank in node as u32 * local_world_size..(node as u32 + 1) * local_world_size {
             metrics.observe_step(rank, Duration::from_micros(done.micros));
         }
         if done.fan_out_nanos > 0 {
             metrics.observe_fanout(Duration::from_nanos(done.fan_out_nanos));
         }
-        if node != group.reporting_node() {
-            return;
+        if node == group.reporting_node() {
+            self.apply_results(node, done, now);
         }
+    }
+
+    /// Gives the results of a step to the schedule and the new tokens to their clients. A malformed result is a fault of
+    /// the node.
+    fn apply_results(&mut self, node: usize, done: pb::StepDone, now: Instant) {
         let micros = done.micros;
         let completed = wire::output_from_wire(done).map_err(|error| error.to_string()).and_then(|output| {
-            let sampled = !output.sampled.is_empty();
+            let has_sampled = !output.sampled.is_empty();
             let outputs = self.inputs.scheduler.complete_step(output, micros).map_err(|error| error.to_string())?;
-            Ok((sampled, outputs))
+            Ok((has_sampled, outputs))
         });
         match completed {
-            Ok((sampled, outputs)) => {
-                if sampled {
-                    self.prove();
+            Ok((has_sampled, outputs)) => {
+                if has_sampled {
+                    self.mark_serving();
                 }
-                self.deliver(outputs);
+                self.deliver_outputs(outputs);
                 let in_flight = self.inputs.scheduler.stats().steps_in_flight > 0;
-                // What is in flight now is a younger step: its own second begins.
-                self.inputs.group.busy(false, now);
-                self.inputs.group.busy(in_flight, now);
+                // A step that is still in flight is a younger one, so the timer for hung steps begins again.
+                self.inputs.group.set_in_flight(false, now);
+                self.inputs.group.set_in_flight(in_flight, now);
             }
             Err(reason) => {
                 let fault =
                     pb::Fault { epoch: self.inputs.group.epoch(), rank: 0, message: reason, ..Default::default() };
-                let actions = self.inputs.group.fault(node, &fault, now);
-                self.act(actions);
+                let actions = self.inputs.group.node_faulted(node, &fault, now);
+                self.apply_actions(actions);
             }
         }
     }
 
-    pub(super) fn prove(&mut self) {
-        self.suspects.clear();
-        self.fruitless = 0;
-        if !self.proved {
-            self.inputs.group.proved();
-            (self.proved, self.opened, self.lost_at, self.dirty) = (true, true, None, true);
+    /// Notes that the ranks of this epoch have generated a token: the group serves.
+    fn mark_serving(&mut self) {
+        self.suspect_sequences.clear();
+        self.failed_rounds = 0;
+        if !self.serving {
+            self.inputs.group.mark_serving();
+            (self.serving, self.has_served, self.lost_at, self.dirty) = (true, true, None, true);
             tracing::info!(epoch = self.inputs.group.epoch(), "the group serves");
-            self.pulse();
-            self.publish();
+            self.send_pulse();
+            self.publish_status();
         }
     }
 
-    pub(super) fn act(&mut self, actions: Vec<Action>) {
+    /// Carries out the actions that the group asks for.
+    pub(super) fn apply_actions(&mut self, actions: Vec<Action>) {
         for action in actions {
             self.dirty = true;
             match action {
-                Action::Send { node, message } => self.send(node, message),
+                Action::Send { node, message } => self.send_to_node(node, message),
                 Action::Evict { node, connection, reason } => {
                     tracing::warn!(node, reason, "evicted a node");
                     let matching = self.streams[node].take_if(|stream| stream.connection == connection);
                     if let Some(stream) = matching {
-                        stream.end(Status::aborted(format!("evicted: {reason}")));
+                        stream.close(Status::aborted(format!("evicted: {reason}")));
                     }
                 }
-                Action::Lost { reason } => {
+                Action::FailEpoch { reason } => {
                     tracing::warn!(
                         epoch = self.inputs.group.epoch(),
                         reason,
                         "lost the epoch: running requests wait for the next"
                     );
-                    self.lost(&reason, true);
+                    self.end_epoch(&reason, true);
                 }
-                Action::Ended { reason } => {
+                Action::EndEpoch { reason } => {
                     tracing::info!(
                         epoch = self.inputs.group.epoch(),
                         reason,
                         "ended the epoch between two steps: running requests wait for the next"
                     );
-                    self.lost(&reason, false);
+                    self.end_epoch(&reason, false);
                 }
-                Action::Formed { epoch, num_blocks } => self.formed(epoch, num_blocks),
+                Action::StartEpoch { epoch, num_blocks } => self.start_epoch(epoch, num_blocks),
+                Action::ReportFormError { reason } => tracing::error!(reason, "cannot form the group"),
             }
         }
-        self.publish();
+        self.publish_status();
     }
 
-    pub(super) fn formed(&mut self, epoch: u64, num_blocks: u32) {
-        let now = self.now();
+    /// Gives the KV cache of a new epoch to the schedule. Submits the canary request if no client's request is there.
+    fn start_epoch(&mut self, epoch: u64, num_blocks: u32) {
+        let now = self.now_micros();
         tracing::info!(epoch, num_blocks, "all ranks have joined");
         self.last_sent = None;
         let scheduler = &mut self.inputs.scheduler;
@@ -209,37 +222,41 @@ impl Driver {
                 needs_head: false,
             };
             if let Err(error) = scheduler.submit(canary, now) {
-                tracing::error!(%error, "cannot prove the group");
+                tracing::error!(%error, "cannot test the group with a canary request");
             }
         }
     }
 
-    /// The epoch is over; `fault` where something went wrong in it.
-    fn lost(&mut self, reason: &str, fault: bool) {
-        let now = self.now();
+    /// Puts running sequences back into the queue because the epoch is over. `failed` is true if a failure ended it.
+    ///
+    /// After [`MAX_FAILED_ROUNDS`] failures in a row, the sequences that ran in them fail.
+    fn end_epoch(&mut self, reason: &str, failed: bool) {
+        let now = self.now_micros();
         self.inputs.scheduler.cancel(CANARY);
         self.inputs.scheduler.end_epoch(now);
-        self.lost_at = self.lost_at.or(Some(Instant::now()));
-        if fault && !self.proved {
-            self.fruitless += 1;
+        self.lost_at.get_or_insert_with(Instant::now);
+        if failed && !self.serving {
+            self.failed_rounds += 1;
         }
-        self.proved = false;
-        self.pulse();
-        if self.fruitless >= MAX_FRUITLESS {
-            self.fruitless = 0;
-            for id in std::mem::take(&mut self.suspects) {
+        self.serving = false;
+        self.send_pulse();
+        if self.failed_rounds >= MAX_FAILED_ROUNDS {
+            self.failed_rounds = 0;
+            for id in std::mem::take(&mut self.suspect_sequences) {
                 self.inputs.scheduler.cancel(id);
-                let what = format!("the group failed {MAX_FRUITLESS} times while it computed this request: {reason}");
-                self.clients.fail(id, ServeError::Internal(what));
+                let text =
+                    format!("the group failed {MAX_FAILED_ROUNDS} times while it computed this request: {reason}");
+                self.clients.fail(id, ServeError::Internal(text));
             }
         }
     }
 
-    pub(super) fn send(&mut self, node: usize, message: from_head::Message) {
-        let delivered = self.streams[node].as_ref().is_some_and(|stream| stream.send(message));
-        if !delivered {
+    /// Sends a message to a node. Evicts the node if too many messages wait for it already.
+    pub(super) fn send_to_node(&mut self, node: usize, message: from_head::Message) {
+        let is_queued = self.streams[node].as_ref().is_some_and(|stream| stream.send(message));
+        if !is_queued {
             let actions = self.inputs.group.evict(node, "it reads nothing from its control stream", Instant::now());
-            self.act(actions);
+            self.apply_actions(actions);
         }
     }
 }

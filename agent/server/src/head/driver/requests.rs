@@ -1,62 +1,65 @@
-//! What clients ask for, and what they are told.
+//! Commands from the client APIs, and the answers to them.
 
 use std::time::{Duration, Instant};
 
-use lockstep_api::{Command, Event, Left, ServeError, Submission};
+use lockstep_api::{Command, Event, InFlight, ServeError, Submission};
 use lockstep_schedule::Request;
 use tokio::sync::mpsc;
 
 use super::{CANARY, Driver};
 use crate::head::clients;
 
-/// How long requests are still taken after the operator asked for a drain: until every node's proxy has heard that this
-/// head does not accept any more, clients are sent here.
-const LINGER: Duration = Duration::from_secs(5);
+/// Time for which the head still takes requests after the operator asked for a drain. Within this time the proxy of
+/// every Kubernetes node learns that the head does not accept requests any more. Until then, proxies send clients here.
+const DRAIN_NOTICE: Duration = Duration::from_secs(5);
 
 impl Driver {
-    pub(super) fn command(&mut self, command: Command) {
+    /// Carries out a command of the client APIs or of the operator.
+    pub(super) fn run_command(&mut self, command: Command) {
         match command {
-            // A client that did not wait for the answer has dropped its events too: the next tick cancels it.
+            // A client that does not wait for the answer has dropped its events too. The next tick cancels its request.
             Command::Submit { submission, events, accepted } => {
-                accepted.send(self.submit(submission, events)).ok();
+                accepted.send(self.submit_request(submission, events)).ok();
             }
             Command::Drain { reason, answer } => {
-                if self.closed.is_none() {
-                    self.lingers_until = Some(Instant::now() + LINGER);
+                if self.closed_reason.is_none() {
+                    self.accepts_until = Some(Instant::now() + DRAIN_NOTICE);
                 }
-                self.close(if reason.is_empty() { "the operator asked for it" } else { &reason });
-                self.publish();
+                self.stop_accepting(if reason.is_empty() { "the operator asked for it" } else { &reason });
+                self.publish_status();
                 let stats = self.inputs.scheduler.stats();
-                answer.send(Left { running: stats.running as u32, waiting: stats.waiting as u32 }).ok();
+                answer.send(InFlight { running: stats.running as u32, waiting: stats.waiting as u32 }).ok();
             }
         }
     }
 
-    fn submit(&mut self, submission: Submission, events: mpsc::Sender<Event>) -> Result<(), ServeError> {
+    /// Queues a request, or returns the reason why the head refuses it.
+    fn submit_request(&mut self, submission: Submission, events: mpsc::Sender<Event>) -> Result<(), ServeError> {
         let unavailable = |reason: &str| {
             Err(ServeError::Unavailable { reason: reason.into(), retry_after_s: clients::RETRY_AFTER_S })
         };
-        let lingers = self.lingers_until.is_some_and(|until| Instant::now() < until);
-        if let Some(reason) = self.closed.as_ref().filter(|_| !lingers) {
+        let still_accepts = self.accepts_until.is_some_and(|until| Instant::now() < until);
+        if let Some(reason) = self.closed_reason.as_ref().filter(|_| !still_accepts) {
             return unavailable(&format!("the head takes no more requests: {reason}"));
         }
-        if self.lost_at.is_some_and(|at| at.elapsed() > self.inputs.recovery_timeout) {
+        if self.has_recovery_timed_out() {
             return unavailable("the group has not recovered in time");
         }
-        let now = self.now();
+        let now = self.now_micros();
         let id = self.next_id;
-        // What the blocks cannot hold would be refused; the answer ends there instead.
-        let room = self.inputs.scheduler.max_sequence_tokens().saturating_sub(submission.prompt.len() as u32);
+        // The schedule refuses a request that its blocks cannot hold. A shorter limit lets the answer end early instead.
+        let max_sequence_tokens = self.inputs.scheduler.max_sequence_tokens();
+        let max_answer_tokens = max_sequence_tokens.saturating_sub(submission.prompt.len() as u32);
         let request = Request {
             id,
             prompt: submission.prompt,
             sampling: submission.sampling,
-            max_tokens: submission.max_tokens.min(room.max(1)),
+            max_tokens: submission.max_tokens.min(max_answer_tokens.max(1)),
             stop_token_ids: submission.stop_token_ids,
             deadline: submission.deadline.map(|deadline| now + deadline.as_micros() as u64),
             needs_head: submission.guide.is_some(),
         };
-        self.inputs.scheduler.submit(request, now).map_err(clients::refusal)?;
+        self.inputs.scheduler.submit(request, now).map_err(clients::refusal_error)?;
         self.next_id += 1;
         self.requests += 1;
         tracing::debug!(request_id = submission.request_id, sequence = id, "took a request");
@@ -64,7 +67,8 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn deliver(&mut self, outputs: Vec<lockstep_schedule::RequestOutput>) {
+    /// Sends outputs of the schedule to their clients, and cancels the sequences that must end for that.
+    pub(super) fn deliver_outputs(&mut self, outputs: Vec<lockstep_schedule::RequestOutput>) {
         for output in outputs {
             self.tokens_generated +=
                 u64::from(matches!(output, lockstep_schedule::RequestOutput::Token { id, .. } if id != CANARY));

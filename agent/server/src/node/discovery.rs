@@ -1,4 +1,4 @@
-//! How a node finds the head, and what it says of itself.
+//! Discovery of the head, and the node's Hello.
 
 use std::time::Duration;
 
@@ -7,31 +7,32 @@ use lockstep_collectives::{AbortSwitch, RankGroup, ring};
 use lockstep_proto::node as pb;
 use tokio_util::sync::CancellationToken;
 
-use super::{LONG_TURN, Node, RING_CLUSTER, devices};
+use super::{DISCOVERY_LOOP_TIMEOUT, Node, RING_CLUSTER, devices};
 use crate::auth;
 use crate::config::{ControlAddress, HostPort, RingSetup};
 
-/// The ring's own bootstrap may wait for neighbours that start much later.
+/// Time for the ranks of a ring to find each other. Neighbours may start much later.
 const DISCOVER_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// A neighbour that is there answers at once.
+/// Time for a neighbour to answer a greeting. A running neighbour answers at once.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Node {
-    /// Whether the next head may be elsewhere than the last: its address was learnt from the ring.
+    /// Returns true if a new head may have another address, because this node learned the address from the ring.
     pub(super) fn head_may_move(&self) -> bool {
         matches!(self.config.control, ControlAddress::FromRing { master: None })
     }
 
-    /// The head's control address: told, or learnt from the neighbours in the ring. `None`: told to stop meanwhile.
+    /// Returns the head's control address, from the configuration or from the neighbours in the ring. Returns `None` if
+    /// the node was told to stop meanwhile.
     pub(super) async fn find_head(&mut self, stop: &CancellationToken) -> anyhow::Result<Option<String>> {
-        let known = self.known_head();
-        let Some(spec) = self.ring_spec(DISCOVER_TIMEOUT)? else { return Ok(known) };
-        self.health.turn(LONG_TURN);
-        tracing::info!(rank = spec.group.rank(), right = spec.right, "looking for the ring");
-        let (links, switch) = (self.links.clone(), AbortSwitch::new()?);
+        let configured = self.configured_head();
+        let Some(config) = self.discovery_config(DISCOVER_TIMEOUT)? else { return Ok(configured) };
+        self.health.extend_loop_deadline(DISCOVERY_LOOP_TIMEOUT);
+        tracing::info!(rank = config.group.rank(), right = config.right, "looking for the ring");
+        let (ring_ports, switch) = (self.ring_ports.clone(), AbortSwitch::new()?);
         let abort = switch.clone();
-        let search = tokio::task::spawn_blocking(move || ring::discover(links.first(), spec, &switch));
+        let search = tokio::task::spawn_blocking(move || ring::discover(ring_ports.first(), config, &switch));
         let found = tokio::select! {
             found = search => found.context("look for the ring")?,
             () = stop.cancelled() => {
@@ -42,32 +43,32 @@ impl Node {
         let found = found.context("find the other ranks of the ring")?;
         tracing::info!(control = found.control, own = found.own, "found the ring");
         self.ring_addresses = vec![found.own];
-        Ok(Some(known.unwrap_or(found.control)))
+        Ok(Some(configured.unwrap_or(found.control)))
     }
 
-    /// Calls the right neighbour again: where it is a new process, it learns from this its own address and this rank's,
-    /// which it tells this rank's successor one day. Nothing waits for it.
+    /// Greets the right neighbour again, and waits for nothing. A new process in the neighbour's place learns its own
+    /// address and this rank's address from the greeting. It passes this rank's address on to a successor of this rank.
     pub(super) fn greet_neighbour(&self) -> anyhow::Result<()> {
-        let Some(spec) = self.ring_spec(GREETING_TIMEOUT)? else { return Ok(()) };
-        let (links, switch) = (self.links.clone(), AbortSwitch::new()?);
+        let Some(config) = self.discovery_config(GREETING_TIMEOUT)? else { return Ok(()) };
+        let (ring_ports, switch) = (self.ring_ports.clone(), AbortSwitch::new()?);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = ring::discover(links.first(), spec, &switch) {
+            if let Err(error) = ring::discover(ring_ports.first(), config, &switch) {
                 tracing::debug!(%error, "did not reach the right neighbour");
             }
         });
         Ok(())
     }
 
-    /// The head's address where the configuration says it.
-    fn known_head(&self) -> Option<String> {
+    /// Returns the head's address if the configuration has it.
+    fn configured_head(&self) -> Option<String> {
         match &self.config.control {
             ControlAddress::Known(address) => Some(address.to_string()),
             ControlAddress::FromRing { master } => master.as_ref().map(ToString::to_string),
         }
     }
 
-    /// What this rank says and asks in the ring; `None`: the group was not told of by `RING_*`.
-    fn ring_spec(&self, timeout: Duration) -> anyhow::Result<Option<ring::DiscoverConfig>> {
+    /// Returns this rank's settings for the discovery of the ring, or `None` if `RING_*` does not configure the group.
+    fn discovery_config(&self, timeout: Duration) -> anyhow::Result<Option<ring::DiscoverConfig>> {
         let RingSetup::Ring { right, rank, world_size, .. } = &self.config.ring else { return Ok(None) };
         let group =
             RankGroup::new(*rank as usize, *world_size as usize).context("RING_RANK is not below RING_WORLD_SIZE")?;
@@ -78,13 +79,14 @@ impl Node {
         Ok(Some(ring::DiscoverConfig {
             group,
             cluster_id: self.config.common.cluster_id.clone().unwrap_or_else(|| RING_CLUSTER.into()),
-            key: self.links.ring_key()?,
+            key: self.ring_ports.ring_key()?,
             right: right.to_string(),
             control,
             timeout,
         }))
     }
 
+    /// Returns this node's Hello.
     pub(super) fn hello(&self) -> pb::Hello {
         let nonce = if self.key.is_some() { auth::nonce() } else { Vec::new() };
         pb::Hello {
@@ -95,23 +97,25 @@ impl Node {
             local_world_size: self.config.local_world_size,
             world_size: self.config.world_size.unwrap_or(0),
             incarnation: self.incarnation,
-            ring_addresses: self.ring_addresses.iter().map(|address| self.advertised(address)).collect(),
+            ring_addresses: self.ring_addresses.iter().map(|address| self.advertised_address(address)).collect(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             pid: std::process::id(),
-            devices: (0..self.config.local_world_size as usize).map(|local_rank| self.device(local_rank)).collect(),
+            devices: (0..self.config.local_world_size as usize)
+                .map(|local_rank| self.device_names(local_rank))
+                .collect(),
             backends: vec!["ring".to_owned()],
             nonce,
             last_epoch: self.last_epoch,
         }
     }
 
-    /// What a local rank computes on.
-    fn device(&self, local_rank: usize) -> String {
-        devices::describe(&self.config.common.devices, local_rank, self.isa)
+    /// Returns the names of a local rank's devices.
+    fn device_names(&self, local_rank: usize) -> String {
+        devices::describe_devices(&self.config.common.devices, local_rank, self.isa)
     }
 
-    /// A ring address as others are told it: its port at the host that this node was told to advertise, if it was.
-    fn advertised(&self, address: &str) -> String {
+    /// Returns a ring address as the node advertises it: with the configured host, if there is one.
+    fn advertised_address(&self, address: &str) -> String {
         let port = address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
         match (&self.config.advertise, port) {
             (Some(host), Some(port)) => HostPort { host: host.clone(), port }.to_string(),

@@ -1,4 +1,4 @@
-//! Where the local ranks listen, and how they join a communicator.
+//! The ring ports on which the local ranks listen, and the way by which they join an epoch's communicator.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,37 +11,38 @@ use lockstep_collectives::{AbortSwitch, CollectiveError, Communicators, RankGrou
 
 use crate::auth::GroupKey;
 
-/// No byte from a peer for this long ends a collective. The head notices a dead rank long before; this is for a node
-/// that has lost the head as well.
+/// Time without a byte from a peer after which a collective ends. The head notices a dead rank long before. The timeout
+/// is for a node that has lost the head as well.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the head says of an epoch, and what the node adds.
+/// Settings of an epoch, from the head and from the node.
 #[derive(Debug, Clone)]
 pub struct FormSpec {
     pub epoch: u64,
     pub cluster_id: String,
-    /// Of the node's first local rank.
+    /// Rank of the node's first local rank.
     pub first_rank: usize,
+    /// Ring addresses of all ranks, by rank.
     pub addresses: Vec<String>,
-    /// Pipeline stages.
+    /// Number of pipeline stages.
     pub stages: usize,
     pub backend: String,
     pub num_blocks: u32,
     pub timeout: Duration,
-    /// A waiting rank may keep its core busy: there are cores enough.
+    /// True if the machine has a core for every rank, so that a waiting rank may keep its core busy.
     pub spin: bool,
 }
 
-/// The local ranks' ring ports; they stay bound while epochs come and go.
+/// Ring ports of the local ranks. They stay bound from one epoch to the next.
 #[derive(Clone)]
-pub struct Links {
+pub struct RingPorts {
     listeners: Arc<Vec<Listener>>,
     key: Option<GroupKey>,
 }
 
-impl Links {
-    /// Binds one port for each local rank: `listen`'s and the ones after it, or free ones where that is 0. `or_free`: a
-    /// free one in place of one that is taken.
+impl RingPorts {
+    /// Binds one port for each local rank: the port of `listen` and the ports after it. Binds free ports if the port of
+    /// `listen` is 0. If `or_free` is set, binds a free port in place of one that is in use.
     ///
     /// # Errors
     /// Names the address that could not be bound.
@@ -57,39 +58,40 @@ impl Links {
                 }
                 bound => bound,
             };
-            let named = bound.map_err(|error| {
+            let listener = bound.map_err(|error| {
                 anyhow::anyhow!(
-                    "bind the ring port {address}: {error}; choose another with RING_PORT or LOCKSTEP_RING_PORT"
+                    "bind the ring port {address}: {error}; choose another port with RING_PORT or LOCKSTEP_RING_PORT"
                 )
             })?;
-            listeners.push(named);
+            listeners.push(listener);
         }
         Ok(Self { listeners: Arc::new(listeners), key })
     }
 
-    /// The first local rank's.
+    /// Returns the listener of the first local rank.
     pub fn first(&self) -> &Listener {
         &self.listeners[0]
     }
 
-    /// Where the ports are, in order of local rank.
+    /// Returns the addresses of the ports, by local rank.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(Listener::local_addr).collect()
     }
 
-    /// The group's key as the ring takes it.
+    /// Returns the group's key in the form that the ring needs.
     ///
     /// # Errors
-    /// Where the ring does not take it.
+    /// Fails if the ring refuses the key.
     pub fn ring_key(&self) -> Result<Option<ring::LinkKey>, CollectiveError> {
         self.key.as_ref().map(|key| ring::LinkKey::new(key.bytes())).transpose()
     }
 
-    /// Joins an epoch.
+    /// Joins an epoch as a local rank.
     ///
     /// # Errors
-    /// [`CollectiveError`]: a peer that cannot be reached or does not belong, an abort, a backend that is not there.
-    pub fn form(
+    /// Fails if a peer cannot be reached or does not belong to the group, if the epoch is aborted, or if the backend is
+    /// unknown.
+    pub fn join_epoch(
         &self,
         local_rank: usize,
         spec: &FormSpec,

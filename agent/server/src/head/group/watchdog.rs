@@ -1,0 +1,84 @@
+//! The watchdog of the group: it finds silent nodes and hung ranks, and it starts the next attempt to form.
+
+use std::time::{Duration, Instant};
+
+use super::{Action, FORM_TIMEOUT, GroupState, HeadGroup};
+use crate::head::member::Member;
+use crate::wire;
+
+/// Time without a heartbeat after which a node counts as dead or cut off. Nodes send one every 100 ms.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(800);
+/// Time after which a step in flight counts as hung if no rank enters or leaves a layer or a collective.
+const STALL_TIMEOUT: Duration = Duration::from_millis(900);
+/// Time between two ticks from which on this process counts as paused. Ticks come every 50 ms.
+const PAUSE_THRESHOLD: Duration = Duration::from_millis(300);
+
+impl HeadGroup {
+    /// Evicts silent nodes and hung ranks, and forms the next epoch when its time has come. The driver calls this about
+    /// every 50 ms.
+    pub fn tick(&mut self, now: Instant) -> Vec<Action> {
+        self.forgive_own_pause(now);
+        let silent = self.members().find(|member| now.duration_since(member.last_heartbeat_at) > HEARTBEAT_TIMEOUT);
+        if let Some(node) = silent.map(|member| member.hello.node as usize) {
+            return self.evict(node, "no heartbeat for 0.8 s: dead, stopped or cut off", now);
+        }
+        match self.state {
+            GroupState::Gathering { not_before } if not_before.is_some_and(|at| now >= at) => {
+                self.state = GroupState::Gathering { not_before: None };
+                self.try_form(now)
+            }
+            GroupState::Forming { since } if now.duration_since(since) > FORM_TIMEOUT + HEARTBEAT_TIMEOUT => {
+                self.fail_epoch("the ranks did not all join in time", now)
+            }
+            GroupState::Formed { busy_since: Some(since) } => self.end_stalled_step(since, now),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Extends every node's timers by the time for which the head's own process was paused or starved. The head could
+    /// receive nothing in that time, so no node is to blame.
+    fn forgive_own_pause(&mut self, now: Instant) {
+        let gap = self.last_tick.map_or(Duration::ZERO, |last| now.duration_since(last));
+        self.last_tick = Some(now);
+        if gap > PAUSE_THRESHOLD {
+            for member in self.slots.iter_mut().filter_map(|slot| slot.member.as_mut()) {
+                member.last_heartbeat_at = (member.last_heartbeat_at + gap).min(now);
+                member.last_progress_at = (member.last_progress_at + gap).min(now);
+            }
+        }
+    }
+
+    /// Evicts the ranks that hold up the step in flight, once no rank has made progress for [`STALL_TIMEOUT`].
+    ///
+    /// Later pipeline stages wait for the first stage that has not finished the oldest step. Within that stage, the
+    /// ranks with the least progress are hung. If all ranks of the stage have made the same progress, a link between
+    /// them is broken. Then the epoch ends and no node is evicted.
+    fn end_stalled_step(&mut self, busy_since: Instant, now: Instant) -> Vec<Action> {
+        let last_progress = self.members().map(|member| member.last_progress_at).max();
+        let still_since = last_progress.map_or(busy_since, |at| at.max(busy_since));
+        if now.duration_since(still_since) <= STALL_TIMEOUT {
+            return Vec::new();
+        }
+        let oldest = self.members().map(|member| (member.last_step, self.pipeline_stage(member))).min();
+        let Some((step, stage)) = oldest else { return Vec::new() };
+        let peers: Vec<&Member> = self.members().filter(|member| self.pipeline_stage(member) == stage).collect();
+        let unfinished = || peers.iter().filter(|member| member.last_step == step);
+        let least_progress = unfinished().map(|member| member.progress).min().unwrap_or(0);
+        let hung: Vec<usize> = unfinished()
+            .filter(|member| member.progress == least_progress)
+            .map(|member| member.hello.node as usize)
+            .collect();
+        // A stage on a single node has no peer to compare with. Its node counts as hung if other stages wait for it.
+        let no_rank_is_behind = hung.len() == peers.len() && (peers.len() > 1 || self.slots.len() == 1);
+        if no_rank_is_behind {
+            return self.fail_epoch("a step is in flight and no rank moved for 0.9 s", now);
+        }
+        let reason = "hung: a step is in flight and the other ranks wait for it";
+        hung.into_iter().flat_map(|node| self.evict(node, reason, now)).collect()
+    }
+
+    /// Returns the first pipeline stage that has a rank on the member's node.
+    fn pipeline_stage(&self, member: &Member) -> u32 {
+        member.hello.node * self.config.local_world_size / wire::tensor_size(&self.config.assignment).max(1)
+    }
+}

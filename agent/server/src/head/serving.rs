@@ -1,0 +1,160 @@
+//! The running head: the driver, the control port, the client APIs, the foreground task and the head's own ranks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use lockstep_api::{Alive, Api, Inference, Metrics, Text, serve_grpc, serve_http};
+use lockstep_proto::v1::ModelInfo;
+use lockstep_schedule::Scheduler;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::control::{self, ControlPort, ControlService};
+use super::driver::{Driver, Inputs};
+use super::group::{GroupConfig, HeadGroup};
+use super::ports::Ports;
+use super::{local, status};
+use crate::auth::GroupKey;
+use crate::config::{Foreground, HeadConfig};
+use crate::signals::Signals;
+use crate::tls::Tls;
+use crate::{bench, chat};
+
+/// Most commands, and most node events, that may wait for the driver.
+const BACKLOG: usize = 1024;
+/// Time that the last answers to clients, and then the head's own ranks, get to end after a drain.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Tasks that serve the head's ports, and the foreground task.
+type Servers = JoinSet<anyhow::Result<()>>;
+
+/// Parts that [`super::run`] prepares before it starts anything.
+pub struct Parts {
+    pub key: Option<GroupKey>,
+    pub tls: Option<Arc<Tls>>,
+    pub cluster_id: String,
+    pub text: Text,
+    pub model: ModelInfo,
+    pub group: GroupConfig,
+    pub scheduler: Scheduler,
+    pub ports: Ports,
+    /// Command that starts the head's own ranks. `None` if another process starts them.
+    pub own_ranks: Option<tokio::process::Command>,
+}
+
+/// Serves until the driver has drained or a server fails.
+///
+/// # Errors
+/// Returns the first error of a server, or the error of the foreground task.
+pub async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow::Result<()> {
+    let (commands, command_inbox) = mpsc::channel(BACKLOG);
+    let (node_events, nodes) = mpsc::channel(BACKLOG);
+    let group = HeadGroup::new(parts.group);
+    let (status, status_watch) = watch::channel(status::initial_status(&group, &parts.model));
+    let (metrics, alive) = (Metrics::new(), Alive::default());
+    let driver = Driver::new(Inputs {
+        group,
+        scheduler: parts.scheduler,
+        model: parts.model.clone(),
+        recovery_timeout: config.serving.recovery_timeout,
+        drain_timeout: config.serving.drain_timeout,
+        commands: command_inbox,
+        nodes,
+        status,
+        metrics: metrics.clone(),
+        alive: alive.clone(),
+        drain: signals.stop.clone(),
+    });
+    let control = ControlPort {
+        listener: parts.ports.control,
+        tls: parts.tls,
+        service: ControlService::server(parts.cluster_id, parts.key, node_events),
+        commands: commands.clone(),
+        status: status_watch.clone(),
+    };
+    let inference = Inference::new(commands, status_watch, alive);
+    let api = Api::new(inference.clone(), parts.model, parts.text, metrics);
+    let over = CancellationToken::new();
+    let mut servers = Servers::new();
+    servers.spawn(control::serve_control(control, over.clone()));
+    spawn_client_servers(&mut servers, (parts.ports.grpc, parts.ports.http), &api, &over);
+    if let Some(foreground) = config.foreground {
+        let stop = signals.stop.clone();
+        let task = match foreground {
+            Foreground::Chat(config) => chat::run(api, config, signals).boxed(),
+            Foreground::Bench(config) => bench::run(inference, config).boxed(),
+        };
+        servers.spawn(run_foreground(task, stop, over.clone()));
+    }
+    let own_ranks =
+        parts.own_ranks.map(|command| tokio::spawn(local::keep_running(command, over.clone(), END_TIMEOUT)));
+    let driver = tokio::spawn(driver.run());
+    let outcome = tokio::select! {
+        driver = driver => driver.context("the head's driver ended"),
+        Some(server) = servers.join_next() => server.context("a server ended").and_then(|ended| ended),
+    };
+    over.cancel();
+    let late_outcome = wait_for_servers(servers, own_ranks).await;
+    outcome.and(late_outcome)
+}
+
+/// Starts the servers of the client APIs that have a port.
+fn spawn_client_servers(
+    servers: &mut Servers,
+    (grpc, http): (Option<TcpListener>, Option<TcpListener>),
+    api: &Api,
+    over: &CancellationToken,
+) {
+    if let Some(listener) = grpc {
+        let serving = serve_grpc(listener, api.clone(), over.clone());
+        servers.spawn(async { serving.await.context("serve gRPC") });
+    }
+    if let Some(listener) = http {
+        let serving = serve_http(listener, api.clone(), over.clone());
+        servers.spawn(async {
+            serving.await;
+            Ok(())
+        });
+    }
+}
+
+/// Runs the foreground task. When the task ends, the head drains.
+async fn run_foreground(
+    task: BoxFuture<'static, anyhow::Result<()>>,
+    stop: CancellationToken,
+    over: CancellationToken,
+) -> anyhow::Result<()> {
+    let ended = tokio::select! {
+        ended = task => ended,
+        () = over.cancelled() => Ok(()),
+    };
+    stop.cancel();
+    // A server that ends makes the head end without a drain. This one therefore ends after the drain.
+    over.cancelled().await;
+    ended
+}
+
+/// Waits until the servers and the head's own ranks have ended, for twice [`END_TIMEOUT`] at most. Returns the last
+/// error.
+async fn wait_for_servers(mut servers: Servers, own_ranks: Option<JoinHandle<()>>) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    let all_ended = async {
+        while let Some(ended) = servers.join_next().await {
+            if let Ok(Err(error)) = ended {
+                outcome = Err(error);
+            }
+        }
+        if let Some(own_ranks) = own_ranks {
+            own_ranks.await.ok();
+        }
+    };
+    if tokio::time::timeout(END_TIMEOUT + END_TIMEOUT, all_ended).await.is_err() {
+        tracing::warn!("client connections did not end in time: closing them");
+    }
+    outcome
+}

@@ -1,0 +1,36 @@
+//! The pauses between dials of a head that does not answer.
+
+use std::time::Duration;
+
+use lockstep_proto::backoff::Backoff;
+
+/// Pauses between dials that fail.
+const DIAL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+/// Number of failed dials that the log does not warn of. A head that starts together with its workers needs some time.
+const QUIET_FAILURES: u32 = 3;
+
+/// Failed dials in a row, and the pause after each.
+pub struct FailedDials {
+    failures: u32,
+    backoff: Backoff,
+}
+
+impl Default for FailedDials {
+    fn default() -> Self {
+        Self { failures: 0, backoff: DIAL_BACKOFF }
+    }
+}
+
+impl FailedDials {
+    /// Counts a failure, logs it, and returns the pause before the next dial. The first failures appear at debug level
+    /// only. Later ones are warnings, at powers of two.
+    pub fn record_failure(&mut self, control: &str, reason: &str) -> Duration {
+        self.failures += 1;
+        if self.failures > QUIET_FAILURES && self.failures.is_power_of_two() {
+            tracing::warn!(head = control, failures = self.failures, reason, "no stream to the head: trying again");
+        } else {
+            tracing::debug!(head = control, failures = self.failures, reason, "no stream to the head: trying again");
+        }
+        self.backoff.next_pause()
+    }
+}

@@ -1,0 +1,91 @@
+//! The node's reports to the head: load progress, loaded models, joined epochs, finished steps and faults.
+
+use std::time::Duration;
+
+use lockstep_proto::node::{self as pb, from_node};
+use lockstep_proto::v1::Phase;
+
+use super::Node;
+use super::rank::{RankEvent, RankEventKind};
+use super::session::Outbound;
+use crate::wire;
+
+/// Time that a last message needs to leave the process.
+const LAST_MESSAGE_PAUSE: Duration = Duration::from_millis(200);
+
+impl Node {
+    /// Notes an event of a local rank. Returns the message that the head is to receive, if any.
+    pub(super) fn report_rank_event(&mut self, event: RankEvent) -> Option<from_node::Message> {
+        let rank = self.assignment.first_rank + event.local_rank as u32;
+        match event.kind {
+            RankEventKind::Progress { loaded, total } => {
+                self.health.set_load_progress(event.local_rank, loaded, total);
+                let (phase, bytes_loaded, bytes_total) = (Phase::Loading.into(), loaded, total);
+                Some(from_node::Message::Progress(pb::Progress { rank, phase, bytes_loaded, bytes_total }))
+            }
+            RankEventKind::Loaded { loaded } => {
+                self.loaded[event.local_rank] = Some(loaded);
+                self.loaded_message()
+            }
+            RankEventKind::LoadFailed { reason } => Some(self.fatal_fault(event.local_rank, reason)),
+            RankEventKind::Formed { epoch } if epoch == self.last_epoch => {
+                self.num_joined += 1;
+                if self.num_joined < self.ranks.len() {
+                    return None;
+                }
+                self.health.set_joined(epoch);
+                Some(from_node::Message::Formed(pb::Formed { epoch }))
+            }
+            RankEventKind::Formed { .. } => None,
+            RankEventKind::StepDone { output, .. } if output.epoch != self.last_epoch => None,
+            RankEventKind::StepDone { output, micros, fan_out_nanos } => {
+                let is_reporter = rank == wire::reporting_rank(&self.assignment);
+                let sampled = if is_reporter { wire::sampled_to_wire(output.sampled) } else { Vec::new() };
+                let (epoch, step) = (output.epoch, output.step);
+                let done = pb::StepDone { epoch, step, micros, sampled, fan_out_nanos };
+                self.step_results.add(done, self.ranks.len()).map(from_node::Message::StepDone)
+            }
+            RankEventKind::Fault { epoch, reason } => {
+                tracing::warn!(rank, epoch, reason, "cannot go on in this epoch");
+                Some(from_node::Message::Fault(pb::Fault { epoch, rank, message: reason, fatal: false }))
+            }
+        }
+    }
+
+    /// Returns the message that the head receives before this process ends because of a fault.
+    pub(super) fn fatal_fault(&self, local_rank: usize, message: String) -> from_node::Message {
+        let rank = self.assignment.first_rank + local_rank as u32;
+        from_node::Message::Fault(pb::Fault { epoch: self.last_epoch, rank, message, fatal: true })
+    }
+
+    /// Returns Loaded once every local rank has loaded. The number of blocks is the smallest of all local ranks.
+    pub(super) fn loaded_message(&self) -> Option<from_node::Message> {
+        let mut reports = self.loaded.iter().map(Option::as_ref);
+        let mut merged = reports.next()??.clone();
+        for report in reports {
+            let report = report?;
+            merged.num_blocks = merged.num_blocks.min(report.num_blocks);
+            merged.bytes_read += report.bytes_read;
+        }
+        merged.model.clone_from(&self.model_digest);
+        self.health.set_loaded();
+        tracing::info!(blocks = merged.num_blocks, bytes = merged.bytes_read, "loaded");
+        Some(from_node::Message::Loaded(merged))
+    }
+}
+
+/// Sends a message to the head.
+///
+/// # Errors
+/// Fails after a fatal fault was sent, because this process must then end.
+pub async fn send_to_head(outbound: &Outbound, message: from_node::Message) -> anyhow::Result<()> {
+    let fatal_reason = match &message {
+        from_node::Message::Fault(fault) if fault.fatal => Some(format!("rank {}: {}", fault.rank, fault.message)),
+        _ => None,
+    };
+    // The loop that reads the stream notices that the stream has closed.
+    outbound.send(pb::FromNode { message: Some(message) }).await.ok();
+    let Some(reason) = fatal_reason else { return Ok(()) };
+    tokio::time::sleep(LAST_MESSAGE_PAUSE).await;
+    anyhow::bail!(reason)
+}

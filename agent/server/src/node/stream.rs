@@ -1,0 +1,151 @@
+//! The node's work while it has a stream to the head: it carries out the head's messages, and reports the ranks' events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_proto::node::{self as pb, from_head, from_node};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::model::{ModelOpener, OpenEvent};
+use super::rank::{self, RankCommand};
+use super::report::send_to_head;
+use super::ring_ports::FormSpec;
+use super::session::{Session, SessionError};
+use super::{Node, NodeEnd, health, load};
+use crate::wire;
+
+/// Time within which the head must answer a node that asks to leave. After it, the node ends without an answer. It is
+/// shorter than the 30 s that Kubernetes gives a pod to end.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(25);
+/// Time between two iterations of the node's loop while nothing happens.
+const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Reason why a session with the head is over.
+pub enum SessionEnd {
+    /// The node is to end.
+    NodeEnded(NodeEnd),
+    /// The stream broke. The node dials again.
+    Broken(String),
+}
+
+impl Node {
+    /// Carries out the head's messages until the stream ends.
+    pub(super) async fn serve(&mut self, session: Session, stop: &CancellationToken) -> anyhow::Result<SessionEnd> {
+        let Session { mut inbound, outbound, assignment } = session;
+        self.outbound.send_replace(Some(outbound.clone()));
+        self.accept_assignment(assignment, &outbound).await?;
+        let mut leave_deadline: Option<tokio::time::Instant> = None;
+        let mut idle = tokio::time::interval(IDLE_INTERVAL);
+        let session_end = loop {
+            self.health.extend_loop_deadline(health::LOOP_TIMEOUT);
+            let deadline = leave_deadline.unwrap_or_else(|| tokio::time::Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                message = inbound.message() => {
+                    if let Some(end) = self.receive(message, leave_deadline.is_some())? {
+                        break end;
+                    }
+                }
+                Some(event) = self.events.recv() => {
+                    if let Some(message) = self.report_rank_event(event) {
+                        send_to_head(&outbound, message).await?;
+                    }
+                }
+                event = next_open_event(&mut self.opener) => self.receive_open_event(event, &outbound).await?,
+                _ = idle.tick() => (),
+                () = stop.cancelled(), if leave_deadline.is_none() => {
+                    self.health.set_leaving();
+                    let leaving = pb::Leaving { reason: "its process was told to stop".into() };
+                    send_to_head(&outbound, from_node::Message::Leaving(leaving)).await?;
+                    leave_deadline = Some(tokio::time::Instant::now() + LEAVE_TIMEOUT);
+                }
+                () = tokio::time::sleep_until(deadline), if leave_deadline.is_some() => {
+                    break SessionEnd::NodeEnded(NodeEnd::Stopped);
+                }
+            }
+        };
+        self.outbound.send_replace(None);
+        self.abort_epochs(self.last_epoch, "the stream to the head broke");
+        Ok(session_end)
+    }
+
+    /// Carries out a message of the head, or judges the end of the stream. Returns a value if the session is over.
+    fn receive(
+        &mut self,
+        message: Result<Option<pb::FromHead>, Status>,
+        is_leaving: bool,
+    ) -> anyhow::Result<Option<SessionEnd>> {
+        match message {
+            Ok(Some(pb::FromHead { message: Some(message) })) => {
+                Ok(self.receive_message(message)?.map(SessionEnd::NodeEnded))
+            }
+            Ok(Some(_)) => Ok(None),
+            _ if is_leaving => Ok(Some(SessionEnd::NodeEnded(NodeEnd::Stopped))),
+            Ok(None) => Ok(Some(SessionEnd::Broken("the head hung up".into()))),
+            Err(status) => match SessionError::from_status(&status) {
+                SessionError::Refused(reason) => anyhow::bail!("the head ended this node: {reason}"),
+                SessionError::Unreachable(reason) => Ok(Some(SessionEnd::Broken(reason))),
+            },
+        }
+    }
+
+    /// Carries out a message of the head. Returns a value if the node is to end.
+    fn receive_message(&mut self, message: from_head::Message) -> anyhow::Result<Option<NodeEnd>> {
+        match message {
+            from_head::Message::Plan(wire) => {
+                let sent_nanos = wire.sent_nanos;
+                let plan = Arc::new(wire::plan_from_wire(wire)?);
+                for rank in &self.ranks {
+                    if !rank.send_command(RankCommand::Step { plan: plan.clone(), sent_nanos }) {
+                        anyhow::bail!("a rank has not taken {} plans in a row", rank::MAX_COMMANDS);
+                    }
+                }
+            }
+            from_head::Message::Form(form) => {
+                self.join_epoch(&form);
+                self.greet_neighbour()?;
+            }
+            from_head::Message::Abort(abort) => {
+                tracing::warn!(epoch = abort.epoch, reason = abort.reason, "the epoch is over");
+                self.abort_epochs(abort.epoch, &abort.reason);
+            }
+            from_head::Message::Pulse(pulse) => self.health.set_pulse(pulse),
+            from_head::Message::Drain(drain) => {
+                tracing::info!(reason = drain.reason, "drained");
+                return Ok(Some(NodeEnd::Drained));
+            }
+            from_head::Message::Assignment(_) | from_head::Message::Challenge(_) => {
+                anyhow::bail!("the head sent a second assignment")
+            }
+        }
+        Ok(None)
+    }
+
+    /// Tells every local rank to join an epoch. Aborts all earlier epochs.
+    fn join_epoch(&mut self, form: &pb::Form) {
+        self.abort_epochs(form.epoch.saturating_sub(1), "a newer epoch forms");
+        self.last_epoch = form.epoch;
+        let spec = FormSpec {
+            epoch: form.epoch,
+            cluster_id: self.assignment.cluster_id.clone(),
+            first_rank: self.assignment.first_rank as usize,
+            addresses: form.addresses.clone(),
+            stages: self.assignment.pipeline_parallel_size as usize,
+            backend: form.backend.clone(),
+            num_blocks: form.num_blocks,
+            timeout: Duration::from_millis(form.timeout_ms.into()),
+            spin: load::num_cores() >= self.ranks_on_machine(),
+        };
+        for rank in &self.ranks {
+            rank.send_command(RankCommand::Form(spec.clone()));
+        }
+    }
+}
+
+/// Waits for the next event of the model's opener. Waits for ever if no model is being opened.
+async fn next_open_event(opener: &mut Option<ModelOpener>) -> OpenEvent {
+    match opener {
+        Some(opener) => opener.next_event().await,
+        None => std::future::pending().await,
+    }
+}
