@@ -221,13 +221,6 @@ pub struct Loaded {
     /// Bytes of weights read since the process began, all local ranks together.
     #[prost(uint64, tag = "3")]
     pub bytes_read: u64,
-    /// Facts for GetModelInfo.
-    #[prost(string, tag = "4")]
-    pub architecture: ::prost::alloc::string::String,
-    #[prost(uint64, tag = "5")]
-    pub parameters: u64,
-    #[prost(string, tag = "6")]
-    pub dtype: ::prost::alloc::string::String,
 }
 /// Form a communicator for an epoch. Everything of earlier epochs is void: sequences, plans, links.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
