@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Element type of which any bits are a valid value, and whose values may lie at any cache-line boundary.
+///
+/// # Safety
+/// Implementors have no padding, no invalid bit pattern, and an alignment of at most 64.
 pub(crate) unsafe trait Pod: Copy + Send + Sync + 'static {}
 // SAFETY: numbers and arrays of them.
 unsafe impl Pod for f32 {}
