@@ -14,13 +14,13 @@ use crate::{check, host, plain, rows};
 pub fn mix_rows(ctx: &Context, x: &Tensor, indices: &[u32], weights: &[f32], each: usize) -> Result<Tensor> {
     let (count, dim) = check::rows("x", x)?;
     if each == 0 || !indices.len().is_multiple_of(each) {
-        return argument("indices", format!("{} are not {each} a token", indices.len()));
+        return argument("indices", format!("{} indices are not {each} for each token", indices.len()));
     }
     if weights.len() != indices.len() {
-        return argument("weights", format!("{} for {} indices", weights.len(), indices.len()));
+        return argument("weights", format!("{} weights for {} indices", weights.len(), indices.len()));
     }
     if let Some(index) = indices.iter().find(|index| **index as usize >= count) {
-        return argument("indices", format!("{index} of {count} rows"));
+        return argument("indices", format!("row {index} is beyond the {count} rows of x"));
     }
     if !ctx.has_kernels() {
         return plain::mix_rows(ctx, x, indices, weights, each);

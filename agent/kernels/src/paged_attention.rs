@@ -52,10 +52,10 @@ fn check_arguments(
         return check::wrong_shape("q", format!("[tokens, heads, {}]", cache.head_dim()), q);
     }
     if params.kv_head_of.len() != heads {
-        return argument("kv_head_of", format!("{} for {heads} heads", params.kv_head_of.len()));
+        return argument("kv_head_of", format!("{} entries for {heads} query heads", params.kv_head_of.len()));
     }
     if let Some(head) = params.kv_head_of.iter().find(|head| **head >= cache.kv_heads()) {
-        return argument("kv_head_of", format!("{head} of {} kv heads", cache.kv_heads()));
+        return argument("kv_head_of", format!("KV head {head} is beyond the cache's {} KV heads", cache.kv_heads()));
     }
     let mut next_row = 0;
     for seq in seqs {
@@ -69,16 +69,19 @@ fn check_sequence(seq: &AttentionSeq<'_>, cache: &KvCache, tokens: usize, next_r
     let end = seq.first_row.saturating_add(seq.rows);
     if seq.first_row < *next_row || end > tokens {
         let rows = seq.first_row..end;
-        return argument("sequence rows", format!("{rows:?} overlap others or pass {tokens} tokens"));
+        return argument(
+            "sequence rows",
+            format!("{rows:?} overlap those of another sequence or exceed the {tokens} tokens"),
+        );
     }
     *next_row = end;
     let capacity = seq.block_table.len().saturating_mul(cache.block_size());
     let needed = seq.position.saturating_add(seq.rows);
     if needed > capacity {
-        return argument("block table", format!("holds {capacity} positions; {needed} needed"));
+        return argument("block table", format!("it holds {capacity} positions, but {needed} are needed"));
     }
     if let Some(block) = seq.block_table.iter().find(|b| **b as usize >= cache.num_blocks()) {
-        return argument("block table", format!("block {block} of {}", cache.num_blocks()));
+        return argument("block table", format!("block {block} is beyond the cache's {} blocks", cache.num_blocks()));
     }
     Ok(())
 }

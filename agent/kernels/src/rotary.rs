@@ -17,11 +17,11 @@ pub fn rotary(ctx: &Context, x: &Tensor, table: &RotaryTable, positions: &[u32])
         return check::wrong_shape("x", format!("[.., at least {}]", table.rotary_dim()), x);
     }
     if positions.len() != tokens {
-        return argument("positions", format!("{} for {tokens} tokens", positions.len()));
+        return argument("positions", format!("{} positions for {tokens} tokens", positions.len()));
     }
     if let Some(position) = positions.iter().find(|p| **p as usize >= table.max_position()) {
         let limit = table.max_position();
-        return argument("positions", format!("{position} is beyond the table's {limit}"));
+        return argument("positions", format!("position {position} is beyond the table's {limit} positions"));
     }
     check::same_device("rotary table", table.cos(), x.device())?;
     if !ctx.has_kernels() {

@@ -157,7 +157,12 @@ fn a_stack_computes_as_its_parts() {
     assert_eq!(found[..256], rows[41 * 256..42 * 256]);
     assert_eq!((&found[256..512], &found[512..]), (&[0.0; 256][..], &rows[60 * 256..61 * 256]));
     let narrow = Matrix::new(&ctx, &random((2, 3))).unwrap();
-    assert!(Matrix::stack(vec![stack, narrow]).unwrap_err().to_string().contains("3 columns above 256"));
+    assert!(
+        Matrix::stack(vec![stack, narrow])
+            .unwrap_err()
+            .to_string()
+            .contains("3 columns cannot be stacked on one of 256")
+    );
     assert!(Matrix::stack(Vec::new()).is_err());
 }
 

@@ -175,8 +175,8 @@ fn wrong_arguments_are_refused() {
         "beyond",
         "positions",
         "soft cap",
-        "not 2 a token",
-        "2 of 2 rows",
+        "not 2 for each token",
+        "row 2 is beyond the 2 rows",
         "weights",
     ];
     for (message, culprit) in messages.iter().zip(culprits) {

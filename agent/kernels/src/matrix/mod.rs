@@ -111,14 +111,17 @@ impl Matrix {
     /// Stacks matrices of the same width by rows, each in its own format.
     pub fn stack(parts: Vec<Matrix>) -> Result<Matrix> {
         let in_features = match parts.as_slice() {
-            [] => return argument("stack", "no matrix"),
+            [] => return argument("stack", "there is no matrix to stack"),
             [first, ..] => first.in_features,
         };
         if let Some(other) = parts.iter().find(|part| part.in_features != in_features) {
-            return argument("stack", format!("{} columns above {in_features}", other.in_features));
+            return argument(
+                "stack",
+                format!("a matrix of {} columns cannot be stacked on one of {in_features}", other.in_features),
+            );
         }
         if parts.iter().any(|part| part.is_packed() != parts[0].is_packed()) {
-            return argument("stack", "matrices of different devices");
+            return argument("stack", "the matrices are on different devices");
         }
         let out_features = parts.iter().map(|part| part.out_features).sum();
         Ok(match <[Matrix; 1]>::try_from(parts) {
@@ -267,7 +270,7 @@ impl Matrix {
 
 fn check_columns(columns: Range<usize>) -> Result<Range<usize>> {
     if columns.start > columns.end {
-        return argument("columns", format!("{columns:?}"));
+        return argument("columns", format!("{columns:?} end before they start"));
     }
     Ok(columns)
 }

@@ -29,7 +29,7 @@ impl<'a> Encoder<'a> {
         columns: &Range<usize>,
     ) -> Result<Encoder<'a>> {
         if columns.end > width {
-            return argument("columns", format!("{columns:?} of {width}"));
+            return argument("columns", format!("{columns:?} exceed the {width} columns of the weight"));
         }
         Ok(Encoder { elements, width, format })
     }
