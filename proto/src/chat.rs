@@ -1,18 +1,18 @@
-//! The language of a conversation on a terminal, the same in `lockstep chat` and in `lockstep-agent -i`.
+//! Language of a conversation on a terminal, the same in `lockstep chat` and in `lockstep-agent -i`.
 //!
-//! Pure text: what was typed → an [`Input`]; a finished answer's [`Figures`] → a line.
+//! The module only maps text: typed lines become an [`Input`], and the [`Figures`] of a finished answer become a line.
 
 use std::time::Duration;
 
 use crate::v1::FinishReason;
 
-/// Longest text that is taken at once, in bytes: far more than any context holds.
+/// Longest input, in bytes: far more than any context holds.
 pub const MAX_INPUT_BYTES: usize = 16 << 20;
 
-/// What opens and closes a text of several lines.
+/// Mark that opens and closes a text of several lines.
 const FENCE: &str = "\"\"\"";
 
-/// What `/help` prints.
+/// Output of `/help`.
 pub const HELP: &str = "\
 /system TEXT     tell the model this before the conversation; without TEXT: nothing
 /clear, /reset   forget the conversation
@@ -27,7 +27,7 @@ pub const HELP: &str = "\
 A line that ends in \\ goes on in the next one; \"\"\" opens and closes a text of several lines.
 Ctrl-C stops an answer; twice where none runs, it ends the conversation.";
 
-/// Commands as they are completed.
+/// Commands that the line editor completes.
 pub const COMMANDS: &[&str] = &[
     "/clear",
     "/exit",
@@ -42,23 +42,23 @@ pub const COMMANDS: &[&str] = &[
     "/top-p",
 ];
 
-/// What was typed.
+/// Complete input of the user.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     Nothing,
-    /// For the model.
+    /// A message for the model.
     Say(String),
     Help,
     Clear,
     Quit,
-    /// The system message from now on; `None`: none.
+    /// The system message for the following questions; `None`: none.
     System(Option<String>),
     Set(Setting),
-    /// A command that is none, or whose value is wrong; what to tell.
+    /// An unknown command, or one with a wrong value; the text is the message for the user.
     Wrong(String),
 }
 
-/// How answers are chosen from now on; `None`: as the model says.
+/// Sampling of the following answers; `None`: the model's own default.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Setting {
     Temperature(Option<f32>),
@@ -68,7 +68,7 @@ pub enum Setting {
     MaxTokens(Option<u32>),
 }
 
-/// Whether `text` is all of an input: no line that goes on, no text that is still open.
+/// Returns true if `text` is a complete input: its last line does not continue, and no text of several lines is open.
 pub fn is_complete(text: &str) -> bool {
     match text.trim_start().strip_prefix(FENCE) {
         Some(rest) => rest.trim_end().ends_with(FENCE),
@@ -77,12 +77,12 @@ pub fn is_complete(text: &str) -> bool {
 }
 
 impl Input {
-    /// Reads a complete input. Commands begin with `/`, or with `\` as mistral.rs has them; a word that only looks like
-    /// one, such as a path, is for the model.
+    /// Parses a complete input. Commands begin with `/`, or with `\` as in mistral.rs. A word that only looks like a
+    /// command, such as a path, is a message for the model.
     pub fn parse(text: &str) -> Self {
         let text = text.trim();
         if let Some(rest) = text.strip_prefix(FENCE) {
-            return said(rest.strip_suffix(FENCE).unwrap_or(rest).trim_matches(['\r', '\n']).to_owned());
+            return message_or_nothing(rest.strip_suffix(FENCE).unwrap_or(rest).trim_matches(['\r', '\n']).to_owned());
         }
         let lines = text.split('\n').map(|line| line.trim_end_matches('\r'));
         let text = lines.map(|line| line.strip_suffix('\\').unwrap_or(line)).collect::<Vec<_>>().join("\n");
@@ -91,36 +91,36 @@ impl Input {
             && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-')
         {
             let unknown = || Self::Wrong(format!("there is no command /{name}: /help lists what there is"));
-            return command(name, value.trim()).unwrap_or_else(unknown);
+            return parse_command(name, value.trim()).unwrap_or_else(unknown);
         }
-        if let Some(input) = word.strip_prefix('\\').and_then(|name| command(name, value.trim())) {
+        if let Some(input) = word.strip_prefix('\\').and_then(|name| parse_command(name, value.trim())) {
             return input;
         }
-        said(text)
+        message_or_nothing(text)
     }
 }
 
-fn said(text: String) -> Input {
+fn message_or_nothing(text: String) -> Input {
     if text.trim().is_empty() { Input::Nothing } else { Input::Say(text) }
 }
 
-/// A command by its name; `None`: there is none.
-fn command(name: &str, value: &str) -> Option<Input> {
+/// Parses a command; `None`: there is no command of this name.
+fn parse_command(name: &str, value: &str) -> Option<Input> {
     Some(match name {
         "help" => Input::Help,
         "clear" | "reset" => Input::Clear,
         "quit" | "exit" => Input::Quit,
         "system" => Input::System(Some(value.to_owned()).filter(|text| !text.is_empty())),
-        "temperature" => set(name, value, Setting::Temperature),
-        "top-k" | "topk" => set(name, value, Setting::TopK),
-        "top-p" | "topp" => set(name, value, Setting::TopP),
-        "seed" => set(name, value, Setting::Seed),
-        "max-tokens" => set(name, value, Setting::MaxTokens),
+        "temperature" => parse_setting(name, value, Setting::Temperature),
+        "top-k" | "topk" => parse_setting(name, value, Setting::TopK),
+        "top-p" | "topp" => parse_setting(name, value, Setting::TopP),
+        "seed" => parse_setting(name, value, Setting::Seed),
+        "max-tokens" => parse_setting(name, value, Setting::MaxTokens),
         _ => return None,
     })
 }
 
-fn set<T: std::str::FromStr>(name: &str, value: &str, setting: impl Fn(Option<T>) -> Setting) -> Input {
+fn parse_setting<T: std::str::FromStr>(name: &str, value: &str, setting: impl Fn(Option<T>) -> Setting) -> Input {
     match value {
         "" => Input::Set(setting(None)),
         _ => match value.parse() {
@@ -130,27 +130,27 @@ fn set<T: std::str::FromStr>(name: &str, value: &str, setting: impl Fn(Option<T>
     }
 }
 
-/// What an answer took.
+/// Sizes and times of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Figures {
     pub prompt_tokens: u32,
-    /// Of the prompt's, those that need not be computed.
+    /// Tokens of the prompt whose keys and values were cached.
     pub cached_tokens: u32,
     pub tokens: u32,
     pub finish: FinishReason,
-    /// From the question to the first token.
+    /// Time from the question to the first token.
     pub first: Duration,
-    /// From the first token to the last.
+    /// Time from the first token to the last.
     pub rest: Duration,
 }
 
 impl Figures {
-    /// Tokens per second after the first; 0 where there were fewer than two.
+    /// Returns the tokens per second after the first token; 0 if there were fewer than two.
     pub fn rate(&self) -> f64 {
         per_second(self.tokens.saturating_sub(1), self.rest)
     }
 
-    /// Tokens of the prompt that were computed, per second until the first token.
+    /// Returns the computed tokens of the prompt, per second until the first token.
     pub fn prompt_rate(&self) -> f64 {
         per_second(self.prompt_tokens.saturating_sub(self.cached_tokens), self.first)
     }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_typed() {
+    fn inputs_are_parsed() {
         let say = |text: &str| Input::Say(text.into());
         let rows = [
             ("  ", Input::Nothing),
@@ -220,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on() {
+    fn open_inputs_continue() {
         for open in ["one \\", "one\\\n", "\"\"\"", "\"\"\"\nfirst\n", "a\nb\\"] {
             assert!(!is_complete(open), "{open}");
         }
     }
 
     #[test]
-    fn figures_of_answers() {
+    fn figures_become_a_line() {
         let figures = Figures {
             finish: FinishReason::Length,
             prompt_tokens: 7,

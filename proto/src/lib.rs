@@ -1,7 +1,7 @@
-//! Wire formats, and the names and words that the operator and the agent share.
+//! Wire formats, names and words that the operator and the agent share.
 //!
-//! The Rust under `gen/` is made from `proto/*.proto` and checked in, so that a build needs no protoc; a test makes it
-//! anew and fails where it differs.
+//! The Rust under `gen/` is generated from `proto/*.proto` and checked in, so that a build needs no protoc. A test
+//! generates it again and fails if it differs.
 
 #![forbid(unsafe_code)]
 
@@ -12,13 +12,13 @@ pub mod errors;
 pub mod limits;
 pub mod names;
 
-/// `lockstep.v1`: what clients call.
+/// `lockstep.v1`: the API of clients.
 pub mod v1 {
     #![expect(clippy::allow_attributes, reason = "generated")]
     include!("gen/lockstep.v1.rs");
 
     impl Phase {
-        /// The phase as people read it.
+        /// Returns the phase's name for people.
         pub fn title(self) -> &'static str {
             match self {
                 Self::Pending => "Pending",
@@ -40,7 +40,7 @@ pub mod node {
     #![expect(clippy::allow_attributes, reason = "generated")]
     include!("gen/lockstep.node.v1.rs");
 
-    /// Version of the control stream; both sides must have the same.
+    /// Version of the control stream; both sides must have the same version.
     pub const WIRE_VERSION: u32 = 3;
 }
 

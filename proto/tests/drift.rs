@@ -1,4 +1,4 @@
-//! The generated Rust is what the `.proto` files say. `LOCKSTEP_REGENERATE=1` writes it instead of judging it.
+//! The generated Rust matches the `.proto` files. `LOCKSTEP_REGENERATE=1` writes the files instead of comparing them.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What a model says, cut anywhere, and what a client wants it to say.
+//! A model's answers, cut anywhere, and the forms that clients ask of answers.
 
 use lockstep_api::{
     Function, Grammar, GrammarError, Grammars, Guide, OutputFormat, OutputParser, Piece, ReasoningStyle, Tokenizer,
@@ -13,12 +13,12 @@ use crate::change::Random;
 use crate::files::{sizes, tokenizer_of};
 
 const REASONING: [Option<ReasoningStyle>; 3] = [None, Some(ReasoningStyle::Think), Some(ReasoningStyle::Mistral)];
-/// Tokens that are taken through a grammar.
+/// Tokens that a walk takes through a grammar.
 const TOKENS: usize = 24;
 /// Id of the token that ends an answer.
 const END: u32 = 2;
 
-/// An answer, by every style: however it is cut, it says the same.
+/// Parses an answer in every style. The pieces must not depend on where the answer is cut.
 pub fn output(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for format in formats() {
@@ -48,7 +48,7 @@ fn functions() -> [Function; 2] {
     ["f", "get_weather"].map(|name| Function { name: name.into(), parameters: parameters.clone() })
 }
 
-/// The pieces of an answer, those of one kind joined.
+/// Parses an answer and joins the pieces of one kind.
 fn read<'a>(format: &OutputFormat, parts: impl Iterator<Item = &'a str>) -> Vec<Piece> {
     let mut parser = OutputParser::new(format);
     let mut pieces: Vec<Piece> = parts.flat_map(|part| parser.push(part)).collect();
@@ -71,7 +71,7 @@ fn joined(mut pieces: Vec<Piece>, piece: Piece) -> Vec<Piece> {
     pieces
 }
 
-/// Calls are counted from 0, and arguments are those of the call before them.
+/// Asserts that calls are counted from 0, and that arguments follow the call that they belong to.
 fn in_order(pieces: &[Piece]) {
     let mut calls = 0;
     for piece in pieces {
@@ -99,7 +99,7 @@ fn cut<'a>(text: &'a str, random: &mut Random) -> Vec<&'a str> {
     parts
 }
 
-/// What an answer must be, and a walk through it. The first line says in what language it is said.
+/// Compiles a grammar and walks through it. The first line of the input names the grammar's language.
 pub fn grammar(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (kind, source) = text.split_once('\n').unwrap_or(("lark", &text));
@@ -119,7 +119,7 @@ fn wrong(error: &serde_json::Error) -> GrammarError {
     GrammarError::Invalid(error.to_string())
 }
 
-/// Tools as a list of objects with `name` and `parameters`, called in one of the styles.
+/// Compiles a list of tools, objects with `name` and `parameters`, to forced calls in one of the styles.
 fn tools(source: &str, number: usize) -> Result<Grammar, GrammarError> {
     let tools: Vec<Value> = serde_json::from_str(source).map_err(|error| wrong(&error))?;
     let function = |tool: &Value| Function {
@@ -138,7 +138,7 @@ fn grammars() -> &'static Grammars {
     })
 }
 
-/// Takes any of the tokens that may come, as a model would.
+/// Chooses allowed tokens at random, as a model would.
 fn walk(mut guide: Guide, random: &mut Random) {
     for _ in 0..TOKENS {
         let Ok(allowed) = guide.allowed() else { return };

@@ -1,6 +1,6 @@
-//! New inputs out of old ones.
+//! Random changes that make new inputs of old ones.
 
-/// What numbers in files like to break at.
+/// Numbers at which parsers tend to break.
 const EDGES: &[&[u8]] = &[
     b"0",
     b"-1",
@@ -16,10 +16,10 @@ const EDGES: &[&[u8]] = &[
     b"\x00\x00\x00\x00\x00\x00\x00\x80",
     b"\xed\xa0\x80",
 ];
-/// Those of them that are numbers in text.
+/// Number of the entries of `EDGES` that are written as text.
 const NUMBERS: usize = 6;
 
-/// One of the corpus with a few changes, no longer than `longest`.
+/// Returns an input of the corpus with a few changes, no longer than `longest`.
 pub fn changed(corpus: &[Vec<u8>], longest: usize, random: &mut Random) -> Vec<u8> {
     let mut input = corpus[random.below(corpus.len())].clone();
     for _ in 0..=random.below(6) {
@@ -53,7 +53,7 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Random) {
     }
 }
 
-/// Puts a part of another input somewhere.
+/// Inserts a part of another input at some place.
 fn insert_part(input: &mut Vec<u8>, at: usize, corpus: &[Vec<u8>], random: &mut Random) {
     let other = &corpus[random.below(corpus.len())];
     let from = random.below(other.len() + 1);
@@ -61,7 +61,7 @@ fn insert_part(input: &mut Vec<u8>, at: usize, corpus: &[Vec<u8>], random: &mut 
     input.splice(at..at, other[from..to].iter().copied());
 }
 
-/// Replaces a run of digits by what numbers break at.
+/// Replaces a run of digits by one of the numbers at which parsers break.
 fn number(input: &mut Vec<u8>, random: &mut Random) {
     let digits: Vec<usize> = (0..input.len()).filter(|at| input[*at].is_ascii_digit()).collect();
     if digits.is_empty() {

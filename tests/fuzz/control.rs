@@ -1,7 +1,7 @@
-//! What comes over the control streams: to the head from its nodes, to a node from its head.
+//! Messages of control streams: from nodes to a head, and from a head to a node.
 //!
-//! Inputs are messages one after the other, each as a byte that names the stream, its length (a varint) and itself. Where
-//! the first byte is 128 or more, the one that hears them has a group key.
+//! An input holds messages one after the other: a byte that names the stream, the length (a varint) and the message. If
+//! the first byte is 128 or more, the receiver has a group key.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -31,12 +31,12 @@ use crate::files::step_of_a_rank;
 use crate::secrets::written;
 use crate::wire::heard;
 
-/// A node gets this long to do what a message says before the next one comes.
+/// Time that a node has to act on a message before the next one comes.
 const TURN: Duration = Duration::from_millis(150);
 /// Messages of one input.
 const MESSAGES: usize = 32;
 
-/// A step plan, given to a rank that has a sequence.
+/// Gives a step plan to a rank that has a sequence.
 pub fn plan(bytes: &[u8]) {
     if let Ok(FromHead { message: Some(from_head::Message::Plan(plan)) }) = FromHead::decode(bytes)
         && let Ok(plan) = wire::plan_from_wire(plan)
@@ -45,19 +45,19 @@ pub fn plan(bytes: &[u8]) {
     }
 }
 
-/// What a node says of a step.
+/// Decodes a node's report of a step.
 pub fn step_done(bytes: &[u8]) {
     if let Ok(FromNode { message: Some(from_node::Message::StepDone(done)) }) = FromNode::decode(bytes) {
         wire::output_from_wire(done).ok();
     }
 }
 
-/// The streams of two nodes, to a head of their own.
+/// Plays the streams of two nodes to a head of their own.
 pub fn from_nodes(bytes: &[u8]) {
     with_a_head(keyed(bytes), async |channel, _| talk(ControlClient::new(channel), bytes).await);
 }
 
-/// Bytes to a head's control port, as they are on the wire.
+/// Sends bytes to a head's control port, as they are on the wire.
 pub fn bytes(bytes: &[u8]) {
     let said = bytes.to_vec();
     with_a_head(None, async |_, address| {
@@ -66,16 +66,16 @@ pub fn bytes(bytes: &[u8]) {
     });
 }
 
-/// The flag that gives a group key, where the input asks for one.
+/// Returns the flag with a group key, if the input asks for one.
 fn keyed(bytes: &[u8]) -> Option<String> {
     static KEY: OnceLock<NamedTempFile> = OnceLock::new();
     let path = KEY.get_or_init(|| written(b"a key of the group")).path().display();
     bytes.first().filter(|first| **first >= 128).map(|_| format!("--group-key-file={path}"))
 }
 
-/// A head of its own; it must be there afterwards, and end when it is told to.
+/// Runs `talk` with a head of its own. The head must still run afterwards, and must end when it is told to.
 fn with_a_head(key: Option<String>, talk: impl AsyncFnOnce(Channel, SocketAddr)) {
-    // The head's future is the thread's that polls it.
+    // The thread that polls the head owns its future.
     block_on(LocalSet::new().run_until(async {
         let port = free_port();
         let variables = [
@@ -98,7 +98,7 @@ fn with_a_head(key: Option<String>, talk: impl AsyncFnOnce(Channel, SocketAddr))
     }));
 }
 
-/// Says everything on two streams, and waits for the end of both.
+/// Sends all messages on two streams, and waits for the end of both.
 async fn talk(mut client: ControlClient<Channel>, bytes: &[u8]) {
     let (first, first_said) = unbounded();
     let (second, second_said) = unbounded();
@@ -117,7 +117,7 @@ async fn talk(mut client: ControlClient<Channel>, bytes: &[u8]) {
     }
 }
 
-/// A head's stream, to a node of its own.
+/// Plays a head's stream to a node of its own.
 pub fn from_head(bytes: &[u8]) {
     block_on(async {
         let port = free_port();
@@ -151,8 +151,8 @@ pub fn from_head(bytes: &[u8]) {
     });
 }
 
-/// A head that says what it was told to say to the first node that comes, each message after the node's answer to the
-/// one before it, or a while.
+/// A head that sends its script to the first node that attaches. Each message follows the node's answer to the message
+/// before, or a pause.
 struct Head {
     script: Vec<FromHead>,
     ended: CancellationToken,
@@ -185,7 +185,7 @@ async fn answer(heard: &mut Streaming<FromNode>) {
             return;
         }
     }
-    // It has hung up.
+    // The node has hung up.
     std::future::pending().await
 }
 
@@ -197,7 +197,7 @@ fn configured<const N: usize>(words: &[&str], variables: [(&str, String); N]) ->
     (role, log)
 }
 
-/// A connection to a port that somebody is about to open.
+/// Connects to a port that another task is about to open.
 async fn reached<T>(port: u16, opens: &JoinHandle<T>) -> Channel {
     let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("an address");
     loop {

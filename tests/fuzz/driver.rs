@@ -1,9 +1,9 @@
-//! Feeds a target with its corpus, and with what becomes of it when bytes are changed at random. Works on stable Rust.
+//! Replays the corpus of a target, and then inputs that random changes make of the corpus. It works on stable Rust.
 //!
-//! The same seed gives the same bytes. An input that panics or takes too long is kept in the corpus, where each later
-//! run replays it, until whoever mends the parser commits it with the mend; of one that ends the process, by memory or
-//! stack, the bytes are in the file that is named on standard error. `LOCKSTEP_FUZZ_SECONDS=600` goes on for so long,
-//! with a seed of its own.
+//! The same seed gives the same bytes. The driver keeps an input that panics or takes too long in the corpus, and each
+//! later run replays it, until somebody mends the parser and commits the input with the mend. If an input ends the
+//! process, by memory or stack, its bytes are in the file that standard error names. `LOCKSTEP_FUZZ_SECONDS=600` fuzzes
+//! for so long, with a new seed.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,21 +15,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::change::{Random, changed};
 
-/// Inputs made of a corpus where no time was given, and the time after which there are enough.
+/// Inputs that the driver makes of a corpus if no time is given, and the time after which it makes no more.
 const INPUTS: usize = 200;
 const ENOUGH: Duration = Duration::from_secs(2);
-/// A server, a command or an operation that says nothing for this long, or goes on for longer, hangs.
+/// Time after which a server, a command or an operation that is silent or still runs counts as hung.
 pub const ENDS: Duration = Duration::from_secs(60);
-/// An input that takes this long hangs for all that anyone can tell.
+/// Time after which an input counts as hung.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Address space of the whole test, in bytes: a parser that believes a length of its input ends here.
+/// Address space of the whole test, in bytes. A parser that believes a false length reaches this bound.
 const MEMORY: u64 = 16 << 30;
-/// Threads whose panics nobody catches for good: a task's or a rank's end with it.
+/// Threads whose panics reach no caller: the task or the rank ends with the panic.
 const THREADS: [&str; 4] = ["tokio-rt-worker", "rank-", "ring-listener", "heartbeat"];
 /// Longest input.
 pub const LONGEST: usize = 64 << 10;
 
-/// What a target is fed: its own corpus, and files that other tests have, by a path with one `*`.
+/// Inputs of a target: its own corpus, and files of other tests, by a path with one `*`.
 pub struct Seeds {
     pub name: &'static str,
     pub also: &'static [&'static str],
@@ -89,7 +89,7 @@ impl Seeds {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name)
     }
 
-    /// All inputs with their paths.
+    /// Reads all inputs, with their paths.
     fn read(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut files = listed(&Self::folder(self.name), "");
         for pattern in self.also {
@@ -108,7 +108,7 @@ impl Seeds {
     }
 }
 
-/// The files whose path is `folder`, any name, and `rest`; `rest` may begin a path below that name.
+/// Lists the files whose path is `folder`, any name, and `rest`. `rest` may be a longer path below that name.
 fn listed(folder: &Path, rest: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -120,7 +120,7 @@ fn listed(folder: &Path, rest: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Puts an input that broke something into the corpus.
+/// Adds an input that broke the target to the corpus.
 fn keep(name: &str, input: &[u8]) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     input.hash(&mut hasher);
@@ -129,12 +129,12 @@ fn keep(name: &str, input: &[u8]) -> PathBuf {
     path
 }
 
-/// A target under watch: what it is working on is in a file, and it may not take for ever.
+/// A target under watch: a file holds its current input, and each input has a time limit.
 struct Watched<T> {
     target: T,
-    /// Holds the input of this moment.
+    /// File that holds the current input.
     path: PathBuf,
-    /// `true` at the begin of an input, `false` at its end.
+    /// Channel to the watching thread: `true` at the start of an input, `false` at its end.
     beats: Mutex<mpsc::Sender<bool>>,
 }
 
@@ -151,7 +151,7 @@ impl<T: Fn(&[u8])> Watched<T> {
         self.beats.lock().expect("no panic while it is held").send(begins).ok();
     }
 
-    /// Whether the target came back without a panic, also elsewhere.
+    /// Runs the target. Returns true if no thread panicked.
     fn survives(&self, input: &[u8]) -> bool {
         std::fs::write(&self.path, input).expect("note the input");
         let panics = PANICS.load(Ordering::Relaxed);
@@ -162,7 +162,7 @@ impl<T: Fn(&[u8])> Watched<T> {
     }
 }
 
-/// Ends the process where an input takes too long, and keeps it.
+/// Ends the process if an input takes too long, and keeps the input.
 fn watch(name: &str, input: &Path, beats: &mpsc::Receiver<bool>) {
     eprintln!("what {name} works on is in {}", input.display());
     let mut busy = false;

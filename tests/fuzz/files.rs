@@ -1,4 +1,4 @@
-//! Files of a model, as a head and a rank read them.
+//! Files of a model, which a head and a rank read.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +14,13 @@ use serde_json::json;
 
 use crate::block_on;
 
-/// What is encoded with a tokenizer that was read.
+/// Text that every parsed tokenizer encodes.
 const TEXT: &str = "What is a ring?\n\u{e9}\u{1f980} <s>";
-/// A GGUF file's tensors are zeros up to here, so that its header may name some without being as long.
+/// Bytes up to which the target fills a GGUF file with zeros. The header may then name tensors, and the input stays
+/// short.
 const GGUF_BYTES: u64 = 1 << 20;
 
-/// `config.json` beside the weights of a model of its architecture.
+/// Reads `config.json` beside the weights of a model of its architecture.
 pub fn model_config(bytes: &[u8]) {
     if let Ok(config) = ModelConfig::parse(bytes)
         && let Some(folder) = weights_of(config.architecture.name())
@@ -53,7 +54,7 @@ pub fn generation_config(bytes: &[u8]) {
     within("llama2", "generation_config.json", bytes, |source| describe(source).ok());
 }
 
-/// `tokenizer.json`, and a text encoded with it.
+/// Reads `tokenizer.json`, and encodes a text with it.
 pub fn tokenizer(bytes: &[u8]) {
     let text = ModelText { tokenizer_json: bytes.to_vec(), ..sizes() };
     if let Ok(text) = Text::new(text) {
@@ -61,12 +62,12 @@ pub fn tokenizer(bytes: &[u8]) {
     }
 }
 
-/// `tokenizer_config.json`, with the template that it may hold.
+/// Reads `tokenizer_config.json`, with the chat template in it.
 pub fn tokenizer_config(bytes: &[u8]) {
     within("llama2", "tokenizer_config.json", bytes, |source| describe(source).ok());
 }
 
-/// A chat template, and conversations rendered with it.
+/// Reads a chat template, and renders conversations with it.
 pub fn chat_template(bytes: &[u8]) {
     let Ok(template) = String::from_utf8(bytes.to_vec()) else { return };
     let text = ModelText { tokenizer_json: tokenizer_of("llama2"), chat_template: Some(template), ..sizes() };
@@ -75,7 +76,7 @@ pub fn chat_template(bytes: &[u8]) {
     }
 }
 
-/// The header of `model.safetensors`, and the bytes after it.
+/// Reads the header of `model.safetensors`, and the bytes after it.
 pub fn safetensors(bytes: &[u8]) {
     within("llama2", "model.safetensors", bytes, |source| load(source).ok());
 }
@@ -84,7 +85,7 @@ pub fn safetensors_index(bytes: &[u8]) {
     within("llama3-sharded", "model.safetensors.index.json", bytes, |source| load(source).ok());
 }
 
-/// A GGUF file: header, metadata, tokenizer, and a step of its model.
+/// Reads a GGUF file: header, metadata and tokenizer, and computes a step of its model.
 pub fn gguf(bytes: &[u8]) {
     lockstep_engine::gguf::check_bytes(bytes).ok();
     let folder = tempfile::tempdir().expect("a folder");
@@ -95,7 +96,7 @@ pub fn gguf(bytes: &[u8]) {
     load(path.to_str().expect("UTF-8")).ok();
 }
 
-/// A copy of the fixture `model` whose file `name` has these bytes.
+/// Runs `read` on a copy of the fixture `model` whose file `name` has these bytes.
 fn within<T>(model: &str, name: &str, bytes: &[u8], read: impl FnOnce(&str) -> Option<T>) {
     let folder = tempfile::tempdir().expect("a folder");
     let files = std::fs::read_dir(fixture(model)).expect("a fixture").map(|file| file.expect("a file").path());
@@ -107,7 +108,7 @@ fn within<T>(model: &str, name: &str, bytes: &[u8], read: impl FnOnce(&str) -> O
     read(folder.path().to_str().expect("UTF-8"));
 }
 
-/// Reads what the head reads, and uses it.
+/// Reads the files that the head reads, and uses them.
 fn describe(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
     let files = lockstep_engine::open(source)?;
     let model = lockstep_engine::describe(files.as_ref())?;
@@ -128,7 +129,7 @@ fn describe(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
     Ok(files)
 }
 
-/// Reads what a rank reads too, and computes a step.
+/// Reads the files that a rank reads too, and computes a step.
 fn load(source: &str) -> Result<(), EngineError> {
     let mut runner = runner(describe(source)?)?;
     runner.start_epoch(1, Solo::new()?, BLOCKS)?;
@@ -158,7 +159,7 @@ fn runner(files: Arc<dyn ModelFiles>) -> Result<Runner, EngineError> {
     Runner::load(config, &mut |_, _| ())
 }
 
-/// A prompt of three tokens.
+/// Returns a plan for a prompt of three tokens.
 fn first_step() -> StepPlan {
     let entry = PlanEntry {
         seq: 1,
@@ -171,7 +172,7 @@ fn first_step() -> StepPlan {
     StepPlan { admit: vec![Admission::new(1, SamplingParams::default())], entries: vec![entry], ..StepPlan::default() }
 }
 
-/// Gives a plan to a rank that has the first step behind it.
+/// Gives a plan to a rank that has already computed the first step.
 pub fn step_of_a_rank(plan: StepPlan) {
     static RANK: OnceLock<Mutex<Runner>> = OnceLock::new();
     static EPOCH: AtomicU64 = AtomicU64::new(0);
@@ -186,7 +187,7 @@ pub fn step_of_a_rank(plan: StepPlan) {
     rank.step(&StepPlan { epoch, step: 2, ..plan }).ok();
 }
 
-/// Of the small model that texts are read beside.
+/// Returns the sizes of the small model beside which the targets read texts.
 pub fn sizes() -> ModelText {
     ModelText { vocab_size: 288, context_length: 512, ..ModelText::default() }
 }

@@ -1,4 +1,4 @@
-//! What a hub answers: headers, lists of files, files.
+//! Answers of a hub: headers, lists of files, files.
 
 use lockstep_hub::{Hub, HubConfig, HubError, HubModel, Limits, Meter, Patience, RemoteFiles, TokenSource};
 use std::io::{Read as _, Write as _};
@@ -11,26 +11,26 @@ use crate::block_on;
 use crate::parts::{file_of, parts};
 use crate::secrets::written;
 
-/// Files that are fetched of those that are listed.
+/// Most of the listed files that a target fetches.
 const MOST_FILES: usize = 4;
-/// What the good hub has, and where each grows in the cache.
+/// Files of the good hub, and the path in the cache where each one grows.
 const FILES: [(&str, &[u8]); 2] =
     [("config.json", b"{\"architectures\": []}\n"), ("model.safetensors", b"weightsweightsweights")];
 const PARTS: [&str; 2] = [
     "blobs/b891352547f4af35fd140180a1db37287c44ce07.parts",
     "blobs/aa045aa0ee93b509e6759fea0716c2e8c0f8de736e763d01ca04bb90fc8c6e23.parts",
 ];
-/// Bytes of a piece of what the good hub has.
+/// Bytes of one piece of a file of the good hub.
 const PIECE: u64 = 8;
-/// A port that nobody listens on.
+/// Address at which no process listens.
 const NOWHERE: &str = "http://127.0.0.1:1";
 /// Longest error.
 const LONGEST: usize = 1024;
-/// A host that says nothing for so long is given up, where it may be one of those.
+/// Time after which the client gives up a silent host, for hosts that may be silent.
 const BRIEF: Duration = Duration::from_millis(200);
 
-/// Answers as they are on the wire: to the first question, to the second, and so on; the last one is given again and
-/// again.
+/// Plays answers as they are on the wire: the first one to the first request, the second one to the second, and so on.
+/// The host repeats the last answer.
 pub fn answer(bytes: &[u8]) {
     let host = host();
     let answers = parts(bytes).into_iter().rev().map(<[u8]>::to_vec).collect();
@@ -39,8 +39,8 @@ pub fn answer(bytes: &[u8]) {
     block_on(fetch(config(&format!("http://{}", host.address), cache.path()), impatient())).ok();
 }
 
-/// What an earlier process, or another program, left in the cache of a good hub: the file of a branch, and files that
-/// grow, of `config.json` and of the weights. Whatever it is, the files come in whole.
+/// Lays leftovers of an earlier process or another program into the cache of a good hub: the file of a branch, and
+/// growing files of `config.json` and of the weights. Every file must then arrive whole.
 pub fn cache(bytes: &[u8]) {
     static HUB: OnceLock<lockstep_tests::hub::Hub> = OnceLock::new();
     let hub = HUB.get_or_init(|| {
@@ -70,7 +70,7 @@ pub fn cache(bytes: &[u8]) {
     hub.asked();
 }
 
-/// The file of `HF_TOKEN_PATH`; whoever has a token shows it.
+/// Reads the file of `HF_TOKEN_PATH`. A client with a token must send it.
 pub fn token(bytes: &[u8]) {
     let file = written(&file_of(bytes));
     let cache = tempfile::tempdir().expect("a folder");
@@ -90,18 +90,18 @@ fn model() -> HubModel {
     HubModel { repository: "org/name".parse().expect("a name"), revision: Default::default() }
 }
 
-/// With pieces of so many bytes.
+/// Returns limits with pieces of so many bytes.
 fn limits(piece: u64) -> Limits {
     let retry = Patience { tries: 2, first: Duration::ZERO, last: Duration::ZERO, asked: Duration::from_millis(1) };
     Limits { look: BRIEF, retry, piece, ..Limits::default() }
 }
 
-/// For a host that may leave an answer unfinished.
+/// Returns limits for a host that may leave an answer unfinished.
 fn impatient() -> Limits {
     Limits { silence: BRIEF, ..limits(Limits::default().piece) }
 }
 
-/// The folder of the files.
+/// Fetches all files, and returns their folder.
 async fn fetch(config: HubConfig, limits: Limits) -> Result<PathBuf, HubError> {
     let hub = Arc::new(Hub::new(&config, limits)?);
     let model = model();
@@ -114,10 +114,10 @@ async fn fetch(config: HubConfig, limits: Limits) -> Result<PathBuf, HubError> {
     hub.download(&model.repository, &snapshot.commit, files, &Meter::new().0).await
 }
 
-/// Says what it was told to say, whatever it is asked.
+/// A host that answers every request from its script.
 struct Host {
     address: SocketAddr,
-    /// The next answer is the last one.
+    /// Answers in reverse order: the next one is the last entry.
     script: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 

@@ -1,5 +1,5 @@
-//! Parsers of bytes from outside, each as a plain function of bytes: whatever they are given, they end soon, without a
-//! panic and in bounded memory. [`driver`] replays the corpus of each and makes more of it.
+//! Parsers of bytes from outside, each as a plain function of bytes. For any bytes, a parser ends soon, without a panic
+//! and in bounded memory. [`driver`] replays the corpus of each target and makes more of it.
 
 mod answers;
 mod change;
@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 
 use driver::Seeds;
 
-/// Each target with further seeds, by a path in `tests/` with one `*`.
+/// Declares the targets, each with further seeds, by a path in `tests/` with one `*`.
 macro_rules! targets {
     ($($name:ident: $target:path $(, $also:literal)*;)*) => {
         $(#[test]

@@ -1,13 +1,13 @@
 //! Inputs that stand for several files or answers.
 
-/// Between two parts of an input.
+/// Line between two parts of an input.
 const BETWEEN: &[u8] = b"\n====\n";
-/// Before a part that is meant so many times, as in `3000 times`.
+/// End of a first line that repeats a part, as in `3000 times`.
 const TIMES: &[u8] = b" times\n";
-/// Longest file that is made of a part: more than any reader of small files takes.
+/// Longest file that a part may stand for, in bytes: more than any reader of small files accepts.
 const LONGEST: usize = 3 << 19;
 
-/// The parts of an input, one at least.
+/// Splits an input into its parts, at least one.
 pub fn parts(bytes: &[u8]) -> Vec<&[u8]> {
     let (mut parts, mut rest) = (Vec::new(), bytes);
     while let Some(at) = find(rest, BETWEEN) {
@@ -18,7 +18,7 @@ pub fn parts(bytes: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-/// A part as the file that it stands for: `N times` before it makes a large file of a small input.
+/// Returns the file that a part stands for. `N times` on the first line makes a large file of a small input.
 pub fn file_of(part: &[u8]) -> Vec<u8> {
     let Some(at) = find(part, TIMES) else { return part.to_vec() };
     let times = std::str::from_utf8(&part[..at]).ok().and_then(|number| number.parse().ok());

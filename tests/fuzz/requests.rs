@@ -1,4 +1,5 @@
-//! What clients ask, by HTTP and by gRPC, of a whole client side; a head in the background gives each the same answer.
+//! Requests of clients, by HTTP and by gRPC, to a whole client side. A head in the background gives each request the
+//! same answer.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -20,11 +21,11 @@ use crate::block_on;
 use crate::driver::ENDS;
 use crate::files::{sizes, tokenizer_of};
 
-/// What the head answers: of the fixture's vocabulary, any bytes.
+/// Tokens of the head's answer: some of the fixture's vocabulary, which may be any bytes.
 const ANSWERED: [u32; 4] = [65, 3, 200, 287];
 const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}";
 
-/// A body, after a first line that says what it is for.
+/// Sends an HTTP request: the first line of the input names the path, the rest is the body.
 pub fn http(bytes: &[u8]) {
     let (path, body) = match bytes.iter().position(|byte| *byte == b'\n') {
         Some(end) if bytes.starts_with(b"chat") => ("/v1/chat/completions", &bytes[end + 1..]),
@@ -46,7 +47,7 @@ pub fn http(bytes: &[u8]) {
     assert!(!told.contains("internal"), "{told}");
 }
 
-/// A message, after a byte that says of what kind.
+/// Sends a gRPC message: the first byte of the input names its kind.
 pub fn grpc(bytes: &[u8]) {
     let Some((kind, message)) = bytes.split_first() else { return };
     let mut client = InferenceClient::new(servers().channel.clone());
@@ -77,13 +78,13 @@ async fn answered(response: Result<Response<Streaming<GenerateResponse>>, Status
 pub struct Servers {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
-    /// To the gRPC port.
+    /// Channel to the gRPC port.
     pub channel: Channel,
-    /// What the head says of its group.
+    /// Status of the group, as the head reports it.
     pub status: watch::Sender<ClusterStatus>,
 }
 
-/// The ones that requests go to.
+/// Returns the servers that all requests go to.
 pub fn servers() -> &'static Servers {
     static SERVERS: OnceLock<Servers> = OnceLock::new();
     SERVERS.get_or_init(Servers::start)

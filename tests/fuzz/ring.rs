@@ -1,4 +1,4 @@
-//! What a ring port hears: first words of strangers, and the frames of a neighbour.
+//! Bytes to a ring port: greetings of strangers, and frames of a neighbour.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,18 +12,18 @@ use lockstep_collectives::{AbortSwitch, Communicator as _, Mesh, RankGroup, Slic
 use crate::driver::ENDS;
 use crate::wire::closed;
 
-/// An operation waits for bytes for so long.
+/// Time that an operation waits for bytes.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// Words to the ring port of a rank that knows its group, which must close the connection, and take the next one. The
-/// rest of an input comes after the answer to the greeting that it begins with.
+/// Sends bytes to the ring port of a rank that knows its group. The rank must close the connection, and accept the next
+/// one. If the input begins with a greeting, the rest of it follows the rank's answer.
 pub fn greeting(bytes: &[u8]) {
     static PORT: OnceLock<Listener> = OnceLock::new();
     let port = PORT.get_or_init(known);
     let mut stream = TcpStream::connect(port.local_addr()).expect("the port is served");
     stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
     let (first, rest) = bytes.split_at(greeting_in(bytes));
-    // It may have hung up already.
+    // The rank may have hung up already.
     stream.write_all(first).ok();
     if !rest.is_empty() && stream.read(&mut [0; 4096]).is_ok() {
         stream.write_all(rest).ok();
@@ -32,13 +32,14 @@ pub fn greeting(bytes: &[u8]) {
     closed(&mut stream);
 }
 
-/// Length of the greeting at the begin of `bytes`, by what it says: ten bytes and what the last two of them announce.
+/// Returns the length of the greeting at the start of `bytes`: ten bytes, and the length that the last two of them
+/// announce.
 fn greeting_in(bytes: &[u8]) -> usize {
     let announced = bytes.get(8..10).map_or(0, |length| usize::from(u16::from_le_bytes([length[0], length[1]])));
     bytes.len().min(10 + announced)
 }
 
-/// The port of rank 0 of two, after it asked its neighbour in vain.
+/// Returns the port of rank 0 of two, whose search for its neighbour has failed.
 fn known() -> Listener {
     let listener = listener();
     let abort = AbortSwitch::new().expect("a switch");
@@ -54,7 +55,7 @@ fn known() -> Listener {
     listener
 }
 
-/// What a rank hears from a port that it calls: the greeting of another rank and its proof, or something else.
+/// Answers a rank that calls a port: with the greeting and the proof of another rank, or with something else.
 pub fn answer(bytes: &[u8]) {
     let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let own = listener();
@@ -77,7 +78,7 @@ pub fn answer(bytes: &[u8]) {
     });
 }
 
-/// What a neighbour sends once it is linked: an operation gets it, whole or in two parts, and ends.
+/// Sends bytes as a linked neighbour, at once or in two parts. The operation that receives them must end.
 pub fn frames(bytes: &[u8]) {
     let (mut rank, mut neighbour) = linked();
     let (first, second) = bytes.split_at(bytes.len() / 2);
@@ -88,7 +89,7 @@ pub fn frames(bytes: &[u8]) {
         neighbour
     });
     let began = Instant::now();
-    // One that is exchanged whole, one in segments.
+    // The first operation exchanges its numbers whole, the second in segments.
     for count in [16, 64] {
         rank.all_reduce_sum(SliceMut::F32(&mut vec![1.0; count])).ok();
     }
@@ -100,7 +101,7 @@ fn listener() -> Listener {
     Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port")
 }
 
-/// Rank 0 of two, and the end of its link that rank 1 has: both shook hands through a relay.
+/// Links rank 0 of two, and returns rank 1's end of the link. Both ranks shook hands through a relay.
 fn linked() -> (Mesh, TcpStream) {
     let relay = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let (ours, theirs) = (listener(), listener());
@@ -112,7 +113,7 @@ fn linked() -> (Mesh, TcpStream) {
     let formed = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let middle = scope.spawn(|| {
-            // Where rank 0 is called before it forms, rank 1 hangs up too, and calls again.
+            // If rank 1 calls before rank 0 forms, rank 1 hangs up too, and calls again.
             loop {
                 let (called, _) = relay.accept().expect("rank 1 calls");
                 let calling = TcpStream::connect(ours.local_addr()).expect("rank 0 listens");
@@ -131,7 +132,7 @@ fn linked() -> (Mesh, TcpStream) {
     })
 }
 
-/// Passes bytes on in both directions until one of the two hangs up.
+/// Passes bytes on in both directions until one side hangs up.
 fn relay_until_hung_up(called: &TcpStream, calling: &TcpStream) -> io::Result<()> {
     for stream in [called, calling] {
         stream.set_read_timeout(Some(Duration::from_millis(1)))?;

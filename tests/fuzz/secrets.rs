@@ -30,13 +30,13 @@ use crate::parts::{file_of, parts};
 
 /// Longest error.
 const BRIEF: usize = 1024;
-/// When the operator looks at the Secrets, in seconds of Unix time.
+/// Time at which the operator looks at the Secrets, in seconds of Unix time.
 const NOW: i64 = 1_700_000_000;
-/// Looks after which all Secrets are as they should be: a new CA comes in steps.
+/// Number of looks after which all Secrets must be in order: a new CA arrives in steps.
 const LOOKS: usize = 4;
 
-/// The files of `LOCKSTEP_TLS_DIR`: `ca.crt`, `tls.crt`, `tls.key`; what an input leaves out is as it should be. They
-/// are read by an agent that starts, and by one that has good ones already.
+/// Reads the files of `LOCKSTEP_TLS_DIR`: `ca.crt`, `tls.crt`, `tls.key`. A file that the input leaves out is good. One
+/// agent reads the files at its start, another one while it has good files.
 pub fn tls_files(bytes: &[u8]) {
     let folder = authority().folder(role::HEAD);
     let served = Arc::new(Tls::open(folder.path(), role::HEAD).expect("good files"));
@@ -44,7 +44,7 @@ pub fn tls_files(bytes: &[u8]) {
         std::fs::write(folder.path().join(name), file_of(part)).expect("write");
     }
     match Tls::open(folder.path(), role::HEAD).map(Arc::new) {
-        // Whether they suit each other is for the handshake to say.
+        // The handshake decides if the files suit each other.
         Ok(opened) => drop(block_on(meet(&served, &opened))),
         Err(error) => {
             assert!(error.to_string().len() < BRIEF, "{error}");
@@ -53,7 +53,7 @@ pub fn tls_files(bytes: &[u8]) {
     }
 }
 
-/// The file of `LOCKSTEP_GROUP_KEY_FILE`.
+/// Reads the file of `LOCKSTEP_GROUP_KEY_FILE`.
 pub fn group_key(bytes: &[u8]) {
     let file = written(&file_of(bytes));
     match GroupKey::read_file(file.path()) {
@@ -66,7 +66,7 @@ pub fn group_key(bytes: &[u8]) {
     }
 }
 
-/// Secrets of a cluster, as the operator finds them: each part is one entry, after a line with its role and key.
+/// Gives the operator a cluster's Secrets. Each part of the input is one entry, after a line with its role and key.
 pub fn secrets(bytes: &[u8]) {
     let names = ClusterNames::new(&cluster().identity.name);
     let mut held: Vec<Secret> = Vec::new();
@@ -98,7 +98,7 @@ pub fn secrets(bytes: &[u8]) {
     }
 }
 
-/// Agents take what is in a pod's Secret.
+/// Asserts that an agent accepts the files that a pod's Secret holds.
 fn mounted(secret: &Secret, role: &'static str) {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, value) in secret.data.iter().flatten() {
@@ -115,7 +115,7 @@ fn credentials(held: &[Secret], name: &str) -> Result<Credentials, Box<dyn std::
     Ok(Credentials::new(bytes(data::CA_CERTIFICATE), bytes(data::CERTIFICATE), bytes(data::KEY))?)
 }
 
-/// The data of the Secret `name`, which is made where it is not there.
+/// Returns the data of the Secret `name`, and makes the Secret if it is missing.
 fn entries<'a>(held: &'a mut Vec<Secret>, name: &str) -> &'a mut BTreeMap<String, ByteString> {
     let at = held.iter().position(|secret| secret.metadata.name.as_deref() == Some(name)).unwrap_or_else(|| {
         let mut secret = Secret::default();
@@ -141,7 +141,7 @@ pub fn authority() -> &'static Authority {
     AUTHORITY.get_or_init(Authority::new)
 }
 
-/// A caller with good files.
+/// Returns a caller with good files.
 pub fn node() -> Arc<Tls> {
     static NODE: OnceLock<(TempDir, Arc<Tls>)> = OnceLock::new();
     let opened = NODE.get_or_init(|| {
@@ -152,7 +152,7 @@ pub fn node() -> Arc<Tls> {
     Arc::clone(&opened.1)
 }
 
-/// One connection; the error says at which end it came to nothing.
+/// Opens one connection. The error names the end at which it failed.
 async fn meet(server: &Arc<Tls>, caller: &Arc<Tls>) -> Result<(), String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
@@ -160,7 +160,7 @@ async fn meet(server: &Arc<Tls>, caller: &Arc<Tls>) -> Result<(), String> {
     let endpoint = Channel::from_shared(endpoint).expect("an address");
     let called = async {
         let channel = connect(&endpoint, Arc::clone(caller)).await.map_err(|error| format!("{error:?}"))?;
-        // A caller knows that its certificate was refused only once it hears something.
+        // A caller learns that its certificate was refused only when it reads an answer.
         ClusterClient::new(channel).get_status(GetStatusRequest {}).await.map(drop).map_err(|error| error.to_string())
     };
     let met = async {

@@ -1,4 +1,4 @@
-//! What others tell of a group: its head, on its own pages and to the `lockstep` command, and Kubernetes.
+//! Reports about a group: of its head, on the head's pages and to the `lockstep` command, and of Kubernetes.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -31,10 +31,11 @@ use crate::words::objects_of;
 const PANICKED: i32 = 101;
 /// Bytes of a crash's log that a status keeps.
 const MAX_LOG: usize = 1024;
-/// When Kubernetes tells it, in seconds of Unix time.
+/// Time of Kubernetes' reports, in seconds of Unix time.
 const NOW: i64 = 1_700_000_000;
 
-/// A group's status: most of it is what nodes say of themselves. The pages and the metrics show it, whatever it is.
+/// Shows a group's status on the pages and in the metrics. Most of a status is the nodes' own report, so it may hold
+/// anything.
 pub fn group_status(bytes: &[u8]) {
     static SERVERS: OnceLock<Servers> = OnceLock::new();
     let Ok(status) = ClusterStatus::decode(bytes) else { return };
@@ -50,7 +51,7 @@ pub fn group_status(bytes: &[u8]) {
     assert_eq!(told.expect("the status").into_inner().encode_to_vec(), status.encode_to_vec());
 }
 
-/// What a head answers to `lockstep`, as messages of gRPC on the wire; the first line says to which command.
+/// Answers `lockstep` with messages of gRPC, as they are on the wire. The first line of the input names the command.
 pub fn head_answers(bytes: &[u8]) {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let host = host();
@@ -82,8 +83,8 @@ pub fn head_answers(bytes: &[u8]) {
     assert!(code.is_some_and(|code| code < PANICKED), "{code:?}: {said}");
 }
 
-/// Objects as the API server gives them, in JSON: `cluster`, `pods`, `events`, `nodes`. Most of what they say comes from
-/// elsewhere: last words of containers, and messages of kubelets and schedulers.
+/// Reads objects in JSON as the API server gives them: `cluster`, `pods`, `events`, `nodes`. Most of their texts come
+/// from elsewhere: last words of containers, messages of kubelets and schedulers.
 pub fn kubernetes(bytes: &[u8]) {
     let Ok(told) = serde_json::from_slice::<Value>(bytes) else { return };
     let pods: Vec<Pod> = listed(&told["pods"]);
@@ -104,7 +105,8 @@ pub fn kubernetes(bytes: &[u8]) {
     objects_of(&cluster);
 }
 
-/// A cluster as the API server has it: judged and with its defaults, and with what it and the operator wrote.
+/// Returns a cluster as the API server stores it: judged, with its defaults, and with the parts that the API server and
+/// the operator wrote.
 fn stored(told: &Value) -> Option<InferenceCluster> {
     let given = json!({
         "apiVersion": "lockstep.dev/v1alpha1", "kind": "InferenceCluster", "metadata": {"name": "llama"},
@@ -116,12 +118,12 @@ fn stored(told: &Value) -> Option<InferenceCluster> {
     Some(cluster)
 }
 
-/// Those that are what they should be.
+/// Returns the objects that have the right form.
 fn listed<K: DeserializeOwned>(all: &Value) -> Vec<K> {
     all.as_array().into_iter().flatten().filter_map(|one| serde_json::from_value(one.clone()).ok()).collect()
 }
 
-/// Answers whatever it is asked with what it was told to say.
+/// A host that answers every request from its script.
 struct Host {
     address: SocketAddr,
     says: Arc<Mutex<Vec<u8>>>,

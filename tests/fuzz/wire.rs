@@ -1,5 +1,5 @@
-//! What ports hear below messages: heads of HTTP/1.1, frames of HTTP/2 with their compressed headers, headers of any
-//! bytes, and first words of TLS.
+//! Bytes to ports below the level of messages: heads of HTTP/1.1, frames of HTTP/2 with their compressed headers,
+//! headers of any bytes, and first bytes of TLS.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,9 +22,9 @@ use crate::driver::ENDS;
 use crate::requests::servers;
 use crate::secrets::{authority, node};
 
-/// Whoever has said nothing for so long has said all.
+/// Silence after which a peer counts as finished.
 const QUIET: Duration = Duration::from_millis(20);
-/// Longest payload that a peer takes unasked; RFC 9113, 4.2.
+/// Longest payload that a peer accepts without a setting; RFC 9113, 4.2.
 const MAX_FRAME: usize = 1 << 14;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -35,24 +35,24 @@ const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// What the HTTP port is asked.
+/// Body of a request to the HTTP port.
 const BODY: &[u8] =
     br#"{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "max_tokens": 4}"#;
 
-/// The HTTP port, which speaks HTTP/1.1 and HTTP/2.
+/// Sends bytes to the HTTP port, which speaks HTTP/1.1 and HTTP/2.
 pub fn http_bytes(bytes: &[u8]) {
     let answer = heard(servers().http, bytes, |_| true);
     let failed = answer.windows(12).any(|part| part == b"HTTP/1.1 500");
     assert!(!failed, "{}", String::from_utf8_lossy(&answer));
 }
 
-/// The gRPC port: HTTP/2 alone.
+/// Sends bytes to the gRPC port, which speaks HTTP/2 alone.
 pub fn grpc_bytes(bytes: &[u8]) {
     heard(servers().grpc, bytes, |_| true);
 }
 
-/// A request by HTTP/2 whose headers may have any names and values. The first line says where it goes, `POST /path`;
-/// each further one is a header, `name: value`.
+/// Sends a request by HTTP/2 whose headers may have any names and values. The first line of the input is the target,
+/// `POST /path`. Each further line is a header, `name: value`.
 pub fn headers(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let (method, path) = cut(lines.next().unwrap_or_default(), b" ");
@@ -79,7 +79,7 @@ pub fn headers(bytes: &[u8]) {
     assert!(answered(&answer), "the request is not answered");
 }
 
-/// Whether a frame says what became of a request.
+/// Returns true if a frame ends a request.
 fn answered(answer: &[u8]) -> bool {
     let mut rest = answer;
     while let [a, b, c, kind, ..] = rest {
@@ -92,7 +92,7 @@ fn answered(answer: &[u8]) -> bool {
     false
 }
 
-/// A message of gRPC: not compressed, its length, itself.
+/// Returns a message of gRPC: the flag for no compression, the length, the message.
 fn message() -> Vec<u8> {
     let prompt = Some(Prompt::Text("hi".into()));
     let message = GenerateRequest { model: "tiny".into(), prompt, ..Default::default() }.encode_to_vec();
@@ -104,7 +104,7 @@ fn cut<'a>(line: &'a [u8], at: &[u8]) -> (&'a [u8], &'a [u8]) {
     place.map_or((line, &[][..]), |place| (&line[..place], &line[place + at.len()..]))
 }
 
-/// RFC 9113, 4.1.
+/// Appends a frame; RFC 9113, 4.1.
 fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.extend(&(payload.len() as u32).to_be_bytes()[1..]);
     out.extend([kind, flags]);
@@ -112,7 +112,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.extend(payload);
 }
 
-/// A header as bytes, without a table and without Huffman's code; RFC 7541, 6.2.2.
+/// Appends a header, without a table and without Huffman's code; RFC 7541, 6.2.2.
 fn literal(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     block.push(0);
     for text in [name, value] {
@@ -130,7 +130,7 @@ fn literal(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
-/// What a TLS port hears of a stranger (`c`), or a caller of a strange port (`d`).
+/// Plays a stranger that calls a TLS port (`c`), or a strange port that a caller dials (`d`).
 pub fn handshake(bytes: &[u8]) {
     match bytes.split_first() {
         Some((b'd', said)) => dialled(said),
@@ -139,7 +139,7 @@ pub fn handshake(bytes: &[u8]) {
     }
 }
 
-/// A stranger is not let in.
+/// Asserts that the port does not let a stranger in.
 fn called(said: &[u8]) {
     static PORT: OnceLock<(SocketAddr, TempDir)> = OnceLock::new();
     static LET_IN: AtomicU64 = AtomicU64::new(0);
@@ -160,7 +160,7 @@ fn called(said: &[u8]) {
     assert_eq!(LET_IN.load(Ordering::Relaxed), 0, "a stranger was let in");
 }
 
-/// A strange port is no head.
+/// Asserts that a caller does not take a strange port for a head.
 fn dialled(said: &[u8]) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let endpoint = Channel::from_shared(format!("http://{}", listener.local_addr().expect("its address")));
@@ -177,12 +177,12 @@ fn dialled(said: &[u8]) {
     stranger.join().expect("the caller hangs up");
 }
 
-/// Says `bytes` to a port, hears it out once `enough` was heard, and sees that it hangs up when nothing more can come.
+/// Sends `bytes` to a port, reads until `enough` holds, and asserts that the port hangs up when nothing more can come.
 pub fn heard(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("the port is served");
     stream.set_write_timeout(Some(ENDS)).expect("a timeout");
     stream.set_read_timeout(Some(QUIET)).expect("a timeout");
-    // It may have hung up already.
+    // The port may have hung up already.
     stream.write_all(bytes).ok();
     let (mut answer, began) = (Vec::new(), Instant::now());
     let mut part = [0; 1 << 14];

@@ -1,4 +1,4 @@
-//! What users write: command lines, variables, `RING_CONFIG`, an InferenceCluster, a conversation.
+//! Texts that users write: command lines, variables, `RING_CONFIG`, an InferenceCluster, a conversation.
 
 use lockstep_agent::config::{Build, Environment, parse, resolve};
 use lockstep_operator::plan::{self, Addresses};
@@ -10,7 +10,7 @@ use lockstep_proto::choices::Quantization;
 
 const ON_CPU: Build = Build { nccl: false, visible_devices: 0 };
 
-/// Words of a command line; those like `NAME=value` before the first other one are variables.
+/// Parses words of a command line. Words such as `NAME=value` before the first other word are variables.
 pub fn arguments(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mut words = text.split(|c: char| c.is_whitespace()).filter(|word| !word.is_empty()).peekable();
@@ -20,7 +20,7 @@ pub fn arguments(bytes: &[u8]) {
         words.next();
     }
     if let Ok(cli) = parse(std::iter::once("lockstep-agent").chain(words)) {
-        // A file that the words name is another target's.
+        // Another target tests the file that the words may name.
         let variables: Environment = variables.into_iter().filter(|(name, _)| name != "RING_CONFIG").collect();
         if let Err(error) = resolve(&cli, &variables, &ON_CPU) {
             assert!(error.to_string().len() < 4096, "an error of {} bytes", error.to_string().len());
@@ -28,7 +28,7 @@ pub fn arguments(bytes: &[u8]) {
     }
 }
 
-/// What follows `--isq`: one of its few formats whatever its spelling, or an error that repeats it.
+/// Parses the value of `--isq`: one of its few formats in any spelling, or an error that repeats the value.
 pub fn quantization(bytes: &[u8]) {
     let Ok(word) = std::str::from_utf8(bytes) else { return };
     match word.parse::<Quantization>() {
@@ -37,7 +37,7 @@ pub fn quantization(bytes: &[u8]) {
     }
 }
 
-/// The file of `RING_CONFIG`.
+/// Reads the file of `RING_CONFIG`.
 pub fn ring_config(bytes: &[u8]) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), bytes).expect("write");
@@ -46,11 +46,11 @@ pub fn ring_config(bytes: &[u8]) {
     resolve(&cli, &variables, &ON_CPU).ok();
 }
 
-/// An InferenceCluster in YAML, and the objects that the operator makes of it.
+/// Reads an InferenceCluster in YAML, and builds the objects of it.
 pub fn cluster(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(mut cluster) = lockstep_operator::resource::parse(text, "fuzz") else { return };
-    // Given by the API server.
+    // The API server sets the uid.
     cluster.metadata.uid = Some("6d1e".into());
     objects_of(&cluster);
     cluster.spec.replicas = cluster.spec.replicas.min(1);
@@ -59,7 +59,7 @@ pub fn cluster(bytes: &[u8]) {
     assert!(!plan::format_plan(&plan).is_empty());
 }
 
-/// What the operator makes of a cluster that the API server has stored.
+/// Builds the objects of a cluster that the API server has stored.
 pub fn objects_of(cluster: &InferenceCluster) {
     let defaults = Defaults { agent_image: "agent:1".into(), operator_pods: None };
     if let Ok(valid) = validate(cluster, &defaults) {
@@ -68,7 +68,7 @@ pub fn objects_of(cluster: &InferenceCluster) {
     }
 }
 
-/// A conversation.
+/// Parses the input of a conversation.
 pub fn typed(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     chat::is_complete(&text);

@@ -5,7 +5,7 @@ use std::path::Path;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tempfile::TempDir;
 
-/// A CA of a cluster.
+/// CA of a cluster.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -20,7 +20,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// Certificate and key for `role`, in PEM.
+    /// Issues a certificate for `role`. Returns the certificate and its key, in PEM.
     pub fn issue(&self, role: &str) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![role.to_owned()]).expect("a name");
@@ -28,14 +28,14 @@ impl Authority {
         (params.signed_by(&key, &self.0).expect("a certificate").pem(), key.serialize_pem())
     }
 
-    /// A folder as `LOCKSTEP_TLS_DIR` takes it.
+    /// Makes a folder for `LOCKSTEP_TLS_DIR`, with a certificate for `role`.
     pub fn folder(&self, role: &str) -> TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         self.write(folder.path(), role, &[self]);
         folder
     }
 
-    /// A new certificate for `role` into a folder that trusts `trusted`.
+    /// Writes a new certificate for `role` into a folder that trusts `trusted`.
     pub fn write(&self, folder: &Path, role: &str, trusted: &[&Self]) {
         let (certificate, key) = self.issue(role);
         let bundle: String = trusted.iter().map(|authority| authority.pem()).collect();

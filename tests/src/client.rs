@@ -1,4 +1,4 @@
-//! A gRPC client of a group.
+//! gRPC client of a group.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,14 +16,14 @@ use tonic::{Status, Streaming};
 
 use crate::process::PATIENCE;
 
-/// Cheap to clone.
+/// Clients of a group's two services. Clones share one connection.
 #[derive(Clone)]
 pub struct Client {
     pub inference: InferenceClient<Channel>,
     pub cluster: ClusterClient<Channel>,
 }
 
-/// A whole answer.
+/// Whole answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub tokens: Vec<u32>,
@@ -38,7 +38,7 @@ impl Client {
         Ok(Self::over(channel))
     }
 
-    /// A client that speaks over `channel`.
+    /// Makes a client that uses `channel`.
     pub fn over(channel: Channel) -> Self {
         Self { inference: InferenceClient::new(channel.clone()), cluster: ClusterClient::new(channel) }
     }
@@ -51,12 +51,12 @@ impl Client {
         Ok(self.inference.generate(request).await?.into_inner())
     }
 
-    /// The whole answer to a request.
+    /// Returns the whole answer to a request.
     pub async fn generate(&mut self, request: GenerateRequest) -> Result<Answer, Status> {
         self.generate_and_count(request, &AtomicUsize::new(0)).await
     }
 
-    /// As [`Client::generate`]; its tokens are added to `count` as they come.
+    /// Works like [`Client::generate`], and adds each token to `count` when it comes.
     pub async fn generate_and_count(
         &mut self,
         request: GenerateRequest,
@@ -74,7 +74,7 @@ impl Client {
     }
 }
 
-/// Answers to several requests at once, on their way: a test does something to the group once so many tokens came.
+/// Answers to several requests at once. A test can do something to the group when a number of tokens has come.
 pub struct Answers {
     tokens: Arc<AtomicUsize>,
     task: JoinHandle<Result<Vec<Answer>, Status>>,
@@ -91,7 +91,7 @@ impl Answers {
         Self { tokens, task }
     }
 
-    /// Waits until so many tokens have come, of all answers together.
+    /// Waits until `count` tokens of all answers together have come.
     pub async fn await_tokens(&self, count: usize) {
         let began = Instant::now();
         loop {
@@ -105,16 +105,16 @@ impl Answers {
         }
     }
 
-    /// The whole answers, in the order of the requests.
+    /// Returns the whole answers, in the order of the requests.
     ///
     /// # Errors
-    /// The first that failed.
+    /// The first answer that failed.
     pub async fn all(self) -> Result<Vec<Answer>, Status> {
         self.task.await.expect("the task of the answers")
     }
 }
 
-/// A greedy request of token ids that ends after so many tokens and at no end token.
+/// Makes a greedy request of token ids that ends after `max_tokens` tokens and at no end token.
 pub fn greedy(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
     GenerateRequest {
         prompt: Some(Prompt::TokenIds(TokenIds { ids: prompt.to_vec() })),
@@ -124,7 +124,7 @@ pub fn greedy(prompt: &[u32], max_tokens: u32) -> GenerateRequest {
     }
 }
 
-/// A sampled request of token ids.
+/// Makes a sampled request of token ids.
 pub fn sampled(prompt: &[u32], max_tokens: u32, seed: u64) -> GenerateRequest {
     let sampling =
         Sampling { temperature: Some(0.9), top_k: Some(20), top_p: Some(0.95), seed: Some(seed), ..Default::default() };

@@ -1,4 +1,4 @@
-//! A group of agents as processes: the head and its workers, by either way of telling them their places.
+//! Group of agents as processes: the head and its workers, by each way of telling them their places.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use lockstep_proto::v1::ClusterStatus;
 use crate::client::Client;
 use crate::process::{PATIENCE, Process, free_port, program};
 
-/// How ranks are told their places.
+/// Way in which ranks learn their places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// `MISTRALRS_MN_*`
@@ -21,7 +21,7 @@ pub enum Way {
     RingConfig,
 }
 
-/// What a group is started with.
+/// Settings with which a group is started.
 #[derive(Debug, Clone)]
 pub struct Spec {
     pub way: Way,
@@ -29,7 +29,7 @@ pub struct Spec {
     pub model: String,
     /// Variables for all processes.
     pub variables: Vec<(String, String)>,
-    /// As in pods: the head's ranks are a process of their own, and every node has a probe port.
+    /// True if the group runs as in pods: the head's ranks are a process of their own, and every node has a probe port.
     pub separate: bool,
     /// Variables for the head alone, and for all nodes.
     pub head_variables: Vec<(String, String)>,
@@ -49,7 +49,7 @@ impl Spec {
         }
     }
 
-    /// The head's ranks as a process of their own, with certificates for both kinds of processes.
+    /// Runs the head's ranks as a process of their own, with certificates for both kinds of processes.
     #[must_use]
     pub fn separate(mut self, head_tls: &Path, node_tls: &Path) -> Self {
         let variable = |folder: &Path| ("LOCKSTEP_TLS_DIR".to_owned(), folder.display().to_string());
@@ -66,7 +66,7 @@ impl Spec {
     }
 }
 
-/// A running group. Node 0 is the head with its own rank as a child.
+/// Running group. Node 0 is the head with its own rank as a child.
 pub struct Group {
     spec: Spec,
     control: u16,
@@ -75,9 +75,9 @@ pub struct Group {
     ring: Vec<u16>,
     probes: Vec<u16>,
     folder: tempfile::TempDir,
-    /// By node; `None`: not running.
+    /// Processes by node; `None`: the node does not run.
     pub nodes: Vec<Option<Process>>,
-    /// The ranks of the head, where they are a process of their own.
+    /// Process of the head's ranks, if they are a process of their own.
     pub own_ranks: Option<Process>,
 }
 
@@ -89,7 +89,7 @@ impl Group {
         group
     }
 
-    /// Starts what is not running.
+    /// Starts the processes that do not run.
     pub fn start_all(&mut self) {
         for node in 0..self.spec.world_size {
             if self.nodes[node].is_none() {
@@ -101,7 +101,7 @@ impl Group {
         }
     }
 
-    /// Chooses ports and starts nothing.
+    /// Chooses ports, and starts no process.
     pub fn prepare(spec: Spec) -> Self {
         let ring = (0..spec.world_size).map(|_| free_port()).collect();
         let probes = (0..spec.world_size).map(|_| free_port()).collect();
@@ -121,7 +121,7 @@ impl Group {
         self.own_ranks = Some(Process::start("own-ranks", command));
     }
 
-    /// Where a node answers probes.
+    /// Returns the port at which a node answers probes.
     pub fn probe_port(&self, node: usize) -> u16 {
         self.probes[node]
     }
@@ -137,13 +137,13 @@ impl Group {
         all
     }
 
-    /// Starts the head (0) or a worker, which is not running.
+    /// Starts the head (0) or a worker. It must not run yet.
     pub fn start_node(&mut self, node: usize) {
         let process = Process::start(format!("node-{node}"), self.command(node));
         self.nodes[node] = Some(process);
     }
 
-    /// The command line of a node.
+    /// Returns the command of a node.
     pub fn command(&self, node: usize) -> Command {
         let mut command = agent();
         command.arg("plain").arg("-m").arg(&self.spec.model);
@@ -213,7 +213,7 @@ impl Group {
         self.control
     }
 
-    /// A client of the endpoint, once it is there.
+    /// Connects a client to the endpoint, as soon as the head listens there.
     pub async fn client(&mut self) -> Client {
         let began = Instant::now();
         loop {
@@ -230,7 +230,7 @@ impl Group {
         self.await_status("readiness", |status| status.ready).await
     }
 
-    /// Waits for a status.
+    /// Waits until `holds` is true of the group's status, and returns the status.
     pub async fn await_status(&mut self, what: &str, holds: impl Fn(&ClusterStatus) -> bool) -> ClusterStatus {
         let began = Instant::now();
         let mut client = self.client().await;
@@ -253,7 +253,7 @@ impl Group {
     }
 }
 
-/// The agent, with nothing of the test's own environment that it would read.
+/// Makes a command of the agent, without those variables of the test's own environment that the agent would read.
 pub fn agent() -> Command {
     let mut command = Command::new(program("lockstep-agent"));
     for (name, _) in std::env::vars_os() {
@@ -265,7 +265,7 @@ pub fn agent() -> Command {
     command
 }
 
-/// A model that the parity script made.
+/// Returns the folder of a model that the parity script made.
 pub fn fixture(name: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/fixtures").join(name);
     assert!(folder.exists(), "{} is missing", folder.display());

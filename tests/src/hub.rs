@@ -1,5 +1,5 @@
-//! A hub on loopback: it lists and serves the files of a folder as the real one does, large ones by a redirect to
-//! another host, and plays the tricks that a test asks for.
+//! Hub on loopback. It lists and serves the files of a folder as the real hub does, large ones by a redirect to another
+//! host, and plays the tricks that a test asks for.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,38 +18,38 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-/// Bytes of one write; small, so that cuts fall between them.
+/// Bytes of one write: few, so that cuts fall between writes.
 const CHUNK: usize = 1000;
 
-/// What an answer does in place of the right thing.
+/// Fault that an answer has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trick {
-    /// This status, with a `Retry-After` where given.
+    /// The answer has this status, and a `Retry-After` if one is given.
     Status(u16, Option<u32>),
     /// The connection ends after so many bytes of the body.
     Cut(usize),
-    /// A pause before each part of what comes, until the tricks are forgotten.
+    /// Each part of the body follows a pause, until the tricks are forgotten.
     Slow(Duration),
-    /// The bytes are others.
+    /// The bytes differ from the file's.
     Damaged,
-    /// The whole file, whatever range was asked for.
+    /// The answer holds the whole file, whatever range was requested.
     NoRanges,
-    /// So many bytes more than were asked for, without an announced length.
+    /// The answer holds so many bytes more than were requested, and does not state its length.
     Longer(usize),
-    /// `Content-Range` and length speak of a file that is so much larger.
+    /// `Content-Range` and the length belong to a file that is so much larger.
     OtherTotal(u64),
-    /// The range that follows the one that was asked for.
+    /// The answer holds the range after the requested one.
     OtherRange,
-    /// `Content-Length` of so many bytes.
+    /// The answer states a `Content-Length` of so many bytes.
     Length(u64),
-    /// A redirect there.
+    /// The answer redirects to this address.
     Redirect(String),
 }
 
-/// One question as it came.
+/// Request as the hub received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// It came to the storage, not to the hub.
+    /// True if the storage received the request, not the hub.
     pub storage: bool,
     pub path: String,
     pub authorization: Option<String>,
@@ -66,7 +66,7 @@ struct File {
 
 struct Rule {
     part: String,
-    /// Where the question must come to; `None`: either.
+    /// Receiver of the request: the storage or the hub; `None`: either.
     storage: Option<bool>,
     times: usize,
     trick: Trick,
@@ -77,13 +77,13 @@ struct Book {
     files: BTreeMap<String, Arc<File>>,
     rules: Vec<Rule>,
     asked: Vec<Asked>,
-    /// Sizes that the list tells in place of the right ones.
+    /// Sizes that the list states instead of the right ones.
     sizes: BTreeMap<String, u64>,
     token: Option<String>,
     commit: String,
 }
 
-/// A running hub and its storage.
+/// Running hub and its storage.
 pub struct Hub {
     pub address: SocketAddr,
     pub storage: SocketAddr,
@@ -96,7 +96,7 @@ pub struct Hub {
 struct Host {
     book: Arc<Mutex<Book>>,
     repository: String,
-    /// Address of the storage; `None` where this is it.
+    /// Address of the storage; `None` in the storage itself.
     storage: Option<SocketAddr>,
 }
 
@@ -136,7 +136,7 @@ impl Hub {
         lock(&self.book)
     }
 
-    /// Adds a file; large-file storage has those of weights.
+    /// Adds a file. Weights go to the large-file storage.
     pub fn add(&self, name: &str, bytes: Vec<u8>) {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let sha256 = hex(&Sha256::digest(&bytes));
@@ -149,12 +149,12 @@ impl Hub {
         self.book().files.remove(name);
     }
 
-    /// The next `times` questions whose path holds `part` get `trick`.
+    /// Plays `trick` in the answers to the next `times` requests whose path holds `part`.
     pub fn play(&self, part: &str, times: usize, trick: Trick) {
         self.book().rules.push(Rule { part: part.into(), storage: None, times, trick });
     }
 
-    /// As [`Hub::play`], for what comes to the storage.
+    /// Works like [`Hub::play`], for requests to the storage.
     pub fn play_storage(&self, part: &str, times: usize, trick: Trick) {
         self.book().rules.push(Rule { part: part.into(), storage: Some(true), times, trick });
     }
@@ -163,22 +163,22 @@ impl Hub {
         self.book().rules.clear();
     }
 
-    /// The list tells `size` of `name`.
+    /// Lets the list state `size` for the file `name`.
     pub fn list_size(&self, name: &str, size: u64) {
         self.book().sizes.insert(name.into(), size);
     }
 
-    /// Who does not show this gets 401.
+    /// Lets the hub answer 401 to requests without this token.
     pub fn ask_for_token(&self, token: &str) {
         self.book().token = Some(token.into());
     }
 
-    /// Branch `main` moves.
+    /// Moves the branch `main` to another commit.
     pub fn move_main(&self, commit: &str) {
         self.book().commit = commit.into();
     }
 
-    /// Every question since the last look.
+    /// Returns every request since the last call.
     pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.book().asked)
     }
@@ -259,7 +259,7 @@ fn list(host: &Host) -> Response<Body> {
     Response::new(Body::from(body))
 }
 
-/// A file or a range of it, as a storage sends it.
+/// Answers with a file or a range of it, as a storage does.
 fn content(host: &Host, file: &File, headers: &HeaderMap, trick: Option<Trick>) -> Response<Body> {
     let size = file.bytes.len();
     let etag = format!("\"{}\"", file.sha256);
@@ -295,8 +295,8 @@ fn content(host: &Host, file: &File, headers: &HeaderMap, trick: Option<Trick>) 
     response.body(Body::from_stream(chunks(bytes, cut, pause))).expect("a response")
 }
 
-/// The bytes bit by bit, each after a pause for as long as there are rules; cut after so many by an error, which ends
-/// the connection.
+/// Yields the bytes in pieces, each after a pause as long as there are rules. After `cut` bytes an error ends the
+/// connection.
 fn chunks(
     bytes: Bytes,
     cut: Option<usize>,
@@ -310,7 +310,7 @@ fn chunks(
             }
             match cut {
                 Some(cut) if at >= cut => {
-                    // What came before leaves while nothing else is there to send; then the connection breaks.
+                    // The earlier pieces are sent while the stream has nothing new. Then the connection breaks.
                     tokio::task::yield_now().await;
                     Some((Err(std::io::Error::other("cut")), usize::MAX))
                 }
@@ -324,7 +324,7 @@ fn chunks(
     })
 }
 
-/// `bytes=0-4` as (0, 5).
+/// Parses a range: `bytes=0-4` becomes (0, 5).
 fn bounds(range: &str, size: usize) -> Option<(usize, usize)> {
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);

@@ -1,7 +1,7 @@
-//! What whole-system tests share: groups of real agent processes on loopback, and clients for them,
-//! and a real Kubernetes that a test binary runs itself in.
+//! Parts that whole-system tests share: groups of real agent processes on loopback, clients for them, and a real
+//! Kubernetes that a test binary runs itself in.
 //!
-//! Processes are started by the test and ended by their ids; dropping a [`Group`] leaves none.
+//! The test starts the processes and ends them by their ids. Dropping a [`Group`] leaves no process behind.
 
 #![forbid(unsafe_code)]
 

@@ -1,25 +1,25 @@
-//! What the charts and `deploy/` put into a cluster, as text: for tests that need no cluster, and for those that show it
-//! to an API server.
+//! Manifests of the charts and of `deploy/`, as text: for tests that need no cluster, and for those that send them to
+//! an API server.
 //!
-//! The value sets of a chart are the files in its folder `ci/`; the samples are those of `deploy/samples`. Helm and
+//! The value sets of a chart are the files in its folder `ci/`. The samples are those of `deploy/samples`. Helm and
 //! kubectl are the test cluster's own, or those on the path.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The charts, by folder.
+/// Folders of the charts.
 pub const CHARTS: [&str; 2] = ["lockstep", "inference-cluster"];
 
-/// Where the operator's releases go in what is rendered here.
+/// Namespace of the operator's releases in the rendered manifests.
 pub const NAMESPACE: &str = "lockstep-system";
 
-/// Other namespaces that what is rendered here speaks of; an API server takes objects only into those that are there.
+/// Other namespaces in the rendered manifests. An API server accepts objects only into namespaces that exist.
 pub const WATCHED: [&str; 2] = ["team-a", "team-b"];
 
 /// Overlays of `deploy/overlays`.
 pub const OVERLAYS: [&str; 2] = ["cluster-wide", "namespaced"];
 
-/// Manifests, and what they were made from.
+/// Manifests, and the source that they were made from.
 pub struct Rendered {
     pub name: String,
     pub yaml: String,
@@ -31,17 +31,18 @@ pub fn cluster(name: &str, spec: &str) -> String {
     format!("apiVersion: lockstep.dev/v1alpha1\nkind: InferenceCluster\nmetadata: {{ name: {name} }}\nspec: {spec}\n")
 }
 
-/// A path below the repository's root.
+/// Returns a path below the repository's root.
 #[must_use]
 pub fn path(below: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(below)
 }
 
-/// The program `name` of the test cluster, where it was compiled before, else the one on the path. In CI it is compiled
-/// where it is missing.
+/// Finds the program `name`: the test cluster's, if it was compiled before, else the one on the path. In CI a missing
+/// program is compiled.
 ///
 /// # Errors
-/// Where there is none: how to get it. In CI that is a failure of the test, elsewhere a reason to skip it.
+/// The way to get the program, if there is none. In CI the error fails the test, elsewhere it is a reason to skip the
+/// test.
 pub fn program(name: &str) -> Result<PathBuf, String> {
     let found = compiled(name).or_else(|| {
         let folders = std::env::var_os("PATH")?;
@@ -57,7 +58,7 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// The newest of what `tests/cluster/build` made.
+/// Returns the newest program `name` that `tests/cluster/build` made.
 fn compiled(name: &str) -> Option<PathBuf> {
     let cache = match std::env::var_os("XDG_CACHE_HOME") {
         Some(cache) => PathBuf::from(cache),
@@ -71,7 +72,7 @@ fn compiled(name: &str) -> Option<PathBuf> {
     programs.max().map(|(_, program)| program)
 }
 
-/// Output of a command that succeeds.
+/// Runs a command that must succeed, and returns its output.
 fn run(mut command: Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     match output.status.success() {
@@ -83,34 +84,34 @@ fn run(mut command: Command) -> Result<String, String> {
 /// Runs Helm.
 ///
 /// # Errors
-/// What Helm says, where it fails or is missing.
+/// Helm's message, if it fails or is missing.
 pub fn helm(arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new(program("helm")?);
-    // Nothing of whoever runs the tests: no plugins, no repositories, no cluster.
+    // Helm sees nothing of the user who runs the tests: no plugins, no repositories, no cluster.
     command.args(arguments).env("HELM_CONFIG_HOME", "/nonexistent").env("KUBECONFIG", "/dev/null");
     run(command)
 }
 
-/// `chart` as release `lockstep` in [`NAMESPACE`], with more arguments of `helm template`.
+/// Renders `chart` as release `lockstep` in [`NAMESPACE`], with more arguments of `helm template`.
 ///
 /// # Errors
-/// What Helm says, where it fails or is missing.
+/// Helm's message, if it fails or is missing.
 pub fn template(chart: &str, arguments: &[&str]) -> Result<String, String> {
     let chart = path("charts").join(chart);
     let chart = chart.to_string_lossy();
     helm(&[&["template", "lockstep", &*chart, "--namespace", NAMESPACE], arguments].concat())
 }
 
-/// The value sets of `chart`: name and path.
+/// Returns the value sets of `chart`: name and path.
 ///
 /// # Panics
-/// Where the chart has no folder `ci/`.
+/// If the chart has no folder `ci/`.
 #[must_use]
 pub fn value_sets(chart: &str) -> Vec<(String, PathBuf)> {
     files(&format!("charts/{chart}/ci"))
 }
 
-/// The files of a folder, by name.
+/// Returns the files of a folder, sorted by name.
 fn files(folder: &str) -> Vec<(String, PathBuf)> {
     let entries = std::fs::read_dir(path(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
     let mut files: Vec<_> = entries
@@ -121,21 +122,22 @@ fn files(folder: &str) -> Vec<(String, PathBuf)> {
     files
 }
 
-/// An overlay as kustomize makes it.
+/// Renders an overlay with kustomize.
 ///
 /// # Errors
-/// What kubectl says, where it fails or is missing.
+/// kubectl's message, if it fails or is missing.
 pub fn kustomize(overlay: &str) -> Result<String, String> {
     let mut command = Command::new(program("kubectl")?);
     command.arg("kustomize").arg(path("deploy/overlays").join(overlay)).env("KUBECONFIG", "/dev/null");
     run(command)
 }
 
-/// Every manifest that users can put into a cluster, for an API server to judge: each chart with each of its value sets,
-/// each overlay, each sample. Without the kinds of the Prometheus operator, which a bare API server does not know.
+/// Renders every manifest that users can put into a cluster, for an API server to judge: each chart with each of its
+/// value sets, each overlay, each sample. The kinds of the Prometheus operator are left out, because a bare API server
+/// does not know them.
 ///
 /// # Errors
-/// What Helm or kubectl say, where they fail or are missing.
+/// Helm's or kubectl's message, if they fail or are missing.
 pub fn all() -> Result<Vec<Rendered>, String> {
     let mut all = Vec::new();
     for chart in CHARTS {

@@ -1,4 +1,4 @@
-//! One child process with its output kept, ended when dropped.
+//! Child process. Its output is kept, and dropping the value ends it.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::PathBuf;
@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long the last words of a process that ended may take to be read; a child of its own may hold the pipe for ever.
+/// Longest time to read the last output of a process that ended. A child of that process may hold the pipe open for
+/// ever.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 
-/// How long a process may take to do what a test waits for.
+/// Longest time that a process may take for a thing that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A program of this workspace, which `cargo build --workspace` puts beside the tests.
+/// Returns the path of a program of this workspace, which `cargo build --workspace` puts beside the tests.
 pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let folder = test.ancestors().nth(2).expect("target/debug/deps/test");
@@ -23,7 +24,7 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A running process.
+/// Running process.
 pub struct Process {
     pub name: String,
     child: Child,
@@ -46,18 +47,18 @@ impl Process {
         Self { name: name.into(), child, lines, printed, readers }
     }
 
-    /// Types `text` and a line's end into its standard input.
+    /// Writes `text` and a newline to the process's standard input.
     pub fn say(&mut self, text: &str) {
         let mut input = self.child.stdin.as_ref().expect("an open standard input");
         writeln!(input, "{text}").expect("write to a process");
     }
 
-    /// Closes its standard input.
+    /// Closes the process's standard input.
     pub fn hang_up(&mut self) {
         self.child.stdin.take();
     }
 
-    /// What it has printed to standard output so far.
+    /// Returns the process's standard output so far.
     pub fn printed(&self) -> String {
         self.printed.lock().expect("lines").join("\n")
     }
@@ -66,7 +67,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Everything that it has printed so far.
+    /// Returns everything that the process has printed so far.
     pub fn output(&self) -> String {
         self.lines.lock().expect("lines").join("\n")
     }
@@ -80,7 +81,7 @@ impl Process {
         signal_process(self.id(), signal);
     }
 
-    /// Waits for its end, and for its last words.
+    /// Waits for the process's end, and for its last output.
     pub fn wait(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
@@ -96,18 +97,18 @@ impl Process {
         }
     }
 
-    /// SIGKILL, and waits.
+    /// Sends SIGKILL, and waits for the process's end.
     pub fn kill(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
     }
 
-    /// Waits until it has printed `text`.
+    /// Waits until the process has printed `text`.
     pub fn await_output(&mut self, text: &str) {
         let began = Instant::now();
         while !self.output().contains(text) {
             if !self.is_running() {
-                // What it said last may not have been read yet.
+                // The last lines may not have been read yet.
                 self.wait();
                 assert!(
                     self.output().contains(text),
@@ -123,7 +124,7 @@ impl Process {
     }
 }
 
-/// Keeps each line of an output, in several places.
+/// Reads an output, and keeps each line in all `places`.
 fn keep(output: impl Read + Send + 'static, places: Vec<Arc<Mutex<Vec<String>>>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -146,20 +147,20 @@ pub fn signal_process(pid: u32, signal: &str) {
     signal_processes(&[pid], signal);
 }
 
-/// Sends a signal to several such processes, one right after the other.
+/// Sends a signal to several such processes, one right after another.
 pub fn signal_processes(pids: &[u32], signal: &str) {
     let mut command = Command::new("kill");
     command.arg(format!("-{signal}")).args(pids.iter().map(u32::to_string));
     assert!(command.status().expect("run kill").success(), "kill -{signal} {pids:?}");
 }
 
-/// Whether a process exists and is not a zombie.
+/// Returns true if a process exists and is not a zombie.
 pub fn is_alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
 }
 
-/// The children of a process, by their ids.
+/// Returns the ids of a process's children.
 pub fn children(pid: u32) -> Vec<u32> {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let list = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -167,12 +168,13 @@ pub fn children(pid: u32) -> Vec<u32> {
     all.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// Ports for processes of tests; `lockstep up` takes those above them.
+/// First port for processes of tests; `lockstep up` takes those above them.
 const FIRST_PORT: u16 = 12_000;
 const PORTS: u16 = 10_000;
 
-/// A port that was free a moment ago, and that nobody gets who asks the system for any free one: those begin at 32768.
-/// The next one, where the caller's processes bind it only later, is another.
+/// Returns a port that was free a moment ago. The system gives it to no process that asks for any free port, because
+/// those ports begin at 32768. The next call returns another port, also if the caller's process has not bound this one
+/// yet.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let own = std::process::id() * 97;

@@ -1,4 +1,4 @@
-//! Answers of a given form, and answers whose tokens weigh on the next ones: over the loss of a rank.
+//! Answers in a given form, and answers with penalties, which depend on earlier tokens, across the loss of a rank.
 
 use lockstep_proto::v1::grammar::Kind;
 use lockstep_proto::v1::{FinishReason, GenerateRequest, Grammar, Limits, Sampling};

@@ -1,6 +1,7 @@
-//! The charts and `deploy/`: what they make, what they refuse, and that what is generated follows what it is made from.
+//! The charts and `deploy/`: the manifests that they make, the values that they refuse, and that generated files follow
+//! their source.
 //!
-//! What an API server says of them is asked elsewhere, of a real one.
+//! Other tests send the manifests to a real API server.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use lockstep_proto::v1::{ClusterStatus, RankStatus};
 use lockstep_tests::manifests::{self, CHARTS, OVERLAYS, helm, kustomize, path, program, template, value_sets};
 use serde_yaml::Value;
 
-/// Whether `name` is there; in CI and for generating it must be. One line says that a test was skipped.
-fn has(name: &str) -> bool {
+/// Returns true if the program `name` exists. In CI and for generating files it must exist. One line reports a skipped
+/// test.
+fn has_program(name: &str) -> bool {
     match program(name) {
         Ok(_) => true,
         Err(why) => {
@@ -34,7 +36,7 @@ fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
     documents.iter().filter(|document| document["kind"] == kind).collect()
 }
 
-/// Kinds of a manifest, in order, each as often as it is there.
+/// Returns the kinds of a manifest, sorted, each as often as it occurs.
 fn kinds(documents: &[Value]) -> Vec<&str> {
     let mut kinds: Vec<_> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
     kinds.sort_unstable();
@@ -42,8 +44,8 @@ fn kinds(documents: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn helm_finds_no_fault_with_any_value_set() {
-    if !has("helm") {
+fn helm_lints_every_value_set() {
+    if !has_program("helm") {
         return;
     }
     for chart in CHARTS {
@@ -56,8 +58,8 @@ fn helm_finds_no_fault_with_any_value_set() {
 }
 
 #[test]
-fn values_make_what_they_say() {
-    if !has("helm") {
+fn values_reach_the_manifests() {
+    if !has_program("helm") {
         return;
     }
     let make = |chart: &str, set: &str| {
@@ -105,10 +107,10 @@ fn values_make_what_they_say() {
     assert_eq!(kinds(&make("lockstep", "monitored")), ["CustomResourceDefinition", "Deployment", "PodMonitor"]);
 }
 
-/// What the values of the other chart make is an InferenceCluster by the CRD's own rules.
+/// The other chart makes an InferenceCluster that meets the CRD's own rules.
 #[test]
-fn the_charts_clusters_are_good() {
-    if !has("helm") {
+fn the_charts_clusters_are_valid() {
+    if !has_program("helm") {
         return;
     }
     for (set, values) in value_sets("inference-cluster") {
@@ -122,7 +124,7 @@ fn the_charts_clusters_are_good() {
 
 #[test]
 fn wrong_values_are_refused_by_name() {
-    if !has("helm") {
+    if !has_program("helm") {
         return;
     }
     let cases = [
@@ -153,10 +155,10 @@ fn wrong_values_are_refused_by_name() {
     assert!(told.contains("--set name=NAME"), "{told}");
 }
 
-/// Least privilege: the operator may make and delete the kinds that clusters own, and no others.
+/// The operator has the least privilege: it may make and delete the kinds that clusters own, and no others.
 #[test]
-fn the_operator_may_make_what_clusters_own_and_nothing_else() {
-    if !has("helm") {
+fn the_operator_may_make_only_the_kinds_that_clusters_own() {
+    if !has_program("helm") {
         return;
     }
     let made = documents(&template("lockstep", &["--show-only=templates/rbac.yaml"]).unwrap());
@@ -178,14 +180,14 @@ fn the_operator_may_make_what_clusters_own_and_nothing_else() {
     assert_eq!(allowed, owned);
 }
 
-/// The parts of the operator's chart that make one file of `deploy/`.
+/// Parts of the operator's chart that make one file of `deploy/`.
 struct Copied {
     file: &'static str,
     templates: &'static [&'static str],
     values: &'static [&'static str],
 }
 
-/// `deploy/` is made from the chart: one source of every role and of the Deployment.
+/// Files of `deploy/` that are made from the chart, so that every role and the Deployment have one source.
 const COPIED: [Copied; 3] = [
     Copied {
         file: "deploy/base/operator.yaml",
@@ -200,7 +202,7 @@ const COPIED: [Copied; 3] = [
     },
 ];
 
-/// What the chart makes, without what is Helm's.
+/// Returns a manifest of the chart without the lines that Helm adds.
 fn without_helm(yaml: &str) -> String {
     let ours = |line: &&str| {
         let line = line.trim_start();
@@ -210,10 +212,11 @@ fn without_helm(yaml: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Compared by meaning, for versions of Helm may write differently; `LOCKSTEP_REGENERATE=1` writes the files.
+/// The test compares by meaning, because versions of Helm may write differently. `LOCKSTEP_REGENERATE=1` writes the
+/// files.
 #[test]
 fn deploy_follows_the_chart() {
-    if !has("helm") {
+    if !has_program("helm") {
         return;
     }
     for Copied { file, templates, values } in COPIED {
@@ -231,7 +234,7 @@ fn deploy_follows_the_chart() {
 
 #[test]
 fn overlays_give_the_rights_that_they_name() {
-    if !has("kubectl") {
+    if !has_program("kubectl") {
         return;
     }
     let all: Vec<_> = OVERLAYS.iter().map(|overlay| documents(&kustomize(overlay).unwrap())).collect();
@@ -244,7 +247,7 @@ fn overlays_give_the_rights_that_they_name() {
         assert_eq!(names.contains("LOCKSTEP_WATCH_NAMESPACES"), namespaced, "{names:?}");
     }
     assert!(!of_kind(&all[0], "ClusterRole").is_empty());
-    // Nothing but the CRD belongs to the whole cluster.
+    // Only the CRD belongs to the whole cluster.
     let outside = all[1].iter().filter(|object| object["metadata"]["namespace"] != "lockstep-system");
     assert_eq!(
         outside.map(|object| object["kind"].as_str().unwrap()).collect::<Vec<_>>(),
@@ -254,7 +257,7 @@ fn overlays_give_the_rights_that_they_name() {
 
 #[test]
 fn everything_for_an_api_server_is_listed() {
-    if !has("helm") || !has("kubectl") {
+    if !has_program("helm") || !has_program("kubectl") {
         return;
     }
     let all = manifests::all().unwrap();
@@ -272,7 +275,7 @@ fn everything_for_an_api_server_is_listed() {
     }
 }
 
-/// Series that the head tells of.
+/// Returns the series that the head exports.
 fn series_of_heads() -> BTreeSet<String> {
     let metrics = Metrics::new();
     metrics.observe_step(0, Duration::ZERO);
@@ -281,7 +284,7 @@ fn series_of_heads() -> BTreeSet<String> {
     series(&metrics.render(&status).unwrap())
 }
 
-/// Series that the operator tells of.
+/// Returns the series that the operator exports.
 fn series_of_operators() -> BTreeSet<String> {
     let page = "# TYPE lockstep_operator_reconciles counter\n# TYPE lockstep_operator_reconcile_seconds histogram\n\
                 # TYPE lockstep_operator_queue_depth gauge\n# TYPE lockstep_operator_clusters gauge\n\
@@ -289,7 +292,7 @@ fn series_of_operators() -> BTreeSet<String> {
     series(page)
 }
 
-/// The series of a page of metrics, from its `# TYPE` lines.
+/// Returns the series of a page of metrics, from its `# TYPE` lines.
 fn series(page: &str) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -304,16 +307,16 @@ fn series(page: &str) -> BTreeSet<String> {
     all
 }
 
-/// A label that begins like our series: the cluster, as the PodMonitors have it.
+/// Label that begins like our series: the PodMonitors add it for the cluster.
 const CLUSTER_LABEL: &str = "lockstep_dev_cluster";
 
-/// The series that an expression of PromQL names.
-fn asked(expression: &str) -> BTreeSet<String> {
+/// Returns the series that an expression of PromQL names.
+fn series_of_expression(expression: &str) -> BTreeSet<String> {
     let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     words.filter(|word| word.starts_with("lockstep_") && *word != CLUSTER_LABEL).map(str::to_owned).collect()
 }
 
-/// Expressions of the alerts, each with the alert's name.
+/// Returns the expressions of the alerts, each with the alert's name.
 fn alerts() -> Vec<(String, String)> {
     let rules = &documents(&std::fs::read_to_string(path("deploy/alerts/lockstep.yaml")).unwrap())[0];
     let groups = rules["spec"]["groups"].as_sequence().unwrap();
@@ -330,7 +333,7 @@ fn alerts() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Expressions of the dashboard's panels, each with the panel's title.
+/// Returns the expressions of the dashboard's panels, each with the panel's title.
 fn panels() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(path("deploy/dashboards/lockstep.json")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -343,14 +346,14 @@ fn panels() -> Vec<(String, String)> {
     all
 }
 
-/// Alerts and dashboards ask for series that are exported, and each for at least one.
+/// Each alert and each panel names at least one series, and all of them are exported.
 #[test]
-fn alerts_and_dashboards_ask_for_what_is_exported() {
+fn alerts_and_dashboards_use_exported_series() {
     let known: BTreeSet<_> = series_of_heads().union(&series_of_operators()).cloned().collect();
     let (alerts, panels) = (alerts(), panels());
     assert!(!alerts.is_empty() && !panels.is_empty());
     for (name, expression) in alerts.iter().chain(&panels) {
-        let asked = asked(expression);
+        let asked = series_of_expression(expression);
         assert!(!asked.is_empty(), "{name}: {expression}");
         let unknown: Vec<_> = asked.difference(&known).collect();
         assert!(unknown.is_empty(), "{name} asks for {unknown:?}, which nothing exports");

@@ -11,7 +11,7 @@ fn request(client: u32) -> lockstep_proto::v1::GenerateRequest {
     if client.is_multiple_of(3) { sampled(&prompt, tokens, client.into()) } else { greedy(&prompt, tokens) }
 }
 
-/// Every fourth client leaves after its first tokens.
+/// Returns true for every fourth client, which leaves after its first tokens.
 fn leaves(client: u32) -> bool {
     client % 4 == 3
 }

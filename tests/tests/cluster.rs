@@ -1,4 +1,4 @@
-//! The test cluster is a real Kubernetes: names, faults of nodes, admission and fake GPUs are what a cluster's are.
+//! The test cluster is a real Kubernetes: its names, faults of nodes, admission and fake GPUs behave like a cluster's.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use lockstep_tests::cluster::{
     Namespace, Needs, Node, async_trial, eventually, fake_nodes, kubectl, main as run_inside, trial,
 };
 
-/// For a pod to be placed and to start on a busy machine.
+/// Longest time for a pod to be placed and to start on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     run_inside(Needs::nodes(3), trials)
 }
 
-/// Three pods `trio-0` to `trio-2`, one on each node.
+/// StatefulSet of three pods `trio-0` to `trio-2`, one on each node.
 const TRIO: &str = r#"
 apiVersion: v1
 kind: Service
@@ -53,7 +53,7 @@ spec:
       containers: [{name: sleep, image: "cluster.test/tools:1", command: [sleep, infinity]}]
 "#;
 
-/// Makes the set, and waits for its pods.
+/// Creates the set, and waits for its pods.
 fn trio(namespace: &Namespace) -> Result<()> {
     namespace.apply(TRIO)?;
     await_trio(namespace)

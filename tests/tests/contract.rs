@@ -1,5 +1,5 @@
-//! What the operator tells a pod is what the agent understands: every process of a plan, as a pod and on one machine,
-//! is configured without an error or a warning, and as the plan means it.
+//! The contract between operator and agent: every process of a plan, as a pod and on one machine, is configured without
+//! an error or a warning, and as the plan means it.
 
 use lockstep_agent::config::{Build, Config, ControlAddress, Environment, Role, parse, resolve};
 use lockstep_operator::plan::{self, Addresses, ContainerPlan, GroupPlan, LocalPorts};
@@ -9,9 +9,9 @@ use lockstep_tests::manifests;
 
 const ON_CPU: Build = Build { nccl: false, visible_devices: 0 };
 
-/// What the agent makes of a container's command and environment.
+/// Configures an agent from a container's command and environment.
 fn configure(container: &ContainerPlan) -> Config {
-    // The one field whose value is not known before the pod is: its address.
+    // The pod's address is the one value that is unknown before the pod exists.
     let value = |variable: &plan::EnvVar| match variable.field {
         Some("status.podIP") => "10.0.0.7".into(),
         _ => variable.value.clone(),
@@ -43,7 +43,7 @@ fn check(manifest: &str) {
     let cluster = resource::parse(manifest, "test").unwrap_or_else(|error| panic!("{manifest}: {error}"));
     let ports = LocalPorts { grpc: 50051, http: 1234, control: 40000 };
     let mut places = vec![Addresses::Kubernetes { namespace: "ml".into() }];
-    // What is a volume in Kubernetes is nothing on one machine, and `lockstep up` refuses it.
+    // `lockstep up` refuses sources that are volumes in Kubernetes, because one machine has no volumes.
     if plan::model_volume(&cluster.spec.model.source).is_none() {
         places.push(Addresses::Local { host: "127.0.0.1".into(), ports, threads: 1 });
     }
@@ -70,7 +70,7 @@ fn the_agent_understands_every_plan() {
     }
 }
 
-/// The samples, as their files have them.
+/// Returns the samples, as their files have them.
 fn samples() -> Vec<String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples");
     let samples = std::fs::read_dir(folder).unwrap();
@@ -82,13 +82,13 @@ fn the_agent_understands_the_samples() {
     assert!(samples().iter().inspect(|sample| check(sample)).count() > 0);
 }
 
-/// Beyond the CRD's rules: overlays that are pod templates, resources that are amounts.
+/// The operator checks more than the CRD's rules: overlays must be pod templates, and resources must be amounts.
 #[test]
-fn the_operator_takes_the_samples() {
+fn the_operator_accepts_the_samples() {
     let defaults = Defaults { agent_image: "agent:1".into(), operator_pods: None };
     for sample in samples() {
         let mut cluster = resource::parse(&sample, "sample").unwrap_or_else(|error| panic!("{error}"));
-        // As the API server would have stored it.
+        // The API server would have stored these fields.
         cluster.metadata.namespace = Some("ml".into());
         cluster.metadata.uid = Some("6d1e".into());
         validate(&cluster, &defaults).unwrap_or_else(|error| panic!("{:?}: {error:?}", cluster.metadata.name));

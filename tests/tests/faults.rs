@@ -1,4 +1,4 @@
-//! Ranks die, hang and come back under load; no stream ends, and every one has the tokens of an undisturbed run.
+//! Ranks die, hang and come back under load. No stream ends, and every stream has the tokens of an undisturbed run.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use lockstep_tests::group::{Group, Spec, Way};
 use lockstep_tests::process::{PATIENCE, children, is_alive, signal_process};
 
 const MODEL: &str = "builtin://tiny";
-/// Requests that run while ranks are killed: greedy and sampled ones, of several lengths.
+/// Number of requests that run while ranks are killed: greedy and sampled ones, of several lengths.
 const STREAMS: u64 = 6;
 const TOKENS: u32 = 600;
 
@@ -17,12 +17,12 @@ fn request(stream: u64) -> lockstep_proto::v1::GenerateRequest {
     if stream.is_multiple_of(2) { greedy(&prompt, TOKENS) } else { sampled(&prompt, TOKENS, stream) }
 }
 
-/// Answers to all of them, on their way.
+/// Begins the answers to all of these requests.
 fn answers(client: &Client) -> Answers {
     Answers::begin(client, (0..STREAMS).map(request))
 }
 
-/// A node whose process died is started again, as whoever runs it would.
+/// Starts a node again whose process died, as its supervisor would.
 async fn replace(group: &mut Group, node: usize) {
     group.nodes[node].as_mut().expect("a process").wait();
     group.start_node(node);
@@ -52,7 +52,7 @@ async fn ten_kills_under_load_lose_nothing() {
     assert_eq!(read_by(&after, 0), read_by(&before, 0), "rank 0 has read its weights once");
 }
 
-/// The last stage, which samples, and the first, which embeds, in turn.
+/// The test kills a rank of the last stage, which samples, and of the first stage, which embeds, in turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rank_of_each_stage_dies_and_streams_go_on() {
     let spec = Spec::new(Way::MultiNode, 4, MODEL).with("LOCKSTEP_DTYPE", "f32");
@@ -99,7 +99,8 @@ async fn a_stopped_worker_is_noticed_and_ends_when_it_wakes() {
     assert_eq!(lost.ranks[1].phase(), Phase::Lost, "{:?}", lost.pending);
     assert!(lost.accepting, "a group that forms again still takes requests");
     assert!(lost.pending.iter().any(|line| line.contains("rank 1")), "{:?}", lost.pending);
-    // A newer process takes its place while the old one sleeps; when that wakes it is told to end.
+    // A newer process takes the node's place while the old process sleeps. When the old process wakes, the head tells
+    // it to end.
     let stopped = group.nodes[1].take();
     group.start_node(1);
     let after = group.await_status("a new epoch", |status| status.ready && status.epoch > before.epoch).await;
@@ -136,7 +137,7 @@ async fn a_killed_head_leaves_no_orphan() {
     assert_eq!(answer.tokens.len(), 4);
 }
 
-/// In a ring a newcomer knows only its right neighbour, which tells it where the head is.
+/// In a ring a new rank knows only its right neighbour. The neighbour tells it the head's address.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ranks_and_head_come_back_into_a_ring() {
     for way in [Way::Ring, Way::RingConfig] {
@@ -155,7 +156,7 @@ async fn ranks_and_head_come_back_into_a_ring() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_finishes_what_runs() {
+async fn a_drain_finishes_running_requests() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL));
     group.ready().await;
     let mut client = group.client().await;
@@ -173,7 +174,7 @@ async fn a_drain_finishes_what_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_go_on_gets_its_error() {
+async fn a_request_that_cannot_go_on_gets_an_error() {
     let spec = Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_RECOVERY_TIMEOUT", "2s");
     let mut group = Group::start(spec);
     group.ready().await;

@@ -1,5 +1,5 @@
-//! The command lines that mistral.rs's users type, each as written after the program's name: a group of processes
-//! talks on the head's standard input and output, and says what one process says. And `bench`, started the same way.
+//! The command lines that mistral.rs's users type, each as written after the program's name. A group of processes talks
+//! on the head's standard input and output, and answers like one process. `bench` starts in the same way.
 
 use std::process::Command;
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use lockstep_tests::group::{agent, fixture};
 use lockstep_tests::process::{Process, free_port};
 
-/// What is typed, on every line alike. Greedy, so that there is one right answer.
+/// Lines of a conversation, the same for every command line. Sampling is greedy, so that there is one right answer.
 const TYPED: &[&str] = &[
     "/temperature 0",
     "/max-tokens 24",
@@ -23,16 +23,16 @@ const TYPED: &[&str] = &[
     "And then?",
 ];
 
-/// Questions in that.
+/// Number of questions in `TYPED`.
 const ANSWERS: usize = 4;
 
-/// Eight query heads, f32: tokens are the same over any number of ranks.
+/// Returns a model with eight query heads, in f32: its tokens are the same over any number of ranks.
 fn model() -> String {
     fixture("llama3-sharded")
 }
 
-/// The agent with `words` as a shell would give them to it: variables, the program's name, arguments.
-fn written(line: &str) -> Command {
+/// Makes the command of a line as a shell would read it: variables, the program's name, arguments.
+fn parse_line(line: &str) -> Command {
     let (variables, arguments) = line.split_once("lockstep-agent").expect("the program's name");
     let mut command = agent();
     let pairs = variables.split_whitespace().map(|word| word.split_once('=').expect("NAME=value"));
@@ -41,32 +41,32 @@ fn written(line: &str) -> Command {
     command
 }
 
-/// Types everything to a head and waits until it has ended by itself.
-fn talk(mut head: Process) -> Process {
+/// Types all lines to a head and waits until it has ended by itself.
+fn talk_to_head(mut head: Process) -> Process {
     TYPED.iter().for_each(|line| head.say(line));
     head.hang_up();
     assert!(head.wait().success(), "{}", head.output());
     head
 }
 
-/// What one process says.
-fn alone() -> &'static str {
+/// Returns the answers of one process.
+fn answers_of_one_process() -> &'static str {
     static SAID: OnceLock<String> = OnceLock::new();
-    SAID.get_or_init(|| talk(Process::start("alone", written("lockstep-agent -i plain -m PATH"))).printed())
+    SAID.get_or_init(|| talk_to_head(Process::start("alone", parse_line("lockstep-agent -i plain -m PATH"))).printed())
 }
 
-/// Starts every line, expects of the head what one process says, and that the others end with it.
+/// Starts every line. The head must answer like one process, and the other processes must end with it.
 fn check(lines: &[String]) {
     let (head, others) = lines.split_first().expect("a head");
-    let mut others: Vec<Process> = others.iter().map(|line| Process::start("worker", written(line))).collect();
-    // A worker reads nothing: neither what is typed there nor the end of its input changes anything.
+    let mut others: Vec<Process> = others.iter().map(|line| Process::start("worker", parse_line(line))).collect();
+    // A worker does not read its standard input: neither text nor its end changes anything.
     for other in &mut others {
         other.say("/quit");
         other.hang_up();
     }
-    let told = talk(Process::start("head", written(head)));
-    assert!(alone().len() > ANSWERS, "{}", alone());
-    assert_eq!(told.printed(), alone(), "of {head}");
+    let told = talk_to_head(Process::start("head", parse_line(head)));
+    assert!(answers_of_one_process().len() > ANSWERS, "{}", answers_of_one_process());
+    assert_eq!(told.printed(), answers_of_one_process(), "of {head}");
     let counted = if head.contains("--throughput") { ANSWERS } else { 0 };
     assert_eq!(told.output().matches("tokens/s after the first").count(), counted, "{}", told.output());
     assert!(told.output().contains("there is no command /nonsense"), "{}", told.output());
@@ -108,22 +108,22 @@ fn ring_of_files<const N: usize>() {
 }
 
 #[test]
-fn rings_by_variables() {
+fn rings_start_from_variables() {
     ring::<2>();
     ring::<3>();
     ring::<4>();
 }
 
 #[test]
-fn rings_by_files() {
+fn rings_start_from_files() {
     ring_of_files::<2>();
     ring_of_files::<3>();
     ring_of_files::<4>();
 }
 
-/// Both on one machine: the default ring port is taken by the first, and the second takes a free one.
+/// Both processes run on one machine: the first one takes the default ring port, and the second one takes a free port.
 #[test]
-fn a_head_and_a_worker() {
+fn a_head_and_a_worker_talk() {
     for address in ["MISTRALRS_MN_WORKER_SERVER_ADDR", "MISTRALRS_WORKER_SERVER_ADDR"] {
         let [port] = ports();
         check(&[
@@ -139,20 +139,20 @@ fn a_head_and_a_worker() {
     }
 }
 
-/// The example that names one worker of three.
+/// The line is the example that names one worker of three.
 #[test]
-fn the_arithmetic_of_thirty_two_ranks() {
+fn thirty_two_ranks_add_up() {
     let line = "MISTRALRS_MN_GLOBAL_WORLD_SIZE=32 MISTRALRS_MN_LOCAL_WORLD_SIZE=8 MISTRALRS_MN_HEAD_NUM_WORKERS=1 \
                 MISTRALRS_MN_HEAD_PORT=1235 lockstep-agent -i plain -m PATH";
-    let mut head = Process::start("head", written(line));
+    let mut head = Process::start("head", parse_line(line));
     assert!(!head.wait().success());
     let told = head.output();
     assert!(told.contains("(1 + 1 workers) × 8 = 16") && told.contains("32 / 8 - 1 = 3 workers"), "{told}");
 }
 
 #[test]
-fn a_conversation_remembers_until_it_is_told_to_forget() {
-    let mut head = Process::start("head", written("lockstep-agent -i --throughput plain -m builtin://tiny"));
+fn a_conversation_remembers_until_it_is_cleared() {
+    let mut head = Process::start("head", parse_line("lockstep-agent -i --throughput plain -m builtin://tiny"));
     let typed = ["/max-tokens 8", "Who are you?", "Who are you?", "/clear", "Who are you?", "/system be brief", "Who?"];
     typed.iter().for_each(|line| head.say(line));
     head.say("/quit");
@@ -164,9 +164,9 @@ fn a_conversation_remembers_until_it_is_told_to_forget() {
     assert!(second > first, "{told}");
 }
 
-/// Every process is started with the same line; the head prints what it measured.
+/// Every process is started with the same line. The head prints its measurements.
 #[test]
-fn a_ring_is_measured() {
+fn bench_measures_a_ring() {
     let port: [u16; 2] = ports();
     let start = |rank: usize| {
         let (own, right) = (port[rank], port[1 - rank]);
@@ -174,7 +174,7 @@ fn a_ring_is_measured() {
             "RING_PORT={own} RING_RIGHT={right} RING_RANK={rank} RING_WORLD_SIZE=2 lockstep-agent bench -m PATH \
              --batch-sizes 1,3 --prompt-tokens 40 --answer-tokens 200 --rounds 2 --json"
         );
-        Process::start(format!("rank-{rank}"), written(&line))
+        Process::start(format!("rank-{rank}"), parse_line(&line))
     };
     let (mut worker, mut head) = (start(1), start(0));
     assert!(head.wait().success() && worker.wait().success(), "{}\n{}", head.output(), worker.output());
@@ -198,7 +198,7 @@ fn a_ring_is_measured() {
 fn a_port_serves_beside_the_conversation() {
     let [port] = ports();
     let line = format!("lockstep-agent -i --port {port} --host 127.0.0.1 --max-seqs 2 plain -m PATH");
-    let mut head = Process::start("head", written(&line));
+    let mut head = Process::start("head", parse_line(&line));
     head.say("/help");
     head.await_output("/system TEXT");
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());

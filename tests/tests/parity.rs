@@ -1,10 +1,10 @@
-//! Groups of real processes over TCP say what transformers says, however they are told their places.
+//! Groups of real processes over TCP answer like transformers, by each way of telling ranks their places.
 
 use lockstep_tests::client::greedy;
 use lockstep_tests::group::{Group, Spec, Way, fixture};
 use lockstep_tests::process::Process;
 
-/// Prompts of a fixture and the greedy tokens that follow, as the parity script recorded them.
+/// Returns the prompts of a fixture and the greedy tokens that follow, as the parity script recorded them.
 fn expected(model: &str) -> Vec<(Vec<u32>, Vec<u32>)> {
     let text = std::fs::read_to_string(format!("{}/expected.json", fixture(model))).expect("expected.json");
     let record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -17,7 +17,7 @@ async fn check(way: Way, world_size: usize, model: &str) {
     check_spec(Spec::new(way, world_size, fixture(model)), model).await;
 }
 
-/// All prompts of a fixture at once.
+/// Sends all prompts of a fixture at once, and compares the answers.
 async fn check_spec(spec: Spec, model: &str) {
     let (way, world_size) = (spec.way, spec.world_size);
     let mut group = Group::start(spec.with("LOCKSTEP_DTYPE", "f32"));
@@ -35,57 +35,58 @@ async fn check_spec(spec: Spec, model: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_process() {
+async fn one_process_matches() {
     check(Way::MultiNode, 1, "llama2").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_nodes() {
+async fn two_nodes_match() {
     check(Way::MultiNode, 2, "llama3-sharded").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes() {
+async fn three_nodes_match() {
     check(Way::MultiNode, 3, "qwen3").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes_that_share_experts() {
+async fn three_nodes_that_share_experts_match() {
     check(Way::MultiNode, 3, "qwen3-moe").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ring_with_sliding_windows() {
+async fn a_ring_with_sliding_windows_matches() {
     check(Way::Ring, 2, "gemma3").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ring_of_two() {
+async fn a_ring_of_two_matches() {
     check(Way::Ring, 2, "awkward-gqa").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ring_of_three() {
+async fn a_ring_of_three_matches() {
     check(Way::Ring, 3, "awkward-mha").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ring_by_files() {
+async fn a_ring_from_files_matches() {
     check(Way::RingConfig, 3, "llama3-sharded").await;
 }
 
-/// Two stages of two ranks each, and of one: three layers, so one stage has more.
+/// The group has two stages of two ranks each, and of one. The model has three layers, so one stage has more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_stages() {
+async fn two_stages_match() {
     let model = "awkward-gqa";
     let spec = |way, world_size| Spec::new(way, world_size, fixture(model)).with("MISTRALRS_PIPELINE_PARALLEL", 2);
     check_spec(spec(Way::MultiNode, 4), model).await;
     check_spec(spec(Way::Ring, 2), model).await;
 }
 
-/// Weights in blocks are the same numbers over three processes as in one: read from a file, and made while loading.
+/// Weights in blocks are the same numbers over three processes as in one. The blocks are read from a file, or made
+/// while loading.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn quantized_models_over_three_processes() {
+async fn quantized_models_match_over_three_processes() {
     let file = format!("{}/parity/gguf/qwen3.gguf", env!("CARGO_MANIFEST_DIR"));
     let cases = [(file, &["--dtype", "f32"][..], "q5_k"), ("builtin://tiny".into(), &["--isq", "q4k"], "q4_k")];
     for (model, flags, dtype) in cases {
@@ -106,10 +107,10 @@ async fn quantized_models_over_three_processes() {
     }
 }
 
-/// Whatever this machine has is tried.
+/// The test tries each instruction set that this machine has.
 #[cfg(target_arch = "x86_64")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_instruction_set() {
+async fn every_instruction_set_matches() {
     for isa in ["portable", "avx2", "avx512"] {
         let has = match isa {
             "avx2" => std::arch::is_x86_feature_detected!("avx2"),

@@ -1,5 +1,5 @@
-//! Pipeline stages over real processes, in the ways that nodes and stages can lie over one another: the answers are one
-//! process's. And where the layers went, for whoever leaves that to the program.
+//! Pipeline stages over real processes, in each way that nodes and stages can overlap: the answers equal those of one
+//! process. The head reports where the layers went, if the program chose their places.
 
 use lockstep_proto::v1::grammar::Kind;
 use lockstep_proto::v1::{GenerateRequest, Grammar, Limits, Sampling};
@@ -7,17 +7,18 @@ use lockstep_tests::client::{Answer, greedy, sampled};
 use lockstep_tests::group::{Group, Spec, Way, agent, fixture};
 use lockstep_tests::process::Process;
 
-/// Four layers.
+/// Model of four layers.
 const MODEL: &str = "builtin://tiny";
 const TOKENS: u32 = 40;
-/// Longer than that, however it is cut into tokens.
+/// Schema of a list that is longer than the answers, however text is cut into tokens.
 const LIST: &str = r#"{"type": "array", "items": {"enum": [true, false]}, "minItems": 100}"#;
 
 fn prompt(length: u32) -> Vec<u32> {
     (0..length).map(|at| 300 + (at * 13 + length * 29) % 900).collect()
 }
 
-/// Of every kind: those that run ahead of their tokens, those that count them, and one that waits for each.
+/// Returns requests of every kind: those that run ahead of their tokens, those that count tokens, and one that waits
+/// for each token.
 fn requests() -> Vec<GenerateRequest> {
     let penalized = sampled(&prompt(30), TOKENS, 4);
     let sampling = Sampling {
@@ -41,7 +42,7 @@ fn requests() -> Vec<GenerateRequest> {
     ]
 }
 
-/// What a group with so many nodes, ranks on each and stages answers to all of them at once.
+/// Returns the answers of a group of `nodes` nodes, with `local` ranks on each, to all requests at once.
 async fn answers(nodes: usize, local: usize, stages: usize) -> Vec<Answer> {
     let world_size = nodes * local;
     let mut spec = Spec::new(Way::MultiNode, nodes, MODEL).with("LOCKSTEP_DTYPE", "f32");
@@ -59,7 +60,7 @@ async fn answers(nodes: usize, local: usize, stages: usize) -> Vec<Answer> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stages_and_nodes_lie_over_one_another_in_any_way() {
+async fn stages_and_nodes_overlap_in_any_way() {
     let expected = answers(1, 1, 1).await;
     assert!(expected.iter().all(|answer| answer.tokens.len() == TOKENS as usize), "{expected:?}");
     for (nodes, local, stages, what) in
@@ -69,7 +70,7 @@ async fn stages_and_nodes_lie_over_one_another_in_any_way() {
     }
 }
 
-/// The answers of a conversation on one node, and all that was said.
+/// Returns the answers of a conversation on one node, and all of the node's output.
 fn conversation(model: &str, variables: &[(&str, &str)], lines: &[&str]) -> (String, String) {
     let mut command = agent();
     command.args(["-i", "plain", "-m", model]).env("HOME", "/nowhere").envs(variables.iter().copied());
@@ -86,7 +87,7 @@ fn said(variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn who_leaves_the_placement_to_the_program_is_told_of_it() {
+fn the_head_reports_the_placement() {
     let told = said(&[("MISTRALRS_NO_NCCL", "1")]);
     let parts = ["MISTRALRS_NO_NCCL=1 changes nothing", "all layers on the CPU", "placed layers", "layers=0..3 of=3"];
     for part in parts.into_iter().chain(["device=\"cpu (", "free_bytes="]) {
@@ -100,7 +101,7 @@ fn who_leaves_the_placement_to_the_program_is_told_of_it() {
     assert!(!said(&two).contains("placed layers"), "nobody asked");
 }
 
-/// Devices that are the CPU by another way: the layers of one rank on two of them, and on one with the rest on the CPU.
+/// The devices are other views of the CPU: one rank has its layers on two of them, or on one with the rest on the CPU.
 #[test]
 fn layers_over_several_devices_answer_as_one_process_does() {
     let lines = ["/temperature 0", "/max-tokens 24", "What happens when a worker dies?"];

@@ -1,5 +1,5 @@
-//! Groups as Kubernetes runs them: the head and its ranks are processes of their own, control streams speak mutual TLS,
-//! certificates change while all of it runs, nodes are told to stop, and probes are believed.
+//! Groups as Kubernetes runs them: the head and its ranks are processes of their own, and control streams use mutual
+//! TLS. Certificates change while the group runs, nodes are stopped, and probes state the truth.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 const MODEL: &str = "builtin://tiny";
 const PROMPT: [u32; 4] = [300, 301, 302, 900];
 
-/// A group in pods, with what its processes read.
+/// Group as in pods, with the files that its processes read.
 struct Pods {
     group: Group,
     authority: Authority,
@@ -30,13 +30,13 @@ struct Pods {
 }
 
 fn pods(world_size: usize) -> Pods {
-    let mut pods = prepared(world_size);
+    let mut pods = prepare_pods(world_size);
     pods.group.start_all();
     pods
 }
 
-/// Nothing of it runs yet.
-fn prepared(world_size: usize) -> Pods {
+/// Prepares a group, and starts no process.
+fn prepare_pods(world_size: usize) -> Pods {
     let authority = Authority::new();
     let (head, node) = (authority.folder(role::HEAD), authority.folder(role::NODE));
     let key = tempfile::NamedTempFile::new().expect("a file");
@@ -50,7 +50,7 @@ fn prepared(world_size: usize) -> Pods {
 }
 
 impl Pods {
-    /// The control port, called with a certificate for `role`.
+    /// Connects to the control port with a certificate for `role`.
     async fn control(&self, role: &str) -> Result<Channel, tonic::transport::Error> {
         let (certificate, key) = self.authority.issue(role);
         let tls = ClientTlsConfig::new()
@@ -61,13 +61,13 @@ impl Pods {
         endpoint.tls_config(tls)?.connect().await
     }
 
-    /// What the operator asks.
+    /// Returns the client of the operator's calls.
     async fn operations(&self) -> OperationsClient<Channel> {
         OperationsClient::new(self.control(role::OPERATOR).await.expect("a connection"))
     }
 }
 
-/// Status and body of a probe.
+/// Returns the status and the body of a probe.
 fn probe(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -108,7 +108,7 @@ async fn pods_answer_as_one_machine_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_does_what_is_its_own() {
+async fn a_role_makes_only_its_own_calls() {
     let mut pods = pods(2);
     pods.group.ready().await;
     let operator = pods.control(role::OPERATOR).await.expect("a connection");
@@ -131,8 +131,8 @@ fn drain_request() -> DrainRequest {
     DrainRequest { reason: "the test asks for it".into() }
 }
 
-/// A group that was told to drain while it answered, and that answer. Where all of it was there before the head heard of
-/// the drain, because this process was slow, there is another group.
+/// Returns a group that was told to drain while it answered, and the answer. If the answer was complete before the head
+/// learnt of the drain, because this process was slow, another group is tried.
 async fn draining() -> (Pods, Answers) {
     for _ in 0..5 {
         let mut pods = pods(2);
@@ -150,9 +150,10 @@ async fn draining() -> (Pods, Answers) {
     panic!("a head that answers says that nothing runs");
 }
 
-/// A drain finishes what runs, takes what comes from clients who cannot know yet, then refuses, and the process stays.
+/// During a drain the head finishes running requests. It still accepts requests of clients who cannot know of the drain
+/// yet, then refuses them, and its process stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_finishes_what_runs_and_refuses_what_comes_later() {
+async fn a_drain_finishes_running_requests_and_refuses_later_ones() {
     let (mut pods, answers) = draining().await;
     let mut client = pods.group.client().await;
     client.generate(greedy(&PROMPT, 1)).await.expect("a late request is answered");
@@ -190,7 +191,7 @@ async fn certificates_change_while_the_group_serves() {
         new.write(pods.head.path(), role::HEAD, trusted);
         new.write(pods.node.path(), role::NODE, trusted);
     }
-    // Open streams were not cut; whoever comes now comes with the new certificates.
+    // Open streams were not cut. New streams use the new certificates.
     let status = client.status().await.expect("a status");
     assert_eq!((status.epoch, status.recoveries), (before.epoch, before.recoveries));
     pods.group.nodes[2].as_mut().expect("a worker").kill();
@@ -203,7 +204,7 @@ async fn certificates_change_while_the_group_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_is_told_to_stop_loses_nothing() {
+async fn a_stopping_worker_loses_nothing() {
     let mut pods = pods(3);
     let before = pods.group.ready().await;
     let mut client = pods.group.client().await;
@@ -226,9 +227,9 @@ async fn a_worker_that_is_told_to_stop_loses_nothing() {
     }
 }
 
-/// As where a whole group is deleted: all are told to stop, workers first.
+/// All processes are stopped, workers first, as when a whole group is deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_that_is_told_to_stop_answers_first() {
+async fn a_stopping_group_answers_first() {
     let mut pods = pods(2);
     pods.group.ready().await;
     let mut client = pods.group.client().await;
@@ -245,10 +246,10 @@ async fn a_group_that_is_told_to_stop_answers_first() {
     }
 }
 
-/// A startup probe is held open until there is something to say.
+/// The node holds a startup probe open until there is something to report.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_startup_probe_waits_for_the_weights() {
-    let mut pods = prepared(2);
+    let mut pods = prepare_pods(2);
     pods.group.start_node(1);
     let worker = pods.group.probe_port(1);
     await_probe(worker, "/live", 200).await;
@@ -274,7 +275,7 @@ async fn probes_tell_the_truth() {
         assert!(metrics.contains("lockstep_node_ready 1"), "{metrics}");
     }
     assert_eq!(probe(pods.group.http_port(), "/health").expect("an answer").0, 200);
-    // The epoch is lost with the worker: the other node's ranks serve nothing any more, and live on.
+    // The epoch is lost with the worker. The other node's ranks serve nothing any more, and live on.
     pods.group.nodes[1].as_mut().expect("a worker").kill();
     let lost = pods.group.await_status("the loss", |status| status.ranks[1].phase() == Phase::Lost).await;
     assert!(lost.ranks[1].message.contains("killed"), "{:?}", lost.ranks[1]);
@@ -285,7 +286,7 @@ async fn probes_tell_the_truth() {
     pods.group.start_node(1);
     await_probe(own, "/ready", 200).await;
     await_probe(worker, "/ready", 200).await;
-    // A head that says nothing is not believed to serve.
+    // A silent head does not count as serving.
     pods.group.nodes[0].as_ref().expect("a head").signal("STOP");
     await_probe(worker, "/ready", 503).await;
     pods.group.nodes[0].as_ref().expect("a head").signal("CONT");

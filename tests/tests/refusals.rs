@@ -1,4 +1,4 @@
-//! What is wrong is told at once, by the process that can know it, with the remedy.
+//! The process that can know of a fault reports it at once, with the remedy.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -10,8 +10,8 @@ use lockstep_tests::client::greedy;
 use lockstep_tests::group::{Group, Spec, Way, agent, fixture};
 use lockstep_tests::process::{Process, free_port};
 
-/// Runs an agent that must end by itself, and expects what it says.
-fn refused(name: &str, arguments: &[&str], variables: &[(&str, &str)], expected: &str) {
+/// Runs an agent that must end by itself, and asserts that its output contains `expected`.
+fn expect_refusal(name: &str, arguments: &[&str], variables: &[(&str, &str)], expected: &str) {
     let mut command = agent();
     command.args(arguments).envs(variables.iter().copied());
     for port in ["LOCKSTEP_HTTP_PORT", "LOCKSTEP_GRPC_PORT"] {
@@ -26,8 +26,8 @@ fn refused(name: &str, arguments: &[&str], variables: &[(&str, &str)], expected:
     assert!(!output.contains("panicked"), "{output}");
 }
 
-/// A copy of a fixture to spoil.
-fn spoilt(spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
+/// Makes a damaged copy of a fixture.
+fn spoil_fixture(spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for file in std::fs::read_dir(fixture("llama2")).expect("the fixture").flatten() {
         std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("copy");
@@ -36,45 +36,48 @@ fn spoilt(spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
     folder
 }
 
-fn refused_model(name: &str, expected: &str, spoil: impl FnOnce(&Path)) {
-    let folder = spoilt(spoil);
-    refused(name, &["plain", "-m", folder.path().to_str().expect("UTF-8")], &[], expected);
+fn expect_model_refusal(name: &str, expected: &str, spoil: impl FnOnce(&Path)) {
+    let folder = spoil_fixture(spoil);
+    expect_refusal(name, &["plain", "-m", folder.path().to_str().expect("UTF-8")], &[], expected);
 }
 
 #[test]
-fn spoilt_models_are_named() {
+fn damaged_models_are_named() {
     let write = |path: &Path, name: &str, text: &str| std::fs::write(path.join(name), text).expect("write");
-    refused("no folder", &["plain", "-m", "/nowhere/at/all"], &[], "/nowhere/at/all");
-    refused("no such builtin", &["plain", "-m", "builtin://huge"], &[], "huge");
-    refused_model("no config", "config.json", |path| std::fs::remove_file(path.join("config.json")).expect("remove"));
-    refused_model("bad config", "config.json", |path| write(path, "config.json", "{"));
-    refused_model("no weights", "model.safetensors", |path| {
+    expect_refusal("no folder", &["plain", "-m", "/nowhere/at/all"], &[], "/nowhere/at/all");
+    expect_refusal("no such builtin", &["plain", "-m", "builtin://huge"], &[], "huge");
+    expect_model_refusal("no config", "config.json", |path| {
+        std::fs::remove_file(path.join("config.json")).expect("remove")
+    });
+    expect_model_refusal("bad config", "config.json", |path| write(path, "config.json", "{"));
+    expect_model_refusal("no weights", "model.safetensors", |path| {
         std::fs::remove_file(path.join("model.safetensors")).expect("remove");
     });
-    refused_model("cut weights", "model.safetensors", |path| {
+    expect_model_refusal("cut weights", "model.safetensors", |path| {
         let file = path.join("model.safetensors");
         let bytes = std::fs::read(&file).expect("read");
         std::fs::write(file, &bytes[..bytes.len() / 2]).expect("write");
     });
-    refused_model("bad tokenizer", "tokenizer.json", |path| write(path, "tokenizer.json", "[]"));
-    refused_model("unknown architecture", "MambaForCausalLM", |path| {
+    expect_model_refusal("bad tokenizer", "tokenizer.json", |path| write(path, "tokenizer.json", "[]"));
+    expect_model_refusal("unknown architecture", "MambaForCausalLM", |path| {
         let config = std::fs::read_to_string(path.join("config.json")).expect("read");
         write(path, "config.json", &config.replace("LlamaForCausalLM", "MambaForCausalLM"));
     });
 }
 
 #[test]
-fn groups_that_a_model_cannot_be_split_over_are_told_why() {
+fn groups_that_a_model_does_not_fit_are_refused() {
     let stages = [("MISTRALRS_PIPELINE_PARALLEL", "64"), ("MISTRALRS_MN_LOCAL_WORLD_SIZE", "64")];
-    refused("too many stages", &["plain", "-m", "builtin://tiny"], &stages, "a stage needs at least one");
+    expect_refusal("too many stages", &["plain", "-m", "builtin://tiny"], &stages, "a stage needs at least one");
     let ranks = [("MISTRALRS_PIPELINE_PARALLEL", "2"), ("MISTRALRS_MN_LOCAL_WORLD_SIZE", "64")];
-    refused("too many ranks", &["plain", "-m", "builtin://tiny"], &ranks, "each pipeline stage has 32 ranks");
+    expect_refusal("too many ranks", &["plain", "-m", "builtin://tiny"], &ranks, "each pipeline stage has 32 ranks");
 }
 
-/// Only a rank that loads finds it: the head goes on, says why in its status, and tries again with growing pauses.
+/// Only a rank that loads weights finds the fault. The head goes on, states the reason in its status, and tries again
+/// with growing pauses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_shape_is_in_the_status() {
-    let folder = spoilt(|path| {
+async fn the_status_names_a_wrong_shape() {
+    let folder = spoil_fixture(|path| {
         let file = path.join("config.json");
         let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("JSON");
         config["intermediate_size"] = serde_json::json!(config["intermediate_size"].as_u64().expect("a size") + 1);
@@ -92,14 +95,14 @@ fn taken_ports_are_named() {
     let port = taken.local_addr().expect("its address").port().to_string();
     let plain = ["plain", "-m", "builtin://tiny", "--host", "127.0.0.1"];
     for variable in ["LOCKSTEP_HTTP_PORT", "LOCKSTEP_GRPC_PORT"] {
-        refused("a client port", &plain, &[(variable, &port)], variable);
+        expect_refusal("a client port", &plain, &[(variable, &port)], variable);
     }
     let head = [
         ("MISTRALRS_MN_HEAD_NUM_WORKERS", "1"),
         ("MISTRALRS_MN_HEAD_PORT", &port),
         ("LOCKSTEP_GROUP_HOST", "127.0.0.1"),
     ];
-    refused("the control port", &plain, &head, "MISTRALRS_MN_HEAD_PORT");
+    expect_refusal("the control port", &plain, &head, "MISTRALRS_MN_HEAD_PORT");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,7 +119,7 @@ async fn a_head_turns_misfits_away() {
             ("LOCKSTEP_RING_PORT", "0"),
         ];
         variables.extend(more);
-        refused(expected, &["plain"], &variables, expected);
+        expect_refusal(expected, &["plain"], &variables, expected);
     };
     worker("2", &[], "there is no node 3");
     worker("0", &[("LOCKSTEP_CLUSTER_ID", "wrong")], "belongs to cluster `wrong`");
@@ -145,28 +148,28 @@ async fn keyed_groups_form_and_unkeyed_strangers_stay_out() {
         ("MISTRALRS_MN_WORKER_SERVER_ADDR", head.as_str()),
         ("LOCKSTEP_RING_PORT", "0"),
     ];
-    refused("an unkeyed stranger", &["plain"], &stranger, "has a group key");
+    expect_refusal("an unkeyed stranger", &["plain"], &stranger, "has a group key");
     assert!(group.ready().await.ready);
 }
 
-/// What is wrong with certificates is found before a port is bound.
+/// The agent finds faults of certificates before it binds a port.
 #[test]
 fn unusable_certificates_are_named() {
     let plain = ["plain", "-m", "builtin://tiny", "--host", "127.0.0.1"];
-    refused("no folder", &plain, &[("LOCKSTEP_TLS_DIR", "/nowhere")], "read /nowhere/ca.crt");
+    expect_refusal("no folder", &plain, &[("LOCKSTEP_TLS_DIR", "/nowhere")], "read /nowhere/ca.crt");
     let folder = Authority::new().folder(role::NODE);
     let path = folder.path().to_str().expect("UTF-8");
-    refused("a node's", &plain, &[("LOCKSTEP_TLS_DIR", path)], "tls.crt is not for `head.lockstep`");
+    expect_refusal("a node's", &plain, &[("LOCKSTEP_TLS_DIR", path)], "tls.crt is not for `head.lockstep`");
     let folder = Authority::new().folder(role::HEAD);
     let path = folder.path().to_str().expect("UTF-8");
-    refused("a head's alone", &plain, &[("LOCKSTEP_TLS_DIR", path)], "tls.crt is not for `node.lockstep`");
+    expect_refusal("a head's alone", &plain, &[("LOCKSTEP_TLS_DIR", path)], "tls.crt is not for `node.lockstep`");
     let worker = [
         ("MISTRALRS_MN_WORKER_ID", "0"),
         ("MISTRALRS_MN_WORKER_SERVER_ADDR", "127.0.0.1:1"),
         ("LOCKSTEP_RING_PORT", "0"),
         ("LOCKSTEP_TLS_DIR", path),
     ];
-    refused("no node's", &["plain"], &worker, "tls.crt is not for `node.lockstep`");
+    expect_refusal("no node's", &["plain"], &worker, "tls.crt is not for `node.lockstep`");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `-i` on a real terminal: `script` gives the agent a pseudo-terminal, and passes on what is typed and shown.
+//! `-i` on a real terminal: `script` gives the agent a pseudo-terminal, and passes typed keys and output on.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 use lockstep_tests::group::fixture;
 use lockstep_tests::process::{PATIENCE, program};
 
-/// What the line editor writes when it waits for a line (bracketed paste, as xterm has it).
+/// Bytes that the line editor writes when it waits for a line (bracketed paste, in xterm's form).
 const PROMPT: &str = "\x1b[?2004h";
-/// What it writes when it has taken one, and keys are signals again.
+/// Bytes that the line editor writes when it has read a line, and keys are signals again.
 const TAKEN: &str = "\x1b[?2004l";
 const ENTER: &str = "\r";
 const UP: &str = "\x1b[A";
 const CTRL_C: &str = "\x03";
-/// What follows each answer.
+/// Text that follows each answer.
 const FIGURES: &str = "tokens/s after the first";
 
-/// An agent in a terminal of its own, ended when dropped.
+/// Agent in a terminal of its own. Dropping the value ends it.
 struct Terminal {
     child: Child,
     shown: Arc<Mutex<String>>,
-    /// Prompts that were answered.
+    /// Number of prompts that the test has answered.
     prompts: usize,
 }
 
@@ -60,7 +60,7 @@ impl Terminal {
         self.child.stdin.as_mut().expect("its input").write_all(keys.as_bytes()).expect("type");
     }
 
-    /// Waits for the next prompt, then types a line there.
+    /// Waits for the next prompt, then types a line.
     fn type_line(&mut self, line: &str) {
         self.await_prompt();
         self.press(line);
@@ -72,7 +72,7 @@ impl Terminal {
         self.await_count(PROMPT, self.prompts);
     }
 
-    /// Waits until `text` was shown so often.
+    /// Waits until `text` has appeared `count` times.
     fn await_count(&mut self, text: &str, count: usize) {
         self.await_that(&format!("`{text}` {count} times"), |shown| shown.matches(text).count() >= count);
     }
@@ -85,8 +85,8 @@ impl Terminal {
         }
     }
 
-    /// Waits for the end of the program. True: it ended well.
-    fn ends(&mut self) -> bool {
+    /// Waits for the end of the program. Returns true if it ended without an error.
+    fn await_success(&mut self) -> bool {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("look at a process") {
@@ -100,14 +100,14 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Its terminal goes with it, and that ends the agent.
+        // The terminal ends with `script`, and that ends the agent.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
-/// A model that never comes to an end by itself: random weights and a long context.
-fn talkative() -> tempfile::TempDir {
+/// Makes a model that does not end an answer by itself: random weights and a long context.
+fn make_endless_model() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let model = Path::new(&fixture("llama2")).to_owned();
     for file in ["generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
@@ -120,8 +120,8 @@ fn talkative() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_conversation_in_a_terminal() {
-    let (model, home) = (talkative(), tempfile::tempdir().expect("a folder"));
+fn a_conversation_runs_in_a_terminal() {
+    let (model, home) = (make_endless_model(), tempfile::tempdir().expect("a folder"));
     let mut terminal = Terminal::start(model.path(), home.path());
     terminal.type_line("/help");
     terminal.await_count("/system TEXT", 1);
@@ -130,12 +130,12 @@ fn a_conversation_in_a_terminal() {
     terminal.type_line("What is a ring?");
     terminal.await_count(FIGURES, 1);
 
-    // Of several lines: the first does not end it, and there is no new prompt.
+    // The input has several lines: the first line does not end it, and there is no new prompt.
     terminal.type_line("Two \\");
     terminal.press("lines.\r");
     terminal.await_count(FIGURES, 2);
 
-    // An answer without an end is shown as it grows, until Ctrl-C.
+    // An endless answer is shown as it grows, until Ctrl-C.
     terminal.type_line("/max-tokens");
     terminal.type_line("Go on");
     terminal.await_count(TAKEN, terminal.prompts);
@@ -149,7 +149,7 @@ fn a_conversation_in_a_terminal() {
     terminal.press(CTRL_C);
     terminal.await_count("[stopped]", 1);
 
-    // The program goes on, and remembers what was typed.
+    // The program goes on, and remembers typed lines.
     terminal.type_line("/max-tokens 3");
     terminal.type_line("And then?");
     terminal.await_count(FIGURES, 4);
@@ -159,16 +159,16 @@ fn a_conversation_in_a_terminal() {
     terminal.press(ENTER);
     terminal.await_count(FIGURES, 5);
 
-    // At a prompt Ctrl-C forgets the line; twice it ends the program.
+    // At a prompt Ctrl-C drops the line. Twice in a row it ends the program.
     terminal.await_prompt();
     terminal.press("half a line");
     terminal.press(CTRL_C);
     terminal.await_count("Ctrl-C again ends", 1);
     terminal.await_prompt();
     terminal.press(CTRL_C);
-    assert!(terminal.ends(), "{}", terminal.shown());
+    assert!(terminal.await_success(), "{}", terminal.shown());
 
-    // What was typed is there the next time.
+    // The next program finds the typed lines in its history.
     let mut next = Terminal::start(model.path(), home.path());
     next.await_prompt();
     next.press(UP);
@@ -177,5 +177,5 @@ fn a_conversation_in_a_terminal() {
     next.await_count("> /max-tokens 3", 1);
     next.press(CTRL_C);
     next.type_line("/quit");
-    assert!(next.ends(), "{}", next.shown());
+    assert!(next.await_success(), "{}", next.shown());
 }

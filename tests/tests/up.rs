@@ -1,4 +1,5 @@
-//! `lockstep up` as users run it: the quickstart answers, what dies is started again, and nothing outlives it.
+//! `lockstep up` as users run it: the quickstart answers, dead processes are started again, and no process outlives the
+//! command.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ fn up_of(manifest: &Path, arguments: &[&str]) -> Process {
     Process::start("lockstep up", command)
 }
 
-/// A process's children and theirs.
+/// Returns the ids of a process's children and grandchildren.
 fn family(pid: u32) -> BTreeSet<u32> {
     let own = children(pid);
     let theirs = own.iter().flat_map(|child| children(*child));
@@ -38,8 +39,8 @@ fn await_end(family: &BTreeSet<u32>) {
     }
 }
 
-/// A group that serves, and a client of it.
-async fn serving() -> (Process, Client) {
+/// Starts a group that serves, and returns it with a client.
+async fn start_serving() -> (Process, Client) {
     let port = free_port();
     let mut group = up(&["--grpc-port", &port.to_string()]);
     group.await_output("ready: tiny serves on 3 ranks");
@@ -71,7 +72,7 @@ fn pipeline_stages_of_a_manifest_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_worker_is_started_again() {
-    let (mut group, mut client) = serving().await;
+    let (mut group, mut client) = start_serving().await;
     let before = client.status().await.expect("a status");
     signal_process(before.ranks[2].pid, "KILL");
     group.await_output("ready again, in epoch ");
@@ -85,7 +86,7 @@ async fn a_killed_worker_is_started_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_and_sigkill_leave_nothing() {
     for signal in ["INT", "KILL"] {
-        let (mut group, _client) = serving().await;
+        let (mut group, _client) = start_serving().await;
         let family = family(group.id());
         assert_eq!(family.len(), 4, "a head, its rank and two workers");
         group.signal(signal);

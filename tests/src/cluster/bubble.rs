@@ -1,4 +1,4 @@
-//! One cluster, seen from outside.
+//! One test cluster, seen from outside.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// What tests need of a cluster.
+/// Parts that tests need of a cluster.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs {
     nodes: u32,
@@ -15,28 +15,28 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// So many real nodes, 9 at most.
+    /// Asks for `nodes` real nodes, at most 9.
     pub fn nodes(nodes: u32) -> Self {
         assert!((1..=9).contains(&nodes), "a cluster has 1 to 9 real nodes, not {nodes}");
         Self { nodes, images: false }
     }
 
-    /// And `lockstep/operator:dev` and `lockstep/agent:dev` on all of them.
+    /// Asks for the images `lockstep/operator:dev` and `lockstep/agent:dev` on all nodes.
     #[must_use]
     pub fn with_images(self) -> Self {
         Self { images: true, ..self }
     }
 }
 
-/// A cluster that is ready. One that was started here ends when this is dropped, or when this process dies.
+/// Ready cluster. If this process started it, the cluster ends when the value is dropped or the process dies.
 pub struct Bubble {
     state: PathBuf,
-    /// `None`: somebody else's, which is left alone.
+    /// Process and folder of the cluster; `None`: another process owns the cluster, and this one leaves it running.
     own: Option<(Child, tempfile::TempDir)>,
 }
 
 impl Bubble {
-    /// The running cluster that the environment names, or one of its own.
+    /// Joins the cluster that the environment names, or starts a new one.
     pub fn for_test(needs: &Needs) -> Result<Self> {
         match std::env::var_os(super::RUNNING) {
             Some(state) => Self::join(Path::new(&state), needs),
@@ -44,7 +44,7 @@ impl Bubble {
         }
     }
 
-    /// A running cluster.
+    /// Joins a running cluster.
     pub fn join(state: &Path, needs: &Needs) -> Result<Self> {
         let about = format!("use the cluster that {} names, {}", super::RUNNING, state.display());
         let nodes = fs::read_to_string(state.join("nodes")).with_context(|| about.clone())?;
@@ -58,12 +58,12 @@ impl Bubble {
         Ok(bubble)
     }
 
-    /// A new cluster. The calling thread has to live as long as it, or the cluster ends with the thread.
+    /// Starts a new cluster. The calling thread has to live as long as the cluster, which ends with the thread.
     pub fn start(needs: &Needs) -> Result<Self> {
-        // First, with its lines shown, for it takes long on a new machine.
+        // The build comes first and shows its output, because it takes long on a new machine.
         succeed(script("build").stdout(Stdio::null()))?;
         let images = if needs.images { images()? } else { Vec::new() };
-        // Kubernetes' programs give up on each other where a busy machine lets them wait for long.
+        // On a busy machine Kubernetes' programs may give up on each other at the start.
         Self::up(needs, &images).or_else(|error| {
             eprintln!("the test cluster: {error:#}; it is started once more");
             Self::up(needs, &images)
@@ -71,7 +71,7 @@ impl Bubble {
     }
 
     fn up(needs: &Needs, images: &[String]) -> Result<Self> {
-        // `up` removes folders here that a killed test left.
+        // `up` removes folders here that a killed test left behind.
         let states = cache()?.join("states");
         fs::create_dir_all(&states).with_context(|| format!("make {}", states.display()))?;
         let folder = tempfile::Builder::new().prefix("test-").tempdir_in(&states);
@@ -85,19 +85,19 @@ impl Bubble {
         Ok(bubble)
     }
 
-    /// The folder of its logs, certificates and disks.
+    /// Returns the folder of the cluster's logs, certificates and disks.
     pub fn state(&self) -> &Path {
         &self.state
     }
 
-    /// A command that will run inside.
+    /// Makes a command that runs inside the cluster.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = following(script_path("in"));
         command.arg(&self.state).args(["setpriv", "--pdeathsig", "KILL"]).arg(program);
         command
     }
 
-    /// Runs this program inside, with the same arguments, and says how it ended.
+    /// Runs this program inside the cluster with the same arguments, and returns its exit status.
     pub(super) fn run_myself(&self) -> Result<ExitCode> {
         let program = std::env::current_exe().context("find this program's path")?;
         let mut command = self.command(program);
@@ -117,7 +117,7 @@ impl Drop for Bubble {
     }
 }
 
-/// Why this machine cannot have a cluster.
+/// Returns the reason why this machine cannot have a cluster; `None`: it can.
 pub(super) fn missing() -> Option<String> {
     match script("can").output() {
         Ok(output) if output.status.success() => None,
@@ -134,14 +134,14 @@ fn script(name: &str) -> Command {
     Command::new(script_path(name))
 }
 
-/// A command that gets SIGKILL when the thread that starts it ends, in whatever way.
+/// Makes a command that gets SIGKILL when the thread that starts it ends, for whatever reason.
 fn following(program: PathBuf) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
     command
 }
 
-/// Archives of the images, around the programs that lie beside this test.
+/// Builds the images with the programs beside this test. Returns the paths of their archives.
 fn images() -> Result<Vec<String>> {
     let program = std::env::current_exe().context("find this program's path")?;
     let target = program.ancestors().nth(3).context("find the target folder")?;
@@ -150,7 +150,7 @@ fn images() -> Result<Vec<String>> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }
 
-/// The folder that outlives clones.
+/// Returns the cache folder, which outlives clones of the repository.
 fn cache() -> Result<PathBuf> {
     let base = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
         (Some(cache), _) => PathBuf::from(cache),

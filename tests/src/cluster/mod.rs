@@ -1,8 +1,8 @@
 //! Tests on a real Kubernetes: a test binary runs itself again inside a bubble of `tests/cluster`.
 //!
-//! Outside, [`main`] brings a bubble up (or takes the running one that [`RUNNING`] names) and starts the same binary in
-//! it; inside, it runs the trials one after another. What a test starts ends with it, also when it is killed: the bubble
-//! and the binary inside get SIGKILL when their parent dies.
+//! Outside, [`main`] brings a bubble up (or joins the running one that [`RUNNING`] names) and starts the same binary in
+//! it. Inside, [`main`] runs the trials one after another. Everything that a test starts ends with the test, also if
+//! the test is killed: the bubble and the binary inside get SIGKILL when their parent dies.
 
 mod bubble;
 mod node;
@@ -17,12 +17,12 @@ pub use bubble::{Bubble, Needs};
 pub use node::{Node, fake_nodes};
 pub use tools::{Namespace, apply, eventually, eventually_async, helm, kubectl};
 
-/// Names the state folder of a running cluster that tests use instead of one of their own.
+/// Variable that names the state folder of a running cluster, which tests then use instead of a new one.
 pub const RUNNING: &str = "LOCKSTEP_TEST_CLUSTER";
-/// Set by `tests/cluster/in`: the process is inside.
+/// Variable that `tests/cluster/in` sets for processes inside the cluster.
 const INSIDE: &str = "LOCKSTEP_TEST_INSIDE";
 
-/// The `main` of a test binary with `harness = false`.
+/// Runs as the `main` of a test binary with `harness = false`.
 pub fn main(needs: Needs, trials: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
@@ -34,7 +34,7 @@ pub fn main(needs: Needs, trials: Vec<Trial>) -> ExitCode {
         eprintln!("skipped: this machine cannot have the test cluster: {reason}");
         let ignored = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
         let conclusion = libtest_mimic::run(&arguments, ignored);
-        // CI has to have one: what it skips, nobody else tests.
+        // CI must have a cluster, because no other machine runs the tests that CI skips.
         let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
         return if is_ci { ExitCode::FAILURE } else { conclusion.exit_code() };
     }
@@ -47,8 +47,8 @@ pub fn main(needs: Needs, trials: Vec<Trial>) -> ExitCode {
     }
 }
 
-/// A test that runs inside. When it fails, what the cluster looked like is printed, and nodes that it left without power
-/// or wire are restored for the next one.
+/// Makes a test that runs inside the cluster. If the test fails, the state of the cluster is printed, and nodes that
+/// the test left without power or network are restored for the next test.
 pub fn trial(name: &str, run: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
     Trial::test(name, move || {
         let outcome = catch_unwind(AssertUnwindSafe(run));
@@ -63,7 +63,7 @@ pub fn trial(name: &str, run: impl FnOnce() -> anyhow::Result<()> + Send + 'stat
     })
 }
 
-/// As [`trial`], on a runtime of its own.
+/// Makes a test like [`trial`], on a runtime of its own.
 pub fn async_trial<F>(name: &str, run: impl FnOnce() -> F + Send + 'static) -> Trial
 where
     F: Future<Output = anyhow::Result<()>>,
@@ -71,7 +71,7 @@ where
     trial(name, move || tokio::runtime::Runtime::new()?.block_on(run()))
 }
 
-/// Whether the command line asks for this trial, so that a cluster is brought up for nothing by no filter.
+/// Returns true if the command line selects this trial. No cluster starts if it selects none.
 fn is_wanted(arguments: &Arguments, trial: &Trial) -> bool {
     let matches = |filter: &String| match arguments.exact {
         true => trial.name() == filter,

@@ -6,35 +6,36 @@ use anyhow::Result;
 
 use super::tools::{eventually, kubectl, run};
 
-/// How long a node may take to be noticed as lost or as back: ten seconds of silence, and a busy machine.
+/// Longest time until the control plane notices that a node is lost or back: ten seconds of silence, and a busy
+/// machine.
 const NOTICED: Duration = Duration::from_secs(60);
 
-/// A real node, by its number from 1.
+/// Real node, by its number from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node(pub u32);
 
 impl Node {
-    /// As Kubernetes calls it.
+    /// Returns the node's name in Kubernetes.
     pub fn name(self) -> String {
         format!("node{}", self.0)
     }
 
-    /// Cuts its power: no process on it is told.
+    /// Cuts the node's power. Its processes get no signal.
     pub fn power_off(self) -> Result<()> {
         self.set("power", "off")
     }
 
-    /// Boots it again, on its old disk.
+    /// Boots the node again, on its old disk.
     pub fn power_on(self) -> Result<()> {
         self.set("power", "on")
     }
 
-    /// Takes it off the network. It runs on.
+    /// Takes the node off the network. Its processes run on.
     pub fn cut(self) -> Result<()> {
         self.set("wire", "cut")
     }
 
-    /// Joins it to the network again.
+    /// Joins the node to the network again.
     pub fn mend(self) -> Result<()> {
         self.set("wire", "mend")
     }
@@ -43,7 +44,7 @@ impl Node {
         run(tool, &[to, &self.0.to_string()]).map(drop)
     }
 
-    /// Whether the control plane says that it is ready; a node that it has lost is not.
+    /// Returns true if the control plane counts the node as ready. A lost node is not ready.
     pub fn is_ready(self) -> Result<bool> {
         Ok(self.condition()? == "True")
     }
@@ -53,7 +54,7 @@ impl Node {
         kubectl(&["get", "node", &self.name(), "-o", path])
     }
 
-    /// Waits until the control plane has noticed that it is ready, or that it is not.
+    /// Waits until the control plane counts the node as ready or as not ready.
     pub fn await_ready(self, ready: bool) -> Result<()> {
         let what = format!("{} to be {}", self.name(), if ready { "ready" } else { "not ready" });
         eventually(&what, NOTICED, || {
@@ -64,13 +65,13 @@ impl Node {
     }
 }
 
-/// Adds nodes `fake-1` to `fake-N` of 8 GPUs each, which kwok plays: pods there seem to run. Only pods that ask for
-/// `nvidia.com/gpu`, or tolerate its taint, are placed there.
+/// Adds nodes `fake-1` to `fake-N` of 8 GPUs each. kwok simulates the nodes, and pods seem to run there. Kubernetes
+/// places only pods there that ask for `nvidia.com/gpu` or tolerate its taint.
 pub fn fake_nodes(count: u32) -> Result<()> {
     run("fake-nodes", &[&count.to_string()]).map(drop)
 }
 
-/// Power and wire for every node, as far as that is possible.
+/// Restores the power and the network of every node, as far as possible.
 pub(super) fn restore_all() {
     let count: u32 = std::env::var("NODES").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
     for node in (1..=count).map(Node) {

@@ -1,4 +1,4 @@
-//! What tests use inside the cluster: `kubectl`, `helm`, namespaces of their own, and waits with a bound.
+//! Tools of tests inside the cluster: `kubectl`, `helm`, namespaces of their own, and waits with a bound.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-/// Between two looks at what a test waits for.
+/// Pause between two checks of a condition that a test waits for.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Runs `kubectl` as the cluster's admin and returns its output without the last line's end; its words on failure are
-/// the error.
+/// Runs `kubectl` as the cluster's admin. Returns its output without the last newline; the error holds what it printed
+/// on standard error.
 pub fn kubectl(arguments: &[&str]) -> Result<String> {
     run("kubectl", arguments)
 }
@@ -20,7 +20,7 @@ pub fn helm(arguments: &[&str]) -> Result<String> {
     run("helm", arguments)
 }
 
-/// Applies manifests, as `kubectl apply` does, into `namespace` where they name none.
+/// Applies manifests as `kubectl apply` does. Objects without a namespace go into `namespace`.
 pub fn apply(namespace: &str, manifests: &str) -> Result<String> {
     let mut command = Command::new("kubectl");
     command.args(["-n", namespace, "apply", "-f", "-"]).stdin(Stdio::piped());
@@ -32,7 +32,7 @@ pub fn apply(namespace: &str, manifests: &str) -> Result<String> {
     output_of("kubectl apply", child.wait_with_output()?)
 }
 
-/// Runs a program and returns what it printed.
+/// Runs a program and returns its output.
 pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("run {program}: does this test run inside the cluster?"))?;
@@ -45,7 +45,7 @@ fn output_of(what: &str, output: std::process::Output) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }
 
-/// Looks again and again until `look` succeeds, and returns what it found. Its last error is told when the bound passes.
+/// Calls `look` until it succeeds, and returns its result. After `bound` the error holds the last error of `look`.
 pub fn eventually<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Result<T>) -> Result<T> {
     let began = Instant::now();
     loop {
@@ -57,7 +57,7 @@ pub fn eventually<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Resu
     }
 }
 
-/// As [`eventually`], for futures.
+/// Works like [`eventually`], for futures.
 pub async fn eventually_async<T, F>(what: &str, bound: Duration, mut look: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
@@ -76,11 +76,11 @@ fn in_vain(what: &str, bound: Duration, last: &anyhow::Error) -> anyhow::Error {
     anyhow!("waited {} s in vain for {what}; last seen: {last:#}", bound.as_secs())
 }
 
-/// A namespace of one test, which goes with all that is in it when this is dropped.
+/// Namespace of one test. Dropping the value deletes it with all objects in it.
 pub struct Namespace(String);
 
 impl Namespace {
-    /// Its name begins with `prefix`. Pods can be made in it at once.
+    /// Makes a namespace whose name begins with `prefix`, and waits until pods can be made in it.
     pub fn new(prefix: &str) -> Result<Self> {
         let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("read the clock")?;
         let namespace = Self(format!("{prefix}-{:x}", age.as_millis()));
@@ -95,12 +95,12 @@ impl Namespace {
         &self.0
     }
 
-    /// Runs `kubectl` in it.
+    /// Runs `kubectl` in the namespace.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         kubectl(&[&["-n", self.name()], arguments].concat())
     }
 
-    /// Applies manifests in it.
+    /// Applies manifests in the namespace.
     pub fn apply(&self, manifests: &str) -> Result<String> {
         apply(self.name(), manifests)
     }
@@ -112,7 +112,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Prints what the cluster looks like, for a test that failed.
+/// Prints the state of the cluster, for a test that failed.
 pub(super) fn show() {
     let looks: [&[&str]; 3] = [
         &["get", "nodes"],

@@ -1,19 +1,19 @@
-//! Bounds of single fields, read from the schema: for each, a value on it and one beyond it, in an object that has all
-//! fields.
+//! Bounds of single fields, read from the schema. For each bound there is a value on it and a value beyond it, in an
+//! object that has all fields.
 
 use serde_json::{Map, Value, json};
 
 use super::judges::join;
 
-/// A bound of one field.
+/// Bound of one field.
 pub struct Bound {
-    /// E.g. `spec.env[0].name`.
+    /// Path of the field, e.g. `spec.env[0].name`.
     pub field: String,
     pub on: Value,
     pub beyond: Value,
 }
 
-/// Every bound below `schema`; `sample` is a value of it that has all fields.
+/// Returns every bound below `schema`. `sample` is a value of the schema that has all fields.
 pub fn bounds(schema: &Value, field: &str, sample: &Value) -> Vec<Bound> {
     let mut all: Vec<_> =
         own(schema, sample).into_iter().map(|(on, beyond)| Bound { field: field.to_owned(), on, beyond }).collect();
@@ -26,7 +26,7 @@ pub fn bounds(schema: &Value, field: &str, sample: &Value) -> Vec<Bound> {
     all
 }
 
-/// Pairs of a value on a bound and one beyond.
+/// Returns pairs of a value on a bound and a value beyond it.
 fn own(schema: &Value, sample: &Value) -> Vec<(Value, Value)> {
     let mut pairs = Vec::new();
     let whole = |name: &str| schema[name].as_f64().map(|bound| bound as i64);
@@ -38,7 +38,7 @@ fn own(schema: &Value, sample: &Value) -> Vec<(Value, Value)> {
         pairs.extend(whole(name).map(|bound| (text(bound), text(bound + step))));
     }
     let list = |length: i64| {
-        // Entries that differ, in case that a list takes each once.
+        // The entries differ, because a list may accept each entry only once.
         let entry = |index: i64| {
             let mut entry = sample[0].clone();
             entry["name"] = json!(format!("a{index}"));
@@ -60,7 +60,7 @@ fn own(schema: &Value, sample: &Value) -> Vec<(Value, Value)> {
     pairs
 }
 
-/// `object` with another value of `field`.
+/// Returns `object` with another value of `field`.
 pub fn with(object: &Value, field: &str, value: &Value) -> Value {
     let mut object = object.clone();
     let pointer = format!("/{}", field.replace(['.', '['], "/").replace(']', ""));
@@ -68,7 +68,7 @@ pub fn with(object: &Value, field: &str, value: &Value) -> Value {
     object
 }
 
-/// Fields of a schema that say no purpose, and those of numbers, texts and lists that have no end.
+/// Returns the fields of a schema that have no description, and the numbers, texts and lists that have no upper bound.
 pub fn unfinished(schema: &Value, field: &str, must_be_bounded: bool) -> Vec<String> {
     let mut all = Vec::new();
     if schema["description"].as_str().is_none_or(str::is_empty) {

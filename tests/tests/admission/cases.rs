@@ -1,4 +1,5 @@
-//! One good and one bad object for each rule of the CRD. Each is laid over [`base`]: mappings merge, `null` removes.
+//! One good and one bad object for each rule of the CRD. Each is a change of [`base`]: mappings merge, and `null`
+//! removes a field.
 
 use lockstep_tests::manifests;
 
@@ -7,14 +8,14 @@ pub fn base() -> String {
     manifests::cluster("tiny", "{ model: { source: builtin://tiny } }")
 }
 
-/// A rule, an object on either side of it, and what the bad one is told.
+/// Rule, an object on either side of it, and the message for the bad object.
 pub struct Case {
     pub name: &'static str,
-    /// The object that is there already, for rules about changes.
+    /// Object that is stored already, for rules about changes.
     pub old: Option<&'static str>,
     pub good: &'static str,
     pub bad: &'static str,
-    /// The field that the bad one is told of; empty: the whole object.
+    /// Field that the message for the bad object names; empty: the whole object.
     pub field: &'static str,
     pub told: &'static str,
 }
@@ -29,7 +30,7 @@ const fn case(
     Case { name, old: None, good, bad, field, told }
 }
 
-/// All cases. Bounds of single fields are tried apart, from the schema.
+/// All cases. Other tests try the bounds of single fields, which they read from the schema.
 pub const CASES: &[Case] = &[
     case(
         "the longest name",

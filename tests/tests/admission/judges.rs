@@ -1,5 +1,5 @@
-//! The two judges of an object: the API server, and `judge`, which `lockstep up` and `lockstep plan` ask. Both must say
-//! the same.
+//! The two judges of an object: the API server, and `judge`, which `lockstep up` and `lockstep plan` call. Both must
+//! reach the same verdict.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +10,13 @@ use lockstep_operator::resource;
 use lockstep_proto::names::resource::{GROUP, KIND, VERSION};
 use serde_json::{Map, Value};
 
-/// A field and what is said of it.
+/// Fields and the messages about them.
 pub type Said = BTreeSet<(String, String)>;
 
-/// The object with its defaults, or what is wrong with it.
+/// Verdict on an object: the object with its defaults, or its faults.
 pub type Verdict = Result<Value, Said>;
 
-/// The schema of the CRD's one version.
+/// Returns the schema of the CRD's one version.
 pub fn schema() -> Result<Value> {
     Ok(serde_json::to_value(resource::crd())?["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone())
 }
@@ -25,7 +25,7 @@ pub fn yaml(text: &str) -> Result<Value> {
     serde_yaml::from_str(text).with_context(|| format!("read {text}"))
 }
 
-/// `change` laid over `base` as a merge patch does.
+/// Returns `base` changed by `change`, as a merge patch does it.
 pub fn laid(base: &Value, change: &Value) -> Value {
     let Value::Object(change) = change else { return change.clone() };
     let mut made = base.as_object().cloned().unwrap_or_default();
@@ -38,13 +38,13 @@ pub fn laid(base: &Value, change: &Value) -> Value {
     Value::Object(made)
 }
 
-/// The program's own judge.
+/// Asks the program's own judge.
 pub fn program(schema: &Value, object: &Value, old: Option<&Value>) -> Verdict {
     resource::judge(schema, object, old)
         .map_err(|violations| violations.into_iter().map(|violation| (violation.path, violation.message)).collect())
 }
 
-/// The API server, asked in a namespace without anything being stored.
+/// API server, which judges objects for a namespace without storing them.
 pub struct Server(Api<DynamicObject>);
 
 impl Server {
@@ -53,7 +53,7 @@ impl Server {
         Ok(Self(Api::namespaced_with(Client::try_default().await.context("make a client")?, namespace, &kind)))
     }
 
-    /// Judges a new object, or, where one of its name is stored, its successor.
+    /// Judges a new object, or a change of the stored object of the same name.
     pub async fn judge(&self, object: &Value, is_update: bool) -> Result<Verdict> {
         let dry = PostParams { dry_run: true, ..PostParams::default() };
         let mut object: DynamicObject = serde_json::from_value(object.clone())?;
@@ -87,7 +87,7 @@ impl Server {
     }
 }
 
-/// The causes of a refusal, fields written as the program writes them.
+/// Returns the causes of a refusal, with fields written as the program writes them.
 fn said(status: &kube::core::Status) -> Said {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let cause = |cause: &kube::core::response::StatusCause| {
@@ -97,12 +97,15 @@ fn said(status: &kube::core::Status) -> Said {
     causes.map(cause).collect()
 }
 
-/// Whether a judge told of `field` in words that contain `told`.
+/// Returns true if a judge's messages about `field` contain `text`.
 pub fn has(said: &Said, field: &str, told: &str) -> bool {
     said.iter().any(|(at, message)| at == field && message.contains(told))
 }
 
-/// Both verdicts on one object: the same, or an error.
+/// Returns the verdict that both judges share.
+///
+/// # Errors
+/// The verdicts differ.
 pub fn agreed(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> {
     match (server, program) {
         (Ok(taken), Ok(judged)) => {
@@ -121,7 +124,7 @@ pub fn agreed(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> 
                 "{what}: they tell of different fields\nserver:  {server:?}\nprogram: {program:?}"
             );
             for (field, message) in &program {
-                // The server puts the value before a rule's message.
+                // The server writes the value before a rule's message.
                 ensure!(has(&server, field, message), "{what}: only the program says {field}: {message}\n{server:?}");
             }
             Ok(Err(program))
@@ -131,7 +134,7 @@ pub fn agreed(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> 
     }
 }
 
-/// Every CEL rule of a schema: its field without indexes, and its message.
+/// Returns every CEL rule of a schema: its field without indexes, and its message.
 pub fn rules(schema: &Value, field: &str) -> Said {
     let own = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
     let mut all: Said =
@@ -149,7 +152,7 @@ pub fn join(field: &str, name: &str) -> String {
     if field.is_empty() { name.to_owned() } else { format!("{field}.{name}") }
 }
 
-/// `spec.env[3].name` as `spec.env[].name`.
+/// Returns a field without its indexes: `spec.env[3].name` becomes `spec.env[].name`.
 pub fn without_indexes(field: &str) -> String {
     field.chars().filter(|letter| !letter.is_ascii_digit()).collect()
 }

@@ -1,5 +1,6 @@
-//! The CRD on a real API server: it is taken, its rules and bounds refuse what they should in their own words, the
-//! program's own judge says the same, and all that the charts and `deploy/` hold is accepted.
+//! The CRD on a real API server. The server accepts the CRD, and the CRD's rules and bounds refuse bad objects with
+//! their own messages. The program's own judge reaches the same verdicts, and the server accepts all that the charts
+//! and `deploy/` hold.
 
 mod bounds;
 mod cases;
@@ -18,22 +19,22 @@ use bounds::{bounds, unfinished, with};
 use cases::{CASES, Case, base, whole};
 use judges::{Said, Server, Verdict, agreed, has, laid, program, rules, schema, without_indexes, yaml};
 
-/// The largest object that `kubectl apply` takes: it keeps the whole of it in an annotation.
+/// Size of the largest object that `kubectl apply` accepts: it keeps the whole object in an annotation.
 const MAX_APPLIED_BYTES: usize = 262_144;
 
-/// For the API server to serve a new kind.
+/// Longest time until the API server serves a new kind.
 const SERVED: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let trials = vec![
-        trial("the_crd_is_taken_by_kubectl_apply", the_crd_is_taken_by_kubectl_apply),
-        async_trial("every_rule_takes_the_good_and_refuses_the_bad", every_rule_takes_the_good_and_refuses_the_bad),
+        trial("kubectl_apply_accepts_the_crd", kubectl_apply_accepts_the_crd),
+        async_trial("every_rule_accepts_the_good_and_refuses_the_bad", every_rule_accepts_the_good_and_refuses_the_bad),
         async_trial("every_bound_is_kept", every_bound_is_kept),
-        trial("every_field_says_its_purpose_and_has_an_end", every_field_says_its_purpose_and_has_an_end),
+        trial("every_field_is_described_and_bounded", every_field_is_described_and_bounded),
         trial("an_unknown_field_is_refused", an_unknown_field_is_refused),
-        trial("tables_show_why_it_does_not_serve", tables_show_why_it_does_not_serve),
+        trial("tables_show_why_a_cluster_does_not_serve", tables_show_why_a_cluster_does_not_serve),
         trial("kubectl_scale_and_explain_know_the_kind", kubectl_scale_and_explain_know_the_kind),
-        trial("samples_are_taken_by_kubectl_apply", samples_are_taken_by_kubectl_apply),
+        trial("kubectl_apply_accepts_the_samples", kubectl_apply_accepts_the_samples),
         trial("charts_and_overlays_are_accepted", charts_and_overlays_are_accepted),
     ];
     run_inside(Needs::nodes(1), trials)
@@ -46,7 +47,7 @@ fn install() -> Result<()> {
     eventually("the kind to be served", SERVED, || kubectl(&["get", "icl", "--all-namespaces"]).map(drop))
 }
 
-fn the_crd_is_taken_by_kubectl_apply() -> Result<()> {
+fn kubectl_apply_accepts_the_crd() -> Result<()> {
     install()?;
     let kept = kubectl(&[
         "get",
@@ -68,7 +69,7 @@ fn the_crd_is_taken_by_kubectl_apply() -> Result<()> {
     Ok(())
 }
 
-/// The verdict of both judges on the object that `change` makes.
+/// Returns the verdict of both judges on the object that `change` makes.
 async fn both(server: &Server, case: &Case, change: &str) -> Result<Verdict> {
     let (base, schema) = (yaml(&base())?, schema()?);
     let object = laid(&base, &yaml(change)?);
@@ -83,7 +84,7 @@ async fn both(server: &Server, case: &Case, change: &str) -> Result<Verdict> {
     agreed(case.name, theirs, program(&schema, &object, Some(&with_defaults)))
 }
 
-async fn every_rule_takes_the_good_and_refuses_the_bad() -> Result<()> {
+async fn every_rule_accepts_the_good_and_refuses_the_bad() -> Result<()> {
     install()?;
     let namespace = Namespace::new("rules")?;
     let server = Server::new(namespace.name()).await?;
@@ -130,11 +131,11 @@ fn shortened(value: &Value) -> String {
     value.to_string().chars().take(60).collect()
 }
 
-fn every_field_says_its_purpose_and_has_an_end() -> Result<()> {
+fn every_field_is_described_and_bounded() -> Result<()> {
     let schema = schema()?;
     let mut all = unfinished(&schema["properties"]["spec"], "spec", true);
     all.extend(unfinished(&schema["properties"]["status"], "status", false));
-    // Words of Kubernetes' own types have no end there either.
+    // Texts of Kubernetes' own types have no bound in Kubernetes either.
     ensure!(all.is_empty(), "{all:#?}");
     Ok(())
 }
@@ -147,7 +148,7 @@ fn an_unknown_field_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// What an operator could say of a cluster that does not serve.
+/// Status that an operator could write for a cluster that does not serve.
 const STATUS: &str = r#"{"status": {
     "replicas": 2, "readyReplicas": 1, "selector": "lockstep.dev/role=head", "backend": "Ring",
     "endpoint": "tiny.default.svc:50051",
@@ -155,7 +156,7 @@ const STATUS: &str = r#"{"status": {
     "conditions": [{"type": "Ready", "status": "False", "reason": "RanksPending", "message": "m",
                     "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#;
 
-fn tables_show_why_it_does_not_serve() -> Result<()> {
+fn tables_show_why_a_cluster_does_not_serve() -> Result<()> {
     install()?;
     let namespace = Namespace::new("tables")?;
     namespace.apply(&base())?;
@@ -199,7 +200,7 @@ fn kubectl_scale_and_explain_know_the_kind() -> Result<()> {
     Ok(())
 }
 
-fn samples_are_taken_by_kubectl_apply() -> Result<()> {
+fn kubectl_apply_accepts_the_samples() -> Result<()> {
     install()?;
     let namespace = Namespace::new("samples")?;
     let folder = manifests::path("deploy/samples");
@@ -207,7 +208,7 @@ fn samples_are_taken_by_kubectl_apply() -> Result<()> {
     let listed = namespace.kubectl(&["get", "icl", "-o", "name"])?;
     let files = std::fs::read_dir(&folder)?.count();
     ensure!(files > 0 && listed.lines().count() == files, "{files} files made\n{listed}");
-    // The second time nothing changes, and all are kept.
+    // The second `apply` changes nothing, and keeps all objects.
     let again = namespace.kubectl(&["apply", "-f", &folder.to_string_lossy()])?;
     ensure!(again.lines().all(|line| line.ends_with("unchanged")), "{again}");
     Ok(())

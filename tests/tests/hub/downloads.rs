@@ -1,4 +1,4 @@
-//! What a download leaves in the cache, and how it gets there.
+//! Files that a download leaves in the cache, and the requests that it makes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use lockstep_hub::{
 use lockstep_tests::hub::{COMMIT, Hub, Trick};
 
 pub const WEIGHTS: &str = "model.safetensors";
-/// Not a whole number of pieces.
+/// Size of the large file: not a whole number of pieces.
 pub const SIZE: usize = 100_003;
 
-/// A hub with a small and a large file, and an empty cache.
+/// Hub with a small and a large file, and an empty cache.
 pub struct Scene {
     pub hub: Hub,
     pub folder: tempfile::TempDir,
@@ -82,14 +82,14 @@ pub fn whole(folder: &Path) {
     assert_eq!(std::fs::read(folder.join("config.json")).unwrap(), b"{}");
 }
 
-/// Names of the files that grow.
+/// Returns the number of growing files.
 pub fn growing(scene: &Scene) -> usize {
     let blobs = std::fs::read_dir(scene.root().join("blobs")).into_iter().flatten();
     blobs.filter(|blob| blob.as_ref().unwrap().file_name().to_string_lossy().ends_with(".parts")).count()
 }
 
 #[tokio::test]
-async fn files_come_in_ranges_and_lie_as_other_libraries_lay_them() {
+async fn files_come_in_ranges_and_have_the_usual_layout() {
     let scene = Scene::new().await;
     let snapshot = scene.resolve().await.unwrap();
     assert_eq!(snapshot.commit, COMMIT);
@@ -114,7 +114,7 @@ async fn files_come_in_ranges_and_lie_as_other_libraries_lay_them() {
     assert!(of_storage[1..].iter().all(|asked| asked.if_range.is_some()), "of the same content: {of_storage:?}");
     assert_eq!(asked.len() - of_storage.len(), 2, "where a file is, is asked once: {asked:?}");
 
-    // All of it is there: nothing is asked.
+    // All files are in the cache, so the client makes no request.
     scene.download(&snapshot, &meter).await.unwrap();
     assert_eq!(scene.hub.asked(), []);
 }
@@ -131,7 +131,7 @@ async fn a_commit_that_shares_files_shares_blobs() {
     whole(&folder);
     assert!(scene.hub.asked().iter().all(|asked| asked.path.starts_with("/api/")), "no byte came twice");
 
-    // Offline, the cache's own branch is what it was last.
+    // Offline, the cache's own branch is the last one that the client fetched.
     scene.config.offline = true;
     assert_eq!(scene.resolve().await.unwrap().commit, other);
     assert_eq!(scene.client().resolve(&model(COMMIT)).await.unwrap().commit, COMMIT);
@@ -149,7 +149,7 @@ async fn a_commit_that_shares_files_shares_blobs() {
 async fn a_hub_that_cannot_be_reached_is_not_needed_twice() {
     let mut scene = Scene::new().await;
     whole(&scene.fetch().await.unwrap());
-    // Nothing listens there.
+    // No process listens at this address.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     scene.config.endpoint = format!("http://{nobody}").parse().unwrap();
     whole(&scene.fetch().await.unwrap());
@@ -188,7 +188,7 @@ async fn processes_share_one_cache() {
     }
     let snapshot = scene.resolve().await.unwrap();
     scene.hub.asked();
-    // Each has clients and locks of its own, as a process has; a lock is the open file's.
+    // Each task has clients and locks of its own, as a process has. A lock belongs to an open file.
     let fetch = || async {
         let (meter, progress) = Meter::new();
         let folder = scene.download(&snapshot, &meter).await.unwrap();
@@ -207,7 +207,7 @@ async fn processes_share_one_cache() {
 }
 
 #[tokio::test]
-async fn what_an_earlier_process_fetched_is_not_fetched_again() {
+async fn fetched_files_are_not_fetched_again() {
     let scene = Scene::new().await;
     let snapshot = scene.resolve().await.unwrap();
     scene.hub.play_storage(WEIGHTS, 1000, Trick::Slow(Duration::from_millis(2)));

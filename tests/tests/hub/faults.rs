@@ -1,4 +1,4 @@
-//! Hosts that cut, refuse and lie.
+//! Hosts that cut connections, refuse requests and send false answers.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use lockstep_tests::hub::Trick;
 use crate::downloads::{SIZE, Scene, WEIGHTS, growing, whole};
 
 #[tokio::test]
-async fn cuts_are_taken_up_where_they_were() {
+async fn cut_downloads_resume_where_they_ended() {
     let scene = Scene::new().await;
-    // More cuts than a question is asked again, but each gets a piece further.
+    // There are more cuts than the client repeats a request, but each request gets one piece further.
     let storage = format!("/{WEIGHTS}");
     for cut in [5000, 4097, 4500, 2000, 500] {
         scene.hub.play_storage(&storage, 1, Trick::Cut(cut));
@@ -31,7 +31,7 @@ async fn a_host_without_ranges_is_read_whole() {
 }
 
 #[tokio::test]
-async fn hosts_that_are_busy_are_asked_again_and_then_given_up() {
+async fn busy_hosts_are_asked_again_and_then_given_up() {
     let scene = Scene::new().await;
     scene.hub.play("/api/", 2, Trick::Status(503, None));
     scene.hub.play("config.json", 1, Trick::Status(429, Some(3600)));
@@ -52,7 +52,7 @@ async fn hosts_that_are_busy_are_asked_again_and_then_given_up() {
 }
 
 #[tokio::test]
-async fn a_link_that_has_run_out_is_asked_for_anew() {
+async fn an_expired_link_is_requested_again() {
     let scene = Scene::new().await;
     scene.hub.play_storage(WEIGHTS, 2, Trick::Status(403, None));
     whole(&scene.fetch().await.unwrap());
@@ -62,7 +62,7 @@ async fn a_link_that_has_run_out_is_asked_for_anew() {
 }
 
 #[tokio::test]
-async fn what_the_hub_refuses_is_told_with_what_helps() {
+async fn refusals_of_the_hub_name_the_remedy() {
     for (part, code, said) in [
         ("/api/", 404, ["hf://org/name at main", "none of that name"]),
         ("/api/", 401, ["hf://org/name at main", "set HF_TOKEN"]),
@@ -84,7 +84,7 @@ async fn what_the_hub_refuses_is_told_with_what_helps() {
 }
 
 #[tokio::test]
-async fn answers_that_lie_are_refused() {
+async fn false_answers_are_refused() {
     for (trick, said) in [
         (Trick::Longer(7), "more than the 16384 bytes"),
         (Trick::OtherTotal(1), "a part of 100004 bytes, the hub lists 100003"),
@@ -106,7 +106,7 @@ async fn answers_that_lie_are_refused() {
 }
 
 #[tokio::test]
-async fn a_list_that_lies_of_a_size_is_refused() {
+async fn a_list_with_a_false_size_is_refused() {
     for size in [SIZE as u64 - 3, SIZE as u64 + 3] {
         let scene = Scene::new().await;
         scene.hub.list_size(WEIGHTS, size);
@@ -120,7 +120,7 @@ async fn a_list_that_lies_of_a_size_is_refused() {
 }
 
 #[tokio::test]
-async fn damaged_bytes_come_again_and_then_no_more() {
+async fn damaged_bytes_are_fetched_again_and_then_given_up() {
     let scene = Scene::new().await;
     scene.hub.play_storage(WEIGHTS, 1, Trick::Damaged);
     whole(&scene.fetch().await.unwrap());

@@ -51,7 +51,8 @@ async fn two_ranks_from_a_hub_answer_as_from_the_folder() {
     assert!(tokenizer(homes[0].path()) && !tokenizer(homes[1].path()), "ranks need no tokenizer");
     drop(group);
 
-    // Everything is there, so a group starts without the hub; the revision that it was is a commit as well.
+    // All files are in the caches, so a group starts without the hub. The revision that the branch named is a commit as
+    // well.
     let mut spec = self::spec(2, "hf://org/name", &hub, homes[0].path());
     spec = spec.with("HF_HUB_OFFLINE", 1).with("LOCKSTEP_MODEL_REVISION", COMMIT);
     assert_eq!(answer(&mut Group::start(spec)).await, expected);
@@ -59,7 +60,7 @@ async fn two_ranks_from_a_hub_answer_as_from_the_folder() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_download_is_told_of_and_outlives_its_head() {
+async fn a_download_is_reported_and_outlives_its_head() {
     let hub = Hub::start("org/name", Path::new(&fixture("llama3-sharded"))).await;
     let home = tempfile::tempdir().unwrap();
     let mut spec = spec(2, "org/name", &hub, home.path());
@@ -68,7 +69,7 @@ async fn a_download_is_told_of_and_outlives_its_head() {
     let mut group = Group::prepare(spec);
     group.start_node(0);
     group.client().await;
-    // Twenty seconds, unless the tricks are forgotten before.
+    // The download takes twenty seconds, unless the tricks are forgotten before.
     hub.play_storage("model-00002", 1000, Trick::Slow(Duration::from_millis(200)));
     group.start_node(1);
     let status = group
@@ -89,9 +90,10 @@ async fn a_download_is_told_of_and_outlives_its_head() {
     assert_eq!(status.ranks[1].pid, pid, "the worker went on");
 }
 
-/// `script` gives the head a terminal; what is typed there is echoed, and so ends the line that is written over and over.
+/// `script` gives the head a terminal. The terminal echoes typed text, and the newline ends the line that the head
+/// writes over and over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_terminal_shows_how_far_a_download_is() {
+async fn a_terminal_shows_the_progress_of_a_download() {
     let hub = Hub::start("org/name", Path::new(&fixture("llama3-sharded"))).await;
     let home = tempfile::tempdir().unwrap();
     hub.play_storage("model-00002", 1000, Trick::Slow(Duration::from_millis(30)));
@@ -110,7 +112,7 @@ async fn a_terminal_shows_how_far_a_download_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_that_is_not_there_is_told_by_the_head() {
+async fn the_head_names_a_missing_model() {
     let hub = Hub::start("org/name", Path::new(&fixture("llama2"))).await;
     let home = tempfile::tempdir().unwrap();
     let mut group = Group::start(spec(1, "org/other", &hub, home.path()));

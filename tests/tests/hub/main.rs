@@ -1,4 +1,5 @@
-//! Models of a hub, from a hub on loopback: what is fetched, what is refused, and a group that serves one.
+//! Models from a hub on loopback: the files that a client fetches, the answers that it refuses, and a group that serves
+//! a model.
 
 mod downloads;
 mod faults;

@@ -1,4 +1,4 @@
-//! What changes after a cluster is up: by its users, by others' hands, and by nobody.
+//! Changes after a cluster is up: by its users, by others, and without either.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::world::{FAST, IMAGE, World, group_pods, name_of, title};
 
-/// Everything that a cluster owns, but its pods.
+/// Kinds that a cluster owns, except pods.
 const OWNED: &str = "services,secrets,networkpolicies,poddisruptionbudgets,statefulsets";
 
-/// What others changed or deleted comes back, and no pod is touched that was not.
-pub fn what_others_change_comes_back() -> Result<()> {
+/// The operator restores what others changed or deleted, and restarts no pod without need.
+pub fn changes_by_others_are_undone() -> Result<()> {
     let world = World::new("drift")?;
     world.apply("a", &format!("workers: 1, {FAST}"))?;
     world.await_settled("a")?;
@@ -52,7 +52,7 @@ pub fn what_others_change_comes_back() -> Result<()> {
         comes_back(&world, &before, &format!("delete {kind} {name}"))?;
     }
     ensure!(world.pods("a")? == pods, "pods were replaced: {:?} by {:?}", pods, world.pods("a")?);
-    // A set that was scaled by hand makes its pods again.
+    // A set that somebody scaled by hand makes its pods again.
     world.kubectl(&["scale", "statefulset", "a-0-worker", "--replicas=0"])?;
     world.eventually("the worker to be another", || {
         let now = world.pods("a")?;
@@ -64,11 +64,11 @@ pub fn what_others_change_comes_back() -> Result<()> {
     world.await_settled("a")
 }
 
-/// What each owned object asks for and how it is labelled; of Secrets, which keys they have.
+/// Returns the spec and the labels of each owned object, and the keys of each Secret.
 fn specs(world: &World) -> Result<BTreeMap<String, Value>> {
     let content = |mut object: Value| {
         let keys = object["data"].as_object().map(|data| data.keys().cloned().collect::<Vec<_>>());
-        // Kubernetes gives a Service that is made again another address.
+        // Kubernetes gives a new Service another address.
         if let Some(spec) = object["spec"].as_object_mut() {
             spec.retain(|field, _| !field.starts_with("clusterIP"));
         }
@@ -90,7 +90,8 @@ fn comes_back(world: &World, before: &BTreeMap<String, Value>, what: &str) -> Re
     })
 }
 
-/// From the highest index down, each group when the one before serves again; `partition` holds the lower ones back.
+/// The rollout goes from the highest index down: each group follows when the one before it serves again. `partition`
+/// holds the lower ones back.
 pub fn a_change_rolls_group_by_group() -> Result<()> {
     let world = World::new("roll")?;
     let spec = "workers: 1, replicas: 3";
@@ -141,8 +142,9 @@ fn ready_since(pod: &Value) -> Option<String> {
     condition["lastTransitionTime"].as_str().map(str::to_owned)
 }
 
-/// Replicas, the Service, who may connect, how updates go, an operator with another image: none restarts a pod.
-pub fn what_means_nothing_to_pods_restarts_none() -> Result<()> {
+/// Replicas, the Service, the NetworkPolicy, the update strategy, or an operator with another image: none of these
+/// changes restarts a pod.
+pub fn changes_that_pods_do_not_see_restart_none() -> Result<()> {
     let mut world = World::new("quiet")?;
     world.apply("a", &format!("workers: 1, {FAST}"))?;
     world.await_settled("a")?;
@@ -165,7 +167,7 @@ pub fn what_means_nothing_to_pods_restarts_none() -> Result<()> {
         ensure!(world.operator.leads()?, "it does not");
         Ok(())
     })?;
-    // A new cluster gets the new image, so the operator has looked at all by then.
+    // A new cluster gets the new image, so the operator has seen all clusters by then.
     world.apply("b", FAST)?;
     world.await_settled("b")?;
     world.await_settled("a")?;
@@ -173,7 +175,7 @@ pub fn what_means_nothing_to_pods_restarts_none() -> Result<()> {
     let image = |pod: &str| -> Result<Value> { Ok(world.get("pod", pod)?["spec"]["containers"][0]["image"].clone()) };
     ensure!(image("a-0-head-0")? == IMAGE, "{}", image("a-0-head-0")?);
     ensure!(image("b-0-head-0")? == "registry.example/agent:2", "{}", image("b-0-head-0")?);
-    // A pod that dies is replaced by one of its group's image: ranks of two versions do not form a group.
+    // A dead pod is replaced by a pod of its group's image, because ranks of two versions do not form a group.
     world.kubectl(&["delete", "pod", "a-0-worker-0", "--wait=false"])?;
     world.eventually("the worker to be another", || {
         ensure!(world.pods("a")?.get("a-0-worker-0").is_some_and(|uid| uid != &all["a-0-worker-0"]), "it is not");
@@ -191,7 +193,7 @@ fn unchanged(world: &World, before: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// Whole groups come and go, the highest index first.
+/// Groups are added and removed whole, the highest index first.
 pub fn scaling_adds_and_removes_whole_groups() -> Result<()> {
     let world = World::new("scale")?;
     world.apply("a", &format!("workers: 1, {FAST}"))?;
@@ -230,7 +232,7 @@ pub fn scaling_adds_and_removes_whole_groups() -> Result<()> {
     world.await_settled("a")
 }
 
-/// In any order, half-made, with and without an operator: nothing is left.
+/// Clusters are deleted in any order, half made, with and without an operator. Nothing is left.
 pub fn deletion_leaves_nothing() -> Result<()> {
     let mut world = World::new("deletion")?;
     let before = world.everything()?;
@@ -246,20 +248,20 @@ pub fn deletion_leaves_nothing() -> Result<()> {
     world.await_settled("a")?;
     world.kubectl(&["delete", "icl", "a"])?;
     gone(&world).context("a settled cluster")?;
-    // As soon as the first of its objects are there, and under the same name again.
+    // The cluster is deleted as soon as its first objects exist, and created again under the same name.
     for kind in ["service/a", "statefulset/a-0-head", "pod/a-1-head-0"] {
         world.apply("a", &spec)?;
         world.eventually(kind, || world.kubectl(&["get", kind]).map(drop))?;
         world.kubectl(&["delete", "icl", "a"])?;
     }
     gone(&world).context("half-made clusters")?;
-    // Its parts first, then itself.
+    // The parts are deleted first, then the cluster.
     world.apply("a", &spec)?;
     world.await_settled("a")?;
     world.kubectl(&["delete", "statefulset,secret,service", "-l", "lockstep.dev/cluster=a", "--wait=false"])?;
     world.kubectl(&["delete", "icl", "a", "--wait=false"])?;
     gone(&world).context("a cluster whose parts went first")?;
-    // While nobody looks.
+    // The cluster is deleted while no operator runs.
     world.apply("a", &spec)?;
     world.await_settled("a")?;
     world.operator.kill();

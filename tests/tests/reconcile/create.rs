@@ -1,4 +1,4 @@
-//! What is made, in which order, and what is said where it cannot be made.
+//! Objects that the operator makes, their order, and its reports if it cannot make them.
 
 use std::collections::BTreeSet;
 
@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::world::{FAST, IMAGE, World, group_pods, name_of, title};
 
-/// Every kind that a cluster can own, and nothing else, with the cluster as its controller.
-pub fn all_that_is_made_is_owned() -> Result<()> {
+/// Every kind that a cluster can own is made, and nothing else, with the cluster as its controller.
+pub fn every_object_is_owned() -> Result<()> {
     let world = World::new("owned")?;
     let before = world.everything()?;
     let spec = "workers: 2, service: { type: NodePort, annotations: { a: b } }, \
@@ -56,7 +56,7 @@ pub fn all_that_is_made_is_owned() -> Result<()> {
     Ok(())
 }
 
-/// What the test lists itself, and what Kubernetes' own controllers make of that.
+/// Returns true for objects that the test lists itself, and for those that Kubernetes' own controllers make of them.
 fn is_made(name: &str) -> bool {
     let kinds = [
         "service/whole",
@@ -75,14 +75,14 @@ fn is_made(name: &str) -> bool {
     kinds.iter().any(|kind| name.starts_with(kind))
 }
 
-/// A group that has no room holds back the next; status and events say so in the scheduler's words.
+/// A group without room holds back the next group. Status and events quote the scheduler.
 pub fn groups_are_created_one_at_a_time() -> Result<()> {
     let world = World::new("order")?;
-    // Two of three pods that ask for 40 of 64 processors have room on two nodes: the first group's.
+    // Two of three pods that ask for 40 of 64 processors fit on two nodes: those of the first group.
     world.apply("big", &format!("replicas: 3, workers: 1, resources: {{ requests: {{ cpu: 40 }} }}, {FAST}"))?;
     let message = world.await_condition("big", "Degraded", "True", "InsufficientResources")?;
     ensure!(message.contains("big-1-") && message.contains("Insufficient cpu"), "{message}");
-    // The operator has looked at it many times by now.
+    // The operator has reconciled the cluster many times by now.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let sets: BTreeSet<_> = world.list("statefulsets", "big")?.iter().map(name_of).collect();
     let first_two = ["big-0-head", "big-0-worker", "big-1-head", "big-1-worker"].map(str::to_owned).into();
@@ -90,12 +90,12 @@ pub fn groups_are_created_one_at_a_time() -> Result<()> {
     let groups = world.get("icl", "big")?["status"]["groups"].clone();
     ensure!(groups[0]["ready"] == true && groups[1]["ready"] == false, "{groups}");
     ensure!(groups[2]["phase"] == "Pending", "{groups}");
-    // Room: the first group needs less from now on, by being gone.
+    // The first group leaves, so that there is room.
     world.change("big", r#"{"spec": {"replicas": 1}}"#)?;
     world.await_settled("big")?;
     let sets: BTreeSet<_> = world.list("statefulsets", "big")?.iter().map(name_of).collect();
     ensure!(sets == ["big-0-head", "big-0-worker"].map(str::to_owned).into(), "{sets:?}");
-    // Small groups: each waits for the one before it only as long as it has no nodes.
+    // Small groups wait for the group before them only until its pods have nodes.
     world.apply("small", &format!("replicas: 3, workers: 1, {FAST}"))?;
     world.await_settled("small")?;
     let pods = world.list("pods", "small")?;
@@ -108,15 +108,15 @@ pub fn groups_are_created_one_at_a_time() -> Result<()> {
     Ok(())
 }
 
-/// When a pod got its node.
+/// Returns the time at which a pod got its node.
 fn scheduled(pod: &Value) -> Option<String> {
     let conditions = pod["status"]["conditions"].as_array()?;
     let condition = conditions.iter().find(|condition| condition["type"] == "PodScheduled")?;
     condition["lastTransitionTime"].as_str().map(str::to_owned)
 }
 
-/// What belongs to others stays theirs, and the status says which name is in the way.
-pub fn what_belongs_to_others_is_left_alone() -> Result<()> {
+/// Objects of others stay theirs, and the status names the object that is in the way.
+pub fn objects_of_others_are_left_alone() -> Result<()> {
     let world = World::new("names")?;
     let foreign = "
 apiVersion: v1
@@ -157,13 +157,13 @@ spec: { accessModes: [ReadWriteMany], resources: { requests: { storage: 1Gi } } 
         }
         ensure!(before == now, "{kind} {name} was changed:\n{before}\n{now}");
     }
-    // Out of the way: it goes on by itself.
+    // The object is gone, and the operator goes on by itself.
     world.kubectl(&["delete", "service", "front"])?;
     world.await_settled("front")
 }
 
-/// `a-0` has the name of the first group of `a`: who comes second is told, who came first is not disturbed.
-pub fn a_cluster_named_as_a_group_is_told() -> Result<()> {
+/// `a-0` has the name of the first group of `a`. The second cluster is refused, and the first one is not disturbed.
+pub fn a_cluster_with_the_name_of_a_group_is_refused() -> Result<()> {
     let world = World::new("twins")?;
     world.apply("a", FAST)?;
     world.await_settled("a")?;
@@ -177,8 +177,8 @@ pub fn a_cluster_named_as_a_group_is_told() -> Result<()> {
     world.await_settled("a")
 }
 
-/// A quota, a resource that no node has: told in Kubernetes' own words.
-pub fn what_kubernetes_refuses_is_told() -> Result<()> {
+/// The status quotes Kubernetes' own messages about a quota, and about a resource that no node has.
+pub fn refusals_of_kubernetes_are_reported() -> Result<()> {
     let world = World::new("refused")?;
     world.kubectl(&["create", "quota", "pods", "--hard=pods=1"])?;
     world.apply("quota", &format!("workers: 1, {FAST}"))?;
@@ -193,7 +193,7 @@ pub fn what_kubernetes_refuses_is_told() -> Result<()> {
     world.apply("device", "resources: { limits: { example.com/none: 1 } }")?;
     let message = world.await_condition("device", "Degraded", "True", "InsufficientResources")?;
     ensure!(message.contains("Insufficient example.com/none"), "{message}");
-    // An image that nobody can name: the API server's words about the pod template.
+    // The container has no name, so the API server refuses the pod template. The status quotes it.
     world.apply("overlay", "head: { spec: { containers: [{ name: '' }] } }")?;
     world.eventually("a word about the overlay", || {
         let (_, reason, message) = world.condition("overlay", "Ready")?;
@@ -214,7 +214,7 @@ pub fn a_restricted_namespace_takes_the_pods() -> Result<()> {
     world.await_settled("gpu")
 }
 
-/// The Prometheus operator's kind, as far as an API server needs to know it.
+/// CRD of the Prometheus operator's kind, as far as an API server needs it.
 const POD_MONITORS: &str = "apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: { name: podmonitors.monitoring.coreos.com }
@@ -229,7 +229,7 @@ spec:
     schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } }
 ";
 
-/// An operator that finds the kind makes one for each cluster, and makes it again where it is deleted.
+/// An operator that finds the kind makes a PodMonitor for each cluster, and makes it again if it is deleted.
 pub fn a_pod_monitor_is_made_where_the_kind_exists() -> Result<()> {
     let mut world = World::new("monitored")?;
     world.namespace.apply(POD_MONITORS)?;

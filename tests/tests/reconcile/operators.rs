@@ -1,4 +1,4 @@
-//! The operator as a program among others: it dies, it has a double, and it has nothing to do.
+//! The operator as a process: it is killed, it runs twice, and it has nothing to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::world::{FAST, IMAGE, Operator, PATIENCE, World, title};
 
-/// The leader dies without a word; the other one takes over and goes on under the same name.
-pub fn of_two_operators_one_leads() -> Result<()> {
+/// The leader is killed. The other operator takes the lease and goes on under the same name.
+pub fn one_of_two_operators_leads() -> Result<()> {
     let mut world = World::new("leaders")?;
     let namespace = world.namespace.name().to_owned();
     world.operator.kill();
@@ -30,7 +30,7 @@ pub fn of_two_operators_one_leads() -> Result<()> {
     world.operator.kill();
     world.operator = other;
     world.kubectl(&["scale", "icl", "a", "--replicas=2"])?;
-    // Nobody leads until the lease has ended.
+    // There is no leader until the lease has ended.
     eventually("the second to lead", Duration::from_secs(60), || {
         ensure!(world.operator.leads()?, "it does not");
         Ok(())
@@ -54,13 +54,13 @@ pub fn of_two_operators_one_leads() -> Result<()> {
     Ok(())
 }
 
-/// How far a rollout of two groups has come: each stage holds from when it is reached.
+/// Stage of a rollout of two groups. Each stage holds from the moment at which it is reached.
 struct Stage {
     name: &'static str,
     reached: fn(&World, &BTreeMap<String, String>) -> Result<bool>,
 }
 
-/// In the order in which they come: group 1 first, then group 0.
+/// Stages in their order: group 1 comes first, then group 0.
 const STAGES: [Stage; 6] = [
     Stage { name: "the spec changed", reached: |_, _| Ok(true) },
     Stage { name: "group 1 drains", reached: |world, old| Ok(drains(world, 1)? || set_is_new(world, 1, old)?) },
@@ -74,7 +74,7 @@ fn drains(world: &World, group: usize) -> Result<bool> {
     Ok(world.get("icl", "a")?["status"]["groups"][group]["drainingSince"].is_string())
 }
 
-/// The head set's revision is not that of any old pod.
+/// Returns true if the head set's revision differs from that of every old pod.
 fn set_is_new(world: &World, group: usize, old: &BTreeMap<String, String>) -> Result<bool> {
     let set = world.get("statefulset", &format!("a-{group}-head"))?;
     Ok(set["metadata"]["annotations"]["lockstep.dev/revision"] != old["revision"])
@@ -85,8 +85,9 @@ fn pod_is_new(world: &World, name: &str, old: &BTreeMap<String, String>) -> Resu
     Ok(now.get(name).is_some_and(|uid| old.get(name) != Some(uid)))
 }
 
-/// Killed at each stage of a rollout in turn and started again, it ends the rollout: no pod is left, none made twice.
-pub fn killed_at_each_stage_the_rollout_ends() -> Result<()> {
+/// The operator is killed at each stage of a rollout in turn and started again. The rollout ends, no pod is left over,
+/// and none is made twice.
+pub fn a_rollout_ends_after_a_kill_at_each_stage() -> Result<()> {
     let mut world = World::new("killed")?;
     world.apply("a", &format!("workers: 1, replicas: 2, {FAST}"))?;
     world.await_settled("a")?;
@@ -108,7 +109,7 @@ pub fn killed_at_each_stage_the_rollout_ends() -> Result<()> {
             Ok(())
         })?;
         world.await_settled("a")?;
-        // Each pod was replaced once: what came new during the rollout is what is there.
+        // Each pod was replaced once: the pods that appeared during the rollout are those that exist now.
         let revisions: BTreeSet<_> = world
             .list("pods", "a")?
             .iter()
@@ -119,8 +120,8 @@ pub fn killed_at_each_stage_the_rollout_ends() -> Result<()> {
     Ok(())
 }
 
-/// Each transition is told once, and a cluster that is steady costs no request.
-pub fn transitions_are_told_once_and_steady_clusters_are_silent() -> Result<()> {
+/// Each transition makes one event, and a steady cluster causes no request.
+pub fn transitions_make_one_event_and_steady_clusters_no_request() -> Result<()> {
     let world = World::new("silence")?;
     world.apply("a", &format!("workers: 1, replicas: 2, {FAST}"))?;
     world.await_settled("a")?;
@@ -141,7 +142,7 @@ pub fn transitions_are_told_once_and_steady_clusters_are_silent() -> Result<()> 
     ensure!(world.get("icl", "a")?["metadata"]["resourceVersion"] == version, "the status was written again");
     ensure!(world.operator.metric("lockstep_operator_head_connections")? < 0.5, "heads are listened to for nothing");
 
-    let told = told(&world)?;
+    let told = count_events(&world)?;
     let count = |reason: &str| told.get(reason).copied().unwrap_or(0);
     // Two groups came up, were changed, and came up again.
     for (reason, most) in [("GroupCreating", 4), ("GroupDraining", 2), ("GroupUpdating", 2), ("GroupServing", 4)] {
@@ -151,7 +152,7 @@ pub fn transitions_are_told_once_and_steady_clusters_are_silent() -> Result<()> 
     Ok(())
 }
 
-/// The operator's requests so far, once what was on its way has settled: three seconds pass without one.
+/// Returns the number of the operator's requests so far, once three seconds pass without a request.
 fn settled(world: &World) -> Result<f64> {
     let requests = || world.operator.metric("lockstep_operator_api_requests_total");
     world.eventually("the operator to come to rest", || {
@@ -163,8 +164,8 @@ fn settled(world: &World) -> Result<f64> {
     })
 }
 
-/// How often each reason was told.
-fn told(world: &World) -> Result<BTreeMap<String, u64>> {
+/// Returns the number of events of each reason.
+fn count_events(world: &World) -> Result<BTreeMap<String, u64>> {
     let selector = "--field-selector=involvedObject.name=a,involvedObject.kind=InferenceCluster";
     let events: Value = serde_json::from_str(&world.kubectl(&["get", "events", selector, "-o", "json"])?)?;
     let mut told = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! A namespace with an operator of its own that looks after it, and looks at what is there.
+//! A namespace with an operator of its own, and functions that look at the namespace's objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -12,23 +12,23 @@ use lockstep_tests::manifests;
 use lockstep_tests::process::{Process, free_port, program};
 use serde_json::Value;
 
-/// For what the operator and the controllers do, on a busy machine.
+/// Longest wait for the operator and the controllers, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Image of the agent that operators are told; nothing pulls it: kwok's pods only seem to run.
+/// Image of the agent in the operators' configuration. Nothing pulls it: kwok's pods only seem to run.
 pub const IMAGE: &str = "registry.example/agent:1";
 
-/// Fake nodes that every trial may use: 64 processors and 8 GPUs each.
+/// Number of fake nodes that every trial may use: 64 processors and 8 GPUs each.
 pub const NODES: u32 = 2;
 
-/// A running operator.
+/// Running operator.
 pub struct Operator {
     process: Process,
     port: u16,
 }
 
 impl Operator {
-    /// Starts one for `namespace`, with more arguments.
+    /// Starts an operator for `namespace`, with more arguments.
     pub fn start(namespace: &str, image: &str, more: &[&str]) -> Self {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
@@ -37,7 +37,7 @@ impl Operator {
         Self { process: Process::start("lockstep-operator", command), port }
     }
 
-    /// SIGKILL: it has no time to say or write anything.
+    /// Sends SIGKILL: the operator has no time to log or write anything.
     pub fn kill(&mut self) {
         self.process.kill();
     }
@@ -46,7 +46,7 @@ impl Operator {
         self.process.output()
     }
 
-    /// The sum of all series whose name and labels begin so.
+    /// Returns the sum of all series whose name and labels begin with `series`.
     pub fn metric(&self, series: &str) -> Result<f64> {
         let mut page = String::new();
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).context("the operator's metrics")?;
@@ -63,21 +63,21 @@ impl Operator {
     }
 }
 
-/// A namespace and its operator.
+/// Namespace and its operator.
 pub struct World {
     pub namespace: Namespace,
     pub operator: Operator,
 }
 
 impl World {
-    /// With the CRD and fake nodes there.
+    /// Makes a namespace with an operator, in a cluster that has the CRD and fake nodes.
     pub fn new(name: &str) -> Result<Self> {
-        let namespace = prepared(name)?;
+        let namespace = prepare_namespace(name)?;
         let operator = Operator::start(namespace.name(), IMAGE, &["--no-leader-election"]);
         Ok(Self { namespace, operator })
     }
 
-    /// Starts the operator again, which was killed or is now.
+    /// Starts the operator again, and kills it before if it still runs.
     pub fn restart(&mut self, image: &str) {
         self.operator.kill();
         self.operator = Operator::start(self.namespace.name(), image, &["--no-leader-election"]);
@@ -92,7 +92,7 @@ impl World {
         self.namespace.apply(&cluster(name, spec)).map(drop)
     }
 
-    /// A merge patch of a cluster.
+    /// Applies a merge patch to a cluster.
     pub fn change(&self, name: &str, patch: &str) -> Result<()> {
         self.kubectl(&["patch", "icl", name, "--type=merge", "-p", patch]).map(drop)
     }
@@ -101,20 +101,20 @@ impl World {
         Ok(serde_json::from_str(&self.kubectl(&["get", kind, name, "-o", "json"])?)?)
     }
 
-    /// Objects of some kinds (`services,pods`) with labels of one cluster.
+    /// Returns the objects of some kinds (`services,pods`) with the labels of one cluster.
     pub fn list(&self, kinds: &str, cluster: &str) -> Result<Vec<Value>> {
         let selector = format!("lockstep.dev/cluster={cluster}");
         let listed: Value = serde_json::from_str(&self.kubectl(&["get", kinds, "-l", &selector, "-o", "json"])?)?;
         Ok(listed["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Uids of a cluster's pods, by name.
+    /// Returns the uids of a cluster's pods, by name.
     pub fn pods(&self, cluster: &str) -> Result<BTreeMap<String, String>> {
         let uid = |pod: Value| (name_of(&pod), pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned());
         Ok(self.list("pods", cluster)?.into_iter().map(uid).collect())
     }
 
-    /// The status of a condition, its reason and message.
+    /// Returns the status of a condition, its reason and its message.
     pub fn condition(&self, cluster: &str, kind: &str) -> Result<(String, String, String)> {
         let object = self.get("icl", cluster)?;
         let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -124,7 +124,7 @@ impl World {
         Ok((text("status"), text("reason"), text("message")))
     }
 
-    /// Waits until the condition has this status and reason; returns its message.
+    /// Waits until the condition has this status and reason, and returns its message.
     pub fn await_condition(&self, cluster: &str, kind: &str, status: &str, reason: &str) -> Result<String> {
         self.eventually(&format!("{cluster} to be {kind}={status} for {reason}"), || {
             let (is, why, message) = self.condition(cluster, kind)?;
@@ -133,7 +133,7 @@ impl World {
         })
     }
 
-    /// Waits until all groups serve, as the pods that kwok plays show it, and the status is of the newest spec.
+    /// Waits until all groups serve, as kwok's pods show it, and the status belongs to the newest spec.
     pub fn await_settled(&self, cluster: &str) -> Result<()> {
         self.eventually(&format!("{cluster} to be settled"), || {
             let object = self.get("icl", cluster)?;
@@ -157,7 +157,7 @@ impl World {
         })
     }
 
-    /// As `eventually`, with the operator's last words.
+    /// Works like `eventually`, and adds the operator's last lines to the error.
     pub fn eventually<T>(&self, what: &str, look: impl FnMut() -> Result<T>) -> Result<T> {
         eventually(what, PATIENCE, look).map_err(|error| {
             let output = self.operator.output();
@@ -167,7 +167,7 @@ impl World {
         })
     }
 
-    /// Names of all objects in the namespace but events, as `kind.group/name`.
+    /// Returns the names of all objects in the namespace except events, as `kind.group/name`.
     pub fn everything(&self) -> Result<BTreeSet<String>> {
         let kinds = kubectl(&["api-resources", "--namespaced", "--verbs=list", "-o", "name"])?;
         let kinds: Vec<_> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
@@ -176,8 +176,8 @@ impl World {
     }
 }
 
-/// A namespace in a cluster that has the CRD and fake nodes.
-pub fn prepared(name: &str) -> Result<Namespace> {
+/// Makes a namespace in a cluster that has the CRD and fake nodes.
+pub fn prepare_namespace(name: &str) -> Result<Namespace> {
     kubectl(&["apply", "-k", &manifests::path("deploy/crd").to_string_lossy()])?;
     kubectl(&["wait", "--for=condition=Established", "crd/inferenceclusters.lockstep.dev", "--timeout=30s"])?;
     fake_nodes(NODES)?;
@@ -196,19 +196,19 @@ pub fn cluster(name: &str, spec: &str) -> String {
     manifests::cluster(name, &spec)
 }
 
-/// An update strategy, for `spec`.
+/// Update strategy with a short drain, for `spec`.
 pub const FAST: &str = "updateStrategy: { drainTimeout: 1s }";
 
 pub fn name_of(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
-/// `kind/name`.
+/// Returns `kind/name` of an object.
 pub fn title(object: &Value) -> String {
     format!("{}/{}", object["kind"].as_str().unwrap_or_default(), name_of(object))
 }
 
-/// The pods of one group.
+/// Returns the pods of one group.
 pub fn group_pods(pods: &[Value], group: u32) -> impl Iterator<Item = &Value> {
     let label = |pod: &Value| pod["metadata"]["labels"]["lockstep.dev/group"].as_str()?.parse::<u32>().ok();
     pods.iter().filter(move |pod| label(pod) == Some(group))
