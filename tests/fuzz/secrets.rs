@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use lockstep_agent::auth::{GroupKey, Side};
 use lockstep_agent::tls::{Tls, connect, incoming};
 use lockstep_collectives::ring;
-use lockstep_operator::certificates::{Role, data, decide, secret_of};
+use lockstep_operator::certificates::{CertificateRole, data, decide_secrets, secret_name};
 use lockstep_operator::heads::Credentials;
 use lockstep_operator::plan::ClusterNames;
 use lockstep_operator::reconcile::validate::{Defaults, Validated, validate};
@@ -73,14 +73,14 @@ pub fn secrets(bytes: &[u8]) {
     for part in parts(bytes) {
         let text = String::from_utf8_lossy(part);
         let Some((role, key)) = text.lines().next().and_then(|line| line.split_once(' ')) else { continue };
-        let Some(role) = Role::ALL.into_iter().find(|known| known.as_str() == role) else { continue };
+        let Some(role) = CertificateRole::ALL.into_iter().find(|known| known.as_str() == role) else { continue };
         let value = part.iter().position(|byte| *byte == b'\n').map_or(&[][..], |end| &part[end + 1..]);
-        entries(&mut held, &secret_of(&names, role)).insert(key.to_owned(), ByteString(file_of(value)));
+        entries(&mut held, &secret_name(&names, role)).insert(key.to_owned(), ByteString(file_of(value)));
     }
-    credentials(&held, &secret_of(&names, Role::Operator)).ok();
+    credentials(&held, &secret_name(&names, CertificateRole::Operator)).ok();
     let now = Timestamp::from_second(NOW).expect("a time");
     for look in 0.. {
-        let decision = decide(&cluster().identity, &held, now).expect("Secrets can be made whatever was there");
+        let decision = decide_secrets(&cluster().identity, &held, now).expect("Secrets can be made whatever was there");
         assert!(decision.look_again > now);
         if decision.write.is_empty() {
             break;
@@ -91,9 +91,9 @@ pub fn secrets(bytes: &[u8]) {
             held.push(secret);
         }
     }
-    credentials(&held, &secret_of(&names, Role::Operator)).expect("what the operator makes it can use");
-    for (role, name) in [(Role::Head, role::HEAD), (Role::Node, role::NODE)] {
-        let secret = held.iter().find(|secret| secret.metadata.name == Some(secret_of(&names, role)));
+    credentials(&held, &secret_name(&names, CertificateRole::Operator)).expect("what the operator makes it can use");
+    for (role, name) in [(CertificateRole::Head, role::HEAD), (CertificateRole::Node, role::NODE)] {
+        let secret = held.iter().find(|secret| secret.metadata.name == Some(secret_name(&names, role)));
         mounted(secret.expect("each role has a Secret"), name);
     }
 }

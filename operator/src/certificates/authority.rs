@@ -1,4 +1,4 @@
-//! A CA: made, read back, and signing.
+//! A CA: making one, parsing one, and signing with it.
 
 use k8s_openapi::jiff::Timestamp;
 use rcgen::{
@@ -11,86 +11,87 @@ use rustls::pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::CertificateError;
-use super::life::{CA_LIFE, Life};
+use super::lifetime::{CA_LIFETIME, Lifetime};
 
-/// A CA with its key.
+/// CA with its key.
 pub(super) struct Authority {
     pub certificate: String,
     pub key: String,
-    pub life: Life,
+    pub lifetime: Lifetime,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    /// A new CA of `cluster`.
+    /// Makes a new CA for `cluster`.
     pub fn new(cluster: &str, now: Timestamp) -> Result<Self, CertificateError> {
-        let life = Life::starting(now, CA_LIFE);
+        let lifetime = Lifetime::starting_at(now, CA_LIFETIME);
         let mut params = CertificateParams::default();
-        dated(&mut params, life);
-        // Its own name for each CA of a cluster, so that whoever builds a chain finds the one that signed.
-        params.distinguished_name = named(&format!("lockstep {cluster} {}", now.as_second()));
+        set_lifetime(&mut params, lifetime);
+        // Each CA of a cluster has a name of its own, by which a verifier finds the CA that signed a leaf.
+        params.distinguished_name = common_name(&format!("lockstep {cluster} {}", now.as_second()));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pair = KeyPair::generate()?;
         let certificate = params.self_signed(&pair)?.pem();
-        Ok(Self { certificate, key: pair.serialize_pem(), life, issuer: Issuer::new(params, pair) })
+        Ok(Self { certificate, key: pair.serialize_pem(), lifetime, issuer: Issuer::new(params, pair) })
     }
 
-    /// The CA as a Secret holds it; `None` where it is none that agents take, or certificate and key do not belong
-    /// together.
-    pub fn read(certificate: &str, key: &str) -> Option<Self> {
+    /// Parses the CA that a Secret holds. Returns `None` if agents would refuse the certificate, or if the key is not the
+    /// certificate's.
+    pub fn parse(certificate: &str, key: &str) -> Option<Self> {
         let pair = KeyPair::from_pem(key).ok()?;
-        let life = read_certificate(certificate, |parsed| {
-            // What was damaged since it was made is not what its own signature is of.
-            let ours = parsed.is_ca() && belongs(parsed, &pair) && parsed.verify_signature(None).is_ok();
-            ours.then(|| Life::said(parsed.validity()))
+        let lifetime = inspect_certificate(certificate, |parsed| {
+            // The signature of a damaged certificate does not verify.
+            let is_whole = parsed.is_ca() && is_key_of(&pair, parsed) && parsed.verify_signature(None).is_ok();
+            is_whole.then(|| Lifetime::from_x509(parsed.validity()))
         })?;
         RootCertStore::empty().add(only_certificate(certificate)?).ok()?;
         let issuer = Issuer::from_ca_cert_pem(certificate, pair).ok()?;
-        Some(Self { certificate: certificate.into(), key: key.into(), life, issuer })
+        Some(Self { certificate: certificate.into(), key: key.into(), lifetime, issuer })
     }
 
-    /// The certificate of `params`, signed.
+    /// Signs a certificate of `params` and returns it as PEM.
     pub fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Result<String, CertificateError> {
         Ok(params.signed_by(key, &self.issuer)?.pem())
     }
 
-    /// This CA's signature is on `leaf`.
-    pub fn signed(&self, leaf: &X509Certificate<'_>) -> bool {
-        read_certificate(&self.certificate, |ca| leaf.verify_signature(Some(ca.public_key())).ok()).is_some()
+    /// Returns true if this CA signed `leaf`.
+    pub fn has_signed(&self, leaf: &X509Certificate<'_>) -> bool {
+        inspect_certificate(&self.certificate, |ca| leaf.verify_signature(Some(ca.public_key())).ok()).is_some()
     }
 }
 
-/// What `look` finds in the one certificate of `text`.
-pub(super) fn read_certificate<T>(text: &str, look: impl FnOnce(&X509Certificate<'_>) -> Option<T>) -> Option<T> {
+/// Parses the only certificate of `text` and returns what `inspect` returns for it.
+pub(super) fn inspect_certificate<T>(text: &str, inspect: impl FnOnce(&X509Certificate<'_>) -> Option<T>) -> Option<T> {
     let der = only_certificate(text)?;
     let (rest, parsed) = X509Certificate::from_der(&der).ok()?;
-    if rest.is_empty() { look(&parsed) } else { None }
+    if rest.is_empty() { inspect(&parsed) } else { None }
 }
 
-/// The one certificate of `text`, read as agents read it, so that nothing is kept which they refuse.
+/// Returns the only certificate of `text`. Agents read a file in the same way and refuse a second certificate.
 pub(super) fn only_certificate(text: &str) -> Option<CertificateDer<'static>> {
     let mut all = CertificateDer::pem_slice_iter(text.as_bytes());
     let only = all.next()?.ok()?;
     all.next().is_none().then_some(only)
 }
 
-/// `certificate` is of `key`.
-pub(super) fn belongs(certificate: &X509Certificate<'_>, key: &KeyPair) -> bool {
+/// Returns true if `key` is the key of `certificate`.
+pub(super) fn is_key_of(key: &KeyPair, certificate: &X509Certificate<'_>) -> bool {
     certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
 }
 
-pub(super) fn named(name: &str) -> DistinguishedName {
+/// Returns a distinguished name that is only the common name `name`.
+pub(super) fn common_name(name: &str) -> DistinguishedName {
     let mut all = DistinguishedName::new();
     all.push(DnType::CommonName, name);
     all
 }
 
-/// Writes `life` into `params`.
-pub(super) fn dated(params: &mut CertificateParams, life: Life) {
+/// Writes `lifetime` into `params`.
+pub(super) fn set_lifetime(params: &mut CertificateParams, lifetime: Lifetime) {
     let at = |seconds: i64| {
         let since = std::time::Duration::from_secs(seconds.try_into().unwrap_or_default());
         date_time_ymd(1970, 1, 1) + since
     };
-    (params.not_before, params.not_after) = (at(life.not_before), at(life.not_after));
+    (params.not_before, params.not_after) = (at(lifetime.not_before), at(lifetime.not_after));
 }

@@ -1,4 +1,4 @@
-//! The Secrets: their data as text, and whether one must be written.
+//! Secrets: their data as text, and the decision whether one must be written.
 
 use std::collections::BTreeMap;
 
@@ -8,40 +8,41 @@ use k8s_openapi::api::core::v1::Secret;
 use crate::objects::{ClusterIdentity, labels};
 
 /// Data of a Secret.
-pub(super) type Data = BTreeMap<String, ByteString>;
+pub(super) type SecretData = BTreeMap<String, ByteString>;
 
-/// Type of a leaf's Secret.
+/// Type of a Secret with a leaf for pods.
 pub(super) const TLS: &str = "kubernetes.io/tls";
+/// Type of the operator's Secret.
 pub(super) const OPAQUE: &str = "Opaque";
 
-/// The Secret called `name` among `existing`.
-pub(super) fn find<'a>(existing: &'a [Secret], name: &str) -> Option<&'a Secret> {
+/// Returns the Secret `name` among `existing`.
+pub(super) fn find_secret<'a>(existing: &'a [Secret], name: &str) -> Option<&'a Secret> {
     existing.iter().find(|secret| secret.metadata.name.as_deref() == Some(name))
 }
 
-/// What `secret` holds under `key`; empty where it does not.
-pub(super) fn bytes<'a>(secret: Option<&'a Secret>, key: &str) -> &'a [u8] {
+/// Returns the value of `key` in `secret`, or no bytes if there is none.
+pub(super) fn secret_bytes<'a>(secret: Option<&'a Secret>, key: &str) -> &'a [u8] {
     let data = secret.and_then(|secret| secret.data.as_ref());
     data.and_then(|data| data.get(key)).map_or(&[], |bytes| bytes.0.as_slice())
 }
 
-/// The same as text; empty where it is none.
-pub(super) fn text<'a>(secret: Option<&'a Secret>, key: &str) -> &'a str {
-    std::str::from_utf8(bytes(secret, key)).unwrap_or_default()
+/// Returns the value of `key` in `secret` as text, or no text if the value is not UTF-8.
+pub(super) fn secret_text<'a>(secret: Option<&'a Secret>, key: &str) -> &'a str {
+    std::str::from_utf8(secret_bytes(secret, key)).unwrap_or_default()
 }
 
-/// `pairs` as data; what is empty is left out.
-pub(super) fn data<const N: usize>(pairs: [(&str, &str); N]) -> Data {
+/// Returns `pairs` as data of a Secret, without those that have no value.
+pub(super) fn secret_data<const N: usize>(pairs: [(&str, &str); N]) -> SecretData {
     let filled = pairs.into_iter().filter(|(_, value)| !value.is_empty());
     filled.map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec()))).collect()
 }
 
-/// The Secret as it should be, where `existing` is not that already.
-pub(super) fn changed(
+/// Returns the Secret as it should be, or `None` if `existing` is so already.
+pub(super) fn changed_secret(
     cluster: &ClusterIdentity,
     name: String,
     kind: &str,
-    data: Data,
+    data: SecretData,
     existing: Option<&Secret>,
 ) -> Option<Secret> {
     let mut metadata = cluster.metadata(name, labels::cluster_labels(&cluster.name));

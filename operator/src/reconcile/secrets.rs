@@ -13,7 +13,7 @@ use kube::{Api, ResourceExt as _};
 use super::apply::is_foreign;
 use super::validate::Validated;
 use super::{Context, ReconcileError, now};
-use crate::certificates::{self, Role, data};
+use crate::certificates::{self, CertificateRole, data};
 use crate::heads::{Credentials, DialError};
 use crate::objects::hash::hash_content;
 use crate::objects::{FIELD_MANAGER, annotation};
@@ -137,7 +137,7 @@ pub async fn ensure_secrets(context: &Context, cluster: &Validated) -> Result<Du
     // fails, and the next reconciliation reads it.
     let assume_none = new && before.iter().all(Option::is_none);
     let existing = if assume_none { Vec::new() } else { read_secrets(context, &api, cluster).await? };
-    let decision = certificates::decide(&cluster.identity, &existing, now())?;
+    let decision = certificates::decide_secrets(&cluster.identity, &existing, now())?;
     let checked = Checked { hashes: before.clone(), before: None, due: now(), credentials: None };
     context.certificates.lock().insert(key.clone(), checked);
     let name = ClusterNames::new(&cluster.identity.name).ca_secret();
@@ -179,7 +179,7 @@ async fn read_secrets(
 
 fn secret_names(cluster: &Validated) -> impl Iterator<Item = String> {
     let names = ClusterNames::new(&cluster.identity.name);
-    Role::ALL.into_iter().map(move |role| certificates::secret_of(&names, role))
+    CertificateRole::ALL.into_iter().map(move |role| certificates::secret_name(&names, role))
 }
 
 /// Writes `secret`. Returns the content hash that the watch will show.
