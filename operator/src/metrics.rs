@@ -1,4 +1,4 @@
-//! What `/metrics` shows.
+//! The operator's Prometheus metrics.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -45,7 +45,7 @@ pub struct Metrics {
     clusters: Family<ConditionLabels, Gauge>,
     requests: Family<Verb, Counter>,
     connections: Gauge<i64>,
-    /// Clusters with something new that was not looked at yet.
+    /// Clusters with a change that no reconciliation has seen yet.
     waiting: Mutex<HashSet<Key>>,
     /// Conditions of each cluster and their statuses, as last seen.
     conditions: Mutex<HashMap<Key, Vec<(String, String)>>>,
@@ -82,63 +82,63 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// One request of `verb` is about to be made.
-    pub fn request(&self, verb: &'static str) {
+    /// Counts a request of `verb` to the API server.
+    pub fn count_request(&self, verb: &'static str) {
         self.requests.get_or_create(&Verb { verb }).inc();
     }
 
-    /// This process holds the lease, or does not.
-    pub fn lead(&self, leads: bool) {
+    /// Sets whether this process holds the lease.
+    pub fn set_leader(&self, leads: bool) {
         self.leader.set(i64::from(leads));
     }
 
-    /// Heads that are listened to.
-    pub fn listening(&self, heads: usize) {
+    /// Sets the number of connected heads.
+    pub fn set_connections(&self, heads: usize) {
         self.connections.set(heads as i64);
     }
 
-    /// Something of `cluster` changed.
-    pub fn queued(&self, cluster: &ObjectRef<InferenceCluster>) {
+    /// Records that an object of `cluster` changed.
+    pub fn record_change(&self, cluster: &ObjectRef<InferenceCluster>) {
         let mut waiting = lock(&self.waiting);
         waiting.insert((cluster.namespace.clone().unwrap_or_default(), cluster.name.clone()));
         self.queue.set(waiting.len() as i64);
     }
 
-    /// A look at a cluster begins.
-    pub fn began(&self, namespace: &str, name: &str) {
+    /// Records that a reconciliation of a cluster begins.
+    pub fn record_begin(&self, namespace: &str, name: &str) {
         let mut waiting = lock(&self.waiting);
         waiting.remove(&(namespace.to_owned(), name.to_owned()));
         self.queue.set(waiting.len() as i64);
     }
 
-    /// A look ended; `cause`: of its failure.
-    pub fn ended(&self, took: Duration, cause: Option<&'static str>) {
+    /// Records the end of a reconciliation. `cause` is given if it failed.
+    pub fn record_end(&self, took: Duration, cause: Option<&'static str>) {
         let result = if cause.is_some() { "error" } else { "ok" };
         self.reconciles.get_or_create(&Outcome { result, cause: cause.unwrap_or("") }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
 
-    /// A cluster's status.
-    pub fn observe(&self, namespace: &str, name: &str, status: &InferenceClusterStatus) {
+    /// Records the conditions of a cluster.
+    pub fn record_status(&self, namespace: &str, name: &str, status: &InferenceClusterStatus) {
         let now = status.conditions.iter().map(|one| (one.type_.clone(), one.status.clone())).collect();
         let mut all = lock(&self.conditions);
         if all.insert((namespace.to_owned(), name.to_owned()), now).as_ref()
             != all.get(&(namespace.to_owned(), name.to_owned()))
         {
-            self.count(&all);
+            self.count_conditions(&all);
         }
     }
 
-    /// A cluster is gone.
-    pub fn forget(&self, namespace: &str, name: &str) {
+    /// Forgets a cluster that is gone.
+    pub fn forget_cluster(&self, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         lock(&self.waiting).remove(&key);
         let mut all = lock(&self.conditions);
         all.remove(&key);
-        self.count(&all);
+        self.count_conditions(&all);
     }
 
-    fn count(&self, all: &HashMap<Key, Vec<(String, String)>>) {
+    fn count_conditions(&self, all: &HashMap<Key, Vec<(String, String)>>) {
         self.clusters.clear();
         for (condition, status) in all.values().flatten() {
             let labels = ConditionLabels { condition: condition.clone(), status: status.clone() };
@@ -146,11 +146,11 @@ impl Metrics {
         }
     }
 
-    /// In Prometheus' text format.
+    /// Returns all metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// Never: a string takes all that is written.
-    pub fn text(&self) -> Result<String, std::fmt::Error> {
+    /// Never, for writing to a string does not fail.
+    pub fn to_text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

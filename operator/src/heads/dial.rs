@@ -1,4 +1,4 @@
-//! One mutually authenticated channel to a head's control port.
+//! A mutually authenticated channel to a head's control port.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
-/// Longest wait for a connection and its handshake.
-const CONNECT: Duration = Duration::from_secs(3);
-/// A connection that answers no ping for this long is dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Maximum time for a connection and its handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time without an answer to a ping after which a connection counts as dead.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The operator's certificate for one cluster, and whom it trusts.
+/// The operator's certificate for one cluster, and the CAs that the operator trusts there.
 #[derive(Clone)]
 pub struct Credentials(Arc<ClientConfig>);
 
-/// Why credentials or a channel cannot be had.
+/// Failure to load credentials or to reach a head.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     #[error("the Secret of the operator's certificate holds no usable {what}")]
@@ -37,10 +37,10 @@ pub enum DialError {
 }
 
 impl Credentials {
-    /// From a Secret's `ca.crt`, `tls.crt` and `tls.key`.
+    /// Loads the credentials from a Secret's `ca.crt`, `tls.crt` and `tls.key`.
     ///
     /// # Errors
-    /// Where one of them is missing, or is no PEM, or they do not belong together.
+    /// One of them is missing or no PEM, or the key is not the certificate's.
     pub fn new(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, DialError> {
         let wrong = |what| DialError::Credentials { what };
         let mut roots = RootCertStore::empty();
@@ -62,15 +62,16 @@ impl Credentials {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        // Its cache has room for 32 servers, which is tens of kilobytes for each cluster; a head is dialled anew seldom.
+        // The cache has room for 32 servers, which is tens of kilobytes for each cluster. The operator seldom dials a head
+        // again.
         config.resumption = Resumption::disabled();
         Ok(Self(Arc::new(config)))
     }
 
-    /// A channel to the head at `address`, connected.
+    /// Connects to the head at `address`.
     ///
     /// # Errors
-    /// Where nobody listens, or whoever does is no head of this cluster.
+    /// No process listens there, or the one that does is no head of this cluster.
     pub async fn dial(&self, address: IpAddr) -> Result<Channel, DialError> {
         let config = self.0.clone();
         let connect = move |_| {
@@ -84,11 +85,11 @@ impl Credentials {
             }
         };
         let endpoint = Endpoint::from_static("http://head.lockstep")
-            .connect_timeout(CONNECT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let channel = endpoint.connect_with_connector(tower::service_fn(connect));
-        Ok(tokio::time::timeout(2 * CONNECT, channel).await.map_err(|_| DialError::Silent)??)
+        Ok(tokio::time::timeout(2 * CONNECT_TIMEOUT, channel).await.map_err(|_| DialError::Silent)??)
     }
 }

@@ -1,8 +1,8 @@
-//! What heads tell of their groups: a watch on the control port of each head whose cluster is not steady, and nothing
-//! for the others, so that a thousand clusters cost no thousand channels.
+//! Reports of heads about their groups. The operator watches the control port of each head whose cluster is not steady. It
+//! keeps no connection to the others, so that a thousand clusters do not cost a thousand channels.
 //!
-//! Invariant: one connection a group at most; it ends when its head's pod changes or the cluster is steady. A report is
-//! kept with the pod that it came from, and is void with that pod.
+//! Invariants: a group has one connection at most, which ends when the head's pod changes or the cluster is steady. A report
+//! belongs to the pod that it came from, and is void once that pod is gone.
 
 mod dial;
 
@@ -28,12 +28,12 @@ use crate::resource::InferenceCluster;
 
 /// Pauses before a head is dialled again.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
-/// Longest wait for an answer to Drain.
-const ANSWER: Duration = Duration::from_secs(5);
-/// Changes that wait to be looked at; more are of no use, because a look sees the newest state of all.
-const CHANGES: usize = 1024;
+/// Maximum time for an answer to Drain.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum changes that wait for a reconciliation. More are of no use: a reconciliation sees the newest state of all.
+const MAX_CHANGES: usize = 1024;
 
-/// One group of one cluster.
+/// Key of one group of one cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GroupKey {
     pub namespace: String,
@@ -48,20 +48,20 @@ impl GroupKey {
     }
 }
 
-/// Where a group's head is now.
+/// Pod in which a group's head runs now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadPod {
     pub uid: String,
     pub address: IpAddr,
 }
 
-/// What a head said last.
+/// Last report of a head.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub status: ClusterStatus,
-    /// The connection that it came by is up.
+    /// True while the connection that brought the report is up.
     pub live: bool,
-    /// When bytes began to be loaded, and how many had been: for an estimate of what is left.
+    /// Time at which ranks began to load, and the bytes that they had loaded then, for an estimate of the remaining time.
     pub loading_since: Option<(Instant, u64)>,
 }
 
@@ -71,7 +71,8 @@ struct Entry {
     report: Option<Report>,
     channel: Option<Channel>,
     task: Option<AbortHandle>,
-    trouble: Option<String>,
+    /// Failure of the last connection.
+    failure: Option<String>,
 }
 
 impl Drop for Entry {
@@ -82,7 +83,7 @@ impl Drop for Entry {
     }
 }
 
-/// All heads that are known.
+/// All heads that the operator knows.
 #[derive(Clone)]
 pub struct Heads {
     entries: Arc<Mutex<HashMap<GroupKey, Entry>>>,
@@ -90,10 +91,10 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// With the stream of clusters of which a head told something new.
+    /// Makes an empty set of heads, and the stream of clusters whose heads report something new.
     #[must_use]
     pub fn new() -> (Self, mpsc::Receiver<ObjectRef<InferenceCluster>>) {
-        let (changed, changes) = mpsc::channel(CHANGES);
+        let (changed, changes) = mpsc::channel(MAX_CHANGES);
         (Self { entries: Arc::default(), changed }, changes)
     }
 
@@ -101,7 +102,7 @@ impl Heads {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the head in the pod `uid` said last.
+    /// Returns the last report of the head in the pod `uid`.
     #[must_use]
     pub fn report(&self, key: &GroupKey, uid: &str) -> Option<Report> {
         let entries = self.entries();
@@ -110,13 +111,13 @@ impl Heads {
         entry.report.clone()
     }
 
-    /// Why the head cannot be reached, where it is dialled in vain.
+    /// Returns the failure of the last connection to the head, or `None` if the connection is up or was not tried.
     #[must_use]
-    pub fn trouble(&self, key: &GroupKey) -> Option<String> {
-        self.entries().get(key)?.trouble.clone()
+    pub fn failure(&self, key: &GroupKey) -> Option<String> {
+        self.entries().get(key)?.failure.clone()
     }
 
-    /// Follows the head in `pod`, unless it is followed already.
+    /// Watches the head in `pod`, unless it is watched already.
     pub fn follow(&self, key: &GroupKey, pod: &HeadPod, credentials: &Credentials) {
         let mut entries = self.entries();
         let entry = entries.entry(key.clone()).or_default();
@@ -126,20 +127,20 @@ impl Heads {
         }
         let report = entry.report.take().filter(|_| same);
         let heads = self.clone();
-        let task = tokio::spawn(follow(heads, key.clone(), pod.clone(), credentials.clone()));
+        let task = tokio::spawn(keep_watching(heads, key.clone(), pod.clone(), credentials.clone()));
         // The old entry's task ends with it.
         let task = Some(task.abort_handle());
-        *entry = Entry { pod: Some(pod.clone()), report, channel: None, task, trouble: None };
+        *entry = Entry { pod: Some(pod.clone()), report, channel: None, task, failure: None };
     }
 
-    /// Ends the connection, and keeps what was said.
-    pub fn leave(&self, key: &GroupKey) {
+    /// Ends the connection and keeps the last report.
+    pub fn disconnect(&self, key: &GroupKey) {
         if let Some(entry) = self.entries().get_mut(key) {
             if let Some(task) = entry.task.take() {
                 task.abort();
             }
             entry.channel = None;
-            entry.trouble = None;
+            entry.failure = None;
             if let Some(report) = &mut entry.report {
                 report.live = false;
             }
@@ -156,48 +157,49 @@ impl Heads {
         self.entries().retain(|key, _| key.namespace != namespace || key.cluster != cluster);
     }
 
-    /// Connections that are up.
+    /// Returns the number of connections that are up.
     #[must_use]
-    pub fn connections(&self) -> usize {
+    pub fn count_connections(&self) -> usize {
         self.entries().values().filter(|entry| entry.channel.is_some()).count()
     }
 
-    /// Tells the head to take no more requests, where it can be reached; its reports show how many it still has.
+    /// Tells the head to take no more requests, if the head is connected. Its reports show how many requests remain.
     pub async fn drain(&self, key: &GroupKey, reason: &str) {
         let Some(channel) = self.entries().get(key).and_then(|entry| entry.channel.clone()) else { return };
         let request = DrainRequest { reason: reason.to_owned() };
-        let answer = tokio::time::timeout(ANSWER, OperationsClient::new(channel).drain(request)).await;
+        let answer = tokio::time::timeout(DRAIN_TIMEOUT, OperationsClient::new(channel).drain(request)).await;
         if let Ok(Err(status)) = answer {
             tracing::warn!(group = ?key, %status, "the head refused to drain");
         }
     }
 
-    fn tell(&self, key: &GroupKey, change: impl FnOnce(&mut Entry)) {
+    /// Changes the entry of a group and announces the change.
+    fn update(&self, key: &GroupKey, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.entries().get_mut(key) {
             change(entry);
         }
-        // Full: a look is due anyway.
+        // If the channel is full, a reconciliation is due anyway.
         let _ = self.changed.clone().try_send(ObjectRef::new(&key.cluster).within(&key.namespace));
     }
 }
 
-/// Watches one head until aborted.
-async fn follow(heads: Heads, key: GroupKey, pod: HeadPod, credentials: Credentials) {
+/// Watches one head, over one connection after another, until aborted.
+async fn keep_watching(heads: Heads, key: GroupKey, pod: HeadPod, credentials: Credentials) {
     let mut pauses = PAUSES;
     loop {
-        let trouble = match credentials.dial(pod.address).await {
+        let failure = match credentials.dial(pod.address).await {
             Ok(channel) => {
-                let told = watch(&heads, &key, channel).await;
-                if told.is_ok() {
+                let watched = watch_until_closed(&heads, &key, channel).await;
+                if watched.is_ok() {
                     pauses.reset();
                 }
-                told.err().unwrap_or_else(|| "the head ended the connection".into())
+                watched.err().unwrap_or_else(|| "the head ended the connection".into())
             }
             Err(error) => with_causes(&error),
         };
-        heads.tell(&key, |entry| {
+        heads.update(&key, |entry| {
             entry.channel = None;
-            entry.trouble = Some(trouble);
+            entry.failure = Some(failure);
             if let Some(report) = &mut entry.report {
                 report.live = false;
             }
@@ -206,27 +208,28 @@ async fn follow(heads: Heads, key: GroupKey, pod: HeadPod, credentials: Credenti
     }
 }
 
-async fn watch(heads: &Heads, key: &GroupKey, channel: Channel) -> Result<(), String> {
+/// Records the reports that come over `channel` until the head closes it.
+async fn watch_until_closed(heads: &Heads, key: &GroupKey, channel: Channel) -> Result<(), String> {
     let watching = ClusterClient::new(channel.clone()).watch(WatchRequest {}).await;
     let mut changes = watching.map_err(|status| status.message().to_owned())?.into_inner();
     let mut last: Option<ClusterStatus> = None;
     while let Some(status) = changes.message().await.map_err(|status| status.message().to_owned())? {
-        // What moves all the time is no news: bytes in steps of 5%, no counters.
-        let news = last.as_ref().is_none_or(|last| differs(last, &status));
-        let loaded = bytes_loaded(&status);
+        // Counters change all the time, so they are no news. Loaded bytes are news in steps of 5%.
+        let is_news = last.as_ref().is_none_or(|last| differs(last, &status));
+        let loaded = sum_loaded_bytes(&status);
         let loading = status.ranks.iter().any(|rank| rank.bytes_loaded < rank.bytes_total);
         last = Some(status.clone());
         let change = |entry: &mut Entry| {
             let before = entry.report.as_ref().and_then(|report| report.loading_since);
-            // Fewer than before: what was fetched is now read, which has its own pace.
+            // With fewer bytes than before, the download has ended and ranks read the files, at another pace.
             let before = before.filter(|(_, before)| loaded >= *before);
             let loading_since = loading.then(|| before.unwrap_or((Instant::now(), loaded)));
             entry.channel = Some(channel.clone());
-            entry.trouble = None;
+            entry.failure = None;
             entry.report = Some(Report { status, live: true, loading_since });
         };
-        if news {
-            heads.tell(key, change);
+        if is_news {
+            heads.update(key, change);
         } else if let Some(entry) = heads.entries().get_mut(key) {
             change(entry);
         }
@@ -234,13 +237,13 @@ async fn watch(heads: &Heads, key: &GroupKey, channel: Channel) -> Result<(), St
     Ok(())
 }
 
-/// Bytes that all ranks have loaded, by what the head says.
+/// Returns the bytes that all ranks have loaded, as the head reports them.
 #[must_use]
-pub fn bytes_loaded(status: &ClusterStatus) -> u64 {
+pub fn sum_loaded_bytes(status: &ClusterStatus) -> u64 {
     status.ranks.iter().fold(0, |sum, rank| sum.saturating_add(rank.bytes_loaded))
 }
 
-/// Whether there is anything in `now` that a status should say.
+/// Returns true if `now` differs from `before` in a field that the cluster's status shows.
 fn differs(before: &ClusterStatus, now: &ClusterStatus) -> bool {
     let essence = |status: &ClusterStatus| {
         let ranks: Vec<_> = status

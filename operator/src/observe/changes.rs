@@ -1,5 +1,4 @@
-//! Lets through the changes that matter: an object whose meaning is the same as before is not told again, one that is
-//! gone always is.
+//! A filter of a watch's events: it lets an object through if its meaning changed, and every deletion.
 
 use std::collections::HashMap;
 
@@ -7,8 +6,8 @@ use futures::stream::{Stream, StreamExt as _};
 use kube::Resource;
 use kube::runtime::watcher::{Error, Event};
 
-/// The objects of `events` whose `meaning` changed, and those that went.
-pub(super) fn changes<K>(
+/// Returns the objects of `events` whose `meaning` changed, and those that were deleted.
+pub(super) fn filter_changes<K>(
     events: impl Stream<Item = Result<Event<K>, Error>> + Send,
     meaning: impl Fn(&K) -> u64 + Send,
 ) -> impl Stream<Item = Result<K, Error>> + Send
@@ -17,7 +16,7 @@ where
 {
     let mut known: HashMap<(Option<String>, Option<String>), u64> = HashMap::new();
     events.filter_map(move |event| {
-        let told = match event {
+        let passed = match event {
             Err(error) => Some(Err(error)),
             Ok(Event::Init | Event::InitDone) => None,
             Ok(Event::Apply(object) | Event::InitApply(object)) => {
@@ -30,7 +29,7 @@ where
                 Some(Ok(object))
             }
         };
-        futures::future::ready(told)
+        futures::future::ready(passed)
     })
 }
 
@@ -54,7 +53,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_means_the_same_is_told_once_and_a_deletion_always() {
+    async fn only_a_changed_meaning_and_a_deletion_pass() {
         let events = [
             Event::InitApply(named("a", "1")),
             Event::Apply(named("a", "2")),
@@ -62,8 +61,8 @@ mod tests {
             Event::Delete(named("a", "other")),
             Event::Apply(named("a", "other")),
         ];
-        let told = changes(stream::iter(events.map(Ok)), |map| u64::from(map.immutable == Some(true)));
-        let versions: Vec<_> = told.map(|map| map.unwrap().metadata.resource_version.unwrap()).collect().await;
+        let passed = filter_changes(stream::iter(events.map(Ok)), |map| u64::from(map.immutable == Some(true)));
+        let versions: Vec<_> = passed.map(|map| map.unwrap().metadata.resource_version.unwrap()).collect().await;
         assert_eq!(versions, ["1", "other", "other", "other"]);
     }
 }

@@ -1,13 +1,13 @@
-//! What is seen of Kubernetes, kept by watches and never polled: clusters, their pods and StatefulSets, the nodes, and a
-//! trace of every other object that the operator made.
+//! The operator's view of Kubernetes: clusters, their pods and StatefulSets, the nodes, and a trace of every other object
+//! that the operator made. Watches keep it up to date, and nothing is polled.
 //!
-//! Invariant: memory is a few kilobytes a pod. What no decision needs is dropped before an object is stored, and of
-//! objects that are only compared, a hash is kept in place of their content.
+//! Invariant: memory is a few kilobytes a pod. A field that no decision needs is dropped before an object is stored. Objects
+//! that are only compared are stored as a hash of their content.
 
 mod changes;
-mod trimmed;
+mod trim;
 mod watches;
 
 #[cfg(test)]
-pub(crate) use trimmed::trim_pod;
+pub(crate) use trim::trim_pod;
 pub use watches::{Observed, Scope, Watches};

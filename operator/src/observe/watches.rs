@@ -13,13 +13,13 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 
-use super::changes::changes;
-use super::trimmed;
+use super::changes::filter_changes;
+use super::trim;
 use crate::objects::kinds::owned_kinds;
 use crate::objects::{LOCKSTEP, label};
 use crate::resource::InferenceCluster;
 
-/// Where clusters are looked for.
+/// Namespaces whose clusters an operator looks after.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {
     All,
@@ -27,7 +27,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The kind `K` within the scope.
+    /// Returns the API of the kind `K` within the scope.
     #[must_use]
     pub fn api<K>(&self, client: &Client) -> Api<K>
     where
@@ -47,40 +47,40 @@ impl Scope {
     }
 }
 
-/// What is known now.
+/// Stores of the watched objects, as they are now.
 #[derive(Clone)]
 pub struct Observed {
     pub clusters: Store<InferenceCluster>,
     pub pods: Store<Pod>,
     pub sets: Store<StatefulSet>,
-    /// `None` where the operator may not read nodes.
+    /// Nodes, or `None` if the operator may not read them.
     pub nodes: Option<Store<Node>>,
     owned: Vec<(ApiResource, Store<DynamicObject>)>,
 }
 
 impl Observed {
-    /// The trace of an owned object.
+    /// Returns the trace of an owned object.
     #[must_use]
     pub fn trace(&self, kind: &str, namespace: &str, name: &str) -> Option<std::sync::Arc<DynamicObject>> {
         let (resource, store) = self.owned.iter().find(|(resource, _)| resource.kind == kind)?;
         store.get(&ObjectRef::new_with(name, resource.clone()).within(namespace))
     }
 
-    /// Whether objects of `kind` are watched: some kinds are there in some Kubernetes only.
+    /// Returns true if objects of `kind` are watched. Only some Kubernetes clusters have every kind.
     #[must_use]
-    pub fn watches(&self, kind: &str) -> bool {
+    pub fn has_kind(&self, kind: &str) -> bool {
         self.owned.iter().any(|(resource, _)| resource.kind == kind)
     }
 
-    /// A pod, by name.
+    /// Returns a pod, by name.
     #[must_use]
     pub fn pod(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<Pod>> {
         self.pods.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// A StatefulSet, by name.
+    /// Returns a StatefulSet, by name.
     #[must_use]
-    pub fn set(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<StatefulSet>> {
+    pub fn stateful_set(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<StatefulSet>> {
         self.sets.get(&ObjectRef::new(name).within(namespace))
     }
 
@@ -90,15 +90,15 @@ impl Observed {
         self.nodes.as_ref()?.get(&ObjectRef::new(name))
     }
 
-    /// Whether `node` answers; unknown nodes and clusters without that knowledge count as ready.
+    /// Returns true if `node` is ready. An unknown node counts as ready, and so does every node if nodes are not watched.
     #[must_use]
-    pub fn node_ready(&self, node: &str) -> bool {
+    pub fn is_node_ready(&self, node: &str) -> bool {
         let Some(nodes) = &self.nodes else { return true };
-        nodes.get(&ObjectRef::new(node)).is_none_or(|node| trimmed::is_ready(&node))
+        nodes.get(&ObjectRef::new(node)).is_none_or(|node| trim::is_ready(&node))
     }
 }
 
-/// Streams that keep the stores filled and say what changed; each must be polled.
+/// Streams that keep the stores filled and return the changed objects. Each must be polled.
 pub struct Watches {
     pub clusters: BoxStream<'static, Result<InferenceCluster, watcher::Error>>,
     pub pods: BoxStream<'static, Result<Pod, watcher::Error>>,
@@ -108,29 +108,29 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Watches of `scope`; `nodes`: whether nodes may be read.
+    /// Makes the watches of `scope`, with those of nodes and of PodMonitors if `nodes` and `pod_monitors` are set.
     #[must_use]
     pub fn new(client: &Client, scope: &Scope, nodes: bool, pod_monitors: bool) -> (Self, Observed) {
         let ours = watcher::Config::default().labels(&format!("{}={LOCKSTEP}", label::MANAGED_BY));
         let (clusters_store, writer) = reflector::store();
         let clusters = watcher(scope.api::<InferenceCluster>(client), watcher::Config::default())
             .default_backoff()
-            .modify(trimmed::trim_cluster)
+            .modify(trim::trim_cluster)
             .reflect(writer);
-        let clusters = changes(clusters, cluster_meaning).boxed();
+        let clusters = filter_changes(clusters, hash_cluster).boxed();
         let (pods_store, writer) = reflector::store();
         let pods = watcher(scope.api::<Pod>(client), ours.clone())
             .default_backoff()
-            .modify(trimmed::trim_pod)
+            .modify(trim::trim_pod)
             .reflect(writer)
             .touched_objects()
             .boxed();
         let (sets_store, writer) = reflector::store();
         let sets = watcher(scope.api::<StatefulSet>(client), ours.clone())
             .default_backoff()
-            .modify(trimmed::trim_stateful_set)
+            .modify(trim::trim_stateful_set)
             .reflect(writer);
-        let sets = changes(sets, content).boxed();
+        let sets = filter_changes(sets, hash_object).boxed();
         let (node_stream, nodes_store) = if nodes { watch_nodes(client) } else { (None, None) };
         let mut owned = Vec::new();
         let mut owned_stores = Vec::new();
@@ -139,9 +139,9 @@ impl Watches {
             owned_stores.push((kind.clone(), writer.as_reader()));
             let stream = watcher(scope.dynamic(client, &kind), ours.clone())
                 .default_backoff()
-                .modify(trimmed::trim_to_trace)
+                .modify(trim::trim_to_trace)
                 .reflect(writer);
-            owned.push((kind, changes(stream, content).boxed()));
+            owned.push((kind, filter_changes(stream, hash_object).boxed()));
         }
         let observed = Observed {
             clusters: clusters_store,
@@ -160,21 +160,21 @@ fn watch_nodes(client: &Client) -> (Option<NodeStream>, Option<Store<Node>>) {
     let (store, writer) = reflector::store();
     let stream = watcher(Api::<Node>::all(client.clone()), watcher::Config::default())
         .default_backoff()
-        .modify(trimmed::trim_node)
+        .modify(trim::trim_node)
         .reflect(writer);
-    (Some(changes(stream, |node| u64::from(trimmed::is_ready(node))).boxed()), Some(store))
+    (Some(filter_changes(stream, |node| u64::from(trim::is_ready(node))).boxed()), Some(store))
 }
 
-/// What of a cluster must be looked at anew when it changes: all but its status.
-fn cluster_meaning(cluster: &InferenceCluster) -> u64 {
+/// Returns a hash of every part of a cluster whose change calls for a reconciliation: all but its status.
+fn hash_cluster(cluster: &InferenceCluster) -> u64 {
     let mut hasher = DefaultHasher::new();
     let meta = &cluster.metadata;
     (&meta.uid, meta.generation, &meta.labels, &meta.annotations, meta.deletion_timestamp.is_some()).hash(&mut hasher);
     hasher.finish()
 }
 
-/// What an owned object says, whose it is, and whether it is going.
-fn content<K: Resource>(object: &K) -> u64 {
+/// Returns a hash of the content of an owned object, of its owners, and of the fact that it is being deleted.
+fn hash_object<K: Resource>(object: &K) -> u64 {
     let mut hasher = DefaultHasher::new();
     let meta = object.meta();
     (&meta.uid, object.annotations(), meta.deletion_timestamp.is_some()).hash(&mut hasher);

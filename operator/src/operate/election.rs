@@ -1,7 +1,8 @@
 //! Leader election by a Lease (coordination.k8s.io/v1), with the times that Kubernetes' own controllers use.
 //!
-//! A holder that cannot renew ends before others may take over, so that two never hold the lease at once as long as
-//! clocks run at about the same speed: each waits a whole duration by its own clock since it last saw a change.
+//! A holder that cannot renew the lease ends before another contender may take it. Each contender waits a whole duration, by
+//! its own clock, since it last saw the lease change. So two never hold the lease at once, as long as their clocks run at
+//! about the same speed.
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +13,19 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
-/// How long a lease holds after its last renewal.
-pub(super) const DURATION: Duration = Duration::from_secs(15);
-/// A holder that has not renewed for this long gives up.
+/// Time for which a lease holds after its last renewal.
+pub(super) const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// Time without a renewal after which a holder gives up.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// Pause between two tries.
-const RETRY: Duration = Duration::from_secs(2);
+/// Pause between two attempts.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-/// One contender for a lease.
+/// Contender for a lease.
 pub(super) struct Election {
     api: Api<Lease>,
     name: String,
     holder: String,
-    /// The lease as last seen, and since when it has been so.
+    /// Version of the lease that was seen last, and the time at which it was seen first.
     seen: Option<(Option<String>, Instant)>,
 }
 
@@ -33,36 +34,36 @@ impl Election {
         Self { api: Api::namespaced(client, namespace), name: name.into(), holder: holder.into(), seen: None }
     }
 
-    /// Waits until this process holds the lease; false where `stop` came first.
+    /// Waits until this process holds the lease. Returns false if `stop` came first.
     pub(super) async fn acquire(&mut self, stop: &CancellationToken) -> bool {
-        let mut told = false;
+        let mut is_logged = false;
         loop {
             match self.attempt().await {
                 Ok(None) => return true,
-                Ok(Some(other)) if !told => {
+                Ok(Some(other)) if !is_logged => {
                     tracing::info!(lease = self.name, holder = other, "standing by: another operator leads");
-                    told = true;
+                    is_logged = true;
                 }
                 Ok(Some(_)) => {}
                 Err(error) => tracing::warn!(lease = self.name, %error, "cannot take the lease; trying again"),
             }
             tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
                 () = stop.cancelled() => return false,
             }
         }
     }
 
-    /// Renews until it fails for too long (then returns) or `stop`.
+    /// Renews the lease until renewals fail for too long, or until `stop`.
     pub(super) async fn hold(&mut self, stop: &CancellationToken) {
         let mut renewed = Instant::now();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
                 () = stop.cancelled() => return,
             }
-            let left = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
-            match tokio::time::timeout(left.max(Duration::from_millis(1)), self.attempt()).await {
+            let remaining = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
+            match tokio::time::timeout(remaining.max(Duration::from_millis(1)), self.attempt()).await {
                 Ok(Ok(None)) => renewed = Instant::now(),
                 Ok(Ok(Some(other))) => {
                     tracing::error!(lease = self.name, holder = other, "another operator took the lease");
@@ -78,7 +79,7 @@ impl Election {
         }
     }
 
-    /// Gives the lease up, so that the next need not wait for its end.
+    /// Gives the lease up, so that the next holder need not wait for its end.
     pub(super) async fn release(&self) {
         let Ok(mut lease) = self.api.get(&self.name).await else { return };
         let Some(spec) = &mut lease.spec else { return };
@@ -91,30 +92,32 @@ impl Election {
         }
     }
 
-    /// Takes or renews the lease; the answer is who else holds it.
+    /// Takes or renews the lease. Returns the other holder if there is one.
     async fn attempt(&mut self) -> kube::Result<Option<String>> {
         let Some(mut lease) = self.api.get_opt(&self.name).await? else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-            let lease = Lease { metadata, spec: Some(self.spec(None)) };
-            return self.settle(self.api.create(&PostParams::default(), &lease).await);
+            let lease = Lease { metadata, spec: Some(self.make_spec(None)) };
+            return self.judge_write(self.api.create(&PostParams::default(), &lease).await);
         };
         let version = lease.metadata.resource_version.clone();
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != version) {
             self.seen = Some((version, Instant::now()));
         }
-        let held = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).filter(|held| !held.is_empty());
-        let over = self.seen.as_ref().is_some_and(|(_, since)| since.elapsed() > DURATION);
-        match held {
-            Some(other) if other != self.holder && !over => Ok(Some(other)),
+        let holder =
+            lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).filter(|holder| !holder.is_empty());
+        let is_over = self.seen.as_ref().is_some_and(|(_, since)| since.elapsed() > LEASE_DURATION);
+        match holder {
+            Some(other) if other != self.holder && !is_over => Ok(Some(other)),
             _ => {
-                lease.spec = Some(self.spec(lease.spec.as_ref()));
-                // The version in it makes the API server refuse whoever comes second.
-                self.settle(self.api.replace(&self.name, &PostParams::default(), &lease).await)
+                lease.spec = Some(self.make_spec(lease.spec.as_ref()));
+                // The API server refuses the second of two contenders, because the lease names its version.
+                self.judge_write(self.api.replace(&self.name, &PostParams::default(), &lease).await)
             }
         }
     }
 
-    fn settle(&self, written: kube::Result<Lease>) -> kube::Result<Option<String>> {
+    /// Returns the other holder if a contender was faster.
+    fn judge_write(&self, written: kube::Result<Lease>) -> kube::Result<Option<String>> {
         match written {
             Ok(_) => Ok(None),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(Some("another contender".into())),
@@ -122,13 +125,13 @@ impl Election {
         }
     }
 
-    fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+    fn make_spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
         let same = before.is_some_and(|before| before.holder_identity.as_deref() == Some(&self.holder));
         let transitions = before.and_then(|before| before.lease_transitions).unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(self.holder.clone()),
-            lease_duration_seconds: Some(DURATION.as_secs() as i32),
+            lease_duration_seconds: Some(LEASE_DURATION.as_secs() as i32),
             acquire_time: before.filter(|_| same).and_then(|before| before.acquire_time.clone()).or(Some(now.clone())),
             renew_time: Some(now),
             lease_transitions: Some(if same { transitions } else { transitions + 1 }),

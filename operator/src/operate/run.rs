@@ -1,4 +1,4 @@
-//! Start, work, end.
+//! The life of the operator: start, lease, controllers, end.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,19 +31,19 @@ use crate::reconcile::validate::{Defaults, OperatorPods};
 use crate::reconcile::{Certificates, Context, Ledger, Pace, ReconcileError, Recorders, reconcile};
 use crate::resource::InferenceCluster;
 
-/// Changes that come within this time are looked at together.
+/// Time within which changes of a cluster are reconciled together.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// Pauses after failures to reconcile one cluster.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(120));
 /// Pauses between questions whether the API server knows the resource.
 const CRD_PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
-/// How long what runs may take to end.
-const GRACE: Duration = Duration::from_secs(10);
+/// Maximum time for the server to end.
+const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Starts the logs.
-pub(super) fn logs(options: &RunOptions) {
+pub(super) fn start_logs(options: &RunOptions) {
     let filter = tracing_subscriber::EnvFilter::try_new(&options.log).unwrap_or_else(|error| {
-        eprintln!("warning: --log {:?} is no filter ({error}); taking info", options.log);
+        eprintln!("warning: --log {:?} is no filter ({error}); using info", options.log);
         tracing_subscriber::EnvFilter::new("info")
     });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -53,7 +53,7 @@ pub(super) fn logs(options: &RunOptions) {
     }
 }
 
-/// Runs until a signal, or until the lease is lost.
+/// Runs until a signal comes or the lease is lost.
 pub(super) async fn run(options: RunOptions) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let stop = CancellationToken::new();
@@ -63,16 +63,17 @@ pub(super) async fn run(options: RunOptions) -> anyhow::Result<()> {
     let (waiting, progress) = watch::channel(Some("starting".to_owned()));
     let serving = CancellationToken::new();
     let server = tokio::spawn(server::serve(listener, metrics.clone(), progress, serving.clone()));
-    tokio::spawn(signals(stop.clone()));
+    tokio::spawn(await_signals(stop.clone()));
 
     let client = Client::try_default().await.context("find the API server; outside of a pod set KUBECONFIG")?;
     let result = lead(&client, &options, &metrics, &waiting, &stop).await;
     serving.cancel();
-    let _ = tokio::time::timeout(GRACE, server).await;
+    let _ = tokio::time::timeout(GRACE_PERIOD, server).await;
     result
 }
 
-async fn signals(stop: CancellationToken) {
+/// Cancels `stop` at the first signal to end.
+async fn await_signals(stop: CancellationToken) {
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return tracing::error!("cannot listen for signals");
     };
@@ -80,11 +81,11 @@ async fn signals(stop: CancellationToken) {
         _ = term.recv() => {}
         _ = int.recv() => {}
     }
-    tracing::info!("told to stop");
+    tracing::info!("a signal asks this process to end");
     stop.cancel();
 }
 
-/// Works while holding the lease.
+/// Works as long as this process holds the lease.
 async fn lead(
     client: &Client,
     options: &RunOptions,
@@ -92,28 +93,28 @@ async fn lead(
     waiting: &watch::Sender<super::server::Waiting>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    if !crd_is_there(client, waiting, stop).await {
+    if !await_crd(client, waiting, stop).await {
         return Ok(());
     }
-    // Whoever stands by is ready to take over.
+    // A process that stands by is ready to take over.
     waiting.send_replace(None);
     if options.no_leader_election {
-        metrics.lead(true);
-        return work(client, options, metrics, stop).await;
+        metrics.set_leader(true);
+        return run_controllers(client, options, metrics, stop).await;
     }
     let namespace = options.pod_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    let mut election = Election::new(client.clone(), &namespace, &options.lease_name, &identity(options));
+    let mut election = Election::new(client.clone(), &namespace, &options.lease_name, &holder_identity(options));
     if !election.acquire(stop).await {
         return Ok(());
     }
     tracing::info!(lease = options.lease_name, namespace, "leading");
-    metrics.lead(true);
-    // Held until the work has ended, which `stop` brings about.
-    let held = CancellationToken::new();
+    metrics.set_leader(true);
+    // The lease is held until the work has ended, which `stop` brings about.
+    let never = CancellationToken::new();
     let result = tokio::select! {
-        result = work(client, options, metrics, stop) => result,
-        // What runs is dropped here: nothing is written without the lease.
-        () = election.hold(&held) => {
+        result = run_controllers(client, options, metrics, stop) => result,
+        // The work is dropped here: nothing is written without the lease.
+        () = election.hold(&never) => {
             bail!("lost the lease {}; ending, so that only its holder changes anything", options.lease_name)
         }
     };
@@ -121,31 +122,28 @@ async fn lead(
     result
 }
 
-fn identity(options: &RunOptions) -> String {
+/// Returns the name by which this process holds the lease.
+fn holder_identity(options: &RunOptions) -> String {
     let pod = options.pod_name.clone().unwrap_or_else(|| "lockstep-operator".into());
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{pod}_{}-{:x}", std::process::id(), since.as_nanos())
 }
 
-/// Waits for the CRD; false where `stop` came first.
-async fn crd_is_there(
-    client: &Client,
-    waiting: &watch::Sender<super::server::Waiting>,
-    stop: &CancellationToken,
-) -> bool {
+/// Waits for the CRD. Returns false if `stop` came first.
+async fn await_crd(client: &Client, waiting: &watch::Sender<super::server::Waiting>, stop: &CancellationToken) -> bool {
     let mut pauses = CRD_PAUSES;
     loop {
-        let why = match client.list_api_group_resources("lockstep.dev/v1alpha1").await {
+        let obstacle = match client.list_api_group_resources("lockstep.dev/v1alpha1").await {
             Ok(kinds) if kinds.resources.iter().any(|kind| kind.kind == "InferenceCluster") => return true,
             Ok(_) => "the API server does not know InferenceCluster".to_owned(),
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                "there is no CRD of InferenceCluster: apply what `lockstep-operator crd` prints".to_owned()
+                "there is no CRD of InferenceCluster; apply the output of `lockstep-operator crd`".to_owned()
             }
-            Err(error) => format!("the API server cannot be asked: {error}"),
+            Err(error) => format!("the API server does not answer: {error}"),
         };
         let pause = pauses.next_pause();
-        tracing::warn!("{why}; trying again in {} s", pause.as_secs());
-        waiting.send_replace(Some(why));
+        tracing::warn!("{obstacle}; trying again in {} s", pause.as_secs());
+        waiting.send_replace(Some(obstacle));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return false,
@@ -153,8 +151,8 @@ async fn crd_is_there(
     }
 }
 
-/// One controller for each scope, until `stop`.
-async fn work(
+/// Runs one controller for each scope until `stop`.
+async fn run_controllers(
     client: &Client,
     options: &RunOptions,
     metrics: &Arc<Metrics>,
@@ -167,18 +165,18 @@ async fn work(
     let monitors = client.list_api_group_resources("monitoring.coreos.com/v1").await;
     let monitors = monitors.is_ok_and(|kinds| kinds.resources.iter().any(|kind| kind.kind == "PodMonitor"));
     let defaults =
-        Defaults { agent_image: options.agent_image.clone(), operator_pods: own_pods(client, options).await };
+        Defaults { agent_image: options.agent_image.clone(), operator_pods: find_own_pods(client, options).await };
     let controllers = scopes.into_iter().map(|scope| {
         let span = tracing::info_span!("scope", namespaces = ?scope);
-        control(client.clone(), scope, defaults.clone(), monitors, options, metrics.clone(), stop.clone())
+        run_controller(client.clone(), scope, defaults.clone(), monitors, options, metrics.clone(), stop.clone())
             .instrument(span)
     });
     futures::future::join_all(controllers).await;
     Ok(())
 }
 
-/// How a NetworkPolicy selects this operator, where it runs as a pod.
-async fn own_pods(client: &Client, options: &RunOptions) -> Option<OperatorPods> {
+/// Returns the labels and the namespace by which a NetworkPolicy selects this operator, if the operator runs as a pod.
+async fn find_own_pods(client: &Client, options: &RunOptions) -> Option<OperatorPods> {
     let (name, namespace) = (options.pod_name.as_ref()?, options.pod_namespace.as_ref()?);
     let pod = Api::<Pod>::namespaced(client.clone(), namespace).get(name).await.ok()?;
     let mut labels = pod.metadata.labels?;
@@ -186,7 +184,7 @@ async fn own_pods(client: &Client, options: &RunOptions) -> Option<OperatorPods>
     Some(OperatorPods { namespace: namespace.clone(), labels })
 }
 
-async fn control(
+async fn run_controller(
     client: Client,
     scope: Scope,
     defaults: Defaults,
@@ -211,80 +209,81 @@ async fn control(
         events: crate::reconcile::EventCache::default(),
     });
     let queued = metrics.clone();
-    let clusters = watches.clusters.inspect_ok(move |cluster| queued.queued(&ObjectRef::from_obj(cluster)));
+    let clusters = watches.clusters.inspect_ok(move |cluster| queued.record_change(&ObjectRef::from_obj(cluster)));
     let queued = metrics.clone();
-    let of_pod = move |pod: Pod| {
-        let cluster = owner_of(&pod);
-        cluster.iter().for_each(|cluster| queued.queued(cluster));
+    let clusters_of_pod = move |pod: Pod| {
+        let cluster = cluster_of_pod(&pod);
+        cluster.iter().for_each(|cluster| queued.record_change(cluster));
         cluster
     };
     let mut controller = Controller::for_stream(clusters, observed.clusters.clone())
         .with_config(ControllerConfig::default().debounce(DEBOUNCE).concurrency(options.concurrency))
         .owns_stream(watches.sets)
-        .watches_stream(watches.pods, of_pod)
+        .watches_stream(watches.pods, clusters_of_pod)
         .reconcile_on(changes)
         .graceful_shutdown_on(stop.cancelled_owned());
     if let Some(nodes) = watches.nodes {
         let pods = observed.pods.clone();
-        controller = controller.watches_stream(nodes, move |node: Node| on_node(&pods, &node));
+        controller = controller.watches_stream(nodes, move |node: Node| clusters_on_node(&pods, &node));
     }
     for (kind, stream) in watches.owned {
         controller = controller.owns_stream_with(stream, kind);
     }
     let failures = Arc::new(Failures::default());
-    let look = {
+    let reconciler = {
         let failures = failures.clone();
-        move |cluster, context| look(cluster, context, failures.clone())
+        move |cluster, context| reconcile_and_record(cluster, context, failures.clone())
     };
     let failed = move |cluster: Arc<InferenceCluster>, _: &ReconcileError, _: Arc<Context>| {
-        Action::requeue(failures.pause(&cluster))
+        Action::requeue(failures.next_pause(&cluster))
     };
     let gone = context.clone();
     controller
-        .run(look, failed, context)
+        .run(reconciler, failed, context)
         .for_each(|result| {
             if let Err(kube::runtime::controller::Error::ObjectNotFound(cluster)) = &result {
                 let namespace = cluster.namespace.clone().unwrap_or_default();
                 crate::reconcile::forget_cluster(&gone, &namespace, &cluster.name);
-                gone.metrics.forget(&namespace, &cluster.name);
+                gone.metrics.forget_cluster(&namespace, &cluster.name);
             } else if let Err(kube::runtime::controller::Error::QueueError(error)) = &result {
-                tracing::warn!(%error, "a watch failed; it is begun anew");
+                tracing::warn!(%error, "a watch failed; beginning it again");
             }
             futures::future::ready(())
         })
         .await;
 }
 
-/// The cluster that a pod is of.
-fn owner_of(pod: &Pod) -> Option<ObjectRef<InferenceCluster>> {
+/// Returns the cluster that `pod` belongs to.
+fn cluster_of_pod(pod: &Pod) -> Option<ObjectRef<InferenceCluster>> {
     let name = pod.labels().get(label::CLUSTER)?;
     Some(ObjectRef::new(name).within(&pod.namespace()?))
 }
 
-/// The clusters with pods on a node that went or came back.
-fn on_node(pods: &Store<Pod>, node: &Node) -> Vec<ObjectRef<InferenceCluster>> {
+/// Returns the clusters with pods on `node`, which went away or came back.
+fn clusters_on_node(pods: &Store<Pod>, node: &Node) -> Vec<ObjectRef<InferenceCluster>> {
     let name = node.name_any();
-    let there = pods.state_filter(|pod| crate::pods::kube_node(pod) == Some(&name));
-    let mut clusters: Vec<_> = there.iter().filter_map(|pod| owner_of(pod)).collect();
+    let on_node = pods.state_filter(|pod| crate::pods::kube_node(pod) == Some(&name));
+    let mut clusters: Vec<_> = on_node.iter().filter_map(|pod| cluster_of_pod(pod)).collect();
     clusters.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     clusters.dedup();
     clusters
 }
 
-async fn look(
+/// Reconciles one cluster and records the outcome.
+async fn reconcile_and_record(
     cluster: Arc<InferenceCluster>,
     context: Arc<Context>,
     failures: Arc<Failures>,
 ) -> Result<Action, ReconcileError> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    context.metrics.began(&namespace, &name);
+    context.metrics.record_begin(&namespace, &name);
     let began = Instant::now();
     let span = tracing::info_span!("cluster", namespace, name, generation = cluster.metadata.generation);
     let result = reconcile(cluster.clone(), context.clone()).instrument(span.clone()).await;
-    context.metrics.ended(began.elapsed(), result.as_ref().err().map(ReconcileError::cause));
-    context.metrics.listening(context.heads.connections());
+    context.metrics.record_end(began.elapsed(), result.as_ref().err().map(ReconcileError::cause));
+    context.metrics.set_connections(context.heads.count_connections());
     match &result {
-        Ok(_) => failures.settled(&cluster),
+        Ok(_) => failures.reset(&cluster),
         Err(error) => span.in_scope(|| tracing::warn!("{error}; trying again")),
     }
     result
@@ -295,13 +294,13 @@ async fn look(
 struct Failures(std::sync::Mutex<HashMap<String, Backoff>>);
 
 impl Failures {
-    fn settled(&self, cluster: &InferenceCluster) {
+    fn reset(&self, cluster: &InferenceCluster) {
         self.lock().remove(&cluster.uid().unwrap_or_default());
     }
 
     /// Returns the pause after another failure. The pauses are spread by a quarter, so that many clusters do not try at
     /// once.
-    fn pause(&self, cluster: &InferenceCluster) -> Duration {
+    fn next_pause(&self, cluster: &InferenceCluster) -> Duration {
         let uid = cluster.uid().unwrap_or_default();
         let spread = uid.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let pause = self.lock().entry(uid).or_insert(PAUSES).next_pause();

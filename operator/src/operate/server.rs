@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// How far the program has come; `None`: it does its work or stands by for it.
+/// Obstacle that the program waits for, or `None` if the program works or stands by.
 pub(super) type Waiting = Option<String>;
 
 #[derive(Clone)]
@@ -22,7 +22,7 @@ struct Shared {
     waiting: watch::Receiver<Waiting>,
 }
 
-/// Serves until `stop`.
+/// Serves the three pages until `stop`.
 pub(super) async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
@@ -30,23 +30,23 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let routes = Router::new()
-        // The runtime answers, so it is not stuck.
+        // An answer shows that the runtime is not stuck.
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(show))
+        .route("/readyz", get(answer_ready))
+        .route("/metrics", get(answer_metrics))
         .with_state(Shared { metrics, waiting });
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-async fn ready(State(shared): State<Shared>) -> Response {
+async fn answer_ready(State(shared): State<Shared>) -> Response {
     match &*shared.waiting.borrow() {
         None => "ok\n".into_response(),
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+        Some(obstacle) => (StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n")).into_response(),
     }
 }
 
-async fn show(State(shared): State<Shared>) -> Response {
-    match shared.metrics.text() {
+async fn answer_metrics(State(shared): State<Shared>) -> Response {
+    match shared.metrics.to_text() {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -133,7 +133,7 @@ async fn apply_first(context: &Context, owner: &str, object: &Object) -> Result<
             other => return other.map_err(|source| ReconcileError::Apply { kind, name, source }),
         }
     }
-    context.metrics.request("get");
+    context.metrics.count_request("get");
     let found = api(context, object).get_metadata_opt(&name).await;
     let refused = |source| ReconcileError::Apply { kind: kind.clone(), name: name.clone(), source };
     if found.map_err(refused)?.is_some_and(|found| is_foreign(&found.metadata, owner)) {
@@ -156,7 +156,7 @@ async fn patch(context: &Context, object: &Object, force: bool) -> kube::Result<
         kind: object.resource.kind.clone(),
     });
     let applied = async || {
-        context.metrics.request("patch");
+        context.metrics.count_request("patch");
         let params = PatchParams { force, ..PatchParams::apply(FIELD_MANAGER) };
         api.patch(&name, &params, &Patch::Apply(&whole)).await
     };
@@ -165,7 +165,7 @@ async fn patch(context: &Context, object: &Object, force: bool) -> kube::Result<
         // entries remain, and the object is invalid. A merge patch replaces the whole list.
         Err(kube::Error::Api(status)) if status.code == 422 && force => {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-            context.metrics.request("patch");
+            context.metrics.count_request("patch");
             match api.patch(&name, &params, &Patch::Merge(&whole)).await {
                 Ok(_) => applied().await,
                 Err(_) => Err(kube::Error::Api(status)),
@@ -199,7 +199,7 @@ where
     if let Some(uid) = options.uid {
         params = params.preconditions(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
     }
-    context.metrics.request("delete");
+    context.metrics.count_request("delete");
     match api.delete(name, &params).await {
         Ok(_) => Ok(()),
         // The object is gone, or another object has its name.

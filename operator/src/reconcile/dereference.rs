@@ -82,7 +82,7 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
     for index in 0..MAX_GROUPS {
         let names = Names::new(&name, index);
         let mut set = |name: String| {
-            let set = context.observed.set(&namespace, &name)?;
+            let set = context.observed.stateful_set(&namespace, &name)?;
             if is_owned_by(&set.metadata, &uid) == Some(true) {
                 return Some(set);
             }
@@ -97,7 +97,7 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
         collect_pods(context, &namespace, &names, cluster.spec.workers, &mut group);
         let key = GroupKey::new(&namespace, &name, index);
         group.report = group.head().and_then(|head| context.heads.report(&key, &head.uid()?));
-        group.unreachable = context.heads.trouble(&key);
+        group.unreachable = context.heads.failure(&key);
         group.events = events::read_events(context, &namespace, &group).await;
         group.unready_nodes = unready_nodes(context, &group);
         seen.groups.insert(index, group);

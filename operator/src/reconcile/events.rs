@@ -87,7 +87,7 @@ where
     }
     let selector = format!("involvedObject.uid={uid},{only}");
     let events: Api<Event> = Api::namespaced(context.client.clone(), namespace);
-    context.metrics.request("list");
+    context.metrics.count_request("list");
     let listed = match events.list(&ListParams::default().fields(&selector).limit(MAX_LISTED)).await {
         Ok(list) => list.items,
         Err(error) => {

@@ -69,7 +69,7 @@ impl Context {
     /// Returns the metadata of an owned object as the watches show it.
     fn observed_metadata(&self, kind: &str, namespace: &str, name: &str) -> Option<ObjectMeta> {
         match kind {
-            "StatefulSet" => self.observed.set(namespace, name).map(|set| set.metadata.clone()),
+            "StatefulSet" => self.observed.stateful_set(namespace, name).map(|set| set.metadata.clone()),
             _ => self.observed.trace(kind, namespace, name).map(|object| object.metadata.clone()),
         }
     }
@@ -178,7 +178,7 @@ async fn apply_all(
     for object in shared.objects() {
         apply::apply(context, &cluster.identity.owner.uid, object).await?;
     }
-    if context.observed.watches("PodMonitor") {
+    if context.observed.has_kind("PodMonitor") {
         apply::apply(context, &cluster.identity.owner.uid, shared.pod_monitor_object()).await?;
     }
     for (&index, step) in steps {
@@ -197,7 +197,7 @@ async fn follow_heads(context: &Context, cluster: &Validated, seen: &Observation
         let key = GroupKey::new(&cluster.identity.namespace, &cluster.identity.name, index);
         let pod = group.head_address().filter(|_| !steady);
         match pod {
-            None => context.heads.leave(&key),
+            None => context.heads.disconnect(&key),
             Some(pod) => match context.certificates.credentials(context, cluster).await {
                 Ok(credentials) => context.heads.follow(&key, &pod, &credentials),
                 Err(error) => tracing::warn!(cluster = %cluster.identity.name, %error, "cannot dial heads"),

@@ -84,7 +84,7 @@ impl Certificates {
         }
         let name = ClusterNames::new(&cluster.identity.name).ca_secret();
         let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.identity.namespace);
-        context.metrics.request("get");
+        context.metrics.count_request("get");
         let secret = api.get(&name).await.map_err(|source| CredentialsError::Read { name, source })?;
         let credentials = parse_credentials(&secret)?;
         if let Some(checked) = self.lock().get_mut(&key) {
@@ -167,7 +167,7 @@ async fn read_secrets(
 ) -> Result<Vec<Secret>, ReconcileError> {
     let mut existing = Vec::new();
     for name in secret_names(cluster) {
-        context.metrics.request("get");
+        context.metrics.count_request("get");
         let Some(found) = api.get_opt(&name).await.map_err(ReconcileError::ReadSecrets)? else { continue };
         if is_foreign(&found.metadata, &cluster.identity.owner.uid) {
             return Err(ReconcileError::NameTaken(format!("Secret {name}")));
@@ -187,10 +187,10 @@ async fn write_secret(context: &Context, api: &Api<Secret>, secret: Secret) -> R
     let name = secret.name_any();
     let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
     let written = if secret.resource_version().is_some() {
-        context.metrics.request("put");
+        context.metrics.count_request("put");
         api.replace(&name, &params, &secret).await
     } else {
-        context.metrics.request("post");
+        context.metrics.count_request("post");
         api.create(&params, &secret).await
     };
     let written = written.map_err(|source| ReconcileError::WriteSecret { name, source })?;

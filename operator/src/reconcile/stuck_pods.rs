@@ -60,7 +60,7 @@ fn observe_deletion(
     });
     Some(StuckPod {
         overdue: Duration::try_from(now().duration_since(grace_period_end)).ok(),
-        kube_node_ready: pods::kube_node(pod).is_none_or(|kube_node| context.observed.node_ready(kube_node)),
+        kube_node_ready: pods::kube_node(pod).is_none_or(|kube_node| context.observed.is_node_ready(kube_node)),
         is_head: ordinal == 0,
         ranks_lost,
     })

@@ -68,7 +68,7 @@ pub(super) async fn publish(context: &Context, object: &InferenceCluster, change
             action: "Reconcile".into(),
             secondary: None,
         };
-        context.metrics.request("post");
+        context.metrics.count_request("post");
         if let Err(error) = recorder.publish(&event, &reference).await {
             tracing::debug!(%error, "cannot write an event");
         }

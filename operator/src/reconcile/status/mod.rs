@@ -185,7 +185,7 @@ pub(super) async fn write(
     status: InferenceClusterStatus,
 ) -> Result<Option<Duration>, ReconcileError> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    context.metrics.observe(&namespace, &name, &status);
+    context.metrics.record_status(&namespace, &name, &status);
     if object.status.as_ref() == Some(&status) {
         return Ok(None);
     }
@@ -196,7 +196,7 @@ pub(super) async fn write(
     }
     let api: Api<InferenceCluster> = Api::namespaced(context.client.clone(), &namespace);
     let patch = json!({ "apiVersion": "lockstep.dev/v1alpha1", "kind": "InferenceCluster", "status": status });
-    context.metrics.request("patch");
+    context.metrics.count_request("patch");
     let written = api.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await;
     match written {
         // The cluster was deleted meanwhile.

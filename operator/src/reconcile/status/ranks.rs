@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::ResourceExt as _;
 use lockstep_proto::v1::{self, Phase};
 
-use crate::heads::{Report, bytes_loaded};
+use crate::heads::{Report, sum_loaded_bytes};
 use crate::plan::{Names, RANK};
 use crate::pods;
 use crate::reconcile::dereference::GroupSeen;
@@ -89,7 +89,7 @@ fn copy_report(status: &mut RankStatus, reported: &v1::RankStatus, report: Optio
 /// Estimates the time until the rank's weights are loaded, from the pace of the whole group so far.
 fn estimate_loading_time(report: &Report, reported: &v1::RankStatus) -> Option<Duration> {
     let (since, before) = report.loading_since?;
-    let loaded = bytes_loaded(&report.status);
+    let loaded = sum_loaded_bytes(&report.status);
     let ranks = report.status.ranks.len().max(1) as f64;
     let pace = loaded.saturating_sub(before) as f64 / ranks / since.elapsed().as_secs_f64().max(0.1);
     if pace < 1.0 {

@@ -1,4 +1,4 @@
-//! Drops from watched objects what no decision needs.
+//! Trimming of watched objects to the fields that a decision needs.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
@@ -11,8 +11,8 @@ use crate::objects::hash::{hash_content, hash_with_labels};
 use crate::objects::{annotation, label};
 use crate::resource::InferenceCluster;
 
-/// A pod keeps its place, its status, and whose it is. There are more pods than anything else, and the types of
-/// Kubernetes are large: room that vectors keep for more is given back.
+/// Trims a pod to its node, its status, and the labels of its cluster and revision. There are more pods than other objects,
+/// and Kubernetes' types are large, so vectors also give back their spare capacity.
 pub(crate) fn trim_pod(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
@@ -59,14 +59,14 @@ pub(super) fn trim_to_trace(object: &mut DynamicObject) {
     object.metadata.annotations.get_or_insert_default().insert(annotation::SEEN.into(), hash);
 }
 
-/// Metadata keep what says which object it is, whose, and what it was applied as. The hash of the content covers labels.
+/// Trims metadata to the object's identity, its owners and its annotations. The hash of the content covers the labels.
 pub(super) fn trim_metadata(metadata: &mut ObjectMeta) {
     metadata.managed_fields = None;
     metadata.labels = None;
     metadata.owner_references.iter_mut().for_each(Vec::shrink_to_fit);
 }
 
-/// A StatefulSet keeps what it was applied as (an annotation) and its numbers; of its template, a hash.
+/// Trims a StatefulSet to its numbers, its annotations and a hash of its template.
 pub(super) fn trim_stateful_set(set: &mut StatefulSet) {
     if let Some(spec) = &mut set.spec {
         let hash = hash_with_labels(json!({ "spec": spec }), &set.metadata);
@@ -78,7 +78,7 @@ pub(super) fn trim_stateful_set(set: &mut StatefulSet) {
     trim_metadata(&mut set.metadata);
 }
 
-/// A node keeps its name and whether it is ready.
+/// Trims a node to its name and its condition Ready.
 pub(super) fn trim_node(node: &mut Node) {
     node.managed_fields_mut().clear();
     node.metadata.annotations = None;
@@ -97,15 +97,15 @@ pub(super) fn trim_node(node: &mut Node) {
     }
 }
 
+/// Drops the copy of a cluster that kubectl keeps in an annotation, and the managers of its fields.
 pub(super) fn trim_cluster(cluster: &mut InferenceCluster) {
     cluster.managed_fields_mut().clear();
-    // kubectl's copy of the whole object.
     if let Some(annotations) = &mut cluster.metadata.annotations {
         annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     }
 }
 
-/// Whether the node answers.
+/// Returns true if the node's kubelet answers.
 pub(super) fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True")
