@@ -1,5 +1,5 @@
-//! The two kinds of layers that model families are made of. Each file shows one and nothing else; what a family has of it
-//! stands in `config/families`.
+//! The two kinds of decoder blocks that model families are made of. Each file shows one block and nothing else.
+//! `config/families` states which tensors and settings a family has.
 
 mod decoder;
 mod gemma;
@@ -30,7 +30,7 @@ pub trait Model: Send {
 /// Loads this rank's part of the model that `config` describes.
 ///
 /// # Errors
-/// Those of reading weights.
+/// The errors of reading weights.
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, EngineError> {
     let text = config.weights_prefix.map(|prefix| loader.at(prefix));
     let loader = text.as_ref().unwrap_or(loader);

@@ -124,8 +124,8 @@ fn every_format_is_kept_on_a_device() {
         for name in ["awkward-gqa", "qwen3-moe", "gemma3"] {
             let setup = GroupSetup { dtype, quantization, ..GroupSetup::new(name, 1) };
             let on = |devices: Devices| furthest_logit(name, &GroupSetup { devices, ..setup.clone() }, false);
-            let (kernels, twins) = (on(Devices::default()), on(devices(&[1 << 30], false)));
-            assert!((kernels - twins).abs() < tolerance, "{name} {dtype:?} {quantization:?}: {kernels} and {twins}");
+            let (kernels, plain) = (on(Devices::default()), on(devices(&[1 << 30], false)));
+            assert!((kernels - plain).abs() < tolerance, "{name} {dtype:?} {quantization:?}: {kernels} and {plain}");
             let placed = load(&setup, devices(&[1 << 30], false)).unwrap();
             let plain = load(&GroupSetup { quantization: None, ..setup.clone() }, devices(&[1 << 30], false));
             let (weights, plain) = (placed[0].weight_bytes, plain.unwrap()[0].weight_bytes);

@@ -20,7 +20,7 @@ pub struct PlanLimits {
     pub max_num_seqs: u32,
 }
 
-/// The state of one sequence on a rank.
+/// State of one sequence on a rank.
 #[derive(Debug, Clone)]
 pub struct Sequence {
     pub params: SamplingParams,
@@ -37,7 +37,7 @@ pub struct Sequence {
 pub struct LastSampled {
     /// Number of the step that sampled it.
     pub step: u64,
-    /// The token; `None` if this is not the last pipeline stage and the last stage has not sent the token yet.
+    /// The token; `None` on a pipeline stage that has not received it from the last stage.
     pub token: Option<u32>,
 }
 
