@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use kube::api::{ListParams, ObjectMeta};
 use kube::{Api, ResourceExt as _};
 
-use super::dereference::GroupSeen;
+use super::observation::GroupSeen;
 use super::{Context, elapsed};
 use crate::diagnosis::needs_events;
 

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 
 use super::apply::{DeleteOptions, apply, delete, delete_observed};
 use super::build::{GroupObjects, group_objects, revision, revision_of};
-use super::dereference::{GroupSeen, Observation};
+use super::observation::{GroupSeen, Observation};
 use super::validate::Validated;
 use super::{Context, ReconcileError, elapsed};
 use crate::heads::GroupKey;

@@ -17,6 +17,7 @@ pub mod build;
 mod dereference;
 mod events;
 mod groups;
+mod observation;
 mod secrets;
 mod status;
 mod stuck_pods;
@@ -31,8 +32,8 @@ use kube::runtime::controller::Action;
 use kube::{Client, Resource as _, ResourceExt as _};
 
 pub use apply::Ledger;
-pub use dereference::{GroupSeen, Observation};
 pub use events::EventCache;
+pub use observation::{GroupSeen, Observation};
 pub use secrets::Certificates;
 pub use status::{Pace, Recorders};
 

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use lockstep_proto::v1::Phase;
 
 use super::apply::delete_observed;
-use super::dereference::{GroupSeen, Observation};
+use super::observation::{GroupSeen, Observation};
 use super::validate::Validated;
 use super::{Context, ReconcileError, now};
 use crate::pods;

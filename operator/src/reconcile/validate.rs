@@ -283,7 +283,7 @@ mod tests {
         let cluster = testing::cluster(&format!("{{ model: {{ source: 'builtin://tiny' }}, {fields} }}"));
         let defaults = Defaults { agent_image: "agent:1".into(), operator_pods: None };
         let stored = validate(&cluster, &defaults).map(drop);
-        assert_eq!(stored, check_spec(&cluster.spec), "a command judges otherwise than the operator");
+        assert_eq!(stored, check_spec(&cluster.spec), "the command and the operator differ");
         stored.map_err(|invalid| invalid.to_string())
     }
 
@@ -299,8 +299,8 @@ mod tests {
         for (fields, ranks, change) in [
             ("backend: Nccl, workers: 1".to_owned(), "2 ranks", "set it to Ring"),
             ("backend: Nccl, workers: 1, devicesPerNode: 8".to_owned(), "16 ranks", "set it to Ring"),
-            (format!("devicesPerNode: 2, {gpus}"), "2 ranks", "take nvidia.com/gpu out"),
-            (format!("workers: 3, worker: {overlay}"), "4 ranks", "take nvidia.com/gpu out"),
+            (format!("devicesPerNode: 2, {gpus}"), "2 ranks", "remove nvidia.com/gpu"),
+            (format!("workers: 3, worker: {overlay}"), "4 ranks", "remove nvidia.com/gpu"),
         ] {
             let refused = check(&fields).unwrap_err();
             for part in ["spec.backend: ", ranks, change, "set workers to 0 and devicesPerNode to 1"] {

@@ -22,8 +22,8 @@ pub use pace::Pace;
 use serde_json::json;
 
 use super::build::revision;
-use super::dereference::{GroupSeen, Observation};
 use super::groups::{Steps, pods_are_ready};
+use super::observation::{GroupSeen, Observation};
 use super::validate::{Invalid, Validated};
 use super::{Context, ReconcileError};
 use crate::diagnosis::{self, Diagnosis};

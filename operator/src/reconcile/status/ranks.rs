@@ -8,8 +8,8 @@ use lockstep_proto::v1::{self, Phase};
 use crate::heads::{Report, sum_loaded_bytes};
 use crate::plan::{Names, RANK};
 use crate::pods;
-use crate::reconcile::dereference::GroupSeen;
 use crate::reconcile::events::FAILED_CREATE;
+use crate::reconcile::observation::GroupSeen;
 use crate::reconcile::validate::Validated;
 use crate::resource::status::RankStatus;
 

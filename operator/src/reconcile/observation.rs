@@ -1,0 +1,65 @@
+//! Observed state of a cluster, which `dereference` collects and all later steps read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::ResourceExt as _;
+
+use crate::heads::{HeadPod, Report};
+
+/// Observed state of a cluster.
+#[derive(Default)]
+pub struct Observation {
+    /// Groups that have a StatefulSet, by index.
+    pub groups: BTreeMap<u32, GroupSeen>,
+    /// Kinds and names of objects that the cluster needs and that have another owner.
+    pub taken_names: Vec<String>,
+}
+
+/// Observed state of a group.
+#[derive(Default)]
+pub struct GroupSeen {
+    pub head_set: Option<Arc<StatefulSet>>,
+    pub worker_set: Option<Arc<StatefulSet>>,
+    /// Pods by ordinal in the group. The head pod is 0, and worker pod `n` is `n + 1`.
+    pub pods: BTreeMap<u32, Arc<Pod>>,
+    /// Last report of the head.
+    pub report: Option<Report>,
+    /// Reason why the head cannot be reached, if the operator tries to reach it.
+    pub unreachable: Option<String>,
+    /// Events about sets that lack pods, and about pods that do not start.
+    pub events: Vec<Event>,
+    /// Message of each node of the group that is not ready, by the node's name.
+    pub unready_nodes: BTreeMap<String, String>,
+}
+
+impl GroupSeen {
+    /// Returns the head's pod.
+    #[must_use]
+    pub fn head(&self) -> Option<&Arc<Pod>> {
+        self.pods.get(&0)
+    }
+
+    /// Returns the report of a head that is connected now.
+    #[must_use]
+    pub fn live_report(&self) -> Option<&Report> {
+        self.report.as_ref().filter(|report| report.live)
+    }
+
+    /// Returns the uid and address of the head's pod, if it has an address.
+    #[must_use]
+    pub fn head_address(&self) -> Option<HeadPod> {
+        let pod = self.head()?;
+        let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        Some(HeadPod { uid: pod.uid()?, address })
+    }
+
+    /// Returns the number of worker pods that the group's StatefulSet asks for.
+    #[must_use]
+    pub fn workers(&self) -> u32 {
+        let replicas = self.worker_set.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
+        replicas.and_then(|replicas| replicas.try_into().ok()).unwrap_or(0)
+    }
+}
