@@ -1,14 +1,14 @@
-# The agent of nodes with NVIDIA GPUs, with the features cuda and nccl. Pods without a GPU run it too, heads among them:
-# it then finds no driver, and sees no devices.
+# Image of the agent for NVIDIA GPUs, with the features cuda and nccl. Pods without a GPU can run it too, for example heads.
+# The agent then finds no driver and no devices.
 #
 #   docker build  -f deploy/docker/agent-cuda.Dockerfile -t ghcr.io/lockstep-dev/agent:0.1.0-cuda .
 #   buildah build --layers -f deploy/docker/agent-cuda.Dockerfile -t ghcr.io/lockstep-dev/agent:0.1.0-cuda .
 #
-# With a program that is compiled already, in DIR/out: --build-context build=DIR. Then nothing but the last stage runs.
+# For a compiled program in DIR/out, pass --build-context build=DIR. Then only the last stage runs.
 
 ARG RUST_VERSION=1.95
-# Its libraries are loaded at run time. The same major version as the compiler's (tests/cuda/requirements.txt) and as that
-# of the bindings in Cargo.toml (cudarc).
+# Version of CUDA, whose libraries are loaded at run time. Its major version must be that of the compiler
+# (tests/cuda/requirements.txt) and of the bindings in Cargo.toml (cudarc).
 ARG CUDA_VERSION=13.0.1
 
 FROM docker.io/library/rust:${RUST_VERSION}-bookworm AS manifests
@@ -17,17 +17,17 @@ COPY . .
 RUN deploy/docker/manifests /manifests
 
 FROM docker.io/library/rust:${RUST_VERSION}-bookworm AS build
-# The compute capability of the GPUs that the image is for, and no others: 80 for A100, 90 for H100 and H200.
+# Compute capability of the GPUs. The image runs on no others. 80 is A100; 90 is H100 and H200.
 ARG CUDA_COMPUTE_CAP=90
 WORKDIR /src
 COPY tests/prepare tests/prepare
 COPY tests/cuda tests/cuda
-# Dependencies alone: this layer is kept until one of them changes.
+# Only the dependencies. This layer is kept until a dependency changes.
 COPY --from=manifests /manifests .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/root/.cache/lockstep \
     tests/cuda/build build --release --locked --bins
-# Our own sources. They are touched, so that they are newer than the empty ones that were compiled above.
+# The sources of this repository. They are touched, so that they are newer than the empty sources that were compiled above.
 COPY proto proto
 COPY agent agent
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -45,12 +45,12 @@ LABEL org.opencontainers.image.title="lockstep-agent" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# NCCL by the name that the agent loads; the image has it under its version's alone.
+# The agent loads NCCL by a name without version. The base image has only a name with a version.
 RUN for nccl in /usr/lib/*-linux-gnu/libnccl.so.2; do ln -s libnccl.so.2 "${nccl%.2}"; done
 COPY --from=build /out/lockstep-agent /usr/local/bin/
-# A number, so that a kubelet can tell that it is not root.
+# A number, from which the kubelet can see that the user is not root.
 USER 65532:65532
 WORKDIR /tmp
-# gRPC, probes, HTTP, control, the first rank's ring.
+# gRPC, probes, HTTP, control, and the ring of the first rank.
 EXPOSE 50051 1233 1234 1235 1236
 ENTRYPOINT ["/usr/local/bin/lockstep-agent"]

@@ -1,9 +1,9 @@
-# The agent of nodes without GPUs: head and ranks on CPUs.
+# Image of the agent without GPUs: head and ranks on CPUs.
 #
 #   docker build  -f deploy/docker/agent.Dockerfile -t ghcr.io/lockstep-dev/agent:0.1.0 .
 #   buildah build --layers -f deploy/docker/agent.Dockerfile -t ghcr.io/lockstep-dev/agent:0.1.0 .
 #
-# With a program that is compiled already, in DIR/out: --build-context build=DIR. Then nothing but the last stage runs.
+# For a compiled program in DIR/out, pass --build-context build=DIR. Then only the last stage runs.
 
 ARG RUST_VERSION=1.95
 
@@ -14,11 +14,11 @@ RUN deploy/docker/manifests /manifests
 
 FROM docker.io/library/rust:${RUST_VERSION}-bookworm AS build
 WORKDIR /src
-# Dependencies alone: this layer is kept until one of them changes.
+# Only the dependencies. This layer is kept until a dependency changes.
 COPY --from=manifests /manifests .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked -p lockstep-agent --bins
-# Our own sources. They are touched, so that they are newer than the empty ones that were compiled above.
+# The sources of this repository. They are touched, so that they are newer than the empty sources that were compiled above.
 COPY proto proto
 COPY agent agent
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -36,9 +36,9 @@ LABEL org.opencontainers.image.title="lockstep-agent" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /out/lockstep-agent /usr/local/bin/
-# A number, so that a kubelet can tell that it is not root.
+# A number, from which the kubelet can see that the user is not root.
 USER 65532:65532
 WORKDIR /tmp
-# gRPC, probes, HTTP, control, the first rank's ring.
+# gRPC, probes, HTTP, control, and the ring of the first rank.
 EXPOSE 50051 1233 1234 1235 1236
 ENTRYPOINT ["/usr/local/bin/lockstep-agent"]

@@ -1,9 +1,9 @@
-# The operator, and the command line `lockstep`.
+# Image of the operator, with the `lockstep` command line.
 #
 #   docker build  -f deploy/docker/operator.Dockerfile -t ghcr.io/lockstep-dev/operator:0.1.0 .
 #   buildah build --layers -f deploy/docker/operator.Dockerfile -t ghcr.io/lockstep-dev/operator:0.1.0 .
 #
-# With programs that are compiled already, in DIR/out: --build-context build=DIR. Then nothing but the last stage runs.
+# For compiled programs in DIR/out, pass --build-context build=DIR. Then only the last stage runs.
 
 ARG RUST_VERSION=1.95
 
@@ -14,11 +14,11 @@ RUN deploy/docker/manifests /manifests
 
 FROM docker.io/library/rust:${RUST_VERSION}-bookworm AS build
 WORKDIR /src
-# Dependencies alone: this layer is kept until one of them changes.
+# Only the dependencies. This layer is kept until a dependency changes.
 COPY --from=manifests /manifests .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --release --locked -p lockstep-operator --bins
-# Our own sources. They are touched, so that they are newer than the empty ones that were compiled above.
+# The sources of this repository. They are touched, so that they are newer than the empty sources that were compiled above.
 COPY proto proto
 COPY operator operator
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
@@ -36,9 +36,9 @@ LABEL org.opencontainers.image.title="lockstep-operator" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /out/lockstep-operator /out/lockstep /usr/local/bin/
-# A number, so that a kubelet can tell that it is not root.
+# A number, from which the kubelet can see that the user is not root.
 USER 65532:65532
 WORKDIR /tmp
-# Health, readiness and metrics.
+# Port of health, readiness and metrics.
 EXPOSE 8080
 ENTRYPOINT ["/usr/local/bin/lockstep-operator"]

@@ -1,8 +1,8 @@
-{{/* The InferenceCluster's name, and so its Service's. */}}
+{{/* The name of the InferenceCluster and of its Service. */}}
 {{- define "cluster.name" -}}
 {{- $name := .Values.name | default .Release.Name -}}
 {{- if or (gt (len $name) 40) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name)) -}}
-{{- fail (printf "%q cannot be the name of an InferenceCluster: at most 40 of a-z, 0-9 and '-', with a letter first and no '-' last; set another with --set name=NAME" $name) -}}
+{{- fail (printf "%q cannot be the name of an InferenceCluster: use at most 40 characters of a-z, 0-9 and '-', a letter first and no '-' last; set another name with --set name=NAME" $name) -}}
 {{- end -}}
 {{- $name -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* The name of the Deployment and of what belongs to it: the release's name, then what it is. */}}
+{{/* The name of the Deployment and of its other objects: the release's name, then "lockstep-operator". */}}
 {{- define "lockstep.fullname" -}}
 {{- $name := .Values.nameOverride | default "lockstep-operator" -}}
 {{- if .Values.fullnameOverride -}}
@@ -20,7 +20,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What selects the operator's pods; pods of InferenceClusters have another name. */}}
+{{/* The labels that select the operator's pods. Pods of InferenceClusters have another name. */}}
 {{- define "lockstep.selector" -}}
 app.kubernetes.io/name: lockstep-operator
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -1,47 +1,47 @@
-{{/* What the operator does with the objects of a namespace. One rule for each reason. */}}
+{{/* The rights of the operator in a namespace, one rule for each reason. */}}
 {{- define "lockstep.rules" -}}
-# What users ask for.
+# The clusters that users ask for.
 - apiGroups: [lockstep.dev]
   resources: [inferenceclusters]
   verbs: [get, list, watch]
-# What the operator answers: conditions, groups, ranks, the endpoint.
+# The status of clusters: conditions, groups, ranks, endpoint.
 - apiGroups: [lockstep.dev]
   resources: [inferenceclusters/status]
   verbs: [patch, update]
-# Owner references that block deletion may be set only by who may change finalizers, where the API server checks that.
+# Some API servers let only users who may change finalizers set owner references that block deletion.
 - apiGroups: [lockstep.dev]
   resources: [inferenceclusters/finalizers]
   verbs: [update]
-# Head and workers of each group.
+# The head and the workers of each group.
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch, update, delete]
-# The clients' endpoint, and the names by which the pods of a group find each other.
+# The Service for clients, and the headless Services by which the pods of a group find each other.
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, update, delete]
-# Each cluster's own CA, its certificates and the groups' keys: made, rotated and removed here. The operator's own
-# certificate is in there too, so it reads them. The tokens that specs refer to are mounted by the kubelet alone.
+# The CA, the certificates and the groups' keys of each cluster. The operator makes, rotates and deletes these Secrets, and
+# reads its own certificate from them. It does not read the tokens that specs refer to: only the kubelet mounts them.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, update, delete]
-# Model caches.
+# The model caches.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, create, patch, update, delete]
-# Control and ring ports are open within a group alone.
+# Network policies, which open control and ring ports only within a group.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, update, delete]
-# Drains of nodes take no more of a group than it survives.
+# Disruption budgets, so that the drain of a node evicts one pod of a group at a time.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, update, delete]
-# The number of groups, by requests that wait, where a spec has bounds for it.
+# Autoscalers, which set the number of groups by the number of waiting requests, if a spec asks for that.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, update, delete]
-# Why a pod does not run goes into status; pods of an old revision, and pods stuck on a lost node, are deleted.
+# The operator copies into the status why a pod does not run. It deletes pods of an old revision and pods on a lost node.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]
@@ -49,11 +49,11 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [list]
-# One event for each transition.
+# One event for each transition of a cluster or a group.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
-# Metrics of heads and ranks, where the Prometheus operator's kinds exist.
+# Metrics of heads and ranks, if the kinds of the Prometheus operator exist.
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors]
   verbs: [get, list, watch, create, patch, update, delete]

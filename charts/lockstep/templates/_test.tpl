@@ -1,4 +1,4 @@
-{{/* Where the test makes its group: beside the operator, or in the first namespace that it watches. */}}
+{{/* The namespace of the test's group: that of the operator, or the first namespace that the operator watches. */}}
 {{- define "lockstep.testNamespace" -}}
 {{- if or (not .Values.watchNamespaces) (has .Release.Namespace .Values.watchNamespaces) -}}
 {{- .Release.Namespace -}}

@@ -66,7 +66,8 @@ pub struct InferenceClusterSpec {
     /// Model that the cluster serves.
     pub model: Model,
     /// Transport over which the ranks of a group exchange tensors. Nccl is for GPUs. Ring is TCP, for CPU and Metal.
-    /// Auto is Nccl if the pods ask for GPUs, else Ring. Default: Auto.
+    /// Auto is Nccl if the pods ask for GPUs, else Ring. This version forms no groups of more than one rank over Nccl.
+    /// Default: Auto.
     #[serde(default)]
     pub backend: Backend,
     /// Number of groups. Each group is a whole copy of the model with its own head. From 0 to 256. Default: 1.
@@ -211,7 +212,7 @@ pub struct Model {
             .message("may have letters, digits and -_.:/ only, and starts with a letter or digit")
     )]
     pub name: Option<String>,
-    /// Data type of the weights in memory. Auto is the data type of the checkpoint. Default: auto.
+    /// Data type of the weights in memory: f32, bf16, f16, or auto for the data type of the checkpoint. Default: auto.
     #[serde(default)]
     pub dtype: DType,
     /// Format to which ranks quantize matrices while they load them. Default: none.
