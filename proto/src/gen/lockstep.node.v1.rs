@@ -7,7 +7,7 @@ pub struct DrainRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DrainResponse {
-    /// Requests that are still being generated, and that still wait.
+    /// Requests that are still being generated, and requests that still wait.
     #[prost(uint32, tag = "1")]
     pub running: u32,
     #[prost(uint32, tag = "2")]
@@ -67,7 +67,7 @@ pub mod from_head {
         Pulse(super::Pulse),
     }
 }
-/// Challenge follows Hello where the head has the group's key. A proof is HMAC-SHA256 under the key over the speaker's
+/// Challenge follows Hello if the head has the group's key. A proof is HMAC-SHA256 under the key over the speaker's
 /// role (`head` or `node`), the cluster id, the node's nonce and the head's, each preceded by its length as a u32 in
 /// network order.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -94,13 +94,13 @@ pub struct Hello {
     /// Version of the node's program.
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
-    /// The group that the node means to join; empty: whichever this is.
+    /// Group that the node means to join; empty: any group.
     #[prost(string, tag = "3")]
     pub cluster_id: ::prost::alloc::string::String,
     /// Ordinal of the node: 0 is the head's own, worker i is i + 1.
     #[prost(uint32, tag = "4")]
     pub node: u32,
-    /// Ranks on this node, and ranks in all as the node was told (0: not told).
+    /// Ranks on this node, and ranks in all by the node's configuration (0: not configured).
     #[prost(uint32, tag = "5")]
     pub local_world_size: u32,
     #[prost(uint32, tag = "6")]
@@ -108,8 +108,8 @@ pub struct Hello {
     /// Grows with each process that takes this node's place.
     #[prost(uint64, tag = "7")]
     pub incarnation: u64,
-    /// Where each local rank's ring port is reached, `host:port`, in order of local rank: the host that the node was told
-    /// to advertise, or `0.0.0.0` or `::` for the address that this stream comes from.
+    /// Address of each local rank's ring port, `host:port`, in order of local rank. The host is the node's advertised one,
+    /// or `0.0.0.0` or `::` for the source address of this stream.
     #[prost(string, repeated, tag = "8")]
     pub ring_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Name of the host, and process id.
@@ -123,7 +123,7 @@ pub struct Hello {
     /// Collectives that the node's program can form: `ring`, `nccl`.
     #[prost(string, repeated, tag = "12")]
     pub backends: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// A nonce of 32 bytes, where the node has the group's key; empty: it has none.
+    /// A nonce of 32 bytes, if the node has the group's key; empty: it has none.
     #[prost(bytes = "vec", tag = "13")]
     pub nonce: ::prost::alloc::vec::Vec<u8>,
     /// Highest epoch that the process has seen: a head that is started again goes on above it.
@@ -146,7 +146,7 @@ pub struct Assignment {
     /// Tokens in one block of the KV cache.
     #[prost(uint32, tag = "6")]
     pub block_size: u32,
-    /// Memory for the KV cache of each rank: bytes, or a share of what is free (exactly one is set).
+    /// Memory for the KV cache of each rank: bytes, or a share of the free memory (exactly one is set).
     #[prost(uint64, tag = "7")]
     pub kv_cache_bytes: u64,
     #[prost(float, tag = "8")]
@@ -165,7 +165,7 @@ pub struct Model {
     /// `file://…`, `builtin://…`, `hf://org/name`.
     #[prost(string, tag = "1")]
     pub source: ::prost::alloc::string::String,
-    /// The commit, where the source is a hub; each node fetches the files that it lacks at that.
+    /// The commit, if the source is a hub. Each node fetches missing files at this commit.
     #[prost(string, tag = "2")]
     pub revision: ::prost::alloc::string::String,
     /// Every file that a rank reads, with its size and digest.
@@ -174,10 +174,10 @@ pub struct Model {
     /// `auto`, `f32`, `bf16`, `f16`.
     #[prost(string, tag = "4")]
     pub dtype: ::prost::alloc::string::String,
-    /// Digest over all of this: names what must be in memory.
+    /// Digest over all other fields: identifies the model that must be in memory.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
-    /// What matrices are quantized to while they are loaded: `none`, `q8_0`, `q4_k`.
+    /// Format that matrices are quantized to while they are loaded: `none`, `q8_0`, `q4_k`.
     #[prost(string, tag = "6")]
     pub quantization: ::prost::alloc::string::String,
 }
@@ -188,11 +188,11 @@ pub struct ModelFile {
     #[prost(uint64, tag = "2")]
     pub size: u64,
     /// SHA-256 in hex: of the whole file for those under 16 MiB, else of its size and its first and last MiB.
-    /// Not of files of a hub.
+    /// Empty for files of a hub.
     #[prost(string, tag = "3")]
     pub sha256: ::prost::alloc::string::String,
-    /// Of files of a hub, the digest that it knows their content by, in hex: SHA-256 of those in its large-file storage,
-    /// git's object id (SHA-1) of the others.
+    /// Digest by which a hub knows the file's content, in hex: SHA-256 for files in its large-file storage, git's object id
+    /// (SHA-1) for the others. Empty for files of other sources.
     #[prost(string, tag = "4")]
     pub etag: ::prost::alloc::string::String,
 }
@@ -262,7 +262,7 @@ pub struct StepPlan {
     pub admit: ::prost::alloc::vec::Vec<Admit>,
     #[prost(message, repeated, tag = "5")]
     pub entries: ::prost::alloc::vec::Vec<PlanEntry>,
-    /// When the head sent it, in nanoseconds of CLOCK_MONOTONIC: comparable on one machine only.
+    /// Time at which the head sent the plan, in nanoseconds of CLOCK_MONOTONIC: comparable on one machine only.
     #[prost(uint64, tag = "6")]
     pub sent_nanos: u64,
 }
@@ -300,7 +300,7 @@ pub struct Admit {
     pub suppressed: ::prost::alloc::vec::Vec<u32>,
     #[prost(uint32, tag = "15")]
     pub suppressed_until: u32,
-    /// Where penalties apply: the tokens of the sequence so far.
+    /// Tokens of the sequence so far, if penalties apply.
     #[prost(uint32, repeated, tag = "16")]
     pub prompt: ::prost::alloc::vec::Vec<u32>,
     #[prost(uint32, repeated, tag = "17")]
@@ -313,7 +313,7 @@ pub struct PlanEntry {
     /// Index of the first token of this step in its sequence.
     #[prost(uint32, tag = "2")]
     pub position: u32,
-    /// The tokens; empty: the one that the ranks sampled last for this sequence.
+    /// The tokens; empty: the token that the ranks sampled last for this sequence.
     #[prost(uint32, repeated, tag = "3")]
     pub tokens: ::prost::alloc::vec::Vec<u32>,
     /// Blocks to append to its block table.
@@ -322,7 +322,7 @@ pub struct PlanEntry {
     /// Sample after the last token.
     #[prost(bool, tag = "5")]
     pub sample: bool,
-    /// Where a grammar says what may be sampled.
+    /// Tokens that a grammar allows, if there is one.
     #[prost(message, optional, tag = "6")]
     pub allowed: ::core::option::Option<TokenMask>,
 }
@@ -348,10 +348,11 @@ pub struct StepDone {
     /// Duration of the step on this node, in microseconds.
     #[prost(uint64, tag = "3")]
     pub micros: u64,
-    /// From the node of the last pipeline stage's first rank only: what was sampled, in the order of the plan's sampling entries.
+    /// The sampled tokens, in the order of the plan's sampling entries. Only the node of the last pipeline stage's first
+    /// rank sends them.
     #[prost(message, repeated, tag = "4")]
     pub sampled: ::prost::alloc::vec::Vec<Sampled>,
-    /// From the head's send to the first rank's start, in nanoseconds; 0 where the clocks are not comparable.
+    /// Time from the head's send to the first rank's start, in nanoseconds; 0 if the clocks are not comparable.
     #[prost(uint64, tag = "5")]
     pub fan_out_nanos: u64,
 }
@@ -361,7 +362,7 @@ pub struct Sampled {
     pub seq: u64,
     #[prost(uint32, tag = "2")]
     pub token: u32,
-    /// Where asked for: log-probability of the token, and of the most likely ones, most likely first.
+    /// Log-probability of the token and of the most likely ones, most likely first, if the request asks for them.
     #[prost(float, optional, tag = "3")]
     pub logprob: ::core::option::Option<f32>,
     #[prost(uint32, repeated, tag = "4")]
@@ -372,8 +373,8 @@ pub struct Sampled {
 /// Heartbeat, from a thread of its own, every 100 ms.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
-    /// Layers and collectives that the slowest local rank has entered and left in this epoch; the ranks of a group take
-    /// the same way, so the one that is behind is the one that the others wait for.
+    /// Layers and collectives that the slowest local rank has entered and left in this epoch. All ranks of a group enter the
+    /// same ones, so the others wait for the rank with the lowest number.
     #[prost(uint64, tag = "1")]
     pub progress: u64,
     /// Grows with every piece of a collective that moves, so that a long one is not taken for a hung one.
@@ -388,7 +389,7 @@ pub struct Heartbeat {
     #[prost(uint64, tag = "4")]
     pub step: u64,
 }
-/// Fault: the node cannot go on in this epoch but keeps its weights, unless `fatal`.
+/// Fault: the node cannot continue in this epoch. It keeps its weights, unless `fatal`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Fault {
     #[prost(uint64, tag = "1")]
@@ -401,7 +402,7 @@ pub struct Fault {
     #[prost(bool, tag = "4")]
     pub fatal: bool,
 }
-/// Leaving: the node was told to stop and asks to go. The head lets it finish the steps in flight, ends the epoch
+/// Leaving: the node is stopping and asks to leave. The head lets it finish the steps in flight, ends the epoch
 /// between two steps and answers Drain.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Leaving {
@@ -422,8 +423,8 @@ pub struct Drain {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
 }
-/// Pulse, every 500 ms and at each change: what the node may say of itself when it is asked whether it serves. A node
-/// that misses it for two seconds does not know, and says that it does not serve.
+/// Pulse, every 500 ms and at each change: the node's answer to readiness probes. A node without a pulse for two seconds
+/// answers that it does not serve.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Pulse {
     #[prost(uint64, tag = "1")]
@@ -523,8 +524,8 @@ pub mod control_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Attach joins a node to the group. The node speaks first (Hello); the head answers with Assignment or ends the call:
-        /// FAILED_PRECONDITION for what must be mended by hand (versions, sizes, a stale key), UNAVAILABLE for what passes.
+        /// Attach joins a node to the group. The node speaks first (Hello). The head answers with Assignment or ends the call:
+        /// FAILED_PRECONDITION for faults that a person must mend (versions, sizes, a stale key), UNAVAILABLE for passing ones.
         /// One stream per node at a time: a newer incarnation evicts the older.
         pub async fn attach(
             &mut self,
@@ -571,8 +572,8 @@ pub mod control_server {
             >
             + std::marker::Send
             + 'static;
-        /// Attach joins a node to the group. The node speaks first (Hello); the head answers with Assignment or ends the call:
-        /// FAILED_PRECONDITION for what must be mended by hand (versions, sizes, a stale key), UNAVAILABLE for what passes.
+        /// Attach joins a node to the group. The node speaks first (Hello). The head answers with Assignment or ends the call:
+        /// FAILED_PRECONDITION for faults that a person must mend (versions, sizes, a stale key), UNAVAILABLE for passing ones.
         /// One stream per node at a time: a newer incarnation evicts the older.
         async fn attach(
             &self,
@@ -750,8 +751,8 @@ pub mod operations_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Operations is what the operator asks of a head. With mutual TLS the caller's certificate names `operator.lockstep`;
-    /// without, the caller is on the head's own machine. Others get PERMISSION_DENIED.
+    /// Operations are calls of the operator to a head. With mutual TLS the caller's certificate must name
+    /// `operator.lockstep`. Without TLS the caller must be on the head's own machine. Others get PERMISSION_DENIED.
     #[derive(Debug, Clone)]
     pub struct OperationsClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -834,7 +835,7 @@ pub mod operations_client {
         }
         /// Drain ends the taking of requests: from now on the head does not accept, so that clients are sent elsewhere; five
         /// seconds later it refuses new requests, and it finishes those it has. Its process stays until it is stopped. Asking
-        /// again changes nothing and tells how much is left.
+        /// again changes nothing and returns the number of remaining requests.
         pub async fn drain(
             &mut self,
             request: impl tonic::IntoRequest<super::DrainRequest>,
@@ -873,14 +874,14 @@ pub mod operations_server {
     pub trait Operations: std::marker::Send + std::marker::Sync + 'static {
         /// Drain ends the taking of requests: from now on the head does not accept, so that clients are sent elsewhere; five
         /// seconds later it refuses new requests, and it finishes those it has. Its process stays until it is stopped. Asking
-        /// again changes nothing and tells how much is left.
+        /// again changes nothing and returns the number of remaining requests.
         async fn drain(
             &self,
             request: tonic::Request<super::DrainRequest>,
         ) -> std::result::Result<tonic::Response<super::DrainResponse>, tonic::Status>;
     }
-    /// Operations is what the operator asks of a head. With mutual TLS the caller's certificate names `operator.lockstep`;
-    /// without, the caller is on the head's own machine. Others get PERMISSION_DENIED.
+    /// Operations are calls of the operator to a head. With mutual TLS the caller's certificate must name
+    /// `operator.lockstep`. Without TLS the caller must be on the head's own machine. Others get PERMISSION_DENIED.
     #[derive(Debug)]
     pub struct OperationsServer<T> {
         inner: Arc<T>,
