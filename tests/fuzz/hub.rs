@@ -1,6 +1,7 @@
 //! Answers of a hub: headers, lists of files, files.
 
-use lockstep_hub::{Hub, HubConfig, HubError, HubModel, Limits, Meter, Patience, RemoteFiles, TokenSource};
+use lockstep_hub::{Hub, HubConfig, HubError, HubModel, Limits, Meter, RemoteFiles, RetryPolicy, TokenSource};
+use lockstep_proto::backoff::Backoff;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -92,7 +93,8 @@ fn model() -> HubModel {
 
 /// Returns limits with pieces of so many bytes.
 fn limits(piece: u64) -> Limits {
-    let retry = Patience { tries: 2, first: Duration::ZERO, last: Duration::ZERO, asked: Duration::from_millis(1) };
+    let pauses = Backoff::new(Duration::ZERO, Duration::ZERO);
+    let retry = RetryPolicy { tries: 2, pauses, longest_requested: Duration::from_millis(1) };
     Limits { look: BRIEF, retry, piece, ..Limits::default() }
 }
 

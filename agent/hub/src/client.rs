@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_proto::errors::with_causes;
 use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap, IF_RANGE, LOCATION, RANGE, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode, Url};
@@ -13,7 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::Limits;
 use crate::access::{HubConfig, Token, TokenSource};
 use crate::error::{Failure, HubError};
-use crate::retry::Backoff;
+use crate::retry::Retries;
 use lockstep_engine::source::read_small_file;
 
 /// Redirects of one question; the hub itself uses two.
@@ -85,14 +86,14 @@ impl Client {
 
     /// Asks until there is an answer or the patience ends.
     pub(crate) async fn get(&self, ask: &Ask<'_>) -> Result<Answer, HubError> {
-        let mut backoff = Backoff::new(self.limits.retry);
+        let mut retries = Retries::new(self.limits.retry);
         loop {
             let (reason, after) = match self.try_get(ask).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again { reason, after }) => (reason, after),
             };
-            self.pause(&mut backoff, ask.what, reason, after).await?;
+            self.pause(&mut retries, ask.what, reason, after).await?;
         }
     }
 
@@ -102,13 +103,13 @@ impl Client {
     /// [`HubError::Unreachable`] where there have been enough.
     pub(crate) async fn pause(
         &self,
-        backoff: &mut Backoff,
+        retries: &mut Retries,
         what: &str,
         reason: String,
         after: Option<Duration>,
     ) -> Result<(), HubError> {
-        let Some(pause) = backoff.next(after) else {
-            let (what, tries, endpoint) = (what.to_owned(), backoff.tries(), self.endpoint.to_string());
+        let Some(pause) = retries.next_pause(after) else {
+            let (what, tries, endpoint) = (what.to_owned(), retries.tries(), self.endpoint.to_string());
             return Err(HubError::Unreachable { what, reason, tries, endpoint });
         };
         tracing::debug!(what, reason, ?pause, "no answer from the hub: trying again");
@@ -201,16 +202,9 @@ pub(crate) async fn body(what: &str, mut response: Response, most: usize) -> Res
     Ok(bytes)
 }
 
-/// An error with its causes, without the address: signed links are secrets.
+/// Returns an error's message with its causes, without the address: signed links are secrets.
 pub(crate) fn in_words(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    with_causes(&error.without_url())
 }
 
 fn redirected(from: &Url, headers: &HeaderMap, what: &str) -> Result<Url, HubError> {

@@ -18,7 +18,7 @@ use crate::listing::HubFile;
 use crate::model::Repository;
 use crate::partial::Partial;
 use crate::progress::Meter;
-use crate::retry::Backoff;
+use crate::retry::Retries;
 
 /// One file on its way.
 pub(crate) struct Fetch<'a> {
@@ -70,7 +70,7 @@ impl Fetch<'_> {
 
     async fn run(&self, range: Range<u64>) -> Result<(), HubError> {
         let mut run = Run { at: range.start, end: range.end, piece: Vec::new() };
-        let mut backoff = Backoff::new(self.client.limits.retry);
+        let mut retries = Retries::new(self.client.limits.retry);
         loop {
             let before = self.partial.bytes_done();
             let (reason, after) = match self.attempt(&mut run).await {
@@ -79,11 +79,11 @@ impl Fetch<'_> {
                 Err(Failure::Again { reason, after }) => (reason, after),
             };
             if self.partial.bytes_done() > before {
-                backoff.reset();
+                retries.reset();
             }
             // A link that has run out is asked for anew.
             *self.place() = None;
-            self.client.pause(&mut backoff, &self.what, reason, after).await?;
+            self.client.pause(&mut retries, &self.what, reason, after).await?;
         }
     }
 

@@ -37,10 +37,11 @@ pub use content::ContentId;
 use download::Download;
 pub use error::HubError;
 pub use listing::{HubFile, Snapshot};
+use lockstep_proto::backoff::Backoff;
 pub use model::{HubModel, Repository, Revision};
 pub use progress::{Log, Meter, Progress};
 pub use remote::RemoteFiles;
-pub use retry::Patience;
+pub use retry::RetryPolicy;
 use store::Store;
 
 /// Bounds of downloads.
@@ -56,7 +57,7 @@ pub struct Limits {
     pub silence: Duration,
     /// How often a process looks whether another has finished a file.
     pub look: Duration,
-    pub retry: Patience,
+    pub retry: RetryPolicy,
 }
 
 impl Default for Limits {
@@ -67,11 +68,10 @@ impl Default for Limits {
             connections: 8,
             silence: Duration::from_secs(30),
             look: Duration::from_millis(500),
-            retry: Patience {
+            retry: RetryPolicy {
                 tries: 6,
-                first: Duration::from_millis(500),
-                last: Duration::from_secs(20),
-                asked: Duration::from_secs(60),
+                pauses: Backoff::new(Duration::from_millis(500), Duration::from_secs(20)),
+                longest_requested: Duration::from_secs(60),
             },
         }
     }

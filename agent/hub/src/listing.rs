@@ -8,7 +8,7 @@ use crate::client::{Ask, Client, body};
 use crate::content::ContentId;
 use crate::error::{Failure, HubError};
 use crate::model::{HubModel, is_commit};
-use crate::retry::Backoff;
+use crate::retry::Retries;
 
 /// Most files of one model.
 pub(crate) const MAX_FILES: usize = 16_384;
@@ -78,13 +78,13 @@ pub(crate) async fn ask(client: &Client, model: &HubModel) -> Result<Snapshot, H
     url.set_query(Some("blobs=true"));
     let what = format!("hf://{repository} at {revision}");
     let question = Ask { what: &what, url, range: None, if_range: None };
-    let mut backoff = Backoff::new(client.limits.retry);
+    let mut retries = Retries::new(client.limits.retry);
     loop {
         let answer = client.get(&question).await?;
         match body(&what, answer.response, MAX_LIST).await {
             Ok(json) => return read(&what, &json),
             Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Again { reason, after }) => client.pause(&mut backoff, &what, reason, after).await?,
+            Err(Failure::Again { reason, after }) => client.pause(&mut retries, &what, reason, after).await?,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::client::{Ask, in_words};
 use crate::error::Failure;
 use crate::model::{HubModel, Repository};
 use crate::progress::Meter;
-use crate::retry::Backoff;
+use crate::retry::Retries;
 use crate::{Hub, HubError, HubFile, Snapshot};
 
 /// Bytes that are fetched of a file at a time: most headers of weights are smaller.
@@ -109,7 +109,7 @@ impl RemoteFiles {
         let parts = self.repository.as_str().split('/').chain(["resolve", self.commit.as_str()]);
         let url = client.url(parts.chain(file.name.split('/')));
         let what = format!("{} of {}", file.name, self.source);
-        let mut backoff = Backoff::new(client.limits.retry);
+        let mut retries = Retries::new(client.limits.retry);
         loop {
             let ask = Ask { what: &what, url: url.clone(), range: Some(range.clone()), if_range: None };
             let (reason, after) = match read(client.try_get(&ask).await, &range).await {
@@ -117,7 +117,7 @@ impl RemoteFiles {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again { reason, after }) => (reason, after),
             };
-            client.pause(&mut backoff, &what, reason, after).await?;
+            client.pause(&mut retries, &what, reason, after).await?;
         }
     }
 

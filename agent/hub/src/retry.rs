@@ -1,48 +1,53 @@
-//! How often a question is asked again, and after how long.
+//! Number of attempts of one request, and the pauses between them.
 
 use std::time::Duration;
 
-/// The patience with one question.
+use lockstep_proto::backoff::Backoff;
+
+/// Limits of the attempts of one request.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Tries in a row that get no further.
+pub struct RetryPolicy {
+    /// Most attempts in a row that make no progress.
     pub tries: u32,
-    /// The first pause; each is twice the one before it, up to the last.
-    pub first: Duration,
-    pub last: Duration,
+    /// Pauses between the attempts.
+    pub pauses: Backoff,
     /// Longest pause that the hub may ask for.
-    pub asked: Duration,
+    pub longest_requested: Duration,
 }
 
-/// Where one question is in its patience.
+/// Attempts of one request so far.
 #[derive(Debug)]
-pub(crate) struct Backoff {
-    patience: Patience,
+pub(crate) struct Retries {
+    policy: RetryPolicy,
+    pauses: Backoff,
     tries: u32,
 }
 
-impl Backoff {
-    pub(crate) fn new(patience: Patience) -> Self {
-        Self { patience, tries: 0 }
+impl Retries {
+    pub(crate) fn new(policy: RetryPolicy) -> Self {
+        Self { policy, pauses: policy.pauses, tries: 0 }
     }
 
-    /// A try failed: the pause before the next; `None` where it was the last. `after` is what the hub asked for.
-    pub(crate) fn next(&mut self, after: Option<Duration>) -> Option<Duration> {
+    /// Returns the pause after a failed attempt, or `None` after the last attempt. `requested` is the pause that the hub
+    /// asked for.
+    pub(crate) fn next_pause(&mut self, requested: Option<Duration>) -> Option<Duration> {
         self.tries += 1;
-        if self.tries >= self.patience.tries {
+        if self.tries >= self.policy.tries {
             return None;
         }
-        let doubled = self.patience.first.saturating_mul(1 << (self.tries - 1).min(16)).min(self.patience.last);
-        // Up to a quarter more, so that those who were turned away together do not come back together.
-        let spread = doubled.mul_f64((uuid::Uuid::new_v4().as_u128() % 256) as f64 / 1024.0);
-        Some((doubled + spread).max(after.unwrap_or_default().min(self.patience.asked)))
+        let pause = self.pauses.next_pause();
+        // Up to a quarter more, so that clients that were refused together do not come back together.
+        let spread = pause.mul_f64((uuid::Uuid::new_v4().as_u128() % 256) as f64 / 1024.0);
+        Some((pause + spread).max(requested.unwrap_or_default().min(self.policy.longest_requested)))
     }
 
-    /// A try got further.
+    /// Starts to count again, after an attempt that made progress.
     pub(crate) fn reset(&mut self) {
         self.tries = 0;
+        self.pauses.reset();
     }
 
+    /// Returns the number of attempts in a row that made no progress.
     pub(crate) fn tries(&self) -> u32 {
         self.tries
     }
@@ -55,17 +60,18 @@ mod tests {
     #[test]
     fn pauses_grow_and_end() {
         let second = Duration::from_secs(1);
-        let mut backoff = Backoff::new(Patience { tries: 5, first: second, last: 3 * second, asked: 60 * second });
+        let pauses = Backoff::new(second, 3 * second);
+        let mut retries = Retries::new(RetryPolicy { tries: 5, pauses, longest_requested: 60 * second });
         let within = |pause: Option<Duration>, least: u32| {
             let pause = pause.unwrap();
             assert!((least * second..=least * second * 5 / 4).contains(&pause), "{pause:?}");
         };
-        within(backoff.next(None), 1);
-        within(backoff.next(None), 2);
-        within(backoff.next(None), 3);
-        assert_eq!(backoff.next(Some(1000 * second)), Some(60 * second));
-        assert_eq!((backoff.next(None), backoff.tries()), (None, 5));
-        backoff.reset();
-        within(backoff.next(None), 1);
+        within(retries.next_pause(None), 1);
+        within(retries.next_pause(None), 2);
+        within(retries.next_pause(None), 3);
+        assert_eq!(retries.next_pause(Some(1000 * second)), Some(60 * second));
+        assert_eq!((retries.next_pause(None), retries.tries()), (None, 5));
+        retries.reset();
+        within(retries.next_pause(None), 1);
     }
 }

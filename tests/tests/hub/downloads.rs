@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_hub::{
-    Hub as Client, HubConfig, HubError, HubModel, Limits, Meter, Patience, Progress, Revision, Snapshot, Token,
+    Hub as Client, HubConfig, HubError, HubModel, Limits, Meter, Progress, RetryPolicy, Revision, Snapshot, Token,
     TokenSource,
 };
+use lockstep_proto::backoff::Backoff;
 use lockstep_tests::hub::{COMMIT, Hub, Trick};
 
 pub const WEIGHTS: &str = "model.safetensors";
@@ -27,7 +28,7 @@ pub fn bytes() -> Vec<u8> {
 
 pub fn limits() -> Limits {
     let millis = Duration::from_millis;
-    let retry = Patience { tries: 4, first: millis(1), last: millis(4), asked: millis(20) };
+    let retry = RetryPolicy { tries: 4, pauses: Backoff::new(millis(1), millis(4)), longest_requested: millis(20) };
     let (silence, look) = (millis(60_000), millis(5));
     Limits { piece: 4096, run_pieces: 4, connections: 3, silence, look, retry }
 }
