@@ -1,8 +1,8 @@
 //! A model's answers, cut anywhere, and the forms that clients ask of answers.
 
 use lockstep_api::{
-    Function, Grammar, GrammarError, Grammars, Guide, OutputFormat, OutputParser, Piece, ReasoningStyle, Tokenizer,
-    ToolFormat, ToolStyle, forced,
+    Function, Grammar, GrammarError, Grammars, Guide, OutputFormat, OutputParser, OutputPiece, ReasoningStyle,
+    Tokenizer, ToolFormat, ToolStyle, forced_call_grammar,
 };
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, OnceLock};
@@ -49,19 +49,20 @@ fn functions() -> [Function; 2] {
 }
 
 /// Parses an answer and joins the pieces of one kind.
-fn read<'a>(format: &OutputFormat, parts: impl Iterator<Item = &'a str>) -> Vec<Piece> {
+fn read<'a>(format: &OutputFormat, parts: impl Iterator<Item = &'a str>) -> Vec<OutputPiece> {
     let mut parser = OutputParser::new(format);
-    let mut pieces: Vec<Piece> = parts.flat_map(|part| parser.push(part)).collect();
+    let mut pieces: Vec<OutputPiece> = parts.flat_map(|part| parser.push(part)).collect();
     pieces.extend(parser.finish());
     pieces.into_iter().fold(Vec::new(), joined)
 }
 
-fn joined(mut pieces: Vec<Piece>, piece: Piece) -> Vec<Piece> {
+fn joined(mut pieces: Vec<OutputPiece>, piece: OutputPiece) -> Vec<OutputPiece> {
     match (pieces.last_mut(), piece) {
-        (Some(Piece::Content(last)), Piece::Content(more)) | (Some(Piece::Reasoning(last)), Piece::Reasoning(more)) => {
+        (Some(OutputPiece::Content(last)), OutputPiece::Content(more))
+        | (Some(OutputPiece::Reasoning(last)), OutputPiece::Reasoning(more)) => {
             last.push_str(&more);
         }
-        (Some(Piece::Arguments { index, fragment }), Piece::Arguments { index: same, fragment: more })
+        (Some(OutputPiece::Arguments { index, fragment }), OutputPiece::Arguments { index: same, fragment: more })
             if *index == same =>
         {
             fragment.push_str(&more);
@@ -72,16 +73,16 @@ fn joined(mut pieces: Vec<Piece>, piece: Piece) -> Vec<Piece> {
 }
 
 /// Asserts that calls are counted from 0, and that arguments follow the call that they belong to.
-fn in_order(pieces: &[Piece]) {
+fn in_order(pieces: &[OutputPiece]) {
     let mut calls = 0;
     for piece in pieces {
         match piece {
-            Piece::Call { index, .. } => {
+            OutputPiece::Call { index, .. } => {
                 assert_eq!(*index, calls);
                 calls += 1;
             }
-            Piece::Arguments { index, .. } => assert_eq!(*index + 1, calls),
-            Piece::Content(_) | Piece::Reasoning(_) => {}
+            OutputPiece::Arguments { index, .. } => assert_eq!(*index + 1, calls),
+            OutputPiece::Content(_) | OutputPiece::Reasoning(_) => {}
         }
     }
     assert!(calls <= 3);
@@ -127,7 +128,7 @@ fn tools(source: &str, number: usize) -> Result<Grammar, GrammarError> {
         parameters: tool["parameters"].clone(),
     };
     let functions: Vec<Function> = tools.iter().map(function).collect();
-    forced(ToolStyle::NAMES[number % ToolStyle::NAMES.len()].1, &functions, number % 2 == 1, |_| None)
+    forced_call_grammar(ToolStyle::NAMES[number % ToolStyle::NAMES.len()].1, &functions, number % 2 == 1, |_| None)
 }
 
 fn grammars() -> &'static Grammars {

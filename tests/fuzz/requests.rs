@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::OnceLock;
 
 use lockstep_api::{
-    Alive, Api, Chosen, Command, Event, FinishReason, Inference, Metrics, ModelText, ReasoningStyle, Text, ToolStyle,
+    Api, Command, Event, FinishReason, Inference, Liveness, Metrics, ModelText, ReasoningStyle, StyleChoice, Text,
+    ToolStyle,
 };
 use lockstep_proto::v1::inference_client::InferenceClient;
 use lockstep_proto::v1::{ChatRequest, ClusterStatus, DetokenizeRequest, GenerateRequest, GenerateResponse, ModelInfo};
@@ -115,8 +116,8 @@ fn api() -> (Api, watch::Sender<ClusterStatus>) {
     let text = Text::new(ModelText {
         tokenizer_json: tokenizer_of("llama2"),
         chat_template: Some(TEMPLATE.into()),
-        tool_style: Chosen::Is(ToolStyle::Hermes),
-        reasoning_style: Chosen::Is(ReasoningStyle::Think),
+        tool_style: StyleChoice::Is(ToolStyle::Hermes),
+        reasoning_style: StyleChoice::Is(ReasoningStyle::Think),
         eos_token_ids: vec![2],
         ..sizes()
     });
@@ -135,6 +136,6 @@ fn api() -> (Api, watch::Sender<ClusterStatus>) {
         }
     });
     let model = ModelInfo { name: "tiny".into(), context_length: 512, has_chat_template: true, ..Default::default() };
-    let inference = Inference::new(commands, status, Alive::default());
+    let inference = Inference::new(commands, status, Liveness::default());
     (Api::new(inference, model, text.expect("a text"), Metrics::new()), tell)
 }

@@ -1,70 +1,72 @@
-//! All that the client half knows of the served model: tokenizer, chat template, grammars and styles.
+//! The served model as the client half knows it: tokenizer, chat template, grammars and styles.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
 use crate::grammar::{Grammar, GrammarError, Grammars, Guide};
-use crate::output::Chosen;
+use crate::output::StyleChoice;
 use crate::output::reasoning::ReasoningStyle;
 use crate::output::tools::ToolStyle;
 use crate::text::{ChatTemplate, Conversation, GenerationDefaults, TextError, Tokenizer, special_token};
 
-/// Texts up to this many bytes are encoded where they are: a hop to another thread would cost more.
+/// Longest text that is encoded on the caller's thread, in bytes. A hop to another thread would take longer than the
+/// encoding.
 const INLINE_BYTES: usize = 2 << 10;
 
-/// Long texts encoded at the same time; the others wait for their turn, each within its own request.
+/// Long texts that are encoded at the same time. Other requests wait for their turn.
 const ENCODERS: usize = 2;
 
-/// A text of more than this many bytes per token of context cannot be a prompt; it is refused without encoding it.
+/// Bytes per token of context above which a text cannot be a prompt. A longer text is refused without encoding it.
 const MAX_BYTES_PER_TOKEN: usize = 256;
 
-/// What a checkpoint says about text, as read from its files.
+/// A checkpoint's files and settings about text.
 #[derive(Debug, Clone, Default)]
 pub struct ModelText {
     /// `tokenizer.json`.
     pub tokenizer_json: Vec<u8>,
-    /// `tokenizer_config.json`, where there is one.
+    /// `tokenizer_config.json`, if the checkpoint has one.
     pub tokenizer_config: Option<Vec<u8>>,
-    /// `chat_template.jinja`, where there is one; otherwise the template in `tokenizer_config` counts.
+    /// `chat_template.jinja`, if the checkpoint has one. Otherwise the template in `tokenizer_config` is used.
     pub chat_template: Option<String>,
-    /// Tokens in the model's vocabulary, padding included.
+    /// Size of the model's vocabulary, padding included.
     pub vocab_size: u32,
     /// Longest prompt and answer together, in tokens.
     pub context_length: u32,
-    /// End tokens of the model; where empty, the tokenizer's own end token.
+    /// End tokens of the model. If there are none, the tokenizer's own end token is used.
     pub eos_token_ids: Vec<u32>,
     pub generation: GenerationDefaults,
-    /// How the model spells tool calls and reasoning.
-    pub tool_style: Chosen<ToolStyle>,
-    pub reasoning_style: Chosen<ReasoningStyle>,
+    /// Style of the model's tool calls.
+    pub tool_style: StyleChoice<ToolStyle>,
+    /// Style of the model's reasoning.
+    pub reasoning_style: StyleChoice<ReasoningStyle>,
 }
 
-/// A prompt made by a chat template.
+/// A conversation that a chat template has made a prompt of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     pub ids: Vec<u32>,
-    /// The prompt ends where the model's reasoning begins.
+    /// Set if the prompt ends with the mark that begins reasoning.
     pub reasoning_begun: bool,
 }
 
-/// Everything about text of the served model; cheap to clone.
+/// Everything about the served model's text. Cheap to clone.
 #[derive(Clone)]
 pub struct Text {
     tokenizer: Arc<Tokenizer>,
     template: Option<Arc<ChatTemplate>>,
     grammars: Arc<Grammars>,
     encoders: Arc<Semaphore>,
-    /// Tokens in the model's vocabulary.
+    /// Size of the model's vocabulary, padding included.
     pub vocab_size: u32,
     /// Longest prompt and answer together, in tokens.
     pub context_length: u32,
-    /// The model's own end tokens.
+    /// End tokens of the model.
     pub eos_token_ids: Arc<[u32]>,
     pub generation: GenerationDefaults,
-    /// How the model spells tool calls; none: it is not known to.
+    /// Style of the model's tool calls. `None` if the model is not known to call tools.
     pub tool_style: Option<ToolStyle>,
-    /// How the model marks its reasoning; none: it is content.
+    /// Style of the model's reasoning. `None` if reasoning is treated as content.
     pub reasoning_style: Option<ReasoningStyle>,
 }
 
@@ -86,8 +88,8 @@ impl Text {
         }
         let tokenizer = Arc::new(tokenizer);
         let source = template.as_ref().map_or("", ChatTemplate::source);
-        let tool_style = model.tool_style.or(|| ToolStyle::of_template(source));
-        let reasoning_style = model.reasoning_style.or(|| ReasoningStyle::of_template(source));
+        let tool_style = model.tool_style.or(|| ToolStyle::from_template(source));
+        let reasoning_style = model.reasoning_style.or(|| ReasoningStyle::from_template(source));
         let eos_token_ids: Arc<[u32]> = eos_token_ids.into();
         Ok(Self {
             grammars: Arc::new(Grammars::new(tokenizer.clone(), model.vocab_size, eos_token_ids.clone())),
@@ -111,27 +113,28 @@ impl Text {
         self.template.is_some()
     }
 
-    /// Token ids of a conversation, rendered by the chat template, which writes the special tokens itself.
+    /// Renders a conversation and returns its token ids. The chat template writes the special tokens itself.
     ///
     /// # Errors
-    /// There is no template, it refuses the conversation, or as [`Self::encode`].
+    /// The model has no template, the template refuses the conversation, or [`Self::encode`] fails.
     pub async fn encode_chat(&self, conversation: Conversation) -> Result<Rendered, TextError> {
         let template = self.template.clone().ok_or(TextError::NoTemplate)?;
         let (style, bytes) = (self.reasoning_style, conversation.bytes());
         self.off_thread(bytes, move |tokenizer| {
             let prompt = template.render(&conversation)?;
-            let reasoning_begun = style.is_some_and(|style| prompt.trim_end().ends_with(style.begin()));
+            let reasoning_begun = style.is_some_and(|style| prompt.trim_end().ends_with(style.begin_mark()));
             Ok(Rendered { ids: tokenizer.encode(&prompt, false)?, reasoning_begun })
         })
         .await
     }
 
-    /// Whether the chat template shows tools to the model.
+    /// Returns true if the chat template shows tools to the model.
     pub fn shows_tools(&self) -> bool {
         self.template.as_ref().is_some_and(|template| template.source().contains("tools"))
     }
 
-    /// Token ids of a text; `special` lets the tokenizer add the special tokens that it is configured to add.
+    /// Returns the token ids of a text. With `special`, the tokenizer adds the special tokens that it is configured to
+    /// add.
     ///
     /// # Errors
     /// The text is longer than any prompt, or the tokenizer has no token for it.
@@ -139,10 +142,10 @@ impl Text {
         self.off_thread(text.len(), move |tokenizer| tokenizer.encode(&text, special)).await
     }
 
-    /// Compiles a grammar on another thread, in turn with long texts.
+    /// Compiles a grammar on another thread. Grammars and long texts take turns.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault in the grammar.
     pub async fn compile(&self, grammar: Grammar) -> Result<Guide, GrammarError> {
         let internal = |error: String| GrammarError::Internal(error);
         let turn = self.encoders.clone().acquire_owned().await.map_err(|error| internal(error.to_string()))?;
@@ -154,7 +157,7 @@ impl Text {
         tokio::task::spawn_blocking(work).await.map_err(|error| internal(error.to_string()))?
     }
 
-    /// Encodes here where there is little to do, else on another thread, in turn.
+    /// Encodes a short text on this thread, and a long one on another thread in its turn.
     async fn off_thread<T: Send + 'static>(
         &self,
         bytes: usize,

@@ -1,8 +1,8 @@
-//! Client connections, for gRPC and HTTP alike: how many, how long, and how they end.
+//! Client connections of gRPC and HTTP: their number, their age and their end.
 //!
-//! A connection that reaches its age is told to go (`Connection: close`, GOAWAY), finishes what it has begun and is
-//! opened anew by its client, perhaps to another group: that is what spreads load behind one address. A shutdown tells
-//! all of them at once; whoever called decides how long to wait and drops the future after that.
+//! A connection that reaches its age is asked to end (`Connection: close`, GOAWAY) and finishes its requests. The
+//! client then connects again, perhaps to another group: so the load behind one address spreads. A shutdown asks all
+//! connections to end at once. The caller decides how long to wait and then drops the future.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,28 +17,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Connections of one listener; more wait in the kernel's queue until one ends.
+/// Most connections of one listener. Further ones wait in the kernel's queue until one ends.
 const MAX_CONNECTIONS: usize = 4096;
-/// Requests of one HTTP/2 connection at a time.
+/// Most requests of one HTTP/2 connection at a time.
 const MAX_STREAMS: u32 = 1024;
-/// Age at which a connection is told to end, give or take a tenth so that they do not all go together.
+/// Age at which a connection is asked to end, give or take a tenth so that connections do not end all together.
 const MAX_AGE: Duration = Duration::from_secs(600);
-/// How long a connection may finish what it has begun after that. Longer than any answer takes.
+/// Time after that within which a connection must finish its requests. It is longer than any answer takes.
 const AGE_GRACE: Duration = Duration::from_secs(3600);
-/// HTTP/1: how long a client may take to send a request's head.
+/// Time within which an HTTP/1 client must send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// HTTP/2: a silent peer is asked for a sign of life this often, and given that long to answer.
+/// Time after which a silent HTTP/2 peer is asked for a sign of life. [`KEEP_ALIVE_TIMEOUT`] is its time to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause after a failed accept: out of file descriptors, it would fail again at once.
+/// Pause after a failed accept. Without file descriptors, the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Which versions of HTTP a listener speaks.
+/// Versions of HTTP that a listener speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1 and HTTP/2.
     Http,
-    /// HTTP/2 alone.
+    /// HTTP/2 only.
     Grpc,
 }
 
@@ -80,7 +80,7 @@ fn builder(protocol: Protocol) -> Builder<TokioExecutor> {
     }
 }
 
-/// The next connection, once there is room for it; none where accepting failed.
+/// Waits for room and accepts the next connection. Returns `None` if accepting failed.
 async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let permit = permits.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
@@ -116,7 +116,7 @@ async fn connection(stream: TcpStream, builder: &Builder<TokioExecutor>, router:
     }
 }
 
-/// [`MAX_AGE`], give or take a tenth.
+/// Returns [`MAX_AGE`], give or take a tenth.
 fn age() -> Duration {
     let spread = (uuid::Uuid::new_v4().as_u128() % 2000) as u32;
     MAX_AGE / 10_000 * (9_000 + spread)

@@ -1,7 +1,7 @@
 //! The seam between the client APIs (HTTP, gRPC, the terminal) and the head: requests in token ids, events out.
 //!
-//! Text stops on the client side of this seam: tokenizer, templates and stop strings live there. Dropping an
-//! [`EventStream`] cancels its request.
+//! Text stays on the client side of this seam, with tokenizer, templates and stop strings. Dropping an [`EventStream`]
+//! cancels its request.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,60 +13,63 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::grammar::Guide;
 
-/// Events that may wait for a slow client before its request is ended: more than a context has tokens is never needed.
+/// Events that may wait for a slow client; the head ends the request of a client that lets more wait. No answer needs more
+/// events than a context has tokens.
 pub(crate) const EVENT_BACKLOG: usize = 4096;
 
-/// The head's task turns twenty times a second; one that has not for this long will not again.
+/// Time after which the head's task counts as hung. A healthy task runs its loop twenty times a second.
 const HUNG: Duration = Duration::from_secs(15);
+/// Time after which a client should try again, in seconds: about the time that a group needs to form again.
+const RETRY_AFTER_S: u32 = 5;
 
-/// A sign of life of one task, for others to look at.
+/// A sign of life that one task renews and others look at.
 #[derive(Debug, Clone)]
-pub struct Alive(Arc<Mutex<Instant>>);
+pub struct Liveness(Arc<Mutex<Instant>>);
 
-impl Default for Alive {
+impl Default for Liveness {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 }
 
-impl Alive {
-    /// The task turned.
-    pub fn sign(&self) {
+impl Liveness {
+    /// Records that the task runs.
+    pub fn renew(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Time since it last turned.
+    /// Returns the time since the last sign of life.
     pub fn silent_for(&self) -> Duration {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 }
 
-/// A validated request: everything is in range for the served model.
+/// A validated request. Every field is in range for the served model.
 #[derive(Debug, Clone)]
 pub struct Submission {
-    /// Shown in logs.
+    /// Name of the request in logs.
     pub request_id: String,
-    /// At least one token; with `max_tokens` at most the context.
+    /// At least one token. Together with `max_tokens` at most the context.
     pub prompt: Vec<u32>,
     pub sampling: SamplingParams,
     /// At least 1.
     pub max_tokens: u32,
-    /// The answer ends at one of these, the model's own end tokens included unless the client said to ignore them.
+    /// Tokens that end the answer. The model's own end tokens are among them unless the client asked to ignore those.
     pub stop_token_ids: Vec<u32>,
     /// Time that the client gives the whole request.
     pub deadline: Option<Duration>,
-    /// What may be answered; the model's end tokens then are among [`Self::stop_token_ids`].
+    /// Grammar of the answer. With a grammar, the model's end tokens are among [`Self::stop_token_ids`].
     pub guide: Option<Box<Guide>>,
 }
 
-/// Event of a request. `Finished`, `Cancelled` or `Failed` is the last one.
+/// News of a request. `Finished`, `Cancelled` or `Failed` is the last event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The prompt's computation began; sent once, also where the request is preempted later.
+    /// The prompt's computation began. The head sends this event once, even if it preempts the request later.
     Started {
         cached_tokens: u32,
     },
-    /// One more token. A stop token is not reported.
+    /// One more token of the answer. The head does not report a stop token.
     Token {
         id: u32,
         logprobs: Option<TokenLogprobs>,
@@ -77,16 +80,16 @@ pub enum Event {
     Failed(ServeError),
 }
 
-/// Why a request was refused or could not go on; each maps to one gRPC code and one HTTP status.
+/// Reason why the head refused or ended a request. Each variant maps to one gRPC code and one HTTP status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServeError {
-    /// The client's mistake: INVALID_ARGUMENT, 400.
+    /// A mistake of the client: INVALID_ARGUMENT, 400.
     #[error("{0}")]
     Invalid(String),
     /// The queue is full: RESOURCE_EXHAUSTED, 429 with Retry-After.
     #[error("the queue is full ({limit} requests wait): try again in {retry_after_s} s")]
     Full { limit: usize, retry_after_s: u32 },
-    /// The group cannot serve in time, or drains: UNAVAILABLE, 503 with Retry-After.
+    /// The group cannot serve in time, or it drains: UNAVAILABLE, 503 with Retry-After.
     #[error("{reason}: try again in {retry_after_s} s")]
     Unavailable { reason: String, retry_after_s: u32 },
     /// The request's own deadline passed: DEADLINE_EXCEEDED, 504.
@@ -97,58 +100,73 @@ pub enum ServeError {
     Internal(String),
 }
 
-/// What the head takes from the client APIs.
+impl ServeError {
+    /// Returns an error that gives `reason` and asks the client to try again after [`RETRY_AFTER_S`].
+    pub fn unavailable(reason: impl Into<String>) -> Self {
+        Self::Unavailable { reason: reason.into(), retry_after_s: RETRY_AFTER_S }
+    }
+
+    /// Returns the error for a head whose task has ended.
+    pub(crate) fn head_gone() -> Self {
+        Self::unavailable("the head is shutting down")
+    }
+}
+
+/// A message from the client APIs, or from the operator, to the head's task.
 #[derive(Debug)]
 pub enum Command {
-    /// Answered at once: refused, or the stream's events follow.
+    /// Queue a request. The head answers at once; if it accepts, `events` brings the rest.
     Submit { submission: Submission, events: mpsc::Sender<Event>, accepted: oneshot::Sender<Result<(), ServeError>> },
-    /// Take no more requests; those that are there are finished. Answered at once with what is left.
+    /// Refuse further requests and finish the accepted ones. The head answers at once with the accepted ones.
     Drain { reason: String, answer: oneshot::Sender<InFlight> },
 }
 
-/// Requests that a draining head still has.
+/// Requests that a head has accepted and not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InFlight {
     pub running: u32,
     pub waiting: u32,
 }
 
-/// Events of one request; dropping it cancels the request.
+/// Events of one request. Dropping the stream cancels the request.
 pub type EventStream = mpsc::Receiver<Event>;
 
-/// A client's way to the head; cheap to clone.
+/// A client's way to the head. Cheap to clone.
 #[derive(Clone)]
 pub struct Inference {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<ClusterStatus>,
-    alive: Alive,
+    liveness: Liveness,
 }
 
 impl Inference {
-    /// `alive` is what the head's task signs on each of its turns.
-    pub fn new(commands: mpsc::Sender<Command>, status: watch::Receiver<ClusterStatus>, alive: Alive) -> Self {
-        Self { commands, status, alive }
+    /// The head's task renews `liveness` in each of its turns.
+    pub fn new(commands: mpsc::Sender<Command>, status: watch::Receiver<ClusterStatus>, liveness: Liveness) -> Self {
+        Self { commands, status, liveness }
     }
 
-    /// How long the head's task has not turned, where that is too long for a living one.
+    /// Returns for how long the head's task has shown no sign of life, if that is too long for a healthy task.
     pub fn hung_for(&self) -> Option<Duration> {
-        Some(self.alive.silent_for()).filter(|silent| *silent > HUNG)
+        Some(self.liveness.silent_for()).filter(|silent| *silent > HUNG)
     }
 
     /// Queues a request.
     ///
     /// # Errors
-    /// Whatever the head refuses it for; `Unavailable` once the head is gone.
+    /// The head's reason for refusing the request; `Unavailable` if the head's task has ended.
     pub async fn submit(&self, submission: Submission) -> Result<EventStream, ServeError> {
-        let gone = || ServeError::Unavailable { reason: "the head is shutting down".into(), retry_after_s: 5 };
         let (events, stream) = mpsc::channel(EVENT_BACKLOG);
         let (accepted, answer) = oneshot::channel();
-        self.commands.send(Command::Submit { submission, events, accepted }).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())??;
+        self.commands
+            .send(Command::Submit { submission, events, accepted })
+            .await
+            .map_err(|_| ServeError::head_gone())?;
+        answer.await.map_err(|_| ServeError::head_gone())??;
         Ok(stream)
     }
 
-    /// The group's state now; `borrow().ready` is what `/ready` says, `accepting` what `/accepting` says.
+    /// Returns the group's status, now and as it changes. `/ready` answers its field `ready`, `/accepting` its field
+    /// `accepting`.
     pub fn status(&self) -> watch::Receiver<ClusterStatus> {
         self.status.clone()
     }
@@ -159,15 +177,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_that_does_not_turn_is_hung() {
-        let alive = Alive::default();
+    fn a_task_without_a_sign_of_life_is_hung() {
+        let liveness = Liveness::default();
         let (commands, _inbox) = mpsc::channel(1);
         let (_status, watched) = watch::channel(ClusterStatus::default());
-        let inference = Inference::new(commands, watched, alive.clone());
+        let inference = Inference::new(commands, watched, liveness.clone());
         assert_eq!(inference.hung_for(), None);
-        *alive.0.lock().unwrap() -= 2 * HUNG;
+        *liveness.0.lock().unwrap() -= 2 * HUNG;
         assert!(inference.hung_for().is_some_and(|hung| hung > HUNG));
-        alive.sign();
+        liveness.renew();
         assert_eq!(inference.hung_for(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! From what a client wrote to a [`Guide`], with what is wrong in it.
+//! Compiles a client's grammar to a [`Guide`], or finds the fault in it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,17 +10,17 @@ use toktrie::InferenceCapabilities;
 use super::{Grammar, GrammarError, Guide, MAX_SOURCE_BYTES, vocabulary};
 use crate::text::Tokenizer;
 
-/// What JSON may have between two of its tokens: nothing, a space, or a line end with what indents the next line. A
-/// model that is unsure would fill its context with spaces.
+/// White space that JSON may have between two of its tokens: none, a space, or a line end with an indentation. Without
+/// this bound, an unsure model would fill its context with spaces.
 const WHITESPACE: &str = r" |\n[ \t]{0,32}";
-/// States of a grammar's automaton, about 2 KiB each.
+/// Most states of a grammar's automaton, about 2 KiB each.
 const MAX_LEXER_STATES: usize = 32_000;
-/// Schemas are compiled on a stack of this size: the compiler calls itself for each level of what it is given.
+/// Stack on which a schema is compiled, in bytes. The compiler calls itself for each level of the schema.
 const STACK_BYTES: usize = 64 << 20;
-/// Longest part of the compiler's complaint that is passed on.
+/// Longest part of the compiler's error that clients see.
 const MAX_ERROR_CHARS: usize = 600;
 
-/// Compiles grammars for one model; the vocabulary's trie is built when the first one comes.
+/// Compiler of grammars for one model. The first grammar builds the vocabulary's trie.
 pub struct Grammars {
     tokenizer: Arc<Tokenizer>,
     vocab_size: u32,
@@ -33,10 +33,10 @@ impl Grammars {
         Self { tokenizer, vocab_size, eos_token_ids, factory: OnceLock::new() }
     }
 
-    /// Compiles; takes up to some tens of milliseconds, the first time up to a second.
+    /// Compiles a grammar. This takes up to some tens of milliseconds, and up to a second for the first grammar.
     ///
     /// # Errors
-    /// What is wrong with the grammar, or why this model can have none.
+    /// The fault in the grammar, or the reason why this model can have no grammar.
     pub fn compile(&self, grammar: &Grammar) -> Result<Guide, GrammarError> {
         let source = source(grammar)?;
         let compile = || {
@@ -98,15 +98,15 @@ fn choice(texts: &[String]) -> Result<String, GrammarError> {
     Ok(format!("start: {}", literals.join(" | ")))
 }
 
-/// A text as Lark spells it, which is as JSON does.
+/// Returns a text as Lark spells it, which is as JSON does.
 pub(crate) fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// The schema with our rule for whitespace, unless it brings its own.
+/// Adds [`WHITESPACE`] to a schema without a rule of its own for white space.
 ///
 /// # Errors
-/// It is no schema.
+/// The value is no schema.
 pub(crate) fn with_whitespace(mut schema: Value) -> Result<Value, GrammarError> {
     match &mut schema {
         Value::Object(fields) => {
@@ -118,7 +118,7 @@ pub(crate) fn with_whitespace(mut schema: Value) -> Result<Value, GrammarError> 
     Ok(schema)
 }
 
-/// The compiler's words, cut to what a client can read.
+/// Returns the compiler's error, cut to a length that a client can read.
 fn legible(error: &str) -> String {
     let cut: String = error.trim().chars().take(MAX_ERROR_CHARS).collect();
     if cut.len() < error.trim().len() { format!("{cut}…") } else { cut }
@@ -133,7 +133,7 @@ mod tests {
         Grammars::new(fixtures::byte_level(), fixtures::BYTE_LEVEL_VOCAB, vec![fixtures::END].into())
     }
 
-    /// Whether the grammar takes the text, token by token, and then may or must end.
+    /// Returns true if the grammar accepts the text, token by token, and may or must end after it.
     fn takes(grammars: &Grammars, grammar: &Grammar, text: &str) -> bool {
         let mut guide = grammars.compile(grammar).unwrap();
         let ids = fixtures::byte_level().encode(text, false).unwrap();
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn what_comes_before_a_mark_is_free() {
         let guide = grammars().compile(&Grammar::Regex("ab".into())).unwrap();
-        let mut guide = guide.after("</t>", fixtures::byte_level());
+        let mut guide = guide.after_mark("</t>", fixtures::byte_level());
         for id in b"x</</t" {
             assert_eq!(guide.allowed().unwrap(), None);
             assert!(!guide.advance(u32::from(*id)).unwrap());

@@ -1,4 +1,4 @@
-//! Where one answer is in its grammar.
+//! State of one answer in its grammar.
 
 use std::sync::Arc;
 
@@ -8,29 +8,30 @@ use lockstep_schedule::plan::TokenMask;
 use super::GrammarError;
 use crate::text::Tokenizer;
 
-/// The state of one answer: which tokens may come next. Kept at the head, so that it outlives every group.
+/// State of one answer: the tokens that may come next. The head keeps it, so that it outlives the loss of ranks.
 #[derive(Clone)]
 pub struct Guide {
     matcher: Matcher,
     vocab_size: u32,
-    /// Of the tokens so far; a plan that is lost with its group is made again.
+    /// Tokens that may follow the tokens so far, once computed. If a plan is lost with a rank, the head makes the plan
+    /// again and reads this mask once more.
     allowed: Option<TokenMask>,
-    /// What comes before the grammar counts.
-    before: Option<Before>,
+    /// Mark that must come before the grammar applies. `None` once it has come, or if there is none.
+    awaited_mark: Option<AwaitedMark>,
 }
 
-/// Anything up to a mark.
+/// Search for a mark in an answer's bytes.
 #[derive(Clone)]
-struct Before {
+struct AwaitedMark {
     tokenizer: Arc<Tokenizer>,
     mark: &'static str,
-    /// The last bytes, fewer than the mark has.
+    /// The last bytes of the answer, fewer than the mark has.
     last: Vec<u8>,
 }
 
-impl Before {
-    /// Takes a token. True: the mark is complete.
-    fn takes(&mut self, token: u32) -> bool {
+impl AwaitedMark {
+    /// Takes a token. Returns true if the mark is now complete.
+    fn find(&mut self, token: u32) -> bool {
         self.last.extend(self.tokenizer.token_bytes(token));
         let mark = self.mark.as_bytes();
         let found = self.last.windows(mark.len()).any(|window| window == mark);
@@ -47,50 +48,50 @@ impl std::fmt::Debug for Guide {
 }
 
 impl Guide {
-    /// A fresh matcher.
+    /// Makes the state before the first token.
     ///
     /// # Errors
-    /// Nothing can be said in it.
+    /// The grammar allows no answer at all.
     pub(super) fn new(matcher: Matcher, vocab_size: u32) -> Result<Self, GrammarError> {
-        let mut guide = Self { matcher, vocab_size, allowed: None, before: None };
+        let mut guide = Self { matcher, vocab_size, allowed: None, awaited_mark: None };
         guide.allowed().map_err(GrammarError::Invalid)?;
         Ok(guide)
     }
 
-    /// Lets anything come before the grammar, up to a mark.
+    /// Lets any text come before the grammar, up to and including `mark`.
     #[must_use]
-    pub fn after(self, mark: &'static str, tokenizer: Arc<Tokenizer>) -> Self {
-        Self { before: Some(Before { tokenizer, mark, last: Vec::new() }), ..self }
+    pub(crate) fn after_mark(self, mark: &'static str, tokenizer: Arc<Tokenizer>) -> Self {
+        Self { awaited_mark: Some(AwaitedMark { tokenizer, mark, last: Vec::new() }), ..self }
     }
 
-    /// The tokens that may come next, at least one; the model's end tokens are among them where the answer may end. None:
-    /// any.
+    /// Returns the tokens that may come next, at least one, or `None` if any token may. The model's end tokens are
+    /// among them if the answer may end.
     ///
     /// # Errors
-    /// The grammar is too complex here, or the vocabulary has no token for what it wants.
+    /// The grammar is too complex at this point, or the vocabulary has no token for any text that it allows.
     pub fn allowed(&mut self) -> Result<Option<TokenMask>, String> {
-        if self.before.is_some() || self.allowed.is_some() {
-            return Ok(self.allowed.clone().filter(|_| self.before.is_none()));
+        if self.awaited_mark.is_some() || self.allowed.is_some() {
+            return Ok(self.allowed.clone().filter(|_| self.awaited_mark.is_none()));
         }
         let set = self.matcher.compute_mask_or_eos().map_err(|error| format!("find what may come next: {error}"))?;
         let mut words: Vec<u32> = set.as_slice().to_vec();
         words.resize(TokenMask::num_words(self.vocab_size as usize), 0);
         let allowed = TokenMask::new(words);
         if allowed.is_empty() {
-            return Err("the grammar wants what the model has no token for".into());
+            return Err("the model has no token for any text that the grammar allows next".into());
         }
         self.allowed = Some(allowed);
         Ok(self.allowed.clone())
     }
 
-    /// Takes the token that came. True: nothing can follow, the answer is complete.
+    /// Takes the next token of the answer. Returns true if the answer is complete, so that no token can follow.
     ///
     /// # Errors
-    /// The grammar does not take it.
+    /// The grammar does not allow the token.
     pub fn advance(&mut self, token: u32) -> Result<bool, String> {
-        if let Some(before) = &mut self.before {
-            if before.takes(token) {
-                self.before = None;
+        if let Some(mark) = &mut self.awaited_mark {
+            if mark.find(token) {
+                self.awaited_mark = None;
             }
             return Ok(false);
         }

@@ -1,11 +1,11 @@
-//! Answers of a given form: JSON of a schema, texts of a regular expression or of a grammar.
+//! Forms of answers: JSON by a schema, text by a regular expression or by a grammar.
 //!
-//! `llguidance` does the work. What a request asks for is compiled here, on the client side of the service seam, into a
-//! [`Guide`]; the head asks that for the tokens that may come next and tells it the one that came. The state is the
-//! head's alone: it depends on the tokens that were given out and on nothing that is lost with a rank.
+//! `llguidance` does the work. A request's form is compiled here, on the client side of the service seam, to a
+//! [`Guide`]. The head asks the guide for the tokens that may come next, and passes each new token to it. Only the head
+//! holds this state. It depends on the tokens that were given out, and on nothing that is lost with a rank.
 //!
-//! Bounds: a source has at most [`MAX_SOURCE_BYTES`]; compiling and each set of tokens stop at the parser's limits
-//! (about 20 ms), and so does the memory of its automaton.
+//! Bounds: a source has at most [`MAX_SOURCE_BYTES`]. The parser's limits bound the time of compiling and of each set
+//! of tokens (about 20 ms), and the memory of the automaton.
 
 mod compile;
 mod guide;
@@ -17,31 +17,31 @@ pub use compile::Grammars;
 pub(crate) use compile::{literal, with_whitespace};
 pub use guide::Guide;
 
-/// Longest schema, regular expression or grammar, all choices together.
+/// Longest schema, regular expression or grammar, in bytes. All choices count together.
 pub(crate) const MAX_SOURCE_BYTES: usize = 256 << 10;
 
-/// The form of an answer.
+/// Form of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Grammar {
-    /// JSON of this schema.
+    /// JSON that this schema allows.
     JsonSchema(Value),
     /// Any JSON object.
     JsonObject,
-    /// The whole answer matches; syntax of the `regex` crate.
+    /// A text of which the whole matches this expression, in the syntax of the `regex` crate.
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// llguidance's dialect of Lark.
+    /// A text of this grammar, in llguidance's dialect of Lark.
     Lark(String),
 }
 
-/// Why a grammar cannot be used.
+/// Reason why a grammar cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
-    /// The client's mistake.
+    /// A mistake of the client.
     #[error("{0}")]
     Invalid(String),
-    /// The server's.
+    /// A fault of the server.
     #[error("{0}")]
     Internal(String),
 }

@@ -8,15 +8,17 @@ use crate::output::tools::Function;
 use crate::session::{CallDelta, RequestError, ToolChoice, ToolsInput};
 use crate::text::{ChatMessage, Conversation, ToolCall};
 
+/// Reads a conversation.
+///
 /// # Errors
-/// Which call's arguments are no object.
-pub(crate) fn conversation(messages: Vec<v1::ChatMessage>) -> Result<Conversation, RequestError> {
-    let messages = messages.into_iter().map(message).collect::<Result<_, _>>()?;
+/// Names the call whose arguments are no object.
+pub(crate) fn conversation_from_wire(messages: Vec<v1::ChatMessage>) -> Result<Conversation, RequestError> {
+    let messages = messages.into_iter().map(message_from_wire).collect::<Result<_, _>>()?;
     Ok(Conversation { messages, ..Conversation::default() })
 }
 
-fn message(wire: v1::ChatMessage) -> Result<ChatMessage, RequestError> {
-    let some = |text: String| (!text.is_empty()).then_some(text);
+fn message_from_wire(wire: v1::ChatMessage) -> Result<ChatMessage, RequestError> {
+    let non_empty = |text: String| (!text.is_empty()).then_some(text);
     let call = |wire: v1::ToolCall| match json_object(&wire.arguments) {
         Some(arguments) => Ok(ToolCall { id: wire.id, name: wire.name, arguments }),
         None => {
@@ -28,15 +30,17 @@ fn message(wire: v1::ChatMessage) -> Result<ChatMessage, RequestError> {
         role: wire.role,
         content: wire.content,
         tool_calls: wire.tool_calls.into_iter().map(call).collect::<Result<_, _>>()?,
-        tool_call_id: some(wire.tool_call_id),
+        tool_call_id: non_empty(wire.tool_call_id),
         name: None,
-        reasoning: some(wire.reasoning),
+        reasoning: non_empty(wire.reasoning),
     })
 }
 
+/// Reads the tools and the client's choice among them.
+///
 /// # Errors
-/// Which tool's parameters are no object.
-pub(crate) fn tools(
+/// Names the tool whose parameters are no object.
+pub(crate) fn tools_from_wire(
     tools: Vec<v1::Tool>,
     choice: Option<v1::ToolChoice>,
     single_call: bool,
@@ -69,7 +73,7 @@ fn json_object(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok().filter(Value::is_object)
 }
 
-pub(crate) fn call(part: CallDelta) -> ToolCallDelta {
+pub(crate) fn call_to_wire(part: CallDelta) -> ToolCallDelta {
     let (id, name) = part.begin.unwrap_or_default();
     ToolCallDelta { index: part.index as u32, id, name, arguments: part.arguments }
 }

@@ -11,24 +11,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-/// Least time between two messages of a watch: five a second, the newest state each time.
+/// Shortest time between two messages of a watch: at most five a second. Each message is the newest status.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
-/// Longest status: that of the largest group.
+/// Longest message with a status, in bytes: that of the largest group.
 pub const MAX_STATUS_BYTES: usize = 64 << 20;
 
-pub struct Service {
+pub struct ClusterService {
     status: watch::Receiver<ClusterStatus>,
     shutdown: CancellationToken,
 }
 
-impl Service {
+impl ClusterService {
     pub fn new(status: watch::Receiver<ClusterStatus>, shutdown: CancellationToken) -> Self {
         Self { status, shutdown }
     }
 }
 
 #[tonic::async_trait]
-impl Cluster for Service {
+impl Cluster for ClusterService {
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<ClusterStatus>, Status> {
         Ok(Response::new(self.status.borrow().clone()))
     }

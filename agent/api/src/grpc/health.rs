@@ -1,7 +1,7 @@
-//! `grpc.health.v1.Health`, answered from the group's status itself, so that it cannot lag behind.
+//! `grpc.health.v1.Health`, answered from the group's status, so that the health cannot lag behind the status.
 //!
-//! The empty name and `lockstep.v1.Inference` follow `ready`, the truth about every rank; the name `accepting` follows
-//! `accepting`, for a probe that keeps a group that is re-forming behind its Service.
+//! The empty name and `lockstep.v1.Inference` follow `ready`, which is true if every rank serves. The name `accepting`
+//! follows `accepting`, for a probe that keeps a group behind its Kubernetes Service while the group forms again.
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -14,18 +14,18 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-pub(crate) struct Service {
+pub(crate) struct HealthService {
     status: watch::Receiver<ClusterStatus>,
     shutdown: CancellationToken,
 }
 
-impl Service {
+impl HealthService {
     pub(crate) fn new(status: watch::Receiver<ClusterStatus>, shutdown: CancellationToken) -> Self {
         Self { status, shutdown }
     }
 }
 
-/// What the status means for a service's name; `ServiceUnknown` for any other name.
+/// Returns the health of the service with that name, or `ServiceUnknown` for an unknown name.
 fn serving(status: &ClusterStatus, service: &str) -> ServingStatus {
     let up = match service {
         "" | SERVICE_NAME => status.ready,
@@ -36,7 +36,7 @@ fn serving(status: &ClusterStatus, service: &str) -> ServingStatus {
 }
 
 #[tonic::async_trait]
-impl Health for Service {
+impl Health for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
         match serving(&self.status.borrow(), &service) {
@@ -52,10 +52,10 @@ impl Health for Service {
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let service = request.into_inner().service;
         let start = (self.status.clone(), None);
-        let states = stream::unfold(start, move |(mut receiver, told)| {
+        let states = stream::unfold(start, move |(mut receiver, last_sent)| {
             let service = service.clone();
             async move {
-                let changed = |status: &ClusterStatus| Some(serving(status, &service)) != told;
+                let changed = |status: &ClusterStatus| Some(serving(status, &service)) != last_sent;
                 let now = serving(&*receiver.wait_for(changed).await.ok()?, &service);
                 Some((Ok(HealthCheckResponse { status: now.into() }), (receiver, Some(now))))
             }

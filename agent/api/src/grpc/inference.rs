@@ -1,4 +1,4 @@
-//! `lockstep.v1.Inference`: wire types in, wire types out; everything between them is the session's.
+//! `lockstep.v1.Inference`: wire types in, wire types out. The session does everything between.
 
 use std::sync::Arc;
 
@@ -15,29 +15,30 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::chat;
-use super::status::{add_request_id, deadline_of, request_id_of, status};
+use super::status::{add_request_id, read_deadline, read_request_id, status};
 use crate::grammar::Grammar;
 use crate::session::{
-    Answer, Api, Delta, Finish, GenerateInput, LimitsInput, PromptInput, RequestError, SamplingInput, TokenOut, Usage,
+    Answer, Api, Delta, Finish, GenerateInput, GeneratedToken, LimitsInput, PromptInput, RequestError, SamplingInput,
+    Usage,
 };
 use crate::text::Tokenizer;
 
 type Generated = BoxStream<'static, Result<GenerateResponse, Status>>;
 
-pub(crate) struct Service {
+pub(crate) struct InferenceService {
     api: Api,
 }
 
-impl Service {
+impl InferenceService {
     pub(crate) fn new(api: Api) -> Self {
         Self { api }
     }
 
     async fn start(&self, metadata: &MetadataMap, mut input: GenerateInput) -> Result<Response<Generated>, Status> {
-        input.request_id = request_id_of(metadata);
+        input.request_id = read_request_id(metadata);
         let request_id = input.request_id.clone();
         let refuse = |error: RequestError| status(&error, &request_id);
-        input.deadline = deadline_of(metadata).map_err(refuse)?;
+        input.deadline = read_deadline(metadata).map_err(refuse)?;
         let answers = self.api.generate(input).await.map_err(refuse)?;
         let tokenizer = self.api.text().tokenizer();
         let streams = answers.into_iter().map(|answer| responses(answer, tokenizer.clone()));
@@ -48,7 +49,7 @@ impl Service {
 }
 
 #[tonic::async_trait]
-impl Inference for Service {
+impl Inference for InferenceService {
     type GenerateStream = Generated;
 
     async fn generate(&self, request: Request<GenerateRequest>) -> Result<Response<Generated>, Status> {
@@ -75,9 +76,9 @@ impl Inference for Service {
 
     async fn chat(&self, request: Request<ChatRequest>) -> Result<Response<Generated>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let refuse = |error: RequestError| status(&error, &request_id_of(&metadata));
-        let prompt = PromptInput::Chat(chat::conversation(request.messages).map_err(refuse)?);
-        let tools = chat::tools(request.tools, request.tool_choice, request.single_call).map_err(refuse)?;
+        let refuse = |error: RequestError| status(&error, &read_request_id(&metadata));
+        let prompt = PromptInput::Chat(chat::conversation_from_wire(request.messages).map_err(refuse)?);
+        let tools = chat::tools_from_wire(request.tools, request.tool_choice, request.single_call).map_err(refuse)?;
         let input = GenerateInput {
             model: request.model,
             prompt,
@@ -95,14 +96,14 @@ impl Inference for Service {
     async fn tokenize(&self, request: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let ids = self.api.tokenize(&request.model, request.text, !request.no_special_tokens).await;
-        let token_ids = ids.map_err(|error| status(&error, &request_id_of(&metadata)))?;
+        let token_ids = ids.map_err(|error| status(&error, &read_request_id(&metadata)))?;
         Ok(Response::new(TokenizeResponse { token_ids }))
     }
 
     async fn detokenize(&self, request: Request<DetokenizeRequest>) -> Result<Response<DetokenizeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let text = self.api.detokenize(&request.model, &request.token_ids, request.skip_special_tokens);
-        let text = text.map_err(|error| status(&error, &request_id_of(&metadata)))?;
+        let text = text.map_err(|error| status(&error, &read_request_id(&metadata)))?;
         Ok(Response::new(DetokenizeResponse { text }))
     }
 
@@ -115,7 +116,7 @@ impl Inference for Service {
         request: Request<GetModelInfoRequest>,
     ) -> Result<Response<GetModelInfoResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.api.check_model(&request.model).map_err(|error| status(&error, &request_id_of(&metadata)))?;
+        self.api.check_model(&request.model).map_err(|error| status(&error, &read_request_id(&metadata)))?;
         Ok(Response::new(GetModelInfoResponse { model: Some(self.api.model().clone()) }))
     }
 }
@@ -143,7 +144,7 @@ fn limits(wire: v1::Limits) -> LimitsInput {
 
 fn grammar(wire: v1::Grammar, metadata: &MetadataMap) -> Result<(&'static str, Grammar), Status> {
     const FIELD: &str = "grammar";
-    let refuse = |reason: String| status(&RequestError::field(FIELD, reason), &request_id_of(metadata));
+    let refuse = |reason: String| status(&RequestError::field(FIELD, reason), &read_request_id(metadata));
     let grammar = match wire.kind {
         Some(Kind::JsonSchema(text)) => {
             let schema = serde_json::from_str(&text);
@@ -160,7 +161,7 @@ fn grammar(wire: v1::Grammar, metadata: &MetadataMap) -> Result<(&'static str, G
     Ok((FIELD, grammar))
 }
 
-/// The stream up to its first error: a call ends with it, and the other choices with the call.
+/// Returns the stream up to its first error. An error ends the call, and with the call its other choices.
 fn until_error(responses: impl Stream<Item = Result<GenerateResponse, Status>> + Send + Unpin + 'static) -> Generated {
     stream::unfold(Some(responses), |responses| async move {
         let mut responses = responses?;
@@ -171,7 +172,7 @@ fn until_error(responses: impl Stream<Item = Result<GenerateResponse, Status>> +
     .boxed()
 }
 
-/// The answer as messages; the first and the last carry the usage.
+/// Returns the answer as messages. The first and the last carry the usage.
 fn responses(answer: Answer, tokenizer: Arc<Tokenizer>) -> Generated {
     stream::unfold((answer, true, tokenizer), |(mut answer, first, tokenizer)| async move {
         let response = match answer.next().await? {
@@ -199,7 +200,7 @@ fn response(answer: &Answer, delta: Delta, usage: Option<v1::Usage>, tokenizer: 
         choice: answer.choice(),
         text: delta.text,
         reasoning: delta.reasoning,
-        tool_calls: delta.calls.into_iter().map(chat::call).collect(),
+        tool_calls: delta.calls.into_iter().map(chat::call_to_wire).collect(),
         token_ids: delta.tokens.iter().map(|token| token.id).collect(),
         logprobs: delta.tokens.iter().filter_map(|token| logprobs(token, tokenizer)).collect(),
         finish_reason: finish_reason.into(),
@@ -207,7 +208,7 @@ fn response(answer: &Answer, delta: Delta, usage: Option<v1::Usage>, tokenizer: 
     }
 }
 
-fn logprobs(token: &TokenOut, tokenizer: &Tokenizer) -> Option<v1::TokenLogprobs> {
+fn logprobs(token: &GeneratedToken, tokenizer: &Tokenizer) -> Option<v1::TokenLogprobs> {
     let logprobs = token.logprobs.as_ref()?;
     let top = logprobs.top.iter().map(|(id, logprob)| v1::TopLogprob {
         token_id: *id,

@@ -1,8 +1,8 @@
 //! The gRPC endpoint: `lockstep.v1.Inference`, `lockstep.v1.Cluster`, `grpc.health.v1.Health`, and reflection (v1 and
 //! v1alpha) over all of them.
 //!
-//! A call that its client cancels drops its answer, which cancels the request at the head. Watches end at a shutdown, so
-//! that they do not hold it up.
+//! A call that its client cancels drops its answer, and the drop cancels the request at the head. Watches end at a
+//! shutdown, so that they do not delay it.
 
 mod chat;
 pub(crate) mod cluster;
@@ -22,12 +22,12 @@ use tonic_reflection::server::Builder;
 use crate::serve::{Protocol, serve as serve_connections};
 use crate::session::Api;
 
-/// Longest message taken: more text than any context holds.
+/// Longest request, in bytes: more text than any context holds.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
-/// Longest message sent: a detokenized context.
+/// Longest response, in bytes: a detokenized context.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
-/// The descriptors compiled into this program do not parse: a defect of the build.
+/// Error for compiled-in descriptors that do not parse: a defect of the build.
 #[derive(Debug, thiserror::Error)]
 #[error("read the descriptors for reflection")]
 pub struct ReflectionError(#[from] tonic_reflection::server::Error);
@@ -35,7 +35,7 @@ pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 /// Serves until `shutdown`, then until every call has ended.
 ///
 /// # Errors
-/// Only where the build is defective.
+/// The build is defective.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) -> Result<(), ReflectionError> {
     let routes = routes(api, &shutdown)?;
     serve_connections(listener, routes.into_axum_router(), Protocol::Grpc, shutdown).await;
@@ -49,9 +49,9 @@ fn routes(api: Api, shutdown: &CancellationToken) -> Result<Routes, ReflectionEr
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
-    let cluster = ClusterServer::new(cluster::Service::new(api.status(), shutdown.clone()));
-    let health = HealthServer::new(health::Service::new(api.status(), shutdown.clone()));
-    let inference = InferenceServer::new(inference::Service::new(api));
+    let cluster = ClusterServer::new(cluster::ClusterService::new(api.status(), shutdown.clone()));
+    let health = HealthServer::new(health::HealthService::new(api.status(), shutdown.clone()));
+    let inference = InferenceServer::new(inference::InferenceService::new(api));
     Ok(Routes::new(
         inference.max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_RESPONSE_BYTES),
     )

@@ -12,7 +12,8 @@ const REQUEST_ID: &str = "x-request-id";
 const RETRY_AFTER: &str = "retry-after";
 const TIMEOUT: &str = "grpc-timeout";
 
-/// The status of an error, with the request's id, and `retry-after` in seconds where trying again helps.
+/// Returns the status of an error. Its metadata holds the request's id, and `retry-after` in seconds if trying again
+/// helps.
 pub(crate) fn status(error: &RequestError, request_id: &str) -> Status {
     let (code, retry_after_s) = match error {
         RequestError::Field { .. } | RequestError::Serve(ServeError::Invalid(_)) => (Code::InvalidArgument, None),
@@ -30,8 +31,8 @@ pub(crate) fn status(error: &RequestError, request_id: &str) -> Status {
     Status::with_metadata(code, error.to_string(), metadata)
 }
 
-/// The client's `x-request-id`, else a new one.
-pub(crate) fn request_id_of(metadata: &MetadataMap) -> String {
+/// Returns the client's `x-request-id`, or a new id.
+pub(crate) fn read_request_id(metadata: &MetadataMap) -> String {
     request_id(metadata.get(REQUEST_ID).map(|id| id.as_bytes()))
 }
 
@@ -41,11 +42,11 @@ pub(crate) fn add_request_id(metadata: &mut MetadataMap, id: &str) {
     }
 }
 
-/// Time that the client gives the call; none where it did not say.
+/// Returns the time that the client gives the call, or `None` if the client set none.
 ///
 /// # Errors
 /// The header is malformed.
-pub(crate) fn deadline_of(metadata: &MetadataMap) -> Result<Option<Duration>, RequestError> {
+pub(crate) fn read_deadline(metadata: &MetadataMap) -> Result<Option<Duration>, RequestError> {
     let Some(value) = metadata.get(TIMEOUT) else { return Ok(None) };
     let timeout = value.to_str().ok().and_then(parse_timeout);
     timeout.map(Some).ok_or_else(|| {
@@ -53,7 +54,7 @@ pub(crate) fn deadline_of(metadata: &MetadataMap) -> Result<Option<Duration>, Re
     })
 }
 
-/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>, "Timeout".
+/// Parses a timeout by <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>, "Timeout".
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,4 +1,4 @@
-//! Reading a request's body: bounded in size and in time, errors as JSON.
+//! A request's body, read within a bound of size and of time. Errors are JSON.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::MAX_BODY_BYTES;
 use super::error::ApiError;
 use super::fields::Fields;
 
-/// How long a client may take to send its body.
+/// Time within which a client must send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl<S: Send + Sync> FromRequest<S> for Fields {

@@ -1,70 +1,53 @@
 //! `/v1/completions`: one prompt or several, as text or as token ids.
 
-use axum::Json;
 use axum::extract::{Extension, State};
-use axum::response::{IntoResponse, Response};
-use futures::future::try_join_all;
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::fields::{Fields, FromField, kind};
-use super::format::grammar;
-use super::generate::{Chunks, Gathered, gather, now, stream_response, usage};
+use super::fields::{Fields, FromField, describe_kind};
+use super::format::parse_grammar;
+use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond};
 use super::{Id, RequestId};
 use crate::model::Text;
-use crate::session::{Api, Delta, GenerateInput, PromptInput, TokenOut, Usage};
+use crate::session::{Api, Delta, GenerateInput, GeneratedToken, PromptInput};
 
-/// Answers to one request, all prompts together; each is a request of its own to the head.
+/// Most answers to one request, all prompts together. Each answer is a request of its own to the head.
 const MAX_ANSWERS: usize = 64;
 /// OpenAI's default of this endpoint.
 const DEFAULT_MAX_TOKENS: u32 = 16;
-
-struct Request {
-    inputs: Vec<GenerateInput>,
-    logprobs: bool,
-    stream: bool,
-    include_usage: bool,
-}
 
 pub(crate) async fn create(
     State(api): State<Api>,
     Extension(RequestId(id)): Id,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    let Request { inputs, logprobs, stream, include_usage } = parse(fields, &id)?;
+    let (inputs, streaming) = parse(fields, &id)?;
+    let logprobs = inputs.iter().any(|input| input.logprobs.is_some());
     let mut answers = Vec::with_capacity(inputs.len());
     for input in inputs {
         answers.extend(api.generate(input).await?);
     }
-    let wording = Wording { id, created: now(), model: api.model().name.clone(), text: api.text().clone(), logprobs };
-    if stream {
-        let offsets = vec![0; answers.len()];
-        return Ok(stream_response(answers, Streamed { wording, include_usage, offsets }));
-    }
-    let gathered = try_join_all(answers.into_iter().map(gather)).await?;
-    let usage = usage(gathered.iter().map(|answer| answer.usage));
-    let choices = gathered.into_iter().enumerate().map(|(index, answer)| wording.choice(index, answer)).collect();
-    let mut body = wording.body(choices);
-    body["usage"] = usage;
-    Ok(Json(body).into_response())
+    let format = CompletionFormat { text: api.text().clone(), logprobs, offsets: vec![0; answers.len()] };
+    respond(&api, &id, answers, streaming, format).await
 }
 
-fn parse(mut fields: Fields, id: &str) -> Result<Request, ApiError> {
-    let prompts = prompts(fields.take_any("prompt"))?;
-    let (stream, include_usage) = fields.stream()?;
-    let mut limits = fields.limits(&["max_tokens"])?;
+/// Reads the request: an input for each prompt.
+fn parse(mut fields: Fields, id: &str) -> Result<(Vec<GenerateInput>, Option<Streaming>), ApiError> {
+    let prompts = parse_prompts(fields.take_value("prompt"))?;
+    let streaming = fields.take_streaming()?;
+    let mut limits = fields.take_limits(&["max_tokens"])?;
     limits.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
     let input = GenerateInput {
-        model: fields.take("model")?.unwrap_or_default(),
-        sampling: fields.sampling()?,
+        model: fields.take_field("model")?.unwrap_or_default(),
+        sampling: fields.take_sampling()?,
         limits,
-        logprobs: fields.take("logprobs")?,
-        choices: fields.take("n")?,
-        grammar: grammar(&mut fields)?,
+        logprobs: fields.take_field("logprobs")?,
+        choices: fields.take_field("n")?,
+        grammar: parse_grammar(&mut fields)?,
         ..GenerateInput::default()
     };
-    fields.finish()?;
-    let logprobs = input.logprobs.is_some();
+    fields.refuse_rest()?;
     let several = prompts.len() > 1;
     let choices = input.choices.unwrap_or(1) as usize;
     if several && prompts.len().saturating_mul(choices) > MAX_ANSWERS {
@@ -77,17 +60,20 @@ fn parse(mut fields: Fields, id: &str) -> Result<Request, ApiError> {
     let request_id = |index: usize| if several { format!("{id}-{index}") } else { id.to_owned() };
     let inputs = prompts.into_iter().enumerate();
     let inputs = inputs.map(|(at, prompt)| GenerateInput { prompt, request_id: request_id(at), ..input.clone() });
-    Ok(Request { inputs: inputs.collect(), logprobs, stream, include_usage })
+    Ok((inputs.collect(), streaming))
 }
 
-/// A string, a list of token ids, or a list of either.
-fn prompts(prompt: Option<Value>) -> Result<Vec<PromptInput>, ApiError> {
+/// Reads the prompts: a string, a list of token ids, or a list of either.
+///
+/// # Errors
+/// The field is missing or has another type.
+fn parse_prompts(prompt: Option<Value>) -> Result<Vec<PromptInput>, ApiError> {
     let values = match prompt {
         None => return Err(ApiError::field("prompt", "missing: send a string or a list of token ids")),
         Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
         Some(Value::Array(values)) => values,
         Some(other) => {
-            let got = kind(&other);
+            let got = describe_kind(&other);
             return Err(ApiError::field("prompt", format!("expected a string or a list of token ids, got {got}")));
         }
     };
@@ -99,39 +85,28 @@ fn prompts(prompt: Option<Value>) -> Result<Vec<PromptInput>, ApiError> {
         let ids = ids.ok_or_else(|| ApiError::field("prompt", "a list of token ids has something else in it"))?;
         return Ok(vec![PromptInput::Tokens(ids)]);
     }
-    let one = |(at, value): (usize, Value)| match value {
+    let parse_one = |(at, value): (usize, Value)| match value {
         Value::String(text) => Ok(PromptInput::Text(text)),
         other => Vec::from_field(other).map(PromptInput::Tokens).ok_or_else(|| {
             ApiError::field("prompt", format!("prompt {at} is neither a string nor a list of token ids"))
         }),
     };
-    values.into_iter().enumerate().map(one).collect()
+    values.into_iter().enumerate().map(parse_one).collect()
 }
 
-/// Turns answers into OpenAI's words.
-struct Wording {
-    id: String,
-    created: u64,
-    model: String,
+/// Choices of a completion.
+struct CompletionFormat {
     text: Text,
+    /// The client asked for log probabilities.
     logprobs: bool,
+    /// Characters of the tokens that were sent so far, by choice.
+    offsets: Vec<usize>,
 }
 
-impl Wording {
-    fn body(&self, choices: Vec<Value>) -> Value {
-        json!({
-            "id": format!("cmpl-{}", self.id), "object": "text_completion", "created": self.created,
-            "model": self.model, "choices": choices,
-        })
-    }
-
-    fn choice(&self, index: usize, answer: Gathered) -> Value {
-        let logprobs = self.logprobs(&answer.tokens, &mut 0);
-        json!({"index": index, "text": answer.text, "logprobs": logprobs, "finish_reason": answer.finish})
-    }
-
-    /// Null unless asked for; `offset` counts the characters of the tokens so far.
-    fn logprobs(&self, tokens: &[TokenOut], offset: &mut usize) -> Value {
+impl CompletionFormat {
+    /// Returns the log probabilities of `tokens`, or null if the client did not ask for them. `offset` counts the
+    /// characters of the tokens so far.
+    fn logprobs(&self, tokens: &[GeneratedToken], offset: &mut usize) -> Value {
         if !self.logprobs {
             return Value::Null;
         }
@@ -139,7 +114,7 @@ impl Wording {
         for token in tokens {
             let text = self.text.tokenizer().token_text(token.id);
             let logprob = token.logprobs.as_ref().map(|logprobs| logprobs.chosen);
-            top.push(self.top(token, &text));
+            top.push(self.top_logprobs(token, &text));
             offsets.push(*offset);
             *offset += text.chars().count();
             texts.push(text);
@@ -148,8 +123,8 @@ impl Wording {
         json!({"tokens": texts, "token_logprobs": chosen, "top_logprobs": top, "text_offset": offsets})
     }
 
-    /// The most likely tokens by their text, the chosen one always among them.
-    fn top(&self, token: &TokenOut, text: &str) -> Value {
+    /// Returns the most likely tokens by their text. The chosen token is always among them.
+    fn top_logprobs(&self, token: &GeneratedToken, text: &str) -> Value {
         let Some(logprobs) = &token.logprobs else { return Value::Null };
         let mut map = Map::new();
         for (id, logprob) in &logprobs.top {
@@ -160,39 +135,28 @@ impl Wording {
     }
 }
 
-struct Streamed {
-    wording: Wording,
-    include_usage: bool,
-    /// By choice: characters of the tokens told so far.
-    offsets: Vec<usize>,
-}
+impl ChoiceFormat for CompletionFormat {
+    const ID_PREFIX: &str = "cmpl";
+    const OBJECT: &str = "text_completion";
+    const CHUNK_OBJECT: &str = Self::OBJECT;
 
-impl Streamed {
-    fn body(&self, choices: Vec<Value>, usage: Value) -> Value {
-        let mut body = self.wording.body(choices);
-        if self.include_usage {
-            body["usage"] = usage;
-        }
-        body
+    fn choice(&self, index: usize, answer: WholeAnswer) -> Value {
+        let logprobs = self.logprobs(&answer.tokens, &mut 0);
+        json!({"index": index, "text": answer.text, "logprobs": logprobs, "finish_reason": answer.finish_reason})
     }
-}
 
-impl Chunks for Streamed {
-    fn prelude(&mut self, _index: usize) -> Option<Value> {
+    fn first_chunk(&self, _index: usize) -> Option<Value> {
         None
     }
 
-    fn chunk(&mut self, index: usize, delta: Delta, finish: Option<&'static str>) -> Option<Value> {
-        let told = self.wording.logprobs && !delta.tokens.is_empty();
-        if delta.text.is_empty() && finish.is_none() && !told {
+    fn chunk(&mut self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Option<Value> {
+        let has_logprobs = self.logprobs && !delta.tokens.is_empty();
+        if delta.text.is_empty() && finish_reason.is_none() && !has_logprobs {
             return None;
         }
-        let logprobs = self.wording.logprobs(&delta.tokens, &mut self.offsets[index]);
-        let choice = json!({"index": index, "text": delta.text, "logprobs": logprobs, "finish_reason": finish});
-        Some(self.body(vec![choice], Value::Null))
-    }
-
-    fn postlude(&mut self, usages: &[Usage]) -> Option<Value> {
-        self.include_usage.then(|| self.body(vec![], usage(usages.iter().copied())))
+        let mut offset = self.offsets[index];
+        let logprobs = self.logprobs(&delta.tokens, &mut offset);
+        self.offsets[index] = offset;
+        Some(json!({"index": index, "text": delta.text, "logprobs": logprobs, "finish_reason": finish_reason}))
     }
 }

@@ -12,7 +12,7 @@ use crate::session::RequestError;
 pub(crate) struct ApiError {
     pub status: StatusCode,
     pub message: String,
-    /// Name of the culprit field.
+    /// Name of the field at fault.
     pub param: Option<String>,
     pub code: Option<&'static str>,
     pub retry_after_s: Option<u32>,
@@ -23,14 +23,14 @@ impl ApiError {
         Self { status, message: message.into(), param: None, code: None, retry_after_s: None }
     }
 
-    /// 400 because of one field.
+    /// Returns the error 400 for one field.
     pub(crate) fn field(param: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         let param = param.into();
         let message = format!("{param}: {reason}");
         Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, message) }
     }
 
-    /// The body of the response, and what a stream says in an event of its own.
+    /// Returns the body of the response, which is also the data of an event in a stream.
     pub(crate) fn json(&self) -> Value {
         let kind = match self.status {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",

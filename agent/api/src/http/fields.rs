@@ -1,18 +1,19 @@
-//! A request's JSON object, taken apart field by field.
+//! Fields of a request's JSON object. An endpoint takes each field that it knows.
 //!
-//! Three tables say what becomes of a field that no endpoint takes: some change nothing and are accepted, some would
-//! change the answer and are refused with what to do instead, and what nobody knows is refused as a likely slip.
+//! Two tables list the fields that no endpoint takes. A field that changes nothing is accepted. A field that would
+//! change the answer is refused, with a remedy. Any other field is refused as a likely slip.
 
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::generate::Streaming;
 use crate::session::{LimitsInput, SamplingInput};
 
-/// They do not change the answer.
+/// Fields that do not change the answer.
 const IGNORED: [&str; 7] =
     ["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
 
-/// They would change the answer: field, the values that ask for nothing, and what to do instead.
+/// Fields that would change the answer: name, values that ask for nothing, and remedy.
 const UNSUPPORTED: [(&str, &[&str], &str); 11] = [
     ("best_of", &["1"], "ask for n answers and choose among them"),
     ("echo", &["false"], "put the prompt before the answer yourself"),
@@ -27,13 +28,13 @@ const UNSUPPORTED: [(&str, &[&str], &str); 11] = [
     ("web_search_options", &[], "put what was found in a message"),
 ];
 
-/// The fields not taken yet; `null` counts as absent.
+/// Fields that are not taken yet. A field that is `null` counts as absent.
 #[derive(Debug)]
 pub(crate) struct Fields(Map<String, Value>);
 
 /// A type that a field can have.
 pub(crate) trait FromField: Sized {
-    /// With article, for the error.
+    /// Name of the type for errors, with its article.
     const EXPECTED: &'static str;
 
     fn from_field(value: Value) -> Option<Self>;
@@ -55,7 +56,7 @@ impl FromField for u32 {
     }
 }
 
-/// Signed ones are seeds too: OpenAI's are.
+/// Signed numbers are accepted as well: OpenAI's seeds are signed.
 impl FromField for u64 {
     const EXPECTED: &'static str = "a whole number of 64 bits";
 
@@ -115,7 +116,7 @@ impl FromField for Vec<String> {
     }
 }
 
-/// Token ids, which JSON can only spell as names, and numbers.
+/// Pairs of a token id and a number. JSON can spell the ids only as names.
 impl FromField for Vec<(u32, f32)> {
     const EXPECTED: &'static str = "an object of token ids and numbers, e.g. {\"50256\": -100}";
 
@@ -137,6 +138,8 @@ impl FromField for Map<String, Value> {
 }
 
 impl Fields {
+    /// Parses the body.
+    ///
     /// # Errors
     /// The body is no JSON object.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
@@ -150,30 +153,32 @@ impl Fields {
             }
             other => Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
-                format!("the body must be a JSON object, not {}", kind(&other)),
+                format!("the body must be a JSON object, not {}", describe_kind(&other)),
             )),
         }
     }
 
-    /// Takes a field; none where it is absent.
+    /// Takes a field. Returns `None` if the field is absent.
     ///
     /// # Errors
-    /// It has another type.
-    pub(crate) fn take<T: FromField>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
-        let Some(value) = self.take_any(name) else { return Ok(None) };
-        let got = kind(&value);
+    /// The field has another type.
+    pub(crate) fn take_field<T: FromField>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
+        let Some(value) = self.take_value(name) else { return Ok(None) };
+        let got = describe_kind(&value);
         let parsed = T::from_field(value);
         parsed.map(Some).ok_or_else(|| ApiError::field(name, format!("expected {}, got {got}", T::EXPECTED)))
     }
 
-    /// Takes a field as it is.
-    pub(crate) fn take_any(&mut self, name: &str) -> Option<Value> {
+    /// Takes a field of any type.
+    pub(crate) fn take_value(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name)
     }
 
+    /// Checks the fields that no endpoint took.
+    ///
     /// # Errors
-    /// Names a field that is left and cannot be ignored.
-    pub(crate) fn finish(self) -> Result<(), ApiError> {
+    /// Names a field that is not taken and cannot be ignored.
+    pub(crate) fn refuse_rest(self) -> Result<(), ApiError> {
         for (name, value) in self.0 {
             if IGNORED.contains(&name.as_str()) {
                 continue;
@@ -188,11 +193,13 @@ impl Fields {
         Ok(())
     }
 
+    /// Takes the fields of sampling.
+    ///
     /// # Errors
     /// Names the field of another type.
-    pub(crate) fn sampling(&mut self) -> Result<SamplingInput, ApiError> {
-        // Some clients say -1 for "all".
-        let top_k = match self.take::<i64>("top_k")? {
+    pub(crate) fn take_sampling(&mut self) -> Result<SamplingInput, ApiError> {
+        // Some clients send -1 for "all".
+        let top_k = match self.take_field::<i64>("top_k")? {
             Some(-1) => Some(0),
             Some(top_k) => {
                 Some(u32::try_from(top_k).map_err(|_| ApiError::field("top_k", "out of range: 0 (all) or more"))?)
@@ -200,32 +207,32 @@ impl Fields {
             None => None,
         };
         Ok(SamplingInput {
-            temperature: self.take("temperature")?,
+            temperature: self.take_field("temperature")?,
             top_k,
-            top_p: self.take("top_p")?,
-            min_p: self.take("min_p")?,
-            repetition_penalty: self.take("repetition_penalty")?,
-            presence_penalty: self.take("presence_penalty")?,
-            frequency_penalty: self.take("frequency_penalty")?,
-            logit_bias: self.take("logit_bias")?.unwrap_or_default(),
-            seed: self.take("seed")?,
+            top_p: self.take_field("top_p")?,
+            min_p: self.take_field("min_p")?,
+            repetition_penalty: self.take_field("repetition_penalty")?,
+            presence_penalty: self.take_field("presence_penalty")?,
+            frequency_penalty: self.take_field("frequency_penalty")?,
+            logit_bias: self.take_field("logit_bias")?.unwrap_or_default(),
+            seed: self.take_field("seed")?,
         })
     }
 
-    /// `max_tokens` under the given names, the first that is present.
+    /// Takes the limits of the answer. `max_tokens` is the first of the given names that is present.
     ///
     /// # Errors
     /// Names the field of another type.
-    pub(crate) fn limits(&mut self, max_tokens: &[&str]) -> Result<LimitsInput, ApiError> {
+    pub(crate) fn take_limits(&mut self, max_tokens: &[&str]) -> Result<LimitsInput, ApiError> {
         let mut limits = LimitsInput {
             max_tokens: None,
-            min_tokens: self.take("min_tokens")?.unwrap_or_default(),
-            stop: self.take("stop")?.unwrap_or_default(),
-            stop_token_ids: self.take("stop_token_ids")?.unwrap_or_default(),
-            ignore_eos: self.take("ignore_eos")?.unwrap_or_default(),
+            min_tokens: self.take_field("min_tokens")?.unwrap_or_default(),
+            stop: self.take_field("stop")?.unwrap_or_default(),
+            stop_token_ids: self.take_field("stop_token_ids")?.unwrap_or_default(),
+            ignore_eos: self.take_field("ignore_eos")?.unwrap_or_default(),
         };
         for name in max_tokens {
-            let asked: Option<u32> = self.take(name)?;
+            let asked: Option<u32> = self.take_field(name)?;
             if asked == Some(0) {
                 return Err(ApiError::field(*name, "0 is out of range: at least 1"));
             }
@@ -234,30 +241,30 @@ impl Fields {
         Ok(limits)
     }
 
-    /// `stream`, and whether its last chunk states the usage.
+    /// Takes `stream` and `stream_options`. Returns `None` if the client wants one whole response.
     ///
     /// # Errors
-    /// Names the field of another type.
-    pub(crate) fn stream(&mut self) -> Result<(bool, bool), ApiError> {
-        let stream = self.take("stream")?.unwrap_or_default();
-        let Some(mut options) = self.take::<Map<String, Value>>("stream_options")? else {
-            return Ok((stream, false));
+    /// Names the field that has another type or is not known.
+    pub(crate) fn take_streaming(&mut self) -> Result<Option<Streaming>, ApiError> {
+        let wanted: bool = self.take_field("stream")?.unwrap_or_default();
+        let Some(mut options) = self.take_field::<Map<String, Value>>("stream_options")? else {
+            return Ok(wanted.then_some(Streaming { include_usage: false }));
         };
-        if !stream {
+        if !wanted {
             return Err(ApiError::field("stream_options", "only together with stream: true"));
         }
         let include_usage = options.remove("include_usage") == Some(json!(true));
-        // It pads chunks against eavesdroppers who count bytes; nothing to leave out here.
+        // The option pads chunks against eavesdroppers who count bytes. Chunks here have no padding to leave out.
         options.remove("include_obfuscation");
         match options.keys().next() {
             Some(name) => Err(ApiError::field(format!("stream_options.{name}"), "no such field")),
-            None => Ok((stream, include_usage)),
+            None => Ok(Some(Streaming { include_usage })),
         }
     }
 }
 
-/// What a value is, for errors.
-pub(crate) fn kind(value: &Value) -> &'static str {
+/// Returns the kind of a value, for errors.
+pub(crate) fn describe_kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

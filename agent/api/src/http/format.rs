@@ -1,5 +1,4 @@
-//! The form that a client wants its answer to have: OpenAI's `response_format`, vLLM's `structured_outputs` and
-//! `guided_*`.
+//! Form of the answer, as a client asks for it: OpenAI's `response_format`, vLLM's `structured_outputs` and `guided_*`.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +9,7 @@ use crate::grammar::Grammar;
 const RESPONSE_FORMAT: &str = "response_format";
 const STRUCTURED_OUTPUTS: &str = "structured_outputs";
 
-/// Kinds of vLLM's `structured_outputs`, each also a field of its own.
+/// Kinds of vLLM's `structured_outputs`, and the field of the same meaning.
 const GUIDED: [(&str, &str); 5] = [
     ("json", "guided_json"),
     ("regex", "guided_regex"),
@@ -19,24 +18,24 @@ const GUIDED: [(&str, &str); 5] = [
     ("json_object", "guided_json_object"),
 ];
 
-/// The one form that is asked for, with the field that asks.
+/// Takes the form that the client asks for, with the name of the field that asks.
 ///
 /// # Errors
-/// Names a field that is malformed, or the second one that asks.
-pub(crate) fn grammar(fields: &mut Fields) -> Result<Option<(&'static str, Grammar)>, ApiError> {
+/// Names a malformed field, or the second field that asks for a form.
+pub(crate) fn parse_grammar(fields: &mut Fields) -> Result<Option<(&'static str, Grammar)>, ApiError> {
     let mut asked = Vec::new();
-    if let Some(format) = fields.take(RESPONSE_FORMAT)? {
-        asked.extend(response_format(format)?.map(|grammar| (RESPONSE_FORMAT, grammar)));
+    if let Some(format) = fields.take_field(RESPONSE_FORMAT)? {
+        asked.extend(parse_response_format(format)?.map(|grammar| (RESPONSE_FORMAT, grammar)));
     }
     for (kind, field) in GUIDED {
-        if let Some(value) = fields.take_any(field) {
-            asked.extend(guided(field, kind, value)?.map(|grammar| (field, grammar)));
+        if let Some(value) = fields.take_value(field) {
+            asked.extend(parse_guided(field, kind, value)?.map(|grammar| (field, grammar)));
         }
     }
-    if let Some(kinds) = fields.take::<Map<String, Value>>(STRUCTURED_OUTPUTS)? {
+    if let Some(kinds) = fields.take_field::<Map<String, Value>>(STRUCTURED_OUTPUTS)? {
         for (kind, value) in kinds.into_iter().filter(|(_, value)| !value.is_null()) {
             let path = format!("{STRUCTURED_OUTPUTS}.{kind}");
-            asked.extend(guided(&path, &kind, value)?.map(|grammar| (STRUCTURED_OUTPUTS, grammar)));
+            asked.extend(parse_guided(&path, &kind, value)?.map(|grammar| (STRUCTURED_OUTPUTS, grammar)));
         }
     }
     match asked.get(1) {
@@ -45,7 +44,7 @@ pub(crate) fn grammar(fields: &mut Fields) -> Result<Option<(&'static str, Gramm
     }
 }
 
-fn response_format(mut format: Map<String, Value>) -> Result<Option<Grammar>, ApiError> {
+fn parse_response_format(mut format: Map<String, Value>) -> Result<Option<Grammar>, ApiError> {
     let wrong = |field: &str, reason: &str| Err(ApiError::field(format!("{RESPONSE_FORMAT}{field}"), reason));
     match format.get("type").and_then(Value::as_str) {
         Some("text") => Ok(None),
@@ -63,11 +62,11 @@ fn response_format(mut format: Map<String, Value>) -> Result<Option<Grammar>, Ap
     }
 }
 
-/// None where it asks for nothing.
-fn guided(path: &str, kind: &str, value: Value) -> Result<Option<Grammar>, ApiError> {
+/// Returns the grammar of one kind, or `None` if the value asks for nothing.
+fn parse_guided(path: &str, kind: &str, value: Value) -> Result<Option<Grammar>, ApiError> {
     let wrong = |expected: &str| Err(ApiError::field(path, format!("expected {expected}")));
     let grammar = match (kind, value) {
-        // A schema may come as text.
+        // A schema may be JSON in a string.
         ("json", Value::String(text)) => match serde_json::from_str(&text) {
             Ok(schema) => Grammar::JsonSchema(schema),
             Err(error) => return Err(ApiError::field(path, format!("the schema is not JSON: {error}"))),
@@ -85,7 +84,7 @@ fn guided(path: &str, kind: &str, value: Value) -> Result<Option<Grammar>, ApiEr
         ("json_object", Value::Bool(false)) => return Ok(None),
         ("json_object", Value::Bool(true)) => Grammar::JsonObject,
         ("json_object", _) => return wrong("true or false"),
-        // They choose how the form is kept elsewhere; here there is one way.
+        // In vLLM these options choose how the form is enforced. Here there is one way.
         ("disable_any_whitespace" | "disable_fallback" | "disable_additional_properties", Value::Bool(false)) => {
             return Ok(None);
         }

@@ -1,72 +1,142 @@
-//! What completions and chat share: answers gathered whole, or told as server-sent events.
+//! Responses of completions and of chats: one JSON object, or server-sent events.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::Json;
 use axum::http::{HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use futures::future::try_join_all;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
 use crate::service::ServeError;
-use crate::session::{Answer, CallDelta, Delta, Finish, RequestError, TokenOut, Usage};
+use crate::session::{Answer, Api, CallDelta, Delta, Finish, GeneratedToken, RequestError, Usage};
 
-/// A comment this often keeps proxies and clients from giving up on a request that waits.
+/// Time between two comments on a stream without other events. The comments keep proxies and clients from giving up on
+/// a request that waits.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// A client's wish for server-sent events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Streaming {
+    /// The last chunk states the usage.
+    pub include_usage: bool,
+}
+
+/// The choices of one endpoint's responses, as JSON.
+pub(crate) trait ChoiceFormat: Send + 'static {
+    /// Beginning of a response's id.
+    const ID_PREFIX: &str;
+    /// `object` of a whole response.
+    const OBJECT: &str;
+    /// `object` of a chunk.
+    const CHUNK_OBJECT: &str;
+
+    /// Returns the choice of a whole answer.
+    fn choice(&self, index: usize, answer: WholeAnswer) -> Value;
+
+    /// Returns the choice of the chunk before an answer's first text, if there is such a chunk.
+    fn first_chunk(&self, index: usize) -> Option<Value>;
+
+    /// Returns the choice of the chunk for `delta`, or `None` if the client would learn nothing from it.
+    fn chunk(&mut self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Option<Value>;
+}
 
 /// A whole answer.
 #[derive(Debug, Default)]
-pub(crate) struct Gathered {
+pub(crate) struct WholeAnswer {
     pub text: String,
     pub reasoning: String,
-    /// Whole ones.
+    /// One entry for each call, with all of its arguments.
     pub calls: Vec<CallDelta>,
-    pub tokens: Vec<TokenOut>,
-    pub finish: &'static str,
+    pub tokens: Vec<GeneratedToken>,
+    pub finish_reason: &'static str,
     pub usage: Usage,
 }
 
+/// Sends the answers as they grow if the client asked for that, else whole.
+///
 /// # Errors
-/// The answer could not be finished.
-pub(crate) async fn gather(mut answer: Answer) -> Result<Gathered, ApiError> {
-    let mut gathered = Gathered::default();
-    while let Some(delta) = answer.next().await {
-        let delta = delta?;
-        gathered.text.push_str(&delta.text);
-        gathered.reasoning.push_str(&delta.reasoning);
-        for call in delta.calls {
-            match gathered.calls.last_mut().filter(|last| last.index == call.index) {
-                Some(last) => last.arguments.push_str(&call.arguments),
-                None => gathered.calls.push(call),
-            }
-        }
-        gathered.tokens.extend(delta.tokens);
-        if let Some(finish) = delta.finish {
-            gathered.finish = finish_reason(finish)?;
-        }
+/// An answer could not be finished.
+pub(crate) async fn respond<F: ChoiceFormat>(
+    api: &Api,
+    id: &str,
+    answers: Vec<Answer>,
+    streaming: Option<Streaming>,
+    format: F,
+) -> Result<Response, ApiError> {
+    let id = format!("{}-{id}", F::ID_PREFIX);
+    let envelope = Envelope { id, created: unix_seconds(), model: api.model().name.clone() };
+    if let Some(Streaming { include_usage }) = streaming {
+        return Ok(stream_response(answers, Chunks { envelope, format, include_usage }));
     }
-    gathered.usage = answer.usage();
-    Ok(gathered)
+    let answers = try_join_all(answers.into_iter().map(gather_answer)).await?;
+    let usage = sum_usage(answers.iter().map(|answer| answer.usage));
+    let choices = answers.into_iter().enumerate().map(|(index, answer)| format.choice(index, answer)).collect();
+    let mut body = envelope.body(F::OBJECT, choices);
+    body["usage"] = usage;
+    Ok(Json(body).into_response())
 }
 
+/// The fields that all chunks of a response share.
+struct Envelope {
+    id: String,
+    /// Seconds since 1970.
+    created: u64,
+    model: String,
+}
+
+impl Envelope {
+    fn body(&self, object: &str, choices: Vec<Value>) -> Value {
+        json!({
+            "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices,
+        })
+    }
+}
+
+/// Waits for the end of an answer.
+///
 /// # Errors
-/// A drain ended the answer: OpenAI's API has no word for it.
-pub(crate) fn finish_reason(finish: Finish) -> Result<&'static str, RequestError> {
+/// The answer could not be finished.
+async fn gather_answer(mut answer: Answer) -> Result<WholeAnswer, ApiError> {
+    let mut whole = WholeAnswer::default();
+    while let Some(delta) = answer.next().await {
+        let delta = delta?;
+        whole.text.push_str(&delta.text);
+        whole.reasoning.push_str(&delta.reasoning);
+        for call in delta.calls {
+            match whole.calls.last_mut().filter(|last| last.index == call.index) {
+                Some(last) => last.arguments.push_str(&call.arguments),
+                None => whole.calls.push(call),
+            }
+        }
+        whole.tokens.extend(delta.tokens);
+        if let Some(finish) = delta.finish {
+            whole.finish_reason = finish_reason(finish)?;
+        }
+    }
+    whole.usage = answer.usage();
+    Ok(whole)
+}
+
+/// Returns OpenAI's word for the end of an answer.
+///
+/// # Errors
+/// A drain ended the answer: OpenAI's API has no word for that.
+fn finish_reason(finish: Finish) -> Result<&'static str, RequestError> {
     match finish {
         Finish::Stop => Ok("stop"),
         Finish::ToolCalls => Ok("tool_calls"),
         Finish::Length => Ok("length"),
-        Finish::Cancelled => Err(RequestError::Serve(ServeError::Unavailable {
-            reason: "the server is shutting down".into(),
-            retry_after_s: 5,
-        })),
+        Finish::Cancelled => Err(ServeError::unavailable("the server is shutting down").into()),
     }
 }
 
-pub(crate) fn usage(usages: impl IntoIterator<Item = Usage>) -> Value {
+fn sum_usage(usages: impl IntoIterator<Item = Usage>) -> Value {
     let mut sum = Usage::default();
     for usage in usages {
         sum.prompt_tokens += usage.prompt_tokens;
@@ -81,35 +151,40 @@ pub(crate) fn usage(usages: impl IntoIterator<Item = Usage>) -> Value {
     })
 }
 
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
+/// Returns the time in seconds since 1970.
+fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// What is new in one of several answers.
-struct Step {
+/// The growth of one of several answers.
+struct AnswerStep {
     index: usize,
     delta: Result<Delta, RequestError>,
     usage: Usage,
 }
 
-/// How an API words its chunks.
-pub(crate) trait Chunks: Send + 'static {
-    /// What comes before the first text of an answer.
-    fn prelude(&mut self, index: usize) -> Option<Value>;
-
-    /// Nothing where there is nothing to tell.
-    fn chunk(&mut self, index: usize, delta: Delta, finish: Option<&'static str>) -> Option<Value>;
-
-    /// What comes after the last text.
-    fn postlude(&mut self, usages: &[Usage]) -> Option<Value>;
+/// Writes the chunks of a response.
+struct Chunks<F> {
+    envelope: Envelope,
+    format: F,
+    include_usage: bool,
 }
 
-/// Tells the answers as they grow. A stream that breaks ends with an error and without `[DONE]`.
-pub(crate) fn stream_response(answers: Vec<Answer>, chunks: impl Chunks) -> Response {
+impl<F: ChoiceFormat> Chunks<F> {
+    fn chunk(&self, choices: Vec<Value>, usage: Value) -> Value {
+        let mut body = self.envelope.body(F::CHUNK_OBJECT, choices);
+        if self.include_usage {
+            body["usage"] = usage;
+        }
+        body
+    }
+}
+
+/// Sends the answers as they grow. A stream that breaks ends with an error and without `[DONE]`.
+fn stream_response<F: ChoiceFormat>(answers: Vec<Answer>, chunks: Chunks<F>) -> Response {
     let usages = vec![Usage::default(); answers.len()];
-    let steps = stream::select_all(answers.into_iter().enumerate().map(|(index, answer)| steps(index, answer)));
-    let events = events(Telling { steps, chunks, usages, stage: Stage::Prelude(0) });
+    let steps = stream::select_all(answers.into_iter().enumerate().map(|(index, answer)| answer_steps(index, answer)));
+    let events = events(AnswerStream { steps, chunks, usages, stage: Stage::First(0) });
     let events = events.map(|data| Ok::<_, Infallible>(Event::default().data(data)));
     let mut response =
         Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("waiting")).into_response();
@@ -117,50 +192,52 @@ pub(crate) fn stream_response(answers: Vec<Answer>, chunks: impl Chunks) -> Resp
     response
 }
 
-fn steps(index: usize, answer: Answer) -> BoxStream<'static, Step> {
+fn answer_steps(index: usize, answer: Answer) -> BoxStream<'static, AnswerStep> {
     let next = move |mut answer: Answer| async move {
         let delta = answer.next().await?;
         let usage = answer.usage();
-        Some((Step { index, delta, usage }, answer))
+        Some((AnswerStep { index, delta, usage }, answer))
     };
     stream::unfold(answer, next).boxed()
 }
 
-struct Telling<C> {
-    steps: SelectAll<BoxStream<'static, Step>>,
-    chunks: C,
+/// All answers of a response on their way to the client.
+struct AnswerStream<F> {
+    steps: SelectAll<BoxStream<'static, AnswerStep>>,
+    chunks: Chunks<F>,
     usages: Vec<Usage>,
     stage: Stage,
 }
 
+/// The next thing to send.
 enum Stage {
-    /// Of the answer of that index.
-    Prelude(usize),
+    /// The first chunk of the answer with that index.
+    First(usize),
     Text,
     Done,
     End,
 }
 
-fn events(telling: Telling<impl Chunks>) -> impl Stream<Item = String> + Send {
-    stream::unfold(telling, |mut telling| async move {
-        let event = telling.next().await?;
-        Some((event, telling))
+fn events(answers: AnswerStream<impl ChoiceFormat>) -> impl Stream<Item = String> + Send {
+    stream::unfold(answers, |mut answers| async move {
+        let event = answers.next().await?;
+        Some((event, answers))
     })
 }
 
-impl<C: Chunks> Telling<C> {
+impl<F: ChoiceFormat> AnswerStream<F> {
     async fn next(&mut self) -> Option<String> {
         loop {
             match self.stage {
-                Stage::Prelude(index) if index == self.usages.len() => self.stage = Stage::Text,
-                Stage::Prelude(index) => {
-                    self.stage = Stage::Prelude(index + 1);
-                    if let Some(chunk) = self.chunks.prelude(index) {
-                        return Some(chunk.to_string());
+                Stage::First(index) if index == self.usages.len() => self.stage = Stage::Text,
+                Stage::First(index) => {
+                    self.stage = Stage::First(index + 1);
+                    if let Some(choice) = self.chunks.format.first_chunk(index) {
+                        return Some(self.chunks.chunk(vec![choice], Value::Null).to_string());
                     }
                 }
                 Stage::Text => match self.steps.next().await {
-                    Some(step) => match self.text(step) {
+                    Some(step) => match self.text_chunk(step) {
                         Ok(Some(chunk)) => return Some(chunk.to_string()),
                         Ok(None) => {}
                         Err(error) => {
@@ -171,8 +248,9 @@ impl<C: Chunks> Telling<C> {
                     },
                     None => {
                         self.stage = Stage::Done;
-                        if let Some(chunk) = self.chunks.postlude(&self.usages) {
-                            return Some(chunk.to_string());
+                        if self.chunks.include_usage {
+                            let usage = sum_usage(self.usages.iter().copied());
+                            return Some(self.chunks.chunk(vec![], usage).to_string());
                         }
                     }
                 },
@@ -185,10 +263,11 @@ impl<C: Chunks> Telling<C> {
         }
     }
 
-    fn text(&mut self, step: Step) -> Result<Option<Value>, ApiError> {
+    fn text_chunk(&mut self, step: AnswerStep) -> Result<Option<Value>, ApiError> {
         self.usages[step.index] = step.usage;
         let delta = step.delta?;
-        let finish = delta.finish.map(finish_reason).transpose()?;
-        Ok(self.chunks.chunk(step.index, delta, finish))
+        let finish_reason = delta.finish.map(finish_reason).transpose()?;
+        let choice = self.chunks.format.chunk(step.index, delta, finish_reason);
+        Ok(choice.map(|choice| self.chunks.chunk(vec![choice], Value::Null)))
     }
 }

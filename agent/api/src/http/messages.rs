@@ -1,4 +1,4 @@
-//! The messages of a chat.
+//! Messages of a chat.
 
 use serde_json::{Map, Value};
 
@@ -6,20 +6,24 @@ use super::error::ApiError;
 use super::fields::FromField;
 use crate::text::{ChatMessage, ToolCall};
 
-/// Fields of a message that do not change the answer here.
+/// Fields of a message that do not change the answer.
 const IGNORED: [&str; 4] = ["refusal", "annotations", "audio", "function_call"];
 
+/// Reads the messages.
+///
 /// # Errors
-/// Names the message and the field that is malformed.
-pub(crate) fn messages(value: Option<Value>) -> Result<Vec<ChatMessage>, ApiError> {
+/// Names the message and its malformed field.
+pub(crate) fn parse_messages(value: Option<Value>) -> Result<Vec<ChatMessage>, ApiError> {
     match value {
         None => Err(ApiError::field("messages", "missing: send a list of messages with role and content")),
-        Some(Value::Array(values)) => values.into_iter().enumerate().map(|(at, value)| message(at, value)).collect(),
+        Some(Value::Array(values)) => {
+            values.into_iter().enumerate().map(|(at, value)| parse_message(at, value)).collect()
+        }
         Some(_) => Err(ApiError::field("messages", "expected a list of messages with role and content")),
     }
 }
 
-fn message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
+fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
     let path = format!("messages[{at}]");
     let Some(mut message) = Map::from_field(value) else {
         return Err(ApiError::field(path, "expected an object with role and content"));
@@ -28,11 +32,11 @@ fn message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
     let Some(Value::String(role)) = message.remove("role") else {
         return Err(ApiError::field(format!("{path}.role"), "expected a string, e.g. \"user\""));
     };
-    let tool_calls = tool_calls(&format!("{path}.tool_calls"), message.remove("tool_calls"))?;
-    // An assistant that calls need not speak.
+    let tool_calls = parse_tool_calls(&format!("{path}.tool_calls"), message.remove("tool_calls"))?;
+    // A message that calls tools may lack content.
     let content = match message.remove("content") {
         None if !tool_calls.is_empty() => String::new(),
-        value => content(&format!("{path}.content"), value)?,
+        value => parse_content(&format!("{path}.content"), value)?,
     };
     let mut text = |name: &str| match message.remove(name) {
         None => Ok(None),
@@ -45,7 +49,7 @@ fn message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
     match message.keys().find(|name| !IGNORED.contains(&name.as_str())) {
         Some(name) => Err(ApiError::field(format!("{path}.{name}"), "not supported: put it in the content")),
         None => Ok(ChatMessage {
-            // OpenAI's newer name for the same thing; models' templates know the older.
+            // `developer` is OpenAI's newer name of the role. Models' templates know the older name.
             role: if role == "developer" { "system".into() } else { role },
             content,
             tool_calls,
@@ -56,8 +60,8 @@ fn message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
     }
 }
 
-/// Text, or a list of text parts, which are joined by line ends.
-fn content(path: &str, value: Option<Value>) -> Result<String, ApiError> {
+/// Returns the content: a text, or a list of text parts, which are joined by line ends.
+fn parse_content(path: &str, value: Option<Value>) -> Result<String, ApiError> {
     let parts = match value {
         Some(Value::String(text)) => return Ok(text),
         Some(Value::Array(parts)) => parts,
@@ -76,7 +80,7 @@ fn content(path: &str, value: Option<Value>) -> Result<String, ApiError> {
     Ok(texts.join("\n"))
 }
 
-fn tool_calls(path: &str, value: Option<Value>) -> Result<Vec<ToolCall>, ApiError> {
+fn parse_tool_calls(path: &str, value: Option<Value>) -> Result<Vec<ToolCall>, ApiError> {
     let calls = match value {
         None => return Ok(Vec::new()),
         Some(Value::Array(calls)) => calls,
@@ -91,7 +95,7 @@ fn tool_calls(path: &str, value: Option<Value>) -> Result<Vec<ToolCall>, ApiErro
         Ok(ToolCall {
             id: call["id"].as_str().unwrap_or_default().to_owned(),
             name: name.to_owned(),
-            arguments: arguments(&function["arguments"]).ok_or_else(|| {
+            arguments: parse_arguments(&function["arguments"]).ok_or_else(|| {
                 ApiError::field(format!("{path}.arguments"), "expected an object as JSON text, e.g. \"{\\\"a\\\": 1}\"")
             })?,
         })
@@ -99,8 +103,8 @@ fn tool_calls(path: &str, value: Option<Value>) -> Result<Vec<ToolCall>, ApiErro
     calls.into_iter().enumerate().map(call).collect()
 }
 
-/// OpenAI spells them as text; templates want the object.
-fn arguments(value: &Value) -> Option<Value> {
+/// Returns a call's arguments as an object. OpenAI spells them as JSON in a string, and templates want the object.
+fn parse_arguments(value: &Value) -> Option<Value> {
     let parsed = match value {
         Value::String(text) if text.trim().is_empty() => Value::Object(Map::new()),
         Value::String(text) => serde_json::from_str(text).ok()?,

@@ -1,7 +1,7 @@
 //! The HTTP endpoint: OpenAI-compatible `/v1/*`, probes and metrics.
 //!
-//! Every answer carries `x-request-id`; every error, those of the router included, is OpenAI's JSON shape. A field that
-//! would change the answer and is not supported is refused by its name, never ignored.
+//! Every response carries `x-request-id`. Every error, also the router's, has OpenAI's JSON shape. An unsupported field
+//! that would change the answer is refused by its name.
 
 mod body;
 mod chat;
@@ -28,12 +28,12 @@ use self::error::ApiError;
 use crate::serve::{Protocol, serve as serve_connections};
 use crate::session::{Api, request_id};
 
-/// Longest request body taken: more text than any context holds.
+/// Longest request body, in bytes: more text than any context holds.
 const MAX_BODY_BYTES: usize = 16 << 20;
 
 const REQUEST_ID: &str = "x-request-id";
 
-/// The id of the request being served.
+/// Id of the request that is being served.
 #[derive(Debug, Clone)]
 struct RequestId(String);
 
@@ -44,8 +44,8 @@ pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken)
 
 fn router(api: Api) -> Router {
     Router::new()
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::get))
+        .route("/v1/models", get(models::list_models))
+        .route("/v1/models/{*id}", get(models::get_model))
         .route("/v1/completions", post(completions::create))
         .route("/v1/chat/completions", post(chat::create))
         .route("/health", get(probes::health))
@@ -59,7 +59,7 @@ fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// Gives every request its id and every response the same.
+/// Gives every request an id, and its response the same id.
 async fn identify(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes));
     request.extensions_mut().insert(RequestId(id.clone()));

@@ -7,16 +7,16 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use crate::session::Api;
 
-pub(crate) async fn list(State(api): State<Api>) -> Json<Value> {
-    Json(json!({"object": "list", "data": [model(&api)]}))
+pub(crate) async fn list_models(State(api): State<Api>) -> Json<Value> {
+    Json(json!({"object": "list", "data": [describe_model(&api)]}))
 }
 
-pub(crate) async fn get(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn get_model(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     api.check_model(&id)?;
-    Ok(Json(model(&api)))
+    Ok(Json(describe_model(&api)))
 }
 
-fn model(api: &Api) -> Value {
+fn describe_model(api: &Api) -> Value {
     let info = api.model();
     json!({
         "id": info.name, "object": "model", "created": api.created(), "owned_by": "lockstep",

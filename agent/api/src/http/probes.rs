@@ -1,4 +1,5 @@
-//! Probes and metrics: the process lives and its one task turns (`/health`), every rank serves (`/ready`), requests are taken (`/accepting`).
+//! Probes and metrics. `/health`: the process lives and the head's task runs. `/ready`: every rank serves.
+//! `/accepting`: the head accepts requests.
 
 use axum::Json;
 use axum::extract::State;
@@ -39,7 +40,7 @@ pub(crate) async fn metrics(State(api): State<Api>) -> Result<Response, ApiError
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response())
 }
 
-/// 200 or 503, and what is pending, by rank.
+/// Returns 200 or 503 with the state of every rank.
 fn probe(up: bool, status: &ClusterStatus) -> Response {
     let ranks: Vec<Value> = status.ranks.iter().map(rank).collect();
     let body = json!({

@@ -1,4 +1,4 @@
-//! Tools as OpenAI spells them: what may be called, and what was.
+//! Tools and tool calls as OpenAI spells them.
 
 use serde_json::{Map, Value, json};
 
@@ -7,24 +7,27 @@ use super::fields::Fields;
 use crate::output::tools::Function;
 use crate::session::{CallDelta, ToolChoice, ToolsInput};
 
+/// Takes the fields about tools.
+///
 /// # Errors
-/// Names the field that is malformed.
-pub(crate) fn tools(fields: &mut Fields) -> Result<ToolsInput, ApiError> {
-    let definitions = match fields.take_any("tools") {
+/// Names the malformed field.
+pub(crate) fn parse_tools(fields: &mut Fields) -> Result<ToolsInput, ApiError> {
+    let definitions = match fields.take_value("tools") {
         None => Vec::new(),
         Some(Value::Array(definitions)) => definitions,
         Some(_) => return Err(ApiError::field("tools", "expected a list of tools")),
     };
-    let functions = definitions.iter().enumerate().map(|(at, tool)| function(at, tool)).collect::<Result<_, _>>()?;
+    let functions =
+        definitions.iter().enumerate().map(|(at, tool)| parse_function(at, tool)).collect::<Result<_, _>>()?;
     Ok(ToolsInput {
         definitions,
         functions,
-        choice: choice(fields.take_any("tool_choice"))?,
-        parallel: fields.take("parallel_tool_calls")?.unwrap_or(true),
+        choice: parse_choice(fields.take_value("tool_choice"))?,
+        parallel: fields.take_field("parallel_tool_calls")?.unwrap_or(true),
     })
 }
 
-fn function(at: usize, tool: &Value) -> Result<Function, ApiError> {
+fn parse_function(at: usize, tool: &Value) -> Result<Function, ApiError> {
     let path = format!("tools[{at}]");
     if tool["type"] != "function" {
         return Err(ApiError::field(format!("{path}.type"), "expected \"function\""));
@@ -39,7 +42,7 @@ fn function(at: usize, tool: &Value) -> Result<Function, ApiError> {
     Ok(Function { name: name.to_owned(), parameters })
 }
 
-fn choice(value: Option<Value>) -> Result<ToolChoice, ApiError> {
+fn parse_choice(value: Option<Value>) -> Result<ToolChoice, ApiError> {
     let expected = "expected \"none\", \"auto\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": …}}";
     match value {
         None => Ok(ToolChoice::Auto),
@@ -56,8 +59,8 @@ fn choice(value: Option<Value>) -> Result<ToolChoice, ApiError> {
     }
 }
 
-/// A call, or of a streamed one a part.
-pub(crate) fn call(call: &CallDelta, streamed: bool) -> Value {
+/// Returns a whole call, or a part of a streamed one, as JSON.
+pub(crate) fn call_to_json(call: &CallDelta, streamed: bool) -> Value {
     let mut value = Map::new();
     let mut function = Map::new();
     if streamed {

@@ -51,8 +51,8 @@ impl GroupGauges {
         gauges
     }
 
-    /// Takes the state of the group; counts beyond 63 bits are cut.
-    pub(crate) fn set(&self, status: &ClusterStatus) {
+    /// Sets the gauges to the group's status. Counts beyond 63 bits are cut.
+    pub(crate) fn update(&self, status: &ClusterStatus) {
         let count = |gauge: &Count, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         count(&self.ready, status.ready.into());
         count(&self.accepting, status.accepting.into());

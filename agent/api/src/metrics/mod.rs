@@ -1,7 +1,7 @@
-//! What `/metrics` says: names, units and buckets in one place.
+//! Metrics of the page `/metrics`: their names, units and buckets in one place.
 //!
-//! Gauges of the group are taken from its status when they are asked for, so that they cannot lag behind it. The head
-//! reports steps, fan-out and preemptions; the request path reports everything about requests.
+//! Gauges of the group are set from its status at every scrape, so that they cannot lag behind the status. The head
+//! reports steps, fan-out and preemptions. The session reports everything about requests.
 
 use std::time::Duration;
 
@@ -21,18 +21,19 @@ use group::GroupGauges;
 /// Media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// From 1 ms to about 65 s, doubling: first tokens wait for a prefill, a queue or a recovery.
-fn waits() -> Histogram {
+/// Makes buckets from 1 ms to about 65 s, doubling: a first token waits for a prefill, a queue or a recovery.
+fn wait_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 17))
 }
 
-/// From 100 µs to about 3 s, doubling: steps and the pauses between tokens.
-fn steps() -> Histogram {
+/// Makes buckets from 100 µs to about 3 s, doubling, for steps and for the pauses between tokens.
+fn step_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 16))
 }
 
-/// From 10 µs to about 80 ms, by the fourth root of two: handing a plan to a rank, close enough to tell a median.
-fn fanouts() -> Histogram {
+/// Makes buckets from 10 µs to about 80 ms, each wider by the fourth root of two, for the time from the head's plan to
+/// a rank. They are fine enough to show a median.
+fn fanout_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.000_01, 2f64.powf(0.25), 53))
 }
 
@@ -46,16 +47,16 @@ struct RankLabel {
     rank: u32,
 }
 
-/// How a request ended.
+/// Outcome of a request.
 #[derive(Debug, Clone, Copy, Hash, PartialEq, Eq)]
 pub enum Outcome {
     /// An end token, a stop token or a stop string.
     Stop,
     /// `max_tokens` or the end of the context.
     Length,
-    /// The client went away, or a drain ended it.
+    /// The client went away, or a drain ended the request.
     Cancelled,
-    /// The client's mistake.
+    /// A mistake of the client.
     Invalid,
     /// The queue was full.
     Full,
@@ -81,7 +82,7 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
-/// The head's metrics; cheap to clone, every method callable from anywhere.
+/// Metrics of a head. Cheap to clone; any thread may call any method.
 #[derive(Clone)]
 pub struct Metrics {
     registry: std::sync::Arc<Registry>,
@@ -115,11 +116,11 @@ impl Metrics {
             prompt_tokens: Counter::default(),
             cached_tokens: Counter::default(),
             generation_tokens: Counter::default(),
-            first_token: waits(),
-            inter_token: steps(),
-            request_duration: waits(),
-            rank_step: Family::new_with_constructor(steps),
-            fanout: fanouts(),
+            first_token: wait_histogram(),
+            inter_token: step_histogram(),
+            request_duration: wait_histogram(),
+            rank_step: Family::new_with_constructor(step_histogram),
+            fanout: fanout_histogram(),
             preemptions: Counter::default(),
         };
         metrics.register(&mut registry);
@@ -143,22 +144,22 @@ impl Metrics {
         registry.register_with_unit("rank_step", "Duration of a step, by rank", Unit::Seconds, self.rank_step.clone());
     }
 
-    /// The head: one rank finished a step that took so long.
+    /// Records the duration of a step on one rank. Called by the head.
     pub fn observe_step(&self, rank: u32, duration: Duration) {
         self.rank_step.get_or_create(&RankLabel { rank }).observe(duration.as_secs_f64());
     }
 
-    /// The head: a plan reached a rank so long after it was sent.
+    /// Records the time from sending a plan to its arrival at a rank. Called by the head.
     pub fn observe_fanout(&self, latency: Duration) {
         self.fanout.observe(latency.as_secs_f64());
     }
 
-    /// The head: a running sequence was set back to be computed again.
+    /// Counts a running sequence that was preempted. Called by the head.
     pub fn count_preemption(&self) {
         self.preemptions.inc();
     }
 
-    /// The request path: a request was accepted with so many prompt tokens.
+    /// Counts the prompt tokens of an accepted request.
     pub(crate) fn count_prompt(&self, tokens: usize) {
         self.prompt_tokens.inc_by(tokens as u64);
     }
@@ -167,14 +168,15 @@ impl Metrics {
         self.cached_tokens.inc_by(u64::from(tokens));
     }
 
-    /// One more token; `pause` since the arrival where it is the first, since the token before otherwise.
+    /// Counts a token. `pause` is the time since the request's arrival for a first token, and since the previous token
+    /// for any other.
     pub(crate) fn observe_token(&self, first: bool, pause: Duration) {
         self.generation_tokens.inc();
         let histogram = if first { &self.first_token } else { &self.inter_token };
         histogram.observe(pause.as_secs_f64());
     }
 
-    /// The request path: a request ended.
+    /// Counts a request that ended.
     pub fn count_outcome(&self, outcome: Outcome) {
         self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
@@ -183,19 +185,19 @@ impl Metrics {
         self.request_duration.observe(duration.as_secs_f64());
     }
 
-    /// The whole page, with the group's gauges as `status` has them.
+    /// Returns the whole page, with the group's gauges as in `status`.
     ///
     /// # Errors
-    /// None in practice: the text format refuses nothing that is registered here.
+    /// None in practice: the text format refuses none of these metrics.
     pub fn render(&self, status: &ClusterStatus) -> Result<String, std::fmt::Error> {
-        self.group.set(status);
+        self.group.update(status);
         let mut page = String::new();
         encode(&mut page, &self.registry)?;
         Ok(page)
     }
 }
 
-/// A gauge of whole numbers that never go below zero.
+/// Gauge of whole numbers that are never negative.
 type Count = Gauge<i64>;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What an answer's text means: reasoning, content, tool calls. Pure: text in, [`Piece`]s out.
+//! What an answer's text means: reasoning, content, tool calls. Pure: text in, [`OutputPiece`]s out.
 //!
 //! Invariant: pieces, joined, do not depend on how the text was cut. Every parser therefore goes by characters and holds
 //! back only what the next ones can still change.
@@ -13,14 +13,14 @@ use tools::{Function, ToolParser, ToolStyle};
 
 /// What somebody chose, or left to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Chosen<T> {
+pub enum StyleChoice<T> {
     #[default]
     Auto,
     Off,
     Is(T),
 }
 
-impl<T> Chosen<T> {
+impl<T> StyleChoice<T> {
     /// What was chosen, else what `auto` finds.
     pub fn or(self, auto: impl FnOnce() -> Option<T>) -> Option<T> {
         match self {
@@ -33,7 +33,7 @@ impl<T> Chosen<T> {
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum OutputPiece {
     Content(String),
     Reasoning(String),
     /// A call begins. Calls are numbered from 0.
@@ -49,13 +49,14 @@ pub enum Piece {
 }
 
 /// Adds a piece, joining it to the last where they are one.
-fn push(pieces: &mut Vec<Piece>, piece: Piece) {
+fn push(pieces: &mut Vec<OutputPiece>, piece: OutputPiece) {
     match (pieces.last_mut(), piece) {
-        (_, Piece::Content(text) | Piece::Reasoning(text)) if text.is_empty() => {}
-        (Some(Piece::Content(last)), Piece::Content(text)) | (Some(Piece::Reasoning(last)), Piece::Reasoning(text)) => {
+        (_, OutputPiece::Content(text) | OutputPiece::Reasoning(text)) if text.is_empty() => {}
+        (Some(OutputPiece::Content(last)), OutputPiece::Content(text))
+        | (Some(OutputPiece::Reasoning(last)), OutputPiece::Reasoning(text)) => {
             last.push_str(&text);
         }
-        (Some(Piece::Arguments { index: last, fragment }), Piece::Arguments { index, fragment: more })
+        (Some(OutputPiece::Arguments { index: last, fragment }), OutputPiece::Arguments { index, fragment: more })
             if *last == index =>
         {
             fragment.push_str(&more);
@@ -108,7 +109,7 @@ impl OutputParser {
     }
 
     /// Takes more of the answer; gives what is certain.
-    pub fn push(&mut self, text: &str) -> Vec<Piece> {
+    pub fn push(&mut self, text: &str) -> Vec<OutputPiece> {
         let mut pieces = Vec::new();
         let content = match &mut self.reasoning {
             Some(reasoning) => reasoning.push(text, &mut pieces),
@@ -119,7 +120,7 @@ impl OutputParser {
     }
 
     /// Ends the answer; gives what was held back.
-    pub fn finish(&mut self) -> Vec<Piece> {
+    pub fn finish(&mut self) -> Vec<OutputPiece> {
         let mut pieces = Vec::new();
         let content = self.reasoning.take().map(|mut reasoning| reasoning.finish(&mut pieces)).unwrap_or_default();
         self.content(&content, &mut pieces);
@@ -129,10 +130,10 @@ impl OutputParser {
         pieces
     }
 
-    fn content(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+    fn content(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) {
         match &mut self.tools {
             Some(tools) => tools.push(text, pieces),
-            None => push(pieces, Piece::Content(text.to_owned())),
+            None => push(pieces, OutputPiece::Content(text.to_owned())),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Reasoning before the answer: `<think> … </think>` (DeepSeek-R1, Qwen3 and many others), `[THINK] … [/THINK]`
 //! (Magistral). White space around it belongs to neither part.
 
-use super::{Piece, push};
+use super::{OutputPiece, push};
 
 /// More white space than this need not be looked through again and again: it is text.
 const MAX_HELD: usize = 256;
@@ -17,22 +17,22 @@ pub enum ReasoningStyle {
 
 impl ReasoningStyle {
     /// The style that a chat template speaks of.
-    pub fn of_template(template: &str) -> Option<Self> {
-        [Self::Mistral, Self::Think].into_iter().find(|style| template.contains(style.end()))
+    pub fn from_template(template: &str) -> Option<Self> {
+        [Self::Mistral, Self::Think].into_iter().find(|style| template.contains(style.end_mark()))
     }
 
     /// Names that flags know, vLLM's among them.
     pub const NAMES: &[(&str, Self)] =
         &[("think", Self::Think), ("deepseek_r1", Self::Think), ("qwen3", Self::Think), ("mistral", Self::Mistral)];
 
-    pub fn begin(self) -> &'static str {
+    pub fn begin_mark(self) -> &'static str {
         match self {
             Self::Think => "<think>",
             Self::Mistral => "[THINK]",
         }
     }
 
-    pub fn end(self) -> &'static str {
+    pub fn end_mark(self) -> &'static str {
         match self {
             Self::Think => "</think>",
             Self::Mistral => "[/THINK]",
@@ -40,7 +40,7 @@ impl ReasoningStyle {
     }
 
     pub fn marks(self) -> Vec<&'static str> {
-        vec![self.begin(), self.end()]
+        vec![self.begin_mark(), self.end_mark()]
     }
 }
 
@@ -48,13 +48,13 @@ impl ReasoningStyle {
 #[derive(Debug)]
 pub(crate) struct Reasoning {
     style: ReasoningStyle,
-    state: State,
+    state: ReasoningState,
     /// White space and the beginning of a mark, which the next characters decide on.
     held: String,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum State {
+enum ReasoningState {
     /// White space, and perhaps the beginning mark.
     Start,
     /// White space before the reasoning's first word.
@@ -68,11 +68,11 @@ enum State {
 impl Reasoning {
     /// `begun`: the prompt ends with the beginning mark.
     pub(crate) fn new(style: ReasoningStyle, begun: bool) -> Self {
-        Self { style, state: if begun { State::Begun } else { State::Start }, held: String::new() }
+        Self { style, state: if begun { ReasoningState::Begun } else { ReasoningState::Start }, held: String::new() }
     }
 
     /// Takes more of the answer; gives what follows the reasoning.
-    pub(crate) fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) -> String {
+    pub(crate) fn push(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) -> String {
         let mut content = String::new();
         for char in text.chars() {
             self.step(char, pieces, &mut content);
@@ -81,53 +81,53 @@ impl Reasoning {
     }
 
     /// Ends the answer; gives what was held back of its content.
-    pub(crate) fn finish(&mut self, pieces: &mut Vec<Piece>) -> String {
+    pub(crate) fn finish(&mut self, pieces: &mut Vec<OutputPiece>) -> String {
         let held = std::mem::take(&mut self.held);
         match self.state {
-            State::Reasoning => push(pieces, Piece::Reasoning(held.trim_end().to_owned())),
-            State::Start | State::Content => return held,
-            State::Begun | State::Ended => {}
+            ReasoningState::Reasoning => push(pieces, OutputPiece::Reasoning(held.trim_end().to_owned())),
+            ReasoningState::Start | ReasoningState::Content => return held,
+            ReasoningState::Begun | ReasoningState::Ended => {}
         }
         String::new()
     }
 
-    fn step(&mut self, char: char, pieces: &mut Vec<Piece>, content: &mut String) {
+    fn step(&mut self, char: char, pieces: &mut Vec<OutputPiece>, content: &mut String) {
         match self.state {
-            State::Content => content.push(char),
-            State::Ended | State::Begun if char.is_whitespace() => {}
-            State::Ended => {
-                self.state = State::Content;
+            ReasoningState::Content => content.push(char),
+            ReasoningState::Ended | ReasoningState::Begun if char.is_whitespace() => {}
+            ReasoningState::Ended => {
+                self.state = ReasoningState::Content;
                 content.push(char);
             }
-            State::Start => self.start(char, content),
-            State::Begun | State::Reasoning => {
-                self.state = State::Reasoning;
-                self.reason(char, pieces);
+            ReasoningState::Start => self.step_start(char, content),
+            ReasoningState::Begun | ReasoningState::Reasoning => {
+                self.state = ReasoningState::Reasoning;
+                self.step_reasoning(char, pieces);
             }
         }
     }
 
-    fn start(&mut self, char: char, content: &mut String) {
+    fn step_start(&mut self, char: char, content: &mut String) {
         self.held.push(char);
-        let begin = self.style.begin();
+        let begin = self.style.begin_mark();
         let mark = self.held.trim_start();
         if mark == begin {
-            self.state = State::Begun;
+            self.state = ReasoningState::Begun;
             self.held.clear();
         } else if !begin.starts_with(mark) || self.held.len() > MAX_HELD {
-            self.state = State::Content;
+            self.state = ReasoningState::Content;
             content.push_str(&std::mem::take(&mut self.held));
         }
     }
 
     /// Holds back white space, which may be the last, and what may become the end mark.
-    fn reason(&mut self, char: char, pieces: &mut Vec<Piece>) {
+    fn step_reasoning(&mut self, char: char, pieces: &mut Vec<OutputPiece>) {
         self.held.push(char);
-        let end = self.style.end();
+        let end = self.style.end_mark();
         loop {
             let mark = self.held.trim_start();
             if mark == end {
-                self.state = State::Ended;
+                self.state = ReasoningState::Ended;
                 self.held.clear();
                 return;
             }
@@ -135,7 +135,7 @@ impl Reasoning {
                 return;
             }
             let first = self.held.remove(0);
-            push(pieces, Piece::Reasoning(first.into()));
+            push(pieces, OutputPiece::Reasoning(first.into()));
         }
     }
 }

@@ -16,10 +16,10 @@ fn format(reasoning: Option<ReasoningStyle>, tools: Option<ToolStyle>) -> Output
 }
 
 /// What the pieces come to.
-fn read<'a>(format: &OutputFormat, pieces: impl IntoIterator<Item = &'a str>) -> Vec<Piece> {
+fn read<'a>(format: &OutputFormat, pieces: impl IntoIterator<Item = &'a str>) -> Vec<OutputPiece> {
     let mut parser = OutputParser::new(format);
     let mut all = Vec::new();
-    let mut add = |pieces: Vec<Piece>| pieces.into_iter().for_each(|piece| push(&mut all, piece));
+    let mut add = |pieces: Vec<OutputPiece>| pieces.into_iter().for_each(|piece| push(&mut all, piece));
     pieces.into_iter().for_each(|text| add(parser.push(text)));
     add(parser.finish());
     all
@@ -30,10 +30,10 @@ fn shown(format: &OutputFormat, text: &str) -> String {
     let mut shown = String::new();
     for piece in read(format, [text]) {
         match piece {
-            Piece::Content(text) => shown.push_str(&text),
-            Piece::Reasoning(text) => shown.push_str(&format!("({text})")),
-            Piece::Call { index, name } => shown.push_str(&format!("|{index}:{name}")),
-            Piece::Arguments { fragment, .. } => shown.push_str(&fragment),
+            OutputPiece::Content(text) => shown.push_str(&text),
+            OutputPiece::Reasoning(text) => shown.push_str(&format!("({text})")),
+            OutputPiece::Call { index, name } => shown.push_str(&format!("|{index}:{name}")),
+            OutputPiece::Arguments { fragment, .. } => shown.push_str(&fragment),
         }
     }
     shown
@@ -202,13 +202,18 @@ fn every_cut_into_two_or_into_characters_reads_the_same() {
 #[test]
 fn names_come_first_and_arguments_as_they_are_written() {
     let mut parser = OutputParser::new(&format(None, Some(ToolStyle::Hermes)));
-    let pieces: Vec<Vec<Piece>> =
+    let pieces: Vec<Vec<OutputPiece>> =
         ["<tool_call>{\"name\": \"ad", "d\", \"argum", "ents\": {\"a\"", ": 1}", "}</tool_call>"]
             .map(|text| parser.push(text))
             .into();
-    let fragment = |text: &str| vec![Piece::Arguments { index: 0, fragment: text.into() }];
-    let expected =
-        [vec![], vec![Piece::Call { index: 0, name: "add".into() }], fragment("{\"a\""), fragment(": 1}"), vec![]];
+    let fragment = |text: &str| vec![OutputPiece::Arguments { index: 0, fragment: text.into() }];
+    let expected = [
+        vec![],
+        vec![OutputPiece::Call { index: 0, name: "add".into() }],
+        fragment("{\"a\""),
+        fragment(": 1}"),
+        vec![],
+    ];
     assert_eq!(pieces, expected);
 }
 
@@ -224,9 +229,9 @@ fn parameters_in_tags_are_told_one_by_one() {
         "ameter=",
         "b>[]</parameter>",
     ];
-    let pieces: Vec<Vec<Piece>> = parts.map(|text| parser.push(text)).into();
-    let fragment = |text: &str| Piece::Arguments { index: 0, fragment: text.into() };
-    let begun = vec![Piece::Call { index: 0, name: "add".into() }, fragment("{")];
+    let pieces: Vec<Vec<OutputPiece>> = parts.map(|text| parser.push(text)).into();
+    let fragment = |text: &str| OutputPiece::Arguments { index: 0, fragment: text.into() };
+    let begun = vec![OutputPiece::Call { index: 0, name: "add".into() }, fragment("{")];
     assert_eq!(pieces, [vec![], begun, vec![], vec![], vec![fragment("\"a\": 42")], vec![]]);
     assert_eq!(parser.push("</function>"), [fragment(", \"b\": []}")]);
 }
@@ -260,8 +265,8 @@ fn styles_are_told_from_templates() {
         ("<tool_call>{name}\n<arg_key>{key}</arg_key>", None, None),
     ];
     for (template, tools, reasoning) in cases {
-        assert_eq!(ToolStyle::of_template(template), tools, "{template}");
-        assert_eq!(ReasoningStyle::of_template(template), reasoning, "{template}");
+        assert_eq!(ToolStyle::from_template(template), tools, "{template}");
+        assert_eq!(ReasoningStyle::from_template(template), reasoning, "{template}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! From the head's events to text: tokens become characters, stop strings end the answer, the metrics are kept.
+//! Answers as they grow: the head's events become text, stop strings end the answer, and metrics are counted.
 //!
 //! Dropping an [`Answer`] before its end cancels the request.
 
@@ -10,23 +10,23 @@ use lockstep_schedule::plan::TokenLogprobs;
 use super::RequestError;
 use super::request::Prepared;
 use crate::metrics::{Metrics, Outcome};
-use crate::output::{OutputParser, Piece};
+use crate::output::{OutputParser, OutputPiece};
 use crate::service::{Event, EventStream, FinishReason, ServeError, Submission};
 use crate::text::{Detokenizer, StopMatcher, Stopped, Tokenizer};
 
-/// Events that one [`Delta`] takes at most where a slow client let them pile up.
+/// Most events in one [`Delta`], for a client so slow that events piled up.
 const MAX_COALESCED: usize = 64;
 
-/// Why an answer ended.
+/// Reason for an answer's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// A stop token, a stop string, or a form that is complete.
+    /// A stop token, a stop string, or a complete form.
     Stop,
-    /// As [`Self::Stop`], and the answer calls tools.
+    /// The same, in an answer that calls tools.
     ToolCalls,
-    /// `max_tokens` or the context's end.
+    /// `max_tokens`, or the end of the context.
     Length,
-    /// Cancelled by the client or by a drain's deadline.
+    /// The client went away, or the deadline of a drain passed.
     Cancelled,
 }
 
@@ -39,36 +39,36 @@ impl From<FinishReason> for Finish {
     }
 }
 
-/// What is new in an answer.
+/// Growth of an answer since the last delta.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Delta {
-    /// May be empty while a character, a possible stop string or a possible call is incomplete.
+    /// New text. It is empty while a character, a possible stop string or a possible call is incomplete.
     pub text: String,
     pub reasoning: String,
-    /// At most one for each call.
+    /// At most one entry for each call.
     pub calls: Vec<CallDelta>,
-    pub tokens: Vec<TokenOut>,
-    /// Set in the last one.
+    pub tokens: Vec<GeneratedToken>,
+    /// Set in the last delta.
     pub finish: Option<Finish>,
 }
 
-/// What is new of one call.
+/// Growth of one call.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CallDelta {
     pub index: usize,
-    /// In its first part alone: its id and the tool's name.
+    /// Id of the call and name of the tool, in the call's first delta only.
     pub begin: Option<(String, String)>,
-    /// Joined over all parts: JSON.
+    /// More of the arguments. Joined over all deltas they are JSON.
     pub arguments: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct TokenOut {
+pub struct GeneratedToken {
     pub id: u32,
     pub logprobs: Option<TokenLogprobs>,
 }
 
-/// Of one choice; the prompt is counted with the first alone.
+/// Tokens of one choice. Only the first choice counts the prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     pub prompt_tokens: u32,
@@ -76,24 +76,24 @@ pub struct Usage {
     pub cached_tokens: u32,
 }
 
-/// An answer before its request was submitted.
-pub(crate) struct Start {
+/// Everything about an answer but its events. It exists before the request is submitted.
+pub(crate) struct AnswerState {
     request_id: String,
     detokenizer: Detokenizer,
     stop: StopMatcher,
     parser: OutputParser,
-    /// A call has begun.
-    calls: bool,
-    /// Stop strings count from the text of the token after these on.
+    /// Set once a call has begun.
+    has_calls: bool,
+    /// Tokens whose text is not searched for stop strings.
     min_tokens: u32,
     choice: u32,
     usage: Usage,
     deadline: Option<tokio::time::Instant>,
-    tally: Tally,
+    metrics: RequestMetrics,
 }
 
-impl Start {
-    /// `submission` is one of `prepared`.
+impl AnswerState {
+    /// Makes the state of the answer to `submission`, which is one of `prepared`'s.
     pub(crate) fn new(
         prepared: &Prepared,
         submission: &Submission,
@@ -106,30 +106,30 @@ impl Start {
         let deadline = submission.deadline.and_then(|after| tokio::time::Instant::from_std(arrival).checked_add(after));
         Self {
             request_id: submission.request_id.clone(),
-            detokenizer: Detokenizer::new(tokenizer).showing(&prepared.format.marks()),
+            detokenizer: Detokenizer::new(tokenizer).with_shown_marks(&prepared.format.marks()),
             parser: OutputParser::new(&prepared.format),
-            calls: false,
+            has_calls: false,
             stop: StopMatcher::new(prepared.stop.iter().map(String::as_str)),
             min_tokens: prepared.min_tokens,
             choice,
             usage: Usage { prompt_tokens, ..Usage::default() },
             deadline,
-            tally: Tally { metrics, arrival, last_token: None, outcome: None },
+            metrics: RequestMetrics { metrics, arrival, last_token: None, outcome: None },
         }
     }
 
     pub(crate) fn answer(mut self, events: EventStream) -> Answer {
-        self.tally.outcome = Some(Outcome::Cancelled);
+        self.metrics.outcome = Some(Outcome::Cancelled);
         Answer { state: self, events: Some(events), failure: None }
     }
 }
 
-/// The answer to one request as it grows.
+/// Answer to one request, as it grows.
 pub struct Answer {
-    state: Start,
-    /// None once the answer has ended.
+    state: AnswerState,
+    /// `None` once the answer has ended.
     events: Option<EventStream>,
-    /// Told after the text that came before it.
+    /// Failure to report after the text that came before it.
     failure: Option<ServeError>,
 }
 
@@ -138,7 +138,7 @@ impl Answer {
         &self.state.request_id
     }
 
-    /// Which of the request's answers this is.
+    /// Returns the index of this answer among the request's answers.
     pub fn choice(&self) -> u32 {
         self.state.choice
     }
@@ -147,25 +147,25 @@ impl Answer {
         self.state.usage
     }
 
-    /// What is new, as soon as there is something; none after the end. Cancel safe.
+    /// Waits for growth of the answer. Returns `None` after the end. Cancel safe.
     ///
     /// # Errors
-    /// Why the request could not go on; nothing follows.
+    /// The reason why the request could not go on. Nothing follows an error.
     pub async fn next(&mut self) -> Option<Result<Delta, RequestError>> {
         if let Some(failure) = self.failure.take() {
             return Some(Err(self.fail(failure)));
         }
         let mut next = Some(self.event().await?);
         let mut delta = Delta::default();
-        for left in (0..MAX_COALESCED).rev() {
+        for remaining in (0..MAX_COALESCED).rev() {
             let Some(event) = next else { break };
-            match self.state.take(event, &mut delta) {
+            match self.state.apply_event(event, &mut delta) {
                 Err(failure) if delta.tokens.is_empty() => return Some(Err(self.fail(failure))),
                 Err(failure) => self.failure = Some(failure),
                 Ok(()) => {}
             }
-            // What is received here must be taken in the next round.
-            if left == 0 || delta.finish.is_some() || self.failure.is_some() {
+            // The next round must apply an event that is received here, so the last round receives none.
+            if remaining == 0 || delta.finish.is_some() || self.failure.is_some() {
                 break;
             }
             next = self.events.as_mut().and_then(|events| events.try_recv().ok());
@@ -176,7 +176,7 @@ impl Answer {
         Some(Ok(delta))
     }
 
-    /// The next event; a failure where the deadline passes or the head vanishes. None after the end.
+    /// Waits for the next event. A passed deadline and a vanished head are failures. Returns `None` after the end.
     async fn event(&mut self) -> Option<Event> {
         let events = self.events.as_mut()?;
         let event = match self.state.deadline {
@@ -191,9 +191,9 @@ impl Answer {
 
     fn finish(&mut self, finish: Finish) {
         self.events = None;
-        let Start { request_id, usage, tally, .. } = &self.state;
+        let AnswerState { request_id, usage, metrics, .. } = &self.state;
         let Usage { prompt_tokens, completion_tokens, cached_tokens } = usage;
-        let seconds = tally.arrival.elapsed().as_secs_f64();
+        let seconds = metrics.arrival.elapsed().as_secs_f64();
         tracing::info!(
             request_id,
             prompt_tokens,
@@ -203,7 +203,7 @@ impl Answer {
             ?finish,
             "request finished"
         );
-        self.state.tally.outcome = Some(match finish {
+        self.state.metrics.outcome = Some(match finish {
             Finish::Stop | Finish::ToolCalls => Outcome::Stop,
             Finish::Length => Outcome::Length,
             Finish::Cancelled => Outcome::Cancelled,
@@ -213,38 +213,38 @@ impl Answer {
     fn fail(&mut self, failure: ServeError) -> RequestError {
         self.events = None;
         let error = RequestError::Serve(failure);
-        self.state.tally.outcome = Some(error.outcome());
+        self.state.metrics.outcome = Some(error.outcome());
         tracing::warn!(request_id = self.state.request_id, %error, "request failed");
         error
     }
 }
 
-/// Nine letters and digits: what the templates of some models insist on.
+/// Makes an id of nine letters and digits: the templates of some models accept no other ids.
 fn call_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()[..9].to_owned()
 }
 
-/// The head's side of the stream vanished without a last event.
+/// Returns the event for a stream that the head dropped without a last event.
 fn head_gone() -> Event {
-    Event::Failed(ServeError::Unavailable { reason: "the head is shutting down".into(), retry_after_s: 5 })
+    Event::Failed(ServeError::head_gone())
 }
 
-impl Start {
-    /// Adds one event to what is new.
-    fn take(&mut self, event: Event, delta: &mut Delta) -> Result<(), ServeError> {
+impl AnswerState {
+    /// Adds one event to `delta`.
+    fn apply_event(&mut self, event: Event, delta: &mut Delta) -> Result<(), ServeError> {
         match event {
             Event::Started { cached_tokens } => {
                 if self.choice == 0 {
                     self.usage.cached_tokens = cached_tokens;
                 }
-                self.tally.metrics.count_cached(cached_tokens);
+                self.metrics.metrics.count_cached(cached_tokens);
             }
             Event::Token { id, logprobs } => {
-                self.tally.token();
+                self.metrics.count_token();
                 self.usage.completion_tokens += 1;
-                delta.tokens.push(TokenOut { id, logprobs });
+                delta.tokens.push(GeneratedToken { id, logprobs });
                 let text = self.detokenizer.push(id);
-                self.show(&text, delta);
+                self.add_text(&text, delta);
             }
             Event::Finished(reason) => self.finish_text(reason.into(), delta),
             Event::Cancelled => self.finish_text(Finish::Cancelled, delta),
@@ -255,74 +255,76 @@ impl Start {
 
     /// Adds the text that is still held back, and ends the answer if that text does not end it.
     fn finish_text(&mut self, finish: Finish, delta: &mut Delta) {
-        let rest = self.detokenizer.flush();
-        self.show(&rest, delta);
+        let text = self.detokenizer.flush();
+        self.add_text(&text, delta);
         if delta.finish.is_none() {
             let held = self.stop.flush();
-            self.read(&held, delta);
-            self.end(finish, delta);
+            self.parse_text(&held, delta);
+            self.finish(finish, delta);
         }
     }
 
-    fn show(&mut self, text: &str, delta: &mut Delta) {
+    fn add_text(&mut self, text: &str, delta: &mut Delta) {
         if self.usage.completion_tokens <= self.min_tokens && self.min_tokens > 0 {
-            return self.read(text, delta);
+            return self.parse_text(text, delta);
         }
         match self.stop.push(text) {
-            Stopped::No(text) => self.read(&text, delta),
+            Stopped::No(text) => self.parse_text(&text, delta),
             Stopped::Yes(text) => {
-                self.read(&text, delta);
-                self.end(Finish::Stop, delta);
+                self.parse_text(&text, delta);
+                self.finish(Finish::Stop, delta);
             }
         }
     }
 
-    /// What the text means.
-    fn read(&mut self, text: &str, delta: &mut Delta) {
+    /// Splits `text` into content, reasoning and calls, and adds them to `delta`.
+    fn parse_text(&mut self, text: &str, delta: &mut Delta) {
         let pieces = self.parser.push(text);
-        pieces.into_iter().for_each(|piece| self.add(piece, delta));
+        pieces.into_iter().for_each(|piece| self.add_piece(piece, delta));
     }
 
-    fn end(&mut self, finish: Finish, delta: &mut Delta) {
+    fn finish(&mut self, finish: Finish, delta: &mut Delta) {
         let pieces = self.parser.finish();
-        pieces.into_iter().for_each(|piece| self.add(piece, delta));
-        delta.finish = Some(if self.calls && finish == Finish::Stop { Finish::ToolCalls } else { finish });
+        pieces.into_iter().for_each(|piece| self.add_piece(piece, delta));
+        delta.finish = Some(if self.has_calls && finish == Finish::Stop { Finish::ToolCalls } else { finish });
     }
 
-    fn add(&mut self, piece: Piece, delta: &mut Delta) {
+    fn add_piece(&mut self, piece: OutputPiece, delta: &mut Delta) {
         match piece {
-            Piece::Content(text) => delta.text.push_str(&text),
-            Piece::Reasoning(text) => delta.reasoning.push_str(&text),
-            Piece::Call { index, name } => {
-                self.calls = true;
+            OutputPiece::Content(text) => delta.text.push_str(&text),
+            OutputPiece::Reasoning(text) => delta.reasoning.push_str(&text),
+            OutputPiece::Call { index, name } => {
+                self.has_calls = true;
                 delta.calls.push(CallDelta { index, begin: Some((call_id(), name)), arguments: String::new() });
             }
-            Piece::Arguments { index, fragment } => match delta.calls.last_mut().filter(|call| call.index == index) {
-                Some(call) => call.arguments.push_str(&fragment),
-                None => delta.calls.push(CallDelta { index, begin: None, arguments: fragment }),
-            },
+            OutputPiece::Arguments { index, fragment } => {
+                match delta.calls.last_mut().filter(|call| call.index == index) {
+                    Some(call) => call.arguments.push_str(&fragment),
+                    None => delta.calls.push(CallDelta { index, begin: None, arguments: fragment }),
+                }
+            }
         }
     }
 }
 
-/// Keeps a request's metrics; counts its outcome once, when it is dropped.
-struct Tally {
+/// Metrics of one request. Its outcome is counted once, when this value is dropped.
+struct RequestMetrics {
     metrics: Metrics,
     arrival: Instant,
     last_token: Option<Instant>,
-    /// None while the head has not accepted the request.
+    /// `None` until the head accepts the request.
     outcome: Option<Outcome>,
 }
 
-impl Tally {
-    fn token(&mut self) {
+impl RequestMetrics {
+    fn count_token(&mut self) {
         let now = Instant::now();
         let since = self.last_token.replace(now);
         self.metrics.observe_token(since.is_none(), now - since.unwrap_or(self.arrival));
     }
 }
 
-impl Drop for Tally {
+impl Drop for RequestMetrics {
     fn drop(&mut self) {
         if let Some(outcome) = self.outcome {
             self.metrics.count_outcome(outcome);
@@ -343,7 +345,7 @@ mod tests {
     use crate::output::{OutputFormat, ToolFormat};
     use crate::text::fixtures;
 
-    fn start(stop: &[&str], deadline: Option<Duration>) -> Start {
+    fn start(stop: &[&str], deadline: Option<Duration>) -> AnswerState {
         let submission = Submission {
             request_id: "r".into(),
             prompt: vec![1, 2],
@@ -355,10 +357,10 @@ mod tests {
         };
         let stop = stop.iter().map(|stop| (*stop).into()).collect();
         let prepared = Prepared { submission, stop, format: OutputFormat::default(), choices: 1, min_tokens: 0 };
-        Start::new(&prepared, &prepared.submission, Instant::now(), fixtures::byte_level(), Metrics::new())
+        AnswerState::new(&prepared, &prepared.submission, Instant::now(), fixtures::byte_level(), Metrics::new())
     }
 
-    /// Plays the answer `text` with a last event; returns the text, and how it ended.
+    /// Plays the answer `text` and a last event. Returns the text and the reason for its end.
     async fn play(text: &str, stop: &[&str], last: Option<Event>) -> (String, String) {
         let (sender, events) = mpsc::channel(64);
         let ids = fixtures::byte_level().encode(text, false).unwrap();
@@ -385,7 +387,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_end_as_they_should() {
+    async fn an_answer_ends_for_the_reason_that_the_head_gives() {
         let finished = |reason| Some(Event::Finished(reason));
         let failed = Event::Failed(ServeError::Internal("oops".into()));
         let cases = [
@@ -402,7 +404,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_token_of_a_backlog_is_lost() {
+    async fn a_backlog_loses_no_token() {
         let (sender, events) = mpsc::channel(1024);
         for _ in 0..3 * MAX_COALESCED + 5 {
             sender.send(Event::Token { id: u32::from(b'x'), logprobs: None }).await.unwrap();
@@ -431,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stop_strings_wait_for_the_least_tokens() {
+    async fn stop_strings_wait_for_min_tokens() {
         let (sender, events) = mpsc::channel(64);
         for id in fixtures::byte_level().encode("xaxbx", false).unwrap() {
             sender.send(Event::Token { id, logprobs: None }).await.unwrap();
@@ -443,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_and_reasoning_are_told_apart() {
+    async fn calls_and_reasoning_are_separated() {
         let (sender, events) = mpsc::channel(256);
         let text = "<think>hm</think>ok <tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
         for id in fixtures::byte_level().encode(text, false).unwrap() {

@@ -1,4 +1,4 @@
-//! Why a request is refused, and the checks that several of its parts share.
+//! Reasons to refuse a request, and the checks that several fields share.
 
 use lockstep_proto::names::DEFAULT_MODEL;
 
@@ -6,13 +6,13 @@ use crate::metrics::Outcome;
 use crate::service::ServeError;
 use crate::text::TextError;
 
-/// Why a request was refused or could not go on.
+/// Reason why a request was refused or could not go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// A field is out of its bounds: INVALID_ARGUMENT, 400. `field` is the field's name on the wire.
+    /// A field is out of its bounds: INVALID_ARGUMENT, 400. `field` is its name on the wire.
     #[error("{field}: {reason}")]
     Field { field: &'static str, reason: String },
-    /// NOT_FOUND, 404.
+    /// The request names another model than the served one: NOT_FOUND, 404.
     #[error("no model is called {asked:?} here: this endpoint serves {served:?}, also called {DEFAULT_MODEL:?}")]
     UnknownModel { asked: String, served: String },
     #[error(transparent)]
@@ -24,7 +24,7 @@ impl RequestError {
         Self::Field { field, reason: reason.into() }
     }
 
-    /// How the request counts in the metrics.
+    /// Returns the outcome under which the metrics count the request.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Field { .. } | Self::UnknownModel { .. } | Self::Serve(ServeError::Invalid(_)) => Outcome::Invalid,
@@ -40,6 +40,8 @@ pub(super) fn out_of_range(field: &'static str, value: impl std::fmt::Display, b
     RequestError::field(field, format!("{value} is out of range: {bounds}"))
 }
 
+/// Checks that `ids` are in the vocabulary.
+///
 /// # Errors
 /// Names the first id that the model has no token for.
 pub(crate) fn check_vocabulary(field: &'static str, ids: &[u32], vocab_size: u32) -> Result<(), RequestError> {
@@ -52,7 +54,8 @@ pub(crate) fn check_vocabulary(field: &'static str, ids: &[u32], vocab_size: u32
     }
 }
 
-/// A text that cannot be a prompt is the client's mistake; what else goes wrong with text is not.
+/// Returns the error for a text that could not be encoded. The client is to blame for a text that cannot be a prompt,
+/// and for no other failure.
 pub(crate) fn text_error(field: &'static str, error: TextError) -> RequestError {
     match error {
         TextError::TemplateRefused(_) | TextError::NoTemplate | TextError::TooLong { .. } | TextError::Encode(_) => {

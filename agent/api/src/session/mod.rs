@@ -1,7 +1,7 @@
-//! A request's way through the client side, the same for gRPC and HTTP: what the client asked for becomes a checked
-//! [`Submission`]; the head's events become text.
+//! Requests on the client side, the same for gRPC and HTTP: a client's input becomes a checked [`Submission`], and the
+//! head's events become text.
 //!
-//! Wire formats stay out of here, and so does the head: the two APIs are thin over this.
+//! The module knows neither wire formats nor the head. Both APIs are thin layers over it.
 
 mod answer;
 mod error;
@@ -17,7 +17,7 @@ use lockstep_proto::v1::{ClusterStatus, ModelInfo};
 use tokio::sync::watch;
 
 pub use answer::{Answer, Delta, Finish};
-pub(crate) use answer::{CallDelta, TokenOut, Usage};
+pub(crate) use answer::{CallDelta, GeneratedToken, Usage};
 pub use error::RequestError;
 pub(crate) use request::LimitsInput;
 pub use request::{GenerateInput, PromptInput};
@@ -30,31 +30,31 @@ use crate::metrics::Metrics;
 use crate::model::Text;
 use crate::service::{Inference, ServeError};
 
-/// Longest request id taken from a client; longer ones are replaced.
+/// Longest request id that a client may choose, in bytes. A longer id is replaced.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Everything that the client APIs need; cheap to clone.
+/// Everything that the client APIs need. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
     inference: Inference,
     model: Arc<ModelInfo>,
     text: Text,
     metrics: Metrics,
-    /// When the model began to be served, in seconds since 1970.
+    /// Moment since which the model is served, in seconds since 1970.
     created: u64,
 }
 
 impl Api {
-    /// `model.name` is what clients call it.
+    /// Clients call the model by `model.name`.
     pub fn new(inference: Inference, model: ModelInfo, text: Text, metrics: Metrics) -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self { inference, model: Arc::new(model), text, metrics, created: since.as_secs() }
     }
 
-    /// Checks a request and queues it; gives the answer of each choice.
+    /// Checks a request and queues it. Returns the answer of each choice.
     ///
     /// # Errors
-    /// Names the field that is wrong, or says why the head refuses.
+    /// Names the wrong field, or gives the head's reason for refusing the request.
     pub async fn generate(&self, input: GenerateInput) -> Result<Vec<Answer>, RequestError> {
         let arrival = Instant::now();
         let request_id = input.request_id.clone();
@@ -77,7 +77,7 @@ impl Api {
         let mut answers = Vec::with_capacity(prepared.choices as usize);
         for submission in prepared.submissions() {
             let (tokenizer, metrics) = (self.text.tokenizer().clone(), self.metrics.clone());
-            let start = answer::Start::new(&prepared, &submission, arrival, tokenizer, metrics);
+            let start = answer::AnswerState::new(&prepared, &submission, arrival, tokenizer, metrics);
             let prompt_tokens = submission.prompt.len();
             let events = self.inference.submit(submission).await?;
             self.metrics.count_prompt(prompt_tokens);
@@ -86,8 +86,10 @@ impl Api {
         Ok(answers)
     }
 
+    /// Checks that the client asks for the served model.
+    ///
     /// # Errors
-    /// The name is neither empty, nor `default`, nor the served model's.
+    /// The name is neither empty, nor `default`, nor that of the served model.
     pub fn check_model(&self, name: &str) -> Result<(), RequestError> {
         if name.is_empty() || name == DEFAULT_MODEL || name == self.model.name {
             return Ok(());
@@ -95,19 +97,19 @@ impl Api {
         Err(RequestError::UnknownModel { asked: name.chars().take(100).collect(), served: self.model.name.clone() })
     }
 
-    /// Token ids of a text.
+    /// Returns the token ids of a text.
     ///
     /// # Errors
-    /// The model is unknown, or the text too long.
+    /// The model is unknown, or the text is too long.
     pub async fn tokenize(&self, model: &str, text: String, special: bool) -> Result<Vec<u32>, RequestError> {
         self.check_model(model)?;
         self.text.encode(text, special).await.map_err(|error| text_error("text", error))
     }
 
-    /// Text of token ids.
+    /// Returns the text of token ids.
     ///
     /// # Errors
-    /// The model is unknown, or an id is out of its vocabulary.
+    /// The model is unknown, or an id is not in its vocabulary.
     pub fn detokenize(&self, model: &str, ids: &[u32], skip_special: bool) -> Result<String, RequestError> {
         self.check_model(model)?;
         check_vocabulary("token_ids", ids, self.text.vocab_size)?;
@@ -118,7 +120,7 @@ impl Api {
         &self.model
     }
 
-    /// When the model began to be served, in seconds since 1970.
+    /// Returns the moment since which the model is served, in seconds since 1970.
     pub fn created(&self) -> u64 {
         self.created
     }
@@ -131,18 +133,18 @@ impl Api {
         &self.metrics
     }
 
-    /// How long the head's task has been hung; `None`: it lives.
+    /// Returns for how long the head's task has been hung, or `None` if the task is healthy.
     pub fn hung_for(&self) -> Option<std::time::Duration> {
         self.inference.hung_for()
     }
 
-    /// The group's state, now and as it changes.
+    /// Returns the group's status, now and as it changes.
     pub fn status(&self) -> watch::Receiver<ClusterStatus> {
         self.inference.status()
     }
 }
 
-/// The client's own id of a request where it can stand in a log and a header, else a new one.
+/// Returns the client's own id of a request if it is fit for logs and headers, else a new id.
 pub fn request_id(given: Option<&[u8]>) -> String {
     let legible =
         |id: &&[u8]| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(|byte| byte.is_ascii_graphic());

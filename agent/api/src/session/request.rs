@@ -1,9 +1,9 @@
-//! From what a client asked for to a checked [`Submission`]: every bound of every field, and the defaults.
+//! A client's input becomes a checked [`Submission`]: the bounds and the defaults of every field.
 
 use std::time::Duration;
 
 use super::error::{RequestError, check_vocabulary, out_of_range, text_error};
-use super::sampling::{SamplingInput, sampling};
+use super::sampling::{SamplingInput, resolve_sampling};
 use super::tools::{self, ToolChoice, ToolsInput};
 use crate::grammar::{Grammar, GrammarError, Guide};
 use crate::model::Text;
@@ -11,30 +11,30 @@ use crate::output::OutputFormat;
 use crate::service::{ServeError, Submission};
 use crate::text::{ChatMessage, Conversation};
 
-/// Enough for every dialect's turn markers; each costs a comparison per byte of the answer.
+/// Most stop strings: enough for the turn markers of every dialect. Each costs a comparison per byte of the answer.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 256;
 const MAX_STOP_TOKEN_IDS: usize = 64;
-/// Answers to one request; each is a sequence of its own.
+/// Most answers to one request. Each is a sequence of its own.
 pub(crate) const MAX_CHOICES: u32 = 64;
-/// Messages of one conversation.
+/// Most messages of one conversation.
 const MAX_MESSAGES: usize = 4096;
 const MAX_ROLE_BYTES: usize = 64;
 
-/// What a client asked for, whatever the API.
+/// A client's request, from either API.
 #[derive(Debug, Clone, Default)]
 pub struct GenerateInput {
-    /// Empty or `default`: the served model.
+    /// Name of the model. Empty and `default` mean the served model.
     pub model: String,
     pub prompt: PromptInput,
     pub sampling: SamplingInput,
     pub limits: LimitsInput,
-    /// The form of the answer, and the field that asks for it.
+    /// Form of the answer, and the field that asks for it.
     pub grammar: Option<(&'static str, Grammar)>,
-    /// For chats: what the answer may call.
+    /// Tools that the answer of a chat may call.
     pub tools: ToolsInput,
     pub logprobs: Option<u32>,
-    /// Answers wanted, with random numbers of their own. Unset: one.
+    /// Number of answers. Each has random numbers of its own. Unset: one.
     pub choices: Option<u32>,
     pub request_id: String,
     /// Time that the client gives the whole request.
@@ -57,31 +57,31 @@ impl Default for PromptInput {
 
 #[derive(Debug, Clone, Default)]
 pub struct LimitsInput {
-    /// Unset: what the context has left.
+    /// Unset: as many as fit the context.
     pub max_tokens: Option<u32>,
-    /// The answer does not end by itself before that many tokens.
+    /// Tokens before which no end token, stop token or stop string ends the answer.
     pub min_tokens: u32,
     pub stop: Vec<String>,
     pub stop_token_ids: Vec<u32>,
     pub ignore_eos: bool,
 }
 
-/// A request that can be submitted, with what stays on the client side of the seam.
+/// A checked request, and the settings that stay on the client side of the seam.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// Of the first choice.
+    /// Submission of the first choice.
     pub submission: Submission,
-    /// At least 1.
+    /// Number of answers, at least 1.
     pub choices: u32,
     pub stop: Vec<String>,
-    /// How answers are read.
+    /// Format by which answers are parsed.
     pub format: OutputFormat,
-    /// Stop strings count from the text of the token after these on.
+    /// Tokens whose text is not searched for stop strings.
     pub min_tokens: u32,
 }
 
 impl Prepared {
-    /// What the head is asked for each choice.
+    /// Returns the submission of each choice.
     pub(crate) fn submissions(&self) -> impl Iterator<Item = Submission> + '_ {
         let several = self.choices > 1;
         (0..self.choices).map(move |choice| {
@@ -95,7 +95,7 @@ impl Prepared {
     }
 }
 
-/// Checks a request against the served model; the cheap checks come before the text is encoded.
+/// Checks a request against the served model. The cheap checks come before the text is encoded.
 ///
 /// # Errors
 /// Names the first field that is out of its bounds.
@@ -106,7 +106,7 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
     {
         conversation.tools = std::mem::take(&mut input.tools.definitions);
     }
-    let mut sampling = sampling(input.sampling, input.logprobs, &text.generation, text.vocab_size)?;
+    let mut sampling = resolve_sampling(input.sampling, input.logprobs, &text.generation, text.vocab_size)?;
     check_limits(&input.limits, text.vocab_size)?;
     let choices = input.choices.unwrap_or(1);
     if !(1..=MAX_CHOICES).contains(&choices) {
@@ -166,14 +166,14 @@ async fn compile(
         GrammarError::Invalid(reason) => RequestError::field(field, reason),
         GrammarError::Internal(reason) => RequestError::Serve(ServeError::Internal(reason)),
     })?;
-    // A prompt that begins the reasoning leaves the form for what follows it.
+    // If the prompt has begun the reasoning, the grammar applies to the text after the reasoning.
     Ok(match format.reasoning.filter(|_| format.reasoning_begun) {
-        Some(style) => guide.after(style.end(), text.tokenizer().clone()),
+        Some(style) => guide.after_mark(style.end_mark(), text.tokenizer().clone()),
         None => guide,
     })
 }
 
-/// Token ids of the prompt, with the name of the field that it came in and how its answer is read.
+/// Returns the prompt's token ids, the name of the field that held the prompt, and the format of its answer.
 async fn prompt(text: &Text, input: PromptInput) -> Result<(&'static str, Vec<u32>, OutputFormat), RequestError> {
     let mut format = OutputFormat::default();
     let (field, ids) = match input {
@@ -188,7 +188,7 @@ async fn prompt(text: &Text, input: PromptInput) -> Result<(&'static str, Vec<u3
         }
     };
     let ids = ids.map_err(|error| text_error(field, error))?;
-    // Text too: a tokenizer may know more tokens than its model.
+    // Ids that the tokenizer made are checked as well: it may know more tokens than the model.
     check_vocabulary(field, &ids, text.vocab_size)?;
     if ids.is_empty() {
         return Err(RequestError::field(field, "the prompt is empty: send at least one token"));
@@ -215,7 +215,7 @@ fn check_messages(messages: &[ChatMessage]) -> Result<(), RequestError> {
     }
 }
 
-/// Tokens that the context has left for the answer, at least 1.
+/// Returns the number of tokens that fit the context after the prompt, at least 1.
 fn room(field: &'static str, prompt: usize, context_length: u32) -> Result<u32, RequestError> {
     let context = context_length as usize;
     if prompt < context {
@@ -249,8 +249,8 @@ fn check_limits(limits: &LimitsInput, vocab_size: u32) -> Result<(), RequestErro
     check_vocabulary("stop_token_ids", &limits.stop_token_ids, vocab_size)
 }
 
-/// The model's end tokens, the client's, and the special tokens that a stop string spells: special tokens never show
-/// in the text, where the string could be found.
+/// Returns the model's end tokens, the client's, and the special tokens that a stop string spells. Special tokens never
+/// show in the text, so [`StopMatcher`](crate::text::StopMatcher) cannot find them there.
 fn stop_token_ids(text: &Text, limits: &LimitsInput) -> Vec<u32> {
     let own = if limits.ignore_eos { &[][..] } else { &text.eos_token_ids[..] };
     let spelled = limits.stop.iter().filter_map(|stop| text.tokenizer().special_token_id(stop));

@@ -1,24 +1,24 @@
-//! How the next token is chosen: what a client may ask for, its bounds, and what the model's makers suggest.
+//! Sampling: a client's wishes, their bounds, and the defaults of the model's makers.
 
 use lockstep_schedule::plan::{Penalties, SamplingParams};
 
 use super::error::{RequestError, check_vocabulary, out_of_range};
 use crate::text::GenerationDefaults;
 
-/// Above this, sampling is uniform for all that anyone can tell.
+/// Highest temperature. Sampling is practically uniform above it.
 const MAX_TEMPERATURE: f32 = 100.0;
-/// A token that is penalized by more is never chosen again.
+/// Highest repetition penalty. A token with a higher penalty would never be chosen again.
 const MAX_REPETITION_PENALTY: f32 = 100.0;
-/// OpenAI's bounds of presence and frequency penalties, and of biases.
+/// OpenAI's bound of presence and frequency penalties. [`MAX_BIAS`] is OpenAI's bound of biases.
 const MAX_PENALTY: f32 = 2.0;
 const MAX_BIAS: f32 = 100.0;
-/// Each costs every rank a few operations a token.
+/// Most biases of a request. Each costs every rank a few operations a token.
 const MAX_BIASES: usize = 1024;
-/// Most likely tokens reported beside the chosen one.
+/// Highest number of most likely tokens to report beside the chosen token.
 pub(crate) const MAX_LOGPROBS: u32 = 20;
 
-/// Unset fields take the model's generation defaults, and where it has none: temperature 1, no cut, no penalty, a
-/// random seed.
+/// A client's wishes. An unset field takes the model's generation default. Without such a default, the temperature is
+/// 1, nothing is cut off or penalized, and the seed is random.
 #[derive(Debug, Clone, Default)]
 pub struct SamplingInput {
     pub temperature: Option<f32>,
@@ -28,24 +28,22 @@ pub struct SamplingInput {
     pub repetition_penalty: Option<f32>,
     pub presence_penalty: Option<f32>,
     pub frequency_penalty: Option<f32>,
-    /// Token ids, each once, and what is added to their logits.
+    /// Token ids, each once, with the number to add to each one's logit.
     pub logit_bias: Vec<(u32, f32)>,
     pub seed: Option<u64>,
 }
 
+/// Checks the client's wishes and fills unset fields.
+///
 /// # Errors
 /// Names the first field that is out of its bounds.
-pub(crate) fn sampling(
+pub(crate) fn resolve_sampling(
     input: SamplingInput,
     logprobs: Option<u32>,
     defaults: &GenerationDefaults,
     vocab_size: u32,
 ) -> Result<SamplingParams, RequestError> {
-    let default_temperature = match defaults.do_sample {
-        Some(false) => 0.0,
-        _ => defaults.temperature.unwrap_or(1.0),
-    };
-    let temperature = input.temperature.unwrap_or(default_temperature);
+    let temperature = input.temperature.or(defaults.temperature).unwrap_or(1.0);
     if !(0.0..=MAX_TEMPERATURE).contains(&temperature) {
         return Err(out_of_range("temperature", temperature, "0 (greedy) to 100"));
     }
@@ -111,23 +109,23 @@ fn random_seed() -> u64 {
 mod tests {
     use super::*;
 
-    fn taken(input: SamplingInput, defaults: &GenerationDefaults) -> SamplingParams {
-        sampling(input, None, defaults, 10).unwrap()
+    fn resolve(input: SamplingInput, defaults: &GenerationDefaults) -> SamplingParams {
+        resolve_sampling(input, None, defaults, 10).unwrap()
     }
 
     #[test]
-    fn the_client_counts_before_the_model() {
-        let greedy = GenerationDefaults { do_sample: Some(false), temperature: Some(0.6), ..Default::default() };
-        assert_eq!(taken(SamplingInput::default(), &greedy).temperature, 0.0);
+    fn a_clients_wish_overrides_the_models_default() {
+        let greedy = GenerationDefaults { temperature: Some(0.0), ..Default::default() };
+        assert_eq!(resolve(SamplingInput::default(), &greedy).temperature, 0.0);
         let asked = SamplingInput { temperature: Some(0.9), ..Default::default() };
-        assert_eq!(taken(asked, &greedy).temperature, 0.9);
-        let plain = taken(SamplingInput::default(), &Default::default());
+        assert_eq!(resolve(asked, &greedy).temperature, 0.9);
+        let plain = resolve(SamplingInput::default(), &Default::default());
         assert_eq!((plain.temperature, plain.min_p, plain.penalties), (1.0, 0.0, Penalties::default()));
 
         let makers =
             GenerationDefaults { min_p: Some(0.1), repetition_penalty: Some(1.1), ..GenerationDefaults::default() };
-        let theirs = taken(SamplingInput::default(), &makers);
-        assert_eq!((theirs.min_p, theirs.penalties.repetition), (0.1, 1.1));
+        let defaulted = resolve(SamplingInput::default(), &makers);
+        assert_eq!((defaulted.min_p, defaulted.penalties.repetition), (0.1, 1.1));
         let asked = SamplingInput {
             min_p: Some(0.0),
             repetition_penalty: Some(1.0),
@@ -136,9 +134,9 @@ mod tests {
             logit_bias: vec![(3, -100.0)],
             ..Default::default()
         };
-        let own = taken(asked, &makers);
-        assert_eq!(own.penalties, Penalties { repetition: 1.0, presence: -2.0, frequency: 0.5 });
-        assert_eq!((own.min_p, own.logit_bias), (0.0, vec![(3, -100.0)]));
+        let client_set = resolve(asked, &makers);
+        assert_eq!(client_set.penalties, Penalties { repetition: 1.0, presence: -2.0, frequency: 0.5 });
+        assert_eq!((client_set.min_p, client_set.logit_bias), (0.0, vec![(3, -100.0)]));
     }
 
     #[test]
@@ -146,7 +144,7 @@ mod tests {
         let refusal = |change: fn(&mut SamplingInput)| {
             let mut input = SamplingInput::default();
             change(&mut input);
-            sampling(input, None, &GenerationDefaults::default(), 10).unwrap_err().to_string()
+            resolve_sampling(input, None, &GenerationDefaults::default(), 10).unwrap_err().to_string()
         };
         let cases = [
             (refusal(|i| i.temperature = Some(-0.1)), "temperature: -0.1 is out of range: 0 (greedy) to 100"),
@@ -165,7 +163,8 @@ mod tests {
         for (error, expected) in cases {
             assert!(error.starts_with(expected), "{error}");
         }
-        let error = sampling(SamplingInput::default(), Some(21), &GenerationDefaults::default(), 10).unwrap_err();
+        let error =
+            resolve_sampling(SamplingInput::default(), Some(21), &GenerationDefaults::default(), 10).unwrap_err();
         assert_eq!(error.to_string(), "logprobs: 21 is out of range: 0 to 20");
     }
 }

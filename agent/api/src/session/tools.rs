@@ -1,4 +1,4 @@
-//! Tools that an answer may call, or must: checked, and turned into the way that the answer is made and read.
+//! Tools that an answer may or must call: their checks, the grammar of the answer, and the format of its calls.
 
 use std::collections::HashSet;
 
@@ -8,40 +8,42 @@ use super::RequestError;
 use crate::grammar::{Grammar, GrammarError};
 use crate::model::Text;
 use crate::output::ToolFormat;
-use crate::output::tools::{Function, ToolStyle, forced};
+use crate::output::tools::{Function, ToolStyle, forced_call_grammar};
 
 const FIELD: &str = "tools";
 const CHOICE: &str = "tool_choice";
-/// OpenAI's bounds.
+/// OpenAI's bounds of tools and of their names.
 const MAX_TOOLS: usize = 128;
 const MAX_NAME: usize = 64;
 
-/// What a client says of tools.
+/// A client's tools.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ToolsInput {
-    /// As sent: chat templates show them to the model.
+    /// Definitions as the client sent them. Chat templates show them to the model.
     pub definitions: Vec<Value>,
-    /// Of each definition.
+    /// Name and parameters of each definition.
     pub functions: Vec<Function>,
     pub choice: ToolChoice,
-    /// An answer may have several calls.
+    /// Set if an answer may have several calls.
     pub parallel: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ToolChoice {
-    /// The model sees no tools.
+    /// The model is shown no tools.
     None,
     #[default]
     Auto,
-    /// At least one call, and nothing else.
+    /// The answer is at least one call, and nothing else.
     Required,
-    /// One call of this tool.
+    /// The answer is one call of this tool.
     Named(String),
 }
 
+/// Checks the tools against OpenAI's bounds and the model.
+///
 /// # Errors
-/// Names what is wrong with the tools, or why this model cannot be asked to call them so.
+/// Names the tool or field that is wrong, or gives the reason why this model cannot call tools in this way.
 pub(crate) fn check(input: &ToolsInput, text: &Text) -> Result<(), RequestError> {
     let refuse = |reason: String| Err(RequestError::field(FIELD, reason));
     if input.functions.len() > MAX_TOOLS {
@@ -77,7 +79,7 @@ pub(crate) fn check(input: &ToolsInput, text: &Text) -> Result<(), RequestError>
     }
 }
 
-/// How calls in the answer are read; none where there is nothing to call.
+/// Returns the format of the answer's calls, or `None` if there is nothing to call.
 pub(crate) fn format(input: &ToolsInput, text: &Text) -> Option<ToolFormat> {
     if input.functions.is_empty() || input.choice == ToolChoice::None {
         return None;
@@ -89,17 +91,18 @@ pub(crate) fn format(input: &ToolsInput, text: &Text) -> Option<ToolFormat> {
     })
 }
 
-/// Where a call is required, what the answer must be.
+/// Returns the grammar of an answer that must call a tool.
 ///
 /// # Errors
-/// Which tool's parameters cannot be kept.
+/// Names a tool whose parameters no grammar can enforce.
 pub(crate) fn grammar(input: &ToolsInput, text: &Text) -> Result<Option<Grammar>, RequestError> {
     let functions: Vec<Function> = match &input.choice {
         ToolChoice::None | ToolChoice::Auto => return Ok(None),
         ToolChoice::Required => input.functions.clone(),
         ToolChoice::Named(name) => input.functions.iter().filter(|function| function.name == *name).cloned().collect(),
     };
-    let grammar = forced(style(text), &functions, several(input), |mark| text.tokenizer().special_token_id(mark));
+    let grammar =
+        forced_call_grammar(style(text), &functions, several(input), |mark| text.tokenizer().special_token_id(mark));
     grammar.map(Some).map_err(|error| match error {
         GrammarError::Invalid(reason) | GrammarError::Internal(reason) => RequestError::field(FIELD, reason),
     })
@@ -109,12 +112,12 @@ fn several(input: &ToolsInput) -> bool {
     input.parallel && !matches!(input.choice, ToolChoice::Named(_))
 }
 
-/// Whether the model was made to call tools, by its chat template.
+/// Returns true if the model was trained to call tools, judged by its chat template.
 fn calls_tools(text: &Text) -> bool {
     text.shows_tools() && text.tool_style.is_some()
 }
 
-/// A model that knows no calls is made to write them all the same.
+/// Returns the style of the model's calls. A model without a style of its own is made to write Hermes' style.
 fn style(text: &Text) -> ToolStyle {
     text.tool_style.unwrap_or(ToolStyle::Hermes)
 }

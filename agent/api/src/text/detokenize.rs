@@ -35,7 +35,7 @@ impl Detokenizer {
     }
 
     /// Shows these special tokens as they are spelled: marks that the answer's reader looks for.
-    pub(crate) fn showing(self, marks: &[&str]) -> Self {
+    pub(crate) fn with_shown_marks(self, marks: &[&str]) -> Self {
         let shown = marks.iter().filter_map(|mark| self.tokenizer.special_token_id(mark)).collect();
         Self { shown, ..self }
     }
@@ -64,7 +64,7 @@ impl Detokenizer {
             let rest = std::mem::take(&mut self.bytes);
             return String::from_utf8_lossy(&rest).into_owned();
         }
-        self.window.take(&self.tokenizer)
+        self.window.take_text(&self.tokenizer)
     }
 
     fn push_to_window(&mut self, id: u32) -> String {
@@ -81,13 +81,13 @@ impl Detokenizer {
             self.window.tokens.push(id);
         }
         self.bytes.clear();
-        self.window.take(&self.tokenizer)
+        self.window.take_text(&self.tokenizer)
     }
 }
 
 impl Window {
     /// The text of the tokens beyond the context, which then become the context of the next ones.
-    fn take(&mut self, tokenizer: &Tokenizer) -> String {
+    fn take_text(&mut self, tokenizer: &Tokenizer) -> String {
         if self.tokens.len() == self.context {
             return String::new();
         }
@@ -153,7 +153,7 @@ mod tests {
     fn marks_are_shown() {
         let tokenizer = fixtures::byte_level();
         let ids = tokenizer.encode("hello<|end|> wo<|user|>", false).unwrap();
-        let mut stream = Detokenizer::new(tokenizer).showing(&["<|user|>", "no token"]);
+        let mut stream = Detokenizer::new(tokenizer).with_shown_marks(&["<|user|>", "no token"]);
         let text: String = ids.iter().map(|id| stream.push(*id)).collect();
         assert_eq!(text + &stream.flush(), "hello wo<|user|>");
     }

@@ -20,7 +20,6 @@ pub use tokenizer::Tokenizer;
 /// `generation_config.json`: what a request's unset fields take. `do_sample: false` means greedy.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct GenerationDefaults {
-    pub do_sample: Option<bool>,
     pub temperature: Option<f32>,
     pub top_k: Option<u32>,
     pub top_p: Option<f32>,

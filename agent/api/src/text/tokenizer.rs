@@ -10,14 +10,14 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Added tokens by id, with whether each is special.
     added: HashMap<u32, (String, bool)>,
-    spelling: Spelling,
+    spelling: ByteSpelling,
     /// Byte of each character that byte-level tokens are spelled with.
     bytes_of: HashMap<char, u8>,
 }
 
 /// How the vocabulary spells the bytes of its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spelling {
+enum ByteSpelling {
     /// One printable character per byte.
     ByteLevel,
     /// `▁` for a space, `<0xNN>` for a byte.
@@ -38,10 +38,15 @@ impl Tokenizer {
             inner.with_padding(None);
             Ok(inner)
         };
-        let inner = caught(parse).map_err(TextError::Tokenizer)?;
+        let inner = catch_panic(parse).map_err(TextError::Tokenizer)?;
         let added = inner.get_added_tokens_decoder();
         let added = added.into_iter().map(|(id, token)| (id, (token.content, token.special))).collect();
-        Ok(Self { inner, added, spelling: spelling(&raw["decoder"].to_string()), bytes_of: byte_level_alphabet() })
+        Ok(Self {
+            inner,
+            added,
+            spelling: spelling_of_decoder(&raw["decoder"].to_string()),
+            bytes_of: byte_level_alphabet(),
+        })
     }
 
     /// Token ids of a text; `special` adds the special tokens that the tokenizer is configured to add.
@@ -49,13 +54,13 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer has no token for some of the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
-        let encoding = caught(|| self.inner.encode_fast(text, special)).map_err(TextError::Encode)?;
+        let encoding = catch_panic(|| self.inner.encode_fast(text, special)).map_err(TextError::Encode)?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// Text of token ids. Incomplete characters come out as U+FFFD; ids that the tokenizer does not know are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
-        caught(|| self.inner.decode(ids, skip_special)).unwrap_or_else(|error| {
+        catch_panic(|| self.inner.decode(ids, skip_special)).unwrap_or_else(|error| {
             tracing::warn!(error, "decode tokens");
             String::new()
         })
@@ -76,14 +81,14 @@ impl Tokenizer {
 
     /// Whether tokens are bytes, so that decoding is joining them.
     pub fn is_byte_level(&self) -> bool {
-        self.spelling == Spelling::ByteLevel
+        self.spelling == ByteSpelling::ByteLevel
     }
 
     /// The byte of a token that stands for a byte that the vocabulary has no other token for.
     pub fn fallback_byte(&self, id: u32) -> Option<u8> {
         match self.spelling {
-            Spelling::SentencePiece => byte_token(&self.inner.id_to_token(id)?),
-            Spelling::ByteLevel | Spelling::Plain => None,
+            ByteSpelling::SentencePiece => byte_token(&self.inner.id_to_token(id)?),
+            ByteSpelling::ByteLevel | ByteSpelling::Plain => None,
         }
     }
 
@@ -94,15 +99,15 @@ impl Tokenizer {
         }
         let Some(token) = self.inner.id_to_token(id) else { return Vec::new() };
         match self.spelling {
-            Spelling::ByteLevel => {
+            ByteSpelling::ByteLevel => {
                 let bytes: Option<Vec<u8>> = token.chars().map(|char| self.bytes_of.get(&char).copied()).collect();
                 bytes.unwrap_or_else(|| token.into_bytes())
             }
-            Spelling::SentencePiece => match byte_token(&token) {
+            ByteSpelling::SentencePiece => match byte_token(&token) {
                 Some(byte) => vec![byte],
                 None => token.replace('▁', " ").into_bytes(),
             },
-            Spelling::Plain => self.decode(&[id], false).into_bytes(),
+            ByteSpelling::Plain => self.decode(&[id], false).into_bytes(),
         }
     }
 
@@ -113,7 +118,7 @@ impl Tokenizer {
 }
 
 /// The library panics on some files, and on texts with what it made of others; here that is an error like any other.
-fn caught<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, String> {
+fn catch_panic<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(done) => done.map_err(|error| error.to_string()),
         Err(_) => Err("the tokenizer's parts do not fit each other".into()),
@@ -121,13 +126,13 @@ fn caught<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, S
 }
 
 /// Told from the types of the decoders that the file names.
-fn spelling(decoder: &str) -> Spelling {
+fn spelling_of_decoder(decoder: &str) -> ByteSpelling {
     if decoder.contains("\"ByteLevel\"") {
-        Spelling::ByteLevel
+        ByteSpelling::ByteLevel
     } else if decoder.contains("\"ByteFallback\"") || decoder.contains("\"Metaspace\"") {
-        Spelling::SentencePiece
+        ByteSpelling::SentencePiece
     } else {
-        Spelling::Plain
+        ByteSpelling::Plain
     }
 }
 

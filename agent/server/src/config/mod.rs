@@ -27,7 +27,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lockstep_api::{Chosen, ReasoningStyle, ToolStyle};
+use lockstep_api::{ReasoningStyle, StyleChoice, ToolStyle};
 use lockstep_hub::HubConfig;
 
 pub use args::{Cli, parse};
@@ -164,8 +164,8 @@ pub struct ServingConfig {
     /// Requests in the queue.
     pub max_waiting: u32,
     /// How the model spells tool calls and reasoning.
-    pub tool_style: Chosen<ToolStyle>,
-    pub reasoning_style: Chosen<ReasoningStyle>,
+    pub tool_style: StyleChoice<ToolStyle>,
+    pub reasoning_style: StyleChoice<ReasoningStyle>,
 }
 
 /// How ranks find each other's ring ports.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lockstep_api::{Chosen, ReasoningStyle, ToolStyle};
+use lockstep_api::{ReasoningStyle, StyleChoice, ToolStyle};
 use lockstep_proto::choices::{DType, LogFormat, UnknownChoice};
 use lockstep_proto::limits::{
     DEFAULT_KV_CACHE_PERCENT, DEFAULT_NUM_BATCHED_TOKENS, DEFAULT_NUM_SEQS, DEFAULT_RECOVERY_TIMEOUT_S,
@@ -291,10 +291,10 @@ impl Said<'_> {
         typed: &Option<String>,
         flag: Flag,
         names: &[(&'static str, T)],
-    ) -> Result<Chosen<T>, ConfigError> {
-        let Some(setting) = self.of(typed, flag)? else { return Ok(Chosen::Auto) };
-        let styles = names.iter().map(|(name, style)| (*name, Chosen::Is(*style)));
-        let all: Vec<_> = [("auto", Chosen::Auto), ("none", Chosen::Off)].into_iter().chain(styles).collect();
+    ) -> Result<StyleChoice<T>, ConfigError> {
+        let Some(setting) = self.of(typed, flag)? else { return Ok(StyleChoice::Auto) };
+        let styles = names.iter().map(|(name, style)| (*name, StyleChoice::Is(*style)));
+        let all: Vec<_> = [("auto", StyleChoice::Auto), ("none", StyleChoice::Off)].into_iter().chain(styles).collect();
         setting.choice(&all)
     }
 

@@ -7,9 +7,6 @@ use lockstep_schedule::plan::{SeqId, TokenMask};
 use lockstep_schedule::{Failure, RequestOutput, SubmitError};
 use tokio::sync::mpsc;
 
-/// Time that a client should wait before it tries again, in seconds. A group needs about this long to form again.
-pub const RETRY_AFTER_S: u32 = 5;
-
 struct Client {
     request_id: String,
     events: mpsc::Sender<Event>,
@@ -125,9 +122,7 @@ fn output_event(output: RequestOutput) -> (SeqId, Event) {
 fn failure_error(failure: Failure) -> ServeError {
     match failure {
         Failure::Deadline => ServeError::Deadline,
-        Failure::RecoveryTimeout => {
-            ServeError::Unavailable { reason: failure.to_string(), retry_after_s: RETRY_AFTER_S }
-        }
+        Failure::RecoveryTimeout => ServeError::unavailable(failure.to_string()),
         Failure::TooManyBlocks { .. } => ServeError::Invalid(failure.to_string()),
     }
 }

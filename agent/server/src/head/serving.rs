@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use lockstep_api::{Alive, Api, Inference, Metrics, Text, serve_grpc, serve_http};
+use lockstep_api::{Api, Inference, Liveness, Metrics, Text, serve_grpc, serve_http};
 use lockstep_proto::v1::ModelInfo;
 use lockstep_schedule::Scheduler;
 use tokio::net::TcpListener;
@@ -56,7 +56,7 @@ pub async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow
     let (node_events, nodes) = mpsc::channel(BACKLOG);
     let group = HeadGroup::new(parts.group);
     let (status, status_watch) = watch::channel(status::initial_status(&group, &parts.model));
-    let (metrics, alive) = (Metrics::new(), Alive::default());
+    let (metrics, alive) = (Metrics::new(), Liveness::default());
     let driver = Driver::new(Inputs {
         group,
         scheduler: parts.scheduler,

@@ -44,7 +44,6 @@ pub fn model_text(config: &HeadConfig, description: &ModelDescription) -> anyhow
         context_length: context_length(config, description)?,
         eos_token_ids: generation.eos_token_ids.clone(),
         generation: GenerationDefaults {
-            do_sample: None,
             temperature: generation.temperature,
             top_k: generation.top_k,
             top_p: generation.top_p,

@@ -16,7 +16,7 @@ pub(crate) enum CallEvent {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum CallStep {
     More,
     /// The object is whole; the character was its last.
     Done,
@@ -27,190 +27,197 @@ pub(crate) enum Step {
 /// The object so far.
 #[derive(Debug, Default)]
 pub(crate) struct Call {
-    state: State,
+    state: CallState,
     key: String,
     name: Option<String>,
-    told: bool,
+    announced: bool,
     /// Arguments that wait for the name.
     early: String,
     has_arguments: bool,
 }
 
 #[derive(Debug, Default)]
-enum State {
+enum CallState {
     /// `{`
     #[default]
     Open,
     /// `"` or `}`
     Key,
-    InKey(Text),
+    InKey(JsonText),
     Colon,
     /// The first character of a value.
     Value,
-    Name(Text),
+    Name(JsonText),
     /// Arguments that are spelled as a text with JSON in it.
-    Quoted(Text),
-    Raw(Raw),
-    Skip(Raw),
+    Quoted(JsonText),
+    Raw(JsonValue),
+    Skip(JsonValue),
     /// `,` or `}`
     Next,
 }
 
 impl Call {
     /// Whether the name was told, so that the text cannot be taken back.
-    pub(crate) fn is_told(&self) -> bool {
-        self.told
+    pub(crate) fn is_announced(&self) -> bool {
+        self.announced
     }
 
     /// Takes one character; tells what became certain.
-    pub(crate) fn step(&mut self, char: char, knows: impl Fn(&str) -> bool, mut tell: impl FnMut(CallEvent)) -> Step {
+    pub(crate) fn step(
+        &mut self,
+        char: char,
+        knows: impl Fn(&str) -> bool,
+        mut emit: impl FnMut(CallEvent),
+    ) -> CallStep {
         let blank = char.is_ascii_whitespace();
         let next = match (&mut self.state, char) {
-            (State::Open | State::Key | State::Colon | State::Value | State::Next, _) if blank => return Step::More,
-            (State::Open, '{') => State::Key,
-            (State::Key, '"') => State::InKey(Text::default()),
-            (State::Next, ',') => State::Key,
-            (State::Key | State::Next, '}') => return self.end(&mut tell),
-            (State::InKey(text), _) => match text.step(char) {
-                TextStep::More => return Step::More,
-                TextStep::Whole(key) if self.takes(&key) => {
+            (CallState::Open | CallState::Key | CallState::Colon | CallState::Value | CallState::Next, _) if blank => {
+                return CallStep::More;
+            }
+            (CallState::Open, '{') => CallState::Key,
+            (CallState::Key, '"') => CallState::InKey(JsonText::default()),
+            (CallState::Next, ',') => CallState::Key,
+            (CallState::Key | CallState::Next, '}') => return self.close(&mut emit),
+            (CallState::InKey(text), _) => match text.step(char) {
+                JsonTextStep::More => return CallStep::More,
+                JsonTextStep::Whole(key) if self.takes(&key) => {
                     self.key = key;
-                    State::Colon
+                    CallState::Colon
                 }
-                _ => return Step::Broken,
+                _ => return CallStep::Broken,
             },
-            (State::Colon, ':') => State::Value,
-            (State::Value, _) => match self.value(char, &mut tell) {
+            (CallState::Colon, ':') => CallState::Value,
+            (CallState::Value, _) => match self.value(char, &mut emit) {
                 Some(state) => state,
-                None => return Step::Broken,
+                None => return CallStep::Broken,
             },
-            (State::Name(text), _) => match text.step(char) {
-                TextStep::More => return Step::More,
-                TextStep::Whole(name) if knows(&name) => {
+            (CallState::Name(text), _) => match text.step(char) {
+                JsonTextStep::More => return CallStep::More,
+                JsonTextStep::Whole(name) if knows(&name) => {
                     self.name = Some(name);
-                    State::Next
+                    CallState::Next
                 }
-                _ => return Step::Broken,
+                _ => return CallStep::Broken,
             },
-            (State::Quoted(text), _) => match text.step(char) {
-                TextStep::More => return Step::More,
-                TextStep::Whole(arguments) => {
-                    self.arguments(&arguments, &mut tell);
-                    State::Next
+            (CallState::Quoted(text), _) => match text.step(char) {
+                JsonTextStep::More => return CallStep::More,
+                JsonTextStep::Whole(arguments) => {
+                    self.arguments(&arguments, &mut emit);
+                    CallState::Next
                 }
-                TextStep::Broken => return Step::Broken,
+                JsonTextStep::Broken => return CallStep::Broken,
             },
-            (State::Raw(raw) | State::Skip(raw), _) => {
+            (CallState::Raw(raw) | CallState::Skip(raw), _) => {
                 let ended = raw.step(char);
-                let is_arguments = matches!(self.state, State::Raw(_));
-                if is_arguments && ended != RawStep::Before {
-                    self.arguments(char.encode_utf8(&mut [0; 4]), &mut tell);
+                let is_arguments = matches!(self.state, CallState::Raw(_));
+                if is_arguments && ended != JsonValueStep::Before {
+                    self.arguments(char.encode_utf8(&mut [0; 4]), &mut emit);
                 }
                 match ended {
-                    RawStep::More => return Step::More,
-                    RawStep::Whole => State::Next,
-                    RawStep::Before => {
-                        self.state = State::Next;
-                        return self.step(char, knows, tell);
+                    JsonValueStep::More => return CallStep::More,
+                    JsonValueStep::Whole => CallState::Next,
+                    JsonValueStep::Before => {
+                        self.state = CallState::Next;
+                        return self.step(char, knows, emit);
                     }
                 }
             }
-            _ => return Step::Broken,
+            _ => return CallStep::Broken,
         };
         self.state = next;
-        self.tell_name(&mut tell);
-        Step::More
+        self.announce_name(&mut emit);
+        CallStep::More
     }
 
     /// A member that is no call's ends it, unless the call is certain already.
     fn takes(&self, key: &str) -> bool {
-        self.told || key == NAME || ARGUMENTS.contains(&key) || OTHERS.contains(&key)
+        self.announced || key == NAME || ARGUMENTS.contains(&key) || OTHERS.contains(&key)
     }
 
     /// The state that the first character of a member's value leads to.
-    fn value(&mut self, char: char, tell: &mut impl FnMut(CallEvent)) -> Option<State> {
+    fn value(&mut self, char: char, emit: &mut impl FnMut(CallEvent)) -> Option<CallState> {
         let is_arguments = ARGUMENTS.contains(&self.key.as_str()) && !self.has_arguments;
         if self.key == NAME && self.name.is_none() {
-            return (char == '"').then(|| State::Name(Text::bounded()));
+            return (char == '"').then(|| CallState::Name(JsonText::bounded()));
         }
         if !is_arguments {
-            let mut raw = Raw::default();
+            let mut raw = JsonValue::default();
             raw.step(char);
-            return Some(State::Skip(raw));
+            return Some(CallState::Skip(raw));
         }
         self.has_arguments = true;
         match char {
-            '"' => Some(State::Quoted(Text::default())),
+            '"' => Some(CallState::Quoted(JsonText::default())),
             '{' => {
-                let mut raw = Raw::default();
+                let mut raw = JsonValue::default();
                 raw.step(char);
-                self.arguments("{", tell);
-                Some(State::Raw(raw))
+                self.arguments("{", emit);
+                Some(CallState::Raw(raw))
             }
             // `null`, a number, a list: arguments are an object, so these are none.
             _ => {
                 self.has_arguments = false;
-                let mut raw = Raw::default();
+                let mut raw = JsonValue::default();
                 raw.step(char);
-                Some(State::Skip(raw))
+                Some(CallState::Skip(raw))
             }
         }
     }
 
-    fn arguments(&mut self, text: &str, tell: &mut impl FnMut(CallEvent)) {
-        if self.told {
-            tell(CallEvent::Arguments(text.to_owned()));
+    fn arguments(&mut self, text: &str, emit: &mut impl FnMut(CallEvent)) {
+        if self.announced {
+            emit(CallEvent::Arguments(text.to_owned()));
         } else {
             self.early.push_str(text);
         }
     }
 
-    fn tell_name(&mut self, tell: &mut impl FnMut(CallEvent)) {
-        if let Some(name) = self.name.as_ref().filter(|_| !self.told) {
-            self.told = true;
-            tell(CallEvent::Name(name.clone()));
+    fn announce_name(&mut self, emit: &mut impl FnMut(CallEvent)) {
+        if let Some(name) = self.name.as_ref().filter(|_| !self.announced) {
+            self.announced = true;
+            emit(CallEvent::Name(name.clone()));
             let early = std::mem::take(&mut self.early);
             if !early.is_empty() {
-                tell(CallEvent::Arguments(early));
+                emit(CallEvent::Arguments(early));
             }
         }
     }
 
-    fn end(&mut self, tell: &mut impl FnMut(CallEvent)) -> Step {
-        if !self.told {
-            return Step::Broken;
+    fn close(&mut self, emit: &mut impl FnMut(CallEvent)) -> CallStep {
+        if !self.announced {
+            return CallStep::Broken;
         }
         if !self.has_arguments {
-            tell(CallEvent::Arguments("{}".into()));
+            emit(CallEvent::Arguments("{}".into()));
         }
-        Step::Done
+        CallStep::Done
     }
 }
 
 /// A JSON text after its opening quote.
 #[derive(Debug, Default)]
-struct Text {
+struct JsonText {
     raw: String,
     escaped: bool,
     bounded: bool,
 }
 
-enum TextStep {
+enum JsonTextStep {
     More,
     Whole(String),
     Broken,
 }
 
-impl Text {
+impl JsonText {
     /// No longer than a name.
     fn bounded() -> Self {
         Self { bounded: true, ..Self::default() }
     }
 
-    fn step(&mut self, char: char) -> TextStep {
+    fn step(&mut self, char: char) -> JsonTextStep {
         if char == '"' && !self.escaped {
             let text = serde_json::from_str(&format!("\"{}\"", self.raw));
-            return text.map_or(TextStep::Broken, TextStep::Whole);
+            return text.map_or(JsonTextStep::Broken, JsonTextStep::Whole);
         }
         self.escaped = char == '\\' && !self.escaped;
         match char {
@@ -220,20 +227,20 @@ impl Text {
             '\t' => self.raw.push_str("\\t"),
             _ => self.raw.push(char),
         }
-        if self.bounded && self.raw.len() > MAX_NAME { TextStep::Broken } else { TextStep::More }
+        if self.bounded && self.raw.len() > MAX_NAME { JsonTextStep::Broken } else { JsonTextStep::More }
     }
 }
 
 /// Where a JSON value ends; what is in it is not judged.
 #[derive(Debug, Default)]
-pub(crate) struct Raw {
+pub(crate) struct JsonValue {
     depth: usize,
     in_text: bool,
     escaped: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum RawStep {
+pub(crate) enum JsonValueStep {
     More,
     /// The character is the value's last.
     Whole,
@@ -241,26 +248,26 @@ pub(crate) enum RawStep {
     Before,
 }
 
-impl Raw {
-    pub(crate) fn step(&mut self, char: char) -> RawStep {
+impl JsonValue {
+    pub(crate) fn step(&mut self, char: char) -> JsonValueStep {
         if self.in_text {
             let quote = char == '"' && !self.escaped;
             self.escaped = char == '\\' && !self.escaped;
             self.in_text = !quote;
-            return if quote && self.depth == 0 { RawStep::Whole } else { RawStep::More };
+            return if quote && self.depth == 0 { JsonValueStep::Whole } else { JsonValueStep::More };
         }
         match char {
             '"' => self.in_text = true,
             '{' | '[' => self.depth += 1,
-            '}' | ']' | ',' if self.depth == 0 => return RawStep::Before,
+            '}' | ']' | ',' if self.depth == 0 => return JsonValueStep::Before,
             '}' | ']' => {
                 self.depth -= 1;
                 if self.depth == 0 {
-                    return RawStep::Whole;
+                    return JsonValueStep::Whole;
                 }
             }
             _ => {}
         }
-        RawStep::More
+        JsonValueStep::More
     }
 }

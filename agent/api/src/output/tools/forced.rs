@@ -19,7 +19,7 @@ pub struct Function {
 
 /// How a style writes a call: before its name, between name and arguments, after them; and what is around and between
 /// calls.
-struct Spelling {
+struct CallSpelling {
     begin: &'static str,
     before_name: &'static str,
     before_arguments: &'static str,
@@ -28,7 +28,7 @@ struct Spelling {
     end: &'static str,
 }
 
-const HERMES: Spelling = Spelling {
+const HERMES: CallSpelling = CallSpelling {
     begin: "",
     before_name: "<tool_call>\n{\"name\": \"",
     before_arguments: "\", \"arguments\": ",
@@ -36,7 +36,7 @@ const HERMES: Spelling = Spelling {
     between: "\n",
     end: "",
 };
-const LLAMA: Spelling = Spelling {
+const LLAMA: CallSpelling = CallSpelling {
     begin: "",
     before_name: "{\"name\": \"",
     before_arguments: "\", \"parameters\": ",
@@ -44,7 +44,7 @@ const LLAMA: Spelling = Spelling {
     between: "; ",
     end: "",
 };
-const MISTRAL: Spelling = Spelling {
+const MISTRAL: CallSpelling = CallSpelling {
     begin: Mistral::BEGIN,
     before_name: "{\"name\": \"",
     before_arguments: "\", \"arguments\": ",
@@ -52,14 +52,14 @@ const MISTRAL: Spelling = Spelling {
     between: ", ",
     end: "]",
 };
-const PYTHONIC: Spelling =
-    Spelling { begin: "[", before_name: "", before_arguments: "(", after_arguments: ")", between: ", ", end: "]" };
+const PYTHONIC: CallSpelling =
+    CallSpelling { begin: "[", before_name: "", before_arguments: "(", after_arguments: ")", between: ", ", end: "]" };
 
 /// The grammar of one call of these tools, or of several. `special` gives the id of a special token that is spelled so.
 ///
 /// # Errors
 /// Which tool's parameters are no schema.
-pub fn forced(
+pub fn forced_call_grammar(
     style: ToolStyle,
     tools: &[Function],
     several: bool,
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
     use crate::grammar::Grammars;
-    use crate::output::{OutputFormat, OutputParser, Piece, ToolFormat};
+    use crate::output::{OutputFormat, OutputParser, OutputPiece, ToolFormat};
     use crate::text::fixtures;
 
     fn tools() -> Vec<Function> {
@@ -199,7 +199,7 @@ mod tests {
     /// Random walks through the grammar are calls, by the style's own parser.
     fn walk(style: ToolStyle, several: bool, seed: u64) -> usize {
         let special = |mark: &str| (mark == Mistral::BEGIN && seed % 2 == 1).then_some(fixtures::END - 1);
-        let grammar = forced(style, &tools(), several, special).unwrap();
+        let grammar = forced_call_grammar(style, &tools(), several, special).unwrap();
         let grammars = Grammars::new(fixtures::byte_level(), fixtures::BYTE_LEVEL_VOCAB, vec![fixtures::END].into());
         let mut guide = grammars.compile(&grammar).unwrap();
         let tokenizer = fixtures::byte_level();
@@ -224,8 +224,8 @@ mod tests {
         let mut calls: Vec<(String, String)> = Vec::new();
         for piece in parser.push(&text).into_iter().chain(parser.finish()) {
             match piece {
-                Piece::Call { name, .. } => calls.push((name, String::new())),
-                Piece::Arguments { fragment, .. } => calls.last_mut().unwrap().1.push_str(&fragment),
+                OutputPiece::Call { name, .. } => calls.push((name, String::new())),
+                OutputPiece::Arguments { fragment, .. } => calls.last_mut().unwrap().1.push_str(&fragment),
                 other => panic!("{other:?} in {text}"),
             }
         }
@@ -260,7 +260,7 @@ mod tests {
     /// Values without quotes cannot be held to a schema.
     #[test]
     fn a_style_without_json_is_forced_into_one_with() {
-        let grammar = |style: ToolStyle| forced(style, &tools(), true, |_| None).unwrap();
+        let grammar = |style: ToolStyle| forced_call_grammar(style, &tools(), true, |_| None).unwrap();
         let style = ToolStyle::Qwen3Coder;
         assert_eq!(grammar(style), grammar(style.when_forced()));
         assert_ne!(style.when_forced(), style);
@@ -271,7 +271,7 @@ mod tests {
         let grammars = Grammars::new(fixtures::byte_level(), fixtures::BYTE_LEVEL_VOCAB, vec![fixtures::END].into());
         for parameters in [json!({}), json!({"properties": {"a": true}}), json!({"description": "any"})] {
             let tool = Function { name: "f".into(), parameters };
-            let grammar = forced(ToolStyle::Llama3Json, &[tool], false, |_| None).unwrap();
+            let grammar = forced_call_grammar(ToolStyle::Llama3Json, &[tool], false, |_| None).unwrap();
             let mut guide = grammars.compile(&grammar).unwrap();
             for byte in b"{\"name\": \"f\", \"parameters\": " {
                 assert!(!guide.advance(u32::from(*byte)).unwrap());
@@ -287,7 +287,9 @@ mod tests {
         let tool = Function { name: "f".into(), parameters: json!({"type": "robot"}) };
         let grammars = Grammars::new(fixtures::byte_level(), fixtures::BYTE_LEVEL_VOCAB, vec![fixtures::END].into());
         for style in [ToolStyle::Hermes, ToolStyle::Pythonic] {
-            match forced(style, std::slice::from_ref(&tool), false, |_| None).and_then(|g| grammars.compile(&g)) {
+            match forced_call_grammar(style, std::slice::from_ref(&tool), false, |_| None)
+                .and_then(|g| grammars.compile(&g))
+            {
                 Err(error) => assert!(style == ToolStyle::Pythonic || error.to_string().contains("robot"), "{error}"),
                 Ok(_) => assert_eq!(style, ToolStyle::Pythonic, "it has no properties"),
             }

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use call::CallEvent;
-pub use forced::{Function, forced};
+pub use forced::{Function, forced_call_grammar};
 
-use super::{Piece, ToolFormat, push};
+use super::{OutputPiece, ToolFormat, push};
 use styles::{Hermes, Llama, Mistral, Pythonic};
 use tagged::Tagged;
 
@@ -36,7 +36,7 @@ pub enum ToolStyle {
 impl ToolStyle {
     /// The style that a chat template speaks of; none where it marks its calls as Hermes does, and writes them in tags
     /// that are not known here (GLM).
-    pub fn of_template(template: &str) -> Option<Self> {
+    pub fn from_template(template: &str) -> Option<Self> {
         if ["<tool_call>", "<function=", "<parameter="].iter().all(|tag| template.contains(tag)) {
             return Some(Self::Qwen3Coder);
         }
@@ -109,7 +109,7 @@ impl ToolParser {
         Self { style, out: Calls { tools: format.tools, max_calls: format.max_calls, begun: 0, blank: String::new() } }
     }
 
-    pub(crate) fn push(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+    pub(crate) fn push(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) {
         for char in text.chars() {
             match &mut self.style {
                 Style::Hermes(style) => style.step(char, &mut self.out, pieces),
@@ -121,7 +121,7 @@ impl ToolParser {
         }
     }
 
-    pub(crate) fn finish(&mut self, pieces: &mut Vec<Piece>) {
+    pub(crate) fn finish(&mut self, pieces: &mut Vec<OutputPiece>) {
         match &mut self.style {
             Style::Hermes(style) => style.finish(&mut self.out, pieces),
             Style::Llama(style) => style.finish(&mut self.out, pieces),
@@ -154,41 +154,41 @@ impl Calls {
         self.tools.iter().find(|tool| tool.name == name).map_or(&Value::Null, |tool| &tool.parameters)
     }
 
-    fn content(&mut self, text: &str, pieces: &mut Vec<Piece>) {
+    fn content(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) {
         let end = text.trim_end().len();
         if end > 0 {
             self.blank.push_str(&text[..end]);
-            push(pieces, Piece::Content(std::mem::take(&mut self.blank)));
+            push(pieces, OutputPiece::Content(std::mem::take(&mut self.blank)));
         }
         self.blank.push_str(&text[end..]);
     }
 
-    fn begin(&mut self, name: String, pieces: &mut Vec<Piece>) {
+    fn begin(&mut self, name: String, pieces: &mut Vec<OutputPiece>) {
         self.blank.clear();
         self.begun += 1;
         if self.begun <= self.max_calls {
-            push(pieces, Piece::Call { index: self.begun - 1, name });
+            push(pieces, OutputPiece::Call { index: self.begun - 1, name });
         }
     }
 
     /// Of the call that has begun last.
-    fn arguments(&self, fragment: String, pieces: &mut Vec<Piece>) {
+    fn arguments(&self, fragment: String, pieces: &mut Vec<OutputPiece>) {
         if (1..=self.max_calls).contains(&self.begun) && !fragment.is_empty() {
-            push(pieces, Piece::Arguments { index: self.begun - 1, fragment });
+            push(pieces, OutputPiece::Arguments { index: self.begun - 1, fragment });
         }
     }
 
-    fn event(&mut self, event: CallEvent, pieces: &mut Vec<Piece>) {
+    fn event(&mut self, event: CallEvent, pieces: &mut Vec<OutputPiece>) {
         match event {
             CallEvent::Name(name) => self.begin(name, pieces),
             CallEvent::Arguments(fragment) => self.arguments(fragment, pieces),
         }
     }
 
-    fn finish(&mut self, pieces: &mut Vec<Piece>) {
+    fn finish(&mut self, pieces: &mut Vec<OutputPiece>) {
         let blank = std::mem::take(&mut self.blank);
         if self.begun == 0 {
-            push(pieces, Piece::Content(blank));
+            push(pieces, OutputPiece::Content(blank));
         }
     }
 }

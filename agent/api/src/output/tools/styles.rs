@@ -1,8 +1,8 @@
 //! The text around calls, by style. Each parser takes one character at a time and holds back what may belong to a call;
 //! what turns out to be none is content, as it was written.
 
-use super::call::{Call, Raw, RawStep, Step};
-use super::{Calls, Piece, python};
+use super::call::{Call, CallStep, JsonValue, JsonValueStep};
+use super::{Calls, OutputPiece, python};
 
 /// Finds marks in running text.
 #[derive(Debug, Default)]
@@ -41,21 +41,21 @@ impl Attempt {
     }
 
     /// `marked`: it is spelled as a call and nothing else, so it may name a tool that there is not.
-    fn step(&mut self, char: char, marked: bool, out: &mut Calls, pieces: &mut Vec<Piece>) -> Step {
+    fn step(&mut self, char: char, marked: bool, out: &mut Calls, pieces: &mut Vec<OutputPiece>) -> CallStep {
         self.text.push(char);
         let mut events = Vec::new();
         let step = self.call.step(char, |name| marked || out.knows(name), |event| events.push(event));
         events.into_iter().for_each(|event| out.event(event, pieces));
-        if self.call.is_told() {
+        if self.call.is_announced() {
             self.text.clear();
         }
-        if step == Step::Broken {
+        if step == CallStep::Broken {
             self.take_back(out, pieces);
         }
         step
     }
 
-    fn take_back(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    fn take_back(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         out.content(&std::mem::take(&mut self.text), pieces);
     }
 }
@@ -80,7 +80,7 @@ impl Hermes {
     pub(crate) const BEGIN: &str = "<tool_call>";
     pub(crate) const END: &str = "</tool_call>";
 
-    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             HermesPart::Content => {
                 if self.scan.step(char, &[Self::BEGIN], |text| out.content(text, pieces)).is_some() {
@@ -88,9 +88,9 @@ impl Hermes {
                 }
             }
             HermesPart::Call(attempt) => match attempt.step(char, true, out, pieces) {
-                Step::More => {}
-                Step::Broken if !attempt.call.is_told() => self.part = HermesPart::Content,
-                Step::Done | Step::Broken => self.part = HermesPart::Rest,
+                CallStep::More => {}
+                CallStep::Broken if !attempt.call.is_announced() => self.part = HermesPart::Content,
+                CallStep::Done | CallStep::Broken => self.part = HermesPart::Rest,
             },
             HermesPart::Rest => {
                 if self.scan.step(char, &[Self::END], |_| ()).is_some() {
@@ -100,7 +100,7 @@ impl Hermes {
         }
     }
 
-    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             HermesPart::Content => out.content(&std::mem::take(&mut self.scan.held), pieces),
             HermesPart::Call(attempt) => attempt.take_back(out, pieces),
@@ -136,13 +136,13 @@ impl Llama {
     /// More white space before a call than that, and it is none.
     const MAX_BLANKS: usize = 512;
 
-    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             LlamaPart::Content => out.content(char.encode_utf8(&mut [0; 4]), pieces),
             LlamaPart::Call(attempt) => match attempt.step(char, false, out, pieces) {
-                Step::More => {}
-                Step::Done => self.part = LlamaPart::Between(String::new()),
-                Step::Broken => self.part = LlamaPart::Content,
+                CallStep::More => {}
+                CallStep::Done => self.part = LlamaPart::Between(String::new()),
+                CallStep::Broken => self.part = LlamaPart::Content,
             },
             LlamaPart::Start(held) => {
                 held.push(char);
@@ -170,7 +170,7 @@ impl Llama {
         }
     }
 
-    fn call(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    fn call(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let before = match &mut self.part {
             LlamaPart::Start(held) | LlamaPart::Between(held) => std::mem::take(held),
             LlamaPart::Call(_) | LlamaPart::Content => String::new(),
@@ -180,7 +180,7 @@ impl Llama {
         self.part = LlamaPart::Call(attempt);
     }
 
-    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             LlamaPart::Start(held) => out.content(&std::mem::take(held), pieces),
             LlamaPart::Call(attempt) => attempt.take_back(out, pieces),
@@ -208,7 +208,7 @@ enum MistralPart {
     },
     /// After an object of the list.
     Between,
-    Arguments(Raw),
+    Arguments(JsonValue),
 }
 
 impl Mistral {
@@ -218,7 +218,7 @@ impl Mistral {
     /// Longest name with its id.
     const MAX_NAME: usize = 512;
 
-    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             MistralPart::Content => {
                 if self.scan.step(char, &[Self::BEGIN], |text| out.content(text, pieces)).is_some() {
@@ -230,9 +230,9 @@ impl Mistral {
                 self.start(out, pieces);
             }
             MistralPart::Call { attempt, listed } => match attempt.step(char, true, out, pieces) {
-                Step::More => {}
-                Step::Done if *listed => self.part = MistralPart::Between,
-                Step::Done | Step::Broken => self.part = MistralPart::Content,
+                CallStep::More => {}
+                CallStep::Done if *listed => self.part = MistralPart::Between,
+                CallStep::Done | CallStep::Broken => self.part = MistralPart::Content,
             },
             MistralPart::Between => match char {
                 '{' => {
@@ -246,7 +246,7 @@ impl Mistral {
             MistralPart::Arguments(raw) => {
                 let step = raw.step(char);
                 out.arguments(char.into(), pieces);
-                if step != RawStep::More {
+                if step != JsonValueStep::More {
                     self.part = MistralPart::Content;
                 }
             }
@@ -254,7 +254,7 @@ impl Mistral {
     }
 
     /// Decides by what was written since the mark.
-    fn start(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    fn start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let MistralPart::Start(held) = &mut self.part else { return };
         let written = held[Self::BEGIN.len()..].trim_start();
         let listed = written.strip_prefix('[').map(str::trim_start);
@@ -266,7 +266,7 @@ impl Mistral {
                 let name = head.split(Self::ID).next().unwrap_or_default().trim().to_owned();
                 out.begin(name, pieces);
                 out.arguments("{".into(), pieces);
-                let mut raw = Raw::default();
+                let mut raw = JsonValue::default();
                 raw.step('{');
                 self.part = MistralPart::Arguments(raw);
             }
@@ -278,7 +278,7 @@ impl Mistral {
         }
     }
 
-    fn object(&mut self, listed: bool, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    fn object(&mut self, listed: bool, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let MistralPart::Start(held) = &mut self.part else { return };
         held.pop();
         let mut attempt = Attempt::after(std::mem::take(held));
@@ -286,7 +286,7 @@ impl Mistral {
         self.part = MistralPart::Call { attempt, listed };
     }
 
-    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             MistralPart::Content => out.content(&std::mem::take(&mut self.scan.held), pieces),
             MistralPart::Start(held) => out.content(&std::mem::take(held), pieces),
@@ -331,7 +331,7 @@ impl Pythonic {
     /// Longest name with what leads to it.
     const MAX_HEAD: usize = 512;
 
-    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             PythonicPart::Content => out.content(char.encode_utf8(&mut [0; 4]), pieces),
             PythonicPart::Ended => {}
@@ -349,7 +349,7 @@ impl Pythonic {
     }
 
     /// Decides by what is written before a call.
-    fn head(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    fn head(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let (held, lead) = match &mut self.part {
             PythonicPart::Start(held) => (held, '['),
             PythonicPart::Next(held) => (held, ','),
@@ -383,7 +383,7 @@ impl Pythonic {
         }
     }
 
-    fn call(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    fn call(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let PythonicPart::Arguments { written, name, text } = &mut self.part else { return };
         match python::arguments(text.text()) {
             Some(arguments) => {
@@ -398,7 +398,7 @@ impl Pythonic {
         }
     }
 
-    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             PythonicPart::Start(held) | PythonicPart::Arguments { written: held, .. } => {
                 out.content(&std::mem::take(held), pieces);

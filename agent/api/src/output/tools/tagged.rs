@@ -4,7 +4,7 @@
 //! A value may itself speak of tags: it ends at the end tag that another of the call's tags follows.
 
 use super::styles::{Hermes, Scan};
-use super::{Calls, Piece, typed};
+use super::{Calls, OutputPiece, typed};
 
 /// Longest name of a tool or of a parameter.
 const MAX_NAME: usize = 256;
@@ -57,7 +57,7 @@ impl Default for Part {
 }
 
 impl Tagged {
-    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             Part::Content(scan) => {
                 if let Some(mark) = scan.step(char, &[Hermes::BEGIN, FUNCTION], |text| out.content(text, pieces)) {
@@ -106,7 +106,7 @@ impl Tagged {
     }
 
     /// Decides by what was written since the mark.
-    fn start(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    fn start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let Part::Start(held) = &mut self.part else { return };
         let inner = held.strip_prefix(Hermes::BEGIN);
         let written = inner.unwrap_or(held.as_str()).trim_start();
@@ -139,7 +139,7 @@ impl Tagged {
     }
 
     /// Decides whether a value has ended, by what was written since its end tag.
-    fn after_value(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    fn after_value(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let Part::AfterValue { key, text, since } = &mut self.part else { return };
         let written = since.trim_start();
         match NEXT.into_iter().find(|mark| *mark == written) {
@@ -162,7 +162,7 @@ impl Tagged {
         }
     }
 
-    fn parameter(&mut self, key: &str, text: &str, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    fn parameter(&mut self, key: &str, text: &str, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         // Templates put a line end before and after a value.
         let text = text.strip_prefix('\n').unwrap_or(text);
         let value = typed::value(text.strip_suffix('\n').unwrap_or(text), key, out.parameters(&self.name));
@@ -171,12 +171,12 @@ impl Tagged {
     }
 
     /// The call is whole; `mark` is the tag that ended it.
-    fn end(&mut self, mark: &str, out: &Calls, pieces: &mut Vec<Piece>) {
+    fn end(&mut self, mark: &str, out: &Calls, pieces: &mut Vec<OutputPiece>) {
         out.arguments("}".into(), pieces);
         self.part = if mark == Hermes::END { Part::default() } else { Part::Ended(String::new()) };
     }
 
-    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<Piece>) {
+    pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match std::mem::take(&mut self.part) {
             Part::Content(scan) => out.content(&scan.held, pieces),
             Part::Start(held) => out.content(&held, pieces),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockstep_api::{
-    Alive, Api, Command, Event, FinishReason, GenerationDefaults, Inference, Metrics, ModelText, ServeError,
+    Api, Command, Event, FinishReason, GenerationDefaults, Inference, Liveness, Metrics, ModelText, ServeError,
     Submission, Text, serve_grpc, serve_http,
 };
 use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
@@ -69,14 +69,14 @@ pub async fn start() -> Endpoint {
         vocab_size: BYTE_LEVEL_VOCAB,
         context_length: CONTEXT,
         eos_token_ids: vec![END],
-        generation: GenerationDefaults { do_sample: Some(false), ..Default::default() },
+        generation: GenerationDefaults { temperature: Some(0.0), ..Default::default() },
         ..Default::default()
     })
     .unwrap();
     tokio::spawn(play(receiver, text.clone(), seen.clone(), report));
     let model =
         ModelInfo { name: "tiny".into(), context_length: CONTEXT, has_chat_template: true, ..Default::default() };
-    let api = Api::new(Inference::new(commands, watched, Alive::default()), model, text, Metrics::new());
+    let api = Api::new(Inference::new(commands, watched, Liveness::default()), model, text, Metrics::new());
     let shutdown = CancellationToken::new();
     let (http_listener, grpc_listener) = (listener().await, listener().await);
     let (http, grpc) = (http_listener.local_addr().unwrap(), grpc_listener.local_addr().unwrap());

@@ -3,7 +3,7 @@
 use lockstep_proto::limits;
 
 use super::*;
-use lockstep_api::Chosen;
+use lockstep_api::StyleChoice;
 
 fn head(command: &str, variables: &str) -> HeadConfig {
     match configure(command, variables, &CPU).unwrap().role {
@@ -33,8 +33,8 @@ fn defaults_are_the_documented_ones() {
         recovery_timeout: Duration::from_secs(120),
         drain_timeout: Duration::from_secs(30),
         max_waiting: 1024,
-        tool_style: Chosen::Auto,
-        reasoning_style: Chosen::Auto,
+        tool_style: StyleChoice::Auto,
+        reasoning_style: StyleChoice::Auto,
     };
     assert_eq!(head.serving, expected);
     assert_eq!(head.common, CommonConfig::default());

@@ -6,7 +6,7 @@ mod requests;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use lockstep_api::{Alive, Command, Metrics};
+use lockstep_api::{Command, Liveness, Metrics};
 use lockstep_proto::node::{self as pb, from_head};
 use lockstep_proto::v1::{ClusterStatus, ModelInfo};
 use lockstep_schedule::Scheduler;
@@ -47,7 +47,7 @@ pub struct Inputs {
     pub status: watch::Sender<ClusterStatus>,
     pub metrics: Metrics,
     /// Sign of life that the driver gives at each tick.
-    pub alive: Alive,
+    pub alive: Liveness,
     /// Signal to finish the open requests and then to end.
     pub drain: CancellationToken,
 }
@@ -199,7 +199,7 @@ impl Driver {
     }
 
     fn tick(&mut self) {
-        self.inputs.alive.sign();
+        self.inputs.alive.renew();
         if self.last_pulse_at.elapsed() > PULSE_INTERVAL {
             self.send_pulse();
         }

@@ -35,9 +35,7 @@ impl Driver {
 
     /// Queues a request, or returns the reason why the head refuses it.
     fn submit_request(&mut self, submission: Submission, events: mpsc::Sender<Event>) -> Result<(), ServeError> {
-        let unavailable = |reason: &str| {
-            Err(ServeError::Unavailable { reason: reason.into(), retry_after_s: clients::RETRY_AFTER_S })
-        };
+        let unavailable = |reason: &str| Err(ServeError::unavailable(reason));
         let still_accepts = self.accepts_until.is_some_and(|until| Instant::now() < until);
         if let Some(reason) = self.closed_reason.as_ref().filter(|_| !still_accepts) {
             return unavailable(&format!("the head takes no more requests: {reason}"));
