@@ -100,7 +100,7 @@ impl Answers {
                 return;
             }
             assert!(!ended, "the answers ended before {count} tokens");
-            assert!(began.elapsed() < PATIENCE, "waited in vain for {count} tokens");
+            assert!(began.elapsed() < PATIENCE, "timed out while waiting for {count} tokens");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

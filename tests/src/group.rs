@@ -249,7 +249,7 @@ impl Group {
     fn check(&mut self, began: Instant, what: &str) {
         let head = self.nodes[0].as_mut().expect("a running head");
         assert!(head.is_running(), "the head ended while the test waited for {what}");
-        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(began.elapsed() < PATIENCE, "timed out while waiting for {what}");
     }
 }
 

@@ -51,7 +51,7 @@ pub fn eventually<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Resu
     loop {
         match look() {
             Ok(found) => return Ok(found),
-            Err(last) if began.elapsed() > bound => return Err(in_vain(what, bound, &last)),
+            Err(last) if began.elapsed() > bound => return Err(timed_out(what, bound, &last)),
             Err(_) => std::thread::sleep(PAUSE),
         }
     }
@@ -66,14 +66,14 @@ where
     loop {
         match look().await {
             Ok(found) => return Ok(found),
-            Err(last) if began.elapsed() > bound => return Err(in_vain(what, bound, &last)),
+            Err(last) if began.elapsed() > bound => return Err(timed_out(what, bound, &last)),
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }
 
-fn in_vain(what: &str, bound: Duration, last: &anyhow::Error) -> anyhow::Error {
-    anyhow!("waited {} s in vain for {what}; last seen: {last:#}", bound.as_secs())
+fn timed_out(what: &str, bound: Duration, last: &anyhow::Error) -> anyhow::Error {
+    anyhow!("timed out after {} s while waiting for {what}; last seen: {last:#}", bound.as_secs())
 }
 
 /// Namespace of one test. Dropping the value deletes it with all objects in it.
