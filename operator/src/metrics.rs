@@ -32,8 +32,8 @@ struct Verb {
     verb: &'static str,
 }
 
-/// Namespace and name.
-type Key = (String, String);
+/// Namespace and name of a cluster.
+type ClusterKey = (String, String);
 
 /// The operator's metrics.
 pub struct Metrics {
@@ -46,9 +46,9 @@ pub struct Metrics {
     requests: Family<Verb, Counter>,
     connections: Gauge<i64>,
     /// Clusters with a change that no reconciliation has seen yet.
-    waiting: Mutex<HashSet<Key>>,
+    waiting: Mutex<HashSet<ClusterKey>>,
     /// Conditions of each cluster and their statuses, as last seen.
-    conditions: Mutex<HashMap<Key, Vec<(String, String)>>>,
+    conditions: Mutex<HashMap<ClusterKey, Vec<(String, String)>>>,
 }
 
 impl Default for Metrics {
@@ -138,7 +138,7 @@ impl Metrics {
         self.count_conditions(&all);
     }
 
-    fn count_conditions(&self, all: &HashMap<Key, Vec<(String, String)>>) {
+    fn count_conditions(&self, all: &HashMap<ClusterKey, Vec<(String, String)>>) {
         self.clusters.clear();
         for (condition, status) in all.values().flatten() {
             let labels = ConditionLabels { condition: condition.clone(), status: status.clone() };

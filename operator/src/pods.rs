@@ -139,7 +139,7 @@ pub fn classify_wait(container: &ContainerStatus) -> Option<(Wait, &str)> {
     Some((wait, waiting.message.as_deref().unwrap_or_default()))
 }
 
-/// State of a rank whose container does not run.
+/// Obstacle that keeps the container of a rank from running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RankObstacle {
     /// Phase of the rank: `Scheduling`, `Pulling`, `Starting` or `Lost`.
@@ -148,7 +148,7 @@ pub struct RankObstacle {
     pub message: String,
 }
 
-/// Returns the state of the container `name` of `pod`, or `None` if the container runs.
+/// Returns the obstacle that keeps the container `name` of `pod` from running, or `None` if the container runs.
 #[must_use]
 pub fn find_rank_obstacle(pod: &Pod, name: &str) -> Option<RankObstacle> {
     let obstacle = |phase, message: &str| Some(RankObstacle { phase, message: message.to_owned() });

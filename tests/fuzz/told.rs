@@ -10,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::serde::de::DeserializeOwned;
-use lockstep_operator::diagnosis::{ClusterObjects, diagnose};
+use lockstep_operator::diagnosis::{ClusterSnapshot, diagnose};
 use lockstep_operator::plan::{HEAD, RANK};
 use lockstep_operator::pods;
 use lockstep_operator::resource::{self, InferenceCluster};
@@ -100,7 +100,7 @@ pub fn kubernetes(bytes: &[u8]) {
     let Some(cluster) = stored(&told["cluster"]) else { return };
     let (events, nodes) = (listed(&told["events"]), listed(&told["nodes"]));
     let now = Timestamp::from_second(NOW).expect("a time");
-    let found = diagnose(&ClusterObjects { cluster: &cluster, pods: &pods, events: &events, nodes: &nodes, now });
+    let found = diagnose(&ClusterSnapshot { cluster: &cluster, pods: &pods, events: &events, nodes: &nodes, now });
     assert!(!found.message.is_empty(), "{found:?}");
     objects_of(&cluster);
 }

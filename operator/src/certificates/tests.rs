@@ -43,9 +43,9 @@ struct StoredSecrets {
 
 impl StoredSecrets {
     fn new(now: i64) -> Self {
-        let mut held = Self::default();
-        held.apply_decision(now);
-        held
+        let mut stored = Self::default();
+        stored.apply_decision(now);
+        stored
     }
 
     /// Decides at `now`, writes the Secrets of the decision, and returns their names.
@@ -56,7 +56,7 @@ impl StoredSecrets {
             let name = secret.metadata.name.clone().unwrap();
             let old = self.secrets.iter().position(|old| old.metadata.name == secret.metadata.name);
             let version = old.and_then(|old| self.secrets[old].metadata.resource_version.clone());
-            assert_eq!(secret.metadata.resource_version, version, "{name} replaces what was read");
+            assert_eq!(secret.metadata.resource_version, version, "{name} replaces the version that was read");
             self.writes += 1;
             secret.metadata.resource_version = Some(self.writes.to_string());
             match old {
@@ -133,20 +133,20 @@ fn check_all(leaves: &BTreeMap<CertificateRole, Files>, bundles: &BTreeMap<Certi
 /// Rotates for three years in steps of `step`. Pods that are one step behind or ahead of each other trust each other at
 /// every step.
 fn check_rotation(step: i64) {
-    let mut held = StoredSecrets::new(START);
-    let mut before = held.files();
-    let (mut authorities, mut most) = (Vec::from([held.text("llama-ca", data::CA_CERTIFICATE)]), 1);
+    let mut stored = StoredSecrets::new(START);
+    let mut before = stored.files();
+    let (mut authorities, mut most) = (Vec::from([stored.text("llama-ca", data::CA_CERTIFICATE)]), 1);
     let mut now = START;
     while now < START + 3 * 365 * DAY {
         now += step;
-        held.apply_decision(now);
-        let files = held.files();
+        stored.apply_decision(now);
+        let files = stored.files();
         if files != before || (now - START) / step % 16 == 0 {
             check_all(&files, &files, now);
             check_all(&before, &files, now);
             check_all(&files, &before, now);
         }
-        let newest = held.text("llama-ca", data::CA_CERTIFICATE);
+        let newest = stored.text("llama-ca", data::CA_CERTIFICATE);
         if authorities.last() != Some(&newest) {
             authorities.push(newest);
         }
@@ -173,15 +173,15 @@ fn certificates_rotate_over_three_years_in_steps_of_weeks() {
 /// Looking at the decided times is enough: each look writes something, no look before its time does, and looks are rare.
 #[test]
 fn certificates_rotate_over_three_years_by_looking_when_due() {
-    let mut held = StoredSecrets::default();
+    let mut stored = StoredSecrets::default();
     let (mut now, mut looks) = (START, 0);
     while now < START + 3 * 365 * DAY {
-        let (decision, written) = held.apply_decision(now);
+        let (decision, written) = stored.apply_decision(now);
         assert!(!written.is_empty(), "day {}", (now - START) / DAY);
         let next = decision.look_again.as_second();
         assert!(next > now);
-        assert_eq!(held.apply_decision(next - 1).1, Vec::<String>::new());
-        check_all(&held.files(), &held.files(), next - 1);
+        assert_eq!(stored.apply_decision(next - 1).1, Vec::<String>::new());
+        check_all(&stored.files(), &stored.files(), next - 1);
         (now, looks) = (next, looks + 1);
     }
     assert!(looks < 3 * 365 / 10, "{looks}");
@@ -189,17 +189,17 @@ fn certificates_rotate_over_three_years_by_looking_when_due() {
 
 #[test]
 fn a_second_look_writes_nothing() {
-    let mut held = StoredSecrets::default();
-    let (_, first) = held.apply_decision(START);
+    let mut stored = StoredSecrets::default();
+    let (_, first) = stored.apply_decision(START);
     assert_eq!(first, ["llama-ca", "llama-head-tls", "llama-node-tls"]);
-    assert!(held.apply_decision(START).1.is_empty());
-    assert!(held.apply_decision(START + 19 * DAY).1.is_empty());
+    assert!(stored.apply_decision(START).1.is_empty());
+    assert!(stored.apply_decision(START + 19 * DAY).1.is_empty());
 }
 
 #[test]
 fn secrets_have_type_owner_and_keys() {
-    let held = StoredSecrets::new(START);
-    for secret in &held.secrets {
+    let stored = StoredSecrets::new(START);
+    for secret in &stored.secrets {
         let name = secret.metadata.name.as_deref().unwrap();
         let kind = if name.ends_with("-tls") { "kubernetes.io/tls" } else { "Opaque" };
         assert_eq!(secret.type_.as_deref(), Some(kind), "{name}");
@@ -209,10 +209,10 @@ fn secrets_have_type_owner_and_keys() {
             let keys: Vec<_> = secret.data.as_ref().unwrap().keys().map(String::as_str).collect();
             assert_eq!(keys, ["ca.crt", "group.key", "tls.crt", "tls.key"], "the CA's key is in no pod");
         }
-        assert_eq!(group_key(secret), group_key(&held.secrets[0]), "{name}");
+        assert_eq!(group_key(secret), group_key(&stored.secrets[0]), "{name}");
     }
-    assert_eq!(group_key(&held.secrets[0]).len(), 32);
-    assert_ne!(group_key(&held.secrets[0]), group_key(&StoredSecrets::new(START).secrets[0]), "keys are drawn");
+    assert_eq!(group_key(&stored.secrets[0]).len(), 32);
+    assert_ne!(group_key(&stored.secrets[0]), group_key(&StoredSecrets::new(START).secrets[0]), "keys are drawn");
 }
 
 /// Each way in which one Secret can be wrong, with the Secrets that are written because of it.
@@ -222,133 +222,145 @@ fn a_wrong_secret_is_made_anew() {
     let everything = ["llama-ca", "llama-head-tls", "llama-node-tls"];
     let node = ["llama-node-tls"];
     let cases: [(&str, Harm, &[&str]); 18] = [
-        ("leaf gone", |held| held.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-node-tls")), &node),
+        (
+            "leaf gone",
+            |stored| stored.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-node-tls")),
+            &node,
+        ),
         (
             "leaf garbage",
-            |held| held.set_value("llama-node-tls", "tls.crt", "-----BEGIN CERTIFICATE-----\nAA\n"),
+            |stored| stored.set_value("llama-node-tls", "tls.crt", "-----BEGIN CERTIFICATE-----\nAA\n"),
             &node,
         ),
         (
             "leaf no text",
-            |held| held.find_secret("llama-node-tls").data.as_mut().unwrap().get_mut("tls.crt").unwrap().0 = vec![255],
+            |stored| {
+                stored.find_secret("llama-node-tls").data.as_mut().unwrap().get_mut("tls.crt").unwrap().0 = vec![255]
+            },
             &node,
         ),
-        ("leaf without data", |held| held.find_secret("llama-node-tls").data = None, &node),
+        ("leaf without data", |stored| stored.find_secret("llama-node-tls").data = None, &node),
         (
             "another's key",
-            |held| held.set_value("llama-node-tls", "tls.key", &held.text("llama-head-tls", "tls.key")),
+            |stored| stored.set_value("llama-node-tls", "tls.key", &stored.text("llama-head-tls", "tls.key")),
             &node,
         ),
         (
             "another's name",
-            |held| held.find_secret("llama-node-tls").data = held.clone().find_secret("llama-head-tls").data.clone(),
+            |stored| {
+                stored.find_secret("llama-node-tls").data = stored.clone().find_secret("llama-head-tls").data.clone()
+            },
             &node,
         ),
         (
             "another CA's",
-            |held| {
-                held.find_secret("llama-node-tls").data =
+            |stored| {
+                stored.find_secret("llama-node-tls").data =
                     StoredSecrets::new(START).find_secret("llama-node-tls").data.clone()
             },
             &node,
         ),
         (
             "a second certificate, and not whole",
-            |held| held.set_value("llama-node-tls", "tls.crt", &(held.text("llama-node-tls", "tls.crt") + TORN)),
+            |stored| stored.set_value("llama-node-tls", "tls.crt", &(stored.text("llama-node-tls", "tls.crt") + TORN)),
             &node,
         ),
         (
             "a second CA",
-            |held| {
-                held.set_value(
+            |stored| {
+                stored.set_value(
                     "llama-ca",
                     "ca.crt",
-                    &(held.text("llama-ca", "ca.crt") + &StoredSecrets::new(START).text("llama-ca", "ca.crt")),
+                    &(stored.text("llama-ca", "ca.crt") + &StoredSecrets::new(START).text("llama-ca", "ca.crt")),
                 )
             },
             &everything,
         ),
         (
             "CA damaged",
-            |held| held.set_value("llama-ca", "ca.crt", &damage(&held.text("llama-ca", "ca.crt"))),
+            |stored| stored.set_value("llama-ca", "ca.crt", &damage(&stored.text("llama-ca", "ca.crt"))),
             &everything,
         ),
-        ("bundle changed", |held| held.set_value("llama-node-tls", "ca.crt", "x"), &node),
-        ("not owned", |held| held.find_secret("llama-node-tls").metadata.owner_references = None, &node),
-        ("not labelled", |held| held.find_secret("llama-node-tls").metadata.labels = None, &node),
-        ("key too short", |held| held.set_value("llama-node-tls", "group.key", "short"), &node),
-        ("key too long", |held| held.set_value("llama-ca", "group.key", &"x".repeat(5000)), &["llama-ca"]),
-        ("no key but white space", |held| held.set_value("llama-ca", "group.key", &" ".repeat(32)), &["llama-ca"]),
-        ("CA gone", |held| held.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-ca")), &everything),
+        ("bundle changed", |stored| stored.set_value("llama-node-tls", "ca.crt", "x"), &node),
+        ("not owned", |stored| stored.find_secret("llama-node-tls").metadata.owner_references = None, &node),
+        ("not labelled", |stored| stored.find_secret("llama-node-tls").metadata.labels = None, &node),
+        ("key too short", |stored| stored.set_value("llama-node-tls", "group.key", "short"), &node),
+        ("key too long", |stored| stored.set_value("llama-ca", "group.key", &"x".repeat(5000)), &["llama-ca"]),
+        ("no key but white space", |stored| stored.set_value("llama-ca", "group.key", &" ".repeat(32)), &["llama-ca"]),
+        (
+            "CA gone",
+            |stored| stored.secrets.retain(|one| one.metadata.name.as_deref() != Some("llama-ca")),
+            &everything,
+        ),
         (
             "CA with a leaf's key",
-            |held| held.set_value("llama-ca", "ca.key", &held.text("llama-head-tls", "tls.key")),
+            |stored| stored.set_value("llama-ca", "ca.key", &stored.text("llama-head-tls", "tls.key")),
             &everything,
         ),
     ];
-    for (what, harm, expected) in cases {
-        let mut held = StoredSecrets::new(START);
-        harm(&mut held);
-        assert_eq!(held.apply_decision(START + DAY).1, expected, "{what}");
-        assert!(held.apply_decision(START + DAY).1.is_empty(), "{what}: set right at once");
-        check_all(&held.files(), &held.files(), START + DAY);
+    for (case, harm, expected) in cases {
+        let mut stored = StoredSecrets::new(START);
+        harm(&mut stored);
+        assert_eq!(stored.apply_decision(START + DAY).1, expected, "{case}");
+        assert!(stored.apply_decision(START + DAY).1.is_empty(), "{case}: set right at once");
+        check_all(&stored.files(), &stored.files(), START + DAY);
     }
 }
 
 #[test]
 fn a_leaf_is_not_accepted_as_a_ca() {
-    let mut held = StoredSecrets::new(START);
+    let mut stored = StoredSecrets::new(START);
     for (to, from) in [("ca.crt", "tls.crt"), ("ca.key", "tls.key")] {
-        held.set_value("llama-ca", to, &held.text("llama-head-tls", from));
+        stored.set_value("llama-ca", to, &stored.text("llama-head-tls", from));
     }
-    assert_eq!(held.apply_decision(START).1.len(), 3);
+    assert_eq!(stored.apply_decision(START).1.len(), 3);
 }
 
 /// Every pod trusts a new CA before the CA signs, however late the operator looks.
 #[test]
 fn a_new_ca_signs_only_once_pods_trust_it() {
-    let mut held = StoredSecrets::new(START);
+    let mut stored = StoredSecrets::new(START);
     let due = START + CA_LIFETIME.as_secs() as i64 / 3 * 2;
-    held.apply_decision(due - DAY);
-    let old = held.files();
-    let (_, written) = held.apply_decision(due);
+    stored.apply_decision(due - DAY);
+    let old = stored.files();
+    let (_, written) = stored.apply_decision(due);
     assert_eq!(written, ["llama-ca", "llama-head-tls", "llama-node-tls"]);
-    let both = held.files();
+    let both = stored.files();
     assert!(CertificateRole::ALL.iter().all(|role| both[role].leaf == old[role].leaf));
-    assert!(held.apply_decision(due + SPREAD.as_secs() as i64 - 1).1.is_empty());
+    assert!(stored.apply_decision(due + SPREAD.as_secs() as i64 - 1).1.is_empty());
 
     // One Secret lacks the new CA: the old CA signs until that Secret has it.
-    let mut late = held.clone();
+    let mut late = stored.clone();
     late.set_value("llama-node-tls", "ca.crt", &old[&CertificateRole::Node].bundle);
     assert_eq!(late.apply_decision(due + 2 * DAY).1, ["llama-node-tls"]);
     assert_eq!(late.files()[&CertificateRole::Head].leaf, old[&CertificateRole::Head].leaf);
 
-    assert_eq!(held.apply_decision(due + 2 * DAY).1.len(), 3, "now the new one signs");
-    assert_eq!(held.files()[&CertificateRole::Head].bundle, both[&CertificateRole::Head].bundle);
-    assert_eq!(held.apply_decision(due + 3 * DAY).1.len(), 3, "and the old one goes");
-    assert!(held.apply_decision(due + 3 * DAY).1.is_empty());
+    assert_eq!(stored.apply_decision(due + 2 * DAY).1.len(), 3, "now the new one signs");
+    assert_eq!(stored.files()[&CertificateRole::Head].bundle, both[&CertificateRole::Head].bundle);
+    assert_eq!(stored.apply_decision(due + 3 * DAY).1.len(), 3, "and the old one goes");
+    assert!(stored.apply_decision(due + 3 * DAY).1.is_empty());
 }
 
 /// The operator did not run until after a certificate's end, or its clock was ahead.
 #[test]
 fn a_certificate_outside_of_its_lifetime_is_made_anew() {
     for now in [START + LEAF_LIFETIME.as_secs() as i64 + 1, START + 2 * 365 * DAY, START - DAY] {
-        let mut held = StoredSecrets::new(START);
-        let key = group_key(&held.secrets[0]);
-        assert_eq!(held.apply_decision(now).1.len(), 3);
-        check_all(&held.files(), &held.files(), now);
-        assert!(held.secrets.iter().all(|secret| group_key(secret) == key), "the groups' key is made once");
+        let mut stored = StoredSecrets::new(START);
+        let key = group_key(&stored.secrets[0]);
+        assert_eq!(stored.apply_decision(now).1.len(), 3);
+        check_all(&stored.files(), &stored.files(), now);
+        assert!(stored.secrets.iter().all(|secret| group_key(secret) == key), "the groups' key is made once");
     }
 }
 
 /// The group key outlives the Secret for which it was drawn.
 #[test]
 fn a_lost_ca_leaves_the_group_key() {
-    let mut held = StoredSecrets::new(START);
-    let key = group_key(&held.secrets[0]);
-    held.secrets.remove(0);
-    held.apply_decision(START + DAY);
-    assert!(held.secrets.iter().all(|secret| group_key(secret) == key));
+    let mut stored = StoredSecrets::new(START);
+    let key = group_key(&stored.secrets[0]);
+    stored.secrets.remove(0);
+    stored.apply_decision(START + DAY);
+    assert!(stored.secrets.iter().all(|secret| group_key(secret) == key));
 }
 
 /// First bytes of a certificate.

@@ -46,11 +46,11 @@ enum Command {
     /// Chat with the model
     Chat(chat::ChatArgs),
     /// Show an InferenceCluster in Kubernetes, or the ranks of a group at an endpoint
-    Status(status::Options),
+    Status(status::StatusArgs),
     /// Explain why an InferenceCluster does not serve, and print the remedy
-    Why(why::Options),
+    Why(why::WhyArgs),
     /// Print the logs of all pods of an InferenceCluster in order of time
-    Logs(logs::Options),
+    Logs(logs::LogsArgs),
     /// Print the CRD of InferenceCluster, for `kubectl apply -f -`
     Crd,
     /// Print a completion script for a shell

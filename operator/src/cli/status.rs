@@ -1,4 +1,4 @@
-//! `lockstep status`: a cluster as the operator tells it, or a group as its head does.
+//! `lockstep status`: the status of a cluster that the operator writes, or the status that a group's head reports.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -27,9 +27,9 @@ use crate::resource::InferenceCluster;
                         status quickstart --watch   an InferenceCluster in Kubernetes\n  kubectl lockstep status -A          \
                         all of them"
 )]
-pub(super) struct Options {
-    /// An InferenceCluster in Kubernetes. Without one: the group at --endpoint; as plugin of kubectl, or with -A or -n, all
-    /// of the namespace
+pub(super) struct StatusArgs {
+    /// Name of an InferenceCluster in Kubernetes. Default: the group at --endpoint; as a plugin of kubectl, or with -A or -n,
+    /// all InferenceClusters of the namespace
     #[arg(conflicts_with = "all_namespaces")]
     name: Option<String>,
     /// List the InferenceClusters of all namespaces
@@ -37,73 +37,73 @@ pub(super) struct Options {
     all_namespaces: bool,
     #[command(flatten)]
     endpoint: EndpointFlag,
-    /// Go on and show every change
+    /// Keep running and show every change
     #[arg(short, long)]
     watch: bool,
-    /// Form of the status; with --watch, JSON comes one line for each change
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    output: Form,
+    /// Format of the status; with --watch, JSON has one line for each change
+    #[arg(short, long, value_enum, default_value_t = StatusFormat::Table)]
+    output: StatusFormat,
     #[command(flatten)]
     kubernetes: KubernetesFlags,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Form {
+enum StatusFormat {
     Table,
     Json,
     Yaml,
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    if let Some(name) = &options.name {
-        return of_cluster(&options, name).await;
+pub(super) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
+    if let Some(name) = &args.name {
+        return show_cluster(&args, name).await;
     }
-    let called = std::env::args_os().next().unwrap_or_default();
-    let elsewhere = std::env::var_os(env::ENDPOINT).is_some() || !options.endpoint.is_default();
-    if options.all_namespaces || options.kubernetes.is_given() || (super::is_plugin(called.as_ref()) && !elsewhere) {
-        return of_all(&options).await;
+    let program = std::env::args_os().next().unwrap_or_default();
+    let names_endpoint = std::env::var_os(env::ENDPOINT).is_some() || !args.endpoint.is_default();
+    if args.all_namespaces || args.kubernetes.is_given() || (super::is_plugin(program.as_ref()) && !names_endpoint) {
+        return show_all(&args).await;
     }
-    of_endpoint(options).await
+    show_endpoint(args).await
 }
 
-/// All clusters of the namespace, or of all.
-async fn of_all(options: &Options) -> anyhow::Result<ExitCode> {
-    let kubernetes = options.kubernetes.connect().await?;
-    let api = if options.all_namespaces { Api::all(kubernetes.client.clone()) } else { kubernetes.clusters() };
+/// Shows all clusters of the namespace, or of all namespaces.
+async fn show_all(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let kubernetes = args.kubernetes.connect().await?;
+    let api = if args.all_namespaces { Api::all(kubernetes.client.clone()) } else { kubernetes.clusters() };
     let listed = api.list(&ListParams::default()).await.map_err(|error| kubernetes::describe_error(&error))?.items;
-    if listed.is_empty() && options.output == Form::Table {
+    if listed.is_empty() && args.output == StatusFormat::Table {
         let place =
-            if options.all_namespaces { "any namespace".into() } else { format!("namespace {}", kubernetes.namespace) };
+            if args.all_namespaces { "any namespace".into() } else { format!("namespace {}", kubernetes.namespace) };
         eprintln!("no InferenceCluster in {place}");
         return Ok(ExitCode::SUCCESS);
     }
-    super::print(&match options.output {
-        Form::Table => tree::draw_list(&listed, Timestamp::now()),
-        Form::Json => serde_json::to_string_pretty(&listed)? + "\n",
-        Form::Yaml => serde_yaml::to_string(&listed)?,
+    super::print(&match args.output {
+        StatusFormat::Table => tree::draw_list(&listed, Timestamp::now()),
+        StatusFormat::Json => serde_json::to_string_pretty(&listed)? + "\n",
+        StatusFormat::Yaml => serde_yaml::to_string(&listed)?,
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// One cluster, once or at each change of it or of its pods.
-async fn of_cluster(options: &Options, name: &str) -> anyhow::Result<ExitCode> {
-    let kubernetes = options.kubernetes.connect().await?;
+/// Shows one cluster, once or at each change of the cluster or of its pods.
+async fn show_cluster(args: &StatusArgs, name: &str) -> anyhow::Result<ExitCode> {
+    let kubernetes = args.kubernetes.connect().await?;
     let cluster = kubernetes.cluster(name).await?;
     let pods = kubernetes.pods_of_cluster(name).await?;
-    show(options, &cluster, &pods)?;
-    if !options.watch {
+    print_cluster(args, &cluster, &pods)?;
+    if !args.watch {
         return Ok(ExitCode::SUCCESS);
     }
     let (mut cluster, mut pods) = (cluster, pods);
     let mut objects = Box::pin(watcher::watch_object(kubernetes.clusters(), name).default_backoff());
-    let of_cluster = watcher::Config::default().labels(&kubernetes::selector(name));
-    let mut changes = Box::pin(watcher::watcher(kubernetes.pods(), of_cluster).default_backoff());
-    // Errors of a watch are tried again by the watch itself: the last picture stays.
+    let pods_of_cluster = watcher::Config::default().labels(&kubernetes::selector(name));
+    let mut changes = Box::pin(watcher::watcher(kubernetes.pods(), pods_of_cluster).default_backoff());
+    // The watch itself tries again after an error. The last picture stays on the screen.
     loop {
         tokio::select! {
-            seen = objects.next() => match seen {
-                Some(Ok(Some(seen))) if seen == cluster => continue,
-                Some(Ok(Some(seen))) => cluster = seen,
+            change = objects.next() => match change {
+                Some(Ok(Some(changed))) if changed == cluster => continue,
+                Some(Ok(Some(changed))) => cluster = changed,
                 Some(Ok(None)) => anyhow::bail!("{name} was deleted"),
                 Some(Err(_)) => continue,
                 None => anyhow::bail!("the watch of {name} ended"),
@@ -126,30 +126,31 @@ async fn of_cluster(options: &Options, name: &str) -> anyhow::Result<ExitCode> {
             },
             _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(super::INTERRUPTED)),
         }
-        show(options, &cluster, &pods)?;
+        print_cluster(args, &cluster, &pods)?;
     }
 }
 
-fn show(options: &Options, cluster: &InferenceCluster, pods: &[Pod]) -> anyhow::Result<()> {
-    let clear = if options.watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-    super::print(&match options.output {
-        Form::Table => format!("{clear}{}", tree::draw_tree(cluster, pods, Timestamp::now())),
-        Form::Json if options.watch => serde_json::to_string(cluster)? + "\n",
-        Form::Json => serde_json::to_string_pretty(cluster)? + "\n",
-        Form::Yaml => format!("---\n{}", serde_yaml::to_string(cluster)?),
+/// Prints a cluster in the chosen format.
+fn print_cluster(args: &StatusArgs, cluster: &InferenceCluster, pods: &[Pod]) -> anyhow::Result<()> {
+    let clear = if args.watch && std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+    super::print(&match args.output {
+        StatusFormat::Table => format!("{clear}{}", tree::draw_tree(cluster, pods, Timestamp::now())),
+        StatusFormat::Json if args.watch => serde_json::to_string(cluster)? + "\n",
+        StatusFormat::Json => serde_json::to_string_pretty(cluster)? + "\n",
+        StatusFormat::Yaml => format!("---\n{}", serde_yaml::to_string(cluster)?),
     })?;
     Ok(())
 }
 
-/// The group at an endpoint.
-async fn of_endpoint(options: Options) -> anyhow::Result<ExitCode> {
-    let mut client = options.endpoint.endpoint.cluster().await?;
-    if !options.watch {
+/// Shows the group at an endpoint.
+async fn show_endpoint(args: StatusArgs) -> anyhow::Result<ExitCode> {
+    let mut client = args.endpoint.endpoint.cluster().await?;
+    if !args.watch {
         let status = client.get_status(GetStatusRequest {}).await.map_err(EndpointError::from)?.into_inner();
-        super::print(&match options.output {
-            Form::Table => text(&status),
-            Form::Json => serde_json::to_string_pretty(&json_of(&status))? + "\n",
-            Form::Yaml => serde_yaml::to_string(&json_of(&status))?,
+        super::print(&match args.output {
+            StatusFormat::Table => format_status(&status),
+            StatusFormat::Json => serde_json::to_string_pretty(&to_json(&status))? + "\n",
+            StatusFormat::Yaml => serde_yaml::to_string(&to_json(&status))?,
         })?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -159,18 +160,18 @@ async fn of_endpoint(options: Options) -> anyhow::Result<ExitCode> {
             status = changes.message() => status.map_err(EndpointError::from)?,
             _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(super::INTERRUPTED)),
         };
-        let Some(status) = status else { anyhow::bail!("{} ended the watch", options.endpoint.endpoint) };
+        let Some(status) = status else { anyhow::bail!("{} ended the watch", args.endpoint.endpoint) };
         let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-        super::print(&match options.output {
-            Form::Table => format!("{clear}{}", text(&status)),
-            Form::Json => json_of(&status).to_string() + "\n",
-            Form::Yaml => format!("---\n{}", serde_yaml::to_string(&json_of(&status))?),
+        super::print(&match args.output {
+            StatusFormat::Table => format!("{clear}{}", format_status(&status)),
+            StatusFormat::Json => to_json(&status).to_string() + "\n",
+            StatusFormat::Yaml => format!("---\n{}", serde_yaml::to_string(&to_json(&status))?),
         })?;
     }
 }
 
-/// The group in a line, the ranks in a table, what it waits for.
-pub(super) fn text(status: &ClusterStatus) -> String {
+/// Returns the group in a line, its ranks in a table, and the conditions that the group waits for.
+pub(super) fn format_status(status: &ClusterStatus) -> String {
     let state = match (status.ready, status.accepting) {
         (true, _) => "ready",
         (false, true) => "not ready, queueing requests",
@@ -178,10 +179,10 @@ pub(super) fn text(status: &ClusterStatus) -> String {
     };
     let mut lines = vec![format!(
         "{}: {state}; model {}, epoch {}, {} over {}, {} recoveries",
-        or(&status.cluster_id, "group"),
-        or(&status.model, "not resolved yet"),
+        or_default(&status.cluster_id, "group"),
+        or_default(&status.model, "not resolved yet"),
         status.epoch,
-        or(&status.backend, "no collectives yet"),
+        or_default(&status.backend, "no collectives yet"),
         plan::describe_ranks(status.world_size, status.pipeline_parallel_size),
         status.recoveries
     )];
@@ -189,16 +190,17 @@ pub(super) fn text(status: &ClusterStatus) -> String {
         "requests: {} running, {} waiting; KV blocks: {} of {} used",
         status.running, status.waiting, status.kv_blocks_used, status.kv_blocks_total
     ));
-    lines.push(table(&status.ranks));
+    lines.push(draw_ranks(&status.ranks));
     lines.extend(status.pending.iter().map(|pending| format!("waiting for {pending}")));
     lines.join("\n") + "\n"
 }
 
-fn or<'a>(text: &'a str, instead: &'a str) -> &'a str {
+/// Returns `text`, or `instead` if `text` is empty.
+fn or_default<'a>(text: &'a str, instead: &'a str) -> &'a str {
     if text.is_empty() { instead } else { text }
 }
 
-fn table(ranks: &[RankStatus]) -> String {
+fn draw_ranks(ranks: &[RankStatus]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([
@@ -218,9 +220,9 @@ fn table(ranks: &[RankStatus]) -> String {
             rank.rank.to_string(),
             rank.node.to_string(),
             rank.phase().title().to_owned(),
-            or(&rank.device, "-").to_owned(),
+            or_default(&rank.device, "-").to_owned(),
             if rank.pid == 0 { "-".into() } else { format!("{}/{}", rank.host, rank.pid) },
-            loaded(rank),
+            describe_progress(rank),
             rank.last_step.to_string(),
             if rank.step_micros == 0 { "-".into() } else { format!("{:.2}", rank.step_micros as f64 / 1e3) },
             rank.restarts.to_string(),
@@ -235,16 +237,16 @@ fn table(ranks: &[RankStatus]) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-fn loaded(rank: &RankStatus) -> String {
+fn describe_progress(rank: &RankStatus) -> String {
     match rank.bytes_total {
         0 => "-".into(),
-        total if rank.bytes_loaded >= total => bytes(total),
-        total => format!("{} of {}", bytes(rank.bytes_loaded), bytes(total)),
+        total if rank.bytes_loaded >= total => format_bytes(total),
+        total => format!("{} of {}", format_bytes(rank.bytes_loaded), format_bytes(total)),
     }
 }
 
-/// Bytes with a binary unit.
-pub(super) fn bytes(count: u64) -> String {
+/// Returns `count` bytes with a binary unit.
+pub(super) fn format_bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64;
     let mut unit = 0;
@@ -255,7 +257,7 @@ pub(super) fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-fn json_of(status: &ClusterStatus) -> serde_json::Value {
+fn to_json(status: &ClusterStatus) -> serde_json::Value {
     let rank = |rank: &RankStatus| {
         json!({
             "rank": rank.rank, "node": rank.node, "phase": rank.phase().title(), "host": rank.host, "pid": rank.pid,
@@ -318,17 +320,17 @@ mod tests {
 
     #[test]
     fn a_group_that_forms_again() {
-        insta::assert_snapshot!(super::text(&sample()));
+        insta::assert_snapshot!(super::format_status(&sample()));
     }
 
     #[test]
     fn a_group_not_heard_of() {
-        insta::assert_snapshot!(super::text(&ClusterStatus::default()));
+        insta::assert_snapshot!(super::format_status(&ClusterStatus::default()));
     }
 
     #[test]
     fn a_group_as_json() {
-        insta::assert_snapshot!(serde_json::to_string_pretty(&super::json_of(&sample())).unwrap());
+        insta::assert_snapshot!(serde_json::to_string_pretty(&super::to_json(&sample())).unwrap());
     }
 
     #[test]
@@ -336,7 +338,7 @@ mod tests {
         for (count, text) in
             [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB"), (1 << 50, "1024.0 TiB")]
         {
-            assert_eq!(super::bytes(count), text);
+            assert_eq!(super::format_bytes(count), text);
         }
     }
 }

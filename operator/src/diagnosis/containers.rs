@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 
 use super::creation::last_seen;
-use super::{Diagnosis, Facts, Reason, Subject, live_pods, pod_name};
+use super::{ClusterFacts, Diagnosis, Reason, Subject, live_pods, pod_name};
 use crate::log_line::last_log_line;
 use crate::plan::RANK;
 use crate::pods::{self, Wait, classify_wait, containers};
@@ -35,7 +35,7 @@ pub fn needs_events(pod: &Pod) -> bool {
 }
 
 /// Returns the first container that the kubelet cannot start.
-pub(super) fn find_waiting_container(facts: &Facts<'_>) -> Option<Diagnosis> {
+pub(super) fn find_waiting_container(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     let all = || live_pods(facts).flat_map(|pod| containers(pod).map(move |container| (pod, container)));
     let found = all().find_map(|(pod, container)| {
         let (wait, message) = classify_wait(container)?;
@@ -60,7 +60,7 @@ pub(super) fn find_waiting_container(facts: &Facts<'_>) -> Option<Diagnosis> {
 }
 
 /// Returns the first pod that waits for a volume.
-fn find_unmounted_volume(facts: &Facts<'_>) -> Option<Diagnosis> {
+fn find_unmounted_volume(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     let prepares = |container| classify_wait(container).is_some_and(|(wait, _)| wait == Wait::Preparing);
     live_pods(facts).filter(|pod| containers(pod).any(prepares)).find_map(|pod| {
         let event = find_event(facts, pod, &MOUNT_FAILED)?;
@@ -71,7 +71,7 @@ fn find_unmounted_volume(facts: &Facts<'_>) -> Option<Diagnosis> {
 }
 
 /// Returns the newest event about `pod` with one of `reasons`.
-fn find_event<'a>(facts: &Facts<'a>, pod: &Pod, reasons: &[&str]) -> Option<&'a Event> {
+fn find_event<'a>(facts: &ClusterFacts<'a>, pod: &Pod, reasons: &[&str]) -> Option<&'a Event> {
     let about_pod = |event: &&&Event| {
         let same_uid = match (&event.involved_object.uid, &pod.metadata.uid) {
             (Some(event), Some(pod)) => event == pod,
@@ -85,7 +85,7 @@ fn find_event<'a>(facts: &Facts<'a>, pod: &Pod, reasons: &[&str]) -> Option<&'a 
 }
 
 /// Returns the first container that crashes and does not run well since.
-pub(super) fn find_crash(facts: &Facts<'_>) -> Option<Diagnosis> {
+pub(super) fn find_crash(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     let mut all: Vec<_> =
         live_pods(facts).flat_map(|pod| containers(pod).map(move |container| (pod, container))).collect();
     // A head may end because a rank did, so ranks come first.

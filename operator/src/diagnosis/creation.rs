@@ -3,11 +3,11 @@
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Diagnosis, Facts, Reason, Subject, pod_name};
+use super::{ClusterFacts, Diagnosis, Reason, Subject, pod_name};
 use crate::plan::Names;
 
 /// Returns the newest refusal of a pod that is still missing.
-pub(super) fn find_refusal(facts: &Facts<'_>) -> Option<Diagnosis> {
+pub(super) fn find_refusal(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     let refusals = facts.events.iter().filter(|event| event.reason.as_deref() == Some("FailedCreate"));
     let event = refusals.filter(|event| lacks_pods(facts, event)).max_by_key(|event| last_seen(event))?;
     let message = event.message.as_deref().unwrap_or_default();
@@ -27,7 +27,7 @@ fn classify_refusal(message: &str) -> Reason {
 }
 
 /// Returns true if the event is about a set of the cluster that has fewer pods than it should.
-fn lacks_pods(facts: &Facts<'_>, event: &Event) -> bool {
+fn lacks_pods(facts: &ClusterFacts<'_>, event: &Event) -> bool {
     let set = event.involved_object.name.as_deref().unwrap_or_default();
     let sets = (0..facts.spec.replicas).flat_map(|group| {
         let names = Names::new(facts.cluster, group);

@@ -1,11 +1,11 @@
 //! Groups as their status shows them: stopped ones, and those that are on their way.
 
 use super::containers::ContainerEnd;
-use super::{Diagnosis, Facts, Reason, Subject};
+use super::{ClusterFacts, Diagnosis, Reason, Subject};
 use crate::resource::status::{GroupPhase, GroupStatus};
 
 /// Returns the first group whose restart budget is spent, with the cause of its crashes where that is known.
-pub(super) fn find_stopped_group(facts: &Facts<'_>) -> Option<Diagnosis> {
+pub(super) fn find_stopped_group(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     let group = facts.groups.iter().find(|group| group.phase == GroupPhase::Stopped)?;
     let stopped = format!(
         "the operator stopped group {}: its restart budget of {} is spent",
@@ -62,7 +62,7 @@ fn describe_ranks(group: &GroupStatus) -> String {
     let loads = behind().filter(|rank| rank.phase != "Lost").min_by_key(|rank| rank.percent_loaded.unwrap_or(0));
     let Some(slowest) = loads.or_else(|| behind().next()) else { return "waits until its ranks have joined".into() };
     let loaded = slowest.percent_loaded.map_or(String::new(), |percent| format!(", {percent}% loaded"));
-    let time_left = slowest.seconds_left.map_or(String::new(), |left| format!(", about {left} s left"));
+    let time_left = slowest.seconds_left.map_or(String::new(), |seconds| format!(", about {seconds} s left"));
     format!(
         "waits for {} of {} ranks; the slowest is rank {} in {} ({}{loaded}{time_left})",
         behind().count(),

@@ -73,9 +73,9 @@ impl Diagnosis {
     }
 }
 
-/// Facts about the pods of a cluster, or of one group, that the operator and `lockstep why` both have.
+/// ClusterFacts about the pods of a cluster, or of one group, that the operator and `lockstep why` both have.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct ClusterFacts<'a> {
     /// Name of the cluster.
     pub cluster: &'a str,
     pub spec: &'a InferenceClusterSpec,
@@ -91,7 +91,7 @@ pub struct Facts<'a> {
 /// Returns the first fault of `facts`, from the root to the symptom. The result may also be a state that passes by
 /// itself, such as [`Reason::Queued`].
 #[must_use]
-pub fn find_fault(facts: &Facts<'_>) -> Option<Diagnosis> {
+pub fn find_fault(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     groups::find_stopped_group(facts)
         .or_else(|| creation::find_refusal(facts))
         .or_else(|| nodes::find_lost_node(facts))
@@ -103,7 +103,7 @@ pub fn find_fault(facts: &Facts<'_>) -> Option<Diagnosis> {
 
 /// Objects of a cluster as `lockstep why` reads them. Nodes and events may be left out where they cannot be read.
 #[derive(Debug, Clone, Copy)]
-pub struct ClusterObjects<'a> {
+pub struct ClusterSnapshot<'a> {
     pub cluster: &'a InferenceCluster,
     /// All pods of the cluster.
     pub pods: &'a [Pod],
@@ -116,7 +116,7 @@ pub struct ClusterObjects<'a> {
 
 /// Returns the one reason why a cluster does not serve, or that it does.
 #[must_use]
-pub fn diagnose(objects: &ClusterObjects<'_>) -> Diagnosis {
+pub fn diagnose(objects: &ClusterSnapshot<'_>) -> Diagnosis {
     let name = objects.cluster.metadata.name.as_deref().unwrap_or_default();
     let view = View { objects, name };
     let pods: Vec<_> = objects.pods.iter().collect();
@@ -124,7 +124,8 @@ pub fn diagnose(objects: &ClusterObjects<'_>) -> Diagnosis {
     let groups = view.status().map(|status| status.groups.as_slice()).unwrap_or_default();
     let spec = &objects.cluster.spec;
     let unready_nodes = list_unready_nodes(objects.nodes.iter());
-    let facts = Facts { cluster: name, spec, pods: &pods, events: &events, unready_nodes: &unready_nodes, groups };
+    let facts =
+        ClusterFacts { cluster: name, spec, pods: &pods, events: &events, unready_nodes: &unready_nodes, groups };
     view.find_deletion()
         .or_else(|| view.find_refusal())
         .or_else(|| view.find_silent_operator())
@@ -150,7 +151,7 @@ pub fn describe_refusal(reason: Reason, cluster: &str, detail: &str) -> Diagnosi
 
 /// The objects of one cluster, with its name.
 struct View<'a> {
-    objects: &'a ClusterObjects<'a>,
+    objects: &'a ClusterSnapshot<'a>,
     name: &'a str,
 }
 
@@ -250,6 +251,6 @@ fn pod_name(pod: &Pod) -> &str {
 }
 
 /// Iterates over the pods that are not being deleted.
-fn live_pods<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a Pod> {
+fn live_pods<'a>(facts: &ClusterFacts<'a>) -> impl Iterator<Item = &'a Pod> {
     facts.pods.iter().copied().filter(|pod| pod.metadata.deletion_timestamp.is_none())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Node;
 
-use super::{Diagnosis, Facts, Reason, Subject, live_pods, pod_name};
+use super::{ClusterFacts, Diagnosis, Reason, Subject, live_pods, pod_name};
 use crate::pods;
 
 /// Returns the message of each of `nodes` that is not ready, by the node's name.
@@ -20,7 +20,7 @@ pub fn list_unready_nodes<'a>(nodes: impl Iterator<Item = &'a Node>) -> BTreeMap
 }
 
 /// Returns the first pod on a node that is not ready, or that Kubernetes takes away because of its node.
-pub(super) fn find_lost_node(facts: &Facts<'_>) -> Option<Diagnosis> {
+pub(super) fn find_lost_node(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     facts.pods.iter().find_map(|pod| {
         let node = pods::kube_node(pod)?;
         let gone = pod.status.as_ref().filter(|status| status.reason.as_deref() == Some("NodeLost"));
@@ -35,7 +35,7 @@ pub(super) fn find_lost_node(facts: &Facts<'_>) -> Option<Diagnosis> {
 }
 
 /// Returns the first pod that failed as a whole: it was evicted, or its node refused it.
-pub(super) fn find_failed_pod(facts: &Facts<'_>) -> Option<Diagnosis> {
+pub(super) fn find_failed_pod(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     live_pods(facts).find_map(|pod| {
         let subject = Subject { cluster: facts.cluster, pod: pod_name(pod), ..Subject::default() };
         Some(Diagnosis::new(Reason::PodFailed, subject).with_evidence(pods::failure(pod)?))

@@ -1,10 +1,10 @@
 //! Pods that no node takes: the scheduler's message, read for its cause.
 
-use super::{Diagnosis, Facts, Reason, Subject, live_pods, pod_name};
+use super::{ClusterFacts, Diagnosis, Reason, Subject, live_pods, pod_name};
 use crate::pods;
 
 /// Returns the first pod that the scheduler cannot place, or that a gate holds.
-pub(super) fn find_unscheduled_pod(facts: &Facts<'_>) -> Option<Diagnosis> {
+pub(super) fn find_unscheduled_pod(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     live_pods(facts).find_map(|pod| {
         let condition = pods::unscheduled_condition(pod)?;
         let message = condition.message.as_deref().unwrap_or_default();

@@ -1,12 +1,12 @@
-//! Pods, events and status as Kubernetes writes them, and the reason that each must give.
+//! Pods, events and statuses as Kubernetes writes them, each with the reason that it must give.
 
 use serde_json::{Value, json};
 
-use super::{ClusterObjects, Diagnosis, diagnose};
+use super::{ClusterSnapshot, Diagnosis, diagnose};
 
 const NOW: &str = "2026-01-01T01:00:00Z";
 
-/// A cluster of one head and one worker, with `ready` as its Ready condition and the given groups.
+/// Makes a cluster of one head and one worker, with `ready` as its Ready condition and the given groups.
 fn cluster(ready: &str, groups: Value) -> Value {
     json!({
         "apiVersion": "lockstep.dev/v1alpha1", "kind": "InferenceCluster",
@@ -24,42 +24,42 @@ fn pod(name: &str, status: Value) -> Value {
     json!({"metadata": {"name": name}, "spec": {"containers": [], "nodeName": "n1"}, "status": status})
 }
 
-fn well(name: &str) -> Value {
+fn ready_pod(name: &str) -> Value {
     pod(name, json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}))
 }
 
-/// The head is well; the worker's rank container is in `state`.
+/// Makes a ready head, and a worker whose rank container is in `state`.
 fn worker(state: Value, last: Value) -> Vec<Value> {
     let rank = json!({"name": "rank", "image": "r.example/agent:1", "imageID": "", "ready": false, "restartCount": 3,
         "state": state, "lastState": last});
-    vec![well("q-0-head-0"), pod("q-0-worker-0", json!({"phase": "Running", "containerStatuses": [rank]}))]
+    vec![ready_pod("q-0-head-0"), pod("q-0-worker-0", json!({"phase": "Running", "containerStatuses": [rank]}))]
 }
 
-fn unscheduled(said: &str) -> Vec<Value> {
-    let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said});
-    vec![well("q-0-head-0"), pod("q-0-worker-0", json!({"phase": "Pending", "conditions": [condition]}))]
+fn unscheduled(message: &str) -> Vec<Value> {
+    let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
+    vec![ready_pod("q-0-head-0"), pod("q-0-worker-0", json!({"phase": "Pending", "conditions": [condition]}))]
 }
 
-fn waiting(reason: &str, said: &str) -> Vec<Value> {
-    worker(json!({"waiting": {"reason": reason, "message": said}}), json!({}))
+fn waiting(reason: &str, message: &str) -> Vec<Value> {
+    worker(json!({"waiting": {"reason": reason, "message": message}}), json!({}))
 }
 
-fn crashed(code: i32, reason: &str, said: &str) -> Vec<Value> {
-    let end = json!({"terminated": {"exitCode": code, "reason": reason, "message": said}});
+fn crashed(code: i32, reason: &str, message: &str) -> Vec<Value> {
+    let end = json!({"terminated": {"exitCode": code, "reason": reason, "message": message}});
     worker(
         json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}}),
         end,
     )
 }
 
-fn event(reason: &str, object: &str, said: &str) -> Value {
-    json!({"metadata": {}, "reason": reason, "message": said, "involvedObject": {"name": object},
+fn event(reason: &str, object: &str, message: &str) -> Value {
+    json!({"metadata": {}, "reason": reason, "message": message, "involvedObject": {"name": object},
         "lastTimestamp": "2026-01-01T00:59:00Z"})
 }
 
 fn diagnose_values(cluster: Value, pods: Vec<Value>, events: Vec<Value>, nodes: Vec<Value>) -> Diagnosis {
     let read = "a Kubernetes object";
-    diagnose(&ClusterObjects {
+    diagnose(&ClusterSnapshot {
         cluster: &serde_json::from_value(cluster).expect(read),
         pods: &pods.into_iter().map(|pod| serde_json::from_value(pod).expect(read)).collect::<Vec<_>>(),
         events: &events.into_iter().map(|event| serde_json::from_value(event).expect(read)).collect::<Vec<_>>(),
@@ -68,17 +68,17 @@ fn diagnose_values(cluster: Value, pods: Vec<Value>, events: Vec<Value>, nodes: 
     })
 }
 
-/// The reason of a cluster that is not ready, whose pods are `pods`.
-fn check(pods: Vec<Value>, events: Vec<Value>, reason: &str, said: &str) {
+/// Checks the reason of a cluster that is not ready and has these pods and events.
+fn check(pods: Vec<Value>, events: Vec<Value>, reason: &str, message: &str) {
     let diagnosis = diagnose_values(cluster("False", json!([])), pods, events, vec![]);
     assert_eq!(diagnosis.reason.as_str(), reason, "{diagnosis:?}");
     let all = format!("{} {} {}", diagnosis.message, diagnosis.remedy, diagnosis.evidence.join(" "));
-    assert!(all.contains(said), "{said} is not in {diagnosis:?}");
+    assert!(all.contains(message), "{message} is not in {diagnosis:?}");
 }
 
 #[test]
-fn pods_that_no_node_takes() {
-    for (said, reason, part) in [
+fn an_unscheduled_pod_has_the_reason_of_the_scheduler() {
+    for (message, reason, part) in [
         (
             "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3",
             "InsufficientResources",
@@ -103,12 +103,12 @@ fn pods_that_no_node_takes() {
         ("0/1 nodes: pod has unbound immediate PersistentVolumeClaims.", "VolumeUnbound", "storage class"),
         ("no nodes available to schedule pods", "Unschedulable", "no nodes available to schedule pods"),
     ] {
-        check(unscheduled(said), vec![], reason, part);
+        check(unscheduled(message), vec![], reason, part);
     }
 }
 
 #[test]
-fn containers_that_cannot_start() {
+fn a_container_that_cannot_start_has_its_reason() {
     let gone = "rpc error: code = NotFound desc = failed to pull and unpack image: r.example/agent:1: not found";
     let private = "failed to authorize: 401 Unauthorized";
     let secret = event(
@@ -133,9 +133,9 @@ fn containers_that_cannot_start() {
 }
 
 #[test]
-fn pods_that_are_refused() {
-    let only_head = || vec![well("q-0-head-0")];
-    let refusal = |said| vec![event("FailedCreate", "q-0-worker", said)];
+fn a_refused_pod_has_the_reason_of_the_event() {
+    let only_head = || vec![ready_pod("q-0-head-0")];
+    let refusal = |message| vec![event("FailedCreate", "q-0-worker", message)];
     let quota = "create Pod q-0-worker-0 failed error: pods \"q-0-worker-0\" is forbidden: exceeded quota: few, requested: pods=1";
     let security = "pods \"q-0-worker-0\" is forbidden: violates PodSecurity \"restricted:latest\": hostPath volumes";
     check(only_head(), refusal(quota), "QuotaExceeded", "exceeded quota: few");
@@ -147,7 +147,7 @@ fn pods_that_are_refused() {
 }
 
 #[test]
-fn containers_that_end() {
+fn a_crashing_container_has_its_reason() {
     let log = r#"{"timestamp":"x","level":"ERROR","fields":{"message":"cannot read /models/tiny/config.json: No such file or directory"}}"#;
     check(crashed(137, "OOMKilled", ""), vec![], "OutOfMemory", "limits.memory");
     check(crashed(2, "Error", log), vec![], "ModelNotFound", "ERROR cannot read /models/tiny/config.json");
@@ -156,10 +156,10 @@ fn containers_that_end() {
 }
 
 #[test]
-fn a_lost_node() {
+fn a_lost_node_is_named() {
     let node = json!({"metadata": {"name": "n1"}, "status": {"conditions": [
         {"type": "Ready", "status": "Unknown", "message": "Kubelet stopped posting node status."}]}});
-    let diagnosis = diagnose_values(cluster("False", json!([])), vec![well("q-0-head-0")], vec![], vec![node]);
+    let diagnosis = diagnose_values(cluster("False", json!([])), vec![ready_pod("q-0-head-0")], vec![], vec![node]);
     assert_eq!(
         (diagnosis.reason.as_str(), diagnosis.evidence[0].as_str()),
         ("NodeLost", "Kubelet stopped posting node status.")
@@ -167,11 +167,11 @@ fn a_lost_node() {
 }
 
 #[test]
-fn groups_on_their_way_or_stopped() {
+fn a_group_has_the_reason_of_its_phase() {
     let rank = |phase, percent| json!({"rank": 1, "pod": "q-0-worker-0", "phase": phase, "percentLoaded": percent});
     let crash =
         |reason| json!([{"pod": "q-0-worker-0", "container": "rank", "exitCode": 1, "reason": reason, "log": "oh"}]);
-    for (group, reason, said) in [
+    for (group, reason, message) in [
         (json!({"index": 0, "phase": "Forming", "ranks": [rank("Loading", 35)]}), "Loading", "35% loaded"),
         (json!({"index": 0, "phase": "Recovering", "ranks": [rank("Lost", 0)]}), "Recovering", "q-0-worker-0"),
         (json!({"index": 0, "phase": "Draining"}), "Draining", "group 0"),
@@ -181,12 +181,12 @@ fn groups_on_their_way_or_stopped() {
     ] {
         let diagnosis = diagnose_values(cluster("False", json!([group])), vec![], vec![], vec![]);
         assert_eq!(diagnosis.reason.as_str(), reason, "{diagnosis:?}");
-        assert!(diagnosis.message.contains(said), "{diagnosis:?}");
+        assert!(diagnosis.message.contains(message), "{diagnosis:?}");
     }
 }
 
 #[test]
-fn the_operator_and_the_spec() {
+fn the_operator_and_the_spec_come_first() {
     let with = |pointer: &str, value: Value| {
         let mut cluster = cluster("False", json!([]));
         *cluster.pointer_mut(pointer).expect("a field") = value;
@@ -203,8 +203,8 @@ fn the_operator_and_the_spec() {
 }
 
 #[test]
-fn all_is_well_only_where_it_is() {
-    let pods = || vec![well("q-0-head-0"), well("q-0-worker-0")];
+fn a_cluster_serves_only_if_operator_and_pods_agree() {
+    let pods = || vec![ready_pod("q-0-head-0"), ready_pod("q-0-worker-0")];
     let serves = diagnose_values(cluster("True", json!([])), pods(), vec![], vec![]);
     assert!(serves.serves() && serves.message.contains("q.ml.svc:50051"), "{serves:?}");
     // The operator's word is old: a pod says otherwise, or is not there.
@@ -213,7 +213,7 @@ fn all_is_well_only_where_it_is() {
         "CrashLoop"
     );
     assert_eq!(
-        diagnose_values(cluster("True", json!([])), vec![well("q-0-head-0")], vec![], vec![]).reason.as_str(),
+        diagnose_values(cluster("True", json!([])), vec![ready_pod("q-0-head-0")], vec![], vec![]).reason.as_str(),
         "NotReady"
     );
     // All pods are well, and the operator says otherwise.

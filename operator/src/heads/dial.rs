@@ -26,8 +26,8 @@ pub struct Credentials(Arc<ClientConfig>);
 /// Failure to load credentials or to reach a head.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    #[error("the Secret of the operator's certificate holds no usable {what}")]
-    Credentials { what: &'static str },
+    #[error("the Secret of the operator's certificate holds no usable {entry}")]
+    Credentials { entry: &'static str },
     #[error("use the operator's certificate: {0}")]
     Tls(#[from] rustls::Error),
     #[error("the head's control port did not answer in time")]
@@ -42,7 +42,7 @@ impl Credentials {
     /// # Errors
     /// One of them is missing or no PEM, or the key is not the certificate's.
     pub fn new(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, DialError> {
-        let wrong = |what| DialError::Credentials { what };
+        let wrong = |entry| DialError::Credentials { entry };
         let mut roots = RootCertStore::empty();
         for authority in CertificateDer::pem_slice_iter(ca) {
             roots.add(authority.map_err(|_| wrong("ca.crt"))?)?;

@@ -1,4 +1,4 @@
-//! One line of a log: who said it, when, and how it is drawn.
+//! One line of a log: its container, its time, and how it is drawn.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::log_line::parse_log_line;
 
-/// A container of a pod, and the first rank that its node runs.
+/// Container of a pod, with the first rank on the pod's node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
     pub group: Option<u32>,
@@ -22,7 +22,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// A line with the time that Kubernetes gave it; without one it stays after its predecessor.
+/// Line with the time that Kubernetes gave it. A line without a time stays after its predecessor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Line {
     pub source: Source,
@@ -31,7 +31,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// A line as the API gives it with timestamps asked for.
+    /// Parses a line of a log that was requested with timestamps.
     pub(super) fn new(source: Source, line: &str) -> Self {
         let (stamp, rest) = line.split_once(' ').unwrap_or((line, ""));
         match stamp.parse() {
@@ -40,11 +40,11 @@ impl Line {
         }
     }
 
-    /// The line with its source before it, in the source's own colour where there is one.
-    pub(super) fn drawn(&self, raw: bool, colour: bool) -> String {
+    /// Returns the line after its source. With `colour` the source has its own colour.
+    pub(super) fn draw(&self, raw: bool, colour: bool) -> String {
         let text = if raw { None } else { parse_log_line(&self.text) };
         let text = text.as_deref().unwrap_or(&self.text);
-        // Cyan to magenta and green to blue, by node; red and yellow stay for what is wrong.
+        // Cyan, green, magenta and blue, by node. Red and yellow are for errors and warnings.
         let shade = [36, 32, 35, 34][self.source.rank.unwrap_or(0) as usize % 4];
         if colour {
             format!("\x1b[{shade}m{}\x1b[0m {text}\n", self.source)
@@ -59,13 +59,13 @@ mod tests {
     use super::{Line, Source};
 
     #[test]
-    fn lines_as_drawn() {
+    fn a_line_is_drawn_readable_raw_and_in_colour() {
         let source = Source { group: Some(0), rank: Some(1), pod: "q-0-worker-0".into(), container: "rank".into() };
         let json = r#"2026-01-01T00:00:00.5Z {"timestamp":"x","level":"INFO","fields":{"message":"loaded","bytes":7},"target":"a"}"#;
         let line = Line::new(source.clone(), json);
-        assert_eq!(line.drawn(false, false), "0/1-q-0-worker-0 rank INFO  loaded bytes=7\n");
-        assert!(line.drawn(true, false).contains("{\"timestamp\""));
-        assert!(line.drawn(false, true).starts_with("\x1b[32m0/1-q-0-worker-0 rank\x1b[0m "));
+        assert_eq!(line.draw(false, false), "0/1-q-0-worker-0 rank INFO  loaded bytes=7\n");
+        assert!(line.draw(true, false).contains("{\"timestamp\""));
+        assert!(line.draw(false, true).starts_with("\x1b[32m0/1-q-0-worker-0 rank\x1b[0m "));
         let plain = Line::new(source, "no time here");
         assert_eq!((plain.at, plain.text.as_str()), (None, "no time here"));
     }

@@ -1,4 +1,4 @@
-//! `lockstep logs`: what all containers of a cluster say, merged in the order in which they said it.
+//! `lockstep logs`: the logs of all containers of a cluster, merged by time.
 
 mod line;
 mod order;
@@ -20,16 +20,16 @@ use self::line::{Line, Source};
 use super::kubernetes::{Kubernetes, KubernetesFlags, describe_error, selector};
 use crate::objects::label;
 
-/// Lines that may wait for the terminal.
-const WAITING_LINES: usize = 1024;
+/// Maximum lines that wait for the terminal.
+const MAX_WAITING_LINES: usize = 1024;
 
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  lockstep logs quickstart --follow\n  lockstep logs quickstart --rank 3 --previous\n  \
                         kubectl lockstep logs quickstart --group 0 --since 10m --tail 50"
 )]
-pub(super) struct Options {
-    /// The InferenceCluster
+pub(super) struct LogsArgs {
+    /// Name of the InferenceCluster
     name: String,
     /// Only this group
     #[arg(short, long, value_name = "I")]
@@ -37,27 +37,27 @@ pub(super) struct Options {
     /// Only the container that runs this rank
     #[arg(short, long, value_name = "R")]
     rank: Option<u32>,
-    /// Go on as they speak, new and restarted pods included
+    /// Keep running and print new lines, those of new and restarted pods included
     #[arg(short, long, conflicts_with = "previous")]
     follow: bool,
-    /// What the containers said before their last restart
+    /// Only lines from before the last restart of each container
     #[arg(short, long)]
     previous: bool,
     /// Only the last N lines of each container
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     tail: Option<i64>,
-    /// Only what was said since then: 30s, 10m, 2h, 1d
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    /// Only lines of the last 30s, 10m, 2h or 1d
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
     since: Option<i64>,
-    /// Lines as they are: JSON stays JSON
+    /// Print lines unchanged: JSON stays JSON
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
     kubernetes: KubernetesFlags,
 }
 
-/// Seconds of `30s`, `10m`, `2h`, `1d`.
-fn seconds(typed: &str) -> Result<i64, String> {
+/// Parses `30s`, `10m`, `2h` or `1d` into seconds.
+fn parse_seconds(typed: &str) -> Result<i64, String> {
     let wrong = || format!("{typed} is no time such as 30s, 10m, 2h or 1d");
     let unit = typed.chars().last().ok_or_else(wrong)?;
     let factor = match unit {
@@ -71,81 +71,81 @@ fn seconds(typed: &str) -> Result<i64, String> {
     if count < 1 { Err(wrong()) } else { count.checked_mul(factor).ok_or_else(wrong) }
 }
 
-pub(super) async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let kubernetes = options.kubernetes.connect().await?;
-    let cluster = kubernetes.cluster(&options.name).await?;
+pub(super) async fn run(args: LogsArgs) -> anyhow::Result<ExitCode> {
+    let kubernetes = args.kubernetes.connect().await?;
+    let cluster = kubernetes.cluster(&args.name).await?;
     let devices = cluster.spec.devices_per_node.max(1);
-    let (tell, heard) = channel(WAITING_LINES);
-    if options.follow {
-        let raw = options.raw;
-        let following = tokio::spawn(follow(kubernetes, options, devices, tell));
+    let (sender, lines) = channel(MAX_WAITING_LINES);
+    if args.follow {
+        let raw = args.raw;
+        let following = tokio::spawn(follow(kubernetes, args, devices, sender));
         tokio::select! {
-            printed = print_as_they_come(heard, raw) => printed?,
+            printed = print_incoming(lines, raw) => printed?,
             _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(super::INTERRUPTED)),
         }
         following.await??;
         return Ok(ExitCode::SUCCESS);
     }
-    drop((tell, heard));
-    once(&kubernetes, &options, devices).await
+    drop((sender, lines));
+    print_once(&kubernetes, &args, devices).await
 }
 
-/// All that was said so far.
-async fn once(kubernetes: &Kubernetes, options: &Options, devices: u32) -> anyhow::Result<ExitCode> {
+/// Prints all lines so far.
+async fn print_once(kubernetes: &Kubernetes, args: &LogsArgs, devices: u32) -> anyhow::Result<ExitCode> {
     let sources = kubernetes
-        .pods_of_cluster(&options.name)
+        .pods_of_cluster(&args.name)
         .await?
         .iter()
-        .flat_map(|pod| chosen(options, devices, pod))
+        .flat_map(|pod| choose_containers(args, devices, pod))
         .collect::<Vec<_>>();
     let (mut logs, mut refused) = (Vec::new(), Vec::new());
     for source in &sources {
-        match kubernetes.pods().logs(&source.pod, &params(options, source)).await {
+        match kubernetes.pods().logs(&source.pod, &log_params(args, source)).await {
             Ok(text) => logs.push(text.lines().map(|text| Line::new(source.clone(), text)).collect()),
             Err(error) => refused.push(format!("{source}: {}", describe_error(&error))),
         }
     }
     let colour = std::io::stdout().is_terminal();
-    for line in order::merged(logs) {
-        super::print(&line.drawn(options.raw, colour))?;
+    for line in order::merge(logs) {
+        super::print(&line.draw(args.raw, colour))?;
     }
-    // A container that has not started, or that never restarted, has no log: that is no failure of the others'.
+    // A container that has not started, or never restarted, has no log. The other logs are printed all the same.
     for refused in &refused {
         eprintln!("{refused}");
     }
     if sources.is_empty() {
-        anyhow::bail!("no pod of {0} fits; `lockstep status {0}` shows those there are", options.name);
+        anyhow::bail!("no pod of {0} has such a container; `lockstep status {0}` shows its pods", args.name);
     }
     Ok(if refused.len() == sources.len() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn params(options: &Options, source: &Source) -> LogParams {
+fn log_params(args: &LogsArgs, source: &Source) -> LogParams {
     LogParams {
         container: Some(source.container.clone()),
-        follow: options.follow,
-        previous: options.previous,
-        since_seconds: options.since,
-        tail_lines: options.tail,
+        follow: args.follow,
+        previous: args.previous,
+        since_seconds: args.since,
+        tail_lines: args.tail,
         timestamps: true,
         ..LogParams::default()
     }
 }
 
-/// The containers of `pod` that are asked for.
-fn chosen(options: &Options, devices: u32, pod: &Pod) -> Vec<Source> {
+/// Returns the containers of `pod` that the arguments choose.
+fn choose_containers(args: &LogsArgs, devices: u32, pod: &Pod) -> Vec<Source> {
     let labels = pod.metadata.labels.clone().unwrap_or_default();
     let number = |key: &str| labels.get(key).and_then(|value| value.parse::<u32>().ok());
     let group = number(label::GROUP);
     let worker = labels.get(label::ROLE).is_some_and(|role| role == "worker");
     let node = if worker { number(label::POD_INDEX).map(|index| index + 1) } else { Some(0) };
     let first = node.map(|node| node * devices);
-    if options.group.is_some_and(|wanted| group != Some(wanted)) {
+    if args.group.is_some_and(|wanted| group != Some(wanted)) {
         return Vec::new();
     }
     let runs = |rank: u32| first.is_some_and(|first| (first..first + devices).contains(&rank));
     let containers = pod.spec.iter().flat_map(|spec| spec.containers.iter());
     containers
-        .filter(|container| options.rank.is_none_or(|rank| container.name == crate::plan::RANK && runs(rank)))
+        .filter(|container| args.rank.is_none_or(|rank| container.name == crate::plan::RANK && runs(rank)))
         .map(|container| Source {
             group,
             rank: first,
@@ -155,59 +155,59 @@ fn chosen(options: &Options, devices: u32, pod: &Pod) -> Vec<Source> {
         .collect()
 }
 
-/// Follows each container that runs, from each of its starts on.
-async fn follow(kubernetes: Kubernetes, options: Options, devices: u32, tell: Sender<Line>) -> anyhow::Result<()> {
-    let config = watcher::Config::default().labels(&selector(&options.name));
+/// Follows each running container, from each of its starts on.
+async fn follow(kubernetes: Kubernetes, args: LogsArgs, devices: u32, sender: Sender<Line>) -> anyhow::Result<()> {
+    let config = watcher::Config::default().labels(&selector(&args.name));
     let mut changes = Box::pin(watcher::watcher(kubernetes.pods(), config).default_backoff());
     let mut started = HashSet::new();
     while let Some(change) = changes.next().await {
         let Ok(Event::Apply(pod) | Event::InitApply(pod)) = change else { continue };
-        for source in chosen(&options, devices, &pod) {
-            let Some(id) = running(&pod, &source.container) else { continue };
+        for source in choose_containers(&args, devices, &pod) {
+            let Some(id) = running_id(&pod, &source.container) else { continue };
             let first = started.insert((source.pod.clone(), source.container.clone(), String::new()));
             if started.insert((source.pod.clone(), source.container.clone(), id)) {
-                let mut params = params(&options, &source);
+                let mut params = log_params(&args, &source);
                 if !first {
-                    // A container that started again is told from its start.
+                    // The log of a container that started again is printed from its start.
                     (params.tail_lines, params.since_seconds) = (None, None);
                 }
-                tokio::spawn(tell_all(kubernetes.pods(), source, params, tell.clone()));
+                tokio::spawn(send_lines(kubernetes.pods(), source, params, sender.clone()));
             }
         }
     }
-    anyhow::bail!("the watch of the pods of {} ended", options.name)
+    anyhow::bail!("the watch of the pods of {} ended", args.name)
 }
 
-/// The container's present identity, if it runs.
-fn running(pod: &Pod, container: &str) -> Option<String> {
+/// Returns the present id of a container, if the container runs.
+fn running_id(pod: &Pod, container: &str) -> Option<String> {
     let all = pod.status.as_ref()?.container_statuses.as_ref()?;
     let found = all.iter().find(|found| found.name == container)?;
     found.state.as_ref()?.running.as_ref()?;
     found.container_id.clone()
 }
 
-/// Tells each line of one container until it ends.
-async fn tell_all(pods: Api<Pod>, source: Source, params: LogParams, tell: Sender<Line>) {
+/// Sends each line of one container until the container ends.
+async fn send_lines(pods: Api<Pod>, source: Source, params: LogParams, sender: Sender<Line>) {
     let lines = match pods.log_stream(&source.pod, &params).await {
         Ok(stream) => stream.lines(),
         Err(error) => return eprintln!("{source}: {}", describe_error(&error)),
     };
     let mut lines = Box::pin(lines);
     while let Ok(Some(text)) = lines.try_next().await {
-        if tell.send(Line::new(source.clone(), &text)).await.is_err() {
+        if sender.send(Line::new(source.clone(), &text)).await.is_err() {
             return;
         }
     }
 }
 
-/// Prints what comes; what is there at the same moment comes in order of time.
-async fn print_as_they_come(mut heard: Receiver<Line>, raw: bool) -> anyhow::Result<()> {
+/// Prints lines as they come. Lines that wait at the same moment are printed in order of time.
+async fn print_incoming(mut incoming: Receiver<Line>, raw: bool) -> anyhow::Result<()> {
     let colour = std::io::stdout().is_terminal();
     let mut lines = Vec::new();
-    while heard.recv_many(&mut lines, WAITING_LINES).await > 0 {
+    while incoming.recv_many(&mut lines, MAX_WAITING_LINES).await > 0 {
         lines.sort_by_key(|line| line.at);
         for line in lines.drain(..) {
-            super::print(&line.drawn(raw, colour))?;
+            super::print(&line.draw(raw, colour))?;
         }
     }
     Ok(())
@@ -216,7 +216,7 @@ async fn print_as_they_come(mut heard: Receiver<Line>, raw: bool) -> anyhow::Res
 #[cfg(test)]
 mod tests {
     #[test]
-    fn times_as_typed() {
+    fn times_are_parsed_as_typed() {
         for (typed, means) in [
             ("30s", Some(30)),
             ("10m", Some(600)),
@@ -226,7 +226,7 @@ mod tests {
             ("0s", None),
             ("5é", None),
         ] {
-            assert_eq!(super::seconds(typed).ok(), means, "{typed}");
+            assert_eq!(super::parse_seconds(typed).ok(), means, "{typed}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Logs of many containers, merged by time. Each log keeps its own order.
+//! The merging of many containers' logs by time. Each log keeps its own order.
 
 use super::line::Line;
 
-/// All lines of `logs` in order of time; a line without one follows its predecessor.
-pub(super) fn merged(logs: Vec<Vec<Line>>) -> Vec<Line> {
+/// Returns all lines of `logs` in order of time. A line without a time follows its predecessor.
+pub(super) fn merge(logs: Vec<Vec<Line>>) -> Vec<Line> {
     let mut all = Vec::new();
     for log in logs {
         let mut latest = None;
@@ -22,15 +22,15 @@ mod tests {
     use super::super::line::{Line, Source};
 
     #[test]
-    fn lines_of_two_pods() {
-        let of = |pod: &str, lines: &[&str]| {
+    fn lines_of_two_pods_are_merged_by_time() {
+        let lines_of = |pod: &str, lines: &[&str]| {
             let source = Source { group: None, rank: None, pod: pod.into(), container: "rank".into() };
             lines.iter().map(|line| Line::new(source.clone(), line)).collect::<Vec<_>>()
         };
-        let a = of("a", &["2026-01-01T00:00:01Z one", "goes on", "2026-01-01T00:00:04Z four"]);
-        let b = of("b", &["2026-01-01T00:00:02Z two", "2026-01-01T00:00:03Z three"]);
-        let merged = super::merged(vec![a, b]);
-        let said: Vec<_> = merged.iter().map(|line| line.text.as_str()).collect();
-        assert_eq!(said, ["one", "goes on", "two", "three", "four"]);
+        let a = lines_of("a", &["2026-01-01T00:00:01Z one", "goes on", "2026-01-01T00:00:04Z four"]);
+        let b = lines_of("b", &["2026-01-01T00:00:02Z two", "2026-01-01T00:00:03Z three"]);
+        let merged = super::merge(vec![a, b]);
+        let texts: Vec<_> = merged.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(texts, ["one", "goes on", "two", "three", "four"]);
     }
 }

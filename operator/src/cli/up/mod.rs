@@ -168,7 +168,7 @@ async fn answer_prompt(args: &UpArgs, prompt: &str, endpoint: &Endpoint, console
     console.release();
     let answer = answer?;
     if let Ok(Ok(status)) = tokio::time::timeout(STATUS_TIMEOUT, wait_until_idle(endpoint)).await {
-        console.print_block(&super::status::text(&status));
+        console.print_block(&super::status::format_status(&status));
     }
     console.print(&answer.figures.to_string());
     Ok(())

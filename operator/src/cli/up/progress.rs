@@ -5,7 +5,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
 
 use super::console::Console;
-use crate::cli::status::bytes;
+use crate::cli::status::format_bytes;
 
 /// Largest number of bars. More would not fit on a terminal.
 const MAX_BARS: usize = 32;
@@ -88,7 +88,7 @@ fn describe_rank(rank: &RankStatus) -> String {
     let mut text = rank.phase().title().to_owned();
     if matches!(rank.phase(), Phase::Loading | Phase::Downloading) && rank.bytes_total > 0 {
         let share = rank.bytes_loaded.saturating_mul(100) / rank.bytes_total;
-        text += &format!(" {share}% of {}", bytes(rank.bytes_total));
+        text += &format!(" {share}% of {}", format_bytes(rank.bytes_total));
     }
     if !rank.message.is_empty() {
         text += &format!(": {}", rank.message);

@@ -95,7 +95,7 @@ fn find_fault<'a>(
     let pods: Vec<&Pod> = groups.clone().flat_map(|group| group.pods.values().map(AsRef::as_ref)).collect();
     let events: Vec<&Event> = groups.clone().flat_map(|group| &group.events).collect();
     let nodes = groups.flat_map(|group| &group.unready_nodes);
-    let facts = diagnosis::Facts {
+    let facts = diagnosis::ClusterFacts {
         cluster: &cluster.identity.name,
         spec: &cluster.spec,
         pods: &pods,

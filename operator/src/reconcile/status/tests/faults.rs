@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use serde_json::{Value, json};
 
 use super::{Observation, TWO_PODS, computed_from, object, running, set, valid};
-use crate::diagnosis::{ClusterObjects, Reason, diagnose};
+use crate::diagnosis::{ClusterSnapshot, Reason, diagnose};
 use crate::observe::trim_pod;
 use crate::reconcile::events::keep_newest;
 use crate::reconcile::observation::GroupSeen;
@@ -100,7 +100,7 @@ fn check(fault: Fault) {
     let message = status.conditions[0].message.clone();
     object.status = Some(status);
     let now = "2026-01-01T00:00:10Z".parse().unwrap();
-    let why = diagnose(&ClusterObjects { cluster: &object, pods: &pods, events: &events, nodes: &[], now });
+    let why = diagnose(&ClusterSnapshot { cluster: &object, pods: &pods, events: &events, nodes: &[], now });
     assert_eq!((why.reason.as_str(), why.summary()), (expected, message));
 }
 
