@@ -1,7 +1,7 @@
-//! What an answer's text means: reasoning, content, tool calls. Pure: text in, [`OutputPiece`]s out.
+//! Meaning of an answer's text: reasoning, content, tool calls. Pure: text in, [`OutputPiece`]s out.
 //!
-//! Invariant: pieces, joined, do not depend on how the text was cut. Every parser therefore goes by characters and holds
-//! back only what the next ones can still change.
+//! Invariant: the joined pieces do not depend on the places where the text was cut. So every parser takes one character
+//! at a time, and holds back only text that the next characters can still change.
 
 pub(crate) mod reasoning;
 pub(crate) mod tools;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use reasoning::{Reasoning, ReasoningStyle};
 use tools::{Function, ToolParser, ToolStyle};
 
-/// What somebody chose, or left to us.
+/// A user's choice of a style. `Auto` leaves it to the chat template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum StyleChoice<T> {
     #[default]
@@ -21,7 +21,7 @@ pub enum StyleChoice<T> {
 }
 
 impl<T> StyleChoice<T> {
-    /// What was chosen, else what `auto` finds.
+    /// Returns the chosen style, or the one that `auto` finds.
     pub fn or(self, auto: impl FnOnce() -> Option<T>) -> Option<T> {
         match self {
             Self::Auto => auto(),
@@ -41,14 +41,14 @@ pub enum OutputPiece {
         index: usize,
         name: String,
     },
-    /// More of a call's arguments: joined they are JSON, as far as the model can write it.
+    /// More of a call's arguments. Joined they are JSON if the model wrote JSON.
     Arguments {
         index: usize,
         fragment: String,
     },
 }
 
-/// Adds a piece, joining it to the last where they are one.
+/// Adds a piece. A piece that continues the last one is joined to it.
 fn push(pieces: &mut Vec<OutputPiece>, piece: OutputPiece) {
     match (pieces.last_mut(), piece) {
         (_, OutputPiece::Content(text) | OutputPiece::Reasoning(text)) if text.is_empty() => {}
@@ -65,27 +65,28 @@ fn push(pieces: &mut Vec<OutputPiece>, piece: OutputPiece) {
     }
 }
 
-/// How answers of one request are read.
+/// Format by which the answers of one request are parsed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct OutputFormat {
     pub reasoning: Option<ReasoningStyle>,
-    /// The prompt has begun the reasoning already.
+    /// Set if the prompt ends with the mark that begins reasoning.
     pub reasoning_begun: bool,
     pub tools: Option<ToolFormat>,
 }
 
-/// How tool calls are read.
+/// Format by which tool calls are parsed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolFormat {
     pub style: ToolStyle,
     /// The tools that may be called.
     pub tools: Arc<[Function]>,
-    /// Calls after that many are left out.
+    /// Most calls. Further ones are left out.
     pub max_calls: usize,
 }
 
 impl OutputFormat {
-    /// Marks that the model may spell with special tokens, which otherwise do not show in the text.
+    /// Returns the marks that a model may spell with special tokens. Without this list, special tokens do not show in
+    /// the text.
     pub fn marks(&self) -> Vec<&'static str> {
         let reasoning = self.reasoning.map(ReasoningStyle::marks).unwrap_or_default();
         let tools = self.tools.as_ref().map(|tools| tools.style.marks()).unwrap_or_default();
@@ -93,7 +94,7 @@ impl OutputFormat {
     }
 }
 
-/// Reads one answer: its reasoning first, then what it says and calls.
+/// Parser of one answer: first its reasoning, then its content and calls.
 #[derive(Debug)]
 pub struct OutputParser {
     reasoning: Option<Reasoning>,
@@ -108,7 +109,7 @@ impl OutputParser {
         }
     }
 
-    /// Takes more of the answer; gives what is certain.
+    /// Takes more of the answer. Returns the pieces that no later text can change.
     pub fn push(&mut self, text: &str) -> Vec<OutputPiece> {
         let mut pieces = Vec::new();
         let content = match &mut self.reasoning {
@@ -119,7 +120,7 @@ impl OutputParser {
         pieces
     }
 
-    /// Ends the answer; gives what was held back.
+    /// Ends the answer. Returns the text that was held back.
     pub fn finish(&mut self) -> Vec<OutputPiece> {
         let mut pieces = Vec::new();
         let content = self.reasoning.take().map(|mut reasoning| reasoning.finish(&mut pieces)).unwrap_or_default();

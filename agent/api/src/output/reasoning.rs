@@ -3,10 +3,10 @@
 
 use super::{OutputPiece, push};
 
-/// More white space than this need not be looked through again and again: it is text.
+/// Longest white space that is held back, in bytes. Longer white space counts as text.
 const MAX_HELD: usize = 256;
 
-/// How a model marks its reasoning.
+/// Marks around a model's reasoning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReasoningStyle {
     /// `<think>` and `</think>`.
@@ -16,12 +16,12 @@ pub enum ReasoningStyle {
 }
 
 impl ReasoningStyle {
-    /// The style that a chat template speaks of.
+    /// Finds the style whose mark a chat template contains.
     pub fn from_template(template: &str) -> Option<Self> {
         [Self::Mistral, Self::Think].into_iter().find(|style| template.contains(style.end_mark()))
     }
 
-    /// Names that flags know, vLLM's among them.
+    /// Names on the command line. vLLM's names are among them.
     pub const NAMES: &[(&str, Self)] =
         &[("think", Self::Think), ("deepseek_r1", Self::Think), ("qwen3", Self::Think), ("mistral", Self::Mistral)];
 
@@ -44,12 +44,12 @@ impl ReasoningStyle {
     }
 }
 
-/// Splits the reasoning off the front of an answer.
+/// Parser that splits the reasoning off the front of an answer.
 #[derive(Debug)]
 pub(crate) struct Reasoning {
     style: ReasoningStyle,
     state: ReasoningState,
-    /// White space and the beginning of a mark, which the next characters decide on.
+    /// White space, or the beginning of a mark. The next characters decide which.
     held: String,
 }
 
@@ -66,12 +66,12 @@ enum ReasoningState {
 }
 
 impl Reasoning {
-    /// `begun`: the prompt ends with the beginning mark.
+    /// Makes the parser. `begun` is true if the prompt ends with the mark that begins reasoning.
     pub(crate) fn new(style: ReasoningStyle, begun: bool) -> Self {
         Self { style, state: if begun { ReasoningState::Begun } else { ReasoningState::Start }, held: String::new() }
     }
 
-    /// Takes more of the answer; gives what follows the reasoning.
+    /// Takes more of the answer. Returns the text after the reasoning.
     pub(crate) fn push(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) -> String {
         let mut content = String::new();
         for char in text.chars() {
@@ -80,7 +80,7 @@ impl Reasoning {
         content
     }
 
-    /// Ends the answer; gives what was held back of its content.
+    /// Ends the answer. Returns the content that was held back.
     pub(crate) fn finish(&mut self, pieces: &mut Vec<OutputPiece>) -> String {
         let held = std::mem::take(&mut self.held);
         match self.state {
@@ -120,7 +120,7 @@ impl Reasoning {
         }
     }
 
-    /// Holds back white space, which may be the last, and what may become the end mark.
+    /// Holds back white space, which may end the reasoning, and any beginning of the end mark.
     fn step_reasoning(&mut self, char: char, pieces: &mut Vec<OutputPiece>) {
         self.held.push(char);
         let end = self.style.end_mark();

@@ -15,7 +15,7 @@ fn format(reasoning: Option<ReasoningStyle>, tools: Option<ToolStyle>) -> Output
     OutputFormat { reasoning, reasoning_begun: false, tools }
 }
 
-/// What the pieces come to.
+/// Joins the pieces of one kind.
 fn read<'a>(format: &OutputFormat, pieces: impl IntoIterator<Item = &'a str>) -> Vec<OutputPiece> {
     let mut parser = OutputParser::new(format);
     let mut all = Vec::new();
@@ -217,7 +217,7 @@ fn names_come_first_and_arguments_as_they_are_written() {
     assert_eq!(pieces, expected);
 }
 
-/// What a value is shows when it is whole.
+/// The type of a value shows once the value is whole.
 #[test]
 fn parameters_in_tags_are_told_one_by_one() {
     let mut parser = OutputParser::new(&format(None, Some(ToolStyle::Qwen3Coder)));

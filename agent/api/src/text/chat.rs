@@ -11,13 +11,13 @@ use serde_json::{Map, Value as Json, json};
 use super::{TextError, clock, jinja};
 
 const NAME: &str = "chat_template";
-/// Instructions of one rendering, of which each message takes about a hundred.
+/// Most instructions of one rendering. Each message takes about a hundred.
 const FUEL: u64 = 5_000_000;
 /// Longest prompt that a template may write, in bytes: four times the longest request.
 const MAX_PROMPT_BYTES: usize = 64 << 20;
 /// Widest indentation.
 const MAX_INDENT: usize = 256;
-/// The name of a further template, for conversations with tools.
+/// Name of a second template, for conversations with tools.
 const TOOL_USE: &str = "tool_use";
 
 /// One message of a conversation.
@@ -25,22 +25,22 @@ const TOOL_USE: &str = "tool_use";
 pub struct ChatMessage {
     pub role: String,
     pub content: String,
-    /// What an assistant called.
+    /// Calls that an assistant made.
     pub tool_calls: Vec<ToolCall>,
-    /// The call that a tool answers.
+    /// Id of the call that a tool answers.
     pub tool_call_id: Option<String>,
     pub name: Option<String>,
-    /// What an assistant thought before it answered.
+    /// Reasoning of an assistant before its answer.
     pub reasoning: Option<String>,
 }
 
 impl ChatMessage {
-    /// Text alone.
+    /// Makes a message that has only text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into(), ..Self::default() }
     }
 
-    /// As templates expect it.
+    /// Returns the message as templates expect it.
     fn value(&self) -> Json {
         let mut message = json!({"role": self.role, "content": self.content});
         if !self.tool_calls.is_empty() {
@@ -56,7 +56,7 @@ impl ChatMessage {
         message
     }
 
-    /// Bytes that the client wrote.
+    /// Returns the number of bytes that the client wrote.
     fn bytes(&self) -> usize {
         let calls = self.tool_calls.iter().map(|call| call.name.len() + call.arguments.to_string().len());
         self.content.len() + self.reasoning.as_ref().map_or(0, String::len) + calls.sum::<usize>()
@@ -78,7 +78,7 @@ impl ToolCall {
     }
 }
 
-/// What a chat template renders.
+/// Input of a chat template.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Conversation {
     pub messages: Vec<ChatMessage>,
@@ -89,7 +89,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Bytes that the client wrote.
+    /// Returns the number of bytes that the client wrote.
     pub fn bytes(&self) -> usize {
         let tools = self.tools.iter().map(|tool| tool.to_string().len());
         self.messages.iter().map(ChatMessage::bytes).sum::<usize>() + tools.sum::<usize>()
@@ -100,14 +100,15 @@ impl Conversation {
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
-    /// It has a template of its own for conversations with tools.
+    /// Set if conversations with tools have a template of their own.
     for_tools: bool,
     bos_token: Option<String>,
     eos_token: Option<String>,
 }
 
 impl ChatTemplate {
-    /// The template in its own file, else the one in the tokenizer's configuration; none where there is neither.
+    /// Parses the template in its own file, or else the one in the tokenizer's configuration. Returns `None` without
+    /// either.
     ///
     /// # Errors
     /// The template does not parse.
@@ -137,12 +138,12 @@ impl ChatTemplate {
         Ok(Some(Self { environment, source, for_tools, bos_token, eos_token }))
     }
 
-    /// The template's text; of two, that for tools.
+    /// Returns the template's source: with two templates, that for tools.
     pub(crate) fn source(&self) -> &str {
         &self.source
     }
 
-    /// The prompt of a conversation, up to where the answer begins.
+    /// Renders a conversation to a prompt, up to the begin of the answer.
     ///
     /// # Errors
     /// The template refuses the conversation.
@@ -168,7 +169,7 @@ impl ChatTemplate {
     }
 }
 
-/// What a template has written; it may come from anywhere, so there is an end to it.
+/// Output of a template, up to a bound: a template may come from anywhere.
 struct Prompt(Vec<u8>);
 
 impl std::io::Write for Prompt {
@@ -185,7 +186,7 @@ impl std::io::Write for Prompt {
     }
 }
 
-/// JSON as the template engine has it, with the order of its keys.
+/// Returns JSON as a value of the template engine, with the order of its keys.
 fn value(json: &Json) -> Value {
     match json {
         Json::Null => Value::from(()),
@@ -201,7 +202,7 @@ fn value(json: &Json) -> Value {
     }
 }
 
-/// The template's own words where it raised, else the engine's.
+/// Returns the template's own words if it raised an error, else the engine's.
 fn reason(error: &Error) -> String {
     match error.detail() {
         Some(detail) => detail.to_owned(),
@@ -209,7 +210,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// A template as text, or the one named `default` of a list, else its first.
+/// Returns the template: a text, or of a list the one named `default`, or else the first.
 fn configured_template(value: &Json) -> Option<String> {
     match value {
         Json::String(template) => Some(template.clone()),
@@ -226,7 +227,7 @@ fn named_template(value: &Json, name: &str) -> Option<String> {
     named["template"].as_str().map(str::to_owned)
 }
 
-/// A special token of the tokenizer's configuration: a string, or an object with its `content`.
+/// Returns a special token of the tokenizer's configuration: a string, or an object with its `content`.
 pub(crate) fn special_token(tokenizer_config: &Json, name: &str) -> Option<String> {
     let token = &tokenizer_config[name];
     token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
@@ -236,12 +237,12 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// As Python has it: nothing is not iterable, a text is.
+/// Returns true for values that are iterable in Python: a string is, `None` is not.
 fn is_iterable(value: &Value) -> bool {
     !value.is_none() && (value.as_str().is_some() || value.try_iter().is_ok())
 }
 
-/// As Python's `json.dumps` writes it: the engine's own filter escapes four characters for HTML, and knows no
+/// Writes JSON as Python's `json.dumps` does. The engine's own filter escapes four characters for HTML, and knows no
 /// `ensure_ascii`.
 fn tojson(value: &Value, indent: Option<Value>, args: Kwargs) -> Result<Value, Error> {
     let ensure_ascii = args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
@@ -267,7 +268,7 @@ fn tojson(value: &Value, indent: Option<Value>, args: Kwargs) -> Result<Value, E
     Ok(Value::from_safe_string(if ensure_ascii { in_ascii(&out) } else { out }))
 }
 
-/// JSON without any other character: they all are in strings, which can name them by their UTF-16.
+/// Replaces the characters beyond ASCII by their UTF-16 escapes. In JSON such characters are always in strings.
 fn in_ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for char in json.chars() {
@@ -279,7 +280,7 @@ fn in_ascii(json: &str) -> String {
     out
 }
 
-/// The engine's own, with a bound.
+/// Indents as the engine's own filter does, up to a bound.
 fn indent(
     text: StringInput<'_>,
     width: Option<usize>,

@@ -1,9 +1,9 @@
-//! Text of a growing answer: what each token adds, as soon as it cannot change any more.
+//! Text of a growing answer. A token's text is returned once no later token can change it.
 //!
-//! Byte-level tokens are bytes: they are decoded as they come, and the bytes of an incomplete character wait for the
-//! rest. Other decoders look at neighbours (sentencepiece drops a leading space), so the newest tokens are decoded
-//! together with those before them, and the difference is what is new. Either way a token costs the same however long
-//! the answer is. Invariant: the concatenation of all that is returned is the decoded answer, special tokens left out.
+//! Byte-level tokens are bytes. They are decoded as they come, and the bytes of an incomplete character wait for the
+//! rest. Other decoders look at neighbours (sentencepiece drops a leading space). There the newest tokens are decoded
+//! together with the ones before them, and the difference is the new text. Either way a token costs the same however
+//! long the answer is. Invariant: the returned texts, joined, are the decoded answer without special tokens.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ pub(crate) struct Detokenizer {
     window: Window,
 }
 
-/// Tokens decoded together, where the decoder looks at neighbours.
+/// Tokens that are decoded together, for a decoder that looks at neighbours.
 #[derive(Default)]
 struct Window {
     /// Tokens whose text was returned, as context, then those of an incomplete character.
     tokens: Vec<u32>,
-    /// How many of `tokens` are context.
+    /// Number of tokens at the front of `tokens` that are context.
     context: usize,
     /// Text of the context.
     returned: String,
@@ -34,19 +34,19 @@ impl Detokenizer {
         Self { tokenizer, shown: Vec::new(), bytes: Vec::new(), window: Window::default() }
     }
 
-    /// Shows these special tokens as they are spelled: marks that the answer's reader looks for.
+    /// Lets these special tokens show in the text. They are marks that the parser of the answer looks for.
     pub(crate) fn with_shown_marks(self, marks: &[&str]) -> Self {
         let shown = marks.iter().filter_map(|mark| self.tokenizer.special_token_id(mark)).collect();
         Self { shown, ..self }
     }
 
-    /// Takes one more token; returns the text that became certain.
+    /// Takes one more token. Returns the text that no later token can change.
     pub(crate) fn push(&mut self, id: u32) -> String {
         if self.tokenizer.is_special(id) {
             if !self.shown.contains(&id) {
                 return String::new();
             }
-            // Nothing is spelled across a mark.
+            // No character crosses a mark.
             let before = self.flush();
             self.window = Window::default();
             return before + &self.tokenizer.token_text(id);
@@ -58,7 +58,7 @@ impl Detokenizer {
         self.push_to_window(id)
     }
 
-    /// Ends the answer: returns what was held back as it is.
+    /// Ends the answer. Returns the text that was held back.
     pub(crate) fn flush(&mut self) -> String {
         if self.tokenizer.is_byte_level() {
             let rest = std::mem::take(&mut self.bytes);
@@ -75,7 +75,7 @@ impl Detokenizer {
                 return String::new();
             }
         } else if self.tokenizer.token_bytes(id).is_empty() {
-            // Decoding leaves it out, so it must not become the context of the next token.
+            // Decoding leaves this token out, so it must not become the context of the next one.
             return String::new();
         } else {
             self.window.tokens.push(id);
@@ -86,7 +86,7 @@ impl Detokenizer {
 }
 
 impl Window {
-    /// The text of the tokens beyond the context, which then become the context of the next ones.
+    /// Returns the text of the tokens after the context. These tokens become the new context.
     fn take_text(&mut self, tokenizer: &Tokenizer) -> String {
         if self.tokens.len() == self.context {
             return String::new();
@@ -96,20 +96,20 @@ impl Window {
         self.tokens = held;
         self.context = self.tokens.len();
         let alone = tokenizer.decode(&self.tokens, true);
-        // Bytes that turn out to be no character change how those before them are decoded.
+        // Bytes that turn out to be no character change the decoding of the bytes before them.
         let new = text.strip_prefix(self.returned.as_str()).unwrap_or(&alone).to_owned();
         self.returned = alone;
         new
     }
 }
 
-/// Whether more bytes could make these a character.
+/// Returns true if more bytes could complete a character.
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
 }
 
-/// Takes the complete characters off the front, and U+FFFD for each run of bytes that is none, as
-/// `String::from_utf8_lossy` does; leaves the bytes of an incomplete one.
+/// Takes the complete characters off the front. Each run of bytes that is no character becomes U+FFFD, as in
+/// `String::from_utf8_lossy`. The bytes of an incomplete character stay.
 fn take_characters(bytes: &mut Vec<u8>) -> String {
     let all = std::mem::take(bytes);
     let mut chunks = all.utf8_chunks().peekable();

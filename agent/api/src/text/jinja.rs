@@ -1,9 +1,9 @@
-//! Bridges two differences between the reference's Jinja and ours, in a template's source.
+//! Changes to a template's source, for two differences between Python's Jinja and minijinja.
 //!
-//! A backslash at the end of a line continues a string there; and `{% generation %}` marks what training counts, which
-//! rendering ignores.
+//! In Python's Jinja, a backslash at the end of a line continues a string. `{% generation %}` marks text for training,
+//! and rendering ignores it.
 
-/// The template in the dialect of our engine.
+/// Returns the template in minijinja's dialect.
 pub(crate) fn adapt(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -24,7 +24,7 @@ pub(crate) fn adapt(source: &str) -> String {
     out
 }
 
-/// Bytes of the tag that the text begins with; all of them where it does not end.
+/// Returns the length in bytes of the tag at the beginning of the text. A tag without an end takes the whole text.
 fn tag_length(text: &str) -> usize {
     let end = match text.as_bytes().get(1) {
         Some(b'%') => "%}",
@@ -46,7 +46,7 @@ fn tag_length(text: &str) -> usize {
     text.len()
 }
 
-/// Copies a tag without the line ends that a backslash takes away.
+/// Copies a tag without line ends after a backslash.
 fn continue_lines(tag: &str, out: &mut String) {
     let mut chars = tag.chars();
     while let Some(char) = chars.next() {

@@ -1,6 +1,6 @@
-//! Text and tokens: the tokenizer, the chat template, and what turns a stream of tokens back into text.
+//! Text and tokens: the tokenizer, the chat template, and the way from a stream of tokens back to text.
 //!
-//! Nothing behind the service seam knows text. Everything here is pure.
+//! Nothing behind the service seam knows text. The module is pure.
 
 mod chat;
 mod clock;
@@ -17,7 +17,7 @@ pub(crate) use detokenize::Detokenizer;
 pub(crate) use stop::{StopMatcher, Stopped};
 pub use tokenizer::Tokenizer;
 
-/// `generation_config.json`: what a request's unset fields take. `do_sample: false` means greedy.
+/// Values of `generation_config.json` that a request's unset fields take.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct GenerationDefaults {
     pub temperature: Option<f32>,
@@ -27,7 +27,7 @@ pub struct GenerationDefaults {
     pub repetition_penalty: Option<f32>,
 }
 
-/// Why text and tokens could not be turned into one another.
+/// Reason why text could not become tokens, or tokens text.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     #[error("read tokenizer.json: {0}")]
@@ -36,7 +36,7 @@ pub enum TextError {
     TokenizerConfig(serde_json::Error),
     #[error("the model's chat template does not parse: {0:#}")]
     TemplateSyntax(minijinja::Error),
-    /// The conversation does not suit the template, in the template's own words where it has some.
+    /// The template refuses the conversation, in the template's own words if it has any.
     #[error("the model's chat template refuses the conversation: {0}")]
     TemplateRefused(String),
     #[error("the model has no chat template: send a plain prompt, or add chat_template.jinja to the model's files")]

@@ -1,10 +1,10 @@
 //! Stop strings, matched on the text and not on the tokens.
 //!
-//! The first stop string to be complete ends the answer, wherever tokens begin and end. Text is held back only while it
-//! may be the beginning of a match; a match is not returned. Each byte is looked at once per stop string
-//! (Knuth, Morris and Pratt).
+//! The first complete stop string ends the answer, wherever tokens begin and end. Text is held back only while it may
+//! be the beginning of a match. A match is not returned. Each byte is compared once per stop string (Knuth, Morris and
+//! Pratt).
 
-/// What one more piece of text came to.
+/// Result of one more piece of text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stopped {
     /// Text that can be shown.
@@ -13,29 +13,29 @@ pub(crate) enum Stopped {
     Yes(String),
 }
 
-/// Watches an answer's text for stop strings.
+/// Search for stop strings in an answer's text.
 pub(crate) struct StopMatcher {
     patterns: Vec<Pattern>,
-    /// Text not shown yet: the longest beginning of a stop string that it ends with.
+    /// Text that is held back: the longest beginning of a stop string at the end of the text so far.
     held: String,
 }
 
-/// A stop string with its failure table and how much of it the text so far ends with.
+/// A stop string with its failure table, and the length of its beginning at the end of the text so far.
 struct Pattern {
     bytes: Vec<u8>,
-    /// For each length of a matched beginning: the longest shorter one that it ends with.
+    /// For each length of a matched beginning, the length of the longest shorter beginning that it ends with.
     fallback: Vec<usize>,
     matched: usize,
 }
 
 impl StopMatcher {
-    /// Empty stop strings are left out.
+    /// Makes the search. Empty stop strings are left out.
     pub(crate) fn new<'a>(stops: impl IntoIterator<Item = &'a str>) -> Self {
         let patterns = stops.into_iter().filter(|stop| !stop.is_empty()).map(Pattern::new).collect();
         Self { patterns, held: String::new() }
     }
 
-    /// Takes more text of the answer. After [`Stopped::Yes`] the matcher is spent.
+    /// Takes more text of the answer. After [`Stopped::Yes`] the search is over.
     pub(crate) fn push(&mut self, text: &str) -> Stopped {
         let start = self.held.len();
         self.held.push_str(text);
@@ -51,7 +51,7 @@ impl StopMatcher {
         Stopped::No(std::mem::replace(&mut self.held, rest))
     }
 
-    /// Ends the answer: what was held back was no stop string.
+    /// Ends the answer. Returns the text that was held back, which is no stop string.
     pub(crate) fn flush(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
@@ -74,7 +74,7 @@ impl Pattern {
         Self { bytes, fallback, matched: 0 }
     }
 
-    /// Takes one byte; the pattern's length where it is complete.
+    /// Takes one byte. Returns the pattern's length if the pattern is now complete.
     fn step(&mut self, byte: u8) -> Option<usize> {
         while self.matched > 0 && self.bytes[self.matched] != byte {
             self.matched = self.fallback[self.matched];

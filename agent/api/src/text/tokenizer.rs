@@ -1,28 +1,28 @@
-//! The model's tokenizer: ids of a text, text of ids, and the bytes of one token.
+//! The model's tokenizer: text to ids, ids to text, and the bytes of one token.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::TextError;
 
-/// A `tokenizer.json`, with its truncation and padding left out: a prompt is taken whole or refused.
+/// A `tokenizer.json` without its truncation and padding: a prompt is encoded whole or refused.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Added tokens by id, with whether each is special.
+    /// Added tokens by id. The flag is set for special ones.
     added: HashMap<u32, (String, bool)>,
     spelling: ByteSpelling,
-    /// Byte of each character that byte-level tokens are spelled with.
+    /// Byte that each character of a byte-level token stands for.
     bytes_of: HashMap<char, u8>,
 }
 
-/// How the vocabulary spells the bytes of its tokens.
+/// The vocabulary's spelling of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ByteSpelling {
     /// One printable character per byte.
     ByteLevel,
     /// `▁` for a space, `<0xNN>` for a byte.
     SentencePiece,
-    /// As the decoder says.
+    /// Any other spelling. The decoder knows it.
     Plain,
 }
 
@@ -49,16 +49,16 @@ impl Tokenizer {
         })
     }
 
-    /// Token ids of a text; `special` adds the special tokens that the tokenizer is configured to add.
+    /// Returns the token ids of a text. `special` adds the special tokens that the tokenizer is configured to add.
     ///
     /// # Errors
-    /// The tokenizer has no token for some of the text.
+    /// The tokenizer has no token for a part of the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
         let encoding = catch_panic(|| self.inner.encode_fast(text, special)).map_err(TextError::Encode)?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Text of token ids. Incomplete characters come out as U+FFFD; ids that the tokenizer does not know are left out.
+    /// Returns the text of token ids. An incomplete character becomes U+FFFD, and an unknown id is left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         catch_panic(|| self.inner.decode(ids, skip_special)).unwrap_or_else(|error| {
             tracing::warn!(error, "decode tokens");
@@ -70,7 +70,7 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Id of the special token that is spelled exactly so.
+    /// Returns the id of the special token with exactly this text.
     pub fn special_token_id(&self, token: &str) -> Option<u32> {
         self.token_id(token).filter(|id| self.is_special(*id))
     }
@@ -79,12 +79,12 @@ impl Tokenizer {
         self.added.get(&id).is_some_and(|(_, special)| *special)
     }
 
-    /// Whether tokens are bytes, so that decoding is joining them.
+    /// Returns true if tokens are bytes, so that decoding is joining them.
     pub fn is_byte_level(&self) -> bool {
         self.spelling == ByteSpelling::ByteLevel
     }
 
-    /// The byte of a token that stands for a byte that the vocabulary has no other token for.
+    /// Returns the byte of a token such as `<0x0A>`, which stands for a byte without a token of its own.
     pub fn fallback_byte(&self, id: u32) -> Option<u8> {
         match self.spelling {
             ByteSpelling::SentencePiece => byte_token(&self.inner.id_to_token(id)?),
@@ -92,7 +92,7 @@ impl Tokenizer {
         }
     }
 
-    /// The bytes that one token stands for, seen alone; empty where the tokenizer does not know the id.
+    /// Returns the bytes of one token alone, and none for an unknown id.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
         if let Some((content, _)) = self.added.get(&id) {
             return content.clone().into_bytes();
@@ -111,13 +111,13 @@ impl Tokenizer {
         }
     }
 
-    /// [`Self::token_bytes`] as text; bytes that are no character come out as U+FFFD.
+    /// Returns [`Self::token_bytes`] as text. Bytes that are no character become U+FFFD.
     pub fn token_text(&self, id: u32) -> String {
         String::from_utf8_lossy(&self.token_bytes(id)).into_owned()
     }
 }
 
-/// The library panics on some files, and on texts with what it made of others; here that is an error like any other.
+/// Turns a panic into an error. The library panics on some files, and on some texts with tokenizers that it accepted.
 fn catch_panic<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(done) => done.map_err(|error| error.to_string()),
@@ -125,7 +125,7 @@ fn catch_panic<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result
     }
 }
 
-/// Told from the types of the decoders that the file names.
+/// Finds the spelling by the types of the decoders in the file.
 fn spelling_of_decoder(decoder: &str) -> ByteSpelling {
     if decoder.contains("\"ByteLevel\"") {
         ByteSpelling::ByteLevel
@@ -136,13 +136,14 @@ fn spelling_of_decoder(decoder: &str) -> ByteSpelling {
     }
 }
 
-/// The byte of `<0xNN>`.
+/// Returns the byte of `<0xNN>`.
 fn byte_token(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// GPT-2's spelling of bytes: printable Latin-1 stands for itself, the other bytes in order for U+0100 and on.
+/// Returns GPT-2's spelling of bytes: printable Latin-1 stands for itself, and the other bytes are spelled U+0100 and
+/// on, in order.
 fn byte_level_alphabet() -> HashMap<char, u8> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut others = 0x100u32..;

@@ -1,37 +1,38 @@
-//! One call as a JSON object, read by characters: its name as soon as that is whole, its arguments as they come.
+//! Parser of one call that is a JSON object, character by character. It reports the name once that is whole, and the
+//! arguments as they come.
 
-/// Names that a call's members have; arguments have two.
+/// Key of a call's name. Arguments have two possible keys.
 const NAME: &str = "name";
 const ARGUMENTS: [&str; 2] = ["arguments", "parameters"];
-/// Members that say nothing here.
+/// Keys that are allowed and ignored.
 const OTHERS: [&str; 3] = ["type", "id", "function"];
-/// Longest key or name of a tool.
+/// Longest key or name of a tool, in bytes.
 const MAX_NAME: usize = 256;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CallEvent {
     Name(String),
-    /// More of the arguments; never before the name.
+    /// More of the arguments. It never comes before the name.
     Arguments(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallStep {
     More,
-    /// The object is whole; the character was its last.
+    /// The object is whole. The character was its last.
     Done,
-    /// This is no call; the character was part of it.
+    /// The text is no call. The character belongs to that text.
     Broken,
 }
 
-/// The object so far.
+/// State of the object so far.
 #[derive(Debug, Default)]
 pub(crate) struct Call {
     state: CallState,
     key: String,
     name: Option<String>,
     announced: bool,
-    /// Arguments that wait for the name.
+    /// Arguments that came before the name.
     early: String,
     has_arguments: bool,
 }
@@ -48,7 +49,7 @@ enum CallState {
     /// The first character of a value.
     Value,
     Name(JsonText),
-    /// Arguments that are spelled as a text with JSON in it.
+    /// Arguments that are spelled as JSON in a string.
     Quoted(JsonText),
     Raw(JsonValue),
     Skip(JsonValue),
@@ -57,12 +58,12 @@ enum CallState {
 }
 
 impl Call {
-    /// Whether the name was told, so that the text cannot be taken back.
+    /// Returns true once the name was reported. The text then cannot become content any more.
     pub(crate) fn is_announced(&self) -> bool {
         self.announced
     }
 
-    /// Takes one character; tells what became certain.
+    /// Takes one character. Reports the parts of the call that became certain.
     pub(crate) fn step(
         &mut self,
         char: char,
@@ -129,12 +130,12 @@ impl Call {
         CallStep::More
     }
 
-    /// A member that is no call's ends it, unless the call is certain already.
+    /// Returns true if a call may have this key. Once the name was reported, any key is accepted.
     fn takes(&self, key: &str) -> bool {
         self.announced || key == NAME || ARGUMENTS.contains(&key) || OTHERS.contains(&key)
     }
 
-    /// The state that the first character of a member's value leads to.
+    /// Returns the state after the first character of a member's value.
     fn value(&mut self, char: char, emit: &mut impl FnMut(CallEvent)) -> Option<CallState> {
         let is_arguments = ARGUMENTS.contains(&self.key.as_str()) && !self.has_arguments;
         if self.key == NAME && self.name.is_none() {
@@ -154,7 +155,7 @@ impl Call {
                 self.arguments("{", emit);
                 Some(CallState::Raw(raw))
             }
-            // `null`, a number, a list: arguments are an object, so these are none.
+            // Arguments are an object, so `null`, a number or a list is skipped.
             _ => {
                 self.has_arguments = false;
                 let mut raw = JsonValue::default();
@@ -194,7 +195,7 @@ impl Call {
     }
 }
 
-/// A JSON text after its opening quote.
+/// A JSON string after its opening quote.
 #[derive(Debug, Default)]
 struct JsonText {
     raw: String,
@@ -209,7 +210,7 @@ enum JsonTextStep {
 }
 
 impl JsonText {
-    /// No longer than a name.
+    /// Makes a string that is at most as long as a name.
     fn bounded() -> Self {
         Self { bounded: true, ..Self::default() }
     }
@@ -221,7 +222,7 @@ impl JsonText {
         }
         self.escaped = char == '\\' && !self.escaped;
         match char {
-            // Models write line ends into texts, which JSON does not allow.
+            // Models write line ends into strings, which JSON does not allow.
             '\n' => self.raw.push_str("\\n"),
             '\r' => self.raw.push_str("\\r"),
             '\t' => self.raw.push_str("\\t"),
@@ -231,7 +232,7 @@ impl JsonText {
     }
 }
 
-/// Where a JSON value ends; what is in it is not judged.
+/// Search for the end of a JSON value. Its content is not checked.
 #[derive(Debug, Default)]
 pub(crate) struct JsonValue {
     depth: usize,
@@ -244,7 +245,7 @@ pub(crate) enum JsonValueStep {
     More,
     /// The character is the value's last.
     Whole,
-    /// The value, a number or a word, has ended before the character.
+    /// The value is a number or a word, and ended before the character.
     Before,
 }
 

@@ -1,4 +1,4 @@
-//! The grammar of an answer that must be calls: in the model's own style, with arguments of each tool's schema.
+//! Grammar of an answer that must call tools, in the model's own style, with arguments by each tool's schema.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::ToolStyle;
 use super::styles::{Hermes, Mistral};
 use crate::grammar::{Grammar, GrammarError, literal, with_whitespace};
 
-/// Most calls of an answer that must have one.
+/// Most calls of an answer that must call a tool.
 const MAX_CALLS: usize = 8;
 
 /// A tool that may be called.
@@ -17,8 +17,7 @@ pub struct Function {
     pub parameters: Value,
 }
 
-/// How a style writes a call: before its name, between name and arguments, after them; and what is around and between
-/// calls.
+/// A style's text around calls, and around the name and the arguments of each call.
 struct CallSpelling {
     begin: &'static str,
     before_name: &'static str,
@@ -55,10 +54,11 @@ const MISTRAL: CallSpelling = CallSpelling {
 const PYTHONIC: CallSpelling =
     CallSpelling { begin: "[", before_name: "", before_arguments: "(", after_arguments: ")", between: ", ", end: "]" };
 
-/// The grammar of one call of these tools, or of several. `special` gives the id of a special token that is spelled so.
+/// Makes the grammar of one call of these tools, or of several. `special` returns the id of the special token with that
+/// text.
 ///
 /// # Errors
-/// Which tool's parameters are no schema.
+/// Names the tool whose parameters are no schema.
 pub fn forced_call_grammar(
     style: ToolStyle,
     tools: &[Function],
@@ -71,7 +71,7 @@ pub fn forced_call_grammar(
         ToolStyle::Mistral => MISTRAL,
         ToolStyle::Pythonic => PYTHONIC,
     };
-    // A mark may be one special token, which a text never spells.
+    // A mark may be one special token, which no text of a grammar spells.
     let marked = |text: &str| spell(text, &special);
     let names: Vec<String> = (0..tools.len()).map(|index| format!("call{index}")).collect();
     let list =
@@ -93,7 +93,7 @@ pub fn forced_call_grammar(
     Ok(Grammar::Lark(rules.join("\n")))
 }
 
-/// A text, of which the marks are special tokens where the model has them.
+/// Spells a text as Lark does. A mark becomes a special token if the model has one for it.
 fn spell(text: &str, special: &impl Fn(&str) -> Option<u32>) -> String {
     if text.is_empty() {
         return String::new();
@@ -108,7 +108,7 @@ fn spell(text: &str, special: &impl Fn(&str) -> Option<u32>) -> String {
     literal(text)
 }
 
-/// A tool's parameters are an object's properties, also where their schema forgets to say so.
+/// Returns the schema with the type object, which some tools' schemas leave out.
 fn object(parameters: &Value) -> Value {
     let mut parameters = parameters.clone();
     if let Value::Object(fields) = &mut parameters {
@@ -121,7 +121,7 @@ fn json(schema: &Value) -> Result<String, GrammarError> {
     Ok(format!("%json {}", with_whitespace(schema.clone())?))
 }
 
-/// Named arguments: those that are required in their order, then any of the others in theirs.
+/// Adds the rules of named arguments: the required ones in their order, then any of the others in theirs.
 fn keywords(index: usize, parameters: &Value, rules: &mut Vec<String>) -> Result<(), GrammarError> {
     let none = Map::new();
     let properties = parameters["properties"].as_object().unwrap_or(&none);
@@ -131,7 +131,7 @@ fn keywords(index: usize, parameters: &Value, rules: &mut Vec<String>) -> Result
     let ordered: Vec<_> = required.iter().chain(&optional).collect();
     for (at, (name, schema)) in ordered.iter().enumerate() {
         let mut schema = (*schema).clone();
-        // What a property refers to is defined beside the properties.
+        // A property's schema may refer to definitions beside the properties.
         if let Value::Object(fields) = &mut schema {
             for definitions in ["$defs", "definitions"] {
                 if let Some(value) = parameters.get(definitions) {

@@ -18,7 +18,7 @@ use super::{OutputPiece, ToolFormat, push};
 use styles::{Hermes, Llama, Mistral, Pythonic};
 use tagged::Tagged;
 
-/// How a model spells its calls.
+/// A model's spelling of tool calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToolStyle {
     /// Hermes and Qwen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
@@ -34,8 +34,8 @@ pub enum ToolStyle {
 }
 
 impl ToolStyle {
-    /// The style that a chat template speaks of; none where it marks its calls as Hermes does, and writes them in tags
-    /// that are not known here (GLM).
+    /// Finds the style whose marks a chat template contains. Returns `None` for a template that marks its calls as
+    /// Hermes does but writes them in unknown tags (GLM).
     pub fn from_template(template: &str) -> Option<Self> {
         if ["<tool_call>", "<function=", "<parameter="].iter().all(|tag| template.contains(tag)) {
             return Some(Self::Qwen3Coder);
@@ -53,7 +53,7 @@ impl ToolStyle {
         marks.into_iter().find(|(mark, _)| template.contains(mark)).map(|(_, style)| style)
     }
 
-    /// Names that flags know, vLLM's among them.
+    /// Names on the command line. vLLM's names are among them.
     pub const NAMES: &[(&str, Self)] = &[
         ("hermes", Self::Hermes),
         ("llama3_json", Self::Llama3Json),
@@ -62,8 +62,8 @@ impl ToolStyle {
         ("qwen3_coder", Self::Qwen3Coder),
     ];
 
-    /// The style of an answer that must be calls. Values without quotes cannot be held to a schema, so a model that
-    /// writes such is made to write JSON.
+    /// Returns the style of an answer that must call tools. A grammar cannot enforce a schema on values without quotes,
+    /// so a model that writes such values is made to write JSON.
     pub fn when_forced(self) -> Self {
         match self {
             Self::Qwen3Coder => Self::Hermes,
@@ -81,7 +81,7 @@ impl ToolStyle {
     }
 }
 
-/// Reads an answer's calls.
+/// Parser of an answer's calls.
 #[derive(Debug)]
 pub(crate) struct ToolParser {
     style: Style,
@@ -133,14 +133,14 @@ impl ToolParser {
     }
 }
 
-/// Where parsers put what they found: numbers the calls, and leaves out white space beside them.
+/// Output of the parsers. It numbers the calls, and leaves out white space beside them.
 #[derive(Debug)]
 struct Calls {
     tools: Arc<[Function]>,
     max_calls: usize,
     /// Calls begun so far.
     begun: usize,
-    /// White space that more content must follow.
+    /// White space that is content only if more content follows.
     blank: String,
 }
 
@@ -149,7 +149,7 @@ impl Calls {
         self.tools.iter().any(|known| known.name == name)
     }
 
-    /// Schema of a tool's arguments; null for one that there is not.
+    /// Returns the schema of a tool's arguments, or null for an unknown tool.
     fn parameters(&self, name: &str) -> &Value {
         self.tools.iter().find(|tool| tool.name == name).map_or(&Value::Null, |tool| &tool.parameters)
     }
@@ -171,7 +171,7 @@ impl Calls {
         }
     }
 
-    /// Of the call that has begun last.
+    /// Adds to the arguments of the call that began last.
     fn arguments(&self, fragment: String, pieces: &mut Vec<OutputPiece>) {
         if (1..=self.max_calls).contains(&self.begun) && !fragment.is_empty() {
             push(pieces, OutputPiece::Arguments { index: self.begun - 1, fragment });

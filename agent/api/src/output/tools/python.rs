@@ -1,11 +1,11 @@
-//! The part of Python that calls are written in: literals and named arguments.
+//! The part of Python in which calls are written: literals and named arguments.
 
 use serde_json::{Map, Value};
 
-/// Levels of lists and dictionaries.
+/// Most levels of lists and dictionaries.
 const MAX_DEPTH: usize = 64;
 
-/// Where a call's arguments end: at the parenthesis that closes it.
+/// Search for the parenthesis that closes a call.
 #[derive(Debug, Default)]
 pub(crate) struct Extent {
     text: String,
@@ -15,7 +15,7 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Takes one character after the opening parenthesis. True: it closes the call.
+    /// Takes one character after the opening parenthesis. Returns true if the character closes the call.
     pub(crate) fn ends_with(&mut self, char: char) -> bool {
         match self.quote {
             Some(_) if self.escaped => self.escaped = false,
@@ -40,7 +40,7 @@ impl Extent {
     }
 }
 
-/// `name=value, …` as an object; none where it is anything else.
+/// Parses `name=value, …` to an object. Returns `None` for any other text.
 pub(crate) fn arguments(text: &str) -> Option<Value> {
     let mut reader = Reader { rest: text };
     let mut arguments = Map::new();
@@ -56,7 +56,7 @@ pub(crate) fn arguments(text: &str) -> Option<Value> {
     Some(Value::Object(arguments))
 }
 
-/// One value; none where it is anything else, or more.
+/// Parses one value. Returns `None` for any other text.
 pub(crate) fn literal(text: &str) -> Option<Value> {
     let mut reader = Reader { rest: text };
     reader.blanks();
@@ -74,7 +74,7 @@ impl<'a> Reader<'a> {
         self.rest = self.rest.trim_start();
     }
 
-    /// Takes the character, and blanks around it, where it comes next.
+    /// Takes the character and the blanks around it if it comes next.
     fn takes(&mut self, char: char) -> bool {
         self.blanks();
         let Some(rest) = self.rest.strip_prefix(char) else { return false };
@@ -87,7 +87,7 @@ impl<'a> Reader<'a> {
         self.takes(char).then_some(())
     }
 
-    /// Letters, digits and what numbers and names have beside them.
+    /// Takes letters, digits, and the other characters of numbers and names.
     fn word(&mut self) -> &'a str {
         let end = self.rest.find(|char: char| !(char.is_alphanumeric() || "_+-.".contains(char)));
         let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
@@ -157,7 +157,7 @@ impl<'a> Reader<'a> {
         Some(Value::Object(fields))
     }
 
-    /// A text in either quotes, with Python's common escapes.
+    /// Parses a string in either kind of quotes, with Python's common escapes.
     fn text(&mut self) -> Option<String> {
         let mut chars = self.rest.char_indices();
         let (_, quote) = chars.next()?;

@@ -1,18 +1,19 @@
-//! The text around calls, by style. Each parser takes one character at a time and holds back what may belong to a call;
-//! what turns out to be none is content, as it was written.
+//! Parsers of the text around calls, one for each style. Each takes one character at a time and holds back text that
+//! may belong to a call. Text that turns out to be no call is content, as it was written.
 
 use super::call::{Call, CallStep, JsonValue, JsonValueStep};
 use super::{Calls, OutputPiece, python};
 
-/// Finds marks in running text.
+/// Search for marks in growing text.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// The beginning of a mark, perhaps.
+    /// Text that may be the beginning of a mark.
     pub held: String,
 }
 
 impl Scan {
-    /// The mark that is complete, of some of which none begins another. What is certainly of none is given to `other`.
+    /// Takes one character. Returns the mark that is now complete. No mark may be the beginning of another. Text that
+    /// belongs to no mark goes to `other`.
     pub(crate) fn step<'a>(&mut self, char: char, marks: &[&'a str], mut other: impl FnMut(&str)) -> Option<&'a str> {
         self.held.push(char);
         while !marks.iter().any(|mark| mark.starts_with(self.held.as_str())) {
@@ -27,7 +28,7 @@ impl Scan {
     }
 }
 
-/// A call as a JSON object, with its text as long as that may have to be taken back.
+/// A call that is a JSON object, with its text while that may still become content.
 #[derive(Debug, Default)]
 struct Attempt {
     call: Call,
@@ -35,12 +36,12 @@ struct Attempt {
 }
 
 impl Attempt {
-    /// Begins with what led to it.
+    /// Text of the call, and of the marks before it.
     fn after(text: impl Into<String>) -> Self {
         Self { call: Call::default(), text: text.into() }
     }
 
-    /// `marked`: it is spelled as a call and nothing else, so it may name a tool that there is not.
+    /// Takes one character. With `marked`, the text can be nothing but a call, so the call may name an unknown tool.
     fn step(&mut self, char: char, marked: bool, out: &mut Calls, pieces: &mut Vec<OutputPiece>) -> CallStep {
         self.text.push(char);
         let mut events = Vec::new();
@@ -72,7 +73,7 @@ enum HermesPart {
     #[default]
     Content,
     Call(Attempt),
-    /// Up to the end mark there is nothing to tell.
+    /// After the call, text up to the end mark is dropped.
     Rest,
 }
 
@@ -109,7 +110,7 @@ impl Hermes {
     }
 }
 
-/// An answer that is calls from its first character on.
+/// Parser of an answer that consists of calls from its first character on.
 #[derive(Debug, Default)]
 pub(crate) struct Llama {
     part: LlamaPart,
@@ -133,7 +134,7 @@ impl Default for LlamaPart {
 
 impl Llama {
     pub(crate) const TAG: &str = "<|python_tag|>";
-    /// More white space before a call than that, and it is none.
+    /// Longest white space before a call, in bytes. After more of it, the text is no call.
     const MAX_BLANKS: usize = 512;
 
     pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
@@ -200,7 +201,7 @@ pub(crate) struct Mistral {
 enum MistralPart {
     #[default]
     Content,
-    /// What follows the mark: a list, an object or a name. As written, the mark included.
+    /// Text from the mark on, as written. A list, an object or a name follows the mark.
     Start(String),
     Call {
         attempt: Attempt,
@@ -215,7 +216,7 @@ impl Mistral {
     pub(crate) const BEGIN: &str = "[TOOL_CALLS]";
     pub(crate) const ARGUMENTS: &str = "[ARGS]";
     pub(crate) const ID: &str = "[CALL_ID]";
-    /// Longest name with its id.
+    /// Longest name with its id, in bytes.
     const MAX_NAME: usize = 512;
 
     pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
@@ -253,7 +254,7 @@ impl Mistral {
         }
     }
 
-    /// Decides by what was written since the mark.
+    /// Decides by the text since the mark.
     fn start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let MistralPart::Start(held) = &mut self.part else { return };
         let written = held[Self::BEGIN.len()..].trim_start();
@@ -296,7 +297,7 @@ impl Mistral {
     }
 }
 
-/// An answer that is a list of Python calls. A call is told once it is whole.
+/// Parser of an answer that is a list of Python calls. A call is reported once it is whole.
 #[derive(Debug, Default)]
 pub(crate) struct Pythonic {
     part: PythonicPart,
@@ -325,10 +326,10 @@ impl Default for PythonicPart {
 }
 
 impl Pythonic {
-    /// Around the list, in Llama 4.
+    /// Marks around the list, in Llama 4.
     pub(crate) const START: &str = "<|python_start|>";
     pub(crate) const END: &str = "<|python_end|>";
-    /// Longest name with what leads to it.
+    /// Longest name with the text before it, in bytes.
     const MAX_HEAD: usize = 512;
 
     pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
@@ -348,7 +349,7 @@ impl Pythonic {
         }
     }
 
-    /// Decides by what is written before a call.
+    /// Decides by the text before a call.
     fn head(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let (held, lead) = match &mut self.part {
             PythonicPart::Start(held) => (held, '['),

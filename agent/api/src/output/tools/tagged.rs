@@ -1,28 +1,28 @@
-//! Calls in tags, as Qwen3-Coder writes them: `<function=name>`, and in it `<parameter=key>` before each value as it is,
-//! without quotes. What kind a value is says the tool's schema alone, so a parameter is told once it is whole.
+//! Parser of calls in tags, as Qwen3-Coder writes them: `<function=name>`, and in it `<parameter=key>` before each
+//! value, without quotes. Only the tool's schema knows a value's type, so a parameter is reported once it is whole.
 //!
-//! A value may itself speak of tags: it ends at the end tag that another of the call's tags follows.
+//! A value may itself contain tags. It ends at an end tag that is followed by another tag of the call.
 
 use super::styles::{Hermes, Scan};
 use super::{Calls, OutputPiece, typed};
 
-/// Longest name of a tool or of a parameter.
+/// Longest name of a tool or of a parameter, in bytes.
 const MAX_NAME: usize = 256;
-/// More white space after what may end a value or a call, and it is not the call's.
+/// Longest white space after a possible end of a value or a call, in bytes. After more of it, that was no end.
 const MAX_BLANKS: usize = 512;
 const FUNCTION: &str = "<function=";
 const FUNCTION_END: &str = "</function>";
 const PARAMETER: &str = "<parameter=";
 const PARAMETER_END: &str = "</parameter>";
-/// What may follow a parameter.
+/// Tags that may follow a parameter.
 const NEXT: [&str; 3] = [PARAMETER, FUNCTION_END, Hermes::END];
 
-/// `<tool_call><function=name><parameter=key>value</parameter>…</function></tool_call>`, several with anything between
-/// them. Models forget the outer tag; without it only a tool that there is begins a call.
+/// Parser of `<tool_call><function=name><parameter=key>value</parameter>…</function></tool_call>`, several with any
+/// text between them. Models forget the outer tag. Without it, only a known tool's name begins a call.
 #[derive(Debug, Default)]
 pub(crate) struct Tagged {
     part: Part,
-    /// Name of the tool that is called, and whether it has a parameter yet.
+    /// Name of the called tool. The flag is set once the call has a parameter.
     name: String,
     has_parameters: bool,
 }
@@ -32,7 +32,7 @@ enum Part {
     Content(Scan),
     /// From the mark on, as written: the outer tag, blanks, and the tool's name up to `>`.
     Start(String),
-    /// Before a parameter or the end; what is written between tags says nothing.
+    /// Before a parameter or the end of the call. Text between tags is dropped.
     Body(Scan),
     /// A parameter's name, up to `>`.
     Key(String),
@@ -40,7 +40,7 @@ enum Part {
         key: String,
         text: String,
     },
-    /// After what may be the end of a value: `since` is what was written after it.
+    /// After a possible end of a value. `since` is the text after it.
     AfterValue {
         key: String,
         text: String,
@@ -71,7 +71,7 @@ impl Tagged {
             Part::Body(scan) => match scan.step(char, &NEXT, |_| ()) {
                 None => {}
                 Some(PARAMETER) => self.part = Part::Key(String::new()),
-                Some(mark) => self.end(mark, out, pieces),
+                Some(mark) => self.finish_call(mark, out, pieces),
             },
             Part::Key(key) => match char {
                 '>' => self.part = Part::Value { key: std::mem::take(key), text: String::new() },
@@ -105,7 +105,7 @@ impl Tagged {
         }
     }
 
-    /// Decides by what was written since the mark.
+    /// Decides by the text since the mark.
     fn start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let Part::Start(held) = &mut self.part else { return };
         let inner = held.strip_prefix(Hermes::BEGIN);
@@ -129,7 +129,7 @@ impl Tagged {
             },
         };
         if !is_call {
-            // The mark is text, and so may be what follows it; that may hold another mark.
+            // The mark is content. So may be the text after it, which may hold another mark.
             let held = std::mem::take(held);
             let mark = if held.starts_with(FUNCTION) { FUNCTION } else { Hermes::BEGIN };
             out.content(mark, pieces);
@@ -138,7 +138,7 @@ impl Tagged {
         }
     }
 
-    /// Decides whether a value has ended, by what was written since its end tag.
+    /// Decides by the text since an end tag if the value has ended.
     fn after_value(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let Part::AfterValue { key, text, since } = &mut self.part else { return };
         let written = since.trim_start();
@@ -148,7 +148,7 @@ impl Tagged {
                 self.parameter(&key, &text, out, pieces);
                 match mark {
                     PARAMETER => self.part = Part::Key(String::new()),
-                    _ => self.end(mark, out, pieces),
+                    _ => self.finish_call(mark, out, pieces),
                 }
             }
             None if since.len() <= MAX_BLANKS && NEXT.iter().any(|mark| mark.starts_with(written)) => {}
@@ -170,8 +170,8 @@ impl Tagged {
         out.arguments(format!("{comma}{}: {value}", serde_json::Value::from(key)), pieces);
     }
 
-    /// The call is whole; `mark` is the tag that ended it.
-    fn end(&mut self, mark: &str, out: &Calls, pieces: &mut Vec<OutputPiece>) {
+    /// Ends the call, which `mark` completed.
+    fn finish_call(&mut self, mark: &str, out: &Calls, pieces: &mut Vec<OutputPiece>) {
         out.arguments("}".into(), pieces);
         self.part = if mark == Hermes::END { Part::default() } else { Part::Ended(String::new()) };
     }
@@ -181,7 +181,7 @@ impl Tagged {
             Part::Content(scan) => out.content(&scan.held, pieces),
             Part::Start(held) => out.content(&held, pieces),
             Part::AfterValue { key, text, .. } => self.parameter(&key, &text, out, pieces),
-            // A last end tag that is missing is seen by the one after it.
+            // The tag of the next level shows that this end tag is missing.
             Part::Value { key, text } => {
                 let text = text.trim_end();
                 let text = text.strip_suffix(Hermes::END).unwrap_or(text).trim_end();

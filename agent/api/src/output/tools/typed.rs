@@ -1,14 +1,14 @@
-//! Values that are written without quotes, made what a tool's schema says that they are.
+//! Values that are written without quotes, converted to the types of a tool's schema.
 
 use serde_json::{Number, Value};
 
 use super::python;
 
-/// Most schemas that one parameter's type is looked for in.
+/// Most schemas that are searched for the type of one parameter.
 const MAX_SCHEMAS: usize = 64;
 
-/// The value of the parameter `key` that was written as `text`, by the schema of all parameters. It is a text where the
-/// schema knows no such parameter, says no type or allows a text first, and where the text is nothing that it allows.
+/// Converts `text` to the value of the parameter `key`, by the schema of all parameters. The value is a string if the
+/// schema has no such parameter, names no type or names string first, and if `text` fits none of its types.
 pub(crate) fn value(text: &str, key: &str, parameters: &Value) -> Value {
     let kinds = kinds(&parameters["properties"][key], parameters);
     let is_null = matches!(text.trim().to_ascii_lowercase().as_str(), "null" | "none");
@@ -16,10 +16,10 @@ pub(crate) fn value(text: &str, key: &str, parameters: &Value) -> Value {
     if is_null && (kinds.contains(&"null") || !takes_text) {
         return Value::Null;
     }
-    kinds.into_iter().find_map(|kind| read(text, kind)).unwrap_or_else(|| text.into())
+    kinds.into_iter().find_map(|kind| parse_as(text, kind)).unwrap_or_else(|| text.into())
 }
 
-/// The types that a schema allows, each once, in its order. It may refer to itself.
+/// Returns the types that a schema allows, each once, in the schema's order. A schema may refer to itself.
 fn kinds<'a>(schema: &'a Value, root: &'a Value) -> Vec<&'a str> {
     let (mut kinds, mut pending) = (Vec::new(), vec![schema]);
     let mut add = |kind: &'a str| {
@@ -39,7 +39,7 @@ fn kinds<'a>(schema: &'a Value, root: &'a Value) -> Vec<&'a str> {
         }
         let alternatives = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|several| schema[several].as_array());
         let referred = schema["$ref"].as_str().and_then(|place| root.pointer(place.strip_prefix('#')?));
-        // The first is looked into next.
+        // The schema at the front is searched next.
         let first = pending.len();
         pending.extend(alternatives.flatten().chain(referred));
         pending[first..].reverse();
@@ -58,8 +58,8 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// The text as a value of that type; none where it is no such value.
-fn read(text: &str, kind: &str) -> Option<Value> {
+/// Converts the text to a value of that type. Returns `None` if it is no such value.
+fn parse_as(text: &str, kind: &str) -> Option<Value> {
     let literal = || serde_json::from_str::<Value>(text).ok().or_else(|| python::literal(text));
     match kind {
         "integer" => whole(text.trim()),

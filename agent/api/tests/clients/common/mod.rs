@@ -26,14 +26,14 @@ const TEMPLATE: &str = "{% if tools %}{# <tool_call> … </think> #}{% endif %}{
     {% if m.role not in ['system', 'user', 'assistant', 'tool'] %}\
     {{ raise_exception('unknown role ' + m.role) }}{% endif %}<|user|>{{ m.content }}{% endfor %}";
 
-/// What the script does with a prompt; anything else is answered with the prompt itself.
+/// Prompts with a meaning for the script. It answers any other prompt with the prompt itself.
 pub const SLOW: &str = "slow";
 pub const FULL: &str = "full";
 pub const LOST: &str = "lost";
 pub const BREAK: &str = "break";
 pub const DRAIN: &str = "drain";
 
-/// Both endpoints, the status that they show, and how requests ended.
+/// Both endpoints, the status that they show, and the requests that they saw.
 pub struct Endpoint {
     pub http: SocketAddr,
     pub grpc: SocketAddr,
