@@ -149,11 +149,11 @@ impl Group {
         command.arg("plain").arg("-m").arg(&self.spec.model);
         command.env("LOCKSTEP_HOST", "127.0.0.1").env("LOCKSTEP_FOLLOW_PARENT", "1");
         command.env("LOCKSTEP_HTTP_PORT", self.http.to_string()).env("LOCKSTEP_GRPC_PORT", self.grpc.to_string());
-        let told = match node {
+        let variables = match node {
             0 => [self.spec.variables.clone(), self.spec.head_variables.clone()].concat(),
             _ => self.node_variables(node),
         };
-        command.envs(self.place(node)).envs(told);
+        command.envs(self.place(node)).envs(variables);
         command
     }
 

@@ -52,7 +52,7 @@ fn helm_lints_every_value_set() {
         for (set, values) in value_sets(chart) {
             let folder = path("charts").join(chart);
             let linted = helm(&["lint", "--strict", &folder.to_string_lossy(), "--values", &values.to_string_lossy()]);
-            linted.unwrap_or_else(|said| panic!("{chart} with {set}: {said}"));
+            linted.unwrap_or_else(|message| panic!("{chart} with {set}: {message}"));
         }
     }
 }
@@ -146,13 +146,13 @@ fn wrong_values_are_refused_by_name() {
         ("inference-cluster", "test.timeoutSeconds=1", "/test/timeoutSeconds"),
     ];
     for (chart, values, named) in cases {
-        let told = template(chart, &["--set", values]).map(drop);
-        let told = told.expect_err(&format!("{chart} took {values}"));
-        assert!(told.contains(named), "{chart} told of {values}: {told}");
+        let message = template(chart, &["--set", values]).map(drop);
+        let message = message.expect_err(&format!("{chart} took {values}"));
+        assert!(message.contains(named), "{chart} with {values}: {message}");
     }
     let nameless = path("charts/inference-cluster");
-    let told = helm(&["template", "0llama", &nameless.to_string_lossy()]).unwrap_err();
-    assert!(told.contains("--set name=NAME"), "{told}");
+    let message = helm(&["template", "0llama", &nameless.to_string_lossy()]).unwrap_err();
+    assert!(message.contains("--set name=NAME"), "{message}");
 }
 
 /// The operator has the least privilege: it may make and delete the kinds that clusters own, and no others.
@@ -324,8 +324,8 @@ fn alerts() -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     alerts
         .map(|alert| {
-            for said in ["summary", "description", "runbook"] {
-                assert!(alert["annotations"][said].is_string(), "{alert:?} has no {said}");
+            for name in ["summary", "description", "runbook"] {
+                assert!(alert["annotations"][name].is_string(), "{alert:?} has no {name}");
             }
             assert!(["page", "ticket"].contains(&alert["labels"]["severity"].as_str().unwrap()), "{alert:?}");
             (text(&alert["alert"]), text(&alert["expr"]))

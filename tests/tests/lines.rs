@@ -64,12 +64,12 @@ fn check(lines: &[String]) {
         other.say("/quit");
         other.hang_up();
     }
-    let told = talk_to_head(Process::start("head", parse_line(head)));
+    let process = talk_to_head(Process::start("head", parse_line(head)));
     assert!(answers_of_one_process().len() > ANSWERS, "{}", answers_of_one_process());
-    assert_eq!(told.printed(), answers_of_one_process(), "of {head}");
+    assert_eq!(process.printed(), answers_of_one_process(), "of {head}");
     let counted = if head.contains("--throughput") { ANSWERS } else { 0 };
-    assert_eq!(told.output().matches("tokens/s after the first").count(), counted, "{}", told.output());
-    assert!(told.output().contains("there is no command /nonsense"), "{}", told.output());
+    assert_eq!(process.output().matches("tokens/s after the first").count(), counted, "{}", process.output());
+    assert!(process.output().contains("there is no command /nonsense"), "{}", process.output());
     for other in &mut others {
         assert!(other.wait().success(), "{}", other.output());
         assert_eq!(other.printed(), "");
@@ -146,8 +146,8 @@ fn thirty_two_ranks_add_up() {
                 MISTRALRS_MN_HEAD_PORT=1235 lockstep-agent -i plain -m PATH";
     let mut head = Process::start("head", parse_line(line));
     assert!(!head.wait().success());
-    let told = head.output();
-    assert!(told.contains("(1 + 1 workers) × 8 = 16") && told.contains("32 / 8 - 1 = 3 workers"), "{told}");
+    let output = head.output();
+    assert!(output.contains("(1 + 1 workers) × 8 = 16") && output.contains("32 / 8 - 1 = 3 workers"), "{output}");
 }
 
 #[test]
@@ -157,11 +157,11 @@ fn a_conversation_remembers_until_it_is_cleared() {
     typed.iter().for_each(|line| head.say(line));
     head.say("/quit");
     assert!(head.wait().success(), "{}", head.output());
-    let told = head.output();
-    let prompts = told.split("prompt of ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok());
-    let [first, second, third, _] = prompts.collect::<Vec<u32>>()[..] else { panic!("{told}") };
-    assert_eq!(first, third, "{told}");
-    assert!(second > first, "{told}");
+    let output = head.output();
+    let prompts = output.split("prompt of ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok());
+    let [first, second, third, _] = prompts.collect::<Vec<u32>>()[..] else { panic!("{output}") };
+    assert_eq!(first, third, "{output}");
+    assert!(second > first, "{output}");
 }
 
 /// Every process is started with the same line. The head prints its measurements.

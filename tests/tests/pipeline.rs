@@ -82,23 +82,23 @@ fn conversation(model: &str, variables: &[(&str, &str)], lines: &[&str]) -> (Str
     (head.printed(), head.output())
 }
 
-fn said(variables: &[(&str, &str)]) -> String {
+fn placement_output(variables: &[(&str, &str)]) -> String {
     conversation(&fixture("awkward-gqa"), variables, &["/max-tokens 2", "Hm?"]).1
 }
 
 #[test]
 fn the_head_reports_the_placement() {
-    let told = said(&[("MISTRALRS_NO_NCCL", "1")]);
+    let output = placement_output(&[("MISTRALRS_NO_NCCL", "1")]);
     let parts = ["MISTRALRS_NO_NCCL=1 changes nothing", "all layers on the CPU", "placed layers", "layers=0..3 of=3"];
     for part in parts.into_iter().chain(["device=\"cpu (", "free_bytes="]) {
-        assert!(told.contains(part), "no `{part}` in {told}");
+        assert!(output.contains(part), "no `{part}` in {output}");
     }
     let two = [("MISTRALRS_PIPELINE_PARALLEL", "2"), ("MISTRALRS_MN_LOCAL_WORLD_SIZE", "2")];
-    let told = said(&[two[0], two[1], ("MISTRALRS_NO_NCCL", "1")]);
+    let output = placement_output(&[two[0], two[1], ("MISTRALRS_NO_NCCL", "1")]);
     for part in ["rank=0 stage=0 layers=0..2 of=3", "rank=1 stage=1 layers=2..3 of=3"] {
-        assert!(told.contains(part), "no `{part}` in {told}");
+        assert!(output.contains(part), "no `{part}` in {output}");
     }
-    assert!(!said(&two).contains("placed layers"), "nobody asked");
+    assert!(!placement_output(&two).contains("placed layers"), "nobody asked");
 }
 
 /// The devices are other views of the CPU: one rank has its layers on two of them, or on one with the rest on the CPU.
@@ -113,10 +113,10 @@ fn layers_over_several_devices_answer_as_one_process_does() {
     ];
     for (devices, placed) in places {
         let variables = [common[0], common[1], ("MISTRALRS_NO_NCCL", "1"), ("LOCKSTEP_PLAIN_DEVICES", devices)];
-        let (answer, told) = conversation(MODEL, &variables, &lines);
-        assert_eq!(answer, alone, "{devices}: {told}");
+        let (answer, output) = conversation(MODEL, &variables, &lines);
+        assert_eq!(answer, alone, "{devices}: {output}");
         for run in placed {
-            assert!(told.contains(run), "no `{run}` in {told}");
+            assert!(output.contains(run), "no `{run}` in {output}");
         }
     }
 }
@@ -128,8 +128,8 @@ fn devices_that_cannot_be_used_end_the_conversation() {
         command.args(["-i", "plain", "-m", MODEL]).env("HOME", "/nowhere").env("LOCKSTEP_PLAIN_DEVICES", devices);
         let mut head = Process::start("head", command);
         assert!(!head.wait().success());
-        let told = head.output();
-        let last = told.lines().last().unwrap_or_default();
-        assert!(last.contains(reason) && last.contains("MISTRALRS_NO_NCCL=1"), "{told}");
+        let output = head.output();
+        let last = output.lines().last().unwrap_or_default();
+        assert!(last.contains(reason) && last.contains("MISTRALRS_NO_NCCL=1"), "{output}");
     }
 }

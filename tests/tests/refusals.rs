@@ -84,8 +84,8 @@ async fn the_status_names_a_wrong_shape() {
         std::fs::write(file, config.to_string()).expect("write");
     });
     let mut group = Group::start(Spec::new(Way::MultiNode, 1, folder.path().to_str().expect("UTF-8")));
-    let told = |status: &ClusterStatus| status.pending.iter().any(|line| line.contains("shape"));
-    let status = group.await_status("the reason", told).await;
+    let names_shape = |status: &ClusterStatus| status.pending.iter().any(|line| line.contains("shape"));
+    let status = group.await_status("the reason", names_shape).await;
     assert!(!status.ready && status.pending[0].contains("gate_proj"), "{:?}", status.pending);
 }
 

@@ -17,7 +17,7 @@ pub struct Case {
     pub bad: &'static str,
     /// Field that the message for the bad object names; empty: the whole object.
     pub field: &'static str,
-    pub told: &'static str,
+    pub message: &'static str,
 }
 
 const fn case(
@@ -25,9 +25,9 @@ const fn case(
     good: &'static str,
     bad: &'static str,
     field: &'static str,
-    told: &'static str,
+    message: &'static str,
 ) -> Case {
-    Case { name, old: None, good, bad, field, told }
+    Case { name, old: None, good, bad, field, message }
 }
 
 /// All cases. Other tests try the bounds of single fields, which they read from the schema.
@@ -108,7 +108,7 @@ pub const CASES: &[Case] = &[
         good: "spec: { model: { source: file:///a, name: other, dtype: f32 }, workers: 3 }",
         bad: "spec: { model: { source: file:///b } }",
         field: "spec.model.source",
-        told: "one model for life",
+        message: "one model for life",
     },
     case(
         "a revision",
@@ -256,7 +256,7 @@ pub const CASES: &[Case] = &[
         good: "spec: { modelCache: { size: 10Gi, accessMode: ReadWriteMany }, workers: 1 }",
         bad: "spec: { modelCache: { size: 20Gi } }",
         field: "spec.modelCache",
-        told: "a claim keeps its size",
+        message: "a claim keeps its size",
     },
     Case {
         name: "a cache that goes",
@@ -264,7 +264,7 @@ pub const CASES: &[Case] = &[
         good: "spec: { modelCache: null }",
         bad: "spec: { modelCache: { size: 10Gi, storageClassName: fast } }",
         field: "spec.modelCache",
-        told: "remove modelCache, delete the claim",
+        message: "remove modelCache, delete the claim",
     },
 ];
 

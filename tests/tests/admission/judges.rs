@@ -11,10 +11,10 @@ use lockstep_proto::names::resource::{GROUP, KIND, VERSION};
 use serde_json::{Map, Value};
 
 /// Fields and the messages about them.
-pub type Said = BTreeSet<(String, String)>;
+pub type Messages = BTreeSet<(String, String)>;
 
 /// Verdict on an object: the object with its defaults, or its faults.
-pub type Verdict = Result<Value, Said>;
+pub type Verdict = Result<Value, Messages>;
 
 /// Returns the schema of the CRD's one version.
 pub fn schema() -> Result<Value> {
@@ -67,7 +67,7 @@ impl Server {
         };
         match answer {
             Ok(taken) => Ok(Ok(serde_json::to_value(taken)?)),
-            Err(kube::Error::Api(status)) if status.is_invalid() => Ok(Err(said(&status))),
+            Err(kube::Error::Api(status)) if status.is_invalid() => Ok(Err(read_causes(&status))),
             Err(error) => Err(error).context("ask the API server"),
         }
     }
@@ -88,7 +88,7 @@ impl Server {
 }
 
 /// Returns the causes of a refusal, with fields written as the program writes them.
-fn said(status: &kube::core::Status) -> Said {
+fn read_causes(status: &kube::core::Status) -> Messages {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let cause = |cause: &kube::core::response::StatusCause| {
         let field = if cause.field == "<nil>" { String::new() } else { cause.field.clone() };
@@ -98,8 +98,8 @@ fn said(status: &kube::core::Status) -> Said {
 }
 
 /// Returns true if a judge's messages about `field` contain `text`.
-pub fn has(said: &Said, field: &str, told: &str) -> bool {
-    said.iter().any(|(at, message)| at == field && message.contains(told))
+pub fn has(messages: &Messages, field: &str, text: &str) -> bool {
+    messages.iter().any(|(at, message)| at == field && message.contains(text))
 }
 
 /// Returns the verdict that both judges share.
@@ -118,7 +118,7 @@ pub fn agreed(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> 
             Ok(Ok(taken))
         }
         (Err(server), Err(program)) => {
-            let fields = |said: &Said| said.iter().map(|(field, _)| field.clone()).collect::<BTreeSet<_>>();
+            let fields = |messages: &Messages| messages.iter().map(|(field, _)| field.clone()).collect::<BTreeSet<_>>();
             ensure!(
                 fields(&server) == fields(&program),
                 "{what}: they tell of different fields\nserver:  {server:?}\nprogram: {program:?}"
@@ -135,9 +135,9 @@ pub fn agreed(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> 
 }
 
 /// Returns every CEL rule of a schema: its field without indexes, and its message.
-pub fn rules(schema: &Value, field: &str) -> Said {
+pub fn rules(schema: &Value, field: &str) -> Messages {
     let own = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
-    let mut all: Said =
+    let mut all: Messages =
         own.map(|rule| (field.to_owned(), rule["message"].as_str().unwrap_or_default().to_owned())).collect();
     for (name, below) in schema["properties"].as_object().unwrap_or(&Map::new()) {
         all.extend(rules(below, &join(field, name)));

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use bounds::{bounds, unfinished, with};
 use cases::{CASES, Case, base, whole};
-use judges::{Said, Server, Verdict, agreed, has, laid, program, rules, schema, without_indexes, yaml};
+use judges::{Messages, Server, Verdict, agreed, has, laid, program, rules, schema, without_indexes, yaml};
 
 /// Size of the largest object that `kubectl apply` accepts: it keeps the whole object in an annotation.
 const MAX_APPLIED_BYTES: usize = 262_144;
@@ -58,14 +58,14 @@ fn kubectl_apply_accepts_the_crd() -> Result<()> {
     ])?;
     ensure!(kept.contains("openAPIV3Schema"), "kubectl kept no copy: {kept}");
     ensure!(kept.len() < MAX_APPLIED_BYTES / 2, "the CRD has {} bytes: half of what fits is used", kept.len());
-    let told = kubectl(&[
+    let output = kubectl(&[
         "get",
         "crd",
         "inferenceclusters.lockstep.dev",
         "-o",
         r#"jsonpath={.status.conditions[?(@.type=="NonStructuralSchema")].message}"#,
     ])?;
-    ensure!(told.is_empty(), "the schema is not structural: {told}");
+    ensure!(output.is_empty(), "the schema is not structural: {output}");
     Ok(())
 }
 
@@ -77,7 +77,8 @@ async fn both(server: &Server, case: &Case, change: &str) -> Result<Verdict> {
         return agreed(case.name, server.judge(&object, false).await?, program(&schema, &object, None));
     };
     let old = laid(&base, &yaml(old)?);
-    let with_defaults = program(&schema, &old, None).map_err(|said| anyhow!("the old object is refused: {said:?}"))?;
+    let with_defaults =
+        program(&schema, &old, None).map_err(|messages| anyhow!("the old object is refused: {messages:?}"))?;
     server.store(&old).await?;
     let theirs = server.judge(&object, true).await?;
     server.remove(&old).await?;
@@ -88,14 +89,19 @@ async fn every_rule_accepts_the_good_and_refuses_the_bad() -> Result<()> {
     install()?;
     let namespace = Namespace::new("rules")?;
     let server = Server::new(namespace.name()).await?;
-    let mut seen = Said::new();
+    let mut seen = Messages::new();
     for case in CASES {
         let good = both(&server, case, case.good).await?;
         ensure!(good.is_ok(), "{}: the good object is refused: {good:?}", case.name);
         let bad = both(&server, case, case.bad).await?;
-        let Err(said) = bad else { anyhow::bail!("{}: the bad object is accepted", case.name) };
-        ensure!(has(&said, case.field, case.told), "{}: {:?} is not told of: {said:?}", case.name, case.field);
-        seen.extend(said.into_iter().map(|(field, message)| (without_indexes(&field), message)));
+        let Err(messages) = bad else { anyhow::bail!("{}: the bad object is accepted", case.name) };
+        ensure!(
+            has(&messages, case.field, case.message),
+            "{}: {:?} is not named in: {messages:?}",
+            case.name,
+            case.field
+        );
+        seen.extend(messages.into_iter().map(|(field, message)| (without_indexes(&field), message)));
     }
     let all = rules(&schema()?, "");
     ensure!(all.len() > 20, "only {} rules were found in the CRD", all.len());
@@ -120,8 +126,11 @@ async fn every_bound_is_kept() -> Result<()> {
         for (judge, verdict) in
             [("the server", server.judge(&beyond, false).await?), ("the program", program(&schema, &beyond, None))]
         {
-            let Err(said) = verdict else { anyhow::bail!("{judge} accepts {what}") };
-            ensure!(said.iter().any(|(field, _)| field.starts_with(&bound.field)), "{judge} tells of {what}: {said:?}");
+            let Err(messages) = verdict else { anyhow::bail!("{judge} accepts {what}") };
+            ensure!(
+                messages.iter().any(|(field, _)| field.starts_with(&bound.field)),
+                "{judge} tells of {what}: {messages:?}"
+            );
         }
     }
     Ok(())
@@ -143,8 +152,8 @@ fn every_field_is_described_and_bounded() -> Result<()> {
 fn an_unknown_field_is_refused() -> Result<()> {
     install()?;
     let namespace = Namespace::new("unknown")?;
-    let told = namespace.apply(&base().replace("spec: {", "spec: { wokers: 3,")).err().context("it was accepted")?;
-    ensure!(told.to_string().contains("unknown field \"spec.wokers\""), "{told}");
+    let output = namespace.apply(&base().replace("spec: {", "spec: { wokers: 3,")).err().context("it was accepted")?;
+    ensure!(output.to_string().contains("unknown field \"spec.wokers\""), "{output}");
     Ok(())
 }
 
@@ -187,8 +196,9 @@ fn kubectl_scale_and_explain_know_the_kind() -> Result<()> {
     let scale: Value = serde_json::from_str(&kubectl(&["get", "--raw", &url])?)?;
     ensure!(scale["spec"]["replicas"] == 3, "{scale}");
     ensure!(scale["status"]["replicas"] == 2 && scale["status"]["selector"] == "lockstep.dev/role=head", "{scale}");
-    let told = namespace.kubectl(&["scale", "icl", "tiny", "--replicas=257"]).err().context("257 groups were taken")?;
-    ensure!(told.to_string().contains("spec.replicas"), "{told}");
+    let output =
+        namespace.kubectl(&["scale", "icl", "tiny", "--replicas=257"]).err().context("257 groups were taken")?;
+    ensure!(output.to_string().contains("spec.replicas"), "{output}");
     for (field, word) in [("spec.serving", "recoveryTimeout"), ("spec.model.source", "builtin://tiny")] {
         let explained = eventually("kubectl to learn the schema", SERVED, || {
             let explained = kubectl(&["explain", &format!("icl.{field}")])?;

@@ -104,9 +104,9 @@ async fn files_come_in_ranges_and_have_the_usual_layout() {
     assert_eq!(std::fs::read_link(folder.join(WEIGHTS)).unwrap(), Path::new("../../blobs").join(id.as_str()));
     assert_eq!(growing(&scene), 0);
     let total = SIZE as u64 + 2;
-    let told = *progress.borrow();
-    assert_eq!((told.bytes, told.total), (total, total));
-    assert!(told.moved >= total, "what is checked moves: {told:?}");
+    let last = *progress.borrow();
+    assert_eq!((last.bytes, last.total), (total, total));
+    assert!(last.moved >= total, "checked bytes count as moved: {last:?}");
 
     let asked = scene.hub.asked();
     let of_storage: Vec<_> = asked.iter().filter(|asked| asked.storage).collect();
@@ -138,12 +138,18 @@ async fn a_commit_that_shares_files_shares_blobs() {
     assert_eq!(scene.client().resolve(&model(COMMIT)).await.unwrap().commit, COMMIT);
     whole(&scene.fetch().await.unwrap());
     assert_eq!(scene.hub.asked(), []);
-    let told = scene.client().resolve(&model("v2")).await.unwrap_err().to_string();
-    assert!(told.contains("hf://org/name at v2 is not in the cache") && told.contains("HF_HUB_OFFLINE"), "{told}");
+    let message = scene.client().resolve(&model("v2")).await.unwrap_err().to_string();
+    assert!(
+        message.contains("hf://org/name at v2 is not in the cache") && message.contains("HF_HUB_OFFLINE"),
+        "{message}"
+    );
     let snapshot = scene.resolve().await.unwrap();
     std::fs::remove_file(scene.root().join("blobs").join(snapshot.file(WEIGHTS).unwrap().id.as_str())).unwrap();
-    let told = scene.download(&snapshot, &Meter::new().0).await.unwrap_err().to_string();
-    assert!(told.contains("model.safetensors of hf://org/name") && told.contains("is not in the cache"), "{told}");
+    let message = scene.download(&snapshot, &Meter::new().0).await.unwrap_err().to_string();
+    assert!(
+        message.contains("model.safetensors of hf://org/name") && message.contains("is not in the cache"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -155,16 +161,16 @@ async fn a_hub_that_cannot_be_reached_is_not_needed_twice() {
     scene.config.endpoint = format!("http://{nobody}").parse().unwrap();
     whole(&scene.fetch().await.unwrap());
     scene.config.cache = Some(scene.folder.path().join("another"));
-    let told = scene.resolve().await.unwrap_err().to_string();
-    assert!(told.contains("after 4 tries") && told.contains(&nobody.to_string()), "{told}");
+    let message = scene.resolve().await.unwrap_err().to_string();
+    assert!(message.contains("after 4 tries") && message.contains(&nobody.to_string()), "{message}");
 }
 
 #[tokio::test]
 async fn the_token_goes_to_the_hub_and_nowhere_else() {
     let mut scene = Scene::new().await;
     scene.hub.ask_for_token("hf_secret");
-    let told = scene.fetch().await.unwrap_err().to_string();
-    assert!(told.contains("401") && told.contains("set HF_TOKEN"), "{told}");
+    let message = scene.fetch().await.unwrap_err().to_string();
+    assert!(message.contains("401") && message.contains("set HF_TOKEN"), "{message}");
     let file = scene.folder.path().join("token");
     std::fs::write(&file, "hf_secret\n").unwrap();
     for token in [TokenSource::Given(Token::new("hf_secret").unwrap()), TokenSource::File(file)] {

@@ -39,15 +39,15 @@ async fn busy_hosts_are_asked_again_and_then_given_up() {
     let fetched = tokio::time::timeout(Duration::from_secs(120), scene.fetch()).await;
     whole(&fetched.expect("a pause that was asked for is bounded").unwrap());
 
-    for (part, trick, said) in [
+    for (part, trick, expected) in [
         ("/api/", Trick::Status(500, None), "hf://org/name at main: the hub answers 500"),
         ("config.json", Trick::Status(429, None), "config.json of hf://org/name: the hub answers 429"),
         (WEIGHTS, Trick::Cut(0), "model.safetensors of hf://org/name"),
     ] {
         let scene = Scene::new().await;
         scene.hub.play(part, 1000, trick);
-        let told = scene.fetch().await.unwrap_err().to_string();
-        assert!(told.contains(said) && told.contains("after 4 tries"), "{told}");
+        let message = scene.fetch().await.unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains("after 4 tries"), "{message}");
     }
 }
 
@@ -63,7 +63,7 @@ async fn an_expired_link_is_requested_again() {
 
 #[tokio::test]
 async fn refusals_of_the_hub_name_the_remedy() {
-    for (part, code, said) in [
+    for (part, code, expected) in [
         ("/api/", 404, ["hf://org/name at main", "none of that name"]),
         ("/api/", 401, ["hf://org/name at main", "set HF_TOKEN"]),
         ("/api/", 403, ["hf://org/name at main", "set HF_TOKEN"]),
@@ -72,20 +72,20 @@ async fn refusals_of_the_hub_name_the_remedy() {
     ] {
         let mut scene = Scene::new().await;
         scene.hub.play(part, 1, Trick::Status(code, None));
-        let told = scene.fetch().await.unwrap_err().to_string();
-        assert!(said.iter().all(|said| told.contains(said)), "{code}: {told}");
+        let message = scene.fetch().await.unwrap_err().to_string();
+        assert!(expected.iter().all(|expected| message.contains(expected)), "{code}: {message}");
         if code == 403 {
             scene.config.token = TokenSource::Given(Token::new("hf_x").unwrap());
             scene.hub.play(part, 1, Trick::Status(code, None));
-            let told = scene.fetch().await.unwrap_err().to_string();
-            assert!(told.contains("accept the model's terms") && !told.contains("hf_x"), "{told}");
+            let message = scene.fetch().await.unwrap_err().to_string();
+            assert!(message.contains("accept the model's terms") && !message.contains("hf_x"), "{message}");
         }
     }
 }
 
 #[tokio::test]
 async fn false_answers_are_refused() {
-    for (trick, said) in [
+    for (trick, expected) in [
         (Trick::Longer(7), "more than the 16384 bytes"),
         (Trick::OtherTotal(1), "a part of 100004 bytes, the hub lists 100003"),
         (Trick::OtherRange, "in answer to 0-16383"),
@@ -96,13 +96,13 @@ async fn false_answers_are_refused() {
     ] {
         let scene = Scene::new().await;
         scene.hub.play_storage(WEIGHTS, 1000, trick.clone());
-        let told = scene.fetch().await.unwrap_err().to_string();
-        assert!(told.contains(said) && told.contains(WEIGHTS), "{trick:?}: {told}");
+        let message = scene.fetch().await.unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains(WEIGHTS), "{trick:?}: {message}");
     }
     let scene = Scene::new().await;
     scene.hub.play(WEIGHTS, 1000, Trick::Redirect(format!("http://{}/{WEIGHTS}", scene.hub.address)));
-    let told = scene.fetch().await.unwrap_err().to_string();
-    assert!(told.contains("more than 5 redirects"), "{told}");
+    let message = scene.fetch().await.unwrap_err().to_string();
+    assert!(message.contains("more than 5 redirects"), "{message}");
 }
 
 #[tokio::test]
@@ -110,13 +110,13 @@ async fn a_list_with_a_false_size_is_refused() {
     for size in [SIZE as u64 - 3, SIZE as u64 + 3] {
         let scene = Scene::new().await;
         scene.hub.list_size(WEIGHTS, size);
-        let told = scene.fetch().await.unwrap_err().to_string();
-        assert!(told.contains(&format!("a part of {SIZE} bytes, the hub lists {size}")), "{told}");
+        let message = scene.fetch().await.unwrap_err().to_string();
+        assert!(message.contains(&format!("a part of {SIZE} bytes, the hub lists {size}")), "{message}");
     }
     let scene = Scene::new().await;
     scene.hub.list_size(WEIGHTS, u64::MAX / 2);
-    let told = scene.fetch().await.unwrap_err().to_string();
-    assert!(told.contains("is full") && told.contains("HF_HOME"), "refused before a byte is fetched: {told}");
+    let message = scene.fetch().await.unwrap_err().to_string();
+    assert!(message.contains("is full") && message.contains("HF_HOME"), "refused before a byte is fetched: {message}");
 }
 
 #[tokio::test]
@@ -128,8 +128,8 @@ async fn damaged_bytes_are_fetched_again_and_then_given_up() {
     for name in [WEIGHTS, "config.json"] {
         let scene = Scene::new().await;
         scene.hub.play(name, 1000, Trick::Damaged);
-        let told = scene.fetch().await.unwrap_err().to_string();
-        assert!(told.contains(&format!("{name} is not what the hub lists")), "{told}");
+        let message = scene.fetch().await.unwrap_err().to_string();
+        assert!(message.contains(&format!("{name} is not what the hub lists")), "{message}");
         assert_eq!(growing(&scene), usize::from(name != WEIGHTS), "nothing damaged is left");
     }
 }
@@ -140,6 +140,6 @@ async fn a_cache_that_cannot_be_written_is_named() {
     let file = scene.folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     scene.config.cache = Some(file.join("cache"));
-    let told = scene.fetch().await.unwrap_err().to_string();
-    assert!(told.contains(&file.display().to_string()), "{told}");
+    let message = scene.fetch().await.unwrap_err().to_string();
+    assert!(message.contains(&file.display().to_string()), "{message}");
 }

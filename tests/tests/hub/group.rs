@@ -118,8 +118,8 @@ async fn the_head_names_a_missing_model() {
     let mut group = Group::start(spec(1, "org/other", &hub, home.path()));
     let head = group.nodes[0].as_mut().expect("the head");
     assert!(!head.wait().success());
-    let said = head.output();
-    assert!(said.contains("read the model hf://org/other") && said.contains("none of that name"), "{said}");
+    let output = head.output();
+    assert!(output.contains("read the model hf://org/other") && output.contains("none of that name"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

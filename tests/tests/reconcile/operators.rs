@@ -142,13 +142,13 @@ pub fn transitions_make_one_event_and_steady_clusters_no_request() -> Result<()>
     ensure!(world.get("icl", "a")?["metadata"]["resourceVersion"] == version, "the status was written again");
     ensure!(world.operator.metric("lockstep_operator_head_connections")? < 0.5, "heads are listened to for nothing");
 
-    let told = count_events(&world)?;
-    let count = |reason: &str| told.get(reason).copied().unwrap_or(0);
+    let events = count_events(&world)?;
+    let count = |reason: &str| events.get(reason).copied().unwrap_or(0);
     // Two groups came up, were changed, and came up again.
     for (reason, most) in [("GroupCreating", 4), ("GroupDraining", 2), ("GroupUpdating", 2), ("GroupServing", 4)] {
-        ensure!((1..=most).contains(&count(reason)), "{reason} was told {} times: {told:?}", count(reason));
+        ensure!((1..=most).contains(&count(reason)), "{reason} has {} events: {events:?}", count(reason));
     }
-    ensure!(told.values().sum::<u64>() <= 24, "{told:?}");
+    ensure!(events.values().sum::<u64>() <= 24, "{events:?}");
     Ok(())
 }
 
@@ -168,11 +168,11 @@ fn settled(world: &World) -> Result<f64> {
 fn count_events(world: &World) -> Result<BTreeMap<String, u64>> {
     let selector = "--field-selector=involvedObject.name=a,involvedObject.kind=InferenceCluster";
     let events: Value = serde_json::from_str(&world.kubectl(&["get", "events", selector, "-o", "json"])?)?;
-    let mut told = BTreeMap::new();
+    let mut counts = BTreeMap::new();
     for event in events["items"].as_array().context("events")? {
         let again = event["series"]["count"].as_u64().or(event["count"].as_u64()).unwrap_or(1).max(1);
-        *told.entry(event["reason"].as_str().unwrap_or_default().to_owned()).or_default() += again;
+        *counts.entry(event["reason"].as_str().unwrap_or_default().to_owned()).or_default() += again;
     }
-    ensure!(!told.is_empty(), "no event is there after {} s", PATIENCE.as_secs());
-    Ok(told)
+    ensure!(!counts.is_empty(), "no event is there after {} s", PATIENCE.as_secs());
+    Ok(counts)
 }
