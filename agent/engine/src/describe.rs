@@ -1,4 +1,4 @@
-//! What the weightless head must know of a model: everything but the weights.
+//! Everything of a model but its weights: the head, which holds none, reads it.
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ const TEMPLATE_FILE: &str = "chat_template.jinja";
 #[derive(Debug, Clone)]
 pub struct ModelDescription {
     pub config: ModelConfig,
-    /// As `config.json` spells it.
+    /// Name of the family in `config.json`.
     pub architecture: &'static str,
     /// Positions that the model was made for.
     pub context_length: u32,
     pub vocab_size: u32,
-    /// Most ranks that it can be split over.
+    /// Most ranks that one stage of the model can be split over.
     pub largest_world_size: usize,
     pub generation: GenerationDefaults,
     /// The bytes of `tokenizer.json`.
@@ -45,8 +45,8 @@ pub struct ModelDescription {
 /// # Errors
 /// [`EngineError::Missing`] or [`EngineError::Format`] naming the file.
 pub fn describe(files: &dyn ModelFiles) -> Result<ModelDescription, EngineError> {
-    let config = ModelConfig::read(files)?;
-    let generation = GenerationDefaults::read(files, &config)?;
+    let config = ModelConfig::from_files(files)?;
+    let generation = GenerationDefaults::from_files(files, &config)?;
     let tokenizer_config = match files.read_all(TOKENIZER_CONFIG_FILE)? {
         Some(json) => serde_json::from_slice(&json)
             .map_err(|error| EngineError::format(TOKENIZER_CONFIG_FILE, error.to_string()))?,
@@ -73,14 +73,14 @@ pub fn describe(files: &dyn ModelFiles) -> Result<ModelDescription, EngineError>
     })
 }
 
-/// What the headers of the weights say.
+/// Facts from the headers of the weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightFacts {
-    /// Counted once where they are shared.
+    /// Number of parameters. Shared ones count once.
     pub parameters: u64,
-    /// Type of most of them: `f32`, `bf16`, `f16`, `q8_0`, ….
+    /// Type of most of the parameters: `f32`, `bf16`, `f16`, `q8_0`, ….
     pub dtype: &'static str,
-    /// They are in blocks, and stay so whatever type is asked for.
+    /// The parameters are in blocks. They stay so whatever type is asked for.
     pub in_blocks: bool,
 }
 
@@ -89,7 +89,7 @@ pub struct WeightFacts {
 /// # Errors
 /// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
 pub fn weight_facts(files: Arc<dyn ModelFiles>) -> Result<WeightFacts, EngineError> {
-    let tied = ModelConfig::read(files.as_ref())?.tie_word_embeddings;
+    let tied = ModelConfig::from_files(files.as_ref())?.tie_word_embeddings;
     let weights = Weights::open(files)?;
     let blocks = weights.main_blocks().map(BlockFormat::name);
     let dtype = blocks.unwrap_or_else(|| dtype_name(weights.main_dtype()));

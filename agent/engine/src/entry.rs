@@ -8,46 +8,46 @@ use lockstep_kernels::BlockFormat;
 
 use crate::EngineError;
 
-/// How a tensor's numbers are stored.
+/// Format that a tensor's numbers are stored in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
     Float(DType),
-    /// Rows of blocks; the columns fill the last one.
+    /// Rows of blocks. The columns of a row fill its last block.
     Blocks(BlockFormat),
-    /// Something that is not read, by its name.
+    /// A format that is not read, by its name.
     Other(String),
 }
 
-/// In which order a tensor's rows are stored.
+/// Order that a tensor's rows are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowOrder {
-    /// As they are meant.
+    /// The model's own order.
     Plain,
-    /// In heads of so many rows, whose two halves take turns: GGUF files of the `llama` architecture have queries and
-    /// keys so, for a rotation of neighbours.
+    /// Heads of this many rows, whose two halves take turns. GGUF files of the `llama` architecture have queries and
+    /// keys in this order, for a rotation of neighbours.
     Interleaved(usize),
 }
 
-/// The type that numbers stored in `stored` are kept in without rounding, where others are kept in `dtype`.
-pub fn unrounded(stored: DType, dtype: DType) -> DType {
+/// Returns the type that keeps numbers of type `stored` unrounded, in a model whose other numbers are kept in `dtype`.
+pub fn unrounded_dtype(stored: DType, dtype: DType) -> DType {
     if stored == dtype { dtype } else { DType::F32 }
 }
 
-/// Where a tensor lies.
+/// A tensor's place in a file, its shape and its format.
 #[derive(Debug)]
 pub struct Entry {
     pub file: Arc<str>,
     pub shape: Vec<usize>,
-    /// Of its first byte, from the start of the file.
+    /// Offset of its first byte from the start of the file.
     pub offset: u64,
-    /// Of its data.
+    /// Size of its data.
     pub bytes: u64,
     pub stored: Stored,
     pub order: RowOrder,
 }
 
 impl Entry {
-    /// Type as a tensor's; `name` is for the error.
+    /// Returns the type of a tensor in floating point. `name` is for the error.
     pub fn dtype(&self, name: &str) -> Result<DType, EngineError> {
         match self.stored {
             Stored::Float(dtype) => Ok(dtype),
@@ -55,14 +55,14 @@ impl Entry {
         }
     }
 
-    /// Whether it is a matrix; else a vector.
+    /// Returns true for a matrix, false for a vector.
     pub fn is_matrix(&self) -> bool {
         self.shape.len() > 1
     }
 
-    /// Bytes that it takes in memory: a floating-point matrix in `dtype`, or in blocks where it is `quantized`; a vector
-    /// in f32; blocks as they are stored.
-    pub fn in_memory(&self, dtype: DType, quantized: Option<BlockFormat>) -> u64 {
+    /// Returns the bytes that the tensor takes in memory. A floating-point matrix is kept in `dtype`, or in blocks if it is
+    /// `quantized`. A vector is kept in f32, and blocks stay as they are stored.
+    pub fn memory_bytes(&self, dtype: DType, quantized: Option<BlockFormat>) -> u64 {
         let elements = self.shape.iter().product::<usize>() as u64;
         let columns = self.shape.last().copied().unwrap_or(1).max(1) as u64;
         match (&self.stored, quantized) {
@@ -75,7 +75,7 @@ impl Entry {
         }
     }
 
-    /// The error for a type that cannot be used.
+    /// Returns the error for a type that cannot be used.
     pub fn refuse_dtype(&self, name: &str) -> EngineError {
         let found = match &self.stored {
             Stored::Float(dtype) => dtype.as_str().to_uppercase(),
@@ -85,13 +85,13 @@ impl Entry {
         EngineError::Dtype { tensor: name.into(), file: self.file.to_string(), found }
     }
 
-    /// Bytes of one row of columns.
+    /// Returns the bytes of one row.
     pub fn row_bytes(&self) -> usize {
         let rows = self.shape.first().copied().unwrap_or(1).max(1);
         usize::try_from(self.bytes).unwrap_or(usize::MAX) / rows
     }
 
-    /// Stored rows that hold the rows `rows`.
+    /// Returns the stored rows that hold the rows `rows`.
     pub fn stored_rows(&self, rows: &Range<usize>) -> Range<usize> {
         match self.order {
             RowOrder::Plain => rows.clone(),
@@ -99,7 +99,7 @@ impl Entry {
         }
     }
 
-    /// Where row `row` is stored.
+    /// Returns the index under which row `row` is stored.
     pub fn stored_row(&self, row: usize) -> usize {
         match self.order {
             RowOrder::Plain => row,

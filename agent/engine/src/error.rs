@@ -1,4 +1,4 @@
-//! What can go wrong in a rank's body: every error names the culprit, and the remedy where there is one.
+//! Errors of a rank. Each names the culprit, and the remedy if there is one.
 
 use lockstep_collectives::CollectiveError;
 use lockstep_schedule::plan::SeqId;
@@ -8,28 +8,28 @@ use crate::config::ConfigError;
 /// Errors of reading a model, loading it, and stepping it.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The source is none that can be read here.
+    /// A model source cannot be read here.
     #[error("model source `{origin}`: {reason}")]
     Source { origin: String, reason: String },
-    /// A file that a model must have is not there.
+    /// A file that a model must have is missing.
     #[error("{file} is missing in {origin}: a model folder holds config.json, tokenizer.json and *.safetensors")]
     Missing { file: String, origin: String },
     /// The operating system failed to read a file.
     #[error("read {file}: {cause}")]
     Io { file: String, cause: std::io::Error },
-    /// A file ends before what its header promises.
+    /// A file ends before the data that its header promises.
     #[error("{file} is cut short: it has {size} bytes, {expected} were expected; copy or download it again")]
     Truncated { file: String, size: u64, expected: u64 },
     /// A file is not the one that the head resolved.
     #[error("{file} is not the file that the head resolved: {reason}; every node needs the same model files")]
     Changed { file: String, reason: String },
-    /// A file's content is not what its name promises.
+    /// A file's content does not have the format that its name promises.
     #[error("{file}: {reason}")]
     Format { file: String, reason: String },
-    /// A value in a model's configuration that no model can be made of.
+    /// A model's configuration has a value that no model can be made of.
     #[error("{file}: {cause}")]
     Config { file: String, cause: ConfigError },
-    /// A model family that is not built in.
+    /// A model's family is not built in.
     #[error("architecture `{found}` is not supported; supported: {supported}")]
     Architecture { found: String, supported: String },
     /// A tensor that the architecture needs is in no file.
@@ -38,7 +38,7 @@ pub enum EngineError {
     /// A tensor has another shape than the configuration asks for.
     #[error("tensor `{tensor}` in {file} has shape {found:?}, config.json asks for {expected:?}")]
     Shape { tensor: String, file: String, expected: Vec<usize>, found: Vec<usize> },
-    /// A tensor has a type that is not read, or another than those that it is used with.
+    /// A tensor has a type that is not read, or another type than the tensors that it is loaded with.
     #[error("tensor `{tensor}` in {file} is {found}; supported: F32, BF16, F16, the same in a whole layer")]
     Dtype { tensor: String, file: String, found: String },
     /// The model cannot be split over that many ranks.
@@ -47,7 +47,7 @@ pub enum EngineError {
     /// The model has too few layers for that many stages.
     #[error("a model of {layers} layers cannot be split into {stages} pipeline stages: use at most {layers}")]
     Stages { stages: usize, layers: usize },
-    /// A rank's devices have too little memory for its layers: `needed` and `free` are bytes.
+    /// A rank's devices have too little memory for its layers. `needed` and `free` are bytes.
     #[error(
         "{fit} of {layers} layers fit on this rank's devices: {} MiB are needed with a little KV cache, {} MiB are free; \
          quantize (--isq), shorten --context-length or --max-num-batched-tokens, use more devices, or let the rest \
@@ -56,16 +56,16 @@ pub enum EngineError {
         .free >> 20
     )]
     DeviceMemory { fit: usize, layers: usize, needed: u64, free: u64 },
-    /// A value of the runner's configuration.
+    /// The runner was configured with a value that it cannot use.
     #[error("{0}")]
     Usage(String),
-    /// A plan that contradicts itself, the configuration or what this rank holds.
+    /// A plan contradicts itself, the configuration, or the sequences that this rank holds.
     #[error("step {step} of epoch {epoch} refused: {reason}")]
     Plan { epoch: u64, step: u64, reason: String },
-    /// A step was asked for while no group is formed.
+    /// A step was asked for before a group was formed.
     #[error("no group is formed: a communicator must be given first")]
     NotFormed,
-    /// The model computed something that is no number.
+    /// The model computed a logit that is not finite.
     #[error("the logits of sequence {seq} hold a value that is not finite (at rank {rank})")]
     Logits { seq: SeqId, rank: usize },
     /// A collective failed; the group must be formed anew.
@@ -80,7 +80,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// A file whose content is wrong.
+    /// Returns the error for a file whose content is wrong.
     pub(crate) fn format(file: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Format { file: file.into(), reason: reason.into() }
     }

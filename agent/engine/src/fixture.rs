@@ -1,4 +1,4 @@
-//! Throwaway models for unit tests: a folder with a small Llama whose weights count through a fixed pattern.
+//! Models for unit tests: a temporary folder with a small Llama whose weights count through a fixed pattern.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::config::ModelConfig;
 
-/// A model folder that goes with the value.
+/// A model folder that is deleted with the value.
 pub struct Model {
     folder: tempfile::TempDir,
     source: String,
@@ -41,12 +41,12 @@ impl Model {
     }
 }
 
-/// Makes a named pipe that nobody writes to.
-pub fn pipe(path: &Path) {
+/// Makes a named pipe that no process writes to.
+pub fn make_pipe(path: &Path) {
     assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// A folder that holds `model.safetensors` with these tensors and no configuration.
+/// Makes a folder that holds `model.safetensors` with these tensors and no configuration.
 pub fn folder(tensors: &[(&str, &Tensor)]) -> Model {
     let folder = tempfile::tempdir().unwrap();
     let tensors: std::collections::HashMap<_, _> =
@@ -56,7 +56,7 @@ pub fn folder(tensors: &[(&str, &Tensor)]) -> Model {
     Model { folder, source }
 }
 
-/// `config.json` of [`tiny_llama`].
+/// Returns the `config.json` of [`tiny_llama`].
 pub fn tiny_json() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"], "hidden_size": 24, "intermediate_size": 34, "num_hidden_layers": 2,
@@ -70,7 +70,7 @@ pub fn tiny_config() -> ModelConfig {
     ModelConfig::parse(tiny_json().to_string().as_bytes()).unwrap()
 }
 
-/// A Llama of two layers in f32, untrained.
+/// Makes a Llama of two layers in f32, untrained.
 pub fn tiny_llama() -> Model {
     let config = tiny_config();
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
@@ -109,7 +109,7 @@ fn ones(size: usize) -> Tensor {
     Tensor::ones(size, DType::F32, &Device::Cpu).unwrap()
 }
 
-/// Values in (-0.5, 0.5) that no two places share a pattern in.
+/// Makes a matrix of values in (-0.5, 0.5) without a repeated pattern.
 fn matrix(rows: usize, columns: usize, salt: usize) -> Tensor {
     let value = |i: usize| {
         let bits = ((i + 1).wrapping_mul(2_654_435_761).wrapping_add(salt.wrapping_mul(40_503)) >> 7) % 10_007;

@@ -1,6 +1,7 @@
-//! A rank's body: from a folder of weights and a step plan to sampled tokens.
+//! The engine of one rank: it turns a folder of weights and a step plan into sampled tokens.
 //!
-//! [`describe`] is what the weightless head reads of a model, [`resolve`] fixes its files, [`Runner`] is one rank.
+//! The head, which holds no weights, reads a model by [`describe`] and fixes its files by [`resolve`]. A [`Runner`] is one
+//! rank.
 
 #![forbid(unsafe_code)]
 
@@ -33,10 +34,10 @@ pub use runner::{ModelFacts, Runner, RunnerConfig, StepWithLogits};
 pub use source::{ModelFile, ModelFiles, resolve, verify};
 pub use weights::check_safetensors;
 
-/// Name of the instruction set that a rank computes with: the one asked for, else the best that this machine has.
+/// Returns the name of the instruction set that a rank computes with: `asked`, or the best that this machine has.
 ///
 /// # Errors
-/// [`EngineError::Kernel`] for one that is unknown or not to be had here.
+/// [`EngineError::Kernel`] if `asked` is unknown or this machine lacks it.
 pub fn isa_name(asked: Option<&str>) -> Result<&'static str, EngineError> {
     let isa = asked.map_or_else(|| Ok(lockstep_kernels::Isa::detect()), lockstep_kernels::Isa::force)?;
     Ok(isa.name())

@@ -1,4 +1,4 @@
-//! From names to what a layer holds: the rank's part of a tensor, in the type and on the device that it computes with.
+//! Loading of tensors by name: the rank's part of each, in the type and on the device that a layer computes with.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -7,45 +7,45 @@ use candle_core::{DType, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Matrix};
 
 use crate::EngineError;
-use crate::entry::unrounded;
+use crate::entry::unrounded_dtype;
 use crate::placement::Placement;
 use crate::shard::Shard;
 use crate::weights::Weights;
 
-/// What is the same for all layers of one load.
+/// Options that all layers of one load share.
 pub struct LoadOptions<'a> {
     pub weights: &'a Weights,
     pub placement: &'a Placement,
     pub shard: &'a Shard,
-    /// Of the matrices; vectors are f32.
+    /// Type of the matrices. Vectors are f32.
     pub dtype: DType,
-    /// Of the matrices that are stored in floating point.
+    /// Format that matrices stored in floating point are quantized to.
     pub quantization: Option<BlockFormat>,
-    /// Hears bytes read and bytes in all.
+    /// Callback that gets the bytes read so far and the bytes in all.
     pub progress: RefCell<&'a mut dyn FnMut(u64, u64)>,
     pub bytes_total: u64,
 }
 
-/// A place in the tree of tensor names, and where what is loaded from it is to lie.
+/// A place in the tree of tensor names, and the device that its tensors are loaded to.
 pub struct Loader<'a> {
     options: &'a LoadOptions<'a>,
     context: &'a Context,
-    /// Matrices are kept as they are stored.
+    /// Matrices are neither quantized nor rounded.
     exact: bool,
     prefix: String,
 }
 
-/// Some rows of a matrix `[of, in]` called `name.weight`, with those of its bias `name.bias`.
+/// Some rows of a matrix `[num_rows, in_features]` called `name.weight`, with those of its bias `name.bias`.
 pub struct RowPart<'a> {
     pub name: &'a str,
-    pub of: usize,
+    pub num_rows: usize,
     pub rows: Range<usize>,
 }
 
-/// Rows that are looked up by their index.
+/// A table whose rows are looked up by their index.
 pub enum Table {
     Plain(Tensor),
-    /// In the order of products: stored in blocks, or shared with a tied output projection.
+    /// Numbers in the order of products: the table is stored in blocks, or a tied output projection shares it.
     Matrix(Matrix),
 }
 
@@ -55,8 +55,8 @@ impl<'a> Loader<'a> {
         Self { options, context, exact: false, prefix: String::new() }
     }
 
-    /// The same place, for what is computed with `context`.
-    pub fn on(&self, context: &'a Context) -> Self {
+    /// Returns the same place, for tensors that `context` computes with.
+    pub fn with_context(&self, context: &'a Context) -> Self {
         Self { context, prefix: self.prefix.clone(), ..*self }
     }
 
@@ -64,13 +64,14 @@ impl<'a> Loader<'a> {
         self.options.placement
     }
 
-    /// The place `name` below this one.
-    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+    /// Returns the place `name` below this one.
+    pub fn child(&self, name: impl std::fmt::Display) -> Self {
         Self { prefix: format!("{}{name}.", self.prefix), ..*self }
     }
 
-    /// The same place, for what is neither quantized nor rounded: a router, where a small error changes who computes.
-    pub fn exact(&self) -> Self {
+    /// Returns the same place, for tensors that are neither quantized nor rounded. Routers are: a small error in them
+    /// changes which experts compute.
+    pub fn as_exact(&self) -> Self {
         Self { exact: true, prefix: self.prefix.clone(), ..*self }
     }
 
@@ -78,26 +79,26 @@ impl<'a> Loader<'a> {
         self.options.shard
     }
 
-    /// A whole vector `[size]` in f32.
+    /// Loads a whole vector `[size]` in f32.
     pub fn vector(&self, name: &str, size: usize) -> Result<Tensor, EngineError> {
         self.rows(name, &[size], 0..size, DType::F32)
     }
 
-    /// Some rows of a table `[rows, columns]`, which is not quantized while loading. `tied`: the output projection is it
-    /// too.
+    /// Loads some rows of a table `[rows, columns]`, which is not quantized while loading. `tied` says that the output
+    /// projection is the same matrix.
     pub fn table(&self, name: &str, shape: [usize; 2], rows: Range<usize>, tied: bool) -> Result<Table, EngineError> {
         let whole = 0..shape[1];
         if let Some(format) = self.options.weights.blocks_of(&self.name(name))? {
             return Ok(Table::Matrix(self.blocks(&self.name(name), format, shape, &rows, &whole)?));
         }
         let tensor = self.rows(name, &shape, rows, self.options.dtype)?;
-        match self.format() {
+        match self.block_format() {
             None if tied => Ok(Table::Matrix(self.packed(&tensor, whole)?)),
             _ => Ok(Table::Plain(tensor)),
         }
     }
 
-    /// The parts above one another as one matrix `[sum of rows, in]`.
+    /// Loads the parts above one another as one matrix `[sum of rows, in_features]`.
     pub fn stacked(&self, parts: &[RowPart<'_>], in_features: usize) -> Result<Matrix, EngineError> {
         let name = |part: &RowPart<'_>| self.name(&format!("{}.weight", part.name));
         let formats = parts.iter().map(|part| self.options.weights.blocks_of(&name(part)));
@@ -108,16 +109,17 @@ impl<'a> Loader<'a> {
         }
         let whole = 0..in_features;
         let matrices = parts.iter().zip(formats).map(|(part, format)| match format {
-            Some(format) => self.blocks(&name(part), format, [part.of, in_features], &part.rows, &whole),
+            Some(format) => self.blocks(&name(part), format, [part.num_rows, in_features], &part.rows, &whole),
             None => {
-                let tensor = self.options.weights.rows(&name(part), &[part.of, in_features], part.rows.clone())?;
+                let tensor =
+                    self.options.weights.rows(&name(part), &[part.num_rows, in_features], part.rows.clone())?;
                 self.packed(&self.matrix(tensor)?, whole.clone())
             }
         });
         Ok(Matrix::stack(matrices.collect::<Result<_, _>>()?)?)
     }
 
-    /// The biases of those parts behind one another, in f32.
+    /// Loads the biases of those parts one after another, in f32.
     pub fn stacked_bias(&self, parts: &[RowPart<'_>]) -> Result<Tensor, EngineError> {
         self.place(self.stack(parts, "bias", &[])?, DType::F32)
     }
@@ -125,20 +127,20 @@ impl<'a> Loader<'a> {
     fn stack(&self, parts: &[RowPart<'_>], kind: &str, row: &[usize]) -> Result<Tensor, EngineError> {
         let names: Vec<String> = parts.iter().map(|part| self.name(&format!("{}.{kind}", part.name))).collect();
         let parts: Vec<_> =
-            names.iter().zip(parts).map(|(name, part)| (name.as_str(), part.of, part.rows.clone())).collect();
+            names.iter().zip(parts).map(|(name, part)| (name.as_str(), part.num_rows, part.rows.clone())).collect();
         self.options.weights.stacked(&parts, row)
     }
 
-    /// Some columns of a matrix `[rows, columns]`.
+    /// Loads some columns of a matrix `[rows, columns]`.
     ///
-    /// Where it is or becomes quantized, blocks begin where they do in the whole matrix, so that its numbers are the
-    /// same however it is cut.
+    /// Blocks of a quantized matrix begin at the same columns as in the whole matrix. So the numbers are the same
+    /// however the matrix is cut.
     pub fn columns(&self, name: &str, shape: [usize; 2], columns: Range<usize>) -> Result<Matrix, EngineError> {
         let name = self.name(name);
         if let Some(format) = self.options.weights.blocks_of(&name)? {
             return self.blocks(&name, format, shape, &(0..shape[0]), &columns);
         }
-        let whole = match self.format() {
+        let whole = match self.block_format() {
             Some(format) => whole_blocks(format, &columns, shape[1]),
             None => columns.clone(),
         };
@@ -147,7 +149,7 @@ impl<'a> Loader<'a> {
         self.packed(&self.matrix(tensor)?, kept)
     }
 
-    /// The output projection that a table is at the same time.
+    /// Returns the output projection that shares its numbers with `table`.
     pub fn tied(&self, table: &Table) -> Result<Matrix, EngineError> {
         match table {
             Table::Plain(tensor) => self.packed(tensor, 0..tensor.dim(1)?),
@@ -155,21 +157,21 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// What matrices are quantized to here that are stored in floating point.
-    fn format(&self) -> Option<BlockFormat> {
+    /// Returns the format that matrices stored in floating point are quantized to here.
+    fn block_format(&self) -> Option<BlockFormat> {
         self.options.quantization.filter(|_| !self.exact)
     }
 
-    /// Some columns of a matrix in the order that the device multiplies in, quantized where that is asked for.
+    /// Returns some columns of a matrix in the order that the device multiplies in, quantized if the options ask for it.
     fn packed(&self, tensor: &Tensor, columns: Range<usize>) -> Result<Matrix, EngineError> {
-        let matrix = match self.format() {
+        let matrix = match self.block_format() {
             Some(format) => Matrix::quantize(self.context, tensor, format, columns)?,
             None => Matrix::new(self.context, tensor)?,
         };
         Ok(matrix)
     }
 
-    /// Some rows and columns of a matrix that is stored in blocks.
+    /// Loads some rows and columns of a matrix that is stored in blocks.
     fn blocks(
         &self,
         name: &str,
@@ -190,11 +192,11 @@ impl<'a> Loader<'a> {
         self.place(tensor, dtype)
     }
 
-    /// Numbers of a matrix that is yet to be brought to its device.
+    /// Converts a matrix to its type, still on the host.
     fn matrix(&self, tensor: Tensor) -> Result<Tensor, EngineError> {
         self.report();
         let dtype = self.options.dtype;
-        Ok(tensor.to_dtype(if self.exact { unrounded(tensor.dtype(), dtype) } else { dtype })?)
+        Ok(tensor.to_dtype(if self.exact { unrounded_dtype(tensor.dtype(), dtype) } else { dtype })?)
     }
 
     fn place(&self, tensor: Tensor, dtype: DType) -> Result<Tensor, EngineError> {
@@ -212,7 +214,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// The columns of all blocks that hold some of `columns`, of `width` in all.
+/// Returns the columns of all blocks that hold some of `columns`. `width` is the number of columns in all.
 fn whole_blocks(format: BlockFormat, columns: &Range<usize>, width: usize) -> Range<usize> {
     let block = format.columns();
     columns.start / block * block..columns.end.next_multiple_of(block).min(width)

@@ -1,4 +1,4 @@
-//! The kind of a model source, by its name: a folder, a GGUF file, or the binary itself.
+//! Model sources by their name: a folder, a GGUF file, or the binary itself.
 
 use std::path::Path;
 use std::sync::Arc;

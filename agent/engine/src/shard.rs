@@ -1,11 +1,11 @@
-//! What part of a model is one rank's: any tensor size up to the number of query heads, none of which must divide, in
-//! any number of stages up to the number of layers.
+//! One rank's part of a model. A stage may have any number of ranks up to the number of query heads, and nothing has to
+//! divide evenly. There may be as many stages as layers.
 //!
-//! Layers go to stages in contiguous ranges; the first stage also has the embedding, the last one the final norm and the
+//! Layers go to stages in contiguous ranges. The first stage also has the embedding, the last stage the final norm and the
 //! output projection. Within a stage every rank has a part of each layer.
 //!
-//! Query heads go in contiguous ranges; a rank keeps every KV head that its range touches, so two ranks may both keep
-//! the one between them. Every other dimension is split as evenly as it can be.
+//! Query heads go to ranks in contiguous ranges. A rank keeps every KV head that its range touches, so two neighbours may
+//! both keep the KV head between them. Every other dimension is split as evenly as it can be.
 
 use std::ops::Range;
 
@@ -19,24 +19,26 @@ use crate::config::ModelConfig;
 pub struct Shard {
     /// Place in the stage's tensor-parallel group.
     pub group: RankGroup,
-    /// The stage's layers, by their index in the whole model.
+    /// The stage's layers, as indices in the whole model.
     pub layers: Range<usize>,
-    /// Whether this stage has the embedding.
+    /// True if this stage has the embedding.
     pub embeds: bool,
-    /// Whether this stage has the final norm and the output projection.
+    /// True if this stage has the final norm and the output projection.
     pub projects: bool,
-    /// Query heads, by their index in the whole model.
+    /// Query heads, as indices in the whole model.
     pub queries: Range<usize>,
-    /// KV heads that those queries use, by their index in the whole model.
+    /// KV heads that those query heads use, as indices in the whole model.
     pub kv: Range<usize>,
-    /// For each of this rank's query heads the KV head that it uses; both are indices on this rank.
+    /// KV head of each query head of this rank. Both are indices on this rank.
     pub kv_of: Vec<usize>,
     pub vocab: Range<usize>,
 }
 
 impl Shard {
+    /// Returns the part of one rank.
+    ///
     /// # Errors
-    /// [`EngineError::WorldSize`] or [`EngineError::Stages`] where a rank would have nothing.
+    /// [`EngineError::WorldSize`] or [`EngineError::Stages`] if a rank would have nothing.
     pub fn new(config: &ModelConfig, grid: Grid) -> Result<Self, EngineError> {
         let (group, stages) = (grid.tensor(), grid.pipeline().world_size());
         if stages > config.num_layers {
@@ -72,18 +74,18 @@ impl Shard {
         })
     }
 
-    /// This rank's part of a feed-forward part's intermediate dimension of `size`.
+    /// Returns this rank's part of an intermediate dimension of `size`.
     pub fn intermediate(&self, size: usize) -> Range<usize> {
         self.group.part_of(size)
     }
 }
 
-/// Most ranks that one stage of a model can be split over.
+/// Returns the most ranks that one stage of a model can be split over.
 pub fn largest_world_size(config: &ModelConfig) -> usize {
     config.num_heads.min(least_intermediate(config)).min(config.vocab_size)
 }
 
-/// The least intermediate size of any layer: each expert's is split too.
+/// Returns the least intermediate size of any layer. That of each expert is split too.
 fn least_intermediate(config: &ModelConfig) -> usize {
     let dense = config.layers.iter().any(|layer| !layer.sparse).then_some(config.intermediate_size);
     let sparse = config.moe.map(|moe| moe.intermediate_size);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::str::FromStr;
 
-use lockstep_engine::source::hex;
+use lockstep_engine::source::to_hex;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
@@ -28,7 +28,7 @@ impl ContentId {
     pub fn sha256(content: &mut dyn Read) -> std::io::Result<Self> {
         let mut hash = Sha256::new();
         each_block(content, &mut |block| hash.update(block))?;
-        Ok(Self(hex(&hash.finalize())))
+        Ok(Self(to_hex(&hash.finalize())))
     }
 
     /// The id of this kind that `content`, of `size` bytes, has; `each` hears the bytes of each block.
@@ -42,7 +42,7 @@ impl ContentId {
                 hash.update(block);
                 each(block.len() as u64);
             })?;
-            return Ok(Self(hex(&hash.finalize())));
+            return Ok(Self(to_hex(&hash.finalize())));
         }
         let mut hash = Sha1::new();
         hash.update(format!("blob {size}\0"));
@@ -50,7 +50,7 @@ impl ContentId {
             hash.update(block);
             each(block.len() as u64);
         })?;
-        Ok(Self(hex(&hash.finalize())))
+        Ok(Self(to_hex(&hash.finalize())))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `generation_config.json`: what the model's makers suggest where a client says nothing.
+//! `generation_config.json`: values that the model's makers suggest for options that a client leaves out.
 
 use serde::Deserialize;
 
@@ -16,7 +16,7 @@ pub struct GenerationDefaults {
     pub bos_token_id: Option<u32>,
     /// Tokens that end an answer.
     pub eos_token_ids: Vec<u32>,
-    /// 0 where the makers suggest greedy decoding.
+    /// Temperature; 0 if the makers suggest greedy decoding.
     pub temperature: Option<f32>,
     pub top_k: Option<u32>,
     pub top_p: Option<f32>,
@@ -37,11 +37,11 @@ struct RawGeneration {
 }
 
 impl GenerationDefaults {
-    /// Reads the file; what it does not say about tokens comes from `config.json`.
+    /// Reads the file. Tokens that it leaves out come from `config.json`.
     ///
     /// # Errors
     /// [`EngineError::Format`] for a malformed file.
-    pub fn read(files: &dyn ModelFiles, config: &ModelConfig) -> Result<Self, EngineError> {
+    pub fn from_files(files: &dyn ModelFiles, config: &ModelConfig) -> Result<Self, EngineError> {
         let raw: RawGeneration = match files.read_all(GENERATION_FILE)? {
             Some(json) => serde_json::from_slice(&json)
                 .map_err(|error| EngineError::format(GENERATION_FILE, error.to_string()))?,
@@ -66,22 +66,22 @@ mod tests {
     use crate::fixture;
     use crate::open;
 
-    fn read(json: Option<&str>) -> Result<GenerationDefaults, EngineError> {
+    fn parse_file(json: Option<&str>) -> Result<GenerationDefaults, EngineError> {
         let model = fixture::tiny_llama();
         if let Some(json) = json {
             model.write(GENERATION_FILE, json.as_bytes());
         }
         let files = open(model.source()).unwrap();
-        GenerationDefaults::read(files.as_ref(), &ModelConfig::read(files.as_ref()).unwrap())
+        GenerationDefaults::from_files(files.as_ref(), &ModelConfig::from_files(files.as_ref()).unwrap())
     }
 
     #[test]
     fn the_file_overrides_the_configuration() {
-        let absent = read(None).unwrap();
+        let absent = parse_file(None).unwrap();
         assert_eq!((absent.eos_token_ids.as_slice(), absent.temperature), ([2].as_slice(), None));
-        let greedy = read(Some(r#"{"do_sample": false, "temperature": 0.6, "eos_token_id": 7}"#)).unwrap();
+        let greedy = parse_file(Some(r#"{"do_sample": false, "temperature": 0.6, "eos_token_id": 7}"#)).unwrap();
         assert_eq!((greedy.eos_token_ids.as_slice(), greedy.temperature), ([7].as_slice(), Some(0.0)));
-        let sampled = read(Some(
+        let sampled = parse_file(Some(
             r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": [7, 8],
                 "min_p": 0.05, "repetition_penalty": 1.1}"#,
         ));
@@ -89,6 +89,6 @@ mod tests {
         assert_eq!((sampled.min_p, sampled.repetition_penalty), (Some(0.05), Some(1.1)));
         assert_eq!((sampled.temperature, sampled.top_p, sampled.top_k), (Some(0.6), Some(0.9), Some(20)));
         assert_eq!(sampled.eos_token_ids, [7, 8]);
-        assert!(read(Some("{")).unwrap_err().to_string().starts_with("generation_config.json"));
+        assert!(parse_file(Some("{")).unwrap_err().to_string().starts_with("generation_config.json"));
     }
 }

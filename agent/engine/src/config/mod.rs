@@ -114,7 +114,7 @@ impl ModelConfig {
     ///
     /// # Errors
     /// [`EngineError::Missing`], and those of [`ModelConfig::parse`].
-    pub fn read(files: &dyn ModelFiles) -> Result<Self, EngineError> {
+    pub fn from_files(files: &dyn ModelFiles) -> Result<Self, EngineError> {
         Self::parse(&files.require(CONFIG_FILE)?)
     }
 

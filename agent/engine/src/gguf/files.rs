@@ -1,4 +1,4 @@
-//! A GGUF file, seen as the folder that the same model has on the hub: its metadata as JSON files, its weights as
+//! A GGUF file, seen as the folder that the same model has on the hub. Its metadata become JSON files, and its weights are
 //! `model.gguf`.
 
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub struct GgufFiles {
     folder: FolderFiles,
     /// Name of the file in its folder.
     name: String,
-    /// The files that are made of the metadata.
+    /// Files that are made of the metadata: name and content.
     made: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -33,7 +33,7 @@ impl GgufFiles {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = FolderFiles::open(source, parent)?;
         let header = read_header(&folder, name)?;
-        let rope = RopeFactors::read(&header, &mut |offset, buffer| folder.read_at(name, offset, buffer))?;
+        let rope = RopeFactors::from_header(&header, &mut |offset, buffer| folder.read_at(name, offset, buffer))?;
         let config = config(&header, &rope)?;
         let bytes = |json: Value| json.to_string().into_bytes();
         let made = vec![
@@ -49,10 +49,10 @@ impl GgufFiles {
     }
 }
 
-/// The one GGUF file of a folder that holds no `config.json`.
+/// Returns the one GGUF file of a folder that holds no `config.json`.
 ///
 /// # Errors
-/// [`EngineError::Source`] where it has several.
+/// [`EngineError::Source`] if it has several.
 pub fn only_gguf(source: &str, folder: &Path) -> Result<Option<PathBuf>, EngineError> {
     if folder.join("config.json").exists() {
         return Ok(None);
@@ -73,7 +73,7 @@ pub fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
-/// The header of a GGUF file among some files.
+/// Reads the header of the GGUF file `name`.
 ///
 /// # Errors
 /// [`EngineError::Missing`], [`EngineError::Format`], [`EngineError::Truncated`].

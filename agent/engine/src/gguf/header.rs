@@ -1,4 +1,4 @@
-//! What a GGUF file has before its tensors' data.
+//! The header of a GGUF file: everything before its tensors' data.
 
 use std::collections::HashMap;
 
@@ -13,19 +13,19 @@ const MAX_TENSORS: u64 = 1 << 20;
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: i64 = 32;
 
-/// One tensor as the header says it.
+/// One tensor's entry in the header.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
     pub name: String,
-    /// Rows first: the file has them the other way round.
+    /// Sizes with the rows first. The file has them in the opposite order.
     pub shape: Vec<u64>,
-    /// ggml's number of the type.
+    /// Number that ggml has for the type.
     pub kind: u32,
-    /// From the start of the file.
+    /// Offset from the start of the file.
     pub offset: u64,
 }
 
-/// A checked header: counts are bounded and every tensor begins inside the file.
+/// A checked header: counts are bounded, and every tensor begins inside the file.
 #[derive(Debug)]
 pub struct Header {
     /// Name of the file, for errors.
@@ -66,12 +66,12 @@ impl Header {
         for _ in 0..tensors {
             header.tensors.push(read_tensor(&mut reader)?);
         }
-        header.place(reader.offset())?;
+        header.resolve_offsets(reader.offset())?;
         Ok(header)
     }
 
     /// Turns offsets in the data into those in the file.
-    fn place(&mut self, end: u64) -> Result<(), EngineError> {
+    fn resolve_offsets(&mut self, end: u64) -> Result<(), EngineError> {
         let alignment = self.integer("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
         let alignment = match u64::try_from(alignment) {
             Ok(alignment) if alignment > 0 && alignment <= 1 << 20 => alignment,
@@ -89,7 +89,7 @@ impl Header {
         Ok(())
     }
 
-    /// The error for a value.
+    /// Returns the error for the value of `key`.
     pub fn wrong(&self, key: &str, reason: impl std::fmt::Display) -> EngineError {
         EngineError::format(&self.file, format!("`{key}`: {reason}"))
     }
@@ -98,7 +98,7 @@ impl Header {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Integer(number)) => Ok(Some(*number)),
-            // Some converters write one number a layer; only one for all can be used.
+            // Some converters write one number a layer. Only equal numbers can be used.
             Some(Value::Integers(numbers)) if numbers.windows(2).all(|pair| pair[0] == pair[1]) => {
                 Ok(numbers.first().map(|number| i64::from(*number)))
             }
@@ -107,7 +107,7 @@ impl Header {
         }
     }
 
-    /// A number that must be there.
+    /// Returns a number that must be there.
     pub fn need_integer(&self, key: &str) -> Result<i64, EngineError> {
         self.integer(key)?.ok_or_else(|| self.wrong(key, "it is missing"))
     }
@@ -171,7 +171,7 @@ fn read_values(reader: &mut Reader<'_>, count: u64) -> Result<HashMap<String, Va
     let mut values = HashMap::new();
     for _ in 0..count {
         let key = reader.string()?;
-        let value = Value::read(reader).map_err(|error| match error {
+        let value = Value::parse(reader).map_err(|error| match error {
             EngineError::Format { file, reason } => EngineError::Format { file, reason: format!("`{key}` {reason}") },
             other => other,
         })?;

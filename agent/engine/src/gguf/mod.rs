@@ -1,8 +1,8 @@
-//! GGUF files: one file that holds configuration, tokenizer, chat template and weights.
+//! GGUF files. One file holds configuration, tokenizer, chat template and weights.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, versions 2 and 3, little-endian. The header is
-//! read here with a bound on everything; what it says is turned into the files that a model folder has
-//! (`GgufFiles`), so that nothing else knows the format.
+//! read here with a bound on everything. `GgufFiles` turns it into the files of a model folder, so nothing else knows the
+//! format.
 
 mod config;
 mod family;
@@ -26,15 +26,16 @@ use header::Header;
 use rope::RopeFactors;
 use tokenizer::{tokenizer, tokenizer_config};
 
-/// Reads a header from bytes and all that is made of it, for fuzzing: nothing may panic, whatever the bytes are.
+/// Reads a header from bytes, and makes of it all that a file's header becomes, for fuzzing. No bytes may cause a panic.
 ///
 /// # Errors
-/// What is wrong with the bytes, by key or offset.
+/// [`EngineError::Format`] naming the key or offset, [`EngineError::Truncated`], [`EngineError::Architecture`],
+/// [`EngineError::Config`].
 pub fn check_bytes(bytes: &[u8]) -> Result<(), EngineError> {
     const FILE: &str = "model.gguf";
     let mut read = |offset: u64, buffer: &mut [u8]| read_slice(FILE, bytes, offset, buffer);
     let header = Header::parse(FILE, bytes.len() as u64, read)?;
-    let json = config(&header, &RopeFactors::read(&header, &mut read)?)?;
+    let json = config(&header, &RopeFactors::from_header(&header, &mut read)?)?;
     ModelConfig::parse(json.to_string().as_bytes())?;
     tokenizer(&header)?;
     tokenizer_config(&header)?;

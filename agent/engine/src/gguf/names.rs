@@ -1,4 +1,4 @@
-//! llama.cpp's names of tensors, and transformers'.
+//! Names of tensors, translated from llama.cpp's to transformers'.
 
 use crate::config::Architecture;
 

@@ -1,13 +1,13 @@
-//! Numbers and strings from the start of a file, read ahead in pieces; every length is checked before memory is taken.
+//! Numbers and strings from the start of a file, read ahead in pieces. Every length is checked before memory is taken.
 
 use crate::EngineError;
 
-/// Largest header: several times that of the largest vocabulary known.
+/// Size of the largest header: several times that of the largest vocabulary known.
 const MAX_HEADER: u64 = 128 << 20;
 /// Bytes read at once.
 const AHEAD: usize = 64 << 10;
 
-/// Reads a part of the file from an offset on.
+/// Function that fills a buffer from an offset in the file on.
 pub type ReadAt<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), EngineError> + 'a;
 
 /// A place in a file.
@@ -34,14 +34,14 @@ impl<'a> Reader<'a> {
         EngineError::format(self.file, format!("at offset {}: {reason}", self.offset))
     }
 
-    /// How much of a header there can be from here on.
-    pub fn left(&self) -> u64 {
+    /// Returns the most bytes that the header can have from here on.
+    pub fn remaining(&self) -> u64 {
         self.size.min(MAX_HEADER).saturating_sub(self.offset)
     }
 
-    /// The next `length` bytes.
+    /// Returns the next `length` bytes.
     pub fn bytes(&mut self, length: u64) -> Result<&[u8], EngineError> {
-        if length > self.left() {
+        if length > self.remaining() {
             let expected = self.offset.saturating_add(length);
             if expected > self.size {
                 return Err(EngineError::Truncated { file: self.file.into(), size: self.size, expected });
@@ -51,7 +51,7 @@ impl<'a> Reader<'a> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let mut from = usize::try_from(self.offset - self.start).unwrap_or(usize::MAX);
         if from.saturating_add(length) > self.ahead.len() {
-            let rest = usize::try_from(self.left()).unwrap_or(usize::MAX);
+            let rest = usize::try_from(self.remaining()).unwrap_or(usize::MAX);
             self.ahead.resize(length.max(AHEAD).min(rest), 0);
             (self.read)(self.offset, &mut self.ahead)?;
             (self.start, from) = (self.offset, 0);
@@ -74,7 +74,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// Text in UTF-8; what is not becomes U+FFFD, for tokens may be cut anywhere.
+    /// Reads a text in UTF-8. Bytes that are not UTF-8 become U+FFFD, for tokens may be cut anywhere.
     pub fn string(&mut self) -> Result<String, EngineError> {
         let length = self.u64()?;
         Ok(String::from_utf8_lossy(self.bytes(length)?).into_owned())

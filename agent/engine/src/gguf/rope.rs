@@ -1,4 +1,4 @@
-//! How a GGUF file says that RoPE is scaled: by metadata, or by tensors with a divisor for each frequency.
+//! Scaling of RoPE in a GGUF file: by metadata, or by tensors with a divisor for each frequency.
 
 use serde_json::{Map, Value, json};
 
@@ -7,16 +7,17 @@ use super::header::Header;
 use super::reader::ReadAt;
 use crate::EngineError;
 
-/// Most numbers in one tensor of divisors: half of the largest head.
+/// Most numbers in one tensor of divisors: more than half of the largest head.
 const MAX_FACTORS: u64 = 4096;
 
-/// What the file has tensors of.
+/// Divisors of frequencies that the file has as tensors.
 #[derive(Debug, Default)]
 pub struct RopeFactors {
-    /// Llama 3's divisors.
+    /// Divisors of Llama 3's scaling.
     llama3: Option<Vec<f32>>,
-    /// LongRoPE's, for short contexts and for long ones.
+    /// Divisors of LongRoPE for short contexts.
     short: Option<Vec<f32>>,
+    /// Divisors of LongRoPE for long contexts.
     long: Option<Vec<f32>>,
 }
 
@@ -25,7 +26,7 @@ impl RopeFactors {
     ///
     /// # Errors
     /// [`EngineError::Format`] naming the tensor, and those of reading.
-    pub fn read(header: &Header, read: &mut ReadAt<'_>) -> Result<Self, EngineError> {
+    pub fn from_header(header: &Header, read: &mut ReadAt<'_>) -> Result<Self, EngineError> {
         Ok(Self {
             llama3: factors(header, "rope_freqs.weight", read)?,
             short: factors(header, "rope_factors_short.weight", read)?,
@@ -33,7 +34,7 @@ impl RopeFactors {
         })
     }
 
-    /// What goes into `config.json`.
+    /// Returns the keys of `config.json` about RoPE.
     ///
     /// # Errors
     /// [`EngineError::Format`] naming the key or the tensor.
@@ -90,8 +91,8 @@ fn factors(header: &Header, name: &str, read: &mut ReadAt<'_>) -> Result<Option<
     Ok(Some(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
 }
 
-/// Llama 3.1's scaling is in a file by what each frequency is divided by. Its parameters are found again: the greatest
-/// divisor is the factor, and of the lengths that models were made for one gives all the others.
+/// Finds the parameters of Llama 3.1's scaling, of which a file has only the divisor of each frequency. The greatest divisor
+/// is the factor, and one of the lengths that models were made for gives all the others.
 fn llama3(header: &Header, theta: f64, factors: &[f32]) -> Result<Value, EngineError> {
     let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
     let fits = |length: f64| {
@@ -111,9 +112,9 @@ fn llama3(header: &Header, theta: f64, factors: &[f32]) -> Result<Value, EngineE
     }))
 }
 
-/// Llama 3's own: frequencies that turn less than `LOW` times in the original length are divided by the whole factor, those
-/// that turn more than `HIGH` times by nothing.
+/// Turns in the original length below which Llama 3 divides a frequency by the whole factor.
 const LOW: f64 = 1.0;
+/// Turns in the original length above which Llama 3 leaves a frequency as it is.
 const HIGH: f64 = 4.0;
 
 fn llama3_divisor(frequency: f64, factor: f64, length: f64) -> f64 {

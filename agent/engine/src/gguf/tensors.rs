@@ -13,10 +13,10 @@ use crate::EngineError;
 use crate::config::MAX_EXPERTS;
 use crate::entry::{Entry, RowOrder, Stored};
 
-/// Most tensors of a model, those of experts counted one by one: several times those of the largest model known.
+/// Most tensors of a model, with those of experts counted one by one: several times those of the largest model known.
 const MAX_ENTRIES: usize = 1 << 18;
 
-/// Where each tensor lies, by transformers' name.
+/// Returns the entry of each tensor, by transformers' name.
 ///
 /// # Errors
 /// [`EngineError::Format`] and [`EngineError::Truncated`], naming the tensor or the file.
@@ -28,7 +28,7 @@ pub fn entries(header: &Header) -> Result<HashMap<String, Entry>, EngineError> {
         let entry = entry(header, family, tensor, &file)?;
         let found = match Name::new(family.architecture, &tensor.name) {
             Name::Tensor(name) => vec![(name, entry)],
-            Name::Experts(before, after) => experts(header, tensor, &entry)?
+            Name::Experts(before, after) => expert_entries(header, tensor, &entry)?
                 .enumerate()
                 .map(|(expert, entry)| (format!("{before}.{expert}.{after}"), entry))
                 .collect(),
@@ -45,8 +45,8 @@ pub fn entries(header: &Header) -> Result<HashMap<String, Entry>, EngineError> {
     Ok(entries)
 }
 
-/// The matrices of a stack, in order.
-fn experts<'a>(
+/// Iterates over the matrices of a stack, in order.
+fn expert_entries<'a>(
     header: &Header,
     tensor: &TensorInfo,
     stack: &'a Entry,
@@ -75,7 +75,7 @@ fn entry(header: &Header, family: FileFamily, tensor: &TensorInfo, file: &Arc<st
     let (columns, block) = match &stored {
         Stored::Float(dtype) => (1, dtype.size_in_bytes() as u64),
         Stored::Blocks(format) => (format.columns() as u64, format.bytes() as u64),
-        // Not read, so its size does not matter.
+        // The tensor is not read, so its size does not matter.
         Stored::Other(_) => (1, 0),
     };
     if tensor.shape.last().is_some_and(|row| !row.is_multiple_of(columns)) {
@@ -91,7 +91,7 @@ fn entry(header: &Header, family: FileFamily, tensor: &TensorInfo, file: &Arc<st
     Ok(Entry { file: Arc::clone(file), shape, offset: tensor.offset, bytes, stored, order })
 }
 
-/// By ggml's number of the type.
+/// Returns the format for ggml's number of the type.
 fn stored(kind: u32) -> Stored {
     match kind {
         0 => Stored::Float(DType::F32),
@@ -106,7 +106,7 @@ fn stored(kind: u32) -> Stored {
     }
 }
 
-/// The name of a type that is not read, for the error.
+/// Returns the name of a type that is not read, for the error.
 fn kind_name(kind: u32) -> String {
     let names = [(3, "Q4_1"), (6, "Q5_0"), (7, "Q5_1"), (9, "Q8_1"), (10, "Q2_K"), (11, "Q3_K"), (15, "Q8_K")];
     let known = names.iter().find(|(number, _)| *number == kind).map(|(_, name)| (*name).to_owned());

@@ -1,4 +1,4 @@
-//! The vocabulary in a GGUF file as `tokenizer.json` and `tokenizer_config.json`.
+//! The vocabulary of a GGUF file, turned into `tokenizer.json` and `tokenizer_config.json`.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ const PRE: &str = "tokenizer.ggml.pre";
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
-/// How byte-level vocabularies cut text before merging, by `tokenizer.ggml.pre`.
+/// Patterns by which byte-level vocabularies cut text before merging, by `tokenizer.ggml.pre`.
 const CUTS: [(&[&str], &str); 2] = [
     (
         &["llama-bpe", "llama3", "llama-v3"],
@@ -26,10 +26,10 @@ const CUTS: [(&[&str], &str); 2] = [
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
 ];
-/// Those that are cut as GPT-2 does.
+/// Values of `tokenizer.ggml.pre` that mean GPT-2's pattern.
 const GPT2_CUTS: [&str; 3] = ["gpt-2", "gpt2", "olmo"];
 
-/// `tokenizer.json`, for vocabularies of byte pairs (`gpt2`) and of SentencePiece (`llama`).
+/// Returns `tokenizer.json`, for vocabularies of byte pairs (`gpt2`) and of SentencePiece (`llama`).
 ///
 /// # Errors
 /// [`EngineError::Format`] naming the key.
@@ -46,11 +46,11 @@ pub fn tokenizer(header: &Header) -> Result<Value, EngineError> {
     };
     json["version"] = "1.0".into();
     json["added_tokens"] = added_tokens(header, tokens)?;
-    json["post_processor"] = begin(header, tokens)?;
+    json["post_processor"] = begin_processor(header, tokens)?;
     Ok(json)
 }
 
-/// `tokenizer_config.json`: the chat template, and the texts of the tokens that begin and end.
+/// Returns `tokenizer_config.json`: the chat template, and the texts of the tokens that begin and end a text.
 ///
 /// # Errors
 /// [`EngineError::Format`] naming the key.
@@ -58,7 +58,7 @@ pub fn tokenizer_config(header: &Header) -> Result<Value, EngineError> {
     let mut json = json!({});
     let named = [("bos_token", "tokenizer.ggml.bos_token_id"), ("eos_token", "tokenizer.ggml.eos_token_id")];
     for (name, key) in named {
-        if let Some(text) = token(header, key)? {
+        if let Some(text) = token_at(header, key)? {
             json[name] = text.into();
         }
     }
@@ -69,8 +69,8 @@ pub fn tokenizer_config(header: &Header) -> Result<Value, EngineError> {
     Ok(json)
 }
 
-/// The text of the token whose id is at `key`.
-fn token<'a>(header: &'a Header, key: &str) -> Result<Option<&'a str>, EngineError> {
+/// Returns the text of the token whose id is at `key`.
+fn token_at<'a>(header: &'a Header, key: &str) -> Result<Option<&'a str>, EngineError> {
     let Some(id) = header.integer(key)? else { return Ok(None) };
     let tokens = header.texts(TOKENS)?.unwrap_or_default();
     let text = usize::try_from(id).ok().and_then(|id| tokens.get(id));
@@ -78,10 +78,10 @@ fn token<'a>(header: &'a Header, key: &str) -> Result<Option<&'a str>, EngineErr
 }
 
 fn adds_begin(header: &Header) -> Result<bool, EngineError> {
-    let said = header.flag("tokenizer.ggml.add_bos_token")?;
-    // What llama.cpp does where a file does not say it.
+    let given = header.flag("tokenizer.ggml.add_bos_token")?;
+    // llama.cpp does so if a file leaves the key out.
     let usual = header.text(MODEL)? == Some("llama") || header.text(PRE)?.is_some_and(|pre| CUTS[0].0.contains(&pre));
-    Ok(said.unwrap_or(usual))
+    Ok(given.unwrap_or(usual))
 }
 
 fn byte_pairs(header: &Header, vocabulary: &BTreeMap<&str, usize>) -> Result<Value, EngineError> {
@@ -110,13 +110,13 @@ fn byte_pairs(header: &Header, vocabulary: &BTreeMap<&str, usize>) -> Result<Val
         "normalizer": if qwen { json!({"type": "NFC"}) } else { Value::Null },
         "pre_tokenizer": pre_tokenizer,
         "decoder": bytes(true),
-        // Llama 3 takes a word that is a token as it is.
+        // Llama 3 does not split a word that is a token.
         "model": {"type": "BPE", "ignore_merges": cut == Some(CUTS[0].1), "vocab": vocabulary, "merges": merges},
     }))
 }
 
-/// SentencePiece joins the neighbours whose token has the best score; as pairs in order of score that is byte-pair
-/// merging (as transformers converts such vocabularies).
+/// Turns a vocabulary of SentencePiece into one of byte pairs, as transformers does. SentencePiece joins the neighbours whose
+/// token has the best score, which is byte-pair merging with the pairs in order of score.
 fn sentence_piece(
     header: &Header,
     tokens: &[String],
@@ -150,7 +150,7 @@ fn sentence_piece(
         normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    let unknown = token(header, "tokenizer.ggml.unknown_token_id")?;
+    let unknown = token_at(header, "tokenizer.ggml.unknown_token_id")?;
     Ok(json!({
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": null,
@@ -160,7 +160,7 @@ fn sentence_piece(
     }))
 }
 
-/// Longest piece that is cut into pairs, in bytes: SentencePiece's own bound is far below.
+/// Length of the longest piece that is cut into pairs, in bytes. SentencePiece's own bound is far below.
 const MAX_PIECE: usize = 512;
 
 fn added_tokens(header: &Header, tokens: &[String]) -> Result<Value, EngineError> {
@@ -173,8 +173,8 @@ fn added_tokens(header: &Header, tokens: &[String]) -> Result<Value, EngineError
     Ok(added.collect())
 }
 
-/// Puts the token that begins a text before it, where the model wants that.
-fn begin(header: &Header, tokens: &[String]) -> Result<Value, EngineError> {
+/// Returns the processor that puts the beginning token before a text, if the model wants it.
+fn begin_processor(header: &Header, tokens: &[String]) -> Result<Value, EngineError> {
     const BEGIN: &str = "tokenizer.ggml.bos_token_id";
     let (true, Some(id)) = (adds_begin(header)?, header.integer(BEGIN)?) else { return Ok(Value::Null) };
     let Some(text) = usize::try_from(id).ok().and_then(|id| tokens.get(id)) else {

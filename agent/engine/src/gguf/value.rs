@@ -3,7 +3,7 @@
 use super::reader::Reader;
 use crate::EngineError;
 
-/// One value. Arrays hold one kind; arrays of arrays are in no file that is known, and refused.
+/// One value. Arrays hold one kind of value. Arrays of arrays are in no known file, and refused.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Integer(i64),
@@ -19,7 +19,7 @@ const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
 impl Value {
-    pub fn read(reader: &mut Reader<'_>) -> Result<Self, EngineError> {
+    pub fn parse(reader: &mut Reader<'_>) -> Result<Self, EngineError> {
         match reader.u32()? {
             ARRAY => Self::read_array(reader),
             kind => Self::read_one(reader, kind),
@@ -44,7 +44,7 @@ impl Value {
         })
     }
 
-    /// Memory grows with what is read, which the file's size bounds.
+    /// Reads an array. Its memory grows with the bytes read, which the file's size bounds.
     fn read_array(reader: &mut Reader<'_>) -> Result<Self, EngineError> {
         let kind = reader.u32()?;
         let length = reader.u64()?;
@@ -55,7 +55,7 @@ impl Value {
             STRING | 10..=12 => 8,
             _ => return Err(reader.wrong(format!("arrays of type {kind} are not read"))),
         };
-        if length > reader.left() / least {
+        if length > reader.remaining() / least {
             return Err(reader.wrong(format!("an array of {length} values is longer than the rest of the header")));
         }
         let (mut strings, mut floats, mut integers) = (Vec::new(), Vec::new(), Vec::new());

@@ -85,14 +85,14 @@ fn qkv_parts(loader: &Loader<'_>, config: &ModelConfig, fused: bool) -> [RowPart
     let kv_rows = shard.kv.start * dim..shard.kv.end * dim;
     if !fused {
         return [
-            RowPart { name: "q_proj", of: queries, rows: q_rows },
-            RowPart { name: "k_proj", of: kv, rows: kv_rows.clone() },
-            RowPart { name: "v_proj", of: kv, rows: kv_rows },
+            RowPart { name: "q_proj", num_rows: queries, rows: q_rows },
+            RowPart { name: "k_proj", num_rows: kv, rows: kv_rows.clone() },
+            RowPart { name: "v_proj", num_rows: kv, rows: kv_rows },
         ];
     }
     let part = |first_row: usize, rows: std::ops::Range<usize>| RowPart {
         name: "qkv_proj",
-        of: queries + 2 * kv,
+        num_rows: queries + 2 * kv,
         rows: first_row + rows.start..first_row + rows.end,
     };
     [part(0, q_rows), part(queries, kv_rows.clone()), part(queries + kv, kv_rows)]

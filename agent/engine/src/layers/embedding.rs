@@ -50,7 +50,7 @@ pub struct LmHead {
 impl LmHead {
     /// Loads the matrix `name`.
     pub fn load(loader: &Loader<'_>, name: &str, config: &ModelConfig) -> Result<Self, EngineError> {
-        let shard = RowPart { name, of: config.vocab_size, rows: loader.shard().vocab.clone() };
+        let shard = RowPart { name, num_rows: config.vocab_size, rows: loader.shard().vocab.clone() };
         let matrix = ColumnParallelLinear::load(loader, &[shard], config.hidden_size, false)?;
         Ok(Self { matrix, soft_cap: config.logit_soft_cap })
     }

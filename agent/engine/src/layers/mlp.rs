@@ -41,13 +41,13 @@ impl GatedMlp {
         let shard = loader.shard().intermediate(intermediate);
         let (gate_up, down) = match names {
             MlpNames::Separate([gate, up, down]) => {
-                ([gate, up].map(|name| RowPart { name, of: intermediate, rows: shard.clone() }), down)
+                ([gate, up].map(|name| RowPart { name, num_rows: intermediate, rows: shard.clone() }), down)
             }
             MlpNames::Fused => {
                 let rows = |first_row: usize| first_row + shard.start..first_row + shard.end;
                 let gate_up = [0, intermediate].map(|first_row| RowPart {
                     name: "gate_up_proj",
-                    of: 2 * intermediate,
+                    num_rows: 2 * intermediate,
                     rows: rows(first_row),
                 });
                 (gate_up, "down_proj")

@@ -42,7 +42,7 @@ impl<T> PlacedPart<T> {
         context: &'a Context,
         load: impl FnOnce(&Loader<'a>) -> Result<T, EngineError>,
     ) -> Result<Self, EngineError> {
-        Ok(Self { context: context.clone(), part: load(&loader.on(context))? })
+        Ok(Self { context: context.clone(), part: load(&loader.with_context(context))? })
     }
 }
 
@@ -59,7 +59,7 @@ impl OutputHead {
         config: &ModelConfig,
         table: Option<&VocabParallelEmbedding>,
     ) -> Result<Self, EngineError> {
-        let model = loader.at("model");
+        let model = loader.child("model");
         let lm_head = match (config.tie_word_embeddings, table) {
             (false, _) => LmHead::load(loader, "lm_head", config)?,
             (true, Some(table)) => LmHead::tied(loader, config, table)?,
@@ -70,7 +70,7 @@ impl OutputHead {
 }
 
 fn load_embedding(loader: &Loader<'_>, config: &ModelConfig) -> Result<VocabParallelEmbedding, EngineError> {
-    VocabParallelEmbedding::load(&loader.at("model"), "embed_tokens", config)
+    VocabParallelEmbedding::load(&loader.child("model"), "embed_tokens", config)
 }
 
 impl<B: Block> Decoder<B> {
@@ -86,8 +86,8 @@ impl<B: Block> Decoder<B> {
             shard.embeds.then(|| PlacedPart::load(loader, first, |loader| load_embedding(loader, config)));
         let embed_tokens = embed_tokens.transpose()?;
         let placed = |index: usize| {
-            PlacedPart::load(loader, placement.of(index), |loader| {
-                block(&loader.at("model").at("layers").at(index), &config.layers[index])
+            PlacedPart::load(loader, placement.context_of(index), |loader| {
+                block(&loader.child("model").child("layers").child(index), &config.layers[index])
             })
         };
         let blocks = shard.layers.clone().map(placed).collect::<Result<_, _>>()?;

@@ -28,10 +28,10 @@ impl GemmaBlock {
         let norm = |name| RmsNorm::load(loader, name, config.hidden_size, config);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            self_attn: Attention::load(&loader.at("self_attn"), config, layer)?,
+            self_attn: Attention::load(&loader.child("self_attn"), config, layer)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
             pre_feedforward_layernorm: norm("pre_feedforward_layernorm")?,
-            mlp: GatedMlp::load(&loader.at("mlp"), config, MlpNames::USUAL, config.intermediate_size)?,
+            mlp: GatedMlp::load(&loader.child("mlp"), config, MlpNames::USUAL, config.intermediate_size)?,
             post_feedforward_layernorm: norm("post_feedforward_layernorm")?,
         })
     }

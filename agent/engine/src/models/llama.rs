@@ -27,7 +27,7 @@ impl LlamaBlock {
         let norm = |name| RmsNorm::load(loader, name, config.hidden_size, config);
         Ok(Self {
             input_layernorm: norm("input_layernorm")?,
-            self_attn: Attention::load(&loader.at("self_attn"), config, layer)?,
+            self_attn: Attention::load(&loader.child("self_attn"), config, layer)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
             mlp: load_feed_forward(loader, config, layer)?,
         })
@@ -41,10 +41,10 @@ fn load_feed_forward(
 ) -> Result<FeedForward, EngineError> {
     if let Some(moe) = config.moe.filter(|_| layer.sparse) {
         let names = MlpNames::Separate(moe.projections);
-        return Ok(FeedForward::Sparse(SparseMoe::load(&loader.at(moe.prefix), config, moe, names)?));
+        return Ok(FeedForward::Sparse(SparseMoe::load(&loader.child(moe.prefix), config, moe, names)?));
     }
     let names = if config.mlp.fused_gate_up { MlpNames::Fused } else { MlpNames::USUAL };
-    Ok(FeedForward::Dense(GatedMlp::load(&loader.at("mlp"), config, names, config.intermediate_size)?))
+    Ok(FeedForward::Dense(GatedMlp::load(&loader.child("mlp"), config, names, config.intermediate_size)?))
 }
 
 impl Block for LlamaBlock {

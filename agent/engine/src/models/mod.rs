@@ -32,7 +32,7 @@ pub trait Model: Send {
 /// # Errors
 /// The errors of reading weights.
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, EngineError> {
-    let text = config.weights_prefix.map(|prefix| loader.at(prefix));
+    let text = config.weights_prefix.map(|prefix| loader.child(prefix));
     let loader = text.as_ref().unwrap_or(loader);
     match config.architecture {
         Architecture::Llama

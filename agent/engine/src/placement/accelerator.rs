@@ -1,4 +1,4 @@
-//! Devices beside the CPU that layers can be placed on.
+//! Devices beyond the CPU that layers can be placed on.
 
 use candle_core::Device;
 use lockstep_kernels::Context;
@@ -12,33 +12,33 @@ pub struct Accelerator {
     memory: Memory,
 }
 
-/// Who says how much memory is free.
+/// Source of the number of free bytes.
 #[derive(Debug, Clone, Copy)]
 enum Memory {
     /// The device's driver.
     #[cfg(feature = "cuda")]
     Driver,
-    /// Nobody: so many bytes were declared, and what is placed is subtracted.
+    /// A declared number of bytes, less the bytes that are placed on the device.
     Declared(u64),
 }
 
 impl Accelerator {
-    /// How many devices this build computes on and this machine shows (`CUDA_VISIBLE_DEVICES` counts): none in a build
-    /// for the CPU, and where there is no driver.
+    /// Returns the number of devices that this build can use and this machine shows (`CUDA_VISIBLE_DEVICES` counts). It is 0
+    /// in a build for the CPU, and on a machine without a driver.
     #[must_use]
-    pub fn visible() -> usize {
+    pub fn count_visible() -> usize {
         #[cfg(feature = "cuda")]
-        return cuda::visible();
+        return cuda::count_visible();
         #[cfg(not(feature = "cuda"))]
         return 0;
     }
 
-    /// The visible device `ordinal`.
+    /// Opens the visible device `ordinal`.
     ///
     /// # Errors
-    /// [`EngineError::Usage`] for one that is not visible; the driver's.
+    /// [`EngineError::Usage`] if there is no such device, and those of the driver.
     pub fn open(ordinal: usize) -> Result<Self, EngineError> {
-        let visible = Self::visible();
+        let visible = Self::count_visible();
         if ordinal >= visible {
             return Err(EngineError::Usage(format!("device {ordinal} was asked for, and {visible} are visible here")));
         }
@@ -48,19 +48,19 @@ impl Accelerator {
         return Err(EngineError::Usage("this build computes on the CPU alone".into()));
     }
 
-    /// This machine's CPU, as if it were a device with `bytes` of memory: its layers are computed as those of a device
-    /// without kernels are, by candle's operations, so that a placement can be tried where there is no such device.
+    /// Returns this machine's CPU as if it were a device with `bytes` of memory. candle's operations compute its layers, as
+    /// on a device without kernels. So a placement can be tried on a machine without such a device.
     #[must_use]
     pub fn plain(bytes: u64) -> Self {
         Self { device: Device::Cpu, memory: Memory::Declared(bytes) }
     }
 
-    /// What computes on it.
+    /// Returns the context that computes on the device.
     pub(super) fn context(&self, host: &Context) -> Context {
         host.plain_on(self.device.clone())
     }
 
-    /// Bytes that are free, where `placed` bytes of this process lie on it.
+    /// Returns the free bytes of the device. `placed` bytes of this process lie on it already.
     pub(super) fn free_bytes(&self, placed: u64) -> Result<u64, EngineError> {
         match self.memory {
             #[cfg(feature = "cuda")]
@@ -78,7 +78,7 @@ mod cuda {
 
     use crate::EngineError;
 
-    pub fn visible() -> usize {
+    pub fn count_visible() -> usize {
         if !kernels::has_driver() {
             return 0;
         }

@@ -1,23 +1,23 @@
-//! How many layers each device takes. No device is touched here.
+//! The number of layers that each device takes. No device is touched here.
 
-/// Bytes of what is to be placed.
+/// Bytes of the layers that are to be placed.
 #[derive(Debug, Clone, Default)]
 pub struct Costs {
-    /// Of each layer, with the part of the KV cache that it must have at least.
+    /// Bytes of each layer, with the least part of the KV cache that it must have.
     pub layers: Vec<u64>,
-    /// Comes with the first layer.
+    /// Bytes that come with the first layer.
     pub before: u64,
-    /// Comes with the last layer.
+    /// Bytes that come with the last layer.
     pub after: u64,
-    /// Of `after`, what is there already on the device that has the first layer too; no more than `before`.
+    /// Part of `after` that a device with the first layer has already; no more than `before`.
     pub shared: u64,
-    /// Every device that has a layer needs it while it computes.
+    /// Bytes that every device with a layer needs while it computes.
     pub working: u64,
 }
 
 impl Costs {
-    /// What the layer `index` and what comes with it add to a device that has those from `first` on.
-    fn of(&self, first: usize, index: usize) -> u64 {
+    /// Returns the bytes that layer `index`, with the bytes that come with it, adds to a device whose layers begin at `first`.
+    fn added_bytes(&self, first: usize, index: usize) -> u64 {
         let before = if index == 0 { self.before } else { 0 };
         let after = match first {
             _ if index + 1 < self.layers.len() => 0,
@@ -27,22 +27,22 @@ impl Costs {
         self.layers[index].saturating_add(before).saturating_add(after)
     }
 
-    /// Everything on one device.
-    pub fn all(&self) -> u64 {
-        (0..self.layers.len()).fold(self.working, |sum, index| sum.saturating_add(self.of(0, index)))
+    /// Returns the bytes of all layers on one device.
+    pub fn total_bytes(&self) -> u64 {
+        (0..self.layers.len()).fold(self.working, |sum, index| sum.saturating_add(self.added_bytes(0, index)))
     }
 }
 
-/// Steps in which the share of memory that devices fill is looked for.
+/// Number of steps between no memory and all of it, among which the share that devices fill is found.
 const STEPS: u64 = 1024;
 
-/// Layers for each device, in order: the first layers go to the first device. Where all fit, every device is filled to
-/// the same share of its `free` bytes, the least that holds them all; otherwise each takes what it can, and the sum is
-/// less than all layers.
+/// Returns the number of layers for each device, in order; the first layers go to the first device. If all layers fit,
+/// every device is filled to the same share of its `free` bytes, the least share that holds them all. Otherwise each device
+/// takes as many as it can, and the sum is less than all layers.
 pub fn spread(costs: &Costs, free: &[u64]) -> Vec<usize> {
     let holds_all = |share: &u64| fill(costs, free, *share).iter().sum::<usize>() == costs.layers.len();
-    // A larger share never holds less (what a device no longer shares, one before it has taken over), so the least that
-    // does can be found by halving.
+    // A larger share never holds less: what a device no longer shares, a device before it has taken over. So halving
+    // finds the least share that holds all.
     let (mut least, mut most) = (1, STEPS);
     while least < most {
         let middle = (least + most) / 2;
@@ -51,19 +51,19 @@ pub fn spread(costs: &Costs, free: &[u64]) -> Vec<usize> {
     fill(costs, free, most)
 }
 
-/// Layers for each device that is filled up to `share` parts in [`STEPS`] of its free memory.
+/// Returns the number of layers for each device that is filled up to `share` parts in [`STEPS`] of its free memory.
 fn fill(costs: &Costs, free: &[u64], share: u64) -> Vec<usize> {
     let mut next = 0;
-    let take = |free: &u64| {
+    let fill_device = |free: &u64| {
         let first = next;
-        let mut left = (free / STEPS * share).saturating_sub(costs.working);
-        while next < costs.layers.len() && costs.of(first, next) <= left {
-            left -= costs.of(first, next);
+        let mut remaining_bytes = (free / STEPS * share).saturating_sub(costs.working);
+        while next < costs.layers.len() && costs.added_bytes(first, next) <= remaining_bytes {
+            remaining_bytes -= costs.added_bytes(first, next);
             next += 1;
         }
         next - first
     };
-    free.iter().map(take).collect()
+    free.iter().map(fill_device).collect()
 }
 
 #[cfg(test)]
@@ -102,14 +102,14 @@ mod tests {
         assert_eq!(spread(&four, &[23 << 20]), [3]);
         four.working = 1 << 20;
         assert_eq!(spread(&four, &[12 << 20, 12 << 20]), [1, 2]);
-        assert_eq!(four.all(), 25 << 20);
+        assert_eq!(four.total_bytes(), 25 << 20);
     }
 
     #[test]
     fn what_both_ends_share_counts_once_on_one_device() {
         let mut four = costs(&[4 << 20; 4]);
         (four.before, four.after, four.shared) = (4 << 20, 5 << 20, 4 << 20);
-        assert_eq!(four.all(), 21 << 20);
+        assert_eq!(four.total_bytes(), 21 << 20);
         assert_eq!(spread(&four, &[21 << 20]), [4]);
         assert_eq!(spread(&four, &[20 << 20]), [3]);
         // The ends are apart, so each has its own.

@@ -1,4 +1,4 @@
-//! What a rank's parts take in memory, by the headers of its weight files: estimates that a placement is made from.
+//! Estimates of the memory that a rank's parts take, from the headers of its weight files. A placement is made from them.
 
 use std::ops::Range;
 
@@ -7,29 +7,29 @@ use lockstep_kernels::{BlockFormat, plain};
 
 use super::plan::Costs;
 use crate::config::ModelConfig;
-use crate::entry::{Stored, unrounded};
+use crate::entry::{Stored, unrounded_dtype};
 use crate::shard::Shard;
 use crate::weights::Weights;
 
-/// Positions of one sequence that every placement leaves room for: with less, hardly a request could be served.
+/// Positions of one sequence that every placement leaves room for. With fewer, hardly a request could be served.
 const LEAST_CONTEXT: u32 = 4096;
 
 /// Bytes of weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sizes {
-    /// Of each layer of the stage.
+    /// Bytes of each layer of the stage.
     pub layers: Vec<u64>,
-    /// Of the embedding, where the stage has it.
+    /// Bytes of the embedding; 0 if the stage lacks it.
     pub embedding: u64,
-    /// Of the final norm and the output projection, where the stage has them.
+    /// Bytes of the final norm and the output projection; 0 if the stage lacks them.
     pub output: u64,
-    /// Of `output`, what a tied projection takes from the embedding where both are in one place.
+    /// Part of `output` that a tied projection takes from the embedding if both are in one place.
     pub shared: u64,
 }
 
 impl Sizes {
-    /// As `weights` are kept in `dtype`, or `quantized`.
-    pub fn of(
+    /// Estimates the sizes of `weights` that are kept in `dtype`, or `quantized`.
+    pub fn estimate(
         weights: &Weights,
         config: &ModelConfig,
         shard: &Shard,
@@ -43,21 +43,21 @@ impl Sizes {
             let Some(name) = name.strip_prefix(&root) else { continue };
             let part = |bytes: u64| if entry.is_matrix() { bytes.div_ceil(ranks) } else { bytes };
             let bytes = match (&entry.stored, is_router(name)) {
-                // Whole on every rank, and never rounded.
-                (Stored::Float(stored), true) => entry.in_memory(unrounded(*stored, dtype), None),
+                // Every rank has the whole router, unrounded.
+                (Stored::Float(stored), true) => entry.memory_bytes(unrounded_dtype(*stored, dtype), None),
                 (_, true) => entry.bytes,
-                (_, false) => part(entry.in_memory(dtype, quantized)),
+                (_, false) => part(entry.memory_bytes(dtype, quantized)),
             };
             let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse().ok());
             if let Some(layer) = layer {
                 let index = shard.layers.contains(&layer).then(|| layer - shard.layers.start);
                 index.into_iter().for_each(|index: usize| sizes.layers[index] += bytes);
             } else if name.starts_with("model.embed_tokens.") {
-                let table = part(entry.in_memory(dtype, None));
+                let table = part(entry.memory_bytes(dtype, None));
                 sizes.embedding += if shard.embeds { table } else { 0 };
                 if shard.projects && config.tie_word_embeddings {
                     sizes.output += bytes;
-                    // One that is quantized while loading is another matrix.
+                    // A projection that is quantized while loading is another matrix.
                     let is_another = quantized.is_some() && matches!(entry.stored, Stored::Float(_));
                     sizes.shared += if shard.embeds && !is_another { bytes } else { 0 };
                 }
@@ -68,15 +68,16 @@ impl Sizes {
         sizes
     }
 
-    /// Of a run of the stage's layers, with what comes with the first and the last.
-    pub fn of_run(&self, run: &Range<usize>) -> u64 {
+    /// Returns the bytes of a run of the stage's layers, with the bytes that come with the first and the last layer.
+    pub fn run_bytes(&self, run: &Range<usize>) -> u64 {
         let first = if run.start == 0 { self.embedding } else { 0 };
         let last = if run.end == self.layers.len() { self.output } else { 0 };
         let shared = if *run == (0..self.layers.len()) { self.shared } else { 0 };
         self.layers[run.clone()].iter().sum::<u64>() + first + last - shared
     }
 
-    /// With the least cache for each layer, `cache_per_position` bytes a position, and with what a step takes.
+    /// Returns the bytes to place: those of the weights, of a step, and of the least cache of each layer, with
+    /// `cache_per_position` bytes a position.
     pub fn costs(&self, cache_per_position: u64, step: &StepSize) -> Costs {
         let cache = cache_per_position * u64::from(step.context_length.min(LEAST_CONTEXT));
         Costs {
@@ -89,22 +90,22 @@ impl Sizes {
     }
 }
 
-/// Whether it is a mixture's router, which [`crate::layers::SparseMoe`] has whole and exact on every rank.
+/// Returns true for a mixture's router, which [`crate::layers::SparseMoe`] has whole and exact on every rank.
 fn is_router(name: &str) -> bool {
     name.ends_with(".gate.weight")
 }
 
-/// What the largest step needs.
+/// Size of the largest step.
 #[derive(Debug, Clone, Copy)]
 pub struct StepSize {
     pub context_length: u32,
-    /// Beside weights and cache, on each device that computes.
+    /// Bytes beside weights and cache, on each device that computes.
     pub working_bytes: u64,
 }
 
 impl StepSize {
-    /// `tokens` in all, of which `seqs` sample.
-    pub fn of(config: &ModelConfig, shard: &Shard, context_length: u32, tokens: u32, seqs: u32) -> Self {
+    /// Estimates a step of `tokens` in all, of which `seqs` sample.
+    pub fn estimate(config: &ModelConfig, shard: &Shard, context_length: u32, tokens: u32, seqs: u32) -> Self {
         const FLOAT: usize = size_of::<f32>();
         let (tokens, seqs, context) = (tokens as usize, seqs as usize, context_length as usize);
         let heads = shard.queries.len() + 2 * shard.kv.len();
@@ -142,7 +143,7 @@ mod tests {
         let mut config = fixture::tiny_config();
         (config.num_layers, config.tie_word_embeddings) = (2, false);
         let sizes = |config: &ModelConfig, grid, dtype, quantized| {
-            Sizes::of(&weights, config, &Shard::new(config, grid).unwrap(), dtype, quantized)
+            Sizes::estimate(&weights, config, &Shard::new(config, grid).unwrap(), dtype, quantized)
         };
         let one = Grid::new(0, 1, 1).unwrap();
         let whole = sizes(&config, one, DType::F32, None);
@@ -162,8 +163,11 @@ mod tests {
         config.tie_word_embeddings = true;
         let tied = sizes(&config, one, DType::F32, None);
         assert_eq!(tied, Sizes { shared: 5120, ..whole.clone() });
-        assert_eq!((tied.of_run(&(0..2)), tied.of_run(&(0..1))), (whole.of_run(&(0..2)) - 5120, whole.of_run(&(0..1))));
-        // What is quantized while loading is no table any more.
+        assert_eq!(
+            (tied.run_bytes(&(0..2)), tied.run_bytes(&(0..1))),
+            (whole.run_bytes(&(0..2)) - 5120, whole.run_bytes(&(0..1)))
+        );
+        // A projection that is quantized while loading is no table any more.
         assert_eq!(sizes(&config, one, DType::F32, Some(BlockFormat::Q8_0)), quantized);
         let last = sizes(&config, Grid::new(1, 2, 2).unwrap(), DType::F32, None);
         assert_eq!((last.output, last.shared), (5120 + 128, 0));

@@ -80,7 +80,7 @@ impl Runner {
     /// Whatever is wrong with the files or with the configuration, named.
     pub fn load(config: RunnerConfig, progress: &mut dyn FnMut(u64, u64)) -> Result<Self, EngineError> {
         config.check()?;
-        let model_config = ModelConfig::read(config.files.as_ref())?;
+        let model_config = ModelConfig::from_files(config.files.as_ref())?;
         let context_length = config.context_length(&model_config)?;
         let shard = Shard::new(&model_config, config.grid)?;
         let context = config.create_context()?;
@@ -110,7 +110,7 @@ impl Runner {
             num_layers: u32::try_from(model_config.num_layers).unwrap_or(u32::MAX),
             layers: shard.layers.clone(),
         };
-        let contexts = shard.layers.map(|layer| placement.of(layer).clone()).collect();
+        let contexts = shard.layers.map(|layer| placement.context_of(layer).clone()).collect();
         let (cache, hidden_size) = (Cache::new(layout, ropes, contexts), model_config.hidden_size);
         Ok(Self { config, facts, placement, model, cache, hidden_size, bytes_read, epoch: None, last_epoch: 0 })
     }
@@ -292,8 +292,8 @@ fn place_layers(
     context: &Context,
 ) -> Result<Placement, EngineError> {
     let RunnerConfig { max_num_batched_tokens: tokens, max_num_seqs: seqs, .. } = *config;
-    let sizes = Sizes::of(weights, model, shard, layout.dtype, config.quantization);
-    let step = StepSize::of(model, shard, config.context_length(model)?, tokens, seqs);
+    let sizes = Sizes::estimate(weights, model, shard, layout.dtype, config.quantization);
+    let step = StepSize::estimate(model, shard, config.context_length(model)?, tokens, seqs);
     let per_position = layout.bytes_per_layer().div_ceil(layout.block_size as u64);
     Placement::new(&config.devices, context, shard.layers.clone(), &sizes, per_position, &step)
 }

@@ -28,8 +28,10 @@ pub struct BuiltinFiles {
 }
 
 impl BuiltinFiles {
+    /// Opens the builtin model `name`.
+    ///
     /// # Errors
-    /// [`EngineError::Source`] where there is no builtin model `name`.
+    /// [`EngineError::Source`] if there is none of that name.
     pub fn open(source: &str, name: &str) -> Result<Self, EngineError> {
         let names = || MODELS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let (_, files) = MODELS.iter().find(|(builtin, _)| *builtin == name).ok_or_else(|| EngineError::Source {

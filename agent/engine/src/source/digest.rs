@@ -1,11 +1,11 @@
-//! Which files a model is, fixed once by the head: each rank checks that it has the very same.
+//! The files of a model and their digests. The head resolves them once, and each rank checks that it has the same files.
 
 use sha2::{Digest, Sha256};
 
 use super::{Index, ModelFiles};
 use crate::EngineError;
 
-/// Files below this are digested whole, larger ones by their size and their two ends of [`END`] bytes.
+/// Size below which a file is digested whole. A larger file is digested by its size and its two ends of [`END`] bytes.
 pub const WHOLE_BELOW: u64 = 16 << 20;
 const END: u64 = 1 << 20;
 
@@ -14,27 +14,27 @@ const END: u64 = 1 << 20;
 pub struct ModelFile {
     pub name: String,
     pub size: u64,
-    /// Of its content, in hex. By [`resolve`], SHA-256: of the whole file below 16 MiB, else of its size (8 bytes,
-    /// little-endian), its first and its last MiB. Whoever names files by other digests uses them in the same place.
+    /// Digest of its content, in hex. [`resolve`] takes SHA-256 of the whole file below 16 MiB, otherwise of its size (8
+    /// bytes, little-endian), its first and its last MiB. A source with digests of its own puts them here instead.
     pub digest: String,
 }
 
-/// Names of the files that ranks read: `config.json`, the shard index where there is one, and the weights.
+/// Returns the names of the files that ranks read: `config.json`, the shard index if there is one, and the weights.
 ///
 /// # Errors
-/// [`EngineError::Missing`] where there are no weights, [`EngineError::Format`] for a malformed index.
+/// [`EngineError::Missing`] if there are no weights, [`EngineError::Format`] for a malformed index.
 pub fn rank_files(files: &dyn ModelFiles) -> Result<Vec<String>, EngineError> {
-    let index = Index::read(files)?;
+    let index = Index::from_files(files)?;
     let mut names = vec!["config.json".to_owned()];
     names.extend(index.file().map(str::to_owned));
     names.extend(index.shards().iter().cloned());
     Ok(names)
 }
 
-/// Lists and digests what ranks will read.
+/// Lists and digests the files that ranks will read.
 ///
 /// # Errors
-/// As [`rank_files`], and whatever reading the files meets.
+/// Those of [`rank_files`] and of reading the files.
 pub fn resolve(files: &dyn ModelFiles) -> Result<Vec<ModelFile>, EngineError> {
     rank_files(files)?.into_iter().map(|name| digest_file(files, name)).collect()
 }
@@ -74,11 +74,11 @@ fn digest_file(files: &dyn ModelFiles, name: String) -> Result<ModelFile, Engine
         files.read_at(&name, offset, &mut bytes)?;
         hash.update(&bytes);
     }
-    Ok(ModelFile { digest: hex(&hash.finalize()), name, size })
+    Ok(ModelFile { digest: to_hex(&hash.finalize()), name, size })
 }
 
-/// Over names, sizes and digests of a model's files: names what must be in memory.
-pub fn digest_of(files: &[ModelFile]) -> String {
+/// Returns one digest over names, sizes and digests of a model's files. It identifies the weights in a rank's memory.
+pub fn digest_files(files: &[ModelFile]) -> String {
     let mut hash = Sha256::new();
     for file in files {
         hash.update((file.name.len() as u64).to_le_bytes());
@@ -86,11 +86,11 @@ pub fn digest_of(files: &[ModelFile]) -> String {
         hash.update(file.size.to_le_bytes());
         hash.update(&file.digest);
     }
-    hex(&hash.finalize())
+    to_hex(&hash.finalize())
 }
 
-/// Small letters, as digests are written.
-pub fn hex(bytes: &[u8]) -> String {
+/// Writes a digest in hex, with small letters.
+pub fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -113,7 +113,7 @@ mod tests {
         model.patch("model.safetensors", |bytes| *bytes.last_mut().unwrap() ^= 1);
         let error = verify(open(model.source()).unwrap().as_ref(), &first).unwrap_err().to_string();
         assert!(error.contains("model.safetensors is not the file that the head resolved: digest"), "{error}");
-        assert_ne!(digest_of(&resolved()), digest_of(&first));
+        assert_ne!(digest_files(&resolved()), digest_files(&first));
 
         model.patch("model.safetensors", |bytes| bytes.truncate(100));
         let error = verify(open(model.source()).unwrap().as_ref(), &first).unwrap_err().to_string();

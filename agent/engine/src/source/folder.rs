@@ -21,8 +21,10 @@ pub struct FolderFiles {
 }
 
 impl FolderFiles {
+    /// Opens the folder of a model.
+    ///
     /// # Errors
-    /// [`EngineError::Source`] where `folder` is none.
+    /// [`EngineError::Source`] if `folder` is no folder.
     pub fn open(source: &str, folder: &Path) -> Result<Self, EngineError> {
         let refuse = |reason: String| EngineError::Source { origin: source.into(), reason };
         let metadata = std::fs::metadata(folder).map_err(|error| refuse(error.to_string()))?;
@@ -34,7 +36,7 @@ impl FolderFiles {
         Ok(Self { source: source.into(), folder: folder.into(), open: Mutex::default(), bytes_read: AtomicU64::new(0) })
     }
 
-    /// Opens a file once; `None` where there is none.
+    /// Opens a file once. Returns `None` if there is none of that name.
     fn file(&self, name: &str) -> Result<Option<Arc<File>>, EngineError> {
         let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
         if !plain || name.is_empty() {
@@ -116,7 +118,7 @@ mod tests {
     #[test]
     fn errors_name_the_file() {
         let (folder, files) = folder_with("a", b"0123");
-        fixture::pipe(&folder.path().join("pipe"));
+        fixture::make_pipe(&folder.path().join("pipe"));
         std::fs::create_dir(folder.path().join("folder")).unwrap();
         let mut five = [0; 5];
         let error = files.read_at("a", 0, &mut five).unwrap_err();

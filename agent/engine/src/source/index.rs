@@ -1,4 +1,4 @@
-//! Which weight files a model has: one, or several named by an index.
+//! The weight files of a model: one, or several that an index names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,11 +26,11 @@ struct RawIndex {
 }
 
 impl Index {
-    /// `model.safetensors` or a GGUF file where it is there, else what the index names, in order of name.
+    /// Finds `model.safetensors`, a GGUF file, or the files that the index names, in order of name.
     ///
     /// # Errors
-    /// [`EngineError::Missing`] where neither is there, [`EngineError::Format`] for a malformed index.
-    pub fn read(files: &dyn ModelFiles) -> Result<Self, EngineError> {
+    /// [`EngineError::Missing`] if there is none of them, [`EngineError::Format`] for a malformed index.
+    pub fn from_files(files: &dyn ModelFiles) -> Result<Self, EngineError> {
         if files.size(SINGLE_FILE)?.is_some() {
             return Ok(Self { file: None, shards: vec![SINGLE_FILE.into()] });
         }
@@ -49,12 +49,12 @@ impl Index {
         Ok(Self { file: Some(INDEX_FILE), shards: shards.into_iter().collect() })
     }
 
-    /// Name of the index, where there is one.
+    /// Returns the name of the index, if there is one.
     pub fn file(&self) -> Option<&str> {
         self.file
     }
 
-    /// Names of the weight files; at least one.
+    /// Returns the names of the weight files; at least one.
     pub fn shards(&self) -> &[String] {
         &self.shards
     }

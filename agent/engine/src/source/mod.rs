@@ -1,7 +1,7 @@
 //! Files of a model, in a folder or in the binary itself.
 //!
-//! Files are read by slices (`pread`), never mapped: a file that shrinks under us is an error, not a signal. Every
-//! byte read is counted, so that "read twice" can be seen.
+//! Files are read by slices (`pread`), never mapped, so a file that shrinks meanwhile is an error and not a signal. Every
+//! byte read is counted, so that tests see a second read.
 
 mod builtin;
 mod digest;
@@ -11,7 +11,7 @@ mod regular;
 mod small_file;
 
 pub use builtin::BuiltinFiles;
-pub use digest::{ModelFile, digest_of, hex, rank_files, resolve, verify};
+pub use digest::{ModelFile, digest_files, rank_files, resolve, to_hex, verify};
 pub use folder::FolderFiles;
 pub(crate) use index::{GGUF_FILE, Index};
 pub use regular::open_regular;
@@ -19,15 +19,15 @@ pub use small_file::read_small_file;
 
 use crate::EngineError;
 
-/// Largest file that is read whole (configurations, tokenizers): 256 MiB, several times the largest known.
+/// Size of the largest file that is read whole (configurations, tokenizers): 256 MiB, several times the largest known.
 pub const MAX_WHOLE_FILE: u64 = 256 << 20;
 
 /// The files of one model. Names are relative to the model (`config.json`).
 pub trait ModelFiles: Send + Sync + std::fmt::Debug {
-    /// The source as it was asked for: `file:///models/llama`, `builtin://tiny`.
+    /// Returns the source as the user named it: `file:///models/llama`, `builtin://tiny`.
     fn source(&self) -> &str;
 
-    /// Size of a file in bytes; `None` where there is none of that name.
+    /// Returns the size of a file in bytes; `None` if there is none of that name.
     ///
     /// # Errors
     /// The operating system's.
@@ -36,16 +36,16 @@ pub trait ModelFiles: Send + Sync + std::fmt::Debug {
     /// Fills `buffer` from `offset` on.
     ///
     /// # Errors
-    /// [`EngineError::Missing`], [`EngineError::Truncated`] where the file ends early, [`EngineError::Io`].
+    /// [`EngineError::Missing`], [`EngineError::Truncated`] if the file ends early, [`EngineError::Io`].
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError>;
 
-    /// Bytes read so far through this value, all files together.
+    /// Returns the bytes read so far through this value, all files together.
     fn bytes_read(&self) -> u64;
 
-    /// Reads a whole file; `None` where there is none of that name.
+    /// Reads a whole file. Returns `None` if there is none of that name.
     ///
     /// # Errors
-    /// As [`ModelFiles::read_at`]; files above [`MAX_WHOLE_FILE`] are refused.
+    /// Those of [`ModelFiles::read_at`], and [`EngineError::Format`] for a file above [`MAX_WHOLE_FILE`].
     fn read_all(&self, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
         let Some(size) = self.size(name)? else { return Ok(None) };
         if size > MAX_WHOLE_FILE {
@@ -59,13 +59,13 @@ pub trait ModelFiles: Send + Sync + std::fmt::Debug {
     /// Reads a whole file that must be there.
     ///
     /// # Errors
-    /// As [`ModelFiles::read_all`], and [`EngineError::Missing`].
+    /// Those of [`ModelFiles::read_all`], and [`EngineError::Missing`].
     fn require(&self, name: &str) -> Result<Vec<u8>, EngineError> {
         self.read_all(name)?.ok_or_else(|| EngineError::Missing { file: name.into(), origin: self.source().into() })
     }
 }
 
-/// Fills `buffer` from `offset` on out of `bytes`, which are the file `name`.
+/// Fills `buffer` with `bytes` from `offset` on. `bytes` are the file `name`.
 ///
 /// # Errors
 /// [`EngineError::Truncated`].

@@ -1,4 +1,4 @@
-//! Opening files that somebody else names.
+//! Opening of files that a user or a model names.
 
 use std::fs::{File, FileType};
 use std::io::{self, ErrorKind};
@@ -7,17 +7,17 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Opens a regular file for reading, or the one that links lead to. It never waits for anyone, as opening a pipe does
-/// until somebody writes to it.
+/// Opens a regular file for reading, or the regular file that links lead to. It never waits: opening a pipe would, until
+/// another process writes to it.
 ///
 /// # Errors
-/// The operating system's; `InvalidInput` says what is there in a regular file's place.
+/// The operating system's, and `InvalidInput` naming the thing that is there in a regular file's place.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    // Asked before, since opening a device may do something and a socket cannot be opened; and after, of what was
-    // opened, since another may have taken its place in between.
+    // Checked before opening, since opening a device may do something and a socket cannot be opened. Checked again on the
+    // opened file, since another may have taken the path's place in between.
     check(std::fs::metadata(path)?.file_type())?;
-    let (waits_for_nobody, no_terminal) = (OFlags::NONBLOCK.bits(), OFlags::NOCTTY.bits());
-    let file = File::options().read(true).custom_flags((waits_for_nobody | no_terminal).cast_signed()).open(path)?;
+    let (no_waiting, no_terminal) = (OFlags::NONBLOCK.bits(), OFlags::NOCTTY.bits());
+    let file = File::options().read(true).custom_flags((no_waiting | no_terminal).cast_signed()).open(path)?;
     check(file.metadata()?.file_type())?;
     Ok(file)
 }
@@ -47,7 +47,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("file"), "content").unwrap();
-        fixture::pipe(&at("pipe"));
+        fixture::make_pipe(&at("pipe"));
         std::fs::create_dir(at("folder")).unwrap();
         let _listener = UnixListener::bind(at("socket")).unwrap();
         let cases = [

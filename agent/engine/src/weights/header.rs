@@ -14,20 +14,20 @@ use crate::source::{ModelFiles, read_slice};
 /// Largest header, the format's own bound.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Reads and checks the header of `file`: its tensors lie side by side and fill the file exactly.
+/// Reads and checks the header of `file`. Its tensors lie side by side and fill the file exactly.
 ///
 /// # Errors
 /// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
-pub fn read(files: &dyn ModelFiles, file: &str) -> Result<HashMap<String, Entry>, EngineError> {
+pub fn read_header(files: &dyn ModelFiles, file: &str) -> Result<HashMap<String, Entry>, EngineError> {
     let missing = || EngineError::Missing { file: file.into(), origin: files.source().into() };
     let size = files.size(file)?.ok_or_else(missing)?;
     parse(file, size, |offset, buffer| files.read_at(file, offset, buffer))
 }
 
-/// Reads a header from bytes, for fuzzing: nothing may panic, whatever the bytes are.
+/// Reads a header from bytes, for fuzzing. No bytes may cause a panic.
 ///
 /// # Errors
-/// As those of a file.
+/// [`EngineError::Truncated`], [`EngineError::Format`].
 pub fn check_safetensors(bytes: &[u8]) -> Result<(), EngineError> {
     const FILE: &str = "model.safetensors";
     parse(FILE, bytes.len() as u64, |offset, buffer| read_slice(FILE, bytes, offset, buffer)).map(drop)

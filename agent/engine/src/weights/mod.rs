@@ -1,4 +1,4 @@
-//! Weights in files, read slice by slice: a rank reads its own rows and columns, and nothing else.
+//! Weights in files, read slice by slice. A rank reads its own rows and columns, and nothing else.
 //!
 //! Format: <https://huggingface.co/docs/safetensors>. Headers are checked before anything is allocated from them.
 
@@ -18,8 +18,8 @@ use crate::gguf;
 use crate::source::{GGUF_FILE, Index, ModelFiles};
 pub use header::check_safetensors;
 
-/// Below this many bytes wanted of a row, rows are read in stripes with the gaps between them: a call costs about as
-/// much as copying a few KiB.
+/// Bytes of a row below which rows are read in stripes, with the gaps between them. A call costs about as much as copying
+/// a few KiB.
 const STRIPE_BELOW: usize = 2 << 10;
 /// Size of one stripe.
 const STRIPE: usize = 1 << 20;
@@ -38,12 +38,12 @@ impl Weights {
     /// # Errors
     /// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
     pub fn open(files: Arc<dyn ModelFiles>) -> Result<Self, EngineError> {
-        let index = Index::read(files.as_ref())?;
+        let index = Index::from_files(files.as_ref())?;
         let mut entries = HashMap::new();
         for shard in index.shards() {
             let found = match shard.as_str() {
                 GGUF_FILE => gguf::entries(&gguf::read_header(files.as_ref(), shard)?)?,
-                _ => header::read(files.as_ref(), shard)?,
+                _ => header::read_header(files.as_ref(), shard)?,
             };
             for (name, entry) in found {
                 if let Some(other) = entries.insert(name.clone(), entry) {
@@ -55,37 +55,37 @@ impl Weights {
         Ok(Self { files, entries, bytes_read: AtomicU64::new(0) })
     }
 
-    /// Elements of all tensors together; those of an output projection that is the embedding table count once, though
-    /// some checkpoints have them twice.
+    /// Returns the number of elements of all tensors. A tied output projection counts once, though some checkpoints have it
+    /// twice.
     pub fn parameters(&self, tied: bool) -> u64 {
         let again = |name: &String| tied && name.ends_with("lm_head.weight");
         let entries = self.entries.iter().filter(|(name, _)| !again(name));
         entries.map(|(_, entry)| entry.shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// About how many bytes one of `world_size` ranks reads: matrices are split, vectors are not.
+    /// Estimates the bytes that one of `world_size` ranks reads. Matrices are split, vectors are not.
     pub fn bytes_per_rank(&self, world_size: usize) -> u64 {
         let parts = |entry: &Entry| if entry.is_matrix() { world_size as u64 } else { 1 };
         self.entries.values().map(|entry| entry.bytes / parts(entry)).sum()
     }
 
-    /// All tensors, in no order.
+    /// Iterates over all tensors, in no order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
     }
 
-    /// Type that most of the weights are stored in, or for blocks the one that goes with them; f32 where none is of a
-    /// supported type.
+    /// Returns the type that most of the weights are stored in, or the type that goes with their blocks; f32 if no weight has
+    /// a supported type.
     pub fn main_dtype(&self) -> DType {
         if self.main_blocks().is_some() {
-            // Blocks have scales in f16; norms in f32 beside them say nothing about the cache.
+            // Blocks have scales in f16. The norms in f32 beside them say nothing about the cache.
             return DType::F16;
         }
         let types = [DType::BF16, DType::F16, DType::F32];
         types.into_iter().max_by_key(|dtype| self.bytes_in(&Stored::Float(*dtype))).unwrap_or(DType::F32)
     }
 
-    /// The quantized format that most of the weights are stored in, where that is more than any other type.
+    /// Returns the quantized format of most of the weights, if it has more bytes than any floating-point type.
     pub fn main_blocks(&self) -> Option<BlockFormat> {
         let bytes = |format: &BlockFormat| self.bytes_in(&Stored::Blocks(*format));
         let most = BlockFormat::ALL.into_iter().max_by_key(bytes)?;
@@ -97,7 +97,7 @@ impl Weights {
         self.entries.values().filter(|entry| entry.stored == *stored).map(|entry| entry.bytes).sum()
     }
 
-    /// The quantized format of a tensor; `None` for another.
+    /// Returns the quantized format of a tensor; `None` if it is not quantized.
     ///
     /// # Errors
     /// [`EngineError::MissingTensor`].
@@ -108,30 +108,30 @@ impl Weights {
         }
     }
 
-    /// Bytes of tensors read so far, gaps of stripes included.
+    /// Returns the bytes of tensors read so far, gaps of stripes included.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
-    /// Rows (first dimension) of a tensor, in its stored type on the host.
+    /// Reads rows (first dimension) of a tensor, in its stored type, to the host.
     ///
     /// # Errors
-    /// [`EngineError::MissingTensor`], [`EngineError::Shape`] where the tensor is not `expected`,
+    /// [`EngineError::MissingTensor`], [`EngineError::Shape`] if the tensor is not `expected`,
     /// [`EngineError::Dtype`], and those of reading.
     pub fn rows(&self, name: &str, expected: &[usize], rows: Range<usize>) -> Result<Tensor, EngineError> {
         self.stacked(&[(name, expected[0], rows)], &expected[1..])
     }
 
-    /// Rows of several tensors of one type above one another: each part is a name, the rows that the tensor has, and
-    /// those that are wanted; `row` is the shape of one.
+    /// Reads rows of several tensors of one type above one another. Each part is a name, the number of rows that the tensor
+    /// has, and the rows to read. `row` is the shape of one row.
     ///
     /// # Errors
-    /// As [`Weights::rows`]; [`EngineError::Dtype`] too where the types differ.
+    /// Those of [`Weights::rows`], and [`EngineError::Dtype`] if the types differ.
     pub fn stacked(&self, parts: &[(&str, usize, Range<usize>)], row: &[usize]) -> Result<Tensor, EngineError> {
         let mut found = None;
         let mut bytes = Vec::new();
-        for (name, of, rows) in parts {
-            let entry = self.expect(name, &[&[*of], row].concat())?;
+        for (name, num_rows, rows) in parts {
+            let entry = self.expect(name, &[&[*num_rows], row].concat())?;
             let dtype = entry.dtype(name)?;
             if *found.get_or_insert(dtype) != dtype {
                 return Err(entry.refuse_dtype(name));
@@ -146,10 +146,10 @@ impl Weights {
         Ok(Tensor::from_raw_buffer(&bytes, found.unwrap_or(DType::F32), &shape, &Device::Cpu)?)
     }
 
-    /// Columns (second dimension) of a matrix `[rows, columns]`, in its stored type on the host.
+    /// Reads columns (second dimension) of a matrix `[rows, columns]`, in its stored type, to the host.
     ///
     /// # Errors
-    /// As [`Weights::rows`].
+    /// Those of [`Weights::rows`].
     pub fn columns(&self, name: &str, expected: [usize; 2], columns: Range<usize>) -> Result<Tensor, EngineError> {
         if columns == (0..expected[1]) {
             return self.rows(name, &expected, 0..expected[0]);
@@ -160,11 +160,11 @@ impl Weights {
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &[expected[0], columns.len()], &Device::Cpu)?)
     }
 
-    /// The blocks of some rows and columns of a quantized matrix `[rows, columns]`, row after row. Columns must begin a
-    /// block; either the rows or the columns are all.
+    /// Reads the blocks of some rows and columns of a quantized matrix `[rows, columns]`, row after row. The columns must
+    /// begin a block. Either all rows or all columns must be asked for.
     ///
     /// # Errors
-    /// As [`Weights::rows`].
+    /// Those of [`Weights::rows`].
     pub fn blocks(
         &self,
         name: &str,
@@ -183,22 +183,22 @@ impl Weights {
         Ok(bytes)
     }
 
-    /// Whole rows in the order that they are meant in.
+    /// Reads whole rows in the model's order.
     fn read_ordered(&self, entry: &Entry, rows: &Range<usize>, to: &mut [u8]) -> Result<(), EngineError> {
         let row = entry.row_bytes();
         let stored = entry.stored_rows(rows);
         if entry.order == RowOrder::Plain {
-            return self.read(entry, (rows.start * row) as u64, to);
+            return self.read_bytes(entry, (rows.start * row) as u64, to);
         }
         let mut bytes = vec![0; stored.len() * row];
-        self.read(entry, (stored.start * row) as u64, &mut bytes)?;
+        self.read_bytes(entry, (stored.start * row) as u64, &mut bytes)?;
         for (index, to) in rows.clone().zip(to.chunks_exact_mut(row.max(1))) {
             to.copy_from_slice(&bytes[(entry.stored_row(index) - stored.start) * row..][..row]);
         }
         Ok(())
     }
 
-    /// The bytes `wanted` of every row.
+    /// Reads the bytes `wanted` of every row.
     fn read_cut(&self, entry: &Entry, wanted: Range<usize>) -> Result<Vec<u8>, EngineError> {
         let cut = Cut { rows: entry.shape[0], row: entry.row_bytes(), wanted };
         if cut.wanted.len() < STRIPE_BELOW { self.read_stripes(entry, &cut) } else { self.read_rows(entry, &cut) }
@@ -207,7 +207,7 @@ impl Weights {
     fn read_rows(&self, entry: &Entry, cut: &Cut) -> Result<Vec<u8>, EngineError> {
         let mut bytes = vec![0; cut.rows * cut.wanted.len()];
         for (row, part) in bytes.chunks_exact_mut(cut.wanted.len()).enumerate() {
-            self.read(entry, (row * cut.row + cut.wanted.start) as u64, part)?;
+            self.read_bytes(entry, (row * cut.row + cut.wanted.start) as u64, part)?;
         }
         Ok(bytes)
     }
@@ -219,7 +219,7 @@ impl Weights {
         for first in (0..cut.rows).step_by(rows_per_stripe) {
             let rows = rows_per_stripe.min(cut.rows - first);
             stripe.resize((rows - 1) * cut.row + cut.wanted.len(), 0);
-            self.read(entry, (first * cut.row + cut.wanted.start) as u64, &mut stripe)?;
+            self.read_bytes(entry, (first * cut.row + cut.wanted.start) as u64, &mut stripe)?;
             for row in 0..rows {
                 bytes.extend_from_slice(&stripe[row * cut.row..][..cut.wanted.len()]);
             }
@@ -227,7 +227,7 @@ impl Weights {
         Ok(bytes)
     }
 
-    fn read(&self, entry: &Entry, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
+    fn read_bytes(&self, entry: &Entry, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
         self.files.read_at(&entry.file, entry.offset + offset, buffer)?;
         self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
         Ok(())
@@ -252,7 +252,7 @@ impl Weights {
     }
 }
 
-/// Which bytes of every row are wanted.
+/// The bytes of every row that are to be read.
 struct Cut {
     rows: usize,
     row: usize,

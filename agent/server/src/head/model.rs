@@ -39,7 +39,7 @@ async fn read_from_disk(config: &ModelConfig) -> anyhow::Result<ReadModel> {
         let description = lockstep_engine::describe(files.as_ref())?;
         let resolved = source::resolve(files.as_ref())?;
         let weights = lockstep_engine::weight_facts(files)?;
-        let digest = source::digest_of(&resolved);
+        let digest = source::digest_files(&resolved);
         let to_proto = |file: ModelFile| pb::ModelFile {
             name: file.name,
             size: file.size,
@@ -95,7 +95,7 @@ fn listed_files(snapshot: &Snapshot, names: &[String]) -> anyhow::Result<Vec<pb:
 fn files_digest(files: &[pb::ModelFile]) -> String {
     let known =
         |file: &pb::ModelFile| ModelFile { name: file.name.clone(), size: file.size, digest: file.etag.clone() };
-    source::digest_of(&files.iter().map(known).collect::<Vec<_>>())
+    source::digest_files(&files.iter().map(known).collect::<Vec<_>>())
 }
 
 /// Returns the model as the head assigns it to the nodes.

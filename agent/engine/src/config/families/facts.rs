@@ -127,7 +127,7 @@ pub enum WindowKey {
     IfGiven,
     /// The key's value, or this one if it is left out; no window if it is `null`.
     Default(usize),
-    /// As `Default` if `use_sliding_window` is true, otherwise no window.
+    /// The key's value, or `default` if it is left out, in a file whose `use_sliding_window` is true. Otherwise no window.
     IfUsed { default: usize },
 }
 

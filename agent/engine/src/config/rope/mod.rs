@@ -49,7 +49,7 @@ pub struct Yarn {
 pub struct LongRope {
     /// One divisor a frequency, for contexts up to the original one.
     pub short: Vec<f32>,
-    /// The same for longer ones.
+    /// One divisor a frequency, for longer contexts.
     pub long: Vec<f32>,
     pub original_context_length: usize,
     /// Factor on queries and keys.
@@ -59,7 +59,7 @@ pub struct LongRope {
 /// One rotary embedding of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// Above 0.
+    /// Base of the frequencies; above 0.
     pub theta: f64,
     /// Leading dimensions of a head that turn; even, from 2 to the head's size.
     pub rotary_dim: usize,
@@ -67,10 +67,10 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Angle by which each pair of dimensions turns from one position to the next, `[rotary_dim / 2]`.
+    /// Returns the angle by which each pair of dimensions turns from one position to the next, `[rotary_dim / 2]`.
     ///
-    /// `context_length` is what the model is served with: LongRoPE's choice between its two lists rests on it, so that
-    /// a key's rotation never changes while its sequence grows.
+    /// `context_length` is the length that the model is served with. LongRoPE chooses one of its two lists by it, so a
+    /// key's rotation never changes while its sequence grows.
     pub fn inverse_frequencies(&self, context_length: usize) -> Vec<f32> {
         let plain = self.powers().map(|power| 1.0 / power);
         match &self.scaling {
@@ -86,7 +86,7 @@ impl Rope {
         }
     }
 
-    /// Factor on queries and keys.
+    /// Returns the factor on queries and keys.
     pub fn attention_factor(&self) -> f32 {
         match &self.scaling {
             RopeScaling::Yarn(yarn) => yarn.attention_factor,
@@ -95,7 +95,7 @@ impl Rope {
         }
     }
 
-    /// `theta^(2i / rotary_dim)`.
+    /// Iterates over `theta^(2i / rotary_dim)`.
     fn powers(&self) -> impl Iterator<Item = f32> {
         let (theta, dim) = (self.theta, self.rotary_dim);
         #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "f32 is what is asked for")]
@@ -104,7 +104,7 @@ impl Rope {
 }
 
 impl RopeScaling {
-    /// Llama 3's rule for one frequency.
+    /// Scales one frequency by Llama 3's rule.
     fn llama3(&self, frequency: f32) -> f32 {
         let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_length } = *self else {
             return frequency;
@@ -137,9 +137,9 @@ impl Yarn {
         rope.powers().enumerate().map(blend).collect()
     }
 
-    /// The frequencies between which kept ones go over into divided ones.
+    /// Returns the dimensions between which kept frequencies turn into divided ones.
     fn blended(&self, rope: &Rope) -> (f64, f64) {
-        /// Apart from one another at least, so that the slope between them is finite.
+        /// Least distance between the two, so that the slope between them is finite.
         const APART: f64 = 0.001;
         #[expect(clippy::cast_precision_loss, reason = "head sizes and contexts are small")]
         let (dim, original) = (rope.rotary_dim as f64, self.original_context_length as f64);

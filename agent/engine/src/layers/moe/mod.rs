@@ -30,11 +30,11 @@ impl SparseMoe {
         moe: MoeConfig,
         names: MlpNames,
     ) -> Result<Self, EngineError> {
-        let whole = RowPart { name: "gate", of: moe.num_experts, rows: 0..moe.num_experts };
-        let experts = loader.at("experts");
-        let expert = |index| GatedMlp::load(&experts.at(index), config, names, moe.intermediate_size);
+        let whole = RowPart { name: "gate", num_rows: moe.num_experts, rows: 0..moe.num_experts };
+        let experts = loader.child("experts");
+        let expert = |index| GatedMlp::load(&experts.child(index), config, names, moe.intermediate_size);
         Ok(Self {
-            router: ColumnParallelLinear::load(&loader.exact(), &[whole], config.hidden_size, false)?,
+            router: ColumnParallelLinear::load(&loader.as_exact(), &[whole], config.hidden_size, false)?,
             experts: (0..moe.num_experts).map(expert).collect::<Result<_, _>>()?,
             config: moe,
         })

@@ -50,7 +50,7 @@ fn weights_sum_to_one_only_if_normalized() {
 #[test]
 fn a_router_keeps_its_stored_numbers() {
     let files = open(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf/mixtral.gguf")).unwrap();
-    let config = ModelConfig::read(files.as_ref()).unwrap();
+    let config = ModelConfig::from_files(files.as_ref()).unwrap();
     let (moe, weights) = (config.moe.unwrap(), Weights::open(files).unwrap());
     let shard = Shard::new(&config, Grid::new(0, 1, 1).unwrap()).unwrap();
     let shape = [moe.num_experts, config.hidden_size];
@@ -59,7 +59,7 @@ fn a_router_keeps_its_stored_numbers() {
     assert_eq!((stored.dtype(), weights.main_dtype()), (DType::F32, DType::F16));
     let (host, step) = (Context::cpu(1).unwrap(), StepSize { context_length: 1, working_bytes: 0 });
     for (dtype, quantization) in [(DType::F16, None), (DType::BF16, Some(BlockFormat::Q8_0))] {
-        let sizes = Sizes::of(&weights, &config, &shard, dtype, quantization);
+        let sizes = Sizes::estimate(&weights, &config, &shard, dtype, quantization);
         let placement = Placement::new(&Devices::default(), &host, shard.layers.clone(), &sizes, 0, &step).unwrap();
         let mut report = |_: u64, _: u64| ();
         let options = LoadOptions {
@@ -71,7 +71,7 @@ fn a_router_keeps_its_stored_numbers() {
             progress: RefCell::new(&mut report),
             bytes_total: 0,
         };
-        let loader = Loader::new(&options).at("model.layers.0.block_sparse_moe");
+        let loader = Loader::new(&options).child("model.layers.0.block_sparse_moe");
         let layer = SparseMoe::load(&loader, &config, moe, MlpNames::Separate(["w1", "w3", "w2"])).unwrap();
         let (batch, mut communicator, progress) = (Batch::default(), Solo::new().unwrap(), AtomicU64::new(0));
         let pass = Pass { context: &host, batch: &batch, communicator: &mut communicator, progress: &progress };
