@@ -1,4 +1,4 @@
-//! Where a hub is, and who asks it.
+//! Address, cache and token of a hub.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,15 +8,15 @@ use reqwest::Url;
 /// Address of Hugging Face's own hub.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// A hub, the cache in front of it, and who asks. Nothing is read or dialled until a model of it is wanted.
+/// Settings of a hub, its cache and its token. The crate reads and dials nothing until a model is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubConfig {
-    /// Without a path's last slash.
+    /// Address without the last slash of its path.
     pub endpoint: Url,
-    /// The folder of `models--org--name`; `None`: neither `HF_HOME` nor a home folder is known.
+    /// Folder of `models--org--name`. `None` if neither `HF_HOME` nor a home folder is known.
     pub cache: Option<PathBuf>,
     pub token: TokenSource,
-    /// Nothing is asked of the hub.
+    /// Set if the hub must not be asked.
     pub offline: bool,
 }
 
@@ -27,22 +27,22 @@ impl Default for HubConfig {
     }
 }
 
-/// Where the token is.
+/// Source of the token.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum TokenSource {
     #[default]
     Nowhere,
     Given(Token),
-    /// It need not exist.
+    /// File with the token. The file need not exist.
     File(PathBuf),
 }
 
-/// A token, which no log shows.
+/// A token. Logs never show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// `None` where `text` cannot be one: empty, or with anything but visible ASCII.
+    /// Returns `None` if `text` cannot be a token: it is empty, or has a character that is not visible ASCII.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self(text.to_owned()))

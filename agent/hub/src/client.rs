@@ -1,5 +1,5 @@
-//! One question to the hub and its answer. Redirects are followed here, by hand: the token goes to the hub's own
-//! address and nowhere else, and where a file really is can be remembered.
+//! One request to the hub and its response. This module follows redirects itself: so the token goes to the hub's own
+//! address only, and the final address of a file can be remembered.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::error::{Failure, HubError};
 use crate::retry::Retries;
 use lockstep_engine::source::read_small_file;
 
-/// Redirects of one question; the hub itself uses two.
+/// Most redirects of one request. The hub itself uses two.
 const MAX_REDIRECTS: usize = 5;
 /// Time to reach a host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest part of the hub's own words that an error repeats, in characters.
+/// Longest part of the hub's message that an error repeats, in characters.
 const MAX_NOTE: usize = 200;
 /// Largest token file, in bytes.
 const MAX_TOKEN_FILE: u64 = 4096;
@@ -34,27 +34,27 @@ pub(crate) struct Client {
     pub limits: Limits,
 }
 
-/// A question.
+/// A request to the hub.
 #[derive(Debug)]
-pub(crate) struct Ask<'a> {
-    /// What it is about, for errors.
+pub(crate) struct HubRequest<'a> {
+    /// Subject of the request, for errors.
     pub what: &'a str,
     pub url: Url,
-    /// Bytes of the body to send, all where `None`.
+    /// Range of bytes to send. `None` for all.
     pub range: Option<Range<u64>>,
-    /// An `ETag`: the range only if the content is still this, else all of it.
+    /// `ETag` of the content. If the content has changed, the hub sends all of it instead of the range.
     pub if_range: Option<&'a str>,
 }
 
-/// An answer whose status is good, and where it came from in the end.
+/// A response with a good status, and the address after all redirects.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct HubResponse {
     pub response: Response,
     pub url: Url,
 }
 
-impl Answer {
-    /// Name of the content by which a later question can ask for more of the same; weak ones are good for nothing.
+impl HubResponse {
+    /// Returns the `ETag` for later requests of the same content, unless it is a weak one.
     pub(crate) fn etag(&self) -> Option<String> {
         let etag = self.response.headers().get(ETAG)?.to_str().ok()?;
         (!etag.starts_with("W/")).then(|| etag.to_owned())
@@ -62,8 +62,10 @@ impl Answer {
 }
 
 impl Client {
+    /// Sets up the client.
+    ///
     /// # Errors
-    /// A token file that cannot be read.
+    /// The token's file cannot be read.
     pub(crate) fn new(config: &HubConfig, limits: Limits) -> Result<Self, HubError> {
         let mut builder = reqwest::Client::builder()
             .redirect(Policy::none())
@@ -75,7 +77,7 @@ impl Client {
         Ok(Self { http, endpoint: config.endpoint.clone(), token: token(&config.token)?, limits })
     }
 
-    /// The endpoint and `parts` behind it, each escaped.
+    /// Returns the endpoint followed by `parts`, each escaped.
     pub(crate) fn url<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> Url {
         let mut url = self.endpoint.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -84,23 +86,23 @@ impl Client {
         url
     }
 
-    /// Asks until there is an answer or the patience ends.
-    pub(crate) async fn get(&self, ask: &Ask<'_>) -> Result<Answer, HubError> {
+    /// Sends a request until there is a response or the last attempt has failed.
+    pub(crate) async fn send_with_retries(&self, request: &HubRequest<'_>) -> Result<HubResponse, HubError> {
         let mut retries = Retries::new(self.limits.retry);
         loop {
-            let (reason, after) = match self.try_get(ask).await {
+            let (reason, after) = match self.try_get(request).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again { reason, after }) => (reason, after),
             };
-            self.pause(&mut retries, ask.what, reason, after).await?;
+            self.pause(&mut retries, request.what, reason, after).await?;
         }
     }
 
-    /// Waits before the next try.
+    /// Waits before the next attempt.
     ///
     /// # Errors
-    /// [`HubError::Unreachable`] where there have been enough.
+    /// [`HubError::Unreachable`] after the last attempt.
     pub(crate) async fn pause(
         &self,
         retries: &mut Retries,
@@ -117,44 +119,44 @@ impl Client {
         Ok(())
     }
 
-    /// Asks once.
-    pub(crate) async fn try_get(&self, ask: &Ask<'_>) -> Result<Answer, Failure> {
-        let mut url = ask.url.clone();
+    /// Sends a request once.
+    pub(crate) async fn try_get(&self, request: &HubRequest<'_>) -> Result<HubResponse, Failure> {
+        let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(&url, ask).await?;
+            let response = self.send(&url, request).await?;
             let status = response.status();
             if status.is_success() {
-                return Ok(Answer { response, url });
+                return Ok(HubResponse { response, url });
             }
             if !status.is_redirection() {
-                return Err(self.refused(&url, ask.what, &response));
+                return Err(self.refused(&url, request.what, &response));
             }
-            url = redirected(&url, response.headers(), ask.what)?;
+            url = redirected(&url, response.headers(), request.what)?;
         }
         let reason = format!("more than {MAX_REDIRECTS} redirects");
-        Err(HubError::Redirect { what: ask.what.into(), reason }.into())
+        Err(HubError::Redirect { what: request.what.into(), reason }.into())
     }
 
-    async fn send(&self, url: &Url, ask: &Ask<'_>) -> Result<Response, Failure> {
-        // Lengths are to be those of the files.
-        let mut request = self.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+    async fn send(&self, url: &Url, request: &HubRequest<'_>) -> Result<Response, Failure> {
+        // Without compression, lengths are those of the files.
+        let mut builder = self.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         if let Some(token) = self.token.as_ref().filter(|_| self.is_own(url)) {
-            request = request.bearer_auth(token.secret());
+            builder = builder.bearer_auth(token.secret());
         }
-        if let Some(range) = &ask.range {
-            request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
-            if let Some(etag) = ask.if_range {
-                request = request.header(IF_RANGE, etag);
+        if let Some(range) = &request.range {
+            builder = builder.header(RANGE, format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
+            if let Some(etag) = request.if_range {
+                builder = builder.header(IF_RANGE, etag);
             }
         }
-        request.send().await.map_err(|error| Failure::again(in_words(error)))
+        builder.send().await.map_err(|error| Failure::again(in_words(error)))
     }
 
     fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.endpoint.origin()
     }
 
-    /// What a bad status means.
+    /// Returns the failure for a bad status.
     fn refused(&self, url: &Url, what: &str, response: &Response) -> Failure {
         let status = response.status();
         let what = what.to_owned();
@@ -163,7 +165,7 @@ impl Client {
         let note: String = note.chars().filter(|c| !c.is_control()).take(MAX_NOTE).collect();
         let noted = if note.is_empty() { String::new() } else { format!(": {note}") };
         match status {
-            // A link that a host signed for a while: the hub gives another.
+            // A signed link has run out. The hub gives a new one.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !self.is_own(url) => {
                 Failure::again(format!("{} answers {status}{noted}", url.host_str().unwrap_or_default()))
             }
@@ -241,7 +243,7 @@ fn token(source: &TokenSource) -> Result<Option<Token>, HubError> {
     Token::new(&text).map(Some).ok_or_else(|| wrong("it holds what no token does"))
 }
 
-/// TLS by the certificates that this machine trusts; by Mozilla's, where it came without any.
+/// Sets up TLS with the certificates that this machine trusts, or with Mozilla's on a machine without any.
 fn tls(config: &HubConfig) -> Result<ClientConfig, HubError> {
     let mut roots = RootCertStore::empty();
     // Reading a machine's certificates takes a while, and a plain endpoint needs none.
@@ -251,7 +253,7 @@ fn tls(config: &HubConfig) -> Result<ClientConfig, HubError> {
             roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
         }
     }
-    // Named here so that nothing depends on what another part of the process installed.
+    // The provider is named here, so that nothing depends on the provider that another part of the process installed.
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| HubError::Tls(error.to_string()))?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())

@@ -1,4 +1,4 @@
-//! What a file of the hub is known by: the digest of its content, which is also its name in the cache.
+//! Digest of a file's content, which is also the file's name in the cache.
 
 use std::fmt;
 use std::io::Read;
@@ -8,7 +8,7 @@ use lockstep_engine::source::to_hex;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-/// Bytes hashed at a time.
+/// Bytes that are hashed at a time.
 const BLOCK: usize = 1 << 20;
 
 /// Digest of a file's content: SHA-256 for those in the hub's large-file storage, git's object id (SHA-1 of
@@ -21,7 +21,7 @@ impl ContentId {
         &self.0
     }
 
-    /// SHA-256 of what `content` reads.
+    /// Returns the SHA-256 of `content`.
     ///
     /// # Errors
     /// The reader's.
@@ -31,7 +31,8 @@ impl ContentId {
         Ok(Self(to_hex(&hash.finalize())))
     }
 
-    /// The id of this kind that `content`, of `size` bytes, has; `each` hears the bytes of each block.
+    /// Returns the digest of `content` of the same kind as this one. The content has `size` bytes. `each` is called
+    /// with the number of bytes of each block.
     ///
     /// # Errors
     /// The reader's.

@@ -1,5 +1,5 @@
-//! Files of one commit into the cache: what is there is used, what another process fetches is waited for, the rest is
-//! fetched.
+//! Downloads of one commit's files into the cache. A file that is there is used. A file that another process fetches is
+//! waited for. All others are fetched.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::partial::Partial;
 use crate::progress::Meter;
 use crate::store::{self, Lock, Store};
 
-/// Files on their way at a time.
+/// Files that are fetched at a time.
 const FILES: usize = 4;
 
 /// A download of some files of one commit.
@@ -32,10 +32,10 @@ pub(crate) struct Download<'a> {
 }
 
 impl Download<'_> {
-    /// Brings `files` into the cache; returns the folder that they are in.
+    /// Brings `files` into the cache. Returns their folder.
     ///
     /// # Errors
-    /// The first file that cannot be had.
+    /// The error of the first file that cannot be fetched.
     pub(crate) async fn fetch(&self, files: &[HubFile]) -> Result<PathBuf, HubError> {
         if !is_commit(self.commit) {
             let reason = format!("`{}` is no commit", self.commit);
@@ -67,7 +67,7 @@ impl Download<'_> {
         blocking(move || store.has(&commit, &file)).await
     }
 
-    /// Refuses what the disk has no room for, before any of it is fetched.
+    /// Checks that the disk has room, before anything is fetched.
     fn check_space(&self, missing: &[&HubFile]) -> Result<(), HubError> {
         let piece = self.client.limits.piece;
         let there = |file: &HubFile| match self.store.has_blob(file) {
@@ -82,8 +82,8 @@ impl Download<'_> {
         }
     }
 
-    /// One file. Whoever waits for another process's lock waits outside the turns, so that the processes of one cache
-    /// divide the files between them.
+    /// Brings one file. A process that waits for another's lock takes no turn meanwhile, so that the processes of one
+    /// cache divide the files between them.
     async fn one(&self, file: &HubFile, connections: &Semaphore, turns: &Semaphore) -> Result<(), HubError> {
         let mut waited = 0;
         loop {
@@ -104,7 +104,7 @@ impl Download<'_> {
         if self.store.has_blob(file) {
             self.meter.add(file.size);
         } else {
-            // What an earlier process left may be damaged, what comes anew may be damaged on its way: once each.
+            // The parts of an earlier process may be damaged, and so may the first fresh download. Hence two attempts.
             let mut found = self.blob(file, connections).await?;
             if found != file.id {
                 found = self.blob(file, connections).await?;
@@ -117,7 +117,7 @@ impl Download<'_> {
         self.store.link(self.commit, file)
     }
 
-    /// Fetches what is missing of a blob and makes it whole; returns the digest, and leaves nothing where that is
+    /// Fetches the missing parts of a blob. Returns the digest of the whole, and removes the blob if the digest is
     /// wrong.
     async fn blob(&self, file: &HubFile, connections: &Semaphore) -> Result<ContentId, HubError> {
         let (path, blob) = (self.store.partial(&file.id), self.store.blob(&file.id));
@@ -146,7 +146,7 @@ impl Download<'_> {
     }
 }
 
-/// Work of the disk's, off the runtime's threads.
+/// Runs work on the disk off the runtime's threads.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, HubError> + Send + 'static,
 ) -> Result<T, HubError> {

@@ -1,4 +1,4 @@
-//! What can go wrong between a hub and the cache. Every message names the file or the model, and the remedy.
+//! Errors between a hub and the cache. Every message names the file or the model, and the remedy.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 
 use crate::disk::free_bytes;
 
-/// Errors of fixing a model of a hub and of fetching its files.
+/// Error of resolving a model or of fetching its files.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     #[error("there is no place for downloads: neither HF_HOME nor HOME is set; set HF_HOME to a folder")]
@@ -58,7 +58,7 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// What the operating system said about `path`, which holds downloads.
+    /// Returns the error for the operating system's error about `path`, a place for downloads.
     pub(crate) fn disk(path: &Path, cause: std::io::Error) -> Self {
         let path = path.to_owned();
         match cause.kind() {
@@ -71,7 +71,7 @@ impl HubError {
         }
     }
 
-    /// The hub, not the model: what is in the cache may do in its place.
+    /// Returns true if the hub cannot be reached. The cache may then serve in its place.
     pub(crate) fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
@@ -80,7 +80,7 @@ impl HubError {
 /// An attempt that failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Another may not; not before the time, where the hub said one.
+    /// Another attempt may succeed, after the time that the hub asked for, if any.
     Again {
         reason: String,
         after: Option<Duration>,
@@ -100,7 +100,7 @@ impl From<HubError> for Failure {
     }
 }
 
-/// Bytes as people read them.
+/// Formats a number of bytes for people.
 pub(crate) fn shown(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{} kB", bytes.div_ceil(1000)),

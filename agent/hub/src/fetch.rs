@@ -1,8 +1,8 @@
-//! One file from the hub: several ranges at a time, each taken up again where it was cut.
+//! Download of one file: several ranges at a time. A range that is cut goes on where it stopped.
 //!
-//! The first range is asked for alone. It finds out where the file really is (the hub redirects to a storage, by links
-//! that last a while), what the storage calls its content, and whether it sends ranges at all: one that does not sends
-//! everything in answer to the first.
+//! The first range is requested alone. Its response tells the file's final address (the hub redirects to a storage, by
+//! links that last a while), the storage's `ETag`, and the support of ranges. A host without ranges sends the whole
+//! file in this response.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap};
 use reqwest::{StatusCode, Url};
 use tokio::sync::Semaphore;
 
-use crate::client::{Answer, Ask, Client, in_words};
+use crate::client::{Client, HubRequest, HubResponse, in_words};
 use crate::error::{Failure, HubError};
 use crate::listing::HubFile;
 use crate::model::Repository;
@@ -20,7 +20,7 @@ use crate::partial::Partial;
 use crate::progress::Meter;
 use crate::retry::Retries;
 
-/// One file on its way.
+/// Download of one file.
 pub(crate) struct Fetch<'a> {
     pub client: &'a Client,
     pub repository: &'a Repository,
@@ -32,18 +32,18 @@ pub(crate) struct Fetch<'a> {
     /// Connections that may be open, all files together.
     pub connections: &'a Semaphore,
     pub meter: &'a Meter,
-    /// Where the file really is, and what its content is called there.
+    /// Final address of the file, and its `ETag` there.
     pub place: Mutex<Option<Place>>,
 }
 
-/// Where a storage has a file.
+/// Place of a file in a storage.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     url: Url,
     etag: Option<String>,
 }
 
-/// A range on its way: what lies before `at` is written or in `piece`.
+/// A range on its way. Bytes before `at` are written or in `piece`.
 struct Run {
     at: u64,
     end: u64,
@@ -52,10 +52,10 @@ struct Run {
 }
 
 impl Fetch<'_> {
-    /// Fetches what is missing.
+    /// Fetches the missing pieces.
     ///
     /// # Errors
-    /// What the hub refuses, what its answers cannot mean, and the disk's.
+    /// The hub's refusal, a response that makes no sense, or the disk's error.
     pub(crate) async fn all(&self) -> Result<(), HubError> {
         let most = self.client.limits.run_pieces;
         let Some(first) = self.partial.missing(most).into_iter().next() else { return Ok(()) };
@@ -81,7 +81,7 @@ impl Fetch<'_> {
             if self.partial.bytes_done() > before {
                 retries.reset();
             }
-            // A link that has run out is asked for anew.
+            // The link may have run out. The next attempt asks for a new one.
             *self.place() = None;
             self.client.pause(&mut retries, &self.what, reason, after).await?;
         }
@@ -91,17 +91,17 @@ impl Fetch<'_> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks once and takes what comes.
+    /// Sends one request and reads its response.
     async fn attempt(&self, run: &mut Run) -> Result<(), Failure> {
         let permit = self.connections.acquire().await;
         let _permit = permit.map_err(|_| HubError::Ended("its connections were closed".into()))?;
         let place = self.place().clone();
         let (url, etag) = place.map_or_else(|| (self.url(), None), |place| (place.url, place.etag));
-        let ask = Ask { what: &self.what, url, range: Some(run.at..run.end), if_range: etag.as_deref() };
+        let ask = HubRequest { what: &self.what, url, range: Some(run.at..run.end), if_range: etag.as_deref() };
         let answer = self.client.try_get(&ask).await?;
         *self.place() = Some(Place { url: answer.url.clone(), etag: answer.etag() });
         let body = self.sent(&answer, run)?;
-        self.take(answer, body, run).await
+        self.read_body(answer, body, run).await
     }
 
     fn url(&self) -> Url {
@@ -110,8 +110,8 @@ impl Fetch<'_> {
         self.client.url(parts)
     }
 
-    /// Which bytes of the file the answer's body is, checked against what was asked for and what the hub listed.
-    fn sent(&self, answer: &Answer, run: &mut Run) -> Result<Range<u64>, HubError> {
+    /// Returns the range of the file that the response's body holds, checked against the request and the hub's list.
+    fn sent(&self, answer: &HubResponse, run: &mut Run) -> Result<Range<u64>, HubError> {
         let wrong = |reason: String| HubError::Answer { what: self.what.clone(), reason };
         let (headers, size) = (answer.response.headers(), self.file.size);
         let length = number(headers, CONTENT_LENGTH.as_str());
@@ -128,7 +128,8 @@ impl Fetch<'_> {
                 range
             }
             _ => {
-                // All of it, and all of it is taken: asked for another range, this host would send it again.
+                // The host sends all of the file, so all of it is read: for another range it would send everything
+                // again.
                 run.end = size;
                 0..size
             }
@@ -142,7 +143,7 @@ impl Fetch<'_> {
     }
 
     /// Reads `body`, which may begin before the run and end before it.
-    async fn take(&self, answer: Answer, body: Range<u64>, run: &mut Run) -> Result<(), Failure> {
+    async fn read_body(&self, answer: HubResponse, body: Range<u64>, run: &mut Run) -> Result<(), Failure> {
         let mut response = answer.response;
         let mut position = body.start;
         while let Some(chunk) = response.chunk().await.map_err(|error| Failure::again(in_words(error)))? {
@@ -152,7 +153,7 @@ impl Fetch<'_> {
             }
             let skipped = (run.at - position.min(run.at)).min(chunk.len() as u64);
             position += chunk.len() as u64;
-            self.put(&chunk[skipped as usize..], run).await?;
+            self.write_pieces(&chunk[skipped as usize..], run).await?;
         }
         match run.at {
             at if at >= run.end => Ok(()),
@@ -161,7 +162,7 @@ impl Fetch<'_> {
     }
 
     /// Adds bytes to the run, and writes each piece that they fill.
-    async fn put(&self, mut bytes: &[u8], run: &mut Run) -> Result<(), Failure> {
+    async fn write_pieces(&self, mut bytes: &[u8], run: &mut Run) -> Result<(), Failure> {
         while !bytes.is_empty() {
             let start = run.at - run.piece.len() as u64;
             let whole = self.partial.piece_at(start);
@@ -169,7 +170,7 @@ impl Fetch<'_> {
             run.at += now.len() as u64;
             bytes = later;
             run.piece.extend_from_slice(now);
-            // A piece that was there already comes again from a host that sends no ranges.
+            // A host without ranges also sends pieces that are there already.
             if !self.partial.has(start) {
                 self.meter.add(now.len() as u64);
             }

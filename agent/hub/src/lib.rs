@@ -1,14 +1,14 @@
 //! Models of a hub: `hf://org/name`.
 //!
-//! The head asks once what a revision is: its commit, and the files with their sizes and digests ([`Snapshot`]). It
-//! fetches what it reads itself ([`RemoteFiles`]: configuration and tokenizer whole, of the weights the headers alone),
-//! and each node fetches the files that its ranks read, at that commit and checked by those digests. So a branch that
-//! moves meanwhile moves no node.
+//! The head resolves a revision once: to its commit, and to the files with their sizes and digests ([`Snapshot`]). The
+//! head fetches configuration and tokenizer whole, and only the headers of the weights ([`RemoteFiles`]). Each node
+//! fetches the files that its ranks read, at that commit, and checks them by those digests. So a branch that moves
+//! meanwhile changes no node.
 //!
 //! Everything goes through the cache that Hugging Face's own libraries use, in their layout; [`store`] says how.
 //!
-//! Invariants: what is in the cache under a digest has that digest; memory is bounded whatever a host answers; each
-//! question is given up after a while; the token is sent to the hub's own address only.
+//! Invariants: a file in the cache under a digest has that digest. Memory is bounded whatever a host sends. Each
+//! request is given up after a while. The token is sent to the hub's own address only.
 
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
@@ -47,15 +47,15 @@ use store::Store;
 /// Bounds of downloads.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes that are written at once; also what a process that dies loses of each connection's work.
+    /// Bytes that are written at once. A process that dies loses at most so many bytes of each connection.
     pub piece: u64,
-    /// Pieces that one question asks for.
+    /// Pieces that one request asks for.
     pub run_pieces: u64,
     /// Connections at a time, each with one piece in memory.
     pub connections: usize,
-    /// A host that sends nothing for this long has cut the connection.
+    /// Time without a byte after which a connection counts as cut.
     pub silence: Duration,
-    /// How often a process looks whether another has finished a file.
+    /// Time between two looks at a file that another process fetches.
     pub look: Duration,
     pub retry: RetryPolicy,
 }
@@ -86,6 +86,8 @@ pub struct Hub {
 }
 
 impl Hub {
+    /// Sets up the client. Nothing is dialled.
+    ///
     /// # Errors
     /// No cache, or a token file that cannot be read.
     pub fn new(config: &HubConfig, limits: Limits) -> Result<Self, HubError> {
@@ -97,17 +99,18 @@ impl Hub {
         Store::new(self.cache.clone(), repository)
     }
 
-    /// What `model` is now. Offline, and where the hub cannot be reached, what the cache last knew of it.
+    /// Resolves `model` to its commit and files now. Offline, and if the hub cannot be reached, the cache's last
+    /// knowledge is used.
     ///
     /// # Errors
-    /// What the hub says; where it was not asked or says nothing, that the cache does not know either.
+    /// The hub's error. Offline or without an answer: the cache does not know the model.
     pub async fn resolve(&self, model: &HubModel) -> Result<Snapshot, HubError> {
         let store = self.store(&model.repository);
         if self.offline {
             let what = format!("hf://{} at {}", model.repository, model.revision.as_str());
             return cached(&store, model)?.ok_or(HubError::Offline { what, cache: self.cache.clone() });
         }
-        match listing::ask(&self.client, model).await {
+        match listing::fetch_listing(&self.client, model).await {
             Ok(snapshot) => {
                 store.write_ref(&model.revision, &snapshot.commit)?;
                 Ok(snapshot)
@@ -123,10 +126,10 @@ impl Hub {
         }
     }
 
-    /// Brings `files` of `commit` into the cache, and returns the folder that holds them under their names.
+    /// Brings `files` of `commit` into the cache. Returns the folder that holds them under their names.
     ///
     /// # Errors
-    /// The first file that cannot be had.
+    /// The error of the first file that cannot be fetched.
     pub async fn download(
         &self,
         repository: &Repository,
@@ -139,7 +142,7 @@ impl Hub {
     }
 }
 
-/// What the cache knows of `model`, where it has any file of it.
+/// Returns the cache's knowledge of `model`, if it has any file of the model.
 fn cached(store: &Store, model: &HubModel) -> Result<Option<Snapshot>, HubError> {
     let commit = model.revision.commit().map(str::to_owned).or_else(|| store.read_ref(&model.revision));
     let Some(commit) = commit else { return Ok(None) };

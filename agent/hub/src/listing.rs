@@ -1,10 +1,10 @@
-//! What a revision of a model is: its commit, and the files with sizes and digests.
+//! List of a revision: its commit, and the files with sizes and digests.
 
 use std::path::{Component, Path};
 
 use serde::Deserialize;
 
-use crate::client::{Ask, Client, body};
+use crate::client::{Client, HubRequest, body};
 use crate::content::ContentId;
 use crate::error::{Failure, HubError};
 use crate::model::{HubModel, is_commit};
@@ -20,14 +20,14 @@ const MAX_NAME: usize = 512;
 /// One file of a model at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubFile {
-    /// Relative to the model, with `/` between folders.
+    /// Path relative to the model, with `/` between folders.
     pub name: String,
     pub size: u64,
     pub id: ContentId,
 }
 
 impl HubFile {
-    /// `None` for a name that would lead out of the model's folder.
+    /// Returns `None` for a name that would lead out of the model's folder.
     pub fn new(name: String, size: u64, id: ContentId) -> Option<Self> {
         is_file_name(&name).then_some(Self { name, size, id })
     }
@@ -70,26 +70,26 @@ struct RawLfs {
     size: u64,
 }
 
-/// Asks the hub what `model` is now.
-pub(crate) async fn ask(client: &Client, model: &HubModel) -> Result<Snapshot, HubError> {
+/// Asks the hub for the commit and the files of `model`.
+pub(crate) async fn fetch_listing(client: &Client, model: &HubModel) -> Result<Snapshot, HubError> {
     let (repository, revision) = (model.repository.as_str(), model.revision.as_str());
     let parts = ["api", "models"].into_iter().chain(repository.split('/')).chain(["revision", revision]);
     let mut url = client.url(parts);
     url.set_query(Some("blobs=true"));
     let what = format!("hf://{repository} at {revision}");
-    let question = Ask { what: &what, url, range: None, if_range: None };
+    let question = HubRequest { what: &what, url, range: None, if_range: None };
     let mut retries = Retries::new(client.limits.retry);
     loop {
-        let answer = client.get(&question).await?;
+        let answer = client.send_with_retries(&question).await?;
         match body(&what, answer.response, MAX_LIST).await {
-            Ok(json) => return read(&what, &json),
+            Ok(json) => return parse_listing(&what, &json),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Again { reason, after }) => client.pause(&mut retries, &what, reason, after).await?,
         }
     }
 }
 
-fn read(what: &str, json: &[u8]) -> Result<Snapshot, HubError> {
+fn parse_listing(what: &str, json: &[u8]) -> Result<Snapshot, HubError> {
     let wrong = |reason: String| HubError::Answer { what: what.into(), reason };
     let raw: RawModel = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
     if !is_commit(&raw.sha) {
@@ -98,7 +98,7 @@ fn read(what: &str, json: &[u8]) -> Result<Snapshot, HubError> {
     if raw.siblings.len() > MAX_FILES {
         return Err(wrong(format!("{} files, more than {MAX_FILES}", raw.siblings.len())));
     }
-    // What no path could be made of is no file of a model.
+    // A name that cannot be a path is no file of a model.
     let named = raw.siblings.into_iter().filter(|file| is_file_name(&file.rfilename));
     let files = named.map(file).collect::<Result<_, _>>().map_err(wrong)?;
     Ok(Snapshot { commit: raw.sha, files })
@@ -114,7 +114,7 @@ fn file(raw: RawFile) -> Result<HubFile, String> {
     Ok(HubFile { name: raw.rfilename, size, id })
 }
 
-/// Whether a file of this name stays inside the model's folder.
+/// Returns true if a file of this name stays inside the model's folder.
 pub(crate) fn is_file_name(name: &str) -> bool {
     let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     inside && (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn lists_are_read_strictly() {
         let commit = "0123456789abcdef0123456789abcdef01234567";
-        let list = |files: &str| read("m", format!(r#"{{"sha":"{commit}","siblings":[{files}]}}"#).as_bytes());
+        let list = |files: &str| parse_listing("m", format!(r#"{{"sha":"{commit}","siblings":[{files}]}}"#).as_bytes());
         let snapshot = list(&format!(
             r#"{{"rfilename":"config.json","size":5,"blobId":"{commit}"}},
                {{"rfilename":"../evil","size":5,"blobId":"{commit}"}},
@@ -145,7 +145,7 @@ mod tests {
             (r#"{"sha":"main"}"#, "`main` is no commit"),
             (r#"{"sha":"../../../../../../../../../../../etc/pas"}"#, "is no commit"),
         ] {
-            let told = read("hf://a/b", json.as_bytes()).unwrap_err().to_string();
+            let told = parse_listing("hf://a/b", json.as_bytes()).unwrap_err().to_string();
             assert!(told.contains(part) && told.contains("hf://a/b"), "{told}");
         }
         for (file, part) in [

@@ -1,4 +1,4 @@
-//! The spelling of a model on a hub.
+//! Names of models and revisions on a hub.
 
 use std::fmt;
 use std::str::FromStr;
@@ -56,13 +56,13 @@ impl Revision {
         &self.0
     }
 
-    /// Itself, where it is a whole commit and so cannot move.
+    /// Returns the commit if the revision is a whole commit, which cannot move.
     pub fn commit(&self) -> Option<&str> {
         is_commit(&self.0).then_some(self.0.as_str())
     }
 }
 
-/// Whether `text` is a whole commit of git's: 40 hexadecimal digits, small letters.
+/// Returns true if `text` is a whole commit of git: 40 hexadecimal digits, small letters.
 pub(crate) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
@@ -76,7 +76,7 @@ impl Default for Revision {
 impl FromStr for Revision {
     type Err = &'static str;
 
-    /// As git allows references, less what a path would be misled by.
+    /// Accepts the names that git allows, except those that would mislead a path.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+' | '=');
         let fits = (1..=MAX_REVISION).contains(&text.len()) && text.chars().all(legal);

@@ -1,8 +1,8 @@
-//! A file that grows by pieces in any order, and knows which it has, also in another process's hands.
+//! A file that grows by pieces in any order. It records its pieces, so that another process can go on with it.
 //!
-//! Behind the file's bytes lies a trailer: eight bytes of a name, the size of a piece (8 bytes, little-endian), a byte
-//! for each piece that is 1 once the piece is written. What the trailer says after a crash of the machine may be wrong:
-//! the digest of the whole decides.
+//! A trailer follows the file's bytes: a mark of eight bytes, the size of a piece (8 bytes, little-endian), and for
+//! each piece a byte that is 1 once the piece is written. After a crash of the machine the trailer may be wrong. The
+//! digest of the whole file decides.
 
 use std::fs::File;
 use std::io::{Read, Seek as _};
@@ -28,7 +28,7 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
-    /// Opens what an earlier process left at `path`, or begins anew where that is of another size.
+    /// Opens the file that an earlier process left at `path`, or begins anew if that file has another size.
     ///
     /// # Errors
     /// The operating system's.
@@ -47,7 +47,8 @@ impl Partial {
         Ok(Self { path, file, size, piece, done: Mutex::new(done) })
     }
 
-    /// Bytes that a growing file at `path` has, for whoever does not hold its lock; 0 where there is none.
+    /// Returns the number of bytes that a growing file at `path` has, or 0 without a file. The caller need not hold its
+    /// lock.
     pub(crate) fn bytes_at(path: &Path, size: u64, piece: u64) -> u64 {
         let done = open_regular(path).and_then(|file| marks(&file, size, piece)).ok().flatten();
         done.map_or(0, |done| bytes_done(&done, size, piece))
@@ -61,12 +62,12 @@ impl Partial {
         bytes_done(&self.done(), self.size, self.piece)
     }
 
-    /// The piece that begins at `offset`.
+    /// Returns the index of the piece that begins at `offset`.
     pub(crate) fn piece_at(&self, offset: u64) -> Range<u64> {
         offset..(offset + self.piece).min(self.size)
     }
 
-    /// What is missing, in runs of at most `most` pieces.
+    /// Returns the missing ranges, each of at most `most` pieces.
     pub(crate) fn missing(&self, most: u64) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
         for (index, _) in self.done().iter().enumerate().filter(|(_, done)| !**done) {
@@ -86,7 +87,7 @@ impl Partial {
         self.done().get(index).copied().unwrap_or(false)
     }
 
-    /// Writes the whole piece that begins at `offset`, and then that it is there.
+    /// Writes the whole piece that begins at `offset`, and then marks it in the trailer.
     ///
     /// # Errors
     /// The operating system's.
@@ -99,7 +100,8 @@ impl Partial {
         Ok(())
     }
 
-    /// The digest of what was written, of the kind of `id`; `each` hears the bytes of each block.
+    /// Returns the digest of the written bytes, of the same kind as `id`. `each` is called with the number of bytes of
+    /// each block.
     ///
     /// # Errors
     /// The operating system's.
@@ -113,7 +115,7 @@ impl Partial {
         &self.path
     }
 
-    /// Makes it the whole file `to`. Nothing may be written after that.
+    /// Renames the whole file to `to`. Nothing may be written after that.
     ///
     /// # Errors
     /// The operating system's.
@@ -123,7 +125,7 @@ impl Partial {
         std::fs::rename(&self.path, to)
     }
 
-    /// Forgets all of it.
+    /// Removes the file.
     ///
     /// # Errors
     /// The operating system's.
@@ -139,7 +141,7 @@ fn trailer(piece: u64) -> [u8; TRAILER as usize] {
     bytes
 }
 
-/// The trailer's marks; `None` where it is another file's.
+/// Returns the trailer's byte for each piece, or `None` if the trailer belongs to another file.
 fn marks(file: &File, size: u64, piece: u64) -> std::io::Result<Option<Vec<bool>>> {
     let pieces = size.div_ceil(piece);
     if file.metadata()?.len() != size.saturating_add(TRAILER).saturating_add(pieces) {

@@ -1,4 +1,4 @@
-//! How far a download is, for whoever shows it.
+//! Progress of a download, for those who show it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,20 +7,20 @@ use tokio::sync::watch;
 
 use crate::error::shown;
 
-/// A line of the log at most this often.
+/// Shortest time between two lines of the log.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Bytes of the files that are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// There, whoever brought them.
+    /// Bytes that are there, whichever process fetched them.
     pub bytes: u64,
     pub total: u64,
-    /// Grows with all else that moves, such as the reading of what is checked.
+    /// Bytes of other work, such as reading a file to check it.
     pub moved: u64,
 }
 
-/// Counts; cheap to clone, safe to share.
+/// Counter of progress. Cheap to clone, safe to share.
 #[derive(Debug, Clone)]
 pub struct Meter(Arc<watch::Sender<Progress>>);
 
@@ -38,7 +38,7 @@ impl Meter {
         self.0.send_modify(|progress| progress.bytes = progress.bytes.saturating_add(bytes).min(progress.total));
     }
 
-    /// They were no good, or another process's whose work did not come to an end.
+    /// Subtracts bytes that were damaged, or that another process left unfinished.
     pub fn take_back(&self, bytes: u64) {
         self.0.send_modify(|progress| progress.bytes = progress.bytes.saturating_sub(bytes));
     }
@@ -48,11 +48,11 @@ impl Meter {
     }
 }
 
-/// Lines of the log about one download: at most one in ten seconds, and none of what is soon over.
+/// Lines of the log about one download: at most one in ten seconds, and none about a short download.
 #[derive(Debug)]
 pub struct Log {
     told: Instant,
-    /// When bytes were first heard of, and how many were there then.
+    /// Time of the first report, and the number of bytes then.
     first: Option<(Instant, u64)>,
 }
 
@@ -61,7 +61,7 @@ impl Log {
         Self { told: now, first: None }
     }
 
-    /// What to say now, if anything.
+    /// Returns the line to log now, if there is one.
     pub fn line(&mut self, now: Instant, progress: Progress) -> Option<String> {
         if progress.total == 0 {
             return None;

@@ -1,4 +1,4 @@
-//! A model of the hub as the weightless head reads it: small files from the cache, headers of weights by ranges.
+//! Files of a model for the head, which loads no weights: small files from the cache, headers of weights by ranges.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -11,22 +11,22 @@ use lockstep_engine::source::{FolderFiles, MAX_WHOLE_FILE, ModelFiles};
 use reqwest::StatusCode;
 use tokio::runtime::Handle;
 
-use crate::client::{Ask, in_words};
+use crate::client::{HubRequest, in_words};
 use crate::error::Failure;
 use crate::model::{HubModel, Repository};
 use crate::progress::Meter;
 use crate::retry::Retries;
 use crate::{Hub, HubError, HubFile, Snapshot};
 
-/// Bytes that are fetched of a file at a time: most headers of weights are smaller.
+/// Bytes of a file that are fetched at a time. Most headers of weights are smaller.
 const BLOCK: u64 = 256 << 10;
-/// Blocks in memory, 128 MiB; more than the headers of any model, and where it is not, some are fetched again.
+/// Most blocks in memory: 128 MiB, more than the headers of known models. Beyond that, some are fetched again.
 const MAX_BLOCKS: usize = 512;
 
 /// Blocks by file and index.
 type Blocks = HashMap<(String, u64), Arc<[u8]>>;
 
-/// The files of one snapshot. Reading blocks, so it is not for the runtime's own threads.
+/// Files of one snapshot. Reading blocks the thread, so the runtime's own threads must not read.
 #[derive(Debug)]
 pub struct RemoteFiles {
     source: String,
@@ -43,7 +43,7 @@ pub struct RemoteFiles {
 }
 
 impl RemoteFiles {
-    /// Fetches configuration, tokenizer and templates; what else is in the cache is read from there too.
+    /// Fetches configuration, tokenizer and templates. Any other file that is in the cache is read from there.
     ///
     /// # Errors
     /// The hub's, and the disk's.
@@ -74,7 +74,7 @@ impl RemoteFiles {
         }))
     }
 
-    /// Fetches the first block of each of `names` at once: one after the other, the headers of many files take long.
+    /// Fetches the first block of each file at once. One after the other, the headers of many files take long.
     ///
     /// # Errors
     /// The hub's.
@@ -111,8 +111,8 @@ impl RemoteFiles {
         let what = format!("{} of {}", file.name, self.source);
         let mut retries = Retries::new(client.limits.retry);
         loop {
-            let ask = Ask { what: &what, url: url.clone(), range: Some(range.clone()), if_range: None };
-            let (reason, after) = match read(client.try_get(&ask).await, &range).await {
+            let ask = HubRequest { what: &what, url: url.clone(), range: Some(range.clone()), if_range: None };
+            let (reason, after) = match read_range(client.try_get(&ask).await, &range).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again { reason, after }) => (reason, after),
@@ -135,8 +135,11 @@ impl RemoteFiles {
     }
 }
 
-/// The bytes of `range` from an answer that is them, or all of the file.
-async fn read(answer: Result<crate::client::Answer, Failure>, range: &Range<u64>) -> Result<Vec<u8>, Failure> {
+/// Reads the bytes of `range` from a response that holds them, or the whole file.
+async fn read_range(
+    answer: Result<crate::client::HubResponse, Failure>,
+    range: &Range<u64>,
+) -> Result<Vec<u8>, Failure> {
     let mut response = answer?.response;
     let mut skip = if response.status() == StatusCode::PARTIAL_CONTENT { 0 } else { range.start };
     let length = range.end - range.start;
@@ -152,7 +155,7 @@ async fn read(answer: Result<crate::client::Answer, Failure>, range: &Range<u64>
     Ok(bytes)
 }
 
-/// Configuration, tokenizer, templates, the index of the weights: what the head reads to its end.
+/// Returns true for files that the head reads whole: configuration, tokenizer, templates, the index of the weights.
 fn is_read_whole(file: &HubFile) -> bool {
     let kinds = [".json", ".jinja"];
     !file.name.contains('/') && kinds.iter().any(|kind| file.name.ends_with(kind)) && file.size <= MAX_WHOLE_FILE

@@ -7,8 +7,8 @@
 //! .locks/models--org--name/DIGEST.lock       held by whoever fetches that blob
 //! ```
 //!
-//! What is there is whole and was checked: files come in by a rename. Processes of one machine, or of several that
-//! mount one volume, may work on one cache at the same time.
+//! Every blob is whole and was checked, since files come in by a rename. Processes of one machine, or of several
+//! machines that mount one volume, may use one cache at the same time.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
@@ -21,9 +21,9 @@ use crate::error::HubError;
 use crate::listing::{HubFile, MAX_FILES, is_file_name};
 use crate::model::{Repository, Revision, is_commit};
 
-/// Folders inside one another that a snapshot may have.
+/// Most levels of folders in a snapshot.
 const MAX_DEPTH: usize = 8;
-/// Longest content of a file of `refs/`.
+/// Longest content of a file in `refs/`, in bytes.
 const MAX_REF: u64 = 256;
 
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ impl Store {
         self.cache.join(&self.folder)
     }
 
-    /// Folder of the files of `commit`.
+    /// Returns the folder of the files of `commit`.
     pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
         self.root().join("snapshots").join(commit)
     }
@@ -57,15 +57,15 @@ impl Store {
         self.root().join("blobs").join(id.as_str())
     }
 
-    /// Where a blob grows; not the name that other libraries give theirs, whose bytes come in order.
+    /// Returns the path of a growing blob. Other libraries use another name, for files whose bytes come in order.
     pub(crate) fn partial(&self, id: &ContentId) -> PathBuf {
         self.root().join("blobs").join(format!("{id}.parts"))
     }
 
-    /// Whether `file` of `commit` is there and whole.
+    /// Returns true if `file` of `commit` is there and whole.
     ///
     /// # Errors
-    /// The operating system's, for a file that must be read because no link tells its content.
+    /// The operating system's, for a file that must be read because it is no link to a digest.
     pub(crate) fn has(&self, commit: &str, file: &HubFile) -> Result<bool, HubError> {
         let path = self.snapshot(commit).join(&file.name);
         let Ok(metadata) = fs::metadata(&path) else { return Ok(false) };
@@ -75,13 +75,13 @@ impl Store {
         if linked_id(&path).as_ref() == Some(&file.id) {
             return Ok(true);
         }
-        // Where links could not be made, files were copied: what they hold is known by reading them.
+        // On a disk without links, files are copies. Only reading a copy tells its digest.
         let mut content = open_regular(&path).map_err(|cause| HubError::disk(&path, cause))?;
         let found = file.id.of_same_kind(&mut content, file.size, &mut |_| ());
         found.map(|found| found == file.id).map_err(|cause| HubError::disk(&path, cause))
     }
 
-    /// Whether the blob is there, from this model's other commits or from another process.
+    /// Returns true if the blob is there, from another commit of the model or from another process.
     pub(crate) fn has_blob(&self, file: &HubFile) -> bool {
         fs::metadata(self.blob(&file.id)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == file.size)
     }
@@ -98,7 +98,7 @@ impl Store {
         replace(&path, |temporary| std::os::unix::fs::symlink(&target, temporary))
     }
 
-    /// The commit that `revision` was when it was last asked for.
+    /// Returns the commit that `revision` was when it was last resolved.
     pub(crate) fn read_ref(&self, revision: &Revision) -> Option<String> {
         let path = self.root().join("refs").join(revision.as_str());
         let text = String::from_utf8(read_small_file(&path, MAX_REF).ok()?).ok()?;
@@ -106,6 +106,8 @@ impl Store {
         is_commit(&commit).then_some(commit)
     }
 
+    /// Records that `revision` is `commit`.
+    ///
     /// # Errors
     /// The operating system's.
     pub(crate) fn write_ref(&self, revision: &Revision, commit: &str) -> Result<(), HubError> {
@@ -116,7 +118,7 @@ impl Store {
         replace(&path, |temporary| File::create(temporary)?.write_all(commit.as_bytes()))
     }
 
-    /// Takes the lock of a blob; `None` while another process has it.
+    /// Takes the lock of a blob. Returns `None` while another process has it.
     ///
     /// # Errors
     /// The operating system's.
@@ -132,7 +134,7 @@ impl Store {
         }
     }
 
-    /// The files of `commit` that are in the cache, with their digests.
+    /// Returns the files of `commit` that are in the cache, with their digests.
     ///
     /// # Errors
     /// The operating system's, and [`HubError::Answer`] for more files than a model has.
@@ -152,7 +154,7 @@ impl Store {
             let entry = entry.map_err(|cause| HubError::disk(folder, cause))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             let (name, path) = (format!("{prefix}{name}"), entry.path());
-            // A link whose blob is gone is no file.
+            // A link to a missing blob is no file.
             let Ok(metadata) = fs::metadata(&path) else { continue };
             if metadata.is_dir() && depth < MAX_DEPTH {
                 self.walk(&path, &format!("{name}/"), depth + 1, files)?;
@@ -168,13 +170,13 @@ impl Store {
     }
 }
 
-/// Held until it is dropped or the process ends.
+/// Lock of a blob. It ends when it is dropped, or with the process.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// The digest that a link into `blobs/` names.
+/// Returns the digest in the target of a link into `blobs/`.
 fn linked_id(path: &Path) -> Option<ContentId> {
     let target = fs::read_link(path).ok()?;
     let mut parts = target.components().rev();
@@ -199,7 +201,7 @@ pub(crate) fn make_folder_of(path: &Path) -> Result<(), HubError> {
     fs::create_dir_all(folder).map_err(|cause| HubError::disk(folder, cause))
 }
 
-/// Puts what `make` makes in the place of `path`, at once.
+/// Lets `make` write a temporary file, and renames that to `path`.
 fn replace(path: &Path, make: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), HubError> {
     make_folder_of(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
