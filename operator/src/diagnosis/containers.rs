@@ -23,6 +23,9 @@ const PULL_DENIED: [&str; 5] = ["401", "403", "denied", "unauthorized", "authori
 /// Reasons of the events by which a kubelet says that it cannot mount a volume.
 const MOUNT_FAILED: [&str; 3] = ["FailedMount", "FailedAttachVolume", "FailedMapVolume"];
 
+/// First words of the event by which a kubelet says that it has waited for a volume. Another event tells why.
+const MOUNT_TIMED_OUT: &str = "Unable to attach or mount volumes";
+
 /// Reason of the event by which a kubelet says that a pull secret does not exist. The kubelet goes on without it.
 const NO_PULL_SECRET: &str = "FailedToRetrieveImagePullSecret";
 
@@ -70,7 +73,7 @@ fn find_unmounted_volume(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     })
 }
 
-/// Returns the newest event about `pod` with one of `reasons`.
+/// Returns the newest event about `pod` with one of `reasons`. An event that names no cause comes last.
 fn find_event<'a>(facts: &ClusterFacts<'a>, pod: &Pod, reasons: &[&str]) -> Option<&'a Event> {
     let about_pod = |event: &&&Event| {
         let same_uid = match (&event.involved_object.uid, &pod.metadata.uid) {
@@ -81,7 +84,9 @@ fn find_event<'a>(facts: &ClusterFacts<'a>, pod: &Pod, reasons: &[&str]) -> Opti
             && event.involved_object.name == pod.metadata.name
             && event.reason.as_deref().is_some_and(|reason| reasons.contains(&reason))
     };
-    facts.events.iter().filter(about_pod).max_by_key(|event| last_seen(event)).copied()
+    let names_cause =
+        |event: &Event| !event.message.as_deref().is_some_and(|message| message.starts_with(MOUNT_TIMED_OUT));
+    facts.events.iter().filter(about_pod).max_by_key(|event| (names_cause(event), last_seen(event))).copied()
 }
 
 /// Returns the first container that crashes and does not run well since.

@@ -40,7 +40,8 @@ fn lacks_pods(facts: &ClusterFacts<'_>, event: &Event) -> bool {
 }
 
 /// Returns the time at which the event was last seen.
-pub(super) fn last_seen(event: &Event) -> Option<Timestamp> {
+#[must_use]
+pub fn last_seen(event: &Event) -> Option<Timestamp> {
     let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
     let last = event.last_timestamp.as_ref().or(event.metadata.creation_timestamp.as_ref()).map(|time| time.0);
     series.max(last).max(event.event_time.as_ref().map(|time| time.0))

@@ -21,6 +21,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
 pub use containers::needs_events;
+pub use creation::last_seen;
 pub use groups::describe_progress;
 pub use nodes::list_unready_nodes;
 pub use reason::Reason;

@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt as _};
 
 use super::observation::GroupSeen;
 use super::{Context, elapsed};
-use crate::diagnosis::needs_events;
+use crate::diagnosis::{last_seen, needs_events};
 
 /// Reason of the event that the StatefulSet controller writes if it cannot make a pod.
 pub(super) const FAILED_CREATE: &str = "FailedCreate";
@@ -26,6 +26,8 @@ const MIN_HOLD: Duration = Duration::from_secs(10);
 const MAX_HOLD: Duration = Duration::from_secs(120);
 /// Largest number of events in one response of the API server.
 const MAX_LISTED: u32 = 50;
+/// Maximum events that the operator keeps of an answer.
+const MAX_KEPT: usize = 8;
 
 /// Events of stuck objects, by the uid of the object.
 #[derive(Default)]
@@ -35,7 +37,7 @@ struct CachedEvents {
     requested: Instant,
     /// Time for which they are not requested again.
     hold: Duration,
-    /// Newest event of each reason.
+    /// Newest events, each message once.
     events: Vec<Event>,
 }
 
@@ -73,7 +75,7 @@ fn age(object: &impl kube::Resource) -> Duration {
     object.creation_timestamp().map(|created| elapsed(created.0)).unwrap_or_default()
 }
 
-/// Returns the newest event of each reason of `object`, among the events that the field selector `only` selects. Does
+/// Returns the newest events of `object`, among the events that the field selector `only` selects. Does
 /// not request them again for `hold`.
 async fn request_events<K>(context: &Context, namespace: &str, object: &K, only: &str, hold: Duration) -> Vec<Event>
 where
@@ -102,19 +104,22 @@ where
     events
 }
 
-/// Returns the newest event of each reason, without the fields that no diagnosis reads.
+/// Returns the newest events, each message once, without the fields that no diagnosis reads.
 pub(super) fn keep_newest(mut events: Vec<Event>) -> Vec<Event> {
-    events.sort_by_key(|event| std::cmp::Reverse(event.last_timestamp.clone().map(|time| time.0)));
+    events.sort_by_key(|event| std::cmp::Reverse(last_seen(event)));
     let mut kept: Vec<Event> = Vec::new();
     for event in events {
-        if kept.iter().all(|newer| newer.reason != event.reason) {
+        let is_known = |newer: &Event| (&newer.reason, &newer.message) == (&event.reason, &event.message);
+        if kept.len() < MAX_KEPT && !kept.iter().any(is_known) {
             let object = event.involved_object;
             kept.push(Event {
                 involved_object: ObjectReference { name: object.name, uid: object.uid, ..Default::default() },
                 reason: event.reason,
                 message: event.message,
                 last_timestamp: event.last_timestamp,
-                metadata: ObjectMeta::default(),
+                event_time: event.event_time,
+                series: event.series,
+                metadata: ObjectMeta { creation_timestamp: event.metadata.creation_timestamp, ..ObjectMeta::default() },
                 ..Default::default()
             });
         }

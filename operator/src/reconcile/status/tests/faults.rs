@@ -18,8 +18,8 @@ const WORKER: &str = "llama-0-worker-0";
 struct Fault {
     /// Status of the worker's pod. `None` if Kubernetes refuses to make the pod.
     worker: Option<Value>,
-    /// Reason, object and message of an event in the namespace.
-    event: Option<(&'static str, &'static str, &'static str)>,
+    /// Reason, object and message of the events in the namespace, oldest first.
+    events: Vec<(&'static str, &'static str, &'static str)>,
     reason: Reason,
     /// Part of the condition's message.
     words: &'static str,
@@ -63,14 +63,14 @@ fn check(fault: Fault) {
     let mut object = object(TWO_PODS);
     let mut pods = vec![pod("llama-0-head-0", running(false))];
     pods.extend(fault.worker.map(|status| pod(WORKER, status)));
-    let event = |(reason, name, message): (&str, &str, &str)| -> Event {
+    let event = |(minute, (reason, name, message)): (usize, (&str, &str, &str))| -> Event {
         let event = json!({
             "metadata": { "name": "one" }, "type": "Warning", "reason": reason, "message": message,
-            "involvedObject": { "name": name, "uid": name }, "lastTimestamp": "2026-01-01T00:00:00Z",
+            "involvedObject": { "name": name, "uid": name }, "lastTimestamp": format!("2026-01-01T00:{minute:02}:00Z"),
         });
         serde_json::from_value(event).unwrap()
     };
-    let events: Vec<Event> = fault.event.into_iter().map(event).collect();
+    let events: Vec<Event> = fault.events.into_iter().enumerate().map(event).collect();
 
     let mut group = GroupSeen {
         head_set: Some(set(&object, 1)),
@@ -109,51 +109,56 @@ fn an_image_is_missing() {
     let message = "failed to pull and unpack image \"registry.example/agent:2\": not found";
     for reason in ["ErrImagePull", "ImagePullBackOff"] {
         let worker = waiting(reason, message);
-        check(Fault { worker, event: None, reason: Reason::ImageNotFound, words: "registry.example/agent:2" });
+        check(Fault { worker, events: Vec::new(), reason: Reason::ImageNotFound, words: "registry.example/agent:2" });
     }
 }
 
 #[test]
 fn an_image_name_is_wrong() {
     let worker = waiting("InvalidImageName", "couldn't parse image name");
-    check(Fault { worker, event: None, reason: Reason::ImageInvalid, words: "is no image reference" });
+    check(Fault { worker, events: Vec::new(), reason: Reason::ImageInvalid, words: "is no image reference" });
 }
 
 #[test]
 fn a_quota_is_exceeded() {
     let message = "create Pod llama-0-worker-0 failed: pods is forbidden: exceeded quota: small, requested: pods=1";
-    let event = Some(("FailedCreate", "llama-0-worker", message));
-    check(Fault { worker: None, event, reason: Reason::QuotaExceeded, words: "exceeded quota: small" });
+    let events = vec![("FailedCreate", "llama-0-worker", message)];
+    check(Fault { worker: None, events, reason: Reason::QuotaExceeded, words: "exceeded quota: small" });
 }
 
 #[test]
 fn no_node_has_room() {
     let worker = unschedulable("0/3 nodes are available: 3 Insufficient nvidia.com/gpu.");
-    check(Fault { worker, event: None, reason: Reason::InsufficientResources, words: "3 Insufficient nvidia.com/gpu" });
+    check(Fault {
+        worker,
+        events: Vec::new(),
+        reason: Reason::InsufficientResources,
+        words: "3 Insufficient nvidia.com/gpu",
+    });
 }
 
 #[test]
 fn a_rank_needs_too_much_memory() {
     check(Fault {
         worker: crashed(137, "OOMKilled", ""),
-        event: None,
+        events: Vec::new(),
         reason: Reason::OutOfMemory,
         words: "OOMKilled",
     });
     let ended = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
     let worker = Some(container(ended, json!({}), 0));
-    check(Fault { worker, event: None, reason: Reason::OutOfMemory, words: "OOMKilled" });
+    check(Fault { worker, events: Vec::new(), reason: Reason::OutOfMemory, words: "OOMKilled" });
 }
 
 #[test]
 fn a_rank_crashes_again_and_again() {
     let log = r#"{"level":"ERROR","fields":{"message":"LOCKSTEP_ISA=nonsense names no instruction set"}}"#;
     let worker = crashed(2, "Error", log);
-    check(Fault { worker, event: None, reason: Reason::CrashLoop, words: "LOCKSTEP_ISA=nonsense" });
+    check(Fault { worker, events: Vec::new(), reason: Reason::CrashLoop, words: "LOCKSTEP_ISA=nonsense" });
     // Between two crashes the container runs for a moment.
     let ended = json!({ "terminated": { "exitCode": 2, "reason": "Error", "message": log } });
     let worker = Some(container(json!({ "running": {} }), ended, 2));
-    check(Fault { worker, event: None, reason: Reason::CrashLoop, words: "LOCKSTEP_ISA=nonsense" });
+    check(Fault { worker, events: Vec::new(), reason: Reason::CrashLoop, words: "LOCKSTEP_ISA=nonsense" });
 }
 
 #[test]
@@ -161,17 +166,18 @@ fn a_model_path_is_missing() {
     let log =
         r#"{"level":"ERROR","fields":{"message":"cannot read /models/x/config.json: No such file or directory"}}"#;
     let worker = crashed(2, "Error", log);
-    check(Fault { worker, event: None, reason: Reason::ModelNotFound, words: "/models/x/config.json" });
+    check(Fault { worker, events: Vec::new(), reason: Reason::ModelNotFound, words: "/models/x/config.json" });
 }
 
 #[test]
 fn a_volume_is_missing() {
     let worker = unschedulable("0/3 nodes are available: persistentvolumeclaim \"models\" not found.");
-    check(Fault { worker, event: None, reason: Reason::ClaimMissing, words: "PersistentVolumeClaim models" });
+    check(Fault { worker, events: Vec::new(), reason: Reason::ClaimMissing, words: "PersistentVolumeClaim models" });
     let worker = unschedulable("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims.");
-    check(Fault { worker, event: None, reason: Reason::VolumeUnbound, words: "unbound immediate" });
+    check(Fault { worker, events: Vec::new(), reason: Reason::VolumeUnbound, words: "unbound immediate" });
     let message = "MountVolume.SetUp failed for volume \"extra\": configmap \"extra\" not found";
-    let event = Some(("FailedMount", WORKER, message));
+    let timed_out = "Unable to attach or mount volumes: unmounted volumes=[extra]: context deadline exceeded";
+    let events = vec![("FailedMount", WORKER, message), ("FailedMount", WORKER, timed_out)];
     let worker = waiting("ContainerCreating", "");
-    check(Fault { worker, event, reason: Reason::VolumeNotMounted, words: "configmap \"extra\" not found" });
+    check(Fault { worker, events, reason: Reason::VolumeNotMounted, words: "configmap \"extra\" not found" });
 }
