@@ -6,7 +6,7 @@ use lockstep_proto::choices::Quantization;
 use lockstep_proto::names::{env, port};
 
 use super::{Addresses, EnvVar, Names, Role, world_size};
-use crate::resource::InferenceClusterSpec;
+use crate::resource::{InferenceClusterSpec, Serving};
 
 /// Field of a pod that holds its ordinal. A StatefulSet sets this label on each of its pods.
 const POD_INDEX: &str = "metadata.labels['apps.kubernetes.io/pod-index']";
@@ -109,14 +109,16 @@ fn set_service(set: &mut impl FnMut(&'static str, String), spec: &InferenceClust
     if spec.model.quantization != Quantization::None {
         set(env::QUANTIZATION, spec.model.quantization.as_str().to_owned());
     }
-    let serving = &spec.serving;
-    set(env::MAX_NUM_SEQS, serving.max_num_seqs.to_string());
-    set(env::MAX_NUM_BATCHED_TOKENS, serving.max_num_batched_tokens.to_string());
-    if let Some(length) = serving.context_length {
+    // Every field is named, so that a new one does not compile before it reaches the agent.
+    let Serving { max_num_seqs, max_num_batched_tokens, context_length, kv_cache_memory, recovery_timeout } =
+        &spec.serving;
+    set(env::MAX_NUM_SEQS, max_num_seqs.to_string());
+    set(env::MAX_NUM_BATCHED_TOKENS, max_num_batched_tokens.to_string());
+    if let Some(length) = context_length {
         set(env::CONTEXT_LENGTH, length.to_string());
     }
-    set(env::KV_CACHE_MEMORY, kv_memory(&serving.kv_cache_memory, world_size(spec), addresses));
-    set(env::RECOVERY_TIMEOUT, serving.recovery_timeout.clone());
+    set(env::KV_CACHE_MEMORY, kv_memory(kv_cache_memory, world_size(spec), addresses));
+    set(env::RECOVERY_TIMEOUT, recovery_timeout.clone());
 }
 
 /// Returns each rank's memory for keys and values. A share counts from the free memory of the machine. The ranks of one
