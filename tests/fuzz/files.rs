@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use lockstep_api::{ChatMessage, Conversation, ModelText, Text, ToolCall};
+use lockstep_api::{ChatMessage, ChatTemplates, Conversation, ModelText, Text, ToolCall};
 use lockstep_collectives::{Grid, solo::Solo};
 use lockstep_engine::config::ModelConfig;
 use lockstep_engine::{Devices, EngineError, ModelFiles, Runner, RunnerConfig};
@@ -70,7 +70,8 @@ pub fn tokenizer_config(bytes: &[u8]) {
 /// Reads a chat template, and renders conversations with it.
 pub fn chat_template(bytes: &[u8]) {
     let Ok(template) = String::from_utf8(bytes.to_vec()) else { return };
-    let text = ModelText { tokenizer_json: tokenizer_of("llama2"), chat_template: Some(template), ..sizes() };
+    let templates = ChatTemplates { default: Some(template), ..ChatTemplates::default() };
+    let text = ModelText { tokenizer_json: tokenizer_of("llama2"), templates, ..sizes() };
     if let Ok(text) = Text::new(text) {
         use_text(&text);
     }
@@ -114,8 +115,12 @@ fn describe(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
     let model = lockstep_engine::describe(files.as_ref())?;
     let text = ModelText {
         tokenizer_json: model.tokenizer_json,
-        tokenizer_config: Some(model.tokenizer_config.to_string().into_bytes()),
-        chat_template: model.chat_template,
+        templates: ChatTemplates {
+            default: model.chat_template,
+            tool_use: model.tool_use_template,
+            bos_token: model.bos_token,
+            eos_token: model.eos_token,
+        },
         vocab_size: model.vocab_size,
         context_length: model.context_length,
         eos_token_ids: model.generation.eos_token_ids,

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::OnceLock;
 
 use lockstep_api::{
-    Api, Command, Event, FinishReason, Inference, Liveness, Metrics, ModelText, ReasoningStyle, StyleChoice, Text,
-    ToolStyle,
+    Api, ChatTemplates, Command, Event, FinishReason, Inference, Liveness, Metrics, ModelText, ReasoningStyle,
+    StyleChoice, Text, ToolStyle,
 };
 use lockstep_proto::v1::inference_client::InferenceClient;
 use lockstep_proto::v1::{ChatRequest, ClusterStatus, DetokenizeRequest, GenerateRequest, GenerateResponse, ModelInfo};
@@ -115,7 +115,7 @@ async fn listener() -> TcpListener {
 fn api() -> (Api, watch::Sender<ClusterStatus>) {
     let text = Text::new(ModelText {
         tokenizer_json: tokenizer_of("llama2"),
-        chat_template: Some(TEMPLATE.into()),
+        templates: ChatTemplates { default: Some(TEMPLATE.into()), ..ChatTemplates::default() },
         tool_style: StyleChoice::Is(ToolStyle::Hermes),
         reasoning_style: StyleChoice::Is(ReasoningStyle::Think),
         eos_token_ids: vec![2],

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use lockstep_schedule::plan::SamplingDefaults;
 use tokio::sync::Semaphore;
 
 use crate::grammar::{Grammar, GrammarError, Grammars, Guide};
 use crate::output::StyleChoice;
 use crate::output::reasoning::ReasoningStyle;
 use crate::output::tools::ToolStyle;
-use crate::text::{ChatTemplate, Conversation, GenerationDefaults, TextError, Tokenizer, special_token};
+use crate::text::{ChatTemplate, ChatTemplates, Conversation, TextError, Tokenizer};
 
 /// Longest text that is encoded on the caller's thread, in bytes. A hop to another thread would take longer than the
 /// encoding.
@@ -25,17 +26,15 @@ const MAX_BYTES_PER_TOKEN: usize = 256;
 pub struct ModelText {
     /// `tokenizer.json`.
     pub tokenizer_json: Vec<u8>,
-    /// `tokenizer_config.json`, if the checkpoint has one.
-    pub tokenizer_config: Option<Vec<u8>>,
-    /// `chat_template.jinja`, if the checkpoint has one. Otherwise the template in `tokenizer_config` is used.
-    pub chat_template: Option<String>,
+    pub templates: ChatTemplates,
     /// Size of the model's vocabulary, padding included.
     pub vocab_size: u32,
     /// Longest prompt and answer together, in tokens.
     pub context_length: u32,
     /// End tokens of the model. If there are none, the tokenizer's own end token is used.
     pub eos_token_ids: Vec<u32>,
-    pub generation: GenerationDefaults,
+    /// Sampling options that the model's makers suggest.
+    pub sampling_defaults: SamplingDefaults,
     /// Style of the model's tool calls.
     pub tool_style: StyleChoice<ToolStyle>,
     /// Style of the model's reasoning.
@@ -63,7 +62,8 @@ pub struct Text {
     pub context_length: u32,
     /// End tokens of the model.
     pub eos_token_ids: Arc<[u32]>,
-    pub generation: GenerationDefaults,
+    /// Sampling options that the model's makers suggest.
+    pub sampling_defaults: SamplingDefaults,
     /// Style of the model's tool calls. `None` if the model is not known to call tools.
     pub tool_style: Option<ToolStyle>,
     /// Style of the model's reasoning. `None` if reasoning is treated as content.
@@ -77,15 +77,11 @@ impl Text {
     /// Names the file that does not parse.
     pub fn new(model: ModelText) -> Result<Self, TextError> {
         let tokenizer = Tokenizer::from_json(&model.tokenizer_json)?;
-        let config = match &model.tokenizer_config {
-            Some(bytes) => serde_json::from_slice(bytes).map_err(TextError::TokenizerConfig)?,
-            None => serde_json::Value::Null,
-        };
-        let template = ChatTemplate::new(model.chat_template, &config)?;
         let mut eos_token_ids = model.eos_token_ids;
         if eos_token_ids.is_empty() {
-            eos_token_ids.extend(special_token(&config, "eos_token").and_then(|token| tokenizer.token_id(&token)));
+            eos_token_ids.extend(model.templates.eos_token.as_ref().and_then(|token| tokenizer.token_id(token)));
         }
+        let template = ChatTemplate::new(model.templates)?;
         let tokenizer = Arc::new(tokenizer);
         let source = template.as_ref().map_or("", ChatTemplate::source);
         let tool_style = model.tool_style.or(|| ToolStyle::from_template(source));
@@ -99,7 +95,7 @@ impl Text {
             vocab_size: model.vocab_size,
             context_length: model.context_length,
             eos_token_ids,
-            generation: model.generation,
+            sampling_defaults: model.sampling_defaults,
             tool_style,
             reasoning_style,
         })

@@ -30,10 +30,10 @@ pub struct ModelDescription {
     pub generation: GenerationDefaults,
     /// The bytes of `tokenizer.json`.
     pub tokenizer_json: Vec<u8>,
-    /// `tokenizer_config.json`; `Null` where there is none.
-    pub tokenizer_config: Value,
-    /// The chat template, in Jinja; `None` where the model has none.
+    /// Chat template, in Jinja. `None`: the model has none, or none for conversations without tools.
     pub chat_template: Option<String>,
+    /// Chat template of conversations with tools, if the model has one of its own for them.
+    pub tool_use_template: Option<String>,
     /// Text of the token that begins a sequence, for the template.
     pub bos_token: Option<String>,
     /// Text of the token that ends an answer, for the template.
@@ -52,11 +52,14 @@ pub fn describe(files: &dyn ModelFiles) -> Result<ModelDescription, EngineError>
             .map_err(|error| EngineError::format(TOKENIZER_CONFIG_FILE, error.to_string()))?,
         None => Value::Null,
     };
-    let chat_template = match files.read_all(TEMPLATE_FILE)? {
+    // As in transformers, a template file stands in place of all templates in the tokenizer's configuration.
+    let (chat_template, tool_use_template) = match files.read_all(TEMPLATE_FILE)? {
         Some(bytes) => {
-            Some(String::from_utf8(bytes).map_err(|error| EngineError::format(TEMPLATE_FILE, error.to_string()))?)
+            let text =
+                String::from_utf8(bytes).map_err(|error| EngineError::format(TEMPLATE_FILE, error.to_string()))?;
+            (Some(text), None)
         }
-        None => template_in(&tokenizer_config),
+        None => (named_template(&tokenizer_config, "default"), named_template(&tokenizer_config, "tool_use")),
     };
     Ok(ModelDescription {
         architecture: config.architecture.name(),
@@ -68,7 +71,7 @@ pub fn describe(files: &dyn ModelFiles) -> Result<ModelDescription, EngineError>
         bos_token: token_text(&tokenizer_config, "bos_token"),
         eos_token: token_text(&tokenizer_config, "eos_token"),
         chat_template,
-        tokenizer_config,
+        tool_use_template,
         config,
     })
 }
@@ -96,21 +99,20 @@ pub fn weight_facts(files: Arc<dyn ModelFiles>) -> Result<WeightFacts, EngineErr
     Ok(WeightFacts { parameters: weights.parameters(tied), dtype, in_blocks: blocks.is_some() })
 }
 
-/// A template, or the one called `default` of several.
-fn template_in(config: &Value) -> Option<String> {
-    match &config["chat_template"] {
-        Value::String(template) => Some(template.clone()),
-        Value::Array(named) => named
-            .iter()
-            .find(|entry| entry["name"] == "default")
-            .and_then(|entry| entry["template"].as_str().map(str::to_owned)),
+/// Returns the chat template `name` of a tokenizer's configuration. A single template is called `default`. There is no
+/// other fallback: transformers refuses a conversation if none of several templates is called so.
+fn named_template(tokenizer_config: &Value, name: &str) -> Option<String> {
+    let template = match &tokenizer_config["chat_template"] {
+        Value::String(template) => (name == "default").then_some(template.as_str()),
+        Value::Array(named) => named.iter().find(|entry| entry["name"] == name)?["template"].as_str(),
         _ => None,
-    }
+    };
+    template.map(str::to_owned)
 }
 
-/// A special token, written as its text or as an object that holds it.
-fn token_text(config: &Value, name: &str) -> Option<String> {
-    let token = &config[name];
+/// Returns the text of a special token, which a configuration holds as a text or as an object with its `content`.
+fn token_text(tokenizer_config: &Value, name: &str) -> Option<String> {
+    let token = &tokenizer_config[name];
     token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
 }
 
@@ -134,15 +136,27 @@ mod tests {
         assert_eq!((plain.chat_template, plain.bos_token), (None, None));
 
         let configs = [
-            (r#"{"chat_template": "T", "bos_token": "<s>", "eos_token": {"content": "</s>"}}"#, "T"),
-            (r#"{"chat_template": [{"name": "tool", "template": "X"}, {"name": "default", "template": "D"}]}"#, "D"),
+            (r#"{"chat_template": "T", "bos_token": "<s>", "eos_token": {"content": "</s>"}}"#, (Some("T"), None)),
+            (
+                r#"{"chat_template": [{"name": "tool_use", "template": "U"}, {"name": "default", "template": "D"}]}"#,
+                (Some("D"), Some("U")),
+            ),
+            (
+                r#"{"chat_template": [{"name": "rag", "template": "R"}, {"name": "tool_use", "template": "U"}]}"#,
+                (None, Some("U")),
+            ),
+            (r#"{"chat_template": [{"name": "rag", "template": "R"}]}"#, (None, None)),
         ];
-        for (json, template) in configs {
+        let templates = |model: ModelDescription| (model.chat_template, model.tool_use_template);
+        for (json, (template, tool_use)) in configs {
             model.write(TOKENIZER_CONFIG_FILE, json.as_bytes());
-            assert_eq!(described(&model).unwrap().chat_template.as_deref(), Some(template));
+            let expected = (template.map(str::to_owned), tool_use.map(str::to_owned));
+            assert_eq!(templates(described(&model).unwrap()), expected, "{json}");
         }
-        model.write(TOKENIZER_CONFIG_FILE, configs[0].0.as_bytes());
         model.write(TEMPLATE_FILE, b"J");
+        model.write(TOKENIZER_CONFIG_FILE, configs[1].0.as_bytes());
+        assert_eq!(templates(described(&model).unwrap()), (Some("J".into()), None));
+        model.write(TOKENIZER_CONFIG_FILE, configs[0].0.as_bytes());
         let full = described(&model).unwrap();
         assert_eq!(full.chat_template.as_deref(), Some("J"));
         assert_eq!((full.bos_token.as_deref(), full.eos_token.as_deref()), (Some("<s>"), Some("</s>")));

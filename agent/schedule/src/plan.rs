@@ -39,6 +39,17 @@ pub struct SamplingParams {
     pub logprobs: Option<u32>,
 }
 
+/// Values of [`SamplingParams`] that a model's makers suggest for options that a client leaves out.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SamplingDefaults {
+    /// Temperature; 0 means greedy.
+    pub temperature: Option<f32>,
+    pub top_k: Option<u32>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+}
+
 impl Default for SamplingParams {
     fn default() -> Self {
         Self {

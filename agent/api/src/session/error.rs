@@ -61,7 +61,7 @@ pub(crate) fn text_error(field: &'static str, error: TextError) -> RequestError 
         TextError::TemplateRefused(_) | TextError::NoTemplate | TextError::TooLong { .. } | TextError::Encode(_) => {
             RequestError::field(field, error.to_string())
         }
-        TextError::Tokenizer(_) | TextError::TokenizerConfig(_) | TextError::TemplateSyntax(_) => {
+        TextError::Tokenizer(_) | TextError::TemplateSyntax(_) => {
             RequestError::Serve(ServeError::Internal(error.to_string()))
         }
     }

@@ -106,7 +106,7 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
     {
         conversation.tools = std::mem::take(&mut input.tools.definitions);
     }
-    let mut sampling = resolve_sampling(input.sampling, input.logprobs, &text.generation, text.vocab_size)?;
+    let mut sampling = resolve_sampling(input.sampling, input.logprobs, &text.sampling_defaults, text.vocab_size)?;
     check_limits(&input.limits, text.vocab_size)?;
     let choices = input.choices.unwrap_or(1);
     if !(1..=MAX_CHOICES).contains(&choices) {
@@ -264,17 +264,18 @@ fn stop_token_ids(text: &Text, limits: &LimitsInput) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::model::ModelText;
-    use crate::text::{GenerationDefaults, fixtures};
+    use crate::text::{ChatTemplates, fixtures};
+    use lockstep_schedule::plan::SamplingDefaults;
 
     fn text() -> Text {
         let template = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}";
         Text::new(ModelText {
             tokenizer_json: fixtures::byte_level_json(),
-            chat_template: Some(template.into()),
+            templates: ChatTemplates { default: Some(template.into()), ..Default::default() },
             vocab_size: fixtures::BYTE_LEVEL_VOCAB,
             context_length: 16,
             eos_token_ids: vec![fixtures::END],
-            generation: GenerationDefaults { top_k: Some(40), temperature: Some(0.6), ..Default::default() },
+            sampling_defaults: SamplingDefaults { top_k: Some(40), temperature: Some(0.6), ..Default::default() },
             ..Default::default()
         })
         .unwrap()

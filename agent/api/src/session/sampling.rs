@@ -1,9 +1,8 @@
 //! Sampling: a client's wishes, their bounds, and the defaults of the model's makers.
 
-use lockstep_schedule::plan::{Penalties, SamplingParams};
+use lockstep_schedule::plan::{Penalties, SamplingDefaults, SamplingParams};
 
 use super::error::{RequestError, check_vocabulary, out_of_range};
-use crate::text::GenerationDefaults;
 
 /// Highest temperature. Sampling is practically uniform above it.
 const MAX_TEMPERATURE: f32 = 100.0;
@@ -40,7 +39,7 @@ pub struct SamplingInput {
 pub(crate) fn resolve_sampling(
     input: SamplingInput,
     logprobs: Option<u32>,
-    defaults: &GenerationDefaults,
+    defaults: &SamplingDefaults,
     vocab_size: u32,
 ) -> Result<SamplingParams, RequestError> {
     let temperature = input.temperature.or(defaults.temperature).unwrap_or(1.0);
@@ -71,7 +70,7 @@ pub(crate) fn resolve_sampling(
     })
 }
 
-fn penalties(input: &SamplingInput, defaults: &GenerationDefaults) -> Result<Penalties, RequestError> {
+fn penalties(input: &SamplingInput, defaults: &SamplingDefaults) -> Result<Penalties, RequestError> {
     let repetition = input.repetition_penalty.or(defaults.repetition_penalty).unwrap_or(1.0);
     if !(repetition > 0.0 && repetition <= MAX_REPETITION_PENALTY) {
         return Err(out_of_range("repetition_penalty", repetition, "above 0 to 100, where 1 is none"));
@@ -109,13 +108,13 @@ fn random_seed() -> u64 {
 mod tests {
     use super::*;
 
-    fn resolve(input: SamplingInput, defaults: &GenerationDefaults) -> SamplingParams {
+    fn resolve(input: SamplingInput, defaults: &SamplingDefaults) -> SamplingParams {
         resolve_sampling(input, None, defaults, 10).unwrap()
     }
 
     #[test]
     fn a_clients_wish_overrides_the_models_default() {
-        let greedy = GenerationDefaults { temperature: Some(0.0), ..Default::default() };
+        let greedy = SamplingDefaults { temperature: Some(0.0), ..Default::default() };
         assert_eq!(resolve(SamplingInput::default(), &greedy).temperature, 0.0);
         let asked = SamplingInput { temperature: Some(0.9), ..Default::default() };
         assert_eq!(resolve(asked, &greedy).temperature, 0.9);
@@ -123,7 +122,7 @@ mod tests {
         assert_eq!((plain.temperature, plain.min_p, plain.penalties), (1.0, 0.0, Penalties::default()));
 
         let makers =
-            GenerationDefaults { min_p: Some(0.1), repetition_penalty: Some(1.1), ..GenerationDefaults::default() };
+            SamplingDefaults { min_p: Some(0.1), repetition_penalty: Some(1.1), ..SamplingDefaults::default() };
         let defaulted = resolve(SamplingInput::default(), &makers);
         assert_eq!((defaulted.min_p, defaulted.penalties.repetition), (0.1, 1.1));
         let asked = SamplingInput {
@@ -144,7 +143,7 @@ mod tests {
         let refusal = |change: fn(&mut SamplingInput)| {
             let mut input = SamplingInput::default();
             change(&mut input);
-            resolve_sampling(input, None, &GenerationDefaults::default(), 10).unwrap_err().to_string()
+            resolve_sampling(input, None, &SamplingDefaults::default(), 10).unwrap_err().to_string()
         };
         let cases = [
             (refusal(|i| i.temperature = Some(-0.1)), "temperature: -0.1 is out of range: 0 (greedy) to 100"),
@@ -163,8 +162,7 @@ mod tests {
         for (error, expected) in cases {
             assert!(error.starts_with(expected), "{error}");
         }
-        let error =
-            resolve_sampling(SamplingInput::default(), Some(21), &GenerationDefaults::default(), 10).unwrap_err();
+        let error = resolve_sampling(SamplingInput::default(), Some(21), &SamplingDefaults::default(), 10).unwrap_err();
         assert_eq!(error.to_string(), "logprobs: 21 is out of range: 0 to 20");
     }
 }

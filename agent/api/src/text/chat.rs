@@ -96,6 +96,19 @@ impl Conversation {
     }
 }
 
+/// Chat templates of a model, in Jinja, with the special tokens that they may write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChatTemplates {
+    /// Template of conversations. `None`: the model has none, or none for conversations without tools.
+    pub default: Option<String>,
+    /// Template of conversations with tools. `None`: they take the default.
+    pub tool_use: Option<String>,
+    /// Text of the token that begins a sequence.
+    pub bos_token: Option<String>,
+    /// Text of the token that ends an answer.
+    pub eos_token: Option<String>,
+}
+
 /// A parsed chat template with the special tokens that it may write.
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
@@ -107,15 +120,13 @@ pub(crate) struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Parses the template in its own file, or else the one in the tokenizer's configuration. Returns `None` without
-    /// either.
+    /// Parses the templates. Returns `None` if there are none.
     ///
     /// # Errors
-    /// The template does not parse.
-    pub(crate) fn new(file: Option<String>, tokenizer_config: &Json) -> Result<Option<Self>, TextError> {
-        let Some(source) = file.or_else(|| configured_template(&tokenizer_config["chat_template"])) else {
-            return Ok(None);
-        };
+    /// [`TextError::TemplateSyntax`] if a template does not parse.
+    pub(crate) fn new(templates: ChatTemplates) -> Result<Option<Self>, TextError> {
+        let ChatTemplates { default, tool_use, bos_token, eos_token } = templates;
+        let Some(source) = tool_use.as_ref().or(default.as_ref()).cloned() else { return Ok(None) };
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(TextError::TemplateSyntax)?);
@@ -126,15 +137,12 @@ impl ChatTemplate {
         environment.add_test("iterable", is_iterable);
         environment.add_filter("indent", indent);
         environment.set_fuel(Some(FUEL));
-        environment.add_template_owned(NAME, jinja::adapt(&source)).map_err(TextError::TemplateSyntax)?;
-        let tool_use = named_template(&tokenizer_config["chat_template"], TOOL_USE);
-        if let Some(tool_use) = &tool_use {
-            environment.add_template_owned(TOOL_USE, jinja::adapt(tool_use)).map_err(TextError::TemplateSyntax)?;
-        }
-        let bos_token = special_token(tokenizer_config, "bos_token");
-        let eos_token = special_token(tokenizer_config, "eos_token");
         let for_tools = tool_use.is_some();
-        let source = tool_use.unwrap_or(source);
+        for (name, template) in [(NAME, default), (TOOL_USE, tool_use)] {
+            if let Some(template) = template {
+                environment.add_template_owned(name, jinja::adapt(&template)).map_err(TextError::TemplateSyntax)?;
+            }
+        }
         Ok(Some(Self { environment, source, for_tools, bos_token, eos_token }))
     }
 
@@ -161,7 +169,7 @@ impl ChatTemplate {
             ..Value::from_pairs(variables.iter().map(|(name, variable)| (name.as_str(), value(variable))))
         };
         let name = if with_tools && self.for_tools { TOOL_USE } else { NAME };
-        let template = self.environment.get_template(name).map_err(TextError::TemplateSyntax)?;
+        let template = self.environment.get_template(name).map_err(|_| TextError::NoTemplate)?;
         let mut prompt = Prompt(Vec::new());
         let rendered = template.render_captured_to(context, &mut prompt);
         rendered.map_err(|error| TextError::TemplateRefused(reason(&error)))?;
@@ -208,29 +216,6 @@ fn reason(error: &Error) -> String {
         Some(detail) => detail.to_owned(),
         None => error.to_string(),
     }
-}
-
-/// Returns the template: a text, or of a list the one named `default`, or else the first.
-fn configured_template(value: &Json) -> Option<String> {
-    match value {
-        Json::String(template) => Some(template.clone()),
-        Json::Array(named) => {
-            let default = named.iter().find(|entry| entry["name"] == "default").or(named.first())?;
-            default["template"].as_str().map(str::to_owned)
-        }
-        _ => None,
-    }
-}
-
-fn named_template(value: &Json, name: &str) -> Option<String> {
-    let named = value.as_array()?.iter().find(|entry| entry["name"] == name)?;
-    named["template"].as_str().map(str::to_owned)
-}
-
-/// Returns a special token of the tokenizer's configuration: a string, or an object with its `content`.
-pub(crate) fn special_token(tokenizer_config: &Json, name: &str) -> Option<String> {
-    let token = &tokenizer_config[name];
-    token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
 }
 
 fn raise_exception(message: String) -> Result<Value, Error> {
@@ -311,8 +296,19 @@ mod tests {
         Conversation { messages, ..Conversation::default() }
     }
 
+    /// Templates and tokens under the keys of a tokenizer's configuration.
+    fn templates(config: &Json) -> ChatTemplates {
+        let text = |key: &str| config[key].as_str().map(str::to_owned);
+        ChatTemplates {
+            default: text("chat_template"),
+            tool_use: text("tool_use"),
+            bos_token: text("bos_token"),
+            eos_token: text("eos_token"),
+        }
+    }
+
     fn render(config: Json, turns: &[(&str, &str)]) -> String {
-        match ChatTemplate::new(None, &config).map(|template| template.map(|t| t.render(&messages(turns)))) {
+        match ChatTemplate::new(templates(&config)).map(|template| template.map(|t| t.render(&messages(turns)))) {
             Ok(Some(Ok(text))) => text,
             Ok(Some(Err(error))) | Err(error) => format!("error: {error}"),
             Ok(None) => "none".into(),
@@ -348,12 +344,13 @@ mod tests {
             (json!({"chat_template": CHATML}), "<|im_start|>user\n<hi>'&\"<|im_end|>\n<|im_start|>assistant\n"),
             (
                 json!({"chat_template": "{{ bos_token }}{{ eos_token }}", "bos_token": "<s>",
-                    "eos_token": {"content": "</s>"}}),
+                    "eos_token": "</s>"}),
                 "<s></s>",
             ),
+            (json!({"chat_template": "d", "tool_use": "t"}), "d"),
             (
-                json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}),
-                "d",
+                json!({"tool_use": "t"}),
+                "error: the model has no chat template: send a plain prompt, or add chat_template.jinja to the model's files",
             ),
             (json!({"chat_template": "{{ messages[0].content | tojson }}"}), "\"<hi>'&\\\"\""),
             (
@@ -426,12 +423,6 @@ mod tests {
     }
 
     #[test]
-    fn a_file_counts_before_the_configuration() {
-        let template = ChatTemplate::new(Some("file".into()), &json!({"chat_template": "config"})).unwrap().unwrap();
-        assert_eq!(template.render(&Conversation::default()).unwrap(), "file");
-    }
-
-    #[test]
     fn tools_and_their_calls_are_rendered() {
         let template = "{%- if tools %}{%- for tool in tools %}{{ tool | tojson }};{%- endfor %}{%- endif %}\
             {%- for m in messages %}{{ m.role }}:{{ m.content }}{%- if m.tool_calls %}{%- for call in m.tool_calls %}\
@@ -448,10 +439,9 @@ mod tests {
         };
         let expected = "{\"type\": \"function\", \"function\": {\"name\": \"add\", \"description\": \"<adds>\"}};\
             assistant:c1=add{\"b\": 1, \"a\": [2]}|tool:3c1|True";
-        let with = |config: Json| ChatTemplate::new(None, &config).unwrap().unwrap();
+        let with = |config: Json| ChatTemplate::new(templates(&config)).unwrap().unwrap();
         assert_eq!(with(json!({"chat_template": template})).render(&conversation).unwrap(), expected);
-        let two = with(json!({"chat_template": [{"name": "default", "template": "plain"},
-                                                {"name": "tool_use", "template": template}]}));
+        let two = with(json!({"chat_template": "plain", "tool_use": template}));
         assert_eq!(two.render(&conversation).unwrap(), expected);
         assert_eq!(two.render(&Conversation::default()).unwrap(), "plain");
         assert_eq!(two.source(), template);

@@ -11,29 +11,17 @@ mod jinja;
 mod stop;
 mod tokenizer;
 
-pub use chat::{ChatMessage, Conversation, ToolCall};
-pub(crate) use chat::{ChatTemplate, special_token};
+pub(crate) use chat::ChatTemplate;
+pub use chat::{ChatMessage, ChatTemplates, Conversation, ToolCall};
 pub(crate) use detokenize::Detokenizer;
 pub(crate) use stop::{StopMatcher, Stopped};
 pub use tokenizer::Tokenizer;
-
-/// Values of `generation_config.json` that a request's unset fields take.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct GenerationDefaults {
-    pub temperature: Option<f32>,
-    pub top_k: Option<u32>,
-    pub top_p: Option<f32>,
-    pub min_p: Option<f32>,
-    pub repetition_penalty: Option<f32>,
-}
 
 /// Reason why text could not become tokens, or tokens text.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     #[error("read tokenizer.json: {0}")]
     Tokenizer(String),
-    #[error("read tokenizer_config.json: {0}")]
-    TokenizerConfig(serde_json::Error),
     #[error("the model's chat template does not parse: {0:#}")]
     TemplateSyntax(minijinja::Error),
     /// The template refuses the conversation, in the template's own words if it has any.

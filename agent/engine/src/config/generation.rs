@@ -1,5 +1,6 @@
 //! `generation_config.json`: values that the model's makers suggest for options that a client leaves out.
 
+use lockstep_schedule::plan::SamplingDefaults;
 use serde::Deserialize;
 
 use super::ModelConfig;
@@ -13,20 +14,14 @@ const GENERATION_FILE: &str = "generation_config.json";
 /// Defaults for requests.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GenerationDefaults {
-    pub bos_token_id: Option<u32>,
     /// Tokens that end an answer.
     pub eos_token_ids: Vec<u32>,
-    /// Temperature; 0 if the makers suggest greedy decoding.
-    pub temperature: Option<f32>,
-    pub top_k: Option<u32>,
-    pub top_p: Option<f32>,
-    pub min_p: Option<f32>,
-    pub repetition_penalty: Option<f32>,
+    /// Sampling options. A file that suggests greedy decoding (`do_sample: false`) has temperature 0.
+    pub sampling: SamplingDefaults,
 }
 
 #[derive(Deserialize, Default)]
 struct RawGeneration {
-    bos_token_id: Option<TokenIds>,
     eos_token_id: Option<TokenIds>,
     do_sample: Option<bool>,
     temperature: Option<f32>,
@@ -49,13 +44,14 @@ impl GenerationDefaults {
         };
         let sampled = raw.do_sample != Some(false);
         Ok(Self {
-            bos_token_id: raw.bos_token_id.as_ref().and_then(TokenIds::first).or(config.bos_token_id),
             eos_token_ids: raw.eos_token_id.map_or_else(|| config.eos_token_ids.clone(), |ids| ids.all()),
-            temperature: if raw.do_sample == Some(false) { Some(0.0) } else { raw.temperature },
-            top_k: raw.top_k.filter(|_| sampled),
-            top_p: raw.top_p.filter(|p| sampled && *p > 0.0 && *p <= 1.0),
-            min_p: raw.min_p.filter(|p| sampled && (0.0..=1.0).contains(p)),
-            repetition_penalty: raw.repetition_penalty.filter(|penalty| *penalty > 0.0 && penalty.is_finite()),
+            sampling: SamplingDefaults {
+                temperature: if raw.do_sample == Some(false) { Some(0.0) } else { raw.temperature },
+                top_k: raw.top_k.filter(|_| sampled),
+                top_p: raw.top_p.filter(|p| sampled && *p > 0.0 && *p <= 1.0),
+                min_p: raw.min_p.filter(|p| sampled && (0.0..=1.0).contains(p)),
+                repetition_penalty: raw.repetition_penalty.filter(|penalty| *penalty > 0.0 && penalty.is_finite()),
+            },
         })
     }
 }
@@ -78,16 +74,19 @@ mod tests {
     #[test]
     fn the_file_overrides_the_configuration() {
         let absent = parse_file(None).unwrap();
-        assert_eq!((absent.eos_token_ids.as_slice(), absent.temperature), ([2].as_slice(), None));
+        assert_eq!((absent.eos_token_ids.as_slice(), absent.sampling.temperature), ([2].as_slice(), None));
         let greedy = parse_file(Some(r#"{"do_sample": false, "temperature": 0.6, "eos_token_id": 7}"#)).unwrap();
-        assert_eq!((greedy.eos_token_ids.as_slice(), greedy.temperature), ([7].as_slice(), Some(0.0)));
+        assert_eq!((greedy.eos_token_ids.as_slice(), greedy.sampling.temperature), ([7].as_slice(), Some(0.0)));
         let sampled = parse_file(Some(
             r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": [7, 8],
                 "min_p": 0.05, "repetition_penalty": 1.1}"#,
         ));
         let sampled = sampled.unwrap();
-        assert_eq!((sampled.min_p, sampled.repetition_penalty), (Some(0.05), Some(1.1)));
-        assert_eq!((sampled.temperature, sampled.top_p, sampled.top_k), (Some(0.6), Some(0.9), Some(20)));
+        assert_eq!((sampled.sampling.min_p, sampled.sampling.repetition_penalty), (Some(0.05), Some(1.1)));
+        assert_eq!(
+            (sampled.sampling.temperature, sampled.sampling.top_p, sampled.sampling.top_k),
+            (Some(0.6), Some(0.9), Some(20))
+        );
         assert_eq!(sampled.eos_token_ids, [7, 8]);
         assert!(parse_file(Some("{")).unwrap_err().to_string().starts_with("generation_config.json"));
     }

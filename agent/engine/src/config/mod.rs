@@ -84,7 +84,6 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Type that the checkpoint says it is stored in.
     pub dtype: Option<DType>,
-    pub bos_token_id: Option<u32>,
     pub eos_token_ids: Vec<u32>,
 }
 
@@ -174,7 +173,6 @@ impl ModelConfig {
             mlp: MlpTensors { bias: raw.mlp_bias(family.mlp.bias), fused_gate_up: family.mlp.fused_gate_up },
             tie_word_embeddings: raw.tie_word_embeddings(family),
             dtype: raw.dtype()?,
-            bos_token_id: raw.bos_token_id.as_ref().and_then(raw::TokenIds::first),
             eos_token_ids: raw.eos_token_id.as_ref().map(raw::TokenIds::all).unwrap_or_default(),
         };
         config.check_moe()?;

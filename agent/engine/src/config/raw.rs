@@ -37,7 +37,6 @@ pub struct RawConfig {
     #[serde(default)]
     mlp_bias: bool,
     tie_word_embeddings: Option<bool>,
-    pub bos_token_id: Option<TokenIds>,
     pub eos_token_id: Option<TokenIds>,
     rope_theta: Option<f64>,
     rope_local_base_freq: Option<f64>,
@@ -81,7 +80,7 @@ pub fn take_text_part(mut whole: Value, multimodal: &Multimodal) -> Value {
         for (key, value) in multimodal.defaults {
             fields.entry(*key).or_insert((*value).into());
         }
-        for key in ["dtype", "torch_dtype", "bos_token_id", "eos_token_id", "quantization_config"] {
+        for key in ["dtype", "torch_dtype", "eos_token_id", "quantization_config"] {
             if let Some(value) = whole.get_mut(key) {
                 fields.entry(key).or_insert(value.take());
             }
@@ -104,10 +103,6 @@ impl TokenIds {
             Self::One(id) => vec![*id],
             Self::Several(ids) => ids.clone(),
         }
-    }
-
-    pub fn first(&self) -> Option<u32> {
-        self.all().first().copied()
     }
 }
 

@@ -37,7 +37,7 @@ fn a_llama_reads_with_its_defaults() {
     assert_eq!(config.architecture, Architecture::Llama);
     assert_eq!((config.head_dim, config.queries_per_kv()), (16, 2));
     assert_eq!(config.dtype, Some(DType::BF16));
-    assert_eq!((config.bos_token_id, config.eos_token_ids.as_slice()), (Some(1), [2, 3].as_slice()));
+    assert_eq!(config.eos_token_ids, [2, 3]);
     assert_eq!(config.ropes, [Rope { theta: 10_000.0, rotary_dim: 16, scaling: RopeScaling::None }]);
     assert_eq!(config.layers, [LayerConfig { window: None, rope: 0, sparse: false }; 2]);
     assert_eq!((config.attention_scale, config.activation), (0.25, Activation::Silu));

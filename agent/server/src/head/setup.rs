@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockstep_api::{GenerationDefaults, ModelText, Text};
+use lockstep_api::{ChatTemplates, ModelText, Text};
 use lockstep_engine::{ModelDescription, WeightFacts};
 use lockstep_proto::names::env;
 use lockstep_proto::node as pb;
@@ -35,21 +35,18 @@ fn context_length(config: &HeadConfig, description: &ModelDescription) -> anyhow
 
 /// Returns the parts of the model that turn text into tokens and back.
 pub fn model_text(config: &HeadConfig, description: &ModelDescription) -> anyhow::Result<ModelText> {
-    let generation = &description.generation;
     Ok(ModelText {
         tokenizer_json: description.tokenizer_json.clone(),
-        tokenizer_config: Some(serde_json::to_vec(&description.tokenizer_config)?),
-        chat_template: description.chat_template.clone(),
+        templates: ChatTemplates {
+            default: description.chat_template.clone(),
+            tool_use: description.tool_use_template.clone(),
+            bos_token: description.bos_token.clone(),
+            eos_token: description.eos_token.clone(),
+        },
         vocab_size: description.vocab_size,
         context_length: context_length(config, description)?,
-        eos_token_ids: generation.eos_token_ids.clone(),
-        generation: GenerationDefaults {
-            temperature: generation.temperature,
-            top_k: generation.top_k,
-            top_p: generation.top_p,
-            min_p: generation.min_p,
-            repetition_penalty: generation.repetition_penalty,
-        },
+        eos_token_ids: description.generation.eos_token_ids.clone(),
+        sampling_defaults: description.generation.sampling,
         tool_style: config.serving.tool_style,
         reasoning_style: config.serving.reasoning_style,
     })

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockstep_api::{
-    Api, Command, Event, FinishReason, GenerationDefaults, Inference, Liveness, Metrics, ModelText, ServeError,
-    Submission, Text, serve_grpc, serve_http,
+    Api, ChatTemplates, Command, Event, FinishReason, Inference, Liveness, Metrics, ModelText, ServeError, Submission,
+    Text, serve_grpc, serve_http,
 };
 use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
-use lockstep_schedule::plan::TokenLogprobs;
+use lockstep_schedule::plan::{SamplingDefaults, TokenLogprobs};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -65,11 +65,11 @@ pub async fn start() -> Endpoint {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let text = Text::new(ModelText {
         tokenizer_json: byte_level_json(),
-        chat_template: Some(TEMPLATE.into()),
+        templates: ChatTemplates { default: Some(TEMPLATE.into()), ..Default::default() },
         vocab_size: BYTE_LEVEL_VOCAB,
         context_length: CONTEXT,
         eos_token_ids: vec![END],
-        generation: GenerationDefaults { temperature: Some(0.0), ..Default::default() },
+        sampling_defaults: SamplingDefaults { temperature: Some(0.0), ..Default::default() },
         ..Default::default()
     })
     .unwrap();
