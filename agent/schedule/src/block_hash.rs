@@ -1,8 +1,8 @@
 //! The hash of a full KV block: chained, keyed, 128 bits. Two blocks have equal hashes only if their tokens, and all
 //! tokens before them, are equal.
 //!
-//! The hash is keyed because a collision would show one client's cached tokens to another. Without the key, a client
-//! cannot search for two prompts with the same hash.
+//! The hash is keyed because of collisions: the answer to one client would then follow from another client's cached
+//! tokens. A client that does not know the key cannot search for two prompts with the same hash.
 
 use sha2::{Digest, Sha256};
 
@@ -34,13 +34,13 @@ mod tests {
     fn a_hash_depends_on_key_parent_and_every_token() {
         let base = hash_block(&[1; 16], Some(&[2; 16]), &[3, 4]);
         assert_eq!(base, hash_block(&[1; 16], Some(&[2; 16]), &[3, 4]));
-        for other in [
+        for changed in [
             hash_block(&[0; 16], Some(&[2; 16]), &[3, 4]),
             hash_block(&[1; 16], Some(&[0; 16]), &[3, 4]),
             hash_block(&[1; 16], None, &[3, 4]),
             hash_block(&[1; 16], Some(&[2; 16]), &[4, 3]),
         ] {
-            assert_ne!(base, other);
+            assert_ne!(base, changed);
         }
     }
 }

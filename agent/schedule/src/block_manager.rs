@@ -1,12 +1,12 @@
 //! The KV blocks of one epoch. A block is free, in use, or cached.
 //!
-//! A block in use is referred to by one or more sequences. A cached block is full and hashed, and no sequence refers to
-//! it: it is kept for a later prefix. When no block is free, the manager evicts the cached block that was released
-//! first.
+//! One or more sequences refer to a block in use. No sequence refers to a cached block, which is full and hashed: the
+//! manager keeps it for a later sequence with the same prefix. When no block is free, the manager evicts the cached
+//! block that was released first.
 //!
 //! The manager frees a block at once, even while a step that writes the block is in flight. This is sound because ranks
-//! execute plans in order. A later plan uses the block only after that write, and a sequence reads only positions that
-//! earlier plans made it write or share.
+//! execute plans in order. The next sequence writes the block only after that step. A sequence reads only positions
+//! that it has written, and positions of blocks that were full when it shared them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -63,12 +63,13 @@ impl BlockManager {
         self.num_blocks() - self.num_available() as u32
     }
 
-    /// Returns the blocks of the longest prefix of `hashes` that the cache holds.
+    /// Returns the hashed blocks, cached or in use, of the longest prefix of `hashes` for which there are any.
     pub fn find_cached_prefix(&self, hashes: &[BlockHash]) -> Vec<BlockId> {
         hashes.iter().map_while(|hash| self.by_hash.get(hash).copied()).collect()
     }
 
-    /// Returns how many of `blocks` no sequence refers to. Sharing them makes that many fewer blocks available.
+    /// Returns how many of `blocks` no sequence refers to. If a sequence shares them, that many fewer blocks are
+    /// available.
     pub fn count_unreferenced(&self, blocks: &[BlockId]) -> usize {
         blocks.iter().filter(|&&block| self.blocks[block as usize].ref_count == 0).count()
     }
@@ -84,6 +85,7 @@ impl BlockManager {
     }
 
     /// Takes a block for one sequence alone. If no block is free, this evicts the cached block that was released first.
+    /// Returns `None` if all blocks are in use.
     pub fn allocate_block(&mut self) -> Option<BlockId> {
         let id = match self.free.pop() {
             Some(id) => id,

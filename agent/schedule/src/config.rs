@@ -1,5 +1,5 @@
-//! The settings of a group's scheduler. All of them are bounds or choices of speed: none changes which tokens a request
-//! gets.
+//! The settings of a group's scheduler. They bound requests and steps, or tune speed. None of them changes which token
+//! comes next in an answer.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ pub struct SchedulerConfig {
     /// Most requests that may wait before they have ever run. A request that was preempted, or whose epoch ended, does
     /// not count.
     pub max_waiting: usize,
-    /// Most plans whose results are still due, at least 1. With as many plans as pipeline stages, each step waits for
-    /// the one before. With one more, the head plans one step ahead.
+    /// Most plans whose results are still due, at least 1. With as many plans as pipeline stages, the first stage waits
+    /// for each plan until another result has reached the head. With one more, the head plans one step ahead.
     pub max_steps_in_flight: usize,
     /// Pipeline stages of the ranks, at least 1. Each stage computes a step of its own, so the scheduler spreads the
-    /// work over as many steps as there are stages. No two of these steps wait for each other.
+    /// work over as many steps as there are stages. None of these steps waits for a token of another one.
     pub pipeline_stages: usize,
     /// Duration that a step should not exceed. The token budget adapts to it.
     pub target_step: Duration,

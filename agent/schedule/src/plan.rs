@@ -123,7 +123,8 @@ pub struct StepPlan {
     pub epoch: u64,
     /// Number of the step in its epoch, from 1 without gaps.
     pub step: u64,
-    /// Sequences that ended or were preempted since the last plan. Ranks drop their state first of all.
+    /// Sequences that ended or were preempted since the last plan. Ranks drop the state of these sequences before
+    /// anything else.
     pub forget: Vec<SeqId>,
     /// Sequences that the ranks do not hold yet. Their block tables begin empty.
     pub admit: Vec<Admission>,
@@ -141,11 +142,11 @@ pub struct PlanEntry {
     /// Blocks that ranks append to the sequence's block table before the step. The first entry of a sequence also
     /// carries the blocks of its cached prefix, and `position` is then above 0.
     pub new_blocks: Vec<BlockId>,
-    /// Set if ranks sample a token after this step's last one. Only the last chunk of a prefill sets it, and every
-    /// decode.
+    /// Set if ranks sample a token after the last token of this entry: for every decode, and for the last chunk of a
+    /// prefill.
     pub sample: bool,
-    /// Tokens that a grammar allows, at least one. `None` allows all. The scheduler leaves it `None` and the head fills
-    /// it.
+    /// Tokens that a grammar allows, at least one. `None` allows all. The scheduler leaves `None`, and the head fills
+    /// in the mask.
     pub allowed: Option<TokenMask>,
 }
 
@@ -194,7 +195,8 @@ pub struct Sampled {
 pub struct TokenLogprobs {
     /// Log-probability of the sampled token.
     pub chosen: f32,
-    /// Likeliest tokens with their log-probabilities, likeliest first. Of equal tokens the lowest id comes first.
+    /// Likeliest tokens with their log-probabilities, likeliest first. Of equally likely tokens the lowest id comes
+    /// first.
     pub top: Vec<(u32, f32)>,
 }
 

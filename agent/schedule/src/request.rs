@@ -48,7 +48,7 @@ pub enum SubmitError {
 /// `Finished` or `Failed`, unless it is cancelled, and no output follows the end.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RequestOutput {
-    /// End of the sequence's first step. The prefix cache held `cached_tokens` of its prompt.
+    /// End of the sequence's first step. The prefix cache held the first `cached_tokens` tokens of the prompt.
     Started {
         id: SeqId,
         cached_tokens: u32,
@@ -123,12 +123,12 @@ pub struct SchedulerStats {
     /// All blocks of the current epoch; 0 between epochs.
     pub blocks_total: u32,
     pub steps_in_flight: usize,
-    /// Tokens of all sequences admitted since the start, including those found in the prefix cache.
+    /// Tokens of all admissions since the start. A sequence that is admitted again counts again.
     pub prefix_query_tokens: u64,
-    /// Tokens of all sequences admitted since the start that the prefix cache held.
+    /// Those of `prefix_query_tokens` that the prefix cache held.
     pub prefix_hit_tokens: u64,
     /// Tokens that the next step may compute.
     pub token_budget: usize,
-    /// Preemptions since the start. A sequence is preempted when an older one needs its blocks.
+    /// Preemptions since the start. The sequence that arrived last is preempted when a decode finds no block.
     pub preemptions: u64,
 }

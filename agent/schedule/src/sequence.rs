@@ -7,8 +7,8 @@ use crate::request::Request;
 
 /// A request that the scheduler holds.
 ///
-/// Steps schedule the tokens of a sequence from the first to the last. The last token is never scheduled before the
-/// step that samples after it, so `num_scheduled_tokens < len()` always holds.
+/// Steps schedule the tokens of a sequence from the first to the last. The step that computes the last known token also
+/// samples a new one, which `len()` counts at once. So `num_scheduled_tokens < len()` always holds.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub request: Request,
@@ -21,11 +21,12 @@ pub(crate) struct Sequence {
     pub num_in_flight: usize,
     /// Last step that samples for the sequence. It is valid while `num_in_flight` is above 0.
     pub last_sampling_step: u64,
-    /// Tokens whose keys and values are in the KV cache once all plans so far have run: computed, or shared.
+    /// Tokens whose keys and values are in the KV cache once all plans so far have run. Steps compute them, or the
+    /// sequence shares them.
     pub num_scheduled_tokens: usize,
     /// Blocks of the sequence, in the order of its tokens. Empty while the sequence waits.
     pub block_table: Vec<BlockId>,
-    /// Blocks, from the first of the table on, that the scheduler has offered to the prefix cache.
+    /// Number of leading blocks of the table that are shared, or that the scheduler has offered to the prefix cache.
     pub num_hashed_blocks: usize,
     /// Hashes of the full blocks of `tokens`. They depend on the tokens alone, so each is computed once, even if the
     /// sequence loses its blocks.
@@ -67,7 +68,8 @@ impl Sequence {
         self.len() - self.num_scheduled_tokens
     }
 
-    /// Returns true if a step may be planned now: the sequence may grow, and the head knows the tokens that it needs.
+    /// Returns true if a step may compute tokens of the sequence now: the sequence is shorter than `max_len`, and the
+    /// head does not have to see a token in flight first.
     pub fn is_schedulable(&self) -> bool {
         self.len() < self.max_len && !(self.request.needs_head && self.num_in_flight > 0)
     }
@@ -109,13 +111,14 @@ impl Sequence {
         &self.block_hashes
     }
 
-    /// Returns how many blocks of the table are full: the head knows their tokens, and plans compute all of them.
+    /// Returns how many blocks of the table are full: the head knows all their tokens and has planned their
+    /// computation.
     pub fn num_full_blocks(&self, block_size: u32) -> usize {
         self.num_scheduled_tokens.min(self.tokens.len()) / block_size as usize
     }
 
-    /// Sets the sequence back to a prefill from its first token, and returns its block table for release. Tokens in
-    /// flight stay expected.
+    /// Sets the sequence back to a prefill from its first token, and returns its block table for release.
+    /// `num_in_flight` stays, because the results of those steps still come.
     pub fn reset(&mut self) -> Vec<BlockId> {
         self.num_scheduled_tokens = 0;
         self.num_hashed_blocks = 0;

@@ -2,8 +2,9 @@
 //!
 //! A token in a large step costs less than a token in a small step, because a step reads the weights once. So the
 //! budget keeps the cost per token for each size class (powers of two). A class without a measurement borrows the cost
-//! of the next smaller class. That cost is too high rather than too low, so the budget errs on the careful side.
-//! Without either measurement a class is not chosen. A class that was too slow is tried again after a while.
+//! of the next smaller class. That cost is too high rather than too low, so the budget is too small rather than too
+//! large. A class without either cost is not chosen. The cost of a class that was too slow is forgotten after a while,
+//! so that the class is tried again.
 
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ pub(crate) const MIN_TOKEN_BUDGET: usize = 16;
 const FIRST_TOKEN_BUDGET: usize = 64;
 /// Weight of a new measurement in a class's moving average.
 const SMOOTHING: f64 = 0.25;
-/// Measurements after which the cost of a class that was too slow is forgotten.
+/// Number of measurements of other classes after which the cost of a class that was too slow is forgotten.
 const RETRY_AFTER: u32 = 256;
-/// Number of size classes; they reach up to 2^32 tokens.
+/// Number of size classes. The last one ends at 2^32 tokens.
 const NUM_CLASSES: usize = 32;
 
 /// Measured cost of the steps of one size class.
@@ -51,7 +52,7 @@ impl TokenBudget {
         self.num_tokens
     }
 
-    /// Forgets every measurement. The next ranks are not those that were measured.
+    /// Forgets every measurement, because the next epoch may have other ranks.
     pub fn reset(&mut self) {
         self.costs = [None; NUM_CLASSES];
         self.num_tokens = FIRST_TOKEN_BUDGET.min(self.max_tokens);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// A set of token ids as bits: id `i` is bit `i % 32` of word `i / 32`. It is cheap to clone.
+/// Set of token ids as bits: id `i` is bit `i % 32` of word `i / 32`. A clone shares the words.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenMask(Arc<[u32]>);
 

@@ -1,13 +1,13 @@
 //! The share of the work that one step takes when ranks are pipeline stages, which compute several steps at once.
 //!
-//! In any window of as many steps as there are stages, each sequence decodes once, and the steps together have room for
-//! all sequences. Sequences are chosen in the order of arrival, so none is passed over for good.
+//! In any window of as many steps as there are stages, each sequence decodes at most once, and the steps together have
+//! room for all sequences. The scheduler chooses sequences in the order of arrival, so it passes over none for good.
 
 use super::{Scheduler, SeqKey};
 use crate::sequence::Sequence;
 
-/// Steps per stage over which the current prefills are spread. With more steps, the first stages work for a shorter
-/// time while the last stages still have no input.
+/// Steps per stage over which the current prefills are spread. The more and smaller the steps are, the sooner the last
+/// stages get their first input.
 const STEPS_PER_STAGE: usize = 2;
 /// Lower bound of a step's share of the prefills. Smaller steps read the weights too often.
 const MIN_PREFILL_SHARE: usize = 64;
@@ -49,7 +49,8 @@ impl Scheduler {
         sequence.num_in_flight == 0 || sequence.last_sampling_step + self.config.pipeline_stages as u64 <= step
     }
 
-    /// Returns the most prefill tokens that one step computes, apart from the token budget.
+    /// Returns the most prefill tokens that one step may compute for the sake of the stages. There is no such bound for
+    /// one stage.
     pub(super) fn prefill_share(&self) -> usize {
         let stages = self.config.pipeline_stages;
         if stages == 1 {

@@ -4,7 +4,7 @@
 //! - A sequence waits (it holds no block, and ranks do not know it) or runs (it holds blocks, and ranks know it).
 //! - Sequences are admitted strictly in the order of arrival, and the sequence that arrived last is preempted first. So
 //!   a sequence that was preempted, or whose epoch ended, is older than all sequences that have never run.
-//! - The oldest sequence always goes on, so no sequence starves.
+//! - The oldest sequence always makes progress, so no sequence starves.
 
 mod micro_batches;
 mod planning;
@@ -28,7 +28,7 @@ struct InFlightStep {
     step: u64,
     /// Tokens that the step computes.
     num_tokens: usize,
-    /// Sequence of each entry, in the plan's order, and true if the step samples a token for it.
+    /// Sequence of each entry, in the plan's order, with true if the step samples a token for the sequence.
     entries: Vec<(SeqId, bool)>,
 }
 
@@ -39,7 +39,7 @@ struct EpochState {
     /// Number of the last plan.
     last_step: u64,
     in_flight: VecDeque<InFlightStep>,
-    /// Sequences that the ranks hold. The next plan tells the ranks to forget them.
+    /// Ended and preempted sequences that the ranks still hold. The next plan tells the ranks to forget them.
     forget: Vec<SeqId>,
 }
 
@@ -51,7 +51,7 @@ pub struct Scheduler {
     epoch_state: Option<EpochState>,
     /// Number of the current epoch or, if there is no group, of the last one.
     epoch: u64,
-    /// Moment since which there is no working group. `None` from the first result of an epoch to the epoch's end.
+    /// Moment since which there is no working group. `None` from the first result of an epoch until the epoch ends.
     recovering_since: Option<Micros>,
     /// Key of the sequence that arrived last.
     last_key: SeqKey,
@@ -94,8 +94,10 @@ impl Scheduler {
         }
     }
 
-    /// Puts a request at the end of the queue. Refuses a request that can never be answered, or not by the current
-    /// group.
+    /// Puts a request at the end of the queue.
+    ///
+    /// # Errors
+    /// The queue is full, the request is malformed, or it is too large for the context or for the current group.
     pub fn submit(&mut self, request: Request, now: Micros) -> Result<(), SubmitError> {
         let limit = self.config.context_length;
         if request.prompt.is_empty() {
@@ -137,8 +139,8 @@ impl Scheduler {
         limit.min(epoch_state.blocks.num_blocks().saturating_mul(self.config.block_size).saturating_add(1))
     }
 
-    /// Ends a sequence without a further output and frees its blocks at once. Tokens of it in flight will be dropped.
-    /// Ignores unknown and ended sequences.
+    /// Ends a sequence without a further output and frees its blocks at once. Its tokens in flight are dropped when
+    /// they arrive. Ignores unknown and ended sequences.
     pub fn cancel(&mut self, id: SeqId) {
         if let Some(&key) = self.by_id.get(&id) {
             self.remove_sequence(key);
@@ -184,7 +186,7 @@ impl Scheduler {
     }
 
     /// Fails the requests whose own deadline has passed, or that have been without a working group for too long. Also
-    /// returns the failures of requests that are too large for the current group.
+    /// returns the failures of requests that [`Self::start_epoch`] found too large for the new group.
     #[must_use = "clients wait for these failures"]
     pub fn fail_expired(&mut self, now: Micros) -> Vec<RequestOutput> {
         let recovery_timeout = u64::try_from(self.config.recovery_timeout.as_micros()).unwrap_or(u64::MAX);

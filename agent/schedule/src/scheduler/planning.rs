@@ -1,8 +1,8 @@
 //! The plan of one step: decodes first, then prefills that have begun, then waiting sequences, within one token budget.
 //!
 //! If the ranks are pipeline stages, they work on several steps at once. So each step takes a share of the decodes and
-//! a share of the prefills. After a decode, a sequence comes up again only as many steps later as there are stages. By
-//! then the ranks have sampled its token, so the first stage does not wait. A step waits for a token of a step in
+//! a share of the prefills. With S stages, a sequence that step n decodes comes up again in step n + S at the earliest.
+//! By then the ranks have sampled its token, so the first stage does not wait. A step waits for a token of a step in
 //! flight only if there is nothing else to do.
 //!
 //! A sequence is admitted with blocks for all tokens that it has, so only a decode can lack a block. The scheduler then
@@ -63,7 +63,7 @@ impl Scheduler {
         let mut builder = PlanBuilder::new(self.epoch, epoch_state.last_step + 1);
         let preempted = self.plan_decodes(epoch_state, &mut builder, Stall::Forbidden);
         let num_decodes = builder.scheduled.len();
-        // Prefills always get some tokens, however many decodes there are.
+        // Decodes leave at least MIN_TOKEN_BUDGET tokens to prefills, as far as the largest batch has room.
         let mut token_budget = self.token_budget.num_tokens().saturating_sub(num_decodes).max(MIN_TOKEN_BUDGET);
         token_budget = token_budget.min(self.config.max_num_batched_tokens - num_decodes).min(self.prefill_share());
         self.plan_prefills(&mut builder, &mut token_budget);
@@ -79,7 +79,7 @@ impl Scheduler {
         // Full blocks are cached after all entries are planned: no entry may share a block that the same step fills.
         for key in &builder.scheduled {
             if let Some(sequence) = self.sequences.get_mut(key) {
-                hash_full_blocks(&self.config, epoch_state, sequence);
+                cache_full_blocks(&self.config, epoch_state, sequence);
             }
         }
         epoch_state.last_step += 1;
@@ -120,8 +120,8 @@ impl Scheduler {
         preempted
     }
 
-    /// Preempts the running sequence that arrived last. It waits again, and will be prefilled with all tokens that it
-    /// has by then.
+    /// Preempts the running sequence that arrived last. The sequence waits again. Its next prefill computes all tokens
+    /// that it has by then.
     fn preempt_last(&mut self, epoch_state: &mut EpochState) {
         let Some(key) = self.running.pop_last() else { return };
         let Some(sequence) = self.sequences.get_mut(&key) else { return };
@@ -206,9 +206,9 @@ fn allocate_block_table(
     true
 }
 
-/// Offers the full blocks of a sequence to the prefix cache. A block is full once the head knows its tokens and plans
-/// compute all of them. Ranks run plans in order, so any later plan may share the block.
-pub(super) fn hash_full_blocks(config: &SchedulerConfig, epoch_state: &mut EpochState, sequence: &mut Sequence) {
+/// Offers the full blocks of a sequence to the prefix cache. A block is full once the head knows all its tokens and has
+/// planned their computation. Ranks run plans in order, so any later plan may share the block.
+pub(super) fn cache_full_blocks(config: &SchedulerConfig, epoch_state: &mut EpochState, sequence: &mut Sequence) {
     let num_full_blocks = sequence.num_full_blocks(config.block_size);
     if !config.prefix_caching || sequence.num_hashed_blocks >= num_full_blocks {
         return;

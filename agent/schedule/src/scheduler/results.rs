@@ -1,6 +1,6 @@
 //! The result of one step: its tokens go to their sequences.
 
-use super::planning::hash_full_blocks;
+use super::planning::cache_full_blocks;
 use super::{EpochState, InFlightStep, Scheduler};
 use crate::plan::{Sampled, SeqId, StepOutput};
 use crate::request::{CompleteError, FinishReason, RequestOutput};
@@ -32,7 +32,7 @@ impl Scheduler {
         Ok(outputs)
     }
 
-    /// Reports that the first step of a sequence has ended, once.
+    /// Reports once, after the first step of a sequence, that the sequence has started.
     fn report_start(&mut self, id: SeqId, outputs: &mut Vec<RequestOutput>) {
         if let Some(key) = self.by_id.get(&id)
             && let Some(sequence) = self.sequences.get_mut(key)
@@ -44,7 +44,8 @@ impl Scheduler {
         }
     }
 
-    /// Appends a token to its sequence, or finishes the sequence. The sequence may have been preempted since the plan.
+    /// Appends a token to its sequence. Finishes the sequence at a stop token or at its maximum length. The sequence
+    /// may have been preempted since the plan.
     fn append_token(&mut self, sampled: Sampled, outputs: &mut Vec<RequestOutput>) {
         let Sampled { seq: id, token, logprobs } = sampled;
         let Some(&key) = self.by_id.get(&id) else { return };
@@ -58,7 +59,7 @@ impl Scheduler {
         sequence.tokens.push(token);
         outputs.push(RequestOutput::Token { id, token, logprobs });
         if let Some(epoch_state) = &mut self.epoch_state {
-            hash_full_blocks(&self.config, epoch_state, sequence);
+            cache_full_blocks(&self.config, epoch_state, sequence);
         }
         if sequence.tokens.len() == sequence.max_len {
             self.remove_sequence(key);

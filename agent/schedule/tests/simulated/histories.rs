@@ -25,8 +25,10 @@ struct NewRequest {
     num_shared: usize,
     suffix: Vec<u32>,
     max_tokens: u32,
-    stop_tokens: u32,
+    /// Number of stop tokens: the lowest ids.
+    num_stop_tokens: u32,
     seed: u64,
+    /// Microseconds until the deadline.
     timeout: Option<u64>,
     needs_head: bool,
 }
@@ -34,6 +36,7 @@ struct NewRequest {
 #[derive(Debug, Clone)]
 enum Event {
     Submit(NewRequest),
+    /// One of the live requests, which the number selects, is cancelled.
     Cancel(usize),
     /// The head asks for plans until there is none.
     Plan,
@@ -43,6 +46,7 @@ enum Event {
     LoseGroup,
     /// A group of this many blocks forms.
     FormGroup(u32),
+    /// This many microseconds pass.
     AdvanceTime(u64),
 }
 
@@ -51,12 +55,12 @@ fn new_request() -> impl Strategy<Value = NewRequest> {
     let ends =
         (1..30u32, prop_oneof![2 => Just(0), 1 => 1..4u32], proptest::option::weighted(0.1, 1_000..1_000_000u64));
     (prompt, ends, 0..3u64, proptest::bool::weighted(0.15)).prop_map(
-        |((text, num_shared, suffix), (max_tokens, stop_tokens, timeout), seed, needs_head)| NewRequest {
+        |((text, num_shared, suffix), (max_tokens, num_stop_tokens, timeout), seed, needs_head)| NewRequest {
             text,
             num_shared,
             suffix,
             max_tokens,
-            stop_tokens,
+            num_stop_tokens,
             seed,
             timeout,
             needs_head,
@@ -102,7 +106,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
 fn make_request(world: &World, new: NewRequest) -> Request {
     let text = (0..new.num_shared as u32).map(|i| (i * 7 + new.text * 11) % VOCABULARY as u32);
     let mut request = world.request(text.chain(new.suffix).collect(), new.max_tokens);
-    request.stop_token_ids = (0..new.stop_tokens).collect();
+    request.stop_token_ids = (0..new.num_stop_tokens).collect();
     request.sampling.seed = new.seed;
     request.deadline = new.timeout.map(|timeout| world.now + timeout);
     request.needs_head = new.needs_head;

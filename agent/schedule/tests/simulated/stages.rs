@@ -41,8 +41,8 @@ fn steps_in_flight_share_no_sequence() {
             while let Some(plan) = world.run_step() {
                 let share = (requests as usize).div_ceil(stages);
                 assert!(plan.entries.len() <= share, "{} of {requests} in {stages} stages", plan.entries.len());
-                for other in window.iter().rev().take(stages - 1) {
-                    assert!(sequence_ids(other).is_disjoint(&sequence_ids(&plan)), "{other:?} and {plan:?}");
+                for earlier in window.iter().rev().take(stages - 1) {
+                    assert!(sequence_ids(earlier).is_disjoint(&sequence_ids(&plan)), "{earlier:?} and {plan:?}");
                 }
                 window.push(plan);
             }

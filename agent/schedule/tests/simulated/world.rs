@@ -9,7 +9,7 @@ use lockstep_schedule::{
 
 use crate::rank::{Rank, next_token};
 
-/// Tokens of a step that prefills get at least, however small the budget.
+/// Fewest tokens that decodes leave to prefills, however small the budget.
 const MIN_PREFILL_TOKENS: usize = 16;
 
 /// State of one client's request.
