@@ -1,6 +1,7 @@
 //! The switch that wakes a thread that is blocked in a collective, or in forming a communicator.
 //!
-//! Every thread of this crate sleeps in `poll(2)`, and every such sleep also watches an [`AbortSwitch`].
+//! A thread that waits for a peer sleeps in `poll(2)`, and `poll` also watches an [`AbortSwitch`]. Only NCCL has no
+//! descriptor to poll: its threads check the switch between short sleeps.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -88,13 +89,13 @@ impl AbortSwitch {
         self.reason().map_or(Ok(()), |reason| Err(CollectiveError::Aborted(reason.to_owned())))
     }
 
-    /// Returns the switch for a set of polled descriptors.
+    /// Returns the descriptor that becomes readable when the switch is thrown.
     pub(crate) fn poll_fd(&self) -> PollFd<'_> {
         PollFd::from_borrowed_fd(self.0.wakeup.fd(), PollFlags::IN)
     }
 }
 
-/// Ends the operation in which a rank is blocked. It is cheap to clone, works from any thread, and may be used twice.
+/// Handle that ends the operation in which a rank is blocked. It works from any thread. A second call changes nothing.
 #[derive(Clone)]
 pub struct Aborter(Arc<dyn Fn(&str) + Send + Sync>);
 

@@ -31,7 +31,7 @@ pub trait Communicator: Send {
     /// Receives into `data` from rank `from`, which must call [`Communicator::send`] with the same size.
     fn recv(&mut self, from: usize, data: SliceMut<'_>) -> Result<(), CollectiveError>;
 
-    /// Returns when every rank has called it.
+    /// Returns when every rank has called `barrier`.
     fn barrier(&mut self) -> Result<(), CollectiveError>;
 
     /// Returns a handle that ends any operation of this rank with [`CollectiveError::Aborted`].

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-/// Type of the elements of an operation. The numbers are those of the wire.
+/// Type of the elements of an operation. Each value is the type's number on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Dtype {
@@ -14,7 +14,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Returns the bytes of one element.
+    /// Returns the size of one element, in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::F32 | Self::I32 | Self::U32 => size_of::<f32>(),

@@ -9,10 +9,10 @@ pub enum CollectiveError {
     /// The link to a peer broke.
     #[error("link to rank {rank} closed: {reason}")]
     PeerLost { rank: usize, reason: String },
-    /// No byte moved until the deadline.
+    /// Within the timeout, no byte moved, or the peer did not link to this rank.
     #[error("rank {rank} sent nothing for {millis} ms")]
     Timeout { rank: usize, millis: u64 },
-    /// A peer is of another wire version, cluster, epoch, rank or size, or it calls another operation.
+    /// A peer has another wire version, cluster, key, epoch, rank or world size, or it is in another operation.
     #[error("rank {rank} is not of this group: {reason}")]
     Mismatch { rank: usize, reason: String },
     /// The caller's arguments contradict each other or the group.

@@ -59,7 +59,8 @@ impl Grid {
     }
 
     /// Returns this stage's part of `len` layers. The parts are contiguous, in the order of the stages, and as even as
-    /// possible. Otherwise the first stages have one layer more, because the last stage also has the output projection.
+    /// possible. If `len` is not a multiple of the stages, the last stage has one layer less than the first, because
+    /// the last stage also has the output projection.
     pub fn layers_of(self, len: usize) -> std::ops::Range<usize> {
         let (stage, stages) = (self.pipeline.rank(), self.pipeline.world_size());
         (stage * len).div_ceil(stages)..((stage + 1) * len).div_ceil(stages)
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_spread_evenly_and_the_first_stages_have_more() {
+    fn layers_are_spread_evenly_and_the_last_stage_has_the_fewest() {
         let layers = |len, stages| -> Vec<usize> {
             let grid = |stage| Grid::new(stage, stages, stages).expect("a place");
             let ranges: Vec<_> = (0..stages).map(|stage| grid(stage).layers_of(len)).collect();

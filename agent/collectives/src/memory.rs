@@ -1,8 +1,8 @@
 //! Ranks as threads of one process, over streams in memory whose faults follow from a seed.
 //!
-//! Tests use this transport with the algorithms of the TCP backend. A link can cut writes short, delay bytes so that
-//! they arrive out of order with other links, drop bytes, or close after a number of bytes. All of this follows from
-//! the seed and from the calls, not from the clock.
+//! Tests use this transport with the algorithms of the TCP backend. A link can cut writes short and delay bytes, so
+//! that bytes of different links arrive in another order than they were sent. After a number of bytes, a link can close
+//! or drop all further bytes. All of this follows from [`Faults`] and from the calls, not from the clock.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,7 +24,7 @@ const PIPE_BYTES: usize = 256 << 10;
 pub struct Faults {
     /// Seed of the delays and the short writes. With the same calls they are the same.
     pub seed: u64,
-    /// Most reads of the receiver for which a chunk stays hidden; 0 hides none.
+    /// Largest number of the receiver's reads that do not find a chunk yet; 0 delays nothing.
     pub max_delay: u32,
     /// Set if writes are cut short at random.
     pub short_writes: bool,
@@ -32,14 +32,14 @@ pub struct Faults {
     pub cut: Option<Cut>,
     /// Time after which an operation fails if no byte has moved.
     pub op_timeout: Duration,
-    /// Sizes at which the algorithms change.
+    /// Sizes at which the all-reduce changes its algorithm.
     pub tuning: Tuning,
     /// Counters that grow with the ranks' operations, one per rank. Empty if the test needs none.
     pub progress: Vec<Arc<AtomicU64>>,
 }
 
 impl Default for Faults {
-    /// Makes a group without faults.
+    /// Returns settings without faults.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -104,18 +104,21 @@ struct Pipes {
 #[derive(Debug)]
 struct Pipe {
     chunks: VecDeque<Chunk>,
+    /// Bytes in `chunks`.
     buffered: usize,
+    /// Bytes sent so far, including dropped ones.
     sent: u64,
     closed: bool,
     random: Random,
     max_delay: u32,
     short_writes: bool,
+    /// Number of bytes after which the pipe fails, and the kind of the failure.
     cut: Option<(u64, CutKind)>,
 }
 
 #[derive(Debug)]
 struct Chunk {
-    /// Reads of the receiver that do not find the chunk yet.
+    /// Number of the receiver's next reads that do not find the chunk yet.
     hidden_for: u32,
     bytes: VecDeque<u8>,
 }

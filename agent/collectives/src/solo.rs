@@ -1,4 +1,4 @@
-//! The group of one rank. Every sum is its own operand.
+//! The group of one rank. A sum over one rank is its only operand.
 
 use crate::abort::AbortSwitch;
 use crate::abort::Aborter;
@@ -21,7 +21,7 @@ impl Solo {
         Ok(Self::with_switch(&AbortSwitch::new()?))
     }
 
-    /// Makes a communicator that `abort` ends.
+    /// Makes a communicator whose operations `abort` ends.
     pub fn with_switch(abort: &AbortSwitch) -> Self {
         Self { abort: abort.clone(), failed: None }
     }

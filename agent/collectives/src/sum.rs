@@ -50,12 +50,18 @@ fn sum_typed<'a, T: Summand>(rank: usize, world_size: usize, own: &mut [u8], ope
 /// Element type, with the type in which its sums are taken.
 trait Summand: bytemuck::Pod {
     type Sum: Copy + Default;
+
+    /// Sets `sum` to the first operand.
     fn begin(sum: &mut [Self::Sum], operand: &[Self]);
+
+    /// Adds the next operand to `sum`.
     fn add(sum: &mut [Self::Sum], operand: &[Self]);
+
+    /// Writes `sum` to `out`, rounded to the element type.
     fn finish(sum: &[Self::Sum], out: &mut [Self]);
 
     /// Sums the operands of two ranks without a block in between. `own` is the first operand if `own_first` is set.
-    fn add_pair(own_first: bool, own: &mut [Self], other: &[Self]);
+    fn add_pair(own_first: bool, own: &mut [Self], peer: &[Self]);
 }
 
 macro_rules! summed_in_itself {
@@ -72,12 +78,12 @@ macro_rules! summed_in_itself {
             fn finish(sum: &[$type], out: &mut [$type]) {
                 out.copy_from_slice(sum);
             }
-            fn add_pair(own_first: bool, own: &mut [$type], other: &[$type]) {
+            fn add_pair(own_first: bool, own: &mut [$type], peer: &[$type]) {
                 let add: fn($type, $type) -> $type = $add;
                 if own_first {
-                    own.iter_mut().zip(other).for_each(|(own, other)| *own = add(*own, *other));
+                    own.iter_mut().zip(peer).for_each(|(own, peer)| *own = add(*own, *peer));
                 } else {
-                    own.iter_mut().zip(other).for_each(|(own, other)| *own = add(*other, *own));
+                    own.iter_mut().zip(peer).for_each(|(own, peer)| *own = add(*peer, *own));
                 }
             }
         }
@@ -104,11 +110,11 @@ macro_rules! summed_in_f32 {
             fn finish(sum: &[f32], out: &mut [$type]) {
                 out.convert_from_f32_slice(sum);
             }
-            fn add_pair(own_first: bool, own: &mut [$type], other: &[$type]) {
+            fn add_pair(own_first: bool, own: &mut [$type], peer: &[$type]) {
                 let mut sum = [0.0; BLOCK];
-                for (own, other) in own.chunks_mut(BLOCK).zip(other.chunks(BLOCK)) {
+                for (own, peer) in own.chunks_mut(BLOCK).zip(peer.chunks(BLOCK)) {
                     let sum = &mut sum[..own.len()];
-                    let (first, second) = if own_first { (&*own, other) } else { (other, &*own) };
+                    let (first, second) = if own_first { (&*own, peer) } else { (peer, &*own) };
                     Self::begin(sum, first);
                     Self::add(sum, second);
                     Self::finish(sum, own);

@@ -231,7 +231,7 @@ fn form_with_stranger(reply: &'static [u8], time: Duration) -> CollectiveError {
 }
 
 #[test]
-fn a_listener_that_is_no_rank_is_named() {
+fn an_error_names_the_rank_at_whose_address_a_stranger_listens() {
     let reason = "the peer does not answer like a Lockstep rank".to_owned();
     let long = Duration::from_secs(20);
     assert_eq!(

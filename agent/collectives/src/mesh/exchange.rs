@@ -20,7 +20,7 @@ use crate::transport::{Interest, Transport};
 /// Most bytes given to the transport in one call. They are few enough that sending, receiving and summing alternate.
 const MAX_BYTES_PER_CALL: usize = 512 << 10;
 
-/// Bytes of one operation, as pieces in a fixed order on each link.
+/// Bytes of one operation. On each link they are a sequence of pieces, which both ends number alike.
 pub(crate) trait Plan {
     /// Returns the call that this rank announces to `peer`, if it sends to that peer.
     fn sends(&self, peer: usize) -> Option<Operation>;
@@ -42,7 +42,7 @@ pub(crate) trait Plan {
 pub(crate) enum PlanPiece<T> {
     /// Bytes to move now.
     Bytes(T),
-    /// A piece that depends on pieces still to come.
+    /// The piece depends on pieces that this rank has yet to receive.
     Later,
     /// The end of the plan.
     Done,
@@ -52,11 +52,14 @@ pub(crate) enum PlanPiece<T> {
 #[derive(Debug, Clone, Copy, Default)]
 struct LinkProgress {
     header: [u8; HEADER_BYTES],
+    /// Bytes of the header that have moved.
     header_done: usize,
-    piece: usize,
+    /// Index of the current piece in the plan.
+    piece_index: usize,
+    /// Bytes of the current piece that have moved.
     offset: usize,
     done: bool,
-    /// Set while the next piece depends on pieces still to come.
+    /// Set while the next piece depends on pieces that this rank has yet to receive.
     blocked: bool,
     /// Number of operations so far. Both ends count alike.
     count: u32,
@@ -75,6 +78,7 @@ impl LinkProgress {
 /// Time in which no byte has moved.
 struct Idle {
     since: Instant,
+    /// Set once the rank has slept, so that it polls no more.
     slept: bool,
 }
 
@@ -156,7 +160,7 @@ impl Exchange {
         }
     }
 
-    /// Records that bytes moved, perhaps after an idle time.
+    /// Records that bytes moved. If the rank was idle before and only polled, the polling has paid.
     fn end_idle(&mut self, idle: Option<Idle>) {
         self.count_progress();
         if let (Some(spin), Some(Idle { slept: false, .. })) = (&mut self.spin, idle) {
@@ -177,9 +181,9 @@ impl Exchange {
             return Ok(false);
         }
         let body = loop {
-            match plan.outgoing(peer, progress.piece) {
+            match plan.outgoing(peer, progress.piece_index) {
                 PlanPiece::Bytes(bytes) if progress.offset == bytes.len() => {
-                    (progress.piece, progress.offset) = (progress.piece + 1, 0)
+                    (progress.piece_index, progress.offset) = (progress.piece_index + 1, 0)
                 }
                 PlanPiece::Bytes(bytes) => break Some(&bytes[progress.offset..]),
                 PlanPiece::Later => break None,
@@ -215,7 +219,7 @@ impl Exchange {
 
     fn receive_bytes(&mut self, plan: &mut impl Plan, peer: usize) -> Result<usize, CollectiveError> {
         let progress = &mut self.receiving[peer];
-        let room = match plan.incoming(peer, progress.piece) {
+        let room = match plan.incoming(peer, progress.piece_index) {
             PlanPiece::Bytes(bytes) => &mut bytes[progress.offset..],
             PlanPiece::Later | PlanPiece::Done => &mut [],
         };
@@ -236,12 +240,13 @@ impl Exchange {
         Ok(got)
     }
 
-    /// Reports the complete pieces from `peer` to the plan, and records if the next piece must wait.
+    /// Reports the complete pieces from `peer` to the plan. Records whether the next piece must wait, or that the plan
+    /// is done.
     fn finish_pieces(&mut self, plan: &mut impl Plan, peer: usize) {
         let progress = &mut self.receiving[peer];
         progress.blocked = false;
         while progress.header_done == HEADER_BYTES {
-            let length = match plan.incoming(peer, progress.piece) {
+            let length = match plan.incoming(peer, progress.piece_index) {
                 PlanPiece::Bytes(bytes) => bytes.len(),
                 PlanPiece::Later => {
                     progress.blocked = true;
@@ -255,8 +260,8 @@ impl Exchange {
             if progress.offset < length {
                 return;
             }
-            plan.received(peer, progress.piece);
-            (progress.piece, progress.offset) = (progress.piece + 1, 0);
+            plan.received(peer, progress.piece_index);
+            (progress.piece_index, progress.offset) = (progress.piece_index + 1, 0);
         }
     }
 

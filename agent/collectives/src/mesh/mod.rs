@@ -33,8 +33,8 @@ use plans::{SegmentLayout, SegmentedPlan, WholePlan};
 pub struct Tuning {
     /// Most bytes that a rank may send, size × (ranks - 1), for a direct exchange. A larger all-reduce is segmented.
     pub direct_up_to: usize,
-    /// Bytes of a segment between two ranks. With more ranks the segment shrinks by 2 / ranks, so that about as many
-    /// bytes are in flight.
+    /// Bytes of a segment in a group of two ranks. In larger groups a segment has 2 / ranks of this size, so that about
+    /// as many bytes are in flight.
     pub segment: usize,
     /// Fewest bytes of one rank's part of a segment.
     pub min_part: usize,
@@ -62,7 +62,9 @@ pub struct Mesh {
     exchange: Exchange,
     group: RankGroup,
     tuning: Tuning,
+    /// Buffer for the operands of peers. `u64` aligns it for every element type.
     scratch: Vec<u64>,
+    /// First error, which every later call returns.
     failed: Option<CollectiveError>,
     /// Ranks of the larger group, if this group is part of one. Errors name these.
     global_ranks: Option<Vec<usize>>,
@@ -96,7 +98,8 @@ impl Mesh {
         }
         let result = operation(self);
         if let Err(error) = &result {
-            // An abort that took down a peer closes the links too. The abort is the cause to report.
+            // An abort often ends the peers too, and their closed links are only a consequence. The abort is the cause
+            // to report.
             let error = self.exchange.abort().check().err().unwrap_or_else(|| error.clone());
             let error = match &self.global_ranks {
                 Some(global_ranks) => error.with_global_rank(global_ranks),

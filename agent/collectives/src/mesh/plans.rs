@@ -109,10 +109,11 @@ impl SegmentLayout {
         if index < ahead {
             return Some(Phase::Scatter(index));
         }
-        let (step, paired) = (index - ahead, 2 * (count - ahead));
+        // After the first scatters, a gather and a scatter take turns until all segments are scattered.
+        let (step, alternating) = (index - ahead, 2 * (count - ahead));
         match step {
             _ if index >= 2 * count => None,
-            _ if step >= paired => Some(Phase::Gather(step - paired / 2)),
+            _ if step >= alternating => Some(Phase::Gather(step - alternating / 2)),
             _ if step % 2 == 0 => Some(Phase::Gather(step / 2)),
             _ => Some(Phase::Scatter(ahead + step / 2)),
         }

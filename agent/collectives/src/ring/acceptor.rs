@@ -1,7 +1,8 @@
 //! The state that the listener's thread shares with the rank that forms a group or discovers its neighbours.
 //!
-//! The listener's thread asks the acceptor how to reply to a greeting, and gives it the links that have proved
-//! themselves. The rank takes the links from here. Neither thread holds the lock while it sleeps.
+//! The listener's thread asks the acceptor how to reply to a greeting. It gives the acceptor the links whose callers
+//! have proved that they know the key. The rank takes the links from the acceptor. Neither thread holds the lock while
+//! it sleeps.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -25,7 +26,7 @@ pub(crate) struct Acceptor {
 
 #[derive(Debug, Default)]
 pub(crate) struct AcceptorState {
-    /// The last formation, open or closed. Every older epoch is stale.
+    /// Last formation, open or closed. The acceptor refuses callers of older epochs.
     formation: Option<Formation>,
     pub(crate) neighbours: Option<NeighbourAddresses>,
 }
@@ -162,8 +163,8 @@ impl Acceptor {
         GreetingReply { verdict: Verdict::NotYet, greeting, key: None }
     }
 
-    /// Admits a caller that has proved itself, after sending it `accepted`. Returns false if the caller is too late or
-    /// has hung up.
+    /// Sends `accepted` to a caller that has proved that it knows the key, and admits the caller. Returns false if the
+    /// caller is too late or has hung up.
     pub(crate) fn admit(&self, theirs: &Greeting, mut stream: TcpStream, accepted: &[u8]) -> bool {
         let mut state = self.lock_state();
         let admitted = match theirs.purpose {

@@ -72,7 +72,7 @@ pub(crate) fn dial(
     Ok(DialOutcome::RetryLater(reason))
 }
 
-/// Resolves `host:port`. Names are looked up for each call, because their addresses move with the pods.
+/// Resolves `host:port`. The rank looks a name up for each call, because the address of a name changes with its pod.
 pub(crate) fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     match address.parse() {
         Ok(address) => Ok(vec![address]),

@@ -1,9 +1,9 @@
 //! Discovery of the head's control address through the right neighbour, for ranks that know only `RING_*`.
 //!
-//! Every rank calls its right neighbour until it knows all addresses. In each call, the caller tells the callee its own
-//! address, which is the one by which it was dialled. The callee tells the caller the head's control address, if it
-//! knows it. So rank N-1 learns the control address from rank 0, rank N-2 from rank N-1, and so on. A right neighbour
-//! also records its left neighbour's address. So a restarted rank learns everything from one call.
+//! Every rank calls its right neighbour until it knows all addresses. In each call, the caller reports its own address,
+//! by which its left neighbour has dialled it. The callee answers with the head's control address, if the callee knows
+//! that already. So rank N-1 learns the control address from rank 0, rank N-2 from rank N-1, and so on. A right
+//! neighbour also records its left neighbour's address. So a restarted rank learns everything from one call.
 //!
 //! A control address has a generation. A restarted head takes a generation above the one that it receives, and ranks
 //! keep the address with the higher generation.
@@ -35,11 +35,11 @@ pub struct DiscoverConfig {
     pub timeout: Duration,
 }
 
-/// Learns the head's control address and this rank's own, and checks the order and the size of the group.
+/// Learns the head's control address and this rank's own address, and checks the order and the size of the group.
 ///
 /// The listener goes on answering the left neighbour afterwards, also after that neighbour restarts. A rank may call
-/// this again after it has lost the head. It then gets the address that its right neighbour knows by now. For a moment
-/// that may still be the old address.
+/// `discover` again after it has lost the head. It then gets the address that its right neighbour knows by now, which
+/// for a moment may still be the old one.
 ///
 /// # Errors
 /// `Mismatch`, with both values, if ranks, sizes or addresses contradict each other; `Timeout`, `Aborted`, `Usage`.
@@ -53,10 +53,10 @@ pub fn discover(
     let identity = Identity { group, epoch: 0, cluster_id, key };
     {
         let mut state = listener.acceptor.lock_state();
-        let mut known = state.neighbours.take().unwrap_or_else(|| NeighbourAddresses::new(identity.clone()));
-        (known.identity, known.head, known.refusal) = (identity, control, None);
-        known.learn_control(&AddressNotice::default());
-        state.neighbours = Some(known);
+        let mut neighbours = state.neighbours.take().unwrap_or_else(|| NeighbourAddresses::new(identity.clone()));
+        (neighbours.identity, neighbours.configured_control, neighbours.refusal) = (identity, control, None);
+        neighbours.learn_control(&AddressNotice::default());
+        state.neighbours = Some(neighbours);
     }
     let discovery = Discovery { listener, right, deadline: Instant::now() + timeout, timeout, abort };
     let discovered = discovery.run()?;
@@ -121,10 +121,10 @@ impl Discovery<'_> {
         let acceptor = &self.listener.acceptor;
         let (ours, key) = {
             let state = acceptor.lock_state();
-            let Some(known) = &state.neighbours else { return Ok(false) };
-            let mut ours = known.identity.greeting(Purpose::Bootstrap, known.right_rank());
-            ours.notice = known.notice_to_right(&self.right);
-            (ours, known.identity.key.clone())
+            let Some(neighbours) = &state.neighbours else { return Ok(false) };
+            let mut ours = neighbours.identity.greeting(Purpose::Bootstrap, neighbours.right_rank());
+            ours.notice = neighbours.notice_to_right(&self.right);
+            (ours, neighbours.identity.key.clone())
         };
         let at = self.deadline.min(Instant::now() + HANDSHAKE_TIMEOUT);
         match dial::dial(&self.right, &ours, key.as_ref(), Deadline { at, abort: self.abort })? {
@@ -133,8 +133,8 @@ impl Discovery<'_> {
                 Ok(false)
             }
             DialOutcome::Linked(_, theirs) => {
-                if let Some(known) = &mut acceptor.lock_state().neighbours {
-                    known.learn_from_right(&theirs.notice);
+                if let Some(neighbours) = &mut acceptor.lock_state().neighbours {
+                    neighbours.learn_from_right(&theirs.notice);
                 }
                 Ok(!ours.notice.dialer.is_empty() || !theirs.notice.dialer.is_empty())
             }
@@ -145,13 +145,13 @@ impl Discovery<'_> {
     /// which nothing arrived.
     fn timeout_error(&self) -> CollectiveError {
         let state = self.listener.acceptor.lock_state();
-        let Some(known) = &state.neighbours else {
+        let Some(neighbours) = &state.neighbours else {
             return CollectiveError::Usage("the neighbours are not known: call discover first".into());
         };
-        if let Some((rank, reason)) = known.refusal.clone() {
+        if let Some((rank, reason)) = neighbours.refusal.clone() {
             return CollectiveError::Mismatch { rank, reason };
         }
-        let rank = if known.own.is_empty() { known.left_rank() } else { known.right_rank() };
+        let rank = if neighbours.own.is_empty() { neighbours.left_rank() } else { neighbours.right_rank() };
         CollectiveError::Timeout { rank, millis: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX) }
     }
 }
@@ -164,7 +164,7 @@ fn check_loopback(discovered: &Discovered, right: &str, right_rank: usize) -> Re
     };
     let Some(own) = is_loopback(&discovered.own) else { return Ok(()) };
     for (rank, name, address) in [(right_rank, "its address", right), (0, "the control address", &discovered.control)] {
-        if is_loopback(address).is_some_and(|other| other != own) {
+        if is_loopback(address).is_some_and(|loopback| loopback != own) {
             let reason = format!(
                 "this rank is dialled at {}, but {name} is {address}: use loopback for every rank or for none",
                 discovered.own

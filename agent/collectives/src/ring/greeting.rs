@@ -1,5 +1,5 @@
-//! The greeting: the first message of both ends of a connection. It tells whether they belong together. README.md has
-//! its layout.
+//! The greeting: the first message of both ends of a connection. From the two greetings, each end sees if both ranks
+//! belong to one group and epoch. README.md has the layout of a greeting.
 
 use crate::rank_group::RankGroup;
 
@@ -12,7 +12,7 @@ pub(crate) const WIRE_VERSION: u16 = 1;
 /// Bytes of magic, version, purpose and verdict. They are the same in every version.
 pub(crate) const PREFACE_BYTES: usize = 8;
 
-/// Bytes of the preface and of the length of the rest.
+/// Bytes of the preface and of the body's length, which follows it.
 const FRAME_START: usize = PREFACE_BYTES + 2;
 
 /// Most bytes of a text in a greeting. A DNS name with a port fits.
@@ -48,7 +48,8 @@ pub(crate) enum Verdict {
 pub(crate) struct AddressNotice {
     /// Address by which the dialer dialled the acceptor.
     pub(crate) dialled: String,
-    /// The dialer's own address: the one by which it was dialled, or the one that the acceptor has recorded.
+    /// The dialer's own address. The dialer's greeting has the address by which the dialer's left neighbour dialled it.
+    /// The acceptor's greeting has the address that the acceptor has recorded.
     pub(crate) dialer: String,
     /// Control address of the head.
     pub(crate) control: String,
@@ -85,7 +86,7 @@ pub(crate) enum ParsedGreeting {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum GreetingMatch {
     Matches,
-    /// The other greeting is of an epoch that this rank has yet to reach.
+    /// The peer's epoch is one that this rank has yet to reach.
     NotYet(String),
     /// The greetings never match. The text names both values.
     Mismatch(String),
@@ -132,8 +133,8 @@ impl Greeting {
 
     /// Compares the peer's greeting with this rank's own, which is `self`.
     pub(crate) fn match_peer(&self, theirs: &Self) -> GreetingMatch {
-        let differ = |field: &str, ours: &dyn std::fmt::Display, other: &dyn std::fmt::Display| {
-            GreetingMatch::Mismatch(format!("{field} is {ours} here and {other} there"))
+        let differ = |field: &str, ours: &dyn std::fmt::Display, theirs: &dyn std::fmt::Display| {
+            GreetingMatch::Mismatch(format!("{field} is {ours} here and {theirs} there"))
         };
         if self.cluster_id != theirs.cluster_id {
             return differ("the cluster", &format!("{:?}", self.cluster_id), &format!("{:?}", theirs.cluster_id));
@@ -236,8 +237,8 @@ struct GreetingReader<'a>(&'a [u8]);
 
 impl GreetingReader<'_> {
     fn read_array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (array, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
+        let (array, remaining) = self.0.split_first_chunk::<N>()?;
+        self.0 = remaining;
         Some(*array)
     }
 
@@ -250,8 +251,8 @@ impl GreetingReader<'_> {
         if length > MAX_TEXT_BYTES {
             return None;
         }
-        let (text, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
+        let (text, remaining) = self.0.split_at_checked(length)?;
+        self.0 = remaining;
         String::from_utf8(text.to_vec()).ok()
     }
 }
@@ -307,13 +308,13 @@ mod tests {
         assert_eq!(ours.match_peer(&greeting(1, 0, 2, "group")), GreetingMatch::Matches);
         let later = Greeting { epoch: 8, ..greeting(1, 0, 2, "group") };
         assert_eq!(ours.match_peer(&later), GreetingMatch::NotYet("the epoch is 7 here and 8 there".into()));
-        let other = |theirs: Greeting| match ours.match_peer(&theirs) {
+        let mismatch_with = |theirs: Greeting| match ours.match_peer(&theirs) {
             GreetingMatch::Mismatch(reason) => reason,
             matched => panic!("{matched:?}"),
         };
-        assert_eq!(other(Greeting { epoch: 6, ..later }), "the epoch is 7 here and 6 there");
-        assert_eq!(other(greeting(1, 0, 3, "group")), "the world size is 2 here and 3 there");
-        assert_eq!(other(greeting(1, 1, 2, "group")), "this is rank 0, but the peer expected rank 1");
-        assert_eq!(other(greeting(0, 0, 2, "group")), "this rank expected rank 1 there, but rank 0 answered");
+        assert_eq!(mismatch_with(Greeting { epoch: 6, ..later }), "the epoch is 7 here and 6 there");
+        assert_eq!(mismatch_with(greeting(1, 0, 3, "group")), "the world size is 2 here and 3 there");
+        assert_eq!(mismatch_with(greeting(1, 1, 2, "group")), "this is rank 0, but the peer expected rank 1");
+        assert_eq!(mismatch_with(greeting(0, 0, 2, "group")), "this rank expected rank 1 there, but rank 0 answered");
     }
 }

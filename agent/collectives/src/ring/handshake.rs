@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ring::key::PROOF_BYTES;
 
-/// Time within which a connection must prove itself; the acceptor then closes it.
+/// Time within which a caller must prove that it knows the key. Afterwards the acceptor closes the connection.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// First byte of the acceptor's last message if it accepts the dialer.

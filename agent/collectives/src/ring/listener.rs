@@ -1,7 +1,7 @@
 //! The port on which a rank accepts links and bootstrap calls, in all epochs.
 //!
-//! One thread answers. The number of half-open connections and the time of each are bounded, so a stranger can neither
-//! stall nor break the forming of a group.
+//! One thread answers all callers. It bounds the number of half-open connections and the time of each. So a stranger
+//! can neither stall nor break the forming of a group.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -21,13 +21,13 @@ use crate::ring::greeting::{
 use crate::ring::handshake::{ACCEPTED, HANDSHAKE_TIMEOUT, LAST_MESSAGE_BYTES, NOT_ACCEPTED};
 use crate::ring::key::{LinkKey, PROOF_BYTES, Side, make_proof, verify_proof};
 
-/// Most connections that have yet to prove themselves. A further connection closes the oldest.
+/// Most half-open connections. For a further connection, the thread closes the oldest.
 const MAX_HALF_OPEN: usize = 64;
 
 /// Most connections that are accepted before the thread looks at the existing ones again.
 const MAX_ACCEPTED_AT_ONCE: usize = 16;
 
-/// Pause after the system has refused to accept a connection, for example because it has no descriptors.
+/// Pause after a failed `accept` or `poll`, for example because the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A bound port. Its thread ends when the listener is dropped.
@@ -84,13 +84,13 @@ struct AcceptLoop {
     connections: VecDeque<HalfOpenConnection>,
 }
 
-/// A connection that has yet to prove itself.
+/// Connection whose caller has yet to prove that it knows the key.
 struct HalfOpenConnection {
     stream: TcpStream,
     address: SocketAddr,
     deadline: Instant,
     received: Vec<u8>,
-    /// Set once the greeting was welcomed. The connection must now send its proof.
+    /// Set once the greeting was welcomed. The caller must now send its proof.
     welcomed: Option<WelcomedGreeting>,
 }
 
@@ -135,7 +135,7 @@ impl AcceptLoop {
         sleep_on(&mut fds, next_deadline.unwrap_or(longest).min(longest) + Duration::from_millis(1))
     }
 
-    /// Accepts new connections. Returns false if the system cannot give any for a while.
+    /// Accepts new connections. Returns false if `accept` failed, so that the thread pauses.
     fn accept_connections(&mut self) -> bool {
         for _ in 0..MAX_ACCEPTED_AT_ONCE {
             match self.listener.accept() {
@@ -159,7 +159,8 @@ impl AcceptLoop {
         if self.connections.len() == MAX_HALF_OPEN {
             self.connections.pop_front();
         }
-        // A short greeting must not wait for an acknowledgement. Without the option it is only slower.
+        // A short greeting must not wait for an acknowledgement. Without the option the handshake works too, but more
+        // slowly.
         let _ = stream.set_nodelay(true);
         let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
         let connection = HalfOpenConnection { stream, address, deadline, received: Vec::new(), welcomed: None };

@@ -1,4 +1,4 @@
-//! Ranks as processes, with a TCP link between every two.
+//! Ranks as processes, with a TCP link between every two ranks.
 //!
 //! A rank binds one [`Listener`] for its lifetime, and forms a [`Mesh`] with it in every epoch. A rank that knows only
 //! its right neighbour finds the head with [`discover`]. Every link is checked (magic, wire version, cluster, epoch,
@@ -42,8 +42,8 @@ pub use neighbours::{ControlAddress, Discovered};
 #[derive(Debug, Clone)]
 pub struct RingConfig {
     pub group: RankGroup,
-    /// Epoch of the group. A link of an older epoch is refused for good. A link of a newer epoch may come again, until
-    /// this rank has reached that epoch.
+    /// Epoch of the group. This rank refuses a caller of an older epoch, and tells a caller of a newer epoch to call
+    /// again.
     pub epoch: u64,
     /// Name of the cluster to which the group belongs, at most 300 bytes.
     pub cluster_id: String,
@@ -55,8 +55,8 @@ pub struct RingConfig {
     pub op_timeout: Duration,
     /// Time after which forming fails if a rank is missing.
     pub form_timeout: Duration,
-    /// Set if the rank polls for bytes for a short while before it sleeps, as long as that pays. It is for
-    /// ranks that have a core each.
+    /// Set if the rank polls for bytes for a short while before it sleeps, as long as that pays. Use it for ranks that
+    /// have a core each.
     pub spin: bool,
     pub tuning: Tuning,
 }
@@ -68,7 +68,8 @@ pub struct RingConfig {
 /// at once, except for the lookup of a host name.
 ///
 /// # Errors
-/// `Mismatch` if a peer belongs to another group; `Timeout` with the first rank that did not come; `Aborted`, `Usage`.
+/// `Mismatch` if a peer belongs to another group, `Timeout` with the first rank that did not come, `Aborted`, `Usage`,
+/// and `Unavailable` if a system call fails.
 pub fn form(
     listener: &Listener,
     config: RingConfig,
@@ -102,10 +103,10 @@ pub fn form_grid(
     let (tuning, settings) = (config.tuning, config.mesh_settings(progress));
     let in_row_or_column = |peer: usize| grid.row().chain(grid.column()).any(|rank| rank == peer);
     let mut links = link_peers(listener, config, in_row_or_column, abort)?;
-    let mut mesh = |group: RankGroup, ranks: Vec<usize>| {
-        let links = ranks.iter().map(|rank| links[*rank].take()).collect();
+    let mut mesh = |group: RankGroup, members: Vec<usize>| {
+        let links = members.iter().map(|rank| links[*rank].take()).collect();
         let mesh = Mesh::new(tcp_links(links)?, group, tuning, settings.clone(), abort);
-        Ok(mesh.with_global_ranks(ranks.into_iter()))
+        Ok(mesh.with_global_ranks(members.into_iter()))
     };
     let tensor: Box<dyn Communicator> = match grid.tensor().world_size() {
         1 => Box::new(Solo::with_switch(abort)),
@@ -114,7 +115,7 @@ pub fn form_grid(
     Ok(Communicators { tensor, pipeline: Some(Box::new(mesh(grid.pipeline(), grid.column().collect())?)) })
 }
 
-/// Links this rank to every peer that `wanted` selects.
+/// Links this rank to every peer that `wanted` selects. Returns the links by rank.
 fn link_peers(
     listener: &Listener,
     config: RingConfig,

@@ -21,15 +21,15 @@ pub struct Discovered {
     pub own: String,
 }
 
-/// Addresses known so far. The listener answers the left neighbour with them, also after `discover` has returned. An
-/// empty address is unknown.
+/// Addresses known so far. The listener answers the left neighbour with these addresses, also after `discover` has
+/// returned. An empty address is unknown.
 #[derive(Debug)]
 pub(crate) struct NeighbourAddresses {
     pub(crate) identity: Identity,
-    /// Rank and mistake of the last caller that was refused.
+    /// Rank of the last refused caller, and the reason.
     pub(crate) refusal: Option<(usize, String)>,
-    /// Control address that the caller gave. Only rank 0 has one.
-    pub(crate) head: Option<ControlAddress>,
+    /// Control address from the configuration of rank 0. `None` on every other rank.
+    pub(crate) configured_control: Option<ControlAddress>,
     pub(crate) own: String,
     /// The left neighbour's own address, as the left neighbour reported it.
     left: String,
@@ -40,7 +40,7 @@ pub(crate) struct NeighbourAddresses {
 impl NeighbourAddresses {
     pub(crate) fn new(identity: Identity) -> Self {
         let (own, left, control) = Default::default();
-        Self { identity, refusal: None, head: None, own, left, control, generation: 0 }
+        Self { identity, refusal: None, configured_control: None, own, left, control, generation: 0 }
     }
 
     /// Returns the right neighbour's rank.
@@ -92,8 +92,8 @@ impl NeighbourAddresses {
         self.learn_control(notice);
     }
 
-    /// Takes over the addresses that the right neighbour answered. Its record of this rank's own address counts only
-    /// until the left neighbour has dialled this rank.
+    /// Takes over the addresses in the right neighbour's answer. The right neighbour's record of this rank's own
+    /// address counts only until the left neighbour has dialled this rank.
     pub(crate) fn learn_from_right(&mut self, notice: &AddressNotice) {
         if self.own.is_empty() {
             self.own.clone_from(&notice.dialer);
@@ -101,27 +101,28 @@ impl NeighbourAddresses {
         self.learn_control(notice);
     }
 
-    /// Takes over a newer control address. Rank 0 keeps its own, and takes a generation above every other address.
+    /// Takes over a newer control address. Rank 0 keeps its own control address, and gives it a generation above that
+    /// of every other address.
     pub(crate) fn learn_control(&mut self, notice: &AddressNotice) {
-        match &self.head {
+        match &self.configured_control {
             None if notice.generation > self.generation => {
                 self.control.clone_from(&notice.control);
                 self.generation = notice.generation;
             }
             None => {}
-            Some(head) => {
-                let control = match head {
+            Some(configured) => {
+                let control = match configured {
                     ControlAddress::Full(address) => address.clone(),
                     ControlAddress::Port(port) => match self.own.rsplit_once(':') {
                         Some((host, _)) => format!("{host}:{port}"),
                         None => String::new(),
                     },
                 };
-                let other_is_newer = notice.generation >= self.generation && notice.control != control;
-                if other_is_newer {
+                let received_is_newer = notice.generation >= self.generation && notice.control != control;
+                if received_is_newer {
                     self.generation = notice.generation;
                 }
-                if !control.is_empty() && (other_is_newer || self.control != control) {
+                if !control.is_empty() && (received_is_newer || self.control != control) {
                     self.generation = self.generation.saturating_add(1);
                     self.control = control;
                 }
