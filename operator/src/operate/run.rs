@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::objects::label;
 use crate::observe::{Scope, Watches};
 use crate::reconcile::validate::{Defaults, OperatorPods};
-use crate::reconcile::{Certificates, Context, Ledger, Pace, ReconcileError, Recorders, reconcile};
+use crate::reconcile::{Certificates, Context, Ledger, ReconcileError, Recorders, WriteBudget, reconcile};
 use crate::resource::InferenceCluster;
 
 /// Time within which changes of a cluster are reconciled together.
@@ -205,7 +205,7 @@ async fn run_controller(
         metrics: metrics.clone(),
         ledger: Ledger::default(),
         certificates: Certificates::default(),
-        pace: Pace::default(),
+        write_budget: WriteBudget::default(),
         events: crate::reconcile::EventCache::default(),
     });
     let queued = metrics.clone();

@@ -1,5 +1,5 @@
-//! The fourth step: server-side apply of the built objects. An object costs no request if the watch shows that it is
-//! unchanged since it was applied.
+//! The fourth step: server-side apply of the built objects. The operator sends no request for an object that, by the
+//! watch, is unchanged since the operator applied it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -125,8 +125,8 @@ pub(super) fn is_foreign(metadata: &ObjectMeta, owner: &str) -> bool {
 /// is known.
 async fn apply_first(context: &Context, owner: &str, object: &Object) -> Result<DynamicObject, ReconcileError> {
     let (kind, name) = (object.resource.kind.clone(), object.object.name_any());
-    // Server-side apply would adopt a claim with the same fields without a conflict. Its data would be lost with the
-    // cluster.
+    // Server-side apply would adopt a claim with the same fields without a conflict. Kubernetes would then delete the
+    // claim and its data with the cluster.
     if kind != "PersistentVolumeClaim" {
         match patch(context, object, false).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
@@ -208,7 +208,8 @@ where
     }
 }
 
-/// Deletes the observed object, and no later object of the same name. `force` does not wait for the Kubernetes node.
+/// Deletes the observed object, and no later object of the same name. With `force`, the API server deletes a pod
+/// without the confirmation of its Kubernetes node.
 ///
 /// # Errors
 /// Fails if the API server refuses the request.
@@ -228,6 +229,6 @@ where
 pub struct DeleteOptions<'a> {
     /// Uid of the object, if only the object with this uid is to be deleted.
     pub uid: Option<&'a str>,
-    /// True to delete a pod without waiting for its Kubernetes node.
+    /// True to delete a pod without the confirmation of its Kubernetes node.
     pub force: bool,
 }

@@ -1,5 +1,5 @@
 //! The first step: collects the observed state of a cluster from the stores of the watches and the reports of its
-//! heads. Only events are requested from the API server, because no watch shows them: see [`events`].
+//! heads. It asks the API server only for events, which no watch shows: see [`events`].
 
 use std::collections::BTreeMap;
 
@@ -48,8 +48,8 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
     seen
 }
 
-fn collect_pods(context: &Context, namespace: &str, names: &Names, wanted: u32, group: &mut GroupSeen) {
-    let workers = group.workers().max(wanted);
+fn collect_pods(context: &Context, namespace: &str, names: &Names, wanted_workers: u32, group: &mut GroupSeen) {
+    let workers = group.workers().max(wanted_workers);
     let expected = std::iter::once(names.head_pod()).chain((0..workers).map(|ordinal| names.worker_pod(ordinal)));
     for (ordinal, name) in (0u32..).zip(expected) {
         if let Some(pod) = context.observed.pod(namespace, &name) {
@@ -58,7 +58,7 @@ fn collect_pods(context: &Context, namespace: &str, names: &Names, wanted: u32, 
     }
 }
 
-/// Returns the message of each node of the group that is not ready.
+/// Returns the message of each Kubernetes node of the group that is not ready, by the node's name.
 fn unready_nodes(context: &Context, group: &GroupSeen) -> BTreeMap<String, String> {
     let nodes = group.pods.values().filter_map(|pod| context.observed.node(pods::kube_node(pod)?));
     let nodes: Vec<_> = nodes.collect();

@@ -1,5 +1,6 @@
-//! Events that tell why a StatefulSet makes no pods, or why a pod does not start. No watch shows them, so the operator
-//! asks the API server, only about objects that are stuck, and keeps each answer for a while.
+//! Events that tell why a StatefulSet makes no pods, or why a pod does not start. No watch shows events, so the
+//! operator requests them from the API server. It does so only for objects that are stuck, and reuses each response for
+//! a while.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -18,15 +19,15 @@ pub(super) const FAILED_CREATE: &str = "FailedCreate";
 
 /// Age from which the operator requests events of a StatefulSet that lacks pods, or of a pod that does not start.
 const MIN_AGE: Duration = Duration::from_secs(5);
-/// Shortest time for which the events of an object are not requested again. The time is half of the object's age,
-/// within these two bounds. So the operator requests the events of a pod that pulls a large image for an hour a few
-/// dozen times.
+/// Shortest time for which the operator reuses the events of an object. It reuses those of a StatefulSet for this time,
+/// and those of a pod for half of the pod's age, but at least this time and at most [`MAX_HOLD`]. So the operator
+/// requests the events of a pod that pulls a large image for an hour a few dozen times.
 const MIN_HOLD: Duration = Duration::from_secs(10);
-/// Longest time for which the events of an object are not requested again.
+/// Longest time for which the operator reuses the events of an object.
 const MAX_HOLD: Duration = Duration::from_secs(120);
 /// Largest number of events in one response of the API server.
 const MAX_LISTED: u32 = 50;
-/// Maximum events that the operator keeps of an answer.
+/// Largest number of events that the operator keeps of one response.
 const MAX_KEPT: usize = 8;
 
 /// Events of stuck objects, by the uid of the object.
@@ -35,7 +36,7 @@ pub struct EventCache(tokio::sync::Mutex<HashMap<String, CachedEvents>>);
 
 struct CachedEvents {
     requested: Instant,
-    /// Time for which they are not requested again.
+    /// Time for which the operator reuses the events.
     hold: Duration,
     /// Newest events, each message once.
     events: Vec<Event>,
@@ -45,13 +46,13 @@ struct CachedEvents {
 pub(super) async fn read_events(context: &Context, namespace: &str, group: &GroupSeen) -> Vec<Event> {
     let mut events = Vec::new();
     let sets = [(&group.head_set, 1, 0), (&group.worker_set, group.workers(), 1)];
-    for (set, wanted, first) in sets {
+    for (set, wanted_pods, first_ordinal) in sets {
         let Some(set) = set else { continue };
-        let wanted = if replicas(set) == 0 { 0 } else { wanted };
-        let existing = group.pods.range(first..first + wanted).count();
-        if existing < wanted as usize && is_observed(set) {
-            let only = format!("reason={FAILED_CREATE}");
-            events.extend(request_events(context, namespace, set.as_ref(), &only, MIN_HOLD).await);
+        let wanted_pods = if replicas(set) == 0 { 0 } else { wanted_pods };
+        let existing = group.pods.range(first_ordinal..first_ordinal + wanted_pods).count();
+        if existing < wanted_pods as usize && is_observed(set) {
+            let filter = format!("reason={FAILED_CREATE}");
+            events.extend(request_events(context, namespace, set.as_ref(), &filter, MIN_HOLD).await);
         }
     }
     if let Some(pod) = group.pods.values().find(|pod| needs_events(pod)) {
@@ -75,9 +76,9 @@ fn age(object: &impl kube::Resource) -> Duration {
     object.creation_timestamp().map(|created| elapsed(created.0)).unwrap_or_default()
 }
 
-/// Returns the newest events of `object`, among the events that the field selector `only` selects. Does
-/// not request them again for `hold`.
-async fn request_events<K>(context: &Context, namespace: &str, object: &K, only: &str, hold: Duration) -> Vec<Event>
+/// Returns the newest events of `object`, among the events that the field selector `filter` selects. Reuses the
+/// response for the time `hold`.
+async fn request_events<K>(context: &Context, namespace: &str, object: &K, filter: &str, hold: Duration) -> Vec<Event>
 where
     K: kube::Resource,
 {
@@ -87,7 +88,7 @@ where
     {
         return cached.events.clone();
     }
-    let selector = format!("involvedObject.uid={uid},{only}");
+    let selector = format!("involvedObject.uid={uid},{filter}");
     let events: Api<Event> = Api::namespaced(context.client.clone(), namespace);
     context.metrics.count_request("list");
     let listed = match events.list(&ListParams::default().fields(&selector).limit(MAX_LISTED)).await {
@@ -104,7 +105,7 @@ where
     events
 }
 
-/// Returns the newest events, each message once, without the fields that no diagnosis reads.
+/// Returns the newest [`MAX_KEPT`] events, each message once, without the fields that no diagnosis reads.
 pub(super) fn keep_newest(mut events: Vec<Event>) -> Vec<Event> {
     events.sort_by_key(|event| std::cmp::Reverse(last_seen(event)));
     let mut kept: Vec<Event> = Vec::new();

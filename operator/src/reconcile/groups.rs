@@ -90,7 +90,7 @@ fn observe_rollout(cluster: &Validated, group: &GroupSeen, before: Option<&Group
         scheduled: scheduled >= expected as usize,
         ready: serves,
         taking_requests: live.map_or(head_ready, |report| report.status.accepting || report.status.draining),
-        draining: draining.map(|report| u64::from(report.status.running) + u64::from(report.status.waiting)),
+        requests_to_drain: draining.map(|report| u64::from(report.status.running) + u64::from(report.status.waiting)),
         drained_for: before.and_then(|before| before.draining_since.as_ref()).map(|since| elapsed(since.0)),
         budget_spent: !serves && group.pods.values().any(|pod| pods::is_budget_spent(pod, cluster.spec.restart_budget)),
         stopped_at: before.and_then(|before| before.stopped_at_generation),

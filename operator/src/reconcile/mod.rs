@@ -35,7 +35,7 @@ pub use apply::Ledger;
 pub use events::EventCache;
 pub use observation::{GroupSeen, Observation};
 pub use secrets::Certificates;
-pub use status::{Pace, Recorders};
+pub use status::{Recorders, WriteBudget};
 
 use crate::heads::{GroupKey, Heads};
 use crate::metrics::Metrics;
@@ -62,7 +62,7 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     pub ledger: Ledger,
     pub certificates: Certificates,
-    pub pace: Pace,
+    pub write_budget: WriteBudget,
     pub events: EventCache,
 }
 
@@ -123,7 +123,7 @@ fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// Returns the time since `since`, and zero if `since` is in the future.
+/// Returns the time since `since`, or zero if `since` is in the future.
 fn elapsed(since: Timestamp) -> Duration {
     now().duration_since(since).try_into().unwrap_or_default()
 }

@@ -29,9 +29,9 @@ pub struct GroupSeen {
     pub report: Option<Report>,
     /// Reason why the head cannot be reached, if the operator tries to reach it.
     pub unreachable: Option<String>,
-    /// Events about sets that lack pods, and about pods that do not start.
+    /// Events about StatefulSets that lack pods, and about the first pod that does not start.
     pub events: Vec<Event>,
-    /// Message of each node of the group that is not ready, by the node's name.
+    /// Message of each Kubernetes node of the group that is not ready, by the node's name.
     pub unready_nodes: BTreeMap<String, String>,
 }
 

@@ -1,5 +1,5 @@
-//! Keeps the Secrets with a cluster's certificates and keys up to date. The Secrets are read only if the watch shows a
-//! change or if a certificate is due.
+//! Keeps the Secrets with a cluster's certificates and keys up to date. The operator reads the Secrets only if the
+//! watch shows a change or if a certificate is due.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +21,8 @@ use crate::plan::ClusterNames;
 
 /// Longest time between two checks of a cluster's Secrets.
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
-/// Time within which the watch shows a written Secret. If it shows other content afterwards, the Secrets are read.
+/// Time within which the watch shows a written Secret. If the watch shows other content afterwards, the operator reads
+/// the Secrets.
 const WATCH_LAG: Duration = Duration::from_secs(10);
 
 /// State of each cluster's Secrets at the last check, by namespace and name of the cluster.
@@ -30,13 +31,13 @@ pub struct Certificates(Mutex<HashMap<(String, String), Checked>>);
 
 /// State of one cluster's Secrets at the last check.
 struct Checked {
-    /// Content hashes of the Secrets after the last write. The watch shows them when it has caught up.
+    /// Content hashes of the Secrets after the last write. The watch shows these hashes once it has caught up.
     hashes: Vec<Option<String>>,
-    /// Time of the last write, and the hashes before it. `None` after the watch has caught up.
+    /// Time of the last write, and the hashes before that write. `None` after the watch has caught up.
     before: Option<(Instant, Vec<Option<String>>)>,
     /// Time at which a certificate is due.
     due: Timestamp,
-    /// Operator's credentials, while its heads are dialled.
+    /// Operator's credentials for the cluster's heads, kept while the operator dials them.
     credentials: Option<Credentials>,
 }
 
@@ -93,7 +94,7 @@ impl Certificates {
         Ok(credentials)
     }
 
-    /// Drops the credentials of a cluster whose heads are not dialled.
+    /// Drops the credentials for the heads of a cluster, which the operator does not dial now.
     pub fn drop_credentials(&self, cluster: &Validated) {
         if let Some(checked) = self.lock().get_mut(&key_of(cluster)) {
             checked.credentials = None;
@@ -138,6 +139,7 @@ pub async fn ensure_secrets(context: &Context, cluster: &Validated) -> Result<Du
     let assume_none = new && before.iter().all(Option::is_none);
     let existing = if assume_none { Vec::new() } else { read_secrets(context, &api, cluster).await? };
     let decision = certificates::decide_secrets(&cluster.identity, &existing, now())?;
+    // If a write fails, this record makes the next reconciliation read the Secrets, because its check is due at once.
     let checked = Checked { hashes: before.clone(), before: None, due: now(), credentials: None };
     context.certificates.lock().insert(key.clone(), checked);
     let name = ClusterNames::new(&cluster.identity.name).ca_secret();

@@ -1,4 +1,4 @@
-//! Deletes pods by force whose Kubernetes node cannot confirm that they are gone.
+//! Forced deletion of pods whose Kubernetes node cannot confirm that they are gone.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{Context, ReconcileError, now};
 use crate::pods;
 use crate::rollout::{StuckPod, must_force_delete};
 
-/// Deletes by force each stuck pod of `cluster` that `rollout` lets go.
+/// Deletes by force each pod of `cluster` for which [`must_force_delete`] returns true.
 ///
 /// # Errors
 /// Fails if the API server refuses a request.

@@ -108,7 +108,7 @@ struct TypedSpec {
 /// # Errors
 /// Returns the first field that the operator would refuse, with a remedy.
 pub fn check_spec(spec: &InferenceClusterSpec) -> Result<(), Invalid> {
-    refuse_nccl_groups(spec, type_spec(spec)?.collectives)
+    refuse_nccl_groups(spec, parse_spec(spec)?.collectives)
 }
 
 /// Validates `cluster`, and makes the choices that its spec leaves open.
@@ -128,7 +128,7 @@ pub(super) fn resolve(cluster: &InferenceCluster, defaults: &Defaults) -> Result
         field: "",
         message: "the object has no name or uid, so the API server has not stored it".into(),
     })?;
-    let TypedSpec { template, head, worker, resources, env, collectives } = type_spec(&spec)?;
+    let TypedSpec { template, head, worker, resources, env, collectives } = parse_spec(&spec)?;
     Ok(Validated {
         identity: ClusterIdentity {
             name: cluster.metadata.name.clone().unwrap_or_default(),
@@ -156,7 +156,7 @@ pub(super) fn resolve(cluster: &InferenceCluster, defaults: &Defaults) -> Result
 }
 
 /// Parses the untyped parts of a spec, and chooses the transport.
-fn type_spec(spec: &InferenceClusterSpec) -> Result<TypedSpec, Invalid> {
+fn parse_spec(spec: &InferenceClusterSpec) -> Result<TypedSpec, Invalid> {
     let overlay = |field, given: &Option<Map<String, Value>>| parse_overlay(field, given.as_ref());
     let (all, head, worker) =
         (overlay("template", &spec.template)?, overlay("head", &spec.head)?, overlay("worker", &spec.worker)?);

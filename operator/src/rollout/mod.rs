@@ -47,7 +47,7 @@ pub struct GroupRollout {
     /// True if the head accepts requests or drains.
     pub taking_requests: bool,
     /// Number of requests that a draining head still has. `None` if the head does not drain.
-    pub draining: Option<u64>,
+    pub requests_to_drain: Option<u64>,
     /// Time since the operator first told the head to drain.
     pub drained_for: Option<Duration>,
     /// True if a container of the group spent its restart budget.
@@ -68,7 +68,7 @@ pub enum Step {
     Drain,
     /// Bring the StatefulSets to the wanted revision, and delete pods of other revisions.
     Replace,
-    /// Restart a head that drains without need, so that the group accepts requests again.
+    /// Restart a head that drains although its group stays, so that the group accepts requests again.
     RestartHead,
     /// Keep the group without pods.
     Stop,
@@ -80,7 +80,7 @@ pub enum Step {
 pub fn decide(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>) -> BTreeMap<u32, Step> {
     let mut steps = BTreeMap::new();
     for (&index, group) in groups.range(wanted.replicas..) {
-        let step = if may_go(group, wanted) { Step::Remove } else { Step::Drain };
+        let step = if may_take_down(group, wanted) { Step::Remove } else { Step::Drain };
         steps.insert(index, step);
     }
     let mut all_scheduled = true;
@@ -97,7 +97,7 @@ pub fn decide(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>) -> BTreeMap
     steps
 }
 
-/// Returns the step of a group to which no change is brought now.
+/// Returns the step of a group whose turn to change has not come, or that needs no change.
 fn step_without_change(group: &GroupRollout, wanted: &Wanted, index: u32) -> Step {
     let current = group.revision == wanted.revision;
     let stays = current || index < wanted.partition;
@@ -105,21 +105,21 @@ fn step_without_change(group: &GroupRollout, wanted: &Wanted, index: u32) -> Ste
         Step::Stop
     } else if group.outdated_pods && current {
         Step::Replace
-    } else if group.draining.is_some() && stays {
+    } else if group.requests_to_drain.is_some() && stays {
         Step::RestartHead
     } else {
         Step::Keep
     }
 }
 
-/// Brings the change to as many groups as may be out of service. Groups that do not serve are replaced at once. Serving
-/// groups follow from the highest index down.
+/// Brings the change to as many groups as may be out of service. Groups that do not serve wait for no other group.
+/// Serving groups follow from the highest index down.
 fn roll_out(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>, steps: &mut BTreeMap<u32, Step>) {
     let outdated = |index: &u32| groups.get(index).is_some_and(|group| group.revision != wanted.revision);
     let mut candidates: Vec<u32> = (wanted.partition..wanted.replicas).filter(outdated).collect();
     // Groups that drain already come first, so that each drain that was begun is completed.
-    candidates.sort_by_key(|index| (groups[index].draining.is_none(), std::cmp::Reverse(*index)));
-    let serves = |group: &GroupRollout| group.ready && group.draining.is_none();
+    candidates.sort_by_key(|index| (groups[index].requests_to_drain.is_none(), std::cmp::Reverse(*index)));
+    let serves = |group: &GroupRollout| group.ready && group.requests_to_drain.is_none();
     let mut unavailable = (0..wanted.replicas).filter(|index| !groups.get(index).is_some_and(serves)).count();
     for index in candidates {
         let group = &groups[&index];
@@ -127,14 +127,15 @@ fn roll_out(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>, steps: &mut B
             continue;
         }
         unavailable += usize::from(serves(group));
-        steps.insert(index, if may_go(group, wanted) { Step::Replace } else { Step::Drain });
+        steps.insert(index, if may_take_down(group, wanted) { Step::Replace } else { Step::Drain });
     }
 }
 
-/// Returns true if no request is lost when the group goes now, or if its drain has taken as long as it may.
-fn may_go(group: &GroupRollout, wanted: &Wanted) -> bool {
+/// Returns true if the operator may replace or remove the group now. Either no request is lost by that, or the drain
+/// has lasted for the drain timeout.
+fn may_take_down(group: &GroupRollout, wanted: &Wanted) -> bool {
     let drained_for = group.drained_for.unwrap_or_default();
     !group.taking_requests
-        || (group.draining == Some(0) && drained_for >= MIN_DRAIN)
+        || (group.requests_to_drain == Some(0) && drained_for >= MIN_DRAIN)
         || (group.drained_for.is_some() && drained_for >= wanted.drain_timeout)
 }

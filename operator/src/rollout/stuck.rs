@@ -1,5 +1,5 @@
-//! Pods that Kubernetes cannot delete by itself. The node of such a pod does not answer, so no kubelet confirms that
-//! the pod is gone, and its StatefulSet waits for ever.
+//! Pods that Kubernetes cannot delete by itself. The Kubernetes node of such a pod does not answer. So no kubelet
+//! confirms that the pod is gone, and the StatefulSet never makes another one.
 
 use std::time::Duration;
 
@@ -16,14 +16,16 @@ pub struct StuckPod {
     pub ranks_lost: Option<bool>,
 }
 
-/// Time after the grace period for which a pod on a silent node is kept if no head reports its ranks.
+/// Time after the grace period for which the operator keeps a pod on a silent node: a head's pod, or a worker's pod if
+/// no head reports the pod's ranks.
 pub const SILENT_NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns true if a pod that is being deleted must be deleted by force.
 ///
-/// A worker's pod is forced when the head has given up its ranks. This fences the pod, because the head takes no step
-/// with it any more. A head's pod is forced when its Kubernetes node is silent. The old head can form no epoch without
-/// its workers, and they have lost it too, so two heads never answer for one group.
+/// A worker's pod must be deleted by force once the head has given up the pod's ranks. This is safe, because the head
+/// takes no further step with these ranks. If no head reports, the pod is kept for [`SILENT_NODE_TIMEOUT`] after its
+/// grace period. A head's pod is always kept for that time. Afterwards the old head cannot form an epoch, because the
+/// workers have lost the connection to it. So the workers of a group never serve two heads.
 #[must_use]
 pub fn must_force_delete(pod: StuckPod) -> bool {
     let timed_out = pod.overdue.is_some_and(|overdue| overdue >= SILENT_NODE_TIMEOUT);

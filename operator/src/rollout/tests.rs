@@ -26,7 +26,7 @@ fn serving(revision: &str) -> GroupRollout {
 
 /// Returns a group without requests that has drained for the shortest time of a drain.
 fn drained(revision: &str) -> GroupRollout {
-    GroupRollout { draining: Some(0), drained_for: Some(MIN_DRAIN), ..serving(revision) }
+    GroupRollout { requests_to_drain: Some(0), drained_for: Some(MIN_DRAIN), ..serving(revision) }
 }
 
 fn forming(revision: &str) -> GroupRollout {
@@ -51,7 +51,7 @@ fn groups_are_created_one_at_a_time() {
 fn a_change_takes_one_group_at_a_time_from_the_highest_index_down() {
     use Step::{Drain, Keep, Replace};
     check(&wanted(3), [serving("old"), serving("old"), serving("old")], &[Keep, Keep, Drain]);
-    let early = GroupRollout { draining: Some(0), drained_for: Some(MIN_DRAIN / 2), ..serving("old") };
+    let early = GroupRollout { requests_to_drain: Some(0), drained_for: Some(MIN_DRAIN / 2), ..serving("old") };
     check(&wanted(3), [serving("old"), serving("old"), early], &[Keep, Keep, Drain]);
     check(&wanted(3), [serving("old"), serving("old"), drained("old")], &[Keep, Keep, Replace]);
     check(&wanted(3), [serving("old"), serving("old"), forming("new")], &[Keep, Keep, Keep]);
@@ -60,8 +60,11 @@ fn a_change_takes_one_group_at_a_time_from_the_highest_index_down() {
 
 #[test]
 fn a_drain_has_a_deadline() {
-    let drained_for =
-        |seconds| GroupRollout { draining: Some(3), drained_for: Some(Duration::from_secs(seconds)), ..serving("old") };
+    let drained_for = |seconds| GroupRollout {
+        requests_to_drain: Some(3),
+        drained_for: Some(Duration::from_secs(seconds)),
+        ..serving("old")
+    };
     check(&wanted(1), [drained_for(301)], &[Step::Replace]);
     check(&wanted(1), [drained_for(3)], &[Step::Drain]);
 }
@@ -97,7 +100,7 @@ fn a_spent_budget_stops_a_group_until_the_spec_changes() {
 
 #[test]
 fn a_reverted_change_restarts_the_head_of_a_draining_group() {
-    check(&wanted(1), [GroupRollout { draining: Some(2), ..serving("new") }], &[Step::RestartHead]);
+    check(&wanted(1), [GroupRollout { requests_to_drain: Some(2), ..serving("new") }], &[Step::RestartHead]);
 }
 
 /// A rollout over any number of groups ends, and never takes more than `max_unavailable` groups out of service.
@@ -116,7 +119,8 @@ fn a_rollout_ends_and_keeps_max_unavailable() {
                 let group = now.get_mut(&index).unwrap();
                 match step {
                     Step::Drain => {
-                        group.draining = Some(group.draining.map_or(2, |requests| requests.saturating_sub(1)));
+                        group.requests_to_drain =
+                            Some(group.requests_to_drain.map_or(2, |requests| requests.saturating_sub(1)));
                         group.drained_for = Some(group.drained_for.unwrap_or_default() + MIN_DRAIN / 4);
                     }
                     Step::Replace => *group = forming("new"),
@@ -124,7 +128,7 @@ fn a_rollout_ends_and_keeps_max_unavailable() {
                     other => panic!("{other:?}"),
                 }
             }
-            let unavailable = now.values().filter(|group| !group.ready || group.draining.is_some()).count();
+            let unavailable = now.values().filter(|group| !group.ready || group.requests_to_drain.is_some()).count();
             assert!(unavailable <= max_unavailable as usize, "{now:?}");
         }
         assert!(now.values().all(|group| group.revision == "new"));

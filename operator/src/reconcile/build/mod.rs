@@ -34,7 +34,7 @@ use crate::plan::Names;
 pub use revision::revision;
 pub use stateful_sets::{keep_pods, revision_of};
 
-/// Objects that all groups of a cluster share, without its Secrets.
+/// Objects that all groups of a cluster share, except the Secrets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterObjects {
     pub service: Service,
@@ -106,19 +106,20 @@ impl ClusterObjects {
 }
 
 impl GroupObjects {
-    /// Returns the objects with the pods of the live StatefulSets, by [`keep_pods`]. The operator applies these objects
-    /// to a group that is up to date, and to a group whose turn to change has not come. If the new spec has no workers,
-    /// the live StatefulSet of workers is not among the objects. It is deleted when the group is changed.
+    /// Returns these objects with the pod templates of the live StatefulSets, as the function [`keep_pods`] keeps them.
+    /// The operator applies these objects to a group that is up to date, and to a group whose turn to change has not
+    /// come. If the new spec has no workers, the live StatefulSet of workers is not among the objects. The operator
+    /// deletes that StatefulSet when it changes the group.
     #[must_use]
     pub fn keep_pods(mut self, head: Option<&StatefulSet>, workers: Option<&StatefulSet>) -> Self {
-        let desired = revision_of(&self.head).map(str::to_owned);
+        let desired_revision = revision_of(&self.head).map(str::to_owned);
         if let Some(live) = head {
             self.head = keep_pods(self.head, live);
         }
         self.workers = match (self.workers, workers) {
             (Some(desired), Some(live)) => Some(keep_pods(desired, live)),
             // The present revision of the group has no workers.
-            (Some(_), None) if revision_of(&self.head) != desired.as_deref() => None,
+            (Some(_), None) if revision_of(&self.head) != desired_revision.as_deref() => None,
             (desired, _) => desired,
         };
         self

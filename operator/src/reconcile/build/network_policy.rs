@@ -33,7 +33,7 @@ pub(super) fn build_network_policy(cluster: &Validated, names: &Names) -> Networ
     let ingress = vec![
         rule(Some(vec![pods(group.clone())]), &[]),
         rule(Some(vec![operator_peer(cluster.operator_pods.as_ref())]), &[port::CONTROL]),
-        // Probes and metrics only read.
+        // Probes and metrics are read-only, so every pod may request them.
         rule(Some(vec![any_namespace()]), &[port::PROBE]),
         rule(clients, &[port::GRPC, port::HTTP]),
     ];

@@ -21,8 +21,8 @@ pub(super) fn spread_constraints(cluster: &Validated, group: u32) -> Option<Vec<
         topology_key: cluster.spec.placement.topology_key.clone(),
         when_unsatisfiable: if strictly { "DoNotSchedule" } else { "ScheduleAnyway" }.into(),
         label_selector: Some(labels::select_pods(&cluster.identity.name, Some(group), None)),
-        // With fewer places than pods, the scheduler would put a second pod in each place. `min_domains` makes a pod
-        // wait for another place.
+        // With fewer topology domains than pods, Kubernetes would put a second pod into each domain. `min_domains`
+        // makes that pod wait for another domain.
         min_domains: strictly.then_some(pods),
         ..Default::default()
     }])

@@ -1,5 +1,5 @@
-//! The pod templates of a group's StatefulSets. The overlays of the user are merged last. Only the labels by which
-//! selectors find the pods are set after the overlays.
+//! The pod templates of a group's StatefulSets. The operator merges the overlays of the user into its own template.
+//! Afterwards it fills in defaults that the result still lacks, and sets the labels by which selectors find the pods.
 //!
 //! Invariant: without overlays every pod meets the `restricted` Pod Security standard.
 
@@ -13,7 +13,7 @@ use crate::objects::{PodRole, label, labels};
 use crate::plan::{self, Names};
 use crate::reconcile::validate::Validated;
 
-/// User and group of the processes, and group of the volumes: `nonroot` of the images.
+/// User and group of the processes, and group of the volumes: the user `nonroot` of the images.
 const UID: i64 = 65532;
 
 /// Seconds for which a head may take to end after its drain. It closes connections and ends its sessions with workers.
@@ -54,7 +54,7 @@ fn pod_spec(cluster: &Validated, names: &Names, role: PodRole) -> PodSpec {
             run_as_user: Some(UID),
             run_as_group: Some(UID),
             fs_group: Some(UID),
-            // The kubelet does not change the group of all files of a volume at every start.
+            // With this policy, the kubelet does not visit all files of a volume at every start of a pod.
             fs_group_change_policy: Some("OnRootMismatch".into()),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..Default::default() }),
             ..Default::default()
@@ -80,7 +80,7 @@ fn lost_node_toleration(state: &str) -> Toleration {
     }
 }
 
-/// Sets the labels by which selectors find the pods. No overlay can change them.
+/// Sets the labels that selectors, queues and the operator read. No overlay can change these labels.
 fn set_labels(template: &mut PodTemplateSpec, cluster: &Validated, names: &Names, role: PodRole) {
     let metadata = template.metadata.get_or_insert_with(ObjectMeta::default);
     let all = metadata.labels.get_or_insert_default();

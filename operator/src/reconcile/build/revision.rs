@@ -6,11 +6,12 @@ use serde_json::json;
 use crate::objects::hash::short_hash;
 use crate::resource::InferenceClusterSpec;
 
-/// Returns ten hex digits over the fields that shape pods.
+/// Returns a hash, ten hex digits long, of the fields that shape pods.
 ///
-/// Each field of the spec is named here, so that a new field does not compile before somebody decides about it. A field
-/// within `model`, `serving` and the like is covered by its serialization. A new field that shapes pods must not be serialized while it has its default. Otherwise the revision of every existing
-/// cluster would change, and an upgrade of the operator would restart all pods.
+/// The function names each field of the spec, so that a new field does not compile before somebody decides about it.
+/// Serialization puts every nested field into the hash, such as those of `model` and `serving`. A new field that shapes
+/// pods must not be serialized while it has its default. Otherwise the revision of every existing cluster would change,
+/// and an upgrade of the operator would restart all pods.
 #[must_use]
 pub fn revision(spec: &InferenceClusterSpec) -> String {
     let InferenceClusterSpec {

@@ -10,9 +10,9 @@ use crate::plan::{ClusterNames, Names};
 use crate::reconcile::validate::Validated;
 
 /// Builds the headless Service of a group. It gives the head pod its DNS name before the head is ready, because head
-/// and workers become ready together. The Service does not select workers. Nobody looks up their names, because workers
-/// report their addresses to the head, and each selected worker would make Kubernetes rewrite the endpoints of the
-/// group.
+/// and workers become ready together. The Service does not select workers: a worker reports its address to the head, so
+/// no process looks up the name of a worker. If the Service selected workers, Kubernetes would rewrite the endpoints of
+/// the group for each worker.
 pub(super) fn headless_service(cluster: &Validated, names: &Names) -> Service {
     Service {
         metadata: cluster

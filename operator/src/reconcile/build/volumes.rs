@@ -1,5 +1,5 @@
-//! The volumes of a pod, and their mounts in its containers. Secrets are mounted as a whole, so that the kubelet can
-//! replace their files while the pod runs.
+//! The volumes of a pod, and their mounts in its containers. A mount shows the whole Secret, because the kubelet does
+//! not replace files that are mounted by `subPath` while the pod runs.
 
 use k8s_openapi::api::core::v1::{
     EmptyDirVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume, VolumeMount,
@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::plan::{ClusterNames, ContainerPlan, HEAD, MODELS_DIR, ModelVolume, RANK, TLS_DIR, model_volume};
 use crate::reconcile::validate::{Collectives, Validated};
 
-/// Folder for the home and for temporary files. Each container has a folder of its own, and can write to no other
+/// Home folder, which also holds temporary files. Each container has a folder of its own, and can write to no other
 /// folder of its root file system.
 pub(super) const TMP: &str = "/tmp";
 /// Folder of the model cache.
@@ -48,16 +48,16 @@ pub(super) fn pod_volumes(cluster: &Validated, containers: &[ContainerPlan]) -> 
     let mut all = Vec::new();
     for container in containers {
         all.push(empty_dir(tmp_volume_name(container.name), EmptyDirVolumeSource::default()));
-        all.push(secret(tls_volume_name(container.name), names.tls_secret(tls_role(container.name))));
+        all.push(secret_volume(tls_volume_name(container.name), names.tls_secret(tls_role(container.name))));
     }
     if cluster.collectives == Collectives::Nccl {
         let size = format!("{}Gi", SHARED_MEMORY_GIB * cluster.spec.devices_per_node);
         let memory = EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: Some(Quantity(size)) };
         all.push(empty_dir(SHM.into(), memory));
     }
-    all.extend(model_volume(&cluster.spec.model.source).map(model));
+    all.extend(model_volume(&cluster.spec.model.source).map(build_model_volume));
     if cluster.spec.model_cache.is_some() {
-        all.push(claim(CACHE_VOLUME, names.cache_claim(), false));
+        all.push(claim_volume(CACHE_VOLUME, names.cache_claim(), false));
     }
     all
 }
@@ -86,20 +86,20 @@ fn empty_dir(name: String, source: EmptyDirVolumeSource) -> Volume {
     Volume { name, empty_dir: Some(source), ..Default::default() }
 }
 
-fn secret(name: String, secret: String) -> Volume {
+fn secret_volume(name: String, secret: String) -> Volume {
     let source =
         SecretVolumeSource { secret_name: Some(secret), default_mode: Some(SECRET_MODE), ..Default::default() };
     Volume { name, secret: Some(source), ..Default::default() }
 }
 
-fn claim(name: &str, claim: String, read_only: bool) -> Volume {
+fn claim_volume(name: &str, claim: String, read_only: bool) -> Volume {
     let source = PersistentVolumeClaimVolumeSource { claim_name: claim, read_only: read_only.then_some(true) };
     Volume { name: name.into(), persistent_volume_claim: Some(source), ..Default::default() }
 }
 
-fn model(volume: ModelVolume) -> Volume {
+fn build_model_volume(volume: ModelVolume) -> Volume {
     match volume {
-        ModelVolume::Claim(name) => claim(MODEL, name, true),
+        ModelVolume::Claim(name) => claim_volume(MODEL, name, true),
         ModelVolume::Image(reference) => Volume {
             name: MODEL.into(),
             image: Some(ImageVolumeSource { reference: Some(reference), ..Default::default() }),

@@ -69,19 +69,19 @@ pub(super) fn has_status(conditions: &[Condition], kind: &str, status: &str) -> 
 fn judge_ready(cluster: &Validated, groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verdict>) -> Verdict {
     let wanted = cluster.spec.replicas;
     if wanted == 0 {
-        return diagnosed(false, &diagnosis::describe_zero_replicas(&cluster.identity.name));
+        return diagnosis_verdict(false, &diagnosis::describe_zero_replicas(&cluster.identity.name));
     }
     let Some(progress) = describe_progress(&cluster.identity.name, wanted, groups) else {
         return verdict(true, Reason::Serving.as_str(), format!("{wanted} of {wanted} groups serve"));
     };
     match (degraded, facts.fault) {
         (Some(degraded), _) => verdict(false, degraded.reason, degraded.message.clone()),
-        (None, Some(state)) => diagnosed(false, state),
-        (None, None) => diagnosed(false, &progress),
+        (None, Some(state)) => diagnosis_verdict(false, state),
+        (None, None) => diagnosis_verdict(false, &progress),
     }
 }
 
-fn diagnosed(status: bool, diagnosis: &Diagnosis) -> Verdict {
+fn diagnosis_verdict(status: bool, diagnosis: &Diagnosis) -> Verdict {
     verdict(status, diagnosis.reason.as_str(), diagnosis.summary())
 }
 
@@ -90,19 +90,19 @@ fn judge_degraded(cluster: &Validated, groups: &[GroupStatus], facts: &Facts<'_>
     let name = &cluster.identity.name;
     if let Some(taken_name) = facts.taken_names.first() {
         let message = ReconcileError::NameTaken(taken_name.clone()).to_string();
-        return Some(diagnosed(true, &describe_refusal(Reason::NameTaken, name, &message)));
+        return Some(diagnosis_verdict(true, &describe_refusal(Reason::NameTaken, name, &message)));
     }
     if let Some(error) = facts.error {
         let is_taken = matches!(error, ReconcileError::NameTaken(_));
         let reason = if is_taken { Reason::NameTaken } else { Reason::ApiServerRefused };
-        return Some(diagnosed(true, &describe_refusal(reason, name, &error.to_string())));
+        return Some(diagnosis_verdict(true, &describe_refusal(reason, name, &error.to_string())));
     }
     if let Some(fault) = facts.fault.filter(|fault| fault.reason.is_fault()) {
-        return Some(diagnosed(true, fault));
+        return Some(diagnosis_verdict(true, fault));
     }
     let recovering = groups.iter().find(|group| group.phase == GroupPhase::Recovering)?;
     let progress = describe_progress(name, u32::MAX, std::slice::from_ref(recovering))?;
-    Some(diagnosed(true, &progress))
+    Some(diagnosis_verdict(true, &progress))
 }
 
 fn judge_progressing(groups: &[GroupStatus], facts: &Facts<'_>, degraded: Option<&Verdict>) -> Verdict {

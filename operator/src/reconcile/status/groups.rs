@@ -72,7 +72,7 @@ fn draining_since(step: Step, before: Option<&GroupStatus>, draining: bool) -> O
     }
 }
 
-/// Returns the crashes of existing pods, and those of the last status for pods that are gone.
+/// Returns the last crash of each container: the one that the pod shows now, or else the one in the last status.
 fn collect_crashes(group: &GroupSeen, before: Option<&GroupStatus>) -> Vec<Crash> {
     let mut now: Vec<Crash> = group.pods.values().flat_map(|pod| pods::list_crashes(pod)).collect();
     let kept = before.map(|before| before.crashes.clone()).unwrap_or_default();

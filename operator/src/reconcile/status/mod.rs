@@ -6,10 +6,10 @@
 mod conditions;
 mod events;
 mod groups;
-mod pace;
 mod ranks;
 #[cfg(test)]
 mod tests;
+mod write_budget;
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use lockstep_proto::names::port;
-pub use pace::Pace;
 use serde_json::json;
+pub use write_budget::WriteBudget;
 
 use super::build::revision;
 use super::groups::{Steps, pods_are_ready};
@@ -33,7 +33,7 @@ use crate::resource::status::{GroupStatus, MAX_RANKS, ModelFacts, Summary, condi
 use crate::resource::{InferenceCluster, InferenceClusterStatus};
 
 /// A computed status.
-pub(super) struct Computed {
+pub(super) struct ComputedStatus {
     pub status: InferenceClusterStatus,
     /// True if no change is under way or expected.
     pub steady: bool,
@@ -46,7 +46,7 @@ pub(super) fn compute(
     seen: &Observation,
     steps: &Steps,
     error: Option<&ReconcileError>,
-) -> Computed {
+) -> ComputedStatus {
     let wanted = cluster.spec.replicas;
     let groups: Vec<GroupStatus> = steps
         .iter()
@@ -70,20 +70,20 @@ pub(super) fn compute(
         summary: None,
         groups,
     };
-    // While every group serves, a fault of a pod keeps no request from an answer.
+    // While every group serves, a fault of a pod delays no request, so the conditions do not show the fault.
     let all_serve = status.groups.iter().all(|group| group.ready);
     let fault = (!all_serve).then(|| find_fault(cluster, seen.groups.values(), &status.groups)).flatten();
     let facts = conditions::Facts { steps, fault: fault.as_ref(), error, taken_names: &seen.taken_names };
     status.conditions = conditions::compute_conditions(cluster, object, &status.groups, &facts);
     status.summary = Some(summarize(cluster, &status));
-    // The operator follows the head until the pods are ready too. From then on, the pods show when the group stops to
-    // serve.
+    // The operator follows the head until the pods are ready too. From then on, the readiness of the pods shows when
+    // the group stops serving.
     let steady = error.is_none()
         && seen.groups.values().all(|group| pods_are_ready(cluster, group))
         && conditions::has_status(&status.conditions, condition::PROGRESSING, "False")
         && conditions::has_status(&status.conditions, condition::DEGRADED, "False");
     limit_ranks(&mut status.groups);
-    Computed { status, steady }
+    ComputedStatus { status, steady }
 }
 
 /// Returns the first fault of `groups`. `statuses` tells which groups were stopped.
@@ -191,8 +191,8 @@ pub(super) async fn write(
     }
     let before = object.status.clone().unwrap_or_default();
     let changes = events::find_changes(&before, &status);
-    if pace::may_wait(&before, &status, &changes) && !context.pace.take_write(Instant::now()) {
-        return Ok(Some(pace::RETRY_AFTER));
+    if write_budget::may_wait(&before, &status, &changes) && !context.write_budget.take_write(Instant::now()) {
+        return Ok(Some(write_budget::RETRY_AFTER));
     }
     let api: Api<InferenceCluster> = Api::namespaced(context.client.clone(), &namespace);
     let patch = json!({ "apiVersion": "lockstep.dev/v1alpha1", "kind": "InferenceCluster", "status": status });

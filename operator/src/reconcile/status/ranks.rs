@@ -1,4 +1,4 @@
-//! Computes the status of each rank, from the head's report if the head knows the rank, and else from the rank's pod.
+//! Computes the status of each rank, from the head's report if the head knows the rank, or else from the rank's pod.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn compute_rank(group: &GroupSeen, names: &Names, ordinal: u32, rank: u32, serve
     pods::kube_node(pod).unwrap_or_default().clone_into(&mut status.node);
     status.restarts = pods::restarts(pod, RANK);
     let live = group.live_report();
-    // A kubelet reports a container seconds after it serves.
+    // The head reports that its ranks serve seconds before the kubelet reports their containers as ready.
     if live.is_some_and(|report| report.status.ready) {
         "Serving".clone_into(&mut status.phase);
         return status;
@@ -86,15 +86,16 @@ fn copy_report(status: &mut RankStatus, reported: &v1::RankStatus, report: Optio
     }
 }
 
-/// Estimates the time until the rank's weights are loaded, from the pace of the whole group so far.
+/// Estimates the time until the rank's weights are loaded, from the bytes per second that a rank of the group has
+/// loaded on average so far.
 fn estimate_loading_time(report: &Report, reported: &v1::RankStatus) -> Option<Duration> {
     let (since, before) = report.loading_since?;
     let loaded = sum_loaded_bytes(&report.status);
     let ranks = report.status.ranks.len().max(1) as f64;
-    let pace = loaded.saturating_sub(before) as f64 / ranks / since.elapsed().as_secs_f64().max(0.1);
-    if pace < 1.0 {
+    let bytes_per_second = loaded.saturating_sub(before) as f64 / ranks / since.elapsed().as_secs_f64().max(0.1);
+    if bytes_per_second < 1.0 {
         return None;
     }
-    let seconds = (reported.bytes_total.saturating_sub(reported.bytes_loaded) as f64 / pace) as u64;
+    let seconds = (reported.bytes_total.saturating_sub(reported.bytes_loaded) as f64 / bytes_per_second) as u64;
     Some(Duration::from_secs(seconds.div_ceil(ESTIMATE_STEP).saturating_mul(ESTIMATE_STEP)))
 }

@@ -1,6 +1,6 @@
-//! Rate limit of status writes. A change that somebody has to act on or waits for is written at once. All clusters
-//! share a budget for the steps in between (creating, loading). A few clusters never reach the limit. Without the
-//! limit, the steps of a thousand clusters at once would cost the API server more than their pods.
+//! Rate limit of status writes. The operator writes a change at once if somebody has to act on it or waits for it. All
+//! clusters share a budget for the steps in between (creating, loading). A few clusters never reach the limit. Without
+//! the limit, the steps of a thousand clusters at once would cost the API server more than their pods.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,20 +14,20 @@ use crate::resource::status::condition::{DEGRADED, PROGRESSING, READY};
 const BURST: f64 = 50.0;
 /// Number of writes that the budget gains each second.
 const WRITES_PER_SECOND: f64 = 5.0;
-/// Time after which a status that was not written is tried again.
+/// Time after which the operator tries again to write a status that had to wait.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Remaining number of writes, and the time at which it was computed.
 #[derive(Debug)]
-pub struct Pace(Mutex<(f64, Instant)>);
+pub struct WriteBudget(Mutex<(f64, Instant)>);
 
-impl Default for Pace {
+impl Default for WriteBudget {
     fn default() -> Self {
         Self(Mutex::new((BURST, Instant::now())))
     }
 }
 
-impl Pace {
+impl WriteBudget {
     /// Takes one write from the budget. Returns false if none remains.
     pub(super) fn take_write(&self, now: Instant) -> bool {
         let mut budget = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,11 +85,15 @@ mod tests {
 
     #[test]
     fn writes_are_limited_after_a_burst() {
-        let (pace, start) = (Pace::default(), Instant::now());
+        let (budget, start) = (WriteBudget::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!((0..100).filter(|_| pace.take_write(at(1))).count(), 50);
-        assert_eq!((0..100).filter(|_| pace.take_write(at(3))).count(), 10);
-        assert_eq!((0..100).filter(|_| pace.take_write(at(2))).count(), 0, "a clock that runs backwards adds nothing");
-        assert_eq!((0..100).filter(|_| pace.take_write(at(1000))).count(), 50);
+        assert_eq!((0..100).filter(|_| budget.take_write(at(1))).count(), 50);
+        assert_eq!((0..100).filter(|_| budget.take_write(at(3))).count(), 10);
+        assert_eq!(
+            (0..100).filter(|_| budget.take_write(at(2))).count(),
+            0,
+            "a clock that runs backwards adds nothing"
+        );
+        assert_eq!((0..100).filter(|_| budget.take_write(at(1000))).count(), 50);
     }
 }

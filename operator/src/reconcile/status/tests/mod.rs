@@ -77,7 +77,7 @@ fn report(ready: bool, phases: [Phase; 2]) -> Report {
 }
 
 /// Computes the status of a cluster with one group, which has these pods and this report.
-fn computed(object: &InferenceCluster, head: Value, worker: Value, report: Option<Report>) -> Computed {
+fn computed(object: &InferenceCluster, head: Value, worker: Value, report: Option<Report>) -> ComputedStatus {
     let mut group =
         GroupSeen { head_set: Some(set(object, 1)), worker_set: Some(set(object, 1)), report, ..GroupSeen::default() };
     group.pods.insert(0, pod(object, "llama-0-head-0", head));
@@ -85,19 +85,19 @@ fn computed(object: &InferenceCluster, head: Value, worker: Value, report: Optio
     computed_with(object, group)
 }
 
-fn computed_with(object: &InferenceCluster, group: GroupSeen) -> Computed {
+fn computed_with(object: &InferenceCluster, group: GroupSeen) -> ComputedStatus {
     let mut seen = Observation::default();
     seen.groups.insert(0, group);
     computed_from(&valid(object), object, &seen)
 }
 
-fn computed_from(valid: &Validated, object: &InferenceCluster, seen: &Observation) -> Computed {
+fn computed_from(valid: &Validated, object: &InferenceCluster, seen: &Observation) -> ComputedStatus {
     let steps = decide_steps(valid, object, seen);
     compute(valid, object, seen, &steps, None)
 }
 
 #[track_caller]
-fn check(computed: &Computed, kind: &str, status: &str, reason: &str, words: &str) {
+fn check(computed: &ComputedStatus, kind: &str, status: &str, reason: &str, words: &str) {
     let condition = computed.status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
     assert_eq!((condition.status.as_str(), condition.reason.as_str()), (status, reason), "{}", condition.message);
     assert!(condition.message.contains(words), "{}", condition.message);
