@@ -46,7 +46,7 @@ impl Wakeup {
 
 /// Switch that ends the forming and every operation of the communicators made with it. It works from any thread, once.
 ///
-/// It is made before forming, so that a thread can abort from the first moment at which another may block.
+/// The caller makes the switch before it forms a group, so that another thread can abort the forming too.
 #[derive(Debug, Clone)]
 pub struct AbortSwitch(Arc<Inner>);
 

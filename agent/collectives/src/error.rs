@@ -10,10 +10,10 @@ pub enum CollectiveError {
     #[error("link to rank {rank} closed: {reason}")]
     PeerLost { rank: usize, reason: String },
     /// Within the timeout, no byte moved, or the peer did not link to this rank.
-    #[error("rank {rank} sent nothing for {millis} ms")]
+    #[error("rank {rank} did not answer for {millis} ms")]
     Timeout { rank: usize, millis: u64 },
     /// A peer has another wire version, cluster, key, epoch, rank or world size, or it is in another operation.
-    #[error("rank {rank} is not of this group: {reason}")]
+    #[error("rank {rank} does not match this rank: {reason}")]
     Mismatch { rank: usize, reason: String },
     /// The caller's arguments contradict each other or the group.
     #[error("{0}")]

@@ -1,7 +1,7 @@
 //! Collective operations between the ranks of one group.
 //!
-//! Every result is bit-identical on all ranks. Sums are taken in rank order, for every transport and every size (NCCL
-//! has an order of its own).
+//! Every result is bit-identical on all ranks. Ranks add in rank order, for every transport and every size. Only NCCL
+//! has an order of its own.
 
 #![cfg_attr(not(feature = "nccl"), forbid(unsafe_code))]
 #![cfg_attr(feature = "nccl", deny(unsafe_code))]

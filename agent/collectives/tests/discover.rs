@@ -109,12 +109,12 @@ fn an_error_names_both_values_of_a_contradiction() {
     let cases: [(Adapt, &str); 4] = [
         (
             |c| c.group = RankGroup::new(1, 4).unwrap(),
-            "rank 2 is not of this group: the world size is 4 here and 3 there",
+            "rank 2 does not match this rank: the world size is 4 here and 3 there",
         ),
-        (|c| c.cluster_id = "b".into(), "rank 2 is not of this group: the cluster is \"b\" here and \"\" there"),
+        (|c| c.cluster_id = "b".into(), "rank 2 does not match this rank: the cluster is \"b\" here and \"\" there"),
         (
             |c| c.key = Some(LinkKey::new(*b"only rank 1 has it").unwrap()),
-            "rank 2 is not of this group: the group's key is given here and missing there",
+            "rank 2 does not match this rank: the group's key is given here and missing there",
         ),
         (|c| c.control = Some(ControlAddress::Port(1)), "rank 0 must give the control address, and no other rank may"),
     ];
@@ -136,7 +136,7 @@ fn a_wrong_order_names_both_ranks() {
         0 => config.right = address(&listeners[2]),
         _ => config.timeout = BRIEF,
     });
-    let message = "rank 1 is not of this group: this rank expected rank 1 there, but rank 2 answered";
+    let message = "rank 1 does not match this rank: this rank expected rank 1 there, but rank 2 answered";
     assert_eq!(results[0].as_ref().unwrap_err().to_string(), message);
     assert_eq!(results[1], Err(CollectiveError::Timeout { rank: 0, millis: 250 }));
 }

@@ -163,20 +163,20 @@ fn form_with_mismatch(adapt: impl Fn(&mut RingConfig) + Sync) -> String {
 fn a_refusal_names_both_values() {
     type Adapt = fn(&mut RingConfig);
     let cases: [(Adapt, &str); 5] = [
-        (|c| c.cluster_id = "b".into(), "rank 0 is not of this group: the cluster is \"b\" here and \"a\" there"),
-        (|c| c.epoch = 3, "rank 0 is not of this group: the epoch is 3 here and 4 there"),
+        (|c| c.cluster_id = "b".into(), "rank 0 does not match this rank: the cluster is \"b\" here and \"a\" there"),
+        (|c| c.epoch = 3, "rank 0 does not match this rank: the epoch is 3 here and 4 there"),
         (
             |c| c.key = key("a key that rank 0 lacks"),
-            "rank 0 is not of this group: the group's key is given here and missing there",
+            "rank 0 does not match this rank: the group's key is given here and missing there",
         ),
         (
             |c| {
                 c.group = RankGroup::new(1, 3).unwrap();
                 c.addresses.push("127.0.0.1:9".into());
             },
-            "rank 0 is not of this group: the world size is 3 here and 2 there",
+            "rank 0 does not match this rank: the world size is 3 here and 2 there",
         ),
-        (|c| (c.epoch, c.form_timeout) = (5, BRIEF), "rank 0 sent nothing for 300 ms"),
+        (|c| (c.epoch, c.form_timeout) = (5, BRIEF), "rank 0 did not answer for 300 ms"),
     ];
     for (adapt, message) in cases {
         assert_eq!(form_with_mismatch(adapt), message);
@@ -197,8 +197,10 @@ fn another_key_is_refused() {
     };
     let in_time = |errors: &Vec<_>| !errors.iter().any(|error| matches!(error, CollectiveError::Timeout { .. }));
     let errors = [BRIEF, 10 * BRIEF, 100 * BRIEF].into_iter().map(attempt).find(in_time).expect("rank 1 comes");
-    assert_eq!(errors[0].to_string(), "rank 1 is not of this group: it does not hold this group's key");
-    assert!(errors[1].to_string().starts_with("rank 0 is not of this group: it does not accept this rank's group key"));
+    assert_eq!(errors[0].to_string(), "rank 1 does not match this rank: it does not hold this group's key");
+    assert!(
+        errors[1].to_string().starts_with("rank 0 does not match this rank: it does not accept this rank's group key")
+    );
 }
 
 #[test]
@@ -209,7 +211,10 @@ fn an_address_of_another_rank_is_refused() {
         _ => config.form_timeout = BRIEF,
     });
     let error = results.into_iter().nth(2).unwrap().err().unwrap();
-    assert_eq!(error.to_string(), "rank 0 is not of this group: this rank expected rank 0 there, but rank 1 answered");
+    assert_eq!(
+        error.to_string(),
+        "rank 0 does not match this rank: this rank expected rank 0 there, but rank 1 answered"
+    );
 }
 
 /// Returns the error of a rank that finds a stranger at a peer's address. The stranger answers with `reply`.

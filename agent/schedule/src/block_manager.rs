@@ -112,8 +112,8 @@ impl BlockManager {
         }
     }
 
-    /// Drops a sequence's references to all blocks of its table. The last block is released first, so that it is also
-    /// evicted first: a cached block is of no use without the blocks before it.
+    /// Drops a sequence's references to all blocks of its table. This releases the last block of the table first, so
+    /// that it is also evicted first: a cached block is of no use without the blocks before it.
     pub fn release_blocks(&mut self, block_table: &[BlockId]) {
         for &id in block_table.iter().rev() {
             let block = &mut self.blocks[id as usize];

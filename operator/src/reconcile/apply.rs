@@ -13,8 +13,8 @@ use super::{Context, ReconcileError};
 use crate::objects::hash::{hash_content, short_hash};
 use crate::objects::{FIELD_MANAGER, LOCKSTEP, annotation, is_owned_by, label};
 
-/// Time after which each object is applied again, even if the watch shows no change. Each object adds a time of its
-/// own, up to an hour, so that not all objects are applied at once.
+/// Time after which the operator applies each object again, even if the watch shows no change. Each object adds a time
+/// of its own, up to an hour, so that the operator does not apply all objects at once.
 const RESYNC: Duration = Duration::from_secs(10 * 3600);
 
 /// Record of an applied object.
@@ -44,9 +44,8 @@ impl Ledger {
     /// Returns true if the watch shows the applied content, so that the object need not be applied.
     ///
     /// After a start of the operator there is no record. Then the annotation with the hash of the applied object
-    /// counts, until `spread` (up to an hour) has passed since the start. So each object is applied once within an
-    /// hour, which repairs changes that somebody made while no operator ran, and a thousand clusters are not written at
-    /// once.
+    /// counts, until `spread` (up to an hour) has passed since the start. So the operator applies each object once
+    /// within an hour, and not all at once. This repairs changes that somebody made while no operator ran.
     fn is_settled(&self, key: &Key, seen: Option<&str>, spread: Duration) -> bool {
         let entries = self.entries();
         let Some(entry) = entries.get(key) else { return self.started.elapsed() < spread };

@@ -4,9 +4,9 @@
 //! 1. `dereference` collects the observed state: StatefulSets, pods, and the reports of heads.
 //! 2. `validate` checks the cluster and turns it into typed values.
 //! 3. `build` makes every object from the validated cluster.
-//! 4. `apply` applies each object that differs from the observed one. `secrets` does this for certificates, `groups`
-//!    for each group by its step, and `stuck_pods` deletes pods that Kubernetes cannot delete by itself.
-//! 5. `status` computes the status, and writes it with the events of the changes.
+//! 4. `apply` applies each object that differs from the observed one. `secrets` writes the Secrets with certificates,
+//!    `groups` carries out the step of each group, and `stuck_pods` deletes pods that Kubernetes cannot delete by itself.
+//! 5. `status` computes the status and writes it, and publishes an event of each change.
 //!
 //! Invariants: `validate` and `build` hold no client. `rollout` decides the step of each group from the observed state
 //! and the last status. The operator keeps no other progress, so a new operator goes on wherever the old one was
@@ -46,8 +46,8 @@ use validate::{Defaults, Validated};
 
 /// Time until the next reconciliation while a group drains. Each reconciliation tells the head again to drain.
 const WHILE_DRAINING: Duration = Duration::from_secs(2);
-/// Time until the next reconciliation of an unsteady cluster. No watch shows lost nodes, refused pods, or estimates of
-/// the loading time.
+/// Time until the next reconciliation of an unsteady cluster. No watch shows refused pods, estimates of the loading
+/// time, or that a timeout has passed.
 const WHILE_UNSTEADY: Duration = Duration::from_secs(10);
 /// Longest time until the next reconciliation of a steady cluster.
 const WHILE_STEADY: Duration = Duration::from_secs(3600);

@@ -150,7 +150,7 @@ pub async fn ensure_secrets(context: &Context, cluster: &Validated) -> Result<Du
     for secret in decision.write {
         let name = secret.name_any();
         let written_hash = write_secret(context, &api, secret).await?;
-        for (_, hash) in secret_names(cluster).zip(&mut after).filter(|(other, _)| *other == name) {
+        for (_, hash) in secret_names(cluster).zip(&mut after).filter(|(secret, _)| *secret == name) {
             hash.clone_from(&written_hash);
         }
     }

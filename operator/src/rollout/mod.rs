@@ -2,10 +2,10 @@
 //! of the observed groups. It remembers nothing between two calls.
 //!
 //! Invariants:
-//! - Groups are created one at a time. A group is created only when all groups before it are scheduled, so that two
-//!   half-scheduled groups never block each other by holding devices.
+//! - The operator creates one group at a time. It creates a group only when all groups before that group are scheduled
+//!   or stopped, so that two half-scheduled groups never block each other by holding devices.
 //! - A change takes no serving group out of service while `max_unavailable` groups are out of service already.
-//! - A group that accepts requests is drained before it is replaced or removed.
+//! - The operator drains a group that accepts requests before it replaces or removes the group.
 
 mod stuck;
 #[cfg(test)]
@@ -59,7 +59,7 @@ pub struct GroupRollout {
 /// Next step of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Create the group later, when the groups before it are scheduled.
+    /// Create the group later, when all groups before it are scheduled or stopped.
     Wait,
     Create,
     /// Keep the group's pods, and repair objects that somebody changed.

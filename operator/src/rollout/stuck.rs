@@ -23,9 +23,9 @@ pub const SILENT_NODE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Returns true if a pod that is being deleted must be deleted by force.
 ///
 /// A worker's pod must be deleted by force once the head has given up the pod's ranks. This is safe, because the head
-/// takes no further step with these ranks. If no head reports, the pod is kept for [`SILENT_NODE_TIMEOUT`] after its
-/// grace period. A head's pod is always kept for that time. Afterwards the old head cannot form an epoch, because the
-/// workers have lost the connection to it. So the workers of a group never serve two heads.
+/// takes no further step with these ranks. If no head reports, the operator keeps the pod for [`SILENT_NODE_TIMEOUT`]
+/// after the grace period. It always keeps a head's pod for that time. Afterwards the old head cannot form an epoch,
+/// because the workers have lost the connection to it. So the workers of a group never serve two heads.
 #[must_use]
 pub fn must_force_delete(pod: StuckPod) -> bool {
     let timed_out = pod.overdue.is_some_and(|overdue| overdue >= SILENT_NODE_TIMEOUT);

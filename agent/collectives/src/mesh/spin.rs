@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_micros(50);
 /// Shortest budget that is worth its bookkeeping. The rank does not poll with a shorter one.
 const SHORTEST: Duration = Duration::from_micros(2);
 
-/// Number of sleeps after which the longest budget is tried again. That costs at most 50 µs in 64 sleeps.
+/// Number of sleeps after which the rank tries the longest budget again. That costs at most 50 µs in 64 sleeps.
 const SLEEPS_BETWEEN_TRIALS: u32 = 64;
 
 /// Polling budget of one rank.

@@ -38,7 +38,7 @@ struct Formation {
     open: bool,
     /// Links that have arrived, by rank.
     arrived: Vec<Option<TcpStream>>,
-    /// Reason for which the last caller that claimed a rank was refused, by rank.
+    /// Reason of the last refusal of a caller that claimed a rank, by that rank.
     refusals: Vec<Option<String>>,
 }
 
@@ -99,13 +99,13 @@ impl Acceptor {
         }
     }
 
-    /// Returns the reason for which the last caller that claimed `rank` was refused.
+    /// Returns the reason of the last refusal of a caller that claimed `rank`.
     pub(crate) fn refusal_of(&self, rank: usize) -> Option<String> {
         let state = self.lock_state();
         state.formation.as_ref()?.refusals.get(rank)?.clone()
     }
 
-    /// Records the reason for which a caller was refused.
+    /// Logs the refusal of a caller, and records its reason for the rank's error.
     pub(crate) fn record_refusal(&self, theirs: &Greeting, reason: &str) {
         tracing::warn!(rank = theirs.from, purpose = ?theirs.purpose, reason, "refused a ring connection");
         let mut state = self.lock_state();

@@ -15,7 +15,7 @@ use crate::ring::greeting::{
 use crate::ring::handshake::{ACCEPTED, LAST_MESSAGE_BYTES};
 use crate::ring::key::{LinkKey, Side, make_proof, verify_proof};
 
-/// Most addresses of one host name that are tried.
+/// Most addresses of one host name that a rank tries in one call.
 const MAX_ADDRESSES: usize = 4;
 
 /// Result of one call.
@@ -133,7 +133,7 @@ fn shake_hands(
             return Ok(DialOutcome::RetryLater(format!("rank {rank} is not ready to link")));
         }
         (_, GreetingMatch::Mismatch(reason) | GreetingMatch::NotYet(reason)) => return Err(mismatch(reason)),
-        (Verdict::Refused, GreetingMatch::Matches) => return Err(mismatch("it refuses this rank".into())),
+        (Verdict::Refused, GreetingMatch::Matches) => return Err(mismatch("it refuses the link".into())),
         (Verdict::Welcome, GreetingMatch::Matches) => {}
     }
     let transcript = [sent, received].concat();

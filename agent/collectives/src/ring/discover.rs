@@ -141,7 +141,7 @@ impl Discovery<'_> {
         }
     }
 
-    /// Returns the error for a passed deadline. It names the neighbour that was refused, or else the neighbour from
+    /// Returns the error for a passed deadline. It names the caller that this rank refused, or else the neighbour from
     /// which nothing arrived.
     fn timeout_error(&self) -> CollectiveError {
         let state = self.listener.acceptor.lock_state();

@@ -98,7 +98,7 @@ impl Transport for TcpLinks {
 
     fn close(&mut self) {
         for stream in self.streams.iter().flatten() {
-            // An error means that the link is closed already.
+            // `shutdown` fails only if the link is closed already.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }

@@ -139,8 +139,8 @@ impl Scheduler {
         limit.min(epoch_state.blocks.num_blocks().saturating_mul(self.config.block_size).saturating_add(1))
     }
 
-    /// Ends a sequence without a further output and frees its blocks at once. Its tokens in flight are dropped when
-    /// they arrive. Ignores unknown and ended sequences.
+    /// Ends a sequence without a further output and frees its blocks at once. [`Self::complete_step`] drops its tokens
+    /// in flight. Ignores unknown and ended sequences.
     pub fn cancel(&mut self, id: SeqId) {
         if let Some(&key) = self.by_id.get(&id) {
             self.remove_sequence(key);
@@ -150,8 +150,8 @@ impl Scheduler {
     }
 
     /// Starts an epoch: the ranks have joined, with empty caches of `num_blocks` blocks each. All sequences wait to be
-    /// prefilled again. A sequence that is too large for the new group is removed, and the next [`Self::fail_expired`]
-    /// reports it.
+    /// prefilled again. The scheduler removes each sequence that is too large for the new group, and the next
+    /// [`Self::fail_expired`] reports the removal.
     pub fn start_epoch(&mut self, epoch: u64, num_blocks: u32, now: Micros) {
         self.end_epoch(now);
         debug_assert!(epoch > self.epoch, "epochs grow");

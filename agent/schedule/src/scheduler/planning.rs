@@ -76,7 +76,8 @@ impl Scheduler {
         if builder.scheduled.is_empty() {
             return None;
         }
-        // Full blocks are cached after all entries are planned: no entry may share a block that the same step fills.
+        // Full blocks enter the cache only now, when the plan has all its entries: no entry may share a block that the
+        // same step fills.
         for key in &builder.scheduled {
             if let Some(sequence) = self.sequences.get_mut(key) {
                 cache_full_blocks(&self.config, epoch_state, sequence);

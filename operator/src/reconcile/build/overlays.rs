@@ -1,6 +1,7 @@
 //! Merges a user's pod template into the operator's template as Kubernetes merges lists: containers, variables and
 //! volumes by name. Two cases differ. A variable or volume of the user replaces the operator's as a whole, because a
-//! merge would give it two sources. Tolerations of both sides are kept, because a merge would drop the operator's.
+//! merge would give it two sources. The result has the tolerations of both sides, because a merge would drop the
+//! operator's.
 
 use k8s_openapi::DeepMerge as _;
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec, Toleration};

@@ -1,4 +1,4 @@
-//! Events of the changes between two statuses. Each transition is published once.
+//! Events of the changes between two statuses. The operator publishes each transition once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -126,9 +126,8 @@ fn find_group_changes(old: Option<&GroupStatus>, group: &GroupStatus) -> Vec<Cha
     }
     for crash in &group.crashes {
         let known = old.into_iter().flat_map(|old| &old.crashes);
-        let known = known
-            .clone()
-            .any(|other| other.pod == crash.pod && other.container == crash.container && other.at == crash.at);
+        let known =
+            known.clone().any(|old| old.pod == crash.pod && old.container == crash.container && old.at == crash.at);
         if !known {
             let note = format!(
                 "{}/{} on {} ended with {}, exit code {}: {}",

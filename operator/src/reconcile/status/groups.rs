@@ -77,7 +77,7 @@ fn collect_crashes(group: &GroupSeen, before: Option<&GroupStatus>) -> Vec<Crash
     let mut now: Vec<Crash> = group.pods.values().flat_map(|pod| pods::list_crashes(pod)).collect();
     let kept = before.map(|before| before.crashes.clone()).unwrap_or_default();
     for crash in kept {
-        if !now.iter().any(|other| other.pod == crash.pod && other.container == crash.container) {
+        if !now.iter().any(|current| current.pod == crash.pod && current.container == crash.container) {
             now.push(crash);
         }
     }

@@ -1,7 +1,7 @@
 //! The last step: computes the whole status from the observed state, writes it, and publishes events of its changes.
 //!
 //! Invariants: one function computes all conditions. The transition time of a condition changes only with its status.
-//! An unchanged status is not written.
+//! The operator does not write an unchanged status.
 
 mod conditions;
 mod events;

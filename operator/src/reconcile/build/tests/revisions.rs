@@ -36,7 +36,7 @@ fn fields_that_shape_pods_change_the_revision() {
     }
     let named = BASE.replace("'file:///m'", "'file:///m', name: x, dtype: bf16");
     seen.push(revision(&cluster(&format!("{{ {named} }}")).spec));
-    for other in [
+    for field in [
         "backend: Nccl",
         "parallelism: { pipeline: 3 }",
         "serving: { maxNumSeqs: 8 }",
@@ -51,7 +51,7 @@ fn fields_that_shape_pods_change_the_revision() {
         "head: { spec: { priorityClassName: a } }",
         "worker: { spec: { priorityClassName: a } }",
     ] {
-        seen.push(revision_with(other));
+        seen.push(revision_with(field));
     }
     let all = seen.len();
     seen.sort();

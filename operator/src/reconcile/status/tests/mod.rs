@@ -192,9 +192,9 @@ fn pods_show_the_state_of_a_cluster_whose_head_is_not_followed() {
     let same = computed(&object, running(true), running(true), None);
     assert_eq!(Some(&same.status.groups[0].phase), Some(&GroupPhase::Serving));
     assert!(same.steady);
-    let other = computed(&object, running(true), running(false), None);
-    assert!(!other.steady);
-    check(&other, "Ready", "False", "Recovering", "");
+    let unready = computed(&object, running(true), running(false), None);
+    assert!(!unready.steady);
+    check(&unready, "Ready", "False", "Recovering", "");
 }
 
 #[test]
