@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 /// Reads the command line and the environment, and starts the log.
 fn read_config() -> Result<Config, ConfigError> {
     let cli = config::parse(std::env::args_os())?;
-    let config = config::resolve(&cli, &Environment::of_process(), &Build::this(Accelerator::count_visible()))?;
+    let config = config::resolve(&cli, &Environment::from_process(), &Build::current(Accelerator::count_visible()))?;
     config::logging::init(&config.log);
     Ok(config)
 }

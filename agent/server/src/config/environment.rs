@@ -1,4 +1,4 @@
-//! What the process is handed beside its arguments: variables, and what it was built with.
+//! The inputs of the process beside its arguments: variables, and features of its build.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::args::Flag;
 use super::error::ConfigError;
 use super::values::Setting;
 
-/// Longest value of a variable, in bytes; a path may be that long.
+/// Longest value of a variable, in bytes. The longest path has this length.
 const MAX_VALUE: usize = 4096;
 
 /// Variables by name.
@@ -14,9 +14,9 @@ const MAX_VALUE: usize = 4096;
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The process's own variables; to be called once, by `main`. What is not UTF-8 becomes a value that every check
-    /// refuses.
-    pub fn of_process() -> Self {
+    /// Returns the process's own variables. `main` calls this once. A value that is not UTF-8 becomes a value that every
+    /// check refuses.
+    pub fn from_process() -> Self {
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
         Self(std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
     }
@@ -29,32 +29,32 @@ impl Environment {
         self.0.contains_key(name)
     }
 
-    /// Whether `name` is set to nothing.
+    /// Returns true if `name` is set to the empty text.
     pub(super) fn is_empty(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(String::is_empty)
     }
 
-    /// The variable `name`, if it is set.
+    /// Returns the variable `name`, if it is set.
     ///
     /// # Errors
-    /// Set but empty, or no possible value of anything.
-    pub(super) fn get(&self, name: &str) -> Result<Option<Setting>, ConfigError> {
-        self.0.get(name).map(|value| checked(name, value)).transpose()
+    /// The value is empty, too long or not UTF-8.
+    pub(super) fn setting(&self, name: &str) -> Result<Option<Setting>, ConfigError> {
+        self.0.get(name).map(|value| check_value(name, value)).transpose()
     }
 
-    /// Whether the switch `name` is on; it is off where it is not set.
+    /// Returns true if the switch `name` is on. A switch that is not set is off.
     ///
     /// # Errors
-    /// Neither `1` nor `0`.
+    /// The value is neither `1` nor `0`.
     pub(super) fn switch(&self, name: &str) -> Result<bool, ConfigError> {
-        self.get(name)?.map_or(Ok(false), |said| said.switch())
+        self.setting(name)?.map_or(Ok(false), |setting| setting.switch())
     }
 
-    /// The flag as `typed`, else its variable.
-    pub(super) fn or(&self, typed: &Option<String>, flag: Flag) -> Result<Option<Setting>, ConfigError> {
+    /// Returns the flag as `typed`, or else its variable.
+    pub(super) fn flag_or_variable(&self, typed: &Option<String>, flag: Flag) -> Result<Option<Setting>, ConfigError> {
         match typed {
-            Some(value) => checked(&format!("--{}", flag.flag), value).map(Some),
-            None => self.get(flag.env),
+            Some(value) => check_value(&format!("--{}", flag.flag), value).map(Some),
+            None => self.setting(flag.env),
         }
     }
 }
@@ -65,28 +65,28 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     }
 }
 
-fn checked(name: &str, value: &str) -> Result<Setting, ConfigError> {
+fn check_value(name: &str, value: &str) -> Result<Setting, ConfigError> {
     let problem = match value {
-        "" => "it is empty; leave it out or give a value",
-        _ if value.len() > MAX_VALUE => "it is longer than 4096 bytes",
-        _ if value.contains(char::REPLACEMENT_CHARACTER) => "it is not UTF-8",
+        "" => "the value is empty; give one or leave the setting out",
+        _ if value.len() > MAX_VALUE => "the value is longer than 4096 bytes; shorten it",
+        _ if value.contains(char::REPLACEMENT_CHARACTER) => "the value is not UTF-8; give it in UTF-8",
         _ => return Ok(Setting { name: name.to_owned(), value: value.to_owned() }),
     };
     Err(ConfigError::invalid(name, value, problem))
 }
 
-/// What this program can do here.
+/// Abilities of this program on this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Build {
-    /// Feature `nccl`.
+    /// Set if the program has the feature `nccl`.
     pub nccl: bool,
-    /// CUDA devices that it can compute on: 0 in a build for the CPU.
+    /// CUDA devices that the program can compute on: 0 in a build for the CPU.
     pub visible_devices: usize,
 }
 
 impl Build {
-    /// This build, on a machine where it sees so many CUDA devices.
-    pub fn this(visible_devices: usize) -> Self {
+    /// Returns this build, on a machine with this number of CUDA devices.
+    pub fn current(visible_devices: usize) -> Self {
         Self { nccl: cfg!(feature = "nccl"), visible_devices }
     }
 }

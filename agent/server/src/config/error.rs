@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration. Every message names the culprit as the user wrote it, and the remedy.
+//! The errors of a configuration. Every message names the culprit as the user wrote it, and the remedy.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ const SHOWN: usize = 120;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// What clap has to say: a wrong flag, or the text of `--help`. `main` prints it by `clap::Error::exit`.
+    /// Message of clap: a wrong flag, or the text of `--help`. `main` prints it by `clap::Error::exit`.
     #[error(transparent)]
     Usage(#[from] clap::Error),
 
@@ -19,7 +19,7 @@ pub enum ConfigError {
     #[error("{name}={value}: {problem}")]
     Invalid { name: String, value: String, problem: String },
 
-    /// Something needed is not there.
+    /// A required setting that is missing.
     #[error("{name} is not set: {remedy}")]
     Missing { name: String, remedy: String },
 
@@ -27,21 +27,21 @@ pub enum ConfigError {
     #[error("{first} and {second} are both set: {remedy}")]
     Conflict { first: String, second: String, remedy: &'static str },
 
-    /// Settings that are each in order and do not agree.
+    /// Settings that are valid alone and do not agree.
     #[error("{left} but {right}: {remedy}")]
     Contradiction { left: String, right: String, remedy: String },
 
-    /// The file that `RING_CONFIG` names.
+    /// A wrong file of `RING_CONFIG`.
     #[error("{name}={}: {problem}", path.display())]
     RingFile { name: &'static str, path: PathBuf, problem: String },
 
-    /// This program was built without what the settings ask for.
+    /// A feature that the settings need and this build lacks.
     #[error("{what} is not in this build: {remedy}")]
     NotBuilt { what: String, remedy: String },
 }
 
 impl ConfigError {
-    /// A wrong `value` of the flag or variable `name`; a long value is cut.
+    /// Returns the error of a wrong `value` of the flag or variable `name`. The message cuts a long value.
     pub(super) fn invalid(name: &str, value: &str, problem: impl Into<String>) -> Self {
         let mut shown: String = value.chars().take(SHOWN).collect();
         if shown.len() < value.len() {

@@ -1,4 +1,4 @@
-//! The variables that say where models of a hub come from: Hugging Face's own, by the rules of its Python library.
+//! The variables for the hub of models. They are Hugging Face's own, with the rules of its Python library.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,13 @@ use super::environment::Environment;
 use super::error::ConfigError;
 use super::values::Setting;
 
-/// The variables' hub.
+/// Reads the hub's configuration from the variables.
 ///
 /// # Errors
-/// An endpoint that is no `http://` or `https://`, a token that can be none, a switch that is neither on nor off.
+/// The endpoint is no `http://` or `https://` address, the token is malformed, or the switch is neither on nor off.
 pub(super) fn from_variables(variables: &Environment) -> Result<HubConfig, ConfigError> {
-    let folder = |name: &str| said(variables, name).map(|setting| setting.map(|folder| PathBuf::from(folder.value)));
+    let folder =
+        |name: &str| nonempty(variables, name).map(|setting| setting.map(|folder| PathBuf::from(folder.value)));
     let home = match folder(hub::HOME)? {
         Some(home) => Some(home),
         None => match folder("XDG_CACHE_HOME")? {
@@ -26,17 +27,21 @@ pub(super) fn from_variables(variables: &Environment) -> Result<HubConfig, Confi
         Some(cache) => Some(cache),
         None => home.as_ref().map(|home| home.join("hub")),
     };
-    let token = match said(variables, hub::TOKEN)? {
+    let token = match nonempty(variables, hub::TOKEN)? {
         Some(token) => TokenSource::Given(Token::new(&token.value).ok_or_else(|| {
-            ConfigError::invalid(&token.name, "…", "it holds what no token does; give it as the hub shows it")
+            ConfigError::invalid(
+                &token.name,
+                "…",
+                "the token has a character that no token has; give it as the hub shows it",
+            )
         })?),
         None => match folder(hub::TOKEN_PATH)?.or_else(|| home.map(|home| home.join("token"))) {
             Some(file) => TokenSource::File(file),
             None => TokenSource::Nowhere,
         },
     };
-    let offline = said(variables, hub::OFFLINE)?.map(|offline| switch(&offline)).transpose()?.unwrap_or(false);
-    let endpoint = match said(variables, hub::ENDPOINT)? {
+    let offline = nonempty(variables, hub::OFFLINE)?.map(|offline| switch(&offline)).transpose()?.unwrap_or(false);
+    let endpoint = match nonempty(variables, hub::ENDPOINT)? {
         Some(setting) => parse_endpoint(&setting.value)
             .ok_or_else(|| setting.invalid(format!("give the address of a hub, such as {DEFAULT_ENDPOINT}")))?,
         None => HubConfig::default().endpoint,
@@ -44,12 +49,12 @@ pub(super) fn from_variables(variables: &Environment) -> Result<HubConfig, Confi
     Ok(HubConfig { endpoint, cache, token, offline })
 }
 
-/// The variable, unless it is empty: these are others' variables, for whom that is as good as not set.
-fn said(variables: &Environment, name: &str) -> Result<Option<Setting>, ConfigError> {
-    if variables.is_empty(name) { Ok(None) } else { variables.get(name) }
+/// Returns the variable, unless it is empty. Hugging Face's library too treats an empty variable as not set.
+fn nonempty(variables: &Environment, name: &str) -> Result<Option<Setting>, ConfigError> {
+    if variables.is_empty(name) { Ok(None) } else { variables.setting(name) }
 }
 
-/// As the Python library reads its switches.
+/// Parses a switch by the rules of the Python library.
 fn switch(setting: &Setting) -> Result<bool, ConfigError> {
     match setting.value.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
@@ -62,28 +67,34 @@ fn switch(setting: &Setting) -> Result<bool, ConfigError> {
 mod tests {
     use super::*;
 
-    fn of(variables: &str) -> Result<HubConfig, ConfigError> {
+    fn parse_variables(variables: &str) -> Result<HubConfig, ConfigError> {
         let pairs = variables.split_whitespace().map(|pair| pair.split_once('=').expect("NAME=value"));
         from_variables(&pairs.collect())
     }
 
     #[test]
-    fn variables_mean_what_they_mean_in_python() {
-        let cache = |variables: &str| of(variables).unwrap().cache.map(|path| path.display().to_string());
+    fn variables_have_the_meaning_of_the_python_library() {
+        let cache = |variables: &str| parse_variables(variables).unwrap().cache.map(|path| path.display().to_string());
         assert_eq!(cache(""), None);
         assert_eq!(cache("HOME=/h").as_deref(), Some("/h/.cache/huggingface/hub"));
         assert_eq!(cache("HOME=/h XDG_CACHE_HOME=/x").as_deref(), Some("/x/huggingface/hub"));
         assert_eq!(cache("HOME=/h HF_HOME=/f").as_deref(), Some("/f/hub"));
         assert_eq!(cache("HF_HOME=/f HF_HUB_CACHE=/c").as_deref(), Some("/c"));
-        let token = |variables: &str| of(variables).unwrap().token;
+        let token = |variables: &str| parse_variables(variables).unwrap().token;
         assert_eq!(token("HF_HOME=/f HF_TOKEN="), TokenSource::File("/f/token".into()));
         assert_eq!(token("HF_HOME=/f HF_TOKEN_PATH=/t"), TokenSource::File("/t".into()));
         assert_eq!(token("HF_TOKEN=hf_x"), TokenSource::Given(Token::new("hf_x").unwrap()));
         assert_eq!(token(""), TokenSource::Nowhere);
-        assert!(!format!("{:?}", of("HF_TOKEN=hf_x").unwrap()).contains("hf_x"), "a token must not be logged");
-        assert!(of("HF_HUB_OFFLINE=1").unwrap().offline && of("HF_HUB_OFFLINE=True").unwrap().offline);
-        assert!(!of("HF_HUB_OFFLINE=0").unwrap().offline && !of("").unwrap().offline);
-        let endpoint = |variables: &str| of(variables).unwrap().endpoint.to_string();
+        assert!(
+            !format!("{:?}", parse_variables("HF_TOKEN=hf_x").unwrap()).contains("hf_x"),
+            "a token must not be logged"
+        );
+        assert!(
+            parse_variables("HF_HUB_OFFLINE=1").unwrap().offline
+                && parse_variables("HF_HUB_OFFLINE=True").unwrap().offline
+        );
+        assert!(!parse_variables("HF_HUB_OFFLINE=0").unwrap().offline && !parse_variables("").unwrap().offline);
+        let endpoint = |variables: &str| parse_variables(variables).unwrap().endpoint.to_string();
         assert_eq!(endpoint(""), "https://huggingface.co/");
         assert_eq!(endpoint("HF_ENDPOINT=http://127.0.0.1:8080/hf/"), "http://127.0.0.1:8080/hf");
         for (variables, part) in [
@@ -93,8 +104,8 @@ mod tests {
             ("HF_HUB_OFFLINE=maybe", "1 or 0"),
             ("HF_TOKEN=hf_\u{e9}", "HF_TOKEN=…"),
         ] {
-            let told = of(variables).unwrap_err().to_string();
-            assert!(told.contains(part), "{variables}: {told}");
+            let message = parse_variables(variables).unwrap_err().to_string();
+            assert!(message.contains(part), "{variables}: {message}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Arguments and environment → one validated [`Config`], handed down from `main`.
+//! Command line and environment → one validated [`Config`], which `main` hands down.
 //!
-//! `parse` takes the command line as typed, [`Environment`] the variables, [`Build`] what this program was built with;
-//! [`resolve`] turns the three into a configuration or an error that names the culprit and the remedy. Nothing else in
-//! the crate reads an argument or a variable, and no port is bound before all of this has been checked.
+//! `parse` reads the command line as typed. [`Environment`] holds the variables, and [`Build`] the abilities of this
+//! program. [`resolve`] turns the three into a configuration, or into an error that names the culprit and the remedy.
+//! No other module of the crate reads an argument or a variable. The agent binds no port before this check has passed.
 
 mod args;
 mod bench;
@@ -52,20 +52,20 @@ pub const BLOCK_SIZE: u32 = 16;
 /// Most threads of one rank.
 pub const MAX_THREADS: u32 = 1024;
 
-/// What this process is to do.
+/// Validated configuration of this process.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub role: Role,
     pub log: LogConfig,
-    /// What was said and changes nothing; to be logged once.
+    /// Settings that have no effect, in words. `main` logs each of them once.
     pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
 pub enum Role {
-    /// Holds the requests and, as a child process, the group's first ranks.
+    /// Queues the requests, and runs the group's first ranks in a child process.
     Head(Box<HeadConfig>),
-    /// Holds ranks.
+    /// Hosts ranks.
     Node(Box<NodeConfig>),
 }
 
@@ -74,67 +74,68 @@ pub struct HeadConfig {
     pub topology: Topology,
     pub model: ModelConfig,
     pub serving: ServingConfig,
-    /// Where the client ports bind.
+    /// Address that the client ports bind to.
     pub host: IpAddr,
-    /// `None`: not served; 0: a free one. At least one of the two is served, or there is a foreground.
+    /// `None`: the head serves no HTTP; 0: it takes a free port. At least one of HTTP and gRPC is served, or there is a
+    /// foreground.
     pub http_port: Option<u16>,
     pub grpc_port: Option<u16>,
-    /// Where nodes reach the head; port 0: a free one.
+    /// Address that nodes reach the head at; port 0: a free one.
     pub control: SocketAddr,
-    /// How the head's own ranks and the others find each other.
+    /// Way in which the head's own ranks and the workers' ranks find each other.
     pub ring: RingSetup,
-    /// Who runs the head's own ranks, node 0.
+    /// Process that runs the ranks of node 0.
     pub own_ranks: OwnRanks,
-    /// What node 0 is told where it is a child.
+    /// Address of the probes of node 0, if node 0 is a child of the head.
     pub probes: Option<SocketAddr>,
     pub advertise: Option<String>,
     pub foreground: Option<Foreground>,
     pub common: CommonConfig,
 }
 
-/// What the head does in its own terminal, beside serving; when that ends, so does the head.
+/// Work of the head in its own terminal, beside serving. The head ends when this work ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Foreground {
     Chat(ChatConfig),
     Bench(BenchConfig),
 }
 
-/// Who runs the ranks of node 0.
+/// Process that runs the ranks of node 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnRanks {
     /// A child process of the head.
     Child,
-    /// Another process beside it, which dials in like any node.
+    /// Another process beside the head. That process dials the head like any node.
     Separate,
 }
 
-/// What the head and a node are told alike.
+/// Settings that the head and a node share.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommonConfig {
-    /// `None`: the head draws one; a node joins whichever group the head is of.
+    /// Identity of the group. `None`: the head draws one, and a node joins the group of its head.
     pub cluster_id: Option<String>,
-    /// File with the group's key; `None`: control streams and ring run in the clear.
+    /// File with the group's key. `None`: control streams and ring are not encrypted.
     pub group_key: Option<PathBuf>,
-    /// Folder of the certificates of control streams; `None`: they run in the clear.
+    /// Folder of the certificates of control streams. `None`: control streams are not encrypted.
     pub tls: Option<PathBuf>,
-    /// Threads of each rank; `None`: this machine's divided by its ranks.
+    /// Threads of each rank. `None`: the threads of this machine divided by its ranks.
     pub threads: Option<u32>,
     /// Instruction set to force.
     pub isa: Option<String>,
-    /// What its ranks compute on.
+    /// Devices that the ranks of this process compute on.
     pub devices: DevicesConfig,
-    /// Ends when standard input closes.
+    /// Set if the process ends when its standard input closes.
     pub follow_parent: bool,
-    /// Where models of a hub come from.
+    /// Hub that models are fetched from.
     pub hub: HubConfig,
 }
 
-/// How many ranks there are and where. `world_size` = (1 + `num_workers`) × `local_world_size`.
+/// Number of ranks, and their distribution over nodes. `world_size` = (1 + `num_workers`) × `local_world_size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topology {
     pub world_size: u32,
     pub local_world_size: u32,
-    /// Nodes beside the head's own.
+    /// Nodes beside node 0.
     pub num_workers: u32,
     /// Pipeline stages: `world_size` / `pipeline` ranks each.
     pub pipeline: u32,
@@ -143,10 +144,10 @@ pub struct Topology {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelConfig {
     pub source: ModelSource,
-    /// What clients call it.
+    /// Name that clients call the model by.
     pub name: String,
     pub dtype: DType,
-    /// What matrices are quantized to while they are loaded.
+    /// Format that matrices are quantized to while they are loaded.
     pub quantization: Quantization,
 }
 
@@ -155,54 +156,56 @@ pub struct ServingConfig {
     pub max_num_seqs: u32,
     /// At least `max_num_seqs`, so that every running sequence can take its token in one step.
     pub max_num_batched_tokens: u32,
-    /// `None`: what the model was trained for.
+    /// Most tokens of one sequence. `None`: the length that the model was trained for.
     pub context_length: Option<u32>,
     pub kv_cache: KvCacheMemory,
-    /// How long a request waits for the group to form again.
+    /// Time that a request waits for the group to form again.
     pub recovery_timeout: Duration,
     pub drain_timeout: Duration,
-    /// Requests in the queue.
+    /// Most requests in the queue.
     pub max_waiting: u32,
-    /// How the model spells tool calls and reasoning.
+    /// Spelling of the model's tool calls.
     pub tool_style: StyleChoice<ToolStyle>,
+    /// Spelling of the model's reasoning.
     pub reasoning_style: StyleChoice<ReasoningStyle>,
 }
 
-/// How ranks find each other's ring ports.
+/// Way in which ranks find each other's ring ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RingSetup {
-    /// The head tells: local rank i listens on the port of `listen` + i, or all on free ones where that is 0. `or_free`:
-    /// nobody asked for these ports, so where one is taken, a free one does as well.
+    /// The head tells each rank the addresses. Local rank i listens on the port of `listen` + i, or on a free one if the
+    /// port of `listen` is 0. `or_free`: these ports are a default, so a rank takes a free port in place of a taken one.
     Auto { listen: SocketAddr, or_free: bool },
-    /// By `RING_*`: one rank on this node, on the port of `listen`, which never is 0; `right` is the next rank's.
+    /// `RING_*` gives the addresses. This node has one rank, and the port of `listen` is never 0. `right` is the ring port
+    /// of the next rank.
     Ring { listen: SocketAddr, right: HostPort, rank: u32, world_size: u32 },
 }
 
-/// A node: the head's own or a worker.
+/// Configuration of a node: node 0 or a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// 0 is the head's own; worker i is i + 1. The first rank is `ordinal` × `local_world_size`.
+    /// Ordinal of the node: 0 is beside the head, worker i is i + 1. Its first rank is `ordinal` × `local_world_size`.
     pub ordinal: u32,
     pub local_world_size: u32,
-    /// Ranks in all, as far as the node was told.
+    /// Ranks of the group, if this node's settings give them.
     pub world_size: Option<u32>,
-    /// Pipeline stages, as far as the node was told.
+    /// Pipeline stages, if this node's settings give them.
     pub pipeline: Option<u32>,
     pub control: ControlAddress,
     pub ring: RingSetup,
-    /// Where probes are answered; `None`: nowhere.
+    /// Address at which the node answers probes. `None`: it answers none.
     pub probes: Option<SocketAddr>,
-    /// Host that others reach this node's ring ports at; `None`: where its control stream comes from.
+    /// Host at which other nodes reach this node's ring ports. `None`: the host that its control stream comes from.
     pub advertise: Option<String>,
     pub common: CommonConfig,
 }
 
-/// Where a node finds the head.
+/// Way in which a node finds the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlAddress {
-    /// Resolved anew at each dial.
+    /// A given address. The node resolves its name anew at each dial.
     Known(HostPort),
-    /// It travels round the ring at bootstrap. `master` is its port, and its host off rank 0, where `RING_CONFIG` said
-    /// them: what travels must agree.
+    /// An address that rank 0 sends round the ring at bootstrap. `master` is the host and port that the file of
+    /// `RING_CONFIG` gives on other ranks than 0. The address from the ring must agree with them.
     FromRing { master: Option<HostPort> },
 }

@@ -1,4 +1,4 @@
-//! What was typed, the variables and the build → a validated configuration.
+//! Command line, variables and build → a validated configuration.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -12,95 +12,88 @@ use lockstep_proto::limits::{
 };
 use lockstep_proto::names::{env, port};
 
-use super::args::{self, Cli, Command, Flag, Options};
+use super::args::{self, AgentCommand, Cli, Flag, GlobalArgs};
 use super::environment::{Build, Environment};
 use super::error::ConfigError;
-use super::group::{self, HeadPart, NodePart, Part, Surroundings};
+use super::group::{self, GroupInputs, GroupPlace, HeadPlace};
 use super::hub;
 use super::logging::{self, LogConfig};
-use super::node::{self, Outward};
+use super::node::{self, NodeAddresses};
 use super::values::{KvCacheMemory, Setting};
 use super::{
     CommonConfig, Config, Foreground, HeadConfig, MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS,
-    MAX_THREADS, ModelConfig, ModelSource, NodeConfig, OwnRanks, RingSetup, Role, ServingConfig,
+    MAX_THREADS, ModelConfig, ModelSource, OwnRanks, RingSetup, Role, ServingConfig,
 };
 use super::{bench, chat, devices};
 
 const DEFAULT_WAITING: u32 = 1024;
 const DEFAULT_RECOVERY: Duration = Duration::from_secs(DEFAULT_RECOVERY_TIMEOUT_S);
 const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
-/// On the CPU a rank shares its memory with everything else on the machine, so its cache is bounded unless asked.
+/// Default on the CPU. A rank shares this memory with everything else on the machine, so the default is small.
 const DEFAULT_KV_CPU: KvCacheMemory = KvCacheMemory::Bytes(1 << 30);
-/// A device's memory is the rank's own.
+/// Default on a device. A device's memory belongs to the rank alone.
 const DEFAULT_KV_DEVICE: KvCacheMemory = KvCacheMemory::Fraction(DEFAULT_KV_CACHE_PERCENT as f32 / 100.0);
-/// Beside the conversation: where the layers were placed.
-const PLACEMENT_TOLD: &str = "warn,lockstep_agent::node::rank=info";
+/// Log filter beside a conversation that shows the placement of the layers.
+const PLACEMENT_FILTER: &str = "warn,lockstep_agent::node::rank=info";
 /// Longest name of a model or of a group, in bytes.
 const MAX_NAME: usize = 256;
 
-/// Turns a command line and the variables into a configuration; reads nothing else but the file of `RING_CONFIG`.
+/// Turns a command line and the variables into a configuration. The only file it reads is that of `RING_CONFIG`.
 ///
 /// # Errors
-/// The first rule that is broken.
+/// The first broken rule.
 pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Config, ConfigError> {
-    let said = Said { options: &cli.options, variables };
-    let common = said.common(build)?;
+    let inputs = Inputs { options: &cli.options, variables };
+    let common = inputs.common(build)?;
     let build = &Build { visible_devices: common.devices.visible, ..*build };
-    let group_host = said.of(&cli.options.group_host, args::GROUP_HOST)?.map(|ip| ip.ip()).transpose()?;
-    let own_ranks = said.own_ranks()?;
-    let outward = said.outward()?;
+    let group_host = inputs.setting(&cli.options.group_host, args::GROUP_HOST)?.map(|ip| ip.ip()).transpose()?;
+    let own_ranks = inputs.own_ranks()?;
+    let addresses = inputs.node_addresses()?;
     let mut warnings = unknown_variables(variables);
-    let around = Surroundings { variables, build, group_host, separate: own_ranks == OwnRanks::Separate };
     let role = match &cli.command {
-        Command::Node(node) => Role::Node(Box::new(node::from_arguments(node, outward, common)?)),
-        Command::Plain(_) | Command::Bench(_) => match group::part(&around, &mut warnings)? {
-            Part::Head(part) => {
-                if own_ranks == OwnRanks::Separate {
-                    warnings.extend(said.outward_in_vain());
+        AgentCommand::Node(node) => Role::Node(Box::new(node::from_arguments(node, addresses, common)?)),
+        AgentCommand::Plain(_) | AgentCommand::Bench(_) => {
+            let separate = own_ranks == OwnRanks::Separate;
+            let (addresses, common) = (&addresses, &common);
+            let group = GroupInputs { variables, build, group_host, separate, addresses, common };
+            match group::find_place(&group, &mut warnings)? {
+                GroupPlace::Head(place) => {
+                    if separate {
+                        warnings.extend(inputs.unused_node_addresses());
+                    }
+                    Role::Head(Box::new(inputs.head(&cli.command, place, &group)?))
                 }
-                Role::Head(Box::new(said.head(&cli.command, (part, own_ranks), outward, common, build)?))
+                GroupPlace::Node(node) => {
+                    warnings.extend(inputs.unused_client_ports());
+                    Role::Node(Box::new(node))
+                }
             }
-            Part::Node(part) => {
-                warnings.extend(said.client_ports_in_vain());
-                let NodePart { ordinal, local_world_size, world_size, pipeline, control, ring } = part;
-                let Outward { probes, advertise } = outward;
-                Role::Node(Box::new(NodeConfig {
-                    ordinal,
-                    local_world_size,
-                    world_size,
-                    pipeline,
-                    control,
-                    ring,
-                    probes,
-                    advertise,
-                    common,
-                }))
-            }
-        },
+        }
     };
     match &role {
-        Role::Node(node) => reachable(&node.ring, node.advertise.as_deref())?,
-        Role::Head(head) => warnings.extend(chat::in_vain(&cli.options, head)),
+        Role::Node(node) => check_advertised_host(&node.ring, node.advertise.as_deref())?,
+        Role::Head(head) => warnings.extend(chat::unused_throughput(&cli.options, head)),
     }
-    // What is said in the foreground is not to be drowned.
-    let quiet = matches!(&role, Role::Head(head) if head.foreground.is_some());
-    let log = said.log(match quiet {
-        true if said.wants_placement()? => PLACEMENT_TOLD,
+    // Log lines would disturb a conversation or a report in the same terminal.
+    let is_quiet = matches!(&role, Role::Head(head) if head.foreground.is_some());
+    let log = inputs.log(match is_quiet {
+        true if inputs.logs_placement()? => PLACEMENT_FILTER,
         true => "warn",
         false => "info",
     })?;
     Ok(Config { role, log, warnings })
 }
 
-/// Everything that was said, by flag or by variable.
-struct Said<'a> {
-    options: &'a Options,
+/// Flags and variables of this process.
+struct Inputs<'a> {
+    options: &'a GlobalArgs,
     variables: &'a Environment,
 }
 
-impl Said<'_> {
-    fn of(&self, typed: &Option<String>, flag: Flag) -> Result<Option<Setting>, ConfigError> {
-        self.variables.or(typed, flag)
+impl Inputs<'_> {
+    /// Returns the flag's value, or else the variable's.
+    fn setting(&self, typed: &Option<String>, flag: Flag) -> Result<Option<Setting>, ConfigError> {
+        self.variables.flag_or_variable(typed, flag)
     }
 
     fn integer(
@@ -109,36 +102,39 @@ impl Said<'_> {
         flag: Flag,
         range: RangeInclusive<u32>,
     ) -> Result<Option<u32>, ConfigError> {
-        self.of(typed, flag)?.map(|setting| setting.integer(range)).transpose()
+        self.setting(typed, flag)?.map(|setting| setting.integer(range)).transpose()
     }
 
-    /// Who leaves it to the program where layers go is told where they went.
-    fn wants_placement(&self) -> Result<bool, ConfigError> {
+    /// Returns true if the program places the layers by itself, so that the user wants to see the placement.
+    fn logs_placement(&self) -> Result<bool, ConfigError> {
         self.variables.switch(env::NO_NCCL)
     }
 
     fn log(&self, default: &str) -> Result<LogConfig, ConfigError> {
         let forms = LogFormat::ALL.iter().map(|form| (form.as_str(), *form)).collect::<Vec<_>>();
-        let format = self.of(&self.options.log_format, args::LOG_FORMAT)?;
+        let format = self.setting(&self.options.log_format, args::LOG_FORMAT)?;
         let format = format.map(|setting| setting.choice(&forms)).transpose()?.unwrap_or_default();
-        let Some(filter) = self.of(&self.options.log, args::LOG)? else {
+        let Some(filter) = self.setting(&self.options.log, args::LOG)? else {
             return Ok(LogConfig { format, filter: default.into() });
         };
         match logging::parse_filter(&filter.value) {
             Ok(_) => Ok(LogConfig { format, filter: filter.value }),
-            Err(problem) => Err(filter.invalid(format!("{problem}; give a level, or `module=level` with commas"))),
+            Err(problem) => {
+                Err(filter
+                    .invalid(format!("{problem}; give a level, or `module=level` pairs with commas between them")))
+            }
         }
     }
 
     fn common(&self, build: &Build) -> Result<CommonConfig, ConfigError> {
         let options = self.options;
         let sets = ["portable", "avx2", "avx512"].map(|name| (name, name));
-        let cluster_id = self.of(&options.cluster_id, args::CLUSTER_ID)?;
-        let isa = self.of(&options.isa, args::ISA)?.map(|isa| isa.choice(&sets)).transpose()?;
+        let cluster_id = self.setting(&options.cluster_id, args::CLUSTER_ID)?;
+        let isa = self.setting(&options.isa, args::ISA)?.map(|isa| isa.choice(&sets)).transpose()?;
         Ok(CommonConfig {
             cluster_id: cluster_id.map(|id| id.word(MAX_NAME)).transpose()?,
-            group_key: self.of(&options.group_key, args::GROUP_KEY)?.map(|path| PathBuf::from(path.value)),
-            tls: self.of(&options.tls_dir, args::TLS_DIR)?.map(|path| PathBuf::from(path.value)),
+            group_key: self.setting(&options.group_key, args::GROUP_KEY)?.map(|path| PathBuf::from(path.value)),
+            tls: self.setting(&options.tls_dir, args::TLS_DIR)?.map(|path| PathBuf::from(path.value)),
             threads: self.integer(&options.threads, args::THREADS, 1..=MAX_THREADS)?,
             isa: isa.map(str::to_owned),
             devices: devices::from_variables(self.variables, build)?,
@@ -149,70 +145,70 @@ impl Said<'_> {
 
     fn own_ranks(&self) -> Result<OwnRanks, ConfigError> {
         let choices = [("child", OwnRanks::Child), ("separate", OwnRanks::Separate)];
-        let said = self.of(&self.options.head_node, args::HEAD_NODE)?.map(|who| who.choice(&choices)).transpose()?;
-        Ok(said.unwrap_or(OwnRanks::Child))
+        let choice =
+            self.setting(&self.options.head_node, args::HEAD_NODE)?.map(|who| who.choice(&choices)).transpose()?;
+        Ok(choice.unwrap_or(OwnRanks::Child))
     }
 
     fn host(&self) -> Result<IpAddr, ConfigError> {
-        let host = self.of(&self.options.host, args::HOST)?.map(|host| host.ip()).transpose()?;
+        let host = self.setting(&self.options.host, args::HOST)?.map(|host| host.ip()).transpose()?;
         Ok(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
     }
 
-    fn outward(&self) -> Result<Outward, ConfigError> {
+    fn node_addresses(&self) -> Result<NodeAddresses, ConfigError> {
         let host = self.host()?;
-        let port = self.of(&self.options.probe_port, args::PROBE_PORT)?.map(|port| port.port(false)).transpose()?;
-        let advertise = self.of(&self.options.advertise, args::ADVERTISE)?;
-        Ok(Outward {
+        let port =
+            self.setting(&self.options.probe_port, args::PROBE_PORT)?.map(|port| port.port(false)).transpose()?;
+        let advertise = self.setting(&self.options.advertise, args::ADVERTISE)?;
+        Ok(NodeAddresses {
             probes: port.map(|port| SocketAddr::new(host, port)),
             advertise: advertise.map(|host| host.reachable_host()).transpose()?,
         })
     }
 
-    /// What to say where a head that runs no ranks is told what only ranks have.
-    fn outward_in_vain(&self) -> Option<String> {
-        let said = [env::PROBE_PORT, env::ADVERTISE].into_iter().find(|name| self.variables.is_set(name))?;
-        Some(format!("{said} changes nothing here: the ranks of this head run in a process of their own"))
+    /// Returns a warning if a head without ranks is given an address that only a node has.
+    fn unused_node_addresses(&self) -> Option<String> {
+        let name = [env::PROBE_PORT, env::ADVERTISE].into_iter().find(|name| self.variables.is_set(name))?;
+        Some(format!("{name} has no effect here: the ranks of this head run in a process of their own"))
     }
 
     fn head(
         &self,
-        command: &Command,
-        (part, own_ranks): (HeadPart, OwnRanks),
-        outward: Outward,
-        common: CommonConfig,
-        build: &Build,
+        command: &AgentCommand,
+        place: HeadPlace,
+        group: &GroupInputs<'_>,
     ) -> Result<HeadConfig, ConfigError> {
-        let serving = self.serving(build)?;
+        let serving = self.serving(group.build)?;
         let (source, foreground) = match command {
-            Command::Bench(bench) => {
-                (&bench.plain.model, Some(Foreground::Bench(bench::of_head(bench, self.options, &serving)?)))
+            AgentCommand::Bench(bench) => {
+                (&bench.plain.model, Some(Foreground::Bench(bench::from_arguments(bench, self.options, &serving)?)))
             }
-            Command::Plain(plain) => {
-                (&plain.model, chat::of_head(self.options, self.variables, &common)?.map(Foreground::Chat))
+            AgentCommand::Plain(plain) => {
+                (&plain.model, chat::from_options(self.options, self.variables, group.common)?.map(Foreground::Chat))
             }
-            // Never the head.
-            Command::Node(_) => (&None, None),
+            // The command `node` never makes a head.
+            AgentCommand::Node(_) => (&None, None),
         };
-        // What runs in the foreground serves nobody else unless that was asked for.
+        // A head with a foreground serves clients only on the ports that are set.
         let default = |port: u16| foreground.is_none().then_some(port);
         let head = HeadConfig {
-            topology: part.topology,
+            topology: place.topology,
             model: self.model(source)?,
             serving,
             host: self.host()?,
             http_port: self.client_port(&self.options.http_port, args::HTTP_PORT, default(port::HTTP))?,
             grpc_port: self.client_port(&self.options.grpc_port, args::GRPC_PORT, default(port::GRPC))?,
-            control: part.control,
-            ring: part.ring,
-            own_ranks,
-            probes: outward.probes,
-            advertise: outward.advertise,
+            control: place.control,
+            ring: place.ring,
+            own_ranks: if group.separate { OwnRanks::Separate } else { OwnRanks::Child },
+            probes: group.addresses.probes,
+            advertise: group.addresses.advertise.clone(),
             foreground,
-            common,
+            common: group.common.clone(),
         };
-        ports(&head)?;
-        if own_ranks == OwnRanks::Child {
-            reachable(&head.ring, head.advertise.as_deref())?;
+        check_ports(&head)?;
+        if !group.separate {
+            check_advertised_host(&head.ring, head.advertise.as_deref())?;
         }
         Ok(head)
     }
@@ -223,30 +219,33 @@ impl Said<'_> {
         flag: Flag,
         default: Option<u16>,
     ) -> Result<Option<u16>, ConfigError> {
-        match self.of(typed, flag)? {
+        match self.setting(typed, flag)? {
             Some(setting) => setting.client_port(),
             None => Ok(default),
         }
     }
 
     fn model(&self, source: &Option<String>) -> Result<ModelConfig, ConfigError> {
-        let Some(source) = self.of(source, args::MODEL)? else {
+        let Some(source) = self.setting(source, args::MODEL)? else {
             return Err(ConfigError::missing(
                 "--model",
-                format!("give -m SOURCE or {}: a folder, org/name on the hub, or builtin://tiny", env::MODEL_SOURCE),
+                format!(
+                    "give -m SOURCE or set {}; SOURCE is a folder, org/name on the hub, or builtin://tiny",
+                    env::MODEL_SOURCE
+                ),
             ));
         };
-        let revision = self.of(&self.options.revision, args::REVISION)?;
-        let parsed = ModelSource::read(&source, revision.as_ref())?;
-        let name = match self.of(&self.options.name, args::NAME)? {
+        let revision = self.setting(&self.options.revision, args::REVISION)?;
+        let parsed = ModelSource::from_settings(&source, revision.as_ref())?;
+        let name = match self.setting(&self.options.name, args::NAME)? {
             Some(name) => name.word(MAX_NAME)?,
-            None => parsed
-                .name()
-                .ok_or_else(|| source.invalid("it has no last part to call the model by; give --served-model-name"))?,
+            None => parsed.name().ok_or_else(|| {
+                source.invalid("the source has no last part to name the model by; give --served-model-name")
+            })?,
         };
         let dtypes = DType::ALL.iter().map(|dtype| (dtype.as_str(), *dtype)).collect::<Vec<_>>();
-        let dtype = self.of(&self.options.dtype, args::DTYPE)?.map(|dtype| dtype.choice(&dtypes)).transpose()?;
-        let quantization = self.of(&self.options.isq, args::ISQ)?;
+        let dtype = self.setting(&self.options.dtype, args::DTYPE)?.map(|dtype| dtype.choice(&dtypes)).transpose()?;
+        let quantization = self.setting(&self.options.isq, args::ISQ)?;
         let quantization =
             quantization.map(|isq| isq.value.parse().map_err(|error: UnknownChoice| isq.invalid(error.to_string())));
         let quantization = quantization.transpose()?.unwrap_or_default();
@@ -256,10 +255,11 @@ impl Said<'_> {
     fn serving(&self, build: &Build) -> Result<ServingConfig, ConfigError> {
         let options = self.options;
         let kv_default = if build.visible_devices > 0 { DEFAULT_KV_DEVICE } else { DEFAULT_KV_CPU };
-        let kv_cache = self.of(&options.kv_cache_memory, args::KV_MEMORY)?.map(|memory| memory.memory()).transpose()?;
-        let recovery = self.of(&options.recovery_timeout, args::RECOVERY)?;
+        let kv_cache =
+            self.setting(&options.kv_cache_memory, args::KV_MEMORY)?.map(|memory| memory.memory()).transpose()?;
+        let recovery = self.setting(&options.recovery_timeout, args::RECOVERY)?;
         let recovery = recovery.map(|time| time.duration(Duration::from_secs(1))).transpose()?;
-        let drain = self.of(&options.drain_timeout, args::DRAIN)?;
+        let drain = self.setting(&options.drain_timeout, args::DRAIN)?;
         let drain = drain.map(|time| time.duration(Duration::ZERO)).transpose()?;
         let waiting = self.integer(&options.max_waiting, args::MAX_WAITING, 1..=super::MAX_WAITING)?;
         let seqs = self.integer(&options.max_num_seqs, args::MAX_SEQS, 1..=MAX_NUM_SEQS)?.unwrap_or(DEFAULT_NUM_SEQS);
@@ -285,50 +285,50 @@ impl Said<'_> {
         })
     }
 
-    /// A style by its name, or `auto`, or `none`.
+    /// Returns a style by its name, or `auto`, or `none`.
     fn style<T: Copy>(
         &self,
         typed: &Option<String>,
         flag: Flag,
         names: &[(&'static str, T)],
     ) -> Result<StyleChoice<T>, ConfigError> {
-        let Some(setting) = self.of(typed, flag)? else { return Ok(StyleChoice::Auto) };
+        let Some(setting) = self.setting(typed, flag)? else { return Ok(StyleChoice::Auto) };
         let styles = names.iter().map(|(name, style)| (*name, StyleChoice::Is(*style)));
         let all: Vec<_> = [("auto", StyleChoice::Auto), ("none", StyleChoice::Off)].into_iter().chain(styles).collect();
         setting.choice(&all)
     }
 
-    /// What to say where a node that is not the head's was given client ports by flag. By variable they may stand in a
-    /// template that all nodes share.
-    fn client_ports_in_vain(&self) -> Option<String> {
+    /// Returns a warning if a flag gives a client port to a worker. Variables give none: all nodes may share a pod template
+    /// that sets them.
+    fn unused_client_ports(&self) -> Option<String> {
         let typed = [(&self.options.http_port, args::HTTP_PORT), (&self.options.grpc_port, args::GRPC_PORT)];
         let (_, flag) = typed.into_iter().find(|(port, _)| port.is_some())?;
-        Some(format!("--{} changes nothing here: only the head binds client ports", flag.flag))
+        Some(format!("--{} has no effect here: only the head binds client ports", flag.flag))
     }
 }
 
-/// Refuses to tell others of an address that this node does not listen on.
-fn reachable(ring: &RingSetup, advertise: Option<&str>) -> Result<(), ConfigError> {
+/// Refuses an advertised address that this node does not listen on.
+fn check_advertised_host(ring: &RingSetup, advertise: Option<&str>) -> Result<(), ConfigError> {
     let (RingSetup::Auto { listen, .. } | RingSetup::Ring { listen, .. }) = ring;
     let Some(host) = advertise.filter(|_| listen.ip().is_loopback()) else { return Ok(()) };
-    let outside = host.parse::<IpAddr>().map_or(host != "localhost", |ip| !ip.is_loopback());
-    if !outside {
+    let is_outside = host.parse::<IpAddr>().map_or(host != "localhost", |ip| !ip.is_loopback());
+    if !is_outside {
         return Ok(());
     }
     Err(ConfigError::contradiction(
         format!("{}={host}", env::ADVERTISE),
-        format!("the ring port listens on {} alone", listen.ip()),
-        format!("set {} (or --ring-listen) to 0.0.0.0 or to that address", env::GROUP_HOST),
+        format!("the ring port listens only on {}", listen.ip()),
+        format!("set {} (or --ring-listen) to 0.0.0.0 or to the advertised address", env::GROUP_HOST),
     ))
 }
 
-/// Refuses a head that nobody could reach, or two of whose ports are one.
-fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
+/// Refuses a head without a client port or a foreground, and a head with the same port twice.
+fn check_ports(head: &HeadConfig) -> Result<(), ConfigError> {
     if head.http_port.is_none() && head.grpc_port.is_none() && head.foreground.is_none() {
         return Err(ConfigError::contradiction(
             "--http-port is off",
             "--grpc-port is off too",
-            "then nobody can ask anything; give one of them a port",
+            "no client could reach the head; give one of them a port",
         ));
     }
     let (ring, ranks) = match head.ring {
@@ -348,7 +348,7 @@ fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::contradiction(
                 format!("the {name} port is {port}"),
                 format!("the {other} port is {port} too"),
-                "give each its own",
+                "give each a port of its own",
             ));
         }
         taken.push((name, port));
@@ -356,10 +356,10 @@ fn ports(head: &HeadConfig) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Names of ours that do not exist: most likely a slip of the pen.
+/// Returns a warning for each variable with a prefix of ours that does not exist. It most likely is a typing error.
 fn unknown_variables(variables: &Environment) -> Vec<String> {
     let ours = |name: &str| name.starts_with("MISTRALRS_") || name.starts_with("LOCKSTEP_");
-    // Kubernetes makes variables of such names for a Service that is called so.
+    // Kubernetes sets variables of such names for a Service that is called `lockstep-…`.
     let link = |name: &str, value: &str| {
         value.contains("://")
             || ["_SERVICE_HOST", "_SERVICE_PORT", "_TCP", "_UDP"].iter().any(|part| name.contains(part))
@@ -367,6 +367,6 @@ fn unknown_variables(variables: &Environment) -> Vec<String> {
     variables
         .iter()
         .filter(|(name, value)| ours(name) && !env::ALL.contains(name) && !link(name, value))
-        .map(|(name, _)| format!("{name} changes nothing: there is no variable of this name"))
+        .map(|(name, _)| format!("{name} has no effect: the agent knows no variable of this name; check the spelling"))
         .collect()
 }

@@ -1,4 +1,4 @@
-//! Where the model is, from what was typed.
+//! The location of the model, from the settings.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use lockstep_hub::{HubModel, Repository, Revision};
 use super::error::ConfigError;
 use super::values::Setting;
 
-/// Where a model's files are. Displays as the URL that the assignment carries.
+/// Location of a model's files. It displays as the URL that the head assigns to nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelSource {
-    /// A folder; a relative one is relative to the working directory.
+    /// A folder or file; a relative path starts at the working directory.
     File(PathBuf),
-    /// One that is part of the program.
+    /// A model that is part of the program.
     Builtin(String),
-    /// One that is fetched from a hub.
+    /// A model of a hub.
     Hub(HubModel),
 }
 
@@ -30,24 +30,24 @@ impl fmt::Display for ModelSource {
 }
 
 impl ModelSource {
-    /// Folder or URL → source. `org/name` is a model of the hub where no folder is called so.
-    pub(super) fn read(source: &Setting, revision: Option<&Setting>) -> Result<Self, ConfigError> {
-        let read = Self::of(source)?;
-        match (read, revision) {
-            (Self::Hub(model), Some(said)) => {
-                let revision = said.value.parse().map_err(|problem: &str| said.invalid(problem))?;
+    /// Parses a folder or URL. `org/name` is a model of the hub if no folder has this name.
+    pub(super) fn from_settings(source: &Setting, revision: Option<&Setting>) -> Result<Self, ConfigError> {
+        let parsed = Self::parse(source)?;
+        match (parsed, revision) {
+            (Self::Hub(model), Some(setting)) => {
+                let revision = setting.value.parse().map_err(|problem: &str| setting.invalid(problem))?;
                 Ok(Self::Hub(HubModel { revision, ..model }))
             }
-            (_, Some(said)) => Err(ConfigError::contradiction(
-                format!("{}={}", said.name, said.value),
+            (_, Some(setting)) => Err(ConfigError::contradiction(
+                format!("{}={}", setting.name, setting.value),
                 format!("{}={} is no model of a hub", source.name, source.value),
-                "a revision picks a commit of hf://org/name; leave it out",
+                "only a model of a hub has revisions; leave the revision out",
             )),
-            (read, None) => Ok(read),
+            (parsed, None) => Ok(parsed),
         }
     }
 
-    fn of(source: &Setting) -> Result<Self, ConfigError> {
+    fn parse(source: &Setting) -> Result<Self, ConfigError> {
         let hub = |repository| Self::Hub(HubModel { repository, revision: Revision::default() });
         let Some((scheme, rest)) = source.value.split_once("://") else {
             let repository = source.value.parse::<Repository>().ok().filter(|_| source.value.contains('/'));
@@ -65,14 +65,12 @@ impl ModelSource {
                 (Err(problem), None) => Err(source.invalid(problem)),
             },
             "file" | "builtin" | "hf" => Err(source.invalid(format!("nothing follows {scheme}://"))),
-            "pvc" | "oci" => {
-                Err(source.invalid("a volume is mounted by Kubernetes; give the folder that it is mounted at"))
-            }
+            "pvc" | "oci" => Err(source.invalid("Kubernetes mounts a volume; give the folder that it is mounted at")),
             _ => Err(source.invalid("give a folder, file:// and a folder, hf://org/name, or builtin:// and a name")),
         }
     }
 
-    /// The last part, if it has one: what clients call the model unless they are told otherwise.
+    /// Returns the last part of the source, if it has one. This is the default name of the model.
     pub(super) fn name(&self) -> Option<String> {
         let name = match self {
             Self::File(path) => path.file_name()?.to_str()?,
@@ -87,15 +85,15 @@ impl ModelSource {
 mod tests {
     use super::*;
 
-    fn read(source: &str, revision: Option<&str>) -> Result<ModelSource, ConfigError> {
-        let said = |name: &str, value: &str| Setting { name: name.into(), value: value.into() };
-        let revision = revision.map(|revision| said("--revision", revision));
-        ModelSource::read(&said("--model", source), revision.as_ref())
+    fn parse_source(source: &str, revision: Option<&str>) -> Result<ModelSource, ConfigError> {
+        let setting = |name: &str, value: &str| Setting { name: name.into(), value: value.into() };
+        let revision = revision.map(|revision| setting("--revision", revision));
+        ModelSource::from_settings(&setting("--model", source), revision.as_ref())
     }
 
     #[test]
-    fn a_model_of_the_hub_is_what_looks_like_one_and_is_no_folder() {
-        let shown = |source: &str| read(source, None).unwrap().to_string();
+    fn org_and_name_are_a_model_of_the_hub_unless_a_folder_has_the_name() {
+        let shown = |source: &str| parse_source(source, None).unwrap().to_string();
         assert_eq!(shown("hf://org/name"), "hf://org/name");
         assert_eq!(shown("hf://gpt2"), "hf://gpt2");
         assert_eq!(shown("org/name"), "hf://org/name");
@@ -103,14 +101,16 @@ mod tests {
         for folder in ["name", "/org/name", "./org/name", "../org", "a/b/c"] {
             assert_eq!(shown(folder), format!("file://{folder}"));
         }
-        let named = |source: &str| read(source, None).unwrap().name();
+        let named = |source: &str| parse_source(source, None).unwrap().name();
         assert_eq!((named("hf://org/name").as_deref(), named("/a/b").as_deref()), (Some("name"), Some("b")));
-        let ModelSource::Hub(model) = read("org/name", Some("v1.0")).unwrap() else { panic!("no model of the hub") };
+        let ModelSource::Hub(model) = parse_source("org/name", Some("v1.0")).unwrap() else {
+            panic!("no model of the hub")
+        };
         assert_eq!(model.revision.as_str(), "v1.0");
     }
 
     #[test]
-    fn what_is_wrong_is_named_as_it_was_said() {
+    fn an_error_names_the_setting_as_typed() {
         for (source, revision, part) in [
             ("hf://", None, "nothing follows hf://"),
             ("hf://a/b/c", None, "--model=hf://a/b/c: a model on the hub is called org/name"),
@@ -118,8 +118,8 @@ mod tests {
             ("hf://a/b", Some("../x"), "--revision=../x: a revision is"),
             ("/folder", Some("main"), "--revision=main but --model=/folder is no model of a hub"),
         ] {
-            let told = read(source, revision).unwrap_err().to_string();
-            assert!(told.contains(part), "{source}: {told}");
+            let message = parse_source(source, revision).unwrap_err().to_string();
+            assert!(message.contains(part), "{source}: {message}");
         }
     }
 }

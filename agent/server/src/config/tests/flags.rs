@@ -1,4 +1,4 @@
-//! Flags, their variables, and what mistral.rs has and this program has not.
+//! Flags, their variables, and refused flags of mistral.rs.
 
 use lockstep_proto::limits;
 
@@ -42,7 +42,7 @@ fn defaults_are_the_documented_ones() {
 
 #[test]
 fn each_flag_has_its_variable_and_wins_over_it() {
-    /// The value in question, in words.
+    /// Prints the field of the configuration that the flag sets.
     type Shown = fn(&HeadConfig) -> String;
     let rows: &[(&str, &str, &str, &str, Shown)] = &[
         ("--model", "LOCKSTEP_MODEL_SOURCE", "/models/a", "file:///models/a", |head| head.model.source.to_string()),
@@ -144,7 +144,7 @@ fn a_wrong_value_is_refused_by_flag_and_by_variable() {
         ("--group-host", "LOCKSTEP_GROUP_HOST", "eth0", "IP address"),
         ("--head-node", "LOCKSTEP_HEAD_NODE", "pod", "child, separate"),
         ("--probe-port", "LOCKSTEP_PROBE_PORT", "0", "1 to 65535"),
-        ("--advertise", "LOCKSTEP_ADVERTISE", "0.0.0.0", "nobody can call"),
+        ("--advertise", "LOCKSTEP_ADVERTISE", "0.0.0.0", "no other node can reach"),
         ("--advertise", "LOCKSTEP_ADVERTISE", "10.0.0.1:1236", "without a port"),
         ("--advertise", "LOCKSTEP_ADVERTISE", "a/b", "host's name"),
         ("--threads", "LOCKSTEP_THREADS", "0", "from 1"),
@@ -161,14 +161,14 @@ fn a_wrong_value_is_refused_by_flag_and_by_variable() {
         }
     }
     let row: Row = ("LOCKSTEP_FOLLOW_PARENT=no", CPU, Err(&["LOCKSTEP_FOLLOW_PARENT=no", "1 or 0"]));
-    check(&[row, ("LOCKSTEP_HOST=", CPU, Err(&["LOCKSTEP_HOST=", "it is empty"]))]);
+    check(&[row, ("LOCKSTEP_HOST=", CPU, Err(&["LOCKSTEP_HOST=", "the value is empty"]))]);
     let long = "x".repeat(5000);
     let error = configure("plain -m a", &format!("LOCKSTEP_CLUSTER_ID={long}"), &CPU).unwrap_err().to_string();
     assert!(error.contains("longer than 4096 bytes") && error.len() < 400, "{error}");
 }
 
 #[test]
-fn what_does_not_fit_together_is_refused() {
+fn contradicting_settings_are_refused() {
     let rows: &[(&str, &[&str])] = &[
         ("plain", &["--model is not set", "LOCKSTEP_MODEL_SOURCE"]),
         ("plain -m hf://a/b/c", &["--model=hf://a/b/c", "org/name"]),
@@ -204,7 +204,7 @@ fn what_does_not_fit_together_is_refused() {
 }
 
 #[test]
-fn what_mistral_rs_has_is_refused_by_name() {
+fn a_flag_of_mistral_rs_is_refused_by_name() {
     let rows = [
         ("--imatrix a plain -m a", "--imatrix", "--isq"),
         ("--serve-ip 0.0.0.0 plain -m a", "--serve-ip", "--host"),
@@ -226,7 +226,7 @@ fn what_mistral_rs_has_is_refused_by_name() {
 }
 
 #[test]
-fn a_conversation_serves_nobody_unless_asked() {
+fn a_conversation_serves_only_the_ports_that_are_set() {
     for command in ["-i plain -m a", "plain -i -m a", "plain -m a --interactive-mode"] {
         let head = head(command, "HOME=/home/me");
         let history = Some("/home/me/.local/state/lockstep/chat_history".into());
@@ -243,12 +243,12 @@ fn a_conversation_serves_nobody_unless_asked() {
     let filter = |command: &str| configure(command, "", &CPU).unwrap().log.filter;
     let filters = ["plain -m a", "-i plain -m a", "-i --log debug plain -m a"].map(filter);
     assert_eq!(filters, ["info", "warn", "debug"]);
-    let told = configure("-i plain -m a", "MISTRALRS_NO_NCCL=1", &CPU).unwrap().log.filter;
-    assert_eq!(told, "warn,lockstep_agent::node::rank=info", "where the layers went");
+    let filter = configure("-i plain -m a", "MISTRALRS_NO_NCCL=1", &CPU).unwrap().log.filter;
+    assert_eq!(filter, "warn,lockstep_agent::node::rank=info", "the placement of the layers is logged");
     let got = configure("-i plain -m a", "LOCKSTEP_FOLLOW_PARENT=1", &CPU).map(|config| describe(&config));
     check_one("-i", got, &Err(&["-i and LOCKSTEP_FOLLOW_PARENT", "standard input"]));
     let config = configure("--throughput plain -m a", "", &CPU).unwrap();
-    assert!(config.warnings[0].contains("--throughput changes nothing without -i"), "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("--throughput has no effect without -i"), "{:?}", config.warnings);
 }
 
 #[test]
@@ -261,9 +261,9 @@ fn a_measurement_is_checked() {
         BenchConfig { batch_sizes: vec![1, 2, 4, 8], prompt_tokens: 512, answer_tokens: 32, rounds: 5, json: false };
     assert_eq!(bench("bench -m a"), default);
     assert_eq!(bench("bench -m a --max-seqs 3").batch_sizes, [1, 2]);
-    let said = "bench -m a --batch-sizes 16,1 --prompt-tokens 7 --answer-tokens 9 --rounds 1 --json --threads 2";
+    let command = "bench -m a --batch-sizes 16,1 --prompt-tokens 7 --answer-tokens 9 --rounds 1 --json --threads 2";
     let expected = BenchConfig { batch_sizes: vec![16, 1], prompt_tokens: 7, answer_tokens: 9, rounds: 1, json: true };
-    assert_eq!(bench(said), expected);
+    assert_eq!(bench(command), expected);
     assert_eq!((head("bench -m a", "").http_port, head("bench -m a --port 7", "").http_port), (None, Some(7)));
     let worker = configure("bench", "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1", &CPU).unwrap();
     assert!(matches!(worker.role, Role::Node(_)) && worker.warnings.is_empty(), "{worker:?}");
@@ -281,18 +281,18 @@ fn a_measurement_is_checked() {
 }
 
 #[test]
-fn a_worker_takes_the_heads_command() {
+fn a_worker_accepts_the_heads_command() {
     let worker = "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1";
     let config = configure("plain", &format!("{worker} LOCKSTEP_HTTP_PORT=0"), &CPU).unwrap();
     assert!(matches!(config.role, Role::Node(_)) && config.warnings.is_empty(), "{config:?}");
     let config = configure("-i --throughput plain -m /m", &format!("{worker} LOCKSTEP_FOLLOW_PARENT=1"), &CPU).unwrap();
     assert!(matches!(config.role, Role::Node(_)) && config.warnings.is_empty(), "{config:?}");
     let config = configure("plain -m /m --grpc-port 5", worker, &CPU).unwrap();
-    assert!(config.warnings[0].contains("--grpc-port changes nothing here"), "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("--grpc-port has no effect here"), "{:?}", config.warnings);
 }
 
 #[test]
-fn the_heads_own_node_reads_back_what_the_head_wrote() {
+fn the_child_reads_back_the_arguments_of_the_head() {
     let rows = [
         ("plain -m a", "", "127.0.0.1:7"),
         ("plain -m a --threads 2 --isa avx2 --group-key-file /key", "MISTRALRS_MN_LOCAL_WORLD_SIZE=2", "[::1]:7"),
@@ -314,9 +314,9 @@ fn the_heads_own_node_reads_back_what_the_head_wrote() {
     }
 }
 
-/// As in a pod: the head in one container, its ranks in the other.
+/// A pod runs the head in one container and its ranks in another.
 #[test]
-fn a_heads_ranks_may_be_separate() {
+fn the_heads_ranks_may_run_in_a_separate_process() {
     let variables = "LOCKSTEP_HEAD_NODE=separate LOCKSTEP_TLS_DIR=/tls MISTRALRS_MN_HEAD_NUM_WORKERS=0";
     let one = head("plain -m a", variables);
     assert_eq!((one.own_ranks, one.control.to_string().as_str()), (OwnRanks::Separate, "0.0.0.0:1235"));
@@ -329,19 +329,19 @@ fn a_heads_ranks_may_be_separate() {
     assert_eq!((node.advertise.as_deref(), node.common.tls.is_some()), (Some("10.1.2.3"), true));
     assert!(!node.common.follow_parent && config.warnings.is_empty(), "{:?}", config.warnings);
     let config = configure("plain -m a", &variables, &CPU).unwrap();
-    assert!(config.warnings[0].contains("LOCKSTEP_PROBE_PORT changes nothing here"), "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("LOCKSTEP_PROBE_PORT has no effect here"), "{:?}", config.warnings);
     check(&[
         ("LOCKSTEP_HEAD_NODE=separate", CPU, Err(&["LOCKSTEP_HEAD_NODE=separate", "MISTRALRS_MN_HEAD_PORT"])),
         (
             "LOCKSTEP_HEAD_NODE=separate RING_PORT=1 RING_RIGHT=2 RING_RANK=0 RING_WORLD_SIZE=2",
             CPU,
-            Err(&["told as a ring", "MISTRALRS_MN_*"]),
+            Err(&["describes the group as a ring", "MISTRALRS_MN_*"]),
         ),
         (
             "MISTRALRS_MN_WORKER_ID=0 MISTRALRS_MN_WORKER_SERVER_ADDR=a:1 LOCKSTEP_GROUP_HOST=127.0.0.1 \
              LOCKSTEP_ADVERTISE=10.0.0.9",
             CPU,
-            Err(&["LOCKSTEP_ADVERTISE=10.0.0.9", "listens on 127.0.0.1", "LOCKSTEP_GROUP_HOST"]),
+            Err(&["LOCKSTEP_ADVERTISE=10.0.0.9", "listens only on 127.0.0.1", "LOCKSTEP_GROUP_HOST"]),
         ),
     ]);
 }
@@ -367,7 +367,7 @@ fn a_wrong_node_command_is_refused() {
 }
 
 #[test]
-fn help_names_each_variable() {
+fn the_help_names_each_variable() {
     let Err(ConfigError::Usage(help)) = parse(["lockstep-agent", "plain", "--help"]) else { panic!("no help") };
     let help = help.to_string();
     for part in ["-m, --model <SOURCE>", "LOCKSTEP_MODEL_SOURCE", "LOCKSTEP_HTTP_PORT", "--http-port", "LOCKSTEP_LOG]"]
@@ -378,7 +378,7 @@ fn help_names_each_variable() {
 }
 
 #[test]
-fn the_page_names_every_variable_and_flag() {
+fn the_page_lists_every_variable_and_flag() {
     let page = include_str!("../../../CONFIGURATION.md");
     for name in lockstep_proto::names::env::ALL {
         assert!(
@@ -395,7 +395,7 @@ fn the_page_names_every_variable_and_flag() {
 }
 
 #[test]
-fn help_and_page_state_the_defaults() {
+fn the_help_and_the_page_state_the_defaults() {
     let Err(ConfigError::Usage(help)) = parse(["lockstep-agent", "plain", "--help"]) else { panic!("no help") };
     let help = help.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     let page = include_str!("../../../CONFIGURATION.md");

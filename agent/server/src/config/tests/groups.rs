@@ -21,7 +21,7 @@ fn one_node_is_the_whole_group() {
             CPU,
             Err(&[
                 "MISTRALRS_MN_GLOBAL_WORLD_SIZE=4",
-                "told of no other",
+                "no variable names another node",
                 "MISTRALRS_MN_HEAD_NUM_WORKERS",
                 "MISTRALRS_MN_WORKER_ID",
             ]),
@@ -94,7 +94,7 @@ fn a_head_waits_for_its_workers() {
         (
             "MISTRALRS_MN_HEAD_NUM_WORKERS=1 MISTRALRS_MN_HEAD_PORT=",
             CPU,
-            Err(&["MISTRALRS_MN_HEAD_PORT=", "it is empty"]),
+            Err(&["MISTRALRS_MN_HEAD_PORT=", "the value is empty"]),
         ),
         (
             "MISTRALRS_MN_HEAD_NUM_WORKERS=1 MISTRALRS_MN_LOCAL_WORLD_SIZE=0",
@@ -174,7 +174,7 @@ fn a_worker_finds_its_head() {
 }
 
 #[test]
-fn a_ring_says_it_all() {
+fn ring_variables_describe_a_group() {
     check(&[
         (
             "RING_PORT=9000 RING_RIGHT=9001 RING_RANK=0 RING_WORLD_SIZE=3",
@@ -236,7 +236,7 @@ fn a_ring_says_it_all() {
 }
 
 #[test]
-fn two_readings_are_refused() {
+fn contradicting_variables_are_refused() {
     check(&[
         (
             "RING_RANK=0 MISTRALRS_MN_LOCAL_WORLD_SIZE=1",
@@ -288,12 +288,12 @@ fn devices_can_be_declared() {
 }
 
 #[test]
-fn ranks_with_devices_need_nccl_or_to_be_told_a_ring() {
+fn ranks_with_devices_need_nccl_or_a_ring() {
     let auto = RingSetup::Auto { listen: "127.0.0.1:0".parse().unwrap(), or_free: false };
     let right = HostPort { host: "a".into(), port: 1 };
-    let told = RingSetup::Ring { listen: "127.0.0.1:1".parse().unwrap(), right, rank: 0, world_size: 2 };
+    let ring = RingSetup::Ring { listen: "127.0.0.1:1".parse().unwrap(), right, rank: 0, world_size: 2 };
     let with = |visible| DevicesConfig { visible, ..Default::default() };
-    for (devices, world_size, ring) in [(with(0), 2, &auto), (with(1), 1, &auto), (with(1), 2, &told)] {
+    for (devices, world_size, ring) in [(with(0), 2, &auto), (with(1), 1, &auto), (with(1), 2, &ring)] {
         devices.check_group(world_size, ring).unwrap();
     }
     let error = with(1).check_group(2, &auto).unwrap_err().to_string();
@@ -303,7 +303,7 @@ fn ranks_with_devices_need_nccl_or_to_be_told_a_ring() {
 }
 
 #[test]
-fn stages_are_equal_and_take_whole_nodes_or_share_one() {
+fn stages_are_equal_and_do_not_split_nodes() {
     check(&[
         ("MISTRALRS_PIPELINE_PARALLEL=0", CPU, Err(&["MISTRALRS_PIPELINE_PARALLEL=0", "from 1"])),
         ("MISTRALRS_PIPELINE_PARALLEL=65", CPU, Err(&["MISTRALRS_PIPELINE_PARALLEL=65", "64"])),
@@ -311,7 +311,7 @@ fn stages_are_equal_and_take_whole_nodes_or_share_one() {
         (
             "MISTRALRS_PIPELINE_PARALLEL=2",
             CPU,
-            Err(&["MISTRALRS_PIPELINE_PARALLEL=2", "1 ranks, which do not make 2", "MISTRALRS_MN_LOCAL_WORLD_SIZE"]),
+            Err(&["MISTRALRS_PIPELINE_PARALLEL=2", "1 ranks, and they do not make 2", "MISTRALRS_MN_LOCAL_WORLD_SIZE"]),
         ),
         (
             "MISTRALRS_PIPELINE_PARALLEL=2 MISTRALRS_MN_LOCAL_WORLD_SIZE=4",
@@ -331,7 +331,7 @@ fn stages_are_equal_and_take_whole_nodes_or_share_one() {
         (
             "MISTRALRS_PIPELINE_PARALLEL=2 RING_PORT=9000 RING_RIGHT=9001 RING_RANK=1 RING_WORLD_SIZE=3",
             CPU,
-            Err(&["3 ranks, which do not make 2 equal stages"]),
+            Err(&["3 ranks, and they do not make 2 equal stages"]),
         ),
         (
             "MISTRALRS_PIPELINE_PARALLEL=2 MISTRALRS_MN_HEAD_NUM_WORKERS=3 MISTRALRS_MN_LOCAL_WORLD_SIZE=2",
@@ -353,12 +353,12 @@ fn stages_are_equal_and_take_whole_nodes_or_share_one() {
 }
 
 #[test]
-fn what_changes_nothing_is_said() {
+fn a_setting_without_effect_gives_a_warning() {
     let rows = [
         ("MISTRALRS_NO_NCCL=1", "MISTRALRS_NO_NCCL=1 changes nothing"),
-        ("LOCKSTEP_HTPP_PORT=1", "LOCKSTEP_HTPP_PORT changes nothing: there is no variable"),
-        ("MISTRALRS_NO_MMAP=1", "MISTRALRS_NO_MMAP changes nothing"),
-        ("LOCKSTEP_CONTROL_PORT=1 MISTRALRS_MN_HEAD_NUM_WORKERS=1", "the head's port is MISTRALRS_MN_HEAD_PORT"),
+        ("LOCKSTEP_HTPP_PORT=1", "LOCKSTEP_HTPP_PORT has no effect: the agent knows no variable"),
+        ("MISTRALRS_NO_MMAP=1", "MISTRALRS_NO_MMAP has no effect"),
+        ("LOCKSTEP_CONTROL_PORT=1 MISTRALRS_MN_HEAD_NUM_WORKERS=1", "MISTRALRS_MN_HEAD_PORT sets the head's port"),
         ("LOCKSTEP_CONTROL_PORT=1 RING_PORT=1 RING_RIGHT=2 RING_RANK=1 RING_WORLD_SIZE=2", "only rank 0 reads it"),
     ];
     for (variables, warning) in rows {

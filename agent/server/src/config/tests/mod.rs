@@ -1,4 +1,4 @@
-//! Every rule of the environment and of the flags, as rows: what was said → what this process is to do, or the error.
+//! Every rule of the environment and of the flags, as rows: settings → the role of the process, or the error.
 
 mod flags;
 mod groups;
@@ -10,7 +10,7 @@ const CPU: Build = Build { nccl: false, visible_devices: 0 };
 const EIGHT_GPUS: Build = Build { nccl: true, visible_devices: 8 };
 const EIGHT_GPUS_NO_NCCL: Build = Build { nccl: false, visible_devices: 8 };
 
-/// A command line by words and variables by `NAME=value` words → configuration.
+/// Resolves a command line in words and variables in `NAME=value` words.
 fn configure(command: &str, variables: &str, build: &Build) -> Result<Config, ConfigError> {
     let variables: Environment =
         variables.split_whitespace().map(|variable| variable.split_once('=').expect("NAME=value")).collect();
@@ -18,7 +18,7 @@ fn configure(command: &str, variables: &str, build: &Build) -> Result<Config, Co
     resolve(&parse(argv)?, &variables, build)
 }
 
-/// What the process is to do, in one line.
+/// Describes the role of the process in one line.
 fn describe(config: &Config) -> String {
     let ring = |ring: &RingSetup| match ring {
         RingSetup::Auto { listen, or_free } => format!("ring {listen}{}", if *or_free { " or free" } else { "" }),
@@ -47,10 +47,10 @@ fn describe(config: &Config) -> String {
     }
 }
 
-/// Variables, build, and what follows for `plain -m builtin://tiny`.
+/// Variables, build, and their result for `plain -m builtin://tiny`.
 type Row = (&'static str, Build, Result<&'static str, &'static [&'static str]>);
 
-/// Checks rows: the line that describes the configuration, or every part of the error's text.
+/// Checks rows: the line that describes the configuration, or all parts of the error's text.
 fn check(rows: &[Row]) {
     for (variables, build, expected) in rows {
         let got = configure("plain -m builtin://tiny", variables, build);
@@ -58,15 +58,15 @@ fn check(rows: &[Row]) {
     }
 }
 
-fn check_one(said: &str, got: Result<String, ConfigError>, expected: &Result<&str, &[&str]>) {
+fn check_one(input: &str, got: Result<String, ConfigError>, expected: &Result<&str, &[&str]>) {
     match (got, expected) {
-        (Ok(got), Ok(expected)) => assert_eq!(got, *expected, "of `{said}`"),
+        (Ok(got), Ok(expected)) => assert_eq!(got, *expected, "of `{input}`"),
         (Err(error), Err(parts)) => {
             let text = error.to_string();
             for part in *parts {
-                assert!(text.contains(part), "of `{said}`: `{text}` lacks `{part}`");
+                assert!(text.contains(part), "of `{input}`: `{text}` lacks `{part}`");
             }
         }
-        (got, expected) => panic!("of `{said}`: {got:?}, not {expected:?}"),
+        (got, expected) => panic!("of `{input}`: {got:?}, not {expected:?}"),
     }
 }

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use super::*;
 
-/// What follows from a file of this text and these further variables.
-fn of_file(text: &str, further: &str) -> Result<String, ConfigError> {
+/// Describes the configuration that follows from a file of this text and further variables.
+fn configure_with_file(text: &str, further: &str) -> Result<String, ConfigError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let variables = format!("RING_CONFIG={} {further}", file.path().display());
@@ -15,7 +15,7 @@ fn of_file(text: &str, further: &str) -> Result<String, ConfigError> {
 const HEAD: &str = r#"{"master_port": 7000, "port": 9000, "right_port": 9001, "rank": 0, "world_size": 2}"#;
 
 #[test]
-fn a_file_says_what_the_variables_say() {
+fn a_file_replaces_the_variables() {
     let rows = [
         (HEAD, "", "head of (1 + 1) × 1, control 127.0.0.1:7000, ring 127.0.0.1:9000 → 127.0.0.1:9001 as 0/2"),
         (
@@ -35,7 +35,7 @@ fn a_file_says_what_the_variables_say() {
         ),
     ];
     for (text, further, expected) in rows {
-        check_one(text, of_file(text, further), &Ok(expected));
+        check_one(text, configure_with_file(text, further), &Ok(expected));
     }
 }
 
@@ -82,7 +82,7 @@ fn a_wrong_file_is_refused() {
         (" ".repeat(70_000), "", &["larger than 65536 bytes"]),
     ];
     for (text, further, parts) in rows {
-        check_one(&text, of_file(&text, further), &Err(parts));
+        check_one(&text, configure_with_file(&text, further), &Err(parts));
     }
     check(&[("RING_CONFIG=/nonexistent/ring.json", CPU, Err(&["RING_CONFIG=/nonexistent/ring.json", "No such file"]))]);
 }
