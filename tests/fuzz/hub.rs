@@ -95,12 +95,12 @@ fn model() -> HubModel {
 fn limits(piece: u64) -> Limits {
     let pauses = Backoff::new(Duration::ZERO, Duration::ZERO);
     let retry = RetryPolicy { tries: 2, pauses, longest_requested: Duration::from_millis(1) };
-    Limits { look: BRIEF, retry, piece, ..Limits::default() }
+    Limits { poll_interval: BRIEF, retry, piece_bytes: piece, ..Limits::default() }
 }
 
 /// Returns limits for a host that may leave an answer unfinished.
 fn impatient() -> Limits {
-    Limits { silence: BRIEF, ..limits(Limits::default().piece) }
+    Limits { idle_timeout: BRIEF, ..limits(Limits::default().piece_bytes) }
 }
 
 /// Fetches all files, and returns their folder.

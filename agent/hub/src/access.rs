@@ -1,4 +1,4 @@
-//! Address, cache and token of a hub.
+//! The address of a hub, and the token for it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,15 +8,15 @@ use reqwest::Url;
 /// Address of Hugging Face's own hub.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// Settings of a hub, its cache and its token. The crate reads and dials nothing until a model is wanted.
+/// Configuration of a hub: its address, cache and token. The agent reads and dials nothing until it needs a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubConfig {
-    /// Address without the last slash of its path.
+    /// Address, without a trailing slash.
     pub endpoint: Url,
-    /// Folder of `models--org--name`. `None` if neither `HF_HOME` nor a home folder is known.
+    /// Folder of the `models--org--name` folders. `None`: neither `HF_HOME` nor `HOME` is set.
     pub cache: Option<PathBuf>,
     pub token: TokenSource,
-    /// Set if the hub must not be asked.
+    /// Set if the client must not ask the hub.
     pub offline: bool,
 }
 
@@ -33,16 +33,16 @@ pub enum TokenSource {
     #[default]
     Nowhere,
     Given(Token),
-    /// File with the token. The file need not exist.
+    /// File with the token. The file may be missing.
     File(PathBuf),
 }
 
-/// A token. Logs never show it.
+/// Token for the hub. Its debug form hides it from logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// Returns `None` if `text` cannot be a token: it is empty, or has a character that is not visible ASCII.
+    /// Returns `None` if `text` is empty or has other characters than visible ASCII.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
         (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self(text.to_owned()))
@@ -59,14 +59,15 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Reads the address of a hub: `http://` or `https://`, a host, and no user, query or fragment. `None`: `text` is none.
+/// Parses the address of a hub: `http://` or `https://`, a host, and no user, query or fragment. Returns `None` for other
+/// text.
 pub fn parse_endpoint(text: &str) -> Option<Url> {
     let url = Url::parse(text.trim_end_matches('/')).ok()?;
-    let plain = matches!(url.scheme(), "http" | "https")
+    let is_valid = matches!(url.scheme(), "http" | "https")
         && url.has_host()
         && url.username().is_empty()
         && url.password().is_none()
         && url.query().is_none()
         && url.fragment().is_none();
-    plain.then_some(url)
+    is_valid.then_some(url)
 }

@@ -1,5 +1,5 @@
-//! One request to the hub and its response. This module follows redirects itself: so the token goes to the hub's own
-//! address only, and the final address of a file can be remembered.
+//! One request to the hub and its response. The client follows redirects itself. So it sends the token only to the hub's
+//! own address, and a caller can reuse the final address of a file.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::Limits;
 use crate::access::{HubConfig, Token, TokenSource};
-use crate::error::{Failure, HubError};
+use crate::error::{AttemptError, HubError};
 use crate::retry::Retries;
 use lockstep_engine::source::read_small_file;
 
 /// Most redirects of one request. The hub itself uses two.
 const MAX_REDIRECTS: usize = 5;
-/// Time to reach a host.
+/// Timeout of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest part of the hub's message that an error repeats, in characters.
+/// Longest part of the hub's own message in an error, in characters.
 const MAX_NOTE: usize = 200;
 /// Largest token file, in bytes.
 const MAX_TOKEN_FILE: u64 = 4096;
@@ -37,16 +37,16 @@ pub(crate) struct Client {
 /// A request to the hub.
 #[derive(Debug)]
 pub(crate) struct HubRequest<'a> {
-    /// Subject of the request, for errors.
+    /// File or model of the request, for errors.
     pub what: &'a str,
     pub url: Url,
-    /// Range of bytes to send. `None` for all.
+    /// Bytes of the file to request. `None`: all of them.
     pub range: Option<Range<u64>>,
-    /// `ETag` of the content. If the content has changed, the hub sends all of it instead of the range.
+    /// `ETag` of the content. If the content has changed, the host sends the whole file instead of the range.
     pub if_range: Option<&'a str>,
 }
 
-/// A response with a good status, and the address after all redirects.
+/// A response with a successful status, and its address after all redirects.
 #[derive(Debug)]
 pub(crate) struct HubResponse {
     pub response: Response,
@@ -54,7 +54,7 @@ pub(crate) struct HubResponse {
 }
 
 impl HubResponse {
-    /// Returns the `ETag` for later requests of the same content, unless it is a weak one.
+    /// Returns the strong `ETag` of the content, for a later request of another range. A weak one cannot serve for that.
     pub(crate) fn etag(&self) -> Option<String> {
         let etag = self.response.headers().get(ETAG)?.to_str().ok()?;
         (!etag.starts_with("W/")).then(|| etag.to_owned())
@@ -62,22 +62,22 @@ impl HubResponse {
 }
 
 impl Client {
-    /// Sets up the client.
+    /// Creates a client.
     ///
     /// # Errors
-    /// The token's file cannot be read.
+    /// The token file cannot be read.
     pub(crate) fn new(config: &HubConfig, limits: Limits) -> Result<Self, HubError> {
         let mut builder = reqwest::Client::builder()
             .redirect(Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(limits.silence)
+            .read_timeout(limits.idle_timeout)
             .user_agent(concat!("lockstep/", env!("CARGO_PKG_VERSION")));
-        builder = builder.tls_backend_preconfigured(tls(config)?);
+        builder = builder.tls_backend_preconfigured(tls_config(config)?);
         let http = builder.build().map_err(|error| HubError::Tls(error.to_string()))?;
-        Ok(Self { http, endpoint: config.endpoint.clone(), token: token(&config.token)?, limits })
+        Ok(Self { http, endpoint: config.endpoint.clone(), token: read_token(&config.token)?, limits })
     }
 
-    /// Returns the endpoint followed by `parts`, each escaped.
+    /// Returns the endpoint with the path segments `parts` behind it, each escaped.
     pub(crate) fn url<'a>(&self, parts: impl IntoIterator<Item = &'a str>) -> Url {
         let mut url = self.endpoint.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -86,14 +86,14 @@ impl Client {
         url
     }
 
-    /// Sends a request until there is a response or the last attempt has failed.
+    /// Sends a request again and again, until a response comes or the retry policy ends the attempts.
     pub(crate) async fn send_with_retries(&self, request: &HubRequest<'_>) -> Result<HubResponse, HubError> {
         let mut retries = Retries::new(self.limits.retry);
         loop {
-            let (reason, after) = match self.try_get(request).await {
-                Ok(answer) => return Ok(answer),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again { reason, after }) => (reason, after),
+            let (reason, after) = match self.send_once(request).await {
+                Ok(response) => return Ok(response),
+                Err(AttemptError::Final(error)) => return Err(error),
+                Err(AttemptError::Retry { reason, after }) => (reason, after),
             };
             self.pause(&mut retries, request.what, reason, after).await?;
         }
@@ -114,31 +114,31 @@ impl Client {
             let (what, tries, endpoint) = (what.to_owned(), retries.tries(), self.endpoint.to_string());
             return Err(HubError::Unreachable { what, reason, tries, endpoint });
         };
-        tracing::debug!(what, reason, ?pause, "no answer from the hub: trying again");
+        tracing::debug!(what, reason, ?pause, "a request to the hub failed: trying again");
         tokio::time::sleep(pause).await;
         Ok(())
     }
 
-    /// Sends a request once.
-    pub(crate) async fn try_get(&self, request: &HubRequest<'_>) -> Result<HubResponse, Failure> {
+    /// Sends a request once, and follows redirects.
+    pub(crate) async fn send_once(&self, request: &HubRequest<'_>) -> Result<HubResponse, AttemptError> {
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(&url, request).await?;
+            let response = self.send_to(&url, request).await?;
             let status = response.status();
             if status.is_success() {
                 return Ok(HubResponse { response, url });
             }
             if !status.is_redirection() {
-                return Err(self.refused(&url, request.what, &response));
+                return Err(self.status_error(&url, request.what, &response));
             }
-            url = redirected(&url, response.headers(), request.what)?;
+            url = redirect_target(&url, response.headers(), request.what)?;
         }
         let reason = format!("more than {MAX_REDIRECTS} redirects");
         Err(HubError::Redirect { what: request.what.into(), reason }.into())
     }
 
-    async fn send(&self, url: &Url, request: &HubRequest<'_>) -> Result<Response, Failure> {
-        // Without compression, lengths are those of the files.
+    async fn send_to(&self, url: &Url, request: &HubRequest<'_>) -> Result<Response, AttemptError> {
+        // Without compression, a length in a response is the length in the file.
         let mut builder = self.http.get(url.clone()).header(ACCEPT_ENCODING, "identity");
         if let Some(token) = self.token.as_ref().filter(|_| self.is_own(url)) {
             builder = builder.bearer_auth(token.secret());
@@ -149,15 +149,16 @@ impl Client {
                 builder = builder.header(IF_RANGE, etag);
             }
         }
-        builder.send().await.map_err(|error| Failure::again(in_words(error)))
+        builder.send().await.map_err(|error| AttemptError::retry(in_words(error)))
     }
 
+    /// Returns true if `url` belongs to the hub itself, not to a storage that the hub redirects to.
     fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.endpoint.origin()
     }
 
-    /// Returns the failure for a bad status.
-    fn refused(&self, url: &Url, what: &str, response: &Response) -> Failure {
+    /// Returns the error for an unsuccessful status.
+    fn status_error(&self, url: &Url, what: &str, response: &Response) -> AttemptError {
         let status = response.status();
         let what = what.to_owned();
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -165,9 +166,9 @@ impl Client {
         let note: String = note.chars().filter(|c| !c.is_control()).take(MAX_NOTE).collect();
         let noted = if note.is_empty() { String::new() } else { format!(": {note}") };
         match status {
-            // A signed link has run out. The hub gives a new one.
+            // A storage's signed link has expired. The hub gives another one.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !self.is_own(url) => {
-                Failure::again(format!("{} answers {status}{noted}", url.host_str().unwrap_or_default()))
+                AttemptError::retry(format!("{} answers {status}{noted}", url.host_str().unwrap_or_default()))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.token.is_none() => {
                 HubError::Unauthorized { what, status }.into()
@@ -179,25 +180,29 @@ impl Client {
                 HubError::NotFound { what, note: if note.is_empty() { status.to_string() } else { note } }.into()
             }
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                Failure::Again { reason: format!("the hub answers {status}{noted}"), after: retry_after(response) }
+                AttemptError::Retry { reason: format!("the hub answers {status}{noted}"), after: retry_after(response) }
             }
             _ if status.is_server_error() => {
-                Failure::Again { reason: format!("the hub answers {status}{noted}"), after: retry_after(response) }
+                AttemptError::Retry { reason: format!("the hub answers {status}{noted}"), after: retry_after(response) }
             }
             _ => HubError::Status { what, status, note: noted }.into(),
         }
     }
 }
 
-/// Reads a whole body of at most `most` bytes.
+/// Reads a whole body of at most `max_bytes` bytes.
 ///
 /// # Errors
-/// [`Failure::Again`] for a body that ends early, [`HubError::Answer`] for one that is larger.
-pub(crate) async fn body(what: &str, mut response: Response, most: usize) -> Result<Vec<u8>, Failure> {
+/// [`AttemptError::Retry`] for a body that ends early, [`HubError::WrongAnswer`] for a larger body.
+pub(crate) async fn read_body(what: &str, mut response: Response, max_bytes: usize) -> Result<Vec<u8>, AttemptError> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| Failure::again(in_words(error)))? {
-        if bytes.len() + chunk.len() > most {
-            return Err(HubError::Answer { what: what.into(), reason: format!("more than {most} bytes") }.into());
+    while let Some(chunk) = response.chunk().await.map_err(|error| AttemptError::retry(in_words(error)))? {
+        if bytes.len() + chunk.len() > max_bytes {
+            return Err(HubError::WrongAnswer {
+                what: what.into(),
+                reason: format!("it has more than {max_bytes} bytes"),
+            }
+            .into());
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -209,14 +214,14 @@ pub(crate) fn in_words(error: reqwest::Error) -> String {
     with_causes(&error.without_url())
 }
 
-fn redirected(from: &Url, headers: &HeaderMap, what: &str) -> Result<Url, HubError> {
-    let astray = |reason: &str| HubError::Redirect { what: what.into(), reason: reason.into() };
+fn redirect_target(from: &Url, headers: &HeaderMap, what: &str) -> Result<Url, HubError> {
+    let wrong_redirect = |reason: &str| HubError::Redirect { what: what.into(), reason: reason.into() };
     let location = headers.get(LOCATION).and_then(|location| location.to_str().ok());
-    let location = location.ok_or_else(|| astray("a redirect without an address"))?;
-    let to = from.join(location).map_err(|_| astray("a redirect to what is no address"))?;
+    let location = location.ok_or_else(|| wrong_redirect("a redirect without an address"))?;
+    let to = from.join(location).map_err(|_| wrong_redirect("a redirect to a malformed address"))?;
     match (from.scheme(), to.scheme()) {
         ("https", "https") | ("http", "http" | "https") => Ok(to),
-        (_, scheme) => Err(astray(&format!("a redirect from {} to {scheme}", from.scheme()))),
+        (_, scheme) => Err(wrong_redirect(&format!("a redirect from {} to {scheme}", from.scheme()))),
     }
 }
 
@@ -225,7 +230,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-fn token(source: &TokenSource) -> Result<Option<Token>, HubError> {
+fn read_token(source: &TokenSource) -> Result<Option<Token>, HubError> {
     let path = match source {
         TokenSource::Nowhere => return Ok(None),
         TokenSource::Given(token) => return Ok(Some(token.clone())),
@@ -236,15 +241,19 @@ fn token(source: &TokenSource) -> Result<Option<Token>, HubError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|error| wrong(&error.to_string()))?,
     };
-    let text = String::from_utf8(bytes).map_err(|_| wrong("it holds what no token does"))?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        wrong("the file holds a character that no token has; write the token into it as the hub shows it")
+    })?;
     if text.trim().is_empty() {
         return Ok(None);
     }
-    Token::new(&text).map(Some).ok_or_else(|| wrong("it holds what no token does"))
+    Token::new(&text).map(Some).ok_or_else(|| {
+        wrong("the file holds a character that no token has; write the token into it as the hub shows it")
+    })
 }
 
-/// Sets up TLS with the certificates that this machine trusts, or with Mozilla's on a machine without any.
-fn tls(config: &HubConfig) -> Result<ClientConfig, HubError> {
+/// Returns the settings of TLS, with the certificates that this machine trusts, or with Mozilla's if it has none.
+fn tls_config(config: &HubConfig) -> Result<ClientConfig, HubError> {
     let mut roots = RootCertStore::empty();
     // Reading a machine's certificates takes a while, and a plain endpoint needs none.
     if config.endpoint.scheme() == "https" {
@@ -253,7 +262,7 @@ fn tls(config: &HubConfig) -> Result<ClientConfig, HubError> {
             roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
         }
     }
-    // The provider is named here, so that nothing depends on the provider that another part of the process installed.
+    // The explicit provider makes this independent of the default that another part of the process installs.
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| HubError::Tls(error.to_string()))?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())

@@ -1,4 +1,4 @@
-//! Digest of a file's content, which is also the file's name in the cache.
+//! The identity of a file of the hub: the digest of its content. The digest is also the file's name in the cache.
 
 use std::fmt;
 use std::io::Read;
@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 /// Bytes that are hashed at a time.
 const BLOCK: usize = 1 << 20;
 
-/// Digest of a file's content: SHA-256 for those in the hub's large-file storage, git's object id (SHA-1 of
-/// `blob SIZE\0` and the content) for the others. In hex, small letters.
+/// Digest of a file's content: SHA-256 for a file in the hub's large-file storage, or git's object id (SHA-1 of
+/// `blob SIZE\0` and the content) for any other file. In hex, lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentId(String);
 
@@ -21,27 +21,32 @@ impl ContentId {
         &self.0
     }
 
-    /// Returns the SHA-256 of `content`.
+    /// Returns the SHA-256 of the bytes that `content` reads.
     ///
     /// # Errors
-    /// The reader's.
+    /// The reader fails.
     pub fn sha256(content: &mut dyn Read) -> std::io::Result<Self> {
         let mut hash = Sha256::new();
         each_block(content, &mut |block| hash.update(block))?;
         Ok(Self(to_hex(&hash.finalize())))
     }
 
-    /// Returns the digest of `content` of the same kind as this one. The content has `size` bytes. `each` is called
-    /// with the number of bytes of each block.
+    /// Returns the digest of `content`, of `size` bytes, with the same hash function as this id. Calls `on_block` with the
+    /// number of bytes of each block.
     ///
     /// # Errors
-    /// The reader's.
-    pub fn of_same_kind(&self, content: &mut dyn Read, size: u64, each: &mut dyn FnMut(u64)) -> std::io::Result<Self> {
+    /// The reader fails.
+    pub fn hash_same_kind(
+        &self,
+        content: &mut dyn Read,
+        size: u64,
+        on_block: &mut dyn FnMut(u64),
+    ) -> std::io::Result<Self> {
         if self.0.len() == 64 {
             let mut hash = Sha256::new();
             each_block(content, &mut |block| {
                 hash.update(block);
-                each(block.len() as u64);
+                on_block(block.len() as u64);
             })?;
             return Ok(Self(to_hex(&hash.finalize())));
         }
@@ -49,7 +54,7 @@ impl ContentId {
         hash.update(format!("blob {size}\0"));
         each_block(content, &mut |block| {
             hash.update(block);
-            each(block.len() as u64);
+            on_block(block.len() as u64);
         })?;
         Ok(Self(to_hex(&hash.finalize())))
     }
@@ -73,12 +78,12 @@ impl FromStr for ContentId {
     }
 }
 
-fn each_block(content: &mut dyn Read, each: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
+fn each_block(content: &mut dyn Read, on_block: &mut dyn FnMut(&[u8])) -> std::io::Result<()> {
     let mut block = vec![0; BLOCK];
     loop {
         match content.read(&mut block) {
             Ok(0) => return Ok(()),
-            Ok(read) => each(&block[..read]),
+            Ok(read) => on_block(&block[..read]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => (),
             Err(error) => return Err(error),
         }
@@ -90,15 +95,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digests_are_gits_and_sha256() {
+    fn digests_match_git_and_sha256sum() {
         // `printf 'hello\n' | git hash-object --stdin`, and sha256sum.
         let git: ContentId = "ce013625030ba8dba906f756967f9e9ca394464a".parse().unwrap();
         let sha: ContentId = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03".parse().unwrap();
-        let mut seen = 0;
+        let mut hashed = 0;
         for id in [&git, &sha] {
-            assert_eq!(id.of_same_kind(&mut &b"hello\n"[..], 6, &mut |bytes| seen += bytes).unwrap(), *id);
+            assert_eq!(id.hash_same_kind(&mut &b"hello\n"[..], 6, &mut |bytes| hashed += bytes).unwrap(), *id);
         }
-        assert_eq!(seen, 12);
+        assert_eq!(hashed, 12);
         assert_eq!(ContentId::sha256(&mut &b"hello\n"[..]).unwrap(), sha);
         for bad in ["", "..", "CE013625030BA8DBA906F756967F9E9CA394464A", "ce01", "../../etc/passwd"] {
             assert!(bad.parse::<ContentId>().is_err(), "{bad}");

@@ -1,8 +1,8 @@
-//! Download of one file: several ranges at a time. A range that is cut goes on where it stopped.
+//! The fetch of one file from the hub: several ranges at a time, each resumed after a cut.
 //!
-//! The first range is requested alone. Its response tells the file's final address (the hub redirects to a storage, by
-//! links that last a while), the storage's `ETag`, and the support of ranges. A host without ranges sends the whole
-//! file in this response.
+//! The first range is requested alone. Its response gives the real address of the file, because the hub redirects to a
+//! storage with links that expire. It also gives the `ETag` of the content, and shows if the storage supports ranges: a
+//! storage without ranges answers with the whole file.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,15 +13,15 @@ use reqwest::{StatusCode, Url};
 use tokio::sync::Semaphore;
 
 use crate::client::{Client, HubRequest, HubResponse, in_words};
-use crate::error::{Failure, HubError};
+use crate::error::{AttemptError, HubError};
 use crate::listing::HubFile;
 use crate::model::Repository;
 use crate::partial::Partial;
 use crate::progress::Meter;
 use crate::retry::Retries;
 
-/// Download of one file.
-pub(crate) struct Fetch<'a> {
+/// The fetch of one file.
+pub(crate) struct FileFetch<'a> {
     pub client: &'a Client,
     pub repository: &'a Repository,
     pub commit: &'a str,
@@ -29,79 +29,80 @@ pub(crate) struct Fetch<'a> {
     /// The file and its model, for errors.
     pub what: String,
     pub partial: Arc<Partial>,
-    /// Connections that may be open, all files together.
+    /// Permits for connections, shared by all files.
     pub connections: &'a Semaphore,
     pub meter: &'a Meter,
-    /// Final address of the file, and its `ETag` there.
-    pub place: Mutex<Option<Place>>,
+    /// Real address of the file, once a response has given it.
+    pub location: Mutex<Option<Location>>,
 }
 
-/// Place of a file in a storage.
+/// Address of a file in a storage.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     url: Url,
     etag: Option<String>,
 }
 
-/// A range on its way. Bytes before `at` are written or in `piece`.
-struct Run {
+/// The fetch of one range. Bytes before `at` are on the disk or in `piece`.
+struct RangeFetch {
     at: u64,
     end: u64,
-    /// Bytes of the piece that `at` is in.
+    /// Fetched bytes of the piece that contains `at`.
     piece: Vec<u8>,
 }
 
-impl Fetch<'_> {
+impl FileFetch<'_> {
     /// Fetches the missing pieces.
     ///
     /// # Errors
-    /// The hub's refusal, a response that makes no sense, or the disk's error.
-    pub(crate) async fn all(&self) -> Result<(), HubError> {
-        let most = self.client.limits.run_pieces;
-        let Some(first) = self.partial.missing(most).into_iter().next() else { return Ok(()) };
-        self.run(first).await?;
-        let rest = self.partial.missing(most).into_iter().map(|range| self.run(range));
-        let mut rest = futures::stream::iter(rest).buffer_unordered(self.client.limits.connections);
-        while let Some(done) = rest.next().await {
+    /// The hub refuses a request or sends a wrong answer, or the disk fails.
+    pub(crate) async fn fetch_missing(&self) -> Result<(), HubError> {
+        let max_pieces = self.client.limits.pieces_per_request;
+        let Some(first) = self.partial.missing(max_pieces).into_iter().next() else { return Ok(()) };
+        self.fetch_range(first).await?;
+        let ranges = self.partial.missing(max_pieces).into_iter().map(|range| self.fetch_range(range));
+        let mut fetches = futures::stream::iter(ranges).buffer_unordered(self.client.limits.connections);
+        while let Some(done) = fetches.next().await {
             done?;
         }
         Ok(())
     }
 
-    async fn run(&self, range: Range<u64>) -> Result<(), HubError> {
-        let mut run = Run { at: range.start, end: range.end, piece: Vec::new() };
+    async fn fetch_range(&self, range: Range<u64>) -> Result<(), HubError> {
+        let mut fetch = RangeFetch { at: range.start, end: range.end, piece: Vec::new() };
         let mut retries = Retries::new(self.client.limits.retry);
         loop {
             let before = self.partial.bytes_done();
-            let (reason, after) = match self.attempt(&mut run).await {
+            let (reason, after) = match self.try_range(&mut fetch).await {
                 Ok(()) => return Ok(()),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again { reason, after }) => (reason, after),
+                Err(AttemptError::Final(error)) => return Err(error),
+                Err(AttemptError::Retry { reason, after }) => (reason, after),
             };
             if self.partial.bytes_done() > before {
                 retries.reset();
             }
-            // The link may have run out. The next attempt asks for a new one.
-            *self.place() = None;
+            // The link may have expired, so the next attempt asks the hub again.
+            *self.location() = None;
             self.client.pause(&mut retries, &self.what, reason, after).await?;
         }
     }
 
-    fn place(&self) -> std::sync::MutexGuard<'_, Option<Place>> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    fn location(&self) -> std::sync::MutexGuard<'_, Option<Location>> {
+        self.location.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends one request and reads its response.
-    async fn attempt(&self, run: &mut Run) -> Result<(), Failure> {
+    /// Sends one request, and reads its response.
+    async fn try_range(&self, fetch: &mut RangeFetch) -> Result<(), AttemptError> {
         let permit = self.connections.acquire().await;
-        let _permit = permit.map_err(|_| HubError::Ended("its connections were closed".into()))?;
-        let place = self.place().clone();
-        let (url, etag) = place.map_or_else(|| (self.url(), None), |place| (place.url, place.etag));
-        let ask = HubRequest { what: &self.what, url, range: Some(run.at..run.end), if_range: etag.as_deref() };
-        let answer = self.client.try_get(&ask).await?;
-        *self.place() = Some(Place { url: answer.url.clone(), etag: answer.etag() });
-        let body = self.sent(&answer, run)?;
-        self.read_body(answer, body, run).await
+        let _permit = permit.map_err(|_| HubError::Ended("the connections were closed".into()))?;
+        let location = self.location().clone();
+        let (url, etag) = location.map_or_else(|| (self.url(), None), |location| (location.url, location.etag));
+        let range = Some(fetch.at..fetch.end);
+        let request = HubRequest { what: &self.what, url, range, if_range: etag.as_deref() };
+        let response = self.client.send_once(&request).await?;
+        *self.location() = Some(Location { url: response.url.clone(), etag: response.etag() });
+        let body = self.body_range(&response, fetch)?;
+        self.read_body(response, body, fetch).await
     }
 
     fn url(&self) -> Url {
@@ -110,27 +111,28 @@ impl Fetch<'_> {
         self.client.url(parts)
     }
 
-    /// Returns the range of the file that the response's body holds, checked against the request and the hub's list.
-    fn sent(&self, answer: &HubResponse, run: &mut Run) -> Result<Range<u64>, HubError> {
-        let wrong = |reason: String| HubError::Answer { what: self.what.clone(), reason };
-        let (headers, size) = (answer.response.headers(), self.file.size);
-        let length = number(headers, CONTENT_LENGTH.as_str());
-        let body = match answer.response.status() {
+    /// Returns the range of the file that the response's body holds. Checks it against the requested range and the size that
+    /// the hub lists.
+    fn body_range(&self, response: &HubResponse, fetch: &mut RangeFetch) -> Result<Range<u64>, HubError> {
+        let wrong = |reason: String| HubError::WrongAnswer { what: self.what.clone(), reason };
+        let (headers, size) = (response.response.headers(), self.file.size);
+        let length = parse_number(headers, CONTENT_LENGTH.as_str());
+        let body = match response.response.status() {
             StatusCode::PARTIAL_CONTENT => {
-                let said = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
-                let (range, total) = content_range(said).ok_or_else(|| wrong(format!("a range of `{said}`")))?;
+                let header = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
+                let (range, total) =
+                    parse_content_range(header).ok_or_else(|| wrong(format!("its range is `{header}`")))?;
                 if total.is_some_and(|total| total != size) {
                     return Err(wrong(format!("it is a part of {} bytes, the hub lists {size}", total.unwrap_or(0))));
                 }
-                if range.start != run.at || range.end > run.end {
-                    return Err(wrong(format!("the range {said} in answer to {}-{}", run.at, run.end - 1)));
+                if range.start != fetch.at || range.end > fetch.end {
+                    return Err(wrong(format!("the range {header} in answer to {}-{}", fetch.at, fetch.end - 1)));
                 }
                 range
             }
             _ => {
-                // The host sends all of the file, so all of it is read: for another range it would send everything
-                // again.
-                run.end = size;
+                // The host sends the whole file, so this fetch takes all of it: the host would send it again for another range.
+                fetch.end = size;
                 0..size
             }
         };
@@ -142,40 +144,45 @@ impl Fetch<'_> {
         }
     }
 
-    /// Reads `body`, which may begin before the run and end before it.
-    async fn read_body(&self, answer: HubResponse, body: Range<u64>, run: &mut Run) -> Result<(), Failure> {
-        let mut response = answer.response;
+    /// Reads the body, whose range `body` may begin before the requested range and end before its end.
+    async fn read_body(
+        &self,
+        response: HubResponse,
+        body: Range<u64>,
+        fetch: &mut RangeFetch,
+    ) -> Result<(), AttemptError> {
+        let mut response = response.response;
         let mut position = body.start;
-        while let Some(chunk) = response.chunk().await.map_err(|error| Failure::again(in_words(error)))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| AttemptError::retry(in_words(error)))? {
             if chunk.len() as u64 > body.end - position {
-                let reason = format!("more than the {} bytes that were announced", body.end - body.start);
-                return Err(HubError::Answer { what: self.what.clone(), reason }.into());
+                let reason = format!("it has more than the {} bytes that it announced", body.end - body.start);
+                return Err(HubError::WrongAnswer { what: self.what.clone(), reason }.into());
             }
-            let skipped = (run.at - position.min(run.at)).min(chunk.len() as u64);
+            let skipped = (fetch.at - position.min(fetch.at)).min(chunk.len() as u64);
             position += chunk.len() as u64;
-            self.write_pieces(&chunk[skipped as usize..], run).await?;
+            self.add_bytes(&chunk[skipped as usize..], fetch).await?;
         }
-        match run.at {
-            at if at >= run.end => Ok(()),
-            at => Err(Failure::again(format!("the answer was cut {} bytes before its end", run.end - at))),
+        match fetch.at {
+            at if at >= fetch.end => Ok(()),
+            at => Err(AttemptError::retry(format!("the answer was cut {} bytes before its end", fetch.end - at))),
         }
     }
 
-    /// Adds bytes to the run, and writes each piece that they fill.
-    async fn write_pieces(&self, mut bytes: &[u8], run: &mut Run) -> Result<(), Failure> {
+    /// Adds bytes to the range, and writes each piece that is complete.
+    async fn add_bytes(&self, mut bytes: &[u8], fetch: &mut RangeFetch) -> Result<(), AttemptError> {
         while !bytes.is_empty() {
-            let start = run.at - run.piece.len() as u64;
-            let whole = self.partial.piece_at(start);
-            let (now, later) = bytes.split_at(bytes.len().min((whole.end - run.at) as usize));
-            run.at += now.len() as u64;
+            let start = fetch.at - fetch.piece.len() as u64;
+            let piece_range = self.partial.piece_at(start);
+            let (now, later) = bytes.split_at(bytes.len().min((piece_range.end - fetch.at) as usize));
+            fetch.at += now.len() as u64;
             bytes = later;
-            run.piece.extend_from_slice(now);
-            // A host without ranges also sends pieces that are there already.
-            if !self.partial.has(start) {
+            fetch.piece.extend_from_slice(now);
+            // A host without ranges sends also the pieces that are there already. They do not count again.
+            if !self.partial.has_piece(start) {
                 self.meter.add(now.len() as u64);
             }
-            if run.at == whole.end {
-                let piece = std::mem::take(&mut run.piece);
+            if fetch.at == piece_range.end {
+                let piece = std::mem::take(&mut fetch.piece);
                 self.write(start, piece).await?;
             }
         }
@@ -183,7 +190,7 @@ impl Fetch<'_> {
     }
 
     async fn write(&self, start: u64, piece: Vec<u8>) -> Result<(), HubError> {
-        if self.partial.has(start) {
+        if self.partial.has_piece(start) {
             return Ok(());
         }
         let partial = self.partial.clone();
@@ -194,12 +201,12 @@ impl Fetch<'_> {
     }
 }
 
-fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+fn parse_number(headers: &HeaderMap, name: &str) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
-/// `bytes 0-4/10` as 0..5 and 10, `bytes 0-4/*` as 0..5 (RFC 9110, 14.4).
-fn content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
+/// Parses `bytes 0-4/10` as 0..5 and 10, and `bytes 0-4/*` as 0..5 (RFC 9110, 14.4).
+fn parse_content_range(text: &str) -> Option<(Range<u64>, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
@@ -213,12 +220,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_of_answers() {
-        assert_eq!(content_range("bytes 0-4/10"), Some((0..5, Some(10))));
-        assert_eq!(content_range("bytes 5-9/*"), Some((5..10, None)));
+    fn content_ranges_are_parsed_strictly() {
+        assert_eq!(parse_content_range("bytes 0-4/10"), Some((0..5, Some(10))));
+        assert_eq!(parse_content_range("bytes 5-9/*"), Some((5..10, None)));
         let max = format!("bytes 0-{}/*", u64::MAX);
         for bad in ["", "bytes */10", "bytes 4-0/10", "bytes 0-10/10", "items 0-4/10", "bytes a-b/c", &max] {
-            assert_eq!(content_range(bad), None, "{bad}");
+            assert_eq!(parse_content_range(bad), None, "{bad}");
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Models of a hub: `hf://org/name`.
 //!
-//! The head resolves a revision once: to its commit, and to the files with their sizes and digests ([`Snapshot`]). The
-//! head fetches configuration and tokenizer whole, and only the headers of the weights ([`RemoteFiles`]). Each node
-//! fetches the files that its ranks read, at that commit, and checks them by those digests. So a branch that moves
-//! meanwhile changes no node.
+//! The head asks the hub once for a [`Snapshot`] of a revision: its commit, and its files with their sizes and digests. The
+//! head fetches only the files that it reads itself ([`RemoteFiles`]): the whole configuration and tokenizer, and the
+//! headers of the weights. Each node fetches the files that its ranks read, at the same commit, and checks their digests.
+//! So all nodes load the same files, even if the branch moves.
 //!
-//! Everything goes through the cache that Hugging Face's own libraries use, in their layout; [`store`] says how.
+//! All files go through the cache of Hugging Face's own libraries, in its layout. [`store`] describes the layout.
 //!
-//! Invariants: a file in the cache under a digest has that digest. Memory is bounded whatever a host sends. Each
-//! request is given up after a while. The token is sent to the hub's own address only.
+//! Invariants: a file in the cache under a digest has that digest. Memory is bounded, whatever a host answers. Every
+//! request has a bounded number of attempts. The client sends the token only to the hub's own address.
 
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
@@ -39,7 +39,7 @@ pub use error::HubError;
 pub use listing::{HubFile, Snapshot};
 use lockstep_proto::backoff::Backoff;
 pub use model::{HubModel, Repository, Revision};
-pub use progress::{Log, Meter, Progress};
+pub use progress::{Meter, Progress, ProgressLog};
 pub use remote::RemoteFiles;
 pub use retry::RetryPolicy;
 use store::Store;
@@ -47,27 +47,27 @@ use store::Store;
 /// Bounds of downloads.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Bytes that are written at once. A process that dies loses at most so many bytes of each connection.
-    pub piece: u64,
+    /// Bytes of a piece. The process writes whole pieces, so a crash loses less than a piece of each connection.
+    pub piece_bytes: u64,
     /// Pieces that one request asks for.
-    pub run_pieces: u64,
-    /// Connections at a time, each with one piece in memory.
+    pub pieces_per_request: u64,
+    /// Most connections at a time. Each has one piece in memory.
     pub connections: usize,
-    /// Time without a byte after which a connection counts as cut.
-    pub silence: Duration,
-    /// Time between two looks at a file that another process fetches.
-    pub look: Duration,
+    /// Time without data after which a connection counts as cut.
+    pub idle_timeout: Duration,
+    /// Interval at which a process checks for a file that another process fetches.
+    pub poll_interval: Duration,
     pub retry: RetryPolicy,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            piece: 4 << 20,
-            run_pieces: 16,
+            piece_bytes: 4 << 20,
+            pieces_per_request: 16,
             connections: 8,
-            silence: Duration::from_secs(30),
-            look: Duration::from_millis(500),
+            idle_timeout: Duration::from_secs(30),
+            poll_interval: Duration::from_millis(500),
             retry: RetryPolicy {
                 tries: 6,
                 pauses: Backoff::new(Duration::from_millis(500), Duration::from_secs(20)),
@@ -86,10 +86,10 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Sets up the client. Nothing is dialled.
+    /// Creates a client of the hub.
     ///
     /// # Errors
-    /// No cache, or a token file that cannot be read.
+    /// The configuration has no cache, or the token file cannot be read.
     pub fn new(config: &HubConfig, limits: Limits) -> Result<Self, HubError> {
         let cache = config.cache.clone().ok_or(HubError::NoCache)?;
         Ok(Self { client: Client::new(config, limits)?, cache, offline: config.offline })
@@ -99,25 +99,25 @@ impl Hub {
         Store::new(self.cache.clone(), repository)
     }
 
-    /// Resolves `model` to its commit and files now. Offline, and if the hub cannot be reached, the cache's last
-    /// knowledge is used.
+    /// Returns the current snapshot of `model`. If the client is offline or cannot reach the hub, it returns the last snapshot
+    /// in the cache.
     ///
     /// # Errors
-    /// The hub's error. Offline or without an answer: the cache does not know the model.
+    /// The hub refuses the request. Or the client did not reach the hub, and the cache has no snapshot either.
     pub async fn resolve(&self, model: &HubModel) -> Result<Snapshot, HubError> {
         let store = self.store(&model.repository);
         if self.offline {
             let what = format!("hf://{} at {}", model.repository, model.revision.as_str());
-            return cached(&store, model)?.ok_or(HubError::Offline { what, cache: self.cache.clone() });
+            return cached_snapshot(&store, model)?.ok_or(HubError::Offline { what, cache: self.cache.clone() });
         }
-        match listing::fetch_listing(&self.client, model).await {
+        match listing::fetch_snapshot(&self.client, model).await {
             Ok(snapshot) => {
                 store.write_ref(&model.revision, &snapshot.commit)?;
                 Ok(snapshot)
             }
-            Err(error) if error.is_unreachable() => match cached(&store, model)? {
+            Err(error) if error.is_unreachable() => match cached_snapshot(&store, model)? {
                 Some(snapshot) => {
-                    tracing::warn!(%error, commit = snapshot.commit, "the hub cannot be reached: using the cache");
+                    tracing::warn!(%error, commit = snapshot.commit, "cannot reach the hub: using the last commit in the cache");
                     Ok(snapshot)
                 }
                 None => Err(error),
@@ -126,10 +126,10 @@ impl Hub {
         }
     }
 
-    /// Brings `files` of `commit` into the cache. Returns the folder that holds them under their names.
+    /// Fetches `files` of `commit` into the cache, and returns the folder that holds them under their names.
     ///
     /// # Errors
-    /// The error of the first file that cannot be fetched.
+    /// A file cannot be fetched. The error names the first such file.
     pub async fn download(
         &self,
         repository: &Repository,
@@ -142,10 +142,10 @@ impl Hub {
     }
 }
 
-/// Returns the cache's knowledge of `model`, if it has any file of the model.
-fn cached(store: &Store, model: &HubModel) -> Result<Option<Snapshot>, HubError> {
+/// Returns the snapshot of `model` in the cache, if the cache has any file of it.
+fn cached_snapshot(store: &Store, model: &HubModel) -> Result<Option<Snapshot>, HubError> {
     let commit = model.revision.commit().map(str::to_owned).or_else(|| store.read_ref(&model.revision));
     let Some(commit) = commit else { return Ok(None) };
-    let files = store.listed(&commit)?;
+    let files = store.list_files(&commit)?;
     Ok((!files.is_empty()).then_some(Snapshot { commit, files }))
 }

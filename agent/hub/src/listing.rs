@@ -1,18 +1,18 @@
-//! List of a revision: its commit, and the files with sizes and digests.
+//! The snapshot of a model's revision: its commit, and its files with sizes and digests.
 
 use std::path::{Component, Path};
 
 use serde::Deserialize;
 
-use crate::client::{Client, HubRequest, body};
+use crate::client::{Client, HubRequest, read_body};
 use crate::content::ContentId;
-use crate::error::{Failure, HubError};
+use crate::error::{AttemptError, HubError};
 use crate::model::{HubModel, is_commit};
 use crate::retry::Retries;
 
 /// Most files of one model.
 pub(crate) const MAX_FILES: usize = 16_384;
-/// Largest list, in bytes: that many files with a long name each.
+/// Largest list of files, in bytes: as many files with a long name each.
 const MAX_LIST: usize = 16 << 20;
 /// Longest name of a file, in bytes.
 const MAX_NAME: usize = 512;
@@ -20,14 +20,14 @@ const MAX_NAME: usize = 512;
 /// One file of a model at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubFile {
-    /// Path relative to the model, with `/` between folders.
+    /// Path inside the model, with `/` between folders.
     pub name: String,
     pub size: u64,
     pub id: ContentId,
 }
 
 impl HubFile {
-    /// Returns `None` for a name that would lead out of the model's folder.
+    /// Returns `None` for a name that leads out of the model's folder.
     pub fn new(name: String, size: u64, id: ContentId) -> Option<Self> {
         is_file_name(&name).then_some(Self { name, size, id })
     }
@@ -46,8 +46,8 @@ impl Snapshot {
     }
 }
 
-/// The answer of `GET /api/models/ORG/NAME/revision/REVISION?blobs=true`
-/// (<https://huggingface.co/docs/hub/api>), as far as it is used.
+/// Answer of `GET /api/models/ORG/NAME/revision/REVISION?blobs=true` (<https://huggingface.co/docs/hub/api>), with only the
+/// fields that this crate reads.
 #[derive(Debug, Deserialize)]
 struct RawModel {
     sha: String,
@@ -70,41 +70,41 @@ struct RawLfs {
     size: u64,
 }
 
-/// Asks the hub for the commit and the files of `model`.
-pub(crate) async fn fetch_listing(client: &Client, model: &HubModel) -> Result<Snapshot, HubError> {
+/// Asks the hub for the current snapshot of `model`.
+pub(crate) async fn fetch_snapshot(client: &Client, model: &HubModel) -> Result<Snapshot, HubError> {
     let (repository, revision) = (model.repository.as_str(), model.revision.as_str());
     let parts = ["api", "models"].into_iter().chain(repository.split('/')).chain(["revision", revision]);
     let mut url = client.url(parts);
     url.set_query(Some("blobs=true"));
     let what = format!("hf://{repository} at {revision}");
-    let question = HubRequest { what: &what, url, range: None, if_range: None };
+    let request = HubRequest { what: &what, url, range: None, if_range: None };
     let mut retries = Retries::new(client.limits.retry);
     loop {
-        let answer = client.send_with_retries(&question).await?;
-        match body(&what, answer.response, MAX_LIST).await {
-            Ok(json) => return parse_listing(&what, &json),
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Again { reason, after }) => client.pause(&mut retries, &what, reason, after).await?,
+        let response = client.send_with_retries(&request).await?;
+        match read_body(&what, response.response, MAX_LIST).await {
+            Ok(json) => return parse_snapshot(&what, &json),
+            Err(AttemptError::Final(error)) => return Err(error),
+            Err(AttemptError::Retry { reason, after }) => client.pause(&mut retries, &what, reason, after).await?,
         }
     }
 }
 
-fn parse_listing(what: &str, json: &[u8]) -> Result<Snapshot, HubError> {
-    let wrong = |reason: String| HubError::Answer { what: what.into(), reason };
+fn parse_snapshot(what: &str, json: &[u8]) -> Result<Snapshot, HubError> {
+    let wrong = |reason: String| HubError::WrongAnswer { what: what.into(), reason };
     let raw: RawModel = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
     if !is_commit(&raw.sha) {
         return Err(wrong(format!("`{}` is no commit", raw.sha.chars().take(80).collect::<String>())));
     }
     if raw.siblings.len() > MAX_FILES {
-        return Err(wrong(format!("{} files, more than {MAX_FILES}", raw.siblings.len())));
+        return Err(wrong(format!("it lists {} files, more than {MAX_FILES}", raw.siblings.len())));
     }
-    // A name that cannot be a path is no file of a model.
+    // A model has no file whose name cannot be a path inside its folder.
     let named = raw.siblings.into_iter().filter(|file| is_file_name(&file.rfilename));
-    let files = named.map(file).collect::<Result<_, _>>().map_err(wrong)?;
+    let files = named.map(parse_file).collect::<Result<_, _>>().map_err(wrong)?;
     Ok(Snapshot { commit: raw.sha, files })
 }
 
-fn file(raw: RawFile) -> Result<HubFile, String> {
+fn parse_file(raw: RawFile) -> Result<HubFile, String> {
     let (size, id) = match (raw.lfs, raw.size, raw.blob_id) {
         (Some(lfs), ..) => (lfs.size, lfs.sha256),
         (None, Some(size), Some(id)) => (size, id),
@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn lists_are_read_strictly() {
         let commit = "0123456789abcdef0123456789abcdef01234567";
-        let list = |files: &str| parse_listing("m", format!(r#"{{"sha":"{commit}","siblings":[{files}]}}"#).as_bytes());
+        let list =
+            |files: &str| parse_snapshot("m", format!(r#"{{"sha":"{commit}","siblings":[{files}]}}"#).as_bytes());
         let snapshot = list(&format!(
             r#"{{"rfilename":"config.json","size":5,"blobId":"{commit}"}},
                {{"rfilename":"../evil","size":5,"blobId":"{commit}"}},
@@ -145,16 +146,16 @@ mod tests {
             (r#"{"sha":"main"}"#, "`main` is no commit"),
             (r#"{"sha":"../../../../../../../../../../../etc/pas"}"#, "is no commit"),
         ] {
-            let told = parse_listing("hf://a/b", json.as_bytes()).unwrap_err().to_string();
-            assert!(told.contains(part) && told.contains("hf://a/b"), "{told}");
+            let message = parse_snapshot("hf://a/b", json.as_bytes()).unwrap_err().to_string();
+            assert!(message.contains(part) && message.contains("hf://a/b"), "{message}");
         }
         for (file, part) in [
             (r#"{"rfilename":"a"}"#, "a has no size or no digest"),
             (r#"{"rfilename":"a","size":1,"blobId":"../x"}"#, "`../x` is no digest"),
             (r#"{"rfilename":"a","size":-1,"blobId":"x"}"#, "invalid value"),
         ] {
-            let told = list(file).unwrap_err().to_string();
-            assert!(told.contains(part), "{told}");
+            let message = list(file).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Names of models and revisions on a hub.
+//! The spelling of a model on a hub.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest part of a model's name, in bytes: the hub's own bound.
+/// Longest part of a model's name, in bytes. The hub has the same bound.
 const MAX_PART: usize = 96;
 /// Longest name of a branch, tag or commit, in bytes.
 const MAX_REVISION: usize = 256;
 
-/// A model's name on a hub: `org/name`, or a bare `name` as the first models have it.
+/// A model's name on a hub: `org/name`, or only `name` for some of the oldest models.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Repository(String);
 
@@ -36,13 +36,13 @@ impl FromStr for Repository {
                 && part.chars().all(legal)
                 && edge(part.chars().next())
                 && edge(part.chars().next_back())
-                // The cache's folders are named with `--` between the parts.
+                // The cache names its folders with `--` between the parts.
                 && !part.contains("--")
                 && !part.contains("..")
         };
         match parts.len() {
             1 | 2 if parts.iter().all(part) => Ok(Self(text.to_owned())),
-            _ => Err("a model on the hub is called org/name: letters, digits, `-`, `_` and `.`"),
+            _ => Err("a model on the hub is called org/name: give letters, digits, `-`, `_` and `.`"),
         }
     }
 }
@@ -56,13 +56,13 @@ impl Revision {
         &self.0
     }
 
-    /// Returns the commit if the revision is a whole commit, which cannot move.
+    /// Returns the revision if it is a whole commit. Such a revision never moves.
     pub fn commit(&self) -> Option<&str> {
         is_commit(&self.0).then_some(self.0.as_str())
     }
 }
 
-/// Returns true if `text` is a whole commit of git: 40 hexadecimal digits, small letters.
+/// Returns true if `text` is a whole git commit: 40 hexadecimal digits in lower case.
 pub(crate) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
@@ -76,19 +76,19 @@ impl Default for Revision {
 impl FromStr for Revision {
     type Err = &'static str;
 
-    /// Accepts the names that git allows, except those that would mislead a path.
+    /// Accepts the names that git allows, except those that are unsafe in a path.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+' | '=');
         let fits = (1..=MAX_REVISION).contains(&text.len()) && text.chars().all(legal);
         let part = |part: &str| !part.is_empty() && !part.starts_with(['.', '-']) && !part.contains("..");
         match fits && text.split('/').all(part) {
             true => Ok(Self(text.to_owned())),
-            false => Err("a revision is a branch, a tag or a commit, such as main"),
+            false => Err("a revision is a branch, a tag or a commit; give one, such as main"),
         }
     }
 }
 
-/// A model of a hub, as it was asked for.
+/// A requested model of a hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubModel {
     pub repository: Repository,

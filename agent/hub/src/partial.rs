@@ -1,8 +1,8 @@
-//! A file that grows by pieces in any order. It records its pieces, so that another process can go on with it.
+//! A partial file, written by pieces in any order. It records its pieces, so another process can continue it.
 //!
-//! A trailer follows the file's bytes: a mark of eight bytes, the size of a piece (8 bytes, little-endian), and for
-//! each piece a byte that is 1 once the piece is written. After a crash of the machine the trailer may be wrong. The
-//! digest of the whole file decides.
+//! A trailer follows the file's bytes: a mark of 8 bytes, the size of a piece (8 bytes, little-endian), and a byte for each
+//! piece, which is 1 once the piece is written. After a crash of the machine, the trailer may be wrong. So the digest of the
+//! whole file decides.
 
 use std::fs::File;
 use std::io::{Read, Seek as _};
@@ -15,7 +15,9 @@ use lockstep_engine::source::open_regular;
 
 use crate::content::ContentId;
 
-const NAME: &[u8; 8] = b"lockstep";
+/// Mark at the beginning of the trailer.
+const MARK: &[u8; 8] = b"lockstep";
+/// Bytes of the trailer before the bytes of the pieces.
 const TRAILER: u64 = 16;
 
 #[derive(Debug)]
@@ -28,14 +30,14 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
-    /// Opens the file that an earlier process left at `path`, or begins anew if that file has another size.
+    /// Opens the partial file at `path`. Begins a new one if the sizes of the file or its pieces differ.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system fails.
     pub(crate) fn open(path: PathBuf, size: u64, piece: u64) -> std::io::Result<Self> {
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
         let pieces = usize::try_from(size.div_ceil(piece)).unwrap_or(usize::MAX);
-        let done = match marks(&file, size, piece)? {
+        let done = match read_pieces(&file, size, piece)? {
             Some(done) => done,
             None => {
                 file.set_len(0)?;
@@ -47,10 +49,9 @@ impl Partial {
         Ok(Self { path, file, size, piece, done: Mutex::new(done) })
     }
 
-    /// Returns the number of bytes that a growing file at `path` has, or 0 without a file. The caller need not hold its
-    /// lock.
+    /// Returns the bytes in the partial file at `path`, also for a process without its lock. 0 if there is no file.
     pub(crate) fn bytes_at(path: &Path, size: u64, piece: u64) -> u64 {
-        let done = open_regular(path).and_then(|file| marks(&file, size, piece)).ok().flatten();
+        let done = open_regular(path).and_then(|file| read_pieces(&file, size, piece)).ok().flatten();
         done.map_or(0, |done| bytes_done(&done, size, piece))
     }
 
@@ -62,35 +63,36 @@ impl Partial {
         bytes_done(&self.done(), self.size, self.piece)
     }
 
-    /// Returns the index of the piece that begins at `offset`.
+    /// Returns the range of the piece that begins at `offset`.
     pub(crate) fn piece_at(&self, offset: u64) -> Range<u64> {
         offset..(offset + self.piece).min(self.size)
     }
 
-    /// Returns the missing ranges, each of at most `most` pieces.
-    pub(crate) fn missing(&self, most: u64) -> Vec<Range<u64>> {
-        let mut runs: Vec<Range<u64>> = Vec::new();
+    /// Returns the missing ranges, of at most `max_pieces` pieces each.
+    pub(crate) fn missing(&self, max_pieces: u64) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
         for (index, _) in self.done().iter().enumerate().filter(|(_, done)| !**done) {
             let piece = self.piece_at(index as u64 * self.piece);
-            match runs.last_mut() {
-                Some(run) if run.end == piece.start && piece.start - run.start < most * self.piece => {
-                    run.end = piece.end
+            match ranges.last_mut() {
+                Some(range) if range.end == piece.start && piece.start - range.start < max_pieces * self.piece => {
+                    range.end = piece.end
                 }
-                _ => runs.push(piece),
+                _ => ranges.push(piece),
             }
         }
-        runs
+        ranges
     }
 
-    pub(crate) fn has(&self, offset: u64) -> bool {
+    /// Returns true if the piece that contains `offset` is written.
+    pub(crate) fn has_piece(&self, offset: u64) -> bool {
         let index = usize::try_from(offset / self.piece).unwrap_or(usize::MAX);
         self.done().get(index).copied().unwrap_or(false)
     }
 
-    /// Writes the whole piece that begins at `offset`, and then marks it in the trailer.
+    /// Writes the whole piece that begins at `offset`, and then its byte in the trailer.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system fails.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
         debug_assert_eq!(bytes.len() as u64, self.piece_at(offset).end - offset, "a whole piece");
         self.file.write_all_at(bytes, offset)?;
@@ -100,25 +102,25 @@ impl Partial {
         Ok(())
     }
 
-    /// Returns the digest of the written bytes, of the same kind as `id`. `each` is called with the number of bytes of
-    /// each block.
+    /// Returns the digest of the file, with the same hash function as `id`. Calls `on_block` with the number of bytes of each
+    /// block.
     ///
     /// # Errors
-    /// The operating system's.
-    pub(crate) fn digest(&self, id: &ContentId, each: &mut dyn FnMut(u64)) -> std::io::Result<ContentId> {
+    /// The operating system fails.
+    pub(crate) fn digest(&self, id: &ContentId, on_block: &mut dyn FnMut(u64)) -> std::io::Result<ContentId> {
         let mut file = &self.file;
         file.rewind()?;
-        id.of_same_kind(&mut file.take(self.size), self.size, each)
+        id.hash_same_kind(&mut file.take(self.size), self.size, on_block)
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Renames the whole file to `to`. Nothing may be written after that.
+    /// Completes the file and renames it to `to`. No write may follow.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system fails.
     pub(crate) fn finish(&self, to: &Path) -> std::io::Result<()> {
         self.file.set_len(self.size)?;
         self.file.sync_all()?;
@@ -128,7 +130,7 @@ impl Partial {
     /// Removes the file.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system fails.
     pub(crate) fn discard(&self) -> std::io::Result<()> {
         std::fs::remove_file(&self.path)
     }
@@ -136,21 +138,21 @@ impl Partial {
 
 fn trailer(piece: u64) -> [u8; TRAILER as usize] {
     let mut bytes = [0; TRAILER as usize];
-    bytes[..8].copy_from_slice(NAME);
+    bytes[..8].copy_from_slice(MARK);
     bytes[8..].copy_from_slice(&piece.to_le_bytes());
     bytes
 }
 
-/// Returns the trailer's byte for each piece, or `None` if the trailer belongs to another file.
-fn marks(file: &File, size: u64, piece: u64) -> std::io::Result<Option<Vec<bool>>> {
+/// Returns the bytes of the pieces in the trailer, or `None` if the file has no such trailer.
+fn read_pieces(file: &File, size: u64, piece: u64) -> std::io::Result<Option<Vec<bool>>> {
     let pieces = size.div_ceil(piece);
     if file.metadata()?.len() != size.saturating_add(TRAILER).saturating_add(pieces) {
         return Ok(None);
     }
     let mut bytes = vec![0; usize::try_from(TRAILER + pieces).unwrap_or(usize::MAX)];
     file.read_exact_at(&mut bytes, size)?;
-    let (head, marks) = bytes.split_at(TRAILER as usize);
-    Ok((head == trailer(piece)).then(|| marks.iter().map(|mark| *mark == 1).collect()))
+    let (head, pieces) = bytes.split_at(TRAILER as usize);
+    Ok((head == trailer(piece)).then(|| pieces.iter().map(|piece| *piece == 1).collect()))
 }
 
 fn bytes_done(done: &[bool], size: u64, piece: u64) -> u64 {
@@ -179,7 +181,7 @@ mod tests {
         drop(partial);
         let partial = open(10, 4);
         assert_eq!(partial.missing(9), vec![4..8]);
-        assert!(partial.has(0) && !partial.has(4) && partial.has(9));
+        assert!(partial.has_piece(0) && !partial.has_piece(4) && partial.has_piece(9));
         partial.write(4, b"4567").unwrap();
         assert!(partial.missing(9).is_empty());
         let id: ContentId = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882".parse().unwrap();
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_begun_anew() {
+    fn a_file_with_other_sizes_is_begun_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.parts");
         let open = |size, piece| Partial::open(path.clone(), size, piece).unwrap();

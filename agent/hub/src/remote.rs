@@ -1,4 +1,4 @@
-//! Files of a model for the head, which loads no weights: small files from the cache, headers of weights by ranges.
+//! The files of a model for the head, which loads no weights: small files from the cache, headers of weights by ranges.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -11,22 +11,22 @@ use lockstep_engine::source::{FolderFiles, MAX_WHOLE_FILE, ModelFiles};
 use reqwest::StatusCode;
 use tokio::runtime::Handle;
 
-use crate::client::{HubRequest, in_words};
-use crate::error::Failure;
+use crate::client::{HubRequest, HubResponse, in_words};
+use crate::error::AttemptError;
 use crate::model::{HubModel, Repository};
 use crate::progress::Meter;
 use crate::retry::Retries;
 use crate::{Hub, HubError, HubFile, Snapshot};
 
-/// Bytes of a file that are fetched at a time. Most headers of weights are smaller.
+/// Bytes of a block. Most headers of weights are smaller, so one request fetches a header.
 const BLOCK: u64 = 256 << 10;
-/// Most blocks in memory: 128 MiB, more than the headers of known models. Beyond that, some are fetched again.
+/// Most blocks in memory, 128 MiB. The headers of known models need less; for more, some blocks are fetched again.
 const MAX_BLOCKS: usize = 512;
 
 /// Blocks by file and index.
 type Blocks = HashMap<(String, u64), Arc<[u8]>>;
 
-/// Files of one snapshot. Reading blocks the thread, so the runtime's own threads must not read.
+/// Files of one snapshot. A read blocks its thread, so call it outside the runtime's threads.
 #[derive(Debug)]
 pub struct RemoteFiles {
     source: String,
@@ -36,27 +36,27 @@ pub struct RemoteFiles {
     runtime: Handle,
     files: HashMap<String, HubFile>,
     folder: FolderFiles,
-    /// Names of those that are in the folder.
+    /// Names of the files that are in the folder.
     local: HashSet<String>,
     blocks: Mutex<Blocks>,
     bytes_read: AtomicU64,
 }
 
 impl RemoteFiles {
-    /// Fetches configuration, tokenizer and templates. Any other file that is in the cache is read from there.
+    /// Fetches configuration, tokenizer and templates. Other files of the snapshot are read from the cache if they are there.
     ///
     /// # Errors
-    /// The hub's, and the disk's.
+    /// The hub or the disk fails.
     pub async fn open(hub: Arc<Hub>, model: &HubModel, snapshot: &Snapshot) -> Result<Arc<Self>, HubError> {
         let store = hub.store(&model.repository);
-        let small: Vec<HubFile> = snapshot.files.iter().filter(|file| is_read_whole(file)).cloned().collect();
-        let path = hub.download(&model.repository, &snapshot.commit, &small, &Meter::new().0).await?;
+        let small_files: Vec<HubFile> = snapshot.files.iter().filter(|file| is_read_whole(file)).cloned().collect();
+        let path = hub.download(&model.repository, &snapshot.commit, &small_files, &Meter::new().0).await?;
         std::fs::create_dir_all(&path).map_err(|cause| HubError::disk(&path, cause))?;
         let source = format!("hf://{}", model.repository);
         let folder = FolderFiles::open(&source, &path).map_err(|error| HubError::Ended(error.to_string()))?;
         let mut local = HashSet::new();
         for file in &snapshot.files {
-            if is_read_whole(file) || store.has(&snapshot.commit, file)? {
+            if is_read_whole(file) || store.has_file(&snapshot.commit, file)? {
                 local.insert(file.name.clone());
             }
         }
@@ -74,10 +74,10 @@ impl RemoteFiles {
         }))
     }
 
-    /// Fetches the first block of each file at once. One after the other, the headers of many files take long.
+    /// Fetches the first blocks of `names` in parallel. One after another, the headers of many files would take long.
     ///
     /// # Errors
-    /// The hub's.
+    /// The hub refuses a request or does not answer.
     pub async fn read_ahead(&self, names: &[String]) -> Result<(), HubError> {
         let wanted = names.iter().filter(|name| !self.local.contains(*name)).filter_map(|name| self.files.get(name));
         let blocks = wanted.map(|file| async move { self.block(file, 0).await.map(drop) });
@@ -90,12 +90,12 @@ impl RemoteFiles {
 
     async fn block(&self, file: &HubFile, index: u64) -> Result<Arc<[u8]>, HubError> {
         let key = (file.name.clone(), index);
-        let kept = self.blocks.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(block) = kept {
+        let cached = self.blocks.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(block) = cached {
             return Ok(block);
         }
         let start = index * BLOCK;
-        let block: Arc<[u8]> = self.range(file, start..(start + BLOCK).min(file.size)).await?.into();
+        let block: Arc<[u8]> = self.fetch_range(file, start..(start + BLOCK).min(file.size)).await?.into();
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         if blocks.len() >= MAX_BLOCKS {
             blocks.clear();
@@ -104,18 +104,18 @@ impl RemoteFiles {
         Ok(block)
     }
 
-    async fn range(&self, file: &HubFile, range: Range<u64>) -> Result<Vec<u8>, HubError> {
+    async fn fetch_range(&self, file: &HubFile, range: Range<u64>) -> Result<Vec<u8>, HubError> {
         let client = &self.hub.client;
         let parts = self.repository.as_str().split('/').chain(["resolve", self.commit.as_str()]);
         let url = client.url(parts.chain(file.name.split('/')));
         let what = format!("{} of {}", file.name, self.source);
         let mut retries = Retries::new(client.limits.retry);
         loop {
-            let ask = HubRequest { what: &what, url: url.clone(), range: Some(range.clone()), if_range: None };
-            let (reason, after) = match read_range(client.try_get(&ask).await, &range).await {
+            let request = HubRequest { what: &what, url: url.clone(), range: Some(range.clone()), if_range: None };
+            let (reason, after) = match read_range(client.send_once(&request).await, &range).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again { reason, after }) => (reason, after),
+                Err(AttemptError::Final(error)) => return Err(error),
+                Err(AttemptError::Retry { reason, after }) => (reason, after),
             };
             client.pause(&mut retries, &what, reason, after).await?;
         }
@@ -135,18 +135,15 @@ impl RemoteFiles {
     }
 }
 
-/// Reads the bytes of `range` from a response that holds them, or the whole file.
-async fn read_range(
-    answer: Result<crate::client::HubResponse, Failure>,
-    range: &Range<u64>,
-) -> Result<Vec<u8>, Failure> {
-    let mut response = answer?.response;
+/// Reads the bytes of `range` from a response that holds this range or the whole file.
+async fn read_range(response: Result<HubResponse, AttemptError>, range: &Range<u64>) -> Result<Vec<u8>, AttemptError> {
+    let mut response = response?.response;
     let mut skip = if response.status() == StatusCode::PARTIAL_CONTENT { 0 } else { range.start };
     let length = range.end - range.start;
     let mut bytes = Vec::with_capacity(length as usize);
     while (bytes.len() as u64) < length {
-        let chunk = response.chunk().await.map_err(|error| Failure::again(in_words(error)))?;
-        let chunk = chunk.ok_or_else(|| Failure::again("the answer was cut"))?;
+        let chunk = response.chunk().await.map_err(|error| AttemptError::retry(in_words(error)))?;
+        let chunk = chunk.ok_or_else(|| AttemptError::retry("the answer was cut"))?;
         let skipped = skip.min(chunk.len() as u64);
         skip -= skipped;
         let missing = (length - bytes.len() as u64).min(chunk.len() as u64 - skipped);
@@ -155,7 +152,7 @@ async fn read_range(
     Ok(bytes)
 }
 
-/// Returns true for files that the head reads whole: configuration, tokenizer, templates, the index of the weights.
+/// Returns true for a file that the head reads to its end: configuration, tokenizer, templates, the index of the weights.
 fn is_read_whole(file: &HubFile) -> bool {
     let kinds = [".json", ".jinja"];
     !file.name.contains('/') && kinds.iter().any(|kind| file.name.ends_with(kind)) && file.size <= MAX_WHOLE_FILE

@@ -1,14 +1,14 @@
 //! One model's part of the cache, in the layout that Hugging Face's own libraries share:
 //!
 //! ```text
-//! models--org--name/refs/REVISION            the commit that it was last
-//!                   snapshots/COMMIT/NAME    a link to the blob of that file
+//! models--org--name/refs/REVISION            the last known commit of the revision
+//!                   snapshots/COMMIT/NAME    a link to the blob of the file
 //!                   blobs/DIGEST             the content
-//! .locks/models--org--name/DIGEST.lock       held by whoever fetches that blob
+//! .locks/models--org--name/DIGEST.lock       the process that fetches the blob locks this file
 //! ```
 //!
-//! Every blob is whole and was checked, since files come in by a rename. Processes of one machine, or of several
-//! machines that mount one volume, may use one cache at the same time.
+//! A file in the cache is complete, and its digest was checked: files arrive by a rename. Several processes may use one
+//! cache at the same time, on one machine or on several machines that mount one volume.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
@@ -21,9 +21,9 @@ use crate::error::HubError;
 use crate::listing::{HubFile, MAX_FILES, is_file_name};
 use crate::model::{Repository, Revision, is_commit};
 
-/// Most levels of folders in a snapshot.
+/// Deepest nesting of folders in a snapshot.
 const MAX_DEPTH: usize = 8;
-/// Longest content of a file in `refs/`, in bytes.
+/// Largest file in `refs/`, in bytes.
 const MAX_REF: u64 = 256;
 
 #[derive(Debug, Clone)]
@@ -57,16 +57,17 @@ impl Store {
         self.root().join("blobs").join(id.as_str())
     }
 
-    /// Returns the path of a growing blob. Other libraries use another name, for files whose bytes come in order.
+    /// Returns the path of a partial blob. Other libraries write their partial blobs in order, so this name differs from
+    /// theirs.
     pub(crate) fn partial(&self, id: &ContentId) -> PathBuf {
         self.root().join("blobs").join(format!("{id}.parts"))
     }
 
-    /// Returns true if `file` of `commit` is there and whole.
+    /// Returns true if `file` of `commit` is there and complete.
     ///
     /// # Errors
-    /// The operating system's, for a file that must be read because it is no link to a digest.
-    pub(crate) fn has(&self, commit: &str, file: &HubFile) -> Result<bool, HubError> {
+    /// The operating system fails to read a file that is no link to a blob.
+    pub(crate) fn has_file(&self, commit: &str, file: &HubFile) -> Result<bool, HubError> {
         let path = self.snapshot(commit).join(&file.name);
         let Ok(metadata) = fs::metadata(&path) else { return Ok(false) };
         if !metadata.is_file() || metadata.len() != file.size {
@@ -75,21 +76,21 @@ impl Store {
         if linked_id(&path).as_ref() == Some(&file.id) {
             return Ok(true);
         }
-        // On a disk without links, files are copies. Only reading a copy tells its digest.
+        // On a disk without links, libraries copy files. Only the content of a copy shows its digest.
         let mut content = open_regular(&path).map_err(|cause| HubError::disk(&path, cause))?;
-        let found = file.id.of_same_kind(&mut content, file.size, &mut |_| ());
+        let found = file.id.hash_same_kind(&mut content, file.size, &mut |_| ());
         found.map(|found| found == file.id).map_err(|cause| HubError::disk(&path, cause))
     }
 
-    /// Returns true if the blob is there, from another commit of the model or from another process.
+    /// Returns true if the blob is there, from another commit of this model or from another process.
     pub(crate) fn has_blob(&self, file: &HubFile) -> bool {
         fs::metadata(self.blob(&file.id)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == file.size)
     }
 
-    /// Makes `file` of `commit` point to its blob.
+    /// Links `file` of `commit` to its blob.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system fails.
     pub(crate) fn link(&self, commit: &str, file: &HubFile) -> Result<(), HubError> {
         let path = self.snapshot(commit).join(&file.name);
         let depth = file.name.split('/').count() + 1;
@@ -98,7 +99,7 @@ impl Store {
         replace(&path, |temporary| std::os::unix::fs::symlink(&target, temporary))
     }
 
-    /// Returns the commit that `revision` was when it was last resolved.
+    /// Returns the last known commit of `revision`.
     pub(crate) fn read_ref(&self, revision: &Revision) -> Option<String> {
         let path = self.root().join("refs").join(revision.as_str());
         let text = String::from_utf8(read_small_file(&path, MAX_REF).ok()?).ok()?;
@@ -106,10 +107,10 @@ impl Store {
         is_commit(&commit).then_some(commit)
     }
 
-    /// Records that `revision` is `commit`.
+    /// Records the commit of `revision`.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system fails.
     pub(crate) fn write_ref(&self, revision: &Revision, commit: &str) -> Result<(), HubError> {
         if revision.commit().is_some() || self.read_ref(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -118,13 +119,13 @@ impl Store {
         replace(&path, |temporary| File::create(temporary)?.write_all(commit.as_bytes()))
     }
 
-    /// Takes the lock of a blob. Returns `None` while another process has it.
+    /// Locks a blob. Returns `None` while another process holds the lock.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The operating system fails.
     pub(crate) fn try_lock(&self, id: &ContentId) -> Result<Option<Lock>, HubError> {
         let path = self.cache.join(".locks").join(&self.folder).join(format!("{id}.lock"));
-        make_folder_of(&path)?;
+        make_parent_folder(&path)?;
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(|cause| HubError::disk(&path, cause))?;
         match file.try_lock() {
@@ -137,8 +138,8 @@ impl Store {
     /// Returns the files of `commit` that are in the cache, with their digests.
     ///
     /// # Errors
-    /// The operating system's, and [`HubError::Answer`] for more files than a model has.
-    pub(crate) fn listed(&self, commit: &str) -> Result<Vec<HubFile>, HubError> {
+    /// The operating system fails, or [`HubError::WrongAnswer`] for more files than a model may have.
+    pub(crate) fn list_files(&self, commit: &str) -> Result<Vec<HubFile>, HubError> {
         let mut files = Vec::new();
         self.walk(&self.snapshot(commit), "", 0, &mut files)?;
         files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -161,16 +162,16 @@ impl Store {
             } else if metadata.is_file() && is_file_name(&name) {
                 if files.len() >= MAX_FILES {
                     let (what, reason) = (self.repository.to_string(), format!("more than {MAX_FILES} files"));
-                    return Err(HubError::Answer { what, reason });
+                    return Err(HubError::WrongAnswer { what, reason });
                 }
-                files.push(HubFile { id: id_of(&path)?, name, size: metadata.len() });
+                files.push(HubFile { id: read_id(&path)?, name, size: metadata.len() });
             }
         }
         Ok(())
     }
 }
 
-/// Lock of a blob. It ends when it is dropped, or with the process.
+/// Lock of a blob. It ends when it is dropped or when the process ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
@@ -184,7 +185,7 @@ fn linked_id(path: &Path) -> Option<ContentId> {
     (parts.next()? == Component::Normal("blobs".as_ref())).then(|| name.to_str()?.parse().ok()).flatten()
 }
 
-fn id_of(path: &Path) -> Result<ContentId, HubError> {
+fn read_id(path: &Path) -> Result<ContentId, HubError> {
     if let Some(id) = linked_id(path) {
         return Ok(id);
     }
@@ -192,18 +193,18 @@ fn id_of(path: &Path) -> Result<ContentId, HubError> {
     read().map_err(|cause| HubError::disk(path, cause))
 }
 
-/// Makes the folder that `path` lies in.
+/// Creates the folder that contains `path`.
 ///
 /// # Errors
-/// The operating system's.
-pub(crate) fn make_folder_of(path: &Path) -> Result<(), HubError> {
+/// The operating system fails.
+pub(crate) fn make_parent_folder(path: &Path) -> Result<(), HubError> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder).map_err(|cause| HubError::disk(folder, cause))
 }
 
-/// Lets `make` write a temporary file, and renames that to `path`.
+/// Replaces `path` by the file that `make` creates, in one step.
 fn replace(path: &Path, make: impl Fn(&Path) -> std::io::Result<()>) -> Result<(), HubError> {
-    make_folder_of(path)?;
+    make_parent_folder(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", uuid::Uuid::new_v4().simple()));
     let made = make(&temporary).and_then(|()| fs::rename(&temporary, path));
@@ -231,59 +232,59 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_the_hubs_own() {
+    fn the_layout_is_that_of_hugging_face() {
         let (folder, store) = store();
         let root = folder.path().join("hub/models--org--name");
         let file = hello("nested/a.json");
         assert_eq!(store.blob(&file.id), root.join("blobs").join(HELLO));
-        assert!(!store.has_blob(&file) && !store.has(COMMIT, &file).unwrap());
-        make_folder_of(&store.blob(&file.id)).unwrap();
+        assert!(!store.has_blob(&file) && !store.has_file(COMMIT, &file).unwrap());
+        make_parent_folder(&store.blob(&file.id)).unwrap();
         fs::write(store.blob(&file.id), "hello\n").unwrap();
         store.link(COMMIT, &file).unwrap();
         store.link(COMMIT, &file).unwrap();
         let link = root.join("snapshots").join(COMMIT).join("nested/a.json");
         assert_eq!(fs::read_link(&link).unwrap(), Path::new("../../../blobs").join(HELLO));
         assert_eq!(fs::read_to_string(&link).unwrap(), "hello\n");
-        assert!(store.has_blob(&file) && store.has(COMMIT, &file).unwrap());
-        assert!(!store.has(COMMIT, &HubFile { size: 7, ..file.clone() }).unwrap());
+        assert!(store.has_blob(&file) && store.has_file(COMMIT, &file).unwrap());
+        assert!(!store.has_file(COMMIT, &HubFile { size: 7, ..file.clone() }).unwrap());
         let main = Revision::default();
         assert_eq!(store.read_ref(&main), None);
         store.write_ref(&main, COMMIT).unwrap();
         assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
         assert_eq!(store.read_ref(&main).as_deref(), Some(COMMIT));
-        assert_eq!(store.listed(COMMIT).unwrap(), [file]);
+        assert_eq!(store.list_files(COMMIT).unwrap(), [file]);
     }
 
     #[test]
-    fn copied_files_are_known_by_their_content() {
+    fn a_copied_file_is_identified_by_its_content() {
         let (_folder, store) = store();
         let snapshot = store.snapshot(COMMIT);
         fs::create_dir_all(&snapshot).unwrap();
         fs::write(snapshot.join("a.json"), "hello\n").unwrap();
         fs::write(snapshot.join("b.json"), "jello\n").unwrap();
         std::os::unix::fs::symlink("../../blobs/gone", snapshot.join("c.json")).unwrap();
-        assert!(store.has(COMMIT, &hello("a.json")).unwrap());
-        assert!(!store.has(COMMIT, &hello("b.json")).unwrap());
-        let listed = store.listed(COMMIT).unwrap();
-        assert_eq!(listed.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["a.json", "b.json"]);
-        assert_eq!(listed[0], hello("a.json"));
+        assert!(store.has_file(COMMIT, &hello("a.json")).unwrap());
+        assert!(!store.has_file(COMMIT, &hello("b.json")).unwrap());
+        let files = store.list_files(COMMIT).unwrap();
+        assert_eq!(files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["a.json", "b.json"]);
+        assert_eq!(files[0], hello("a.json"));
     }
 
     #[test]
     fn a_lock_has_one_owner() {
         let (_folder, store) = store();
         let id = hello("a").id;
-        let lock = store.try_lock(&id).unwrap().expect("nobody has it");
+        let lock = store.try_lock(&id).unwrap().expect("the lock is free");
         assert!(store.try_lock(&id).unwrap().is_none());
         drop(lock);
         assert!(store.try_lock(&id).unwrap().is_some());
     }
 
     #[test]
-    fn a_cache_that_cannot_be_made_is_named() {
+    fn an_error_names_the_cache_that_cannot_be_created() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let store = Store::new(file.path().join("hub"), &"org/name".parse().unwrap());
-        let told = store.try_lock(&hello("a").id).unwrap_err().to_string();
-        assert!(told.contains(&file.path().display().to_string()), "{told}");
+        let message = store.try_lock(&hello("a").id).unwrap_err().to_string();
+        assert!(message.contains(&file.path().display().to_string()), "{message}");
     }
 }

@@ -29,8 +29,8 @@ pub fn bytes() -> Vec<u8> {
 pub fn limits() -> Limits {
     let millis = Duration::from_millis;
     let retry = RetryPolicy { tries: 4, pauses: Backoff::new(millis(1), millis(4)), longest_requested: millis(20) };
-    let (silence, look) = (millis(60_000), millis(5));
-    Limits { piece: 4096, run_pieces: 4, connections: 3, silence, look, retry }
+    let (idle_timeout, poll_interval) = (millis(60_000), millis(5));
+    Limits { piece_bytes: 4096, pieces_per_request: 4, connections: 3, idle_timeout, poll_interval, retry }
 }
 
 impl Scene {
@@ -106,7 +106,7 @@ async fn files_come_in_ranges_and_have_the_usual_layout() {
     let total = SIZE as u64 + 2;
     let last = *progress.borrow();
     assert_eq!((last.bytes, last.total), (total, total));
-    assert!(last.moved >= total, "checked bytes count as moved: {last:?}");
+    assert!(last.checked >= total, "checked bytes count: {last:?}");
 
     let asked = scene.hub.asked();
     let of_storage: Vec<_> = asked.iter().filter(|asked| asked.storage).collect();

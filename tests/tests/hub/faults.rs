@@ -91,7 +91,7 @@ async fn false_answers_are_refused() {
         (Trick::OtherRange, "in answer to 0-16383"),
         (Trick::Length(20_000), "20000 bytes are announced, the hub lists 16384"),
         (Trick::Redirect("ftp://127.0.0.1/x".into()), "a redirect from http to ftp"),
-        (Trick::Redirect("http://[".into()), "a redirect to what is no address"),
+        (Trick::Redirect("http://[".into()), "a redirect to a malformed address"),
         (Trick::Status(302, None), "a redirect without an address"),
     ] {
         let scene = Scene::new().await;

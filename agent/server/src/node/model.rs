@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lockstep_engine::source::{self, FolderFiles, ModelFile, ModelFiles};
-use lockstep_hub::{Hub, HubConfig, HubFile, Limits, Log, Meter, Progress, Repository};
+use lockstep_hub::{Hub, HubConfig, HubFile, Limits, Meter, Progress, ProgressLog, Repository};
 use lockstep_proto::node as pb;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
@@ -24,7 +24,7 @@ pub struct ModelOpener {
     task: JoinHandle<anyhow::Result<Arc<dyn ModelFiles>>>,
     progress: watch::Receiver<Progress>,
     last_report_at: Instant,
-    log: Log,
+    log: ProgressLog,
     /// Source of the model, for errors.
     pub source: String,
 }
@@ -49,7 +49,7 @@ impl ModelOpener {
             }
         });
         let last_report_at = Instant::now();
-        let log = Log::new(last_report_at.into_std());
+        let log = ProgressLog::new(last_report_at.into_std());
         Self { task, progress, last_report_at, log, source }
     }
 
@@ -70,7 +70,7 @@ impl ModelOpener {
         }
         self.last_report_at = Instant::now();
         let progress = *self.progress.borrow_and_update();
-        if let Some(line) = self.log.line(self.last_report_at.into_std(), progress) {
+        if let Some(line) = self.log.next_line(self.last_report_at.into_std(), progress) {
             tracing::info!("{line}");
         }
         OpenEvent::Progress(progress)
