@@ -122,18 +122,29 @@ impl Inference for InferenceService {
 }
 
 fn sampling(wire: v1::Sampling) -> SamplingInput {
-    let mut logit_bias: Vec<(u32, f32)> = wire.logit_bias.into_iter().collect();
+    let v1::Sampling {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        logit_bias,
+        seed,
+    } = wire;
+    let mut logit_bias: Vec<(u32, f32)> = logit_bias.into_iter().collect();
     logit_bias.sort_unstable_by_key(|(id, _)| *id);
     SamplingInput {
-        temperature: wire.temperature,
-        top_k: wire.top_k,
-        top_p: wire.top_p,
-        min_p: wire.min_p,
-        repetition_penalty: wire.repetition_penalty,
-        presence_penalty: wire.presence_penalty,
-        frequency_penalty: wire.frequency_penalty,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
         logit_bias,
-        seed: wire.seed,
+        seed,
     }
 }
 

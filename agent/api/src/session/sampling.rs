@@ -66,7 +66,10 @@ pub(crate) fn resolve_sampling(
         logit_bias: logit_bias(input.logit_bias, vocab_size)?,
         seed: input.seed.unwrap_or_else(random_seed),
         logprobs,
-        ..SamplingParams::default()
+        // The session sets these for each choice.
+        suppressed: Vec::new(),
+        suppressed_until: 0,
+        choice: 0,
     })
 }
 

@@ -26,15 +26,29 @@ pub enum SamplingMethod {
 impl SamplingMethod {
     /// Returns the method of a request. A `top_k` of `vocab_size` or more keeps all tokens.
     pub fn from_params(params: &SamplingParams, vocab_size: usize) -> Self {
-        let temperature = params.temperature;
-        let top_k = params.top_k as usize;
+        // Every parameter is named, so that a new one does not compile before it has an effect. Those that are ignored
+        // here change the logits, key the random numbers or are reported.
+        let SamplingParams {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            penalties: _,
+            logit_bias: _,
+            suppressed: _,
+            suppressed_until: _,
+            seed: _,
+            choice: _,
+            logprobs: _,
+        } = *params;
+        let top_k = top_k as usize;
         let top_k = if top_k >= vocab_size { 0 } else { top_k };
         if temperature.is_nan() || temperature < GREEDY_BELOW || top_k == 1 {
             Self::Greedy
-        } else if top_k == 0 && params.top_p >= 1.0 && params.min_p <= 0.0 {
+        } else if top_k == 0 && top_p >= 1.0 && min_p <= 0.0 {
             Self::WholeVocabulary { temperature }
         } else {
-            Self::Truncated { temperature, top_k, top_p: params.top_p, min_p: params.min_p }
+            Self::Truncated { temperature, top_k, top_p, min_p }
         }
     }
 }
