@@ -301,6 +301,6 @@ async fn a_node_without_certificates_stays_out() {
     command.env_remove("LOCKSTEP_TLS_DIR").env_remove("LOCKSTEP_PROBE_PORT");
     let mut stranger = Process::start("stranger", command);
     stranger.await_output("no stream to the head");
-    pods.group.nodes[0].as_mut().expect("a head").await_output("turned a caller away");
+    pods.group.nodes[0].as_mut().expect("a head").await_output("refused a caller");
     assert!(pods.group.ready().await.ready);
 }

@@ -122,7 +122,7 @@ mod tests {
     use crate::fixture;
     use crate::open;
 
-    fn described(model: &fixture::Model) -> Result<ModelDescription, EngineError> {
+    fn described(model: &fixture::FixtureModel) -> Result<ModelDescription, EngineError> {
         describe(open(model.source())?.as_ref())
     }
 

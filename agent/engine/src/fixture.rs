@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use crate::config::ModelConfig;
 
 /// A model folder that is deleted with the value.
-pub struct Model {
+pub struct FixtureModel {
     folder: tempfile::TempDir,
     source: String,
 }
 
-impl Model {
+impl FixtureModel {
     pub fn source(&self) -> &str {
         &self.source
     }
@@ -47,13 +47,13 @@ pub fn make_pipe(path: &Path) {
 }
 
 /// Makes a folder that holds `model.safetensors` with these tensors and no configuration.
-pub fn folder(tensors: &[(&str, &Tensor)]) -> Model {
+pub fn folder(tensors: &[(&str, &Tensor)]) -> FixtureModel {
     let folder = tempfile::tempdir().unwrap();
     let tensors: std::collections::HashMap<_, _> =
         tensors.iter().map(|(name, tensor)| ((*name).to_owned(), (*tensor).clone())).collect();
     candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
     let source = format!("file://{}", folder.path().display());
-    Model { folder, source }
+    FixtureModel { folder, source }
 }
 
 /// Returns the `config.json` of [`tiny_llama`].
@@ -71,7 +71,7 @@ pub fn tiny_config() -> ModelConfig {
 }
 
 /// Makes a Llama of two layers in f32, untrained.
-pub fn tiny_llama() -> Model {
+pub fn tiny_llama() -> FixtureModel {
     let config = tiny_config();
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);

@@ -266,15 +266,15 @@ fn scale(range: &Range<usize>, by: usize) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{self, Model};
+    use crate::fixture::{self, FixtureModel};
     use crate::open;
 
-    fn weights(model: &Model) -> Result<Weights, EngineError> {
+    fn weights(model: &FixtureModel) -> Result<Weights, EngineError> {
         Weights::open(open(model.source()).unwrap())
     }
 
     /// A `[rows, columns]` matrix that counts up.
-    fn counting(rows: usize, columns: usize) -> (Model, Tensor) {
+    fn counting(rows: usize, columns: usize) -> (FixtureModel, Tensor) {
         let tensor =
             Tensor::arange(0f32, (rows * columns) as f32, &Device::Cpu).unwrap().reshape((rows, columns)).unwrap();
         (fixture::folder(&[("w", &tensor)]), tensor)

@@ -1,4 +1,4 @@
-//! What was measured, for people and for programs.
+//! The report of a measurement, as text and as JSON.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::config::BenchConfig;
 
-/// Rates of one batch size, a figure a round, in tokens per second of all sequences together.
+/// Rates of one batch size: one rate for each round, in tokens per second of all sequences together.
 #[derive(Debug)]
 pub struct Row {
     pub batch: u32,
@@ -16,7 +16,7 @@ pub struct Row {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct BenchReport {
     version: &'static str,
     model: String,
     parameters: u64,
@@ -25,7 +25,7 @@ pub struct Report {
     world_size: u32,
     pipeline_stages: u32,
     backend: String,
-    /// Device and instruction set, by rank.
+    /// Device and instruction set of each rank.
     devices: Vec<String>,
     prompt_tokens: u32,
     answer_tokens: u32,
@@ -40,7 +40,7 @@ struct Measured {
     decode: Spread,
 }
 
-/// Tokens per second.
+/// Median, minimum and maximum of the rounds, in tokens per second.
 #[derive(Debug, Serialize)]
 struct Spread {
     median: f64,
@@ -50,13 +50,13 @@ struct Spread {
 }
 
 impl Spread {
-    fn of(rounds: Vec<f64>) -> Self {
+    fn from_rounds(rounds: Vec<f64>) -> Self {
         let mut sorted = rounds.clone();
         sorted.sort_by(f64::total_cmp);
-        let middle = |at: usize| sorted.get(at).copied().unwrap_or(0.0);
+        let value = |at: usize| sorted.get(at).copied().unwrap_or(0.0);
         let count = sorted.len();
-        let median = (middle(count / 2) + middle(count.saturating_sub(1) / 2)) / 2.0;
-        Self { median, least: middle(0), most: middle(count.saturating_sub(1)), rounds }
+        let median = (value(count / 2) + value(count.saturating_sub(1) / 2)) / 2.0;
+        Self { median, least: value(0), most: value(count.saturating_sub(1)), rounds }
     }
 }
 
@@ -66,11 +66,14 @@ impl std::fmt::Display for Spread {
     }
 }
 
-impl Report {
+impl BenchReport {
     pub fn new(config: &BenchConfig, status: &ClusterStatus, rows: Vec<Row>) -> Self {
         let model = status.model_info.clone().unwrap_or_default();
-        let measured =
-            |row: Row| Measured { batch: row.batch, prefill: Spread::of(row.prefill), decode: Spread::of(row.decode) };
+        let measured = |row: Row| Measured {
+            batch: row.batch,
+            prefill: Spread::from_rounds(row.prefill),
+            decode: Spread::from_rounds(row.decode),
+        };
         Self {
             version: env!("CARGO_PKG_VERSION"),
             model: model.name,
@@ -87,12 +90,15 @@ impl Report {
         }
     }
 
+    /// Formats the report as JSON.
+    ///
     /// # Errors
-    /// Never: numbers and text alone.
+    /// None: the report holds only numbers and text.
     pub fn json(&self) -> serde_json::Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
+    /// Formats the report as text.
     pub fn text(&self) -> String {
         let mut devices = self.devices.clone();
         devices.dedup();
@@ -127,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_names_what_was_measured() {
+    fn a_report_names_the_model_and_the_group() {
         let config =
             BenchConfig { batch_sizes: vec![4], prompt_tokens: 512, answer_tokens: 32, rounds: 4, json: false };
         let model = ModelInfo { name: "tiny".into(), parameters: 7, dtype: "bf16".into(), ..Default::default() };
@@ -141,7 +147,7 @@ mod tests {
             ..Default::default()
         };
         let rows = vec![Row { batch: 4, prefill: vec![3.0, 1.0, 2.0, 4.0], decode: vec![1.0; 4] }];
-        let report = Report::new(&config, &status, rows);
+        let report = BenchReport::new(&config, &status, rows);
         let text = report.text();
         for part in
             ["tiny: 7 parameters, bf16", "world size 2 (ring)", "cpu (avx2)\n", "2.5 (1.0–4.0)", "of 512 tokens"]

@@ -196,7 +196,7 @@ pub struct ControlPort {
 /// # Errors
 /// Fails if the port can no longer be served.
 pub async fn serve_control(port: ControlPort, over: CancellationToken) -> anyhow::Result<()> {
-    let incoming = tls::incoming(port.listener, port.tls);
+    let incoming = tls::accept_connections(port.listener, port.tls);
     let status = ClusterServer::new(ClusterService::new(port.status, over.clone()));
     let status = status.max_encoding_message_size(MAX_STATUS_BYTES);
     let may_read =

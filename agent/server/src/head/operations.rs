@@ -61,7 +61,10 @@ mod tests {
             (peer(near, Caller::Anyone), None),
             (peer(far, Caller::Anyone), Some("has no TLS")),
             (peer(far, certified(&[role::OPERATOR])), None),
-            (peer(near, certified(&[role::NODE])), Some("names node.lockstep: this needs operator.lockstep")),
+            (
+                peer(near, certified(&[role::NODE])),
+                Some("names node.lockstep: use a certificate for operator.lockstep"),
+            ),
             (peer(near, certified(&[])), Some("names no role")),
         ];
         for (peer, expected) in cases {

@@ -29,7 +29,7 @@ pub struct RankHealth {
 }
 
 /// Answer to a probe. An error carries the reason.
-pub type Verdict = Result<(), String>;
+pub type ProbeResult = Result<(), String>;
 
 #[derive(Debug)]
 struct HealthState {
@@ -167,7 +167,7 @@ impl Health {
     }
 
     /// Checks that the ranks serve in the current epoch.
-    pub fn check_ready(&self, now: Instant) -> Verdict {
+    pub fn check_ready(&self, now: Instant) -> ProbeResult {
         let state = self.state();
         let not_ready = |reason: &str| Err(reason.to_owned());
         let Some(epoch) = state.joined_epoch.filter(|_| state.attached) else {
@@ -190,7 +190,7 @@ impl Health {
     }
 
     /// Checks that the node has loaded. Returns `None` while it still loads and makes progress.
-    pub fn check_started(&self, now: Instant) -> Option<Verdict> {
+    pub fn check_started(&self, now: Instant) -> Option<ProbeResult> {
         let state = self.state();
         if state.loaded {
             return Some(Ok(()));
@@ -205,7 +205,7 @@ impl Health {
     }
 
     /// Checks that neither a step nor the node's loop is stuck.
-    pub fn check_alive(&self, now: Instant) -> Verdict {
+    pub fn check_alive(&self, now: Instant) -> ProbeResult {
         let state = self.state();
         if state.still_since.is_some_and(|since| now.duration_since(since) > STEP_TIMEOUT) {
             return Err(format!("a step is in flight and nothing has moved for {} s", STEP_TIMEOUT.as_secs()));
@@ -221,7 +221,7 @@ impl Health {
 mod tests {
     use super::*;
 
-    fn reason(verdict: Verdict) -> String {
+    fn reason(verdict: ProbeResult) -> String {
         verdict.expect_err("not yet")
     }
 

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::health::{Health, Verdict};
+use super::health::{Health, ProbeResult};
 use super::rank::RankCounters;
 
 /// Time between two checks while a `/startup` request is held open.
@@ -77,7 +77,7 @@ async fn ready(State(probed): State<ProbeState>) -> Response {
 }
 
 /// Returns 200 or 503 with the reason for it and each rank's phase.
-fn probe_response(probed: &ProbeState, verdict: Verdict) -> Response {
+fn probe_response(probed: &ProbeState, verdict: ProbeResult) -> Response {
     let rank = |rank: super::health::RankHealth| {
         let mut line = json!({"rank": rank.rank, "phase": rank.phase.title().to_ascii_lowercase()});
         if rank.bytes_total > 0 && rank.bytes_loaded < rank.bytes_total {

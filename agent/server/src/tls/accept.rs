@@ -1,4 +1,4 @@
-//! The listening end: accepted connections with what is known of their callers.
+//! The listening end: accepted connections and the roles of their callers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,29 +16,29 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
-use super::files::{Tls, names};
+use super::files::{Tls, has_dns_name};
 
-/// Handshakes at a time; further callers wait in the kernel's queue.
+/// Most handshakes at a time. Further callers wait in the kernel's queue.
 const MAX_HANDSHAKES: usize = 64;
-/// A caller that has not shown its certificate by then is turned away.
+/// Time after which the process refuses a caller that has not presented its certificate.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Accepted connections that may wait for the server.
+/// Most accepted connections that wait for the server.
 const BACKLOG: usize = 16;
-/// Pause after a failed accept: out of file descriptors, it would fail again at once.
+/// Pause after a failed accept. Without a free file descriptor, the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The roles that a certificate can name.
+/// Roles that a certificate can name.
 const ROLES: [&str; 3] = [role::HEAD, role::NODE, role::OPERATOR];
 
-/// What a caller has shown.
+/// Proof that a caller has given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// Nothing: the port speaks in the clear.
+    /// No proof: the port does not use TLS.
     Anyone,
-    /// A certificate of the cluster's CA that names these roles.
+    /// A certificate of the cluster's CA with these roles.
     Certified(Vec<&'static str>),
 }
 
-/// The other end of a connection; an extension of every request that comes over it.
+/// Other end of a connection. It is an extension of every request over the connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
     pub remote: SocketAddr,
@@ -50,35 +50,37 @@ impl Peer {
     /// Returns the caller of `request`.
     ///
     /// # Errors
-    /// INTERNAL for a request that did not come over one of [`incoming`]'s connections.
+    /// INTERNAL for a request that did not come over a connection of [`accept_connections`].
     pub fn from_request<T>(request: &Request<T>) -> Result<Self, Status> {
-        request.extensions().get::<Self>().cloned().ok_or_else(|| Status::internal("a connection without addresses"))
+        request.extensions().get::<Self>().cloned().ok_or_else(|| {
+            Status::internal("the request came over a connection without addresses: this is a fault of the agent")
+        })
     }
 
-    /// Lets a certified caller pass that has one of `roles`, and anyone where the port speaks in the clear.
+    /// Accepts a caller whose certificate has one of `roles`, and any caller on a port without TLS.
     ///
     /// # Errors
-    /// PERMISSION_DENIED, with what the certificate names and what it would have to name.
+    /// PERMISSION_DENIED for any other caller. The message gives the roles that the caller has and needs.
     pub fn require(&self, roles: &[&str]) -> Result<(), Status> {
-        let Caller::Certified(named) = &self.caller else { return Ok(()) };
-        if named.iter().any(|name| roles.contains(name)) {
+        let Caller::Certified(own_roles) = &self.caller else { return Ok(()) };
+        if own_roles.iter().any(|role| roles.contains(role)) {
             return Ok(());
         }
-        let named = if named.is_empty() { "no role".to_owned() } else { named.join(", ") };
+        let own_roles = if own_roles.is_empty() { "no role".to_owned() } else { own_roles.join(", ") };
         Err(Status::permission_denied(format!(
-            "the caller's certificate names {named}: this needs {}",
+            "the caller's certificate names {own_roles}: use a certificate for {}",
             roles.join(" or ")
         )))
     }
 }
 
-/// A byte stream of either kind.
-trait Bytes: AsyncRead + AsyncWrite + Send {}
-impl<T: AsyncRead + AsyncWrite + Send> Bytes for T {}
+/// A byte stream with or without TLS.
+trait ByteStream: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
 
 /// One accepted connection.
 pub struct Connection {
-    bytes: Pin<Box<dyn Bytes>>,
+    bytes: Pin<Box<dyn ByteStream>>,
     peer: Peer,
 }
 
@@ -122,8 +124,8 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Connections of a listener, each after its handshake; they end when nobody takes them any more.
-pub fn incoming(listener: TcpListener, tls: Option<Arc<Tls>>) -> ReceiverStream<io::Result<Connection>> {
+/// Accepts connections of a listener, and yields each one after its handshake. It stops when the caller drops the stream.
+pub fn accept_connections(listener: TcpListener, tls: Option<Arc<Tls>>) -> ReceiverStream<io::Result<Connection>> {
     let (accepted, stream) = mpsc::channel(BACKLOG);
     tokio::spawn(accept_all(listener, tls, accepted));
     ReceiverStream::new(stream)
@@ -133,25 +135,25 @@ async fn accept_all(listener: TcpListener, tls: Option<Arc<Tls>>, accepted: mpsc
     let permits = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     loop {
         let next = tokio::select! {
-            next = accept(&listener, &permits) => next,
+            next = accept_next(&listener, &permits) => next,
             () = accepted.closed() => return,
         };
         let Some((stream, remote, permit)) = next else { continue };
         let (tls, accepted) = (tls.clone(), accepted.clone());
         tokio::spawn(async move {
-            let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, greet(stream, remote, tls)).await;
+            let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(stream, remote, tls)).await;
             drop(permit);
             match connection.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(connection) => {
                     accepted.send(Ok(connection)).await.ok();
                 }
-                Err(error) => turned_away(remote, &error),
+                Err(error) => log_refusal(remote, &error),
             }
         });
     }
 }
 
-async fn accept(
+async fn accept_next(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
@@ -166,29 +168,30 @@ async fn accept(
     }
 }
 
-async fn greet(stream: TcpStream, remote: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Connection> {
+async fn shake_hands(stream: TcpStream, remote: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let local = stream.local_addr()?;
     let Some(tls) = tls else {
         return Ok(Connection { bytes: Box::pin(stream), peer: Peer { remote, local, caller: Caller::Anyone } });
     };
-    let acceptor = TlsAcceptor::from(tls.fresh().await?.server);
+    let acceptor = TlsAcceptor::from(tls.current_blocking().await?.server);
     let stream = acceptor.accept(stream).await?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let named = |role: &&'static str| certificates.first().is_some_and(|certificate| names(certificate, role));
-    let caller = Caller::Certified(ROLES.into_iter().filter(named).collect());
+    let has_role =
+        |role: &&'static str| certificates.first().is_some_and(|certificate| has_dns_name(certificate, role));
+    let caller = Caller::Certified(ROLES.into_iter().filter(has_role).collect());
     Ok(Connection { bytes: Box::pin(stream), peer: Peer { remote, local, caller } })
 }
 
-/// Callers that hang up without a word (probes of the port) are no news.
-fn turned_away(remote: SocketAddr, error: &io::Error) {
+/// Logs a refused caller. A caller that only opens the port, such as a probe, is no warning.
+fn log_refusal(remote: SocketAddr, error: &io::Error) {
     if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
-        return tracing::debug!(%remote, %error, "a caller hung up in the handshake");
+        return tracing::debug!(%remote, %error, "a caller closed the connection during the handshake");
     }
     tracing::warn!(
         %remote,
         %error,
-        "turned a caller away: the control port takes certificates of the cluster's CA; does it have {}?",
+        "refused a caller: the control port accepts only certificates of the cluster's CA; set {} on the caller",
         env::TLS_DIR
     );
 }

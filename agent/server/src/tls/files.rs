@@ -1,7 +1,7 @@
-//! `ca.crt`, `tls.crt` and `tls.key` of one folder → what connections are made with.
+//! `ca.crt`, `tls.crt` and `tls.key` of one folder → the TLS settings of both ends.
 //!
-//! Kubernetes changes a mounted Secret by exchanging the link `..data`, so all three files are read from the folder
-//! that it leads to: they belong together.
+//! Kubernetes changes a mounted Secret by replacing the link `..data`. The process reads all three files from the target of
+//! that link, so that they belong together.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,22 +21,22 @@ use lockstep_engine::source::read_small_file;
 const CA: &str = "ca.crt";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
-/// The link that Kubernetes exchanges.
+/// Link that Kubernetes replaces.
 const DATA_LINK: &str = "..data";
-/// Larger files are something else.
+/// Largest file, in bytes. A larger one is no certificate or key.
 const MAX_FILE: u64 = 1 << 20;
-/// Longest chain of certificates, in bytes: rustls takes no more than 64 KiB from a peer, their framing included.
+/// Longest chain of certificates, in bytes. rustls accepts at most 64 KiB from a peer, with framing.
 const MAX_CHAIN: usize = 60 << 10;
-/// What is spoken inside.
+/// Protocol inside TLS, for ALPN.
 const HTTP_2: &[u8] = b"h2";
 
-/// Why a folder's files are no good.
+/// Error of the files of a folder.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("read {path}: {cause}; {variable} needs {CA}, {CERTIFICATE} and {KEY}", variable = env::TLS_DIR)]
     Read { path: String, cause: std::io::Error },
-    #[error("{path} holds no {what} in PEM")]
-    Nothing { path: String, what: &'static str },
+    #[error("{path} holds no {what} in PEM: write one into it")]
+    Empty { path: String, what: &'static str },
     #[error("{path}: {problem}")]
     Malformed { path: String, problem: String },
     #[error("{key} is not the key of {certificate}: {problem}")]
@@ -45,73 +45,74 @@ pub enum TlsError {
     Role { path: String, role: &'static str },
 }
 
-/// Both ends of a connection.
+/// TLS settings of both ends of a connection.
 #[derive(Clone)]
-pub struct Sides {
+pub struct TlsConfigs {
     pub server: Arc<ServerConfig>,
     pub client: Arc<ClientConfig>,
 }
 
-struct State {
+struct CurrentFiles {
     digest: [u8; 32],
-    sides: Sides,
-    /// What was wrong with the files when they were last looked at; said once.
-    complaint: Option<String>,
+    configs: TlsConfigs,
+    /// Last logged problem of the files. The process logs each problem once.
+    logged_problem: Option<String>,
 }
 
-/// A folder of certificates, read anew where it changes.
+/// A folder of certificates. The process reads it again after a change.
 pub struct Tls {
     folder: PathBuf,
     role: &'static str,
-    state: Mutex<State>,
+    current: Mutex<CurrentFiles>,
 }
 
 impl Tls {
     /// Reads the folder for a process of `role`.
     ///
     /// # Errors
-    /// Names the file that is missing or wrong.
+    /// A file is missing or wrong. The error names the file.
     pub fn open(folder: &Path, role: &'static str) -> Result<Self, TlsError> {
-        let (digest, sides) = Files::read(folder)?.sides(role)?;
-        let state = Mutex::new(State { digest, sides, complaint: None });
-        Ok(Self { folder: folder.to_owned(), role, state })
+        let (digest, configs) = Files::load(folder)?.into_configs(role)?;
+        let current = Mutex::new(CurrentFiles { digest, configs, logged_problem: None });
+        Ok(Self { folder: folder.to_owned(), role, current })
     }
 
-    /// What new connections are made with: the files as they are now, or the last that were good.
-    pub fn now(&self) -> Sides {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // A folder that was exchanged while it was read is read once more before anyone hears of it.
-        let read = self.look(state.digest).or_else(|_| self.look(state.digest));
-        match read {
-            Ok(None) => state.complaint = None,
-            Ok(Some((digest, sides))) => {
+    /// Returns the settings for a new connection, from the current files, or from the last valid ones.
+    pub fn current(&self) -> TlsConfigs {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // Kubernetes may replace the folder during the first read, so a second read comes before an error.
+        let changed = self.load_changed(current.digest).or_else(|_| self.load_changed(current.digest));
+        match changed {
+            Ok(None) => current.logged_problem = None,
+            Ok(Some((digest, configs))) => {
                 tracing::info!(folder = %self.folder.display(), "read new certificates");
-                *state = State { digest, sides, complaint: None };
+                *current = CurrentFiles { digest, configs, logged_problem: None };
             }
             Err(error) => {
                 let text = error.to_string();
-                if state.complaint.as_ref() != Some(&text) {
-                    tracing::error!(error = text, "cannot use the new certificates: the old ones serve on");
-                    state.complaint = Some(text);
+                if current.logged_problem.as_ref() != Some(&text) {
+                    tracing::error!(error = text, "cannot use the new certificates: using the old ones");
+                    current.logged_problem = Some(text);
                 }
             }
         }
-        state.sides.clone()
+        current.configs.clone()
     }
 
-    /// [`Tls::now`], off the runtime's threads.
-    pub async fn fresh(self: &Arc<Self>) -> std::io::Result<Sides> {
+    /// Calls [`Tls::current`] outside the runtime's threads.
+    pub async fn current_blocking(self: &Arc<Self>) -> std::io::Result<TlsConfigs> {
         let this = self.clone();
-        tokio::task::spawn_blocking(move || this.now()).await.map_err(std::io::Error::other)
+        tokio::task::spawn_blocking(move || this.current()).await.map_err(std::io::Error::other)
     }
 
-    fn look(&self, known: [u8; 32]) -> Result<Option<([u8; 32], Sides)>, TlsError> {
-        let files = Files::read(&self.folder)?;
-        if files.digest() == known { Ok(None) } else { files.sides(self.role).map(Some) }
+    /// Returns the digest and the settings of the files, unless their digest is `known`.
+    fn load_changed(&self, known: [u8; 32]) -> Result<Option<([u8; 32], TlsConfigs)>, TlsError> {
+        let files = Files::load(&self.folder)?;
+        if files.digest() == known { Ok(None) } else { files.into_configs(self.role).map(Some) }
     }
 }
 
-/// The bytes of the three files.
+/// Bytes of the three files.
 struct Files {
     folder: PathBuf,
     ca: Vec<u8>,
@@ -120,10 +121,10 @@ struct Files {
 }
 
 impl Files {
-    fn read(folder: &Path) -> Result<Self, TlsError> {
-        let behind = folder.join(DATA_LINK).canonicalize().unwrap_or_else(|_| folder.to_owned());
+    fn load(folder: &Path) -> Result<Self, TlsError> {
+        let target = folder.join(DATA_LINK).canonicalize().unwrap_or_else(|_| folder.to_owned());
         let read = |name: &str| {
-            let bytes = read_small_file(&behind.join(name), MAX_FILE);
+            let bytes = read_small_file(&target.join(name), MAX_FILE);
             bytes.map_err(|cause| TlsError::Read { path: folder.join(name).display().to_string(), cause })
         };
         Ok(Self { ca: read(CA)?, certificate: read(CERTIFICATE)?, key: read(KEY)?, folder: folder.to_owned() })
@@ -144,10 +145,11 @@ impl Files {
 
     fn certificates(&self, name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let malformed = |error| TlsError::Malformed { path: self.path(name), problem: no_pem(&error).into() };
+        let malformed =
+            |error| TlsError::Malformed { path: self.path(name), problem: describe_pem_error(&error).into() };
         let all = all.map_err(malformed)?;
         if all.is_empty() {
-            return Err(TlsError::Nothing { path: self.path(name), what: "certificate" });
+            return Err(TlsError::Empty { path: self.path(name), what: "certificate" });
         }
         Ok(all)
     }
@@ -162,30 +164,30 @@ impl Files {
         Ok(roots)
     }
 
-    /// The certificate of `role`, and those between it and the CA.
+    /// Returns the certificate of `role`, and the certificates between it and the CA.
     fn chain(&self, role: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let chain = self.certificates(CERTIFICATE, &self.certificate)?;
-        if !names(&chain[0], role) {
+        if !has_dns_name(&chain[0], role) {
             return Err(TlsError::Role { path: self.path(CERTIFICATE), role });
         }
         let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
         if bytes > MAX_CHAIN {
             let certificates = chain.len();
             let problem = format!(
-                "{certificates} certificates of {bytes} bytes: no peer takes more than {MAX_CHAIN}; leave the one of this \
-                 process and those between it and the CA"
+                "{certificates} certificates of {bytes} bytes: no peer accepts more than {MAX_CHAIN}; keep only the certificate \
+                 of this process and those between it and the CA"
             );
             return Err(TlsError::Malformed { path: self.path(CERTIFICATE), problem });
         }
         Ok(chain)
     }
 
-    fn sides(self, role: &'static str) -> Result<([u8; 32], Sides), TlsError> {
+    fn into_configs(self, role: &'static str) -> Result<([u8; 32], TlsConfigs), TlsError> {
         let roots = Arc::new(self.roots()?);
         let chain = self.chain(role)?;
         let key = || {
-            let nothing = TlsError::Nothing { path: self.path(KEY), what: "private key" };
-            PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| nothing)
+            let empty = TlsError::Empty { path: self.path(KEY), what: "private key" };
+            PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| empty)
         };
         let mismatch = |error: rustls::Error| TlsError::Mismatch {
             key: self.path(KEY),
@@ -196,7 +198,7 @@ impl Files {
             |error: &dyn std::fmt::Display| TlsError::Malformed { path: self.path(CA), problem: error.to_string() };
         let provider = provider();
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
-        // A caller has one certificate, so it needs no list of CAs to choose by; a long list does not fit a handshake.
+        // A caller has only one certificate, so it needs no list of CAs. A long list would not fit into a handshake.
         let verifier = verifier.clear_root_hint_subjects().build().map_err(|error| malformed(&error))?;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13])
@@ -205,7 +207,7 @@ impl Files {
             .with_single_cert(chain.clone(), key()?)
             .map_err(mismatch)?;
         server.alpn_protocols = vec![HTTP_2.to_vec()];
-        // A resumed session would outlive the certificate that it began with.
+        // A resumed session could outlive its certificate.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         let mut client = ClientConfig::builder_with_provider(provider)
@@ -216,29 +218,30 @@ impl Files {
             .map_err(mismatch)?;
         client.alpn_protocols = vec![HTTP_2.to_vec()];
         client.resumption = Resumption::disabled();
-        Ok((self.digest(), Sides { server: Arc::new(server), client: Arc::new(client) }))
+        Ok((self.digest(), TlsConfigs { server: Arc::new(server), client: Arc::new(client) }))
     }
 }
 
-/// What is wrong with a file of PEM. The error's own words repeat the file, in which somebody may have put a key.
-fn no_pem(error: &pem::Error) -> &'static str {
+/// Describes an error of a PEM file. The library's own message repeats the file, and the file may hold a key.
+fn describe_pem_error(error: &pem::Error) -> &'static str {
     match error {
-        pem::Error::MissingSectionEnd { .. } => {
-            "it ends within a section: it is not whole, or its lines are not those of PEM"
+        pem::Error::MissingSectionEnd { .. } => "the file ends within a section: write the whole file again, in PEM",
+        pem::Error::IllegalSectionStart { .. } => {
+            "the first line of a section is malformed: write the file again, in PEM"
         }
-        pem::Error::IllegalSectionStart { .. } => "the first line of a section is not PEM's",
-        pem::Error::Base64Decode(_) => "a section is not base64",
-        _ => "it is no PEM",
+        pem::Error::Base64Decode(_) => "a section is not base64: write the file again, in PEM",
+        _ => "the file is not PEM: write it again, in PEM",
     }
 }
 
-/// The cryptography, named here so that nothing depends on what another part of the process installed.
+/// Returns the cryptography. The explicit provider makes TLS independent of the default that another part of the process
+/// installs.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Whether a certificate has `role` among its DNS names.
-pub(super) fn names(certificate: &CertificateDer<'_>, role: &'static str) -> bool {
+/// Returns true if a certificate has `role` among its DNS names.
+pub(super) fn has_dns_name(certificate: &CertificateDer<'_>, role: &'static str) -> bool {
     let (Ok(parsed), Ok(name)) = (ParsedCertificate::try_from(certificate), ServerName::try_from(role)) else {
         return false;
     };

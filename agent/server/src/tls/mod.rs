@@ -1,7 +1,8 @@
-//! Mutual TLS of the control port: who may speak there, by the names in certificates that one CA of the cluster signed.
+//! Mutual TLS of the control port. The DNS names in a caller's certificate give its roles, and one CA of the cluster signs
+//! all certificates.
 //!
-//! The files are looked at for every new connection, so that certificates change while processes run; what is open
-//! stays open. A set of files that is no good is not used: the one before it serves on.
+//! The process checks the files at every new connection, so certificates can change while it runs. Open connections stay
+//! open. The process does not use invalid files: it keeps the earlier ones.
 
 mod accept;
 mod dial;
@@ -9,6 +10,6 @@ mod files;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{Caller, Connection, Peer, incoming};
+pub use accept::{Caller, Connection, Peer, accept_connections};
 pub use dial::connect;
 pub use files::{Tls, TlsError};

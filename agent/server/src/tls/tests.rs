@@ -1,4 +1,4 @@
-//! Who gets in, who does not, and what becomes of connections while certificates change.
+//! Accepted and refused callers, and connections while certificates change.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,17 +22,17 @@ use super::*;
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
 fn authority() -> Ca {
-    authority_called("a cluster")
+    named_authority("a cluster")
 }
 
-fn authority_called(name: &str) -> Ca {
+fn named_authority(name: &str) -> Ca {
     let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, name);
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA")
 }
 
-/// Certificate and key for `role`.
+/// Issues a certificate and its key for `role`.
 fn issue(ca: &Ca, role: &str) -> (String, String) {
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(vec![role.to_owned()]).expect("a name");
@@ -46,7 +46,7 @@ fn write(folder: &Path, trusted: &[&Ca], (certificate, key): &(String, String)) 
     }
 }
 
-fn folder(trusted: &[&Ca], leaf: &(String, String)) -> tempfile::TempDir {
+fn make_folder(trusted: &[&Ca], leaf: &(String, String)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     write(folder.path(), trusted, leaf);
     folder
@@ -56,14 +56,14 @@ fn open(folder: &tempfile::TempDir, role: &'static str) -> Arc<Tls> {
     Arc::new(Tls::open(folder.path(), role).expect("certificates"))
 }
 
-/// A port that answers each byte with the same byte, and who called it.
-async fn echo(tls: Arc<Tls>) -> (SocketAddr, mpsc::UnboundedReceiver<Caller>) {
+/// Serves a port that answers each byte with the same byte. Returns its address and its callers.
+async fn serve_echo(tls: Arc<Tls>) -> (SocketAddr, mpsc::UnboundedReceiver<Caller>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let address = listener.local_addr().expect("its address");
-    let (callers, seen) = mpsc::unbounded_channel();
+    let (callers, received) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        let mut incoming = incoming(listener, Some(tls));
-        while let Some(Ok(connection)) = incoming.next().await {
+        let mut connections = accept_connections(listener, Some(tls));
+        while let Some(Ok(connection)) = connections.next().await {
             callers.send(connection.connect_info().caller).ok();
             tokio::spawn(async move {
                 let (mut read, mut write) = tokio::io::split(connection);
@@ -71,10 +71,10 @@ async fn echo(tls: Arc<Tls>) -> (SocketAddr, mpsc::UnboundedReceiver<Caller>) {
             });
         }
     });
-    (address, seen)
+    (address, received)
 }
 
-/// A byte there and back.
+/// Sends a byte and reads the answer.
 async fn ping(stream: &mut TlsStream<TcpStream>) -> io::Result<u8> {
     stream.write_all(&[7]).await?;
     stream.flush().await?;
@@ -89,44 +89,44 @@ async fn call(address: SocketAddr, client: Arc<ClientConfig>) -> io::Result<TlsS
 }
 
 #[tokio::test]
-async fn callers_are_known_by_their_certificates() {
+async fn a_certificate_gives_the_roles_of_its_caller() {
     let ca = authority();
-    let head = folder(&[&ca], &issue(&ca, role::HEAD));
-    let (address, mut seen) = echo(open(&head, role::HEAD)).await;
+    let head = make_folder(&[&ca], &issue(&ca, role::HEAD));
+    let (address, mut callers) = serve_echo(open(&head, role::HEAD)).await;
     for name in [role::NODE, role::OPERATOR] {
-        let caller = folder(&[&ca], &issue(&ca, name));
-        call(address, open(&caller, name).now().client).await.expect("a connection");
-        assert_eq!(seen.recv().await, Some(Caller::Certified(vec![name])));
+        let caller = make_folder(&[&ca], &issue(&ca, name));
+        call(address, open(&caller, name).current().client).await.expect("a connection");
+        assert_eq!(callers.recv().await, Some(Caller::Certified(vec![name])));
     }
-    let other = folder(&[&ca], &issue(&ca, "other.example"));
+    let other = make_folder(&[&ca], &issue(&ca, "other.example"));
     let refused = Tls::open(other.path(), role::NODE).err().expect("no certificate of a node").to_string();
     assert!(refused.contains("tls.crt is not for `node.lockstep`"), "{refused}");
 }
 
 #[tokio::test]
-async fn strangers_are_refused_by_the_handshake() {
+async fn the_handshake_refuses_strangers() {
     let (ca, foreign) = (authority(), authority());
-    let head = folder(&[&ca], &issue(&ca, role::HEAD));
-    let (address, mut seen) = echo(open(&head, role::HEAD)).await;
-    let node = folder(&[&ca], &issue(&ca, role::NODE));
-    let mut anonymous = (*open(&node, role::NODE).now().client).clone();
+    let head = make_folder(&[&ca], &issue(&ca, role::HEAD));
+    let (address, mut callers) = serve_echo(open(&head, role::HEAD)).await;
+    let node = make_folder(&[&ca], &issue(&ca, role::NODE));
+    let mut anonymous = (*open(&node, role::NODE).current().client).clone();
     anonymous.client_auth_cert_resolver = Arc::new(NoCertificate);
     let error = call(address, Arc::new(anonymous)).await.expect_err("no certificate was shown");
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
-    let strange = folder(&[&ca], &issue(&foreign, role::NODE));
-    let error = call(address, open(&strange, role::NODE).now().client).await.expect_err("a foreign CA");
+    let strange = make_folder(&[&ca], &issue(&foreign, role::NODE));
+    let error = call(address, open(&strange, role::NODE).current().client).await.expect_err("a foreign CA");
     assert!(error.to_string().contains("received fatal alert"), "{error}");
-    // The caller, too, knows whom it talks to: neither a foreign head nor a node is a head.
-    let trusting = folder(&[&foreign], &issue(&ca, role::NODE));
-    assert!(call(address, open(&trusting, role::NODE).now().client).await.is_err());
-    let (impostor, _) = echo(open(&node, role::NODE)).await;
-    assert!(call(impostor, open(&node, role::NODE).now().client).await.is_err());
+    // The caller checks the head too: it refuses a foreign head and a node.
+    let trusting = make_folder(&[&foreign], &issue(&ca, role::NODE));
+    assert!(call(address, open(&trusting, role::NODE).current().client).await.is_err());
+    let (impostor, _) = serve_echo(open(&node, role::NODE)).await;
+    assert!(call(impostor, open(&node, role::NODE).current().client).await.is_err());
     let mut clear = TcpStream::connect(address).await.expect("a connection");
     clear.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
     let mut answer = Vec::new();
     clear.read_to_end(&mut answer).await.ok();
     assert!(answer.len() < 16, "an alert and nothing else: {answer:?}");
-    assert!(seen.try_recv().is_err(), "nobody was let in");
+    assert!(callers.try_recv().is_err(), "the port accepted no caller");
 }
 
 #[derive(Debug)]
@@ -145,59 +145,59 @@ impl rustls::client::ResolvesClientCert for NoCertificate {
 #[tokio::test]
 async fn certificates_change_without_a_restart() {
     let (old, new) = (authority(), authority());
-    let head = folder(&[&old], &issue(&old, role::HEAD));
-    let node = folder(&[&old], &issue(&old, role::NODE));
+    let head = make_folder(&[&old], &issue(&old, role::HEAD));
+    let node = make_folder(&[&old], &issue(&old, role::NODE));
     let (tls, caller) = (open(&head, role::HEAD), open(&node, role::NODE));
-    let (address, _seen) = echo(tls.clone()).await;
-    let mut open_since = call(address, caller.now().client).await.expect("a connection");
-    // A new CA comes: first everybody trusts both, then the leaves change one by one, then the old CA goes.
+    let (address, _callers) = serve_echo(tls.clone()).await;
+    let mut open_since = call(address, caller.current().client).await.expect("a connection");
+    // A new CA replaces the old one: first all trust both CAs, then each leaf changes, then the old CA is removed.
     write(head.path(), &[&old, &new], &issue(&old, role::HEAD));
     write(node.path(), &[&old, &new], &issue(&old, role::NODE));
-    call(address, caller.now().client).await.expect("old leaves, both trusted");
+    call(address, caller.current().client).await.expect("old leaves, both trusted");
     write(node.path(), &[&old, &new], &issue(&new, role::NODE));
-    call(address, caller.now().client).await.expect("a new node, an old head");
+    call(address, caller.current().client).await.expect("a new node, an old head");
     write(head.path(), &[&old, &new], &issue(&new, role::HEAD));
-    call(address, caller.now().client).await.expect("new leaves, both trusted");
-    let last_old = folder(&[&old, &new], &issue(&old, role::NODE));
+    call(address, caller.current().client).await.expect("new leaves, both trusted");
+    let last_old = make_folder(&[&old, &new], &issue(&old, role::NODE));
     let last_old = open(&last_old, role::NODE);
     write(head.path(), &[&new], &issue(&new, role::HEAD));
     write(node.path(), &[&new], &issue(&new, role::NODE));
-    call(address, caller.now().client).await.expect("only the new CA");
-    call(address, last_old.now().client).await.expect_err("the old CA is trusted no more");
-    assert_eq!(ping(&mut open_since).await.expect("what was open stays open"), 7);
+    call(address, caller.current().client).await.expect("only the new CA");
+    call(address, last_old.current().client).await.expect_err("the old CA is trusted no more");
+    assert_eq!(ping(&mut open_since).await.expect("an open connection stays open"), 7);
 }
 
 #[tokio::test]
-async fn files_that_are_no_good_leave_the_old_ones_in_use() {
+async fn invalid_files_leave_the_old_ones_in_use() {
     let ca = authority();
-    let head = folder(&[&ca], &issue(&ca, role::HEAD));
-    let node = folder(&[&ca], &issue(&ca, role::NODE));
-    let client = open(&node, role::NODE).now().client;
-    let (address, _seen) = echo(open(&head, role::HEAD)).await;
+    let head = make_folder(&[&ca], &issue(&ca, role::HEAD));
+    let node = make_folder(&[&ca], &issue(&ca, role::NODE));
+    let client = open(&node, role::NODE).current().client;
+    let (address, _callers) = serve_echo(open(&head, role::HEAD)).await;
     let (certificate, key) = issue(&ca, role::HEAD);
     for (name, text) in [("tls.crt", &certificate[..certificate.len() / 2]), ("tls.key", "x"), ("ca.crt", "")] {
         std::fs::write(head.path().join(name), text).expect("write");
-        call(address, client.clone()).await.expect("the old certificate serves on");
+        call(address, client.clone()).await.expect("the old certificate stays in use");
     }
     std::fs::remove_file(head.path().join("tls.key")).expect("remove");
-    call(address, client.clone()).await.expect("the old certificate serves on");
+    call(address, client.clone()).await.expect("the old certificate stays in use");
     write(head.path(), &[&ca], &(certificate, key));
     call(address, client).await.expect("the new certificate");
 }
 
-/// The names of so many CAs would not fit the part of a handshake that lists them.
+/// The names of many CAs would not fit into the list of CAs in a handshake.
 #[tokio::test]
 async fn any_number_of_authorities_may_be_trusted() {
-    let ca = authority_called(&"a cluster with a long name ".repeat(8));
-    let leaves = [role::HEAD, role::NODE].map(|role| folder(&[&ca; 500], &issue(&ca, role)));
-    let (address, mut seen) = echo(open(&leaves[0], role::HEAD)).await;
-    call(address, open(&leaves[1], role::NODE).now().client).await.expect("a connection");
-    assert_eq!(seen.recv().await, Some(Caller::Certified(vec![role::NODE])));
+    let ca = named_authority(&"a cluster with a long name ".repeat(8));
+    let leaves = [role::HEAD, role::NODE].map(|role| make_folder(&[&ca; 500], &issue(&ca, role)));
+    let (address, mut callers) = serve_echo(open(&leaves[0], role::HEAD)).await;
+    call(address, open(&leaves[1], role::NODE).current().client).await.expect("a connection");
+    assert_eq!(callers.recv().await, Some(Caller::Certified(vec![role::NODE])));
 }
 
-/// As Kubernetes mounts a Secret: the names are links into `..data`, itself a link that is exchanged.
+/// Kubernetes mounts a Secret in this way: the names are links into `..data`, and `..data` is a link that it replaces.
 #[test]
-fn an_exchanged_link_is_noticed() {
+fn a_replaced_link_is_noticed() {
     let ca = authority();
     let mount = tempfile::tempdir().expect("a folder");
     let put = |version: &str| {
@@ -206,21 +206,21 @@ fn an_exchanged_link_is_noticed() {
         write(&folder, &[&ca], &issue(&ca, role::HEAD));
         let link = mount.path().join("..new");
         std::os::unix::fs::symlink(version, &link).expect("a link");
-        std::fs::rename(link, mount.path().join("..data")).expect("exchange");
+        std::fs::rename(link, mount.path().join("..data")).expect("replace");
     };
     put("..1");
     for name in ["ca.crt", "tls.crt", "tls.key"] {
         std::os::unix::fs::symlink(Path::new("..data").join(name), mount.path().join(name)).expect("a link");
     }
     let tls = Tls::open(mount.path(), role::HEAD).expect("certificates");
-    let (first, again) = (tls.now().server, tls.now().server);
+    let (first, again) = (tls.current().server, tls.current().server);
     assert!(Arc::ptr_eq(&first, &again), "nothing changed");
     put("..2");
-    assert!(!Arc::ptr_eq(&first, &tls.now().server), "the link was exchanged");
+    assert!(!Arc::ptr_eq(&first, &tls.current().server), "the link was replaced");
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn an_error_names_the_wrong_file() {
     let ca = authority();
     let refused = |folder: &Path, parts: &[&str]| {
         let error = Tls::open(folder, role::HEAD).err().expect("an error").to_string();
@@ -231,7 +231,7 @@ fn what_is_wrong_is_named() {
     refused(Path::new("/nowhere"), &["read /nowhere/ca.crt", "LOCKSTEP_TLS_DIR needs ca.crt, tls.crt and tls.key"]);
     let good = issue(&ca, role::HEAD);
     let spoilt = |name: &str, text: &str, parts: &[&str]| {
-        let folder = folder(&[&ca], &good);
+        let folder = make_folder(&[&ca], &good);
         std::fs::write(folder.path().join(name), text).expect("write");
         refused(folder.path(), parts);
     };
@@ -240,11 +240,11 @@ fn what_is_wrong_is_named() {
     spoilt("tls.key", "nonsense", &["tls.key holds no private key in PEM"]);
     spoilt("tls.key", &issue(&ca, role::HEAD).1, &["tls.key is not the key of", "tls.crt"]);
     let torn = &good.0[..good.0.len() / 2];
-    spoilt("tls.crt", torn, &["tls.crt: it ends within a section"]);
-    spoilt("ca.crt", &good.1.replace('\n', ""), &["ca.crt: it ends within a section"]);
+    spoilt("tls.crt", torn, &["tls.crt: the file ends within a section"]);
+    spoilt("ca.crt", &good.1.replace('\n', ""), &["ca.crt: the file ends within a section"]);
     spoilt("tls.crt", &good.0.replace("BEGIN", "BEGI"), &["tls.crt holds no certificate in PEM"]);
     spoilt("ca.crt", &"#".repeat((1 << 20) + 1), &["read", "ca.crt", "larger than 1048576 bytes"]);
-    spoilt("tls.crt", &good.0.repeat(500), &["tls.crt: 500 certificates of", "no peer takes more than 61440"]);
-    let folder = folder(&[&ca], &issue(&ca, role::NODE));
+    spoilt("tls.crt", &good.0.repeat(500), &["tls.crt: 500 certificates of", "no peer accepts more than 61440"]);
+    let folder = make_folder(&[&ca], &issue(&ca, role::NODE));
     refused(folder.path(), &["tls.crt is not for `head.lockstep`"]);
 }
