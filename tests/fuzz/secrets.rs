@@ -8,7 +8,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use lockstep_agent::auth::{GroupKey, Side};
-use lockstep_agent::tls::{Tls, connect, incoming};
+use lockstep_agent::tls::{Tls, accept_connections, connect};
 use lockstep_collectives::ring;
 use lockstep_operator::certificates::{CertificateRole, data, decide_secrets, secret_name};
 use lockstep_operator::heads::Credentials;
@@ -156,7 +156,7 @@ pub fn node() -> Arc<Tls> {
 async fn meet(server: &Arc<Tls>, caller: &Arc<Tls>) -> Result<(), String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
-    let mut accepted = incoming(listener, Some(Arc::clone(server)));
+    let mut accepted = accept_connections(listener, Some(Arc::clone(server)));
     let endpoint = Channel::from_shared(endpoint).expect("an address");
     let called = async {
         let channel = connect(&endpoint, Arc::clone(caller)).await.map_err(|error| format!("{error:?}"))?;

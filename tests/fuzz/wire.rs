@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use lockstep_agent::tls::{Tls, connect, incoming};
+use lockstep_agent::tls::{Tls, accept_connections, connect};
 use lockstep_proto::names::role;
 use lockstep_proto::v1::GenerateRequest;
 use lockstep_proto::v1::generate_request::Prompt;
@@ -149,7 +149,7 @@ fn called(said: &[u8]) {
         let address = block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("its address");
-            tokio::spawn(incoming(listener, Some(tls)).for_each(async |_| {
+            tokio::spawn(accept_connections(listener, Some(tls)).for_each(async |_| {
                 LET_IN.fetch_add(1, Ordering::Relaxed);
             }));
             address

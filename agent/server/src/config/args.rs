@@ -180,7 +180,7 @@ pub(super) struct GlobalArgs {
     /// Most requests that wait in the queue; the head refuses more until there is room. Default: 1024
     #[arg(long = MAX_WAITING.flag, global = true, value_name = "N")]
     pub max_waiting: Option<String>,
-    /// Most tokens of one sequence, prompt and answer together. Default: what the model was trained for
+    /// Most tokens of one sequence, prompt and answer together. Default: the length that the model was trained for
     #[arg(long = CONTEXT.flag, global = true, value_name = "N")]
     pub context_length: Option<String>,
     /// Spelling of tool calls: auto (found from the chat template), none, hermes, llama3_json, mistral, pythonic

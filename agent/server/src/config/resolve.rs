@@ -43,12 +43,12 @@ const MAX_NAME: usize = 256;
 /// # Errors
 /// The first broken rule.
 pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Config, ConfigError> {
-    let inputs = Inputs { options: &cli.options, variables };
-    let common = inputs.common(build)?;
+    let settings = Settings { options: &cli.options, variables };
+    let common = settings.common(build)?;
     let build = &Build { visible_devices: common.devices.visible, ..*build };
-    let group_host = inputs.setting(&cli.options.group_host, args::GROUP_HOST)?.map(|ip| ip.ip()).transpose()?;
-    let own_ranks = inputs.own_ranks()?;
-    let addresses = inputs.node_addresses()?;
+    let group_host = settings.setting(&cli.options.group_host, args::GROUP_HOST)?.map(|ip| ip.ip()).transpose()?;
+    let own_ranks = settings.own_ranks()?;
+    let addresses = settings.node_addresses()?;
     let mut warnings = unknown_variables(variables);
     let role = match &cli.command {
         AgentCommand::Node(node) => Role::Node(Box::new(node::from_arguments(node, addresses, common)?)),
@@ -59,12 +59,12 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
             match group::find_place(&group, &mut warnings)? {
                 GroupPlace::Head(place) => {
                     if separate {
-                        warnings.extend(inputs.unused_node_addresses());
+                        warnings.extend(settings.unused_node_addresses());
                     }
-                    Role::Head(Box::new(inputs.head(&cli.command, place, &group)?))
+                    Role::Head(Box::new(settings.head(&cli.command, place, &group)?))
                 }
                 GroupPlace::Node(node) => {
-                    warnings.extend(inputs.unused_client_ports());
+                    warnings.extend(settings.unused_client_ports());
                     Role::Node(Box::new(node))
                 }
             }
@@ -76,8 +76,8 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
     }
     // Log lines would disturb a conversation or a report in the same terminal.
     let is_quiet = matches!(&role, Role::Head(head) if head.foreground.is_some());
-    let log = inputs.log(match is_quiet {
-        true if inputs.logs_placement()? => PLACEMENT_FILTER,
+    let log = settings.log(match is_quiet {
+        true if settings.logs_placement()? => PLACEMENT_FILTER,
         true => "warn",
         false => "info",
     })?;
@@ -85,12 +85,12 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
 }
 
 /// Flags and variables of this process.
-struct Inputs<'a> {
+struct Settings<'a> {
     options: &'a GlobalArgs,
     variables: &'a Environment,
 }
 
-impl Inputs<'_> {
+impl Settings<'_> {
     /// Returns the flag's value, or else the variable's.
     fn setting(&self, typed: &Option<String>, flag: Flag) -> Result<Option<Setting>, ConfigError> {
         self.variables.flag_or_variable(typed, flag)

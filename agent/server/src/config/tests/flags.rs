@@ -304,7 +304,7 @@ fn the_child_reads_back_the_arguments_of_the_head() {
         let log = configure(command, variables, &CPU).unwrap().log;
         let node = head(command, variables).own_node(control.parse().unwrap(), "blue");
         let arguments = node.to_arguments(&log).unwrap();
-        // The child inherits the head's variables; none of them may change what it is.
+        // The child inherits the variables of the head. No variable may change its role.
         let child = configure(&arguments.join(" "), variables, &CPU).unwrap();
         let Role::Node(read) = child.role else { panic!("{arguments:?} is no node") };
         assert_eq!((&*read, &child.log), (&node, &log), "of `{command}`");
