@@ -12,8 +12,6 @@ use lockstep_engine::source::read_small_file;
 
 /// Largest key file. White space may follow the key.
 const MAX_KEY_FILE: u64 = 2 * MAX_KEY_BYTES as u64;
-/// Size of a nonce in bytes.
-pub const NONCE_BYTES: usize = 32;
 
 /// The group's key. `Debug` hides it.
 #[derive(Clone)]
@@ -88,8 +86,8 @@ impl GroupKey {
     }
 }
 
-/// Returns fresh random bytes.
-pub fn nonce() -> Vec<u8> {
+/// Returns 32 fresh random bytes.
+pub(crate) fn nonce() -> Vec<u8> {
     [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat()
 }
 
@@ -101,7 +99,7 @@ mod tests {
     fn a_proof_is_valid_only_for_its_side_key_cluster_and_nonces() {
         let (key, other) = (GroupKey(vec![1; 16]), GroupKey(vec![2; 16]));
         let (a, b) = (nonce(), nonce());
-        assert_eq!(a.len(), NONCE_BYTES);
+        assert_eq!(a.len(), 32);
         let proof = key.prove(Side::Node, "c", &a, &b);
         assert!(key.accepts(&proof, Side::Node, "c", &a, &b));
         assert!(!key.accepts(&proof, Side::Head, "c", &a, &b));

@@ -1,10 +1,11 @@
 //! The node agent as a library; the binary is a thin shell over it.
 
 #![forbid(unsafe_code)]
+#![warn(unreachable_pub)]
 
 pub mod auth;
-pub mod bench;
-pub mod chat;
+mod bench;
+mod chat;
 mod clock;
 pub mod config;
 pub mod head;

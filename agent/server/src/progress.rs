@@ -24,7 +24,10 @@ const CLEAR_LINE: &str = "\r\x1b[K";
 ///
 /// # Errors
 /// Fails if the head stops, or if the head's own ranks cannot start.
-pub async fn wait_until_served(mut status: watch::Receiver<ClusterStatus>, terminal: bool) -> anyhow::Result<()> {
+pub(crate) async fn wait_until_served(
+    mut status: watch::Receiver<ClusterStatus>,
+    terminal: bool,
+) -> anyhow::Result<()> {
     let period = if terminal { TERMINAL_INTERVAL } else { LINE_INTERVAL };
     let mut tick = interval_at(Instant::now() + period, period);
     let mut shown = String::new();

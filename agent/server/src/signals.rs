@@ -20,14 +20,14 @@ pub struct Signals {
 impl Signals {
     /// Returns a token that the next SIGINT cancels instead of stopping the process. The claim ends with
     /// [`Self::release_interrupt`].
-    pub fn claim_interrupt(&self) -> CancellationToken {
+    pub(crate) fn claim_interrupt(&self) -> CancellationToken {
         let token = CancellationToken::new();
         *self.interrupt_claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(token.clone());
         token
     }
 
     /// Gives up the claim, so that the next SIGINT stops the process again.
-    pub fn release_interrupt(&self) {
+    pub(crate) fn release_interrupt(&self) {
         self.interrupt_claim.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

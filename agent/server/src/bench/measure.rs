@@ -15,7 +15,7 @@ const SEED_TOKENS: u32 = 8;
 
 /// Sequences of a batch, and the tokens of each.
 #[derive(Debug, Clone, Copy)]
-pub struct BatchLoad {
+pub(super) struct BatchLoad {
     pub batch: u32,
     pub prompt: u32,
     pub answer: u32,
@@ -26,7 +26,7 @@ impl BatchLoad {
     ///
     /// # Errors
     /// A sequence is longer than the context, or the KV cache does not hold all sequences at once.
-    pub fn check(self, status: &ClusterStatus) -> anyhow::Result<()> {
+    pub(super) fn check(self, status: &ClusterStatus) -> anyhow::Result<()> {
         let Self { batch, prompt, answer } = self;
         let (each, context) = (prompt + answer, status.model_info.as_ref().map_or(0, |model| model.context_length));
         if each > context {
@@ -47,7 +47,7 @@ impl BatchLoad {
 
 /// Times at which a batch's tokens arrived.
 #[derive(Debug)]
-pub struct BatchTimes {
+pub(super) struct BatchTimes {
     /// Tokens of all prompts.
     prompt_tokens: u32,
     submitted: Instant,
@@ -57,12 +57,12 @@ pub struct BatchTimes {
 
 impl BatchTimes {
     /// Returns the tokens of prompts per second, until the last sequence has its first token.
-    pub fn prefill_rate(&self) -> f64 {
+    pub(super) fn prefill_rate(&self) -> f64 {
         per_second(self.prompt_tokens as usize, self.all_run_from() - self.submitted)
     }
 
     /// Returns the tokens per second while all sequences decode, or `None` if the first sequence ended before the last began.
-    pub fn decode_rate(&self) -> Option<f64> {
+    pub(super) fn decode_rate(&self) -> Option<f64> {
         let all_run = self.all_run_from();
         let first_end = self.tokens.iter().filter_map(|times| times.last()).min().copied()?;
         if first_end <= all_run {
@@ -88,7 +88,7 @@ fn per_second(tokens: usize, time: Duration) -> f64 {
 ///
 /// # Errors
 /// A request is refused or fails, or a prompt was in the prefix cache.
-pub async fn run(inference: &Inference, load: BatchLoad, seed: u64) -> anyhow::Result<BatchTimes> {
+pub(super) async fn run(inference: &Inference, load: BatchLoad, seed: u64) -> anyhow::Result<BatchTimes> {
     let vocabulary = inference.status().borrow().model_info.as_ref().map_or(0, |model| model.vocab_size).max(1);
     let submitted = Instant::now();
     let follow_one = |sequence: u32| {

@@ -24,7 +24,7 @@ const DECODE_PROMPT: u32 = 32;
 ///
 /// # Errors
 /// A batch does not fit the group, a request fails, or the group loses a rank during the measurement.
-pub async fn run(inference: Inference, config: BenchConfig) -> anyhow::Result<()> {
+pub(crate) async fn run(inference: Inference, config: BenchConfig) -> anyhow::Result<()> {
     progress::wait_until_served(inference.status(), io::stderr().is_terminal()).await?;
     let before = inference.status().borrow().clone();
     let rows = measure_rows(&inference, &config, &before).await?;

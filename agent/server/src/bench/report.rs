@@ -9,14 +9,14 @@ use crate::config::BenchConfig;
 
 /// Rates of one batch size: one rate for each round, in tokens per second of all sequences together.
 #[derive(Debug)]
-pub struct Row {
+pub(super) struct Row {
     pub batch: u32,
     pub prefill: Vec<f64>,
     pub decode: Vec<f64>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct BenchReport {
+pub(super) struct BenchReport {
     version: &'static str,
     model: String,
     parameters: u64,
@@ -67,7 +67,7 @@ impl std::fmt::Display for Spread {
 }
 
 impl BenchReport {
-    pub fn new(config: &BenchConfig, status: &ClusterStatus, rows: Vec<Row>) -> Self {
+    pub(super) fn new(config: &BenchConfig, status: &ClusterStatus, rows: Vec<Row>) -> Self {
         let model = status.model_info.clone().unwrap_or_default();
         let measured = |row: Row| Measured {
             batch: row.batch,
@@ -94,12 +94,12 @@ impl BenchReport {
     ///
     /// # Errors
     /// None: the report holds only numbers and text.
-    pub fn json(&self) -> serde_json::Result<String> {
+    pub(super) fn json(&self) -> serde_json::Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     /// Formats the report as text.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut devices = self.devices.clone();
         devices.dedup();
         let mut text = format!(

@@ -19,7 +19,7 @@ const HISTORY: usize = 1000;
 
 /// Result of one read of the input.
 #[derive(Debug, PartialEq)]
-pub enum Typed {
+pub(super) enum Typed {
     /// Input of one line or several.
     Text(String),
     /// Ctrl-C. The editor drops the line.
@@ -29,12 +29,12 @@ pub enum Typed {
 }
 
 /// Standard input as a terminal or a pipe.
-pub enum InputSource {
+pub(super) enum InputSource {
     Terminal(Box<Terminal>),
     Pipe,
 }
 
-pub struct Terminal {
+pub(super) struct Terminal {
     editor: Editor<ChatHelper, FileHistory>,
     history: Option<PathBuf>,
 }
@@ -44,7 +44,7 @@ impl InputSource {
     ///
     /// # Errors
     /// The line editor does not start in this terminal.
-    pub fn open(terminal: bool, history: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(super) fn open(terminal: bool, history: Option<PathBuf>) -> anyhow::Result<Self> {
         if !terminal {
             return Ok(Self::Pipe);
         }
@@ -60,7 +60,7 @@ impl InputSource {
     ///
     /// # Errors
     /// Standard input fails, is not UTF-8, or gives a too long input.
-    pub fn next(&mut self) -> anyhow::Result<Typed> {
+    pub(super) fn next(&mut self) -> anyhow::Result<Typed> {
         match self {
             Self::Terminal(terminal) => terminal.next(),
             Self::Pipe => read_piped_input(&mut io::stdin().lock()),

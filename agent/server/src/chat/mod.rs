@@ -28,7 +28,7 @@ use session::ChatSession;
 ///
 /// # Errors
 /// Standard input or output fails. Without a terminal, also a question fails.
-pub async fn run(api: Api, config: ChatConfig, signals: Signals) -> anyhow::Result<()> {
+pub(crate) async fn run(api: Api, config: ChatConfig, signals: Signals) -> anyhow::Result<()> {
     let terminal = io::stdin().is_terminal();
     let _restored = RestoredTerminal::save_modes();
     progress::wait_until_served(api.status(), io::stderr().is_terminal()).await?;

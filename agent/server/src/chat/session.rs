@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::signals::Signals;
 
-pub struct ChatSession {
+pub(super) struct ChatSession {
     api: Api,
     signals: Signals,
     runtime: Handle,
@@ -43,12 +43,12 @@ enum QuestionError {
 }
 
 impl ChatSession {
-    pub fn new(api: Api, signals: Signals, runtime: Handle, terminal: bool, throughput: bool) -> Self {
+    pub(super) fn new(api: Api, signals: Signals, runtime: Handle, terminal: bool, throughput: bool) -> Self {
         let template = GenerateInput::default();
         Self { api, signals, runtime, terminal, throughput, system: None, messages: Vec::new(), template }
     }
 
-    pub fn greet(&self) {
+    pub(super) fn greet(&self) {
         if !self.terminal {
             return;
         }
@@ -65,7 +65,7 @@ impl ChatSession {
     ///
     /// # Errors
     /// Standard output fails. Without a terminal, also a question fails.
-    pub fn handle_input(&mut self, input: Input) -> anyhow::Result<bool> {
+    pub(super) fn handle_input(&mut self, input: Input) -> anyhow::Result<bool> {
         match input {
             Input::Nothing => {}
             Input::Quit => return Ok(false),
@@ -211,13 +211,13 @@ fn message(role: &str, content: impl Into<String>) -> ChatMessage {
 ///
 /// # Errors
 /// The reader has closed the pipe, or the write fails.
-pub fn print(text: &str) -> io::Result<()> {
+pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
 /// Prints a notice to standard error. It ignores a closed standard error.
-pub fn print_notice(text: &str) {
+pub(super) fn print_notice(text: &str) {
     writeln!(io::stderr(), "{text}").ok();
 }

@@ -28,7 +28,7 @@ impl DevicesConfig {
     ///
     /// # Errors
     /// Several ranks have devices, and `ring` is not set by `RING_*`.
-    pub fn check_group(&self, world_size: u32, ring: &RingSetup) -> Result<(), ConfigError> {
+    pub(crate) fn check_group(&self, world_size: u32, ring: &RingSetup) -> Result<(), ConfigError> {
         if world_size == 1 || self.visible == 0 || matches!(ring, RingSetup::Ring { .. }) {
             return Ok(());
         }

@@ -36,8 +36,8 @@ pub use chat::ChatConfig;
 pub use devices::DevicesConfig;
 pub use environment::{Build, Environment};
 pub use error::ConfigError;
-pub use lockstep_proto::choices::{DType, LogFormat, Quantization};
-pub use lockstep_proto::limits::{
+pub(crate) use lockstep_proto::choices::{DType, Quantization};
+pub(crate) use lockstep_proto::limits::{
     MAX_CONTEXT_LENGTH, MAX_LOCAL_WORLD_SIZE, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, MAX_STAGES, MAX_WORLD_SIZE,
 };
 pub use logging::LogConfig;
@@ -46,11 +46,11 @@ pub use source::ModelSource;
 pub use values::{HostPort, KvCacheMemory};
 
 /// Most requests that may wait.
-pub const MAX_WAITING: u32 = 1 << 16;
+pub(crate) const MAX_WAITING: u32 = 1 << 16;
 /// Tokens in a block of the KV cache.
-pub const BLOCK_SIZE: u32 = 16;
+pub(crate) const BLOCK_SIZE: u32 = 16;
 /// Most threads of one rank.
-pub const MAX_THREADS: u32 = 1024;
+pub(crate) const MAX_THREADS: u32 = 1024;
 
 /// Validated configuration of this process.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use super::{CommonConfig, ControlAddress, HeadConfig, MAX_LOCAL_WORLD_SIZE, MAX_
 
 impl HeadConfig {
     /// Returns the configuration of node 0, after the head has bound its control port to `control`.
-    pub fn own_node(&self, control: SocketAddr, cluster_id: &str) -> NodeConfig {
+    pub(crate) fn own_node(&self, control: SocketAddr, cluster_id: &str) -> NodeConfig {
         let host = match control.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -37,7 +37,7 @@ impl HeadConfig {
 impl NodeConfig {
     /// Returns the arguments that start this node as a process, with the logs of `log`. Returns `None` if the control
     /// address is not known yet.
-    pub fn to_arguments(&self, log: &LogConfig) -> Option<Vec<String>> {
+    pub(crate) fn to_arguments(&self, log: &LogConfig) -> Option<Vec<String>> {
         let ControlAddress::Known(control) = &self.control else { return None };
         let mut arguments = vec!["node".to_owned()];
         let mut add = |flag: &str, value: String| arguments.push(format!("--{flag}={value}"));

@@ -35,7 +35,7 @@ pub struct HostPort {
 
 impl HostPort {
     /// Returns true if the host is `localhost` or a loopback address.
-    pub fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 }

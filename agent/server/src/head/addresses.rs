@@ -12,7 +12,7 @@ use super::member::Member;
 ///
 /// # Errors
 /// Names the rank whose address is malformed or cannot be reached from other machines.
-pub fn ring_addresses(members: &[&Member]) -> Result<Vec<String>, String> {
+pub(super) fn ring_addresses(members: &[&Member]) -> Result<Vec<String>, String> {
     let outside = members.iter().find(|member| !member.peer.is_loopback()).map(|member| member.local);
     let mut addresses = Vec::new();
     for member in members {

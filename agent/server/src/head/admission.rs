@@ -13,7 +13,7 @@ const MAX_EPOCH: u64 = 1 << 48;
 ///
 /// # Errors
 /// Returns the reason for the refusal. The node writes it to its log.
-pub fn check_hello(hello: &Hello, config: &GroupConfig, slot: Option<&NodeSlot>) -> Result<(), String> {
+pub(super) fn check_hello(hello: &Hello, config: &GroupConfig, slot: Option<&NodeSlot>) -> Result<(), String> {
     let assignment = &config.assignment;
     if hello.wire_version != WIRE_VERSION {
         return Err(format!(

@@ -16,12 +16,18 @@ struct Client {
 
 /// Open requests by their sequence.
 #[derive(Default)]
-pub struct Clients {
+pub(super) struct Clients {
     open: HashMap<SeqId, Client>,
 }
 
 impl Clients {
-    pub fn insert(&mut self, id: SeqId, request_id: String, events: mpsc::Sender<Event>, guide: Option<Box<Guide>>) {
+    pub(super) fn insert(
+        &mut self,
+        id: SeqId,
+        request_id: String,
+        events: mpsc::Sender<Event>,
+        guide: Option<Box<Guide>>,
+    ) {
         self.open.insert(id, Client { request_id, events, guide });
     }
 
@@ -29,12 +35,12 @@ impl Clients {
     ///
     /// # Errors
     /// Fails if the grammar allows no token.
-    pub fn allowed_tokens(&mut self, id: SeqId) -> Result<Option<TokenMask>, ServeError> {
+    pub(super) fn allowed_tokens(&mut self, id: SeqId) -> Result<Option<TokenMask>, ServeError> {
         let Some(guide) = self.open.get_mut(&id).and_then(|client| client.guide.as_mut()) else { return Ok(None) };
         guide.allowed().map_err(|reason| ServeError::Invalid(format!("the grammar cannot go on: {reason}")))
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.open.len()
     }
 
@@ -42,7 +48,7 @@ impl Clients {
     ///
     /// Returns the sequence if the caller must cancel it. This is so if the client is gone or does not read, or if the
     /// grammar of the request is complete. The request is closed here by then.
-    pub fn deliver(&mut self, output: RequestOutput) -> Option<SeqId> {
+    pub(super) fn deliver(&mut self, output: RequestOutput) -> Option<SeqId> {
         let (id, event) = output_event(output);
         let is_last = matches!(event, Event::Finished(_) | Event::Cancelled | Event::Failed(_));
         let client = self.open.get_mut(&id)?;
@@ -73,7 +79,7 @@ impl Clients {
     }
 
     /// Removes the requests of clients that went away, and returns their sequences for the caller to cancel.
-    pub fn remove_disconnected(&mut self) -> Vec<SeqId> {
+    pub(super) fn remove_disconnected(&mut self) -> Vec<SeqId> {
         let disconnected = self.open.iter().filter(|(_, client)| client.events.is_closed());
         let disconnected: Vec<SeqId> = disconnected.map(|(id, _)| *id).collect();
         for id in &disconnected {
@@ -90,7 +96,7 @@ impl Clients {
     }
 
     /// Ends one request with an error.
-    pub fn fail(&mut self, id: SeqId, error: ServeError) {
+    pub(super) fn fail(&mut self, id: SeqId, error: ServeError) {
         if let Some(client) = self.open.remove(&id) {
             tracing::error!(request_id = client.request_id, %error, "a request failed");
             client.events.try_send(Event::Failed(error)).ok();
@@ -98,7 +104,7 @@ impl Clients {
     }
 
     /// Ends all requests as cancelled, and returns their sequences.
-    pub fn cancel_all(&mut self) -> Vec<SeqId> {
+    pub(super) fn cancel_all(&mut self) -> Vec<SeqId> {
         let all = self.open.drain();
         all.map(|(id, client)| {
             client.events.try_send(Event::Cancelled).ok();
@@ -128,7 +134,7 @@ fn failure_error(failure: Failure) -> ServeError {
 }
 
 /// Returns the error of a request that the schedule refused.
-pub fn refusal_error(error: SubmitError) -> ServeError {
+pub(super) fn refusal_error(error: SubmitError) -> ServeError {
     match error {
         SubmitError::QueueFull { limit } => ServeError::Full { limit, retry_after_s: 1 },
         SubmitError::DuplicateId { .. } => ServeError::Internal(error.to_string()),

@@ -40,7 +40,7 @@ const MAX_OUTBOUND: usize = 2 * MAX_STAGES as usize;
 
 /// Events that the streams send to the driver.
 #[derive(Debug)]
-pub enum NodeEvent {
+pub(super) enum NodeEvent {
     Hello { hello: Box<pb::Hello>, peer: IpAddr, local: IpAddr, stream: NodeStream },
     Message { node: usize, connection: u64, message: from_node::Message },
     Closed { node: usize, connection: u64, reason: String },
@@ -48,7 +48,7 @@ pub enum NodeEvent {
 
 /// The driver's end of one stream.
 #[derive(Debug, Clone)]
-pub struct NodeStream {
+pub(super) struct NodeStream {
     pub connection: u64,
     outbound: mpsc::Sender<Result<pb::FromHead, Status>>,
     ended: CancellationToken,
@@ -56,12 +56,12 @@ pub struct NodeStream {
 
 impl NodeStream {
     /// Queues a message for the node. Returns false if too many messages wait already.
-    pub fn send(&self, message: from_head::Message) -> bool {
+    pub(super) fn send(&self, message: from_head::Message) -> bool {
         self.outbound.try_send(Ok(pb::FromHead { message: Some(message) })).is_ok()
     }
 
     /// Ends the stream. The node receives the status as the reason.
-    pub fn close(&self, status: Status) {
+    pub(super) fn close(&self, status: Status) {
         // If the queue is full, the node reads nothing. Its stream then closes without a reason.
         self.outbound.try_send(Err(status)).ok();
         self.ended.cancel();
@@ -70,7 +70,7 @@ impl NodeStream {
 
 /// gRPC service of the nodes' control streams.
 #[derive(Clone)]
-pub struct ControlService(Arc<ControlState>);
+pub(super) struct ControlService(Arc<ControlState>);
 
 struct ControlState {
     cluster_id: String,
@@ -80,7 +80,11 @@ struct ControlState {
 }
 
 impl ControlService {
-    pub fn server(cluster_id: String, key: Option<GroupKey>, events: mpsc::Sender<NodeEvent>) -> ControlServer<Self> {
+    pub(super) fn server(
+        cluster_id: String,
+        key: Option<GroupKey>,
+        events: mpsc::Sender<NodeEvent>,
+    ) -> ControlServer<Self> {
         let inner = ControlState { cluster_id, key, connections: AtomicU64::new(1), events };
         ControlServer::new(Self(Arc::new(inner))).max_decoding_message_size(MAX_MESSAGE)
     }
@@ -183,7 +187,7 @@ impl ControlState {
 }
 
 /// Parts that the control port is made from.
-pub struct ControlPort {
+pub(super) struct ControlPort {
     pub listener: TcpListener,
     pub tls: Option<Arc<Tls>>,
     pub service: ControlServer<ControlService>,
@@ -195,7 +199,7 @@ pub struct ControlPort {
 ///
 /// # Errors
 /// Fails if the port can no longer be served.
-pub async fn serve_control(port: ControlPort, over: CancellationToken) -> anyhow::Result<()> {
+pub(super) async fn serve_control(port: ControlPort, over: CancellationToken) -> anyhow::Result<()> {
     let incoming = tls::accept_connections(port.listener, port.tls);
     let status = ClusterServer::new(ClusterService::new(port.status, over.clone()));
     let status = status.max_encoding_message_size(MAX_STATUS_BYTES);

@@ -20,7 +20,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Fails if this program cannot find its own file.
-pub fn own_ranks_command(
+pub(super) fn own_ranks_command(
     config: &HeadConfig,
     log: &LogConfig,
     control: SocketAddr,
@@ -37,7 +37,7 @@ pub fn own_ranks_command(
 /// Keeps the child process running until `stop`, then gives the child `grace` to end by itself.
 ///
 /// The child ends when its standard input closes, so a killed head leaves no orphan.
-pub async fn keep_running(mut command: Command, stop: CancellationToken, grace: Duration) {
+pub(super) async fn keep_running(mut command: Command, stop: CancellationToken, grace: Duration) {
     // The child has a process group of its own, so Ctrl-C in the terminal reaches only the head. The head then tells its
     // ranks to end.
     command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);

@@ -8,7 +8,7 @@ use lockstep_proto::v1::Phase;
 
 /// Progress of an attached node towards the next epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemberState {
+pub(crate) enum MemberState {
     Loading,
     Loaded,
     Forming,
@@ -17,7 +17,7 @@ pub enum MemberState {
 
 /// A node process that is attached to the head.
 #[derive(Debug)]
-pub struct Member {
+pub(crate) struct Member {
     pub hello: pb::Hello,
     /// Number of the stream. It differs from the numbers of earlier and later streams of the same node.
     pub connection: u64,
@@ -41,7 +41,7 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn new(hello: pb::Hello, connection: u64, peer: IpAddr, local: IpAddr, now: Instant) -> Self {
+    pub(crate) fn new(hello: pb::Hello, connection: u64, peer: IpAddr, local: IpAddr, now: Instant) -> Self {
         Self {
             hello,
             connection,
@@ -59,12 +59,12 @@ impl Member {
         }
     }
 
-    pub fn begin_epoch(&mut self, now: Instant) {
+    pub(crate) fn begin_epoch(&mut self, now: Instant) {
         (self.state, self.progress, self.last_progress_at, self.last_step) = (MemberState::Forming, 0, now, 0);
     }
 
     /// Notes a heartbeat. The progress in it counts only if it belongs to the current epoch.
-    pub fn record_heartbeat(&mut self, heartbeat: &pb::Heartbeat, epoch: u64, now: Instant) {
+    pub(crate) fn record_heartbeat(&mut self, heartbeat: &pb::Heartbeat, epoch: u64, now: Instant) {
         self.last_heartbeat_at = now;
         let has_grown = heartbeat.progress > self.progress || heartbeat.moved > self.moved;
         if heartbeat.epoch == epoch && has_grown {
@@ -75,7 +75,7 @@ impl Member {
 
 /// Phase and load progress of one rank, for the status.
 #[derive(Debug, Clone)]
-pub struct RankProgress {
+pub(crate) struct RankProgress {
     pub phase: Phase,
     pub bytes_loaded: u64,
     pub bytes_total: u64,
@@ -84,7 +84,7 @@ pub struct RankProgress {
 
 /// The slot of a node in the group. It remains when the node's process ends.
 #[derive(Debug)]
-pub struct NodeSlot {
+pub(crate) struct NodeSlot {
     pub member: Option<Member>,
     /// Progress by local rank.
     pub ranks: Vec<RankProgress>,
@@ -95,7 +95,7 @@ pub struct NodeSlot {
 }
 
 impl NodeSlot {
-    pub fn new(ranks: usize) -> Self {
+    pub(crate) fn new(ranks: usize) -> Self {
         let rank = RankProgress {
             phase: Phase::Pending,
             bytes_loaded: 0,
@@ -106,26 +106,26 @@ impl NodeSlot {
     }
 
     /// Puts a process into the slot.
-    pub fn occupy(&mut self, member: Member) {
+    pub(crate) fn occupy(&mut self, member: Member) {
         self.last_hello = Some(member.hello.clone());
         self.member = Some(member);
         self.set_phase(Phase::Loading, "");
     }
 
     /// Counts a lost process, and shows the reason in the status.
-    pub fn mark_lost(&mut self, reason: &str) {
+    pub(crate) fn mark_lost(&mut self, reason: &str) {
         self.restarts += 1;
         self.set_phase(Phase::Lost, reason);
     }
 
     /// Empties the slot of a process that departed on request. The process does not count as lost.
-    pub fn mark_departed(&mut self) {
+    pub(crate) fn mark_departed(&mut self) {
         self.member = None;
         self.set_phase(Phase::Lost, "left: its process was told to stop");
     }
 
     /// Sets phase and message of every rank.
-    pub fn set_phase(&mut self, phase: Phase, message: &str) {
+    pub(crate) fn set_phase(&mut self, phase: Phase, message: &str) {
         for rank in &mut self.ranks {
             rank.phase = phase;
         }
@@ -133,13 +133,13 @@ impl NodeSlot {
     }
 
     /// Sets the message of every rank.
-    pub fn set_message(&mut self, message: &str) {
+    pub(crate) fn set_message(&mut self, message: &str) {
         for rank in &mut self.ranks {
             message.clone_into(&mut rank.message);
         }
     }
 
-    pub fn record_load_progress(&mut self, local_rank: usize, progress: &pb::Progress) {
+    pub(crate) fn record_load_progress(&mut self, local_rank: usize, progress: &pb::Progress) {
         let Some(rank) = self.ranks.get_mut(local_rank) else { return };
         (rank.bytes_loaded, rank.bytes_total) = (progress.bytes_loaded, progress.bytes_total);
         if let Ok(phase) = Phase::try_from(progress.phase) {

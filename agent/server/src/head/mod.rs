@@ -19,7 +19,7 @@ mod operations;
 mod ports;
 mod serving;
 mod setup;
-pub mod status;
+pub(crate) mod status;
 #[cfg(test)]
 mod testing;
 

@@ -11,7 +11,7 @@ use lockstep_proto::node as pb;
 use crate::config::{ModelConfig, ModelSource};
 
 /// Description of a model, and the files of its weights.
-pub struct ReadModel {
+pub(super) struct ReadModel {
     pub description: ModelDescription,
     pub weights: WeightFacts,
     /// Model as the head assigns it to the nodes.
@@ -22,7 +22,7 @@ pub struct ReadModel {
 ///
 /// # Errors
 /// Names the source or the file that cannot be read, and the reason.
-pub async fn read_model(config: &ModelConfig, hub: &HubConfig) -> anyhow::Result<ReadModel> {
+pub(super) async fn read_model(config: &ModelConfig, hub: &HubConfig) -> anyhow::Result<ReadModel> {
     let source = config.source.to_string();
     match &config.source {
         ModelSource::Hub(model) => read_from_hub(model, hub, config).await,

@@ -13,12 +13,12 @@ use crate::tls::{Caller, Peer};
 const MAX_REASON: usize = 200;
 
 /// gRPC service of the operator's calls.
-pub struct OperationsService {
+pub(super) struct OperationsService {
     commands: mpsc::Sender<Command>,
 }
 
 impl OperationsService {
-    pub fn server(commands: mpsc::Sender<Command>) -> OperationsServer<Self> {
+    pub(super) fn server(commands: mpsc::Sender<Command>) -> OperationsServer<Self> {
         OperationsServer::new(Self { commands })
     }
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use crate::config::HeadConfig;
 
 /// Bound ports of the head.
-pub struct Ports {
+pub(super) struct Ports {
     pub control: TcpListener,
     pub grpc: Option<TcpListener>,
     pub http: Option<TcpListener>,
@@ -21,7 +21,7 @@ impl Ports {
     ///
     /// # Errors
     /// Names the port that could not be bound, and the variable that changes it.
-    pub async fn bind(config: &HeadConfig) -> anyhow::Result<Self> {
+    pub(super) async fn bind(config: &HeadConfig) -> anyhow::Result<Self> {
         let client = |port: Option<u16>| port.map(|port| SocketAddr::new(config.host, port));
         let control = bind_port(config.control, "control", env::HEAD_PORT).await?;
         let grpc = match client(config.grpc_port) {
@@ -41,16 +41,16 @@ impl Ports {
         Ok(Self { control, grpc, http, addresses })
     }
 
-    pub fn control_address(&self) -> SocketAddr {
+    pub(super) fn control_address(&self) -> SocketAddr {
         // `bind` is the only constructor, and it always sets this address.
         self.addresses[0].unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
-    pub fn grpc_address(&self) -> Option<SocketAddr> {
+    pub(super) fn grpc_address(&self) -> Option<SocketAddr> {
         self.addresses[1]
     }
 
-    pub fn http_address(&self) -> Option<SocketAddr> {
+    pub(super) fn http_address(&self) -> Option<SocketAddr> {
         self.addresses[2]
     }
 }

@@ -34,7 +34,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 type Servers = JoinSet<anyhow::Result<()>>;
 
 /// Parts that [`super::run`] prepares before it starts anything.
-pub struct Parts {
+pub(super) struct Parts {
     pub key: Option<GroupKey>,
     pub tls: Option<Arc<Tls>>,
     pub cluster_id: String,
@@ -51,7 +51,7 @@ pub struct Parts {
 ///
 /// # Errors
 /// Returns the first error of a server, or the error of the foreground task.
-pub async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow::Result<()> {
+pub(super) async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow::Result<()> {
     let (commands, command_inbox) = mpsc::channel(BACKLOG);
     let (node_events, nodes) = mpsc::channel(BACKLOG);
     let group = HeadGroup::new(parts.group);

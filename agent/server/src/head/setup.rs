@@ -34,7 +34,7 @@ fn context_length(config: &HeadConfig, description: &ModelDescription) -> anyhow
 }
 
 /// Returns the parts of the model that turn text into tokens and back.
-pub fn model_text(config: &HeadConfig, description: &ModelDescription) -> anyhow::Result<ModelText> {
+pub(super) fn model_text(config: &HeadConfig, description: &ModelDescription) -> anyhow::Result<ModelText> {
     Ok(ModelText {
         tokenizer_json: description.tokenizer_json.clone(),
         templates: ChatTemplates {
@@ -81,7 +81,7 @@ fn check_split(topology: Topology, description: &ModelDescription) -> anyhow::Re
 ///
 /// # Errors
 /// Fails if the model cannot be split over the group or the devices do not suit it.
-pub fn group_config(
+pub(super) fn group_config(
     config: &HeadConfig,
     description: &ModelDescription,
     model: pb::Model,
@@ -113,7 +113,7 @@ pub fn group_config(
 }
 
 /// Returns the facts of the model that clients and the status show.
-pub fn model_info(
+pub(super) fn model_info(
     config: &HeadConfig,
     description: &ModelDescription,
     weights: &WeightFacts,
@@ -148,7 +148,7 @@ fn held_dtype(config: &HeadConfig, weights: &WeightFacts) -> String {
 }
 
 /// Returns the settings of the schedule.
-pub fn scheduler_config(config: &HeadConfig, text: &Text) -> SchedulerConfig {
+pub(super) fn scheduler_config(config: &HeadConfig, text: &Text) -> SchedulerConfig {
     let mut prefix_key = [0; 16];
     prefix_key.copy_from_slice(&auth::nonce()[..16]);
     SchedulerConfig {

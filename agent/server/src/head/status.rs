@@ -10,7 +10,7 @@ use crate::wire;
 
 /// HeadFacts of the status that come from the head and not from the group.
 #[derive(Debug, Clone, Copy)]
-pub struct HeadFacts<'a> {
+pub(crate) struct HeadFacts<'a> {
     pub ready: bool,
     pub accepting: bool,
     /// Reason why the head takes no more requests. `None` while it takes requests.
@@ -22,7 +22,7 @@ pub struct HeadFacts<'a> {
 }
 
 /// Returns the status of the group now.
-pub fn cluster_status(group: &HeadGroup, facts: HeadFacts<'_>) -> ClusterStatus {
+pub(crate) fn cluster_status(group: &HeadGroup, facts: HeadFacts<'_>) -> ClusterStatus {
     let assignment = &group.config().assignment;
     let ranks: Vec<RankStatus> =
         group.slots().iter().enumerate().flat_map(|(node, slot)| rank_statuses(group, node, slot)).collect();
@@ -56,7 +56,7 @@ pub fn cluster_status(group: &HeadGroup, facts: HeadFacts<'_>) -> ClusterStatus 
 }
 
 /// Returns the status before any node has joined.
-pub fn initial_status(group: &HeadGroup, model: &ModelInfo) -> ClusterStatus {
+pub(crate) fn initial_status(group: &HeadGroup, model: &ModelInfo) -> ClusterStatus {
     cluster_status(group, HeadFacts::new_initial(model))
 }
 

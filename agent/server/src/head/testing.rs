@@ -8,7 +8,7 @@ use lockstep_proto::node as pb;
 use super::group::GroupConfig;
 use super::member::Member;
 
-pub fn config(nodes: usize) -> GroupConfig {
+pub(super) fn config(nodes: usize) -> GroupConfig {
     let model = pb::Model { digest: "digest".into(), ..Default::default() };
     let assignment = pb::Assignment {
         cluster_id: "c".into(),
@@ -20,7 +20,7 @@ pub fn config(nodes: usize) -> GroupConfig {
     GroupConfig { nodes, local_world_size: 1, backend: "ring", assignment }
 }
 
-pub fn hello(node: u32) -> pb::Hello {
+pub(super) fn hello(node: u32) -> pb::Hello {
     pb::Hello {
         wire_version: pb::WIRE_VERSION,
         version: "0".into(),
@@ -35,11 +35,11 @@ pub fn hello(node: u32) -> pb::Hello {
     }
 }
 
-pub fn member(node: u32, connection: u64) -> Member {
+pub(super) fn member(node: u32, connection: u64) -> Member {
     let lo = IpAddr::from([127, 0, 0, 1]);
     Member::new(hello(node), connection, lo, lo, Instant::now())
 }
 
-pub fn loaded(num_blocks: u32) -> pb::Loaded {
+pub(super) fn loaded(num_blocks: u32) -> pb::Loaded {
     pb::Loaded { model: "digest".into(), num_blocks, ..Default::default() }
 }

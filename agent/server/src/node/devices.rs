@@ -8,7 +8,7 @@ use crate::config::DevicesConfig;
 ///
 /// # Errors
 /// Fails if a device is missing or its driver fails.
-pub fn open_devices(config: &DevicesConfig, local_rank: usize) -> Result<Devices, EngineError> {
+pub(super) fn open_devices(config: &DevicesConfig, local_rank: usize) -> Result<Devices, EngineError> {
     let open = |ordinal: usize| match &config.plain {
         None => Accelerator::open(ordinal),
         Some(sizes) => sizes.get(ordinal).map(|bytes| Accelerator::plain(*bytes)).ok_or_else(|| {
@@ -21,7 +21,7 @@ pub fn open_devices(config: &DevicesConfig, local_rank: usize) -> Result<Devices
 }
 
 /// Returns the names of a rank's devices: `cuda:0`, `cuda:0 + cuda:1 + cpu (avx2)`, `cpu (avx512)`.
-pub fn describe_devices(config: &DevicesConfig, local_rank: usize, isa: &str) -> String {
+pub(super) fn describe_devices(config: &DevicesConfig, local_rank: usize, isa: &str) -> String {
     let name = |ordinal| if config.plain.is_some() { "cpu (plain)".to_owned() } else { format!("cuda:{ordinal}") };
     let cpu = (config.visible == 0 || config.one_rank).then(|| format!("cpu ({isa})"));
     device_ordinals(config, local_rank).map(name).chain(cpu).collect::<Vec<_>>().join(" + ")

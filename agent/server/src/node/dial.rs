@@ -10,7 +10,7 @@ const DIAL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::
 const QUIET_FAILURES: u32 = 3;
 
 /// Failed dials in a row, and the pause after each.
-pub struct FailedDials {
+pub(super) struct FailedDials {
     failures: u32,
     backoff: Backoff,
 }
@@ -24,7 +24,7 @@ impl Default for FailedDials {
 impl FailedDials {
     /// Counts a failure, logs it, and returns the pause before the next dial. The first failures appear at debug level
     /// only. Later ones are warnings, at powers of two.
-    pub fn record_failure(&mut self, control: &str, reason: &str) -> Duration {
+    pub(super) fn record_failure(&mut self, control: &str, reason: &str) -> Duration {
         self.failures += 1;
         if self.failures > QUIET_FAILURES && self.failures.is_power_of_two() {
             tracing::warn!(head = control, failures = self.failures, reason, "no stream to the head: trying again");

@@ -17,11 +17,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time without progress after which a step in flight counts as stuck. The process ends itself soon after.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest time between two iterations of the node's loop, unless the node announces a longer one.
-pub const LOOP_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const LOOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Health of one local rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RankHealth {
+pub(super) struct RankHealth {
     pub rank: u32,
     pub phase: Phase,
     pub bytes_loaded: u64,
@@ -29,7 +29,7 @@ pub struct RankHealth {
 }
 
 /// Answer to a probe. An error carries the reason.
-pub type ProbeResult = Result<(), String>;
+pub(super) type ProbeResult = Result<(), String>;
 
 #[derive(Debug)]
 struct HealthState {
@@ -50,10 +50,10 @@ struct HealthState {
 
 /// Health of one node. The node's task, its heartbeat and its probes share it.
 #[derive(Debug)]
-pub struct Health(Mutex<HealthState>);
+pub(super) struct Health(Mutex<HealthState>);
 
 impl Health {
-    pub fn new(first_rank: u32, ranks: u32) -> Self {
+    pub(super) fn new(first_rank: u32, ranks: u32) -> Self {
         let rank =
             |local| RankHealth { rank: first_rank + local, phase: Phase::Pending, bytes_loaded: 0, bytes_total: 0 };
         let now = Instant::now();
@@ -80,12 +80,12 @@ impl Health {
     }
 
     /// Notes that the node's loop runs, and that its next iteration begins within `time`.
-    pub fn extend_loop_deadline(&self, time: Duration) {
+    pub(super) fn extend_loop_deadline(&self, time: Duration) {
         self.state().loop_deadline = Instant::now() + time;
     }
 
     /// Notes that the stream to the head has opened or closed.
-    pub fn set_attached(&self, attached: bool) {
+    pub(super) fn set_attached(&self, attached: bool) {
         let mut state = self.state();
         (state.attached, state.pulse) = (attached, None);
         if attached {
@@ -94,12 +94,12 @@ impl Health {
     }
 
     /// Notes that this process was told to stop.
-    pub fn set_leaving(&self) {
+    pub(super) fn set_leaving(&self) {
         self.state().leaving = true;
     }
 
     /// Notes that the ranks begin to load.
-    pub fn set_loading(&self) {
+    pub(super) fn set_loading(&self) {
         let mut state = self.state();
         (state.loaded, state.last_load_progress_at) = (false, Instant::now());
         drop(state);
@@ -107,12 +107,12 @@ impl Health {
     }
 
     /// Notes that the node downloads the model.
-    pub fn set_downloading(&self) {
+    pub(super) fn set_downloading(&self) {
         self.set_phase(Phase::Downloading);
     }
 
     /// Notes how many bytes a local rank has loaded.
-    pub fn set_load_progress(&self, local_rank: usize, loaded: u64, total: u64) {
+    pub(super) fn set_load_progress(&self, local_rank: usize, loaded: u64, total: u64) {
         let mut state = self.state();
         state.last_load_progress_at = Instant::now();
         if let Some(rank) = state.ranks.get_mut(local_rank) {
@@ -121,19 +121,19 @@ impl Health {
     }
 
     /// Notes that all local ranks have loaded.
-    pub fn set_loaded(&self) {
+    pub(super) fn set_loaded(&self) {
         self.state().loaded = true;
         self.set_phase(Phase::Forming);
     }
 
     /// Notes that all local ranks have joined an epoch.
-    pub fn set_joined(&self, epoch: u64) {
+    pub(super) fn set_joined(&self, epoch: u64) {
         self.state().joined_epoch = Some(epoch);
         self.set_phase(Phase::Warmup);
     }
 
     /// Notes that the epoch is over or that a new one forms.
-    pub fn clear_joined(&self) {
+    pub(super) fn clear_joined(&self) {
         let mut state = self.state();
         state.joined_epoch = None;
         if state.loaded {
@@ -142,22 +142,22 @@ impl Health {
         }
     }
 
-    pub fn set_pulse(&self, pulse: Pulse) {
+    pub(super) fn set_pulse(&self, pulse: Pulse) {
         self.state().pulse = Some((pulse, Instant::now()));
     }
 
     /// Notes the time since which a step in flight makes no progress. The heartbeat calls this.
-    pub fn set_still_since(&self, since: Option<Instant>) {
+    pub(super) fn set_still_since(&self, since: Option<Instant>) {
         self.state().still_since = since;
     }
 
     /// Returns the epoch that all local ranks have joined.
-    pub fn epoch(&self) -> Option<u64> {
+    pub(super) fn epoch(&self) -> Option<u64> {
         self.state().joined_epoch
     }
 
     /// Returns the local ranks. Shows a warmed-up rank as serving if the head says so.
-    pub fn ranks(&self) -> Vec<RankHealth> {
+    pub(super) fn ranks(&self) -> Vec<RankHealth> {
         let serves = self.check_ready(Instant::now()).is_ok();
         let shown = |rank: &RankHealth| match (rank.phase, serves) {
             (Phase::Warmup, true) => RankHealth { phase: Phase::Serving, ..*rank },
@@ -167,7 +167,7 @@ impl Health {
     }
 
     /// Checks that the ranks serve in the current epoch.
-    pub fn check_ready(&self, now: Instant) -> ProbeResult {
+    pub(super) fn check_ready(&self, now: Instant) -> ProbeResult {
         let state = self.state();
         let not_ready = |reason: &str| Err(reason.to_owned());
         let Some(epoch) = state.joined_epoch.filter(|_| state.attached) else {
@@ -190,7 +190,7 @@ impl Health {
     }
 
     /// Checks that the node has loaded. Returns `None` while it still loads and makes progress.
-    pub fn check_started(&self, now: Instant) -> Option<ProbeResult> {
+    pub(super) fn check_started(&self, now: Instant) -> Option<ProbeResult> {
         let state = self.state();
         if state.loaded {
             return Some(Ok(()));
@@ -205,7 +205,7 @@ impl Health {
     }
 
     /// Checks that neither a step nor the node's loop is stuck.
-    pub fn check_alive(&self, now: Instant) -> ProbeResult {
+    pub(super) fn check_alive(&self, now: Instant) -> ProbeResult {
         let state = self.state();
         if state.still_since.is_some_and(|since| now.duration_since(since) > STEP_TIMEOUT) {
             return Err(format!("a step is in flight and nothing has moved for {} s", STEP_TIMEOUT.as_secs()));

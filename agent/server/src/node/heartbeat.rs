@@ -23,7 +23,7 @@ const EXIT_STUCK: i32 = 70;
 ///
 /// # Errors
 /// Fails if the system cannot start another thread.
-pub fn start(
+pub(super) fn start(
     ranks: Vec<Arc<RankCounters>>,
     outbound: watch::Receiver<Option<Outbound>>,
     health: Arc<Health>,

@@ -6,7 +6,7 @@ use lockstep_engine::PlacedLayers;
 use lockstep_proto::node::Assignment;
 
 /// Returns the memory that this process may still take, in bytes. The machine and the control group both limit it.
-pub fn free_bytes() -> u64 {
+pub(super) fn free_bytes() -> u64 {
     let machine = meminfo_bytes("MemAvailable:").unwrap_or(u64::MAX);
     let group = cgroup_free_bytes().unwrap_or(u64::MAX);
     machine.min(group)
@@ -16,7 +16,7 @@ pub fn free_bytes() -> u64 {
 ///
 /// The assignment gives a number of bytes, or a fraction of the free memory. `ranks_on_machine` ranks share the `free`
 /// bytes of this machine's memory. The number is never above what the group's sequences can fill.
-pub fn count_blocks(assignment: &Assignment, places: &[PlacedLayers], ranks_on_machine: u64, free: u64) -> u32 {
+pub(super) fn count_blocks(assignment: &Assignment, places: &[PlacedLayers], ranks_on_machine: u64, free: u64) -> u32 {
     let blocks_per_sequence = assignment.context_length.div_ceil(assignment.block_size.max(1)).max(1);
     let useful = u64::from(blocks_per_sequence) * u64::from(assignment.max_num_seqs.max(1));
     let fraction_of = |free: u64| (free as f64 * f64::from(assignment.kv_cache_fraction)) as u64;

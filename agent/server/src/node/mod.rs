@@ -49,7 +49,7 @@ const MAX_EVENTS: usize = 256;
 const DISCOVERY_LOOP_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// Cluster id of a ring whose processes were given none.
-pub const RING_CLUSTER: &str = "ring";
+pub(crate) const RING_CLUSTER: &str = "ring";
 
 /// Reason why a node ended without an error.
 #[derive(Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 const HUB_PREFIX: &str = "hf://";
 
 /// Task that opens a model. The task ends when this value is dropped.
-pub struct ModelOpener {
+pub(super) struct ModelOpener {
     task: JoinHandle<anyhow::Result<Arc<dyn ModelFiles>>>,
     progress: watch::Receiver<Progress>,
     last_report_at: Instant,
@@ -30,7 +30,7 @@ pub struct ModelOpener {
 }
 
 /// Event of a [`ModelOpener`]. Files and Failed are the last.
-pub enum OpenEvent {
+pub(super) enum OpenEvent {
     Progress(Progress),
     Files(Arc<dyn ModelFiles>),
     /// The model cannot be opened, for this reason.
@@ -39,7 +39,7 @@ pub enum OpenEvent {
 
 impl ModelOpener {
     /// Starts the task.
-    pub fn start(model: pb::Model, hub: HubConfig) -> Self {
+    pub(super) fn start(model: pb::Model, hub: HubConfig) -> Self {
         let (meter, progress) = Meter::new();
         let source = model.source.clone();
         let task = tokio::spawn(async move {
@@ -54,7 +54,7 @@ impl ModelOpener {
     }
 
     /// Waits for the next event. This is cancel safe.
-    pub async fn next_event(&mut self) -> OpenEvent {
+    pub(super) async fn next_event(&mut self) -> OpenEvent {
         let (last_report_at, progress) = (self.last_report_at, &mut self.progress);
         let changed = async {
             tokio::time::sleep_until(last_report_at + REPORT_INTERVAL).await;

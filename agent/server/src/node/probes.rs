@@ -44,7 +44,11 @@ struct RankLabel {
 ///
 /// # Errors
 /// Fails if the port cannot be bound.
-pub async fn start(address: SocketAddr, health: Arc<Health>, ranks: Vec<Arc<RankCounters>>) -> anyhow::Result<()> {
+pub(super) async fn start(
+    address: SocketAddr,
+    health: Arc<Health>,
+    ranks: Vec<Arc<RankCounters>>,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await;
     let listener = listener
         .with_context(|| format!("bind the probe port {address}: choose another port with {}", env::PROBE_PORT))?;

@@ -22,19 +22,19 @@ use crate::clock;
 use crate::config::{DevicesConfig, MAX_STAGES};
 
 /// Most commands that may wait for a rank: the plans in flight, a Form and a Load, with room to spare.
-pub const MAX_COMMANDS: usize = 2 * MAX_STAGES as usize;
+pub(super) const MAX_COMMANDS: usize = 2 * MAX_STAGES as usize;
 /// Number of progress events that a rank sends while it loads its weights.
 const PROGRESS_EVENTS: u64 = 50;
 
 /// Command from the node to a rank.
-pub enum RankCommand {
+pub(super) enum RankCommand {
     Load(Box<LoadSpec>),
     Form(FormSpec),
     Step { plan: Arc<StepPlan>, sent_nanos: u64 },
 }
 
 /// A model to load, and the size of the KV cache.
-pub struct LoadSpec {
+pub(super) struct LoadSpec {
     pub runner: RunnerConfig,
     /// Devices of this node. The rank opens its own ones.
     pub devices: DevicesConfig,
@@ -42,17 +42,17 @@ pub struct LoadSpec {
 }
 
 /// Function that returns the number of KV cache blocks of a rank with the given places.
-pub type CountBlocks = dyn Fn(&[PlacedLayers]) -> u32 + Send;
+pub(super) type CountBlocks = dyn Fn(&[PlacedLayers]) -> u32 + Send;
 
 /// Event from a rank to the node.
 #[derive(Debug)]
-pub struct RankEvent {
+pub(super) struct RankEvent {
     pub local_rank: usize,
     pub kind: RankEventKind,
 }
 
 #[derive(Debug)]
-pub enum RankEventKind {
+pub(super) enum RankEventKind {
     Progress { loaded: u64, total: u64 },
     Loaded { loaded: pb::Loaded },
     LoadFailed { reason: String },
@@ -63,7 +63,7 @@ pub enum RankEventKind {
 
 /// Counters of a rank that other threads read.
 #[derive(Debug, Default)]
-pub struct RankCounters {
+pub(super) struct RankCounters {
     pub epoch: AtomicU64,
     /// Layers and collectives that the rank has entered and left in this epoch.
     pub progress: Arc<AtomicU64>,
@@ -85,7 +85,7 @@ impl RankCounters {
 }
 
 /// Handle of a rank's thread.
-pub struct RankHandle {
+pub(super) struct RankHandle {
     commands: SyncSender<RankCommand>,
     pub counters: Arc<RankCounters>,
 }
@@ -95,7 +95,11 @@ impl RankHandle {
     ///
     /// # Errors
     /// Fails if the system cannot start another thread.
-    pub fn start(local_rank: usize, ring_ports: RingPorts, events: mpsc::Sender<RankEvent>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        local_rank: usize,
+        ring_ports: RingPorts,
+        events: mpsc::Sender<RankEvent>,
+    ) -> std::io::Result<Self> {
         let (commands, inbox) = sync_channel(MAX_COMMANDS);
         let counters = Arc::new(RankCounters::default());
         let mut thread = RankThread { local_rank, ring_ports, events, counters: counters.clone(), runner: None };
@@ -104,12 +108,12 @@ impl RankHandle {
     }
 
     /// Queues a command. Returns false if the thread has ended or too many commands wait.
-    pub fn send_command(&self, command: RankCommand) -> bool {
+    pub(super) fn send_command(&self, command: RankCommand) -> bool {
         self.commands.try_send(command).is_ok()
     }
 
     /// Aborts all epochs up to `epoch`. The rank drops their plans, and blocked collectives wake.
-    pub fn abort_epochs(&self, epoch: u64, reason: &str) {
+    pub(super) fn abort_epochs(&self, epoch: u64, reason: &str) {
         self.counters.aborted_epoch.fetch_max(epoch, Ordering::SeqCst);
         let abort_switch = self.counters.abort_switch.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, switch)) = abort_switch.as_ref().filter(|(current, _)| *current <= epoch) {

@@ -78,7 +78,7 @@ impl Node {
 ///
 /// # Errors
 /// Fails after a fatal fault was sent, because this process must then end.
-pub async fn send_to_head(outbound: &Outbound, message: from_node::Message) -> anyhow::Result<()> {
+pub(super) async fn send_to_head(outbound: &Outbound, message: from_node::Message) -> anyhow::Result<()> {
     let fatal_reason = match &message {
         from_node::Message::Fault(fault) if fault.fatal => Some(format!("rank {}: {}", fault.rank, fault.message)),
         _ => None,

@@ -17,7 +17,7 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings of an epoch, from the head and from the node.
 #[derive(Debug, Clone)]
-pub struct FormSpec {
+pub(super) struct FormSpec {
     pub epoch: u64,
     pub cluster_id: String,
     /// Rank of the node's first local rank.
@@ -35,7 +35,7 @@ pub struct FormSpec {
 
 /// Ring ports of the local ranks. They stay bound from one epoch to the next.
 #[derive(Clone)]
-pub struct RingPorts {
+pub(super) struct RingPorts {
     listeners: Arc<Vec<Listener>>,
     key: Option<GroupKey>,
 }
@@ -46,7 +46,7 @@ impl RingPorts {
     ///
     /// # Errors
     /// Names the address that could not be bound.
-    pub fn bind(listen: SocketAddr, or_free: bool, ranks: u32, key: Option<GroupKey>) -> anyhow::Result<Self> {
+    pub(super) fn bind(listen: SocketAddr, or_free: bool, ranks: u32, key: Option<GroupKey>) -> anyhow::Result<Self> {
         let mut listeners = Vec::new();
         for rank in 0..ranks as u16 {
             let port = if listen.port() == 0 { 0 } else { listen.port().saturating_add(rank) };
@@ -69,12 +69,12 @@ impl RingPorts {
     }
 
     /// Returns the listener of the first local rank.
-    pub fn first(&self) -> &Listener {
+    pub(super) fn first(&self) -> &Listener {
         &self.listeners[0]
     }
 
     /// Returns the addresses of the ports, by local rank.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(Listener::local_addr).collect()
     }
 
@@ -82,7 +82,7 @@ impl RingPorts {
     ///
     /// # Errors
     /// Fails if the ring refuses the key.
-    pub fn ring_key(&self) -> Result<Option<ring::LinkKey>, CollectiveError> {
+    pub(super) fn ring_key(&self) -> Result<Option<ring::LinkKey>, CollectiveError> {
         self.key.as_ref().map(|key| ring::LinkKey::new(key.bytes())).transpose()
     }
 
@@ -91,7 +91,7 @@ impl RingPorts {
     /// # Errors
     /// Fails if a peer cannot be reached or does not belong to the group, if the epoch is aborted, or if the backend is
     /// unknown.
-    pub fn join_epoch(
+    pub(super) fn join_epoch(
         &self,
         local_rank: usize,
         spec: &FormSpec,

@@ -24,10 +24,10 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_OUTBOUND: usize = 256;
 
 /// Channel to the head.
-pub type Outbound = mpsc::Sender<pb::FromNode>;
+pub(super) type Outbound = mpsc::Sender<pb::FromNode>;
 
 /// An open control stream, with the assignment that the head sent on it.
-pub struct Session {
+pub(super) struct Session {
     pub inbound: Streaming<pb::FromHead>,
     pub outbound: Outbound,
     pub assignment: pb::Assignment,
@@ -35,7 +35,7 @@ pub struct Session {
 
 /// Reason why the node has no session.
 #[derive(Debug, thiserror::Error)]
-pub enum SessionError {
+pub(super) enum SessionError {
     /// The cause may pass by itself, so the node tries again.
     #[error("{0}")]
     Unreachable(String),
@@ -46,7 +46,7 @@ pub enum SessionError {
 
 impl SessionError {
     /// Decides by the head's status if the node may try again.
-    pub fn from_status(status: &Status) -> Self {
+    pub(super) fn from_status(status: &Status) -> Self {
         let text = status.message().to_owned();
         match status.code() {
             Code::FailedPrecondition | Code::Unauthenticated | Code::PermissionDenied | Code::Aborted => {
@@ -64,7 +64,7 @@ impl SessionError {
 ///
 /// # Errors
 /// Returns a [`SessionError`], which says if the node may try again.
-pub async fn attach(
+pub(super) async fn attach(
     address: &str,
     hello: pb::Hello,
     key: Option<&GroupKey>,

@@ -6,13 +6,13 @@ use lockstep_proto::node::StepDone;
 
 /// Number of ranks that have finished each step, and their merged result. Holds at most the steps in flight, in order.
 #[derive(Default)]
-pub struct StepResults(VecDeque<(usize, StepDone)>);
+pub(super) struct StepResults(VecDeque<(usize, StepDone)>);
 
 impl StepResults {
     /// Adds one rank's result of a step. Returns the merged result once all `ranks` local ranks have finished the step.
     ///
     /// The merged result has the time of the slowest rank. It has sampled tokens if one of the ranks reports them.
-    pub fn add(&mut self, done: StepDone, ranks: usize) -> Option<StepDone> {
+    pub(super) fn add(&mut self, done: StepDone, ranks: usize) -> Option<StepDone> {
         let known = self.0.iter().position(|(_, merged)| (merged.epoch, merged.step) == (done.epoch, done.step));
         let index = known.unwrap_or_else(|| {
             self.0.push_back((0, StepDone { epoch: done.epoch, step: done.step, ..Default::default() }));
@@ -32,7 +32,7 @@ impl StepResults {
     }
 
     /// Drops all results, because the epoch is over.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 }

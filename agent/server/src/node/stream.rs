@@ -22,7 +22,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(25);
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reason why a session with the head is over.
-pub enum SessionEnd {
+pub(super) enum SessionEnd {
     /// The node is to end.
     NodeEnded(NodeEnd),
     /// The stream broke. The node dials again.

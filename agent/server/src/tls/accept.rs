@@ -51,7 +51,7 @@ impl Peer {
     ///
     /// # Errors
     /// INTERNAL for a request that did not come over a connection of [`accept_connections`].
-    pub fn from_request<T>(request: &Request<T>) -> Result<Self, Status> {
+    pub(crate) fn from_request<T>(request: &Request<T>) -> Result<Self, Status> {
         request.extensions().get::<Self>().cloned().ok_or_else(|| {
             Status::internal("the request came over a connection without addresses: this is a fault of the agent")
         })
@@ -61,7 +61,7 @@ impl Peer {
     ///
     /// # Errors
     /// PERMISSION_DENIED for any other caller. The message gives the roles that the caller has and needs.
-    pub fn require(&self, roles: &[&str]) -> Result<(), Status> {
+    pub(crate) fn require(&self, roles: &[&str]) -> Result<(), Status> {
         let Caller::Certified(own_roles) = &self.caller else { return Ok(()) };
         if own_roles.iter().any(|role| roles.contains(role)) {
             return Ok(());

@@ -47,7 +47,7 @@ pub enum TlsError {
 
 /// TLS settings of both ends of a connection.
 #[derive(Clone)]
-pub struct TlsConfigs {
+pub(crate) struct TlsConfigs {
     pub server: Arc<ServerConfig>,
     pub client: Arc<ClientConfig>,
 }
@@ -78,7 +78,7 @@ impl Tls {
     }
 
     /// Returns the settings for a new connection, from the current files, or from the last valid ones.
-    pub fn current(&self) -> TlsConfigs {
+    pub(crate) fn current(&self) -> TlsConfigs {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // Kubernetes may replace the folder during the first read, so a second read comes before an error.
         let changed = self.load_changed(current.digest).or_else(|_| self.load_changed(current.digest));
@@ -100,7 +100,7 @@ impl Tls {
     }
 
     /// Calls [`Tls::current`] outside the runtime's threads.
-    pub async fn current_blocking(self: &Arc<Self>) -> std::io::Result<TlsConfigs> {
+    pub(crate) async fn current_blocking(self: &Arc<Self>) -> std::io::Result<TlsConfigs> {
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.current()).await.map_err(std::io::Error::other)
     }

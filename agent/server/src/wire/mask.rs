@@ -11,7 +11,7 @@ use lockstep_schedule::plan::TokenMask;
 const MAX_WORDS: u32 = 1 << 17;
 
 /// Converts a set of tokens to its message.
-pub fn to_wire(mask: &TokenMask) -> pb::TokenMask {
+pub(super) fn to_wire(mask: &TokenMask) -> pb::TokenMask {
     let runs = run_lengths(mask.words());
     let bytes: usize = runs.iter().map(|run| varint_bytes(*run)).sum();
     let words = mask.words().len() as u32;
@@ -26,7 +26,7 @@ pub fn to_wire(mask: &TokenMask) -> pb::TokenMask {
 ///
 /// # Errors
 /// Fails if the set is too large, or if its bits or runs do not match its size.
-pub fn from_wire(wire: pb::TokenMask) -> Result<TokenMask, String> {
+pub(super) fn from_wire(wire: pb::TokenMask) -> Result<TokenMask, String> {
     if wire.words > MAX_WORDS {
         return Err(format!("a set of tokens of {} words, more than {MAX_WORDS}", wire.words));
     }

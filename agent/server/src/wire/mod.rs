@@ -11,7 +11,7 @@ use lockstep_schedule::plan::{
 };
 
 /// Largest message of a control stream, in bytes: a plan of a full prefill, or a Hello.
-pub const MAX_MESSAGE: usize = 16 << 20;
+pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 
 /// Error for a message of the control stream with invalid content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,17 +22,17 @@ pub struct Malformed {
 }
 
 /// Returns the number of ranks that compute the layers of a pipeline stage together.
-pub fn tensor_size(assignment: &pb::Assignment) -> u32 {
+pub(crate) fn tensor_size(assignment: &pb::Assignment) -> u32 {
     assignment.world_size / assignment.pipeline_parallel_size.max(1)
 }
 
 /// Returns the rank whose node reports the sampled tokens: the first rank of the last pipeline stage.
-pub fn reporting_rank(assignment: &pb::Assignment) -> u32 {
+pub(crate) fn reporting_rank(assignment: &pb::Assignment) -> u32 {
     assignment.world_size - tensor_size(assignment)
 }
 
 /// Converts a plan to its message. `sent_nanos` is the time of the head's monotonic clock.
-pub fn plan_to_wire(plan: &StepPlan, sent_nanos: u64) -> pb::StepPlan {
+pub(crate) fn plan_to_wire(plan: &StepPlan, sent_nanos: u64) -> pb::StepPlan {
     pb::StepPlan {
         epoch: plan.epoch,
         step: plan.step,
@@ -153,7 +153,7 @@ fn entry_from_wire(wire: pb::PlanEntry) -> Result<PlanEntry, String> {
 }
 
 /// Converts the sampled tokens of a step to their messages.
-pub fn sampled_to_wire(sampled: Vec<Sampled>) -> Vec<pb::Sampled> {
+pub(crate) fn sampled_to_wire(sampled: Vec<Sampled>) -> Vec<pb::Sampled> {
     sampled
         .into_iter()
         .map(|sampled| {

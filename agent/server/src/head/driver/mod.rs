@@ -36,7 +36,7 @@ const CANARY: SeqId = 0;
 const MAX_FAILED_ROUNDS: u32 = 5;
 
 /// Parts that the driver is made from.
-pub struct Inputs {
+pub(super) struct Inputs {
     pub group: HeadGroup,
     pub scheduler: Scheduler,
     pub model: ModelInfo,
@@ -53,7 +53,7 @@ pub struct Inputs {
 }
 
 /// State of the driver.
-pub struct Driver {
+pub(super) struct Driver {
     inputs: Inputs,
     /// Control streams, by ordinal of the node.
     streams: Vec<Option<NodeStream>>,
@@ -87,7 +87,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub fn new(inputs: Inputs) -> Self {
+    pub(super) fn new(inputs: Inputs) -> Self {
         let nodes = inputs.group.config().nodes;
         Self {
             inputs,
@@ -113,7 +113,7 @@ impl Driver {
     }
 
     /// Runs until the head has drained. Every node has been told to end by then.
-    pub async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let drain = self.inputs.drain.clone();

@@ -31,7 +31,7 @@ const MAX_FORM_PAUSE: Duration = Duration::from_secs(5);
 
 /// Size and settings of the group. They do not change while the head runs.
 #[derive(Debug, Clone)]
-pub struct GroupConfig {
+pub(crate) struct GroupConfig {
     pub nodes: usize,
     pub local_world_size: u32,
     /// `ring`, `nccl` or `solo`.
@@ -42,7 +42,7 @@ pub struct GroupConfig {
 
 /// A task that the group gives to the driver.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Action {
+pub(crate) enum Action {
     Send {
         node: usize,
         message: Message,
@@ -91,7 +91,7 @@ enum GroupState {
 
 /// The group as the head sees it: a slot for each node, and the epoch.
 #[derive(Debug)]
-pub struct HeadGroup {
+pub(crate) struct HeadGroup {
     config: GroupConfig,
     /// Slots, by ordinal of the node.
     slots: Vec<NodeSlot>,
@@ -104,46 +104,46 @@ pub struct HeadGroup {
 }
 
 impl HeadGroup {
-    pub fn new(config: GroupConfig) -> Self {
+    pub(crate) fn new(config: GroupConfig) -> Self {
         let ranks = config.local_world_size as usize;
         let slots = (0..config.nodes).map(|_| NodeSlot::new(ranks)).collect();
         let state = GroupState::Gathering { not_before: None };
         Self { config, slots, epoch: 0, state, recoveries: 0, backoff: FORM_BACKOFF, last_tick: None }
     }
 
-    pub fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// Returns how many epochs failed after they had formed.
-    pub fn recoveries(&self) -> u64 {
+    pub(crate) fn recoveries(&self) -> u64 {
         self.recoveries
     }
 
-    pub fn slots(&self) -> &[NodeSlot] {
+    pub(crate) fn slots(&self) -> &[NodeSlot] {
         &self.slots
     }
 
-    pub fn config(&self) -> &GroupConfig {
+    pub(crate) fn config(&self) -> &GroupConfig {
         &self.config
     }
 
-    pub fn is_formed(&self) -> bool {
+    pub(crate) fn is_formed(&self) -> bool {
         matches!(self.state, GroupState::Formed { .. })
     }
 
     /// Returns the node that reports the sampled tokens of a step.
-    pub fn reporting_node(&self) -> usize {
+    pub(crate) fn reporting_node(&self) -> usize {
         (wire::reporting_rank(&self.config.assignment) / self.config.local_world_size.max(1)) as usize
     }
 
     /// Returns the connection of a node, or `None` if the node is not attached.
-    pub fn connection(&self, node: usize) -> Option<u64> {
+    pub(crate) fn connection(&self, node: usize) -> Option<u64> {
         self.slots.get(node)?.member.as_ref().map(|member| member.connection)
     }
 
     /// Puts a process that passed [`super::admission`] into the slot of its node, and evicts an older process.
-    pub fn attach(&mut self, member: Member, now: Instant) -> Vec<Action> {
+    pub(crate) fn attach(&mut self, member: Member, now: Instant) -> Vec<Action> {
         let node = member.hello.node as usize;
         let mut actions = Vec::new();
         if let Some(older) = self.slots[node].member.take() {
@@ -161,7 +161,7 @@ impl HeadGroup {
     }
 
     /// Empties the slot of a node whose stream ended. Does nothing if another connection has the slot by now.
-    pub fn detach(&mut self, node: usize, connection: u64, reason: &str, now: Instant) -> Vec<Action> {
+    pub(crate) fn detach(&mut self, node: usize, connection: u64, reason: &str, now: Instant) -> Vec<Action> {
         if self.connection(node) != Some(connection) {
             return Vec::new();
         }
@@ -171,7 +171,7 @@ impl HeadGroup {
     }
 
     /// Ends the stream of a node that must not go on.
-    pub fn evict(&mut self, node: usize, reason: &str, now: Instant) -> Vec<Action> {
+    pub(crate) fn evict(&mut self, node: usize, reason: &str, now: Instant) -> Vec<Action> {
         let Some(connection) = self.connection(node) else { return Vec::new() };
         let mut actions = vec![Action::Evict { node, connection, reason: reason.to_owned() }];
         actions.extend(self.detach(node, connection, reason, now));
@@ -179,7 +179,7 @@ impl HeadGroup {
     }
 
     /// Notes that a node asks to depart.
-    pub fn request_departure(&mut self, node: usize, reason: &str, now: Instant) {
+    pub(crate) fn request_departure(&mut self, node: usize, reason: &str, now: Instant) {
         if let Some(member) = &mut self.slots[node].member {
             member.departure_requested_at.get_or_insert(now);
             self.slots[node].set_message(&format!("leaves: {reason}"));
@@ -187,13 +187,13 @@ impl HeadGroup {
     }
 
     /// Returns a node that asked to depart at least `pause` ago.
-    pub fn departing_node(&self, now: Instant, pause: Duration) -> Option<usize> {
+    pub(crate) fn departing_node(&self, now: Instant, pause: Duration) -> Option<usize> {
         let is_due = |member: &&Member| member.departure_requested_at.is_some_and(|at| now.duration_since(at) >= pause);
         self.members().find(is_due).map(|member| member.hello.node as usize)
     }
 
     /// Returns true if every rank has finished the last step that the head sent in this epoch, or if no epoch runs.
-    pub fn has_finished_step(&self, last_sent: Option<u64>) -> bool {
+    pub(crate) fn has_finished_step(&self, last_sent: Option<u64>) -> bool {
         match last_sent {
             Some(step) if self.is_formed() => self.members().all(|member| member.last_step >= step),
             _ => true,
@@ -201,7 +201,7 @@ impl HeadGroup {
     }
 
     /// Tells a departing node to end, and ends the epoch for all nodes. Nothing counts as a failure.
-    pub fn release(&mut self, node: usize) -> Vec<Action> {
+    pub(crate) fn release(&mut self, node: usize) -> Vec<Action> {
         if self.connection(node).is_none() {
             return Vec::new();
         }
@@ -220,7 +220,7 @@ impl HeadGroup {
     }
 
     /// Notes how far one rank of a node has loaded its weights.
-    pub fn record_load_progress(&mut self, node: usize, progress: &pb::Progress) {
+    pub(crate) fn record_load_progress(&mut self, node: usize, progress: &pb::Progress) {
         let first_rank = node as u32 * self.config.local_world_size;
         if let Some(local_rank) = progress.rank.checked_sub(first_rank) {
             self.slots[node].record_load_progress(local_rank as usize, progress);
@@ -228,7 +228,7 @@ impl HeadGroup {
     }
 
     /// Notes that all ranks of a node have loaded, and forms an epoch if this node was the last.
-    pub fn node_loaded(&mut self, node: usize, loaded: pb::Loaded, now: Instant) -> Vec<Action> {
+    pub(crate) fn node_loaded(&mut self, node: usize, loaded: pb::Loaded, now: Instant) -> Vec<Action> {
         if loaded.model != self.config.assignment.model.as_ref().map_or("", |model| &model.digest) {
             return self.evict(node, "it loaded another model than the group's", now);
         }
@@ -241,7 +241,7 @@ impl HeadGroup {
     }
 
     /// Notes that all ranks of a node have joined an epoch, and starts the epoch if this node was the last.
-    pub fn node_formed(&mut self, node: usize, epoch: u64) -> Vec<Action> {
+    pub(crate) fn node_formed(&mut self, node: usize, epoch: u64) -> Vec<Action> {
         if epoch != self.epoch || !matches!(self.state, GroupState::Forming { .. }) {
             return Vec::new();
         }
@@ -257,7 +257,7 @@ impl HeadGroup {
     }
 
     /// Notes that the ranks have generated the first token of this epoch.
-    pub fn mark_serving(&mut self) {
+    pub(crate) fn mark_serving(&mut self) {
         self.backoff.reset();
         for slot in &mut self.slots {
             slot.set_phase(Phase::Serving, "");
@@ -265,7 +265,7 @@ impl HeadGroup {
     }
 
     /// Ends the epoch because a node cannot go on in it. Evicts the node if its fault is fatal.
-    pub fn node_faulted(&mut self, node: usize, fault: &pb::Fault, now: Instant) -> Vec<Action> {
+    pub(crate) fn node_faulted(&mut self, node: usize, fault: &pb::Fault, now: Instant) -> Vec<Action> {
         if fault.fatal {
             return self.evict(node, &fault.message, now);
         }
@@ -275,7 +275,7 @@ impl HeadGroup {
         self.fail_epoch(&format!("rank {}: {}", fault.rank, fault.message), now)
     }
 
-    pub fn record_heartbeat(&mut self, node: usize, heartbeat: &pb::Heartbeat, now: Instant) {
+    pub(crate) fn record_heartbeat(&mut self, node: usize, heartbeat: &pb::Heartbeat, now: Instant) {
         let epoch = self.epoch;
         if let Some(member) = &mut self.slots[node].member {
             member.record_heartbeat(heartbeat, epoch, now);
@@ -283,14 +283,14 @@ impl HeadGroup {
     }
 
     /// Starts the timer for hung steps when `in_flight` becomes true, and stops it when `in_flight` becomes false.
-    pub fn set_in_flight(&mut self, in_flight: bool, now: Instant) {
+    pub(crate) fn set_in_flight(&mut self, in_flight: bool, now: Instant) {
         if let GroupState::Formed { busy_since } = &mut self.state {
             *busy_since = if in_flight { busy_since.or(Some(now)) } else { None };
         }
     }
 
     /// Notes that all ranks of a node have finished a step.
-    pub fn record_step(&mut self, node: usize, step: u64, micros: u64, now: Instant) {
+    pub(crate) fn record_step(&mut self, node: usize, step: u64, micros: u64, now: Instant) {
         if let Some(member) = &mut self.slots[node].member {
             (member.last_step, member.step_micros, member.last_progress_at) = (step, micros, now);
         }

@@ -16,7 +16,7 @@ const PAUSE_THRESHOLD: Duration = Duration::from_millis(300);
 impl HeadGroup {
     /// Evicts silent nodes and hung ranks, and forms the next epoch when its time has come. The driver calls this about
     /// every 50 ms.
-    pub fn tick(&mut self, now: Instant) -> Vec<Action> {
+    pub(crate) fn tick(&mut self, now: Instant) -> Vec<Action> {
         self.forgive_own_pause(now);
         let silent = self.members().find(|member| now.duration_since(member.last_heartbeat_at) > HEARTBEAT_TIMEOUT);
         if let Some(node) = silent.map(|member| member.hello.node as usize) {
