@@ -41,11 +41,14 @@ pub enum HubError {
     #[error("{what}: the host sent a wrong answer: {reason}; try again, or report it to the operator of the hub")]
     WrongAnswer { what: String, reason: String },
     #[error(
-        "{file} is not what the hub lists: its digest is {found}, and the hub lists {expected}, also at a second try; try again \
-         later, or report it to the owner of the model"
+        "{file} is not what the hub lists: its digest is {found}, and the hub lists {expected}, also at a second try; \
+         try again later, or report it to the owner of the model"
     )]
     Digest { file: String, expected: String, found: String },
-    #[error("{what} is not in the cache {0}, and {1}=1 forbids to ask the hub: fetch the model first, or unset {1}", cache.display(), hub::OFFLINE)]
+    #[error(
+        "{what} is not in the cache {}, and {}=1 forbids to ask the hub: fetch the model first, or unset {}",
+        cache.display(), hub::OFFLINE, hub::OFFLINE
+    )]
     Offline { what: String, cache: PathBuf },
     #[error(
         "the disk of {} is full: {} are needed, {} are free; make room, or set {} to a folder on a larger disk",

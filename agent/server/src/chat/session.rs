@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::signals::Signals;
 
+/// The conversation in the head's terminal.
 pub(super) struct ChatSession {
     api: Api,
     signals: Signals,

@@ -24,9 +24,10 @@ const SHARED_VARIABLES: &[&str] = &[env::GLOBAL_WORLD_SIZE, env::LOCAL_WORLD_SIZ
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum GroupPlace {
     Head(HeadPlace),
-    Node(NodeConfig),
+    Node(Box<NodeConfig>),
 }
 
+/// Addresses and size of the group that a head leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HeadPlace {
     pub topology: Topology,
@@ -42,6 +43,7 @@ pub(super) struct GroupInputs<'a> {
     pub group_host: Option<IpAddr>,
     /// True if a process beside the head runs the head's own ranks.
     pub separate: bool,
+    /// Probe address and advertised host, if this process is a node.
     pub addresses: &'a NodeAddresses,
     pub common: &'a CommonConfig,
 }
@@ -219,7 +221,7 @@ fn place_in_ring(
     let master = place.master_host.zip(place.master_port).map(|(host, port)| HostPort { host, port });
     let control = ControlAddress::FromRing { master };
     let node = NodeSize { ordinal: place.rank, local_world_size: 1, world_size: Some(world_size), pipeline: stages };
-    Ok(GroupPlace::Node(node_config(inputs, node, control, ring)))
+    Ok(GroupPlace::Node(Box::new(node_config(inputs, node, control, ring))))
 }
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -390,7 +392,7 @@ fn place_of_worker(
     let pipeline = pipeline_stages(variables, world_size, local)?;
     let ring = auto_ring(variables, host, port::RING, local)?;
     let node = NodeSize { ordinal: number + 1, local_world_size: local, world_size, pipeline };
-    Ok(GroupPlace::Node(node_config(inputs, node, ControlAddress::Known(address), ring)))
+    Ok(GroupPlace::Node(Box::new(node_config(inputs, node, ControlAddress::Known(address), ring))))
 }
 
 /// Numbers that place a node's ranks in the group.

@@ -65,7 +65,7 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
                 }
                 GroupPlace::Node(node) => {
                     warnings.extend(settings.unused_client_ports());
-                    Role::Node(Box::new(node))
+                    Role::Node(node)
                 }
             }
         }
