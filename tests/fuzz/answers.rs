@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Value, json};
 
 use crate::change::Random;
-use crate::files::{sizes, tokenizer_of};
+use crate::files::{read_tokenizer, small_model};
 
 const REASONING: [Option<ReasoningStyle>; 3] = [None, Some(ReasoningStyle::Think), Some(ReasoningStyle::Mistral)];
 /// Tokens that a walk takes through a grammar.
@@ -22,10 +22,10 @@ const END: u32 = 2;
 pub fn output(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for format in formats() {
-        let whole = read(&format, std::iter::once(text.as_ref()));
-        let mut random = random_of(bytes);
-        assert_eq!(read(&format, cut(&text, &mut random).into_iter()), whole, "by {format:?}");
-        in_order(&whole);
+        let whole = parse_pieces(&format, std::iter::once(text.as_ref()));
+        let mut random = seed_from(bytes);
+        assert_eq!(parse_pieces(&format, cut_anywhere(&text, &mut random).into_iter()), whole, "by {format:?}");
+        assert_order(&whole);
     }
 }
 
@@ -49,14 +49,14 @@ fn functions() -> [Function; 2] {
 }
 
 /// Parses an answer and joins the pieces of one kind.
-fn read<'a>(format: &OutputFormat, parts: impl Iterator<Item = &'a str>) -> Vec<OutputPiece> {
+fn parse_pieces<'a>(format: &OutputFormat, parts: impl Iterator<Item = &'a str>) -> Vec<OutputPiece> {
     let mut parser = OutputParser::new(format);
     let mut pieces: Vec<OutputPiece> = parts.flat_map(|part| parser.push(part)).collect();
     pieces.extend(parser.finish());
-    pieces.into_iter().fold(Vec::new(), joined)
+    pieces.into_iter().fold(Vec::new(), join_piece)
 }
 
-fn joined(mut pieces: Vec<OutputPiece>, piece: OutputPiece) -> Vec<OutputPiece> {
+fn join_piece(mut pieces: Vec<OutputPiece>, piece: OutputPiece) -> Vec<OutputPiece> {
     match (pieces.last_mut(), piece) {
         (Some(OutputPiece::Content(last)), OutputPiece::Content(more))
         | (Some(OutputPiece::Reasoning(last)), OutputPiece::Reasoning(more)) => {
@@ -73,7 +73,7 @@ fn joined(mut pieces: Vec<OutputPiece>, piece: OutputPiece) -> Vec<OutputPiece> 
 }
 
 /// Asserts that calls are counted from 0, and that arguments follow the call that they belong to.
-fn in_order(pieces: &[OutputPiece]) {
+fn assert_order(pieces: &[OutputPiece]) {
     let mut calls = 0;
     for piece in pieces {
         match piece {
@@ -88,7 +88,7 @@ fn in_order(pieces: &[OutputPiece]) {
     assert!(calls <= 3);
 }
 
-fn cut<'a>(text: &'a str, random: &mut Random) -> Vec<&'a str> {
+fn cut_anywhere<'a>(text: &'a str, random: &mut Random) -> Vec<&'a str> {
     let (mut parts, mut rest) = (Vec::new(), text);
     while !rest.is_empty() {
         let most = 1 + random.below(12);
@@ -105,24 +105,24 @@ pub fn grammar(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (kind, source) = text.split_once('\n').unwrap_or(("lark", &text));
     let grammar = match kind {
-        "schema" => serde_json::from_str(source).map(Grammar::JsonSchema).map_err(|error| wrong(&error)),
+        "schema" => serde_json::from_str(source).map(Grammar::JsonSchema).map_err(|error| invalid(&error)),
         "regex" => Ok(Grammar::Regex(source.into())),
         "choice" => Ok(Grammar::Choice(source.lines().map(str::to_owned).collect())),
-        "tools" => tools(source, bytes.len()),
+        "tools" => forced_calls(source, bytes.len()),
         _ => Ok(Grammar::Lark(source.into())),
     };
     if let Ok(guide) = grammar.and_then(|grammar| grammars().compile(&grammar)) {
-        walk(guide, &mut random_of(bytes));
+        walk_grammar(guide, &mut seed_from(bytes));
     }
 }
 
-fn wrong(error: &serde_json::Error) -> GrammarError {
+fn invalid(error: &serde_json::Error) -> GrammarError {
     GrammarError::Invalid(error.to_string())
 }
 
 /// Compiles a list of tools, objects with `name` and `parameters`, to forced calls in one of the styles.
-fn tools(source: &str, number: usize) -> Result<Grammar, GrammarError> {
-    let tools: Vec<Value> = serde_json::from_str(source).map_err(|error| wrong(&error))?;
+fn forced_calls(source: &str, number: usize) -> Result<Grammar, GrammarError> {
+    let tools: Vec<Value> = serde_json::from_str(source).map_err(|error| invalid(&error))?;
     let function = |tool: &Value| Function {
         name: tool["name"].as_str().unwrap_or("f").to_owned(),
         parameters: tool["parameters"].clone(),
@@ -134,18 +134,18 @@ fn tools(source: &str, number: usize) -> Result<Grammar, GrammarError> {
 fn grammars() -> &'static Grammars {
     static GRAMMARS: OnceLock<Grammars> = OnceLock::new();
     GRAMMARS.get_or_init(|| {
-        let tokenizer = Tokenizer::from_json(&tokenizer_of("llama2")).expect("a tokenizer");
-        Grammars::new(Arc::new(tokenizer), sizes().vocab_size, Arc::new([END]))
+        let tokenizer = Tokenizer::from_json(&read_tokenizer("llama2")).expect("a tokenizer");
+        Grammars::new(Arc::new(tokenizer), small_model().vocab_size, Arc::new([END]))
     })
 }
 
 /// Chooses allowed tokens at random, as a model would.
-fn walk(mut guide: Guide, random: &mut Random) {
+fn walk_grammar(mut guide: Guide, random: &mut Random) {
     for _ in 0..TOKENS {
         let Ok(allowed) = guide.allowed() else { return };
         let Some(allowed) = allowed else { return };
-        let ids: Vec<u32> = (0..sizes().vocab_size).filter(|id| allowed.contains(*id)).collect();
-        assert!(!ids.is_empty(), "nothing may come");
+        let ids: Vec<u32> = (0..small_model().vocab_size).filter(|id| allowed.contains(*id)).collect();
+        assert!(!ids.is_empty(), "the grammar allows no token");
         let id = ids[random.below(ids.len())];
         if id == END || guide.advance(id).unwrap_or(true) {
             return;
@@ -153,7 +153,7 @@ fn walk(mut guide: Guide, random: &mut Random) {
     }
 }
 
-fn random_of(bytes: &[u8]) -> Random {
+fn seed_from(bytes: &[u8]) -> Random {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
     Random::new(hasher.finish())

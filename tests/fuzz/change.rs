@@ -20,7 +20,7 @@ const EDGES: &[&[u8]] = &[
 const NUMBERS: usize = 6;
 
 /// Returns an input of the corpus with a few changes, no longer than `longest`.
-pub fn changed(corpus: &[Vec<u8>], longest: usize, random: &mut Random) -> Vec<u8> {
+pub fn change_input(corpus: &[Vec<u8>], longest: usize, random: &mut Random) -> Vec<u8> {
     let mut input = corpus[random.below(corpus.len())].clone();
     for _ in 0..=random.below(6) {
         change(&mut input, corpus, random);
@@ -49,7 +49,7 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Random) {
             input.extend_from_slice(&other[from..]);
         }
         7 => insert_part(input, at, corpus, random),
-        _ => number(input, random),
+        _ => replace_number(input, random),
     }
 }
 
@@ -62,7 +62,7 @@ fn insert_part(input: &mut Vec<u8>, at: usize, corpus: &[Vec<u8>], random: &mut 
 }
 
 /// Replaces a run of digits by one of the numbers at which parsers break.
-fn number(input: &mut Vec<u8>, random: &mut Random) {
+fn replace_number(input: &mut Vec<u8>, random: &mut Random) {
     let digits: Vec<usize> = (0..input.len()).filter(|at| input[*at].is_ascii_digit()).collect();
     if digits.is_empty() {
         return;

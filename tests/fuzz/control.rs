@@ -27,9 +27,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::block_on;
 use crate::driver::ENDS;
-use crate::files::step_of_a_rank;
-use crate::secrets::written;
-use crate::wire::heard;
+use crate::files::run_on_rank;
+use crate::secrets::write_temp_file;
+use crate::wire::send_and_read;
 
 /// Time that a node has to act on a message before the next one comes.
 const TURN: Duration = Duration::from_millis(150);
@@ -41,7 +41,7 @@ pub fn plan(bytes: &[u8]) {
     if let Ok(FromHead { message: Some(from_head::Message::Plan(plan)) }) = FromHead::decode(bytes)
         && let Ok(plan) = wire::plan_from_wire(plan)
     {
-        step_of_a_rank(plan);
+        run_on_rank(plan);
     }
 }
 
@@ -54,27 +54,27 @@ pub fn step_done(bytes: &[u8]) {
 
 /// Plays the streams of two nodes to a head of their own.
 pub fn from_nodes(bytes: &[u8]) {
-    with_a_head(keyed(bytes), async |channel, _| talk(ControlClient::new(channel), bytes).await);
+    run_with_head(key_flag(bytes), async |channel, _| send_on_two_streams(ControlClient::new(channel), bytes).await);
 }
 
 /// Sends bytes to a head's control port, as they are on the wire.
 pub fn bytes(bytes: &[u8]) {
-    let said = bytes.to_vec();
-    with_a_head(None, async |_, address| {
-        let said = spawn_blocking(move || heard(address, &said, |_| true));
-        said.await.expect("the head hangs up");
+    let request = bytes.to_vec();
+    run_with_head(None, async |_, address| {
+        let sent = spawn_blocking(move || send_and_read(address, &request, |_| true));
+        sent.await.expect("the head hangs up");
     });
 }
 
 /// Returns the flag with a group key, if the input asks for one.
-fn keyed(bytes: &[u8]) -> Option<String> {
+fn key_flag(bytes: &[u8]) -> Option<String> {
     static KEY: OnceLock<NamedTempFile> = OnceLock::new();
-    let path = KEY.get_or_init(|| written(b"a key of the group")).path().display();
+    let path = KEY.get_or_init(|| write_temp_file(b"a key of the group")).path().display();
     bytes.first().filter(|first| **first >= 128).map(|_| format!("--group-key-file={path}"))
 }
 
-/// Runs `talk` with a head of its own. The head must still run afterwards, and must end when it is told to.
-fn with_a_head(key: Option<String>, talk: impl AsyncFnOnce(Channel, SocketAddr)) {
+/// Runs `talk` with a head of its own. The head must still run afterwards, and must end when it gets the signal to stop.
+fn run_with_head(key: Option<String>, talk: impl AsyncFnOnce(Channel, SocketAddr)) {
     // The thread that polls the head owns its future.
     block_on(LocalSet::new().run_until(async {
         let port = free_port();
@@ -87,11 +87,11 @@ fn with_a_head(key: Option<String>, talk: impl AsyncFnOnce(Channel, SocketAddr))
         ];
         let mut words = vec!["plain", "-m", "builtin://tiny", "--port", "off", "--grpc-port", "0"];
         words.extend(key.as_deref());
-        let (Role::Head(config), log) = configured(&words, variables) else { panic!("no head") };
+        let (Role::Head(config), log) = resolve_role(&words, variables) else { panic!("no head") };
         let signals = Signals::default();
         let stop = signals.stop.clone();
         let running = spawn_local(async move { head::run(*config, &log, signals).await });
-        talk(reached(port, &running).await, SocketAddr::from(([127, 0, 0, 1], port))).await;
+        talk(connect_when_open(port, &running).await, SocketAddr::from(([127, 0, 0, 1], port))).await;
         assert!(!running.is_finished(), "the head ended: {:?}", running.await);
         stop.cancel();
         timeout(ENDS, running).await.expect("the head does not end").expect("the head does not panic").ok();
@@ -99,20 +99,20 @@ fn with_a_head(key: Option<String>, talk: impl AsyncFnOnce(Channel, SocketAddr))
 }
 
 /// Sends all messages on two streams, and waits for the end of both.
-async fn talk(mut client: ControlClient<Channel>, bytes: &[u8]) {
-    let (first, first_said) = unbounded();
-    let (second, second_said) = unbounded();
-    let mut heard = Vec::new();
-    for said in [first_said, second_said] {
-        heard.extend(client.attach(said).await.map(Response::into_inner));
+async fn send_on_two_streams(mut client: ControlClient<Channel>, bytes: &[u8]) {
+    let (first, first_messages) = unbounded();
+    let (second, second_messages) = unbounded();
+    let mut streams = Vec::new();
+    for messages in [first_messages, second_messages] {
+        streams.extend(client.attach(messages).await.map(Response::into_inner));
     }
-    for (stream, message) in messages::<FromNode>(bytes) {
+    for (stream, message) in split_messages::<FromNode>(bytes) {
         let to = if stream % 2 == 0 { &first } else { &second };
         to.unbounded_send(message).ok();
         tokio::task::yield_now().await;
     }
     drop((first, second));
-    for stream in heard {
+    for stream in streams {
         timeout(ENDS, stream.for_each(async |_| ())).await.expect("the head leaves a stream open");
     }
 }
@@ -122,7 +122,7 @@ pub fn from_head(bytes: &[u8]) {
     block_on(async {
         let port = free_port();
         let control = format!("--control=127.0.0.1:{port}");
-        let key = keyed(bytes);
+        let key = key_flag(bytes);
         let mut words = vec![
             "node",
             "--ordinal=0",
@@ -132,11 +132,11 @@ pub fn from_head(bytes: &[u8]) {
             &control,
         ];
         words.extend(key.as_deref());
-        let (Role::Node(config), _) = configured(&words, [("HF_HUB_OFFLINE", "1".to_owned())]) else {
+        let (Role::Node(config), _) = resolve_role(&words, [("HF_HUB_OFFLINE", "1".to_owned())]) else {
             panic!("no node")
         };
-        let over = CancellationToken::new();
-        let (script, ended) = (messages(bytes).into_iter().map(|(_, message)| message).collect(), over.clone());
+        let played = CancellationToken::new();
+        let (script, ended) = (split_messages(bytes).into_iter().map(|(_, message)| message).collect(), played.clone());
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let service = ControlServer::new(Head { script, ended: ended.clone() });
         let head = tokio::spawn(Server::builder().add_service(service).serve_with_shutdown(address, async move {
@@ -144,7 +144,7 @@ pub fn from_head(bytes: &[u8]) {
         }));
         let stop = CancellationToken::new();
         let running = tokio::spawn(node::run(*config, stop.clone()));
-        timeout(ENDS, over.cancelled()).await.expect("the node does not come, or takes too long");
+        timeout(ENDS, played.cancelled()).await.expect("the node does not come, or takes too long");
         stop.cancel();
         timeout(ENDS, running).await.expect("the node does not end").expect("the node does not panic").ok();
         head.abort();
@@ -163,24 +163,24 @@ impl Control for Head {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<FromHead, Status>> + Send>>;
 
     async fn attach(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Self::AttachStream>, Status> {
-        let (say, said): (UnboundedSender<_>, UnboundedReceiver<_>) = unbounded();
+        let (messages, stream): (UnboundedSender<_>, UnboundedReceiver<_>) = unbounded();
         let (script, ended) = (self.script.clone(), self.ended.clone());
-        let mut heard = request.into_inner();
+        let mut reports = request.into_inner();
         tokio::spawn(async move {
             for message in script {
-                say.unbounded_send(Ok(message)).ok();
-                timeout(TURN, answer(&mut heard)).await.ok();
+                messages.unbounded_send(Ok(message)).ok();
+                timeout(TURN, await_answer(&mut reports)).await.ok();
             }
             ended.cancel();
         });
-        Ok(Response::new(Box::pin(said)))
+        Ok(Response::new(Box::pin(stream)))
     }
 }
 
 /// Waits until the node has done something.
-async fn answer(heard: &mut Streaming<FromNode>) {
+async fn await_answer(reports: &mut Streaming<FromNode>) {
     use from_node::Message::{Fault, Formed, Loaded, StepDone};
-    while let Ok(Some(FromNode { message })) = heard.message().await {
+    while let Ok(Some(FromNode { message })) = reports.message().await {
         if matches!(message, Some(Loaded(_) | Formed(_) | StepDone(_) | Fault(_))) {
             return;
         }
@@ -189,7 +189,7 @@ async fn answer(heard: &mut Streaming<FromNode>) {
     std::future::pending().await
 }
 
-fn configured<const N: usize>(words: &[&str], variables: [(&str, String); N]) -> (Role, LogConfig) {
+fn resolve_role<const N: usize>(words: &[&str], variables: [(&str, String); N]) -> (Role, LogConfig) {
     let cli = parse(std::iter::once("lockstep-agent").chain(words.iter().copied())).expect("a command line");
     let variables: Environment = variables.into_iter().collect();
     let build = Build { nccl: false, visible_devices: 0 };
@@ -198,7 +198,7 @@ fn configured<const N: usize>(words: &[&str], variables: [(&str, String); N]) ->
 }
 
 /// Connects to a port that another task is about to open.
-async fn reached<T>(port: u16, opens: &JoinHandle<T>) -> Channel {
+async fn connect_when_open<T>(port: u16, opens: &JoinHandle<T>) -> Channel {
     let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("an address");
     loop {
         assert!(!opens.is_finished(), "it ended before it listened");
@@ -209,7 +209,8 @@ async fn reached<T>(port: u16, opens: &JoinHandle<T>) -> Channel {
     }
 }
 
-fn messages<M: Message + Default>(bytes: &[u8]) -> Vec<(u8, M)> {
+/// Splits an input into messages, each with the byte that names its stream.
+fn split_messages<M: Message + Default>(bytes: &[u8]) -> Vec<(u8, M)> {
     let (mut messages, mut rest) = (Vec::new(), bytes);
     while let Some((stream, after)) = rest.split_first() {
         rest = after;

@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::change::{Random, changed};
+use crate::change::{Random, change_input};
 
 /// Inputs that the driver makes of a corpus if no time is given, and the time after which it makes no more.
 const INPUTS: usize = 200;
@@ -21,7 +21,7 @@ const ENOUGH: Duration = Duration::from_secs(2);
 /// Time after which a server, a command or an operation that is silent or still runs counts as hung.
 pub const ENDS: Duration = Duration::from_secs(60);
 /// Time after which an input counts as hung.
-const PATIENCE: Duration = Duration::from_secs(120);
+const INPUT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Address space of the whole test, in bytes. A parser that believes a false length reaches this bound.
 const MEMORY: u64 = 16 << 30;
 /// Threads whose panics reach no caller: the task or the rank ends with the panic.
@@ -52,7 +52,7 @@ pub fn run(seeds: &Seeds, target: impl Fn(&[u8])) {
     let inputs: Vec<Vec<u8>> = corpus.into_iter().map(|(_, input)| input).collect();
     let mut made = 0;
     while made < most && Instant::now() < until {
-        let input = changed(&inputs, LONGEST, &mut random);
+        let input = change_input(&inputs, LONGEST, &mut random);
         made += 1;
         if !target.survives(&input) {
             let path = keep(seeds.name, &input);
@@ -91,10 +91,10 @@ impl Seeds {
 
     /// Reads all inputs, with their paths.
     fn read(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let mut files = listed(&Self::folder(self.name), "");
+        let mut files = list_files(&Self::folder(self.name), "");
         for pattern in self.also {
             let (folder, rest) = pattern.split_once('*').expect("one *");
-            let found = listed(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), rest);
+            let found = list_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), rest);
             assert!(!found.is_empty(), "{pattern} names nothing");
             files.extend(found);
         }
@@ -109,7 +109,7 @@ impl Seeds {
 }
 
 /// Lists the files whose path is `folder`, any name, and `rest`. `rest` may be a longer path below that name.
-fn listed(folder: &Path, rest: &str) -> Vec<PathBuf> {
+fn list_files(folder: &Path, rest: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.map(|entry| entry.expect("an entry").path());
     let mut files: Vec<PathBuf> = match rest.strip_prefix('/') {
@@ -141,9 +141,9 @@ struct Watched<T> {
 impl<T: Fn(&[u8])> Watched<T> {
     fn new(name: &'static str, target: T) -> Self {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{name}"));
-        let (beats, heard) = mpsc::channel();
+        let (beats, received) = mpsc::channel();
         let last = path.clone();
-        std::thread::spawn(move || watch(name, &last, &heard));
+        std::thread::spawn(move || watch(name, &last, &received));
         Self { target, path, beats: Mutex::new(beats) }
     }
 
@@ -164,10 +164,10 @@ impl<T: Fn(&[u8])> Watched<T> {
 
 /// Ends the process if an input takes too long, and keeps the input.
 fn watch(name: &str, input: &Path, beats: &mpsc::Receiver<bool>) {
-    eprintln!("what {name} works on is in {}", input.display());
+    eprintln!("{name} keeps its current input in {}", input.display());
     let mut busy = false;
     loop {
-        let wait = if busy { PATIENCE } else { Duration::MAX };
+        let wait = if busy { INPUT_TIMEOUT } else { Duration::MAX };
         match beats.recv_timeout(wait) {
             Ok(begins) => busy = begins,
             Err(RecvTimeoutError::Disconnected) => return,

@@ -23,14 +23,14 @@ const GGUF_BYTES: u64 = 1 << 20;
 /// Reads `config.json` beside the weights of a model of its architecture.
 pub fn model_config(bytes: &[u8]) {
     if let Ok(config) = ModelConfig::parse(bytes)
-        && let Some(folder) = weights_of(config.architecture.name())
+        && let Some(folder) = find_fixture(config.architecture.name())
     {
-        within(folder, "config.json", bytes, |source| load(source).ok());
+        read_in_model(folder, "config.json", bytes, |source| load_and_step(source).ok());
     }
 }
 
-/// Returns the first fixture of an architecture, which is called as `config.json` spells it.
-fn weights_of(architecture: &str) -> Option<&'static str> {
+/// Returns the first fixture of an architecture, named as in `config.json`.
+fn find_fixture(architecture: &str) -> Option<&'static str> {
     static FIXTURES: OnceLock<Vec<(String, String)>> = OnceLock::new();
     let read = || {
         let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/parity/fixtures"));
@@ -50,13 +50,14 @@ fn weights_of(architecture: &str) -> Option<&'static str> {
     fixtures.iter().find(|(_, name)| name == architecture).map(|(fixture, _)| fixture.as_str())
 }
 
+/// Reads `generation_config.json`.
 pub fn generation_config(bytes: &[u8]) {
-    within("llama2", "generation_config.json", bytes, |source| describe(source).ok());
+    read_in_model("llama2", "generation_config.json", bytes, |source| describe_model(source).ok());
 }
 
 /// Reads `tokenizer.json`, and encodes a text with it.
 pub fn tokenizer(bytes: &[u8]) {
-    let text = ModelText { tokenizer_json: bytes.to_vec(), ..sizes() };
+    let text = ModelText { tokenizer_json: bytes.to_vec(), ..small_model() };
     if let Ok(text) = Text::new(text) {
         use_text(&text);
     }
@@ -64,14 +65,14 @@ pub fn tokenizer(bytes: &[u8]) {
 
 /// Reads `tokenizer_config.json`, with the chat template in it.
 pub fn tokenizer_config(bytes: &[u8]) {
-    within("llama2", "tokenizer_config.json", bytes, |source| describe(source).ok());
+    read_in_model("llama2", "tokenizer_config.json", bytes, |source| describe_model(source).ok());
 }
 
 /// Reads a chat template, and renders conversations with it.
 pub fn chat_template(bytes: &[u8]) {
     let Ok(template) = String::from_utf8(bytes.to_vec()) else { return };
     let templates = ChatTemplates { default: Some(template), ..ChatTemplates::default() };
-    let text = ModelText { tokenizer_json: tokenizer_of("llama2"), templates, ..sizes() };
+    let text = ModelText { tokenizer_json: read_tokenizer("llama2"), templates, ..small_model() };
     if let Ok(text) = Text::new(text) {
         use_text(&text);
     }
@@ -79,11 +80,12 @@ pub fn chat_template(bytes: &[u8]) {
 
 /// Reads the header of `model.safetensors`, and the bytes after it.
 pub fn safetensors(bytes: &[u8]) {
-    within("llama2", "model.safetensors", bytes, |source| load(source).ok());
+    read_in_model("llama2", "model.safetensors", bytes, |source| load_and_step(source).ok());
 }
 
+/// Reads the index of a model with several weight files.
 pub fn safetensors_index(bytes: &[u8]) {
-    within("llama3-sharded", "model.safetensors.index.json", bytes, |source| load(source).ok());
+    read_in_model("llama3-sharded", "model.safetensors.index.json", bytes, |source| load_and_step(source).ok());
 }
 
 /// Reads a GGUF file: header, metadata and tokenizer, and computes a step of its model.
@@ -94,11 +96,11 @@ pub fn gguf(bytes: &[u8]) {
     std::fs::write(&path, bytes).expect("write");
     let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
     file.set_len(GGUF_BYTES.max(bytes.len() as u64)).expect("lengthen");
-    load(path.to_str().expect("UTF-8")).ok();
+    load_and_step(path.to_str().expect("UTF-8")).ok();
 }
 
 /// Runs `read` on a copy of the fixture `model` whose file `name` has these bytes.
-fn within<T>(model: &str, name: &str, bytes: &[u8], read: impl FnOnce(&str) -> Option<T>) {
+fn read_in_model<T>(model: &str, name: &str, bytes: &[u8], read: impl FnOnce(&str) -> Option<T>) {
     let folder = tempfile::tempdir().expect("a folder");
     let files = std::fs::read_dir(fixture(model)).expect("a fixture").map(|file| file.expect("a file").path());
     for file in files.filter(|file| !file.ends_with(name)) {
@@ -110,7 +112,7 @@ fn within<T>(model: &str, name: &str, bytes: &[u8], read: impl FnOnce(&str) -> O
 }
 
 /// Reads the files that the head reads, and uses them.
-fn describe(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
+fn describe_model(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
     let files = lockstep_engine::open(source)?;
     let model = lockstep_engine::describe(files.as_ref())?;
     let text = ModelText {
@@ -135,8 +137,8 @@ fn describe(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
 }
 
 /// Reads the files that a rank reads too, and computes a step.
-fn load(source: &str) -> Result<(), EngineError> {
-    let mut runner = runner(describe(source)?)?;
+fn load_and_step(source: &str) -> Result<(), EngineError> {
+    let mut runner = load_runner(describe_model(source)?)?;
     runner.start_epoch(1, Solo::new()?, BLOCKS)?;
     let plan = StepPlan { epoch: 1, step: 1, ..first_step() };
     runner.step(&plan).map(drop)
@@ -145,7 +147,7 @@ fn load(source: &str) -> Result<(), EngineError> {
 /// Blocks of the KV cache, with one token each.
 const BLOCKS: u32 = 64;
 
-fn runner(files: Arc<dyn ModelFiles>) -> Result<Runner, EngineError> {
+fn load_runner(files: Arc<dyn ModelFiles>) -> Result<Runner, EngineError> {
     let config = RunnerConfig {
         files,
         dtype: None,
@@ -178,12 +180,12 @@ fn first_step() -> StepPlan {
 }
 
 /// Gives a plan to a rank that has already computed the first step.
-pub fn step_of_a_rank(plan: StepPlan) {
+pub fn run_on_rank(plan: StepPlan) {
     static RANK: OnceLock<Mutex<Runner>> = OnceLock::new();
     static EPOCH: AtomicU64 = AtomicU64::new(0);
     let rank = RANK.get_or_init(|| {
         let files = lockstep_engine::open(fixture("llama2").as_str()).expect("a fixture");
-        Mutex::new(runner(files).expect("a rank"))
+        Mutex::new(load_runner(files).expect("a rank"))
     });
     let mut rank = rank.lock().expect("no panic while it is held");
     let epoch = EPOCH.fetch_add(1, Ordering::Relaxed) + 1;
@@ -193,11 +195,11 @@ pub fn step_of_a_rank(plan: StepPlan) {
 }
 
 /// Returns the sizes of the small model beside which the targets read texts.
-pub fn sizes() -> ModelText {
+pub fn small_model() -> ModelText {
     ModelText { vocab_size: 288, context_length: 512, ..ModelText::default() }
 }
 
-pub fn tokenizer_of(model: &str) -> Vec<u8> {
+pub fn read_tokenizer(model: &str) -> Vec<u8> {
     std::fs::read(PathBuf::from(fixture(model)).join(Path::new("tokenizer.json"))).expect("a tokenizer")
 }
 
@@ -205,8 +207,8 @@ fn use_text(text: &Text) {
     let ids = block_on(text.encode(TEXT.into(), true)).unwrap_or_default();
     text.tokenizer().decode(&ids, true);
     text.tokenizer().decode(&[0, 1, u32::MAX], false);
-    let said = [("system", "be good"), ("user", "hello"), ("assistant", "hi"), ("user", "who?")];
-    let messages: Vec<_> = said.map(|(role, content)| ChatMessage::new(role, content)).into();
+    let turns = [("system", "be good"), ("user", "hello"), ("assistant", "hi"), ("user", "who?")];
+    let messages: Vec<_> = turns.map(|(role, content)| ChatMessage::new(role, content)).into();
     block_on(text.encode_chat(Conversation { messages: messages.clone(), ..Conversation::default() })).ok();
     let call = ToolCall { id: "a".into(), name: "f".into(), arguments: json!({"x": [1, null]}) };
     let calls = ChatMessage { tool_calls: vec![call], ..ChatMessage::new("assistant", "") };

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::block_on;
-use crate::parts::{file_of, parts};
-use crate::secrets::written;
+use crate::parts::{expand_part, split_parts};
+use crate::secrets::write_temp_file;
 
 /// Most of the listed files that a target fetches.
 const MOST_FILES: usize = 4;
@@ -33,14 +33,14 @@ const BRIEF: Duration = Duration::from_millis(200);
 /// Plays answers as they are on the wire: the first one to the first request, the second one to the second, and so on.
 /// The host repeats the last answer.
 pub fn answer(bytes: &[u8]) {
-    let host = host();
-    let answers = parts(bytes).into_iter().rev().map(<[u8]>::to_vec).collect();
+    let host = start_host();
+    let answers = split_parts(bytes).into_iter().rev().map(<[u8]>::to_vec).collect();
     *host.script.lock().expect("no panic while it is held") = answers;
     let cache = tempfile::tempdir().expect("a folder");
-    block_on(fetch(config(&format!("http://{}", host.address), cache.path()), impatient())).ok();
+    block_on(fetch_files(config(&format!("http://{}", host.address), cache.path()), short_limits())).ok();
 }
 
-/// Lays leftovers of an earlier process or another program into the cache of a good hub: the file of a branch, and
+/// Puts leftovers of an earlier process or another program into the cache of a good hub: the file of a branch, and
 /// growing files of `config.json` and of the weights. Every file must then arrive whole.
 pub fn cache(bytes: &[u8]) {
     static HUB: OnceLock<lockstep_tests::hub::Hub> = OnceLock::new();
@@ -52,18 +52,18 @@ pub fn cache(bytes: &[u8]) {
         block_on(lockstep_tests::hub::Hub::start("org/name", folder.path()))
     });
     let cache = tempfile::tempdir().expect("a folder");
-    let of_model = cache.path().join("models--org--name");
-    for (name, part) in ["refs/main", PARTS[0], PARTS[1]].into_iter().zip(parts(bytes)) {
-        let path = of_model.join(name);
+    let model_cache = cache.path().join("models--org--name");
+    for (name, part) in ["refs/main", PARTS[0], PARTS[1]].into_iter().zip(split_parts(bytes)) {
+        let path = model_cache.join(name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        std::fs::write(path, file_of(part)).expect("write");
+        std::fs::write(path, expand_part(part)).expect("write");
     }
     let online = config(&hub.endpoint(), cache.path());
     let offline = HubConfig { offline: true, ..online.clone() };
     block_on(async {
-        let asked = Hub::new(&offline, limits(PIECE)).expect("a hub that is not asked");
-        asked.resolve(&model()).await.expect_err("no file is there");
-        let folder = fetch(online, limits(PIECE)).await.expect("a good hub's files");
+        let hub = Hub::new(&offline, limits(PIECE)).expect("an offline hub");
+        hub.resolve(&model()).await.expect_err("no file is there");
+        let folder = fetch_files(online, limits(PIECE)).await.expect("a good hub's files");
         for (name, content) in FILES {
             assert_eq!(std::fs::read(folder.join(name)).expect("the file"), content);
         }
@@ -73,7 +73,7 @@ pub fn cache(bytes: &[u8]) {
 
 /// Reads the file of `HF_TOKEN_PATH`. A client with a token must send it.
 pub fn token(bytes: &[u8]) {
-    let file = written(&file_of(bytes));
+    let file = write_temp_file(&expand_part(bytes));
     let cache = tempfile::tempdir().expect("a folder");
     let config = HubConfig { token: TokenSource::File(file.path().into()), ..config(NOWHERE, cache.path()) };
     match Hub::new(&config, limits(PIECE)) {
@@ -99,12 +99,12 @@ fn limits(piece: u64) -> Limits {
 }
 
 /// Returns limits for a host that may leave an answer unfinished.
-fn impatient() -> Limits {
+fn short_limits() -> Limits {
     Limits { idle_timeout: BRIEF, ..limits(Limits::default().piece_bytes) }
 }
 
 /// Fetches all files, and returns their folder.
-async fn fetch(config: HubConfig, limits: Limits) -> Result<PathBuf, HubError> {
+async fn fetch_files(config: HubConfig, limits: Limits) -> Result<PathBuf, HubError> {
     let hub = Arc::new(Hub::new(&config, limits)?);
     let model = model();
     let snapshot = hub.resolve(&model).await?;
@@ -123,29 +123,31 @@ struct Host {
     script: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-fn host() -> &'static Host {
+/// Starts the host, once for all inputs.
+fn start_host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();
     HOST.get_or_init(|| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("its address");
         let script = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&script);
+        let answers = Arc::clone(&script);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let told = Arc::clone(&told);
-                std::thread::spawn(move || say(stream, &told));
+                let answers = Arc::clone(&answers);
+                std::thread::spawn(move || send_next_answer(stream, &answers));
             }
         });
         Host { address, script }
     })
 }
 
-fn say(mut stream: TcpStream, script: &Mutex<Vec<Vec<u8>>>) {
-    let mut asked = Vec::new();
+/// Reads a request, and sends the next answer of the script.
+fn send_next_answer(mut stream: TcpStream, script: &Mutex<Vec<Vec<u8>>>) {
+    let mut request = Vec::new();
     let mut bytes = [0; 4096];
-    while !asked.windows(4).any(|window| window == b"\r\n\r\n") {
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
         match stream.read(&mut bytes) {
-            Ok(read) if read > 0 => asked.extend_from_slice(&bytes[..read]),
+            Ok(read) if read > 0 => request.extend_from_slice(&bytes[..read]),
             _ => return,
         }
     }

@@ -8,10 +8,10 @@ mod driver;
 mod files;
 mod hub;
 mod parts;
+mod reports;
 mod requests;
 mod ring;
 mod secrets;
-mod told;
 mod wire;
 mod words;
 
@@ -50,9 +50,9 @@ targets! {
     http_bytes: wire::http_bytes;
     grpc_bytes: wire::grpc_bytes;
     headers: wire::headers;
-    group_status: told::group_status;
-    head_answers: told::head_answers;
-    kubernetes: told::kubernetes;
+    group_status: reports::group_status;
+    head_answers: reports::head_answers;
+    kubernetes: reports::kubernetes;
     hub_answer: hub::answer;
     hub_cache: hub::cache;
     hub_token: hub::token;

@@ -8,7 +8,7 @@ const TIMES: &[u8] = b" times\n";
 const LONGEST: usize = 3 << 19;
 
 /// Splits an input into its parts, at least one.
-pub fn parts(bytes: &[u8]) -> Vec<&[u8]> {
+pub fn split_parts(bytes: &[u8]) -> Vec<&[u8]> {
     let (mut parts, mut rest) = (Vec::new(), bytes);
     while let Some(at) = find(rest, BETWEEN) {
         parts.push(&rest[..at]);
@@ -19,7 +19,7 @@ pub fn parts(bytes: &[u8]) -> Vec<&[u8]> {
 }
 
 /// Returns the file that a part stands for. `N times` on the first line makes a large file of a small input.
-pub fn file_of(part: &[u8]) -> Vec<u8> {
+pub fn expand_part(part: &[u8]) -> Vec<u8> {
     let Some(at) = find(part, TIMES) else { return part.to_vec() };
     let times = std::str::from_utf8(&part[..at]).ok().and_then(|number| number.parse().ok());
     let Some(times) = times else { return part.to_vec() };
@@ -27,6 +27,6 @@ pub fn file_of(part: &[u8]) -> Vec<u8> {
     once.repeat(LONGEST.checked_div(once.len()).unwrap_or_default().min(times))
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+fn find(bytes: &[u8], separator: &[u8]) -> Option<usize> {
+    bytes.windows(separator.len()).position(|window| window == separator)
 }

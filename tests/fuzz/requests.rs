@@ -20,7 +20,7 @@ use tonic::{Code, Response, Status, Streaming};
 
 use crate::block_on;
 use crate::driver::ENDS;
-use crate::files::{sizes, tokenizer_of};
+use crate::files::{read_tokenizer, small_model};
 
 /// Tokens of the head's answer: some of the fixture's vocabulary, which may be any bytes.
 const ANSWERED: [u32; 4] = [65, 3, 200, 287];
@@ -43,9 +43,9 @@ pub fn http(bytes: &[u8]) {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer in time");
     let status = answer.get(9..12).unwrap_or_default();
-    let told = String::from_utf8_lossy(&answer);
-    assert!(matches!(status, b"200" | b"400" | b"404" | b"413" | b"415" | b"422"), "{told}");
-    assert!(!told.contains("internal"), "{told}");
+    let text = String::from_utf8_lossy(&answer);
+    assert!(matches!(status, b"200" | b"400" | b"404" | b"413" | b"415" | b"422"), "{text}");
+    assert!(!text.contains("internal"), "{text}");
 }
 
 /// Sends a gRPC message: the first byte of the input names its kind.
@@ -54,22 +54,22 @@ pub fn grpc(bytes: &[u8]) {
     let mut client = InferenceClient::new(servers().channel.clone());
     block_on(async {
         let ended = match kind {
-            b'c' => answered(client.chat(decoded::<ChatRequest>(message)).await).await,
-            b'd' => client.detokenize(decoded::<DetokenizeRequest>(message)).await.map(drop),
-            _ => answered(client.generate(decoded::<GenerateRequest>(message)).await).await,
+            b'c' => drain_answer(client.chat(decode::<ChatRequest>(message)).await).await,
+            b'd' => client.detokenize(decode::<DetokenizeRequest>(message)).await.map(drop),
+            _ => drain_answer(client.generate(decode::<GenerateRequest>(message)).await).await,
         };
         if let Err(status) = ended {
-            let told = matches!(status.code(), Code::InvalidArgument | Code::NotFound | Code::OutOfRange);
-            assert!(told, "{status:?}");
+            let refused = matches!(status.code(), Code::InvalidArgument | Code::NotFound | Code::OutOfRange);
+            assert!(refused, "{status:?}");
         }
     });
 }
 
-fn decoded<M: Message + Default>(bytes: &[u8]) -> M {
+fn decode<M: Message + Default>(bytes: &[u8]) -> M {
     M::decode(bytes).unwrap_or_default()
 }
 
-async fn answered(response: Result<Response<Streaming<GenerateResponse>>, Status>) -> Result<(), Status> {
+async fn drain_answer(response: Result<Response<Streaming<GenerateResponse>>, Status>) -> Result<(), Status> {
     let mut stream = response?.into_inner();
     while stream.message().await?.is_some() {}
     Ok(())
@@ -94,9 +94,9 @@ pub fn servers() -> &'static Servers {
 impl Servers {
     pub fn start() -> Self {
         block_on(async {
-            let (http, grpc) = (listener().await, listener().await);
+            let (http, grpc) = (open_port().await, open_port().await);
             let addresses = [&http, &grpc].map(|listener| listener.local_addr().expect("its address"));
-            let (api, status) = api();
+            let (api, status) = start_api();
             tokio::spawn(lockstep_api::serve_http(http, api.clone(), CancellationToken::new()));
             tokio::spawn(async move {
                 lockstep_api::serve_grpc(grpc, api, CancellationToken::new()).await.expect("gRPC is served");
@@ -108,21 +108,22 @@ impl Servers {
     }
 }
 
-async fn listener() -> TcpListener {
+async fn open_port() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.expect("a port")
 }
 
-fn api() -> (Api, watch::Sender<ClusterStatus>) {
+/// Starts a client side, and a task that answers every request in place of the head.
+fn start_api() -> (Api, watch::Sender<ClusterStatus>) {
     let text = Text::new(ModelText {
-        tokenizer_json: tokenizer_of("llama2"),
+        tokenizer_json: read_tokenizer("llama2"),
         templates: ChatTemplates { default: Some(TEMPLATE.into()), ..ChatTemplates::default() },
         tool_style: StyleChoice::Is(ToolStyle::Hermes),
         reasoning_style: StyleChoice::Is(ReasoningStyle::Think),
         eos_token_ids: vec![2],
-        ..sizes()
+        ..small_model()
     });
     let (commands, mut inbox) = mpsc::channel(16);
-    let (tell, status) = watch::channel(ClusterStatus { ready: true, accepting: true, ..Default::default() });
+    let (reports, status) = watch::channel(ClusterStatus { ready: true, accepting: true, ..Default::default() });
     tokio::spawn(async move {
         while let Some(command) = inbox.recv().await {
             if let Command::Submit { submission, events, accepted } = command {
@@ -137,5 +138,5 @@ fn api() -> (Api, watch::Sender<ClusterStatus>) {
     });
     let model = ModelInfo { name: "tiny".into(), context_length: 512, has_chat_template: true, ..Default::default() };
     let inference = Inference::new(commands, status, Liveness::default());
-    (Api::new(inference, model, text.expect("a text"), Metrics::new()), tell)
+    (Api::new(inference, model, text.expect("a text"), Metrics::new()), reports)
 }

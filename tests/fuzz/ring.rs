@@ -10,7 +10,7 @@ use lockstep_collectives::ring::{self, ControlAddress, DiscoverConfig, Listener}
 use lockstep_collectives::{AbortSwitch, Communicator as _, Mesh, RankGroup, SliceMut, Tuning};
 
 use crate::driver::ENDS;
-use crate::wire::closed;
+use crate::wire::wait_for_close;
 
 /// Time that an operation waits for bytes.
 const SILENCE: Duration = Duration::from_millis(200);
@@ -19,29 +19,29 @@ const SILENCE: Duration = Duration::from_millis(200);
 /// one. If the input begins with a greeting, the rest of it follows the rank's answer.
 pub fn greeting(bytes: &[u8]) {
     static PORT: OnceLock<Listener> = OnceLock::new();
-    let port = PORT.get_or_init(known);
+    let port = PORT.get_or_init(known_rank);
     let mut stream = TcpStream::connect(port.local_addr()).expect("the port is served");
     stream.set_read_timeout(Some(SILENCE)).expect("a timeout");
-    let (first, rest) = bytes.split_at(greeting_in(bytes));
+    let (first, rest) = bytes.split_at(greeting_length(bytes));
     // The rank may have hung up already.
     stream.write_all(first).ok();
     if !rest.is_empty() && stream.read(&mut [0; 4096]).is_ok() {
         stream.write_all(rest).ok();
     }
     stream.shutdown(Shutdown::Write).ok();
-    closed(&mut stream);
+    wait_for_close(&mut stream);
 }
 
 /// Returns the length of the greeting at the start of `bytes`: ten bytes, and the length that the last two of them
 /// announce.
-fn greeting_in(bytes: &[u8]) -> usize {
+fn greeting_length(bytes: &[u8]) -> usize {
     let announced = bytes.get(8..10).map_or(0, |length| usize::from(u16::from_le_bytes([length[0], length[1]])));
     bytes.len().min(10 + announced)
 }
 
 /// Returns the port of rank 0 of two, whose search for its neighbour has failed.
-fn known() -> Listener {
-    let listener = listener();
+fn known_rank() -> Listener {
+    let listener = open_ring_port();
     let abort = AbortSwitch::new().expect("a switch");
     let config = DiscoverConfig {
         group: RankGroup::new(0, 2).expect("a rank of two"),
@@ -51,16 +51,16 @@ fn known() -> Listener {
         control: Some(ControlAddress::Port(7)),
         timeout: Duration::from_millis(1),
     };
-    ring::discover(&listener, config, &abort).expect_err("nobody is there");
+    ring::discover(&listener, config, &abort).expect_err("the neighbour is missing");
     listener
 }
 
 /// Answers a rank that calls a port: with the greeting and the proof of another rank, or with something else.
 pub fn answer(bytes: &[u8]) {
     let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let own = listener();
+    let own = open_ring_port();
     let addresses = [stranger.local_addr().expect("its address"), own.local_addr()];
-    let config = ring::RingConfig { form_timeout: SILENCE, ..config(1, &addresses) };
+    let config = ring::RingConfig { form_timeout: SILENCE, ..ring_config(1, &addresses) };
     let abort = AbortSwitch::new().expect("a switch");
     std::thread::scope(|scope| {
         let forming = scope.spawn(|| {
@@ -80,7 +80,7 @@ pub fn answer(bytes: &[u8]) {
 
 /// Sends bytes as a linked neighbour, at once or in two parts. The operation that receives them must end.
 pub fn frames(bytes: &[u8]) {
-    let (mut rank, mut neighbour) = linked();
+    let (mut rank, mut neighbour) = link_rank();
     let (first, second) = bytes.split_at(bytes.len() / 2);
     neighbour.write_all(first).ok();
     let rest = second.to_vec();
@@ -97,18 +97,18 @@ pub fn frames(bytes: &[u8]) {
     drop(sender.join());
 }
 
-fn listener() -> Listener {
+fn open_ring_port() -> Listener {
     Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port")
 }
 
 /// Links rank 0 of two, and returns rank 1's end of the link. Both ranks shook hands through a relay.
-fn linked() -> (Mesh, TcpStream) {
+fn link_rank() -> (Mesh, TcpStream) {
     let relay = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let (ours, theirs) = (listener(), listener());
+    let (ours, theirs) = (open_ring_port(), open_ring_port());
     let addresses = [relay.local_addr().expect("its address"), theirs.local_addr()];
     let form = |listener: &Listener, rank| {
         let abort = AbortSwitch::new().expect("a switch");
-        ring::form(listener, config(rank, &addresses), None, &abort).expect("two ranks")
+        ring::form(listener, ring_config(rank, &addresses), None, &abort).expect("two ranks")
     };
     let formed = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -150,7 +150,7 @@ fn relay_until_hung_up(called: &TcpStream, calling: &TcpStream) -> io::Result<()
     }
 }
 
-fn config(rank: usize, addresses: &[SocketAddr; 2]) -> ring::RingConfig {
+fn ring_config(rank: usize, addresses: &[SocketAddr; 2]) -> ring::RingConfig {
     ring::RingConfig {
         group: RankGroup::new(rank, 2).expect("a rank of two"),
         epoch: 1,

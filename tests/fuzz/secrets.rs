@@ -26,7 +26,7 @@ use tonic::transport::Channel;
 
 use crate::block_on;
 use crate::driver::ENDS;
-use crate::parts::{file_of, parts};
+use crate::parts::{expand_part, split_parts};
 
 /// Longest error.
 const BRIEF: usize = 1024;
@@ -40,25 +40,25 @@ const LOOKS: usize = 4;
 pub fn tls_files(bytes: &[u8]) {
     let folder = authority().folder(role::HEAD);
     let served = Arc::new(Tls::open(folder.path(), role::HEAD).expect("good files"));
-    for (name, part) in ["ca.crt", "tls.crt", "tls.key"].into_iter().zip(parts(bytes)) {
-        std::fs::write(folder.path().join(name), file_of(part)).expect("write");
+    for (name, part) in ["ca.crt", "tls.crt", "tls.key"].into_iter().zip(split_parts(bytes)) {
+        std::fs::write(folder.path().join(name), expand_part(part)).expect("write");
     }
     match Tls::open(folder.path(), role::HEAD).map(Arc::new) {
         // The handshake decides if the files suit each other.
-        Ok(opened) => drop(block_on(meet(&served, &opened))),
+        Ok(opened) => drop(block_on(connect_pair(&served, &opened))),
         Err(error) => {
             assert!(error.to_string().len() < BRIEF, "{error}");
-            block_on(meet(&served, &node())).expect("the good files are used on");
+            block_on(connect_pair(&served, &good_node())).expect("the agent keeps the good files");
         }
     }
 }
 
 /// Reads the file of `LOCKSTEP_GROUP_KEY_FILE`.
 pub fn group_key(bytes: &[u8]) {
-    let file = written(&file_of(bytes));
+    let file = write_temp_file(&expand_part(bytes));
     match GroupKey::read_file(file.path()) {
         Ok(key) => {
-            ring::LinkKey::new(key.bytes()).expect("what control streams take the ring takes too");
+            ring::LinkKey::new(key.bytes()).expect("the ring accepts each key that control streams accept");
             let proof = key.prove(Side::Node, "fuzz", b"node", b"head");
             assert!(key.accepts(&proof, Side::Node, "fuzz", b"node", b"head"));
         }
@@ -70,17 +70,17 @@ pub fn group_key(bytes: &[u8]) {
 pub fn secrets(bytes: &[u8]) {
     let names = ClusterNames::new(&cluster().identity.name);
     let mut held: Vec<Secret> = Vec::new();
-    for part in parts(bytes) {
+    for part in split_parts(bytes) {
         let text = String::from_utf8_lossy(part);
         let Some((role, key)) = text.lines().next().and_then(|line| line.split_once(' ')) else { continue };
         let Some(role) = CertificateRole::ALL.into_iter().find(|known| known.as_str() == role) else { continue };
         let value = part.iter().position(|byte| *byte == b'\n').map_or(&[][..], |end| &part[end + 1..]);
-        entries(&mut held, &secret_name(&names, role)).insert(key.to_owned(), ByteString(file_of(value)));
+        edit_secret(&mut held, &secret_name(&names, role)).insert(key.to_owned(), ByteString(expand_part(value)));
     }
-    credentials(&held, &secret_name(&names, CertificateRole::Operator)).ok();
+    read_credentials(&held, &secret_name(&names, CertificateRole::Operator)).ok();
     let now = Timestamp::from_second(NOW).expect("a time");
     for look in 0.. {
-        let decision = decide_secrets(&cluster().identity, &held, now).expect("Secrets can be made whatever was there");
+        let decision = decide_secrets(&cluster().identity, &held, now).expect("the operator can make Secrets");
         assert!(decision.look_again > now);
         if decision.write.is_empty() {
             break;
@@ -91,24 +91,25 @@ pub fn secrets(bytes: &[u8]) {
             held.push(secret);
         }
     }
-    credentials(&held, &secret_name(&names, CertificateRole::Operator)).expect("what the operator makes it can use");
+    read_credentials(&held, &secret_name(&names, CertificateRole::Operator))
+        .expect("the operator can use the Secrets that it makes");
     for (role, name) in [(CertificateRole::Head, role::HEAD), (CertificateRole::Node, role::NODE)] {
         let secret = held.iter().find(|secret| secret.metadata.name == Some(secret_name(&names, role)));
-        mounted(secret.expect("each role has a Secret"), name);
+        assert_usable(secret.expect("each role has a Secret"), name);
     }
 }
 
 /// Asserts that an agent accepts the files that a pod's Secret holds.
-fn mounted(secret: &Secret, role: &'static str) {
+fn assert_usable(secret: &Secret, role: &'static str) {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, value) in secret.data.iter().flatten() {
         std::fs::write(folder.path().join(name), &value.0).expect("write");
     }
-    Tls::open(folder.path(), role).expect("files that agents take");
-    GroupKey::read_file(&folder.path().join(data::GROUP_KEY)).expect("a key that agents take");
+    Tls::open(folder.path(), role).expect("files that agents accept");
+    GroupKey::read_file(&folder.path().join(data::GROUP_KEY)).expect("a key that agents accept");
 }
 
-fn credentials(held: &[Secret], name: &str) -> Result<Credentials, Box<dyn std::error::Error>> {
+fn read_credentials(held: &[Secret], name: &str) -> Result<Credentials, Box<dyn std::error::Error>> {
     let secret = held.iter().find(|secret| secret.metadata.name.as_deref() == Some(name));
     let data = secret.and_then(|secret| secret.data.clone()).unwrap_or_default();
     let bytes = |key: &str| data.get(key).map(|value| value.0.as_slice()).unwrap_or_default();
@@ -116,7 +117,7 @@ fn credentials(held: &[Secret], name: &str) -> Result<Credentials, Box<dyn std::
 }
 
 /// Returns the data of the Secret `name`, and makes the Secret if it is missing.
-fn entries<'a>(held: &'a mut Vec<Secret>, name: &str) -> &'a mut BTreeMap<String, ByteString> {
+fn edit_secret<'a>(held: &'a mut Vec<Secret>, name: &str) -> &'a mut BTreeMap<String, ByteString> {
     let at = held.iter().position(|secret| secret.metadata.name.as_deref() == Some(name)).unwrap_or_else(|| {
         let mut secret = Secret::default();
         secret.metadata.name = Some(name.to_owned());
@@ -142,7 +143,7 @@ pub fn authority() -> &'static Authority {
 }
 
 /// Returns a caller with good files.
-pub fn node() -> Arc<Tls> {
+pub fn good_node() -> Arc<Tls> {
     static NODE: OnceLock<(TempDir, Arc<Tls>)> = OnceLock::new();
     let opened = NODE.get_or_init(|| {
         let folder = authority().folder(role::NODE);
@@ -153,7 +154,7 @@ pub fn node() -> Arc<Tls> {
 }
 
 /// Opens one connection. The error names the end at which it failed.
-async fn meet(server: &Arc<Tls>, caller: &Arc<Tls>) -> Result<(), String> {
+async fn connect_pair(server: &Arc<Tls>, caller: &Arc<Tls>) -> Result<(), String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
     let mut accepted = accept_connections(listener, Some(Arc::clone(server)));
@@ -166,14 +167,15 @@ async fn meet(server: &Arc<Tls>, caller: &Arc<Tls>) -> Result<(), String> {
     let met = async {
         tokio::select! {
             biased;
-            accepted = accepted.next() => accepted.map(drop).ok_or_else(|| "nobody was let in".to_owned()),
+            accepted = accepted.next() => accepted.map(drop).ok_or_else(|| "the port accepts no caller".to_owned()),
             called = called => called,
         }
     };
     timeout(ENDS, met).await.expect("a handshake does not end")
 }
 
-pub fn written(bytes: &[u8]) -> NamedTempFile {
+/// Writes a temporary file.
+pub fn write_temp_file(bytes: &[u8]) -> NamedTempFile {
     let file = NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), bytes).expect("write");
     file

@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use crate::block_on;
 use crate::driver::ENDS;
 use crate::requests::servers;
-use crate::secrets::{authority, node};
+use crate::secrets::{authority, good_node};
 
 /// Silence after which a peer counts as finished.
 const QUIET: Duration = Duration::from_millis(20);
@@ -41,46 +41,46 @@ const BODY: &[u8] =
 
 /// Sends bytes to the HTTP port, which speaks HTTP/1.1 and HTTP/2.
 pub fn http_bytes(bytes: &[u8]) {
-    let answer = heard(servers().http, bytes, |_| true);
+    let answer = send_and_read(servers().http, bytes, |_| true);
     let failed = answer.windows(12).any(|part| part == b"HTTP/1.1 500");
     assert!(!failed, "{}", String::from_utf8_lossy(&answer));
 }
 
 /// Sends bytes to the gRPC port, which speaks HTTP/2 alone.
 pub fn grpc_bytes(bytes: &[u8]) {
-    heard(servers().grpc, bytes, |_| true);
+    send_and_read(servers().grpc, bytes, |_| true);
 }
 
 /// Sends a request by HTTP/2 whose headers may have any names and values. The first line of the input is the target,
 /// `POST /path`. Each further line is a header, `name: value`.
 pub fn headers(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
-    let (method, path) = cut(lines.next().unwrap_or_default(), b" ");
+    let (method, path) = split_at_separator(lines.next().unwrap_or_default(), b" ");
     let grpc = path.starts_with(b"/lockstep") || path.starts_with(b"/grpc");
     let mut block = Vec::new();
     for (name, value) in [(":method", method), (":scheme", b"http"), (":path", path), (":authority", b"fuzz")] {
-        literal(&mut block, name.as_bytes(), value);
+        append_header(&mut block, name.as_bytes(), value);
     }
     for line in lines {
-        let (name, value) = cut(line, b": ");
-        literal(&mut block, name, value);
+        let (name, value) = split_at_separator(line, b": ");
+        append_header(&mut block, name, value);
     }
-    let mut asked = PREFACE.to_vec();
-    frame(&mut asked, SETTINGS, 0, 0, &[]);
+    let mut request = PREFACE.to_vec();
+    append_frame(&mut request, SETTINGS, 0, 0, &[]);
     let mut kind = HEADERS;
     let mut chunks = block.chunks(MAX_FRAME).peekable();
     while let Some(chunk) = chunks.next() {
-        frame(&mut asked, kind, if chunks.peek().is_none() { END_HEADERS } else { 0 }, 1, chunk);
+        append_frame(&mut request, kind, if chunks.peek().is_none() { END_HEADERS } else { 0 }, 1, chunk);
         kind = CONTINUATION;
     }
-    frame(&mut asked, DATA, END_STREAM, 1, &if grpc { message() } else { BODY.to_vec() });
+    append_frame(&mut request, DATA, END_STREAM, 1, &if grpc { grpc_message() } else { BODY.to_vec() });
     let address = if grpc { servers().grpc } else { servers().http };
-    let answer = heard(address, &asked, answered);
-    assert!(answered(&answer), "the request is not answered");
+    let answer = send_and_read(address, &request, is_answered);
+    assert!(is_answered(&answer), "the request is not answered");
 }
 
 /// Returns true if a frame ends a request.
-fn answered(answer: &[u8]) -> bool {
+fn is_answered(answer: &[u8]) -> bool {
     let mut rest = answer;
     while let [a, b, c, kind, ..] = rest {
         if matches!(*kind, HEADERS | RST_STREAM | GOAWAY) {
@@ -93,19 +93,19 @@ fn answered(answer: &[u8]) -> bool {
 }
 
 /// Returns a message of gRPC: the flag for no compression, the length, the message.
-fn message() -> Vec<u8> {
+fn grpc_message() -> Vec<u8> {
     let prompt = Some(Prompt::Text("hi".into()));
     let message = GenerateRequest { model: "tiny".into(), prompt, ..Default::default() }.encode_to_vec();
     [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat()
 }
 
-fn cut<'a>(line: &'a [u8], at: &[u8]) -> (&'a [u8], &'a [u8]) {
+fn split_at_separator<'a>(line: &'a [u8], at: &[u8]) -> (&'a [u8], &'a [u8]) {
     let place = line.windows(at.len()).position(|window| window == at);
     place.map_or((line, &[][..]), |place| (&line[..place], &line[place + at.len()..]))
 }
 
 /// Appends a frame; RFC 9113, 4.1.
-fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+fn append_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.extend(&(payload.len() as u32).to_be_bytes()[1..]);
     out.extend([kind, flags]);
     out.extend(stream.to_be_bytes());
@@ -113,7 +113,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
 }
 
 /// Appends a header, without a table and without Huffman's code; RFC 7541, 6.2.2.
-fn literal(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+fn append_header(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     block.push(0);
     for text in [name, value] {
         let mut rest = text.len();
@@ -133,14 +133,14 @@ fn literal(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// Plays a stranger that calls a TLS port (`c`), or a strange port that a caller dials (`d`).
 pub fn handshake(bytes: &[u8]) {
     match bytes.split_first() {
-        Some((b'd', said)) => dialled(said),
-        Some((_, said)) => called(said),
+        Some((b'd', answer)) => dial_strange_port(answer),
+        Some((_, request)) => call_as_stranger(request),
         None => {}
     }
 }
 
-/// Asserts that the port does not let a stranger in.
-fn called(said: &[u8]) {
+/// Calls a TLS port, and asserts that the port does not let the stranger in.
+fn call_as_stranger(request: &[u8]) {
     static PORT: OnceLock<(SocketAddr, TempDir)> = OnceLock::new();
     static LET_IN: AtomicU64 = AtomicU64::new(0);
     let (address, _) = PORT.get_or_init(|| {
@@ -156,29 +156,30 @@ fn called(said: &[u8]) {
         });
         (address, folder)
     });
-    heard(*address, said, |_| true);
+    send_and_read(*address, request, |_| true);
     assert_eq!(LET_IN.load(Ordering::Relaxed), 0, "a stranger was let in");
 }
 
-/// Asserts that a caller does not take a strange port for a head.
-fn dialled(said: &[u8]) {
+/// Answers a caller from a strange port, and asserts that the caller does not take the port for a head.
+fn dial_strange_port(answer: &[u8]) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let endpoint = Channel::from_shared(format!("http://{}", listener.local_addr().expect("its address")));
-    let said = said.to_vec();
+    let answer = answer.to_vec();
     let stranger = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a call");
-        stream.write_all(&said).ok();
+        stream.write_all(&answer).ok();
         stream.shutdown(Shutdown::Write).ok();
-        closed(&mut stream);
+        wait_for_close(&mut stream);
     });
     let endpoint = endpoint.expect("an address");
-    let met = block_on(async { timeout(ENDS, connect(&endpoint, node())).await }).expect("a handshake does not end");
+    let met =
+        block_on(async { timeout(ENDS, connect(&endpoint, good_node())).await }).expect("a handshake does not end");
     assert!(met.is_err(), "a stranger was taken for a head");
     stranger.join().expect("the caller hangs up");
 }
 
-/// Sends `bytes` to a port, reads until `enough` holds, and asserts that the port hangs up when nothing more can come.
-pub fn heard(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+/// Sends `bytes` to a port, reads until `enough` holds, and asserts that the port hangs up once the sender has closed its side.
+pub fn send_and_read(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("the port is served");
     stream.set_write_timeout(Some(ENDS)).expect("a timeout");
     stream.set_read_timeout(Some(QUIET)).expect("a timeout");
@@ -190,30 +191,30 @@ pub fn heard(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -> bool) 
         match stream.read(&mut part) {
             Ok(0) => return answer,
             Ok(read) => answer.extend_from_slice(&part[..read]),
-            Err(error) if !waits(&error) => return answer,
+            Err(error) if !is_timeout(&error) => return answer,
             Err(_) if enough(&answer) || began.elapsed() > ENDS => break,
             Err(_) => {}
         }
     }
     stream.shutdown(Shutdown::Write).ok();
-    closed(&mut stream);
+    wait_for_close(&mut stream);
     answer
 }
 
 /// Waits for the other end to hang up.
-pub fn closed(stream: &mut TcpStream) {
+pub fn wait_for_close(stream: &mut TcpStream) {
     stream.set_read_timeout(Some(ENDS)).expect("a timeout");
     let mut part = [0; 1 << 14];
     let ended = loop {
         match stream.read(&mut part) {
             Ok(0) => break true,
             Ok(_) => {}
-            Err(error) => break !waits(&error),
+            Err(error) => break !is_timeout(&error),
         }
     };
     assert!(ended, "the connection is left open");
 }
 
-fn waits(error: &std::io::Error) -> bool {
+fn is_timeout(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }

@@ -52,7 +52,7 @@ pub fn cluster(bytes: &[u8]) {
     let Ok(mut cluster) = lockstep_operator::resource::parse(text, "fuzz") else { return };
     // The API server sets the uid.
     cluster.metadata.uid = Some("6d1e".into());
-    objects_of(&cluster);
+    build_objects(&cluster);
     cluster.spec.replicas = cluster.spec.replicas.min(1);
     cluster.spec.workers = cluster.spec.workers.min(2);
     let plan = plan::plan(&cluster, &Addresses::Kubernetes { namespace: "fuzz".into() });
@@ -60,7 +60,7 @@ pub fn cluster(bytes: &[u8]) {
 }
 
 /// Builds the objects of a cluster that the API server has stored.
-pub fn objects_of(cluster: &InferenceCluster) {
+pub fn build_objects(cluster: &InferenceCluster) {
     let defaults = Defaults { agent_image: "agent:1".into(), operator_pods: None };
     if let Ok(valid) = validate(cluster, &defaults) {
         let objects = [cluster_objects(&valid).objects(), group_objects(&valid, 0).objects()].concat();
@@ -72,7 +72,7 @@ pub fn objects_of(cluster: &InferenceCluster) {
 pub fn typed(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     chat::is_complete(&text);
-    if let Input::Say(said) = Input::parse(&text) {
-        assert!(!said.trim().is_empty() && said.len() <= text.len());
+    if let Input::Say(message) = Input::parse(&text) {
+        assert!(!message.trim().is_empty() && message.len() <= text.len());
     }
 }

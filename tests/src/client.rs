@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-use crate::process::PATIENCE;
+use crate::process::LONGEST_WAIT;
 
 /// Clients of a group's two services. Clones share one connection.
 #[derive(Clone)]
@@ -100,7 +100,7 @@ impl Answers {
                 return;
             }
             assert!(!ended, "the answers ended before {count} tokens");
-            assert!(began.elapsed() < PATIENCE, "timed out while waiting for {count} tokens");
+            assert!(began.elapsed() < LONGEST_WAIT, "timed out while waiting for {count} tokens");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lockstep_proto::v1::ClusterStatus;
 
 use crate::client::Client;
-use crate::process::{PATIENCE, Process, free_port, program};
+use crate::process::{LONGEST_WAIT, Process, free_port, program};
 
 /// Way in which ranks learn their places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,7 +249,7 @@ impl Group {
     fn check(&mut self, began: Instant, what: &str) {
         let head = self.nodes[0].as_mut().expect("a running head");
         assert!(head.is_running(), "the head ended while the test waited for {what}");
-        assert!(began.elapsed() < PATIENCE, "timed out while waiting for {what}");
+        assert!(began.elapsed() < LONGEST_WAIT, "timed out while waiting for {what}");
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 /// ever.
 const LAST_WORDS: Duration = Duration::from_secs(20);
 
-/// Longest time that a process may take for a thing that a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest time that a test waits for a process.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// Returns the path of a program of this workspace, which `cargo build --workspace` puts beside the tests.
 pub fn program(name: &str) -> PathBuf {
@@ -92,7 +92,7 @@ impl Process {
                 }
                 return status;
             }
-            assert!(began.elapsed() < PATIENCE, "{} did not end:\n{}", self.name, self.output());
+            assert!(began.elapsed() < LONGEST_WAIT, "{} did not end:\n{}", self.name, self.output());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -118,7 +118,7 @@ impl Process {
                 );
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "{} did not say `{text}`:\n{}", self.name, self.output());
+            assert!(began.elapsed() < LONGEST_WAIT, "{} did not say `{text}`:\n{}", self.name, self.output());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

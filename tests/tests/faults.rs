@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lockstep_proto::v1::{ClusterStatus, Phase};
 use lockstep_tests::client::{Answers, Client, greedy, sampled};
 use lockstep_tests::group::{Group, Spec, Way};
-use lockstep_tests::process::{PATIENCE, children, is_alive, signal_process};
+use lockstep_tests::process::{LONGEST_WAIT, children, is_alive, signal_process};
 
 const MODEL: &str = "builtin://tiny";
 /// Number of requests that run while ranks are killed: greedy and sampled ones, of several lengths.
@@ -124,7 +124,7 @@ async fn a_killed_head_leaves_no_orphan() {
     while stream.message().await.is_ok_and(|part| part.is_some()) {}
     let began = Instant::now();
     while own.iter().any(|pid| is_alive(*pid)) {
-        assert!(began.elapsed() < PATIENCE, "the head's rank outlives it");
+        assert!(began.elapsed() < LONGEST_WAIT, "the head's rank outlives it");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // The worker keeps its weights and serves the next head.

@@ -51,8 +51,9 @@ fn talk_to_head(mut head: Process) -> Process {
 
 /// Returns the answers of one process.
 fn answers_of_one_process() -> &'static str {
-    static SAID: OnceLock<String> = OnceLock::new();
-    SAID.get_or_init(|| talk_to_head(Process::start("alone", parse_line("lockstep-agent -i plain -m PATH"))).printed())
+    static ANSWERS_OF_ONE: OnceLock<String> = OnceLock::new();
+    ANSWERS_OF_ONE
+        .get_or_init(|| talk_to_head(Process::start("alone", parse_line("lockstep-agent -i plain -m PATH"))).printed())
 }
 
 /// Starts every line. The head must answer like one process, and the other processes must end with it.

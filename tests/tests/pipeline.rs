@@ -98,7 +98,7 @@ fn the_head_reports_the_placement() {
     for part in ["rank=0 stage=0 layers=0..2 of=3", "rank=1 stage=1 layers=2..3 of=3"] {
         assert!(output.contains(part), "no `{part}` in {output}");
     }
-    assert!(!placement_output(&two).contains("placed layers"), "nobody asked");
+    assert!(!placement_output(&two).contains("placed layers"), "the placement is logged without a request");
 }
 
 /// The devices are other views of the CPU: one rank has its layers on two of them, or on one with the rest on the CPU.

@@ -12,7 +12,7 @@ use lockstep_proto::v1::Phase;
 use lockstep_tests::certificates::Authority;
 use lockstep_tests::client::{Answers, Client, greedy};
 use lockstep_tests::group::{Group, Spec, Way};
-use lockstep_tests::process::{PATIENCE, Process, signal_processes};
+use lockstep_tests::process::{LONGEST_WAIT, Process, signal_processes};
 use tempfile::TempDir;
 use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -70,7 +70,7 @@ impl Pods {
 /// Returns the status and the body of a probe.
 fn probe(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_read_timeout(Some(LONGEST_WAIT)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -85,7 +85,7 @@ async fn await_probe(port: u16, path: &str, expected: u16) -> String {
         if let Some((_, body)) = answer.as_ref().filter(|(status, _)| *status == expected) {
             return body.clone();
         }
-        assert!(began.elapsed() < PATIENCE, "{path} is not {expected}: {answer:?}");
+        assert!(began.elapsed() < LONGEST_WAIT, "{path} is not {expected}: {answer:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -131,7 +131,7 @@ fn drain_request() -> DrainRequest {
     DrainRequest { reason: "the test asks for it".into() }
 }
 
-/// Returns a group that was told to drain while it answered, and the answer. If the answer was complete before the head
+/// Returns a group that began to drain while it answered, and the answer. If the answer was complete before the head
 /// learnt of the drain, because this process was slow, another group is tried.
 async fn draining() -> (Pods, Answers) {
     for _ in 0..5 {
@@ -172,7 +172,7 @@ async fn a_drain_finishes_running_requests_and_refuses_later_ones() {
             Ok(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             Err(error) => break error,
         }
-        assert!(began.elapsed() < PATIENCE, "requests are taken for ever");
+        assert!(began.elapsed() < LONGEST_WAIT, "requests are taken for ever");
     };
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     assert!(pods.group.nodes[0].as_mut().expect("a head").is_running());

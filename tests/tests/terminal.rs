@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lockstep_tests::group::fixture;
-use lockstep_tests::process::{PATIENCE, program};
+use lockstep_tests::process::{LONGEST_WAIT, program};
 
 /// Bytes that the line editor writes when it waits for a line (bracketed paste, in xterm's form).
 const PROMPT: &str = "\x1b[?2004h";
@@ -80,7 +80,7 @@ impl Terminal {
     fn await_that(&mut self, what: &str, is_true: impl Fn(&str) -> bool) {
         let began = Instant::now();
         while !is_true(&self.shown()) {
-            assert!(began.elapsed() < PATIENCE, "not shown: {what}; but\n{}", self.shown());
+            assert!(began.elapsed() < LONGEST_WAIT, "not shown: {what}; but\n{}", self.shown());
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -92,7 +92,7 @@ impl Terminal {
             if let Some(status) = self.child.try_wait().expect("look at a process") {
                 return status.success();
             }
-            assert!(began.elapsed() < PATIENCE, "it goes on:\n{}", self.shown());
+            assert!(began.elapsed() < LONGEST_WAIT, "it goes on:\n{}", self.shown());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

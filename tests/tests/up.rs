@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_tests::client::{Client, greedy};
 use lockstep_tests::manifests;
-use lockstep_tests::process::{PATIENCE, Process, children, free_port, is_alive, program, signal_process};
+use lockstep_tests::process::{LONGEST_WAIT, Process, children, free_port, is_alive, program, signal_process};
 
 fn quickstart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/quickstart.yaml")
@@ -34,7 +34,7 @@ fn family(pid: u32) -> BTreeSet<u32> {
 fn await_end(family: &BTreeSet<u32>) {
     let began = Instant::now();
     while family.iter().any(|pid| is_alive(*pid)) {
-        assert!(began.elapsed() < PATIENCE, "some of {family:?} outlive `lockstep up`");
+        assert!(began.elapsed() < LONGEST_WAIT, "some of {family:?} outlive `lockstep up`");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

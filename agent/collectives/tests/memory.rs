@@ -134,11 +134,11 @@ fn an_aborted_rank_fails_the_ranks_that_wait_for_it() {
     let results = on_ranks(&mut group, |comm| {
         if comm.group().rank() == 1 {
             std::thread::sleep(Duration::from_millis(20));
-            aborter.abort("the head said so");
+            aborter.abort("the head aborts the epoch");
         }
         comm.barrier()
     });
-    assert_eq!(results[1], Err(CollectiveError::Aborted("the head said so".into())));
+    assert_eq!(results[1], Err(CollectiveError::Aborted("the head aborts the epoch".into())));
     assert!(matches!(results[0], Err(CollectiveError::PeerLost { rank: 1, .. })), "{:?}", results[0]);
 }
 

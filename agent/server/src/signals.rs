@@ -11,7 +11,7 @@ const EXIT_ABORTED: i32 = 130;
 /// State of the process's signals. It is cheap to clone, and all clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Signals {
-    /// Token that is cancelled once the process is told to stop. The process then finishes its work and ends.
+    /// Token that is cancelled once the process receives a signal to stop. The process then finishes its work and ends.
     pub stop: CancellationToken,
     /// Token that the next SIGINT cancels in place of `stop`.
     interrupt_claim: Arc<Mutex<Option<CancellationToken>>>,

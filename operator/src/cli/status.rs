@@ -310,7 +310,7 @@ mod tests {
                     ..Default::default()
                 },
             ],
-            pending: vec!["rank 1: Loading 33%".into(), "rank 2: not heard of".into()],
+            pending: vec!["rank 1 (node 1) Loading 33%".into(), "rank 2 (node 2) Lost: its stream ended".into()],
             kv_blocks_total: 100,
             recoveries: 1,
             model: "tiny".into(),

@@ -55,8 +55,8 @@ macro_rules! reasons {
                 match self { $(Self::$name => stringify!($name),)* }
             }
 
-            /// Returns true if something is wrong that nobody asked for, and false for a state that passes by itself or
-            /// that the spec asks for.
+            /// Returns true if something is wrong, and false for a state that passes by itself or that the spec asks
+            /// for.
             #[must_use]
             pub fn is_fault(self) -> bool {
                 match self { $(Self::$name => reasons!(@is_fault $kind),)* }

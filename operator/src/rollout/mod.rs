@@ -48,7 +48,7 @@ pub struct GroupRollout {
     pub taking_requests: bool,
     /// Number of requests that a draining head still has. `None` if the head does not drain.
     pub requests_to_drain: Option<u64>,
-    /// Time since the operator first told the head to drain.
+    /// Time since the operator first asked the head to drain.
     pub drained_for: Option<Duration>,
     /// True if a container of the group spent its restart budget.
     pub budget_spent: bool,

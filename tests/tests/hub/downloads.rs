@@ -157,12 +157,12 @@ async fn a_hub_that_cannot_be_reached_is_not_needed_twice() {
     let mut scene = Scene::new().await;
     whole(&scene.fetch().await.unwrap());
     // No process listens at this address.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    scene.config.endpoint = format!("http://{nobody}").parse().unwrap();
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    scene.config.endpoint = format!("http://{unused}").parse().unwrap();
     whole(&scene.fetch().await.unwrap());
     scene.config.cache = Some(scene.folder.path().join("another"));
     let message = scene.resolve().await.unwrap_err().to_string();
-    assert!(message.contains("after 4 tries") && message.contains(&nobody.to_string()), "{message}");
+    assert!(message.contains("after 4 tries") && message.contains(&unused.to_string()), "{message}");
 }
 
 #[tokio::test]

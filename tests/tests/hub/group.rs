@@ -10,7 +10,7 @@ use lockstep_tests::client::{Answer, greedy};
 use lockstep_tests::group::{Group, Spec, Way, fixture};
 use lockstep_tests::hub::{COMMIT, Hub, Trick};
 use lockstep_tests::manifests;
-use lockstep_tests::process::{PATIENCE, Process, program};
+use lockstep_tests::process::{LONGEST_WAIT, Process, program};
 
 const PROMPT: [u32; 4] = [5, 17, 40, 8];
 
@@ -105,7 +105,7 @@ async fn a_terminal_shows_the_progress_of_a_download() {
     let mut head = Process::start("a head in a terminal", command);
     let began = Instant::now();
     while !head.output().contains("waiting for rank 0 (node 0) Downloading ") {
-        assert!(head.is_running() && began.elapsed() < PATIENCE, "{}", head.output());
+        assert!(head.is_running() && began.elapsed() < LONGEST_WAIT, "{}", head.output());
         head.say("");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

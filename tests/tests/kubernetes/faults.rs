@@ -8,7 +8,7 @@ use lockstep_tests::cluster::{Node, eventually, kubectl};
 use tokio::task::JoinHandle;
 
 use super::serve::{PROMPT, expected};
-use super::steps::{NAMESPACE, PATIENCE, client_of_head, field, pods, serves};
+use super::steps::{LONGEST_WAIT, NAMESPACE, client_of_head, field, pods, serves};
 
 /// Tokens of an answer that outlasts a fault.
 const LONG: u32 = 700;
@@ -44,14 +44,14 @@ pub async fn a_worker_is_replaced_alone() -> Result<()> {
     let answers = streams().await?;
     kubectl(&["-n", NAMESPACE, "delete", "pod", "quickstart-0-worker-0", "--grace-period=0", "--force"])?;
     as_expected(answers).await?;
-    eventually("the worker to be replaced", PATIENCE, || {
+    eventually("the worker to be replaced", LONGEST_WAIT, || {
         let changed = changed(&before)?;
         ensure!(changed == ["quickstart-0-worker-0"], "changed: {changed:?}");
         Ok(())
     })?;
-    // It was told to stop, so the head let it go between two steps: a new epoch, and no recovery to count. The status
-    // hears of it later than the pods change.
-    eventually("a new epoch", PATIENCE, || {
+    // The worker asked the head to let it leave, so the head formed a new epoch between two steps and counted no
+    // recovery. The status shows the new epoch later than the pods change.
+    eventually("a new epoch", LONGEST_WAIT, || {
         let now: u64 = field(".status.groups[0].epoch")?.parse()?;
         ensure!(now > epoch, "the group formed no new epoch: {now}");
         Ok(())

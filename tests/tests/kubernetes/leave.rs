@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use lockstep_tests::cluster::{eventually, helm, kubectl};
 
-use super::steps::{NAMESPACE, PATIENCE, QUICKSTART, field, operator, pods, serves};
+use super::steps::{LONGEST_WAIT, NAMESPACE, QUICKSTART, field, operator, pods, serves};
 
 /// Long enough for an operator to do what it should not.
 const WATCHED: Duration = Duration::from_secs(8);
@@ -39,7 +39,7 @@ pub fn uninstalling_keeps_what_serves() -> Result<()> {
     operator(&[])?;
     nothing_restarts(&before)?;
     kubectl(&["-n", NAMESPACE, "delete", "pod", "quickstart-0-worker-0"])?;
-    eventually("the new operator to see a worker go", PATIENCE, || {
+    eventually("the new operator to see a worker go", LONGEST_WAIT, || {
         ensure!(pods()? != before, "the pod is the old one");
         Ok(())
     })?;
@@ -50,7 +50,7 @@ pub fn deleting_a_cluster_leaves_nothing() -> Result<()> {
     ensure!(field(".metadata.finalizers")?.is_empty(), "a finalizer would hold the cluster while the operator is away");
     kubectl(&["-n", NAMESPACE, "delete", "icl", QUICKSTART])?;
     let kinds = "pods,statefulsets,services,secrets,networkpolicies,poddisruptionbudgets,persistentvolumeclaims";
-    eventually("everything of the cluster to go", PATIENCE, || {
+    eventually("everything of the cluster to go", LONGEST_WAIT, || {
         let selector = format!("lockstep.dev/cluster={QUICKSTART}");
         let left = kubectl(&["-n", NAMESPACE, "get", kinds, "-l", &selector, "-o", "name"])?;
         ensure!(left.is_empty(), "left: {left}");

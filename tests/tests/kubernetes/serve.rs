@@ -28,7 +28,7 @@ pub async fn the_quickstart_answers_as_one_process_does() -> Result<()> {
     lockstep_tests::cluster::apply(NAMESPACE, &exact)?;
     kubectl(&["-n", NAMESPACE, "wait", "icl/quickstart", "--for=condition=Ready", "--timeout=120s"])?;
     serves(1)?;
-    ensure!(field(".status.summary.ranks")? == "3/3", "not all ranks are told to serve");
+    ensure!(field(".status.summary.ranks")? == "3/3", "the status does not show three ranks that serve");
     ensure!(field(".status.model.architecture")? == "LlamaForCausalLM", "the model's facts are missing");
     ensure!(field(".status.backend")? == "Ring", "another backend");
     let answer = client().await?.generate(greedy(&PROMPT, 200)).await?;
@@ -67,7 +67,8 @@ pub fn helm_test_generates_a_token() -> Result<()> {
     helm(&["uninstall", "small", "-n", NAMESPACE, "--wait"]).map(drop)
 }
 
-/// Streams answers, one connection each as a new client would, until told to stop; how many, and the first that failed.
+/// Streams answers until `stop` is set, each on a connection of its own as a new client would. Returns their number, or
+/// the first failure.
 pub fn load(stop: Arc<AtomicBool>, want: Vec<u32>) -> tokio::task::JoinHandle<Result<usize>> {
     tokio::spawn(async move {
         let mut answers = 0;

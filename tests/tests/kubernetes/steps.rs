@@ -10,8 +10,8 @@ use lockstep_tests::manifests::path;
 use lockstep_tests::process::program;
 use tonic::transport::Endpoint;
 
-/// For pods to be placed, started and joined on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest wait for pods to be placed, to start and to join, on a busy machine.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(120);
 /// The namespace of the clusters that serve.
 pub const NAMESPACE: &str = "models";
 /// The sample's name.
@@ -43,14 +43,14 @@ pub fn field(path: &str) -> Result<String> {
 
 /// Waits until the sample serves with `groups` groups, at its present generation.
 pub fn serves(groups: usize) -> Result<()> {
-    eventually("the cluster to be ready", PATIENCE, || {
+    eventually("the cluster to be ready", LONGEST_WAIT, || {
         let generation = field(".metadata.generation")?;
         let seen = field(".status.observedGeneration")?;
         ensure!(generation == seen, "the status is of generation {seen}, not {generation}");
         let ready = field(".status.conditions[?(@.type==\"Ready\")].status")?;
         let settled = field(".status.conditions[?(@.type==\"Progressing\")].status")?;
-        let said = field(".status.summary.message")?;
-        ensure!(ready == "True" && settled == "False", "Ready is {ready}, Progressing {settled}: {said}");
+        let message = field(".status.summary.message")?;
+        ensure!(ready == "True" && settled == "False", "Ready is {ready}, Progressing {settled}: {message}");
         let summary = field(".status.summary.groups")?;
         ensure!(summary == format!("{groups}/{groups}"), "{summary} groups serve");
         Ok(())

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use lockstep_tests::cluster::{Namespace, eventually, kubectl};
 use lockstep_tests::manifests;
 
-use super::steps::{NAMESPACE, PATIENCE, field, serves};
+use super::steps::{LONGEST_WAIT, NAMESPACE, field, serves};
 
 /// A worker of the quickstart's group, as it would be if it were one: in the clear, and with the certificates and key of
 /// another cluster.
@@ -60,17 +60,17 @@ pub fn strangers_are_turned_away() -> Result<()> {
     let strangers = STRANGERS.replace("ENV", &format!("[{more}]")).replace("MORE", &more).replace("ADDRESS", &address);
     let namespace = Namespace::new("strangers")?;
     namespace.apply(&format!("{other}{strangers}"))?;
-    let said = |pod: &str, words: &[&str]| {
-        eventually(&format!("{pod} to be turned away"), PATIENCE, || {
+    let is_refused = |pod: &str, words: &[&str]| {
+        eventually(&format!("{pod} to be turned away"), LONGEST_WAIT, || {
             let log = namespace.kubectl(&["logs", pod])?;
             ensure!(words.iter().any(|word| log.to_lowercase().contains(word)), "{log}");
             ensure!(!log.contains("\"loaded\"") && !log.contains(" loaded "), "{pod} was let in: {log}");
             Ok(())
         })
     };
-    said("naked", &["tls", "certificate", "cannot", "refused", "broken", "closed"])?;
-    said("disguised", &["certificate", "issuer", "unknown"])?;
-    eventually("the knocking to end", PATIENCE, || {
+    is_refused("naked", &["tls", "certificate", "cannot", "refused", "broken", "closed"])?;
+    is_refused("disguised", &["certificate", "issuer", "unknown"])?;
+    eventually("the knocking to end", LONGEST_WAIT, || {
         let phase = namespace.kubectl(&["get", "pod", "knocking", "-o", "jsonpath={.status.phase}"])?;
         ensure!(phase == "Succeeded", "{phase}");
         Ok(())

@@ -5,7 +5,7 @@ use lockstep_tests::cluster::{Namespace, eventually};
 use lockstep_tests::manifests;
 use serde_json::Value;
 
-use super::steps::{PATIENCE, lockstep};
+use super::steps::{LONGEST_WAIT, lockstep};
 
 /// A cluster with one fault.
 struct Fault {
@@ -111,7 +111,7 @@ fn manifest(fault: &Fault) -> String {
 
 fn await_reason(namespace: &Namespace, fault: &Fault) -> Result<()> {
     let Fault { name, reason, words, remedy, .. } = fault;
-    eventually(&format!("{reason} of {name} to be told"), PATIENCE, || {
+    eventually(&format!("{reason} of {name} to be shown"), LONGEST_WAIT, || {
         let row = namespace.kubectl(&["get", "icl", name, "--no-headers"])?;
         ensure!(row.contains("False") && row.contains(words), "the table says: {row}");
         // REASON is a column of its own, and holds one word.

@@ -52,7 +52,7 @@ pub fn every_object_is_owned() -> Result<()> {
         Ok(())
     })?;
     let rest: Vec<_> = world.everything()?.difference(&before).filter(|name| !is_made(name)).cloned().collect();
-    ensure!(rest.is_empty(), "nobody asked for {rest:?}");
+    ensure!(rest.is_empty(), "the operator made more than it should: {rest:?}");
     Ok(())
 }
 

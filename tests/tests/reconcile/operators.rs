@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use lockstep_tests::cluster::eventually;
 use serde_json::Value;
 
-use crate::world::{FAST, IMAGE, Operator, PATIENCE, World, title};
+use crate::world::{FAST, IMAGE, LONGEST_WAIT, Operator, World, title};
 
 /// The leader is killed. The other operator takes the lease and goes on under the same name.
 pub fn one_of_two_operators_leads() -> Result<()> {
@@ -173,6 +173,6 @@ fn count_events(world: &World) -> Result<BTreeMap<String, u64>> {
         let again = event["series"]["count"].as_u64().or(event["count"].as_u64()).unwrap_or(1).max(1);
         *counts.entry(event["reason"].as_str().unwrap_or_default().to_owned()).or_default() += again;
     }
-    ensure!(!counts.is_empty(), "no event is there after {} s", PATIENCE.as_secs());
+    ensure!(!counts.is_empty(), "no event is there after {} s", LONGEST_WAIT.as_secs());
     Ok(counts)
 }

@@ -13,7 +13,7 @@ use lockstep_tests::process::{Process, free_port, program};
 use serde_json::Value;
 
 /// Longest wait for the operator and the controllers, on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Image of the agent in the operators' configuration. Nothing pulls it: kwok's pods only seem to run.
 pub const IMAGE: &str = "registry.example/agent:1";
@@ -159,7 +159,7 @@ impl World {
 
     /// Works like `eventually`, and adds the operator's last lines to the error.
     pub fn eventually<T>(&self, what: &str, look: impl FnMut() -> Result<T>) -> Result<T> {
-        eventually(what, PATIENCE, look).map_err(|error| {
+        eventually(what, LONGEST_WAIT, look).map_err(|error| {
             let output = self.operator.output();
             let lines: Vec<_> = output.lines().rev().take(30).collect();
             let lines: Vec<_> = lines.into_iter().rev().collect();
@@ -182,11 +182,12 @@ pub fn prepare_namespace(name: &str) -> Result<Namespace> {
     kubectl(&["wait", "--for=condition=Established", "crd/inferenceclusters.lockstep.dev", "--timeout=30s"])?;
     fake_nodes(NODES)?;
     let namespace = Namespace::new(name)?;
-    eventually("the kind to be served", PATIENCE, || namespace.kubectl(&["get", "icl"]).map(drop))?;
+    eventually("the kind to be served", LONGEST_WAIT, || namespace.kubectl(&["get", "icl"]).map(drop))?;
     Ok(namespace)
 }
 
-/// A manifest with pods on fake nodes, which drains for a second only: kwok's heads answer nobody.
+/// Returns a manifest with pods on fake nodes. Its drain timeout is a second, because heads on fake nodes answer no
+/// request.
 pub fn cluster(name: &str, spec: &str) -> String {
     let comma = if spec.is_empty() { "" } else { ", " };
     let spec = format!(
