@@ -1,4 +1,4 @@
-# Every target works from a fresh clone: what is missing is installed by tests/prepare, what is there is left alone.
+# Every target works from a fresh clone. tests/prepare installs missing programs, and leaves installed programs alone.
 # CARGO_TARGET_DIR, PROMPT, CLUSTER, TEST_CLUSTER and SCALE may be set.
 
 SHELL := bash
@@ -7,11 +7,11 @@ SHELL := bash
 
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CARGO := cargo
-# Clippy lints each crate of the workspace just before rustc compiles it: one build serves lints, programs and tests.
+# Clippy lints each crate of the workspace just before rustc compiles it, so one build serves lints, programs and tests.
 LINTED := RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/lint/rustc
-# NCCL's half of the collectives needs no CUDA to compile, so it is linted with everything else.
+# The NCCL half of the collectives compiles without CUDA, so the lints include it.
 ALL := --workspace --features lockstep-collectives/nccl
-# CI judges what is committed, the lock file included.
+# CI tests the committed files, including the lock file.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 BIN := $(abspath $(CARGO_TARGET_DIR))/debug
 CLUSTER ?= deploy/samples/quickstart.yaml
@@ -29,7 +29,7 @@ build: ## Build the programs: lockstep, lockstep-agent
 	$(CARGO) build --workspace --bins $(LOCKED)
 
 .PHONY: cuda
-cuda: ## Build the agent for NVIDIA GPUs; needs none, nor CUDA, and takes a quarter of an hour the first time
+cuda: ## Build the agent for NVIDIA GPUs; needs no GPU and no CUDA; the first build takes 15 minutes
 	@tests/cuda/build build $(LOCKED)
 
 .PHONY: demo
@@ -37,12 +37,12 @@ demo: build ## Start a head and two workers on this machine, ask the model a que
 	$(BIN)/lockstep up $(CLUSTER) --prompt "$(PROMPT)"
 
 .PHONY: release
-release: ## Build the programs for users: an archive for machines with nothing but glibc, and its checksum
+release: ## Build the release archive, for machines with only glibc, and its checksum
 	@tests/prepare build
 	@deploy/release/build $(LOCKED)
 
 .PHONY: lint
-lint: ## Judge the formatting, the dependencies and the lints; compiles what `make test` runs
+lint: ## Check the formatting, the dependencies and the lints; compiles everything that `make test` runs
 	@tests/prepare lint
 	$(CARGO) fmt --all --check
 	@tests/lint/dependencies
@@ -54,7 +54,7 @@ test: lint ## Run every check: lints, tests, generated files
 	@$(LINTED) tests/run $(CARGO) test $(ALL) --no-fail-fast $(LOCKED)
 
 .PHONY: bench
-bench: ## Measure beside the peers, in the same run; takes many minutes
+bench: ## Measure Lockstep and its peers in the same run; takes many minutes
 	@tests/prepare build
 	@for bench in tests/bench/*/run; do echo "== $$bench"; "$$bench"; done
 
@@ -65,19 +65,19 @@ scale: ## Measure the operator with 1,000 clusters on a real control plane; SCAL
 	@tests/scale/run $(SCALE)
 
 .PHONY: cluster
-cluster: build ## Bring a Kubernetes cluster up on this machine, with the operator; needs root and Go
+cluster: build ## Start a Kubernetes cluster with the operator on this machine; needs root and Go
 	@tests/cluster/start $(TEST_CLUSTER)
 
 .PHONY: cluster-shell
-cluster-shell: ## Look around in it: kubectl, helm, power and wires of nodes
+cluster-shell: ## Open a shell in this cluster, with kubectl, helm and the tools that fail nodes
 	@tests/cluster/in $(TEST_CLUSTER) bash --rcfile tests/cluster/inside/shell
 
 .PHONY: cluster-down
-cluster-down: ## End it
+cluster-down: ## End this cluster and remove its files
 	@tests/cluster/down $(TEST_CLUSTER)
 
 .PHONY: generate
-generate: ## Write the generated files anew: gRPC code, CRD, values of the charts, deploy/
+generate: ## Write the generated files: gRPC code, CRD, values of the charts, deploy/
 	@tests/prepare build
 	LOCKSTEP_REGENERATE=1 $(CARGO) test -q -p lockstep-proto -p lockstep-operator
 	LOCKSTEP_REGENERATE=1 $(CARGO) test -q --workspace --test charts
