@@ -20,43 +20,7 @@ pub(super) struct Flag {
     pub env: &'static str,
 }
 
-macro_rules! flags {
-    ($($name:ident = $flag:literal / $env:expr;)*) => {
-        $(pub(super) const $name: Flag = Flag { flag: $flag, env: $env };)*
-        const FLAGS: &[Flag] = &[$($name),*];
-    };
-}
-
-flags! {
-    MODEL = "model" / env::MODEL_SOURCE;
-    REVISION = "revision" / env::MODEL_REVISION;
-    NAME = "served-model-name" / env::MODEL_NAME;
-    DTYPE = "dtype" / env::DTYPE;
-    ISQ = "isq" / env::QUANTIZATION;
-    HOST = "host" / env::HOST;
-    HTTP_PORT = "http-port" / env::HTTP_PORT;
-    GRPC_PORT = "grpc-port" / env::GRPC_PORT;
-    MAX_SEQS = "max-seqs" / env::MAX_NUM_SEQS;
-    MAX_TOKENS = "max-num-batched-tokens" / env::MAX_NUM_BATCHED_TOKENS;
-    MAX_WAITING = "max-waiting" / env::MAX_WAITING;
-    CONTEXT = "context-length" / env::CONTEXT_LENGTH;
-    TOOL_PARSER = "tool-call-parser" / env::TOOL_CALL_PARSER;
-    REASONING_PARSER = "reasoning-parser" / env::REASONING_PARSER;
-    KV_MEMORY = "kv-cache-memory" / env::KV_CACHE_MEMORY;
-    RECOVERY = "recovery-timeout" / env::RECOVERY_TIMEOUT;
-    DRAIN = "drain-timeout" / env::DRAIN_TIMEOUT;
-    CLUSTER_ID = "cluster-id" / env::CLUSTER_ID;
-    GROUP_KEY = "group-key-file" / env::GROUP_KEY_FILE;
-    GROUP_HOST = "group-host" / env::GROUP_HOST;
-    HEAD_NODE = "head-node" / env::HEAD_NODE;
-    TLS_DIR = "tls-dir" / env::TLS_DIR;
-    PROBE_PORT = "probe-port" / env::PROBE_PORT;
-    ADVERTISE = "advertise" / env::ADVERTISE;
-    THREADS = "threads" / env::THREADS;
-    ISA = "isa" / env::ISA;
-    LOG_FORMAT = "log-format" / env::LOG_FORMAT;
-    LOG = "log" / env::LOG;
-}
+pub(super) const MODEL: Flag = Flag { flag: "model", env: env::MODEL_SOURCE };
 
 /// Serve a model that is sharded over many ranks, from one endpoint.
 ///
@@ -140,101 +104,90 @@ pub(super) struct NodeArgs {
     pub follow_parent: bool,
 }
 
-/// Flags that may stand before the command or after it.
-#[derive(Debug, Clone, Default, Args)]
-pub(super) struct GlobalArgs {
-    /// Talk with the model in this terminal, or over a pipe. The head then serves only the ports that you ask for. A
-    /// worker ignores this flag
-    #[arg(short = 'i', long = "interactive-mode", global = true)]
-    pub interactive: bool,
-    /// With -i: print tokens per second after each answer
-    #[arg(long, global = true)]
-    pub throughput: bool,
+/// Declares [`GlobalArgs`]. A field's entry has its constant, its flag, its variable, and the name of its value in help
+/// texts; settings of clap may follow.
+macro_rules! global_args {
+    ($($(#[$doc:meta])* $field:ident: $name:ident = $flag:literal / $env:expr, $value:literal
+       $(, $key:ident = $setting:literal)*;)*) => {
+        $(pub(super) const $name: Flag = Flag { flag: $flag, env: $env };)*
+        const FLAGS: &[Flag] = &[MODEL, $($name),*];
+
+        /// Flags that may stand before the command or after it.
+        #[derive(Debug, Clone, Default, Args)]
+        pub(super) struct GlobalArgs {
+            /// Talk with the model in this terminal, or over a pipe. The head then serves only the ports that you ask for. A
+            /// worker ignores this flag
+            #[arg(short = 'i', long = "interactive-mode", global = true)]
+            pub interactive: bool,
+            /// With -i: print tokens per second after each answer
+            #[arg(long, global = true)]
+            pub throughput: bool,
+            $($(#[$doc])*
+            #[arg(long = $flag, global = true, value_name = $value $(, $key = $setting)*)]
+            pub $field: Option<String>,)*
+        }
+    };
+}
+
+global_args! {
     /// Branch, tag or commit of a model of the hub. Default: main
-    #[arg(long = REVISION.flag, visible_alias = "hf-revision", global = true, value_name = "REVISION")]
-    pub revision: Option<String>,
+    revision: REVISION = "revision" / env::MODEL_REVISION, "REVISION", visible_alias = "hf-revision";
     /// Name that clients call the model by; `default` always works too. Default: the last part of the source
-    #[arg(long = NAME.flag, global = true, value_name = "NAME")]
-    pub name: Option<String>,
+    name: NAME = "served-model-name" / env::MODEL_NAME, "NAME";
     /// Number format of the weights: auto (the checkpoint's own), f32, bf16 or f16. Default: auto
-    #[arg(long = DTYPE.flag, global = true, value_name = "DTYPE")]
-    pub dtype: Option<String>,
+    dtype: DTYPE = "dtype" / env::DTYPE, "DTYPE";
     /// Format that matrices are quantized to while they are loaded: Q8_0 (or 8), Q4_K (or 4) or none. Default: none
-    #[arg(long = ISQ.flag, visible_alias = "in-situ-quant", global = true, value_name = "FORMAT")]
-    pub isq: Option<String>,
+    isq: ISQ = "isq" / env::QUANTIZATION, "FORMAT", visible_alias = "in-situ-quant";
     /// IP address that the client ports bind to. Default: 0.0.0.0
-    #[arg(long = HOST.flag, global = true, value_name = "IP")]
-    pub host: Option<String>,
+    host: HOST = "host" / env::HOST, "IP";
     /// Port of the OpenAI-compatible HTTP endpoint; 0 takes a free one, `off` serves no HTTP. Default: 1234
-    #[arg(long = HTTP_PORT.flag, visible_alias = "port", global = true, value_name = "PORT")]
-    pub http_port: Option<String>,
+    http_port: HTTP_PORT = "http-port" / env::HTTP_PORT, "PORT", visible_alias = "port";
     /// Port of the gRPC endpoint; 0 takes a free one, `off` serves no gRPC. Default: 50051
-    #[arg(long = GRPC_PORT.flag, global = true, value_name = "PORT")]
-    pub grpc_port: Option<String>,
+    grpc_port: GRPC_PORT = "grpc-port" / env::GRPC_PORT, "PORT";
     /// Most sequences that run at once; more wait in the queue. Default: 64
-    #[arg(long = MAX_SEQS.flag, visible_alias = "max-num-seqs", global = true, value_name = "N")]
-    pub max_num_seqs: Option<String>,
+    max_num_seqs: MAX_SEQS = "max-seqs" / env::MAX_NUM_SEQS, "N", visible_alias = "max-num-seqs";
     /// Most tokens, of all sequences together, that one step computes; longer prompts take several steps. Default: 4096
-    #[arg(long = MAX_TOKENS.flag, global = true, value_name = "N")]
-    pub max_num_batched_tokens: Option<String>,
+    max_num_batched_tokens: MAX_TOKENS = "max-num-batched-tokens" / env::MAX_NUM_BATCHED_TOKENS, "N";
     /// Most requests that wait in the queue; the head refuses more until there is room. Default: 1024
-    #[arg(long = MAX_WAITING.flag, global = true, value_name = "N")]
-    pub max_waiting: Option<String>,
+    max_waiting: MAX_WAITING = "max-waiting" / env::MAX_WAITING, "N";
     /// Most tokens of one sequence, prompt and answer together. Default: the length that the model was trained for
-    #[arg(long = CONTEXT.flag, global = true, value_name = "N")]
-    pub context_length: Option<String>,
+    context_length: CONTEXT = "context-length" / env::CONTEXT_LENGTH, "N";
     /// Spelling of tool calls: auto (found from the chat template), none, hermes, llama3_json, mistral, pythonic
     /// or qwen3_coder. Default: auto
-    #[arg(long = TOOL_PARSER.flag, global = true, value_name = "STYLE")]
-    pub tool_call_parser: Option<String>,
+    tool_call_parser: TOOL_PARSER = "tool-call-parser" / env::TOOL_CALL_PARSER, "STYLE";
     /// Marks around the model's reasoning: auto (found from the chat template), none, think or mistral. Default: auto
-    #[arg(long = REASONING_PARSER.flag, global = true, value_name = "STYLE")]
-    pub reasoning_parser: Option<String>,
+    reasoning_parser: REASONING_PARSER = "reasoning-parser" / env::REASONING_PARSER, "STYLE";
     /// Memory of each rank's KV cache: bytes (512Mi, 2Gi) or a share of the free memory (90%). Default: 1Gi; with CUDA 90%
-    #[arg(long = KV_MEMORY.flag, global = true, value_name = "SIZE")]
-    pub kv_cache_memory: Option<String>,
+    kv_cache_memory: KV_MEMORY = "kv-cache-memory" / env::KV_CACHE_MEMORY, "SIZE";
     /// Time that a request waits for a group that lost a rank, before it fails. Default: 120s
-    #[arg(long = RECOVERY.flag, global = true, value_name = "TIME")]
-    pub recovery_timeout: Option<String>,
+    recovery_timeout: RECOVERY = "recovery-timeout" / env::RECOVERY_TIMEOUT, "TIME";
     /// Time that running requests have to end after a shutdown was requested. Default: 30s
-    #[arg(long = DRAIN.flag, global = true, value_name = "TIME")]
-    pub drain_timeout: Option<String>,
+    drain_timeout: DRAIN = "drain-timeout" / env::DRAIN_TIMEOUT, "TIME";
     /// Identity of the group; the head refuses nodes of another group. Default: drawn by the head
-    #[arg(long = CLUSTER_ID.flag, global = true, value_name = "ID")]
-    pub cluster_id: Option<String>,
+    cluster_id: CLUSTER_ID = "cluster-id" / env::CLUSTER_ID, "ID";
     /// File with the group's key (16 bytes or more, the same on every node); it keeps strangers out. Default: none
-    #[arg(long = GROUP_KEY.flag, global = true, value_name = "PATH")]
-    pub group_key: Option<String>,
+    group_key: GROUP_KEY = "group-key-file" / env::GROUP_KEY_FILE, "PATH";
     /// IP address that the group's own ports (control and ring) listen on. Default: 127.0.0.1 if all ranks are on
     /// this machine, else 0.0.0.0
-    #[arg(long = GROUP_HOST.flag, global = true, value_name = "IP")]
-    pub group_host: Option<String>,
+    group_host: GROUP_HOST = "group-host" / env::GROUP_HOST, "IP";
     /// Process that runs the head's own ranks: child (the head starts it) or separate (you start it, with the command
     /// `node`). Default: child
-    #[arg(long = HEAD_NODE.flag, global = true, value_name = "WHO")]
-    pub head_node: Option<String>,
+    head_node: HEAD_NODE = "head-node" / env::HEAD_NODE, "WHO";
     /// Folder with ca.crt, tls.crt and tls.key, for mutual TLS on control streams. Default: no TLS
-    #[arg(long = TLS_DIR.flag, global = true, value_name = "PATH")]
-    pub tls_dir: Option<String>,
+    tls_dir: TLS_DIR = "tls-dir" / env::TLS_DIR, "PATH";
     /// Port of a node's probes: /startup, /live, /ready, /metrics. Default: none
-    #[arg(long = PROBE_PORT.flag, global = true, value_name = "PORT")]
-    pub probe_port: Option<String>,
+    probe_port: PROBE_PORT = "probe-port" / env::PROBE_PORT, "PORT";
     /// IP address or name that other nodes reach this node at. Default: the address that its control stream comes from
-    #[arg(long = ADVERTISE.flag, global = true, value_name = "HOST")]
-    pub advertise: Option<String>,
+    advertise: ADVERTISE = "advertise" / env::ADVERTISE, "HOST";
     /// Threads of each rank. Default: the threads of this machine, divided by its ranks
-    #[arg(long = THREADS.flag, global = true, value_name = "N")]
-    pub threads: Option<String>,
+    threads: THREADS = "threads" / env::THREADS, "N";
     /// Instruction set to compute with: portable, avx2 or avx512. Default: the best that this machine has
-    #[arg(long = ISA.flag, global = true, value_name = "NAME", hide = true)]
-    pub isa: Option<String>,
+    isa: ISA = "isa" / env::ISA, "NAME", hide = true;
     /// Form of the log lines: text or json. Default: text
-    #[arg(long = LOG_FORMAT.flag, global = true, value_name = "FORMAT")]
-    pub log_format: Option<String>,
+    log_format: LOG_FORMAT = "log-format" / env::LOG_FORMAT, "FORMAT";
     /// Filter of the log lines: a level (error, warn, info, debug, trace) or levels by module
-    /// (info,lockstep_agent::head=debug). Default: info
-    #[arg(long = LOG.flag, global = true, value_name = "FILTER")]
-    pub log: Option<String>,
+    /// (info,lockstep_agent::head=debug,lockstep_api=debug). Default: info
+    log: LOG = "log" / env::LOG, "FILTER";
 }
 
 /// Reads a command line. The first argument is the program's own name.
