@@ -3,9 +3,9 @@
 /// A key of `config.json` and the reason that its value is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
-    /// The family needs a key that the file lacks.
-    #[error("{key} is missing: this family needs it")]
-    Missing { key: &'static str },
+    /// A key that the family needs is `null`.
+    #[error("{key} is null: this family needs a number; leave the key out for its usual value")]
+    Null { key: &'static str },
     /// A number is outside of its bounds.
     #[error("{key} is {value}: it must be {allowed}")]
     OutOfBounds { key: &'static str, value: String, allowed: String },

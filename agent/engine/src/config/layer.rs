@@ -143,17 +143,26 @@ impl RawConfig {
     /// Returns the mixture of experts of a family that has one.
     pub fn moe(&self, family: &FamilyFacts) -> Result<Option<MoeConfig>, ConfigError> {
         let Some(experts) = &family.experts else { return Ok(None) };
-        let (count_key, count) = match experts.count {
-            ExpertCount::NumLocalExperts => ("num_local_experts", self.num_local_experts),
-            ExpertCount::NumExperts => ("num_experts", self.num_experts.or(self.num_local_experts)),
+        let (count_key, count, default_count) = match experts.count {
+            ExpertCount::NumLocalExperts { default } => {
+                ("num_local_experts", self.num_experts.or(self.num_local_experts), default)
+            }
+            ExpertCount::NumExperts { default } => {
+                ("num_experts", self.num_local_experts.or(self.num_experts), default)
+            }
         };
-        let need = |key, size: Option<usize>| size.ok_or(ConfigError::Missing { key });
+        let size = |key, value: Option<Option<usize>>, default| {
+            value.unwrap_or(Some(default)).ok_or(ConfigError::Null { key })
+        };
+        let per_token = size("num_experts_per_tok", self.num_experts_per_tok, experts.default_experts_per_token)?;
         let moe = MoeConfig {
-            num_experts: need(count_key, count)?,
-            experts_per_token: need("num_experts_per_tok", self.num_experts_per_tok)?,
+            num_experts: size(count_key, count, default_count)?,
+            experts_per_token: per_token,
             intermediate_size: match experts.intermediate_size {
                 ExpertSize::IntermediateSize => self.intermediate_size,
-                ExpertSize::MoeIntermediateSize => need("moe_intermediate_size", self.moe_intermediate_size)?,
+                ExpertSize::MoeIntermediateSize { default } => {
+                    size("moe_intermediate_size", self.moe_intermediate_size, default)?
+                }
             },
             normalize: match experts.normalization {
                 Normalization::Always => true,

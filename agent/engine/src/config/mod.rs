@@ -152,7 +152,7 @@ impl ModelConfig {
             layers: raw.layers(family)?,
             moe: raw.moe(family)?,
             num_heads: raw.num_attention_heads,
-            num_kv_heads: raw.num_kv_heads(),
+            num_kv_heads: raw.num_kv_heads(family),
             head_dim: raw.head_dim(family),
             vocab_size: raw.vocab_size,
             context_length: raw.context_length(family),
@@ -204,13 +204,13 @@ impl RawConfig {
             ("intermediate_size", self.intermediate_size, MAX_HIDDEN * 8),
             ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
             ("num_attention_heads", self.num_attention_heads, MAX_HEADS),
-            ("num_key_value_heads", self.num_kv_heads(), MAX_HEADS),
+            ("num_key_value_heads", self.num_kv_heads(family), MAX_HEADS),
             ("head_dim", head_dim, MAX_HEAD_DIM),
             ("vocab_size", self.vocab_size, MAX_VOCAB),
             ("max_position_embeddings", self.context_length(family), MAX_CONTEXT),
         ];
         sizes.into_iter().try_for_each(|(key, size, most)| check_size(key, size, most))?;
-        let (heads, kv_heads) = (self.num_attention_heads, self.num_kv_heads());
+        let (heads, kv_heads) = (self.num_attention_heads, self.num_kv_heads(family));
         if !heads.is_multiple_of(kv_heads) {
             return Err(ConfigError::UnevenHeads { heads, kv_heads });
         }

@@ -25,7 +25,9 @@ pub struct RawConfig {
     pub intermediate_size: usize,
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
+    /// The outer level is `None` if the key is absent, the inner one if it is `null`: the same below.
+    #[serde(default, deserialize_with = "deserialize_present")]
+    num_key_value_heads: Option<Option<usize>>,
     head_dim: Option<usize>,
     pub vocab_size: usize,
     max_position_embeddings: Option<usize>,
@@ -50,16 +52,19 @@ pub struct RawConfig {
     hidden_act: Option<String>,
     hidden_activation: Option<String>,
     pub(super) use_sliding_window: Option<bool>,
-    /// The outer level is `None` if the key is absent, the inner one if it is `null`: the same below.
     #[serde(default, deserialize_with = "deserialize_present")]
     pub(super) sliding_window: Option<Option<usize>>,
     pub(super) sliding_window_pattern: Option<usize>,
     pub(super) max_window_layers: Option<usize>,
     pub(super) layer_types: Option<Vec<String>>,
-    pub(super) num_experts: Option<usize>,
-    pub(super) num_local_experts: Option<usize>,
-    pub(super) num_experts_per_tok: Option<usize>,
-    pub(super) moe_intermediate_size: Option<usize>,
+    #[serde(default, deserialize_with = "deserialize_present")]
+    pub(super) num_experts: Option<Option<usize>>,
+    #[serde(default, deserialize_with = "deserialize_present")]
+    pub(super) num_local_experts: Option<Option<usize>>,
+    #[serde(default, deserialize_with = "deserialize_present")]
+    pub(super) num_experts_per_tok: Option<Option<usize>>,
+    #[serde(default, deserialize_with = "deserialize_present")]
+    pub(super) moe_intermediate_size: Option<Option<usize>>,
     #[serde(default)]
     pub(super) norm_topk_prob: bool,
     pub(super) decoder_sparse_step: Option<usize>,
@@ -126,8 +131,9 @@ impl RawConfig {
         Ok(())
     }
 
-    pub fn num_kv_heads(&self) -> usize {
-        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    pub fn num_kv_heads(&self, family: &FamilyFacts) -> usize {
+        let heads = self.num_key_value_heads.unwrap_or(family.defaults.num_key_value_heads);
+        heads.unwrap_or(self.num_attention_heads)
     }
 
     /// Returns the number of positions that the model was made for.
@@ -261,7 +267,9 @@ impl RawConfig {
             partial: self.partial_rotary_factor,
             head_dim: self.head_dim(family),
             context_length: self.context_length(family),
-            original_context_length: self.original_max_position_embeddings,
+            original_context_length: self
+                .original_max_position_embeddings
+                .or(family.defaults.original_max_position_embeddings),
             longrope_aliases: family.longrope_aliases,
         };
         let theta = self.rope_theta.unwrap_or(family.defaults.rope_theta);

@@ -44,33 +44,58 @@ fn a_llama_reads_with_its_defaults() {
     assert!(!config.tie_word_embeddings && config.moe.is_none() && config.embedding_scale.is_none());
 }
 
+/// A file that leaves keys out, and the same file with every key that transformers takes for them.
+#[derive(serde::Deserialize)]
+struct WrittenOut {
+    left_out: Value,
+    written_out: Value,
+}
+
 #[test]
 fn keys_that_a_file_leaves_out_mean_what_transformers_takes_for_them() {
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/defaults.json"));
+    let pairs: Vec<WrittenOut> = serde_json::from_str(text).unwrap();
+    for WrittenOut { left_out, written_out } in &pairs {
+        assert_eq!(parse(left_out).unwrap(), parse(written_out).unwrap(), "{left_out}");
+    }
+    for family in Architecture::ALL {
+        let names = pairs.iter().map(|pair| &pair.left_out["architectures"][0]);
+        assert!(names.into_iter().any(|name| name == family.name()), "defaults.json lacks {family:?}");
+    }
+}
+
+#[test]
+fn biases_are_in_the_tensors_that_transformers_gives_them() {
+    let (none, qkv, all) = ((false, false, false), (true, false, false), (true, true, false));
     let cases = [
-        ("LlamaForCausalLM", 2048, 1e-6, 1e4),
-        ("MistralForCausalLM", 131_072, 1e-6, 1e4),
-        ("MixtralForCausalLM", 131_072, 1e-5, 1e6),
-        ("Qwen2ForCausalLM", 32_768, 1e-6, 1e4),
-        ("Qwen3ForCausalLM", 32_768, 1e-6, 1e4),
-        ("Qwen3MoeForCausalLM", 32_768, 1e-6, 1e4),
-        ("Gemma2ForCausalLM", 8192, 1e-6, 1e4),
-        ("Gemma3ForCausalLM", 131_072, 1e-6, 1e6),
-        ("Phi3ForCausalLM", 4096, 1e-5, 1e4),
+        ("LlamaForCausalLM", none, (true, true, true)),
+        ("MistralForCausalLM", none, none),
+        ("MixtralForCausalLM", none, none),
+        ("Qwen2ForCausalLM", qkv, qkv),
+        ("Qwen3ForCausalLM", none, all),
+        ("Qwen3MoeForCausalLM", none, all),
+        ("Gemma2ForCausalLM", none, all),
+        ("Gemma3ForCausalLM", none, all),
+        ("Phi3ForCausalLM", none, none),
     ];
-    assert_eq!(cases.map(|(name, ..)| name).as_slice(), Architecture::ALL.iter().map(|a| a.name()).collect::<Vec<_>>());
-    let experts =
-        json!({"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24});
-    for (name, context_length, eps, theta) in cases {
-        let mut file = family(name, 2, experts.clone());
-        let keys = file.as_object_mut().unwrap();
-        keys.remove("max_position_embeddings");
-        keys.remove("rms_norm_eps");
-        let config = parse(&file).unwrap();
-        assert_eq!(
-            (config.context_length, config.rms_norm_eps, config.ropes[0].theta),
-            (context_length, eps, theta),
-            "{name}"
-        );
+    for (name, left_out, asked) in cases {
+        let biases = |own| {
+            let config = parse(&family(name, 2, own)).unwrap();
+            (config.attention.qkv_bias, config.attention.o_bias, config.mlp.bias)
+        };
+        assert_eq!(biases(json!({"num_experts": 8})), left_out, "{name}");
+        let keys = json!({"num_experts": 8, "attention_bias": true, "mlp_bias": true});
+        assert_eq!(biases(keys), asked, "{name}");
+    }
+}
+
+#[test]
+fn the_number_of_experts_has_two_names() {
+    let count = |name, own| parse(&family(name, 2, own)).unwrap().moe.map(|moe| moe.num_experts);
+    for (name, first) in [("MixtralForCausalLM", 10), ("Qwen3MoeForCausalLM", 11)] {
+        assert_eq!(count(name, json!({"num_experts": 10})), Some(10));
+        assert_eq!(count(name, json!({"num_local_experts": 11})), Some(11));
+        assert_eq!(count(name, json!({"num_experts": 10, "num_local_experts": 11})), Some(first));
     }
 }
 
@@ -265,7 +290,7 @@ fn wrong_values_of_a_family_are_named() {
     let cases = [
         (&moe, "num_experts", json!(0), "num_experts_per_tok is 3"),
         (&moe, "num_experts", json!(1u64 << 40), "the number of experts is"),
-        (&moe, "num_experts", json!(null), "num_experts is missing"),
+        (&moe, "num_experts", json!(null), "num_experts is null"),
         (&moe, "num_experts_per_tok", json!(9), "from 1 to the number of experts (8)"),
         (&moe, "num_experts_per_tok", json!(0), "num_experts_per_tok is 0"),
         (&moe, "moe_intermediate_size", json!(0), "moe_intermediate_size is 0"),

@@ -28,11 +28,13 @@ pub fn config(header: &Header, rope: &RopeFactors) -> Result<Value, EngineError>
 /// Returns the keys that every family has.
 fn common_fields(header: &Header, family: FileFamily) -> Result<Map<String, Value>, EngineError> {
     let need = |name: &str| header.need_integer(&family.key(name));
-    let heads = need("attention.head_count")?;
+    let (hidden, heads) = (need("embedding_length")?, need("attention.head_count")?);
+    // llama.cpp divides in every family, so no family's own default may take its place.
+    let head_dim = header.integer(&family.key("attention.key_length"))?.or_else(|| hidden.checked_div(heads));
     let eps = family.key("attention.layer_norm_rms_epsilon");
     let mut fields = object(json!({
         "architectures": [family.architecture.name()],
-        "hidden_size": need("embedding_length")?,
+        "hidden_size": hidden,
         "intermediate_size": need("feed_forward_length")?,
         "num_hidden_layers": need("block_count")?,
         "num_attention_heads": heads,
@@ -44,10 +46,7 @@ fn common_fields(header: &Header, family: FileFamily) -> Result<Map<String, Valu
         "rms_norm_eps": header.float(&eps)?.ok_or_else(|| header.wrong(&eps, "it is missing"))?,
         "eos_token_id": end_tokens(header)?,
     }));
-    let optional = [
-        ("head_dim", header.integer(&family.key("attention.key_length"))?),
-        ("bos_token_id", header.integer("tokenizer.ggml.bos_token_id")?),
-    ];
+    let optional = [("head_dim", head_dim), ("bos_token_id", header.integer("tokenizer.ggml.bos_token_id")?)];
     fields.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))));
     if let Some(partial) = partial_rotary_factor(header, family, &fields)? {
         fields.insert("partial_rotary_factor".into(), partial.into());

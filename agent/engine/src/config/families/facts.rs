@@ -1,7 +1,8 @@
 //! The shape of a family's facts: each field is one decision that every family has to make.
 //!
 //! Keys are those of `config.json`. "The judge" is transformers: a key that a file leaves out means what its
-//! configuration class takes for it.
+//! configuration class takes for it. The sizes of a model (`hidden_size`, `num_hidden_layers`, …) have no default: a
+//! file without one of them is refused.
 
 use lockstep_kernels::Activation;
 
@@ -49,7 +50,12 @@ pub struct FamilyFacts {
 
 /// Values of keys that a file leaves out.
 pub struct Defaults {
+    /// `None`: as many as query heads. The value `null` means the same in every family.
+    pub num_key_value_heads: Option<usize>,
     pub max_position_embeddings: usize,
+    /// Positions of the first training, for YaRN, LongRoPE and Llama 3's RoPE. `None`: the RoPE's own number, or
+    /// `max_position_embeddings`.
+    pub original_max_position_embeddings: Option<usize>,
     pub rms_norm_eps: f64,
     pub rope_theta: f64,
     pub tie_word_embeddings: bool,
@@ -143,9 +149,11 @@ pub enum SlidingLayers {
     AllButPattern { default: usize },
 }
 
-/// Keys and tensors of a mixture of experts. `num_experts_per_tok` is the number of experts that a token visits.
+/// Keys and tensors of a mixture of experts.
 pub struct ExpertFacts {
     pub count: ExpertCount,
+    /// Experts that a token visits if `num_experts_per_tok` is left out.
+    pub default_experts_per_token: usize,
     pub intermediate_size: ExpertSize,
     pub normalization: Normalization,
     pub layers: SparseLayers,
@@ -155,20 +163,21 @@ pub struct ExpertFacts {
     pub projections: [&'static str; 3],
 }
 
-/// Key of the number of experts.
+/// Key of the number of experts, and the number if the key is left out. Both families have the other's key as a second
+/// name, which takes precedence.
 pub enum ExpertCount {
-    /// `num_local_experts`
-    NumLocalExperts,
-    /// `num_experts`, or `num_local_experts` if it is left out.
-    NumExperts,
+    /// `num_local_experts`; `num_experts` takes precedence.
+    NumLocalExperts { default: usize },
+    /// `num_experts`; `num_local_experts` takes precedence.
+    NumExperts { default: usize },
 }
 
 /// Key of the intermediate size of one expert.
 pub enum ExpertSize {
     /// `intermediate_size`
     IntermediateSize,
-    /// `moe_intermediate_size`
-    MoeIntermediateSize,
+    /// `moe_intermediate_size`, or `default` if it is left out.
+    MoeIntermediateSize { default: usize },
 }
 
 /// Sum of the weights of a token's experts.

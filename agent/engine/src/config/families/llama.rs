@@ -11,7 +11,9 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     name: "LlamaForCausalLM",
     multimodal: None,
     defaults: Defaults {
+        num_key_value_heads: None,
         max_position_embeddings: 2048,
+        original_max_position_embeddings: None,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,

@@ -12,7 +12,9 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     name: "MistralForCausalLM",
     multimodal: None,
     defaults: Defaults {
+        num_key_value_heads: Some(8),
         max_position_embeddings: 131_072,
+        original_max_position_embeddings: None,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,
@@ -29,12 +31,7 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     window: WindowKey::Default(4096),
     sliding_layers: SlidingLayers::All,
     experts: None,
-    attention: AttentionFacts {
-        qkv_bias: Bias::Configured,
-        o_bias: Bias::Configured,
-        qk_norm: false,
-        fused_qkv: false,
-    },
+    attention: AttentionFacts { qkv_bias: Bias::Never, o_bias: Bias::Never, qk_norm: false, fused_qkv: false },
     mlp: MlpFacts { bias: Bias::Never, fused_gate_up: false },
     gguf: None,
 };

@@ -12,7 +12,9 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     name: "MixtralForCausalLM",
     multimodal: None,
     defaults: Defaults {
+        num_key_value_heads: Some(8),
         max_position_embeddings: 131_072,
+        original_max_position_embeddings: None,
         rms_norm_eps: 1e-5,
         rope_theta: 1_000_000.0,
         tie_word_embeddings: false,
@@ -29,7 +31,8 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     window: WindowKey::IfGiven,
     sliding_layers: SlidingLayers::All,
     experts: Some(ExpertFacts {
-        count: ExpertCount::NumLocalExperts,
+        count: ExpertCount::NumLocalExperts { default: 8 },
+        default_experts_per_token: 2,
         intermediate_size: ExpertSize::IntermediateSize,
         normalization: Normalization::Always,
         layers: SparseLayers::All,

@@ -11,7 +11,9 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Phi3ForCausalLM",
     multimodal: None,
     defaults: Defaults {
+        num_key_value_heads: None,
         max_position_embeddings: 4096,
+        original_max_position_embeddings: Some(4096),
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,

@@ -12,7 +12,9 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Qwen2ForCausalLM",
     multimodal: None,
     defaults: Defaults {
+        num_key_value_heads: Some(32),
         max_position_embeddings: 32_768,
+        original_max_position_embeddings: None,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,

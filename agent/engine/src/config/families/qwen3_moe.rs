@@ -12,7 +12,9 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Qwen3MoeForCausalLM",
     multimodal: None,
     defaults: Defaults {
+        num_key_value_heads: Some(4),
         max_position_embeddings: 32_768,
+        original_max_position_embeddings: None,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         tie_word_embeddings: false,
@@ -29,8 +31,9 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     window: WindowKey::IfUsed { default: 4096 },
     sliding_layers: SlidingLayers::All,
     experts: Some(ExpertFacts {
-        count: ExpertCount::NumExperts,
-        intermediate_size: ExpertSize::MoeIntermediateSize,
+        count: ExpertCount::NumExperts { default: 128 },
+        default_experts_per_token: 8,
+        intermediate_size: ExpertSize::MoeIntermediateSize { default: 768 },
         normalization: Normalization::NormTopkProb,
         layers: SparseLayers::ByStep,
         prefix: "mlp",
