@@ -71,6 +71,7 @@ PHI3 = dict(
     rope_scaling=dict(type="longrope", short_factor=[1.0, 1.2, 1.7], long_factor=[1.1, 3.5, 9.0]),
 )
 
+# The comment of each entry states what the fixture covers. README.md has no list of its own.
 FIXTURES = {
     # Multi-head attention, untied. Written as transformers 4 writes it.
     "llama2": Fixture(dict(
@@ -78,7 +79,7 @@ FIXTURES = {
         num_key_value_heads=4, vocab_size=288, rms_norm_eps=1e-5, tie_word_embeddings=False,
         rope_theta=10000.0, rope_scaling=None, torch_dtype="float32",
     )),
-    # Grouped queries, scaled RoPE, tied, in several files. Transformers 4's spelling.
+    # Grouped queries, scaled RoPE (`llama3`), tied, three weight files with an index. Transformers 4's spelling.
     "llama3-sharded": Fixture(dict(LLAMA3, torch_dtype="float32"), shards=3),
     # The same shape in bf16: what `dtype: auto` reads as bf16, and `f32` widens.
     "llama3-bf16": Fixture(dict(LLAMA3, torch_dtype="bfloat16"), dtype=torch.bfloat16),
@@ -90,19 +91,21 @@ FIXTURES = {
         use_sliding_window=False, sliding_window=None, max_window_layers=3,
         layer_types=["full_attention"] * 3, dtype="float32",
     )),
-    # Nothing divides: 5 heads, prime widths.
+    # Nothing divides: 5 heads, hidden 60, intermediate 97, vocabulary 263.
     "awkward-mha": Fixture(dict(
         LLAMA, hidden_size=60, intermediate_size=97, num_hidden_layers=2, num_attention_heads=5,
         num_key_value_heads=5, head_dim=12, vocab_size=263, rms_norm_eps=1e-6, tie_word_embeddings=False,
         rope_theta=10000.0, torch_dtype="float32",
     )),
-    # Query ranges that cut through the groups of 3 heads each; tied with a prime vocabulary.
+    # Query ranges that cut through the groups: 6 heads over 2 KV heads of size 10. Prime intermediate and vocabulary;
+    # tied.
     "awkward-gqa": Fixture(dict(
         LLAMA, hidden_size=54, intermediate_size=83, num_hidden_layers=3, num_attention_heads=6,
         num_key_value_heads=2, head_dim=10, vocab_size=269, rms_norm_eps=1e-6, tie_word_embeddings=True,
         rope_theta=10000.0, torch_dtype="float32",
     )),
-    # Biases on every projection, which ranks must add once; one KV head that all share; linearly scaled RoPE.
+    # Biases on every projection, which ranks must add once; 5 query heads share one KV head; linearly scaled RoPE;
+    # tied.
     "llama-bias": Fixture(dict(
         LLAMA | dict(attention_bias=True, mlp_bias=True), hidden_size=40, intermediate_size=53, num_hidden_layers=2,
         num_attention_heads=5, num_key_value_heads=1, head_dim=8, vocab_size=271, rms_norm_eps=1e-5,
@@ -137,7 +140,8 @@ FIXTURES = {
         num_key_value_heads=2, vocab_size=263, rms_norm_eps=1e-5, tie_word_embeddings=False, rope_theta=1000000.0,
         sliding_window=None, torch_dtype="float32",
     )),
-    # Caps on scores and logits that bite, sliding and global layers in turn, queries scaled by another number.
+    # Soft caps on scores and logits that bite; local and global layers in turn; 1 + w norms before and after each part;
+    # scaled embeddings; queries scaled by another number than the head size.
     "gemma2": Fixture(dict(
         COMMON, architectures=["Gemma2ForCausalLM"], model_type="gemma2", hidden_size=32, intermediate_size=43,
         num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=12, vocab_size=263,
@@ -154,9 +158,10 @@ FIXTURES = {
         rope_local_base_freq=10000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
         attn_logit_softcapping=None, final_logit_softcapping=None, torch_dtype="float32",
     ), embedding=0.05),
-    # Fused projections, partial rotary; LongRoPE where the context served (256) is the one first trained on.
+    # Fused projections, partial rotary; LongRoPE where the context served (256) is the one first trained on; untied.
     "phi3": Fixture(dict(PHI3, original_max_position_embeddings=256)),
-    # The same beyond the context first trained on: transformers decides by the length of each sequence.
+    # The same beyond the context first trained on. Every prompt is longer than it, for transformers decides by the
+    # length of each sequence.
     "phi3-long": Fixture(dict(PHI3, original_max_position_embeddings=24), prompts=(33, 47, 64, 100)),
     # YaRN, as Qwen asks for it.
     "qwen3-yarn": Fixture(dict(

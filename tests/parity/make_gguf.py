@@ -97,25 +97,34 @@ LONGROPE = dict(
     rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75, original_max_position_embeddings=256,
     short_factor=[1.0, 1.1, 1.2, 1.4, 1.7, 2.0], long_factor=[1.1, 1.5, 3.5, 5.0, 9.0, 12.0],
 )
+# The comment of each entry states what the file covers beside the formats of its tensors. README.md has no list of
+# its own.
 FILES = {
+    # Formats of 256 and of 32 numbers a block. Queries and keys for a rotation of neighbours.
     "llama": File("llama", USUAL | dict(model_type="llama"), {"output": Type.Q6_K}),
+    # Stacked experts; the output in BF16.
     "mixtral": File(
         "llama", USUAL | dict(model_type="mixtral", num_local_experts=3, num_experts_per_tok=2),
         EXPERTS | {"ffn_gate_exps": Type.Q6_K}, loads=False, metadata=expert_counts,
     ),
+    # Biases on queries, keys and values.
     "qwen2": File("qwen2", USUAL | dict(model_type="qwen2"), {"output": Type.F16}),
+    # Norms on queries and keys.
     "qwen3": File("qwen3", USUAL | dict(model_type="qwen3"), {"ffn_up": Type.Q4_0, "output": Type.Q5_K}),
+    # Stacked experts; the output in F16.
     "qwen3moe": File("qwen3moe", USUAL | dict(
         model_type="qwen3_moe", num_experts=3, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
     ), EXPERTS | {"ffn_down_exps": Type.Q8_0, "output": Type.F16}, metadata=qwen3moe),
+    # The first layer slides, the second does not. The table is tied.
     "gemma2": File("gemma2", GEMMA | dict(
         model_type="gemma2", attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
     ), metadata=gemma2),
-    # Six layers: the last one is the first that sees everything.
+    # Six layers: the last one is the first that sees everything. Its RoPE is scaled. The table is tied.
     "gemma3": File("gemma3", GEMMA | dict(
         model_type="gemma3_text", hidden_size=64, intermediate_size=64, num_hidden_layers=6, num_key_value_heads=1,
         rope_theta=1000000.0, rope_local_base_freq=10000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
     ), NARROW, metadata=gemma3),
+    # Fused projections, partial rotary, LongRoPE.
     "phi3": File("phi3", {k: v for k, v in USUAL.items() if k not in ("head_dim", "rope_theta")} | dict(
         model_type="phi3", hidden_size=64, sliding_window=None, original_max_position_embeddings=256,
         rope_parameters=LONGROPE,

@@ -13,7 +13,7 @@ mod rope;
 
 pub use error::ConfigError;
 pub use families::Architecture;
-pub(crate) use families::{GgufFacts, GgufValue, GgufVariant, GgufWindow};
+pub(crate) use families::{BlockKind, GgufFacts, GgufValue, GgufVariant, GgufWindow};
 pub use generation::GenerationDefaults;
 pub use layer::{LayerConfig, MoeConfig};
 pub use rope::{LongRope, Rope, RopeScaling, Yarn};

@@ -1,5 +1,5 @@
 //! The two kinds of decoder blocks that model families are made of. Each file shows one block and nothing else.
-//! `config/families` states which tensors and settings a family has.
+//! `config/families` states which kind, tensors and settings a family has.
 
 mod decoder;
 mod gemma;
@@ -9,7 +9,7 @@ use candle_core::Tensor;
 
 use crate::EngineError;
 use crate::cache::Cache;
-use crate::config::{Architecture, ModelConfig};
+use crate::config::{BlockKind, ModelConfig};
 use crate::layers::{Pass, Residual};
 use crate::loader::Loader;
 
@@ -34,14 +34,8 @@ pub trait Model: Send {
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, EngineError> {
     let text = config.weights_prefix.map(|prefix| loader.child(prefix));
     let loader = text.as_ref().unwrap_or(loader);
-    match config.architecture {
-        Architecture::Llama
-        | Architecture::Mistral
-        | Architecture::Mixtral
-        | Architecture::Qwen2
-        | Architecture::Qwen3
-        | Architecture::Qwen3Moe
-        | Architecture::Phi3 => Ok(Box::new(llama::load(loader, config)?)),
-        Architecture::Gemma2 | Architecture::Gemma3 => Ok(Box::new(gemma::load(loader, config)?)),
+    match config.architecture.facts().block {
+        BlockKind::Llama => Ok(Box::new(llama::load(loader, config)?)),
+        BlockKind::Gemma => Ok(Box::new(gemma::load(loader, config)?)),
     }
 }

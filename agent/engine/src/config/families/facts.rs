@@ -12,6 +12,8 @@ use super::GgufFacts;
 pub struct FamilyFacts {
     /// Name in `architectures` of `config.json`.
     pub name: &'static str,
+    /// Kind of the family's decoder blocks.
+    pub block: BlockKind,
     /// Multimodal checkpoints that have this family as their text part. `None`: there is no such checkpoint.
     pub multimodal: Option<Multimodal>,
     /// Values of keys that a file leaves out.
@@ -46,6 +48,15 @@ pub struct FamilyFacts {
     pub mlp: MlpFacts,
     /// Meaning of the family's GGUF files. `None`: llama.cpp has no name for the family, so no GGUF file is of it.
     pub gguf: Option<GgufFacts>,
+}
+
+/// Kind of decoder block, a module of `models`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// A norm before the attention, and one before the feed-forward part.
+    Llama,
+    /// A norm before and after the attention, and before and after the feed-forward part.
+    Gemma,
 }
 
 /// Values of keys that a file leaves out.

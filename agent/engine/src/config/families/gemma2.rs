@@ -4,12 +4,14 @@
 use lockstep_kernels::Activation;
 
 use super::{
-    ActivationKey, AttentionFacts, AttentionScale, Bias, Defaults, EmbeddingScale, FamilyFacts, GateActivation,
-    GgufFacts, GgufValue, GgufVariant, GgufWindow, HeadDim, LocalRope, MlpFacts, SlidingLayers, SoftCap, WindowKey,
+    ActivationKey, AttentionFacts, AttentionScale, Bias, BlockKind, Defaults, EmbeddingScale, FamilyFacts,
+    GateActivation, GgufFacts, GgufValue, GgufVariant, GgufWindow, HeadDim, LocalRope, MlpFacts, SlidingLayers,
+    SoftCap, WindowKey,
 };
 
 pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Gemma2ForCausalLM",
+    block: BlockKind::Gemma,
     multimodal: None,
     defaults: Defaults {
         num_key_value_heads: Some(4),

@@ -4,13 +4,14 @@
 use lockstep_kernels::Activation;
 
 use super::{
-    ActivationKey, AttentionFacts, AttentionScale, Bias, Defaults, EmbeddingScale, FamilyFacts, GateActivation,
-    GgufFacts, GgufValue, GgufVariant, GgufWindow, HeadDim, LocalRope, MlpFacts, Multimodal, SlidingLayers, SoftCap,
-    WindowKey,
+    ActivationKey, AttentionFacts, AttentionScale, Bias, BlockKind, Defaults, EmbeddingScale, FamilyFacts,
+    GateActivation, GgufFacts, GgufValue, GgufVariant, GgufWindow, HeadDim, LocalRope, MlpFacts, Multimodal,
+    SlidingLayers, SoftCap, WindowKey,
 };
 
 pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Gemma3ForCausalLM",
+    block: BlockKind::Gemma,
     multimodal: Some(Multimodal {
         name: "Gemma3ForConditionalGeneration",
         weights_prefix: "language_model",

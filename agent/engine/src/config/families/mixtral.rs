@@ -3,13 +3,14 @@
 use lockstep_kernels::Activation;
 
 use super::{
-    ActivationKey, AttentionFacts, AttentionScale, Bias, Defaults, EmbeddingScale, ExpertCount, ExpertFacts,
+    ActivationKey, AttentionFacts, AttentionScale, Bias, BlockKind, Defaults, EmbeddingScale, ExpertCount, ExpertFacts,
     ExpertSize, FamilyFacts, GateActivation, GgufFacts, GgufValue, GgufVariant, GgufWindow, HeadDim, LocalRope,
     MlpFacts, Normalization, SlidingLayers, SoftCap, SparseLayers, WindowKey,
 };
 
 pub const FACTS: FamilyFacts = FamilyFacts {
     name: "MixtralForCausalLM",
+    block: BlockKind::Llama,
     multimodal: None,
     defaults: Defaults {
         num_key_value_heads: Some(8),

@@ -16,7 +16,7 @@ mod qwen3;
 mod qwen3_moe;
 
 pub use facts::{
-    ActivationKey, AttentionFacts, AttentionScale, Bias, Defaults, EmbeddingScale, ExpertCount, ExpertFacts,
+    ActivationKey, AttentionFacts, AttentionScale, Bias, BlockKind, Defaults, EmbeddingScale, ExpertCount, ExpertFacts,
     ExpertSize, FamilyFacts, GateActivation, HeadDim, LocalRope, MlpFacts, Multimodal, Normalization, SlidingLayers,
     SoftCap, SparseLayers, WindowKey,
 };

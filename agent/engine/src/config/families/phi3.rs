@@ -3,12 +3,14 @@
 use lockstep_kernels::Activation;
 
 use super::{
-    ActivationKey, AttentionFacts, AttentionScale, Bias, Defaults, EmbeddingScale, FamilyFacts, GateActivation,
-    GgufFacts, GgufVariant, GgufWindow, HeadDim, LocalRope, MlpFacts, SlidingLayers, SoftCap, WindowKey,
+    ActivationKey, AttentionFacts, AttentionScale, Bias, BlockKind, Defaults, EmbeddingScale, FamilyFacts,
+    GateActivation, GgufFacts, GgufVariant, GgufWindow, HeadDim, LocalRope, MlpFacts, SlidingLayers, SoftCap,
+    WindowKey,
 };
 
 pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Phi3ForCausalLM",
+    block: BlockKind::Llama,
     multimodal: None,
     defaults: Defaults {
         num_key_value_heads: None,
