@@ -5,11 +5,11 @@ use std::path::Path;
 
 use super::open_regular;
 
-/// The bytes of the file at `path`, or of the one that links lead to.
+/// Returns the bytes of the file at `path`. Links are followed.
 ///
 /// # Errors
-/// The operating system's; `InvalidInput` for a pipe, a device or a folder, at once; `FileTooLarge` where there are more
-/// than `most` bytes, of which no more are read.
+/// Errors of the operating system. `InvalidInput`, without a wait, for a pipe, a device or a folder. `FileTooLarge` if
+/// the file has more than `most` bytes; no more than one byte beyond them is read.
 pub fn read_small_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_regular(path)?.take(most + 1).read_to_end(&mut bytes)?;
@@ -33,16 +33,16 @@ mod tests {
     }
 
     #[test]
-    fn what_need_not_end_is_not_read() {
+    fn pipes_and_devices_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        // Opened for both, so that neither this nor a reader waits for the other end.
+        // Open for reading and writing: neither the test nor a reader waits for another process.
         let mut pipe = std::fs::File::options().read(true).write(true).open(&path).unwrap();
         pipe.write_all(b"12345").unwrap();
-        for (path, what) in [(path.as_path(), "a pipe"), (Path::new("/dev/zero"), "a device")] {
-            let told = read_small_file(path, 4).unwrap_err().to_string();
-            assert!(told.starts_with(&format!("it is {what}")), "{told}");
+        for (path, kind) in [(path.as_path(), "a pipe"), (Path::new("/dev/zero"), "a device")] {
+            let message = read_small_file(path, 4).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("it is {kind}")), "{message}");
         }
         drop(pipe);
         assert_eq!(read_small_file(&path, 4).unwrap_err().kind(), io::ErrorKind::InvalidInput);
