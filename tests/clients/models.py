@@ -1,6 +1,6 @@
-"""Models for the clients' tests, made from the one in the box: its tokenizer and shapes, other parts.
+"""Models for the tests of clients, made from the built-in model: they have its tokenizer and its shapes, and other parts.
 
-Each is a function that changes a copy of that model's folder.
+Each function changes a copy of that model's folder.
 """
 
 import array
@@ -13,7 +13,8 @@ import sys
 
 BOX = pathlib.Path(__file__).resolve().parents[2] / "agent/engine/builtin/tiny"
 SEED = 5
-# Of a normal distribution around 0: small enough that every token is likely, large enough that some are likelier.
+# Standard deviation of the weights, around 0. It is small enough that every token is likely, and large enough that some are
+# likelier.
 SPREAD = 0.05
 
 SHOWS_TOOLS = r"""
@@ -37,12 +38,13 @@ SHOWS_TOOLS = r"""
 
 
 def tools(folder: pathlib.Path) -> None:
-    """Its chat template shows tools, their calls and what came of them, as those of Hermes and Qwen do."""
+    """Writes a chat template that shows tools, their calls and their results, as the templates of Hermes and Qwen do."""
     (folder / "chat_template.jinja").write_text(SHOWS_TOOLS)
 
 
 def random_weights(folder: pathlib.Path) -> None:
-    """Matrices of random numbers, the same on every machine: no training helps its answers. The norms stay."""
+    """Replaces the matrices by random numbers, the same on every machine, so that no training helps the answers. The norms
+    stay."""
     path = folder / "model.safetensors"
     weights = bytearray(path.read_bytes())
     (length,) = struct.unpack_from("<Q", weights)
@@ -66,7 +68,7 @@ KINDS = {"tools": tools, "random": random_weights}
 
 
 def make(kind: str, folder: pathlib.Path) -> pathlib.Path:
-    """A folder in `folder` with the model of that kind."""
+    """Makes a folder in `folder` with the model of this kind, and returns it."""
     model = folder / kind
     shutil.copytree(BOX, model)
     KINDS[kind](model)

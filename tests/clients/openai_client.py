@@ -1,9 +1,10 @@
-"""Drives a running endpoint with the official `openai` client: what its users do, whole, streamed and wrong.
+"""Drives a running endpoint with the official `openai` client, with whole, streamed and wrong requests.
 
     python tests/clients/openai_client.py --base-url http://127.0.0.1:1234/v1 [--prompt TEXT]
 
-It asserts on shapes and on equalities (a streamed answer is the whole one, a token prompt is the text), never on what
-the model says, so it runs against any model. Greedy throughout. Exits with 0 and prints one line per check.
+It asserts shapes and equalities (a streamed answer equals the whole answer, a prompt of tokens equals its text), and never the
+text of the model, so it runs against any model. All requests are greedy unless they set a temperature. Exits with 0 and
+prints one line per check.
 """
 
 import argparse
@@ -22,7 +23,7 @@ def check_models(client, args):
     assert client.models.retrieve("default").id == models[0].id
 
 
-# A chat model may have nothing to add to a bare text: it goes on past its end token.
+# A chat model may end its answer to a bare text at once, so the requests ignore its end token.
 GO_ON = {"ignore_eos": True}
 
 
@@ -81,7 +82,7 @@ def check_chat(client, args):
     parts = [{"role": "user", "content": [{"type": "text", "text": args.prompt}]}]
     assert chat(client, args, messages=parts).choices[0].message.content == message.content
     with chat(client, args, stream=True, max_completion_tokens=1000) as stream:
-        next(iter(stream))  # and goes away
+        next(iter(stream))  # then the client disconnects
 
 
 def check_sampling(client, args):
@@ -97,7 +98,7 @@ def check_sampling(client, args):
             streamed[choice.index] += choice.delta.content or ""
     assert streamed == texts
 
-    # A token that is biased up is all there is, and one that has been there is not chosen again.
+    # The model answers with only the token that the bias raises. With penalties, it does not choose the same token again.
     forced = complete(client, args, logit_bias={"300": 100}, max_tokens=4, logprobs=0)
     assert len(set(forced.choices[0].logprobs.tokens)) == 1, forced
     options = {"max_tokens": 48, "logprobs": 0, "frequency_penalty": 2, "presence_penalty": 2}
@@ -140,7 +141,7 @@ def check_call(call):
 
 
 def ask_for_calls(client, args, stream, **options):
-    """The calls of an answer, whole or streamed, each as id, name and arguments."""
+    """Returns the calls of an answer, whole or streamed, each as id, name and arguments."""
     options = {"tools": [WEATHER, TIME], "temperature": 1, "max_completion_tokens": 400, "stream": stream, **options}
     answer = chat(client, args, **options)
     if not stream:
@@ -178,7 +179,7 @@ def check_tools(client, args):
         only = ask_for_calls(client, args, stream, tool_choice="required", parallel_tool_calls=False)
         assert len(only) == 1, only
 
-        # The loop: the question, the call, what the tool says, the answer.
+        # The loop: the question, the call, the result of the tool, the answer.
         function = {"name": call["name"], "arguments": call["arguments"]}
         messages = [
             {"role": "user", "content": args.prompt},
@@ -222,7 +223,7 @@ def check_errors(client, args):
             assert error.body["param"] == param and error.body["message"], error.body
             assert error.response.headers["x-request-id"]
             return
-        raise AssertionError(f"{param}: not refused")
+        raise AssertionError(f"the server did not refuse {param}")
 
     refused(openai.NotFoundError, "model", lambda: complete(client, args, model="no-such-model"))
     refused(openai.BadRequestError, "n", lambda: chat(client, args, n=65))
@@ -235,7 +236,7 @@ def check_errors(client, args):
 
 
 def check_concurrency(client, args):
-    """Greedy answers together are the greedy answers alone."""
+    """Concurrent greedy answers must equal the greedy answers alone."""
     prompts = [f"{args.prompt} {number}" for number in range(CONCURRENCY)]
     alone = [complete(client, args, prompt=prompt).choices[0].text for prompt in prompts]
 

@@ -1,8 +1,9 @@
-"""Answers that must meet a schema, judged by `jsonschema`: at temperature 1, whatever the model would rather say.
+"""Checks with `jsonschema` that answers match a schema, at temperature 1 and with any model.
 
     python tests/clients/schemas.py --base-url http://127.0.0.1:1234/v1 [--runs 200]
 
-RUNS answers to one schema, and a few to each of others that use more of the language. Exits with 0 and prints one line
+The script asks for RUNS answers to one schema, and for a few answers to each of the other schemas, which use more of the
+language. Exits with 0 and prints one line
 per schema.
 """
 
@@ -16,12 +17,12 @@ import openai
 import pydantic
 
 RUNS = 200
-# Of each of the other schemas.
+# Answers to each of the other schemas.
 FEW = 10
 TOGETHER = 32
 MAX_TOKENS = 600
 
-# Texts have a longest length: a random model would go on until the context is full.
+# Strings have a maximum length, because a random model would continue until the context is full.
 PERSON = {
     "type": "object",
     "properties": {
@@ -74,14 +75,14 @@ class Step(pydantic.BaseModel):
 
 
 class Route(pydantic.BaseModel):
-    """As the client makes a schema of it."""
+    """A class that the client turns into a schema."""
 
     steps: typing.Annotated[list[Step], pydantic.Field(max_length=3)]
     safe: bool
 
 
 async def answers(client, schema, runs):
-    """The texts of as many answers, each with a random seed of its own."""
+    """Returns the texts of `runs` answers, each with a random seed of its own."""
     form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
     turns = asyncio.Semaphore(TOGETHER)
 
@@ -110,7 +111,7 @@ async def check(client, name, schema, runs):
 
 
 async def check_parsed(client):
-    """By a class, which the client turns into a schema and reads the answer with; streamed as well."""
+    """Asks with a class. The client turns the class into a schema and parses the answer into it, whole and streamed."""
     request = {"model": "default", "messages": [{"role": "user", "content": "Where to?"}], "temperature": 1, "seed": 3}
     request |= {"response_format": Route, "max_completion_tokens": MAX_TOKENS}
     whole = (await client.chat.completions.parse(**request)).choices[0].message

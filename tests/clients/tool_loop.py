@@ -1,9 +1,9 @@
-"""The loop that users of tools write with the official `openai` client: question, call, what the tool says, answer.
+"""The loop that users of tools write with the official `openai` client: question, call, result of the tool, answer.
 
     python tests/clients/tool_loop.py --base-url http://127.0.0.1:1234/v1
 
-The model must be one whose chat template shows tools. What is asked is greedy, so an answer that is streamed must be
-the one that comes whole, in calls and in words. Exits with 0 and prints one line per check.
+The chat template of the model must show tools. All requests are greedy, so a streamed answer must equal the whole answer,
+in calls and in text. Exits with 0 and prints one line per check.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import openai
 import pydantic
 
 MAX_TOKENS = 48
-# A loop that gets no answer in words by then is stuck.
+# After as many turns without an answer in text, the loop is stuck.
 MAX_TURNS = 4
 
 
@@ -36,7 +36,7 @@ TOOLS = [openai.pydantic_function_tool(Weather), openai.pydantic_function_tool(T
 
 
 def answer_call(call):
-    """What the tool that is called says."""
+    """Returns the result of the called tool."""
     arguments = ASKED_FOR[call.function.name].model_validate_json(call.function.arguments)
     match arguments:
         case Weather(city=city, days=days):
@@ -52,20 +52,20 @@ def whole(client, **request):
 
 
 def by_the_library(client, **request):
-    """Streamed, and put together by the client's own hands, which also read the arguments."""
+    """Streams an answer. The client library assembles it and parses the arguments."""
     with client.chat.completions.stream(stream_options={"include_usage": True}, **request) as stream:
-        told = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
+        events = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
         completion = stream.get_final_completion()
     (choice,) = completion.choices
     calls = choice.message.tool_calls or []
-    assert [event.arguments for event in told] == [call.function.arguments for call in calls]
+    assert [event.arguments for event in events] == [call.function.arguments for call in calls]
     for call in calls:
         assert isinstance(call.function.parsed_arguments, ASKED_FOR[call.function.name]), call
     return choice.finish_reason, choice.message, completion.usage
 
 
 def by_hand(client, **request):
-    """Streamed, and put together as OpenAI's guide does it."""
+    """Streams an answer, and assembles it as in OpenAI's guide."""
     content, calls, finish, usage, pieces = "", [], None, None, 0
     for chunk in client.chat.completions.create(stream=True, stream_options={"include_usage": True}, **request):
         usage = chunk.usage or usage
@@ -86,13 +86,13 @@ def by_hand(client, **request):
 
 
 def loop(client, ask, first):
-    """Asks with the choice `first`, and goes on until the model has nothing to call. What was said, and the calls."""
+    """Asks with the tool choice `first`, and goes on until the model calls no tool. Returns the answer and the calls."""
     messages = [{"role": "user", "content": "How is the weather?"}]
     choice, calls, before = first, [], 0
     for _ in range(MAX_TURNS):
         request = {"tools": TOOLS, "tool_choice": choice, "max_completion_tokens": 300 if choice != "auto" else MAX_TOKENS}
         finish, message, usage = ask(client, model="default", messages=messages, temperature=0, **request)
-        assert usage.prompt_tokens > before, "each prompt holds the one before it, the call and its result"
+        assert usage.prompt_tokens > before, "each prompt holds the prompt before it, the call and its result"
         before = usage.prompt_tokens
         messages.append(message)
         if finish != "tool_calls":
@@ -103,7 +103,7 @@ def loop(client, ask, first):
             messages.append({"role": "tool", "tool_call_id": call.id, "content": answer_call(call)})
             calls.append((call.function.name, call.function.arguments))
         choice = "auto"
-    raise AssertionError(f"no answer in words: {messages}")
+    raise AssertionError(f"no answer in text: {messages}")
 
 
 def check_loop(client):
@@ -112,11 +112,11 @@ def check_loop(client):
         content, calls = loop(client, whole, first)
         assert calls and (first == "required" or [name for name, _ in calls] == ["Time"]), calls
         for ask in (by_the_library, by_hand):
-            assert loop(client, ask, first) == (content, calls), f"{ask.__name__} is another than the whole answer"
+            assert loop(client, ask, first) == (content, calls), f"{ask.__name__} differs from the whole answer"
 
 
 def check_what_a_model_writes_by_itself(client):
-    """No call is required: the words of the answer, which a form puts into the model's mouth, are what makes it one."""
+    """The request requires no call. A grammar forces the text of the answer, and the server must find the calls in this text."""
     arguments = {"city": "Bern", "days": 2}
     call = f'<tool_call>\n{{"name": "Weather", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
     request = {"model": "default", "messages": [{"role": "user", "content": "Hm?"}], "temperature": 0}
@@ -126,7 +126,7 @@ def check_what_a_model_writes_by_itself(client):
         assert (finish, message.content) == ("tool_calls", "Let me see."), message
         assert [json.loads(call.function.arguments) for call in message.tool_calls] == [arguments] * 2, message
         assert len({call.id for call in message.tool_calls}) == 2, message
-        # Who shows no tools wants no calls: the same words are content.
+        # Without tools in the prompt, the client expects no calls, so the same text is content.
         finish, message, _ = ask(client, tools=TOOLS, tool_choice="none", extra_body=form, **request)
         assert finish == "stop" and message.content.endswith(call) and not message.tool_calls, message
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Runs a client's script against a group: with_agent.py AGENT RANKS MODEL SCRIPT [ARGUMENT…]
 
-RANKS processes on a ring serve MODEL (`tiny`, the model in the box, or one of models.py) in f32, on a free port of this
-machine; the script gets `--base-url` and its arguments. Once it has passed, SIGTERM to the head must end all of them
-with status 0. Their log is shown where something failed.
+RANKS processes on a ring serve MODEL (`tiny`, the built-in model, or a model of models.py) in f32, on a free port of this
+machine. The script gets `--base-url` and its arguments. After the script has passed, SIGTERM to the head must end all
+processes with status 0. After a failure, this program prints their log.
 """
 
 import os
@@ -47,7 +47,7 @@ def wait_until_ready(process: subprocess.Popen, address: str) -> None:
 
 
 def environment(ring: list[int], rank: int) -> dict[str, str]:
-    """The variables of one rank; of a ring of one, none."""
+    """Returns the environment of one rank. A ring of one process needs no variables."""
     if len(ring) == 1:
         return dict(os.environ)
     right = ring[(rank + 1) % len(ring)]
@@ -71,7 +71,7 @@ def run(command: list[str], ranks: int, script: list[str]) -> None:
                 assert process.wait(END_S) == 0, f"an agent ended with {process.returncode}"
         except BaseException:
             for process in group:
-                process.terminate()  # so that it ends its own ranks, too
+                process.terminate()  # a process that gets SIGTERM ends its own ranks too
             for process in group:
                 try:
                     process.wait(END_S)

@@ -1,4 +1,4 @@
-/* Holds the namespaces of a pod: sleeps, reaps orphans, and ends when told to. */
+/* Holds the namespaces of a pod: sleeps, reaps orphans, and ends at a signal. */
 #include <signal.h>
 #include <stddef.h>
 #include <sys/wait.h>

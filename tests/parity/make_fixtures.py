@@ -1,15 +1,15 @@
-"""Makes tiny random-weight models of each family and records what transformers computes with them.
+"""Makes tiny random-weight models of each family and records the results of transformers with them.
 
     python3.11 -m venv .venv && .venv/bin/pip install -r tests/parity/requirements.txt
     .venv/bin/python tests/parity/make_fixtures.py            # all of tests/parity/fixtures
     .venv/bin/python tests/parity/make_fixtures.py qwen3      # one of them
 
-Each `fixtures/NAME` is a model folder as the Hugging Face hub has them, with two files more:
-`expected.json` (prompts, greedy tokens, which positions have logits) and `expected.safetensors`
+Each `fixtures/NAME` is a model folder as on the Hugging Face hub, with two more files:
+`expected.json` (prompts, greedy tokens, positions that have logits) and `expected.safetensors`
 (those logits, f32). README.md beside this file states their format.
 
 The same versions on the same kind of machine write the same bytes. The seed of a model is the
-first whose greedy tokens are beyond the doubt of rounding: see `Doubt`.
+first seed whose greedy tokens do not depend on rounding: see `Doubt`.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Fixture:
     dtype: torch.dtype = torch.float32
     shards: int = 1
     gain: float = 1.5  # of every projection, over 1/sqrt(fan_in)
-    embedding: float = 0.2  # size of its entries: small where they are scaled up, or answers repeat one token
+    embedding: float = 0.2  # size of its entries: small if the model scales them up, because answers would repeat one token
     prompts: tuple = PROMPT_LENGTHS
 
 
@@ -81,7 +81,7 @@ FIXTURES = {
     )),
     # Grouped queries, scaled RoPE (`llama3`), tied, three weight files with an index. Transformers 4's spelling.
     "llama3-sharded": Fixture(dict(LLAMA3, torch_dtype="float32"), shards=3),
-    # The same shape in bf16: what `dtype: auto` reads as bf16, and `f32` widens.
+    # The same shape in bf16: `dtype: auto` keeps bf16, and `f32` widens it.
     "llama3-bf16": Fixture(dict(LLAMA3, torch_dtype="bfloat16"), dtype=torch.bfloat16),
     # QK norm; heads × head_dim is not the hidden size; tied. Transformers 5's spelling.
     "qwen3": Fixture(dict(
@@ -140,7 +140,7 @@ FIXTURES = {
         num_key_value_heads=2, vocab_size=263, rms_norm_eps=1e-5, tie_word_embeddings=False, rope_theta=1000000.0,
         sliding_window=None, torch_dtype="float32",
     )),
-    # Soft caps on scores and logits that bite; local and global layers in turn; 1 + w norms before and after each part;
+    # Soft caps on scores and logits that change the result; local and global layers in turn; 1 + w norms before and after each part;
     # scaled embeddings; queries scaled by another number than the head size.
     "gemma2": Fixture(dict(
         COMMON, architectures=["Gemma2ForCausalLM"], model_type="gemma2", hidden_size=32, intermediate_size=43,
@@ -158,9 +158,9 @@ FIXTURES = {
         rope_local_base_freq=10000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
         attn_logit_softcapping=None, final_logit_softcapping=None, torch_dtype="float32",
     ), embedding=0.05),
-    # Fused projections, partial rotary; LongRoPE where the context served (256) is the one first trained on; untied.
+    # Fused projections, partial rotary; LongRoPE where the served context (256) is the original context of the training; untied.
     "phi3": Fixture(dict(PHI3, original_max_position_embeddings=256)),
-    # The same beyond the context first trained on. Every prompt is longer than it, for transformers decides by the
+    # The same beyond the original context. Every prompt is longer than that context, because transformers decides by the
     # length of each sequence.
     "phi3-long": Fixture(dict(PHI3, original_max_position_embeddings=24), prompts=(33, 47, 64, 100)),
     # YaRN, as Qwen asks for it.
@@ -175,7 +175,7 @@ FIXTURES = {
 
 
 class Doubt(Exception):
-    """This seed's greedy tokens could flip by rounding, or say nothing: try the next."""
+    """Rounding could change the greedy tokens of this seed, or the tokens are too few to test anything: try the next seed."""
 
 
 def dump(path, value):
@@ -183,7 +183,7 @@ def dump(path, value):
 
 
 def tokenizer(vocab_size):
-    """Byte-level BPE of exactly `vocab_size` ids: special tokens, bytes, then pairs of common letters."""
+    """Returns a byte-level BPE tokenizer of exactly `vocab_size` ids: special tokens, bytes, then pairs of common letters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [(a, b) for b in "eaoti" for a in "thrnsldm"][: vocab_size - len(SPECIAL) - len(alphabet)]
     pieces = SPECIAL + alphabet + [a + b for a, b in merges]
@@ -196,7 +196,7 @@ def tokenizer(vocab_size):
 
 
 def write_plain(fixture, folder):
-    """Everything of a model folder but its weights."""
+    """Writes all files of a model folder except the weights."""
     dump(folder / "config.json", fixture.config)
     dump(folder / "generation_config.json", dict(bos_token_id=BOS, eos_token_id=EOS, do_sample=False))
     tokenizer(fixture.config["vocab_size"]).save(str(folder / "tokenizer.json"))
@@ -207,7 +207,7 @@ def write_plain(fixture, folder):
 
 
 def weights(fixture, seed):
-    """Random weights by name, in the order of the model; a tied lm_head is left out."""
+    """Returns random weights by name, in the order of the model, without a tied lm_head."""
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**{k: v for k, v in fixture.config.items() if k != "architectures"})
@@ -233,7 +233,7 @@ def weights(fixture, seed):
 
 
 def as_on_the_hub(tensors, model_type):
-    """Experts one by one, as checkpoints have them; transformers holds those of a layer as one tensor."""
+    """Splits the experts, as in checkpoints. transformers holds the experts of a layer as one tensor."""
     mixtral = model_type == "mixtral"
     gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
     for name, tensor in tensors.items():
@@ -263,7 +263,7 @@ def write_weights(tensors, shards, folder):
 
 
 def prompts(vocab_size, lengths):
-    """The same prompts at every seed: BOS, then any ids but the special ones."""
+    """Returns the prompts, which are the same at every seed: BOS, then any ids except the special ones."""
     generator = torch.Generator().manual_seed(7)
     draw = lambda n: torch.randint(len(SPECIAL), vocab_size, (n,), generator=generator).tolist()
     return [[BOS] + draw(length - 1) for length in lengths]
@@ -271,7 +271,7 @@ def prompts(vocab_size, lengths):
 
 @torch.inference_mode()
 def greedy(model, exact, prompt):
-    """Greedy tokens after `prompt`, and the logits at every position, `[prompt + GENERATED, vocab]`."""
+    """Returns the greedy tokens after `prompt`, and the logits at every position, `[prompt + GENERATED, vocab]`."""
     out = model.generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
         min_new_tokens=None, max_new_tokens=GENERATED, eos_token_id=None, pad_token_id=0,
@@ -280,7 +280,7 @@ def greedy(model, exact, prompt):
     logits = model(out, use_cache=False).logits[0]
     best = logits[len(prompt) - 1 : -1].topk(2)
     if best.indices[:, 0].tolist() != answer:
-        raise Doubt("with and without a cache differ")
+        raise Doubt("the answers with and without a cache differ")
     margin = (best.values[:, 0] - best.values[:, 1]).min().item()
     if margin < MIN_MARGIN or len(set(answer)) < MIN_DISTINCT or set(answer) & {0, BOS, EOS}:
         raise Doubt(f"margin {margin:.1e}, {len(set(answer))} distinct tokens")
@@ -291,7 +291,7 @@ def greedy(model, exact, prompt):
 
 
 def record(folder, seed, lengths):
-    """Runs the model as a user of transformers would load it, and writes what it computes."""
+    """Runs the model as a user of transformers would load it, and writes the results."""
     model, exact = (
         AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
@@ -329,7 +329,7 @@ def make(name):
             continue
         size = sum(file.stat().st_size for file in folder.iterdir())
         return print(f"{name}: {made}, {size // 1024} KiB", flush=True)
-    raise SystemExit(f"{name}: none of {SEEDS} seeds will do; change `gain`")
+    raise SystemExit(f"{name}: none of {SEEDS} seeds fits; change `gain`")
 
 
 def main():

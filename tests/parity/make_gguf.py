@@ -1,14 +1,14 @@
-"""Makes a small GGUF file for each architecture that is read, its tensors in every format that is, and records the logits
-that transformers computes with the numbers that the gguf package's own dequantization gives.
+"""Makes a small GGUF file for each architecture that the engine reads, with tensors in every format that it reads. Records the
+logits that transformers computes with the numbers that the gguf package itself decodes.
 
     python3.11 -m venv .venv && .venv/bin/pip install -r tests/parity/requirements.txt
     .venv/bin/python tests/parity/make_gguf.py            # all of tests/parity/gguf
     .venv/bin/python tests/parity/make_gguf.py gemma2     # one of them
 
-Writes `gguf/NAME.gguf` and `gguf/NAME.safetensors`; README.md beside this file states what is in the latter. Names of
-tensors are the gguf package's, metadata and the order of rows what llama.cpp's converter writes. Quants are random bits
-with small scales, for the package does not encode the K formats. Where transformers can load a file by itself, its
-weights must be the ones that were put in.
+Writes `gguf/NAME.gguf` and `gguf/NAME.safetensors`; README.md beside this file describes the second
+file. The names of tensors are those of the gguf package. Metadata and the order of rows are as llama.cpp's converter writes
+them. Quants are random bits with small scales, because the package does not encode the K formats. If transformers can load a
+file by itself, the loaded weights must equal the written weights.
 """
 
 import argparse
@@ -33,7 +33,7 @@ EAGER = dict(attn_implementation="eager", experts_implementation="eager")
 
 @dataclass
 class File:
-    """A file: its architecture in llama.cpp's words, the model in transformers', and the format of each tensor."""
+    """A file: its architecture as llama.cpp names it, the model's configuration in transformers, and the format of each tensor."""
 
     arch: str
     config: dict
@@ -52,7 +52,7 @@ FORMATS = {
     "ffn_gate": Type.Q5_K, "ffn_up": Type.Q4_K, "ffn_down": Type.Q8_0, "output": Type.BF16,
 }
 EXPERTS = {"ffn_gate_exps": Type.Q4_K, "ffn_up_exps": Type.Q5_K, "ffn_down_exps": Type.Q4_0}
-# Narrow rows have no place for blocks of 256.
+# Narrow rows are too short for blocks of 256.
 NARROW = {
     "token_embd": Type.Q8_0, "attn_q": Type.Q8_0, "attn_k": Type.BF16, "attn_v": Type.F16, "attn_output": Type.Q4_0,
     "ffn_gate": Type.Q4_0, "ffn_up": Type.Q8_0, "ffn_down": Type.Q4_0,
@@ -119,7 +119,7 @@ FILES = {
     "gemma2": File("gemma2", GEMMA | dict(
         model_type="gemma2", attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
     ), metadata=gemma2),
-    # Six layers: the last one is the first that sees everything. Its RoPE is scaled. The table is tied.
+    # Six layers: only the last one has global attention. Its RoPE is scaled. The table is tied.
     "gemma3": File("gemma3", GEMMA | dict(
         model_type="gemma3_text", hidden_size=64, intermediate_size=64, num_hidden_layers=6, num_key_value_heads=1,
         rope_theta=1000000.0, rope_local_base_freq=10000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
@@ -130,13 +130,13 @@ FILES = {
         rope_parameters=LONGROPE,
     ), NARROW | {"attn_qkv": Type.Q8_0, "output": Type.F16}, metadata=phi3),
 }
-# Where a block has f16 scales, and how large numbers are without them.
+# Offsets of the f16 scales in a block, and the largest number of a block without its scales.
 SCALES = {Type.Q4_0: ([0], 8), Type.Q8_0: ([0], 127), Type.Q4_K: ([0, 2], 15 * 31), Type.Q5_K: ([0, 2], 31 * 31),
           Type.Q6_K: ([208], 32 * 64)}
 
 
 def numbers(random, kind, shape):
-    """Random numbers of about 1/sqrt(columns): as stored `[…, bytes of a row]`, and decoded."""
+    """Returns random numbers of about 1/sqrt(columns): as stored `[…, bytes of a row]`, and decoded."""
     columns = shape[-1]
     if kind not in SCALES:
         raw = gguf.quantize((random.standard_normal(shape) / np.sqrt(columns)).astype("f4"), kind)
@@ -152,7 +152,7 @@ def numbers(random, kind, shape):
 
 
 def for_neighbours(raw, heads):
-    """Rows as the `llama` architecture has queries and keys: the two halves of each head take turns."""
+    """Returns the rows in the order of queries and keys in the `llama` architecture: the two halves of each head alternate."""
     return np.ascontiguousarray(raw.reshape(heads, 2, -1, raw.shape[-1]).swapaxes(1, 2).reshape(raw.shape))
 
 
@@ -189,7 +189,7 @@ def fill(writer, random, file, model):
             continue
         name = names.get_name(place)
         if parameter.dim() == 1 or name.endswith("ffn_gate_inp"):
-            # Gemma's norms are in files with the one that is added to them.
+            # Files of Gemma hold its norms with 1 already added.
             is_bias, offset = last == "bias", float("norm" in name and file.arch.startswith("gemma"))
             size = tuple(parameter.shape)
             value = random.standard_normal(size) / 4 if is_bias or len(size) > 1 else random.uniform(0.5, 1.5, size)
@@ -202,7 +202,7 @@ def fill(writer, random, file, model):
 
 
 def rounded(x, cuts):
-    """Rows in eight bits: what one rank has of 32 columns shares a scale."""
+    """Rounds rows to eight bits. The part of 32 columns that one rank holds shares a scale."""
     out = torch.zeros_like(x)
     for start, end in cuts:
         for group in range(start // GROUP, -(-end // GROUP)):
@@ -216,7 +216,7 @@ def rounded(x, cuts):
 
 @contextlib.contextmanager
 def rounding(in_blocks, config, world_size):
-    """Within it matrices in blocks are multiplied with activations in eight bits, as ranks of a group do it."""
+    """Context in which matrices in blocks are multiplied with activations in eight bits, as ranks of a group do."""
     plain = torch.nn.functional.linear
 
     def ranges(count, size):
@@ -254,7 +254,8 @@ def metadata(writer, file, config):
 
 
 def vocabulary(writer, arch):
-    """Byte pairs for the Qwens, SentencePiece's kind for the others; both know `<s>`, `</s>` and the letters."""
+    """Writes byte pairs for the Qwens, and a vocabulary of SentencePiece's kind for the others. Both have
+    `<s>`, `</s>` and the letters."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     special, control, normal = ["<unk>", "<s>", "</s>"], gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     if not arch.startswith("qwen"):
@@ -285,7 +286,7 @@ def vocabulary(writer, arch):
 
 @torch.inference_mode()
 def record(name, model, in_blocks):
-    """The logits after each token of the prompt."""
+    """Records the logits after each token of the prompt."""
     compute = lambda: model(torch.tensor([PROMPT]), use_cache=False).logits[0].float().numpy()
     made = {"prompt": np.array(PROMPT, "u4"), "exact": compute()}
     for world_size in WORLD_SIZES:
@@ -297,7 +298,7 @@ def record(name, model, in_blocks):
 
 
 def check_as_loaded(name, model):
-    """transformers' own reading of the file finds the weights that were put in."""
+    """Asserts that transformers' own reader of the file finds the written weights."""
     loaded = AutoModelForCausalLM.from_pretrained(
         FOLDER, gguf_file=f"{name}.gguf", config=model.config, dtype=torch.float32, **EAGER
     )

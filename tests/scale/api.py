@@ -1,4 +1,4 @@
-"""A client of the API server, and what its metrics say of everybody's requests."""
+"""A client of the API server, and the counts of requests in the metrics of the API server."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ REQUESTS = re.compile(r"^apiserver_request_total\{(.*)\} (\S+)$", re.M)
 DISPATCHED = re.compile(r"^apiserver_flowcontrol_dispatched_requests_total\{(.*)\} (\S+)$", re.M)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 ANSWER_LIMIT_S = 60
-# The API server ends connections that were not used for longer.
+# The API server closes connections that are idle for longer.
 IDLE_LIMIT_S = 20
 
 
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 class Api:
-    """As the cluster's admin; one connection for each thread."""
+    """A client with the rights of the cluster's admin. Each thread has a connection of its own."""
 
     def __init__(self) -> None:
         kubeconfig = Path(os.environ["KUBECONFIG"])
@@ -66,7 +66,7 @@ class Api:
 
 
 class Counters:
-    """Requests since the API server began: by verb and kind, and by who made them."""
+    """Requests since the start of the API server, by verb and kind, and by sender."""
 
     def __init__(self, page: str = "") -> None:
         self.requests, self.senders = Counter(), Counter()
@@ -86,7 +86,7 @@ class Counters:
         return self.requests.total()
 
     def by(self, *places: int) -> Counter:
-        """Summed over all but the named places of (verb, kind, code)."""
+        """Returns the sums by the named places of (verb, kind, code)."""
         summed = Counter()
         for key, count in self.requests.items():
             summed[" ".join(key[place] for place in places)] += count

@@ -1,4 +1,4 @@
-"""What every controller under test needs of the cluster: kubectl, a namespace, an account, a name in the API server's books."""
+"""Functions for every controller under test: kubectl, a namespace, an account, and a FlowSchema that counts its requests."""
 
 import base64
 import json
@@ -19,19 +19,20 @@ def namespace(name: str) -> None:
 
 
 def without_deployment(manifests: str) -> str:
-    """The controller runs as a process beside the control plane instead."""
+    """Removes the Deployment, because the controller runs as a process beside the control plane."""
     parts = re.split(r"^---$", manifests, flags=re.M)
     return "---".join(part for part in parts if not re.search(r"^kind: Deployment$", part, re.M))
 
 
 def says(thing: dict, condition: str) -> bool:
-    """Does the object's status have the condition as true?"""
+    """Returns true if the status of the object has the condition with status True."""
     conditions = thing.get("status", {}).get("conditions", [])
     return any(one["type"] == condition and one["status"] == "True" for one in conditions)
 
 
 def count_apart(api, subject) -> None:
-    """Has the API server count the account's requests under its name, within the share that other accounts have."""
+    """Makes a FlowSchema, so that the API server counts the requests of the account by themselves. The account keeps the
+    priority of other accounts."""
     account = {"kind": "ServiceAccount", "serviceAccount": {"namespace": subject.NAMESPACE, "name": subject.ACCOUNT}}
     api.ask("POST", "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", {
         "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": subject.ACCOUNT},

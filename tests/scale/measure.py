@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What a controller takes for many groups of pods: time, memory, CPU, requests to the API server. Runs in the bubble.
+"""Measures the cost of a controller for many groups of pods: time, memory, CPU, requests to the API server. Runs in the
+bubble.
 
-All requests are counted by the API server itself (`apiserver_request_total`; by sender, its flow control's counters).
-Those of the measurement are among them: it creates the groups and listens by two watches.
+The API server itself counts all requests (`apiserver_request_total`, and by sender the counters of its flow control). The
+counts include the requests of the measurement, which creates the groups and opens two watches.
 """
 
 import argparse
@@ -27,11 +28,11 @@ CREATORS = 8
 PODS_ON_NODE = 400
 CONVERGE_LIMIT_S = 1200
 REPLACE_LIMIT_S = 120
-# A group is whole again once it has been so for as long: others recreate the rest of a group a little later.
+# Time that a group must stay whole to count as whole again. Other controllers recreate the rest of a group a little later.
 REPLACED_S = 5
 SETTLE_S = 30
 BASELINE_S = 60
-# Bounds for our own. Its ten watches are begun anew every five minutes; it asks for nothing else in the steady state.
+# Bounds for the operator. In the steady state, the operator only restarts its ten watches every five minutes.
 MEMORY_MIB = 100
 STEADY_REQUESTS_A_MINUTE = 10
 
@@ -41,7 +42,7 @@ SENDERS = {"exempt": "admin: kwok, this measurement; API server itself", "kube-s
 
 
 class Progress:
-    """Pods that run and groups that are ready, as two watches tell."""
+    """The running pods and the ready groups, as two watches report them."""
 
     def __init__(self, api: Api, subject, groups: int) -> None:
         self.subject, self.wanted, self.running, self.ready = subject, groups, set(), set()
@@ -72,7 +73,7 @@ def say(text: str) -> None:
 
 
 def steady(api: Api, seconds: float, controller: Controller | None = None) -> dict:
-    """Requests a minute while nothing is changed."""
+    """Returns the requests a minute while nothing changes."""
     before, cpu, began = api.counters(), controller.cpu() if controller else 0, time.monotonic()
     counted = controller.own_counts() if controller else {}
     time.sleep(seconds)
@@ -87,8 +88,8 @@ def steady(api: Api, seconds: float, controller: Controller | None = None) -> di
     return result
 
 
-def everybody() -> float:
-    """Seconds of CPU so far of all that run in the bubble: the control plane, the controller, kwok, this measurement."""
+def cpu_of_all() -> float:
+    """Returns the CPU seconds of all processes in the bubble: the control plane, the controller, kwok, this measurement."""
     return sum(filter(None, (cpu_of(int(name)) for name in os.listdir("/proc") if name.isdigit())))
 
 
@@ -97,22 +98,22 @@ def per(counts, by: float) -> dict:
 
 
 def converge(api: Api, controller: Controller, groups: int) -> dict:
-    """Creates them all and waits until they serve."""
+    """Creates all groups and waits until they are ready."""
     subject = controller.subject
     progress = Progress(api, subject, groups)
     time.sleep(1)
     names = [(f"scale-{i % NAMESPACES}", f"c{i:04}") for i in range(groups)]
-    before, cpu, all_cpu, began = api.counters(), controller.cpu(), everybody(), time.monotonic()
+    before, cpu, all_cpu, began = api.counters(), controller.cpu(), cpu_of_all(), time.monotonic()
     with ThreadPoolExecutor(CREATORS) as creators:
         path = f"{subject.COLLECTION}/namespaces/%s/{subject.PLURAL}"
         list(creators.map(lambda name: api.ask("POST", path % name[0], subject.spec(name[1])), names))
     created = time.monotonic()
-    said = created
+    last_line = created
     while (progress.groups_at is None or progress.pods_at is None) and time.monotonic() - began < CONVERGE_LIMIT_S:
         time.sleep(0.2)
-        if time.monotonic() - said > 15:
-            said = time.monotonic()
-            say(f"{said - began:.0f} s: {len(progress.running)} pods run, {len(progress.ready)} {subject.UNIT}s are ready; "
+        if time.monotonic() - last_line > 15:
+            last_line = time.monotonic()
+            say(f"{last_line - began:.0f} s: {len(progress.running)} pods run, {len(progress.ready)} {subject.UNIT}s are ready; "
                 f"{subject.NAME} {controller.memory('VmRSS'):.0f} MiB, {controller.cpu() - cpu:.0f} s")
     change, took = api.counters() - before, lambda at: round(at - began, 1) if at else None
     return {"create_seconds": took(created), "pods_running_seconds": took(progress.pods_at),
@@ -125,11 +126,11 @@ def converge(api: Api, controller: Controller, groups: int) -> dict:
             "by_verb_and_kind": dict(change.by(0, 1).most_common(40)),
             "refused": {key: count for key, count in change.by(0, 1, 2).items() if key[-3:] >= "400"},
             "own_counts": controller.own_counts(), "controller_cpu_seconds": round(controller.cpu() - cpu, 1),
-            "all_cpu_seconds": round(everybody() - all_cpu, 1)}
+            "all_cpu_seconds": round(cpu_of_all() - all_cpu, 1)}
 
 
 def replace(api: Api, controller: Controller) -> dict:
-    """Deletes one worker's pod; which of its group's pods are the same afterwards?"""
+    """Deletes the pod of one worker, and counts the pods of its group that stay the same."""
     namespace, group, subject = "scale-0", "c0000", controller.subject
     pods = lambda: {pod["metadata"]["name"]: pod for pod in api.get(
         f"/api/v1/namespaces/{namespace}/pods?labelSelector={quote(subject.pods_of(group))}")["items"]}
@@ -152,7 +153,7 @@ def replace(api: Api, controller: Controller) -> dict:
 
 
 def missed(result: dict, groups: int) -> list[str]:
-    """Bounds that were not held. Other controllers have to finish only."""
+    """Returns the bounds that the run missed. Other controllers only have to finish."""
     converged, idle, replaced = result["converge"], result["steady"], result["replace"]
     bounds = [
         (converged["groups_ready"] == groups, f"{converged['groups_ready']} of {groups} are ready"),
@@ -161,12 +162,12 @@ def missed(result: dict, groups: int) -> list[str]:
     if result["controller"] == subjects.lockstep.NAME:
         memory, requests, kept = result["controller_peak_mib"], idle["controller_requests"], replaced["kept"]
         bounds += [
-            (memory <= MEMORY_MIB, f"the operator took {memory} MiB; {MEMORY_MIB} are allowed"),
+            (memory <= MEMORY_MIB, f"the operator used {memory} MiB; at most {MEMORY_MIB} are allowed"),
             (requests <= STEADY_REQUESTS_A_MINUTE,
-             f"the operator made {requests:.0f} requests a minute with nothing to do; {STEADY_REQUESTS_A_MINUTE} are allowed"),
-            (kept == PODS - 1, f"{kept} of a group's {PODS} pods outlived the loss of one; {PODS - 1} should"),
+             f"the operator sent {requests:.0f} requests a minute with nothing to do; at most {STEADY_REQUESTS_A_MINUTE} are allowed"),
+            (kept == PODS - 1, f"{kept} of a group's {PODS} pods survived the loss of one, and {PODS - 1} must"),
         ]
-    return [what for held, what in bounds if not held]
+    return [message for held, message in bounds if not held]
 
 
 def table(result: dict) -> str:
@@ -198,12 +199,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("groups", type=int, nargs="?", default=1000)
     parser.add_argument("--of", choices=sorted(subjects.ALL), default=subjects.lockstep.NAME, help="the controller")
-    parser.add_argument("--steady", type=float, default=120, help="seconds of the steady state that are measured")
+    parser.add_argument("--steady", type=float, default=120, help="seconds for which the steady state is measured")
     parser.add_argument("--operator", required=True, help="lockstep-operator")
     parser.add_argument("--manager", help="the manager of LeaderWorkerSet")
-    parser.add_argument("--manifests", type=Path, help="its source, whose config/ installs it")
+    parser.add_argument("--manifests", type=Path, help="the source of LeaderWorkerSet, whose config/ installs it")
     parser.add_argument("--root", type=Path, required=True, help="the source of Lockstep")
-    parser.add_argument("--state", type=Path, required=True, help="where results and logs go")
+    parser.add_argument("--state", type=Path, required=True, help="folder for results and logs")
     return parser.parse_args()
 
 
@@ -222,7 +223,7 @@ def main() -> None:
               "cores": len(os.sched_getaffinity(0)), "load": {}}
     load = lambda phase: result["load"].update({phase: round(os.getloadavg()[0], 1)})
     prepare(api, subject, tools, nodes)
-    say(f"{nodes} fake nodes; {BASELINE_S} s without a {subject.UNIT} or {subject.NAME}")
+    say(f"{nodes} fake nodes; measures {BASELINE_S} s without a {subject.UNIT} and without {subject.NAME}")
     time.sleep(5)
     result["baseline"] = steady(api, BASELINE_S)
     load("before")
@@ -243,8 +244,8 @@ def main() -> None:
     result["missed"] = missed(result, tools.groups)
     (tools.state / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"\n{table(result)}\n\nAll numbers: {tools.state}/result.json")
-    for what in result["missed"]:
-        print(f"MISSED: {what}")
+    for message in result["missed"]:
+        print(f"MISSED: {message}")
     sys.exit(1 if result["missed"] else 0)
 
 

@@ -35,16 +35,16 @@ class Controller:
             return False
 
     def memory(self, which: str) -> float:
-        """MiB: `VmHWM` is the most so far, `VmRSS` what it is now."""
+        """Returns the memory in MiB: `VmHWM` is the peak so far, `VmRSS` the current value."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(rf"^{which}:\s+(\d+) kB", status, re.M).group(1)) / 1024
 
     def cpu(self) -> float:
-        """Seconds so far."""
+        """Returns the CPU seconds so far."""
         return cpu_of(self.process.pid) or 0
 
     def own_counts(self) -> dict:
-        """What it says of itself, where it does."""
+        """Returns the counts in the controller's own metrics, if it has any."""
         url = self.subject.METRICS_URL
         return self.subject.own_counts(page(url)) if url else {}
 
@@ -59,7 +59,7 @@ class Controller:
 
 
 def cpu_of(pid: int) -> float | None:
-    """Seconds that a process took so far; `None` where it has ended."""
+    """Returns the CPU seconds of a process so far, or `None` if the process has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--systems", nargs="+", default=["lockstep", "gloo", "openmpi"])
-    parser.add_argument("--quickest", action="store_true", help="each run's quickest call, not its median: a busy machine")
+    parser.add_argument("--quickest", action="store_true", help="use quickest calls instead of medians, for a busy machine")
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), choices=list(SIZES), help="bytes")
     parser.add_argument("--prefix", default="", help="put before each command, as in 'chrt -r 5' on a busy machine")
     parser.add_argument("--port", type=int, default=23000, help="first of the ports to use")

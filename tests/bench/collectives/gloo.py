@@ -1,5 +1,6 @@
-"""Times torch.distributed's all_reduce over gloo: gloo.py RANK WORLD_SIZE PORT SIZE=CALLS ...; rank 0 prints
-"SIZE MEDIAN_US QUICKEST_US" per size (bytes of f32)."""
+"""Times torch.distributed's all_reduce over gloo: gloo.py RANK WORLD_SIZE PORT SIZE=CALLS ...
+
+Rank 0 prints "SIZE MEDIAN_US QUICKEST_US" for each size (bytes of f32)."""
 
 import statistics
 import sys

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Fan-out latency: from the head's sending a plan to a rank's starting it, by the head's own metric.
+"""Measures the fan-out latency: the time from the head's send of a plan to the start of the step on a rank, by the head's own
+metric.
 
-Groups of 2 and 3 agents on loopback get single-token requests, spaced so that every rank sleeps when its plan comes.
-Beside it, in the same run and with the same pauses, stands the floor of the machine: one message over one TCP
+Groups of 2 and 3 agents on loopback get requests for a single token, far enough apart that every rank sleeps when its plan
+arrives. In the same run and with the same pauses, the script measures the floor of the machine: one message over one TCP
 connection to a process that sleeps in `read`. Quantiles are interpolated within the metric's buckets.
 """
 
@@ -60,7 +61,7 @@ def buckets(port: int) -> list[tuple[float, int]]:
 
 
 def quantile(counts: list[tuple[float, int]], part: float) -> float:
-    """In seconds, from (upper bound, how many up to it)."""
+    """Returns a quantile in seconds, from pairs of an upper bound and the number of values up to it."""
     wanted, below, floor = part * counts[-1][1], 0, 0.0
     for bound, count in counts:
         if count >= wanted and count > below:
@@ -70,7 +71,7 @@ def quantile(counts: list[tuple[float, int]], part: float) -> float:
 
 
 def fanout(agent: str, ranks: int, port: int, requests: int, pause: float) -> list[float]:
-    """p10, p50 and p90 in microseconds over all ranks and requests."""
+    """Returns p10, p50 and p90 in microseconds over all ranks and requests."""
     processes = start(agent, ranks, port)
     try:
         wait(port)
@@ -91,7 +92,7 @@ def fanout(agent: str, ranks: int, port: int, requests: int, pause: float) -> li
 
 
 def hop(messages: int, pause: float) -> list[float]:
-    """The floor: p10, p50 and p90 in microseconds of one message to a process that sleeps."""
+    """Returns p10, p50 and p90 in microseconds of one message to a process that sleeps. This is the floor of the machine."""
     listener = socket.create_server(("127.0.0.1", 0))
     child = os.fork()
     sender = socket.create_connection(listener.getsockname()) if child == 0 else listener.accept()[0]

@@ -1,8 +1,8 @@
-"""A checkpoint of Llama-3.2-1B's shape with random weights: speed does not depend on what a model says.
+"""Makes a checkpoint with the shape of Llama-3.2-1B and random weights. The speed does not depend on the text of a model.
 
-Its vocabulary has 32,000 words instead of 128,256 tokens, so that all peers can be given the same token ids: word
-`w17` is token 17, and words are split at blanks. About 1.04 G parameters in bf16; also as GGUF for llama.cpp, which
-quantizes it further itself. `set_layers` makes a smaller one, to try the benchmark itself.
+Its vocabulary has 32,000 words instead of 128,256 tokens, so that all peers can get the same token ids: the word `w17` is
+token 17, and blanks separate words. The checkpoint has about 1.04 G parameters in bf16. The script also writes a GGUF file for
+llama.cpp, which quantizes the file itself. `set_layers` makes a smaller model, to try the benchmark itself.
 """
 
 import json
@@ -39,7 +39,7 @@ def shapes() -> dict[str, list[int]]:
 
 
 def weights(seed: int = 7):
-    """Every tensor in turn: its name, its shape, its numbers as the bits of bf16; norms are ones."""
+    """Yields the name, the shape and the numbers (as bits of bf16) of every tensor. Norms are ones."""
     import numpy
     draw = numpy.random.default_rng(seed)
     for name, shape in shapes().items():
@@ -47,7 +47,7 @@ def weights(seed: int = 7):
             values = numpy.ones(shape, numpy.float32)
         else:
             values = draw.standard_normal(shape, numpy.float32) * numpy.float32(CONFIG["initializer_range"])
-        # Rounded half up; none is near the largest number.
+        # The numbers are rounded half up. None is near the largest bf16.
         yield name, shape, ((values.view(numpy.uint32) + 0x8000) >> 16).astype(numpy.uint16)
 
 
@@ -61,7 +61,7 @@ def tokenizer() -> dict:
 
 
 def write(folder: Path) -> None:
-    """Writes the checkpoint once; the mark comes last."""
+    """Writes the checkpoint if it is missing. The file that marks it as complete comes last."""
     if (folder / "complete").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,8 @@ def write(folder: Path) -> None:
 
 
 def write_safetensors(path: Path) -> None:
-    """Length of the header (u64, little-endian), header in JSON, numbers: https://huggingface.co/docs/safetensors."""
+    """Writes the length of the header (u64, little-endian), the header in JSON, and the numbers, by
+    https://huggingface.co/docs/safetensors."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes().items():
         start, end = end, end + 2 * math.prod(shape)
@@ -89,14 +90,14 @@ def write_safetensors(path: Path) -> None:
             file.write(bits.tobytes())
 
 
-# What a format is called: by Lockstep's --isq, by mistral.rs's, by llama.cpp's enum of file types.
+# Names of a format: in Lockstep's --isq, in mistral.rs, and in llama.cpp's enum of file types.
 FORMATS = {
     "bf16": (None, None, None),
     "Q8_0": ("Q8_0", "Q8_0", "LLAMA_FTYPE_MOSTLY_Q8_0"),
     "Q4_K": ("Q4_K", "Q4K", "LLAMA_FTYPE_MOSTLY_Q4_K_S"),
 }
 
-# llama.cpp's names of the same tensors.
+# Names of the same tensors in llama.cpp.
 GGUF_NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
@@ -106,8 +107,8 @@ GGUF_NAMES = {
 
 
 def write_gguf(path: Path) -> None:
-    """The same shapes for llama.cpp, norms in f32 as its converter writes them. Rows of queries and keys stay in
-    Hugging Face's order, which changes what the model says and not how long it takes."""
+    """Writes the same shapes for llama.cpp, with norms in f32 as its converter does. The rows of queries and keys stay in
+    Hugging Face's order, which changes the text of the model and not its speed."""
     import gguf
     import numpy
     if path.exists():
@@ -144,7 +145,7 @@ def gguf_path(folder: Path, format: str) -> Path:
 
 
 def quantize_gguf(folder: Path, format: str) -> None:
-    """The GGUF in bf16 with every matrix in `format`, by llama.cpp."""
+    """Has llama.cpp quantize every matrix of the GGUF in bf16 to `format`."""
     import llama_cpp
     path = gguf_path(folder, format)
     if path.exists():

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Prefill and decode of a 1 G-parameter Llama in bf16, Q8_0 and Q4_K: `lockstep-agent bench` beside peers, on the same
-threads.
+"""Measures prefill and decode of a 1 G-parameter Llama in bf16, Q8_0 and Q4_K: `lockstep-agent bench` beside peers, with the
+same number of threads.
 
-Format by format all systems take turns within each round, in an order that rotates, so that whatever else the machine
-does falls on all alike. The tables show medians over the rounds, the spread (least to most), and Lockstep's rate over
-each peer's, as the median of the ratios within a round. `run` installs what is missing and calls this.
+For each format, all systems take turns within each round, in an order that rotates, so that other work on the machine slows
+all of them alike. The tables show medians over the rounds, the spread (least to most), and the ratio of Lockstep's rate to
+the peer's, as the median of the ratios within a round. `run` installs missing packages and calls this script.
 """
 
 import argparse
@@ -23,13 +23,13 @@ import checkpoint
 
 HERE = Path(__file__).resolve().parent
 TURN_LIMIT_S = 900
-# What is measured: sequences, tokens of each prompt, tokens of each answer. Decodes begin at the prompt that
-# `lockstep-agent bench` gives them.
+# Number of sequences, tokens of each prompt and tokens of each answer, for each measurement. Decodes begin after the prompt
+# that `lockstep-agent bench` uses.
 MEASURES = {"prefill": (1, 512, 1), "decode": (1, 32, 48), "decode of 8": (8, 32, 24)}
 
 
 class Lockstep:
-    """A group of one rank or two; started for each turn, and measured by itself."""
+    """A group of one rank or two. The benchmark starts it for each turn, and the group measures itself."""
 
     def __init__(self, agent: str, model: Path, format: str, ranks: int, threads: int, port: int) -> None:
         self.ranks, self.port = ranks, port
@@ -97,7 +97,8 @@ class Peer:
         return self.line()["answer"]
 
     def rate(self, measure: str, seed: int) -> float:
-        """Tokens per second, NaN where the peer cannot; prompts are new each time, so that no cache of prefixes helps."""
+        """Returns the tokens per second, or NaN if the peer cannot do this. Prompts are new each time, so that no prefix cache
+        helps."""
         sequences, length, tokens = MEASURES[measure]
         draw = random.Random(seed)
         prompts = [[draw.randrange(2, checkpoint.VOCABULARY) for _ in range(length)] for _ in range(sequences)]
@@ -118,7 +119,7 @@ class Peer:
 
 def measure(systems: dict, rounds: int) -> dict[str, dict[str, list[float]]]:
     rates = {name: {measure: [] for measure in MEASURES} for name in systems}
-    # `bench` warms up by itself, in each turn.
+    # `bench` warms up by itself in each turn.
     for system in systems.values():
         if isinstance(system, Peer):
             for name in MEASURES:
@@ -144,7 +145,7 @@ def machine() -> str:
 
 
 def report(systems: dict, rates: dict) -> tuple[dict, str]:
-    """The figures of one format, and their table."""
+    """Returns the figures of one format, and their table."""
     ours = [name for name in systems if name.startswith("lockstep")]
     figures: dict = {}
     lines = ["| | system | tokens/s | " + " | ".join(f"{mine} / it" for mine in ours) + " |",
@@ -189,11 +190,11 @@ def main() -> None:
     parser.add_argument("--agent", required=True, help="lockstep-agent")
     parser.add_argument("--model", type=Path, required=True, help="the checkpoint's folder")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="of each system in all")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each system in all")
     parser.add_argument("--formats", nargs="*", default=list(checkpoint.FORMATS), choices=list(checkpoint.FORMATS))
     parser.add_argument("--peers", nargs="*", default=["llamacpp", "mistralrs"], choices=["llamacpp", "mistralrs", "transformers"])
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2], help="sizes of Lockstep's groups; the threads are divided between ranks")
-    parser.add_argument("--layers", type=int, default=16, help="fewer, to try the benchmark itself; with a --model of its own")
+    parser.add_argument("--layers", type=int, default=16, help="fewer, to try the benchmark itself, with a --model of its own")
     parser.add_argument("--python", default=sys.executable, help="a Python that has the peers")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--table", type=Path, help="write the tables of ratios here too, as Markdown")

@@ -1,6 +1,7 @@
-"""One peer in a process of its own: peers.py NAME MODEL FORMAT THREADS. Says what it is as a line of JSON, then answers each
-line {"prompts": [[ids]], "tokens": n} (greedy, n tokens for each prompt, all prompts in one batch) with
-{"answer": [seconds until every prompt has its first token, seconds in all, tokens in all]}, null where it cannot."""
+"""Runs one peer in a process of its own: peers.py NAME MODEL FORMAT THREADS. Prints its version as a line of JSON. Then
+it answers each line {"prompts": [[ids]], "tokens": n} (greedy, n tokens for each prompt, all prompts in one batch) with
+{"answer": [seconds until every prompt has its first token, seconds in all, tokens in all]},
+or with null if the peer cannot do it."""
 
 import json
 import sys
@@ -11,7 +12,7 @@ import checkpoint
 
 
 class Transformers:
-    """PyTorch eager, bf16; a bare loop around the model, without the costs of `generate`."""
+    """PyTorch, eager, in bf16: a bare loop around the model, without the costs of `generate`."""
 
     def __init__(self, model: str, format: str, threads: int) -> None:
         import torch
@@ -34,8 +35,8 @@ class Transformers:
 
 
 class MistralRs:
-    """mistral.rs as published for Python. For bf16 it runs in f32: here its bf16 on CPUs is several times slower still.
-    The other formats it quantizes to while loading. Its own clock tells a prompt's time from the answer's."""
+    """mistral.rs as published for Python. For bf16 it runs in f32, because its bf16 on CPUs is several times slower still.
+    It quantizes to the other formats while it loads. Its own clock separates the time of a prompt from that of the answer."""
 
     def __init__(self, model: str, format: str, threads: int) -> None:
         from importlib.metadata import version
@@ -55,7 +56,7 @@ class MistralRs:
 
     def answer(self, prompts: list[list[int]], tokens: int) -> tuple[float, float, int] | None:
         if len(prompts) > 1:
-            return None  # its Python interface takes one request at a time
+            return None  # its Python interface accepts one request at a time
         start = time.perf_counter()
         usage = self.one(prompts[0], tokens)
         total = time.perf_counter() - start
@@ -83,7 +84,7 @@ class LlamaCpp:
         self.version = f"llama.cpp of llama-cpp-python {llama_cpp.__version__}, {format}"
 
     def decode(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
-        """Computes rows of (token, position, sequence, wanted); the greedy token of each wanted one."""
+        """Computes rows of (token, position, sequence, wanted), and returns the greedy token of each wanted row."""
         import numpy
         batch = self.api.llama_batch_init(len(rows), 0, 1)
         batch.n_tokens = len(rows)

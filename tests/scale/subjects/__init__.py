@@ -1,16 +1,16 @@
-"""Controllers that can be measured. Each is a module of its own with the same names:
+"""Controllers that can be measured. Each controller is a module with these names:
 
-NAME, UNIT          as tables call it, and what it makes ("cluster", "group")
-NAMESPACE, ACCOUNT  the service account it runs under
-COLLECTION          API path of its kind's group and version; `PLURAL` its resource
-READY_URL           answers 200 once the process serves
-METRICS_URL         where it says what it did itself, read by own_counts(page); None where nothing of that is wanted
+NAME, UNIT          name in the tables, and name of one of its objects ("cluster", "group")
+NAMESPACE, ACCOUNT  the service account of the controller
+COLLECTION          API path of the group and version of its kind; `PLURAL` is the resource
+READY_URL           URL that answers 200 once the process serves
+METRICS_URL         URL of the controller's metrics, which own_counts(page) reads; None if the measurement does not use them
 PODS, pods_of(name) label selectors: all pods of all objects, of one object
-install(api, tools) everything it needs but its Deployment
-command(tools)      its command line
-spec(name)          one object of one head and three workers, which only fake nodes take
-is_ready(thing)     does the object say that all of it serves?
-is_worker(pod)      is the pod called `pod` one of the workers?
+install(api, tools) installs everything but the Deployment
+command(tools)      returns the command line
+spec(name)          returns an object with one head and three workers, which run only on fake nodes
+is_ready(thing)     returns true if the status says that the whole object serves
+is_worker(pod)      returns true if the pod named `pod` is a worker
 """
 
 from . import leaderworkerset, lockstep

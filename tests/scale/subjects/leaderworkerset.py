@@ -1,11 +1,11 @@
 """LeaderWorkerSet's manager, from its Go module, with the rights and the webhooks that its own manifests give it.
 
-Its groups have the pods that Lockstep makes for a cluster: head, worker, their containers, variables, probes and volumes
-are read from the StatefulSets of one, made for that at first. What it does not make, Services for clients, certificates,
-policies and budgets, its users would have to.
+Its groups have the same pods that Lockstep makes for a cluster. The script first makes a cluster, and reads head, worker, their
+containers, variables, probes and volumes from its StatefulSets. LeaderWorkerSet makes no Services for clients, no
+certificates, no policies and no budgets. Its users would have to make them.
 
-It runs beside the control plane as the operator does, so its webhooks are called at a local address instead of through a
-Service, with a certificate made here instead of by the manager.
+The manager runs beside the control plane, as the operator does. So the API server calls its webhooks at a local address
+instead of through a Service, and this script makes the certificate instead of the manager.
 """
 
 import base64
@@ -49,7 +49,7 @@ def install(api, tools) -> None:
 
 
 def pods_of_lockstep(api, tools) -> dict:
-    """The leader's and the workers' template of a group, as of Lockstep's cluster of the same size."""
+    """Returns the pod templates of leader and workers, from a Lockstep cluster of the same size."""
     namespace(PATTERN)
     lockstep.install(api, tools)
     operator = Controller(lockstep, api, tools)
@@ -71,7 +71,7 @@ def pods_of_lockstep(api, tools) -> dict:
 
 
 def certificate(tools) -> None:
-    """One that the API server is told to trust, for the address that it calls."""
+    """Makes a certificate for the address of the webhooks. The webhook configurations name it as their CA."""
     host = WEBHOOKS.partition(":")[0]
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=webhooks",
                     "-addext", f"subjectAltName=IP:{host}", "-keyout", tools.state / "tls.key",
