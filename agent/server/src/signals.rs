@@ -57,7 +57,7 @@ impl Signals {
         if self.stop.is_cancelled() {
             std::process::exit(EXIT_ABORTED);
         }
-        tracing::info!("told to stop: finishing what runs; a second signal ends at once");
+        tracing::info!("got a signal to stop: this process finishes its requests; a second signal ends it at once");
         self.stop.cancel();
     }
 }

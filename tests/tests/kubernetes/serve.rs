@@ -14,7 +14,7 @@ use super::steps::{NAMESPACE, QUICKSTART, client, field, lockstep, pods, serves}
 /// Some tokens of the small model's vocabulary.
 pub const PROMPT: [u32; 5] = [5, 77, 300, 41, 9];
 
-/// What one process answers.
+/// Returns the answer of one process.
 pub async fn expected(tokens: u32) -> Result<Vec<u32>> {
     let mut group = Group::start(Spec::new(Way::MultiNode, 1, "builtin://tiny").with("LOCKSTEP_DTYPE", "f32"));
     Ok(group.client().await.generate(greedy(&PROMPT, tokens)).await?.tokens)
