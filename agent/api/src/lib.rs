@@ -1,6 +1,6 @@
-//! The client half of a head: gRPC and HTTP, a request's way from text to token ids and back.
+//! The client half of a head: it serves gRPC and HTTP, and turns text into token ids and back.
 //!
-//! It knows neither ranks nor the group: [`Inference`] is the seam, on whose other side the head stands.
+//! The crate knows neither ranks nor the group. [`Inference`] is its interface to the head.
 
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]

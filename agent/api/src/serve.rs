@@ -1,8 +1,9 @@
-//! Client connections of gRPC and HTTP: their number, their age and their end.
+//! Client connections of gRPC and HTTP: how many, how old, and how they end.
 //!
-//! A connection that reaches its age is asked to end (`Connection: close`, GOAWAY) and finishes its requests. The
-//! client then connects again, perhaps to another group: so the load behind one address spreads. A shutdown asks all
-//! connections to end at once. The caller decides how long to wait and then drops the future.
+//! When a connection reaches its maximum age, the server asks the client to close it (`Connection: close`, GOAWAY) and
+//! finishes its requests. The client then connects again, perhaps to another group, so the load spreads over the groups
+//! behind one address. At a shutdown, the server asks all clients at once. The caller of [`serve`] decides how long to
+//! wait for the connections to end, and then drops the future.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,16 +22,18 @@ use tokio_util::sync::CancellationToken;
 const MAX_CONNECTIONS: usize = 4096;
 /// Most requests of one HTTP/2 connection at a time.
 const MAX_STREAMS: u32 = 1024;
-/// Age at which a connection is asked to end, give or take a tenth so that connections do not end all together.
+/// Age at which the server asks a client to close a connection. Each connection draws an age within a tenth of this, so
+/// that they do not all end together.
 const MAX_AGE: Duration = Duration::from_secs(600);
-/// Time after that within which a connection must finish its requests. It is longer than any answer takes.
+/// Time after that request within which a connection must finish its answers. It is longer than any answer takes.
 const AGE_GRACE: Duration = Duration::from_secs(3600);
-/// Time within which an HTTP/1 client must send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time after which a silent HTTP/2 peer is asked for a sign of life. [`KEEP_ALIVE_TIMEOUT`] is its time to answer.
+/// Time within which an HTTP/1 client must send a request's headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time without a frame after which the server sends a ping to an HTTP/2 client.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Time within which the client must answer the ping. After it, the server closes the connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause after a failed accept. Without file descriptors, the next accept would fail at once.
+/// Pause after a failed accept. If the process has no free file descriptor, the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Versions of HTTP that a listener speaks.
@@ -54,7 +57,7 @@ pub async fn serve(listener: TcpListener, router: Router, protocol: Protocol, sh
                 let (builder, router, shutdown) = (builder.clone(), router.clone(), shutdown.clone());
                 connections.spawn(async move {
                     let _permit = permit;
-                    connection(stream, &builder, router, shutdown).await;
+                    serve_connection(stream, &builder, router, shutdown).await;
                 });
             }
             Some(_) = connections.join_next() => {}
@@ -67,7 +70,7 @@ pub async fn serve(listener: TcpListener, router: Router, protocol: Protocol, sh
 
 fn builder(protocol: Protocol) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -94,14 +97,19 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> Option<(Tcp
 }
 
 /// Serves one connection to its end.
-async fn connection(stream: TcpStream, builder: &Builder<TokioExecutor>, router: Router, shutdown: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    builder: &Builder<TokioExecutor>,
+    router: Router,
+    shutdown: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "turn off Nagle's algorithm");
     }
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     let done = tokio::select! {
         result = connection.as_mut() => Some(result),
-        () = tokio::time::sleep(age()) => None,
+        () = tokio::time::sleep(draw_age()) => None,
         () = shutdown.cancelled() => None,
     };
     let result = match done {
@@ -116,8 +124,8 @@ async fn connection(stream: TcpStream, builder: &Builder<TokioExecutor>, router:
     }
 }
 
-/// Returns [`MAX_AGE`], give or take a tenth.
-fn age() -> Duration {
+/// Draws the age at which a connection ends: [`MAX_AGE`], give or take a tenth.
+fn draw_age() -> Duration {
     let spread = (uuid::Uuid::new_v4().as_u128() % 2000) as u32;
     MAX_AGE / 10_000 * (9_000 + spread)
 }

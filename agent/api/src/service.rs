@@ -1,6 +1,7 @@
-//! The seam between the client APIs (HTTP, gRPC, the terminal) and the head: requests in token ids, events out.
+//! The interface between the client APIs (HTTP, gRPC, the terminal) and the head: requests go in as token ids, and
+//! events come out.
 //!
-//! Text stays on the client side of this seam, with tokenizer, templates and stop strings. Dropping an [`EventStream`]
+//! Text, tokenizer, templates and stop strings stay on the client side of this interface. Dropping an [`EventStream`]
 //! cancels its request.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,16 +14,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::grammar::Guide;
 
-/// Events that may wait for a slow client; the head ends the request of a client that lets more wait. No answer needs more
-/// events than a context has tokens.
+/// Most events that may wait for a slow client. The head cancels the request of a client that lets more wait.
 pub(crate) const EVENT_BACKLOG: usize = 4096;
 
-/// Time after which the head's task counts as hung. A healthy task runs its loop twenty times a second.
-const HUNG: Duration = Duration::from_secs(15);
+/// Time without a sign of life after which the head's task counts as hung. A healthy task gives twenty a second.
+const HUNG_AFTER: Duration = Duration::from_secs(15);
 /// Time after which a client should try again, in seconds: about the time that a group needs to form again.
 const RETRY_AFTER_S: u32 = 5;
 
-/// A sign of life that one task renews and others look at.
+/// Time of the last sign of life of a task. The task renews it, and other tasks read it.
 #[derive(Debug, Clone)]
 pub struct Liveness(Arc<Mutex<Instant>>);
 
@@ -49,7 +49,7 @@ impl Liveness {
 pub struct Submission {
     /// Name of the request in logs.
     pub request_id: String,
-    /// At least one token. Together with `max_tokens` at most the context.
+    /// Token ids, at least one. Prompt and `max_tokens` together fit the context.
     pub prompt: Vec<u32>,
     pub sampling: SamplingParams,
     /// At least 1.
@@ -62,20 +62,20 @@ pub struct Submission {
     pub guide: Option<Box<Guide>>,
 }
 
-/// News of a request. `Finished`, `Cancelled` or `Failed` is the last event.
+/// Event of a request. `Finished`, `Cancelled` or `Failed` is the last event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The prompt's computation began. The head sends this event once, even if it preempts the request later.
+    /// The ranks begin to compute the prompt. The head sends this event once, even if it preempts the request later.
     Started {
         cached_tokens: u32,
     },
-    /// One more token of the answer. The head does not report a stop token.
+    /// The next token of the answer. A stop token ends the answer and has no event.
     Token {
         id: u32,
         logprobs: Option<TokenLogprobs>,
     },
     Finished(FinishReason),
-    /// The head ended the request because its time to drain was over.
+    /// The head ended the request because its drain timeout passed.
     Cancelled,
     Failed(ServeError),
 }
@@ -115,9 +115,10 @@ impl ServeError {
 /// A message from the client APIs, or from the operator, to the head's task.
 #[derive(Debug)]
 pub enum Command {
-    /// Queue a request. The head answers at once; if it accepts, `events` brings the rest.
+    /// Queue a request. The head sends its decision to `accepted` at once, and the request's events to `events`.
     Submit { submission: Submission, events: mpsc::Sender<Event>, accepted: oneshot::Sender<Result<(), ServeError>> },
-    /// Refuse further requests and finish the accepted ones. The head answers at once with the accepted ones.
+    /// Begin to drain. The head stops accepting at once, refuses new requests a few seconds later, and finishes the
+    /// rest. It sends the number of unfinished requests to `answer` at once.
     Drain { reason: String, answer: oneshot::Sender<InFlight> },
 }
 
@@ -140,20 +141,20 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// The head's task renews `liveness` in each of its turns.
+    /// Makes the interface from its channels. The head's task renews `liveness` at each tick.
     pub fn new(commands: mpsc::Sender<Command>, status: watch::Receiver<ClusterStatus>, liveness: Liveness) -> Self {
         Self { commands, status, liveness }
     }
 
     /// Returns for how long the head's task has shown no sign of life, if that is too long for a healthy task.
     pub fn hung_for(&self) -> Option<Duration> {
-        Some(self.liveness.silent_for()).filter(|silent| *silent > HUNG)
+        Some(self.liveness.silent_for()).filter(|silent| *silent > HUNG_AFTER)
     }
 
     /// Queues a request.
     ///
     /// # Errors
-    /// The head's reason for refusing the request; `Unavailable` if the head's task has ended.
+    /// Returns the head's reason for refusing the request, or `Unavailable` if the head's task has ended.
     pub async fn submit(&self, submission: Submission) -> Result<EventStream, ServeError> {
         let (events, stream) = mpsc::channel(EVENT_BACKLOG);
         let (accepted, answer) = oneshot::channel();
@@ -165,8 +166,7 @@ impl Inference {
         Ok(stream)
     }
 
-    /// Returns the group's status, now and as it changes. `/ready` answers its field `ready`, `/accepting` its field
-    /// `accepting`.
+    /// Returns the group's status, now and as it changes.
     pub fn status(&self) -> watch::Receiver<ClusterStatus> {
         self.status.clone()
     }
@@ -183,8 +183,8 @@ mod tests {
         let (_status, watched) = watch::channel(ClusterStatus::default());
         let inference = Inference::new(commands, watched, liveness.clone());
         assert_eq!(inference.hung_for(), None);
-        *liveness.0.lock().unwrap() -= 2 * HUNG;
-        assert!(inference.hung_for().is_some_and(|hung| hung > HUNG));
+        *liveness.0.lock().unwrap() -= 2 * HUNG_AFTER;
+        assert!(inference.hung_for().is_some_and(|hung| hung > HUNG_AFTER));
         liveness.renew();
         assert_eq!(inference.hung_for(), None);
     }

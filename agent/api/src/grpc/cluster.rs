@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-/// Shortest time between two messages of a watch: at most five a second. Each message is the newest status.
+/// Shortest time between two messages of a watch. Each message is the newest status, so a watch may skip some.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest message with a status, in bytes: that of the largest group.
 pub const MAX_STATUS_BYTES: usize = 64 << 20;

@@ -1,7 +1,7 @@
-//! `grpc.health.v1.Health`, answered from the group's status, so that the health cannot lag behind the status.
+//! `grpc.health.v1.Health`. It reads the group's status at each call, so that it cannot lag behind the status.
 //!
-//! The empty name and `lockstep.v1.Inference` follow `ready`, which is true if every rank serves. The name `accepting`
-//! follows `accepting`, for a probe that keeps a group behind its Kubernetes Service while the group forms again.
+//! The empty name and `lockstep.v1.Inference` show the status's field `ready`. The name `accepting` shows the field
+//! `accepting`. A readiness probe of that name keeps a group behind its Kubernetes Service while the group forms again.
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -26,7 +26,7 @@ impl HealthService {
 }
 
 /// Returns the health of the service with that name, or `ServiceUnknown` for an unknown name.
-fn serving(status: &ClusterStatus, service: &str) -> ServingStatus {
+fn service_health(status: &ClusterStatus, service: &str) -> ServingStatus {
     let up = match service {
         "" | SERVICE_NAME => status.ready,
         "accepting" => status.accepting,
@@ -39,7 +39,7 @@ fn serving(status: &ClusterStatus, service: &str) -> ServingStatus {
 impl Health for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let service = request.into_inner().service;
-        match serving(&self.status.borrow(), &service) {
+        match service_health(&self.status.borrow(), &service) {
             ServingStatus::ServiceUnknown => Err(Status::not_found(format!(
                 "no service {service:?} here: ask for {SERVICE_NAME:?}, \"accepting\" or the empty name"
             ))),
@@ -55,8 +55,8 @@ impl Health for HealthService {
         let states = stream::unfold(start, move |(mut receiver, last_sent)| {
             let service = service.clone();
             async move {
-                let changed = |status: &ClusterStatus| Some(serving(status, &service)) != last_sent;
-                let now = serving(&*receiver.wait_for(changed).await.ok()?, &service);
+                let changed = |status: &ClusterStatus| Some(service_health(status, &service)) != last_sent;
+                let now = service_health(&*receiver.wait_for(changed).await.ok()?, &service);
                 Some((Ok(HealthCheckResponse { status: now.into() }), (receiver, Some(now))))
             }
         });
@@ -80,7 +80,7 @@ mod tests {
             (status(true, true), "other", ServingStatus::ServiceUnknown),
         ];
         for (status, service, expected) in cases {
-            assert_eq!(serving(&status, service), expected, "{service}");
+            assert_eq!(service_health(&status, service), expected, "{service}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The gRPC endpoint: `lockstep.v1.Inference`, `lockstep.v1.Cluster`, `grpc.health.v1.Health`, and reflection (v1 and
 //! v1alpha) over all of them.
 //!
-//! A call that its client cancels drops its answer, and the drop cancels the request at the head. Watches end at a
-//! shutdown, so that they do not delay it.
+//! If a client cancels a call, the server drops the answer, and the drop cancels the request at the head. All watches
+//! end at a shutdown, so that they do not delay it.
 
 mod chat;
 pub(crate) mod cluster;
@@ -35,7 +35,7 @@ pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 /// Serves until `shutdown`, then until every call has ended.
 ///
 /// # Errors
-/// The build is defective.
+/// Fails only if the build is defective.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) -> Result<(), ReflectionError> {
     let routes = routes(api, &shutdown)?;
     serve_connections(listener, routes.into_axum_router(), Protocol::Grpc, shutdown).await;

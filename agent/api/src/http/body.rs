@@ -1,4 +1,4 @@
-//! A request's body, read within a bound of size and of time. Errors are JSON.
+//! The body of a request. The server reads it up to a bound of size and of time.
 
 use std::time::Duration;
 

@@ -64,7 +64,7 @@ fn take_logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
 /// Choices of a chat completion.
 struct ChatFormat {
     text: Text,
-    /// The client asked for log probabilities.
+    /// Set if the client asked for log probabilities.
     logprobs: bool,
 }
 

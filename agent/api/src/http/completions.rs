@@ -97,15 +97,15 @@ fn parse_prompts(prompt: Option<Value>) -> Result<Vec<PromptInput>, ApiError> {
 /// Choices of a completion.
 struct CompletionFormat {
     text: Text,
-    /// The client asked for log probabilities.
+    /// Set if the client asked for log probabilities.
     logprobs: bool,
-    /// Characters of the tokens that were sent so far, by choice.
+    /// Number of characters sent so far, by choice.
     offsets: Vec<usize>,
 }
 
 impl CompletionFormat {
-    /// Returns the log probabilities of `tokens`, or null if the client did not ask for them. `offset` counts the
-    /// characters of the tokens so far.
+    /// Returns the log probabilities of `tokens`, or null if the client did not ask for them. Adds the number of
+    /// characters of these tokens to `offset`.
     fn logprobs(&self, tokens: &[GeneratedToken], offset: &mut usize) -> Value {
         if !self.logprobs {
             return Value::Null;

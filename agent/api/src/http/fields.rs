@@ -1,7 +1,7 @@
 //! Fields of a request's JSON object. An endpoint takes each field that it knows.
 //!
-//! Two tables list the fields that no endpoint takes. A field that changes nothing is accepted. A field that would
-//! change the answer is refused, with a remedy. Any other field is refused as a likely slip.
+//! Two tables list OpenAI's fields that no endpoint takes: those without an effect, which are ignored, and those that
+//! would change the answer, which are refused with a remedy. Any other field is refused as a likely misspelling.
 
 use serde_json::{Map, Value, json};
 
@@ -13,7 +13,7 @@ use crate::session::{LimitsInput, SamplingInput};
 const IGNORED: [&str; 7] =
     ["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
 
-/// Fields that would change the answer: name, values that ask for nothing, and remedy.
+/// Fields that would change the answer: the name, the values without an effect, and the remedy.
 const UNSUPPORTED: [(&str, &[&str], &str); 11] = [
     ("best_of", &["1"], "ask for n answers and choose among them"),
     ("echo", &["false"], "put the prompt before the answer yourself"),
@@ -219,7 +219,8 @@ impl Fields {
         })
     }
 
-    /// Takes the limits of the answer. `max_tokens` is the first of the given names that is present.
+    /// Takes the limits of the answer. `max_tokens` lists the names of that limit. The first one that is present
+    /// counts.
     ///
     /// # Errors
     /// Names the field of another type.

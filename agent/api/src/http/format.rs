@@ -9,7 +9,7 @@ use crate::grammar::Grammar;
 const RESPONSE_FORMAT: &str = "response_format";
 const STRUCTURED_OUTPUTS: &str = "structured_outputs";
 
-/// Kinds of vLLM's `structured_outputs`, and the field of the same meaning.
+/// Kinds of vLLM's `structured_outputs`, each with the older field of the same meaning.
 const GUIDED: [(&str, &str); 5] = [
     ("json", "guided_json"),
     ("regex", "guided_regex"),
@@ -84,7 +84,7 @@ fn parse_guided(path: &str, kind: &str, value: Value) -> Result<Option<Grammar>,
         ("json_object", Value::Bool(false)) => return Ok(None),
         ("json_object", Value::Bool(true)) => Grammar::JsonObject,
         ("json_object", _) => return wrong("true or false"),
-        // In vLLM these options choose how the form is enforced. Here there is one way.
+        // These options choose vLLM's way to enforce the form. This server has one way, which matches `false`.
         ("disable_any_whitespace" | "disable_fallback" | "disable_additional_properties", Value::Bool(false)) => {
             return Ok(None);
         }

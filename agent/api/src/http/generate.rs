@@ -1,4 +1,4 @@
-//! Responses of completions and of chats: one JSON object, or server-sent events.
+//! Responses to completions and chats: one JSON object, or a stream of server-sent events.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,14 +20,14 @@ use crate::session::{Answer, Api, CallDelta, Delta, Finish, GeneratedToken, Requ
 /// a request that waits.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// A client's wish for server-sent events.
+/// Options of a streamed response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Streaming {
-    /// The last chunk states the usage.
+    /// Set if the last chunk has the usage.
     pub include_usage: bool,
 }
 
-/// The choices of one endpoint's responses, as JSON.
+/// Format of one endpoint's choices, as JSON.
 pub(crate) trait ChoiceFormat: Send + 'static {
     /// Beginning of a response's id.
     const ID_PREFIX: &str;
@@ -42,7 +42,7 @@ pub(crate) trait ChoiceFormat: Send + 'static {
     /// Returns the choice of the chunk before an answer's first text, if there is such a chunk.
     fn first_chunk(&self, index: usize) -> Option<Value>;
 
-    /// Returns the choice of the chunk for `delta`, or `None` if the client would learn nothing from it.
+    /// Returns the choice of the chunk for `delta`, or `None` if the chunk would tell the client nothing.
     fn chunk(&mut self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Option<Value>;
 }
 
@@ -58,10 +58,10 @@ pub(crate) struct WholeAnswer {
     pub usage: Usage,
 }
 
-/// Sends the answers as they grow if the client asked for that, else whole.
+/// Returns a stream of the growing answers if the client asked for one. Otherwise waits for the whole answers.
 ///
 /// # Errors
-/// An answer could not be finished.
+/// Fails if an answer could not be finished.
 pub(crate) async fn respond<F: ChoiceFormat>(
     api: &Api,
     id: &str,
@@ -101,7 +101,7 @@ impl Envelope {
 /// Waits for the end of an answer.
 ///
 /// # Errors
-/// The answer could not be finished.
+/// Fails if the answer could not be finished.
 async fn gather_answer(mut answer: Answer) -> Result<WholeAnswer, ApiError> {
     let mut whole = WholeAnswer::default();
     while let Some(delta) = answer.next().await {
@@ -123,10 +123,10 @@ async fn gather_answer(mut answer: Answer) -> Result<WholeAnswer, ApiError> {
     Ok(whole)
 }
 
-/// Returns OpenAI's word for the end of an answer.
+/// Returns OpenAI's finish reason of an answer.
 ///
 /// # Errors
-/// A drain ended the answer: OpenAI's API has no word for that.
+/// Fails if a drain ended the answer, because OpenAI's API has no word for that.
 fn finish_reason(finish: Finish) -> Result<&'static str, RequestError> {
     match finish {
         Finish::Stop => Ok("stop"),
@@ -156,7 +156,7 @@ fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The growth of one of several answers.
+/// Next delta of one of several answers.
 struct AnswerStep {
     index: usize,
     delta: Result<Delta, RequestError>,
@@ -180,7 +180,7 @@ impl<F: ChoiceFormat> Chunks<F> {
     }
 }
 
-/// Sends the answers as they grow. A stream that breaks ends with an error and without `[DONE]`.
+/// Returns a stream of the answers as they grow. After a failure, the stream ends with the error and without `[DONE]`.
 fn stream_response<F: ChoiceFormat>(answers: Vec<Answer>, chunks: Chunks<F>) -> Response {
     let usages = vec![Usage::default(); answers.len()];
     let steps = stream::select_all(answers.into_iter().enumerate().map(|(index, answer)| answer_steps(index, answer)));
@@ -201,7 +201,7 @@ fn answer_steps(index: usize, answer: Answer) -> BoxStream<'static, AnswerStep> 
     stream::unfold(answer, next).boxed()
 }
 
-/// All answers of a response on their way to the client.
+/// State of a streamed response.
 struct AnswerStream<F> {
     steps: SelectAll<BoxStream<'static, AnswerStep>>,
     chunks: Chunks<F>,
@@ -209,7 +209,7 @@ struct AnswerStream<F> {
     stage: Stage,
 }
 
-/// The next thing to send.
+/// Part of the stream that comes next.
 enum Stage {
     /// The first chunk of the answer with that index.
     First(usize),

@@ -1,7 +1,7 @@
 //! The HTTP endpoint: OpenAI-compatible `/v1/*`, probes and metrics.
 //!
-//! Every response carries `x-request-id`. Every error, also the router's, has OpenAI's JSON shape. An unsupported field
-//! that would change the answer is refused by its name.
+//! Every response carries `x-request-id`. Every error has OpenAI's JSON shape, even an error of the router. The
+//! endpoints refuse an unsupported field by its name if it would change the answer.
 
 mod body;
 mod chat;

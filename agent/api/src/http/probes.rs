@@ -1,5 +1,5 @@
-//! Probes and metrics. `/health`: the process lives and the head's task runs. `/ready`: every rank serves.
-//! `/accepting`: the head accepts requests.
+//! Probes and metrics of the head. `/health`: the head's task runs. `/ready`: every rank serves, and the head does not
+//! drain. `/accepting`: the head expects to answer a new request.
 
 use axum::Json;
 use axum::extract::State;
@@ -16,7 +16,8 @@ pub(crate) async fn health(State(api): State<Api>) -> Response {
     match api.hung_for() {
         None => Json(json!({"status": "ok"})).into_response(),
         Some(hung) => {
-            let body = json!({"status": "hung", "message": format!("the head's task has not turned for {hung:.0?}")});
+            let body =
+                json!({"status": "hung", "message": format!("the head's task has not run its loop for {hung:.0?}")});
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }

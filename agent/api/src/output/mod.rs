@@ -1,7 +1,8 @@
-//! Meaning of an answer's text: reasoning, content, tool calls. Pure: text in, [`OutputPiece`]s out.
+//! Parser of an answer's text: it separates reasoning, content and tool calls. It does no I/O: text goes in, and
+//! [`OutputPiece`]s come out.
 //!
-//! Invariant: the joined pieces do not depend on the places where the text was cut. So every parser takes one character
-//! at a time, and holds back only text that the next characters can still change.
+//! Invariant: the joined pieces do not depend on the cuts between the parts of the text. Every parser therefore takes
+//! one character at a time, and holds back text only while the next characters can change its meaning.
 
 pub(crate) mod reasoning;
 pub(crate) mod tools;
@@ -41,7 +42,7 @@ pub enum OutputPiece {
         index: usize,
         name: String,
     },
-    /// More of a call's arguments. Joined they are JSON if the model wrote JSON.
+    /// More of a call's arguments. All fragments joined are JSON if the model wrote JSON.
     Arguments {
         index: usize,
         fragment: String,
@@ -49,7 +50,7 @@ pub enum OutputPiece {
 }
 
 /// Adds a piece. A piece that continues the last one is joined to it.
-fn push(pieces: &mut Vec<OutputPiece>, piece: OutputPiece) {
+fn push_piece(pieces: &mut Vec<OutputPiece>, piece: OutputPiece) {
     match (pieces.last_mut(), piece) {
         (_, OutputPiece::Content(text) | OutputPiece::Reasoning(text)) if text.is_empty() => {}
         (Some(OutputPiece::Content(last)), OutputPiece::Content(text))
@@ -116,7 +117,7 @@ impl OutputParser {
             Some(reasoning) => reasoning.push(text, &mut pieces),
             None => text.to_owned(),
         };
-        self.content(&content, &mut pieces);
+        self.parse_content(&content, &mut pieces);
         pieces
     }
 
@@ -124,17 +125,17 @@ impl OutputParser {
     pub fn finish(&mut self) -> Vec<OutputPiece> {
         let mut pieces = Vec::new();
         let content = self.reasoning.take().map(|mut reasoning| reasoning.finish(&mut pieces)).unwrap_or_default();
-        self.content(&content, &mut pieces);
+        self.parse_content(&content, &mut pieces);
         if let Some(mut tools) = self.tools.take() {
             tools.finish(&mut pieces);
         }
         pieces
     }
 
-    fn content(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) {
+    fn parse_content(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) {
         match &mut self.tools {
             Some(tools) => tools.push(text, pieces),
-            None => push(pieces, OutputPiece::Content(text.to_owned())),
+            None => push_piece(pieces, OutputPiece::Content(text.to_owned())),
         }
     }
 }

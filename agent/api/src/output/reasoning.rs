@@ -1,7 +1,7 @@
 //! Reasoning before the answer: `<think> … </think>` (DeepSeek-R1, Qwen3 and many others), `[THINK] … [/THINK]`
-//! (Magistral). White space around it belongs to neither part.
+//! (Magistral). The parser drops white space before and after each mark.
 
-use super::{OutputPiece, push};
+use super::{OutputPiece, push_piece};
 
 /// Longest white space that is held back, in bytes. Longer white space counts as text.
 const MAX_HELD: usize = 256;
@@ -84,7 +84,7 @@ impl Reasoning {
     pub(crate) fn finish(&mut self, pieces: &mut Vec<OutputPiece>) -> String {
         let held = std::mem::take(&mut self.held);
         match self.state {
-            ReasoningState::Reasoning => push(pieces, OutputPiece::Reasoning(held.trim_end().to_owned())),
+            ReasoningState::Reasoning => push_piece(pieces, OutputPiece::Reasoning(held.trim_end().to_owned())),
             ReasoningState::Start | ReasoningState::Content => return held,
             ReasoningState::Begun | ReasoningState::Ended => {}
         }
@@ -135,7 +135,7 @@ impl Reasoning {
                 return;
             }
             let first = self.held.remove(0);
-            push(pieces, OutputPiece::Reasoning(first.into()));
+            push_piece(pieces, OutputPiece::Reasoning(first.into()));
         }
     }
 }

@@ -19,13 +19,13 @@ fn format(reasoning: Option<ReasoningStyle>, tools: Option<ToolStyle>) -> Output
 fn read<'a>(format: &OutputFormat, pieces: impl IntoIterator<Item = &'a str>) -> Vec<OutputPiece> {
     let mut parser = OutputParser::new(format);
     let mut all = Vec::new();
-    let mut add = |pieces: Vec<OutputPiece>| pieces.into_iter().for_each(|piece| push(&mut all, piece));
+    let mut add = |pieces: Vec<OutputPiece>| pieces.into_iter().for_each(|piece| push_piece(&mut all, piece));
     pieces.into_iter().for_each(|text| add(parser.push(text)));
     add(parser.finish());
     all
 }
 
-/// Shown as `content`, `(reasoning)`, `name{arguments}`.
+/// Returns the pieces as text: `content`, `(reasoning)`, `name{arguments}`.
 fn shown(format: &OutputFormat, text: &str) -> String {
     let mut shown = String::new();
     for piece in read(format, [text]) {
@@ -123,7 +123,7 @@ const QWEN3_CODER: [(&str, &str); 18] = [
          <function=get_weather>\n<parameter=city>\nBer\"lin\n</parameter>\n</function>\n</tool_call>\n",
         "|0:add{\"a\": 1}|1:get_weather{\"city\": \"Ber\\\"lin\"}",
     ),
-    // Its inner lines stay, and what is no end tag of the call's.
+    // The value keeps its inner lines, and end tags that do not end it.
     (
         "<tool_call><function=get_weather><parameter=city>\n\n a\n</parameter>b</function>\n\n</parameter></function></tool_call>",
         "|0:get_weather{\"city\": \"\\n a\\n</parameter>b</function>\\n\"}",
@@ -141,7 +141,7 @@ const QWEN3_CODER: [(&str, &str); 18] = [
     ("<function=add></function> <function=add></function>", "|0:add{}|1:add{}"),
     ("<function=unknown></function>", "<function=unknown></function>"),
     ("<tool_call><function=add><parameter=a>1</parameter></tool_call>", "|0:add{\"a\": 1}"),
-    // What is missing at the end.
+    // The model left out end tags.
     ("<tool_call><function=add><parameter=a>1\n</function>\n</tool_call>", "|0:add{\"a\": 1}"),
     ("<tool_call><function=add><parameter=a>1</parameter>", "|0:add{\"a\": 1"),
     ("<tool_call><function=add><parameter=a>1", "|0:add{"),
@@ -182,14 +182,14 @@ fn all() -> Vec<(OutputFormat, &'static str, &'static str)> {
 }
 
 #[test]
-fn answers_are_read() {
+fn answers_are_parsed() {
     for (format, text, expected) in all() {
         assert_eq!(shown(&format, text), expected, "{text}");
     }
 }
 
 #[test]
-fn every_cut_into_two_or_into_characters_reads_the_same() {
+fn cuts_do_not_change_the_pieces() {
     for (format, text, _) in all() {
         let whole = read(&format, [text]);
         assert_eq!(read(&format, text.split_inclusive(|_| true)), whole, "{text}");
@@ -200,7 +200,7 @@ fn every_cut_into_two_or_into_characters_reads_the_same() {
 }
 
 #[test]
-fn names_come_first_and_arguments_as_they_are_written() {
+fn a_call_reports_its_name_and_then_fragments_of_its_arguments() {
     let mut parser = OutputParser::new(&format(None, Some(ToolStyle::Hermes)));
     let pieces: Vec<Vec<OutputPiece>> =
         ["<tool_call>{\"name\": \"ad", "d\", \"argum", "ents\": {\"a\"", ": 1}", "}</tool_call>"]
@@ -217,9 +217,9 @@ fn names_come_first_and_arguments_as_they_are_written() {
     assert_eq!(pieces, expected);
 }
 
-/// The type of a value shows once the value is whole.
+/// The parser can tell the type of a value only when the value is complete.
 #[test]
-fn parameters_in_tags_are_told_one_by_one() {
+fn parameters_in_tags_are_reported_one_by_one() {
     let mut parser = OutputParser::new(&format(None, Some(ToolStyle::Qwen3Coder)));
     let parts = [
         "<tool_call>\n<function=add",
@@ -244,7 +244,7 @@ fn a_prompt_may_begin_the_reasoning() {
 }
 
 #[test]
-fn only_so_many_calls_are_told() {
+fn calls_beyond_the_limit_are_dropped() {
     let mut format = format(None, Some(ToolStyle::Llama3Json));
     format.tools.as_mut().unwrap().max_calls = 1;
     let text = "{\"name\": \"add\", \"parameters\": {\"a\": 1}};{\"name\": \"add\", \"parameters\": {\"a\": 2}}";
@@ -252,7 +252,7 @@ fn only_so_many_calls_are_told() {
 }
 
 #[test]
-fn styles_are_told_from_templates() {
+fn templates_determine_the_styles() {
     let cases = [
         ("{{ '<tool_call>' }}", Some(ToolStyle::Hermes), None),
         ("{{ '[TOOL_CALLS]' }} [/THINK]", Some(ToolStyle::Mistral), Some(ReasoningStyle::Mistral)),

@@ -1,4 +1,4 @@
-//! Answers as they grow: the head's events become text, stop strings end the answer, and metrics are counted.
+//! Answers as they grow: an answer turns the head's events into text, looks for stop strings, and counts metrics.
 //!
 //! Dropping an [`Answer`] before its end cancels the request.
 
@@ -22,11 +22,11 @@ const MAX_COALESCED: usize = 64;
 pub enum Finish {
     /// A stop token, a stop string, or a complete form.
     Stop,
-    /// The same, in an answer that calls tools.
+    /// An end as in `Stop`, of an answer that calls tools.
     ToolCalls,
     /// `max_tokens`, or the end of the context.
     Length,
-    /// The client went away, or the deadline of a drain passed.
+    /// The head ended the request because its drain timeout passed.
     Cancelled,
 }
 
@@ -76,7 +76,7 @@ pub struct Usage {
     pub cached_tokens: u32,
 }
 
-/// Everything about an answer but its events. It exists before the request is submitted.
+/// State of an answer without its events. It exists before the head has accepted the request.
 pub(crate) struct AnswerState {
     request_id: String,
     detokenizer: Detokenizer,
@@ -84,7 +84,7 @@ pub(crate) struct AnswerState {
     parser: OutputParser,
     /// Set once a call has begun.
     has_calls: bool,
-    /// Tokens whose text is not searched for stop strings.
+    /// Number of first tokens whose text is not searched for stop strings.
     min_tokens: u32,
     choice: u32,
     usage: Usage,
@@ -93,7 +93,7 @@ pub(crate) struct AnswerState {
 }
 
 impl AnswerState {
-    /// Makes the state of the answer to `submission`, which is one of `prepared`'s.
+    /// Makes the state of the answer to `submission`, one of the submissions of `prepared`.
     pub(crate) fn new(
         prepared: &Prepared,
         submission: &Submission,
@@ -118,7 +118,9 @@ impl AnswerState {
         }
     }
 
-    pub(crate) fn answer(mut self, events: EventStream) -> Answer {
+    /// Returns the answer that `events` will fill.
+    pub(crate) fn with_events(mut self, events: EventStream) -> Answer {
+        // This outcome stays if the client drops the answer before its end.
         self.metrics.outcome = Some(Outcome::Cancelled);
         Answer { state: self, events: Some(events), failure: None }
     }
@@ -147,10 +149,10 @@ impl Answer {
         self.state.usage
     }
 
-    /// Waits for growth of the answer. Returns `None` after the end. Cancel safe.
+    /// Waits for more of the answer. Returns `None` after the end. Cancel safe.
     ///
     /// # Errors
-    /// The reason why the request could not go on. Nothing follows an error.
+    /// Returns the reason why the request could not go on. Nothing follows an error.
     pub async fn next(&mut self) -> Option<Result<Delta, RequestError>> {
         if let Some(failure) = self.failure.take() {
             return Some(Err(self.fail(failure)));
@@ -164,7 +166,7 @@ impl Answer {
                 Err(failure) => self.failure = Some(failure),
                 Ok(()) => {}
             }
-            // The next round must apply an event that is received here, so the last round receives none.
+            // An event that is received here is applied in the next iteration, so the last iteration must receive none.
             if remaining == 0 || delta.finish.is_some() || self.failure.is_some() {
                 break;
             }
@@ -176,7 +178,8 @@ impl Answer {
         Some(Ok(delta))
     }
 
-    /// Waits for the next event. A passed deadline and a vanished head are failures. Returns `None` after the end.
+    /// Waits for the next event. If the deadline passes or the head is gone, the event is `Failed`. Returns `None`
+    /// after the end of the answer.
     async fn event(&mut self) -> Option<Event> {
         let events = self.events.as_mut()?;
         let event = match self.state.deadline {
@@ -219,7 +222,7 @@ impl Answer {
     }
 }
 
-/// Makes an id of nine letters and digits: the templates of some models accept no other ids.
+/// Makes an id of nine letters and digits, because the templates of some models accept only such ids.
 fn call_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()[..9].to_owned()
 }
@@ -253,7 +256,7 @@ impl AnswerState {
         Ok(())
     }
 
-    /// Adds the text that is still held back, and ends the answer if that text does not end it.
+    /// Adds the text that was held back. Ends the answer with `finish`, unless that text completes a stop string.
     fn finish_text(&mut self, finish: Finish, delta: &mut Delta) {
         let text = self.detokenizer.flush();
         self.add_text(&text, delta);
@@ -372,7 +375,7 @@ mod tests {
             sender.send(last).await.unwrap();
         }
         drop(sender);
-        let mut answer = start(stop, None).answer(events);
+        let mut answer = start(stop, None).with_events(events);
         let (mut shown, mut end) = (String::new(), String::new());
         while let Some(delta) = answer.next().await {
             match delta {
@@ -410,7 +413,7 @@ mod tests {
             sender.send(Event::Token { id: u32::from(b'x'), logprobs: None }).await.unwrap();
         }
         sender.send(Event::Finished(FinishReason::Stop)).await.unwrap();
-        let mut answer = start(&[], None).answer(events);
+        let mut answer = start(&[], None).with_events(events);
         let mut text = String::new();
         while let Some(delta) = answer.next().await {
             let delta = delta.unwrap();
@@ -423,7 +426,7 @@ mod tests {
     #[tokio::test]
     async fn a_stop_string_drops_the_events() {
         let (sender, events) = mpsc::channel(64);
-        let mut answer = start(&["l"], None).answer(events);
+        let mut answer = start(&["l"], None).with_events(events);
         sender.send(Event::Token { id: 256 + 1, logprobs: None }).await.unwrap();
         let delta = answer.next().await.unwrap().unwrap();
         assert_eq!((delta.finish, delta.text.as_str()), (Some(Finish::Stop), ""));
@@ -440,7 +443,7 @@ mod tests {
         }
         let mut start = start(&["x"], None);
         start.min_tokens = 3;
-        let delta = start.answer(events).next().await.unwrap().unwrap();
+        let delta = start.with_events(events).next().await.unwrap().unwrap();
         assert_eq!((delta.text.as_str(), delta.finish), ("xaxb", Some(Finish::Stop)));
     }
 
@@ -458,7 +461,7 @@ mod tests {
             OutputFormat { reasoning: Some(ReasoningStyle::Think), reasoning_begun: false, tools: Some(tools) };
         let mut start = start(&[], None);
         start.parser = OutputParser::new(&format);
-        let mut answer = start.answer(events);
+        let mut answer = start.with_events(events);
         let (mut text, mut reasoning, mut arguments, mut begun) = (String::new(), String::new(), String::new(), vec![]);
         let mut finish = None;
         while let Some(delta) = answer.next().await {
@@ -479,7 +482,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_head_does_not_outlast_the_deadline() {
         let (_sender, events) = mpsc::channel(1);
-        let mut answer = start(&[], Some(Duration::from_millis(3))).answer(events);
+        let mut answer = start(&[], Some(Duration::from_millis(3))).with_events(events);
         assert_eq!(answer.next().await, Some(Err(RequestError::Serve(ServeError::Deadline))));
     }
 }

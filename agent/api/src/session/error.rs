@@ -54,8 +54,8 @@ pub(crate) fn check_vocabulary(field: &'static str, ids: &[u32], vocab_size: u32
     }
 }
 
-/// Returns the error for a text that could not be encoded. The client is to blame for a text that cannot be a prompt,
-/// and for no other failure.
+/// Returns the error for a text that could not be encoded: the client's fault if the text cannot be a prompt, else an
+/// internal error.
 pub(crate) fn text_error(field: &'static str, error: TextError) -> RequestError {
     match error {
         TextError::TemplateRefused(_) | TextError::NoTemplate | TextError::TooLong { .. } | TextError::Encode(_) => {

@@ -1,7 +1,7 @@
 //! Requests on the client side, the same for gRPC and HTTP: a client's input becomes a checked [`Submission`], and the
 //! head's events become text.
 //!
-//! The module knows neither wire formats nor the head. Both APIs are thin layers over it.
+//! The module knows neither wire formats nor the head's inner parts. gRPC and HTTP are thin layers over it.
 
 mod answer;
 mod error;
@@ -45,7 +45,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Clients call the model by `model.name`.
+    /// Makes the APIs of one model, which clients call by `model.name`.
     pub fn new(inference: Inference, model: ModelInfo, text: Text, metrics: Metrics) -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self { inference, model: Arc::new(model), text, metrics, created: since.as_secs() }
@@ -77,11 +77,11 @@ impl Api {
         let mut answers = Vec::with_capacity(prepared.choices as usize);
         for submission in prepared.submissions() {
             let (tokenizer, metrics) = (self.text.tokenizer().clone(), self.metrics.clone());
-            let start = answer::AnswerState::new(&prepared, &submission, arrival, tokenizer, metrics);
+            let state = answer::AnswerState::new(&prepared, &submission, arrival, tokenizer, metrics);
             let prompt_tokens = submission.prompt.len();
             let events = self.inference.submit(submission).await?;
             self.metrics.count_prompt(prompt_tokens);
-            answers.push(start.answer(events));
+            answers.push(state.with_events(events));
         }
         Ok(answers)
     }

@@ -11,7 +11,7 @@ use crate::output::OutputFormat;
 use crate::service::{ServeError, Submission};
 use crate::text::{ChatMessage, Conversation};
 
-/// Most stop strings: enough for the turn markers of every dialect. Each costs a comparison per byte of the answer.
+/// Most stop strings: enough for the turn markers of any chat template. Each costs a comparison per byte of the answer.
 const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 256;
 const MAX_STOP_TOKEN_IDS: usize = 64;
@@ -57,16 +57,16 @@ impl Default for PromptInput {
 
 #[derive(Debug, Clone, Default)]
 pub struct LimitsInput {
-    /// Unset: as many as fit the context.
+    /// Most tokens of the answer. Unset: as many as fit the context.
     pub max_tokens: Option<u32>,
-    /// Tokens before which no end token, stop token or stop string ends the answer.
+    /// Number of first tokens within which no end token, stop token or stop string ends the answer.
     pub min_tokens: u32,
     pub stop: Vec<String>,
     pub stop_token_ids: Vec<u32>,
     pub ignore_eos: bool,
 }
 
-/// A checked request, and the settings that stay on the client side of the seam.
+/// A checked request: the submission for the head, and the settings that only this crate needs.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     /// Submission of the first choice.
@@ -76,7 +76,7 @@ pub(crate) struct Prepared {
     pub stop: Vec<String>,
     /// Format by which answers are parsed.
     pub format: OutputFormat,
-    /// Tokens whose text is not searched for stop strings.
+    /// Number of first tokens whose text is not searched for stop strings.
     pub min_tokens: u32,
 }
 
@@ -100,7 +100,7 @@ impl Prepared {
 /// # Errors
 /// Names the first field that is out of its bounds.
 pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Prepared, RequestError> {
-    tools::check(&input.tools, text)?;
+    tools::check_tools(&input.tools, text)?;
     if let PromptInput::Chat(conversation) = &mut input.prompt
         && input.tools.choice != ToolChoice::None
     {
@@ -112,19 +112,19 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
     if !(1..=MAX_CHOICES).contains(&choices) {
         return Err(out_of_range("n", choices, "1 to 64"));
     }
-    if let Some(grammar) = tools::grammar(&input.tools, text)? {
+    if let Some(grammar) = tools::call_grammar(&input.tools, text)? {
         if let Some((field, _)) = input.grammar {
             return Err(RequestError::field("tool_choice", format!("a required call and {field} exclude each other")));
         }
         input.grammar = Some(("tools", grammar));
     }
-    let (field, prompt, mut format) = prompt(text, input.prompt).await?;
-    format.tools = tools::format(&input.tools, text);
-    let room = room(field, prompt.len(), text.context_length)?;
-    let max_tokens = input.limits.max_tokens.map_or(room, |asked| asked.min(room));
+    let (field, prompt, mut format) = encode_prompt(text, input.prompt).await?;
+    format.tools = tools::call_format(&input.tools, text);
+    let remaining = remaining_tokens(field, prompt.len(), text.context_length)?;
+    let max_tokens = input.limits.max_tokens.map_or(remaining, |asked| asked.min(remaining));
     let stop_token_ids = stop_token_ids(text, &input.limits);
     let guide = match input.grammar {
-        Some((field, grammar)) => Some(Box::new(compile(text, field, grammar, &input.limits, &format).await?)),
+        Some((field, grammar)) => Some(Box::new(compile_guide(text, field, grammar, &input.limits, &format).await?)),
         None => None,
     };
     let LimitsInput { stop, min_tokens, .. } = input.limits;
@@ -148,7 +148,11 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
     Ok(Prepared { submission, choices, stop, format, min_tokens })
 }
 
-async fn compile(
+/// Compiles the grammar of the answer.
+///
+/// # Errors
+/// Names the faulty grammar, or a limit that cannot be combined with a grammar.
+async fn compile_guide(
     text: &Text,
     field: &'static str,
     grammar: Grammar,
@@ -174,7 +178,10 @@ async fn compile(
 }
 
 /// Returns the prompt's token ids, the name of the field that held the prompt, and the format of its answer.
-async fn prompt(text: &Text, input: PromptInput) -> Result<(&'static str, Vec<u32>, OutputFormat), RequestError> {
+async fn encode_prompt(
+    text: &Text,
+    input: PromptInput,
+) -> Result<(&'static str, Vec<u32>, OutputFormat), RequestError> {
     let mut format = OutputFormat::default();
     let (field, ids) = match input {
         PromptInput::Text(prompt) => ("prompt", text.encode(prompt, true).await),
@@ -216,7 +223,7 @@ fn check_messages(messages: &[ChatMessage]) -> Result<(), RequestError> {
 }
 
 /// Returns the number of tokens that fit the context after the prompt, at least 1.
-fn room(field: &'static str, prompt: usize, context_length: u32) -> Result<u32, RequestError> {
+fn remaining_tokens(field: &'static str, prompt: usize, context_length: u32) -> Result<u32, RequestError> {
     let context = context_length as usize;
     if prompt < context {
         return Ok((context - prompt) as u32);
@@ -249,8 +256,9 @@ fn check_limits(limits: &LimitsInput, vocab_size: u32) -> Result<(), RequestErro
     check_vocabulary("stop_token_ids", &limits.stop_token_ids, vocab_size)
 }
 
-/// Returns the model's end tokens, the client's, and the special tokens that a stop string spells. Special tokens never
-/// show in the text, so [`StopMatcher`](crate::text::StopMatcher) cannot find them there.
+/// Returns the tokens that end the answer: the model's end tokens, the client's stop tokens, and special tokens that a
+/// stop string spells. Special tokens never show in the text, so [`StopMatcher`](crate::text::StopMatcher) cannot find
+/// them.
 fn stop_token_ids(text: &Text, limits: &LimitsInput) -> Vec<u32> {
     let own = if limits.ignore_eos { &[][..] } else { &text.eos_token_ids[..] };
     let spelled = limits.stop.iter().filter_map(|stop| text.tokenizer().special_token_id(stop));

@@ -1,4 +1,4 @@
-//! Sampling: a client's wishes, their bounds, and the defaults of the model's makers.
+//! Sampling parameters: their bounds, and the defaults from the model's `generation_config.json`.
 
 use lockstep_schedule::plan::{Penalties, SamplingDefaults, SamplingParams};
 
@@ -8,16 +8,17 @@ use super::error::{RequestError, check_vocabulary, out_of_range};
 const MAX_TEMPERATURE: f32 = 100.0;
 /// Highest repetition penalty. A token with a higher penalty would never be chosen again.
 const MAX_REPETITION_PENALTY: f32 = 100.0;
-/// OpenAI's bound of presence and frequency penalties. [`MAX_BIAS`] is OpenAI's bound of biases.
+/// Largest presence or frequency penalty, as with OpenAI.
 const MAX_PENALTY: f32 = 2.0;
+/// Largest bias of a token's logit, as with OpenAI.
 const MAX_BIAS: f32 = 100.0;
-/// Most biases of a request. Each costs every rank a few operations a token.
+/// Most biases of a request. Each bias costs every rank a few operations for each token.
 const MAX_BIASES: usize = 1024;
 /// Highest number of most likely tokens to report beside the chosen token.
 pub(crate) const MAX_LOGPROBS: u32 = 20;
 
-/// A client's wishes. An unset field takes the model's generation default. Without such a default, the temperature is
-/// 1, nothing is cut off or penalized, and the seed is random.
+/// Sampling parameters of a request. An unset field takes the model's generation default. Without such a default, the
+/// temperature is 1, nothing is cut off or penalized, and the seed is random.
 #[derive(Debug, Clone, Default)]
 pub struct SamplingInput {
     pub temperature: Option<f32>,
@@ -32,7 +33,7 @@ pub struct SamplingInput {
     pub seed: Option<u64>,
 }
 
-/// Checks the client's wishes and fills unset fields.
+/// Checks the client's parameters and fills unset fields.
 ///
 /// # Errors
 /// Names the first field that is out of its bounds.
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_wish_overrides_the_models_default() {
+    fn a_clients_parameter_overrides_the_models_default() {
         let greedy = SamplingDefaults { temperature: Some(0.0), ..Default::default() };
         assert_eq!(resolve(SamplingInput::default(), &greedy).temperature, 0.0);
         let asked = SamplingInput { temperature: Some(0.9), ..Default::default() };

@@ -12,8 +12,9 @@ use crate::output::tools::{Function, ToolStyle, forced_call_grammar};
 
 const FIELD: &str = "tools";
 const CHOICE: &str = "tool_choice";
-/// OpenAI's bounds of tools and of their names.
+/// Most tools, as with OpenAI.
 const MAX_TOOLS: usize = 128;
+/// Longest name of a tool, in bytes, as with OpenAI.
 const MAX_NAME: usize = 64;
 
 /// A client's tools.
@@ -30,8 +31,9 @@ pub struct ToolsInput {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ToolChoice {
-    /// The model is shown no tools.
+    /// The chat template does not show the tools to the model.
     None,
+    /// The model decides.
     #[default]
     Auto,
     /// The answer is at least one call, and nothing else.
@@ -44,7 +46,7 @@ pub enum ToolChoice {
 ///
 /// # Errors
 /// Names the tool or field that is wrong, or gives the reason why this model cannot call tools in this way.
-pub(crate) fn check(input: &ToolsInput, text: &Text) -> Result<(), RequestError> {
+pub(crate) fn check_tools(input: &ToolsInput, text: &Text) -> Result<(), RequestError> {
     let refuse = |reason: String| Err(RequestError::field(FIELD, reason));
     if input.functions.len() > MAX_TOOLS {
         return refuse(format!("{} tools, more than {MAX_TOOLS}", input.functions.len()));
@@ -71,8 +73,8 @@ pub(crate) fn check(input: &ToolsInput, text: &Text) -> Result<(), RequestError>
             Err(RequestError::field(CHOICE, format!("no tool is called {name:?}")))
         }
         ToolChoice::Auto if !input.functions.is_empty() && !calls_tools(text) => refuse(
-            "the model was not made to call tools, by its chat template: require a call with tool_choice, or, if it \
-                 was, serve it with --tool-call-parser and a template that shows tools"
+            "by its chat template, the model was not trained to call tools: require a call with tool_choice. If it was, \
+                 serve it with --tool-call-parser and a template that shows tools"
                 .into(),
         ),
         _ => Ok(()),
@@ -80,14 +82,14 @@ pub(crate) fn check(input: &ToolsInput, text: &Text) -> Result<(), RequestError>
 }
 
 /// Returns the format of the answer's calls, or `None` if there is nothing to call.
-pub(crate) fn format(input: &ToolsInput, text: &Text) -> Option<ToolFormat> {
+pub(crate) fn call_format(input: &ToolsInput, text: &Text) -> Option<ToolFormat> {
     if input.functions.is_empty() || input.choice == ToolChoice::None {
         return None;
     }
     Some(ToolFormat {
         style: if input.choice == ToolChoice::Auto { style(text) } else { style(text).when_forced() },
         tools: input.functions.clone().into(),
-        max_calls: if several(input) { usize::MAX } else { 1 },
+        max_calls: if allows_several_calls(input) { usize::MAX } else { 1 },
     })
 }
 
@@ -95,20 +97,21 @@ pub(crate) fn format(input: &ToolsInput, text: &Text) -> Option<ToolFormat> {
 ///
 /// # Errors
 /// Names a tool whose parameters no grammar can enforce.
-pub(crate) fn grammar(input: &ToolsInput, text: &Text) -> Result<Option<Grammar>, RequestError> {
+pub(crate) fn call_grammar(input: &ToolsInput, text: &Text) -> Result<Option<Grammar>, RequestError> {
     let functions: Vec<Function> = match &input.choice {
         ToolChoice::None | ToolChoice::Auto => return Ok(None),
         ToolChoice::Required => input.functions.clone(),
         ToolChoice::Named(name) => input.functions.iter().filter(|function| function.name == *name).cloned().collect(),
     };
-    let grammar =
-        forced_call_grammar(style(text), &functions, several(input), |mark| text.tokenizer().special_token_id(mark));
+    let grammar = forced_call_grammar(style(text), &functions, allows_several_calls(input), |mark| {
+        text.tokenizer().special_token_id(mark)
+    });
     grammar.map(Some).map_err(|error| match error {
         GrammarError::Invalid(reason) | GrammarError::Internal(reason) => RequestError::field(FIELD, reason),
     })
 }
 
-fn several(input: &ToolsInput) -> bool {
+fn allows_several_calls(input: &ToolsInput) -> bool {
     input.parallel && !matches!(input.choice, ToolChoice::Named(_))
 }
 
@@ -117,7 +120,7 @@ fn calls_tools(text: &Text) -> bool {
     text.shows_tools() && text.tool_style.is_some()
 }
 
-/// Returns the style of the model's calls. A model without a style of its own is made to write Hermes' style.
+/// Returns the style of the model's calls. For a model without a style of its own, the grammar demands Hermes' style.
 fn style(text: &Text) -> ToolStyle {
     text.tool_style.unwrap_or(ToolStyle::Hermes)
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{TextError, clock, jinja};
 
 const NAME: &str = "chat_template";
-/// Most instructions of one rendering. Each message takes about a hundred.
+/// Most instructions of the template engine for one conversation. Each message takes about a hundred.
 const FUEL: u64 = 5_000_000;
 /// Longest prompt that a template may write, in bytes: four times the longest request.
 const MAX_PROMPT_BYTES: usize = 64 << 20;
@@ -99,9 +99,9 @@ impl Conversation {
 /// Chat templates of a model, in Jinja, with the special tokens that they may write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChatTemplates {
-    /// Template of conversations. `None`: the model has none, or none for conversations without tools.
+    /// Template of conversations. `None` if the model has no template, or only one for tools.
     pub default: Option<String>,
-    /// Template of conversations with tools. `None`: they take the default.
+    /// Template of conversations with tools. `None` if `default` is for them too.
     pub tool_use: Option<String>,
     /// Text of the token that begins a sequence.
     pub bos_token: Option<String>,
@@ -146,15 +146,15 @@ impl ChatTemplate {
         Ok(Some(Self { environment, source, for_tools, bos_token, eos_token }))
     }
 
-    /// Returns the template's source: with two templates, that for tools.
+    /// Returns the template's source. With two templates, this is the template for tools.
     pub(crate) fn source(&self) -> &str {
         &self.source
     }
 
-    /// Renders a conversation to a prompt, up to the begin of the answer.
+    /// Renders a conversation to a prompt, up to the beginning of the answer.
     ///
     /// # Errors
-    /// The template refuses the conversation.
+    /// Fails if the template refuses the conversation.
     pub(crate) fn render(&self, conversation: &Conversation) -> Result<String, TextError> {
         let Conversation { messages, tools, variables } = conversation;
         let messages: Vec<Value> = messages.iter().map(|message| value(&message.value())).collect();
@@ -177,7 +177,7 @@ impl ChatTemplate {
     }
 }
 
-/// Output of a template, up to a bound: a template may come from anywhere.
+/// Output of a template. It is bounded, because the author of a template may be anybody.
 struct Prompt(Vec<u8>);
 
 impl std::io::Write for Prompt {
@@ -281,8 +281,8 @@ fn check_indent(width: usize) -> Result<(), Error> {
     if width <= MAX_INDENT {
         return Ok(());
     }
-    let told = format!("an indentation of {width} is more than {MAX_INDENT}");
-    Err(Error::new(ErrorKind::InvalidOperation, told))
+    let reason = format!("an indentation of {width} is more than {MAX_INDENT}");
+    Err(Error::new(ErrorKind::InvalidOperation, reason))
 }
 
 #[cfg(test)]
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_comes_to_an_end() {
+    fn every_template_comes_to_an_end() {
         let cases = [
             ("{{ {} | tojson(indent=4294967296) }}", "an indentation of 4294967296 is more than 256"),
             ("{{ 'a' | indent(4294967296) }}", "an indentation of 4294967296 is more than 256"),
@@ -328,8 +328,8 @@ mod tests {
             ),
         ];
         for (template, expected) in cases {
-            let told = render(json!({"chat_template": template}), &[]);
-            assert!(told.len() < 4096 && told.contains(expected), "{template}: {told:.200}");
+            let text = render(json!({"chat_template": template}), &[]);
+            assert!(text.len() < 4096 && text.contains(expected), "{template}: {text:.200}");
         }
         assert_eq!(render(json!({"chat_template": "{{ 'a\nb' | indent(2, true) }}"}), &[]), "  a\n  b");
     }
@@ -373,7 +373,7 @@ mod tests {
         assert!(render(json!({"chat_template": "{% if %}"}), &[]).contains("does not parse"));
     }
 
-    /// Expected values are what Jinja2 gives, set up as transformers sets it up.
+    /// The expected values come from Jinja2 with the settings of transformers.
     #[test]
     fn constructs_of_real_templates_work() {
         let cases = [

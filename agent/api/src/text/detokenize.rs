@@ -1,9 +1,10 @@
-//! Text of a growing answer. A token's text is returned once no later token can change it.
+//! Text of a growing answer. The detokenizer returns a token's text once no later token can change it.
 //!
-//! Byte-level tokens are bytes. They are decoded as they come, and the bytes of an incomplete character wait for the
-//! rest. Other decoders look at neighbours (sentencepiece drops a leading space). There the newest tokens are decoded
-//! together with the ones before them, and the difference is the new text. Either way a token costs the same however
-//! long the answer is. Invariant: the returned texts, joined, are the decoded answer without special tokens.
+//! Byte-level tokens are bytes. The detokenizer decodes them as they come, and holds back the bytes of an incomplete
+//! character. Other decoders look at neighbours (sentencepiece drops a leading space). For these, the detokenizer
+//! decodes the newest tokens together with the few before them, and the new text is the difference. In both cases, the
+//! cost of a token does not grow with the answer. Invariant: the returned texts, joined, are the decoded answer without
+//! special tokens.
 
 use std::sync::Arc;
 

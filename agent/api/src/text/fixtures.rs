@@ -24,7 +24,8 @@ pub(crate) fn byte_id(byte: u8) -> u32 {
     u32::from(byte) + 3
 }
 
-/// A `tokenizer.json` with `▁` for spaces and `<0xNN>` for what it has no token for; byte b has id b + 3.
+/// Returns a `tokenizer.json` with `▁` for spaces. `<0xNN>` is a byte of a character without a token. Byte b has id b +
+/// 3.
 fn sentencepiece_json() -> Vec<u8> {
     let mut vocab = serde_json::Map::new();
     let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));

@@ -1,6 +1,6 @@
-//! Text and tokens: the tokenizer, the chat template, and the way from a stream of tokens back to text.
+//! Text and tokens: the tokenizer, the chat template, the detokenizer and the stop strings.
 //!
-//! Nothing behind the service seam knows text. The module is pure.
+//! The head knows only tokens, so all text stays in this crate. The module does no I/O.
 
 mod chat;
 mod clock;

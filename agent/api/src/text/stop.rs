@@ -1,8 +1,8 @@
 //! Stop strings, matched on the text and not on the tokens.
 //!
-//! The first complete stop string ends the answer, wherever tokens begin and end. Text is held back only while it may
-//! be the beginning of a match. A match is not returned. Each byte is compared once per stop string (Knuth, Morris and
-//! Pratt).
+//! The first complete stop string ends the answer, wherever tokens begin and end. The matcher holds text back only
+//! while the text may be the beginning of a match. It does not return the match. The search takes constant time per
+//! byte and stop string (Knuth, Morris and Pratt).
 
 /// Result of one more piece of text.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ struct Pattern {
 }
 
 impl StopMatcher {
-    /// Makes the search. Empty stop strings are left out.
+    /// Makes the search. Ignores empty stop strings.
     pub(crate) fn new<'a>(stops: impl IntoIterator<Item = &'a str>) -> Self {
         let patterns = stops.into_iter().filter(|stop| !stop.is_empty()).map(Pattern::new).collect();
         Self { patterns, held: String::new() }
@@ -51,7 +51,7 @@ impl StopMatcher {
         Stopped::No(std::mem::replace(&mut self.held, rest))
     }
 
-    /// Ends the answer. Returns the text that was held back, which is no stop string.
+    /// Ends the answer. Returns the text that was held back, because no stop string can be completed any more.
     pub(crate) fn flush(&mut self) -> String {
         std::mem::take(&mut self.held)
     }

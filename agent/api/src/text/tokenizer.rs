@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::TextError;
 
-/// A `tokenizer.json` without its truncation and padding: a prompt is encoded whole or refused.
+/// A parsed `tokenizer.json`. Its truncation and padding are off: a prompt is encoded as a whole or refused.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// Added tokens by id. The flag is set for special ones.
+    /// Added tokens by id: their text, and true for a special token.
     added: HashMap<u32, (String, bool)>,
     spelling: ByteSpelling,
     /// Byte that each character of a byte-level token stands for.
@@ -27,8 +27,10 @@ enum ByteSpelling {
 }
 
 impl Tokenizer {
+    /// Parses a `tokenizer.json`.
+    ///
     /// # Errors
-    /// The file does not parse.
+    /// Fails if the file does not parse.
     pub fn from_json(json: &[u8]) -> Result<Self, TextError> {
         let raw: serde_json::Value =
             serde_json::from_slice(json).map_err(|error| TextError::Tokenizer(error.to_string()))?;
@@ -52,7 +54,7 @@ impl Tokenizer {
     /// Returns the token ids of a text. `special` adds the special tokens that the tokenizer is configured to add.
     ///
     /// # Errors
-    /// The tokenizer has no token for a part of the text.
+    /// Fails if the tokenizer has no token for a part of the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TextError> {
         let encoding = catch_panic(|| self.inner.encode_fast(text, special)).map_err(TextError::Encode)?;
         Ok(encoding.get_ids().to_vec())

@@ -1,8 +1,9 @@
-//! Parser of one call that is a JSON object, character by character. It reports the name once that is whole, and the
-//! arguments as they come.
+//! Parser of one call that is a JSON object. It takes one character at a time. It reports the name as a whole, and the
+//! arguments in fragments as they come.
 
-/// Key of a call's name. Arguments have two possible keys.
+/// Key of a call's name.
 const NAME: &str = "name";
+/// Keys of a call's arguments. Models use one or the other.
 const ARGUMENTS: [&str; 2] = ["arguments", "parameters"];
 /// Keys that are allowed and ignored.
 const OTHERS: [&str; 3] = ["type", "id", "function"];
@@ -31,7 +32,7 @@ pub(crate) struct Call {
     state: CallState,
     key: String,
     name: Option<String>,
-    announced: bool,
+    reported: bool,
     /// Arguments that came before the name.
     early: String,
     has_arguments: bool,
@@ -58,12 +59,12 @@ enum CallState {
 }
 
 impl Call {
-    /// Returns true once the name was reported. The text then cannot become content any more.
-    pub(crate) fn is_announced(&self) -> bool {
-        self.announced
+    /// Returns true once the name is reported. From then on, the text cannot become content.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.reported
     }
 
-    /// Takes one character. Reports the parts of the call that became certain.
+    /// Takes one character. Calls `emit` with the parts of the call that this character made certain.
     pub(crate) fn step(
         &mut self,
         char: char,
@@ -81,14 +82,14 @@ impl Call {
             (CallState::Key | CallState::Next, '}') => return self.close(&mut emit),
             (CallState::InKey(text), _) => match text.step(char) {
                 JsonTextStep::More => return CallStep::More,
-                JsonTextStep::Whole(key) if self.takes(&key) => {
+                JsonTextStep::Whole(key) if self.allows_key(&key) => {
                     self.key = key;
                     CallState::Colon
                 }
                 _ => return CallStep::Broken,
             },
             (CallState::Colon, ':') => CallState::Value,
-            (CallState::Value, _) => match self.value(char, &mut emit) {
+            (CallState::Value, _) => match self.begin_value(char, &mut emit) {
                 Some(state) => state,
                 None => return CallStep::Broken,
             },
@@ -103,7 +104,7 @@ impl Call {
             (CallState::Quoted(text), _) => match text.step(char) {
                 JsonTextStep::More => return CallStep::More,
                 JsonTextStep::Whole(arguments) => {
-                    self.arguments(&arguments, &mut emit);
+                    self.report_arguments(&arguments, &mut emit);
                     CallState::Next
                 }
                 JsonTextStep::Broken => return CallStep::Broken,
@@ -112,7 +113,7 @@ impl Call {
                 let ended = raw.step(char);
                 let is_arguments = matches!(self.state, CallState::Raw(_));
                 if is_arguments && ended != JsonValueStep::Before {
-                    self.arguments(char.encode_utf8(&mut [0; 4]), &mut emit);
+                    self.report_arguments(char.encode_utf8(&mut [0; 4]), &mut emit);
                 }
                 match ended {
                     JsonValueStep::More => return CallStep::More,
@@ -126,17 +127,17 @@ impl Call {
             _ => return CallStep::Broken,
         };
         self.state = next;
-        self.announce_name(&mut emit);
+        self.report_name(&mut emit);
         CallStep::More
     }
 
     /// Returns true if a call may have this key. Once the name was reported, any key is accepted.
-    fn takes(&self, key: &str) -> bool {
-        self.announced || key == NAME || ARGUMENTS.contains(&key) || OTHERS.contains(&key)
+    fn allows_key(&self, key: &str) -> bool {
+        self.reported || key == NAME || ARGUMENTS.contains(&key) || OTHERS.contains(&key)
     }
 
     /// Returns the state after the first character of a member's value.
-    fn value(&mut self, char: char, emit: &mut impl FnMut(CallEvent)) -> Option<CallState> {
+    fn begin_value(&mut self, char: char, emit: &mut impl FnMut(CallEvent)) -> Option<CallState> {
         let is_arguments = ARGUMENTS.contains(&self.key.as_str()) && !self.has_arguments;
         if self.key == NAME && self.name.is_none() {
             return (char == '"').then(|| CallState::Name(JsonText::bounded()));
@@ -152,7 +153,7 @@ impl Call {
             '{' => {
                 let mut raw = JsonValue::default();
                 raw.step(char);
-                self.arguments("{", emit);
+                self.report_arguments("{", emit);
                 Some(CallState::Raw(raw))
             }
             // Arguments are an object, so `null`, a number or a list is skipped.
@@ -165,17 +166,17 @@ impl Call {
         }
     }
 
-    fn arguments(&mut self, text: &str, emit: &mut impl FnMut(CallEvent)) {
-        if self.announced {
+    fn report_arguments(&mut self, text: &str, emit: &mut impl FnMut(CallEvent)) {
+        if self.reported {
             emit(CallEvent::Arguments(text.to_owned()));
         } else {
             self.early.push_str(text);
         }
     }
 
-    fn announce_name(&mut self, emit: &mut impl FnMut(CallEvent)) {
-        if let Some(name) = self.name.as_ref().filter(|_| !self.announced) {
-            self.announced = true;
+    fn report_name(&mut self, emit: &mut impl FnMut(CallEvent)) {
+        if let Some(name) = self.name.as_ref().filter(|_| !self.reported) {
+            self.reported = true;
             emit(CallEvent::Name(name.clone()));
             let early = std::mem::take(&mut self.early);
             if !early.is_empty() {
@@ -185,7 +186,7 @@ impl Call {
     }
 
     fn close(&mut self, emit: &mut impl FnMut(CallEvent)) -> CallStep {
-        if !self.announced {
+        if !self.reported {
             return CallStep::Broken;
         }
         if !self.has_arguments {

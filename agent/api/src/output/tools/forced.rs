@@ -71,7 +71,7 @@ pub fn forced_call_grammar(
         ToolStyle::Mistral => MISTRAL,
         ToolStyle::Pythonic => PYTHONIC,
     };
-    // A mark may be one special token, which no text of a grammar spells.
+    // A mark may be a special token. A text in a grammar never matches a special token, so the rule must name its id.
     let marked = |text: &str| spell(text, &special);
     let names: Vec<String> = (0..tools.len()).map(|index| format!("call{index}")).collect();
     let list =
@@ -86,8 +86,8 @@ pub fn forced_call_grammar(
         let head = literal(&format!("{}{}", tool.name, spelling.before_arguments));
         rules.push(format!("call{index}: {head} arguments{index}"));
         match style {
-            ToolStyle::Pythonic => keywords(index, &tool.parameters, &mut rules)?,
-            _ => rules.push(format!("arguments{index}: {}", json(&object(&tool.parameters))?)),
+            ToolStyle::Pythonic => add_keyword_rules(index, &tool.parameters, &mut rules)?,
+            _ => rules.push(format!("arguments{index}: {}", json_rule(&with_object_type(&tool.parameters))?)),
         }
     }
     Ok(Grammar::Lark(rules.join("\n")))
@@ -108,8 +108,8 @@ fn spell(text: &str, special: &impl Fn(&str) -> Option<u32>) -> String {
     literal(text)
 }
 
-/// Returns the schema with the type object, which some tools' schemas leave out.
-fn object(parameters: &Value) -> Value {
+/// Returns the schema with `type: object`, which some tools' schemas leave out.
+fn with_object_type(parameters: &Value) -> Value {
     let mut parameters = parameters.clone();
     if let Value::Object(fields) = &mut parameters {
         fields.entry("type").or_insert_with(|| "object".into());
@@ -117,12 +117,12 @@ fn object(parameters: &Value) -> Value {
     parameters
 }
 
-fn json(schema: &Value) -> Result<String, GrammarError> {
+fn json_rule(schema: &Value) -> Result<String, GrammarError> {
     Ok(format!("%json {}", with_whitespace(schema.clone())?))
 }
 
-/// Adds the rules of named arguments: the required ones in their order, then any of the others in theirs.
-fn keywords(index: usize, parameters: &Value, rules: &mut Vec<String>) -> Result<(), GrammarError> {
+/// Adds the rules of named arguments: first all required ones, then any of the optional ones, in the schema's order.
+fn add_keyword_rules(index: usize, parameters: &Value, rules: &mut Vec<String>) -> Result<(), GrammarError> {
     let none = Map::new();
     let properties = parameters["properties"].as_object().unwrap_or(&none);
     let is_required =
@@ -139,7 +139,7 @@ fn keywords(index: usize, parameters: &Value, rules: &mut Vec<String>) -> Result
                 }
             }
         }
-        rules.push(format!("argument{index}_{at}: {} {}", literal(&format!("{name}=")), json(&schema)?));
+        rules.push(format!("argument{index}_{at}: {} {}", literal(&format!("{name}=")), json_rule(&schema)?));
     }
     let argument = |at: usize| format!("argument{index}_{at}");
     let optional_from =
@@ -196,7 +196,8 @@ mod tests {
         }
     }
 
-    /// Random walks through the grammar are calls, by the style's own parser.
+    /// Takes a random walk through the grammar, and checks that the style's own parser finds calls. Returns their
+    /// number.
     fn walk(style: ToolStyle, several: bool, seed: u64) -> usize {
         let special = |mark: &str| (mark == Mistral::BEGIN && seed % 2 == 1).then_some(fixtures::END - 1);
         let grammar = forced_call_grammar(style, &tools(), several, special).unwrap();
@@ -237,7 +238,7 @@ mod tests {
         calls.len()
     }
 
-    /// A number that depends on all three.
+    /// Returns a number that depends on all three arguments.
     fn draw_of(seed: u64, position: u32, id: u32) -> u64 {
         let mut state = seed ^ u64::from(position) << 20 ^ u64::from(id) << 40;
         for _ in 0..3 {
@@ -257,7 +258,7 @@ mod tests {
         }
     }
 
-    /// Values without quotes cannot be held to a schema.
+    /// A grammar cannot enforce a schema on values without quotes.
     #[test]
     fn a_style_without_json_is_forced_into_one_with() {
         let grammar = |style: ToolStyle| forced_call_grammar(style, &tools(), true, |_| None).unwrap();

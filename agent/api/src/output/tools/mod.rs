@@ -14,7 +14,7 @@ use serde_json::Value;
 use call::CallEvent;
 pub use forced::{Function, forced_call_grammar};
 
-use super::{OutputPiece, ToolFormat, push};
+use super::{OutputPiece, ToolFormat, push_piece};
 use styles::{Hermes, Llama, Mistral, Pythonic};
 use tagged::Tagged;
 
@@ -34,8 +34,8 @@ pub enum ToolStyle {
 }
 
 impl ToolStyle {
-    /// Finds the style whose marks a chat template contains. Returns `None` for a template that marks its calls as
-    /// Hermes does but writes them in unknown tags (GLM).
+    /// Finds the style whose marks a chat template contains. Returns `None` for a template with Hermes' marks but
+    /// unknown tags between them (GLM).
     pub fn from_template(template: &str) -> Option<Self> {
         if ["<tool_call>", "<function=", "<parameter="].iter().all(|tag| template.contains(tag)) {
             return Some(Self::Qwen3Coder);
@@ -63,7 +63,7 @@ impl ToolStyle {
     ];
 
     /// Returns the style of an answer that must call tools. A grammar cannot enforce a schema on values without quotes,
-    /// so a model that writes such values is made to write JSON.
+    /// so the grammar makes a model with such a style write Hermes' JSON.
     pub fn when_forced(self) -> Self {
         match self {
             Self::Qwen3Coder => Self::Hermes,
@@ -133,7 +133,7 @@ impl ToolParser {
     }
 }
 
-/// Output of the parsers. It numbers the calls, and leaves out white space beside them.
+/// Output of the parsers. It numbers the calls, and drops white space before and after a call.
 #[derive(Debug)]
 struct Calls {
     tools: Arc<[Function]>,
@@ -154,41 +154,41 @@ impl Calls {
         self.tools.iter().find(|tool| tool.name == name).map_or(&Value::Null, |tool| &tool.parameters)
     }
 
-    fn content(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) {
+    fn add_content(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) {
         let end = text.trim_end().len();
         if end > 0 {
             self.blank.push_str(&text[..end]);
-            push(pieces, OutputPiece::Content(std::mem::take(&mut self.blank)));
+            push_piece(pieces, OutputPiece::Content(std::mem::take(&mut self.blank)));
         }
         self.blank.push_str(&text[end..]);
     }
 
-    fn begin(&mut self, name: String, pieces: &mut Vec<OutputPiece>) {
+    fn begin_call(&mut self, name: String, pieces: &mut Vec<OutputPiece>) {
         self.blank.clear();
         self.begun += 1;
         if self.begun <= self.max_calls {
-            push(pieces, OutputPiece::Call { index: self.begun - 1, name });
+            push_piece(pieces, OutputPiece::Call { index: self.begun - 1, name });
         }
     }
 
     /// Adds to the arguments of the call that began last.
-    fn arguments(&self, fragment: String, pieces: &mut Vec<OutputPiece>) {
+    fn add_arguments(&self, fragment: String, pieces: &mut Vec<OutputPiece>) {
         if (1..=self.max_calls).contains(&self.begun) && !fragment.is_empty() {
-            push(pieces, OutputPiece::Arguments { index: self.begun - 1, fragment });
+            push_piece(pieces, OutputPiece::Arguments { index: self.begun - 1, fragment });
         }
     }
 
-    fn event(&mut self, event: CallEvent, pieces: &mut Vec<OutputPiece>) {
+    fn add_event(&mut self, event: CallEvent, pieces: &mut Vec<OutputPiece>) {
         match event {
-            CallEvent::Name(name) => self.begin(name, pieces),
-            CallEvent::Arguments(fragment) => self.arguments(fragment, pieces),
+            CallEvent::Name(name) => self.begin_call(name, pieces),
+            CallEvent::Arguments(fragment) => self.add_arguments(fragment, pieces),
         }
     }
 
     fn finish(&mut self, pieces: &mut Vec<OutputPiece>) {
         let blank = std::mem::take(&mut self.blank);
         if self.begun == 0 {
-            push(pieces, OutputPiece::Content(blank));
+            push_piece(pieces, OutputPiece::Content(blank));
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Extent {
 
 impl Extent {
     /// Takes one character after the opening parenthesis. Returns true if the character closes the call.
-    pub(crate) fn ends_with(&mut self, char: char) -> bool {
+    pub(crate) fn push(&mut self, char: char) -> bool {
         match self.quote {
             Some(_) if self.escaped => self.escaped = false,
             Some(_) if char == '\\' => self.escaped = true,
@@ -44,12 +44,12 @@ impl Extent {
 pub(crate) fn arguments(text: &str) -> Option<Value> {
     let mut reader = Reader { rest: text };
     let mut arguments = Map::new();
-    reader.blanks();
+    reader.skip_blanks();
     while !reader.rest.is_empty() {
-        let name = reader.name()?;
+        let name = reader.take_name()?;
         reader.expect('=')?;
-        arguments.insert(name.to_owned(), reader.value(0)?);
-        if !reader.takes(',') && !reader.rest.is_empty() {
+        arguments.insert(name.to_owned(), reader.parse_value(0)?);
+        if !reader.take_if_next(',') && !reader.rest.is_empty() {
             return None;
         }
     }
@@ -59,9 +59,9 @@ pub(crate) fn arguments(text: &str) -> Option<Value> {
 /// Parses one value. Returns `None` for any other text.
 pub(crate) fn literal(text: &str) -> Option<Value> {
     let mut reader = Reader { rest: text };
-    reader.blanks();
-    let value = reader.value(0)?;
-    reader.blanks();
+    reader.skip_blanks();
+    let value = reader.parse_value(0)?;
+    reader.skip_blanks();
     reader.rest.is_empty().then_some(value)
 }
 
@@ -70,46 +70,46 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn blanks(&mut self) {
+    fn skip_blanks(&mut self) {
         self.rest = self.rest.trim_start();
     }
 
     /// Takes the character and the blanks around it if it comes next.
-    fn takes(&mut self, char: char) -> bool {
-        self.blanks();
+    fn take_if_next(&mut self, char: char) -> bool {
+        self.skip_blanks();
         let Some(rest) = self.rest.strip_prefix(char) else { return false };
         self.rest = rest;
-        self.blanks();
+        self.skip_blanks();
         true
     }
 
     fn expect(&mut self, char: char) -> Option<()> {
-        self.takes(char).then_some(())
+        self.take_if_next(char).then_some(())
     }
 
     /// Takes letters, digits, and the other characters of numbers and names.
-    fn word(&mut self) -> &'a str {
+    fn take_word(&mut self) -> &'a str {
         let end = self.rest.find(|char: char| !(char.is_alphanumeric() || "_+-.".contains(char)));
         let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
         self.rest = rest;
         word
     }
 
-    fn name(&mut self) -> Option<&'a str> {
-        let word = self.word();
+    fn take_name(&mut self) -> Option<&'a str> {
+        let word = self.take_word();
         word.starts_with(|char: char| char.is_alphabetic() || char == '_').then_some(word)
     }
 
-    fn value(&mut self, depth: usize) -> Option<Value> {
+    fn parse_value(&mut self, depth: usize) -> Option<Value> {
         if depth > MAX_DEPTH {
             return None;
         }
         match self.rest.chars().next()? {
-            '"' | '\'' => self.text().map(Value::String),
-            '[' => self.list('[', ']', depth),
-            '(' => self.list('(', ')', depth),
-            '{' => self.dictionary(depth),
-            _ => match self.word() {
+            '"' | '\'' => self.parse_string().map(Value::String),
+            '[' => self.parse_list('[', ']', depth),
+            '(' => self.parse_list('(', ')', depth),
+            '{' => self.parse_dictionary(depth),
+            _ => match self.take_word() {
                 "True" | "true" => Some(Value::Bool(true)),
                 "False" | "false" => Some(Value::Bool(false)),
                 "None" | "null" => Some(Value::Null),
@@ -121,44 +121,44 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn list(&mut self, open: char, close: char, depth: usize) -> Option<Value> {
+    fn parse_list(&mut self, open: char, close: char, depth: usize) -> Option<Value> {
         self.expect(open)?;
         let mut values = Vec::new();
-        while !self.takes(close) {
+        while !self.take_if_next(close) {
             if !values.is_empty() {
                 self.expect(',')?;
-                if self.takes(close) {
+                if self.take_if_next(close) {
                     break;
                 }
             }
-            values.push(self.value(depth + 1)?);
+            values.push(self.parse_value(depth + 1)?);
         }
         Some(Value::Array(values))
     }
 
-    fn dictionary(&mut self, depth: usize) -> Option<Value> {
+    fn parse_dictionary(&mut self, depth: usize) -> Option<Value> {
         self.expect('{')?;
         let mut fields = Map::new();
-        while !self.takes('}') {
+        while !self.take_if_next('}') {
             if !fields.is_empty() {
                 self.expect(',')?;
-                if self.takes('}') {
+                if self.take_if_next('}') {
                     break;
                 }
             }
-            let key = match self.value(depth + 1)? {
+            let key = match self.parse_value(depth + 1)? {
                 Value::String(key) => key,
                 Value::Array(_) | Value::Object(_) => return None,
                 other => other.to_string(),
             };
             self.expect(':')?;
-            fields.insert(key, self.value(depth + 1)?);
+            fields.insert(key, self.parse_value(depth + 1)?);
         }
         Some(Value::Object(fields))
     }
 
     /// Parses a string in either kind of quotes, with Python's common escapes.
-    fn text(&mut self) -> Option<String> {
+    fn parse_string(&mut self) -> Option<String> {
         let mut chars = self.rest.char_indices();
         let (_, quote) = chars.next()?;
         let mut text = String::new();
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
                 },
                 _ if char == quote => {
                     self.rest = &self.rest[at + quote.len_utf8()..];
-                    self.blanks();
+                    self.skip_blanks();
                     return Some(text);
                 }
                 _ => text.push(char),

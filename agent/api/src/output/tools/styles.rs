@@ -1,5 +1,5 @@
-//! Parsers of the text around calls, one for each style. Each takes one character at a time and holds back text that
-//! may belong to a call. Text that turns out to be no call is content, as it was written.
+//! Parsers of the text around calls, one for each style. Each takes one character at a time, and holds back text that
+//! may belong to a call. If the text turns out to be no call, it becomes content without a change.
 
 use super::call::{Call, CallStep, JsonValue, JsonValueStep};
 use super::{Calls, OutputPiece, python};
@@ -12,8 +12,8 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// Takes one character. Returns the mark that is now complete. No mark may be the beginning of another. Text that
-    /// belongs to no mark goes to `other`.
+    /// Takes one character. Returns the mark that this character completes, if any. Passes text that belongs to no mark
+    /// to `other`. No mark may be the beginning of another mark.
     pub(crate) fn step<'a>(&mut self, char: char, marks: &[&'a str], mut other: impl FnMut(&str)) -> Option<&'a str> {
         self.held.push(char);
         while !marks.iter().any(|mark| mark.starts_with(self.held.as_str())) {
@@ -41,23 +41,25 @@ impl Attempt {
         Self { call: Call::default(), text: text.into() }
     }
 
-    /// Takes one character. With `marked`, the text can be nothing but a call, so the call may name an unknown tool.
+    /// Takes one character. `marked` is true if a mark came before: the text must then be a call, and may name an
+    /// unknown tool.
     fn step(&mut self, char: char, marked: bool, out: &mut Calls, pieces: &mut Vec<OutputPiece>) -> CallStep {
         self.text.push(char);
         let mut events = Vec::new();
         let step = self.call.step(char, |name| marked || out.knows(name), |event| events.push(event));
-        events.into_iter().for_each(|event| out.event(event, pieces));
-        if self.call.is_announced() {
+        events.into_iter().for_each(|event| out.add_event(event, pieces));
+        if self.call.is_reported() {
             self.text.clear();
         }
         if step == CallStep::Broken {
-            self.take_back(out, pieces);
+            self.release_as_content(out, pieces);
         }
         step
     }
 
-    fn take_back(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
-        out.content(&std::mem::take(&mut self.text), pieces);
+    /// Adds the text to the content, because it is no call.
+    fn release_as_content(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+        out.add_content(&std::mem::take(&mut self.text), pieces);
     }
 }
 
@@ -84,13 +86,13 @@ impl Hermes {
     pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             HermesPart::Content => {
-                if self.scan.step(char, &[Self::BEGIN], |text| out.content(text, pieces)).is_some() {
+                if self.scan.step(char, &[Self::BEGIN], |text| out.add_content(text, pieces)).is_some() {
                     self.part = HermesPart::Call(Attempt::after(Self::BEGIN));
                 }
             }
             HermesPart::Call(attempt) => match attempt.step(char, true, out, pieces) {
                 CallStep::More => {}
-                CallStep::Broken if !attempt.call.is_announced() => self.part = HermesPart::Content,
+                CallStep::Broken if !attempt.call.is_reported() => self.part = HermesPart::Content,
                 CallStep::Done | CallStep::Broken => self.part = HermesPart::Rest,
             },
             HermesPart::Rest => {
@@ -103,8 +105,8 @@ impl Hermes {
 
     pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
-            HermesPart::Content => out.content(&std::mem::take(&mut self.scan.held), pieces),
-            HermesPart::Call(attempt) => attempt.take_back(out, pieces),
+            HermesPart::Content => out.add_content(&std::mem::take(&mut self.scan.held), pieces),
+            HermesPart::Call(attempt) => attempt.release_as_content(out, pieces),
             HermesPart::Rest => {}
         }
     }
@@ -139,7 +141,7 @@ impl Llama {
 
     pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
-            LlamaPart::Content => out.content(char.encode_utf8(&mut [0; 4]), pieces),
+            LlamaPart::Content => out.add_content(char.encode_utf8(&mut [0; 4]), pieces),
             LlamaPart::Call(attempt) => match attempt.step(char, false, out, pieces) {
                 CallStep::More => {}
                 CallStep::Done => self.part = LlamaPart::Between(String::new()),
@@ -151,19 +153,19 @@ impl Llama {
                 let after_tag = written.strip_prefix(Self::TAG).map(str::trim_start);
                 if written == "{" || after_tag == Some("{") {
                     held.pop();
-                    self.call(out, pieces);
+                    self.begin_call(out, pieces);
                 } else if !(Self::TAG.starts_with(written) || after_tag == Some("")) || held.len() > Self::MAX_BLANKS {
-                    out.content(&std::mem::take(held), pieces);
+                    out.add_content(&std::mem::take(held), pieces);
                     self.part = LlamaPart::Content;
                 }
             }
             LlamaPart::Between(held) => match char {
-                '{' => self.call(out, pieces),
+                '{' => self.begin_call(out, pieces),
                 ';' | ',' if held.trim().is_empty() => held.push(char),
                 _ => {
                     held.push(char);
                     if !char.is_whitespace() {
-                        out.content(&std::mem::take(held), pieces);
+                        out.add_content(&std::mem::take(held), pieces);
                         self.part = LlamaPart::Content;
                     }
                 }
@@ -171,7 +173,7 @@ impl Llama {
         }
     }
 
-    fn call(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+    fn begin_call(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let before = match &mut self.part {
             LlamaPart::Start(held) | LlamaPart::Between(held) => std::mem::take(held),
             LlamaPart::Call(_) | LlamaPart::Content => String::new(),
@@ -183,8 +185,8 @@ impl Llama {
 
     pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
-            LlamaPart::Start(held) => out.content(&std::mem::take(held), pieces),
-            LlamaPart::Call(attempt) => attempt.take_back(out, pieces),
+            LlamaPart::Start(held) => out.add_content(&std::mem::take(held), pieces),
+            LlamaPart::Call(attempt) => attempt.release_as_content(out, pieces),
             LlamaPart::Between(_) | LlamaPart::Content => {}
         }
     }
@@ -222,13 +224,13 @@ impl Mistral {
     pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             MistralPart::Content => {
-                if self.scan.step(char, &[Self::BEGIN], |text| out.content(text, pieces)).is_some() {
+                if self.scan.step(char, &[Self::BEGIN], |text| out.add_content(text, pieces)).is_some() {
                     self.part = MistralPart::Start(Self::BEGIN.into());
                 }
             }
             MistralPart::Start(held) => {
                 held.push(char);
-                self.start(out, pieces);
+                self.decide_start(out, pieces);
             }
             MistralPart::Call { attempt, listed } => match attempt.step(char, true, out, pieces) {
                 CallStep::More => {}
@@ -246,7 +248,7 @@ impl Mistral {
             },
             MistralPart::Arguments(raw) => {
                 let step = raw.step(char);
-                out.arguments(char.into(), pieces);
+                out.add_arguments(char.into(), pieces);
                 if step != JsonValueStep::More {
                     self.part = MistralPart::Content;
                 }
@@ -254,32 +256,32 @@ impl Mistral {
         }
     }
 
-    /// Decides by the text since the mark.
-    fn start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+    /// Decides by the text since the mark if a list, an object or a name has begun, or if the text is no call.
+    fn decide_start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let MistralPart::Start(held) = &mut self.part else { return };
         let written = held[Self::BEGIN.len()..].trim_start();
         let listed = written.strip_prefix('[').map(str::trim_start);
         match written.strip_suffix('{') {
-            Some("") => self.object(false, out, pieces),
-            _ if listed == Some("{") => self.object(true, out, pieces),
+            Some("") => self.begin_object(false, out, pieces),
+            _ if listed == Some("{") => self.begin_object(true, out, pieces),
             Some(head) if listed.is_none() => {
                 let head = head.trim_end().trim_end_matches(Self::ARGUMENTS);
                 let name = head.split(Self::ID).next().unwrap_or_default().trim().to_owned();
-                out.begin(name, pieces);
-                out.arguments("{".into(), pieces);
+                out.begin_call(name, pieces);
+                out.add_arguments("{".into(), pieces);
                 let mut raw = JsonValue::default();
                 raw.step('{');
                 self.part = MistralPart::Arguments(raw);
             }
             _ if listed.is_some_and(|rest| !rest.is_empty()) || written.len() > Self::MAX_NAME => {
-                out.content(&std::mem::take(held), pieces);
+                out.add_content(&std::mem::take(held), pieces);
                 self.part = MistralPart::Content;
             }
             _ => {}
         }
     }
 
-    fn object(&mut self, listed: bool, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+    fn begin_object(&mut self, listed: bool, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let MistralPart::Start(held) = &mut self.part else { return };
         held.pop();
         let mut attempt = Attempt::after(std::mem::take(held));
@@ -289,9 +291,9 @@ impl Mistral {
 
     pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
-            MistralPart::Content => out.content(&std::mem::take(&mut self.scan.held), pieces),
-            MistralPart::Start(held) => out.content(&std::mem::take(held), pieces),
-            MistralPart::Call { attempt, .. } => attempt.take_back(out, pieces),
+            MistralPart::Content => out.add_content(&std::mem::take(&mut self.scan.held), pieces),
+            MistralPart::Start(held) => out.add_content(&std::mem::take(held), pieces),
+            MistralPart::Call { attempt, .. } => attempt.release_as_content(out, pieces),
             MistralPart::Between | MistralPart::Arguments(_) => {}
         }
     }
@@ -334,23 +336,23 @@ impl Pythonic {
 
     pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
-            PythonicPart::Content => out.content(char.encode_utf8(&mut [0; 4]), pieces),
+            PythonicPart::Content => out.add_content(char.encode_utf8(&mut [0; 4]), pieces),
             PythonicPart::Ended => {}
             PythonicPart::Start(held) | PythonicPart::Next(held) => {
                 held.push(char);
-                self.head(out, pieces);
+                self.decide_call(out, pieces);
             }
             PythonicPart::Arguments { written, text, .. } => {
                 written.push(char);
-                if text.ends_with(char) {
-                    self.call(out, pieces);
+                if text.push(char) {
+                    self.finish_call(out, pieces);
                 }
             }
         }
     }
 
-    /// Decides by the text before a call.
-    fn head(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+    /// Decides by the text before a call if a call begins, if the list has ended, or if the text is no call.
+    fn decide_call(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let (held, lead) = match &mut self.part {
             PythonicPart::Start(held) => (held, '['),
             PythonicPart::Next(held) => (held, ','),
@@ -378,22 +380,22 @@ impl Pythonic {
             }
             None if possible => {}
             _ => {
-                out.content(&std::mem::take(held), pieces);
+                out.add_content(&std::mem::take(held), pieces);
                 self.part = PythonicPart::Content;
             }
         }
     }
 
-    fn call(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+    fn finish_call(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let PythonicPart::Arguments { written, name, text } = &mut self.part else { return };
         match python::arguments(text.text()) {
             Some(arguments) => {
-                out.begin(std::mem::take(name), pieces);
-                out.arguments(arguments.to_string(), pieces);
+                out.begin_call(std::mem::take(name), pieces);
+                out.add_arguments(arguments.to_string(), pieces);
                 self.part = PythonicPart::Next(String::new());
             }
             None => {
-                out.content(&std::mem::take(written), pieces);
+                out.add_content(&std::mem::take(written), pieces);
                 self.part = PythonicPart::Content;
             }
         }
@@ -402,7 +404,7 @@ impl Pythonic {
     pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             PythonicPart::Start(held) | PythonicPart::Arguments { written: held, .. } => {
-                out.content(&std::mem::take(held), pieces);
+                out.add_content(&std::mem::take(held), pieces);
             }
             PythonicPart::Next(_) | PythonicPart::Ended | PythonicPart::Content => {}
         }

@@ -1,5 +1,6 @@
 //! Parser of calls in tags, as Qwen3-Coder writes them: `<function=name>`, and in it `<parameter=key>` before each
-//! value, without quotes. Only the tool's schema knows a value's type, so a parameter is reported once it is whole.
+//! value. Values have no quotes, so only the tool's schema tells their type. The parser therefore reports a parameter
+//! as a whole.
 //!
 //! A value may itself contain tags. It ends at an end tag that is followed by another tag of the call.
 
@@ -8,7 +9,7 @@ use super::{Calls, OutputPiece, typed};
 
 /// Longest name of a tool or of a parameter, in bytes.
 const MAX_NAME: usize = 256;
-/// Longest white space after a possible end of a value or a call, in bytes. After more of it, that was no end.
+/// Longest white space between two tags, in bytes. After longer white space, the first tag was not the end.
 const MAX_BLANKS: usize = 512;
 const FUNCTION: &str = "<function=";
 const FUNCTION_END: &str = "</function>";
@@ -22,8 +23,9 @@ const NEXT: [&str; 3] = [PARAMETER, FUNCTION_END, Hermes::END];
 #[derive(Debug, Default)]
 pub(crate) struct Tagged {
     part: Part,
-    /// Name of the called tool. The flag is set once the call has a parameter.
+    /// Name of the called tool.
     name: String,
+    /// Set once the call has a parameter.
     has_parameters: bool,
 }
 
@@ -60,13 +62,13 @@ impl Tagged {
     pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match &mut self.part {
             Part::Content(scan) => {
-                if let Some(mark) = scan.step(char, &[Hermes::BEGIN, FUNCTION], |text| out.content(text, pieces)) {
+                if let Some(mark) = scan.step(char, &[Hermes::BEGIN, FUNCTION], |text| out.add_content(text, pieces)) {
                     self.part = Part::Start(mark.into());
                 }
             }
             Part::Start(held) => {
                 held.push(char);
-                self.start(out, pieces);
+                self.decide_start(out, pieces);
             }
             Part::Body(scan) => match scan.step(char, &NEXT, |_| ()) {
                 None => {}
@@ -89,7 +91,7 @@ impl Tagged {
             }
             Part::AfterValue { since, .. } => {
                 since.push(char);
-                self.after_value(out, pieces);
+                self.decide_end_of_value(out, pieces);
             }
             Part::Ended(held) => {
                 held.push(char);
@@ -105,8 +107,8 @@ impl Tagged {
         }
     }
 
-    /// Decides by the text since the mark.
-    fn start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+    /// Decides by the text since the mark if a call begins or the text is content.
+    fn decide_start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let Part::Start(held) = &mut self.part else { return };
         let inner = held.strip_prefix(Hermes::BEGIN);
         let written = inner.unwrap_or(held.as_str()).trim_start();
@@ -116,8 +118,8 @@ impl Tagged {
                 Some(name) if !name.is_empty() && (inner.is_some() || out.knows(name)) => {
                     self.name = name.to_owned();
                     self.has_parameters = false;
-                    out.begin(self.name.clone(), pieces);
-                    out.arguments("{".into(), pieces);
+                    out.begin_call(self.name.clone(), pieces);
+                    out.add_arguments("{".into(), pieces);
                     self.part = Part::Body(Scan::default());
                     return;
                 }
@@ -129,23 +131,23 @@ impl Tagged {
             },
         };
         if !is_call {
-            // The mark is content. So may be the text after it, which may hold another mark.
+            // The mark is content. The text after the mark may hold another mark, so parse it again.
             let held = std::mem::take(held);
             let mark = if held.starts_with(FUNCTION) { FUNCTION } else { Hermes::BEGIN };
-            out.content(mark, pieces);
+            out.add_content(mark, pieces);
             self.part = Part::default();
             held[mark.len()..].chars().for_each(|char| self.step(char, out, pieces));
         }
     }
 
     /// Decides by the text since an end tag if the value has ended.
-    fn after_value(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+    fn decide_end_of_value(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let Part::AfterValue { key, text, since } = &mut self.part else { return };
         let written = since.trim_start();
         match NEXT.into_iter().find(|mark| *mark == written) {
             Some(mark) => {
                 let (key, text) = (std::mem::take(key), std::mem::take(text));
-                self.parameter(&key, &text, out, pieces);
+                self.add_parameter(&key, &text, out, pieces);
                 match mark {
                     PARAMETER => self.part = Part::Key(String::new()),
                     _ => self.finish_call(mark, out, pieces),
@@ -162,32 +164,32 @@ impl Tagged {
         }
     }
 
-    fn parameter(&mut self, key: &str, text: &str, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+    fn add_parameter(&mut self, key: &str, text: &str, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         // Templates put a line end before and after a value.
         let text = text.strip_prefix('\n').unwrap_or(text);
-        let value = typed::value(text.strip_suffix('\n').unwrap_or(text), key, out.parameters(&self.name));
+        let value = typed::parse_value(text.strip_suffix('\n').unwrap_or(text), key, out.parameters(&self.name));
         let comma = if std::mem::replace(&mut self.has_parameters, true) { ", " } else { "" };
-        out.arguments(format!("{comma}{}: {value}", serde_json::Value::from(key)), pieces);
+        out.add_arguments(format!("{comma}{}: {value}", serde_json::Value::from(key)), pieces);
     }
 
-    /// Ends the call, which `mark` completed.
+    /// Ends the call at `mark`, its end tag.
     fn finish_call(&mut self, mark: &str, out: &Calls, pieces: &mut Vec<OutputPiece>) {
-        out.arguments("}".into(), pieces);
+        out.add_arguments("}".into(), pieces);
         self.part = if mark == Hermes::END { Part::default() } else { Part::Ended(String::new()) };
     }
 
     pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         match std::mem::take(&mut self.part) {
-            Part::Content(scan) => out.content(&scan.held, pieces),
-            Part::Start(held) => out.content(&held, pieces),
-            Part::AfterValue { key, text, .. } => self.parameter(&key, &text, out, pieces),
-            // The tag of the next level shows that this end tag is missing.
+            Part::Content(scan) => out.add_content(&scan.held, pieces),
+            Part::Start(held) => out.add_content(&held, pieces),
+            Part::AfterValue { key, text, .. } => self.add_parameter(&key, &text, out, pieces),
+            // The model forgot `</parameter>`: the value ends with the end tag of the function.
             Part::Value { key, text } => {
                 let text = text.trim_end();
                 let text = text.strip_suffix(Hermes::END).unwrap_or(text).trim_end();
                 if let Some(text) = text.strip_suffix(FUNCTION_END) {
-                    self.parameter(&key, text, out, pieces);
-                    out.arguments("}".into(), pieces);
+                    self.add_parameter(&key, text, out, pieces);
+                    out.add_arguments("}".into(), pieces);
                 }
             }
             Part::Body(_) | Part::Key(_) | Part::Ended(_) => {}

@@ -4,13 +4,14 @@ use serde_json::{Number, Value};
 
 use super::python;
 
-/// Most schemas that are searched for the type of one parameter.
+/// Most schemas to search for the types of one parameter. A schema that refers to itself would never end.
 const MAX_SCHEMAS: usize = 64;
 
-/// Converts `text` to the value of the parameter `key`, by the schema of all parameters. The value is a string if the
-/// schema has no such parameter, names no type or names string first, and if `text` fits none of its types.
-pub(crate) fn value(text: &str, key: &str, parameters: &Value) -> Value {
-    let kinds = kinds(&parameters["properties"][key], parameters);
+/// Converts `text` to the value of the parameter `key`. `parameters` is the schema of all parameters. The value has the
+/// first type in the schema that fits the text. It is a string if no type fits or the schema names none. The texts
+/// `null` and `none` become null if the schema allows null or does not allow a string.
+pub(crate) fn parse_value(text: &str, key: &str, parameters: &Value) -> Value {
+    let kinds = schema_types(&parameters["properties"][key], parameters);
     let is_null = matches!(text.trim().to_ascii_lowercase().as_str(), "null" | "none");
     let takes_text = kinds.is_empty() || kinds.contains(&"string");
     if is_null && (kinds.contains(&"null") || !takes_text) {
@@ -20,7 +21,7 @@ pub(crate) fn value(text: &str, key: &str, parameters: &Value) -> Value {
 }
 
 /// Returns the types that a schema allows, each once, in the schema's order. A schema may refer to itself.
-fn kinds<'a>(schema: &'a Value, root: &'a Value) -> Vec<&'a str> {
+fn schema_types<'a>(schema: &'a Value, root: &'a Value) -> Vec<&'a str> {
     let (mut kinds, mut pending) = (Vec::new(), vec![schema]);
     let mut add = |kind: &'a str| {
         if !kinds.contains(&kind) {
@@ -39,7 +40,7 @@ fn kinds<'a>(schema: &'a Value, root: &'a Value) -> Vec<&'a str> {
         }
         let alternatives = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|several| schema[several].as_array());
         let referred = schema["$ref"].as_str().and_then(|place| root.pointer(place.strip_prefix('#')?));
-        // The schema at the front is searched next.
+        // `pop` takes from the end, so the first of the new schemas must be last.
         let first = pending.len();
         pending.extend(alternatives.flatten().chain(referred));
         pending[first..].reverse();
@@ -58,12 +59,12 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Converts the text to a value of that type. Returns `None` if it is no such value.
+/// Converts the text to a value of the type `kind`. Returns `None` if the text is no such value.
 fn parse_as(text: &str, kind: &str) -> Option<Value> {
     let literal = || serde_json::from_str::<Value>(text).ok().or_else(|| python::literal(text));
     match kind {
-        "integer" => whole(text.trim()),
-        "number" => whole(text.trim()).or_else(|| fraction(text.trim())),
+        "integer" => parse_integer(text.trim()),
+        "number" => parse_integer(text.trim()).or_else(|| parse_fraction(text.trim())),
         "boolean" => match text.trim().to_ascii_lowercase().as_str() {
             "true" => Some(true.into()),
             "false" => Some(false.into()),
@@ -76,11 +77,11 @@ fn parse_as(text: &str, kind: &str) -> Option<Value> {
     }
 }
 
-fn whole(text: &str) -> Option<Value> {
+fn parse_integer(text: &str) -> Option<Value> {
     text.parse::<i64>().map(Value::from).or_else(|_| text.parse::<u64>().map(Value::from)).ok()
 }
 
-fn fraction(text: &str) -> Option<Value> {
+fn parse_fraction(text: &str) -> Option<Value> {
     Number::from_f64(text.parse().ok()?).map(Value::Number)
 }
 
@@ -128,16 +129,16 @@ mod tests {
         ];
         for (schema, text, expected) in cases {
             let parameters = json!({"properties": {"key": schema}, "$defs": {"size": {"type": "integer"}}});
-            assert_eq!(value(text, "key", &parameters), expected, "{text} by {schema}");
+            assert_eq!(parse_value(text, "key", &parameters), expected, "{text} by {schema}");
         }
-        assert_eq!(value("5", "other", &json!({"properties": {"key": {"type": "integer"}}})), json!("5"));
-        assert_eq!(value("5", "key", &json!(null)), json!("5"));
+        assert_eq!(parse_value("5", "other", &json!({"properties": {"key": {"type": "integer"}}})), json!("5"));
+        assert_eq!(parse_value("5", "key", &json!(null)), json!("5"));
     }
 
     #[test]
-    fn a_schema_of_itself_comes_to_an_end() {
+    fn a_schema_that_refers_to_itself_comes_to_an_end() {
         let itself = json!({"$ref": "#/properties/key"});
         let parameters = json!({"properties": {"key": {"anyOf": vec![itself; 1000]}}});
-        assert_eq!(value("5", "key", &parameters), json!("5"));
+        assert_eq!(parse_value("5", "key", &parameters), json!("5"));
     }
 }
