@@ -6,9 +6,9 @@ use super::member::Member;
 
 /// Returns the ring addresses of all ranks, by rank.
 ///
-/// A node that names no host is reached at the address that its stream comes from. Nodes on the head's own machine dial
-/// the head over loopback. If other nodes are on other machines, they reach those nodes at the address by which they
-/// reached the head.
+/// If a node names no host, its ranks listen at the address that its stream comes from. A node on the head's own
+/// machine dials the head over loopback, which no other machine can reach. If some nodes are on other machines, the
+/// head's own address, as the first of them dialed it, takes the place of loopback.
 ///
 /// # Errors
 /// Names the rank whose address is malformed or cannot be reached from other machines.

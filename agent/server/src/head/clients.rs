@@ -46,8 +46,9 @@ impl Clients {
 
     /// Sends an output of the schedule to its client.
     ///
-    /// Returns the sequence if the caller must cancel it. This is so if the client is gone or does not read, or if the
-    /// grammar of the request is complete. The request is closed here by then.
+    /// Returns the sequence if the caller must cancel it in the schedule: the client is gone or does not read, the
+    /// grammar is complete, or a token breaks the grammar. In these cases the request is no longer open when this
+    /// returns.
     pub(super) fn deliver(&mut self, output: RequestOutput) -> Option<SeqId> {
         let (id, event) = output_event(output);
         let is_last = matches!(event, Event::Finished(_) | Event::Cancelled | Event::Failed(_));
@@ -78,7 +79,7 @@ impl Clients {
         Some(id)
     }
 
-    /// Removes the requests of clients that went away, and returns their sequences for the caller to cancel.
+    /// Removes the requests of clients that went away. Returns their sequences, which the caller must cancel.
     pub(super) fn remove_disconnected(&mut self) -> Vec<SeqId> {
         let disconnected = self.open.iter().filter(|(_, client)| client.events.is_closed());
         let disconnected: Vec<SeqId> = disconnected.map(|(id, _)| *id).collect();
@@ -103,7 +104,7 @@ impl Clients {
         }
     }
 
-    /// Ends all requests as cancelled, and returns their sequences.
+    /// Ends all requests as cancelled. Returns their sequences, which the caller must cancel.
     pub(super) fn cancel_all(&mut self) -> Vec<SeqId> {
         let all = self.open.drain();
         all.map(|(id, client)| {

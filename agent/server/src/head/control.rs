@@ -1,4 +1,4 @@
-//! The control port: the head's end of the nodes' control streams, and beside them the status and the operator's calls.
+//! The control port of the head. It serves the nodes' control streams, the group's status and the operator's calls.
 //!
 //! A node opens a stream and says Hello. If the group has a key, node and head prove to each other that they have it.
 //! From then on this module only relays messages. The driver decides which node may join and what the messages mean.
@@ -32,10 +32,10 @@ use crate::config::MAX_STAGES;
 use crate::tls::{self, Peer, Tls};
 use crate::wire::MAX_MESSAGE;
 
-/// Time within which a new stream must say Hello and prove the key. The head closes it otherwise.
+/// Time within which a node must say Hello and prove the key. After it, the head closes the stream.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most messages that may wait for a node. There is room for the plans in flight, which are one more than there are
-/// stages, and for the group's own messages. A node that lets more messages wait is hung.
+/// Most messages that may wait for a node. The plans in flight (one more than there are stages) and the group's own
+/// messages fit. The head evicts a node that lets more messages wait.
 const MAX_OUTBOUND: usize = 2 * MAX_STAGES as usize;
 
 /// Events that the streams send to the driver.
@@ -186,7 +186,7 @@ impl ControlState {
     }
 }
 
-/// Parts that the control port is made from.
+/// Socket and services of the control port.
 pub(super) struct ControlPort {
     pub listener: TcpListener,
     pub tls: Option<Arc<Tls>>,
@@ -195,13 +195,13 @@ pub(super) struct ControlPort {
     pub status: watch::Receiver<ClusterStatus>,
 }
 
-/// Serves the control port until `over` is cancelled.
+/// Serves the control port until `shutdown` is cancelled.
 ///
 /// # Errors
 /// Fails if the port can no longer be served.
-pub(super) async fn serve_control(port: ControlPort, over: CancellationToken) -> anyhow::Result<()> {
+pub(super) async fn serve_control(port: ControlPort, shutdown: CancellationToken) -> anyhow::Result<()> {
     let incoming = tls::accept_connections(port.listener, port.tls);
-    let status = ClusterServer::new(ClusterService::new(port.status, over.clone()));
+    let status = ClusterServer::new(ClusterService::new(port.status, shutdown.clone()));
     let status = status.max_encoding_message_size(MAX_STATUS_BYTES);
     let may_read =
         |request: Request<()>| Peer::from_request(&request)?.require(&[role::OPERATOR, role::NODE]).map(|()| request);
@@ -209,7 +209,7 @@ pub(super) async fn serve_control(port: ControlPort, over: CancellationToken) ->
         .add_service(port.service)
         .add_service(InterceptedService::new(status, may_read))
         .add_service(operations::OperationsService::server(port.commands));
-    router.serve_with_incoming_shutdown(incoming, over.cancelled_owned()).await.context("serve the control port")
+    router.serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned()).await.context("serve the control port")
 }
 
 /// Returns the next message of a stream, or `None` at its end. Skips empty envelopes.

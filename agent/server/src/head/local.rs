@@ -13,7 +13,7 @@ use crate::config::{HeadConfig, LogConfig};
 
 /// Pauses between the child's death and its next start.
 const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-/// Lifetime from which on a child counts as healthy. The pauses begin anew after it.
+/// Lifetime after which a child counts as healthy. The pauses then start again from the shortest.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// Returns the command that starts the head's own node.
@@ -38,8 +38,8 @@ pub(super) fn own_ranks_command(
 ///
 /// The child ends when its standard input closes, so a killed head leaves no orphan.
 pub(super) async fn keep_running(mut command: Command, stop: CancellationToken, grace: Duration) {
-    // The child has a process group of its own, so Ctrl-C in the terminal reaches only the head. The head then tells its
-    // ranks to end.
+    // The child has a process group of its own, so Ctrl-C in the terminal reaches only the head. The head then tells
+    // its ranks to end.
     command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
     let mut backoff = RESTART_BACKOFF;
     while !stop.is_cancelled() {
@@ -47,7 +47,7 @@ pub(super) async fn keep_running(mut command: Command, stop: CancellationToken, 
         match command.spawn() {
             Ok(mut child) => {
                 let pid = child.id();
-                // `wait` closes a pipe that the child still has. The pipe is held open here instead.
+                // `wait` would close the child's standard input, and the child would end. Hold the pipe open here.
                 let _lifeline = child.stdin.take();
                 tracing::info!(pid, "started the head's own ranks");
                 tokio::select! {

@@ -3,8 +3,8 @@
 //! [`run`] puts the head together. It finds everything that is wrong with the configuration, the model's files and the
 //! ports before the first rank starts.
 //!
-//! Start reading at `driver`: this task owns the group (`group`) and the schedule. Nodes reach it through `control`, and
-//! clients reach it through [`lockstep_api`].
+//! Start reading at `driver`: this task owns the group (`group`) and the schedule. Nodes reach it through `control`,
+//! and clients reach it through [`lockstep_api`].
 
 mod addresses;
 mod admission;
@@ -38,7 +38,7 @@ use crate::signals::Signals;
 use crate::tls::Tls;
 use model::ReadModel;
 use ports::Ports;
-use serving::Parts;
+use serving::HeadParts;
 
 /// Runs the head until it has drained. A signal or the end of its foreground task begins the drain.
 ///
@@ -66,7 +66,7 @@ pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyho
         OwnRanks::Child => Some(local::own_ranks_command(&config, log, ports.control_address(), &cluster_id)?),
         OwnRanks::Separate => None,
     };
-    let parts = Parts { key, tls, cluster_id, text, model, group, scheduler, ports, own_ranks };
+    let parts = HeadParts { key, tls, cluster_id, text, model, group, scheduler, ports, own_ranks };
     serving::serve(config, parts, signals).await
 }
 

@@ -1,4 +1,4 @@
-//! The model as the head reads it, and the list of files by which every node finds the same files.
+//! The model as the head reads it, and the list of its files. Each node checks its own files against that list.
 
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ fn listed_files(snapshot: &Snapshot, names: &[String]) -> anyhow::Result<Vec<pb:
     names.iter().map(file).collect()
 }
 
-/// Returns the digest over all files.
+/// Returns one digest for the names, sizes and digests of all files.
 fn files_digest(files: &[pb::ModelFile]) -> String {
     let known =
         |file: &pb::ModelFile| ModelFile { name: file.name.clone(), size: file.size, digest: file.etag.clone() };

@@ -1,4 +1,4 @@
-//! The ports of the head. The head binds them before it starts anything else, so that a port that is in use fails at once.
+//! The ports of the head. The head binds them before it starts any task, so it fails at once if a port is in use.
 
 use std::net::SocketAddr;
 

@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::control::{self, ControlPort, ControlService};
-use super::driver::{Driver, Inputs};
+use super::driver::{Driver, DriverParts};
 use super::group::{GroupConfig, HeadGroup};
 use super::ports::Ports;
 use super::{local, status};
@@ -27,14 +27,14 @@ use crate::{bench, chat};
 
 /// Most commands, and most node events, that may wait for the driver.
 const BACKLOG: usize = 1024;
-/// Time that the last answers to clients, and then the head's own ranks, get to end after a drain.
+/// Time after a drain within which the client connections must end. The head's own ranks have the same time.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tasks that serve the head's ports, and the foreground task.
+/// Tasks that serve the head's ports, and the foreground task. If one of them ends, the head ends.
 type Servers = JoinSet<anyhow::Result<()>>;
 
-/// Parts that [`super::run`] prepares before it starts anything.
-pub(super) struct Parts {
+/// HeadParts that [`super::run`] prepares before it starts anything.
+pub(super) struct HeadParts {
     pub key: Option<GroupKey>,
     pub tls: Option<Arc<Tls>>,
     pub cluster_id: String,
@@ -51,13 +51,13 @@ pub(super) struct Parts {
 ///
 /// # Errors
 /// Returns the first error of a server, or the error of the foreground task.
-pub(super) async fn serve(config: HeadConfig, parts: Parts, signals: Signals) -> anyhow::Result<()> {
+pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals) -> anyhow::Result<()> {
     let (commands, command_inbox) = mpsc::channel(BACKLOG);
     let (node_events, nodes) = mpsc::channel(BACKLOG);
     let group = HeadGroup::new(parts.group);
     let (status, status_watch) = watch::channel(status::initial_status(&group, &parts.model));
     let (metrics, alive) = (Metrics::new(), Liveness::default());
-    let driver = Driver::new(Inputs {
+    let driver = Driver::new(DriverParts {
         group,
         scheduler: parts.scheduler,
         model: parts.model.clone(),
@@ -79,26 +79,26 @@ pub(super) async fn serve(config: HeadConfig, parts: Parts, signals: Signals) ->
     };
     let inference = Inference::new(commands, status_watch, alive);
     let api = Api::new(inference.clone(), parts.model, parts.text, metrics);
-    let over = CancellationToken::new();
+    let shutdown = CancellationToken::new();
     let mut servers = Servers::new();
-    servers.spawn(control::serve_control(control, over.clone()));
-    spawn_client_servers(&mut servers, (parts.ports.grpc, parts.ports.http), &api, &over);
+    servers.spawn(control::serve_control(control, shutdown.clone()));
+    spawn_client_servers(&mut servers, (parts.ports.grpc, parts.ports.http), &api, &shutdown);
     if let Some(foreground) = config.foreground {
         let stop = signals.stop.clone();
         let task = match foreground {
             Foreground::Chat(config) => chat::run(api, config, signals).boxed(),
             Foreground::Bench(config) => bench::run(inference, config).boxed(),
         };
-        servers.spawn(run_foreground(task, stop, over.clone()));
+        servers.spawn(run_foreground(task, stop, shutdown.clone()));
     }
     let own_ranks =
-        parts.own_ranks.map(|command| tokio::spawn(local::keep_running(command, over.clone(), END_TIMEOUT)));
+        parts.own_ranks.map(|command| tokio::spawn(local::keep_running(command, shutdown.clone(), END_TIMEOUT)));
     let driver = tokio::spawn(driver.run());
     let outcome = tokio::select! {
         driver = driver => driver.context("the head's driver ended"),
         Some(server) = servers.join_next() => server.context("a server ended").and_then(|ended| ended),
     };
-    over.cancel();
+    shutdown.cancel();
     let late_outcome = wait_for_servers(servers, own_ranks).await;
     outcome.and(late_outcome)
 }
@@ -108,14 +108,14 @@ fn spawn_client_servers(
     servers: &mut Servers,
     (grpc, http): (Option<TcpListener>, Option<TcpListener>),
     api: &Api,
-    over: &CancellationToken,
+    shutdown: &CancellationToken,
 ) {
     if let Some(listener) = grpc {
-        let serving = serve_grpc(listener, api.clone(), over.clone());
+        let serving = serve_grpc(listener, api.clone(), shutdown.clone());
         servers.spawn(async { serving.await.context("serve gRPC") });
     }
     if let Some(listener) = http {
-        let serving = serve_http(listener, api.clone(), over.clone());
+        let serving = serve_http(listener, api.clone(), shutdown.clone());
         servers.spawn(async {
             serving.await;
             Ok(())
@@ -123,19 +123,19 @@ fn spawn_client_servers(
     }
 }
 
-/// Runs the foreground task. When the task ends, the head drains.
+/// Runs the foreground task, tells the head to drain when the task ends, and returns after the drain.
 async fn run_foreground(
     task: BoxFuture<'static, anyhow::Result<()>>,
     stop: CancellationToken,
-    over: CancellationToken,
+    shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let ended = tokio::select! {
         ended = task => ended,
-        () = over.cancelled() => Ok(()),
+        () = shutdown.cancelled() => Ok(()),
     };
     stop.cancel();
-    // A server that ends makes the head end without a drain. This one therefore ends after the drain.
-    over.cancelled().await;
+    // If this task returned now, the head would end without a drain. So wait until the drain is over.
+    shutdown.cancelled().await;
     ended
 }
 

@@ -13,7 +13,7 @@ use super::group::GroupConfig;
 use crate::auth;
 use crate::config::{BLOCK_SIZE, DType, HeadConfig, KvCacheMemory, Quantization, Topology};
 
-/// Number of plans that wait on the nodes while each pipeline stage computes a plan.
+/// Number of plans that the head sends ahead, beyond one plan for each pipeline stage.
 const STEPS_AHEAD: usize = 1;
 /// Time that a step on the CPU should take at most. The schedule sizes prefill chunks by it.
 const TARGET_STEP: Duration = Duration::from_millis(500);
@@ -124,7 +124,7 @@ pub(super) fn model_info(
         source: config.model.source.to_string(),
         architecture: description.architecture.to_owned(),
         parameters: weights.parameters,
-        dtype: held_dtype(config, weights),
+        dtype: dtype_in_memory(config, weights),
         context_length: text.context_length,
         vocab_size: description.vocab_size,
         has_chat_template: text.has_chat_template(),
@@ -132,7 +132,7 @@ pub(super) fn model_info(
 }
 
 /// Returns the type that most weights have in memory. Weights that the file stores in quantized blocks keep their type.
-fn held_dtype(config: &HeadConfig, weights: &WeightFacts) -> String {
+fn dtype_in_memory(config: &HeadConfig, weights: &WeightFacts) -> String {
     match (config.model.quantization, config.model.dtype) {
         (Quantization::None, DType::Auto) => weights.dtype.to_owned(),
         (quantization, dtype) if weights.in_blocks => {

@@ -1,4 +1,4 @@
-//! The status of the group. The `Cluster` service, the readiness pages and the metrics all show it.
+//! The status of the group. The `Cluster` service, the HTTP probes and the metrics show it.
 
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
@@ -8,12 +8,14 @@ use super::group::HeadGroup;
 use super::member::{NodeSlot, RankProgress};
 use crate::wire;
 
-/// HeadFacts of the status that come from the head and not from the group.
+/// Part of the status that the driver knows and the group does not.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadFacts<'a> {
+    /// True while every rank serves and the head does not drain.
     pub ready: bool,
+    /// True while the head expects to answer a new request. It stays true while the group forms again.
     pub accepting: bool,
-    /// Reason why the head takes no more requests. `None` while it takes requests.
+    /// Reason why the head drains. `None` if it does not drain.
     pub draining: Option<&'a str>,
     pub model: &'a ModelInfo,
     pub stats: SchedulerStats,

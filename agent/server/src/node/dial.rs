@@ -6,7 +6,8 @@ use lockstep_proto::backoff::Backoff;
 
 /// Pauses between dials that fail.
 const DIAL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-/// Number of failed dials that the log does not warn of. A head that starts together with its workers needs some time.
+/// Number of failed dials in a row that the log shows at debug level only. A head that starts together with its workers
+/// needs some time.
 const QUIET_FAILURES: u32 = 3;
 
 /// Failed dials in a row, and the pause after each.
@@ -22,8 +23,8 @@ impl Default for FailedDials {
 }
 
 impl FailedDials {
-    /// Counts a failure, logs it, and returns the pause before the next dial. The first failures appear at debug level
-    /// only. Later ones are warnings, at powers of two.
+    /// Counts and logs a failure. Returns the pause before the next dial. After [`QUIET_FAILURES`] failures in a row,
+    /// the 4th, 8th, 16th and so on is logged as a warning.
     pub(super) fn record_failure(&mut self, control: &str, reason: &str) -> Duration {
         self.failures += 1;
         if self.failures > QUIET_FAILURES && self.failures.is_power_of_two() {

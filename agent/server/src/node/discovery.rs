@@ -1,4 +1,4 @@
-//! Discovery of the head, and the node's Hello.
+//! Search for the head's address, and the node's Hello.
 
 use std::time::Duration;
 
@@ -7,18 +7,21 @@ use lockstep_collectives::{AbortSwitch, RankGroup, ring};
 use lockstep_proto::node as pb;
 use tokio_util::sync::CancellationToken;
 
-use super::{DISCOVERY_LOOP_TIMEOUT, Node, RING_CLUSTER, devices};
+use super::{Node, RING_CLUSTER, devices};
 use crate::auth;
 use crate::config::{ControlAddress, HostPort, RingSetup};
 
 /// Time for the ranks of a ring to find each other. Neighbours may start much later.
 const DISCOVER_TIMEOUT: Duration = Duration::from_secs(600);
-
+/// Time for which the liveness probe accepts that the node's loop stands still during the search for the ring. It is
+/// longer than [`DISCOVER_TIMEOUT`], so the search ends first.
+const DISCOVERY_LOOP_TIMEOUT: Duration = Duration::from_secs(900);
 /// Time for a neighbour to answer a greeting. A running neighbour answers at once.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Node {
-    /// Returns true if a new head may have another address, because this node learned the address from the ring.
+    /// Returns true if a new head may have another address than the old one: this node learned the address from the
+    /// ring.
     pub(super) fn head_may_move(&self) -> bool {
         matches!(self.config.control, ControlAddress::FromRing { master: None })
     }
@@ -46,8 +49,9 @@ impl Node {
         Ok(Some(configured.unwrap_or(found.control)))
     }
 
-    /// Greets the right neighbour again, and waits for nothing. A new process in the neighbour's place learns its own
-    /// address and this rank's address from the greeting. It passes this rank's address on to a successor of this rank.
+    /// Greets the right neighbour again, and does not wait for the answer. If a new process has taken the neighbour's
+    /// place, it learns its own address and this rank's address from the greeting. If this rank is replaced later, the
+    /// neighbour tells its address to the new process.
     pub(super) fn greet_neighbour(&self) -> anyhow::Result<()> {
         let Some(config) = self.discovery_config(GREETING_TIMEOUT)? else { return Ok(()) };
         let (ring_ports, switch) = (self.ring_ports.clone(), AbortSwitch::new()?);

@@ -1,8 +1,8 @@
-//! Health of a node, for its probes: load progress, serving or not, stuck or not.
+//! Health of a node, for its probes: its load progress, its readiness, and its stuck steps or tasks.
 //!
-//! The node's task and its heartbeat write this state, and the probes read it. The head decides whether the ranks serve,
-//! and tells the node by a pulse. A pulse counts only while it is fresh and belongs to the epoch that the ranks have
-//! joined.
+//! The node's task and its heartbeat write this state, and the probes read it. Only the head knows if the whole epoch
+//! serves, and it tells each node by a pulse. A pulse counts only while it is fresh and belongs to the epoch that the
+//! ranks have joined.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,8 +42,8 @@ struct HealthState {
     pulse: Option<(Pulse, Instant)>,
     /// Time at which loading last made progress.
     last_load_progress_at: Instant,
-    /// Time since which the step in flight makes no progress. `None` while no step is in flight.
-    still_since: Option<Instant>,
+    /// Time at which the step in flight last made progress. `None` while no step is in flight.
+    step_progress_at: Option<Instant>,
     /// Time by which the node's loop must begin its next iteration.
     loop_deadline: Instant,
 }
@@ -65,7 +65,7 @@ impl Health {
             joined_epoch: None,
             pulse: None,
             last_load_progress_at: now,
-            still_since: None,
+            step_progress_at: None,
             loop_deadline: now + LOOP_TIMEOUT,
         }))
     }
@@ -146,9 +146,9 @@ impl Health {
         self.state().pulse = Some((pulse, Instant::now()));
     }
 
-    /// Notes the time since which a step in flight makes no progress. The heartbeat calls this.
-    pub(super) fn set_still_since(&self, since: Option<Instant>) {
-        self.state().still_since = since;
+    /// Notes the time at which the step in flight last made progress. The heartbeat's thread calls this every 100 ms.
+    pub(super) fn set_step_progress(&self, at: Option<Instant>) {
+        self.state().step_progress_at = at;
     }
 
     /// Returns the epoch that all local ranks have joined.
@@ -156,10 +156,10 @@ impl Health {
         self.state().joined_epoch
     }
 
-    /// Returns the local ranks. Shows a warmed-up rank as serving if the head says so.
+    /// Returns the local ranks. While the node is ready, ranks in `Warmup` appear as `Serving`.
     pub(super) fn ranks(&self) -> Vec<RankHealth> {
-        let serves = self.check_ready(Instant::now()).is_ok();
-        let shown = |rank: &RankHealth| match (rank.phase, serves) {
+        let is_ready = self.check_ready(Instant::now()).is_ok();
+        let shown = |rank: &RankHealth| match (rank.phase, is_ready) {
             (Phase::Warmup, true) => RankHealth { phase: Phase::Serving, ..*rank },
             _ => *rank,
         };
@@ -207,7 +207,7 @@ impl Health {
     /// Checks that neither a step nor the node's loop is stuck.
     pub(super) fn check_alive(&self, now: Instant) -> ProbeResult {
         let state = self.state();
-        if state.still_since.is_some_and(|since| now.duration_since(since) > STEP_TIMEOUT) {
+        if state.step_progress_at.is_some_and(|at| now.duration_since(at) > STEP_TIMEOUT) {
             return Err(format!("a step is in flight and nothing has moved for {} s", STEP_TIMEOUT.as_secs()));
         }
         match now > state.loop_deadline {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_ready_if_the_head_says_so_of_the_joined_epoch() {
+    fn a_node_is_ready_while_a_fresh_pulse_says_that_its_epoch_serves() {
         let health = Health::new(2, 2);
         let now = Instant::now();
         assert!(reason(health.check_ready(now)).contains("no stream"));
@@ -274,10 +274,10 @@ mod tests {
         let now = Instant::now();
         assert_eq!(health.check_alive(now), Ok(()));
         assert!(reason(health.check_alive(now + 2 * LOOP_TIMEOUT)).contains("task is stuck"));
-        health.set_still_since(Some(now));
+        health.set_step_progress(Some(now));
         assert_eq!(health.check_alive(now + STEP_TIMEOUT / 2), Ok(()));
         assert!(reason(health.check_alive(now + 2 * STEP_TIMEOUT)).contains("nothing has moved"));
-        health.set_still_since(None);
+        health.set_step_progress(None);
         health.extend_loop_deadline(10 * LOOP_TIMEOUT);
         assert_eq!(health.check_alive(now + 5 * LOOP_TIMEOUT), Ok(()));
     }

@@ -1,4 +1,5 @@
-//! The node's heartbeat. A thread of its own sends it, so that the head does not take a busy node for a dead one.
+//! The node's heartbeat. It has a thread of its own, so that a busy node still sends it and the head does not evict the
+//! node as dead.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,8 +14,8 @@ use super::session::Outbound;
 
 /// Time between two heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
-/// Time without progress after which a busy rank counts as stuck for good. The head has evicted the node long before, and
-/// a new process must take the node's place.
+/// Time without progress after which a busy rank counts as stuck for good. The head has evicted the node long before.
+/// The process then ends itself, so that a new process can take the node's place.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Exit code of a process that ends itself because one of its ranks is stuck.
 const EXIT_STUCK: i32 = 70;
@@ -42,7 +43,7 @@ pub(super) fn start(
                 );
                 std::process::exit(EXIT_STUCK);
             }
-            health.set_still_since(beat.busy.then_some(last_progress_at));
+            health.set_step_progress(beat.busy.then_some(last_progress_at));
             if outbound.has_changed().is_err() {
                 return;
             }
@@ -55,7 +56,8 @@ pub(super) fn start(
     std::thread::Builder::new().name("heartbeat".into()).spawn(send_heartbeats).map(drop)
 }
 
-/// Reads the counters of all local ranks. The slowest rank determines progress, epoch and step.
+/// Reads the counters of all local ranks. `progress`, `epoch` and `step` are each the smallest of any rank, and `moved`
+/// is the sum.
 fn read_heartbeat(ranks: &[Arc<RankCounters>]) -> Heartbeat {
     let least = |counter: &dyn Fn(&RankCounters) -> u64| ranks.iter().map(|rank| counter(rank)).min().unwrap_or(0);
     Heartbeat {

@@ -1,4 +1,4 @@
-//! The way from the head's assignment to the commands by which the ranks load their weights.
+//! Loading: the node opens the model that the head assigned, and tells each local rank to load its part.
 
 use std::sync::Arc;
 
@@ -141,8 +141,8 @@ impl Node {
         Ok(LoadSpec { runner, devices: self.config.common.devices.clone(), count_blocks: Box::new(count_blocks) })
     }
 
-    /// Returns the number of ranks that share this machine's cores and memory. If the ring ports listen on loopback, the
-    /// whole group is on this machine.
+    /// Returns the number of ranks that share this machine's cores and memory. If the ring ports listen on loopback,
+    /// the whole group is on this machine.
     pub(super) fn ranks_on_machine(&self) -> usize {
         let group_is_local = self.ring_ports.first().local_addr().ip().is_loopback();
         if group_is_local { self.assignment.world_size.max(1) as usize } else { self.ranks.len() }

@@ -23,7 +23,7 @@ mod steps;
 mod stream;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use lockstep_proto::names::role;
@@ -45,10 +45,8 @@ use stream::SessionEnd;
 
 /// Most events of the ranks that may wait for the node's task.
 const MAX_EVENTS: usize = 256;
-/// Longest time that the search for the other ranks of a ring may take. The node's task does nothing else meanwhile.
-const DISCOVERY_LOOP_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// Cluster id of a ring whose processes were given none.
+/// Cluster id of a ring if the configuration sets none.
 pub(crate) const RING_CLUSTER: &str = "ring";
 
 /// Reason why a node ended without an error.
@@ -115,7 +113,7 @@ struct Node {
     ring_addresses: Vec<String>,
     ranks: Vec<RankHandle>,
     events: mpsc::Receiver<RankEvent>,
-    /// Stream to the head for the heartbeat's thread. `None` while there is no stream.
+    /// Channel to the head, for the heartbeat's thread. `None` while there is no stream.
     outbound: watch::Sender<Option<Outbound>>,
     health: Arc<Health>,
     /// Name of the instruction set.
@@ -123,9 +121,9 @@ struct Node {
     incarnation: u64,
     last_epoch: u64,
     assignment: pb::Assignment,
-    /// Digest of the model that the ranks were told to load.
+    /// Digest of the model that the head assigned last.
     model_digest: String,
-    /// Task that opens that model. `None` once the ranks load the model.
+    /// Task that opens the assigned model. `None` once the ranks load the model.
     opener: Option<ModelOpener>,
     /// Report of each local rank that has loaded.
     loaded: Vec<Option<pb::Loaded>>,
@@ -176,7 +174,8 @@ impl Node {
         })
     }
 
-    /// Aborts all epochs up to `epoch` on every local rank. Aborts none that the head has not announced yet.
+    /// Aborts all epochs up to `epoch` on every local rank. Epochs after the last Form are not aborted, so a wrong
+    /// number cannot block the next epoch.
     fn abort_epochs(&mut self, epoch: u64, reason: &str) {
         let epoch = epoch.min(self.last_epoch);
         for rank in &self.ranks {

@@ -1,7 +1,8 @@
-//! Opens the model that the head assigned: downloads its files if the source is a hub, and checks that they are the files
-//! that the head resolved.
+//! Opens the model that the head assigned: downloads its files if the source is a hub, and checks that they are the
+//! files that the head resolved.
 //!
-//! This takes seconds or hours. The node's loop goes on meanwhile, also while there is no stream to the head.
+//! Opening takes seconds, and a download may take hours. It runs in a task of its own beside the node's loop, and goes
+//! on while there is no stream to the head.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub(super) struct ModelOpener {
     pub source: String,
 }
 
-/// Event of a [`ModelOpener`]. Files and Failed are the last.
+/// Event of a [`ModelOpener`]. `Files` or `Failed` is the last event.
 pub(super) enum OpenEvent {
     Progress(Progress),
     Files(Arc<dyn ModelFiles>),

@@ -61,16 +61,19 @@ pub(super) enum RankEventKind {
     Fault { epoch: u64, reason: String },
 }
 
-/// Counters of a rank that other threads read.
+/// Counters of a rank, which the heartbeat and the probes read from their own threads.
 #[derive(Debug, Default)]
 pub(super) struct RankCounters {
+    /// Epoch that the rank joined last.
     pub epoch: AtomicU64,
     /// Layers and collectives that the rank has entered and left in this epoch.
     pub progress: Arc<AtomicU64>,
     /// Pieces of collectives that the rank has moved.
     pub moved: Arc<AtomicU64>,
+    /// Set while the rank runs a step.
     pub busy: AtomicBool,
     pub last_step: AtomicU64,
+    /// Bytes of weights that the rank has read.
     pub bytes_read: AtomicU64,
     /// Highest aborted epoch. All epochs up to this one are aborted.
     aborted_epoch: AtomicU64,
@@ -151,7 +154,7 @@ impl RankThread {
 
     /// Loads the weights, and reports the progress.
     fn load_model(&mut self, mut spec: LoadSpec) {
-        // Free the old weights first, because both would not fit into memory.
+        // Free the old weights first, because old and new weights together may not fit into memory.
         self.runner = None;
         spec.runner.progress = self.counters.progress.clone();
         let mut reported = 0;
@@ -215,7 +218,7 @@ impl RankThread {
         }
     }
 
-    /// Runs one step of a plan, and reports the result.
+    /// Runs one step by its plan, and reports the result.
     fn run_step(&mut self, plan: &StepPlan, sent_nanos: u64) {
         let Some(runner) = &mut self.runner else { return };
         let started_at = Instant::now();
@@ -232,7 +235,8 @@ impl RankThread {
             Err(_) if self.counters.is_aborted(plan.epoch) => runner.end_epoch(),
             Err(error) => {
                 runner.end_epoch();
-                // The rank drops the plans of this epoch that still wait. The head learns the reason and ends the epoch.
+                // The rank drops the plans of this epoch that still wait. The head learns the reason and ends the
+                // epoch.
                 self.counters.aborted_epoch.fetch_max(plan.epoch, Ordering::SeqCst);
                 let reason = format!("step {}: {}", plan.step, with_causes(&error));
                 self.send_event(RankEventKind::Fault { epoch: plan.epoch, reason });

@@ -10,11 +10,11 @@ use super::rank::{RankEvent, RankEventKind};
 use super::session::Outbound;
 use crate::wire;
 
-/// Time that a last message needs to leave the process.
+/// Pause before the process ends, so that its last message still reaches the head.
 const LAST_MESSAGE_PAUSE: Duration = Duration::from_millis(200);
 
 impl Node {
-    /// Notes an event of a local rank. Returns the message that the head is to receive, if any.
+    /// Notes an event of a local rank. Returns the message to send to the head, if the event needs one.
     pub(super) fn report_rank_event(&mut self, event: RankEvent) -> Option<from_node::Message> {
         let rank = self.assignment.first_rank + event.local_rank as u32;
         match event.kind {
@@ -83,7 +83,7 @@ pub(super) async fn send_to_head(outbound: &Outbound, message: from_node::Messag
         from_node::Message::Fault(fault) if fault.fatal => Some(format!("rank {}: {}", fault.rank, fault.message)),
         _ => None,
     };
-    // The loop that reads the stream notices that the stream has closed.
+    // An error means that the stream has closed. The loop in `serve` notices that and handles it.
     outbound.send(pb::FromNode { message: Some(message) }).await.ok();
     let Some(reason) = fatal_reason else { return Ok(()) };
     tokio::time::sleep(LAST_MESSAGE_PAUSE).await;

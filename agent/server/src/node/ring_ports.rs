@@ -1,4 +1,4 @@
-//! The ring ports on which the local ranks listen, and the way by which they join an epoch's communicator.
+//! The ring ports: each local rank listens on a port of its own, and joins an epoch's communicator through it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use lockstep_collectives::{AbortSwitch, CollectiveError, Communicators, RankGrou
 
 use crate::auth::GroupKey;
 
-/// Time without a byte from a peer after which a collective ends. The head notices a dead rank long before. The timeout
-/// is for a node that has lost the head as well.
+/// Time without a byte from a peer after which a collective fails. The head notices a dead rank long before. The
+/// timeout is for a node that has lost both the peer and the head.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings of an epoch, from the head and from the node.
@@ -86,7 +86,7 @@ impl RingPorts {
         self.key.as_ref().map(|key| ring::LinkKey::new(key.bytes())).transpose()
     }
 
-    /// Joins an epoch as a local rank.
+    /// Joins an epoch as a local rank. The collectives count the pieces that they move in `moved`.
     ///
     /// # Errors
     /// Fails if a peer cannot be reached or does not belong to the group, if the epoch is aborted, or if the backend is
@@ -95,7 +95,7 @@ impl RingPorts {
         &self,
         local_rank: usize,
         spec: &FormSpec,
-        progress: Arc<AtomicU64>,
+        moved: Arc<AtomicU64>,
         switch: &AbortSwitch,
     ) -> Result<Communicators, CollectiveError> {
         let (rank, world_size) = (spec.first_rank + local_rank, spec.addresses.len());
@@ -115,7 +115,7 @@ impl RingPorts {
                     spin: spec.spin,
                     tuning: Tuning::default(),
                 };
-                ring::form_grid(&self.listeners[local_rank], config, spec.stages, Some(progress), switch)
+                ring::form_grid(&self.listeners[local_rank], config, spec.stages, Some(moved), switch)
             }
             other => {
                 Err(CollectiveError::Usage(format!("the head asks for the backend `{other}`, which is unknown here")))

@@ -1,4 +1,5 @@
-//! The node's work while it has a stream to the head: it carries out the head's messages, and reports the ranks' events.
+//! The node's work while it has a stream to the head: it carries out the head's messages, and reports the ranks'
+//! events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +16,15 @@ use super::session::{Session, SessionError};
 use super::{Node, NodeEnd, health, load};
 use crate::wire;
 
-/// Time within which the head must answer a node that asks to leave. After it, the node ends without an answer. It is
-/// shorter than the 30 s that Kubernetes gives a pod to end.
+/// Time within which the head must answer a node that asks to leave. After it, the node ends without an answer. The
+/// time is shorter than the 30 s after which Kubernetes kills a pod.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Time between two iterations of the node's loop while nothing happens.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reason why a session with the head is over.
 pub(super) enum SessionEnd {
-    /// The node is to end.
+    /// The node must end.
     NodeEnded(NodeEnd),
     /// The stream broke. The node dials again.
     Broken(String),
@@ -39,10 +40,11 @@ impl Node {
         let mut idle = tokio::time::interval(IDLE_INTERVAL);
         let session_end = loop {
             self.health.extend_loop_deadline(health::LOOP_TIMEOUT);
+            // Without a leave deadline, the last branch below is off, and any time will do.
             let deadline = leave_deadline.unwrap_or_else(|| tokio::time::Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 message = inbound.message() => {
-                    if let Some(end) = self.receive(message, leave_deadline.is_some())? {
+                    if let Some(end) = self.receive_next(message, leave_deadline.is_some())? {
                         break end;
                     }
                 }
@@ -69,8 +71,9 @@ impl Node {
         Ok(session_end)
     }
 
-    /// Carries out a message of the head, or judges the end of the stream. Returns a value if the session is over.
-    fn receive(
+    /// Carries out the next message of the stream, or decides what the end of the stream means. Returns a value if the
+    /// session is over.
+    fn receive_next(
         &mut self,
         message: Result<Option<pb::FromHead>, Status>,
         is_leaving: bool,
@@ -89,7 +92,7 @@ impl Node {
         }
     }
 
-    /// Carries out a message of the head. Returns a value if the node is to end.
+    /// Carries out a message of the head. Returns a value if the node must end.
     fn receive_message(&mut self, message: from_head::Message) -> anyhow::Result<Option<NodeEnd>> {
         match message {
             from_head::Message::Plan(wire) => {

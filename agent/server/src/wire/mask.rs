@@ -1,13 +1,14 @@
 //! Conversion of token sets to messages and back.
 //!
-//! A grammar mostly allows a few tokens (a brace, the rest of a name) or nearly all (the inside of a string). Such a set
-//! consists of few runs, and a run takes one to three bytes. The bits of a whole vocabulary take 16 KiB. A message
-//! therefore has the lengths of the runs if they are shorter, and the bits otherwise.
+//! A grammar mostly allows a few tokens (a brace, the rest of a name) or nearly all (the inside of a string). Such a
+//! set consists of few runs, and the length of a run takes one to three bytes. A bit for each token of a vocabulary
+//! takes about 16 KiB. A message has the lengths of the runs if they take fewer bytes, and the bits otherwise.
 
 use lockstep_proto::node as pb;
 use lockstep_schedule::plan::TokenMask;
 
-/// Most words of a set that the rank accepts: a vocabulary of 4 Mi tokens.
+/// Most words of a set that a node accepts. A word has a bit for each of 32 tokens, so this is a vocabulary of 4 Mi
+/// tokens.
 const MAX_WORDS: u32 = 1 << 17;
 
 /// Converts a set of tokens to its message.
@@ -54,7 +55,8 @@ pub(super) fn from_wire(wire: pb::TokenMask) -> Result<TokenMask, String> {
     Ok(TokenMask::new(words))
 }
 
-/// Returns the lengths of the runs of absent and present tokens in turn. The first run has absent tokens and may be empty.
+/// Returns the lengths of the runs of absent and present tokens in turn. The first run has absent tokens and may be
+/// empty.
 fn run_lengths(words: &[u32]) -> Vec<u32> {
     let (mut runs, mut length, mut is_present) = (Vec::new(), 0, false);
     for word in words {

@@ -31,7 +31,7 @@ pub(crate) fn reporting_rank(assignment: &pb::Assignment) -> u32 {
     assignment.world_size - tensor_size(assignment)
 }
 
-/// Converts a plan to its message. `sent_nanos` is the time of the head's monotonic clock.
+/// Converts a plan to its message. `sent_nanos` is the time now on the head's monotonic clock, in nanoseconds.
 pub(crate) fn plan_to_wire(plan: &StepPlan, sent_nanos: u64) -> pb::StepPlan {
     pb::StepPlan {
         epoch: plan.epoch,
@@ -130,8 +130,8 @@ fn entry_to_wire(entry: &PlanEntry) -> pb::PlanEntry {
 /// Converts a plan from its message.
 ///
 /// # Errors
-/// Fails if a sampling parameter is out of range or a set of tokens is malformed. The rank's runner checks everything that
-/// depends on the rank's state.
+/// Fails if a sampling parameter is out of range or a set of tokens is malformed. The rank's runner checks the rest,
+/// such as block numbers, because that depends on the rank's state.
 pub fn plan_from_wire(wire: pb::StepPlan) -> Result<StepPlan, Malformed> {
     let malformed = |reason: String| Malformed { message: "step plan", reason };
     let admit = wire.admit.into_iter().map(admission_from_wire).collect::<Result<_, _>>().map_err(malformed)?;

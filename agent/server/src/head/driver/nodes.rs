@@ -1,4 +1,4 @@
-//! Events from the nodes, and the actions by which the group affects the schedule and the requests.
+//! The driver's half that faces the nodes: it processes their events, and carries out the group's actions.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use lockstep_schedule::Request;
 use lockstep_schedule::plan::SamplingParams;
 use tonic::Status;
 
-use super::{CANARY, Driver, Inputs, MAX_FAILED_ROUNDS};
+use super::{CANARY, Driver, DriverParts, MAX_FAILED_EPOCHS};
 use crate::head::admission;
 use crate::head::control::{NodeEvent, NodeStream};
 use crate::head::group::Action;
@@ -23,7 +23,7 @@ impl Driver {
             NodeEvent::Hello { hello, peer, local, stream } => self.admit_node(*hello, (peer, local), stream, now),
             NodeEvent::Closed { node, connection, reason } => self.close_stream(node, connection, &reason, now),
             NodeEvent::Message { node, connection, message } => {
-                if self.inputs.group.connection(node) == Some(connection) {
+                if self.parts.group.connection(node) == Some(connection) {
                     self.receive_message(node, message, now);
                 }
             }
@@ -39,7 +39,7 @@ impl Driver {
         now: Instant,
     ) {
         let node = hello.node as usize;
-        let group = &mut self.inputs.group;
+        let group = &mut self.parts.group;
         if let Err(reason) = admission::check_hello(&hello, group.config(), group.slots().get(node)) {
             tracing::warn!(node, %peer, reason, "refused a node");
             return stream.close(Status::failed_precondition(reason));
@@ -59,20 +59,20 @@ impl Driver {
 
     /// Detaches the node whose control stream ended.
     fn close_stream(&mut self, node: usize, connection: u64, reason: &str, now: Instant) {
-        if self.inputs.group.connection(node) == Some(connection) {
+        if self.parts.group.connection(node) == Some(connection) {
             tracing::warn!(node, reason, "a node's control stream ended");
         }
         // The outbound half of the stream ends together with the inbound half.
         if let Some(stream) = self.streams.get_mut(node) {
             stream.take_if(|stream| stream.connection == connection);
         }
-        let actions = self.inputs.group.detach(node, connection, reason, now);
+        let actions = self.parts.group.detach(node, connection, reason, now);
         self.apply_actions(actions);
     }
 
     fn receive_message(&mut self, node: usize, message: from_node::Message, now: Instant) {
         use from_node::Message as M;
-        let group = &mut self.inputs.group;
+        let group = &mut self.parts.group;
         let actions = match message {
             M::Heartbeat(heartbeat) => return group.record_heartbeat(node, &heartbeat, now),
             M::StepDone(done) => return self.complete_step(node, done, now),
@@ -104,10 +104,10 @@ impl Driver {
         self.apply_actions(actions);
     }
 
-    /// Notes that all ranks of a node have finished a step. Gives the sampled tokens to the schedule if this node is the
-    /// one that reports them.
+    /// Notes that all ranks of a node have finished a step. If this is the reporting node, gives the sampled tokens to
+    /// the schedule.
     fn complete_step(&mut self, node: usize, done: pb::StepDone, now: Instant) {
-        let Inputs { group, metrics, .. } = &mut self.inputs;
+        let DriverParts { group, metrics, .. } = &mut self.parts;
         if done.epoch != group.epoch() || !group.is_formed() {
             return;
         }
@@ -124,13 +124,13 @@ impl Driver {
         }
     }
 
-    /// Gives the results of a step to the schedule and the new tokens to their clients. A malformed result is a fault of
-    /// the node.
+    /// Gives the results of a step to the schedule and the new tokens to their clients. A malformed result is a fault
+    /// of the node.
     fn apply_results(&mut self, node: usize, done: pb::StepDone, now: Instant) {
         let micros = done.micros;
         let completed = wire::output_from_wire(done).map_err(|error| error.to_string()).and_then(|output| {
             let has_sampled = !output.sampled.is_empty();
-            let outputs = self.inputs.scheduler.complete_step(output, micros).map_err(|error| error.to_string())?;
+            let outputs = self.parts.scheduler.complete_step(output, micros).map_err(|error| error.to_string())?;
             Ok((has_sampled, outputs))
         });
         match completed {
@@ -139,15 +139,15 @@ impl Driver {
                     self.mark_serving();
                 }
                 self.deliver_outputs(outputs);
-                let in_flight = self.inputs.scheduler.stats().steps_in_flight > 0;
-                // A step that is still in flight is a younger one, so the timer for hung steps begins again.
-                self.inputs.group.set_in_flight(false, now);
-                self.inputs.group.set_in_flight(in_flight, now);
+                let in_flight = self.parts.scheduler.stats().steps_in_flight > 0;
+                // Restart the timer for hung steps: a step that is still in flight began after the finished one.
+                self.parts.group.set_in_flight(false, now);
+                self.parts.group.set_in_flight(in_flight, now);
             }
             Err(reason) => {
                 let fault =
-                    pb::Fault { epoch: self.inputs.group.epoch(), rank: 0, message: reason, ..Default::default() };
-                let actions = self.inputs.group.node_faulted(node, &fault, now);
+                    pb::Fault { epoch: self.parts.group.epoch(), rank: 0, message: reason, ..Default::default() };
+                let actions = self.parts.group.node_faulted(node, &fault, now);
                 self.apply_actions(actions);
             }
         }
@@ -156,17 +156,17 @@ impl Driver {
     /// Notes that the ranks of this epoch have generated a token: the group serves.
     fn mark_serving(&mut self) {
         self.suspect_sequences.clear();
-        self.failed_rounds = 0;
+        self.failed_epochs = 0;
         if !self.serving {
-            self.inputs.group.mark_serving();
+            self.parts.group.mark_serving();
             (self.serving, self.has_served, self.lost_at, self.dirty) = (true, true, None, true);
-            tracing::info!(epoch = self.inputs.group.epoch(), "the group serves");
+            tracing::info!(epoch = self.parts.group.epoch(), "the group serves");
             self.send_pulse();
             self.publish_status();
         }
     }
 
-    /// Carries out the actions that the group asks for.
+    /// Carries out the group's actions in order.
     pub(super) fn apply_actions(&mut self, actions: Vec<Action>) {
         for action in actions {
             self.dirty = true;
@@ -181,7 +181,7 @@ impl Driver {
                 }
                 Action::FailEpoch { reason } => {
                     tracing::warn!(
-                        epoch = self.inputs.group.epoch(),
+                        epoch = self.parts.group.epoch(),
                         reason,
                         "lost the epoch: running requests wait for the next"
                     );
@@ -189,7 +189,7 @@ impl Driver {
                 }
                 Action::EndEpoch { reason } => {
                     tracing::info!(
-                        epoch = self.inputs.group.epoch(),
+                        epoch = self.parts.group.epoch(),
                         reason,
                         "ended the epoch between two steps: running requests wait for the next"
                     );
@@ -202,12 +202,13 @@ impl Driver {
         self.publish_status();
     }
 
-    /// Gives the KV cache of a new epoch to the schedule. Submits the canary request if no client's request is there.
+    /// Tells the schedule that an epoch has begun, with `num_blocks` empty blocks in its KV cache. If no request waits,
+    /// submits the canary, so that an idle group also proves that it serves.
     fn start_epoch(&mut self, epoch: u64, num_blocks: u32) {
         let now = self.now_micros();
         tracing::info!(epoch, num_blocks, "all ranks have joined");
         self.last_sent = None;
-        let scheduler = &mut self.inputs.scheduler;
+        let scheduler = &mut self.parts.scheduler;
         scheduler.start_epoch(epoch, num_blocks, now);
         let stats = scheduler.stats();
         if stats.running + stats.waiting == 0 {
@@ -227,25 +228,26 @@ impl Driver {
         }
     }
 
-    /// Puts running sequences back into the queue because the epoch is over. `failed` is true if a failure ended it.
+    /// Puts running sequences back into the queue because the epoch is over. `failed` is true if a failure ended the
+    /// epoch.
     ///
-    /// After [`MAX_FAILED_ROUNDS`] failures in a row, the sequences that ran in them fail.
+    /// If [`MAX_FAILED_EPOCHS`] epochs in a row failed without a token, fails the requests that ran in them.
     fn end_epoch(&mut self, reason: &str, failed: bool) {
         let now = self.now_micros();
-        self.inputs.scheduler.cancel(CANARY);
-        self.inputs.scheduler.end_epoch(now);
+        self.parts.scheduler.cancel(CANARY);
+        self.parts.scheduler.end_epoch(now);
         self.lost_at.get_or_insert_with(Instant::now);
         if failed && !self.serving {
-            self.failed_rounds += 1;
+            self.failed_epochs += 1;
         }
         self.serving = false;
         self.send_pulse();
-        if self.failed_rounds >= MAX_FAILED_ROUNDS {
-            self.failed_rounds = 0;
+        if self.failed_epochs >= MAX_FAILED_EPOCHS {
+            self.failed_epochs = 0;
             for id in std::mem::take(&mut self.suspect_sequences) {
-                self.inputs.scheduler.cancel(id);
+                self.parts.scheduler.cancel(id);
                 let text =
-                    format!("the group failed {MAX_FAILED_ROUNDS} times while it computed this request: {reason}");
+                    format!("the group failed {MAX_FAILED_EPOCHS} times while it computed this request: {reason}");
                 self.clients.fail(id, ServeError::Internal(text));
             }
         }
@@ -255,7 +257,7 @@ impl Driver {
     pub(super) fn send_to_node(&mut self, node: usize, message: from_head::Message) {
         let is_queued = self.streams[node].as_ref().is_some_and(|stream| stream.send(message));
         if !is_queued {
-            let actions = self.inputs.group.evict(node, "it reads nothing from its control stream", Instant::now());
+            let actions = self.parts.group.evict(node, "it reads nothing from its control stream", Instant::now());
             self.apply_actions(actions);
         }
     }

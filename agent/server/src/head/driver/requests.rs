@@ -1,4 +1,4 @@
-//! Commands from the client APIs, and the answers to them.
+//! The driver's half that faces the clients: it carries out their commands, and sends them the schedule's outputs.
 
 use std::time::{Duration, Instant};
 
@@ -9,25 +9,27 @@ use tokio::sync::mpsc;
 use super::{CANARY, Driver};
 use crate::head::clients;
 
-/// Time for which the head still takes requests after the operator asked for a drain. Within this time the proxy of
-/// every Kubernetes node learns that the head does not accept requests any more. Until then, proxies send clients here.
+/// Time for which the head still takes requests after the operator asked for a drain. The status is not `accepting`
+/// from the start of the drain on. Until every Kubernetes node's proxy has learned that, proxies still send clients
+/// here.
 const DRAIN_NOTICE: Duration = Duration::from_secs(5);
 
 impl Driver {
     /// Carries out a command of the client APIs or of the operator.
     pub(super) fn run_command(&mut self, command: Command) {
         match command {
-            // A client that does not wait for the answer has dropped its events too. The next tick cancels its request.
+            // If the client no longer waits for the answer, it has dropped its events too. The next tick cancels its
+            // request.
             Command::Submit { submission, events, accepted } => {
                 accepted.send(self.submit_request(submission, events)).ok();
             }
             Command::Drain { reason, answer } => {
-                if self.closed_reason.is_none() {
-                    self.accepts_until = Some(Instant::now() + DRAIN_NOTICE);
+                if self.drain_reason.is_none() {
+                    self.takes_requests_until = Some(Instant::now() + DRAIN_NOTICE);
                 }
-                self.stop_accepting(if reason.is_empty() { "the operator asked for it" } else { &reason });
+                self.begin_drain(if reason.is_empty() { "the operator asked for it" } else { &reason });
                 self.publish_status();
-                let stats = self.inputs.scheduler.stats();
+                let stats = self.parts.scheduler.stats();
                 answer.send(InFlight { running: stats.running as u32, waiting: stats.waiting as u32 }).ok();
             }
         }
@@ -36,8 +38,8 @@ impl Driver {
     /// Queues a request, or returns the reason why the head refuses it.
     fn submit_request(&mut self, submission: Submission, events: mpsc::Sender<Event>) -> Result<(), ServeError> {
         let unavailable = |reason: &str| Err(ServeError::unavailable(reason));
-        let still_accepts = self.accepts_until.is_some_and(|until| Instant::now() < until);
-        if let Some(reason) = self.closed_reason.as_ref().filter(|_| !still_accepts) {
+        let still_takes_requests = self.takes_requests_until.is_some_and(|until| Instant::now() < until);
+        if let Some(reason) = self.drain_reason.as_ref().filter(|_| !still_takes_requests) {
             return unavailable(&format!("the head takes no more requests: {reason}"));
         }
         if self.has_recovery_timed_out() {
@@ -45,8 +47,9 @@ impl Driver {
         }
         let now = self.now_micros();
         let id = self.next_id;
-        // The schedule refuses a request that its blocks cannot hold. A shorter limit lets the answer end early instead.
-        let max_sequence_tokens = self.inputs.scheduler.max_sequence_tokens();
+        // The schedule would refuse a request that could outgrow its blocks. Cut the limit instead, so that the answer
+        // ends early.
+        let max_sequence_tokens = self.parts.scheduler.max_sequence_tokens();
         let max_answer_tokens = max_sequence_tokens.saturating_sub(submission.prompt.len() as u32);
         let request = Request {
             id,
@@ -57,7 +60,7 @@ impl Driver {
             deadline: submission.deadline.map(|deadline| now + deadline.as_micros() as u64),
             needs_head: submission.guide.is_some(),
         };
-        self.inputs.scheduler.submit(request, now).map_err(clients::refusal_error)?;
+        self.parts.scheduler.submit(request, now).map_err(clients::refusal_error)?;
         self.next_id += 1;
         self.requests += 1;
         tracing::debug!(request_id = submission.request_id, sequence = id, "took a request");
@@ -65,13 +68,14 @@ impl Driver {
         Ok(())
     }
 
-    /// Sends outputs of the schedule to their clients, and cancels the sequences that must end for that.
+    /// Sends outputs of the schedule to their clients. Cancels a sequence if its client is gone or its grammar has
+    /// ended.
     pub(super) fn deliver_outputs(&mut self, outputs: Vec<lockstep_schedule::RequestOutput>) {
         for output in outputs {
             self.tokens_generated +=
                 u64::from(matches!(output, lockstep_schedule::RequestOutput::Token { id, .. } if id != CANARY));
             if let Some(id) = self.clients.deliver(output) {
-                self.inputs.scheduler.cancel(id);
+                self.parts.scheduler.cancel(id);
             }
         }
     }

@@ -3,9 +3,9 @@
 //! This module is pure. Events and the current time go in, and [`Action`]s for the driver come out. It does no I/O,
 //! writes no log and reads no clock.
 //!
-//! An epoch begins when every node of the group is attached and has loaded its weights. It ends with the first loss.
-//! The surviving nodes keep their weights between epochs. The head evicts a node only if the node is dead, hung,
-//! broken, or replaced by a newer process.
+//! An epoch begins when every node of the group is attached and has loaded its weights. It ends as soon as a node is
+//! lost, departs or reports a fault. The other nodes keep their weights between epochs. The head evicts a node only if
+//! the node is dead, hung, broken, or replaced by a newer process.
 
 #[cfg(test)]
 mod tests;
@@ -98,7 +98,7 @@ pub(crate) struct HeadGroup {
     epoch: u64,
     state: GroupState,
     recoveries: u64,
-    /// Pauses that grow with the failures since an epoch last served.
+    /// Pauses before the group forms again. They grow with each failure until an epoch serves.
     backoff: Backoff,
     last_tick: Option<Instant>,
 }
@@ -115,7 +115,8 @@ impl HeadGroup {
         self.epoch
     }
 
-    /// Returns how many epochs failed after they had formed.
+    /// Returns the number of epochs that failed after they had formed. An epoch that ends for a departure does not
+    /// count.
     pub(crate) fn recoveries(&self) -> u64 {
         self.recoveries
     }
@@ -170,7 +171,7 @@ impl HeadGroup {
         self.fail_epoch(&format!("node {node}: {reason}"), now)
     }
 
-    /// Ends the stream of a node that must not go on.
+    /// Ends the stream of a node, so that its process ends, and empties the node's slot.
     pub(crate) fn evict(&mut self, node: usize, reason: &str, now: Instant) -> Vec<Action> {
         let Some(connection) = self.connection(node) else { return Vec::new() };
         let mut actions = vec![Action::Evict { node, connection, reason: reason.to_owned() }];
@@ -329,7 +330,7 @@ impl HeadGroup {
         actions
     }
 
-    /// Begins the next epoch if every node has loaded and no pause is left.
+    /// Begins the next epoch if every node has loaded and the pause after a failure is over.
     fn try_form(&mut self, now: Instant) -> Vec<Action> {
         let num_loaded = self.members().filter(|member| member.state == MemberState::Loaded).count();
         if num_loaded < self.slots.len() || self.state != (GroupState::Gathering { not_before: None }) {
@@ -366,7 +367,7 @@ impl HeadGroup {
         self.slots.iter().filter_map(|slot| slot.member.as_ref())
     }
 
-    /// Returns the smallest number of KV cache blocks of any node, so that every block exists on all ranks.
+    /// Returns the number of KV cache blocks that every node has: the smallest number of any node.
     fn num_blocks(&self) -> u32 {
         self.members().filter_map(|member| member.loaded.as_ref()).map(|loaded| loaded.num_blocks).min().unwrap_or(0)
     }

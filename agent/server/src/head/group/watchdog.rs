@@ -8,13 +8,14 @@ use crate::wire;
 
 /// Time without a heartbeat after which a node counts as dead or cut off. Nodes send one every 100 ms.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(800);
-/// Time after which a step in flight counts as hung if no rank enters or leaves a layer or a collective.
+/// Time after which a step in flight counts as hung if no rank makes progress. A rank makes progress if it enters or
+/// leaves a layer or a collective, moves a piece of a collective, or finishes a step.
 const STALL_TIMEOUT: Duration = Duration::from_millis(900);
-/// Time between two ticks from which on this process counts as paused. Ticks come every 50 ms.
+/// Time between two ticks above which the head's own process counts as paused. Ticks come every 50 ms.
 const PAUSE_THRESHOLD: Duration = Duration::from_millis(300);
 
 impl HeadGroup {
-    /// Evicts silent nodes and hung ranks, and forms the next epoch when its time has come. The driver calls this about
+    /// Evicts silent and hung nodes, and forms the next epoch when its time has come. The driver calls this about
     /// every 50 ms.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Action> {
         self.forgive_own_pause(now);
@@ -48,11 +49,11 @@ impl HeadGroup {
         }
     }
 
-    /// Evicts the ranks that hold up the step in flight, once no rank has made progress for [`STALL_TIMEOUT`].
+    /// Evicts the nodes that hold up the step in flight, once no rank has made progress for [`STALL_TIMEOUT`].
     ///
     /// Later pipeline stages wait for the first stage that has not finished the oldest step. Within that stage, the
-    /// ranks with the least progress are hung. If all ranks of the stage have made the same progress, a link between
-    /// them is broken. Then the epoch ends and no node is evicted.
+    /// nodes with the least progress are hung. If all nodes of the stage have made the same progress, a link between
+    /// them must be broken. The epoch then fails, but the head evicts no node.
     fn end_stalled_step(&mut self, busy_since: Instant, now: Instant) -> Vec<Action> {
         let last_progress = self.members().map(|member| member.last_progress_at).max();
         let still_since = last_progress.map_or(busy_since, |at| at.max(busy_since));
