@@ -1,5 +1,5 @@
 //! Readings of a pod's status: readiness, node, restarts, crashes, and the state of a container that does not run. Pure.
-//! Why a pod keeps its cluster from serving is decided by `diagnosis`.
+//! The module `diagnosis` decides why a pod keeps its cluster from serving.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt as _;

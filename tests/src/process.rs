@@ -48,7 +48,7 @@ impl Process {
     }
 
     /// Writes `text` and a newline to the process's standard input.
-    pub fn say(&mut self, text: &str) {
+    pub fn write_line(&mut self, text: &str) {
         let mut input = self.child.stdin.as_ref().expect("an open standard input");
         writeln!(input, "{text}").expect("write to a process");
     }

@@ -43,7 +43,7 @@ fn parse_line(line: &str) -> Command {
 
 /// Types all lines to a head and waits until it has ended by itself.
 fn talk_to_head(mut head: Process) -> Process {
-    TYPED.iter().for_each(|line| head.say(line));
+    TYPED.iter().for_each(|line| head.write_line(line));
     head.hang_up();
     assert!(head.wait().success(), "{}", head.output());
     head
@@ -62,7 +62,7 @@ fn check(lines: &[String]) {
     let mut others: Vec<Process> = others.iter().map(|line| Process::start("worker", parse_line(line))).collect();
     // A worker does not read its standard input: neither text nor its end changes anything.
     for other in &mut others {
-        other.say("/quit");
+        other.write_line("/quit");
         other.hang_up();
     }
     let process = talk_to_head(Process::start("head", parse_line(head)));
@@ -155,8 +155,8 @@ fn thirty_two_ranks_add_up() {
 fn a_conversation_remembers_until_it_is_cleared() {
     let mut head = Process::start("head", parse_line("lockstep-agent -i --throughput plain -m builtin://tiny"));
     let typed = ["/max-tokens 8", "Who are you?", "Who are you?", "/clear", "Who are you?", "/system be brief", "Who?"];
-    typed.iter().for_each(|line| head.say(line));
-    head.say("/quit");
+    typed.iter().for_each(|line| head.write_line(line));
+    head.write_line("/quit");
     assert!(head.wait().success(), "{}", head.output());
     let output = head.output();
     let prompts = output.split("prompt of ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok());
@@ -200,7 +200,7 @@ fn a_port_serves_beside_the_conversation() {
     let [port] = ports();
     let line = format!("lockstep-agent -i --port {port} --host 127.0.0.1 --max-seqs 2 plain -m PATH");
     let mut head = Process::start("head", parse_line(&line));
-    head.say("/help");
+    head.write_line("/help");
     head.await_output("/system TEXT");
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     head.hang_up();

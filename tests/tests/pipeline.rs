@@ -75,7 +75,7 @@ fn conversation(model: &str, variables: &[(&str, &str)], lines: &[&str]) -> (Str
     let mut command = agent();
     command.args(["-i", "plain", "-m", model]).env("HOME", "/nowhere").envs(variables.iter().copied());
     let mut head = Process::start("head", command);
-    lines.iter().for_each(|line| head.say(line));
+    lines.iter().for_each(|line| head.write_line(line));
     head.hang_up();
     assert!(head.wait().success(), "{}", head.output());
     assert!(!head.printed().is_empty(), "{}", head.output());

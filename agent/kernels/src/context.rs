@@ -10,7 +10,7 @@ use crate::isa::Isa;
 use crate::pool::ThreadPool;
 
 /// Device and method of computation. Either kernels compute on the CPU, with a thread pool and an instruction set that
-/// this machine has, or the functions of [`crate::plain`] compute on some device. A context is cheap to clone; clones
+/// this machine has, or the functions of the module `plain` compute on some device. A context is cheap to clone; clones
 /// share the pool.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -40,7 +40,7 @@ impl Context {
         Ok(Context { isa: Isa::force(name)?, ..self.clone() })
     }
 
-    /// Returns a context that computes on `device` with the functions of [`crate::plain`], for devices without kernels.
+    /// Returns a context that computes on `device` with the functions of the module `plain`, for devices without kernels.
     /// `device` may be the CPU, which then computes what another device would.
     pub fn plain_on(&self, device: Device) -> Context {
         Context { plain_device: Some(device), ..self.clone() }

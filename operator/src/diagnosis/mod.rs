@@ -1,5 +1,5 @@
-//! Why a cluster does not serve: one reason with its remedy. The operator's conditions and events and `lockstep why` all
-//! take the reason from here, so the same objects give the same word everywhere.
+//! The diagnosis of a cluster that does not serve: one reason with its remedy. The operator's conditions, its events and
+//! `lockstep why` all take the reason from here, so the same objects give the same word everywhere.
 //!
 //! Pure. The checks run from the root to the symptom, and the first that finds something gives the answer. `Serving` is
 //! the answer only if the operator says so of the present spec and every pod agrees.

@@ -106,7 +106,7 @@ async fn a_terminal_shows_the_progress_of_a_download() {
     let began = Instant::now();
     while !head.output().contains("waiting for rank 0 (node 0) Downloading ") {
         assert!(head.is_running() && began.elapsed() < LONGEST_WAIT, "{}", head.output());
-        head.say("");
+        head.write_line("");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

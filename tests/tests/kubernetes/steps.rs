@@ -1,4 +1,4 @@
-//! What several trials do.
+//! Steps that several trials share.
 
 use std::process::Command;
 use std::time::Duration;

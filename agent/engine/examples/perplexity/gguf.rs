@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use lockstep_engine::config::{Architecture, ModelConfig};
 use lockstep_engine::{EngineError, ModelFiles};
 
-/// Where each tensor of a block goes.
+/// Name in a GGUF file of each tensor of a block.
 const IN_BLOCK: [(&str, &str); 9] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),

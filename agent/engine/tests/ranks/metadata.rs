@@ -1,4 +1,4 @@
-//! What is made of a GGUF file's metadata, family by family; files are written with candle.
+//! Configurations from the metadata of GGUF files, family by family. The tests write the files with candle.
 
 use std::io::Cursor;
 
