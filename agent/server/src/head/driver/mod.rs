@@ -145,7 +145,7 @@ impl Driver {
     /// Begins to drain, unless the head drains already.
     fn begin_drain(&mut self, reason: &str) {
         if self.drain_reason.is_none() {
-            tracing::info!(open = self.clients.len(), reason, "draining: no more requests are taken");
+            tracing::info!(open = self.clients.len(), reason, "the head drains: it finishes its requests");
             (self.drain_reason, self.dirty) = (Some(reason.to_owned()), true);
         }
     }
