@@ -9,13 +9,14 @@ use lockstep_proto::node::{FromNode, Heartbeat, from_node};
 use tokio::sync::watch;
 
 use super::health::Health;
+use super::open_stream::Outbound;
 use super::rank::RankCounters;
-use super::session::Outbound;
 
 /// Time between two heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
-/// Time without progress after which a busy rank counts as stuck for good. The head has evicted the node long before.
-/// The process then ends itself, so that a new process can take the node's place.
+/// Time without progress after which a busy rank counts as stuck for good. The head has ended the epoch long before,
+/// and has evicted the node if the node was behind the others. The process then ends itself, so that a new process can
+/// take the node's place.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Exit code of a process that ends itself because one of its ranks is stuck.
 const EXIT_STUCK: i32 = 70;

@@ -12,9 +12,9 @@ use lockstep_proto::node::{self as pb, from_node};
 use lockstep_proto::v1::Phase;
 
 use super::model::{ModelOpener, OpenEvent};
+use super::open_stream::Outbound;
 use super::rank::{LoadSpec, RankCommand};
 use super::report::send_to_head;
-use super::session::Outbound;
 use super::{Node, memory};
 use crate::config::{DType, Quantization};
 

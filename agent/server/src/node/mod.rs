@@ -1,10 +1,17 @@
 //! A node: its local ranks, and the control stream over which the head directs them.
 //!
-//! Weights outlive the stream. If the stream breaks, the ranks leave their epoch and the node dials the head again. The
-//! process ends only if the head says that it must not go on, or if it was told to stop.
+//! Weights outlive the stream. If the stream breaks, the ranks leave their epoch and the node dials the head again.
 //!
-//! Start reading at [`run`]. `session` opens a stream to the head, and `stream` serves it. Each local rank is a thread
-//! (`rank`), and another thread sends the heartbeats.
+//! The process ends in these cases:
+//!
+//! - It was told to stop, or the head drained the group.
+//! - The head refused or evicted the node.
+//! - The model cannot be opened, or a rank cannot load its part.
+//! - The head sent a message that the node cannot carry out, or a rank's queue of commands is full.
+//! - A rank has been stuck in one operation for 20 s (`heartbeat`).
+//!
+//! Start reading at [`run`]. `open_stream` opens a stream to the head, and `serve_stream` carries out the messages on
+//! it. Each local rank is a thread (`rank`), and another thread sends the heartbeats.
 
 mod devices;
 mod dial;
@@ -14,13 +21,13 @@ mod heartbeat;
 mod load;
 mod memory;
 mod model;
+mod open_stream;
 mod probes;
 mod rank;
 mod report;
 mod ring_ports;
-mod session;
+mod serve_stream;
 mod steps;
-mod stream;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -37,11 +44,11 @@ use crate::tls::Tls;
 use dial::FailedDials;
 use health::Health;
 use model::ModelOpener;
+use open_stream::{OpenStreamError, Outbound};
 use rank::{RankEvent, RankHandle};
 use ring_ports::RingPorts;
-use session::{Outbound, SessionError};
+use serve_stream::StreamEnd;
 use steps::StepResults;
-use stream::SessionEnd;
 
 /// Most events of the ranks that may wait for the node's task.
 const MAX_EVENTS: usize = 256;
@@ -75,23 +82,23 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
     loop {
         node.health.extend_loop_deadline(health::LOOP_TIMEOUT);
         let attached = tokio::select! {
-            attached = session::attach(&control, node.hello(), node.key.as_ref(), tls.clone()) => attached,
+            attached = open_stream::open_stream(&control, node.hello(), node.key.as_ref(), tls.clone()) => attached,
             () = stop.cancelled() => return Ok(NodeEnd::Stopped),
         };
         let reason = match attached {
-            Ok(session) => {
+            Ok(stream) => {
                 failed_dials = FailedDials::default();
                 tracing::info!(head = %control, "joined the group");
                 node.health.set_attached(true);
-                let session_end = node.serve(session, &stop).await;
+                let stream_end = node.serve_stream(stream, &stop).await;
                 node.health.set_attached(false);
-                match session_end? {
-                    SessionEnd::NodeEnded(end) => return Ok(end),
-                    SessionEnd::Broken(reason) => reason,
+                match stream_end? {
+                    StreamEnd::NodeEnded(end) => return Ok(end),
+                    StreamEnd::Broken(reason) => reason,
                 }
             }
-            Err(SessionError::Refused(reason)) => anyhow::bail!("the head at {control} refuses this node: {reason}"),
-            Err(SessionError::Unreachable(reason)) => reason,
+            Err(OpenStreamError::Refused(reason)) => anyhow::bail!("the head at {control} refuses this node: {reason}"),
+            Err(OpenStreamError::Unreachable(reason)) => reason,
         };
         tokio::select! {
             () = tokio::time::sleep(failed_dials.record_failure(&control, &reason)) => (),

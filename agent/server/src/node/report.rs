@@ -6,8 +6,8 @@ use lockstep_proto::node::{self as pb, from_node};
 use lockstep_proto::v1::Phase;
 
 use super::Node;
+use super::open_stream::Outbound;
 use super::rank::{RankEvent, RankEventKind};
-use super::session::Outbound;
 use crate::wire;
 
 /// Pause before the process ends, so that its last message still reaches the head.
@@ -83,7 +83,7 @@ pub(super) async fn send_to_head(outbound: &Outbound, message: from_node::Messag
         from_node::Message::Fault(fault) if fault.fatal => Some(format!("rank {}: {}", fault.rank, fault.message)),
         _ => None,
     };
-    // An error means that the stream has closed. The loop in `serve` notices that and handles it.
+    // An error means that the stream has closed. The loop in `serve_stream` notices that and handles it.
     outbound.send(pb::FromNode { message: Some(message) }).await.ok();
     let Some(reason) = fatal_reason else { return Ok(()) };
     tokio::time::sleep(LAST_MESSAGE_PAUSE).await;

@@ -19,23 +19,23 @@ use crate::wire::MAX_MESSAGE;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time from Hello to Assignment.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most messages that may wait for the head. There is room for the results of two steps, for progress, and for the
-/// heartbeats of a few seconds.
+/// Most messages that may wait for the head. There is room for the results of all steps in flight (one more than there
+/// are pipeline stages, so 65 at most), for progress, and for the heartbeats of a few seconds.
 const MAX_OUTBOUND: usize = 256;
 
 /// Channel to the head.
 pub(super) type Outbound = mpsc::Sender<pb::FromNode>;
 
 /// An open control stream, with the assignment that the head sent on it.
-pub(super) struct Session {
+pub(super) struct ControlStream {
     pub inbound: Streaming<pb::FromHead>,
     pub outbound: Outbound,
     pub assignment: pb::Assignment,
 }
 
-/// Reason why the node has no session.
+/// Reason why the node could not open a control stream, or why an open one ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SessionError {
+pub(super) enum OpenStreamError {
     /// The cause may pass by itself, so the node tries again.
     #[error("{0}")]
     Unreachable(String),
@@ -44,7 +44,7 @@ pub(super) enum SessionError {
     Refused(String),
 }
 
-impl SessionError {
+impl OpenStreamError {
     /// Decides by the head's status if the node may try again.
     pub(super) fn from_status(status: &Status) -> Self {
         let text = status.message().to_owned();
@@ -63,14 +63,14 @@ impl SessionError {
 /// Dials the head and joins the group.
 ///
 /// # Errors
-/// Returns a [`SessionError`], which says if the node may try again.
-pub(super) async fn attach(
+/// Returns an [`OpenStreamError`], which says if the node may try again.
+pub(super) async fn open_stream(
     address: &str,
     hello: pb::Hello,
     key: Option<&GroupKey>,
     tls: Option<Arc<Tls>>,
-) -> Result<Session, SessionError> {
-    let unreachable = |error: &(dyn std::error::Error + 'static)| SessionError::Unreachable(with_causes(error));
+) -> Result<ControlStream, OpenStreamError> {
+    let unreachable = |error: &(dyn std::error::Error + 'static)| OpenStreamError::Unreachable(with_causes(error));
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| unreachable(&error))?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
     let channel = match tls {
@@ -82,25 +82,29 @@ pub(super) async fn attach(
     let (outbound, messages) = mpsc::channel(MAX_OUTBOUND);
     send(&outbound, from_node::Message::Hello(hello.clone())).await?;
     let greeting = async {
-        let response =
-            client.attach(ReceiverStream::new(messages)).await.map_err(|status| SessionError::from_status(&status))?;
+        let response = client
+            .attach(ReceiverStream::new(messages))
+            .await
+            .map_err(|status| OpenStreamError::from_status(&status))?;
         let mut inbound = response.into_inner();
         let assignment = await_assignment(&mut inbound, &outbound, &hello, key).await?;
-        Ok(Session { inbound, outbound, assignment })
+        Ok(ControlStream { inbound, outbound, assignment })
     };
-    let timed_out = || SessionError::Unreachable("the head did not answer Hello in 5 s".into());
+    let timed_out = || OpenStreamError::Unreachable("the head did not answer Hello in 5 s".into());
     tokio::time::timeout(GREETING_TIMEOUT, greeting).await.map_err(|_| timed_out())?
 }
 
-async fn send(outbound: &Outbound, message: from_node::Message) -> Result<(), SessionError> {
-    let closed = || SessionError::Unreachable("the stream closed".into());
+async fn send(outbound: &Outbound, message: from_node::Message) -> Result<(), OpenStreamError> {
+    let closed = || OpenStreamError::Unreachable("the stream closed".into());
     outbound.send(pb::FromNode { message: Some(message) }).await.map_err(|_| closed())
 }
 
 /// Returns the next message of the head.
-async fn next_message(inbound: &mut Streaming<pb::FromHead>) -> Result<from_head::Message, SessionError> {
-    let envelope = inbound.message().await.map_err(|status| SessionError::from_status(&status))?;
-    envelope.and_then(|envelope| envelope.message).ok_or_else(|| SessionError::Unreachable("the head hung up".into()))
+async fn next_message(inbound: &mut Streaming<pb::FromHead>) -> Result<from_head::Message, OpenStreamError> {
+    let envelope = inbound.message().await.map_err(|status| OpenStreamError::from_status(&status))?;
+    envelope
+        .and_then(|envelope| envelope.message)
+        .ok_or_else(|| OpenStreamError::Unreachable("the head hung up".into()))
 }
 
 /// Proves the group's key to the head if the head asks for it, and returns the assignment.
@@ -109,8 +113,8 @@ async fn await_assignment(
     outbound: &Outbound,
     hello: &pb::Hello,
     key: Option<&GroupKey>,
-) -> Result<pb::Assignment, SessionError> {
-    let refused = |text: &str| Err(SessionError::Refused(text.into()));
+) -> Result<pb::Assignment, OpenStreamError> {
+    let refused = |text: &str| Err(OpenStreamError::Refused(text.into()));
     let mut first = next_message(inbound).await?;
     if let from_head::Message::Challenge(challenge) = &first {
         let Some(key) = key else {

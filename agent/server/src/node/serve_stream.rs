@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::model::{ModelOpener, OpenEvent};
+use super::open_stream::{ControlStream, OpenStreamError};
 use super::rank::{self, RankCommand};
 use super::report::send_to_head;
 use super::ring_ports::FormSpec;
-use super::session::{Session, SessionError};
 use super::{Node, NodeEnd, health, load};
 use crate::wire;
 
@@ -22,8 +22,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Time between two iterations of the node's loop while nothing happens.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reason why a session with the head is over.
-pub(super) enum SessionEnd {
+/// Reason why a control stream is over.
+pub(super) enum StreamEnd {
     /// The node must end.
     NodeEnded(NodeEnd),
     /// The stream broke. The node dials again.
@@ -32,13 +32,17 @@ pub(super) enum SessionEnd {
 
 impl Node {
     /// Carries out the head's messages until the stream ends.
-    pub(super) async fn serve(&mut self, session: Session, stop: &CancellationToken) -> anyhow::Result<SessionEnd> {
-        let Session { mut inbound, outbound, assignment } = session;
+    pub(super) async fn serve_stream(
+        &mut self,
+        stream: ControlStream,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<StreamEnd> {
+        let ControlStream { mut inbound, outbound, assignment } = stream;
         self.outbound.send_replace(Some(outbound.clone()));
         self.accept_assignment(assignment, &outbound).await?;
         let mut leave_deadline: Option<tokio::time::Instant> = None;
         let mut idle = tokio::time::interval(IDLE_INTERVAL);
-        let session_end = loop {
+        let stream_end = loop {
             self.health.extend_loop_deadline(health::LOOP_TIMEOUT);
             // Without a leave deadline, the last branch below is off, and any time will do.
             let deadline = leave_deadline.unwrap_or_else(|| tokio::time::Instant::now() + Duration::from_secs(3600));
@@ -62,32 +66,32 @@ impl Node {
                     leave_deadline = Some(tokio::time::Instant::now() + LEAVE_TIMEOUT);
                 }
                 () = tokio::time::sleep_until(deadline), if leave_deadline.is_some() => {
-                    break SessionEnd::NodeEnded(NodeEnd::Stopped);
+                    break StreamEnd::NodeEnded(NodeEnd::Stopped);
                 }
             }
         };
         self.outbound.send_replace(None);
         self.abort_epochs(self.last_epoch, "the stream to the head broke");
-        Ok(session_end)
+        Ok(stream_end)
     }
 
     /// Carries out the next message of the stream, or decides what the end of the stream means. Returns a value if the
-    /// session is over.
+    /// stream is over.
     fn receive_next(
         &mut self,
         message: Result<Option<pb::FromHead>, Status>,
         is_leaving: bool,
-    ) -> anyhow::Result<Option<SessionEnd>> {
+    ) -> anyhow::Result<Option<StreamEnd>> {
         match message {
             Ok(Some(pb::FromHead { message: Some(message) })) => {
-                Ok(self.receive_message(message)?.map(SessionEnd::NodeEnded))
+                Ok(self.receive_message(message)?.map(StreamEnd::NodeEnded))
             }
             Ok(Some(_)) => Ok(None),
-            _ if is_leaving => Ok(Some(SessionEnd::NodeEnded(NodeEnd::Stopped))),
-            Ok(None) => Ok(Some(SessionEnd::Broken("the head hung up".into()))),
-            Err(status) => match SessionError::from_status(&status) {
-                SessionError::Refused(reason) => anyhow::bail!("the head ended this node: {reason}"),
-                SessionError::Unreachable(reason) => Ok(Some(SessionEnd::Broken(reason))),
+            _ if is_leaving => Ok(Some(StreamEnd::NodeEnded(NodeEnd::Stopped))),
+            Ok(None) => Ok(Some(StreamEnd::Broken("the head hung up".into()))),
+            Err(status) => match OpenStreamError::from_status(&status) {
+                OpenStreamError::Refused(reason) => anyhow::bail!("the head ended this node: {reason}"),
+                OpenStreamError::Unreachable(reason) => Ok(Some(StreamEnd::Broken(reason))),
             },
         }
     }
