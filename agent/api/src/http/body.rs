@@ -1,4 +1,4 @@
-//! The body of a request. The server reads it up to a bound of size and of time.
+//! The extractor that reads a request's body as [`Fields`], up to a bound of size and of time.
 
 use std::time::Duration;
 

@@ -73,8 +73,9 @@ fn parse_prompts(prompt: Option<Value>) -> Result<Vec<PromptInput>, ApiError> {
         Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
         Some(Value::Array(values)) => values,
         Some(other) => {
-            let got = describe_kind(&other);
-            return Err(ApiError::field("prompt", format!("expected a string or a list of token ids, got {got}")));
+            let expected = "a string or a list of token ids";
+            let got = describe_kind(&other, expected);
+            return Err(ApiError::field("prompt", format!("expected {expected}, got {got}")));
         }
     };
     if values.is_empty() {

@@ -1,7 +1,9 @@
-//! Fields of a request's JSON object. An endpoint takes each field that it knows.
+//! Fields of a request's JSON object. An endpoint takes each field that it knows. The module `body` reads them from a
+//! request.
 //!
 //! Two tables list OpenAI's fields that no endpoint takes: those without an effect, which are ignored, and those that
-//! would change the answer, which are refused with a remedy. Any other field is refused as a likely misspelling.
+//! would change the answer, which are refused with a remedy. Any other field is refused: it is misspelled, or it
+//! belongs to another endpoint.
 
 use serde_json::{Map, Value, json};
 
@@ -153,7 +155,7 @@ impl Fields {
             }
             other => Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
-                format!("the body must be a JSON object, not {}", describe_kind(&other)),
+                format!("the body must be a JSON object, not {}", describe_kind(&other, "a JSON object")),
             )),
         }
     }
@@ -164,7 +166,7 @@ impl Fields {
     /// The field has another type.
     pub(crate) fn take_field<T: FromField>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
         let Some(value) = self.take_value(name) else { return Ok(None) };
-        let got = describe_kind(&value);
+        let got = describe_kind(&value, T::EXPECTED);
         let parsed = T::from_field(value);
         parsed.map(Some).ok_or_else(|| ApiError::field(name, format!("expected {}, got {got}", T::EXPECTED)))
     }
@@ -174,17 +176,20 @@ impl Fields {
         self.0.remove(name)
     }
 
-    /// Checks the fields that no endpoint took.
+    /// Checks the fields that this endpoint did not take.
     ///
     /// # Errors
-    /// Names a field that is not taken and cannot be ignored.
+    /// Names a field that this endpoint does not know, or that it cannot ignore.
     pub(crate) fn refuse_rest(self) -> Result<(), ApiError> {
         for (name, value) in self.0 {
             if IGNORED.contains(&name.as_str()) {
                 continue;
             }
             let Some((_, neutral, remedy)) = UNSUPPORTED.iter().find(|(field, ..)| *field == name) else {
-                return Err(ApiError::field(name, "no such field: check its spelling, or leave it out"));
+                return Err(ApiError::field(
+                    name,
+                    "no such field at this endpoint: check its spelling, or leave it out",
+                ));
             };
             if !neutral.contains(&value.to_string().as_str()) {
                 return Err(ApiError::field(name, format!("not supported: {remedy}")));
@@ -255,7 +260,8 @@ impl Fields {
             return Err(ApiError::field("stream_options", "only together with stream: true"));
         }
         let include_usage = options.remove("include_usage") == Some(json!(true));
-        // The option pads chunks against eavesdroppers who count bytes. Chunks here have no padding to leave out.
+        // OpenAI pads chunks, so that eavesdroppers learn nothing from their lengths, and a client may switch that off.
+        // The head never pads chunks, so the option has no effect.
         options.remove("include_obfuscation");
         match options.keys().next() {
             Some(name) => Err(ApiError::field(format!("stream_options.{name}"), "no such field")),
@@ -264,14 +270,20 @@ impl Fields {
     }
 }
 
-/// Returns the kind of a value, for errors.
-pub(crate) fn describe_kind(value: &Value) -> &'static str {
+/// Returns the kind of a value, for errors. If `expected` allows this kind, the answer says that the value itself is
+/// wrong.
+pub(crate) fn describe_kind(value: &Value, expected: &str) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number out of range or of another kind",
+        Value::Number(_) if expected.starts_with("a ") && expected.contains("number") => {
+            "a number out of range or of another kind"
+        }
+        Value::Number(_) => "a number",
         Value::String(_) => "a string",
-        Value::Array(_) => "a list of something else",
+        Value::Array(_) if expected.contains("list") => "a list of something else",
+        Value::Array(_) => "a list",
+        Value::Object(_) if expected.starts_with("an object of") => "an object of something else",
         Value::Object(_) => "an object",
     }
 }

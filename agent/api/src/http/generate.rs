@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::http::{HeaderValue, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
 use futures::stream::{self, BoxStream, SelectAll};
@@ -185,7 +185,7 @@ fn stream_response<F: ChoiceFormat>(answers: Vec<Answer>, chunks: Chunks<F>) -> 
     let usages = vec![Usage::default(); answers.len()];
     let steps = stream::select_all(answers.into_iter().enumerate().map(|(index, answer)| answer_steps(index, answer)));
     let events = events(AnswerStream { steps, chunks, usages, stage: Stage::First(0) });
-    let events = events.map(|data| Ok::<_, Infallible>(Event::default().data(data)));
+    let events = events.map(|data| Ok::<_, Infallible>(SseEvent::default().data(data)));
     let mut response =
         Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("waiting")).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -204,7 +204,7 @@ async fn cancelled_and_late_calls_free_the_head() {
     drop(stream);
     assert!(endpoint.cancelled.recv().await.is_some());
 
-    // Where the first is late before the head has heard of it, there is nothing to be freed: then the second tells.
+    // If the 50 ms call expires before it reaches the head, nothing needs cancelling. The 1 s call then tests it.
     for timeout in ["50m", "1S"] {
         let mut request = Request::new(generate(SLOW));
         request.metadata_mut().insert("grpc-timeout", timeout.parse().unwrap());

@@ -271,6 +271,8 @@ async fn refusals_name_field_and_remedy() {
         ),
         (COMPLETIONS, json!({"prompt": "x", "temperature": -1}), 400, "temperature: -1 is out of range"),
         (COMPLETIONS, json!({"prompt": "x", "temprature": 1}), 400, "temprature: no such field"),
+        (COMPLETIONS, json!({"prompt": "x", "messages": []}), 400, "messages: no such field at this endpoint"),
+        (COMPLETIONS, json!([1]), 400, "the body must be a JSON object, not a list"),
         (COMPLETIONS, json!({"prompt": "x", "max_tokens": 0}), 400, "max_tokens: 0 is out of range"),
         (COMPLETIONS, json!({"prompt": "x", "n": 65}), 400, "n: 65 is out of range: 1 to 64"),
         (COMPLETIONS, json!({"prompt": ["x", "y"], "n": 33}), 400, "n: 33 answers to 2 prompts, more than 64"),
