@@ -16,7 +16,7 @@ impl Backoff {
         Self { first, longest, next: first }
     }
 
-    /// Returns the pause before the next attempt, and doubles the pause after that.
+    /// Returns the pause before the next attempt. The next call returns twice that pause, up to the longest.
     pub fn next_pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = pause.saturating_mul(2).min(self.longest);

@@ -238,7 +238,7 @@ pub struct Form {
     /// Number of KV cache blocks that every rank uses: the smallest number of any rank.
     #[prost(uint32, tag = "4")]
     pub num_blocks: u32,
-    /// Bytes of the ncclUniqueId, if the backend is `nccl`.
+    /// Bytes of the ncclUniqueId, for the backend `nccl`. The head leaves them empty, because it refuses groups over NCCL.
     #[prost(bytes = "vec", tag = "5")]
     pub nccl_id: ::prost::alloc::vec::Vec<u8>,
     /// Time after which a rank gives up, in milliseconds.

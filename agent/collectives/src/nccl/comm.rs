@@ -25,7 +25,8 @@ const UNDEFINED: i32 = i32::MIN;
 /// Newest NCCL version whose configuration this crate knows: 2.30.
 const NEWEST_CONFIG: i32 = 23_000;
 
-/// Id that all ranks of a group share. One rank makes it, and the head passes it on.
+/// Id that all ranks of a group share. One rank makes it, and the caller brings it to the others. The head does not do
+/// that yet: it refuses groups over NCCL.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UniqueId([u8; UniqueId::BYTES]);
 
@@ -61,7 +62,7 @@ struct Raw(sys::ncclComm_t);
 // SAFETY: NCCL allows calls on a communicator from any thread, one at a time. The mutex around it ensures that.
 unsafe impl Send for Raw {}
 
-/// Communicator that is open until it is closed.
+/// NCCL's communicator of one rank. `raw` is `None` once it is closed.
 pub(crate) struct Comm {
     raw: Mutex<Option<Raw>>,
     abort: AbortSwitch,
@@ -69,8 +70,8 @@ pub(crate) struct Comm {
 }
 
 impl Comm {
-    /// Begins to join `id`'s group. [`Comm::is_queued`] returns true once the group is joined. The device must be bound
-    /// to this thread.
+    /// Begins to join `id`'s group. [`Comm::is_settled`] returns true once the group is joined. The device must be
+    /// bound to this thread.
     pub(crate) fn begin_joining(group: RankGroup, id: UniqueId, abort: &AbortSwitch) -> Result<Self, CollectiveError> {
         let mut raw = MaybeUninit::new(ptr::null_mut());
         let mut config = non_blocking_config();
@@ -125,8 +126,11 @@ impl Comm {
         call(*raw).map(|_| ()).map_err(|error| nccl_error(action, &error))
     }
 
-    /// Returns true once NCCL has queued the last call, or an error that has come up since.
-    pub(crate) fn is_queued(&self) -> Result<bool, CollectiveError> {
+    /// Returns true once the last call is settled: NCCL has joined the group, or has queued the operation.
+    ///
+    /// # Errors
+    /// Returns an error that has come up since that call.
+    pub(crate) fn is_settled(&self) -> Result<bool, CollectiveError> {
         let mut state = sys::ncclResult_t::ncclSuccess;
         self.call("ask for errors", |raw| {
             // SAFETY: the communicator is open and `state` outlives the call.
@@ -229,7 +233,7 @@ impl Comm {
     }
 }
 
-/// Converts a rank that was checked against a group whose size fits.
+/// Converts a rank to NCCL's type. It fits, because [`Comm::begin_joining`] has checked the group's size.
 fn nccl_rank(rank: usize) -> i32 {
     i32::try_from(rank).unwrap_or(i32::MAX)
 }

@@ -80,7 +80,7 @@ pub fn form(
     stream.context().bind_to_thread().map_err(|error| comm::cuda_error("bind the device", error))?;
     let comm = Arc::new(Comm::begin_joining(group, id, abort)?);
     let nccl = Nccl { comm, group, stream, op_timeout, progress, staging: None, failed: None };
-    nccl.wait_until_queued(nccl.next_rank(), form_timeout)?;
+    nccl.wait_until_settled(nccl.next_rank(), form_timeout)?;
     Ok(nccl)
 }
 
@@ -143,9 +143,9 @@ impl Nccl {
         Ok(())
     }
 
-    /// Waits until NCCL has queued its last call.
-    fn wait_until_queued(&self, rank: usize, limit: Duration) -> Result<(), CollectiveError> {
-        self.poll_until(rank, limit, || self.comm.is_queued())
+    /// Waits until NCCL has joined the group or queued the last operation.
+    fn wait_until_settled(&self, rank: usize, limit: Duration) -> Result<(), CollectiveError> {
+        self.poll_until(rank, limit, || self.comm.is_settled())
     }
 
     /// Waits until the stream has done all work queued so far.
@@ -153,7 +153,7 @@ impl Nccl {
         let cuda = |error| comm::cuda_error("wait for the stream", error);
         let event = self.stream.record_event(None).map_err(cuda)?;
         self.poll_until(rank, self.op_timeout, || {
-            self.comm.is_queued()?;
+            self.comm.is_settled()?;
             event.try_is_complete().map_err(cuda)
         })
     }
@@ -172,7 +172,7 @@ impl Nccl {
             SliceMut::Device(mut device) => {
                 let (memory, _queued) = device.memory(&stream);
                 call(&self.comm, &stream, memory)?;
-                return self.wait_until_queued(blame, self.op_timeout);
+                return self.wait_until_settled(blame, self.op_timeout);
             }
             host => host.host_bytes()?,
         };
@@ -183,7 +183,7 @@ impl Nccl {
         let result = call(&self.comm, &stream, DeviceMemory { address, count, dtype });
         drop(queued);
         result?;
-        self.wait_until_queued(blame, self.op_timeout)?;
+        self.wait_until_settled(blame, self.op_timeout)?;
         self.wait_until_done(blame)?;
         stream.memcpy_dtoh(&staging.slice(..host.len()), host).map_err(cuda)?;
         self.wait_until_done(blame)?;
@@ -212,7 +212,7 @@ impl Nccl {
         let (from, _read) = mine.memory(&stream);
         let (into, _written) = out.memory(&stream);
         self.comm.all_gather(&stream, from, counts, into)?;
-        self.wait_until_queued(self.next_rank(), self.op_timeout)
+        self.wait_until_settled(self.next_rank(), self.op_timeout)
     }
 
     /// Gathers host memory, through the staging buffer.
@@ -231,7 +231,7 @@ impl Nccl {
             let memory = |address, count| DeviceMemory { address, count, dtype };
             self.comm.all_gather(&stream, memory(from, own), counts, memory(into, total))?;
         }
-        self.wait_until_queued(blame, self.op_timeout)?;
+        self.wait_until_settled(blame, self.op_timeout)?;
         self.wait_until_done(blame)?;
         stream.memcpy_dtoh(&staging.slice(..out.len()), out).map_err(cuda)?;
         self.wait_until_done(blame)?;
@@ -276,7 +276,7 @@ impl Communicator for Nccl {
                 Slice::Device(device) => {
                     let (memory, _queued) = device.memory(&stream);
                     nccl.comm.send(&stream, to, memory)?;
-                    return nccl.wait_until_queued(to, nccl.op_timeout);
+                    return nccl.wait_until_settled(to, nccl.op_timeout);
                 }
                 host => host.host_bytes()?,
             };
@@ -287,7 +287,7 @@ impl Communicator for Nccl {
             let result = nccl.comm.send(&stream, to, DeviceMemory { address, count, dtype });
             drop(queued);
             result?;
-            nccl.wait_until_queued(to, nccl.op_timeout)?;
+            nccl.wait_until_settled(to, nccl.op_timeout)?;
             nccl.wait_until_done(to)?;
             nccl.staging = Some(staging);
             Ok(())

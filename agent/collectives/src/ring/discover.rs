@@ -1,9 +1,10 @@
 //! Discovery of the head's control address through the right neighbour, for ranks that know only `RING_*`.
 //!
-//! Every rank calls its right neighbour until it knows all addresses. In each call, the caller reports its own address,
-//! by which its left neighbour has dialled it. The callee answers with the head's control address, if the callee knows
-//! that already. So rank N-1 learns the control address from rank 0, rank N-2 from rank N-1, and so on. A right
-//! neighbour also records its left neighbour's address. So a restarted rank learns everything from one call.
+//! Every rank calls its right neighbour until the rank knows two addresses: the head's control address and its own. In
+//! each call, the caller reports its own address, by which its left neighbour has dialled it. The callee answers with
+//! the head's control address, if the callee knows that already. So rank N-1 learns the control address from rank 0,
+//! rank N-2 from rank N-1, and so on. A right neighbour also records its left neighbour's address. So a restarted rank
+//! learns everything from one call.
 //!
 //! A control address has a generation. A restarted head takes a generation above the one that it receives, and ranks
 //! keep the address with the higher generation.
@@ -55,6 +56,7 @@ pub fn discover(
         let mut state = listener.acceptor.lock_state();
         let mut neighbours = state.neighbours.take().unwrap_or_else(|| NeighbourAddresses::new(identity.clone()));
         (neighbours.identity, neighbours.configured_control, neighbours.refusal) = (identity, control, None);
+        // On rank 0, this computes the control address from the configuration. On other ranks it changes nothing.
         neighbours.learn_control(&AddressNotice::default());
         state.neighbours = Some(neighbours);
     }
@@ -90,7 +92,8 @@ struct Discovery<'a> {
 }
 
 impl Discovery<'_> {
-    /// Calls the right neighbour until this rank knows all addresses, and the neighbour knows this rank's address.
+    /// Calls the right neighbour until this rank knows the control address and its own address, and the neighbour knows
+    /// this rank's address.
     fn run(&self) -> Result<Discovered, CollectiveError> {
         let acceptor = &self.listener.acceptor;
         let mut pause = FIRST_PAUSE;
@@ -136,7 +139,9 @@ impl Discovery<'_> {
                 if let Some(neighbours) = &mut acceptor.lock_state().neighbours {
                     neighbours.learn_from_right(&theirs.notice);
                 }
-                Ok(!ours.notice.dialer.is_empty() || !theirs.notice.dialer.is_empty())
+                let we_reported = !ours.notice.dialer.is_empty();
+                let right_already_knew = !theirs.notice.dialer.is_empty();
+                Ok(we_reported || right_already_knew)
             }
         }
     }
@@ -156,7 +161,8 @@ impl Discovery<'_> {
     }
 }
 
-/// Checks that all addresses are loopback addresses, or none is. A mix works for some ranks and not for others.
+/// Checks that this rank's own address, the right neighbour's and the control address are all loopback addresses, or
+/// that none is. A mix works for some ranks and not for others.
 fn check_loopback(discovered: &Discovered, right: &str, right_rank: usize) -> Result<(), CollectiveError> {
     let is_loopback = |address: &str| {
         let addresses = dial::resolve(address).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! Limits and last bytes of the handshake, the same for the dialer and the acceptor.
+//! Constants of the handshake that dialer and acceptor share: its time limit, the layout of the acceptor's last
+//! message, and the pauses between two calls.
 
 use std::time::Duration;
 

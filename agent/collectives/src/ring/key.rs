@@ -43,9 +43,9 @@ pub(crate) enum Side {
     Acceptor,
 }
 
-/// Computes HMAC-SHA256 over the side and both greetings. The greetings hold cluster, epoch, both ranks and both
-/// nonces.
-fn mac(key: &LinkKey, side: Side, transcript: &[u8]) -> Option<Hmac<Sha256>> {
+/// Starts an HMAC-SHA256 under the key, and feeds it the side and both greetings. The caller finalizes or verifies it.
+/// The greetings hold cluster, epoch, both ranks and both nonces.
+fn start_mac(key: &LinkKey, side: Side, transcript: &[u8]) -> Option<Hmac<Sha256>> {
     let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).ok()?;
     mac.update(match side {
         Side::Dialer => b"lockstep ring dialer",
@@ -57,13 +57,14 @@ fn mac(key: &LinkKey, side: Side, transcript: &[u8]) -> Option<Hmac<Sha256>> {
 
 /// Returns the proof of one side. In a group without a key it is zeros.
 pub(crate) fn make_proof(key: Option<&LinkKey>, side: Side, transcript: &[u8]) -> [u8; PROOF_BYTES] {
-    key.and_then(|key| mac(key, side, transcript)).map_or([0; PROOF_BYTES], |mac| mac.finalize().into_bytes().into())
+    key.and_then(|key| start_mac(key, side, transcript))
+        .map_or([0; PROOF_BYTES], |mac| mac.finalize().into_bytes().into())
 }
 
 /// Returns true if `proof` is the proof of `side`. The comparison takes constant time.
 pub(crate) fn verify_proof(key: Option<&LinkKey>, side: Side, transcript: &[u8], proof: &[u8]) -> bool {
     match key {
-        Some(key) => mac(key, side, transcript).is_some_and(|mac| mac.verify_slice(proof).is_ok()),
+        Some(key) => start_mac(key, side, transcript).is_some_and(|mac| mac.verify_slice(proof).is_ok()),
         None => proof == [0; PROOF_BYTES],
     }
 }
