@@ -39,7 +39,10 @@ pub enum EngineError {
     #[error("tensor `{tensor}` in {file} has shape {found:?}, config.json asks for {expected:?}")]
     Shape { tensor: String, file: String, expected: Vec<usize>, found: Vec<usize> },
     /// A tensor has a type that is not read, or another type than the tensors that it is loaded with.
-    #[error("tensor `{tensor}` in {file} is {found}; supported: F32, BF16, F16, the same in a whole layer")]
+    #[error(
+        "tensor `{tensor}` in {file} is {found}; supported: F32, BF16 and F16, and all tensors of a layer \
+         must share one type"
+    )]
     Dtype { tensor: String, file: String, found: String },
     /// The model cannot be split over that many ranks.
     #[error("{architecture} cannot be split over {world_size} ranks: {reason}; the largest world size is {largest}")]
@@ -49,9 +52,9 @@ pub enum EngineError {
     Stages { stages: usize, layers: usize },
     /// A rank's devices have too little memory for its layers. `needed` and `free` are bytes.
     #[error(
-        "{fit} of {layers} layers fit on this rank's devices: {} MiB are needed with a little KV cache, {} MiB are free; \
-         quantize (--isq), shorten --context-length or --max-num-batched-tokens, use more devices, or let the rest \
-         be on the CPU (MISTRALRS_NO_NCCL=1)",
+        "{fit} of {layers} layers fit on this rank's devices: {} MiB are needed, a small KV cache included, and {} MiB \
+         are free; quantize (--isq), shorten --context-length or --max-num-batched-tokens, use more devices, or keep \
+         the other layers on the CPU (MISTRALRS_NO_NCCL=1)",
         .needed >> 20,
         .free >> 20
     )]

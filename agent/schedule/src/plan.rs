@@ -12,7 +12,8 @@ pub type SeqId = u64;
 /// Index of a block of the KV cache. Every rank holds its own shard of the block under the same index.
 pub type BlockId = u32;
 
-/// Parameters by which a rank samples the next token. The head validates them, and ranks do not check them again.
+/// Parameters by which a rank samples the next token. The head validates them. The node that receives a plan checks the
+/// numbers' ranges again, and ranks do not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// Temperature; 0 means greedy.
@@ -200,7 +201,8 @@ pub struct TokenLogprobs {
     pub top: Vec<(u32, f32)>,
 }
 
-/// Result of a step, reported by the first rank that samples. It has one `Sampled` per sampling entry, in plan order.
+/// Result of a step on one rank. On ranks of the last pipeline stage, it has one `Sampled` per sampling entry, in plan
+/// order. On ranks of earlier stages it has none. The head gets the result of the first rank of the last stage.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StepOutput {
     pub epoch: u64,

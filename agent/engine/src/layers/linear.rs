@@ -9,7 +9,8 @@ use super::Pass;
 use crate::EngineError;
 use crate::loader::{Loader, RowPart};
 
-/// Linear layer of which each rank computes some of the outputs from the whole input.
+/// Linear layer of which each rank computes some of the outputs from the whole input. Matrices are `[out, in]`, so a
+/// rank's outputs are rows of the matrix. The name is the paper's: its matrices are `[in, out]`.
 pub struct ColumnParallelLinear {
     matrix: Matrix,
     bias: Option<Tensor>,
@@ -31,16 +32,17 @@ impl ColumnParallelLinear {
         Self { matrix, bias: None }
     }
 
-    /// Computes `[tokens, in]` to this rank's `[tokens, out shard]`.
+    /// Maps `[tokens, in]` to this rank's `[tokens, out shard]`.
     pub fn forward(&self, pass: &Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
         Ok(linear(pass.context, x, &self.matrix, self.bias.as_ref())?)
     }
 }
 
-/// Linear layer of which each rank multiplies its shard of the input. The sum over the ranks is the output.
+/// Linear layer of which each rank multiplies its shard of the input, which are columns of a matrix `[out, in]`. The
+/// sum over the ranks is the output.
 pub struct RowParallelLinear {
     matrix: Matrix,
-    /// Bias, on rank 0 alone, so that the sum holds it once.
+    /// Bias, on tensor rank 0 of each stage alone, so that the sum holds it once.
     bias: Option<Tensor>,
 }
 
@@ -58,7 +60,7 @@ impl RowParallelLinear {
         Ok(Self { matrix: loader.columns(&format!("{name}.weight"), shape, columns)?, bias })
     }
 
-    /// Computes this rank's `[tokens, in shard]` to the whole `[tokens, out]`.
+    /// Maps this rank's `[tokens, in shard]` to the whole `[tokens, out]`.
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
         let shard = self.forward_partial(pass, x)?;
         pass.all_reduce_sum(shard)

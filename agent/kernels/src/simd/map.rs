@@ -14,7 +14,7 @@ pub(crate) fn map<S: Simd, const N: usize, const M: usize>(
     let ins = ins.map(|slice| slice[..length].as_chunks::<LANES>());
     let mut outs = outs.map(|slice| slice[..length].as_chunks_mut::<LANES>());
     let whole = length / LANES;
-    // There is one call of `f`, so that the compiler inlines it: a closure does not have the instruction set.
+    // There is one call of `f`, so that the compiler inlines it: a closure does not inherit `target_feature`.
     for i in 0..length.div_ceil(LANES) {
         let mut vectors = [s.splat(0.0); N];
         for n in 0..N {

@@ -1,7 +1,8 @@
 //! The share of the work that one step takes when ranks are pipeline stages, which compute several steps at once.
 //!
 //! In any window of as many steps as there are stages, each sequence decodes at most once, and the steps together have
-//! room for all sequences. The scheduler chooses sequences in the order of arrival, so it passes over none for good.
+//! room for all sequences. A step that may stall ([`Stall::OnOldestStep`]) can decode a sequence again earlier. The
+//! scheduler chooses sequences in the order of arrival, so it passes over none for good.
 
 use super::{Scheduler, SeqKey};
 use crate::sequence::Sequence;

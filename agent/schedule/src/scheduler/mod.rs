@@ -171,8 +171,8 @@ impl Scheduler {
         self.unreported_failures.extend(failures);
     }
 
-    /// Ends the epoch: a rank is lost, and with it all caches and all steps in flight. Running sequences wait again, in
-    /// the order of arrival. They keep their tokens, because clients already have them.
+    /// Ends the epoch, because a rank is lost or a node departs. All caches and all steps in flight are lost. Running
+    /// sequences wait again, in the order of arrival. They keep their tokens, because clients already have them.
     pub fn end_epoch(&mut self, now: Micros) {
         if self.epoch_state.take().is_none() {
             return;

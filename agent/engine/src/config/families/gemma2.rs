@@ -46,8 +46,9 @@ pub const FACTS: FamilyFacts = FamilyFacts {
         interleaved_heads: false,
         window: GgufWindow::Patterned,
         config: &[
-            // The norms in a file have their one added already.
+            // GGUF norms already include the +1.
             ("rms_norm_offset", GgufValue::Zero),
+            // Gemma 2 27B has 46 layers.
             ("query_pre_attn_scalar", GgufValue::QueryPreAttnScalar { even_at: 46 }),
             ("attn_logit_softcapping", GgufValue::Float("attn_logit_softcapping")),
             ("final_logit_softcapping", GgufValue::Float("final_logit_softcapping")),

@@ -51,8 +51,9 @@ pub const FACTS: FamilyFacts = FamilyFacts {
         interleaved_heads: false,
         window: GgufWindow::PatternedOrNone,
         config: &[
-            // The norms in a file have their one added already.
+            // GGUF norms already include the +1.
             ("rms_norm_offset", GgufValue::Zero),
+            // Gemma 3 27B has 62 layers.
             ("query_pre_attn_scalar", GgufValue::QueryPreAttnScalar { even_at: 62 }),
             ("final_logit_softcapping", GgufValue::Float("final_logit_softcapping")),
             ("rope_local_base_freq", GgufValue::Float("rope.freq_base_swa")),

@@ -30,6 +30,7 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     local_rope: LocalRope::IfByLayerType,
     longrope_aliases: &[],
     window: WindowKey::Unsupported,
+    // There is never a window, so no layer slides. `All` refuses `layer_types` that say otherwise.
     sliding_layers: SlidingLayers::All,
     experts: None,
     attention: AttentionFacts {
