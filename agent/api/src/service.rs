@@ -62,10 +62,11 @@ pub struct Submission {
     pub guide: Option<Box<Guide>>,
 }
 
-/// Event of a request. `Finished`, `Cancelled` or `Failed` is the last event.
+/// Event of a request, from the head to the client APIs. `Finished`, `Cancelled` or `Failed` is the last event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The ranks begin to compute the prompt. The head sends this event once, even if it preempts the request later.
+    /// The ranks have finished the first step of the request. The head sends this event once, even if it preempts the
+    /// request later.
     Started {
         cached_tokens: u32,
     },

@@ -37,7 +37,7 @@ impl GroupGauges {
         gauge("kv_blocks_used", "Blocks of the KV cache in use", &gauges.blocks_used);
         gauge("kv_blocks", "Blocks of the KV cache", &gauges.blocks);
         gauge("epoch", "Number of the group's current formation", &gauges.epoch);
-        gauge("recoveries", "Times that the group formed again after losing a rank", &gauges.recoveries);
+        gauge("recoveries", "Epochs that failed after all ranks had joined", &gauges.recoveries);
         gauge("ranks", "Ranks in the group", &gauges.ranks);
         gauge("ranks_serving", "Ranks that serve", &gauges.ranks_serving);
         registry.register_with_unit(

@@ -50,7 +50,7 @@ struct RankLabel {
 /// Outcome of a request.
 #[derive(Debug, Clone, Copy, Hash, PartialEq, Eq)]
 pub enum Outcome {
-    /// An end token, a stop token or a stop string.
+    /// An end token, a stop token, a stop string, a complete grammar or complete tool calls.
     Stop,
     /// `max_tokens` or the end of the context.
     Length,
@@ -141,15 +141,22 @@ impl Metrics {
         seconds("inter_token_latency", "Between two tokens of a request", &self.inter_token);
         seconds("request_duration", "From a request's arrival to its end", &self.request_duration);
         seconds("plan_fanout", "From the head's sending a plan to a rank's taking it", &self.fanout);
-        registry.register_with_unit("rank_step", "Duration of a step, by rank", Unit::Seconds, self.rank_step.clone());
+        registry.register_with_unit(
+            "rank_step",
+            "Duration of a step, by rank; ranks of one node have the slowest one's",
+            Unit::Seconds,
+            self.rank_step.clone(),
+        );
     }
 
-    /// Records the duration of a step on one rank. Called by the head.
+    /// Records the duration of a step for one rank. Called by the head. A node reports one duration, that of its
+    /// slowest rank, and the head records it for every rank of the node.
     pub fn observe_step(&self, rank: u32, duration: Duration) {
         self.rank_step.get_or_create(&RankLabel { rank }).observe(duration.as_secs_f64());
     }
 
-    /// Records the time from sending a plan to its arrival at a rank. Called by the head.
+    /// Records the time from sending a plan to its arrival at a rank. Called by the head. A node reports the
+    /// longest time of its ranks.
     pub fn observe_fanout(&self, latency: Duration) {
         self.fanout.observe(latency.as_secs_f64());
     }

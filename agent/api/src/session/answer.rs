@@ -22,7 +22,7 @@ const MAX_COALESCED: usize = 64;
 pub enum Finish {
     /// A stop token, a stop string, or a complete form.
     Stop,
-    /// An end as in `Stop`, of an answer that calls tools.
+    /// `Stop`, in an answer with calls.
     ToolCalls,
     /// `max_tokens`, or the end of the context.
     Length,
@@ -173,7 +173,7 @@ impl Answer {
             next = self.events.as_mut().and_then(|events| events.try_recv().ok());
         }
         if let Some(finish) = delta.finish {
-            self.finish(finish);
+            self.record_finish(finish);
         }
         Some(Ok(delta))
     }
@@ -192,7 +192,8 @@ impl Answer {
         Some(event.unwrap_or_else(head_gone))
     }
 
-    fn finish(&mut self, finish: Finish) {
+    /// Closes the stream of events, logs the end of the request, and sets its outcome.
+    fn record_finish(&mut self, finish: Finish) {
         self.events = None;
         let AnswerState { request_id, usage, metrics, .. } = &self.state;
         let Usage { prompt_tokens, completion_tokens, cached_tokens } = usage;
@@ -263,7 +264,7 @@ impl AnswerState {
         if delta.finish.is_none() {
             let held = self.stop.flush();
             self.parse_text(&held, delta);
-            self.finish(finish, delta);
+            self.set_finish(finish, delta);
         }
     }
 
@@ -275,7 +276,7 @@ impl AnswerState {
             Stopped::No(text) => self.parse_text(&text, delta),
             Stopped::Yes(text) => {
                 self.parse_text(&text, delta);
-                self.finish(Finish::Stop, delta);
+                self.set_finish(Finish::Stop, delta);
             }
         }
     }
@@ -286,7 +287,8 @@ impl AnswerState {
         pieces.into_iter().for_each(|piece| self.add_piece(piece, delta));
     }
 
-    fn finish(&mut self, finish: Finish, delta: &mut Delta) {
+    /// Adds the pieces that the parser held back, and sets the reason for the end in `delta`.
+    fn set_finish(&mut self, finish: Finish, delta: &mut Delta) {
         let pieces = self.parser.finish();
         pieces.into_iter().for_each(|piece| self.add_piece(piece, delta));
         delta.finish = Some(if self.has_calls && finish == Finish::Stop { Finish::ToolCalls } else { finish });

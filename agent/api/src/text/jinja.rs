@@ -1,16 +1,16 @@
-//! Changes to a template's source, for two differences between Python's Jinja and minijinja.
+//! Changes to a template's source, for two differences between transformers' templates and minijinja.
 //!
-//! In Python's Jinja, a backslash at the end of a line continues a string. `{% generation %}` marks text for training,
-//! and rendering ignores it.
+//! In Python's Jinja, a backslash at the end of a line continues a string. transformers adds the tag `{% generation %}`
+//! to Jinja. The tag marks text for training, and rendering ignores it.
 
 /// Returns the template in minijinja's dialect.
 pub(crate) fn adapt(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{{")).chain(rest.find("{#")).min() {
-        let (text, tag) = rest.split_at(at);
+        let (text, from_tag) = rest.split_at(at);
         out.push_str(text);
-        let (tag, after) = tag.split_at(tag_length(tag));
+        let (tag, after) = from_tag.split_at(tag_length(from_tag));
         let inner = tag.trim_matches(|char: char| char.is_whitespace() || "{%-+}".contains(char));
         match inner {
             "generation" => out.push_str(&tag.replace(inner, "if true")),
@@ -46,7 +46,7 @@ fn tag_length(text: &str) -> usize {
     text.len()
 }
 
-/// Copies a tag without line ends after a backslash.
+/// Copies a tag. Leaves out each backslash at the end of a line, together with the line end.
 fn continue_lines(tag: &str, out: &mut String) {
     let mut chars = tag.chars();
     while let Some(char) = chars.next() {

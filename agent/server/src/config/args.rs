@@ -1,8 +1,9 @@
 //! The command line as typed: one clap struct, nothing validated.
 //!
-//! Each flag has an environment variable, and the flag wins over the variable. clap does not read the variables, for two
-//! reasons. The configuration is a function of the arguments of `resolve`, so that tests can check every rule. And an
-//! error names the variable if the value came from the variable.
+//! Each flag of [`GlobalArgs`], and `--model`, has an environment variable, and the flag wins over the variable. The
+//! other flags (those of `bench` and `node`, `-i` and `--throughput`) have none. clap does not read the variables, for
+//! two reasons. The configuration is a function of the arguments of `resolve`, so that tests can check every rule. And
+//! an error names the variable if the value came from the variable.
 
 use std::ffi::OsString;
 use std::sync::LazyLock;
@@ -24,9 +25,9 @@ pub(super) const MODEL: Flag = Flag { flag: "model", env: env::MODEL_SOURCE };
 
 /// Serve a model that is sharded over many ranks, from one endpoint.
 ///
-/// Every node of a group runs this same command. The environment gives each node its role:
+/// Every node of a group runs the command `plain`. The environment gives each node its role:
 /// MISTRALRS_MN_HEAD_NUM_WORKERS makes it the head, MISTRALRS_MN_WORKER_ID a worker, RING_RANK a rank of a ring. With
-/// none of them, this machine is the whole group.
+/// none of them, this machine is the whole group. (The command `node` takes its role from its arguments instead.)
 #[derive(Debug, Clone, Parser)]
 #[command(name = "lockstep-agent", max_term_width = 120)]
 pub struct Cli {
@@ -38,20 +39,20 @@ pub struct Cli {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum AgentCommand {
-    /// Serve a text model from its Hugging Face files (config.json, safetensors, tokenizer.json)
+    /// Serve a text model from its Hugging Face files (config.json, safetensors, tokenizer.json) or a GGUF file
     Plain(PlainArgs),
     /// Measure prefill and decode by batch size, on the group that the environment describes
     Bench(BenchArgs),
-    /// Run one node's ranks under a head. The head starts its own ranks by this command. With
-    /// `LOCKSTEP_HEAD_NODE=separate` it does not, and this command runs in a container beside the head's
+    /// Run one node's ranks under a head. The head runs this command itself for its own ranks. With
+    /// `LOCKSTEP_HEAD_NODE=separate`, start this yourself in the container next to the head
     Node(NodeArgs),
 }
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct PlainArgs {
-    /// Location of the model: a folder (`/models/llama`), a GGUF file, `file://` and a folder or file, `hf://org/name` on
-    /// the hub (or `org/name` if no folder has this name), or `builtin://` and a name (`builtin://tiny` is part of the
-    /// program). Only the head needs it; workers learn it from the head
+    /// Location of the model: a folder (`/models/llama`), a GGUF file, `file://` and a folder or file, `hf://org/name`
+    /// on the hub (or `org/name` if no folder has this name), or `builtin://` and a name (`builtin://tiny` is part of
+    /// the program). Only the head needs it; workers learn it from the head
     #[arg(short = 'm', long = MODEL.flag, alias = "model-id", value_name = "SOURCE")]
     pub model: Option<String>,
 }
@@ -77,7 +78,8 @@ pub(super) struct BenchArgs {
     pub json: bool,
 }
 
-/// Arguments of a node. They give everything about the group, and the node reads no variable of the group.
+/// Arguments of a node. They give its place in the group, so the node reads no `MISTRALRS_MN_*` or `RING_*`. It does
+/// read the variables of [`GlobalArgs`], such as `LOCKSTEP_TLS_DIR` and `LOCKSTEP_GROUP_KEY_FILE`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct NodeArgs {
     /// Address of the head's control port
@@ -93,7 +95,7 @@ pub(super) struct NodeArgs {
     #[arg(long, value_name = "N")]
     pub world_size: Option<String>,
     /// Address of the first local rank's ring port; the other ranks listen on the ports after it. Port 0: free ports.
-    /// With `,0` behind the port: a free port in place of each one that is taken
+    /// `IP:PORT,0`: a free port replaces each taken one
     #[arg(long, value_name = "IP:PORT")]
     pub ring_listen: String,
     /// Ring port of the right neighbour, if RING_* describes the group
@@ -104,8 +106,8 @@ pub(super) struct NodeArgs {
     pub follow_parent: bool,
 }
 
-/// Declares [`GlobalArgs`]. A field's entry has its constant, its flag, its variable, and the name of its value in help
-/// texts; settings of clap may follow.
+/// Declares [`GlobalArgs`]. Each field but `interactive` and `throughput` has an entry. A field's entry has its
+/// constant, its flag, its variable, and the name of its value in help texts; settings of clap may follow.
 macro_rules! global_args {
     ($($(#[$doc:meta])* $field:ident: $name:ident = $flag:literal / $env:expr, $value:literal
        $(, $key:ident = $setting:literal)*;)*) => {
@@ -115,8 +117,8 @@ macro_rules! global_args {
         /// Flags that may stand before the command or after it.
         #[derive(Debug, Clone, Default, Args)]
         pub(super) struct GlobalArgs {
-            /// Talk with the model in this terminal, or over a pipe. The head then serves only the ports that you ask for. A
-            /// worker ignores this flag
+            /// Talk with the model in this terminal, or over a pipe. The head then serves only the ports that you ask
+            /// for. A worker ignores this flag
             #[arg(short = 'i', long = "interactive-mode", global = true)]
             pub interactive: bool,
             /// With -i: print tokens per second after each answer
@@ -145,7 +147,7 @@ global_args! {
     /// Port of the gRPC endpoint; 0 takes a free one, `off` serves no gRPC. Default: 50051
     grpc_port: GRPC_PORT = "grpc-port" / env::GRPC_PORT, "PORT";
     /// Most sequences that run at once; more wait in the queue. Default: 64
-    max_num_seqs: MAX_SEQS = "max-seqs" / env::MAX_NUM_SEQS, "N", visible_alias = "max-num-seqs";
+    max_num_seqs: MAX_NUM_SEQS = "max-seqs" / env::MAX_NUM_SEQS, "N", visible_alias = "max-num-seqs";
     /// Most tokens, of all sequences together, that one step computes; longer prompts take several steps. Default: 4096
     max_num_batched_tokens: MAX_TOKENS = "max-num-batched-tokens" / env::MAX_NUM_BATCHED_TOKENS, "N";
     /// Most requests that wait in the queue; the head refuses more until there is room. Default: 1024
@@ -157,13 +159,15 @@ global_args! {
     tool_call_parser: TOOL_PARSER = "tool-call-parser" / env::TOOL_CALL_PARSER, "STYLE";
     /// Marks around the model's reasoning: auto (found from the chat template), none, think or mistral. Default: auto
     reasoning_parser: REASONING_PARSER = "reasoning-parser" / env::REASONING_PARSER, "STYLE";
-    /// Memory of each rank's KV cache: bytes (512Mi, 2Gi) or a share of the free memory (90%). Default: 1Gi; with CUDA 90%
+    /// Memory of each rank's KV cache: bytes (512Mi, 2Gi) or a share of the free memory (90%). Default: 1Gi; with CUDA
+    /// 90%
     kv_cache_memory: KV_MEMORY = "kv-cache-memory" / env::KV_CACHE_MEMORY, "SIZE";
     /// Time that a request waits for a group that lost a rank, before it fails. Default: 120s
     recovery_timeout: RECOVERY = "recovery-timeout" / env::RECOVERY_TIMEOUT, "TIME";
     /// Time that running requests have to end after a shutdown was requested. Default: 30s
     drain_timeout: DRAIN = "drain-timeout" / env::DRAIN_TIMEOUT, "TIME";
-    /// Identity of the group; the head refuses nodes of another group. Default: drawn by the head
+    /// Identity of the group; the head refuses nodes of another group. Default: `ring` for a
+    /// ring, else a random id
     cluster_id: CLUSTER_ID = "cluster-id" / env::CLUSTER_ID, "ID";
     /// File with the group's key (16 bytes or more, the same on every node); it keeps strangers out. Default: none
     group_key: GROUP_KEY = "group-key-file" / env::GROUP_KEY_FILE, "PATH";

@@ -262,7 +262,8 @@ impl Settings<'_> {
         let drain = self.setting(&options.drain_timeout, args::DRAIN)?;
         let drain = drain.map(|time| time.duration(Duration::ZERO)).transpose()?;
         let waiting = self.integer(&options.max_waiting, args::MAX_WAITING, 1..=super::MAX_WAITING)?;
-        let seqs = self.integer(&options.max_num_seqs, args::MAX_SEQS, 1..=MAX_NUM_SEQS)?.unwrap_or(DEFAULT_NUM_SEQS);
+        let seqs =
+            self.integer(&options.max_num_seqs, args::MAX_NUM_SEQS, 1..=MAX_NUM_SEQS)?.unwrap_or(DEFAULT_NUM_SEQS);
         let tokens = self.integer(&options.max_num_batched_tokens, args::MAX_TOKENS, 1..=MAX_NUM_BATCHED_TOKENS)?;
         let tokens = tokens.unwrap_or(DEFAULT_NUM_BATCHED_TOKENS.max(seqs));
         if tokens < seqs {
@@ -298,8 +299,8 @@ impl Settings<'_> {
         setting.choice(&all)
     }
 
-    /// Returns a warning if a flag gives a client port to a worker. Variables give none: all nodes may share a pod template
-    /// that sets them.
+    /// Returns a warning if a flag gives a client port to a worker. Variables give none: all nodes may share a pod
+    /// template that sets them.
     fn unused_client_ports(&self) -> Option<String> {
         let typed = [(&self.options.http_port, args::HTTP_PORT), (&self.options.grpc_port, args::GRPC_PORT)];
         let (_, flag) = typed.into_iter().find(|(port, _)| port.is_some())?;

@@ -6,12 +6,12 @@ use super::member::Member;
 
 /// Returns the ring addresses of all ranks, by rank.
 ///
-/// If a node names no host, its ranks listen at the address that its stream comes from. A node on the head's own
-/// machine dials the head over loopback, which no other machine can reach. If some nodes are on other machines, the
-/// head's own address, as the first of them dialed it, takes the place of loopback.
+/// If a node names no host, its ranks listen at the address that its stream comes from. A node beside the
+/// head, on the same machine or in the same pod, dials the head over loopback, which no other machine or pod can reach.
+/// If some nodes are elsewhere, the head's own address, as the first of them dialed it, takes the place of loopback.
 ///
 /// # Errors
-/// Names the rank whose address is malformed or cannot be reached from other machines.
+/// Names the rank whose address is malformed or cannot be reached from other machines or pods.
 pub(super) fn ring_addresses(members: &[&Member]) -> Result<Vec<String>, String> {
     let outside = members.iter().find(|member| !member.peer.is_loopback()).map(|member| member.local);
     let mut addresses = Vec::new();
@@ -25,7 +25,7 @@ pub(super) fn ring_addresses(members: &[&Member]) -> Result<Vec<String>, String>
 }
 
 /// Resolves the address that a node with the address `peer` advertises. `outside` is the head's address as other
-/// machines reach it. It is `None` if all nodes are on the head's machine.
+/// machines or pods reach it. It is `None` if all nodes dial the head over loopback.
 fn resolve_address(address: &str, peer: IpAddr, outside: Option<IpAddr>) -> Result<String, String> {
     let malformed = || format!("its ring address `{address}` is not host:port");
     let (host, port) = address.rsplit_once(':').ok_or_else(malformed)?;

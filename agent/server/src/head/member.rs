@@ -32,8 +32,9 @@ pub(crate) struct Member {
     pub progress: u64,
     /// Pieces of collectives that the local ranks have moved.
     pub moved: u64,
-    /// Time at which `progress` or `moved` last grew.
+    /// Time at which `progress` or `moved` last grew, a step last finished, or the epoch began to form.
     pub last_progress_at: Instant,
+    /// Last step that all ranks of the node have finished in this epoch.
     pub last_step: u64,
     pub step_micros: u64,
     /// Time at which the node asked to depart.
@@ -88,7 +89,8 @@ pub(crate) struct NodeSlot {
     pub member: Option<Member>,
     /// Progress by local rank.
     pub ranks: Vec<RankProgress>,
-    /// Number of processes that the group has lost in this slot.
+    /// Number of times that the group lost the process in this slot. A process that loses its stream and dials again
+    /// counts too.
     pub restarts: u64,
     /// Hello of the last process in this slot. The status of a lost rank shows the host from it.
     pub last_hello: Option<pb::Hello>,
@@ -112,7 +114,7 @@ impl NodeSlot {
         self.set_phase(Phase::Loading, "");
     }
 
-    /// Counts a lost process, and shows the reason in the status.
+    /// Counts the loss of the slot's process or of its stream, and shows the reason in the status.
     pub(crate) fn mark_lost(&mut self, reason: &str) {
         self.restarts += 1;
         self.set_phase(Phase::Lost, reason);

@@ -33,7 +33,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tasks that serve the head's ports, and the foreground task. If one of them ends, the head ends.
 type Servers = JoinSet<anyhow::Result<()>>;
 
-/// HeadParts that [`super::run`] prepares before it starts anything.
+/// Parts of the head that [`super::run`] prepares before it starts anything.
 pub(super) struct HeadParts {
     pub key: Option<GroupKey>,
     pub tls: Option<Arc<Tls>>,

@@ -1,6 +1,7 @@
 //! Conversion of plans and their results to messages of the control stream, and back.
 //!
-//! Everything that comes from a peer is checked here, so the engine can trust every plan that it receives.
+//! This module checks everything that a message alone shows, such as the ranges of numbers. A rank's runner checks the
+//! rest, such as block numbers, because that depends on the rank's state.
 
 mod mask;
 

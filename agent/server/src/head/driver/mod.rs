@@ -69,7 +69,8 @@ pub(super) struct Driver {
     lost_at: Option<Instant>,
     /// Sequences that the head has sent to the ranks since the ranks last generated a token.
     suspect_sequences: HashSet<SeqId>,
-    /// Epochs in a row that failed before they generated a token.
+    /// Epochs in a row that failed before they generated a token. The next token sets the number back to 0, unlike
+    /// [`HeadGroup::recoveries`].
     failed_epochs: u32,
     /// Time at which this process was told to stop.
     stopping_since: Option<Instant>,

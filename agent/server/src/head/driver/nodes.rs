@@ -47,6 +47,7 @@ impl Driver {
         tracing::info!(node, %peer, pid = hello.pid, host = hello.host, "a node joined");
         let member = Member::new(hello, stream.connection, peer, local, now);
         let actions = group.attach(member, now);
+        // `replace` removes the older stream, so `apply_actions` could not find it. It is closed here instead.
         let older = self.streams[node].replace(stream);
         for action in &actions {
             if let (Action::Evict { reason, .. }, Some(older)) = (action, &older) {
@@ -125,7 +126,7 @@ impl Driver {
     }
 
     /// Gives the results of a step to the schedule and the new tokens to their clients. A malformed result is a fault
-    /// of the node.
+    /// of the node. This fault names rank 0, because a result does not say which rank sent it.
     fn apply_results(&mut self, node: usize, done: pb::StepDone, now: Instant) {
         let micros = done.micros;
         let completed = wire::output_from_wire(done).map_err(|error| error.to_string()).and_then(|output| {

@@ -97,6 +97,8 @@ pub(crate) struct HeadGroup {
     slots: Vec<NodeSlot>,
     epoch: u64,
     state: GroupState,
+    /// Number of epochs that failed after all ranks had joined. It counts the failures, not the epochs that formed
+    /// afterwards. It only grows, unlike the driver's `failed_epochs`.
     recoveries: u64,
     /// Pauses before the group forms again. They grow with each failure until an epoch serves.
     backoff: Backoff,

@@ -15,8 +15,8 @@ const STALL_TIMEOUT: Duration = Duration::from_millis(900);
 const PAUSE_THRESHOLD: Duration = Duration::from_millis(300);
 
 impl HeadGroup {
-    /// Evicts silent and hung nodes, and forms the next epoch when its time has come. The driver calls this about
-    /// every 50 ms.
+    /// Evicts silent and hung nodes, ends a stalled epoch, and forms the next epoch when its time has come. The driver
+    /// calls this about every 50 ms.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Action> {
         self.forgive_own_pause(now);
         let silent = self.members().find(|member| now.duration_since(member.last_heartbeat_at) > HEARTBEAT_TIMEOUT);
@@ -49,11 +49,12 @@ impl HeadGroup {
         }
     }
 
-    /// Evicts the nodes that hold up the step in flight, once no rank has made progress for [`STALL_TIMEOUT`].
+    /// Ends the epoch once a step is in flight and no rank has made progress for [`STALL_TIMEOUT`]. Evicts the nodes
+    /// that hold up the step, if they can be told from the others.
     ///
     /// Later pipeline stages wait for the first stage that has not finished the oldest step. Within that stage, the
-    /// nodes with the least progress are hung. If all nodes of the stage have made the same progress, a link between
-    /// them must be broken. The epoch then fails, but the head evicts no node.
+    /// nodes with the least progress are hung. If several nodes of the stage have all made the same progress, a link
+    /// between them is probably broken. In this case, and in a group of one node, the head evicts no node.
     fn end_stalled_step(&mut self, busy_since: Instant, now: Instant) -> Vec<Action> {
         let last_progress = self.members().map(|member| member.last_progress_at).max();
         let still_since = last_progress.map_or(busy_since, |at| at.max(busy_since));
