@@ -26,7 +26,7 @@ use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::block_on;
-use crate::driver::ENDS;
+use crate::driver::END_TIMEOUT;
 use crate::files::run_on_rank;
 use crate::secrets::write_temp_file;
 use crate::wire::send_and_read;
@@ -94,7 +94,7 @@ fn run_with_head(key: Option<String>, talk: impl AsyncFnOnce(Channel, SocketAddr
         talk(connect_when_open(port, &running).await, SocketAddr::from(([127, 0, 0, 1], port))).await;
         assert!(!running.is_finished(), "the head ended: {:?}", running.await);
         stop.cancel();
-        timeout(ENDS, running).await.expect("the head does not end").expect("the head does not panic").ok();
+        timeout(END_TIMEOUT, running).await.expect("the head does not end").expect("the head does not panic").ok();
     }));
 }
 
@@ -113,7 +113,7 @@ async fn send_on_two_streams(mut client: ControlClient<Channel>, bytes: &[u8]) {
     }
     drop((first, second));
     for stream in streams {
-        timeout(ENDS, stream.for_each(async |_| ())).await.expect("the head leaves a stream open");
+        timeout(END_TIMEOUT, stream.for_each(async |_| ())).await.expect("the head leaves a stream open");
     }
 }
 
@@ -144,9 +144,9 @@ pub fn from_head(bytes: &[u8]) {
         }));
         let stop = CancellationToken::new();
         let running = tokio::spawn(node::run(*config, stop.clone()));
-        timeout(ENDS, played.cancelled()).await.expect("the node does not come, or takes too long");
+        timeout(END_TIMEOUT, played.cancelled()).await.expect("the node does not come, or takes too long");
         stop.cancel();
-        timeout(ENDS, running).await.expect("the node does not end").expect("the node does not panic").ok();
+        timeout(END_TIMEOUT, running).await.expect("the node does not end").expect("the node does not panic").ok();
         head.abort();
     });
 }

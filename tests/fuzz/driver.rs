@@ -1,9 +1,9 @@
 //! Replays the corpus of a target, and then inputs that random changes make of the corpus. It works on stable Rust.
 //!
-//! The same seed gives the same bytes. The driver keeps an input that panics or takes too long in the corpus, and each
-//! later run replays it, until somebody mends the parser and commits the input with the mend. If an input ends the
+//! The same seed gives the same bytes. The driver adds an input that panics or takes too long to the corpus, and each
+//! later run replays the input. Commit the input together with the change that mends the parser. If an input ends the
 //! process, by memory or stack, its bytes are in the file that standard error names. `LOCKSTEP_FUZZ_SECONDS=600` fuzzes
-//! for so long, with a new seed.
+//! for 600 seconds, with a new seed.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,19 +15,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::change::{Random, change_input};
 
-/// Inputs that the driver makes of a corpus if no time is given, and the time after which it makes no more.
-const INPUTS: usize = 200;
-const ENOUGH: Duration = Duration::from_secs(2);
-/// Time after which a server, a command or an operation that is silent or still runs counts as hung.
-pub const ENDS: Duration = Duration::from_secs(60);
+/// Largest number of inputs that the driver makes of a corpus, if no time is given.
+const MAX_INPUTS: usize = 200;
+/// Longest time for which the driver makes inputs, if no time is given.
+const FUZZ_TIME: Duration = Duration::from_secs(2);
+/// Longest wait for a silent or running server, command or operation. Beyond it, the test counts the wait as a hang.
+pub const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time after which an input counts as hung.
 const INPUT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Address space of the whole test, in bytes. A parser that believes a false length reaches this bound.
-const MEMORY: u64 = 16 << 30;
+const MAX_MEMORY: u64 = 16 << 30;
 /// Threads whose panics reach no caller: the task or the rank ends with the panic.
 const THREADS: [&str; 4] = ["tokio-rt-worker", "rank-", "ring-listener", "heartbeat"];
-/// Longest input.
-pub const LONGEST: usize = 64 << 10;
+/// Largest size of an input, in bytes.
+pub const MAX_INPUT_BYTES: usize = 64 << 10;
 
 /// Inputs of a target: its own corpus, and files of other tests, by a path with one `*`.
 pub struct Seeds {
@@ -46,13 +47,13 @@ pub fn run(seeds: &Seeds, target: impl Fn(&[u8])) {
     }
     let given = std::env::var("LOCKSTEP_FUZZ_SECONDS").ok().map(|text| text.parse().expect("whole seconds"));
     let seed = given.map_or(1, |_| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_nanos() as u64));
-    let until = Instant::now() + given.map_or(ENOUGH, Duration::from_secs);
-    let most = given.map_or(INPUTS, |_| usize::MAX);
+    let deadline = Instant::now() + given.map_or(FUZZ_TIME, Duration::from_secs);
+    let max_inputs = given.map_or(MAX_INPUTS, |_| usize::MAX);
     let mut random = Random::new(seed);
     let inputs: Vec<Vec<u8>> = corpus.into_iter().map(|(_, input)| input).collect();
     let mut made = 0;
-    while made < most && Instant::now() < until {
-        let input = change_input(&inputs, LONGEST, &mut random);
+    while made < max_inputs && Instant::now() < deadline {
+        let input = change_input(&inputs, MAX_INPUT_BYTES, &mut random);
         made += 1;
         if !target.survives(&input) {
             let path = keep(seeds.name, &input);
@@ -63,7 +64,7 @@ pub fn run(seeds: &Seeds, target: impl Fn(&[u8])) {
 }
 
 fn bound_memory() {
-    let limit = rustix::process::Rlimit { current: Some(MEMORY), maximum: Some(MEMORY) };
+    let limit = rustix::process::Rlimit { current: Some(MAX_MEMORY), maximum: Some(MAX_MEMORY) };
     rustix::process::setrlimit(rustix::process::Resource::As, limit).expect("bound the memory");
 }
 
@@ -101,7 +102,7 @@ impl Seeds {
         assert!(!files.is_empty(), "no corpus for {}", self.name);
         let read = |path: PathBuf| {
             let mut input = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            input.truncate(LONGEST);
+            input.truncate(MAX_INPUT_BYTES);
             (path, input)
         };
         files.into_iter().map(read).collect()

@@ -1,4 +1,5 @@
-//! Reports about a group: of its head, on the head's pages and to the `lockstep` command, and of Kubernetes.
+//! Fuzzes the programs that show a group: the head's pages, the answers that `lockstep` reads, and objects of
+//! Kubernetes.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -22,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::block_on;
-use crate::driver::ENDS;
+use crate::driver::END_TIMEOUT;
 use crate::requests::Servers;
 use crate::wire::send_and_read;
 use crate::words::build_objects;
@@ -73,7 +74,7 @@ pub fn head_answers(bytes: &[u8]) {
         if let Some(status) = child.try_wait().expect("look at the command") {
             break status.code();
         }
-        if began.elapsed() > ENDS {
+        if began.elapsed() > END_TIMEOUT {
             child.kill().ok();
             panic!("the command does not end");
         }

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::block_on;
-use crate::driver::ENDS;
+use crate::driver::END_TIMEOUT;
 use crate::files::{read_tokenizer, small_model};
 
 /// Tokens of the head's answer: some of the fixture's vocabulary, which may be any bytes.
@@ -38,7 +38,7 @@ pub fn http(bytes: &[u8]) {
         body.len()
     );
     let mut stream = TcpStream::connect(servers().http).expect("the port is served");
-    stream.set_read_timeout(Some(ENDS)).expect("a timeout");
+    stream.set_read_timeout(Some(END_TIMEOUT)).expect("a timeout");
     stream.write_all(&[head.as_bytes(), body].concat()).expect("send");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer in time");
@@ -102,7 +102,7 @@ impl Servers {
                 lockstep_api::serve_grpc(grpc, api, CancellationToken::new()).await.expect("gRPC is served");
             });
             let channel = Channel::from_shared(format!("http://{}", addresses[1])).expect("an address");
-            let channel = channel.timeout(ENDS).connect_lazy();
+            let channel = channel.timeout(END_TIMEOUT).connect_lazy();
             Self { http: addresses[0], grpc: addresses[1], channel, status }
         })
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lockstep_collectives::ring::{self, ControlAddress, DiscoverConfig, Listener};
 use lockstep_collectives::{AbortSwitch, Communicator as _, Mesh, RankGroup, SliceMut, Tuning};
 
-use crate::driver::ENDS;
+use crate::driver::END_TIMEOUT;
 use crate::wire::wait_for_close;
 
 /// Time that an operation waits for bytes.
@@ -66,7 +66,7 @@ pub fn answer(bytes: &[u8]) {
         let forming = scope.spawn(|| {
             let began = Instant::now();
             ring::form(&own, config, None, &abort).map(drop).ok();
-            assert!(began.elapsed() < ENDS, "a formation does not end");
+            assert!(began.elapsed() < END_TIMEOUT, "a formation does not end");
         });
         stranger.set_nonblocking(true).expect("a setting");
         while !forming.is_finished() {
@@ -93,7 +93,7 @@ pub fn frames(bytes: &[u8]) {
     for count in [16, 64] {
         rank.all_reduce_sum(SliceMut::F32(&mut vec![1.0; count])).ok();
     }
-    assert!(began.elapsed() < ENDS, "an operation does not end");
+    assert!(began.elapsed() < END_TIMEOUT, "an operation does not end");
     drop(sender.join());
 }
 
@@ -158,7 +158,7 @@ fn ring_config(rank: usize, addresses: &[SocketAddr; 2]) -> ring::RingConfig {
         key: None,
         addresses: addresses.map(|address| address.to_string()).into(),
         op_timeout: SILENCE,
-        form_timeout: ENDS,
+        form_timeout: END_TIMEOUT,
         spin: false,
         tuning: Tuning { direct_up_to: 64, segment: 64, min_part: 16 },
     }

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::block_on;
-use crate::driver::ENDS;
+use crate::driver::END_TIMEOUT;
 use crate::parts::{expand_part, split_parts};
 
 /// Longest error.
@@ -171,7 +171,7 @@ async fn connect_pair(server: &Arc<Tls>, caller: &Arc<Tls>) -> Result<(), String
             called = called => called,
         }
     };
-    timeout(ENDS, met).await.expect("a handshake does not end")
+    timeout(END_TIMEOUT, met).await.expect("a handshake does not end")
 }
 
 /// Writes a temporary file.

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::block_on;
-use crate::driver::ENDS;
+use crate::driver::END_TIMEOUT;
 use crate::requests::servers;
 use crate::secrets::{authority, good_node};
 
@@ -172,8 +172,8 @@ fn dial_strange_port(answer: &[u8]) {
         wait_for_close(&mut stream);
     });
     let endpoint = endpoint.expect("an address");
-    let met =
-        block_on(async { timeout(ENDS, connect(&endpoint, good_node())).await }).expect("a handshake does not end");
+    let met = block_on(async { timeout(END_TIMEOUT, connect(&endpoint, good_node())).await })
+        .expect("a handshake does not end");
     assert!(met.is_err(), "a stranger was taken for a head");
     stranger.join().expect("the caller hangs up");
 }
@@ -181,7 +181,7 @@ fn dial_strange_port(answer: &[u8]) {
 /// Sends `bytes` to a port, reads until `enough` holds, and asserts that the port hangs up once the sender has closed its side.
 pub fn send_and_read(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("the port is served");
-    stream.set_write_timeout(Some(ENDS)).expect("a timeout");
+    stream.set_write_timeout(Some(END_TIMEOUT)).expect("a timeout");
     stream.set_read_timeout(Some(QUIET)).expect("a timeout");
     // The port may have hung up already.
     stream.write_all(bytes).ok();
@@ -192,7 +192,7 @@ pub fn send_and_read(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -
             Ok(0) => return answer,
             Ok(read) => answer.extend_from_slice(&part[..read]),
             Err(error) if !is_timeout(&error) => return answer,
-            Err(_) if enough(&answer) || began.elapsed() > ENDS => break,
+            Err(_) if enough(&answer) || began.elapsed() > END_TIMEOUT => break,
             Err(_) => {}
         }
     }
@@ -203,7 +203,7 @@ pub fn send_and_read(address: SocketAddr, bytes: &[u8], enough: impl Fn(&[u8]) -
 
 /// Waits for the other end to hang up.
 pub fn wait_for_close(stream: &mut TcpStream) {
-    stream.set_read_timeout(Some(ENDS)).expect("a timeout");
+    stream.set_read_timeout(Some(END_TIMEOUT)).expect("a timeout");
     let mut part = [0; 1 << 14];
     let ended = loop {
         match stream.read(&mut part) {

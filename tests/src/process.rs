@@ -1,4 +1,4 @@
-//! Child process. Its output is kept, and dropping the value ends it.
+//! A child process. [`Process`] keeps its output, and ends it when dropped.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Longest time to read the last output of a process that ended. A child of that process may hold the pipe open for
 /// ever.
-const LAST_WORDS: Duration = Duration::from_secs(20);
+const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Longest time that a test waits for a process.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(120);
@@ -29,8 +29,8 @@ pub struct Process {
     pub name: String,
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
-    /// Lines of standard output alone.
-    printed: Arc<Mutex<Vec<String>>>,
+    /// Lines of standard output. `lines` holds these and the lines of standard error.
+    stdout: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -40,11 +40,11 @@ impl Process {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start a process");
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let printed = Arc::new(Mutex::new(Vec::new()));
-        let out = child.stdout.take().map(|out| keep(out, vec![lines.clone(), printed.clone()]));
+        let stdout = Arc::new(Mutex::new(Vec::new()));
+        let out = child.stdout.take().map(|out| keep(out, vec![lines.clone(), stdout.clone()]));
         let err = child.stderr.take().map(|err| keep(err, vec![lines.clone()]));
         let readers = out.into_iter().chain(err).collect();
-        Self { name: name.into(), child, lines, printed, readers }
+        Self { name: name.into(), child, lines, stdout, readers }
     }
 
     /// Writes `text` and a newline to the process's standard input.
@@ -59,16 +59,16 @@ impl Process {
     }
 
     /// Returns the process's standard output so far.
-    pub fn printed(&self) -> String {
-        self.printed.lock().expect("lines").join("\n")
+    pub fn stdout(&self) -> String {
+        self.stdout.lock().expect("lines").join("\n")
     }
 
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Returns everything that the process has printed so far.
-    pub fn output(&self) -> String {
+    /// Returns the process's standard output and standard error so far.
+    pub fn all_output(&self) -> String {
         self.lines.lock().expect("lines").join("\n")
     }
 
@@ -87,12 +87,12 @@ impl Process {
         loop {
             if let Some(status) = self.child.try_wait().expect("look at a process") {
                 let ended = Instant::now();
-                while self.readers.iter().any(|reader| !reader.is_finished()) && ended.elapsed() < LAST_WORDS {
+                while self.readers.iter().any(|reader| !reader.is_finished()) && ended.elapsed() < LAST_OUTPUT_TIMEOUT {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 return status;
             }
-            assert!(began.elapsed() < LONGEST_WAIT, "{} did not end:\n{}", self.name, self.output());
+            assert!(began.elapsed() < LONGEST_WAIT, "{} did not end:\n{}", self.name, self.all_output());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -103,22 +103,22 @@ impl Process {
         self.child.wait().ok();
     }
 
-    /// Waits until the process has printed `text`.
+    /// Waits until `text` is in the process's standard output or standard error.
     pub fn await_output(&mut self, text: &str) {
         let began = Instant::now();
-        while !self.output().contains(text) {
+        while !self.all_output().contains(text) {
             if !self.is_running() {
                 // The last lines may not have been read yet.
                 self.wait();
                 assert!(
-                    self.output().contains(text),
+                    self.all_output().contains(text),
                     "{} ended and did not say `{text}`:\n{}",
                     self.name,
-                    self.output()
+                    self.all_output()
                 );
                 return;
             }
-            assert!(began.elapsed() < LONGEST_WAIT, "{} did not say `{text}`:\n{}", self.name, self.output());
+            assert!(began.elapsed() < LONGEST_WAIT, "{} did not say `{text}`:\n{}", self.name, self.all_output());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -137,17 +137,17 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- {} (pid {})\n{}", self.name, self.id(), self.output());
+            eprintln!("--- {} (pid {})\n{}", self.name, self.id(), self.all_output());
         }
     }
 }
 
-/// Sends a signal to a process that this test, or a process that it started, has started.
+/// Sends a signal to a process that the test started, directly or through another process.
 pub fn signal_process(pid: u32, signal: &str) {
     signal_processes(&[pid], signal);
 }
 
-/// Sends a signal to several such processes, one right after another.
+/// Sends a signal to several processes of the test, one right after another.
 pub fn signal_processes(pids: &[u32], signal: &str) {
     let mut command = Command::new("kill");
     command.arg(format!("-{signal}")).args(pids.iter().map(u32::to_string));
@@ -168,7 +168,7 @@ pub fn children(pid: u32) -> Vec<u32> {
     all.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// First port for processes of tests; `lockstep up` takes those above them.
+/// First port for processes of tests. `lockstep up` takes the ports above these [`PORTS`] ports.
 const FIRST_PORT: u16 = 12_000;
 const PORTS: u16 = 10_000;
 

@@ -169,7 +169,7 @@ async fn a_drain_finishes_running_requests() {
     assert_eq!(tokens, 100);
     for node in group.nodes.iter_mut().flatten() {
         let status = node.wait();
-        assert!(status.success(), "{}: {status}\n{}", node.name, node.output());
+        assert!(status.success(), "{}: {status}\n{}", node.name, node.all_output());
     }
 }
 

@@ -45,7 +45,7 @@ fn parse_line(line: &str) -> Command {
 fn talk_to_head(mut head: Process) -> Process {
     TYPED.iter().for_each(|line| head.write_line(line));
     head.hang_up();
-    assert!(head.wait().success(), "{}", head.output());
+    assert!(head.wait().success(), "{}", head.all_output());
     head
 }
 
@@ -53,7 +53,7 @@ fn talk_to_head(mut head: Process) -> Process {
 fn answers_of_one_process() -> &'static str {
     static ANSWERS_OF_ONE: OnceLock<String> = OnceLock::new();
     ANSWERS_OF_ONE
-        .get_or_init(|| talk_to_head(Process::start("alone", parse_line("lockstep-agent -i plain -m PATH"))).printed())
+        .get_or_init(|| talk_to_head(Process::start("alone", parse_line("lockstep-agent -i plain -m PATH"))).stdout())
 }
 
 /// Starts every line. The head must answer like one process, and the other processes must end with it.
@@ -67,13 +67,13 @@ fn check(lines: &[String]) {
     }
     let process = talk_to_head(Process::start("head", parse_line(head)));
     assert!(answers_of_one_process().len() > ANSWERS, "{}", answers_of_one_process());
-    assert_eq!(process.printed(), answers_of_one_process(), "of {head}");
+    assert_eq!(process.stdout(), answers_of_one_process(), "of {head}");
     let counted = if head.contains("--throughput") { ANSWERS } else { 0 };
-    assert_eq!(process.output().matches("tokens/s after the first").count(), counted, "{}", process.output());
-    assert!(process.output().contains("there is no command /nonsense"), "{}", process.output());
+    assert_eq!(process.all_output().matches("tokens/s after the first").count(), counted, "{}", process.all_output());
+    assert!(process.all_output().contains("there is no command /nonsense"), "{}", process.all_output());
     for other in &mut others {
-        assert!(other.wait().success(), "{}", other.output());
-        assert_eq!(other.printed(), "");
+        assert!(other.wait().success(), "{}", other.all_output());
+        assert_eq!(other.stdout(), "");
     }
 }
 
@@ -147,7 +147,7 @@ fn thirty_two_ranks_add_up() {
                 MISTRALRS_MN_HEAD_PORT=1235 lockstep-agent -i plain -m PATH";
     let mut head = Process::start("head", parse_line(line));
     assert!(!head.wait().success());
-    let output = head.output();
+    let output = head.all_output();
     assert!(output.contains("(1 + 1 workers) × 8 = 16") && output.contains("32 / 8 - 1 = 3 workers"), "{output}");
 }
 
@@ -157,8 +157,8 @@ fn a_conversation_remembers_until_it_is_cleared() {
     let typed = ["/max-tokens 8", "Who are you?", "Who are you?", "/clear", "Who are you?", "/system be brief", "Who?"];
     typed.iter().for_each(|line| head.write_line(line));
     head.write_line("/quit");
-    assert!(head.wait().success(), "{}", head.output());
-    let output = head.output();
+    assert!(head.wait().success(), "{}", head.all_output());
+    let output = head.all_output();
     let prompts = output.split("prompt of ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse().ok());
     let [first, second, third, _] = prompts.collect::<Vec<u32>>()[..] else { panic!("{output}") };
     assert_eq!(first, third, "{output}");
@@ -178,8 +178,8 @@ fn bench_measures_a_ring() {
         Process::start(format!("rank-{rank}"), parse_line(&line))
     };
     let (mut worker, mut head) = (start(1), start(0));
-    assert!(head.wait().success() && worker.wait().success(), "{}\n{}", head.output(), worker.output());
-    let report: serde_json::Value = serde_json::from_str(&head.printed()).expect("JSON alone on standard output");
+    assert!(head.wait().success() && worker.wait().success(), "{}\n{}", head.all_output(), worker.all_output());
+    let report: serde_json::Value = serde_json::from_str(&head.stdout()).expect("JSON alone on standard output");
     assert_eq!(
         (&report["world_size"], &report["backend"], &report["format"]),
         (&2.into(), &"ring".into(), &"f32".into())
@@ -204,5 +204,5 @@ fn a_port_serves_beside_the_conversation() {
     head.await_output("/system TEXT");
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     head.hang_up();
-    assert!(head.wait().success(), "{}", head.output());
+    assert!(head.wait().success(), "{}", head.all_output());
 }

@@ -74,7 +74,8 @@ async fn a_ring_from_files_matches() {
     check(Way::RingConfig, 3, "llama3-sharded").await;
 }
 
-/// The group has two stages of two ranks each, and of one. The model has three layers, so one stage has more.
+/// Checks a group of two stages: first with two ranks a stage, then with one. The model has three layers, so one stage
+/// has two of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_stages_match() {
     let model = "awkward-gqa";

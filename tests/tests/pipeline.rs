@@ -77,9 +77,9 @@ fn conversation(model: &str, variables: &[(&str, &str)], lines: &[&str]) -> (Str
     let mut head = Process::start("head", command);
     lines.iter().for_each(|line| head.write_line(line));
     head.hang_up();
-    assert!(head.wait().success(), "{}", head.output());
-    assert!(!head.printed().is_empty(), "{}", head.output());
-    (head.printed(), head.output())
+    assert!(head.wait().success(), "{}", head.all_output());
+    assert!(!head.stdout().is_empty(), "{}", head.all_output());
+    (head.stdout(), head.all_output())
 }
 
 fn placement_output(variables: &[(&str, &str)]) -> String {
@@ -128,7 +128,7 @@ fn devices_that_cannot_be_used_end_the_conversation() {
         command.args(["-i", "plain", "-m", MODEL]).env("HOME", "/nowhere").env("LOCKSTEP_PLAIN_DEVICES", devices);
         let mut head = Process::start("head", command);
         assert!(!head.wait().success());
-        let output = head.output();
+        let output = head.all_output();
         let last = output.lines().last().unwrap_or_default();
         assert!(last.contains(reason) && last.contains("MISTRALRS_NO_NCCL=1"), "{output}");
     }

@@ -214,7 +214,7 @@ async fn a_stopping_worker_loses_nothing() {
     let worker = pods.group.nodes[1].as_mut().expect("a worker");
     worker.signal("TERM");
     let ended = worker.wait();
-    assert!(ended.success(), "{ended}: {}", worker.output());
+    assert!(ended.success(), "{ended}: {}", worker.all_output());
     let left = pods.group.await_status("the gap", |status| status.ranks[1].phase() == Phase::Lost).await;
     assert!(left.ranks[1].message.contains("told to stop"), "{:?}", left.ranks[1]);
     pods.group.start_node(1);
@@ -222,7 +222,7 @@ async fn a_stopping_worker_loses_nothing() {
     let after = pods.group.ready().await;
     assert_eq!((after.recoveries, after.ranks[1].restarts), (before.recoveries, 0), "nothing was lost");
     for process in [pods.group.nodes[0].as_ref(), pods.group.nodes[2].as_ref(), pods.group.own_ranks.as_ref()] {
-        let output = process.expect("a process").output();
+        let output = process.expect("a process").all_output();
         assert!(!output.contains("cannot go on"), "a step was aborted:\n{output}");
     }
 }
@@ -242,7 +242,7 @@ async fn a_stopping_group_answers_first() {
     assert_eq!(answers.all().await.expect("an answer"), [undisturbed]);
     for process in pods.group.nodes.iter_mut().flatten().chain(&mut pods.group.own_ranks) {
         let ended = process.wait();
-        assert!(ended.success(), "{}: {ended}\n{}", process.name, process.output());
+        assert!(ended.success(), "{}: {ended}\n{}", process.name, process.all_output());
     }
 }
 

@@ -21,7 +21,7 @@ fn expect_refusal(name: &str, arguments: &[&str], variables: &[(&str, &str)], ex
     }
     let mut process = Process::start(name, command);
     let status = process.wait();
-    let output = process.output();
+    let output = process.all_output();
     assert!(!status.success() && output.contains(expected), "{name}: {status}, not `{expected}` in:\n{output}");
     assert!(!output.contains("panicked"), "{output}");
 }
@@ -180,7 +180,7 @@ fn a_worker_waits_for_an_absent_head_and_says_so() {
     command.env("LOCKSTEP_RING_PORT", "0").env("LOCKSTEP_GROUP_HOST", "127.0.0.1");
     let mut worker = Process::start("worker", command);
     worker.await_output("no stream to the head");
-    assert!(worker.output().contains(&head), "{}", worker.output());
+    assert!(worker.all_output().contains(&head), "{}", worker.all_output());
     worker.signal("TERM");
     assert!(worker.wait().success());
 }

@@ -51,7 +51,7 @@ async fn start_serving() -> (Process, Client) {
 fn the_quickstart_answers_and_ends() {
     let mut group = up(&["--prompt", "What happens when a worker dies?", "--temperature", "0"]);
     let status = group.wait();
-    let output = group.output();
+    let output = group.all_output();
     assert!(status.success(), "{output}");
     for part in ["head", "tokens/s", "Serving"] {
         assert!(output.contains(part), "no `{part}` in:\n{output}");
@@ -65,7 +65,7 @@ fn pipeline_stages_of_a_manifest_answer() {
     std::fs::write(manifest.path(), manifests::cluster("staged", spec)).expect("write");
     let mut group = up_of(manifest.path(), &["--prompt", "What does the head do?", "--temperature", "0"]);
     let status = group.wait();
-    let output = group.output();
+    let output = group.all_output();
     assert!(status.success(), "{output}");
     assert!(output.contains("4 ranks (2 stages × 2) on 2 nodes") && output.contains("head"), "{output}");
 }

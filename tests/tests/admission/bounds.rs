@@ -14,28 +14,30 @@ pub struct Bound {
 }
 
 /// Returns every bound below `schema`. `sample` is a value of the schema that has all fields.
-pub fn bounds(schema: &Value, field: &str, sample: &Value) -> Vec<Bound> {
-    let mut all: Vec<_> =
-        own(schema, sample).into_iter().map(|(on, beyond)| Bound { field: field.to_owned(), on, beyond }).collect();
+pub fn list_bounds(schema: &Value, field: &str, sample: &Value) -> Vec<Bound> {
+    let mut all: Vec<_> = list_own_bounds(schema, sample)
+        .into_iter()
+        .map(|(on, beyond)| Bound { field: field.to_owned(), on, beyond })
+        .collect();
     for (name, below) in schema["properties"].as_object().unwrap_or(&Map::new()) {
-        all.extend(bounds(below, &join(field, name), &sample[name]));
+        all.extend(list_bounds(below, &join(field, name), &sample[name]));
     }
     if schema["items"].is_object() {
-        all.extend(bounds(&schema["items"], &format!("{field}[0]"), &sample[0]));
+        all.extend(list_bounds(&schema["items"], &format!("{field}[0]"), &sample[0]));
     }
     all
 }
 
 /// Returns pairs of a value on a bound and a value beyond it.
-fn own(schema: &Value, sample: &Value) -> Vec<(Value, Value)> {
+fn list_own_bounds(schema: &Value, sample: &Value) -> Vec<(Value, Value)> {
     let mut pairs = Vec::new();
-    let whole = |name: &str| schema[name].as_f64().map(|bound| bound as i64);
+    let bound = |name: &str| schema[name].as_f64().map(|bound| bound as i64);
     for (name, step) in [("minimum", -1), ("maximum", 1)] {
-        pairs.extend(whole(name).map(|bound| (json!(bound), json!(bound + step))));
+        pairs.extend(bound(name).map(|bound| (json!(bound), json!(bound + step))));
     }
     let text = |length: i64| json!("a".repeat(usize::try_from(length).unwrap_or_default()));
     for (name, step) in [("minLength", -1), ("maxLength", 1)] {
-        pairs.extend(whole(name).map(|bound| (text(bound), text(bound + step))));
+        pairs.extend(bound(name).map(|bound| (text(bound), text(bound + step))));
     }
     let list = |length: i64| {
         // The entries differ, because a list may accept each entry only once.
@@ -46,9 +48,9 @@ fn own(schema: &Value, sample: &Value) -> Vec<(Value, Value)> {
         };
         (0..length).map(entry).collect::<Value>()
     };
-    pairs.extend(whole("maxItems").map(|bound| (list(bound), list(bound + 1))));
+    pairs.extend(bound("maxItems").map(|bound| (list(bound), list(bound + 1))));
     let mapping = |length: i64| Value::Object((0..length).map(|index| (format!("k{index}"), json!("v"))).collect());
-    pairs.extend(whole("maxProperties").map(|bound| (mapping(bound), mapping(bound + 1))));
+    pairs.extend(bound("maxProperties").map(|bound| (mapping(bound), mapping(bound + 1))));
     let choices = schema["enum"].as_array().into_iter().flatten();
     pairs.extend(choices.filter(|choice| choice.is_string()).map(|choice| (choice.clone(), json!("Another"))));
     let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -61,7 +63,7 @@ fn own(schema: &Value, sample: &Value) -> Vec<(Value, Value)> {
 }
 
 /// Returns `object` with another value of `field`.
-pub fn with(object: &Value, field: &str, value: &Value) -> Value {
+pub fn replace_field(object: &Value, field: &str, value: &Value) -> Value {
     let mut object = object.clone();
     let pointer = format!("/{}", field.replace(['.', '['], "/").replace(']', ""));
     *object.pointer_mut(&pointer).unwrap_or_else(|| panic!("the whole object has no {field}")) = value.clone();
@@ -69,7 +71,7 @@ pub fn with(object: &Value, field: &str, value: &Value) -> Value {
 }
 
 /// Returns the fields of a schema that have no description, and the numbers, texts and lists that have no upper bound.
-pub fn unfinished(schema: &Value, field: &str, must_be_bounded: bool) -> Vec<String> {
+pub fn list_incomplete_fields(schema: &Value, field: &str, must_be_bounded: bool) -> Vec<String> {
     let mut all = Vec::new();
     if schema["description"].as_str().is_none_or(str::is_empty) {
         all.push(format!("{field} has no description"));
@@ -85,10 +87,10 @@ pub fn unfinished(schema: &Value, field: &str, must_be_bounded: bool) -> Vec<Str
         all.extend(missing.map(|bound| format!("{field} has no {bound}")));
     }
     for (name, below) in schema["properties"].as_object().unwrap_or(&Map::new()) {
-        all.extend(unfinished(below, &join(field, name), must_be_bounded));
+        all.extend(list_incomplete_fields(below, &join(field, name), must_be_bounded));
     }
     if schema["items"].is_object() {
-        all.extend(unfinished(&schema["items"], &format!("{field}[]"), must_be_bounded));
+        all.extend(list_incomplete_fields(&schema["items"], &format!("{field}[]"), must_be_bounded));
     }
     all
 }

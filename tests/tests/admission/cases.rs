@@ -1,10 +1,10 @@
-//! One good and one bad object for each rule of the CRD. Each is a change of [`base`]: mappings merge, and `null`
-//! removes a field.
+//! One good and one bad object for each rule of the CRD. Each is a change of [`base_manifest`]: mappings merge, and
+//! `null` removes a field.
 
 use lockstep_tests::manifests;
 
 /// Returns the object that the cases change.
-pub fn base() -> String {
+pub fn base_manifest() -> String {
     manifests::cluster("tiny", "{ model: { source: builtin://tiny } }")
 }
 
@@ -270,7 +270,7 @@ pub const CASES: &[Case] = &[
 
 /// Returns an object with a value for every field, for the bounds of single fields. It breaks some rules (a token needs an
 /// hf:// source), which are judged after the bounds.
-pub fn whole() -> String {
+pub fn whole_manifest() -> String {
     manifests::cluster("tiny", WHOLE_SPEC)
 }
 

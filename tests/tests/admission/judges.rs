@@ -17,29 +17,29 @@ pub type Messages = BTreeSet<(String, String)>;
 pub type Verdict = Result<Value, Messages>;
 
 /// Returns the schema of the CRD's one version.
-pub fn schema() -> Result<Value> {
+pub fn crd_schema() -> Result<Value> {
     Ok(serde_json::to_value(resource::crd())?["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone())
 }
 
-pub fn yaml(text: &str) -> Result<Value> {
+pub fn parse_yaml(text: &str) -> Result<Value> {
     serde_yaml::from_str(text).with_context(|| format!("read {text}"))
 }
 
-/// Returns `base` changed by `change`, as a merge patch does it.
-pub fn laid(base: &Value, change: &Value) -> Value {
+/// Returns `base` with `change` applied as a merge patch.
+pub fn merge_patch(base: &Value, change: &Value) -> Value {
     let Value::Object(change) = change else { return change.clone() };
     let mut made = base.as_object().cloned().unwrap_or_default();
     for (name, value) in change {
         match value {
             Value::Null => made.remove(name),
-            value => made.insert(name.clone(), laid(made.get(name).unwrap_or(&Value::Null), value)),
+            value => made.insert(name.clone(), merge_patch(made.get(name).unwrap_or(&Value::Null), value)),
         };
     }
     Value::Object(made)
 }
 
 /// Asks the program's own judge.
-pub fn program(schema: &Value, object: &Value, old: Option<&Value>) -> Verdict {
+pub fn judge_locally(schema: &Value, object: &Value, old: Option<&Value>) -> Verdict {
     resource::judge(schema, object, old)
         .map_err(|violations| violations.into_iter().map(|violation| (violation.path, violation.message)).collect())
 }
@@ -79,7 +79,7 @@ impl Server {
         Ok(())
     }
 
-    /// Deletes what [`Server::store`] stored.
+    /// Deletes an object that [`Server::store`] stored.
     pub async fn remove(&self, object: &Value) -> Result<()> {
         let name = object["metadata"]["name"].as_str().context("a name")?;
         self.0.delete(name, &DeleteParams::default()).await.context("delete an object")?;
@@ -98,7 +98,7 @@ fn read_causes(status: &kube::core::Status) -> Messages {
 }
 
 /// Returns true if a judge's messages about `field` contain `text`.
-pub fn has(messages: &Messages, field: &str, text: &str) -> bool {
+pub fn has_message(messages: &Messages, field: &str, text: &str) -> bool {
     messages.iter().any(|(at, message)| at == field && message.contains(text))
 }
 
@@ -106,7 +106,7 @@ pub fn has(messages: &Messages, field: &str, text: &str) -> bool {
 ///
 /// # Errors
 /// The verdicts differ.
-pub fn agreed(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> {
+pub fn require_agreement(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> {
     match (server, program) {
         (Ok(taken), Ok(judged)) => {
             ensure!(
@@ -125,7 +125,10 @@ pub fn agreed(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> 
             );
             for (field, message) in &program {
                 // The server writes the value before a rule's message.
-                ensure!(has(&server, field, message), "{what}: only the program says {field}: {message}\n{server:?}");
+                ensure!(
+                    has_message(&server, field, message),
+                    "{what}: only the program says {field}: {message}\n{server:?}"
+                );
             }
             Ok(Err(program))
         }
@@ -135,15 +138,15 @@ pub fn agreed(what: &str, server: Verdict, program: Verdict) -> Result<Verdict> 
 }
 
 /// Returns every CEL rule of a schema: its field without indexes, and its message.
-pub fn rules(schema: &Value, field: &str) -> Messages {
+pub fn list_rules(schema: &Value, field: &str) -> Messages {
     let own = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
     let mut all: Messages =
         own.map(|rule| (field.to_owned(), rule["message"].as_str().unwrap_or_default().to_owned())).collect();
     for (name, below) in schema["properties"].as_object().unwrap_or(&Map::new()) {
-        all.extend(rules(below, &join(field, name)));
+        all.extend(list_rules(below, &join(field, name)));
     }
     if schema["items"].is_object() {
-        all.extend(rules(&schema["items"], &format!("{field}[]")));
+        all.extend(list_rules(&schema["items"], &format!("{field}[]")));
     }
     all
 }
@@ -153,6 +156,6 @@ pub fn join(field: &str, name: &str) -> String {
 }
 
 /// Returns a field without its indexes: `spec.env[3].name` becomes `spec.env[].name`.
-pub fn without_indexes(field: &str) -> String {
+pub fn strip_indexes(field: &str) -> String {
     field.chars().filter(|letter| !letter.is_ascii_digit()).collect()
 }

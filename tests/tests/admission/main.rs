@@ -15,15 +15,18 @@ use lockstep_tests::cluster::{Namespace, Needs, apply, async_trial, eventually, 
 use lockstep_tests::manifests;
 use serde_json::Value;
 
-use bounds::{bounds, unfinished, with};
-use cases::{CASES, Case, base, whole};
-use judges::{Messages, Server, Verdict, agreed, has, laid, program, rules, schema, without_indexes, yaml};
+use bounds::{list_bounds, list_incomplete_fields, replace_field};
+use cases::{CASES, Case, base_manifest, whole_manifest};
+use judges::{
+    Messages, Server, Verdict, crd_schema, has_message, judge_locally, list_rules, merge_patch, parse_yaml,
+    require_agreement, strip_indexes,
+};
 
 /// Size of the largest object that `kubectl apply` accepts: it keeps the whole object in an annotation.
 const MAX_APPLIED_BYTES: usize = 262_144;
 
 /// Longest time until the API server serves a new kind.
-const SERVED: Duration = Duration::from_secs(30);
+const SERVED_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let trials = vec![
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
 fn install() -> Result<()> {
     kubectl(&["apply", "-k", &manifests::path("deploy/crd").to_string_lossy()])?;
     kubectl(&["wait", "--for=condition=Established", "crd/inferenceclusters.lockstep.dev", "--timeout=30s"])?;
-    eventually("the kind to be served", SERVED, || kubectl(&["get", "icl", "--all-namespaces"]).map(drop))
+    eventually("the kind to be served", SERVED_TIMEOUT, || kubectl(&["get", "icl", "--all-namespaces"]).map(drop))
 }
 
 fn kubectl_apply_accepts_the_crd() -> Result<()> {
@@ -70,19 +73,23 @@ fn kubectl_apply_accepts_the_crd() -> Result<()> {
 }
 
 /// Returns the verdict of both judges on the object that `change` makes.
-async fn both(server: &Server, case: &Case, change: &str) -> Result<Verdict> {
-    let (base, schema) = (yaml(&base())?, schema()?);
-    let object = laid(&base, &yaml(change)?);
+async fn judge_with_both(server: &Server, case: &Case, change: &str) -> Result<Verdict> {
+    let (base, schema) = (parse_yaml(&base_manifest())?, crd_schema()?);
+    let object = merge_patch(&base, &parse_yaml(change)?);
     let Some(old) = case.old else {
-        return agreed(case.name, server.judge(&object, false).await?, program(&schema, &object, None));
+        return require_agreement(
+            case.name,
+            server.judge(&object, false).await?,
+            judge_locally(&schema, &object, None),
+        );
     };
-    let old = laid(&base, &yaml(old)?);
+    let old = merge_patch(&base, &parse_yaml(old)?);
     let with_defaults =
-        program(&schema, &old, None).map_err(|messages| anyhow!("the old object is refused: {messages:?}"))?;
+        judge_locally(&schema, &old, None).map_err(|messages| anyhow!("the old object is refused: {messages:?}"))?;
     server.store(&old).await?;
     let theirs = server.judge(&object, true).await?;
     server.remove(&old).await?;
-    agreed(case.name, theirs, program(&schema, &object, Some(&with_defaults)))
+    require_agreement(case.name, theirs, judge_locally(&schema, &object, Some(&with_defaults)))
 }
 
 async fn every_rule_accepts_the_good_and_refuses_the_bad() -> Result<()> {
@@ -91,19 +98,19 @@ async fn every_rule_accepts_the_good_and_refuses_the_bad() -> Result<()> {
     let server = Server::new(namespace.name()).await?;
     let mut seen = Messages::new();
     for case in CASES {
-        let good = both(&server, case, case.good).await?;
+        let good = judge_with_both(&server, case, case.good).await?;
         ensure!(good.is_ok(), "{}: the good object is refused: {good:?}", case.name);
-        let bad = both(&server, case, case.bad).await?;
+        let bad = judge_with_both(&server, case, case.bad).await?;
         let Err(messages) = bad else { anyhow::bail!("{}: the bad object is accepted", case.name) };
         ensure!(
-            has(&messages, case.field, case.message),
+            has_message(&messages, case.field, case.message),
             "{}: {:?} is not named in: {messages:?}",
             case.name,
             case.field
         );
-        seen.extend(messages.into_iter().map(|(field, message)| (without_indexes(&field), message)));
+        seen.extend(messages.into_iter().map(|(field, message)| (strip_indexes(&field), message)));
     }
-    let all = rules(&schema()?, "");
+    let all = list_rules(&crd_schema()?, "");
     ensure!(all.len() > 20, "only {} rules were found in the CRD", all.len());
     let untried: Vec<_> = all.difference(&seen).collect();
     ensure!(untried.is_empty(), "no case in cases.rs breaks these rules: {untried:#?}");
@@ -114,18 +121,19 @@ async fn every_bound_is_kept() -> Result<()> {
     install()?;
     let namespace = Namespace::new("bounds")?;
     let server = Server::new(namespace.name()).await?;
-    let (schema, whole) = (schema()?, yaml(&whole())?);
-    let all = bounds(&schema["properties"]["spec"], "spec", &whole["spec"]);
+    let (schema, whole) = (crd_schema()?, parse_yaml(&whole_manifest())?);
+    let all = list_bounds(&schema["properties"]["spec"], "spec", &whole["spec"]);
     ensure!(all.len() > 60, "only {} bounds were found in the CRD", all.len());
     for bound in all {
-        let on = with(&whole, &bound.field, &bound.on);
-        let what = format!("{} on its bound, {}", bound.field, shortened(&bound.on));
-        agreed(&what, server.judge(&on, false).await?, program(&schema, &on, None)).map(drop)?;
-        let beyond = with(&whole, &bound.field, &bound.beyond);
-        let what = format!("{} beyond its bound, {}", bound.field, shortened(&bound.beyond));
-        for (judge, verdict) in
-            [("the server", server.judge(&beyond, false).await?), ("the program", program(&schema, &beyond, None))]
-        {
+        let on = replace_field(&whole, &bound.field, &bound.on);
+        let what = format!("{} on its bound, {}", bound.field, shorten(&bound.on));
+        require_agreement(&what, server.judge(&on, false).await?, judge_locally(&schema, &on, None)).map(drop)?;
+        let beyond = replace_field(&whole, &bound.field, &bound.beyond);
+        let what = format!("{} beyond its bound, {}", bound.field, shorten(&bound.beyond));
+        for (judge, verdict) in [
+            ("the server", server.judge(&beyond, false).await?),
+            ("the program", judge_locally(&schema, &beyond, None)),
+        ] {
             let Err(messages) = verdict else { anyhow::bail!("{judge} accepts {what}") };
             ensure!(
                 messages.iter().any(|(field, _)| field.starts_with(&bound.field)),
@@ -136,15 +144,15 @@ async fn every_bound_is_kept() -> Result<()> {
     Ok(())
 }
 
-fn shortened(value: &Value) -> String {
+fn shorten(value: &Value) -> String {
     value.to_string().chars().take(60).collect()
 }
 
 fn every_field_is_described_and_bounded() -> Result<()> {
-    let schema = schema()?;
-    let mut all = unfinished(&schema["properties"]["spec"], "spec", true);
-    all.extend(unfinished(&schema["properties"]["status"], "status", false));
-    // Texts of Kubernetes' own types have no bound in Kubernetes either.
+    let schema = crd_schema()?;
+    let mut all = list_incomplete_fields(&schema["properties"]["spec"], "spec", true);
+    all.extend(list_incomplete_fields(&schema["properties"]["status"], "status", false));
+    // The status needs no bounds: it holds types of Kubernetes, and Kubernetes does not bound their texts.
     ensure!(all.is_empty(), "{all:#?}");
     Ok(())
 }
@@ -152,7 +160,8 @@ fn every_field_is_described_and_bounded() -> Result<()> {
 fn an_unknown_field_is_refused() -> Result<()> {
     install()?;
     let namespace = Namespace::new("unknown")?;
-    let output = namespace.apply(&base().replace("spec: {", "spec: { wokers: 3,")).err().context("it was accepted")?;
+    let output =
+        namespace.apply(&base_manifest().replace("spec: {", "spec: { wokers: 3,")).err().context("it was accepted")?;
     ensure!(output.to_string().contains("unknown field \"spec.wokers\""), "{output}");
     Ok(())
 }
@@ -161,20 +170,20 @@ fn an_unknown_field_is_refused() -> Result<()> {
 const STATUS: &str = r#"{"status": {
     "replicas": 2, "readyReplicas": 1, "selector": "lockstep.dev/role=head", "backend": "Ring",
     "endpoint": "tiny.default.svc:50051",
-    "summary": {"groups": "1/2", "ranks": "3/4", "message": "rank 3 waits for a node"},
-    "conditions": [{"type": "Ready", "status": "False", "reason": "RanksPending", "message": "m",
+    "summary": {"groups": "1/2", "ranks": "3/4", "message": "group 1 waits for 1 of 2 ranks"},
+    "conditions": [{"type": "Ready", "status": "False", "reason": "Loading", "message": "m",
                     "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#;
 
 fn tables_show_why_a_cluster_does_not_serve() -> Result<()> {
     install()?;
     let namespace = Namespace::new("tables")?;
-    namespace.apply(&base())?;
+    namespace.apply(&base_manifest())?;
     namespace.kubectl(&["patch", "icl", "tiny", "--subresource=status", "--type=merge", "-p", STATUS])?;
     let table = namespace.kubectl(&["get", "icl"])?;
     let words: Vec<&str> = table.lines().flat_map(str::split_whitespace).collect();
     let columns = ["NAME", "READY", "GROUPS", "RANKS", "REASON", "MESSAGE", "AGE", "tiny", "False", "1/2", "3/4"];
     ensure!(words.starts_with(&columns), "{table}");
-    ensure!(table.contains("RanksPending") && table.contains("rank 3 waits for a node"), "{table}");
+    ensure!(table.contains("Loading") && table.contains("group 1 waits for 1 of 2 ranks"), "{table}");
     let wide = namespace.kubectl(&["get", "icl", "-o", "wide"])?;
     for word in ["MODEL", "ENDPOINT", "BACKEND", "builtin://tiny", "tiny.default.svc:50051", "Ring"] {
         ensure!(wide.contains(word), "{word} is not in\n{wide}");
@@ -189,7 +198,7 @@ fn tables_show_why_a_cluster_does_not_serve() -> Result<()> {
 fn kubectl_scale_and_explain_know_the_kind() -> Result<()> {
     install()?;
     let namespace = Namespace::new("scale")?;
-    namespace.apply(&base())?;
+    namespace.apply(&base_manifest())?;
     namespace.kubectl(&["patch", "icl", "tiny", "--subresource=status", "--type=merge", "-p", STATUS])?;
     namespace.kubectl(&["scale", "icl", "tiny", "--replicas=3", "--current-replicas=1"])?;
     let url = format!("/apis/lockstep.dev/v1alpha1/namespaces/{}/inferenceclusters/tiny/scale", namespace.name());
@@ -200,7 +209,7 @@ fn kubectl_scale_and_explain_know_the_kind() -> Result<()> {
         namespace.kubectl(&["scale", "icl", "tiny", "--replicas=257"]).err().context("257 groups were taken")?;
     ensure!(output.to_string().contains("spec.replicas"), "{output}");
     for (field, word) in [("spec.serving", "recoveryTimeout"), ("spec.model.source", "builtin://tiny")] {
-        let explained = eventually("kubectl to learn the schema", SERVED, || {
+        let explained = eventually("kubectl to learn the schema", SERVED_TIMEOUT, || {
             let explained = kubectl(&["explain", &format!("icl.{field}")])?;
             ensure!(explained.contains("DESCRIPTION"), "{explained}");
             Ok(explained)

@@ -104,8 +104,8 @@ async fn a_terminal_shows_the_progress_of_a_download() {
     command.env("HOME", home.path());
     let mut head = Process::start("a head in a terminal", command);
     let began = Instant::now();
-    while !head.output().contains("waiting for rank 0 (node 0) Downloading ") {
-        assert!(head.is_running() && began.elapsed() < LONGEST_WAIT, "{}", head.output());
+    while !head.all_output().contains("waiting for rank 0 (node 0) Downloading ") {
+        assert!(head.is_running() && began.elapsed() < LONGEST_WAIT, "{}", head.all_output());
         head.write_line("");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -118,7 +118,7 @@ async fn the_head_names_a_missing_model() {
     let mut group = Group::start(spec(1, "org/other", &hub, home.path()));
     let head = group.nodes[0].as_mut().expect("the head");
     assert!(!head.wait().success());
-    let output = head.output();
+    let output = head.all_output();
     assert!(output.contains("read the model hf://org/other") && output.contains("none of that name"), "{output}");
 }
 
@@ -136,7 +136,7 @@ async fn lockstep_up_takes_a_model_of_the_hub() {
     command.env("HF_ENDPOINT", hub.endpoint()).env("HF_HOME", home.path()).env_remove("HF_HUB_OFFLINE");
     let mut up = Process::start("lockstep up", command);
     let status = up.wait();
-    let output = up.output();
+    let output = up.all_output();
     assert!(status.success(), "{output}");
     for part in ["small serves on 2 ranks", "head", "tokens/s"] {
         assert!(output.contains(part), "no `{part}` in:\n{output}");

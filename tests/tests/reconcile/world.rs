@@ -43,7 +43,7 @@ impl Operator {
     }
 
     pub fn output(&self) -> String {
-        self.process.output()
+        self.process.all_output()
     }
 
     /// Returns the sum of all series whose name and labels begin with `series`.
