@@ -1,5 +1,5 @@
-//! Readings of a pod's status: readiness, node, restarts, crashes, and the state of a container that does not run. Pure.
-//! The module `diagnosis` decides why a pod keeps its cluster from serving.
+//! Readings of a pod's status: readiness, Kubernetes node, restarts, crashes, and the state of a container that does
+//! not run. Pure. The module `diagnosis` decides why a pod keeps its cluster from serving.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt as _;
@@ -7,8 +7,8 @@ use kube::ResourceExt as _;
 use crate::log_line::last_log_line;
 use crate::resource::status::Crash;
 
-/// Run time after which a crash begins a new count of crashes in a row. Kubernetes resets its own back-off after the
-/// same time.
+/// Run time after which the next crash does not spend the restart budget, however often the container was started
+/// again. Kubernetes resets its own back-off after the same time.
 const SERVED_SECONDS: i64 = 600;
 /// Maximum bytes of a crash's log in a status.
 const LOG_BYTES: usize = 1024;
@@ -20,7 +20,7 @@ pub fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Returns the node that `pod` was scheduled to.
+/// Returns the Kubernetes node that `pod` was scheduled to.
 #[must_use]
 pub fn kube_node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
@@ -33,13 +33,16 @@ pub fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     inits.chain(status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten())
 }
 
-/// Returns how often the container `name` was started again.
+/// Returns how often Kubernetes has started the container `name` again in the life of the pod.
 #[must_use]
 pub fn restarts(pod: &Pod, name: &str) -> i32 {
     containers(pod).find(|container| container.name == name).map_or(0, |container| container.restart_count)
 }
 
-/// Returns true if a container of `pod` crashed `budget` times in a row.
+/// Returns true if a container of `pod` has spent the restart `budget`. Such a container is in crash back-off, ran for
+/// less than 10 minutes before its last end, and was started again at least `budget` times. Kubernetes never resets
+/// that number in the life of a pod, so a single short run can spend the budget of a container that once ran for long.
+/// A `budget` of 0 is never spent.
 #[must_use]
 pub fn is_budget_spent(pod: &Pod, budget: u32) -> bool {
     budget > 0
@@ -49,7 +52,7 @@ pub fn is_budget_spent(pod: &Pod, budget: u32) -> bool {
         })
 }
 
-/// Returns true if `container` ran long enough before its last end that this end begins a new count of crashes.
+/// Returns true if `container` ran for at least 10 minutes before its last end.
 #[must_use]
 pub fn has_served(container: &ContainerStatus) -> bool {
     last_end(container).is_some_and(|end| seconds_of_run(end) >= SERVED_SECONDS)
@@ -111,7 +114,7 @@ pub enum Wait {
     Preparing,
     /// The image's name cannot be parsed.
     ImageInvalid,
-    /// The image is not on the node, and the pull policy forbids a pull.
+    /// The image is not on the Kubernetes node, and the pull policy forbids a pull.
     ImageAbsent,
     /// The image cannot be pulled.
     ImagePull,
@@ -157,14 +160,14 @@ pub fn find_rank_obstacle(pod: &Pod, name: &str) -> Option<RankObstacle> {
     }
     if kube_node(pod).is_none() {
         let message = unscheduled_condition(pod).and_then(|condition| condition.message.as_deref());
-        return obstacle("Scheduling", message.unwrap_or("waits for a node"));
+        return obstacle("Scheduling", message.unwrap_or("waits for a Kubernetes node"));
     }
     if let Some(message) = failure(pod) {
         return obstacle("Lost", message);
     }
     let container = containers(pod).find(|container| container.name == name);
     let Some(container) = container.filter(|container| container.state.is_some()) else {
-        return obstacle("Starting", "its node has not begun yet");
+        return obstacle("Starting", "the kubelet has not started the pod yet");
     };
     if let Some((wait, message)) = classify_wait(container) {
         return match wait {
@@ -180,14 +183,15 @@ pub fn find_rank_obstacle(pod: &Pod, name: &str) -> Option<RankObstacle> {
     has_terminated(container).then(|| RankObstacle { phase: "Lost", message: describe_end(container) })
 }
 
-/// Returns the condition by which the scheduler says that it has no node for `pod`, or that a gate holds the pod.
+/// Returns the condition by which the scheduler says that it has no Kubernetes node for `pod`, or that a gate holds the
+/// pod.
 #[must_use]
 pub fn unscheduled_condition(pod: &Pod) -> Option<&PodCondition> {
     let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
 }
 
-/// Returns the reason why `pod` failed as a whole: it was evicted, or its node refused it.
+/// Returns the reason why `pod` failed as a whole: its Kubernetes node evicted or refused the pod.
 #[must_use]
 pub fn failure(pod: &Pod) -> Option<&str> {
     let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Failed"))?;

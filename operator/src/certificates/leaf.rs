@@ -21,8 +21,8 @@ pub(super) struct Leaf {
 }
 
 impl Leaf {
-    /// Makes a new leaf for `role`. Both ends of a stream present a leaf, so it is for clients and for servers. Its name
-    /// decides what its holder may do.
+    /// Makes a new leaf for `role`. Both ends of a stream present a leaf, so each leaf serves clients and servers. The
+    /// name in the leaf decides which calls its holder may make.
     pub fn new(authority: &Authority, role: CertificateRole, now: Timestamp) -> Result<Self, CertificateError> {
         let lifetime = Lifetime::starting_at(now, LEAF_LIFETIME);
         let mut params = CertificateParams::new(vec![role.dns_name().to_owned()])?;
@@ -35,13 +35,13 @@ impl Leaf {
         Ok(Self { certificate: authority.sign(&params, &pair)?, key: pair.serialize_pem(), lifetime })
     }
 
-    /// Parses the leaf that a Secret holds. Returns `None` if the leaf is not one of `role`, `authority` did not sign it,
-    /// the key is not the leaf's, or agents would refuse the certificate.
+    /// Parses the leaf that a Secret holds. Returns `None` if the leaf is not one of `role`, `authority` did not sign
+    /// it, `key` does not belong to the certificate, or agents would refuse the certificate.
     pub fn parse(certificate: &str, key: &str, role: CertificateRole, authority: &Authority) -> Option<Self> {
         let pair = KeyPair::from_pem(key).ok()?;
         let lifetime = inspect_certificate(certificate, |parsed| {
-            let is_whole = is_key_of(&pair, parsed) && has_role(parsed, role) && authority.has_signed(parsed);
-            is_whole.then(|| Lifetime::from_x509(parsed.validity()))
+            let is_valid = is_key_of(&pair, parsed) && has_role(parsed, role) && authority.has_signed(parsed);
+            is_valid.then(|| Lifetime::from_x509(parsed.validity()))
         })?;
         let private = PrivateKeyDer::from_pem_slice(key.as_bytes()).ok()?;
         CertifiedKey::from_der(vec![only_certificate(certificate)?], private, &default_provider()).ok()?;

@@ -14,8 +14,8 @@ pub const CA_LIFETIME: Duration = Duration::from_secs(365 * DAY);
 /// Lifetime of a leaf.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(30 * DAY);
 
-/// Time within which a written Secret reaches every pod. A kubelet needs a minute or two. A node that is away for a while
-/// needs longer, and nothing is lost by waiting.
+/// Time within which a written Secret reaches every pod. A kubelet needs a minute or two. A Kubernetes node that is
+/// away for a while needs longer, and nothing is lost by waiting.
 pub const SPREAD: Duration = Duration::from_secs(DAY);
 
 /// Seconds by which a certificate is dated back, for clocks that are slow.

@@ -36,7 +36,7 @@ pub(super) async fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
     let kubernetes = args.kubernetes.connect().await?;
     let cluster = kubernetes.cluster(&args.name).await?;
     let pods = kubernetes.pods_of_cluster(&args.name).await?;
-    // A user who may not read events or nodes gets the answer that the other objects give.
+    // A user who may not read events or Kubernetes nodes gets the answer that the other objects give.
     let events: Api<Event> = Api::namespaced(kubernetes.client.clone(), &kubernetes.namespace);
     let events = events.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
     let nodes: Api<Node> = Api::all(kubernetes.client.clone());

@@ -110,8 +110,9 @@ pub(super) fn find_crash(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     })
 }
 
-/// Returns true if `container` does not run because it crashed, or has crashed more than once and is not ready since. One
-/// crash alone is no fault: the kubelet starts the container again, and its group recovers.
+/// Returns true if `container` does not run because it crashed, or if it is not ready, has crashed more than once in
+/// the life of its pod, and ran for less than 10 minutes before the last crash. One crash alone is no fault: the
+/// kubelet starts the container again, and its group recovers.
 fn is_crashing(container: &ContainerStatus) -> bool {
     if container.ready {
         return false;

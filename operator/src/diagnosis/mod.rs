@@ -34,10 +34,10 @@ use crate::resource::{InferenceCluster, InferenceClusterSpec, InferenceClusterSt
 /// Seconds that the operator may take to notice a spec.
 const OPERATOR_SECONDS: i64 = 30;
 
-/// Reason why a cluster does not serve, or that it does.
+/// State of a cluster, with its cause and its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
-    /// One word for programs.
+    /// State in one word.
     pub reason: Reason,
     /// Sentence that names the fault and the object at fault.
     pub message: String,
@@ -74,16 +74,16 @@ impl Diagnosis {
     }
 }
 
-/// ClusterFacts about the pods of a cluster, or of one group, that the operator and `lockstep why` both have.
+/// Facts about the pods of a cluster, or of one group, that the operator and `lockstep why` both have.
 #[derive(Debug, Clone, Copy)]
 pub struct ClusterFacts<'a> {
     /// Name of the cluster.
     pub cluster: &'a str,
     pub spec: &'a InferenceClusterSpec,
     pub pods: &'a [&'a Pod],
-    /// Events about the pods and their StatefulSets. Others do no harm.
+    /// Events about the pods and their StatefulSets. Events about other objects do no harm.
     pub events: &'a [&'a Event],
-    /// Message of each node that is not ready, by the node's name.
+    /// Message of each Kubernetes node that is not ready, by the name of the Kubernetes node.
     pub unready_nodes: &'a BTreeMap<String, String>,
     /// Status of each group, as far as it is known.
     pub groups: &'a [GroupStatus],
@@ -102,7 +102,8 @@ pub fn find_fault(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
         .or_else(|| containers::find_crash(facts))
 }
 
-/// Objects of a cluster as `lockstep why` reads them. Nodes and events may be left out where they cannot be read.
+/// Objects of a cluster as `lockstep why` reads them. Kubernetes nodes and events are missing if the user may not read
+/// them.
 #[derive(Debug, Clone, Copy)]
 pub struct ClusterSnapshot<'a> {
     pub cluster: &'a InferenceCluster,
@@ -110,12 +111,12 @@ pub struct ClusterSnapshot<'a> {
     pub pods: &'a [Pod],
     /// Events of the cluster's namespace.
     pub events: &'a [Event],
-    /// Nodes that the pods run on.
+    /// Kubernetes nodes that the pods run on.
     pub nodes: &'a [Node],
     pub now: Timestamp,
 }
 
-/// Returns the one reason why a cluster does not serve, or that it does.
+/// Returns the state of a cluster, with its cause and its remedy.
 #[must_use]
 pub fn diagnose(objects: &ClusterSnapshot<'_>) -> Diagnosis {
     let name = objects.cluster.metadata.name.as_deref().unwrap_or_default();
@@ -231,7 +232,7 @@ impl<'a> View<'a> {
         (self.objects.cluster.spec.replicas == 0).then(|| describe_zero_replicas(self.name))
     }
 
-    /// Returns the operator's condition where no check finds anything.
+    /// Returns the operator's condition, for a cluster in which no check finds a cause.
     fn describe_unknown(&self) -> Diagnosis {
         let detail = match self.ready_condition() {
             Some(ready) if ready.status == "True" => {

@@ -1,4 +1,4 @@
-//! Nodes that are not ready, and pods that their nodes gave up.
+//! Kubernetes nodes that are not ready, and pods that failed with their Kubernetes node.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use super::{ClusterFacts, Diagnosis, Reason, Subject, live_pods, pod_name};
 use crate::pods;
 
-/// Returns the message of each of `nodes` that is not ready, by the node's name.
+/// Returns the message of each Kubernetes node that is not ready, by the name of the Kubernetes node.
 #[must_use]
 pub fn list_unready_nodes<'a>(nodes: impl Iterator<Item = &'a Node>) -> BTreeMap<String, String> {
     let unready = |node: &Node| {
@@ -19,7 +19,8 @@ pub fn list_unready_nodes<'a>(nodes: impl Iterator<Item = &'a Node>) -> BTreeMap
     nodes.filter_map(unready).collect()
 }
 
-/// Returns the first pod on a node that is not ready, or that Kubernetes takes away because of its node.
+/// Returns the first pod whose Kubernetes node is not ready, or that Kubernetes reports as lost with its Kubernetes
+/// node.
 pub(super) fn find_lost_node(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     facts.pods.iter().find_map(|pod| {
         let node = pods::kube_node(pod)?;
@@ -34,7 +35,7 @@ pub(super) fn find_lost_node(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     })
 }
 
-/// Returns the first pod that failed as a whole: it was evicted, or its node refused it.
+/// Returns the first pod that failed as a whole: its Kubernetes node evicted or refused the pod.
 pub(super) fn find_failed_pod(facts: &ClusterFacts<'_>) -> Option<Diagnosis> {
     live_pods(facts).find_map(|pod| {
         let subject = Subject { cluster: facts.cluster, pod: pod_name(pod), ..Subject::default() };

@@ -1,5 +1,5 @@
-//! Every reason why a cluster does not serve, or that it does, each with its text and its remedy. The operator's
-//! conditions and events and `lockstep why` take the reason, and the text, from here.
+//! The states of a cluster, each in one word ([`Reason`]) with its text and its remedy. The operator's conditions, its
+//! events and `lockstep why` take the word and the text from here.
 
 use serde::Serialize;
 
@@ -10,7 +10,8 @@ pub(super) struct Subject<'a> {
     pub cluster: &'a str,
     /// Name of the pod at fault.
     pub pod: &'a str,
-    /// Image, container, claim, node, set, resource or group at fault.
+    /// Image, container, claim, Kubernetes node, StatefulSet, resource or group at fault. For [`Reason::Serving`], the
+    /// endpoint of the cluster.
     pub object: &'a str,
     /// Clause that says more.
     pub detail: &'a str,
@@ -39,7 +40,7 @@ impl Subject<'_> {
 
 macro_rules! reasons {
     ($($kind:ident $name:ident { $text:literal, $remedy:literal })*) => {
-        /// Reason why a cluster does not serve, or that it does: one word for conditions, events and programs.
+        /// State of a cluster in one word, for conditions, events and programs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
         pub enum Reason {
             $(#[doc = $text] $name,)*
@@ -55,8 +56,8 @@ macro_rules! reasons {
                 match self { $(Self::$name => stringify!($name),)* }
             }
 
-            /// Returns true if something is wrong, and false for a state that passes by itself or that the spec asks
-            /// for.
+            /// Returns true if something is wrong, even if the group recovers by itself ([`Self::Recovering`]). Returns
+            /// false for the normal steps of a cluster and for a state that the spec asks for.
             #[must_use]
             pub fn is_fault(self) -> bool {
                 match self { $(Self::$name => reasons!(@is_fault $kind),)* }
@@ -78,7 +79,7 @@ macro_rules! reasons {
 reasons! {
     state Serving { "{cluster} serves at {object}: {detail}", "ask it: lockstep generate {cluster} \"Once upon a time\"" }
     state ScaledToZero {
-        "spec.replicas is 0, so nothing serves; raise it",
+        "spec.replicas is 0, so no group serves",
         "give the cluster a group: kubectl scale icl {cluster} --replicas=1"
     }
     state Deleting {
@@ -115,13 +116,13 @@ reasons! {
         "do what the message says, or ask the owner of the admission policy that the message names"
     }
     fault NodeLost {
-        "node {object}, which runs {pod}, is not ready",
+        "the Kubernetes node {object}, which runs {pod}, is not ready",
         "bring {object} back or delete it (kubectl delete node {object}); the operator replaces the pod once Kubernetes lets \
          the pod go"
     }
     fault PodFailed {
         "{pod} failed as a whole",
-        "see kubectl describe pod {pod}: its node evicted or refused the pod; Kubernetes makes the pod anew"
+        "see kubectl describe pod {pod}: its Kubernetes node evicted or refused the pod; Kubernetes makes another pod"
     }
 
     state Queued {
@@ -137,21 +138,22 @@ reasons! {
         "see kubectl describe pvc: the storage class must exist and have room"
     }
     fault InsufficientResources {
-        "no node has enough free {object} for {pod}",
-        "add nodes or free some, or ask for less in spec.resources, spec.devicesPerNode, spec.workers or spec.replicas; for a \
-         device see what nodes offer (kubectl get nodes -o custom-columns=NAME:.metadata.name,HAS:.status.allocatable), \
+        "no Kubernetes node has enough free {object} for {pod}",
+        "add Kubernetes nodes or free some {object}, or ask for less in spec.resources, spec.devicesPerNode, spec.workers \
+         or spec.replicas; for a device see what the Kubernetes nodes offer (kubectl get nodes \
+         -o custom-columns=NAME:.metadata.name,HAS:.status.allocatable), \
          install its device plugin, or set spec.backend to Ring to run on CPUs"
     }
     fault TaintNotTolerated {
-        "no node takes {pod}: their taints are not tolerated",
-        "add tolerations to spec.template.spec.tolerations, or untaint nodes"
+        "no Kubernetes node takes {pod}: the pod does not tolerate the taints of the nodes",
+        "add tolerations to spec.template.spec.tolerations, or remove the taints (kubectl taint)"
     }
     fault NoMatchingNode {
-        "no node takes {pod}: none matches its node selector, affinity or spread",
-        "label nodes as spec.template asks, change spec.template, or set spec.placement.policy to Spread or Any"
+        "no Kubernetes node takes {pod}: none matches the pod's node selector, affinity or spread",
+        "label Kubernetes nodes as spec.template asks, change spec.template, or set spec.placement.policy to Spread or Any"
     }
     fault Unschedulable {
-        "the scheduler finds no node for {pod}",
+        "the scheduler finds no Kubernetes node for {pod}",
         "do what the scheduler's message asks: free room, or change spec.resources or spec.template"
     }
 
@@ -166,16 +168,18 @@ reasons! {
          name the secret in spec.imagePullSecrets"
     }
     fault ImageAbsent {
-        "{object} is not on the node of {pod}, and spec.imagePullPolicy forbids to pull it",
-        "load the image onto the nodes, or set spec.imagePullPolicy to IfNotPresent"
+        "{object} is not on the Kubernetes node of {pod}, and spec.imagePullPolicy forbids to pull it",
+        "load the image onto the Kubernetes nodes, or set spec.imagePullPolicy to IfNotPresent"
     }
     fault ImageNotFound {
         "{pod} cannot pull the image {object}",
-        "correct spec.image (or the operator's --agent-image), push the image, or see that nodes reach the registry"
+        "correct spec.image (or the operator's --agent-image), push the image, or see that the Kubernetes \
+         nodes reach the registry"
     }
     fault VolumeNotMounted {
         "a volume of {pod} cannot be mounted",
-        "see that the claim, Secret, ConfigMap or volume that the message names exists and can be used on that node"
+        "see that the claim, Secret, ConfigMap or volume that the message names exists and can be used on the \
+         Kubernetes node of {pod}"
     }
     fault ContainerCannotStart {
         "container {object} of {pod} cannot be started",
@@ -201,7 +205,7 @@ reasons! {
     }
 
     state WaitingForOtherGroups {
-        "group {object} waits until those before it are scheduled",
+        "group {object} waits until the groups before it are scheduled",
         "wait; watch it with: lockstep status {cluster} --watch"
     }
     state Creating {
@@ -210,15 +214,15 @@ reasons! {
     }
     state Loading { "group {object} {detail}", "wait; watch it with: lockstep status {cluster} --watch" }
     fault Recovering {
-        "group {object} lost a rank and forms again; {detail}",
-        "wait: the operator replaces the rank; watch it with: lockstep status {cluster} --watch"
+        "group {object} stopped serving and forms again; {detail}",
+        "wait: Kubernetes starts a lost rank again; watch it with: lockstep status {cluster} --watch"
     }
     state Draining {
-        "group {object} finishes the requests that it has, and then goes",
+        "group {object} finishes its requests, and then ends",
         "wait; watch it with: lockstep status {cluster} --watch"
     }
     state Updating {
-        "group {object} is replaced by one of the new spec",
+        "the operator replaces group {object} by a group of the new spec",
         "wait; watch it with: lockstep status {cluster} --watch"
     }
 

@@ -1,4 +1,4 @@
-//! Pods that no node takes: the scheduler's message, read for its cause.
+//! Pods that no Kubernetes node takes: the cause, parsed from the scheduler's message.
 
 use super::{ClusterFacts, Diagnosis, Reason, Subject, live_pods, pod_name};
 use crate::pods;

@@ -93,7 +93,7 @@ fn an_unscheduled_pod_has_the_reason_of_the_scheduler() {
         (
             "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
             "NoMatchingNode",
-            "label nodes",
+            "label Kubernetes nodes",
         ),
         (
             "0/1 nodes are available: persistentvolumeclaim \"models\" not found.",

@@ -1,5 +1,5 @@
-//! The operator's view of Kubernetes: clusters, their pods and StatefulSets, the nodes, and a trace of every other object
-//! that the operator made. Watches keep it up to date, and nothing is polled.
+//! The operator's view of Kubernetes: clusters, their pods and StatefulSets, the Kubernetes nodes, and a trace of every
+//! other object that the operator made. Watches keep it up to date, and nothing is polled.
 //!
 //! Invariant: memory is a few kilobytes a pod. A field that no decision needs is dropped before an object is stored. Objects
 //! that are only compared are stored as a hash of their content.

@@ -11,8 +11,8 @@ use crate::objects::hash::{hash_content, hash_with_labels};
 use crate::objects::{annotation, label};
 use crate::resource::InferenceCluster;
 
-/// Trims a pod to its node, its status, and the labels of its cluster and revision. There are more pods than other objects,
-/// and Kubernetes' types are large, so vectors also give back their spare capacity.
+/// Trims a pod to its Kubernetes node, its status, and the labels of its cluster and revision. There are more pods than
+/// other objects, and Kubernetes' types are large, so vectors also give back their spare capacity.
 pub(crate) fn trim_pod(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
@@ -78,7 +78,7 @@ pub(super) fn trim_stateful_set(set: &mut StatefulSet) {
     trim_metadata(&mut set.metadata);
 }
 
-/// Trims a node to its name and its condition Ready.
+/// Trims a Kubernetes node to its name and its condition Ready.
 pub(super) fn trim_node(node: &mut Node) {
     node.managed_fields_mut().clear();
     node.metadata.annotations = None;
@@ -105,7 +105,7 @@ pub(super) fn trim_cluster(cluster: &mut InferenceCluster) {
     }
 }
 
-/// Returns true if the node's kubelet answers.
+/// Returns true if the kubelet of the Kubernetes node answers.
 pub(super) fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True")

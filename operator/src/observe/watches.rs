@@ -84,13 +84,14 @@ impl Observed {
         self.sets.get(&ObjectRef::new(name).within(namespace))
     }
 
-    /// Returns a node, by name, if nodes are watched.
+    /// Returns a Kubernetes node, by name, if the operator watches Kubernetes nodes.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<std::sync::Arc<Node>> {
         self.nodes.as_ref()?.get(&ObjectRef::new(name))
     }
 
-    /// Returns true if `node` is ready. An unknown node counts as ready, and so does every node if nodes are not watched.
+    /// Returns true if the Kubernetes node `node` is ready. An unknown Kubernetes node counts as ready, and so does
+    /// each one if the operator does not watch them.
     #[must_use]
     pub fn is_node_ready(&self, node: &str) -> bool {
         let Some(nodes) = &self.nodes else { return true };
@@ -108,7 +109,8 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Makes the watches of `scope`, with those of nodes and of PodMonitors if `nodes` and `pod_monitors` are set.
+    /// Makes the watches of `scope`, with those of Kubernetes nodes and of PodMonitors if `nodes` and `pod_monitors`
+    /// are set.
     #[must_use]
     pub fn new(client: &Client, scope: &Scope, nodes: bool, pod_monitors: bool) -> (Self, Observed) {
         let ours = watcher::Config::default().labels(&format!("{}={LOCKSTEP}", label::MANAGED_BY));

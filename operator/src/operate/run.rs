@@ -259,7 +259,7 @@ fn cluster_of_pod(pod: &Pod) -> Option<ObjectRef<InferenceCluster>> {
     Some(ObjectRef::new(name).within(&pod.namespace()?))
 }
 
-/// Returns the clusters with pods on `node`, which went away or came back.
+/// Returns the clusters with pods on the Kubernetes node `node`, which went away or came back.
 fn clusters_on_node(pods: &Store<Pod>, node: &Node) -> Vec<ObjectRef<InferenceCluster>> {
     let name = node.name_any();
     let on_node = pods.state_filter(|pod| crate::pods::kube_node(pod) == Some(&name));

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// Obstacle that the program waits for, or `None` if the program works or stands by.
+/// Condition that the program still lacks, or `None` if the program works or stands by.
 pub(super) type Waiting = Option<String>;
 
 #[derive(Clone)]
@@ -41,7 +41,7 @@ pub(super) async fn serve(
 async fn answer_ready(State(shared): State<Shared>) -> Response {
     match &*shared.waiting.borrow() {
         None => "ok\n".into_response(),
-        Some(obstacle) => (StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n")).into_response(),
+        Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")).into_response(),
     }
 }
 

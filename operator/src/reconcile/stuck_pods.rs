@@ -33,7 +33,7 @@ pub(super) async fn force_delete_stuck_pods(
                 cluster = cluster.identity.name,
                 pod = pod.name_any(),
                 node = pods::kube_node(pod),
-                "deleting the pod by force: its node does not answer, and its group goes on without it"
+                "deleting the pod by force: its Kubernetes node does not answer, and no other pod can replace it"
             );
             delete_observed(context, &cluster.identity.namespace, pod.as_ref(), true).await?;
         }

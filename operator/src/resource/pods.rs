@@ -65,12 +65,13 @@ pub struct Variable {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
-    /// Placement policy. A place is a set of nodes with one value of `topologyKey`. Spread puts the pods of a group in
-    /// different places if possible. SpreadStrictly keeps a pod waiting rather than let two pods share a place. Pack
-    /// puts the pods in the same place if possible. Any leaves the choice to the scheduler. Default: Spread.
+    /// Placement policy. A place is a set of Kubernetes nodes with one value of `topologyKey`. Spread puts the pods of
+    /// a group in different places if possible. SpreadStrictly keeps a pod waiting rather than let two pods share a
+    /// place. Pack puts the pods in the same place if possible. Any leaves the choice to the scheduler. Default:
+    /// Spread.
     #[serde(default)]
     pub policy: PlacementPolicy,
-    /// Node label whose values are the places. Default: kubernetes.io/hostname.
+    /// Label of Kubernetes nodes whose values are the places. Default: kubernetes.io/hostname.
     #[serde(default = "hostname")]
     #[schemars(length(min = 1, max = 253))]
     pub topology_key: String,
@@ -161,8 +162,8 @@ pub struct ModelCache {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
-    /// Access mode of the claim. ReadWriteMany lets pods on several nodes mount the volume. ReadWriteOnce lets pods of
-    /// one node mount it. Default: ReadWriteMany.
+    /// Access mode of the claim. ReadWriteMany lets pods on several Kubernetes nodes mount the volume. ReadWriteOnce
+    /// lets pods of one Kubernetes node mount the volume. Default: ReadWriteMany.
     #[serde(default)]
     pub access_mode: AccessMode,
 }

@@ -107,9 +107,9 @@ pub struct GroupStatus {
     #[serde(default)]
     pub accepting: bool,
     /// Phase of the group. Pending waits until the groups before it are scheduled. Creating starts its pods. Forming
-    /// loads the weights and connects the ranks. Serving serves. Recovering lost a rank and goes on when the rank is
-    /// replaced. Draining finishes its requests before it goes. Updating replaces its pods by pods of the new spec.
-    /// Stopped spent its restart budget.
+    /// loads the weights and connects the ranks. Serving serves. Recovering served before, and forms again when all of
+    /// its ranks are there. Draining finishes its requests before it goes. Updating replaces its pods by pods of the
+    /// new spec. Stopped spent its restart budget.
     #[serde(default)]
     pub phase: GroupPhase,
     /// Reason why the group does not serve; empty while it serves.
@@ -122,7 +122,8 @@ pub struct GroupStatus {
     /// rank.
     #[serde(default)]
     pub epoch: i64,
-    /// Number of times that the group recovered from the loss of a rank.
+    /// Number of epochs that failed after they had formed, since the group's head started. An ordered departure of a
+    /// rank does not count.
     #[serde(default)]
     pub recoveries: i64,
     /// Number of ranks that serve.
@@ -160,7 +161,7 @@ pub enum GroupPhase {
     Forming,
     /// The group serves.
     Serving,
-    /// The group lost a rank, and goes on when the rank is replaced.
+    /// The group served before, and forms again when all of its ranks are there.
     Recovering,
     /// The group finishes its requests, and is then replaced or removed.
     Draining,
@@ -195,7 +196,7 @@ pub struct RankStatus {
     pub rank: i32,
     /// Pod that the rank runs in.
     pub pod: String,
-    /// Node that the pod runs on, once scheduled.
+    /// Kubernetes node that the pod runs on, once scheduled.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
     /// Phase of the rank: Scheduling, Pulling, Starting, Downloading, Loading, Forming, Warmup, Serving or Lost.
@@ -212,7 +213,7 @@ pub struct RankStatus {
     /// Estimated time until the rank's weights are loaded, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<i64>,
-    /// Number of restarts of the rank's container.
+    /// Number of restarts of the rank's container in the life of the pod.
     #[serde(default)]
     pub restarts: i32,
 }
@@ -230,13 +231,13 @@ pub struct Crash {
     /// Reason that Kubernetes gives: Error, OOMKilled, ….
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Node that the container ran on.
+    /// Kubernetes node that the container ran on.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
     /// Time at which the container ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
-    /// Number of restarts of the container so far.
+    /// Number of restarts of the container in the life of the pod.
     #[serde(default)]
     pub restarts: i32,
     /// Last lines of the container's log.

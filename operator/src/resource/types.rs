@@ -1,6 +1,7 @@
 //! The types of `InferenceCluster`. `kubectl explain` prints the comments of the fields, so each comment states the
 //! field's meaning, default, bounds and unit. Relations between fields are CEL rules, and each rule's message names the
-//! remedy. An enum holds only values that work today.
+//! remedy. An enum holds only values that work today. The operator refuses one value in some specs: Nccl for a group of
+//! more than one rank.
 
 use kube::{CustomResource, KubeSchema};
 use lockstep_proto::choices::{DType, Quantization};
@@ -65,9 +66,9 @@ use super::status::InferenceClusterStatus;
 pub struct InferenceClusterSpec {
     /// Model that the cluster serves.
     pub model: Model,
-    /// Transport over which the ranks of a group exchange tensors. Nccl is for GPUs. Ring is TCP, for CPU and Metal.
-    /// Auto is Nccl if the pods ask for GPUs, else Ring. This version forms no groups of more than one rank over Nccl.
-    /// Default: Auto.
+    /// Transport over which the ranks of a group exchange tensors. Nccl is for GPUs. Ring is TCP, for CPUs. Auto is
+    /// Nccl if the pods ask for GPUs, else Ring. The operator refuses Nccl for a group of more than one rank. Default:
+    /// Auto.
     #[serde(default)]
     pub backend: Backend,
     /// Number of groups. Each group is a whole copy of the model with its own head. From 0 to 256. Default: 1.
@@ -136,9 +137,10 @@ pub struct InferenceClusterSpec {
     /// Pace at which a change of the spec reaches the groups.
     #[serde(default)]
     pub update_strategy: UpdateStrategy,
-    /// Number of restarts in a row of one container after which the operator stops its group. A container that has run
-    /// for 10 minutes starts to count anew. The operator keeps a stopped group as evidence until the spec changes. From
-    /// 0 to 1000; 0 never stops a group. Default: 10.
+    /// Number of restarts of one container at which the operator stops its group. The number counts all restarts in the
+    /// life of the pod. A group stops only while it does not serve and after a run of the container that ended within
+    /// 10 minutes. The operator keeps a stopped group as evidence until the spec changes. From 0 to 1000; 0 never stops
+    /// a group. Default: 10.
     #[serde(default = "restart_budget")]
     #[schemars(range(min = 0, max = 1000), extend("format" = "int32"))]
     pub restart_budget: u32,
@@ -173,9 +175,9 @@ pub type Overlay = serde_json::Map<String, serde_json::Value>;
 pub struct Model {
     /// Source of the weights: hf://org/name, file:///path/of/a/folder, pvc://claim/folder, oci://image or
     /// builtin://tiny. hf:// is a model of the Hugging Face hub, which every pod downloads. file:// is a folder that
-    /// every node has; with `lockstep up`, a relative path starts at the manifest. pvc:// is a PersistentVolumeClaim in
-    /// the cluster's namespace. oci:// is an image whose files are mounted as a volume. builtin://tiny is a small model
-    /// inside the agent. At most 1024 characters. The source cannot be changed.
+    /// every Kubernetes node has; with `lockstep up`, a relative path starts at the manifest. pvc:// is a
+    /// PersistentVolumeClaim in the cluster's namespace. oci:// is an image whose files are mounted as a volume.
+    /// builtin://tiny is a small model inside the agent. At most 1024 characters. The source cannot be changed.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
         validation = Rule::new("self.matches('^(hf|file|pvc|oci|builtin)://')")

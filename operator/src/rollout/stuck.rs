@@ -16,8 +16,8 @@ pub struct StuckPod {
     pub ranks_lost: Option<bool>,
 }
 
-/// Time after the grace period for which the operator keeps a pod on a silent node: a head's pod, or a worker's pod if
-/// no head reports the pod's ranks.
+/// Time after the grace period for which the operator keeps a pod on a silent Kubernetes node: a head's pod, or a
+/// worker's pod if no head reports the pod's ranks.
 pub const SILENT_NODE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns true if a pod that is being deleted must be deleted by force.

@@ -1,6 +1,6 @@
 //! The NetworkPolicy of a group. It opens every port to the group's own pods, and certain ports to the operator, to
-//! clients and to readers of metrics. It closes all other ports. The kubelet's probes come from the node and need no
-//! rule.
+//! clients and to readers of metrics. It closes all other ports. The kubelet's probes come from the Kubernetes node and
+//! need no rule.
 
 use std::collections::BTreeMap;
 

@@ -21,8 +21,8 @@ const HEAD_EXIT_SECONDS: i64 = 30;
 /// Seconds for which a worker may take to end. It waits for the end of a step, which lasts half a second at most.
 const WORKER_EXIT_SECONDS: i64 = 30;
 
-/// Seconds after which Kubernetes evicts a pod from a node that does not answer. The head has given up the pod's ranks
-/// long before, and the group serves no requests until other pods replace them.
+/// Seconds after which Kubernetes evicts a pod from a Kubernetes node that does not answer. The head has given up the
+/// pod's ranks long before, and the group serves no requests until other pods replace them.
 const LOST_NODE_SECONDS: i64 = 10;
 
 /// Builds the template of the pods of one role in a group.

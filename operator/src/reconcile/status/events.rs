@@ -121,7 +121,10 @@ fn find_group_changes(old: Option<&GroupStatus>, group: &GroupStatus) -> Vec<Cha
     }
     let recoveries = group.recoveries - old.map_or(0, |old| old.recoveries);
     if old.is_some() && recoveries > 0 {
-        let note = format!("group {index} recovered from the loss of a rank ({} times so far)", group.recoveries);
+        let note = format!(
+            "an epoch of group {index} failed ({} since its head started), and the group forms again",
+            group.recoveries
+        );
         all.push(Change { warning: false, reason: "Recovered".into(), note });
     }
     for crash in &group.crashes {

@@ -104,7 +104,7 @@ fn choose_phase(status: &GroupStatus, step: Step, before: Option<&GroupStatus>, 
 fn explain(cluster: &Validated, group: &GroupSeen, status: &GroupStatus, before: Option<&GroupStatus>) -> String {
     match status.phase {
         GroupPhase::Serving => String::new(),
-        GroupPhase::Pending => "waits until all pods of the groups before it have a node".into(),
+        GroupPhase::Pending => "waits until all pods of the groups before it have a Kubernetes node".into(),
         GroupPhase::Stopped => {
             let evidence = status.crashes.iter().max_by_key(|crash| crash.restarts);
             let evidence = evidence.map(|crash| {
@@ -117,7 +117,7 @@ fn explain(cluster: &Validated, group: &GroupSeen, status: &GroupStatus, before:
                 )
             });
             format!(
-                "stopped after {} restarts without serving; change the spec to try again. {}",
+                "stopped, because the restart budget of {} is spent; change the spec to try again. {}",
                 cluster.spec.restart_budget,
                 evidence.or_else(|| before.map(|before| before.message.clone())).unwrap_or_default()
             )

@@ -202,7 +202,7 @@ fn a_cluster_without_replicas_is_neither_ready_nor_degraded() {
     let object = object("{ model: { source: 'builtin://tiny' }, replicas: 0 }");
     let valid = valid(&object);
     let status = compute(&valid, &object, &Observation::default(), &Steps::new(), None);
-    check(&status, "Ready", "False", "ScaledToZero", "raise it");
+    check(&status, "Ready", "False", "ScaledToZero", "spec.replicas is 0");
     assert!(status.steady);
 }
 
