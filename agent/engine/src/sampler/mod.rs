@@ -224,10 +224,15 @@ impl RowExchange {
             SamplingMethod::Truncated { top_k, .. } if top_k <= MAX_CANDIDATES => top_k,
             _ => 0,
         };
+        // Only the mass of the whole vocabulary tells whether the candidates that are sent have a share of it.
+        let needs_mass = match method {
+            SamplingMethod::Greedy | SamplingMethod::WholeVocabulary { temperature: _ } => false,
+            SamplingMethod::Truncated { temperature: _, top_k, top_p, min_p: _ } => top_k == 0 && top_p < 1.0,
+        };
         Self {
             method,
             num_candidates: candidates.max(params.logprobs.unwrap_or(0).min(MAX_CANDIDATES as u32) as usize),
-            needs_mass: matches!(method, SamplingMethod::Truncated { top_k: 0, top_p, .. } if top_p < 1.0),
+            needs_mass,
             needs_log_sum: params.logprobs.is_some(),
         }
     }

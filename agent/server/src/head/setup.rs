@@ -11,7 +11,7 @@ use lockstep_schedule::SchedulerConfig;
 
 use super::group::GroupConfig;
 use crate::auth;
-use crate::config::{BLOCK_SIZE, DType, HeadConfig, KvCacheMemory, Quantization, Topology};
+use crate::config::{BLOCK_SIZE, DType, HeadConfig, KvCacheMemory, Quantization, ServingConfig, Topology};
 
 /// Number of plans that the head sends ahead, beyond one plan for each pipeline stage.
 const STEPS_AHEAD: usize = 1;
@@ -151,17 +151,29 @@ fn dtype_in_memory(config: &HeadConfig, weights: &WeightFacts) -> String {
 pub(super) fn scheduler_config(config: &HeadConfig, text: &Text) -> SchedulerConfig {
     let mut prefix_key = [0; 16];
     prefix_key.copy_from_slice(&auth::nonce()[..16]);
+    // Every setting is named, so that a new one does not compile before it is used here or elsewhere in the head.
+    let ServingConfig {
+        max_num_seqs,
+        max_num_batched_tokens,
+        context_length: _,
+        kv_cache: _,
+        recovery_timeout,
+        drain_timeout: _,
+        max_waiting,
+        tool_style: _,
+        reasoning_style: _,
+    } = config.serving;
     SchedulerConfig {
         block_size: BLOCK_SIZE,
-        max_num_seqs: config.serving.max_num_seqs as usize,
-        max_num_batched_tokens: config.serving.max_num_batched_tokens as usize,
+        max_num_seqs: max_num_seqs as usize,
+        max_num_batched_tokens: max_num_batched_tokens as usize,
         context_length: text.context_length,
-        max_waiting: config.serving.max_waiting as usize,
+        max_waiting: max_waiting as usize,
         max_steps_in_flight: config.topology.pipeline as usize + STEPS_AHEAD,
         pipeline_stages: config.topology.pipeline as usize,
         target_step: TARGET_STEP,
         prefix_key,
         prefix_caching: true,
-        recovery_timeout: config.serving.recovery_timeout,
+        recovery_timeout,
     }
 }

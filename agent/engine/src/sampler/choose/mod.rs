@@ -26,8 +26,8 @@ pub enum SamplingMethod {
 impl SamplingMethod {
     /// Returns the method of a request. A `top_k` of `vocab_size` or more keeps all tokens.
     pub fn from_params(params: &SamplingParams, vocab_size: usize) -> Self {
-        // Every parameter is named, so that a new one does not compile before it has an effect. Those that are ignored
-        // here change the logits, key the random numbers or are reported.
+        // Every parameter is named, so that a new one does not compile before somebody decides about it. Those that are
+        // ignored here change the logits, key the random numbers or are reported.
         let SamplingParams {
             temperature,
             top_k,
