@@ -43,6 +43,13 @@ impl RopeFactors {
         fields.insert("rope_theta".into(), json!(theta(header, family)?));
         if let Some(scaling) = self.scaling(header, family)? {
             fields.insert("rope_scaling".into(), scaling);
+            // At the top, where the key comes before a family's default. llama.cpp takes the context if it is left out.
+            let original = header.integer(&family.key("rope.scaling.original_context_length"))?;
+            let original =
+                if self.llama3.is_some() { None } else { original.or(header.integer(&family.key("context_length"))?) };
+            if let Some(length) = original {
+                fields.insert("original_max_position_embeddings".into(), length.into());
+            }
         }
         Ok(fields)
     }
@@ -52,12 +59,10 @@ impl RopeFactors {
             return llama3(header, theta(header, family)?, divisors).map(Some);
         }
         let key = |name: &str| family.key(&format!("rope.scaling.{name}"));
-        let original = header.integer(&key("original_context_length"))?;
         if let (Some(short), Some(long)) = (&self.short, &self.long) {
             return Ok(Some(json!({
                 "rope_type": "longrope", "short_factor": short, "long_factor": long,
                 "attention_factor": header.float(&key("attn_factor"))?,
-                "original_max_position_embeddings": original,
             })));
         }
         let kind = match header.text(&key("type"))? {
@@ -65,11 +70,7 @@ impl RopeFactors {
             Some(kind) => kind,
         };
         let factor = header.float(&key("factor"))?.ok_or_else(|| header.wrong(&key("factor"), "it is missing"))?;
-        let mut scaling = json!({ "rope_type": kind, "factor": factor });
-        if let Some(length) = original {
-            scaling["original_max_position_embeddings"] = length.into();
-        }
-        Ok(Some(scaling))
+        Ok(Some(json!({ "rope_type": kind, "factor": factor })))
     }
 }
 
