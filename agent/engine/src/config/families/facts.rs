@@ -1,7 +1,7 @@
 //! The shape of a family's facts: each field is one decision that every family has to make.
 //!
-//! Keys are those of `config.json`. "The judge" is transformers: a key that a file leaves out means what its
-//! configuration class takes for it. The sizes of a model (`hidden_size`, `num_hidden_layers`, …) have no default: a
+//! Keys are those of `config.json`. A key that a file leaves out means what transformers' configuration class takes for
+//! it. The sizes of a model (`hidden_size`, `num_hidden_layers`, …) have no default: a
 //! file without one of them is refused.
 
 use lockstep_kernels::Activation;
@@ -104,7 +104,7 @@ pub enum HeadDim {
     Size(usize),
 }
 
-/// Factor on `q · k`: one over the root of a number.
+/// Factor on `q · k`: one over the root of this number.
 pub enum AttentionScale {
     /// The head's size.
     HeadDim,
@@ -174,8 +174,8 @@ pub struct ExpertFacts {
     pub projections: [&'static str; 3],
 }
 
-/// Key of the number of experts, and the number if the key is left out. Both families have the other's key as a second
-/// name, which takes precedence.
+/// Key of the number of experts, and the number if the key is left out. Mixtral and Qwen3-MoE each have the other
+/// family's key as a second name, which takes precedence.
 pub enum ExpertCount {
     /// `num_local_experts`; `num_experts` takes precedence.
     NumLocalExperts { default: usize },
