@@ -1,7 +1,8 @@
 //! Times the all-reduce of the TCP backend. Each rank is a process.
 //!
-//! `allreduce RANK WORLD_SIZE FIRST_PORT SPIN SIZE=CALLS …`: rank r listens on 127.0.0.1:FIRST_PORT+r. Rank 0 prints
-//! `SIZE MEDIAN_US QUICKEST_US` per size (bytes of f32). `DIRECT_UP_TO` and `SEGMENT` (bytes) replace the tuning.
+//! `allreduce RANK WORLD_SIZE FIRST_PORT SPIN SIZE=CALLS …`: rank r listens on 127.0.0.1:FIRST_PORT+r. SPIN is `true`
+//! or `false`. Rank 0 prints `SIZE MEDIAN_US QUICKEST_US` per size (bytes of f32). The environment's variables
+//! `DIRECT_UP_TO` and `SEGMENT` (bytes) replace the tuning.
 
 use std::error::Error;
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
-//! One rank alone, measured: load, prefill, decode.
+//! Measures one rank alone: load, prefill, decode.
 //!
-//! `cargo run --release -p lockstep-engine --example throughput -- SOURCE [THREADS] [SEQUENCES] [PROMPT] [ANSWER] [q8_0|q4_k]`
+//! `cargo run --release -p lockstep-engine --example throughput -- [SOURCE] [THREADS] [SEQUENCES] [PROMPT] [ANSWER] [q8_0|q4_k]`.
+//! PROMPT and ANSWER are the numbers of tokens of each sequence.
 
 use std::time::{Duration, Instant};
 

@@ -38,10 +38,10 @@ pub enum EngineError {
     /// A tensor has another shape than the configuration asks for.
     #[error("tensor `{tensor}` in {file} has shape {found:?}, config.json asks for {expected:?}")]
     Shape { tensor: String, file: String, expected: Vec<usize>, found: Vec<usize> },
-    /// A tensor has a type that is not read, or another type than the tensors that it is loaded with.
+    /// A tensor has a type that is not read, or another type than the tensors that form one matrix with it.
     #[error(
-        "tensor `{tensor}` in {file} is {found}; supported: F32, BF16 and F16, and all tensors of a layer \
-         must share one type"
+        "tensor `{tensor}` in {file} is {found}; supported: F32, BF16 and F16, and for the matrices of a GGUF file \
+         Q4_0, Q8_0, Q4_K, Q5_K and Q6_K; tensors in floating point that are loaded as one matrix must share one type"
     )]
     Dtype { tensor: String, file: String, found: String },
     /// The model cannot be split over that many ranks.

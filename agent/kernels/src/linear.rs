@@ -11,8 +11,11 @@ use crate::{check, host, plain};
 ///
 /// On the CPU, each output is one sequential chain of fused multiply-adds over `in` in f32, and then the bias is added.
 /// Weights in bf16 and f16 are widened exactly first. So outputs are bit-identical for any number of rows, threads and
-/// instruction set. Quantized weights are multiplied with activations rounded to eight bits for every 32 of them, with
-/// the same promise. A rounded activation is off by at most 1/254 of the greatest of its 32.
+/// instruction set.
+///
+/// For quantized weights, activations are rounded to eight bits, with one scale for every 32 of them. Rounding moves an
+/// activation by at most 1/254 of the greatest absolute value among its 32. These outputs are bit-identical in the same
+/// way.
 pub fn linear(ctx: &Context, x: &Tensor, w: &Matrix, bias: Option<&Tensor>) -> Result<Tensor> {
     let (tokens, columns) = check::rows("x", x)?;
     if columns != w.in_features() {

@@ -45,7 +45,7 @@ fn blocks_decode_as_with_another_decoder() {
     }
 }
 
-/// The block holds every kind of quant. -128 is in no file that llama.cpp writes, but it is allowed.
+/// The block holds the quants -128, -127 and 127. -128 is in no file that llama.cpp writes, but it is allowed.
 #[test]
 fn extreme_quants_are_multiplied_exactly() {
     let x = Tensor::from_vec((0..32).map(|i| [127f32, -127.0, -3.0, 64.0][i % 4]).collect(), (1, 32), &Device::Cpu);
@@ -114,7 +114,7 @@ fn a_row_is_the_same_in_any_company() {
     }
 }
 
-/// A cut keeps the blocks at its ends whole on both sides. So the weights are those of the whole matrix.
+/// Both sides of a cut keep the whole block in which the cut lies. So their weights are those of the whole matrix.
 #[test]
 fn a_cut_is_the_same_cut_of_the_whole() {
     let ctx = Context::cpu(2).unwrap();

@@ -100,7 +100,7 @@ fn soft_caps_match_the_plain_function() {
     }
 }
 
-/// Tokens use rows in any order, and several tokens use the same row.
+/// Tokens use the rows in a mixed order, each row once.
 #[test]
 fn mixed_rows_match_the_plain_function() {
     for (tokens, each, dim) in [(1, 1, 1), (5, 2, 19), (40, 8, 1000)] {

@@ -55,8 +55,8 @@ pub struct RingConfig {
     pub op_timeout: Duration,
     /// Time after which forming fails if a rank is missing.
     pub form_timeout: Duration,
-    /// Set if the rank polls for bytes for a short while before it sleeps, as long as that pays. Use it for ranks that
-    /// have a core each.
+    /// True if the rank polls for bytes for a short while before it sleeps, as long as that pays. Set this for ranks
+    /// that have a core each.
     pub spin: bool,
     pub tuning: Tuning,
 }
@@ -211,7 +211,8 @@ impl Linking<'_> {
         Ok(())
     }
 
-    /// Returns the error for a rank that did not come in time. If this rank refused it, the error says so.
+    /// Returns the error for a rank that did not come in time. If this rank refused that rank, the error gives the
+    /// reason.
     fn timeout_error(&self, rank: usize) -> CollectiveError {
         match self.listener.acceptor.refusal_of(rank) {
             Some(reason) => CollectiveError::Mismatch { rank, reason },

@@ -1,8 +1,9 @@
 //! Perplexity of a Llama over a text, in every format that matrices can be kept in.
 //!
-//! `cargo run --release -p lockstep-engine --example perplexity -- [SOURCE] [TEXT-FILE] [WINDOW]`. SOURCE is a model in one
-//! file, `builtin://tiny` where none is named. The text is cut into windows of so many tokens (64); the first token of
-//! each is given. Without TEXT-FILE it is made from the builtin model's corpus: see [`conversations`].
+//! `cargo run --release -p lockstep-engine --example perplexity -- [SOURCE] [TEXT-FILE] [WINDOW]`. SOURCE is a Llama
+//! whose weights are one file `model.safetensors`. Default: `builtin://tiny`. The text is cut into windows of WINDOW
+//! tokens. Default: 64. The first token of each window is given, and the others are predicted. Without TEXT-FILE the
+//! text is made from the builtin model's corpus: see [`conversations`].
 
 mod gguf;
 
@@ -24,10 +25,11 @@ fn usage(error: impl std::fmt::Display) -> EngineError {
 
 /// One way to keep the matrices.
 enum Format {
+    /// Floating-point numbers.
     Kept(DType),
-    /// Made while loading.
+    /// Blocks that are made while loading.
     Quantized(BlockFormat),
-    /// Read from a GGUF file that is made here with candle's encoder.
+    /// Numbers or blocks of a GGUF file, which this program writes with candle's encoder.
     File(GgmlDType),
 }
 
@@ -76,8 +78,8 @@ fn main() -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Each answer of the corpus that is written without alternatives, after its topic's first such question, in the model's
-/// template.
+/// Returns the corpus as conversations in the model's template. Questions and answers with alternatives (`{a|b}`) are
+/// left out. Each answer follows the first remaining question of its topic.
 fn conversations() -> Result<String, EngineError> {
     let mut text = String::new();
     for file in ["use", "parts", "failure", "inside"] {
@@ -99,7 +101,7 @@ fn conversations() -> Result<String, EngineError> {
     Ok(text)
 }
 
-/// The sum over the tokens that are predicted, and how many those are.
+/// Returns the sum over the predicted tokens, and the number of these tokens.
 fn negative_log_likelihood(
     source: &str,
     ids: &[u32],
@@ -141,7 +143,7 @@ fn negative_log_likelihood(
     Ok((sum, count))
 }
 
-/// The token at `position` of every window.
+/// Builds the plan of the step that computes the token at `position` of every window.
 fn plan(epoch: u64, position: usize, batch: &[&[u32]], blocks: u32) -> StepPlan {
     let entry = |(index, ids): (usize, &&[u32])| PlanEntry {
         seq: index as SeqId,

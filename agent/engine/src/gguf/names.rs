@@ -2,6 +2,7 @@
 
 use crate::config::Architecture;
 
+/// Names outside of the layers: llama.cpp's, and transformers'.
 const OUTSIDE: &[(&str, &str)] =
     &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 /// Names in a layer of most families: llama.cpp's, and transformers'.
@@ -27,12 +28,12 @@ const EXPERTS: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
 #[derive(Debug, PartialEq, Eq)]
 pub enum Name {
     Tensor(String),
-    /// A stack of one matrix an expert. Each expert's number stands between these two parts of its name.
+    /// Names of the matrices in a stack, one for each expert. The expert's number stands between these two parts.
     Experts(String, String),
 }
 
 impl Name {
-    /// Translates the name `gguf` of a file. An unknown name stays.
+    /// Translates `gguf`, the name of a tensor in a GGUF file. An unknown name stays as it is.
     pub fn new(architecture: Architecture, gguf: &str) -> Self {
         Self::translate(architecture, gguf).unwrap_or_else(|| Self::Tensor(gguf.into()))
     }

@@ -13,7 +13,8 @@ use crate::EngineError;
 use crate::config::MAX_EXPERTS;
 use crate::entry::{Entry, RowOrder, Stored};
 
-/// Most tensors of a model, with those of experts counted one by one: several times those of the largest model known.
+/// Maximum number of tensors of a model. The tensors of experts count one by one. The largest model known has a small
+/// part of this number.
 const MAX_ENTRIES: usize = 1 << 18;
 
 /// Returns the entry of each tensor, by transformers' name.
@@ -113,7 +114,8 @@ fn kind_name(kind: u32) -> String {
     known.unwrap_or_else(|| format!("of ggml type {kind}"))
 }
 
-/// Returns the order of a tensor's rows: some families store queries and keys for a rotation of neighbours.
+/// Returns the order of a tensor's rows. Some families store the rows of queries and keys for a RoPE that rotates
+/// neighbours.
 fn row_order(header: &Header, family: FileFamily, tensor: &TensorInfo) -> Result<RowOrder, EngineError> {
     let turned = [("attn_q.", "attention.head_count"), ("attn_k.", "attention.head_count_kv")];
     let turned = turned.iter().find(|(part, _)| tensor.name.starts_with("blk.") && tensor.name.contains(part));

@@ -8,7 +8,7 @@ use crate::EngineError;
 use crate::config::ModelConfig;
 use crate::loader::{Loader, RowPart};
 
-/// Names of the matrices.
+/// Names of the matrices of a gated feed-forward layer.
 #[derive(Debug, Clone, Copy)]
 pub enum MlpNames {
     /// Three matrices: gate, up and down.
@@ -22,7 +22,7 @@ impl MlpNames {
     pub const USUAL: Self = Self::Separate(["gate_proj", "up_proj", "down_proj"]);
 }
 
-/// Gated feed-forward layer. Each rank holds some of the intermediate dimension.
+/// Gated feed-forward layer. Each rank holds its shard of the intermediate dimension.
 pub struct GatedMlp {
     gate_up_proj: ColumnParallelLinear,
     down_proj: RowParallelLinear,
@@ -86,7 +86,7 @@ pub enum FeedForward {
 }
 
 impl FeedForward {
-    /// Computes `[tokens, hidden]` to `[tokens, hidden]`.
+    /// Maps `[tokens, hidden]` to `[tokens, hidden]`.
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
         match self {
             Self::Dense(mlp) => mlp.forward(pass, x),

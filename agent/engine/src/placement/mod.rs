@@ -59,11 +59,12 @@ struct Part {
 const SPARE_PARTS: u64 = 20;
 
 impl Placement {
-    /// Places a stage's `layers` on `devices`, and the rest on the CPU, which `host` computes with. `cache` is the number of
-    /// bytes that one position takes in one layer.
+    /// Places a stage's `layers` on `devices`, and the rest on the CPU, whose context is `host`. `cache` is the number
+    /// of bytes that one position takes in the KV cache of one layer.
     ///
     /// # Errors
-    /// [`EngineError::DeviceMemory`] if they do not fit and the rest must not be on the CPU, and those of the driver.
+    /// [`EngineError::DeviceMemory`] if the layers do not fit and the rest must not be on the CPU, and those of the
+    /// driver.
     pub fn new(
         devices: &Devices,
         host: &Context,

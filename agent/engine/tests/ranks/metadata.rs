@@ -9,7 +9,8 @@ use candle_core::{DType, Device, Tensor};
 use lockstep_engine::config::{Architecture, ModelConfig, RopeScaling};
 use lockstep_engine::{describe, gguf, open};
 
-/// A file with the metadata that every architecture needs, and with `own`, which stands above it.
+/// Writes a GGUF file with the metadata that every architecture needs, and with `own`. A key in `own` replaces the
+/// usual value.
 fn file(arch: &str, own: &[(&str, Value)], tensors: &[(&str, &[usize])]) -> Vec<u8> {
     let usual = [
         ("embedding_length", Value::U32(64)),
@@ -93,7 +94,7 @@ fn gemmas_have_their_offset_and_scale() {
     assert_eq!((small.norm_offset, small.attention_scale), (0.0, 1.0 / 8f32.sqrt()));
     assert_eq!((small.attention_soft_cap, small.logit_soft_cap), (Some(50.0), Some(30.0)));
     assert_eq!(windows(&small), [Some(16), None, Some(16)]);
-    // The largest one divides by hidden size over heads.
+    // Gemma 2 27B, which has 46 layers, divides by the square root of hidden size over heads.
     assert_eq!(gemma2(46).attention_scale, 0.25);
     let caps = [("attn_logit_softcapping", Value::F32(2.0)), ("final_logit_softcapping", Value::F32(3.0))];
     let capped = read("gemma2", &caps, &[]);

@@ -64,7 +64,7 @@ fn sampled_tokens_do_not_depend_on_the_grid() {
     }
 }
 
-/// Stages change no bit: the stream goes from one to the next unchanged.
+/// Stages change no bit: the residual stream goes from one stage to the next unchanged.
 #[test]
 fn logits_match_one_process_to_the_last_bit() {
     let name = "awkward-gqa";

@@ -40,7 +40,7 @@ impl SparseMoe {
         })
     }
 
-    /// Computes `[tokens, hidden]` to `[tokens, hidden]`.
+    /// Maps `[tokens, hidden]` to `[tokens, hidden]`.
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
         let logits = self.router.forward(pass, x)?.to_vec2::<f32>()?;
         let routing = Routing::new(&logits, &self.config)?;

@@ -1,8 +1,9 @@
 //! The product `x · wᵀ` with quantized weights, on the CPU.
 //!
-//! Work is cut as in the product of floating-point weights (`matrix::gemm`): tiles of rows, runs of panels, two panel
-//! streams a thread. Inside a group of 32 columns, sums are integers. Each group's sum is scaled and added in f32, in
-//! order of the columns. So a row's result is the same in any batch and on any instruction set.
+//! Work is cut as in the product of floating-point weights (`matrix::gemm`): tiles of rows, and runs of panels. A
+//! thread reads two streams of panels if a tile has one or two rows, and one stream if a tile has more. The sum over
+//! the 16 or 32 columns of one scale is an integer. Each such sum is scaled and added in f32, in order of the columns.
+//! So a row's result is the same in any batch and on any instruction set.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -162,7 +163,7 @@ fn accumulate<S: Int8Simd, L: BlockLayout, const P: usize, const T: usize>(
     }
 }
 
-/// Adds the product of one group of 32 columns.
+/// Adds to `sums[t]` the product of one group of 32 columns with the same columns of row `t`.
 #[inline(always)]
 fn add_group<S: Int8Simd, L: BlockLayout, const T: usize>(
     s: S,
