@@ -13,7 +13,7 @@ const SERVED_SECONDS: i64 = 600;
 /// Maximum bytes of a crash's log in a status.
 const LOG_BYTES: usize = 1024;
 
-/// Returns true if Kubernetes sends requests to `pod`.
+/// Returns true if the condition Ready of `pod` is True.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
@@ -73,7 +73,7 @@ pub fn last_end(container: &ContainerStatus) -> Option<&ContainerStateTerminated
     state.as_ref()?.terminated.as_ref()
 }
 
-/// Returns the last unwanted end of each container that had one.
+/// Returns the last end of each container, unless the exit code of that end is 0.
 #[must_use]
 pub fn list_crashes(pod: &Pod) -> Vec<Crash> {
     let crash = |container: &ContainerStatus| {

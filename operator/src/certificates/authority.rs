@@ -68,7 +68,8 @@ pub(super) fn inspect_certificate<T>(text: &str, inspect: impl FnOnce(&X509Certi
     if rest.is_empty() { inspect(&parsed) } else { None }
 }
 
-/// Returns the only certificate of `text`. Agents read a file in the same way and refuse a second certificate.
+/// Returns the only certificate of `text`. Returns `None` if `text` is no PEM or holds a second certificate: the
+/// operator never writes two, and agents would read and trust both.
 pub(super) fn only_certificate(text: &str) -> Option<CertificateDer<'static>> {
     let mut all = CertificateDer::pem_slice_iter(text.as_bytes());
     let only = all.next()?.ok()?;

@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Maximum time for a connection and its handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time without an answer to a ping after which a connection counts as dead.
+/// Interval of the pings on a connection. A connection counts as dead if a ping gets no answer for the same time.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The operator's certificate for one cluster, and the CAs that the operator trusts there.
@@ -62,8 +62,8 @@ impl Credentials {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        // The cache has room for 32 servers, which is tens of kilobytes for each cluster. The operator seldom dials a head
-        // again.
+        // The session cache of rustls has room for 32 servers, which is tens of kilobytes for each cluster. The
+        // operator seldom dials a head again.
         config.resumption = Resumption::disabled();
         Ok(Self(Arc::new(config)))
     }

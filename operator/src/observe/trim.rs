@@ -37,7 +37,7 @@ pub(crate) fn trim_pod(pod: &mut Pod) {
             containers.iter_mut().for_each(Vec::shrink_to_fit);
         }
         for container in status.container_statuses.iter_mut().flatten() {
-            // The image matters as long as the container does not run: the diagnosis names it.
+            // The image matters only while the container waits: the diagnosis then names the image.
             if container.state.as_ref().is_none_or(|state| state.waiting.is_none()) {
                 container.image = String::new();
             }
@@ -66,7 +66,7 @@ pub(super) fn trim_metadata(metadata: &mut ObjectMeta) {
     metadata.owner_references.iter_mut().for_each(Vec::shrink_to_fit);
 }
 
-/// Trims a StatefulSet to its numbers, its annotations and a hash of its template.
+/// Trims a StatefulSet to its numbers, its annotations and a hash of its spec and labels.
 pub(super) fn trim_stateful_set(set: &mut StatefulSet) {
     if let Some(spec) = &mut set.spec {
         let hash = hash_with_labels(json!({ "spec": spec }), &set.metadata);
@@ -105,7 +105,7 @@ pub(super) fn trim_cluster(cluster: &mut InferenceCluster) {
     }
 }
 
-/// Returns true if the kubelet of the Kubernetes node answers.
+/// Returns true if the condition Ready of the Kubernetes node is True.
 pub(super) fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     conditions.clone().any(|condition| condition.type_ == "Ready" && condition.status == "True")

@@ -85,7 +85,7 @@ async fn await_signals(stop: CancellationToken) {
     stop.cancel();
 }
 
-/// Works as long as this process holds the lease.
+/// Waits for the CRD and for the lease. Then runs the controllers as long as this process holds the lease.
 async fn lead(
     client: &Client,
     options: &RunOptions,
@@ -109,11 +109,11 @@ async fn lead(
     }
     tracing::info!(lease = options.lease_name, namespace, "leading");
     metrics.set_leader(true);
-    // The lease is held until the work has ended, which `stop` brings about.
+    // `stop` ends the controllers, not the hold: this process holds the lease until its controllers have ended.
     let never = CancellationToken::new();
     let result = tokio::select! {
         result = run_controllers(client, options, metrics, stop) => result,
-        // The work is dropped here: nothing is written without the lease.
+        // The controllers are dropped here: this process writes nothing without the lease.
         () = election.hold(&never) => {
             bail!("lost the lease {}; ending, so that only its holder changes anything", options.lease_name)
         }

@@ -56,7 +56,7 @@ impl GroupSeen {
         Some(HeadPod { uid: pod.uid()?, address })
     }
 
-    /// Returns the number of worker pods that the group's StatefulSet asks for.
+    /// Returns the number of worker pods that the group's worker StatefulSet asks for.
     #[must_use]
     pub fn workers(&self) -> u32 {
         let replicas = self.worker_set.as_ref().and_then(|set| set.spec.as_ref()?.replicas);

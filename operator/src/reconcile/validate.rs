@@ -103,7 +103,8 @@ struct TypedSpec {
     collectives: Collectives,
 }
 
-/// Checks a spec by the rules that the CRD cannot express. `lockstep plan`, which needs no Kubernetes, calls it.
+/// Checks a spec by the rules that the CRD cannot express. `lockstep plan` without `--local` calls this function, and
+/// needs no Kubernetes for it.
 ///
 /// # Errors
 /// Returns the first field that the operator would refuse, with a remedy.

@@ -2,7 +2,7 @@
 //! indentation. For a field inside `{…}`, it finds the line on which the flow mapping starts. The line is a hint for
 //! people. No decision rests on it.
 
-/// Returns the line of the field at `path` (names with dots between), format_count from 1. If the field is not found,
+/// Returns the line of the field at `path` (names with dots between), counted from 1. If the field is not found,
 /// returns the line of its nearest ancestor.
 pub(super) fn line_of(text: &str, path: &str) -> Option<usize> {
     let lines: Vec<KeyLine<'_>> = text.lines().enumerate().filter_map(KeyLine::parse).collect();

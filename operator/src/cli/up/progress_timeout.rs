@@ -1,4 +1,5 @@
-//! Timeout of `--prompt`: the wait for a ready group ends when the group has made no progress for a given time.
+//! Timeout of `lockstep up --prompt`: the wait for a ready group ends when the group has made no progress for the time
+//! of `--ready-timeout`.
 
 use std::time::{Duration, Instant};
 

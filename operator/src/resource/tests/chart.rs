@@ -40,7 +40,7 @@ fn spec_schema() -> Value {
         .take()
 }
 
-/// Returns a whole number without a fraction.
+/// Returns `value`, as an integer if it is a whole number.
 fn whole(value: &Value) -> Value {
     match value.as_f64() {
         Some(number) if number.fract() == 0.0 => json!(number as i64),

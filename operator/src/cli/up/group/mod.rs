@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use super::console::Console;
 use super::member::{END_DEADLINE, GaveUp, Member, Stop, keep};
 
-/// Time for which workers may end by themselves after the head has ended.
+/// Time in which workers may end by themselves after the head has ended. Workers that still run get SIGTERM then.
 const LEAVE_DEADLINE: Duration = Duration::from_millis(500);
-/// Time for which processes may take to end after SIGKILL. Only the kernel can delay them then.
+/// Time that processes may take to end after SIGKILL. Only the kernel can delay them then.
 const KILL_DEADLINE: Duration = Duration::from_secs(3);
 
 type Members = JoinSet<Result<(), GaveUp>>;
