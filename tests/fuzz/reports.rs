@@ -32,7 +32,7 @@ use crate::words::build_objects;
 const PANICKED: i32 = 101;
 /// Bytes of a crash's log that a status keeps.
 const MAX_LOG: usize = 1024;
-/// Time of Kubernetes' reports, in seconds of Unix time.
+/// Present time of the diagnosis, in seconds of Unix time.
 const NOW: i64 = 1_700_000_000;
 
 /// Shows a group's status on the pages and in the metrics. Most of a status is the nodes' own report, so it may hold
@@ -85,7 +85,7 @@ pub fn head_answers(bytes: &[u8]) {
 }
 
 /// Reads objects in JSON as the API server gives them: `cluster`, `pods`, `events`, `nodes`. Most of their texts come
-/// from elsewhere: last words of containers, messages of kubelets and schedulers.
+/// from elsewhere: last log lines of containers, messages of kubelets and schedulers.
 pub fn kubernetes(bytes: &[u8]) {
     let Ok(objects) = serde_json::from_slice::<Value>(bytes) else { return };
     let pods: Vec<Pod> = parse_objects(&objects["pods"]);

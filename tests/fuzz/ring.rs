@@ -101,7 +101,8 @@ fn open_ring_port() -> Listener {
     Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port")
 }
 
-/// Links rank 0 of two, and returns rank 1's end of the link. Both ranks shook hands through a relay.
+/// Links rank 0 of two. Returns rank 0, and the stream on which rank 0 reads the bytes of rank 1. The two ranks shake
+/// hands through a relay, and rank 1 then ends.
 fn link_rank() -> (Mesh, TcpStream) {
     let relay = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let (ours, theirs) = (open_ring_port(), open_ring_port());

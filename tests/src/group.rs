@@ -31,8 +31,9 @@ pub struct Spec {
     pub variables: Vec<(String, String)>,
     /// True if the group runs as in pods: the head's ranks are a process of their own, and every node has a probe port.
     pub separate: bool,
-    /// Variables for the head alone, and for all nodes.
+    /// Variables for the head alone, and for the rank that the head starts as a child.
     pub head_variables: Vec<(String, String)>,
+    /// Variables for the workers, and for the head's ranks if they are a process of their own.
     pub node_variables: Vec<(String, String)>,
 }
 
@@ -66,7 +67,7 @@ impl Spec {
     }
 }
 
-/// Running group. Node 0 is the head with its own rank as a child.
+/// Running group. Node 0 is the head, which starts its own rank as a child unless [`Spec::separate`] is set.
 pub struct Group {
     spec: Spec,
     control: u16,

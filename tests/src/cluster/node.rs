@@ -65,8 +65,8 @@ impl Node {
     }
 }
 
-/// Adds nodes `fake-1` to `fake-N` of 8 GPUs each. kwok simulates the nodes, and pods seem to run there. Kubernetes
-/// places only pods there that ask for `nvidia.com/gpu` or tolerate its taint.
+/// Adds nodes `fake-1` to `fake-N` of 8 GPUs each. kwok simulates the nodes, and pods seem to run there. The nodes have
+/// the taint `nvidia.com/gpu`. Kubernetes places only pods there that ask for `nvidia.com/gpu` or tolerate the taint.
 pub fn fake_nodes(count: u32) -> Result<()> {
     run("fake-nodes", &[&count.to_string()]).map(drop)
 }

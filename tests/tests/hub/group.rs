@@ -51,8 +51,8 @@ async fn two_ranks_from_a_hub_answer_as_from_the_folder() {
     assert!(tokenizer(homes[0].path()) && !tokenizer(homes[1].path()), "ranks need no tokenizer");
     drop(group);
 
-    // All files are in the caches, so a group starts without the hub. The revision that the branch named is a commit as
-    // well.
+    // All files are in the caches, so a group starts without the hub. The revision is now the commit that the branch
+    // named.
     let mut spec = self::spec(2, "hf://org/name", &hub, homes[0].path());
     spec = spec.with("HF_HUB_OFFLINE", 1).with("LOCKSTEP_MODEL_REVISION", COMMIT);
     assert_eq!(answer(&mut Group::start(spec)).await, expected);

@@ -33,7 +33,7 @@ async fn as_expected(streams: Vec<JoinHandle<Result<Answer>>>) -> Result<()> {
     Ok(())
 }
 
-/// The pods that are not the same as before.
+/// Returns the names of the pods that are new since `before`, or that have restarted.
 fn changed(before: &[(String, String)]) -> Result<Vec<String>> {
     Ok(pods()?.into_iter().filter(|pod| !before.contains(pod)).map(|(name, _)| name).collect())
 }
@@ -49,8 +49,8 @@ pub async fn a_worker_is_replaced_alone() -> Result<()> {
         ensure!(changed == ["quickstart-0-worker-0"], "changed: {changed:?}");
         Ok(())
     })?;
-    // The worker asked the head to let it leave, so the head formed a new epoch between two steps and counted no
-    // recovery. The status shows the new epoch later than the pods change.
+    // The worker told the head that it leaves. So the head formed a new epoch between two steps, and counted no
+    // recovery. The new epoch appears in the status after the pods have changed.
     eventually("a new epoch", LONGEST_WAIT, || {
         let now: u64 = field(".status.groups[0].epoch")?.parse()?;
         ensure!(now > epoch, "the group formed no new epoch: {now}");
@@ -61,7 +61,8 @@ pub async fn a_worker_is_replaced_alone() -> Result<()> {
     Ok(())
 }
 
-/// `kubectl drain` of a worker's node: possible at one replica, for the group survives it.
+/// Drains a worker's node with kubectl. The disruption budget allows that even at one replica, because the group
+/// survives the loss of a worker.
 pub async fn a_drained_node_takes_no_request_with_it() -> Result<()> {
     let path = "jsonpath={.spec.nodeName}";
     let node = kubectl(&["-n", NAMESPACE, "get", "pod", "quickstart-0-worker-1", "-o", path])?;
@@ -72,11 +73,11 @@ pub async fn a_drained_node_takes_no_request_with_it() -> Result<()> {
     kubectl(&["uncordon", &node]).map(drop)
 }
 
-/// A worker's node loses its power: its pod is forced away, and made anew on a node that answers.
+/// Cuts the power of a worker's node. The worker's pod is deleted by force, and made anew on a node that answers.
 pub async fn a_node_without_power_costs_no_request() -> Result<()> {
     let on = |pod: &str| kubectl(&["-n", NAMESPACE, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"]);
     let head = on("quickstart-0-head-0")?;
-    // The operator and the head live elsewhere: this is about a worker.
+    // The test is about a worker: the node does not run the head and, if possible, not the operator either.
     let operator = kubectl(&["-n", "lockstep-system", "get", "pods", "-o", "jsonpath={.items[0].spec.nodeName}"])?;
     let nodes = [on("quickstart-0-worker-0")?, on("quickstart-0-worker-1")?];
     let worker = nodes.iter().find(|node| **node != head && **node != operator);

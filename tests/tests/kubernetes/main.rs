@@ -1,5 +1,6 @@
-//! End to end: the operator installed by its chart on a real Kubernetes, with real pods of the project's own images. The
-//! trials build on each other, in this order. By the name before theirs `make test` runs them beside the other tests.
+//! End to end: the operator installed by its chart on a real Kubernetes, with real pods of the project's own images.
+//! Each trial starts from the state that the trial before it left. By the prefix `end_to_end::`, `make test` leaves
+//! these trials out of the run of all other tests, and runs them beside it.
 
 mod faults;
 mod leave;

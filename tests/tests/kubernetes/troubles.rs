@@ -11,7 +11,7 @@ use super::steps::{LONGEST_WAIT, lockstep};
 struct Fault {
     /// Name of the cluster.
     name: &'static str,
-    /// Lines of the spec beside the workers; without a model the one inside the agent.
+    /// Lines of the spec after `workers`. If the first does not name a model, the cluster serves `builtin://tiny`.
     spec: &'static str,
     reason: &'static str,
     /// Part of the row of `kubectl get` and of `kubectl describe`.
