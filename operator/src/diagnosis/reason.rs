@@ -83,7 +83,7 @@ reasons! {
         "give the cluster a group: kubectl scale icl {cluster} --replicas=1"
     }
     state Deleting {
-        "{cluster} is being deleted since {detail}",
+        "the deletion of {cluster} began at {detail}",
         "wait until it is gone, then apply it again if it should serve"
     }
 

@@ -95,7 +95,8 @@ fn rank_row(branch: &str, rank: &RankStatus, pods: &[Pod], now: Timestamp) -> [S
     ]
 }
 
-/// Formats how much of its weights a rank has loaded.
+/// Formats the share of its weights that a rank has loaded. While the rank's node downloads, this is the share of the
+/// download.
 fn format_loaded(rank: &RankStatus) -> String {
     let percent = rank.percent_loaded.map_or("-".into(), |percent| format!("{percent}%"));
     match rank.seconds_left {
