@@ -118,8 +118,9 @@ impl ServeError {
 pub enum Command {
     /// Queue a request. The head sends its decision to `accepted` at once, and the request's events to `events`.
     Submit { submission: Submission, events: mpsc::Sender<Event>, accepted: oneshot::Sender<Result<(), ServeError>> },
-    /// Begin to drain. The head stops accepting at once, refuses new requests a few seconds later, and finishes the
-    /// rest. It sends the number of unfinished requests to `answer` at once.
+    /// Begin to drain. The head's status is not `accepting` from now on, but the head still takes requests for a few
+    /// seconds. After that it refuses new ones and finishes the others. The head sends the number of unfinished requests
+    /// to `answer` at once.
     Drain { reason: String, answer: oneshot::Sender<InFlight> },
 }
 

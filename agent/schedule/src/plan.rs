@@ -137,11 +137,11 @@ pub struct StepPlan {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlanEntry {
     pub seq: SeqId,
-    /// Index in the sequence of this step's first token. All tokens before it are in the KV cache.
+    /// Index in the sequence of the entry's first token. All tokens before that one are in the KV cache.
     pub position: u32,
     pub tokens: PlanTokens,
-    /// Blocks that ranks append to the sequence's block table before the step. The first entry of a sequence also
-    /// carries the blocks of its cached prefix, and `position` is then above 0.
+    /// Blocks that ranks append to the sequence's block table before the step. The first entry after an admission also
+    /// carries the blocks of the sequence's cached prefix. `position` is above 0 there if there is such a prefix.
     pub new_blocks: Vec<BlockId>,
     /// Set if ranks sample a token after the last token of this entry: for every decode, and for the last chunk of a
     /// prefill.
@@ -191,13 +191,13 @@ pub struct Sampled {
     pub logprobs: Option<TokenLogprobs>,
 }
 
-/// Natural log-probabilities under the model's own logits, before temperature, top-k, top-p and min-p.
+/// Natural log-probabilities after biases, penalties and bans of tokens, before temperature, top-k, top-p and min-p.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprobs {
     /// Log-probability of the sampled token.
     pub chosen: f32,
-    /// Likeliest tokens with their log-probabilities, likeliest first. Of equally likely tokens the lowest id comes
-    /// first.
+    /// Likeliest tokens with their log-probabilities, likeliest first. Equally likely tokens are in the order of their
+    /// ids.
     pub top: Vec<(u32, f32)>,
 }
 

@@ -30,8 +30,8 @@ impl GroupGauges {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let gauges = Self::default();
         let mut gauge = |name: &str, help: &str, metric: &Count| registry.register(name, help, metric.clone());
-        gauge("ready", "1 while every rank of the epoch serves", &gauges.ready);
-        gauge("accepting", "1 while requests are taken", &gauges.accepting);
+        gauge("ready", "1 while every rank serves and the head does not drain", &gauges.ready);
+        gauge("accepting", "1 while the head expects to answer a new request", &gauges.accepting);
         gauge("requests_running", "Requests being generated", &gauges.running);
         gauge("requests_waiting", "Requests in the queue", &gauges.waiting);
         gauge("kv_blocks_used", "Blocks of the KV cache in use", &gauges.blocks_used);
@@ -47,7 +47,12 @@ impl GroupGauges {
             gauges.last_step.clone(),
         );
         registry.register("rank_restarts", "Times that a rank was lost", gauges.restarts.clone());
-        registry.register_with_unit("rank_loaded", "Weights read, by rank", Unit::Bytes, gauges.loaded.clone());
+        registry.register_with_unit(
+            "rank_loaded",
+            "Weights loaded, or downloaded while the node still downloads, by rank",
+            Unit::Bytes,
+            gauges.loaded.clone(),
+        );
         gauges
     }
 

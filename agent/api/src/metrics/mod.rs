@@ -31,8 +31,8 @@ fn step_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 16))
 }
 
-/// Makes buckets from 10 µs to about 80 ms, each wider by the fourth root of two, for the time from the head's plan to
-/// a rank. They are fine enough to show a median.
+/// Makes buckets from 10 µs to about 80 ms, each wider by the fourth root of two, for the time from the head's sending
+/// of a plan to the start of its step. The buckets are fine enough to show a median.
 fn fanout_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.000_01, 2f64.powf(0.25), 53))
 }
@@ -155,8 +155,8 @@ impl Metrics {
         self.rank_step.get_or_create(&RankLabel { rank }).observe(duration.as_secs_f64());
     }
 
-    /// Records the time from sending a plan to its arrival at a rank. Called by the head. A node reports the
-    /// longest time of its ranks.
+    /// Records the time from the head's sending of a plan to the start of its step on a rank. A plan that waits behind
+    /// another step counts its wait too. Called by the head. A node reports the longest time of its ranks.
     pub fn observe_fanout(&self, latency: Duration) {
         self.fanout.observe(latency.as_secs_f64());
     }

@@ -1,8 +1,10 @@
-//! The share of the work that one step takes when ranks are pipeline stages, which compute several steps at once.
+//! The share of the work that one step takes if the group has pipeline stages. The stages compute several steps at
+//! once.
 //!
-//! In any window of as many steps as there are stages, each sequence decodes at most once, and the steps together have
-//! room for all sequences. A step that may stall ([`Stall::OnOldestStep`]) can decode a sequence again earlier. The
-//! scheduler chooses sequences in the order of arrival, so it passes over none for good.
+//! Among as many consecutive steps as there are stages, each sequence decodes at most once, and the steps together have
+//! room for all sequences. There are two exceptions, in which a sequence decodes again earlier: the head already knows
+//! all tokens of the sequence, or the step may stall ([`Stall::OnOldestStep`]). The scheduler chooses sequences in the
+//! order of arrival, so it passes over none for good.
 
 use super::{Scheduler, SeqKey};
 use crate::sequence::Sequence;
@@ -46,12 +48,13 @@ impl Scheduler {
     }
 
     /// Returns true if the ranks have sampled the sequence's last token by the time that the first stage starts `step`.
+    /// That holds too if no token of the sequence is in flight.
     fn has_input_for(&self, sequence: &Sequence, step: u64) -> bool {
         sequence.num_in_flight == 0 || sequence.last_sampling_step + self.config.pipeline_stages as u64 <= step
     }
 
-    /// Returns the most prefill tokens that one step may compute for the sake of the stages. There is no such bound for
-    /// one stage.
+    /// Returns the most prefill tokens that one step may compute, so that every stage has a step to compute. There is no
+    /// such bound for one stage.
     pub(super) fn prefill_share(&self) -> usize {
         let stages = self.config.pipeline_stages;
         if stages == 1 {

@@ -3,7 +3,8 @@
 //! Invariants:
 //! - A sequence waits (it holds no block, and ranks do not know it) or runs (it holds blocks, and ranks know it).
 //! - Sequences are admitted strictly in the order of arrival, and the sequence that arrived last is preempted first. So
-//!   a sequence that was preempted, or whose epoch ended, is older than all sequences that have never run.
+//!   a sequence that has run and waits again, after a preemption or the end of an epoch, is older than all sequences
+//!   that have never run.
 //! - The oldest sequence always makes progress, so no sequence starves.
 
 mod micro_batches;
