@@ -1,4 +1,4 @@
-//! The node agent as a library; the binary is a thin shell over it.
+//! The program `lockstep-agent` as a library: the roles of head and node. The binary is a thin shell over it.
 
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]

@@ -1,4 +1,4 @@
-//! `lockstep-agent`: reads the configuration, and runs a head or a node until a signal.
+//! `lockstep-agent`: reads the configuration, and runs a head or a node until a drain, a signal or an error.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use lockstep_agent::signals::Signals;
 use lockstep_agent::{head, node};
 use lockstep_engine::Accelerator;
 
-/// Exit code for a configuration that cannot work. Other command lines use the same code.
+/// Exit code for a configuration that cannot work, as is usual for a wrong command line.
 const EXIT_USAGE: u8 = 2;
 /// Exit code of a process whose parent has ended.
 const EXIT_ORPHANED: i32 = 130;
@@ -72,7 +72,7 @@ fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     });
-    // A rank may be in a long operation. It holds nothing that outlives the process.
+    // A rank may be in a long operation. The rank holds nothing that outlives the process.
     runtime.shutdown_background();
     result
 }

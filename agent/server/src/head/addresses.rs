@@ -37,8 +37,9 @@ fn resolve_address(address: &str, peer: IpAddr, outside: Option<IpAddr>) -> Resu
         (None, _) => Ok(address.to_owned()),
         (Some(ip), Some(outside)) if ip.is_loopback() && is_unspecified => Ok(socket_address(outside, port)),
         (Some(ip), Some(_)) if ip.is_loopback() => Err(format!(
-            "its ring address {address} is a loopback address, but other ranks are on other machines: give its left \
-             neighbour an address that they can reach"
+            "its ring address {address} is a loopback address, but other ranks are on other machines: bind its ring \
+             port to an address that they can reach (--group-host), or in a ring, give its left neighbour such an \
+             address (RING_RIGHT)"
         )),
         (Some(ip), _) => Ok(socket_address(ip, port)),
     }

@@ -151,7 +151,7 @@ fn dtype_in_memory(config: &HeadConfig, weights: &WeightFacts) -> String {
 pub(super) fn scheduler_config(config: &HeadConfig, text: &Text) -> SchedulerConfig {
     let mut prefix_key = [0; 16];
     prefix_key.copy_from_slice(&auth::nonce()[..16]);
-    // Every setting is named, so that a new one does not compile before it is used here or elsewhere in the head.
+    // The pattern names every setting. So whoever adds a setting must decide here if the schedule needs it.
     let ServingConfig {
         max_num_seqs,
         max_num_batched_tokens,

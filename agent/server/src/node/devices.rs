@@ -4,7 +4,8 @@ use lockstep_engine::{Accelerator, Devices, EngineError};
 
 use crate::config::DevicesConfig;
 
-/// Opens the devices of a rank: one device of its own, or all devices and the CPU for the rest.
+/// Opens the devices of a rank: one device of its own, or all devices and the CPU for the layers that do not fit. On a
+/// machine without devices, a rank has none and computes on the CPU.
 ///
 /// # Errors
 /// Fails if a device is missing or its driver fails.

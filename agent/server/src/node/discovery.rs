@@ -50,8 +50,8 @@ impl Node {
     }
 
     /// Greets the right neighbour again, and does not wait for the answer. If a new process has taken the neighbour's
-    /// place, it learns its own address and this rank's address from the greeting. If this rank is replaced later, the
-    /// neighbour tells its address to the new process.
+    /// place, the new process learns its own address and this rank's address from the greeting. If this rank is
+    /// replaced later, the neighbour tells this rank's address to the process that replaces it.
     pub(super) fn greet_neighbour(&self) -> anyhow::Result<()> {
         let Some(config) = self.discovery_config(GREETING_TIMEOUT)? else { return Ok(()) };
         let (ring_ports, switch) = (self.ring_ports.clone(), AbortSwitch::new()?);

@@ -5,6 +5,7 @@
 //! The process ends in these cases:
 //!
 //! - It was told to stop, or the head drained the group.
+//! - The node cannot read its key or its certificates, cannot bind a port, or does not find its ring (`discovery`).
 //! - The head refused or evicted the node.
 //! - The model cannot be opened, or a rank cannot load its part.
 //! - The head sent a message that the node cannot carry out, or a rank's queue of commands is full.

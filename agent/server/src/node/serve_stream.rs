@@ -16,8 +16,8 @@ use super::ring_ports::FormSpec;
 use super::{Node, NodeEnd, health, load};
 use crate::wire;
 
-/// Time within which the head must answer a node that asks to leave. After it, the node ends without an answer. The
-/// time is shorter than the 30 s after which Kubernetes kills a pod.
+/// Time within which the head must answer a node that asks to leave. After this time, the node ends without an answer.
+/// The time is shorter than the 30 s after which Kubernetes kills a worker's pod.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Time between two iterations of the node's loop while nothing happens.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -122,7 +122,7 @@ impl Node {
                 return Ok(Some(NodeEnd::Drained));
             }
             from_head::Message::Assignment(_) | from_head::Message::Challenge(_) => {
-                anyhow::bail!("the head sent a second assignment")
+                anyhow::bail!("the head sent a second assignment or challenge")
             }
         }
         Ok(None)

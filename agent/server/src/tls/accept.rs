@@ -22,7 +22,7 @@ use super::files::{Tls, has_dns_name};
 const MAX_HANDSHAKES: usize = 64;
 /// Time after which the process refuses a caller that has not presented its certificate.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most accepted connections that wait for the server.
+/// Accepted connections that the channel to the server holds. The task of each further one waits for room.
 const BACKLOG: usize = 16;
 /// Pause after a failed accept. Without a free file descriptor, the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -124,7 +124,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Accepts connections of a listener, and yields each one after its handshake. It stops when the caller drops the stream.
+/// Accepts connections of a listener, and yields each one after its handshake, until the returned stream is dropped.
 pub fn accept_connections(listener: TcpListener, tls: Option<Arc<Tls>>) -> ReceiverStream<io::Result<Connection>> {
     let (accepted, stream) = mpsc::channel(BACKLOG);
     tokio::spawn(accept_all(listener, tls, accepted));

@@ -234,8 +234,8 @@ fn describe_pem_error(error: &pem::Error) -> &'static str {
     }
 }
 
-/// Returns the cryptography. The explicit provider makes TLS independent of the default that another part of the process
-/// installs.
+/// Returns the provider of cryptographic algorithms. The explicit provider makes TLS independent of the default that
+/// another part of the process installs.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
