@@ -15,7 +15,7 @@ use crate::text::{ChatTemplate, ChatTemplates, Conversation, TextError, Tokenize
 /// encoding.
 const INLINE_BYTES: usize = 2 << 10;
 
-/// Long texts that are encoded at the same time. Other requests wait for their turn.
+/// Most long texts and grammars that are worked on at the same time. Further ones wait for their turn.
 const ENCODERS: usize = 2;
 
 /// Bytes per token of context above which a text cannot be a prompt. A longer text is refused without encoding it.
@@ -116,7 +116,7 @@ impl Text {
     pub async fn encode_chat(&self, conversation: Conversation) -> Result<Rendered, TextError> {
         let template = self.template.clone().ok_or(TextError::NoTemplate)?;
         let (style, bytes) = (self.reasoning_style, conversation.bytes());
-        self.off_thread(bytes, move |tokenizer| {
+        self.run_encoder(bytes, move |tokenizer| {
             let prompt = template.render(&conversation)?;
             let reasoning_begun = style.is_some_and(|style| prompt.trim_end().ends_with(style.begin_mark()));
             Ok(Rendered { ids: tokenizer.encode(&prompt, false)?, reasoning_begun })
@@ -124,7 +124,7 @@ impl Text {
         .await
     }
 
-    /// Returns true if the chat template shows tools to the model.
+    /// Returns true if the chat template shows tools to the model: its source has the word `tools`.
     pub fn shows_tools(&self) -> bool {
         self.template.as_ref().is_some_and(|template| template.source().contains("tools"))
     }
@@ -135,7 +135,7 @@ impl Text {
     /// # Errors
     /// The text is longer than any prompt, or the tokenizer has no token for it.
     pub async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>, TextError> {
-        self.off_thread(text.len(), move |tokenizer| tokenizer.encode(&text, special)).await
+        self.run_encoder(text.len(), move |tokenizer| tokenizer.encode(&text, special)).await
     }
 
     /// Compiles a grammar on another thread. Grammars and long texts take turns.
@@ -153,8 +153,8 @@ impl Text {
         tokio::task::spawn_blocking(work).await.map_err(|error| internal(error.to_string()))?
     }
 
-    /// Encodes a short text on this thread, and a long one on another thread in its turn.
-    async fn off_thread<T: Send + 'static>(
+    /// Calls `encode` on this thread for a short text, and on another thread in its turn for a long one.
+    async fn run_encoder<T: Send + 'static>(
         &self,
         bytes: usize,
         encode: impl FnOnce(&Tokenizer) -> Result<T, TextError> + Send + 'static,

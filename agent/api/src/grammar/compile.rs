@@ -10,12 +10,13 @@ use toktrie::InferenceCapabilities;
 use super::{Grammar, GrammarError, Guide, MAX_SOURCE_BYTES, vocabulary};
 use crate::text::Tokenizer;
 
-/// White space that JSON may have between two of its tokens: none, a space, or a line end with an indentation. Without
-/// this bound, an unsure model would fill its context with spaces.
+/// White space that JSON may have between two of its elements: none, a space, or a line end with an indentation.
+/// Without this bound, an unsure model would fill its context with spaces.
 const WHITESPACE: &str = r" |\n[ \t]{0,32}";
 /// Most states of a grammar's automaton, about 2 KiB each.
 const MAX_LEXER_STATES: usize = 32_000;
-/// Stack on which a schema is compiled, in bytes. The compiler calls itself for each level of the schema.
+/// Stack on which a grammar is compiled, in bytes. The compiler calls itself for each level of a schema, of brackets or
+/// of rules.
 const STACK_BYTES: usize = 64 << 20;
 /// Longest part of the compiler's error that clients see.
 const MAX_ERROR_CHARS: usize = 600;
@@ -103,7 +104,7 @@ pub(crate) fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-/// Adds [`WHITESPACE`] to a schema without a rule of its own for white space.
+/// Adds [`WHITESPACE`] to a schema that has no `x-guidance`, which holds llguidance's options.
 ///
 /// # Errors
 /// The value is no schema.

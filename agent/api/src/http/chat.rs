@@ -61,7 +61,7 @@ fn take_logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     Ok(wanted.then(|| top.unwrap_or(0)))
 }
 
-/// Choices of a chat completion.
+/// Format of the choices of a chat completion.
 struct ChatFormat {
     text: Text,
     /// Set if the client asked for log probabilities.

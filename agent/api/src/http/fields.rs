@@ -201,7 +201,7 @@ impl Fields {
     /// Takes the fields of sampling.
     ///
     /// # Errors
-    /// Names the field of another type.
+    /// Names the field of another type, or a `top_k` out of range.
     pub(crate) fn take_sampling(&mut self) -> Result<SamplingInput, ApiError> {
         // Some clients send -1 for "all".
         let top_k = match self.take_field::<i64>("top_k")? {
@@ -224,11 +224,11 @@ impl Fields {
         })
     }
 
-    /// Takes the limits of the answer. `max_tokens` lists the names of that limit. The first one that is present
-    /// counts.
+    /// Takes the limits of the answer. `max_tokens` lists the names of the field for the most tokens. The first one
+    /// that is present counts.
     ///
     /// # Errors
-    /// Names the field of another type.
+    /// Names the field of another type, or a limit of 0 tokens.
     pub(crate) fn take_limits(&mut self, max_tokens: &[&str]) -> Result<LimitsInput, ApiError> {
         let mut limits = LimitsInput {
             max_tokens: None,
@@ -270,8 +270,8 @@ impl Fields {
     }
 }
 
-/// Returns the kind of a value, for errors. If `expected` allows this kind, the answer says that the value itself is
-/// wrong.
+/// Returns the kind of a value, for errors. If `expected` allows this kind, the returned text says that the value
+/// itself is wrong.
 pub(crate) fn describe_kind(value: &Value, expected: &str) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,7 +1,7 @@
 //! The HTTP endpoint: OpenAI-compatible `/v1/*`, probes and metrics.
 //!
-//! Every response carries `x-request-id`. Every error has OpenAI's JSON shape, even an error of the router. The
-//! endpoints refuse an unsupported field by its name if it would change the answer.
+//! Every response carries `x-request-id`. Every error has OpenAI's JSON shape, even an error of the router, except a
+//! probe's 503. The endpoints refuse an unsupported field by its name if the field would change the answer.
 
 mod body;
 mod chat;

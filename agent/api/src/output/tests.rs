@@ -15,7 +15,7 @@ fn format(reasoning: Option<ReasoningStyle>, tools: Option<ToolStyle>) -> Output
     OutputFormat { reasoning, reasoning_begun: false, tools }
 }
 
-/// Joins the pieces of one kind.
+/// Parses a whole answer that comes in parts. Joins adjacent pieces of one kind.
 fn read<'a>(format: &OutputFormat, pieces: impl IntoIterator<Item = &'a str>) -> Vec<OutputPiece> {
     let mut parser = OutputParser::new(format);
     let mut all = Vec::new();
@@ -25,7 +25,7 @@ fn read<'a>(format: &OutputFormat, pieces: impl IntoIterator<Item = &'a str>) ->
     all
 }
 
-/// Returns the pieces as text: `content`, `(reasoning)`, `name{arguments}`.
+/// Returns the pieces as text: `content`, `(reasoning)`, `|index:name{arguments}`.
 fn shown(format: &OutputFormat, text: &str) -> String {
     let mut shown = String::new();
     for piece in read(format, [text]) {

@@ -257,8 +257,8 @@ fn check_limits(limits: &LimitsInput, vocab_size: u32) -> Result<(), RequestErro
 }
 
 /// Returns the tokens that end the answer: the model's end tokens, the client's stop tokens, and special tokens that a
-/// stop string spells. Special tokens never show in the text, so [`StopMatcher`](crate::text::StopMatcher) cannot find
-/// them.
+/// stop string spells. Special tokens do not show in the text, except the marks of calls and of reasoning. So
+/// [`StopMatcher`](crate::text::StopMatcher) cannot find them.
 fn stop_token_ids(text: &Text, limits: &LimitsInput) -> Vec<u32> {
     let own = if limits.ignore_eos { &[][..] } else { &text.eos_token_ids[..] };
     let spelled = limits.stop.iter().filter_map(|stop| text.tokenizer().special_token_id(stop));

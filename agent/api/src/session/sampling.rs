@@ -67,7 +67,7 @@ pub(crate) fn resolve_sampling(
         logit_bias: logit_bias(input.logit_bias, vocab_size)?,
         seed: input.seed.unwrap_or_else(random_seed),
         logprobs,
-        // The session sets these for each choice.
+        // `prepare` sets the suppressed tokens, and `Prepared::submissions` sets the choice.
         suppressed: Vec::new(),
         suppressed_until: 0,
         choice: 0,

@@ -14,7 +14,7 @@ use crate::world::{EventCounts, World};
 
 const NUM_HISTORIES: u32 = 1000;
 const MAX_EVENTS: usize = 300;
-/// Blocks of the last group. Every request fits into them.
+/// Blocks of the group that forms if a history ends without one. Every request fits into them.
 const ENOUGH_BLOCKS: u32 = 128;
 
 #[derive(Debug, Clone)]

@@ -1,4 +1,5 @@
-//! Grammar of an answer that must call tools, in the model's own style, with arguments by each tool's schema.
+//! Grammar of an answer that must call tools, with arguments by each tool's schema. The calls have the style of
+//! [`ToolStyle::when_forced`]: the model's own, or Hermes' if no grammar can enforce a schema in the model's own.
 
 use serde_json::{Map, Value};
 
@@ -13,7 +14,7 @@ const MAX_CALLS: usize = 8;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Function {
     pub name: String,
-    /// Schema of its arguments.
+    /// Schema of the tool's arguments.
     pub parameters: Value,
 }
 
@@ -54,8 +55,8 @@ const MISTRAL: CallSpelling = CallSpelling {
 const PYTHONIC: CallSpelling =
     CallSpelling { begin: "[", before_name: "", before_arguments: "(", after_arguments: ")", between: ", ", end: "]" };
 
-/// Makes the grammar of one call of these tools, or of several. `special` returns the id of the special token with that
-/// text.
+/// Makes the grammar of one call, or of one or more calls if `several` is set. Each call is to one of `tools`.
+/// `special` returns the id of the special token with a given text.
 ///
 /// # Errors
 /// Names the tool whose parameters are no schema.

@@ -28,7 +28,7 @@ impl Scan {
     }
 }
 
-/// A call that is a JSON object, with its text while that may still become content.
+/// A call that is a JSON object. The text of the call is kept while the text may still become content.
 #[derive(Debug, Default)]
 struct Attempt {
     call: Call,
@@ -36,7 +36,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    /// Text of the call, and of the marks before it.
+    /// Begins a call. `text` is the text since the last content: marks and white space.
     fn after(text: impl Into<String>) -> Self {
         Self { call: Call::default(), text: text.into() }
     }
@@ -63,7 +63,7 @@ impl Attempt {
     }
 }
 
-/// `<tool_call>{…}</tool_call>`, several with anything between them.
+/// Parser of calls as `<tool_call>{…}</tool_call>`. The text between two calls is content.
 #[derive(Debug, Default)]
 pub(crate) struct Hermes {
     scan: Scan,
@@ -192,7 +192,7 @@ impl Llama {
     }
 }
 
-/// `[TOOL_CALLS]`, then a list of objects, or a name and its arguments.
+/// Parser of calls as `[TOOL_CALLS]`, then a list of objects, one object, or a name and its arguments.
 #[derive(Debug, Default)]
 pub(crate) struct Mistral {
     scan: Scan,
@@ -307,7 +307,7 @@ pub(crate) struct Pythonic {
 
 #[derive(Debug)]
 enum PythonicPart {
-    /// White space, `[`, a name and `(`, as written.
+    /// White space, [`Pythonic::START`], `[`, a name and `(`, as written.
     Start(String),
     /// After a call.
     Next(String),

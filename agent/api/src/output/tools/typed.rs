@@ -4,7 +4,8 @@ use serde_json::{Number, Value};
 
 use super::python;
 
-/// Most schemas to search for the types of one parameter. A schema that refers to itself would never end.
+/// Most schemas to search for the types of one parameter. Without this bound, the search of a schema that refers to
+/// itself would never end.
 const MAX_SCHEMAS: usize = 64;
 
 /// Converts `text` to the value of the parameter `key`. `parameters` is the schema of all parameters. The value has the
