@@ -76,7 +76,7 @@ pub enum Event {
         logprobs: Option<TokenLogprobs>,
     },
     Finished(FinishReason),
-    /// The head ended the request because its drain timeout passed.
+    /// The head ended the request because the head's drain timeout passed.
     Cancelled,
     Failed(ServeError),
 }
@@ -90,7 +90,7 @@ pub enum ServeError {
     /// The queue is full: RESOURCE_EXHAUSTED, 429 with Retry-After.
     #[error("the queue is full ({limit} requests wait): try again in {retry_after_s} s")]
     Full { limit: usize, retry_after_s: u32 },
-    /// The group cannot serve in time, or it drains: UNAVAILABLE, 503 with Retry-After.
+    /// The group cannot serve in time, or the head drains: UNAVAILABLE, 503 with Retry-After.
     #[error("{reason}: try again in {retry_after_s} s")]
     Unavailable { reason: String, retry_after_s: u32 },
     /// The request's own deadline passed: DEADLINE_EXCEEDED, 504.
@@ -119,8 +119,8 @@ pub enum Command {
     /// Queue a request. The head sends its decision to `accepted` at once, and the request's events to `events`.
     Submit { submission: Submission, events: mpsc::Sender<Event>, accepted: oneshot::Sender<Result<(), ServeError>> },
     /// Begin to drain. The head's status is not `accepting` from now on, but the head still takes requests for a few
-    /// seconds. After that it refuses new ones and finishes the others. The head sends the number of unfinished requests
-    /// to `answer` at once.
+    /// seconds. After that it refuses new ones and finishes the others. The head sends the number of unfinished
+    /// requests to `answer` at once.
     Drain { reason: String, answer: oneshot::Sender<InFlight> },
 }
 

@@ -1,5 +1,8 @@
 //! The token budget: the number of tokens that a step may compute and still last about as long as its target.
 //!
+//! The budget cuts prefills, never decodes. Prefills get at least [`MIN_TOKEN_BUDGET`] tokens beside the decodes. So a
+//! step with many decodes may exceed the budget, and only `max_num_batched_tokens` bounds every step.
+//!
 //! A token in a large step costs less than a token in a small step, because a step reads the weights once. So the
 //! budget keeps the cost per token for each size class (powers of two). A class without a measurement borrows the cost
 //! of the next smaller class. That cost is too high rather than too low, so the budget is too small rather than too

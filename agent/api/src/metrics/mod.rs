@@ -140,7 +140,7 @@ impl Metrics {
         seconds("time_to_first_token", "From a request's arrival to its first token", &self.first_token);
         seconds("inter_token_latency", "Between two tokens of a request", &self.inter_token);
         seconds("request_duration", "From a request's arrival to its end", &self.request_duration);
-        seconds("plan_fanout", "From the head's sending a plan to a rank's taking it", &self.fanout);
+        seconds("plan_fanout", "From the head's sending a plan to a rank's taking it, on one machine", &self.fanout);
         registry.register_with_unit(
             "rank_step",
             "Duration of a step, by rank; ranks of one node have the slowest one's",
@@ -155,8 +155,9 @@ impl Metrics {
         self.rank_step.get_or_create(&RankLabel { rank }).observe(duration.as_secs_f64());
     }
 
-    /// Records the time from the head's sending of a plan to the start of its step on a rank. A plan that waits behind
-    /// another step counts its wait too. Called by the head. A node reports the longest time of its ranks.
+    /// Records the time from the head's sending of a plan to the start of its step on a rank, including the time for
+    /// which the plan waits behind another step. Called by the head. A node reports the longest time of its ranks. The
+    /// time of a node on another machine has no meaning, because each machine has its own clock.
     pub fn observe_fanout(&self, latency: Duration) {
         self.fanout.observe(latency.as_secs_f64());
     }

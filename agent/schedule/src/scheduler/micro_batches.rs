@@ -53,8 +53,8 @@ impl Scheduler {
         sequence.num_in_flight == 0 || sequence.last_sampling_step + self.config.pipeline_stages as u64 <= step
     }
 
-    /// Returns the most prefill tokens that one step may compute, so that every stage has a step to compute. There is no
-    /// such bound for one stage.
+    /// Returns the most prefill tokens that one step may compute, so that every stage has a step to compute. There is
+    /// no such bound for one stage.
     pub(super) fn prefill_share(&self) -> usize {
         let stages = self.config.pipeline_stages;
         if stages == 1 {

@@ -140,8 +140,8 @@ impl Scheduler {
         limit.min(epoch_state.blocks.num_blocks().saturating_mul(self.config.block_size).saturating_add(1))
     }
 
-    /// Ends a sequence without a further output and frees its blocks at once. [`Self::complete_step`] drops its tokens
-    /// in flight. Ignores unknown and ended sequences.
+    /// Ends a sequence without a further output and frees its blocks at once. [`Self::complete_step`] drops the
+    /// sequence's tokens in flight. Ignores unknown and ended sequences.
     pub fn cancel(&mut self, id: SeqId) {
         if let Some(&key) = self.by_id.get(&id) {
             self.remove_sequence(key);

@@ -1,9 +1,9 @@
 //! The plan of one step: decodes first, then prefills that have begun, then waiting sequences, within one token budget.
 //!
-//! If the group has pipeline stages, the stages work on several steps at once. So each step takes a share of the decodes
-//! and a share of the prefills. With S stages, a sequence that step n decodes comes up again in step n + S, or earlier
-//! if the head has received its token by then. In both cases the ranks have sampled the token, so the first stage does
-//! not wait. A step waits for a token of a step in flight only if there is nothing else to do.
+//! If the group has pipeline stages, the stages work on several steps at once. So each step takes a share of the
+//! decodes and a share of the prefills. With S stages, a sequence that step n decodes comes up again in step n + S, or
+//! earlier if the head has received its token by then. In both cases the ranks have sampled the token, so the first
+//! stage does not wait. A step waits for a token of a step in flight only if there is nothing else to do.
 //!
 //! A sequence is admitted with blocks for all tokens that it has, so only a decode can lack a block. The scheduler then
 //! preempts the sequence that arrived last. Decodes are planned in the order of arrival and before prefills, so a

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use lockstep_proto::node::StepDone;
 
-/// Number of ranks that have finished each step, and their merged result. Holds at most the steps in flight, in order.
+/// Steps that some local ranks have finished, oldest first: the number of these ranks, and their merged result. At most
+/// the steps in flight are here.
 #[derive(Default)]
 pub(super) struct StepResults(VecDeque<(usize, StepDone)>);
 

@@ -11,8 +11,8 @@ use lockstep_schedule::plan::{
     TokenLogprobs,
 };
 
-/// Largest message that either end of a control stream accepts, in bytes. The largest ones are the plan of a full prefill
-/// on the way to a node, and the Hello on the way to the head.
+/// Largest message that either end of a control stream accepts, in bytes. The largest messages are the plan of a full
+/// prefill, to a node, and the Hello, to the head.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 
 /// Error for a message of the control stream with invalid content.
