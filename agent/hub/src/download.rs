@@ -92,7 +92,7 @@ impl Download<'_> {
             let slot = slots.acquire().await.map_err(|error| HubError::Ended(error.to_string()))?;
             if let Some(lock) = self.store.try_lock(&file.id)? {
                 self.meter.take_back(counted);
-                return self.fetch_locked_file(file, connections, lock).await;
+                return self.fetch_locked_file(file, connections, &lock).await;
             }
             drop(slot);
             let fetched = Partial::bytes_at(&self.store.partial(&file.id), file.size, self.client.limits.piece_bytes);
@@ -102,15 +102,15 @@ impl Download<'_> {
         }
     }
 
-    async fn fetch_locked_file(&self, file: &HubFile, connections: &Semaphore, _lock: Lock) -> Result<(), HubError> {
+    async fn fetch_locked_file(&self, file: &HubFile, connections: &Semaphore, lock: &Lock) -> Result<(), HubError> {
         if self.store.has_blob(file) {
             self.meter.add(file.size);
         } else {
             // The remains of an earlier process may be damaged, and the network may damage new bytes: a second try is
             // enough for either.
-            let mut found = self.fetch_blob(file, connections).await?;
+            let mut found = self.fetch_blob(file, connections, lock).await?;
             if found != file.id {
-                found = self.fetch_blob(file, connections).await?;
+                found = self.fetch_blob(file, connections, lock).await?;
             }
             if found != file.id {
                 let (expected, found) = (file.id.to_string(), found.to_string());
@@ -122,7 +122,7 @@ impl Download<'_> {
 
     /// Fetches the missing pieces of a blob, completes the blob, and returns its digest. If the digest is wrong, it removes
     /// the blob.
-    async fn fetch_blob(&self, file: &HubFile, connections: &Semaphore) -> Result<ContentId, HubError> {
+    async fn fetch_blob(&self, file: &HubFile, connections: &Semaphore, lock: &Lock) -> Result<ContentId, HubError> {
         let (path, blob) = (self.store.partial(&file.id), self.store.blob(&file.id));
         store::make_parent_folder(&path)?;
         let open = Partial::open(path.clone(), file.size, self.client.limits.piece_bytes);
@@ -131,10 +131,12 @@ impl Download<'_> {
         let (client, repository, commit, meter) = (self.client, self.repository, self.commit, self.meter);
         let (location, bytes) = (Mutex::new(None), partial.clone());
         let what = format!("{} of hf://{repository}", file.name);
-        let fetch = FileFetch { client, repository, commit, file, what, partial: bytes, connections, meter, location };
+        let fetch =
+            FileFetch { client, repository, commit, file, what, partial: bytes, lock, connections, meter, location };
         fetch.fetch_missing().await?;
-        let (meter, id) = (self.meter.clone(), file.id.clone());
+        let (meter, id, lock) = (self.meter.clone(), file.id.clone(), lock.clone());
         let found = blocking(move || {
+            let _lock = lock;
             let digest = partial.digest(&id, &mut |bytes| meter.add_checked(bytes));
             let found = digest.map_err(|cause| HubError::disk(&path, cause))?;
             let settled = if found == id { partial.finish(&blob) } else { partial.discard() };

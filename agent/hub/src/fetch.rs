@@ -19,6 +19,7 @@ use crate::model::Repository;
 use crate::partial::Partial;
 use crate::progress::Meter;
 use crate::retry::Retries;
+use crate::store::Lock;
 
 /// The fetch of one file.
 pub(crate) struct FileFetch<'a> {
@@ -29,6 +30,7 @@ pub(crate) struct FileFetch<'a> {
     /// The file and its model, for errors.
     pub what: String,
     pub partial: Arc<Partial>,
+    pub lock: &'a Lock,
     /// Permits for connections, shared by all files.
     pub connections: &'a Semaphore,
     pub meter: &'a Meter,
@@ -193,8 +195,9 @@ impl FileFetch<'_> {
         if self.partial.has_piece(start) {
             return Ok(());
         }
-        let partial = self.partial.clone();
+        let (partial, lock) = (self.partial.clone(), self.lock.clone());
         let written = tokio::task::spawn_blocking(move || {
+            let _lock = lock;
             partial.write(start, &piece).map_err(|cause| HubError::disk(partial.path(), cause))
         });
         written.await.unwrap_or_else(|error| Err(HubError::Ended(error.to_string())))

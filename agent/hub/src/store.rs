@@ -13,6 +13,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use lockstep_engine::source::{open_regular, read_small_file};
 
@@ -129,7 +130,7 @@ impl Store {
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(|cause| HubError::disk(&path, cause))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
+            Ok(()) => Ok(Some(Lock { _file: Arc::new(file) })),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(cause)) => Err(HubError::disk(&path, cause)),
         }
@@ -171,10 +172,11 @@ impl Store {
     }
 }
 
-/// Lock of a blob. It ends when it is dropped or when the process ends.
-#[derive(Debug)]
+/// Lock of a blob. The lock ends when its last clone is dropped or when the process ends. Each task that changes the blob
+/// on a thread of its own holds a clone, because such a task outlives a download that is dropped.
+#[derive(Debug, Clone)]
 pub(crate) struct Lock {
-    _file: File,
+    _file: Arc<File>,
 }
 
 /// Returns the digest in the target of a link into `blobs/`.

@@ -83,10 +83,10 @@ pub fn whole(folder: &Path) {
     assert_eq!(std::fs::read(folder.join("config.json")).unwrap(), b"{}");
 }
 
-/// Returns the number of growing files.
-pub fn growing(scene: &Scene) -> usize {
-    let blobs = std::fs::read_dir(scene.root().join("blobs")).into_iter().flatten();
-    blobs.filter(|blob| blob.as_ref().unwrap().file_name().to_string_lossy().ends_with(".parts")).count()
+/// Returns true if a part of the file `name` is in the cache, and not the whole file.
+pub fn is_partial(scene: &Scene, snapshot: &Snapshot, name: &str) -> bool {
+    let id = &snapshot.file(name).unwrap().id;
+    scene.root().join("blobs").join(format!("{id}.parts")).exists()
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn files_come_in_ranges_and_have_the_usual_layout() {
     assert_eq!(std::fs::read_to_string(scene.root().join("refs/main")).unwrap(), COMMIT);
     let id = &snapshot.file(WEIGHTS).unwrap().id;
     assert_eq!(std::fs::read_link(folder.join(WEIGHTS)).unwrap(), Path::new("../../blobs").join(id.as_str()));
-    assert_eq!(growing(&scene), 0);
+    assert!(!is_partial(&scene, &snapshot, WEIGHTS));
     let total = SIZE as u64 + 2;
     let last = *progress.borrow();
     assert_eq!((last.bytes, last.total), (total, total));
@@ -223,10 +223,28 @@ async fn fetched_files_are_not_fetched_again() {
         done = scene.download(&snapshot, &meter) => panic!("{done:?} before it was interrupted"),
         _ = progress.wait_for(|progress| progress.bytes > 30_000) => (),
     }
-    assert_eq!(growing(&scene), 1);
+    assert!(is_partial(&scene, &snapshot, WEIGHTS));
     scene.hub.forget_tricks();
     scene.hub.asked();
     whole(&scene.download(&snapshot, &meter).await.unwrap());
-    let asked: Vec<_> = scene.hub.asked().into_iter().filter(|asked| asked.storage).collect();
+    let weights = format!("/{WEIGHTS}");
+    let asked: Vec<_> = scene.hub.asked().into_iter().filter(|asked| asked.storage && asked.path == weights).collect();
+    assert!(!asked.is_empty());
     assert!(!asked.iter().any(|asked| asked.range.as_deref().unwrap().starts_with("bytes=0-")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_download_can_be_dropped_at_any_moment() {
+    let scene = Scene::new().await;
+    let snapshot = scene.resolve().await.unwrap();
+    for tenths_of_ms in 0..60 {
+        let (cache, (meter, _)) = (scene.root(), Meter::new());
+        tokio::select! {
+            done = scene.download(&snapshot, &meter) => whole(&done.unwrap()),
+            () = tokio::time::sleep(Duration::from_micros(100) * tenths_of_ms) => (),
+        }
+        // The next download begins while the dropped one may still be writing on another thread.
+        whole(&scene.download(&snapshot, &Meter::new().0).await.unwrap());
+        std::fs::remove_dir_all(cache).unwrap();
+    }
 }
