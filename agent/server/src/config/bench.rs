@@ -1,9 +1,11 @@
 //! The configuration of the command `bench`.
 
+use super::ServingConfig;
+use lockstep_proto::limits::{MAX_CONTEXT_LENGTH, MAX_NUM_SEQS};
+
 use super::args::{BenchArgs, GlobalArgs};
 use super::error::ConfigError;
 use super::values::Setting;
-use super::{MAX_CONTEXT_LENGTH, MAX_NUM_SEQS, ServingConfig};
 
 const DEFAULT_BATCH_SIZES: &[u32] = &[1, 2, 4, 8];
 const DEFAULT_PROMPT: u32 = 512;

@@ -17,6 +17,8 @@ mod node;
 mod refused;
 mod resolve;
 mod ring;
+mod serving;
+mod settings;
 mod source;
 mod values;
 
@@ -25,9 +27,7 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use lockstep_api::{ReasoningStyle, StyleChoice, ToolStyle};
 use lockstep_hub::HubConfig;
 
 pub use args::{Cli, parse};
@@ -37,16 +37,13 @@ pub use devices::DevicesConfig;
 pub use environment::{Build, Environment};
 pub use error::ConfigError;
 pub(crate) use lockstep_proto::choices::{DType, Quantization};
-pub(crate) use lockstep_proto::limits::{
-    MAX_CONTEXT_LENGTH, MAX_LOCAL_WORLD_SIZE, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS, MAX_STAGES, MAX_WORLD_SIZE,
-};
+pub(crate) use lockstep_proto::limits::{MAX_LOCAL_WORLD_SIZE, MAX_STAGES, MAX_WORLD_SIZE};
 pub use logging::LogConfig;
 pub use resolve::resolve;
+pub use serving::ServingConfig;
 pub use source::ModelSource;
 pub use values::{HostPort, KvCacheMemory};
 
-/// Most requests that may wait.
-pub(crate) const MAX_WAITING: u32 = 1 << 16;
 /// Tokens in a block of the KV cache.
 pub(crate) const BLOCK_SIZE: u32 = 16;
 /// Most threads of one rank.
@@ -149,25 +146,6 @@ pub struct ModelConfig {
     pub dtype: DType,
     /// Format that matrices are quantized to while they are loaded.
     pub quantization: Quantization,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServingConfig {
-    pub max_num_seqs: u32,
-    /// At least `max_num_seqs`, so that every running sequence can take its token in one step.
-    pub max_num_batched_tokens: u32,
-    /// Most tokens of one sequence. `None`: the length that the model was trained for.
-    pub context_length: Option<u32>,
-    pub kv_cache: KvCacheMemory,
-    /// Time that a request waits for the group to form again.
-    pub recovery_timeout: Duration,
-    pub drain_timeout: Duration,
-    /// Most requests in the queue.
-    pub max_waiting: u32,
-    /// Spelling of the model's tool calls.
-    pub tool_style: StyleChoice<ToolStyle>,
-    /// Spelling of the model's reasoning.
-    pub reasoning_style: StyleChoice<ReasoningStyle>,
 }
 
 /// Way in which ranks find each other's ring ports.

@@ -1,38 +1,25 @@
 //! Command line, variables and build → a validated configuration.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use lockstep_api::{ReasoningStyle, StyleChoice, ToolStyle};
 use lockstep_proto::choices::{DType, LogFormat, UnknownChoice};
-use lockstep_proto::limits::{
-    DEFAULT_KV_CACHE_PERCENT, DEFAULT_NUM_BATCHED_TOKENS, DEFAULT_NUM_SEQS, DEFAULT_RECOVERY_TIMEOUT_S,
-};
 use lockstep_proto::names::{env, port};
 
-use super::args::{self, AgentCommand, Cli, Flag, GlobalArgs};
+use super::args::{self, AgentCommand, Cli, Flag};
 use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::group::{self, GroupInputs, GroupPlace, HeadPlace};
 use super::hub;
 use super::logging::{self, LogConfig};
 use super::node::{self, NodeAddresses};
-use super::values::{KvCacheMemory, Setting};
+use super::serving::ServingConfig;
+use super::settings::Settings;
 use super::{
-    CommonConfig, Config, Foreground, HeadConfig, MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS,
-    MAX_THREADS, ModelConfig, ModelSource, OwnRanks, RingSetup, Role, ServingConfig,
+    CommonConfig, Config, Foreground, HeadConfig, MAX_THREADS, ModelConfig, ModelSource, OwnRanks, RingSetup, Role,
 };
 use super::{bench, chat, devices};
 
-const DEFAULT_WAITING: u32 = 1024;
-const DEFAULT_RECOVERY: Duration = Duration::from_secs(DEFAULT_RECOVERY_TIMEOUT_S);
-const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
-/// Default on the CPU. A rank shares this memory with everything else on the machine, so the default is small.
-const DEFAULT_KV_CPU: KvCacheMemory = KvCacheMemory::Bytes(1 << 30);
-/// Default on a device. A device's memory belongs to the rank alone.
-const DEFAULT_KV_DEVICE: KvCacheMemory = KvCacheMemory::Fraction(DEFAULT_KV_CACHE_PERCENT as f32 / 100.0);
 /// Log filter beside a conversation that shows the placement of the layers.
 const PLACEMENT_FILTER: &str = "warn,lockstep_agent::node::rank=info";
 /// Longest name of a model or of a group, in bytes.
@@ -84,27 +71,7 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
     Ok(Config { role, log, warnings })
 }
 
-/// Flags and variables of this process.
-struct Settings<'a> {
-    options: &'a GlobalArgs,
-    variables: &'a Environment,
-}
-
 impl Settings<'_> {
-    /// Returns the flag's value, or else the variable's.
-    fn setting(&self, typed: &Option<String>, flag: Flag) -> Result<Option<Setting>, ConfigError> {
-        self.variables.flag_or_variable(typed, flag)
-    }
-
-    fn integer(
-        &self,
-        typed: &Option<String>,
-        flag: Flag,
-        range: RangeInclusive<u32>,
-    ) -> Result<Option<u32>, ConfigError> {
-        self.setting(typed, flag)?.map(|setting| setting.integer(range)).transpose()
-    }
-
     /// Returns true if the program places the layers by itself, so that the user wants to see the placement.
     fn logs_placement(&self) -> Result<bool, ConfigError> {
         self.variables.switch(env::NO_NCCL)
@@ -178,7 +145,7 @@ impl Settings<'_> {
         place: HeadPlace,
         group: &GroupInputs<'_>,
     ) -> Result<HeadConfig, ConfigError> {
-        let serving = self.serving(group.build)?;
+        let serving = ServingConfig::resolve(self, group.build)?;
         let (source, foreground) = match command {
             AgentCommand::Bench(bench) => {
                 (&bench.plain.model, Some(Foreground::Bench(bench::from_arguments(bench, self.options, &serving)?)))
@@ -250,53 +217,6 @@ impl Settings<'_> {
             quantization.map(|isq| isq.value.parse().map_err(|error: UnknownChoice| isq.invalid(error.to_string())));
         let quantization = quantization.transpose()?.unwrap_or_default();
         Ok(ModelConfig { source: parsed, name, dtype: dtype.unwrap_or_default(), quantization })
-    }
-
-    fn serving(&self, build: &Build) -> Result<ServingConfig, ConfigError> {
-        let options = self.options;
-        let kv_default = if build.visible_devices > 0 { DEFAULT_KV_DEVICE } else { DEFAULT_KV_CPU };
-        let kv_cache =
-            self.setting(&options.kv_cache_memory, args::KV_MEMORY)?.map(|memory| memory.memory()).transpose()?;
-        let recovery = self.setting(&options.recovery_timeout, args::RECOVERY)?;
-        let recovery = recovery.map(|time| time.duration(Duration::from_secs(1))).transpose()?;
-        let drain = self.setting(&options.drain_timeout, args::DRAIN)?;
-        let drain = drain.map(|time| time.duration(Duration::ZERO)).transpose()?;
-        let waiting = self.integer(&options.max_waiting, args::MAX_WAITING, 1..=super::MAX_WAITING)?;
-        let seqs =
-            self.integer(&options.max_num_seqs, args::MAX_NUM_SEQS, 1..=MAX_NUM_SEQS)?.unwrap_or(DEFAULT_NUM_SEQS);
-        let tokens = self.integer(&options.max_num_batched_tokens, args::MAX_TOKENS, 1..=MAX_NUM_BATCHED_TOKENS)?;
-        let tokens = tokens.unwrap_or(DEFAULT_NUM_BATCHED_TOKENS.max(seqs));
-        if tokens < seqs {
-            return Err(ConfigError::contradiction(
-                format!("--max-num-batched-tokens is {tokens}"),
-                format!("--max-seqs is {seqs}"),
-                "each running sequence needs a token in every step; raise the first or lower the second",
-            ));
-        }
-        Ok(ServingConfig {
-            max_num_seqs: seqs,
-            max_num_batched_tokens: tokens,
-            context_length: self.integer(&options.context_length, args::CONTEXT, 1..=MAX_CONTEXT_LENGTH)?,
-            kv_cache: kv_cache.unwrap_or(kv_default),
-            recovery_timeout: recovery.unwrap_or(DEFAULT_RECOVERY),
-            drain_timeout: drain.unwrap_or(DEFAULT_DRAIN),
-            max_waiting: waiting.unwrap_or(DEFAULT_WAITING),
-            tool_style: self.style(&options.tool_call_parser, args::TOOL_PARSER, ToolStyle::NAMES)?,
-            reasoning_style: self.style(&options.reasoning_parser, args::REASONING_PARSER, ReasoningStyle::NAMES)?,
-        })
-    }
-
-    /// Returns a style by its name, or `auto`, or `none`.
-    fn style<T: Copy>(
-        &self,
-        typed: &Option<String>,
-        flag: Flag,
-        names: &[(&'static str, T)],
-    ) -> Result<StyleChoice<T>, ConfigError> {
-        let Some(setting) = self.setting(typed, flag)? else { return Ok(StyleChoice::Auto) };
-        let styles = names.iter().map(|(name, style)| (*name, StyleChoice::Is(*style)));
-        let all: Vec<_> = [("auto", StyleChoice::Auto), ("none", StyleChoice::Off)].into_iter().chain(styles).collect();
-        setting.choice(&all)
     }
 
     /// Returns a warning if a flag gives a client port to a worker. Variables give none: all nodes may share a pod

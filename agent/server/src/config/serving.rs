@@ -1,0 +1,95 @@
+//! Settings of the service: limits of requests, the memory of the KV cache, and the model's spellings.
+
+use std::time::Duration;
+
+use lockstep_api::{ReasoningStyle, StyleChoice, ToolStyle};
+use lockstep_proto::limits::{
+    DEFAULT_KV_CACHE_PERCENT, DEFAULT_NUM_BATCHED_TOKENS, DEFAULT_NUM_SEQS, DEFAULT_RECOVERY_TIMEOUT_S,
+    MAX_CONTEXT_LENGTH, MAX_NUM_BATCHED_TOKENS, MAX_NUM_SEQS,
+};
+
+use super::args::{self, Flag};
+use super::environment::Build;
+use super::error::ConfigError;
+use super::settings::Settings;
+use super::values::KvCacheMemory;
+
+/// Most requests that may wait.
+const MAX_WAITING: u32 = 1 << 16;
+const DEFAULT_WAITING: u32 = 1024;
+const DEFAULT_RECOVERY: Duration = Duration::from_secs(DEFAULT_RECOVERY_TIMEOUT_S);
+const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+/// Default on the CPU. A rank shares this memory with everything else on the machine, so the default is small.
+const DEFAULT_KV_CPU: KvCacheMemory = KvCacheMemory::Bytes(1 << 30);
+/// Default on a device. A device's memory belongs to the rank alone.
+const DEFAULT_KV_DEVICE: KvCacheMemory = KvCacheMemory::Fraction(DEFAULT_KV_CACHE_PERCENT as f32 / 100.0);
+
+/// Limits of the requests that the head serves, and the model's spellings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServingConfig {
+    pub max_num_seqs: u32,
+    /// At least `max_num_seqs`, so that every running sequence can take its token in one step.
+    pub max_num_batched_tokens: u32,
+    /// Most tokens of one sequence. `None`: the length that the model was trained for.
+    pub context_length: Option<u32>,
+    pub kv_cache: KvCacheMemory,
+    /// Time that a request waits for the group to form again.
+    pub recovery_timeout: Duration,
+    pub drain_timeout: Duration,
+    /// Most requests in the queue.
+    pub max_waiting: u32,
+    /// Spelling of the model's tool calls.
+    pub tool_style: StyleChoice<ToolStyle>,
+    /// Spelling of the model's reasoning.
+    pub reasoning_style: StyleChoice<ReasoningStyle>,
+}
+
+impl ServingConfig {
+    /// Reads the settings from flags and variables.
+    pub(super) fn resolve(settings: &Settings<'_>, build: &Build) -> Result<Self, ConfigError> {
+        let options = settings.options;
+        let kv_default = if build.visible_devices > 0 { DEFAULT_KV_DEVICE } else { DEFAULT_KV_CPU };
+        let kv_cache =
+            settings.setting(&options.kv_cache_memory, args::KV_MEMORY)?.map(|memory| memory.memory()).transpose()?;
+        let recovery = settings.setting(&options.recovery_timeout, args::RECOVERY)?;
+        let recovery = recovery.map(|time| time.duration(Duration::from_secs(1))).transpose()?;
+        let drain = settings.setting(&options.drain_timeout, args::DRAIN)?;
+        let drain = drain.map(|time| time.duration(Duration::ZERO)).transpose()?;
+        let waiting = settings.integer(&options.max_waiting, args::MAX_WAITING, 1..=MAX_WAITING)?;
+        let seqs =
+            settings.integer(&options.max_num_seqs, args::MAX_NUM_SEQS, 1..=MAX_NUM_SEQS)?.unwrap_or(DEFAULT_NUM_SEQS);
+        let tokens = settings.integer(&options.max_num_batched_tokens, args::MAX_TOKENS, 1..=MAX_NUM_BATCHED_TOKENS)?;
+        let tokens = tokens.unwrap_or(DEFAULT_NUM_BATCHED_TOKENS.max(seqs));
+        if tokens < seqs {
+            return Err(ConfigError::contradiction(
+                format!("--max-num-batched-tokens is {tokens}"),
+                format!("--max-seqs is {seqs}"),
+                "each running sequence needs a token in every step; raise the first or lower the second",
+            ));
+        }
+        Ok(Self {
+            max_num_seqs: seqs,
+            max_num_batched_tokens: tokens,
+            context_length: settings.integer(&options.context_length, args::CONTEXT, 1..=MAX_CONTEXT_LENGTH)?,
+            kv_cache: kv_cache.unwrap_or(kv_default),
+            recovery_timeout: recovery.unwrap_or(DEFAULT_RECOVERY),
+            drain_timeout: drain.unwrap_or(DEFAULT_DRAIN),
+            max_waiting: waiting.unwrap_or(DEFAULT_WAITING),
+            tool_style: style(settings, &options.tool_call_parser, args::TOOL_PARSER, ToolStyle::NAMES)?,
+            reasoning_style: style(settings, &options.reasoning_parser, args::REASONING_PARSER, ReasoningStyle::NAMES)?,
+        })
+    }
+}
+
+/// Returns a style by its name, or `auto`, or `none`.
+fn style<T: Copy>(
+    settings: &Settings<'_>,
+    typed: &Option<String>,
+    flag: Flag,
+    names: &[(&'static str, T)],
+) -> Result<StyleChoice<T>, ConfigError> {
+    let Some(setting) = settings.setting(typed, flag)? else { return Ok(StyleChoice::Auto) };
+    let styles = names.iter().map(|(name, style)| (*name, StyleChoice::Is(*style)));
+    let all: Vec<_> = [("auto", StyleChoice::Auto), ("none", StyleChoice::Off)].into_iter().chain(styles).collect();
+    setting.choice(&all)
+}

@@ -1,0 +1,31 @@
+//! Access to the settings of this process: a flag, or else its variable.
+
+use std::ops::RangeInclusive;
+
+use super::args::{Flag, GlobalArgs};
+use super::environment::Environment;
+use super::error::ConfigError;
+use super::values::Setting;
+
+/// Flags and variables of this process.
+pub(super) struct Settings<'a> {
+    pub options: &'a GlobalArgs,
+    pub variables: &'a Environment,
+}
+
+impl Settings<'_> {
+    /// Returns the flag's value, or else the variable's.
+    pub(super) fn setting(&self, typed: &Option<String>, flag: Flag) -> Result<Option<Setting>, ConfigError> {
+        self.variables.flag_or_variable(typed, flag)
+    }
+
+    /// Returns a whole number in `range`.
+    pub(super) fn integer(
+        &self,
+        typed: &Option<String>,
+        flag: Flag,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<u32>, ConfigError> {
+        self.setting(typed, flag)?.map(|setting| setting.integer(range)).transpose()
+    }
+}
