@@ -4,6 +4,7 @@
 //! Invariant: only the CRD judges a manifest, by its schema, defaults and CEL rules. There is no second set of checks.
 //! So this module accepts a manifest exactly if a Kubernetes cluster accepts it.
 
+mod defaults;
 mod judge;
 mod lines;
 mod manifest;

@@ -6,6 +6,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::defaults;
+
 /// ImagePullPolicy is the pull policy of a container's image, as in Kubernetes.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImagePullPolicy {
@@ -89,7 +91,7 @@ pub enum PlacementPolicy {
 
 impl Default for Placement {
     fn default() -> Self {
-        Self { policy: PlacementPolicy::default(), topology_key: hostname() }
+        defaults::from_fields()
     }
 }
 
@@ -232,7 +234,7 @@ pub struct UpdateStrategy {
 
 impl Default for UpdateStrategy {
     fn default() -> Self {
-        Self { max_unavailable: 1, partition: 0, drain_timeout: drain_timeout() }
+        defaults::from_fields()
     }
 }
 

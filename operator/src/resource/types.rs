@@ -13,8 +13,8 @@ use super::pods::{
     Autoscaling, ClientNetwork, ImagePullPolicy, LocalObject, ModelCache, Placement, ServiceSpec, UpdateStrategy,
     Variable,
 };
-use super::schema;
 use super::status::InferenceClusterStatus;
+use super::{defaults, schema};
 
 /// InferenceClusterSpec is the desired state of an InferenceCluster: the model, the groups that serve it, and the pods
 /// that run them.
@@ -249,7 +249,7 @@ pub struct Parallelism {
 
 impl Default for Parallelism {
     fn default() -> Self {
-        Self { pipeline: 1 }
+        defaults::from_fields()
     }
 }
 
@@ -297,13 +297,7 @@ pub struct Serving {
 
 impl Default for Serving {
     fn default() -> Self {
-        Self {
-            max_num_seqs: max_num_seqs(),
-            max_num_batched_tokens: max_num_batched_tokens(),
-            context_length: None,
-            kv_cache_memory: kv_cache_memory(),
-            recovery_timeout: recovery_timeout(),
-        }
+        defaults::from_fields()
     }
 }
 
