@@ -17,15 +17,15 @@ import json
 import math
 import pathlib
 import shutil
-from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
+from families import BOS, EOS, FIXTURES
+
 FOLDER = pathlib.Path(__file__).parent / "fixtures"
-PROMPT_LENGTHS = (1, 2, 7, 16, 17, 33, 64, 100)
 EVERY_POSITION = 33  # the prompt whose logits are kept at every position
 GENERATED = 28
 GENERATED_POSITIONS = (0, 1, 13, 26)  # decode steps whose logits are kept
@@ -33,145 +33,7 @@ MIN_MARGIN = 2e-3  # between the best two logits of any greedy step
 MAX_ROUNDING = 3e-5  # largest difference of a kept logit to the same sum in f64
 MIN_DISTINCT = 10  # tokens in each greedy answer
 SEEDS = 200
-BOS, EOS = 1, 2
 SPECIAL = ["<unk>", "<s>", "</s>"]
-
-
-@dataclass
-class Fixture:
-    """A model: its `config.json`, and how its weights are written."""
-
-    config: dict
-    dtype: torch.dtype = torch.float32
-    shards: int = 1
-    gain: float = 1.5  # of every projection, over 1/sqrt(fan_in)
-    embedding: float = 0.2  # size of its entries: small if the model scales them up, because answers would repeat one token
-    prompts: tuple = PROMPT_LENGTHS
-
-
-COMMON = dict(
-    hidden_act="silu", max_position_embeddings=512, bos_token_id=BOS, eos_token_id=EOS,
-    initializer_range=0.02, use_cache=True, attention_bias=False, attention_dropout=0.0,
-)
-LLAMA = dict(COMMON, architectures=["LlamaForCausalLM"], model_type="llama", mlp_bias=False, pretraining_tp=1)
-LLAMA3 = dict(
-    LLAMA, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=8,
-    num_key_value_heads=2, head_dim=16, vocab_size=288, rms_norm_eps=1e-5, tie_word_embeddings=True,
-    rope_theta=500000.0,
-    rope_scaling=dict(
-        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-        original_max_position_embeddings=256,
-    ),
-)
-PHI3 = dict(
-    COMMON, architectures=["Phi3ForCausalLM"], model_type="phi3", hidden_size=32, intermediate_size=41,
-    num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, partial_rotary_factor=0.75, vocab_size=263,
-    rms_norm_eps=1e-5, tie_word_embeddings=False, rope_theta=10000.0, sliding_window=None, pad_token_id=0,
-    torch_dtype="float32",
-    rope_scaling=dict(type="longrope", short_factor=[1.0, 1.2, 1.7], long_factor=[1.1, 3.5, 9.0]),
-)
-
-# The comment of each entry states what the fixture covers. README.md has no list of its own.
-FIXTURES = {
-    # Multi-head attention, untied. Written as transformers 4 writes it.
-    "llama2": Fixture(dict(
-        LLAMA, hidden_size=48, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, vocab_size=288, rms_norm_eps=1e-5, tie_word_embeddings=False,
-        rope_theta=10000.0, rope_scaling=None, torch_dtype="float32",
-    )),
-    # Grouped queries, scaled RoPE (`llama3`), tied, three weight files with an index. Transformers 4's spelling.
-    "llama3-sharded": Fixture(dict(LLAMA3, torch_dtype="float32"), shards=3),
-    # The same shape in bf16: `dtype: auto` keeps bf16, and `f32` widens it.
-    "llama3-bf16": Fixture(dict(LLAMA3, torch_dtype="bfloat16"), dtype=torch.bfloat16),
-    # QK norm; heads × head_dim is not the hidden size; tied. Transformers 5's spelling.
-    "qwen3": Fixture(dict(
-        COMMON, architectures=["Qwen3ForCausalLM"], model_type="qwen3", hidden_size=48, intermediate_size=96,
-        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=288,
-        rms_norm_eps=1e-6, tie_word_embeddings=True, rope_parameters=dict(rope_theta=1000000.0, rope_type="default"),
-        use_sliding_window=False, sliding_window=None, max_window_layers=3,
-        layer_types=["full_attention"] * 3, dtype="float32",
-    )),
-    # Nothing divides: 5 heads, hidden 60, intermediate 97, vocabulary 263.
-    "awkward-mha": Fixture(dict(
-        LLAMA, hidden_size=60, intermediate_size=97, num_hidden_layers=2, num_attention_heads=5,
-        num_key_value_heads=5, head_dim=12, vocab_size=263, rms_norm_eps=1e-6, tie_word_embeddings=False,
-        rope_theta=10000.0, torch_dtype="float32",
-    )),
-    # Query ranges that cut through the groups: 6 heads over 2 KV heads of size 10. Prime intermediate and vocabulary;
-    # tied.
-    "awkward-gqa": Fixture(dict(
-        LLAMA, hidden_size=54, intermediate_size=83, num_hidden_layers=3, num_attention_heads=6,
-        num_key_value_heads=2, head_dim=10, vocab_size=269, rms_norm_eps=1e-6, tie_word_embeddings=True,
-        rope_theta=10000.0, torch_dtype="float32",
-    )),
-    # Biases on every projection, which ranks must add once; 5 query heads share one KV head; linearly scaled RoPE;
-    # tied.
-    "llama-bias": Fixture(dict(
-        LLAMA | dict(attention_bias=True, mlp_bias=True), hidden_size=40, intermediate_size=53, num_hidden_layers=2,
-        num_attention_heads=5, num_key_value_heads=1, head_dim=8, vocab_size=271, rms_norm_eps=1e-5,
-        tie_word_embeddings=True, rope_theta=10000.0, rope_scaling=dict(rope_type="linear", factor=2.0),
-        torch_dtype="float32",
-    )),
-    # Biases on queries, keys and values alone; a sliding window from the second layer on; 3 KV heads, tied.
-    "qwen2": Fixture(dict(
-        COMMON, architectures=["Qwen2ForCausalLM"], model_type="qwen2", hidden_size=48, intermediate_size=61,
-        num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=3, vocab_size=271, rms_norm_eps=1e-6,
-        tie_word_embeddings=True, rope_theta=1000000.0, use_sliding_window=True, sliding_window=16,
-        max_window_layers=1, torch_dtype="float32",
-    )),
-    # A sliding window in every layer, which no block of the cache divides; heads × head_dim is not the hidden size.
-    "mistral": Fixture(dict(
-        COMMON, architectures=["MistralForCausalLM"], model_type="mistral", hidden_size=40, intermediate_size=67,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=12, vocab_size=263,
-        rms_norm_eps=1e-5, tie_word_embeddings=False, rope_theta=10000.0, sliding_window=19, torch_dtype="float32",
-    )),
-    # 7 experts of 13, 3 a token with weights that sum to one, and a dense layer between; tied.
-    "qwen3-moe": Fixture(dict(
-        COMMON, architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", hidden_size=32, intermediate_size=37,
-        moe_intermediate_size=13, num_experts=7, num_experts_per_tok=3, norm_topk_prob=True, decoder_sparse_step=1,
-        mlp_only_layers=[1], num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        vocab_size=263, rms_norm_eps=1e-6, tie_word_embeddings=True, rope_theta=1000000.0, rope_scaling=None,
-        use_sliding_window=False, sliding_window=None, max_window_layers=3, torch_dtype="float32",
-    )),
-    # 5 experts, 2 a token, in Mixtral's names; untied.
-    "mixtral": Fixture(dict(
-        COMMON, architectures=["MixtralForCausalLM"], model_type="mixtral", hidden_size=32, intermediate_size=29,
-        num_local_experts=5, num_experts_per_tok=2, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=263, rms_norm_eps=1e-5, tie_word_embeddings=False, rope_theta=1000000.0,
-        sliding_window=None, torch_dtype="float32",
-    )),
-    # Soft caps on scores and logits that change the result; local and global layers in turn; 1 + w norms before and after each part;
-    # scaled embeddings; queries scaled by another number than the head size.
-    "gemma2": Fixture(dict(
-        COMMON, architectures=["Gemma2ForCausalLM"], model_type="gemma2", hidden_size=32, intermediate_size=43,
-        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=12, vocab_size=263,
-        rms_norm_eps=1e-6, rope_theta=10000.0, hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh",
-        query_pre_attn_scalar=20, sliding_window=16, attn_logit_softcapping=4.0, final_logit_softcapping=8.0,
-        torch_dtype="float32",
-    ), embedding=0.05),
-    # Two local layers to a global one, each kind with its own RoPE, the global one's scaled; QK norms.
-    "gemma3": Fixture(dict(
-        {k: v for k, v in COMMON.items() if k != "hidden_act"}, architectures=["Gemma3ForCausalLM"],
-        model_type="gemma3_text", hidden_size=32, intermediate_size=43, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=1, head_dim=12, vocab_size=263, rms_norm_eps=1e-6, hidden_activation="gelu_pytorch_tanh",
-        query_pre_attn_scalar=20, sliding_window=16, sliding_window_pattern=3, rope_theta=1000000.0,
-        rope_local_base_freq=10000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
-        attn_logit_softcapping=None, final_logit_softcapping=None, torch_dtype="float32",
-    ), embedding=0.05),
-    # Fused projections, partial rotary; LongRoPE where the served context (256) is the original context of the training; untied.
-    "phi3": Fixture(dict(PHI3, original_max_position_embeddings=256)),
-    # The same beyond the original context. Every prompt is longer than that context, because transformers decides by the
-    # length of each sequence.
-    "phi3-long": Fixture(dict(PHI3, original_max_position_embeddings=24), prompts=(33, 47, 64, 100)),
-    # YaRN, as Qwen asks for it.
-    "qwen3-yarn": Fixture(dict(
-        COMMON | dict(max_position_embeddings=256), architectures=["Qwen3ForCausalLM"], model_type="qwen3",
-        hidden_size=32, intermediate_size=41, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, vocab_size=263, rms_norm_eps=1e-6, tie_word_embeddings=True, rope_theta=10000.0,
-        rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64),
-        use_sliding_window=False, sliding_window=None, max_window_layers=2, torch_dtype="float32",
-    )),
-}
 
 
 class Doubt(Exception):

@@ -14,7 +14,6 @@ file by itself, the loaded weights must equal the written weights.
 import argparse
 import contextlib
 import pathlib
-from dataclasses import dataclass, field
 
 import gguf
 import numpy as np
@@ -23,113 +22,13 @@ from gguf import GGMLQuantizationType as Type
 from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from families import FILES, FORMATS, VOCABULARY
+
 FOLDER = pathlib.Path(__file__).parent / "gguf"
-VOCABULARY = 48
 PROMPT = [1, 17, 40, 3, 44, 44, 9, 31, 30]
 WORLD_SIZES = (1, 2, 3, 4)
 GROUP = 32  # activations that share a scale
 EAGER = dict(attn_implementation="eager", experts_implementation="eager")
-
-
-@dataclass
-class File:
-    """A file: its architecture as llama.cpp names it, the model's configuration in transformers, and the format of each tensor."""
-
-    arch: str
-    config: dict
-    formats: dict = field(default_factory=dict)
-    loads: bool = True  # transformers reads such a file
-    metadata: object = lambda writer, config: None
-
-
-USUAL = dict(
-    hidden_size=256, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=8, vocab_size=VOCABULARY, max_position_embeddings=512, rms_norm_eps=1e-5, rope_theta=10000.0,
-    bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False,
-)
-FORMATS = {
-    "token_embd": Type.Q6_K, "attn_q": Type.Q4_K, "attn_k": Type.Q5_K, "attn_v": Type.Q6_K, "attn_output": Type.Q4_0,
-    "ffn_gate": Type.Q5_K, "ffn_up": Type.Q4_K, "ffn_down": Type.Q8_0, "output": Type.BF16,
-}
-EXPERTS = {"ffn_gate_exps": Type.Q4_K, "ffn_up_exps": Type.Q5_K, "ffn_down_exps": Type.Q4_0}
-# Narrow rows are too short for blocks of 256.
-NARROW = {
-    "token_embd": Type.Q8_0, "attn_q": Type.Q8_0, "attn_k": Type.BF16, "attn_v": Type.F16, "attn_output": Type.Q4_0,
-    "ffn_gate": Type.Q4_0, "ffn_up": Type.Q8_0, "ffn_down": Type.Q4_0,
-}
-GEMMA = USUAL | dict(
-    tie_word_embeddings=True, hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=8, sliding_window=4,
-)
-
-
-def expert_counts(writer, config):
-    writer.add_expert_count(config.num_local_experts)
-    writer.add_expert_used_count(config.num_experts_per_tok)
-
-
-def qwen3moe(writer, config):
-    writer.add_expert_count(config.num_experts)
-    writer.add_expert_used_count(config.num_experts_per_tok)
-    writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-
-
-def gemma2(writer, config):
-    writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
-    writer.add_final_logit_softcapping(config.final_logit_softcapping)
-    writer.add_sliding_window(config.sliding_window)
-
-
-def gemma3(writer, config):
-    writer.add_sliding_window(config.sliding_window)
-    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-    writer.add_rope_scaling_factor(8.0)
-
-
-def phi3(writer, config):
-    writer.add_sliding_window(0)
-    writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
-    writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(2.0) / np.log(256.0))))
-    for name in ("short", "long"):
-        writer.add_tensor(f"rope_factors_{name}.weight", np.array(LONGROPE[f"{name}_factor"], "f4"))
-
-
-LONGROPE = dict(
-    rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75, original_max_position_embeddings=256,
-    short_factor=[1.0, 1.1, 1.2, 1.4, 1.7, 2.0], long_factor=[1.1, 1.5, 3.5, 5.0, 9.0, 12.0],
-)
-# The comment of each entry states what the file covers beside the formats of its tensors. README.md has no list of
-# its own.
-FILES = {
-    # Formats of 256 and of 32 numbers a block. Queries and keys for a rotation of neighbours.
-    "llama": File("llama", USUAL | dict(model_type="llama"), {"output": Type.Q6_K}),
-    # Stacked experts; the output in BF16.
-    "mixtral": File(
-        "llama", USUAL | dict(model_type="mixtral", num_local_experts=3, num_experts_per_tok=2),
-        EXPERTS | {"ffn_gate_exps": Type.Q6_K}, loads=False, metadata=expert_counts,
-    ),
-    # Biases on queries, keys and values.
-    "qwen2": File("qwen2", USUAL | dict(model_type="qwen2"), {"output": Type.F16}),
-    # Norms on queries and keys.
-    "qwen3": File("qwen3", USUAL | dict(model_type="qwen3"), {"ffn_up": Type.Q4_0, "output": Type.Q5_K}),
-    # Stacked experts; the output in F16.
-    "qwen3moe": File("qwen3moe", USUAL | dict(
-        model_type="qwen3_moe", num_experts=3, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
-    ), EXPERTS | {"ffn_down_exps": Type.Q8_0, "output": Type.F16}, metadata=qwen3moe),
-    # The first layer slides, the second does not. The table is tied.
-    "gemma2": File("gemma2", GEMMA | dict(
-        model_type="gemma2", attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
-    ), metadata=gemma2),
-    # Six layers: only the last one has global attention. Its RoPE is scaled. The table is tied.
-    "gemma3": File("gemma3", GEMMA | dict(
-        model_type="gemma3_text", hidden_size=64, intermediate_size=64, num_hidden_layers=6, num_key_value_heads=1,
-        rope_theta=1000000.0, rope_local_base_freq=10000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
-    ), NARROW, metadata=gemma3),
-    # Fused projections, partial rotary, LongRoPE.
-    "phi3": File("phi3", {k: v for k, v in USUAL.items() if k not in ("head_dim", "rope_theta")} | dict(
-        model_type="phi3", hidden_size=64, sliding_window=None, original_max_position_embeddings=256,
-        rope_parameters=LONGROPE,
-    ), NARROW | {"attn_qkv": Type.Q8_0, "output": Type.F16}, metadata=phi3),
-}
 # Offsets of the f16 scales in a block, and the largest number of a block without its scales.
 SCALES = {Type.Q4_0: ([0], 8), Type.Q8_0: ([0], 127), Type.Q4_K: ([0, 2], 15 * 31), Type.Q5_K: ([0, 2], 31 * 31),
           Type.Q6_K: ([208], 32 * 64)}
@@ -167,7 +66,7 @@ def fill(writer, random, file, model):
         kind = formats[name.split(".")[-1]]
         raw, decoded = numbers(random, kind, tuple(parameter.shape))
         heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-1])
-        if file.arch == "llama" and heads:
+        if file.interleaved_heads and heads:
             raw = for_neighbours(raw, heads)
         writer.add_tensor(f"{name}.weight", raw, raw_dtype=kind)
         parameter.copy_(torch.from_numpy(decoded))
@@ -299,9 +198,12 @@ def record(name, model, in_blocks):
 
 def check_as_loaded(name, model):
     """Asserts that transformers' own reader of the file finds the written weights."""
-    loaded = AutoModelForCausalLM.from_pretrained(
-        FOLDER, gguf_file=f"{name}.gguf", config=model.config, dtype=torch.float32, **EAGER
-    )
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            FOLDER, gguf_file=f"{name}.gguf", config=model.config, dtype=torch.float32, **EAGER
+        )
+    except Exception as error:
+        raise SystemExit(f"{name}: transformers does not read such a file: give it `loads=False` in families.py") from error
     own = dict(model.named_parameters())
     assert own.keys() == dict(loaded.named_parameters()).keys()
     for path, parameter in loaded.named_parameters():

@@ -1,5 +1,6 @@
 //! Groups of real processes over TCP answer like transformers, by each way of telling ranks their places.
 
+use lockstep_kernels::Isa;
 use lockstep_tests::client::greedy;
 use lockstep_tests::group::{Group, Spec, Way, fixture};
 use lockstep_tests::process::Process;
@@ -109,17 +110,9 @@ async fn quantized_models_match_over_three_processes() {
 }
 
 /// The test tries each instruction set that this machine has.
-#[cfg(target_arch = "x86_64")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_instruction_set_matches() {
-    for isa in ["portable", "avx2", "avx512"] {
-        let has = match isa {
-            "avx2" => std::arch::is_x86_feature_detected!("avx2"),
-            "avx512" => std::arch::is_x86_feature_detected!("avx512f"),
-            _ => true,
-        };
-        if has {
-            check_spec(Spec::new(Way::MultiNode, 2, fixture("qwen3")).with("LOCKSTEP_ISA", isa), "qwen3").await;
-        }
+    for isa in Isa::available() {
+        check_spec(Spec::new(Way::MultiNode, 2, fixture("qwen3")).with("LOCKSTEP_ISA", isa.name()), "qwen3").await;
     }
 }

@@ -1,6 +1,6 @@
-//! Llama's block (Touvron et al. 2023, <https://arxiv.org/abs/2307.09288>), which most families share. Mistral differs in
-//! its window, Qwen2 in its biases, Qwen3 in its norms on queries and keys, Phi-3 in its fused projections, and Mixtral and
-//! Qwen3-MoE have experts in place of the dense feed-forward part.
+//! Llama's block (Touvron et al. 2023, <https://arxiv.org/abs/2307.09288>), which most families share. The configuration
+//! has all their differences: windows, biases, norms on queries and keys, fused projections, and experts in place of the
+//! dense feed-forward part.
 
 use lockstep_kernels::KvCache;
 

@@ -35,7 +35,7 @@ pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>,
     let text = config.weights_prefix.map(|prefix| loader.child(prefix));
     let loader = text.as_ref().unwrap_or(loader);
     match config.architecture.facts().block {
-        BlockKind::Llama => Ok(Box::new(llama::load(loader, config)?)),
-        BlockKind::Gemma => Ok(Box::new(gemma::load(loader, config)?)),
+        BlockKind::PreNorm => Ok(Box::new(llama::load(loader, config)?)),
+        BlockKind::SandwichNorm => Ok(Box::new(gemma::load(loader, config)?)),
     }
 }

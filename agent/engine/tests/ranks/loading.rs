@@ -190,18 +190,36 @@ fn every_fixture_is_described() {
 }
 
 #[test]
-fn every_family_has_a_fixture_and_a_gguf_file() {
+fn every_family_has_a_fixture_a_gguf_file_and_a_place_in_the_readme() {
     let describe_file = |path: String| describe(open(&path).unwrap().as_ref()).unwrap().architecture;
     let fixtures: Vec<_> = fixtures().map(|name| describe_file(GroupSetup::new(name, 1).source)).collect();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf");
     let files = parity_names("gguf").into_iter().filter(|name| name.ends_with(".gguf"));
     let files: Vec<_> = files.map(|name| describe_file(format!("{folder}/{name}"))).collect();
+    let letters = |text: &str| text.replace(|letter: char| !letter.is_alphanumeric(), "").to_lowercase();
+    let short = |family: &Architecture| letters(family.name().strip_suffix("ForCausalLM").unwrap_or(family.name()));
+    let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md"));
+    let row = readme.lines().find_map(|line| line.strip_prefix("| Models |")).unwrap();
+    // Of `gemma` and `gemma2`, the item `Gemma 2` lists the second.
+    let listed = row.split([',', ';']).map(letters).filter_map(|item| {
+        let families = Architecture::ALL.iter().map(short).filter(|short| item.starts_with(short.as_str()));
+        families.max_by_key(String::len)
+    });
+    let listed: Vec<_> = listed.collect();
+    let mut missing = Vec::new();
     for family in Architecture::ALL {
         let name = family.name();
-        assert!(fixtures.contains(&name), "{name} has no fixture: add one to tests/parity/make_fixtures.py");
-        assert!(
-            files.contains(&name) == family.has_gguf_files(),
-            "{name} has no GGUF file, or one too many: see tests/parity/make_gguf.py"
-        );
+        if !listed.contains(&short(family)) {
+            missing.push(format!("{name} in the README's row of models"));
+        }
+        if !fixtures.contains(&name) {
+            missing.push(format!("a fixture of {name}, in tests/parity/families.py"));
+        }
+        match (files.contains(&name), family.has_gguf_files()) {
+            (false, true) => missing.push(format!("a GGUF file of {name}, in tests/parity/families.py")),
+            (true, false) => missing.push(format!("llama.cpp's name in the facts of {name}, which has a GGUF file")),
+            _ => {}
+        }
     }
+    assert!(missing.is_empty(), "missing: {missing:#?}");
 }

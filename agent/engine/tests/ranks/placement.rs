@@ -1,7 +1,7 @@
 //! Layers over several devices. The devices are the CPU with candle's operations, which is how a device without kernels
 //! computes. The stream, the caches and the weights take the same ways as with GPUs.
 
-use crate::common::{GroupSetup, fixtures};
+use crate::common::{GroupSetup, fixtures, parity_names};
 use crate::parity::{F32_TOLERANCE, furthest_logit};
 use lockstep_engine::{Accelerator, BlockFormat, DType, Devices, EngineError, PlacedLayers, Runner, RunnerConfig};
 
@@ -67,7 +67,8 @@ fn layers_are_placed_by_free_memory_and_the_rest_on_the_cpu() {
 #[test]
 fn counted_weights_are_those_that_are_loaded() {
     let gguf = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf");
-    let files = ["llama", "mixtral", "qwen3moe", "gemma2", "gemma3", "phi3"].map(|name| format!("{gguf}/{name}.gguf"));
+    let files = parity_names("gguf").into_iter().filter(|name| name.ends_with(".gguf"));
+    let files = files.map(|name| format!("{gguf}/{name}"));
     let stored = fixtures().filter(|name| *name != "llama3-bf16").map(|name| GroupSetup::new(name, 1).source);
     for source in stored.chain(files) {
         let setup = GroupSetup { source, dtype: None, ..GroupSetup::new("qwen3", 1) };

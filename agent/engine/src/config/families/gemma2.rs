@@ -11,7 +11,7 @@ use super::{
 
 pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Gemma2ForCausalLM",
-    block: BlockKind::Gemma,
+    block: BlockKind::SandwichNorm,
     multimodal: None,
     defaults: Defaults {
         num_key_value_heads: Some(4),

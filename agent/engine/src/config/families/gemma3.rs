@@ -11,7 +11,7 @@ use super::{
 
 pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Gemma3ForCausalLM",
-    block: BlockKind::Gemma,
+    block: BlockKind::SandwichNorm,
     multimodal: Some(Multimodal {
         name: "Gemma3ForConditionalGeneration",
         weights_prefix: "language_model",

@@ -10,7 +10,7 @@ use super::{
 
 pub const FACTS: FamilyFacts = FamilyFacts {
     name: "LlamaForCausalLM",
-    block: BlockKind::Llama,
+    block: BlockKind::PreNorm,
     multimodal: None,
     defaults: Defaults {
         num_key_value_heads: None,
@@ -30,7 +30,6 @@ pub const FACTS: FamilyFacts = FamilyFacts {
     local_rope: LocalRope::IfByLayerType,
     longrope_aliases: &[],
     window: WindowKey::Unsupported,
-    // There is never a window, so no layer slides. `All` refuses `layer_types` that say otherwise.
     sliding_layers: SlidingLayers::All,
     experts: None,
     attention: AttentionFacts {

@@ -10,7 +10,7 @@ use super::{
 
 pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Phi3ForCausalLM",
-    block: BlockKind::Llama,
+    block: BlockKind::PreNorm,
     multimodal: None,
     defaults: Defaults {
         num_key_value_heads: None,

@@ -11,7 +11,7 @@ use super::{
 
 pub const FACTS: FamilyFacts = FamilyFacts {
     name: "Qwen2ForCausalLM",
-    block: BlockKind::Llama,
+    block: BlockKind::PreNorm,
     multimodal: None,
     defaults: Defaults {
         num_key_value_heads: Some(32),
