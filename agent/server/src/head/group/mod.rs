@@ -324,7 +324,7 @@ impl HeadGroup {
             let Some(member) = &mut slot.member else { continue };
             if member.state != MemberState::Loading {
                 member.state = MemberState::Loaded;
-                slot.set_phase(Phase::Forming, "waits for a lost rank");
+                slot.set_phase(Phase::Forming, "waits for the next epoch");
             }
             let abort = pb::Abort { epoch, reason: reason.to_owned() };
             actions.push(Action::Send { node, message: Message::Abort(abort) });
