@@ -1,9 +1,9 @@
 //! Sampling, which all ranks do identically: logits stay sharded, and the ranks exchange summaries of their shards.
 //!
-//! One all-gather serves the whole batch. If the candidates of a row have too little mass for its `top_p`, a second
-//! all-gather brings the whole row. Every rank then makes the same choice from the same numbers with the same
-//! arithmetic. Biases, penalties and bans change the logits of single tokens, so each rank first applies them to its
-//! own shard.
+//! One all-gather serves the whole batch. A second all-gather brings a whole row in two cases: `top_k` is above
+//! `MAX_CANDIDATES`, or the row has no `top_k` and neither `top_p` nor `min_p` ends within the candidates that the ranks
+//! sent. Every rank then makes the same choice from the same numbers with the same arithmetic. Biases, penalties and bans
+//! change the logits of single tokens, so each rank first applies them to its own shard.
 
 mod adjust;
 mod choose;
@@ -20,7 +20,8 @@ use adjust::{adjust_logits, is_excluded};
 use choose::{Candidate, KnownCandidates, SamplingMethod, choose_token};
 use rank_summary::RankSummary;
 
-/// Candidates of each rank if only `top_p` limits them: nearly always more than the mass needs.
+/// Candidates of each rank if `top_p` or `min_p` limits a row and `top_k` does not. One of the two filters nearly always
+/// ends within these candidates. If neither does, the ranks gather the whole row.
 const TOP_P_CANDIDATES: usize = 64;
 /// Most candidates that a rank sends. If more are needed, it sends the whole row.
 const MAX_CANDIDATES: usize = 256;

@@ -1,4 +1,4 @@
-//! The choice of one token from candidates that are equal on all ranks. Pure: no tensor, no communication.
+//! The selection of one token from candidates that are equal on all ranks. Pure: no tensor, no communication.
 
 use lockstep_kernels::uniform;
 use lockstep_schedule::plan::SamplingParams;
@@ -46,6 +46,8 @@ impl SamplingMethod {
         if temperature.is_nan() || temperature < GREEDY_BELOW || top_k == 1 {
             Self::Greedy
         } else if top_k == 0 && top_p >= 1.0 && min_p <= 0.0 {
+            // The condition must name every filter of `Truncated`. A filter that the condition does not name has no effect
+            // in a request without other filters.
             Self::WholeVocabulary { temperature }
         } else {
             Self::Truncated { temperature, top_k, top_p, min_p }
