@@ -1,4 +1,7 @@
 //! Bounds and defaults of a group's settings, the same in the custom resource and in the agent's flags.
+//!
+//! A bound that is not here may differ. The custom resource allows a recovery timeout of at most 1 h, and the agent allows
+//! one of at most 24 h.
 
 /// Most ranks of a group. Each rank links to every other, so the bound also holds for a rank's sockets.
 pub const MAX_WORLD_SIZE: u32 = 1024;

@@ -40,7 +40,7 @@ pub mod env {
         GROUP_HOST = "LOCKSTEP_GROUP_HOST";
         /// Identity of the group; default: the head draws one.
         CLUSTER_ID = "LOCKSTEP_CLUSTER_ID";
-        /// Path of a file that holds the group's key: at least 16 bytes, all of which count.
+        /// Path of a file that holds the group's key. The key has at least 16 bytes, and every byte counts.
         GROUP_KEY_FILE = "LOCKSTEP_GROUP_KEY_FILE";
         /// `child` (default): the head starts its own ranks; `separate`: another container of its pod runs them.
         HEAD_NODE = "LOCKSTEP_HEAD_NODE";
@@ -84,7 +84,7 @@ pub mod env {
         THREADS = "LOCKSTEP_THREADS";
         /// Instruction set to use instead of the best one: `portable`, `avx2`, `avx512`, `neon`.
         ISA = "LOCKSTEP_ISA";
-        /// Memory of pretended devices, separated by commas (`512Mi,1Gi`). The CPU computes their layers in the way of
+        /// Memory of simulated devices, separated by commas (`512Mi,1Gi`). The CPU computes their layers in the way of
         /// devices without kernels of their own. Serves to try a placement on a machine without such devices.
         PLAIN_DEVICES = "LOCKSTEP_PLAIN_DEVICES";
         /// `text` or `json`.

@@ -1,4 +1,4 @@
-//! The ranks of a group in pipeline stages, each of which is a tensor-parallel group.
+//! The ranks of a group in pipeline stages. Each stage is a tensor-parallel group.
 
 use crate::communicator::Communicator;
 use crate::rank_group::RankGroup;

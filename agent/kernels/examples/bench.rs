@@ -15,7 +15,7 @@ const SHAPES: [(&str, usize, usize); 4] =
     [("qkv", 2048, 3072), ("o", 2048, 2048), ("gate_up", 2048, 16384), ("down", 8192, 2048)];
 /// Copies of each layer, so that weights come from memory and not from a cache.
 const LAYERS: usize = 4;
-/// Rounds of which the best counts, if the command line names no number.
+/// Number of rounds if the command line names none. The best time of all rounds counts.
 const ROUNDS: usize = 15;
 
 /// One weight, and memory of its size to read.

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// Size and alignment of a huge page on x86-64 and most aarch64 kernels.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Element type of which any bits are a valid value, and whose values may lie at any cache-line boundary.
+/// Element type. Any bits are a valid value of the type. A value may lie at any cache-line boundary.
 ///
 /// # Safety
 /// Implementors have no padding, no invalid bit pattern, and an alignment of at most 64.

@@ -1,4 +1,4 @@
-//! A mutable slice of which several threads write disjoint parts.
+//! A mutable slice that several threads write. Their parts are disjoint.
 
 use std::marker::PhantomData;
 use std::ops::Range;

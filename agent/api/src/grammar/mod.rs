@@ -27,7 +27,7 @@ pub enum Grammar {
     JsonSchema(Value),
     /// Any JSON object.
     JsonObject,
-    /// A text of which the whole matches this expression, in the syntax of the `regex` crate.
+    /// A text that this expression matches from beginning to end. The expression has the syntax of the `regex` crate.
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),

@@ -32,7 +32,7 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 #[error("read the descriptors for reflection")]
 pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 
-/// Serves until `shutdown`, then until every call has ended.
+/// Serves until `shutdown`, then until every connection has ended.
 ///
 /// # Errors
 /// Fails only if the build is defective.

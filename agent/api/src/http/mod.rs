@@ -37,7 +37,7 @@ const REQUEST_ID: &str = "x-request-id";
 #[derive(Debug, Clone)]
 struct RequestId(String);
 
-/// Serves until `shutdown`, then until every request has ended.
+/// Serves until `shutdown`, then until every connection has ended.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) {
     serve_connections(listener, router(api), Protocol::Http, shutdown).await;
 }

@@ -141,8 +141,8 @@ fn partial_rotary_factor(
     Ok((rotary != head).then(|| (rotary as f64 + 0.5) / head as f64))
 }
 
-/// Returns the key that says which layers slide. A file has either a flag for each layer, or the number of layers of which
-/// the last sees everything.
+/// Returns the key that says which layers slide. A file has either a flag for each layer, or a number n. In a file
+/// with a number, every n-th layer sees everything, and the others slide.
 fn sliding_pattern(header: &Header, key: &str) -> Result<Option<(String, Value)>, EngineError> {
     let kind = |slides: &i32| if *slides == 0 { "full_attention" } else { "sliding_attention" };
     match header.integers(key) {

@@ -92,8 +92,8 @@ fn factors(header: &Header, name: &str, read: &mut ReadAt<'_>) -> Result<Option<
     Ok(Some(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
 }
 
-/// Finds the parameters of Llama 3.1's scaling, of which a file has only the divisor of each frequency. The greatest divisor
-/// is the factor, and one of the lengths that models were made for gives all the others.
+/// Finds the parameters of Llama 3.1's scaling. A file has only the divisor of each frequency. The greatest divisor is the
+/// factor. One of the lengths that models were made for gives all the other divisors.
 fn llama3(header: &Header, theta: f64, factors: &[f32]) -> Result<Value, EngineError> {
     let factor = f64::from(factors.iter().copied().fold(1.0, f32::max));
     let fits = |length: f64| {

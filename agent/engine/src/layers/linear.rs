@@ -9,8 +9,8 @@ use super::Pass;
 use crate::EngineError;
 use crate::loader::{Loader, RowPart};
 
-/// Linear layer of which each rank computes some of the outputs from the whole input. Matrices are `[out, in]`, so a
-/// rank's outputs are rows of the matrix. The name is the paper's: its matrices are `[in, out]`.
+/// Linear layer whose outputs are divided among the ranks. Each rank computes its outputs from the whole input. Matrices
+/// are `[out, in]`, so a rank's outputs are rows of the matrix. The name is the paper's: its matrices are `[in, out]`.
 pub struct ColumnParallelLinear {
     matrix: Matrix,
     bias: Option<Tensor>,
@@ -38,8 +38,8 @@ impl ColumnParallelLinear {
     }
 }
 
-/// Linear layer of which each rank multiplies its shard of the input, which are columns of a matrix `[out, in]`. The
-/// sum over the ranks is the output.
+/// Linear layer whose inputs are divided among the ranks. Each rank multiplies its shard of the input by its columns of
+/// a matrix `[out, in]`. The sum over the ranks is the output.
 pub struct RowParallelLinear {
     matrix: Matrix,
     /// Bias, on tensor rank 0 of each stage alone, so that the sum holds it once.

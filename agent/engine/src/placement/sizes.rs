@@ -104,7 +104,7 @@ pub struct StepSize {
 }
 
 impl StepSize {
-    /// Estimates a step of `tokens` in all, of which `seqs` sample.
+    /// Estimates a step of `tokens` tokens in all. The step samples for `seqs` sequences.
     pub fn estimate(config: &ModelConfig, shard: &Shard, context_length: u32, tokens: u32, seqs: u32) -> Self {
         const FLOAT: usize = size_of::<f32>();
         let (tokens, seqs, context) = (tokens as usize, seqs as usize, context_length as usize);

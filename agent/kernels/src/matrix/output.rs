@@ -1,4 +1,4 @@
-//! The output of a product: some columns of rows, of which threads write disjoint parts.
+//! The output of a product: some columns of rows. Threads write disjoint parts of the output.
 
 use crate::shared_slice::SharedSlice;
 use crate::simd::LANES;

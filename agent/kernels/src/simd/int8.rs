@@ -32,8 +32,8 @@ pub(crate) trait Int8Simd: Copy {
     /// Adds to each lane of `sum` the products of its four weights (0..=63) and the four signed bytes of `x`, least
     /// significant first.
     fn dot(self, sum: Self::I, weights: Self::B, x: i32) -> Self::I;
-    /// Does the same as [`Int8Simd::dot`] with signed weights, each of which counts as too large by `SIGNED_OFFSET`. No
-    /// byte of `x` is -128.
+    /// Does the same as [`Int8Simd::dot`] with signed weights. Each weight counts as too large by `SIGNED_OFFSET`. No byte
+    /// of `x` is -128.
     fn dot_signed(self, sum: Self::I, weights: Self::B, x: i32) -> Self::I;
     fn widen(self, x: Self::I) -> <Self::Float as Simd>::V;
     fn widen_u8(self, x: &[u8; LANES]) -> <Self::Float as Simd>::V;

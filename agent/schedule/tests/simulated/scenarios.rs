@@ -1,4 +1,4 @@
-//! Single situations, each of which shows one rule of the scheduler.
+//! Single situations. Each situation shows one rule of the scheduler.
 
 use lockstep_schedule::plan::{PlanTokens, Sampled, StepOutput};
 use lockstep_schedule::{CompleteError, Request, RequestOutput, Scheduler, SchedulerConfig, SubmitError};
