@@ -10,7 +10,8 @@ use socket2::{Domain, Socket, Type};
 use crate::abort::{AbortSwitch, sleep_on};
 use crate::error::CollectiveError;
 use crate::ring::greeting::{
-    Greeting, GreetingMatch, MAX_GREETING_BYTES, PREFACE_BYTES, ParsedGreeting, Verdict, WIRE_VERSION, parse_greeting,
+    GREETING_VERSION, Greeting, GreetingMatch, MAX_GREETING_BYTES, PREFACE_BYTES, ParsedGreeting, Verdict,
+    parse_greeting,
 };
 use crate::ring::handshake::{ACCEPTED, LAST_MESSAGE_BYTES};
 use crate::ring::key::{LinkKey, Side, make_proof, verify_proof};
@@ -122,7 +123,7 @@ fn shake_hands(
     let (theirs, verdict) = match parse_greeting(&received) {
         ParsedGreeting::Greeting(theirs, verdict) => (theirs, verdict),
         ParsedGreeting::OtherVersion(version) => {
-            return Err(mismatch(format!("the wire version is {WIRE_VERSION} here and {version} there")));
+            return Err(mismatch(format!("the wire version is {GREETING_VERSION} here and {version} there")));
         }
         ParsedGreeting::Incomplete | ParsedGreeting::Garbage => {
             return Err(mismatch("the peer does not answer like a Lockstep rank".into()));

@@ -7,7 +7,7 @@ use crate::rank_group::RankGroup;
 const MAGIC: [u8; 4] = *b"LKST";
 
 /// Version of everything after the preface.
-pub(crate) const WIRE_VERSION: u16 = 1;
+pub(crate) const GREETING_VERSION: u16 = 1;
 
 /// Bytes of magic, version, purpose and verdict. They are the same in every version.
 pub(crate) const PREFACE_BYTES: usize = 8;
@@ -171,7 +171,7 @@ impl Greeting {
 /// Encodes the first bytes of a connection.
 pub(crate) fn encode_preface(purpose: u8, verdict: Verdict) -> [u8; PREFACE_BYTES] {
     let [m0, m1, m2, m3] = MAGIC;
-    let [v0, v1] = WIRE_VERSION.to_le_bytes();
+    let [v0, v1] = GREETING_VERSION.to_le_bytes();
     [m0, m1, m2, m3, v0, v1, purpose, verdict as u8]
 }
 
@@ -185,7 +185,7 @@ pub(crate) fn parse_greeting(bytes: &[u8]) -> ParsedGreeting {
         return ParsedGreeting::Incomplete;
     }
     let version = u16::from_le_bytes([bytes[4], bytes[5]]);
-    if version != WIRE_VERSION {
+    if version != GREETING_VERSION {
         return ParsedGreeting::OtherVersion(version);
     }
     if bytes.len() < FRAME_START {

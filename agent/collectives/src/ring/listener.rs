@@ -16,7 +16,7 @@ use crate::abort::{AbortSwitch, sleep_on};
 use crate::error::CollectiveError;
 use crate::ring::acceptor::Acceptor;
 use crate::ring::greeting::{
-    Greeting, MAX_GREETING_BYTES, ParsedGreeting, Verdict, WIRE_VERSION, encode_preface, parse_greeting,
+    GREETING_VERSION, Greeting, MAX_GREETING_BYTES, ParsedGreeting, Verdict, encode_preface, parse_greeting,
 };
 use crate::ring::handshake::{ACCEPTED, HANDSHAKE_TIMEOUT, LAST_MESSAGE_BYTES, NOT_ACCEPTED};
 use crate::ring::key::{LinkKey, PROOF_BYTES, Side, make_proof, verify_proof};
@@ -198,7 +198,7 @@ impl HalfOpenConnection {
             ParsedGreeting::OtherVersion(theirs) => {
                 tracing::warn!(
                     address = %self.address,
-                    ours = WIRE_VERSION,
+                    ours = GREETING_VERSION,
                     theirs,
                     "refused a caller of another wire version"
                 );

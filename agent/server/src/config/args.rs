@@ -107,7 +107,8 @@ pub(super) struct NodeArgs {
 }
 
 /// Declares [`GlobalArgs`]. Each field but `interactive` and `throughput` has an entry. A field's entry has its
-/// constant, its flag, its variable, and the name of its value in help texts; settings of clap may follow.
+/// constant, its flag, its variable, and the name of its value in help texts; settings of clap may follow. The constant
+/// has the name of the field in capitals.
 macro_rules! global_args {
     ($($(#[$doc:meta])* $field:ident: $name:ident = $flag:literal / $env:expr, $value:literal
        $(, $key:ident = $setting:literal)*;)*) => {
@@ -149,23 +150,23 @@ global_args! {
     /// Most sequences that run at once; more wait in the queue. Default: 64
     max_num_seqs: MAX_NUM_SEQS = "max-seqs" / env::MAX_NUM_SEQS, "N", visible_alias = "max-num-seqs";
     /// Most tokens, of all sequences together, that one step computes; longer prompts take several steps. Default: 4096
-    max_num_batched_tokens: MAX_TOKENS = "max-num-batched-tokens" / env::MAX_NUM_BATCHED_TOKENS, "N";
+    max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS = "max-num-batched-tokens" / env::MAX_NUM_BATCHED_TOKENS, "N";
     /// Most requests that wait in the queue; the head refuses more until there is room. Default: 1024
     max_waiting: MAX_WAITING = "max-waiting" / env::MAX_WAITING, "N";
     /// Most tokens of one sequence, prompt and answer together. Default: the length that the model was trained for
-    context_length: CONTEXT = "context-length" / env::CONTEXT_LENGTH, "N";
+    context_length: CONTEXT_LENGTH = "context-length" / env::CONTEXT_LENGTH, "N";
     /// Spelling of tool calls: auto (found from the chat template), none, hermes, llama3_json, mistral, pythonic
     /// or qwen3_coder. Default: auto
-    tool_call_parser: TOOL_PARSER = "tool-call-parser" / env::TOOL_CALL_PARSER, "STYLE";
+    tool_call_parser: TOOL_CALL_PARSER = "tool-call-parser" / env::TOOL_CALL_PARSER, "STYLE";
     /// Marks around the model's reasoning: auto (found from the chat template), none, think or mistral. Default: auto
     reasoning_parser: REASONING_PARSER = "reasoning-parser" / env::REASONING_PARSER, "STYLE";
     /// Memory of each rank's KV cache: bytes (512Mi, 2Gi) or a share of the free memory (90%). Default: 1Gi; with CUDA
     /// 90%
-    kv_cache_memory: KV_MEMORY = "kv-cache-memory" / env::KV_CACHE_MEMORY, "SIZE";
+    kv_cache_memory: KV_CACHE_MEMORY = "kv-cache-memory" / env::KV_CACHE_MEMORY, "SIZE";
     /// Time that a request waits for a group that lost a rank, before it fails. Default: 120s
-    recovery_timeout: RECOVERY = "recovery-timeout" / env::RECOVERY_TIMEOUT, "TIME";
+    recovery_timeout: RECOVERY_TIMEOUT = "recovery-timeout" / env::RECOVERY_TIMEOUT, "TIME";
     /// Time that running requests have to end after a shutdown was requested. Default: 30s
-    drain_timeout: DRAIN = "drain-timeout" / env::DRAIN_TIMEOUT, "TIME";
+    drain_timeout: DRAIN_TIMEOUT = "drain-timeout" / env::DRAIN_TIMEOUT, "TIME";
     /// Identity of the group; the head refuses nodes of another group. Default: `ring` for a
     /// ring, else a random id
     cluster_id: CLUSTER_ID = "cluster-id" / env::CLUSTER_ID, "ID";

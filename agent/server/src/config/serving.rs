@@ -49,16 +49,20 @@ impl ServingConfig {
     pub(super) fn resolve(settings: &Settings<'_>, build: &Build) -> Result<Self, ConfigError> {
         let options = settings.options;
         let kv_default = if build.visible_devices > 0 { DEFAULT_KV_DEVICE } else { DEFAULT_KV_CPU };
-        let kv_cache =
-            settings.setting(&options.kv_cache_memory, args::KV_MEMORY)?.map(|memory| memory.memory()).transpose()?;
-        let recovery = settings.setting(&options.recovery_timeout, args::RECOVERY)?;
+        let kv_cache = settings.setting(&options.kv_cache_memory, args::KV_CACHE_MEMORY)?;
+        let kv_cache = kv_cache.map(|memory| memory.memory()).transpose()?;
+        let recovery = settings.setting(&options.recovery_timeout, args::RECOVERY_TIMEOUT)?;
         let recovery = recovery.map(|time| time.duration(Duration::from_secs(1))).transpose()?;
-        let drain = settings.setting(&options.drain_timeout, args::DRAIN)?;
+        let drain = settings.setting(&options.drain_timeout, args::DRAIN_TIMEOUT)?;
         let drain = drain.map(|time| time.duration(Duration::ZERO)).transpose()?;
         let waiting = settings.integer(&options.max_waiting, args::MAX_WAITING, 1..=MAX_WAITING)?;
         let seqs =
             settings.integer(&options.max_num_seqs, args::MAX_NUM_SEQS, 1..=MAX_NUM_SEQS)?.unwrap_or(DEFAULT_NUM_SEQS);
-        let tokens = settings.integer(&options.max_num_batched_tokens, args::MAX_TOKENS, 1..=MAX_NUM_BATCHED_TOKENS)?;
+        let tokens = settings.integer(
+            &options.max_num_batched_tokens,
+            args::MAX_NUM_BATCHED_TOKENS,
+            1..=MAX_NUM_BATCHED_TOKENS,
+        )?;
         let tokens = tokens.unwrap_or(DEFAULT_NUM_BATCHED_TOKENS.max(seqs));
         if tokens < seqs {
             return Err(ConfigError::contradiction(
@@ -70,12 +74,12 @@ impl ServingConfig {
         Ok(Self {
             max_num_seqs: seqs,
             max_num_batched_tokens: tokens,
-            context_length: settings.integer(&options.context_length, args::CONTEXT, 1..=MAX_CONTEXT_LENGTH)?,
+            context_length: settings.integer(&options.context_length, args::CONTEXT_LENGTH, 1..=MAX_CONTEXT_LENGTH)?,
             kv_cache: kv_cache.unwrap_or(kv_default),
             recovery_timeout: recovery.unwrap_or(DEFAULT_RECOVERY),
             drain_timeout: drain.unwrap_or(DEFAULT_DRAIN),
             max_waiting: waiting.unwrap_or(DEFAULT_WAITING),
-            tool_style: style(settings, &options.tool_call_parser, args::TOOL_PARSER, ToolStyle::NAMES)?,
+            tool_style: style(settings, &options.tool_call_parser, args::TOOL_CALL_PARSER, ToolStyle::NAMES)?,
             reasoning_style: style(settings, &options.reasoning_parser, args::REASONING_PARSER, ReasoningStyle::NAMES)?,
         })
     }
