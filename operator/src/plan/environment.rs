@@ -8,6 +8,17 @@ use lockstep_proto::names::{env, port};
 use super::{Addresses, EnvVar, Names, Role, world_size};
 use crate::resource::{InferenceClusterSpec, Serving};
 
+/// Sets the variable of each field of a struct. Every field is named, so that a new one does not compile before it reaches
+/// the agent.
+macro_rules! set_fields {
+    ($set:ident, $value:expr, $type:ident { $($field:ident => $variable:ident),+ $(,)? }) => {
+        let $type { $($field),+ } = $value;
+        $(if let Some(value) = $field.to_variable() {
+            $set(env::$variable, value);
+        })+
+    };
+}
+
 /// Field of a pod that holds its ordinal. A StatefulSet sets this label on each of its pods.
 const POD_INDEX: &str = "metadata.labels['apps.kubernetes.io/pod-index']";
 /// Field of a pod that holds its IP address.
@@ -109,16 +120,38 @@ fn set_service(set: &mut impl FnMut(&'static str, String), spec: &InferenceClust
     if spec.model.quantization != Quantization::None {
         set(env::QUANTIZATION, spec.model.quantization.as_str().to_owned());
     }
-    // Every field is named, so that a new one does not compile before it reaches the agent.
-    let Serving { max_num_seqs, max_num_batched_tokens, context_length, kv_cache_memory, recovery_timeout } =
-        &spec.serving;
-    set(env::MAX_NUM_SEQS, max_num_seqs.to_string());
-    set(env::MAX_NUM_BATCHED_TOKENS, max_num_batched_tokens.to_string());
-    if let Some(length) = context_length {
-        set(env::CONTEXT_LENGTH, length.to_string());
+    let kv_cache_memory = kv_memory(&spec.serving.kv_cache_memory, world_size(spec), addresses);
+    set_fields!(set, Serving { kv_cache_memory, ..spec.serving.clone() }, Serving {
+        max_num_seqs => MAX_NUM_SEQS,
+        max_num_batched_tokens => MAX_NUM_BATCHED_TOKENS,
+        context_length => CONTEXT_LENGTH,
+        kv_cache_memory => KV_CACHE_MEMORY,
+        recovery_timeout => RECOVERY_TIMEOUT,
+    });
+}
+
+/// Value that a field of the spec gives to a variable.
+trait ToVariable {
+    /// Returns the value. `None` if the field is not set, which leaves the agent's own default.
+    fn to_variable(&self) -> Option<String>;
+}
+
+impl ToVariable for u32 {
+    fn to_variable(&self) -> Option<String> {
+        Some(self.to_string())
     }
-    set(env::KV_CACHE_MEMORY, kv_memory(kv_cache_memory, world_size(spec), addresses));
-    set(env::RECOVERY_TIMEOUT, recovery_timeout.clone());
+}
+
+impl ToVariable for String {
+    fn to_variable(&self) -> Option<String> {
+        Some(self.clone())
+    }
+}
+
+impl<T: ToVariable> ToVariable for Option<T> {
+    fn to_variable(&self) -> Option<String> {
+        self.as_ref()?.to_variable()
+    }
 }
 
 /// Returns each rank's memory for keys and values. A share counts from the free memory of the machine. The ranks of one

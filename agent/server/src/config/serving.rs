@@ -48,37 +48,34 @@ impl ServingConfig {
     /// Reads the settings from flags and variables.
     pub(super) fn resolve(settings: &Settings<'_>, build: &Build) -> Result<Self, ConfigError> {
         let options = settings.options;
-        let kv_default = if build.visible_devices > 0 { DEFAULT_KV_DEVICE } else { DEFAULT_KV_CPU };
-        let kv_cache = settings.setting(&options.kv_cache_memory, args::KV_CACHE_MEMORY)?;
-        let kv_cache = kv_cache.map(|memory| memory.memory()).transpose()?;
-        let recovery = settings.setting(&options.recovery_timeout, args::RECOVERY_TIMEOUT)?;
-        let recovery = recovery.map(|time| time.duration(Duration::from_secs(1))).transpose()?;
-        let drain = settings.setting(&options.drain_timeout, args::DRAIN_TIMEOUT)?;
-        let drain = drain.map(|time| time.duration(Duration::ZERO)).transpose()?;
-        let waiting = settings.integer(&options.max_waiting, args::MAX_WAITING, 1..=MAX_WAITING)?;
-        let seqs =
-            settings.integer(&options.max_num_seqs, args::MAX_NUM_SEQS, 1..=MAX_NUM_SEQS)?.unwrap_or(DEFAULT_NUM_SEQS);
-        let tokens = settings.integer(
-            &options.max_num_batched_tokens,
-            args::MAX_NUM_BATCHED_TOKENS,
-            1..=MAX_NUM_BATCHED_TOKENS,
-        )?;
-        let tokens = tokens.unwrap_or(DEFAULT_NUM_BATCHED_TOKENS.max(seqs));
-        if tokens < seqs {
+        let max_num_seqs = settings.integer(&options.max_num_seqs, args::MAX_NUM_SEQS, 1..=MAX_NUM_SEQS)?;
+        let max_num_seqs = max_num_seqs.unwrap_or(DEFAULT_NUM_SEQS);
+        let (tokens, range) = (&options.max_num_batched_tokens, 1..=MAX_NUM_BATCHED_TOKENS);
+        let max_num_batched_tokens = settings.integer(tokens, args::MAX_NUM_BATCHED_TOKENS, range)?;
+        let max_num_batched_tokens = max_num_batched_tokens.unwrap_or(DEFAULT_NUM_BATCHED_TOKENS.max(max_num_seqs));
+        if max_num_batched_tokens < max_num_seqs {
             return Err(ConfigError::contradiction(
-                format!("--max-num-batched-tokens is {tokens}"),
-                format!("--max-seqs is {seqs}"),
+                format!("--max-num-batched-tokens is {max_num_batched_tokens}"),
+                format!("--max-seqs is {max_num_seqs}"),
                 "each running sequence needs a token in every step; raise the first or lower the second",
             ));
         }
+        let kv_default = if build.visible_devices > 0 { DEFAULT_KV_DEVICE } else { DEFAULT_KV_CPU };
+        let second = Duration::from_secs(1);
         Ok(Self {
-            max_num_seqs: seqs,
-            max_num_batched_tokens: tokens,
+            max_num_seqs,
+            max_num_batched_tokens,
             context_length: settings.integer(&options.context_length, args::CONTEXT_LENGTH, 1..=MAX_CONTEXT_LENGTH)?,
-            kv_cache: kv_cache.unwrap_or(kv_default),
-            recovery_timeout: recovery.unwrap_or(DEFAULT_RECOVERY),
-            drain_timeout: drain.unwrap_or(DEFAULT_DRAIN),
-            max_waiting: waiting.unwrap_or(DEFAULT_WAITING),
+            kv_cache: settings.memory(&options.kv_cache_memory, args::KV_CACHE_MEMORY)?.unwrap_or(kv_default),
+            recovery_timeout: settings
+                .duration(&options.recovery_timeout, args::RECOVERY_TIMEOUT, second)?
+                .unwrap_or(DEFAULT_RECOVERY),
+            drain_timeout: settings
+                .duration(&options.drain_timeout, args::DRAIN_TIMEOUT, Duration::ZERO)?
+                .unwrap_or(DEFAULT_DRAIN),
+            max_waiting: settings
+                .integer(&options.max_waiting, args::MAX_WAITING, 1..=MAX_WAITING)?
+                .unwrap_or(DEFAULT_WAITING),
             tool_style: style(settings, &options.tool_call_parser, args::TOOL_CALL_PARSER, ToolStyle::NAMES)?,
             reasoning_style: style(settings, &options.reasoning_parser, args::REASONING_PARSER, ReasoningStyle::NAMES)?,
         })

@@ -1,11 +1,12 @@
 //! Access to the settings of this process: a flag, or else its variable.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::args::{Flag, GlobalArgs};
 use super::environment::Environment;
 use super::error::ConfigError;
-use super::values::Setting;
+use super::values::{KvCacheMemory, Setting};
 
 /// Flags and variables of this process.
 pub(super) struct Settings<'a> {
@@ -27,5 +28,20 @@ impl Settings<'_> {
         range: RangeInclusive<u32>,
     ) -> Result<Option<u32>, ConfigError> {
         self.setting(typed, flag)?.map(|setting| setting.integer(range)).transpose()
+    }
+
+    /// Returns a time of at least `min`.
+    pub(super) fn duration(
+        &self,
+        typed: &Option<String>,
+        flag: Flag,
+        min: Duration,
+    ) -> Result<Option<Duration>, ConfigError> {
+        self.setting(typed, flag)?.map(|setting| setting.duration(min)).transpose()
+    }
+
+    /// Returns an amount of memory.
+    pub(super) fn memory(&self, typed: &Option<String>, flag: Flag) -> Result<Option<KvCacheMemory>, ConfigError> {
+        self.setting(typed, flag)?.map(|setting| setting.memory()).transpose()
     }
 }

@@ -1,5 +1,7 @@
 //! Flags, their variables, and refused flags of mistral.rs.
 
+use std::time::Duration;
+
 use lockstep_proto::limits;
 
 use super::*;
