@@ -9,7 +9,7 @@ use crate::resource::status::Crash;
 
 /// Run time after which the next crash does not spend the restart budget, however often the container was started
 /// again. Kubernetes resets its own back-off after the same time.
-const SERVED_SECONDS: i64 = 600;
+const LONG_RUN_SECONDS: i64 = 600;
 /// Maximum bytes of a crash's log in a status.
 const LOG_BYTES: usize = 1024;
 
@@ -48,14 +48,14 @@ pub fn is_budget_spent(pod: &Pod, budget: u32) -> bool {
     budget > 0
         && containers(pod).any(|container| {
             let backs_off = classify_wait(container).is_some_and(|(wait, _)| wait == Wait::BackOff);
-            backs_off && !has_served(container) && container.restart_count >= i32::try_from(budget).unwrap_or(i32::MAX)
+            backs_off && !ran_long(container) && container.restart_count >= i32::try_from(budget).unwrap_or(i32::MAX)
         })
 }
 
 /// Returns true if `container` ran for at least 10 minutes before its last end.
 #[must_use]
-pub fn has_served(container: &ContainerStatus) -> bool {
-    last_end(container).is_some_and(|end| seconds_of_run(end) >= SERVED_SECONDS)
+pub fn ran_long(container: &ContainerStatus) -> bool {
+    last_end(container).is_some_and(|end| seconds_of_run(end) >= LONG_RUN_SECONDS)
 }
 
 fn seconds_of_run(end: &ContainerStateTerminated) -> i64 {

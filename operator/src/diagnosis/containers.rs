@@ -126,7 +126,7 @@ fn is_crashing(container: &ContainerStatus) -> bool {
         return true;
     }
     let crashes = container.restart_count + i32::from(has_terminated);
-    crashes >= 2 && !pods::has_served(container)
+    crashes >= 2 && !pods::ran_long(container)
 }
 
 /// End of a container, from its pod or from the cluster's status.

@@ -61,7 +61,7 @@ fn describe_ranks(group: &GroupStatus) -> String {
     let behind = || group.ranks.iter().filter(|rank| rank.phase != "Serving");
     let loads = behind().filter(|rank| rank.phase != "Lost").min_by_key(|rank| rank.percent_loaded.unwrap_or(0));
     let Some(slowest) = loads.or_else(|| behind().next()) else { return "waits until its ranks have joined".into() };
-    let loaded = slowest.percent_loaded.map_or(String::new(), |percent| format!(", {percent}% loaded"));
+    let loaded = slowest.percent_loaded.map_or(String::new(), |percent| format!(", {percent}%"));
     let time_left = slowest.seconds_left.map_or(String::new(), |seconds| format!(", about {seconds} s left"));
     format!(
         "waits for {} of {} ranks; the slowest is rank {} in {} ({}{loaded}{time_left})",

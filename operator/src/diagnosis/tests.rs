@@ -172,7 +172,7 @@ fn a_group_has_the_reason_of_its_phase() {
     let crash =
         |reason| json!([{"pod": "q-0-worker-0", "container": "rank", "exitCode": 1, "reason": reason, "log": "oh"}]);
     for (group, reason, message) in [
-        (json!({"index": 0, "phase": "Forming", "ranks": [rank("Loading", 35)]}), "Loading", "35% loaded"),
+        (json!({"index": 0, "phase": "Forming", "ranks": [rank("Loading", 35)]}), "Loading", "Loading, 35%"),
         (json!({"index": 0, "phase": "Recovering", "ranks": [rank("Lost", 0)]}), "Recovering", "q-0-worker-0"),
         (json!({"index": 0, "phase": "Draining"}), "Draining", "group 0"),
         (json!({"index": 0, "phase": "Updating"}), "Updating", "group 0"),

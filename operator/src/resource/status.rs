@@ -108,8 +108,8 @@ pub struct GroupStatus {
     pub accepting: bool,
     /// Phase of the group. Pending waits until the groups before it are scheduled. Creating starts its pods. Forming
     /// loads the weights and connects the ranks. Serving serves. Recovering served before, and forms again when all of
-    /// its ranks are there. Draining finishes its requests before it goes. Updating replaces its pods by pods of the
-    /// new spec. Stopped spent its restart budget.
+    /// its ranks are there. Draining finishes its requests before it goes. Updating replaces its pods, or
+    /// restarts its head. Stopped spent its restart budget.
     #[serde(default)]
     pub phase: GroupPhase,
     /// Reason why the group does not serve; empty while it serves.
@@ -165,7 +165,7 @@ pub enum GroupPhase {
     Recovering,
     /// The group finishes its requests, and is then replaced or removed.
     Draining,
-    /// The operator replaces the group's pods by pods of the new spec.
+    /// The operator replaces the group's pods, or restarts its head.
     Updating,
     /// The operator stopped the group because its restart budget is spent.
     Stopped,
@@ -204,13 +204,14 @@ pub struct RankStatus {
     /// Message of the scheduler, the kubelet or the rank.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Share of its weights that the rank has read, in percent, in steps of 5.
+    /// Share of the weights that the rank has loaded, in percent, in steps of 5. In the phase Downloading: share of the
+    /// model's files that are fetched. Absent in other phases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent_loaded: Option<i32>,
-    /// Size of the rank's weights, in bytes.
+    /// Size of the rank's weights, in bytes. In the phase Downloading: size of the model's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_total: Option<i64>,
-    /// Estimated time until the rank's weights are loaded, in seconds.
+    /// Estimated time until the phase Loading or Downloading ends, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<i64>,
     /// Number of restarts of the rank's container in the life of the pod.
@@ -224,7 +225,7 @@ pub struct RankStatus {
 pub struct Crash {
     /// Pod of the container.
     pub pod: String,
-    /// Name of the container: head or rank.
+    /// Name of the container. head and rank are the agent's.
     pub container: String,
     /// Exit code of the container.
     pub exit_code: i32,

@@ -45,7 +45,7 @@ pub fn the_plugin_reaches_it() -> Result<()> {
     let answer = lockstep(&["generate", "-n", NAMESPACE, QUICKSTART, "Once upon a time", "--max-tokens", "8"])?;
     ensure!(!answer.contains("error:"), "{answer}");
     let tree = lockstep(&["status", "-n", NAMESPACE, QUICKSTART])?;
-    for word in ["Ready: True", "quickstart-0-head-0", "quickstart-0-worker-1", "3/3 ranks"] {
+    for word in ["Ready: True", "quickstart-0-head-0", "quickstart-0-worker-1", "3/3 serve"] {
         ensure!(tree.contains(word), "{word} is not in:\n{tree}");
     }
     let why = lockstep(&["why", "-n", NAMESPACE, QUICKSTART])?;

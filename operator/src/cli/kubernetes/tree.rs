@@ -15,7 +15,7 @@ pub(in crate::cli) fn draw_tree(cluster: &InferenceCluster, pods: &[Pod], now: T
     let Some(status) = &cluster.status else { return format!("{title}: the operator has written no status yet\n") };
     let mut lines = vec![format!("{title}: {} of {} groups serve", status.ready_replicas, cluster.spec.replicas)];
     lines.extend(describe_status(cluster, status));
-    let mut table = new_table(["GROUP/RANK", "PHASE", "LOADED", "POD", "NODE", "AGE", "RESTARTS", "MESSAGE"]);
+    let mut table = new_table(["GROUP/RANK", "PHASE", "PROGRESS", "POD", "NODE", "AGE", "RESTARTS", "MESSAGE"]);
     for group in &status.groups {
         table.add_row(group_row(group, cluster.spec.parallelism.pipeline));
         for (position, rank) in group.ranks.iter().enumerate() {
@@ -71,7 +71,7 @@ fn group_row(group: &GroupStatus, stages: u32) -> [String; 8] {
     [
         format!("group {}", group.index),
         group.phase.as_str().to_owned(),
-        format!("{}/{} ranks", group.serving_ranks, group.world_size),
+        format!("{}/{} serve", group.serving_ranks, group.world_size),
         String::new(),
         String::new(),
         String::new(),
