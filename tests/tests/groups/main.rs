@@ -1,0 +1,12 @@
+//! Groups of real processes on loopback. One binary, because linking each file by itself takes longer than its tests.
+
+mod answers;
+mod clients;
+mod faults;
+mod lines;
+mod parity;
+mod pipeline;
+mod pods;
+mod refusals;
+mod terminal;
+mod up;
