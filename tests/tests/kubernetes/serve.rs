@@ -100,8 +100,7 @@ pub async fn a_change_of_groups_loses_no_request() -> Result<()> {
     tokio::task::block_in_place(|| serves(1))?;
     stop.store(true, Ordering::Relaxed);
     for client in clients {
-        let answers = client.await??;
-        ensure!(answers > 10, "only {answers} answers");
+        ensure!(client.await?? > 0, "a client had no answer while the groups changed");
     }
     Ok(())
 }
