@@ -101,7 +101,8 @@ fn main() -> Result<()> {
     let rounds = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
     println!("{}, {} threads; machine has {:?}", ctx.isa(), ctx.threads(), Isa::available());
     let floats = [DType::BF16, DType::F16, DType::F32].map(WeightKind::Float);
-    for kind in BlockFormat::ALL.map(WeightKind::Blocks).into_iter().chain(floats) {
+    let blocks = BlockFormat::ALL.into_iter().filter(|format| format.is_encodable()).map(WeightKind::Blocks);
+    for kind in blocks.chain(floats) {
         let workloads = workloads(&ctx, kind)?;
         let bytes: usize = workloads.iter().map(|workload| workload.matrix.bytes()).sum();
         let numbers = (LAYERS * SHAPES.iter().map(|(_, inputs, outputs)| inputs * outputs).sum::<usize>()) as f64;

@@ -5,14 +5,25 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, embedding_from_matrix, linear, plain};
 
-fn ggml(format: BlockFormat) -> GgmlDType {
-    match format {
+/// Formats that candle encodes, with candle's name.
+fn encoded() -> impl Iterator<Item = (BlockFormat, GgmlDType)> {
+    BlockFormat::ALL.into_iter().filter_map(|format| Some((format, ggml(format)?)))
+}
+
+fn ggml(format: BlockFormat) -> Option<GgmlDType> {
+    Some(match format {
         BlockFormat::Q4_0 => GgmlDType::Q4_0,
+        BlockFormat::Q4_1 => GgmlDType::Q4_1,
+        BlockFormat::Q5_0 => GgmlDType::Q5_0,
+        BlockFormat::Q5_1 => GgmlDType::Q5_1,
         BlockFormat::Q8_0 => GgmlDType::Q8_0,
+        BlockFormat::Q2K => GgmlDType::Q2K,
+        BlockFormat::Q3K => GgmlDType::Q3K,
         BlockFormat::Q4K => GgmlDType::Q4K,
         BlockFormat::Q5K => GgmlDType::Q5K,
         BlockFormat::Q6K => GgmlDType::Q6K,
-    }
+        BlockFormat::Iq4Nl | BlockFormat::Iq4Xs | BlockFormat::Mxfp4 => return None,
+    })
 }
 
 fn random(shape: (usize, usize)) -> Tensor {
@@ -32,8 +43,8 @@ fn contexts() -> Vec<Context> {
 #[test]
 fn blocks_decode_as_with_another_decoder() {
     let ctx = Context::cpu(2).unwrap();
-    for format in BlockFormat::ALL {
-        let blocks = QTensor::quantize(&random((37, 512)), ggml(format)).unwrap();
+    for (format, ggml) in encoded() {
+        let blocks = QTensor::quantize(&random((37, 512)), ggml).unwrap();
         let expected = values(&blocks.dequantize(&Device::Cpu).unwrap());
         let w = Matrix::from_blocks(&ctx, format, &blocks.data().unwrap(), 37, 0..512).unwrap();
         let got = values(&w.to_tensor().unwrap());
@@ -42,6 +53,61 @@ fn blocks_decode_as_with_another_decoder() {
         assert_eq!((w.format().as_str(), w.out_features(), w.in_features()), (format.name(), 37, 512));
         let file = format.bytes() * 48 * 512 / format.columns();
         assert!((file..file * 21 / 20).contains(&w.bytes()), "{}: {} for {file} bytes", format.name(), w.bytes());
+    }
+}
+
+/// Returns 32 numbers of one block of IQ4_NL or MXFP4 by their definitions, or 256 of IQ4_XS.
+fn decode_by_definition(format: BlockFormat, block: &[u8]) -> Vec<f32> {
+    let f16 = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+    let iq4 = [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
+    let e2m1 = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -1.5, -2., -3., -4., -6.];
+    let numbers = |quants: &[u8], table: [f32; 16], scale: f32| -> Vec<f32> {
+        let halves = [0, 4].map(|shift| quants[..16].iter().map(move |byte| byte >> shift & 15));
+        halves.into_iter().flatten().map(|index| scale * table[usize::from(index)]).collect()
+    };
+    match format {
+        BlockFormat::Iq4Nl => numbers(&block[2..], iq4, f16(0)),
+        BlockFormat::Mxfp4 => numbers(&block[1..], e2m1, 2f32.powi(i32::from(block[0]) - 127)),
+        _ => {
+            let high = u16::from_le_bytes([block[2], block[3]]);
+            let group = |group: usize| {
+                let low = block[4 + group / 2] >> (group % 2 * 4) & 15;
+                let scale = i32::from(low) + i32::from(high >> (2 * group) & 3) * 16 - 32;
+                numbers(&block[8 + 16 * group..], iq4, f16(0) * scale as f32)
+            };
+            (0..8).flat_map(group).collect()
+        }
+    }
+}
+
+#[test]
+fn formats_with_tables_are_decoded_and_multiplied() {
+    let (rows, width) = (37, 512);
+    for format in [BlockFormat::Iq4Nl, BlockFormat::Iq4Xs, BlockFormat::Mxfp4] {
+        let blocks = rows * width / format.columns();
+        // Bytes that look random, with scales near one.
+        let mut bytes: Vec<u8> = (0..blocks * format.bytes()).map(|i| (i * 197 + i / 7 * 31) as u8).collect();
+        for (index, block) in bytes.chunks_exact_mut(format.bytes()).enumerate() {
+            match format {
+                BlockFormat::Mxfp4 => block[0] = 124 + (index % 5) as u8,
+                _ => block[..2].copy_from_slice(&half::f16::from_f32(0.01 + index as f32 * 1e-5).to_le_bytes()),
+            }
+        }
+        let expected: Vec<f32> =
+            bytes.chunks_exact(format.bytes()).flat_map(|block| decode_by_definition(format, block)).collect();
+        for ctx in contexts() {
+            let w = Matrix::from_blocks(&ctx, format, &bytes, rows, 0..width).unwrap();
+            assert_eq!(values(&w.to_tensor().unwrap()), expected, "{} {}", ctx.isa(), format.name());
+            let x = random((5, width));
+            let (got, plain) = (linear(&ctx, &x, &w, None).unwrap(), plain::linear(&ctx, &x, &w, None).unwrap());
+            let bounds = bounds(&values(&x), &expected, width);
+            let close =
+                values(&got).iter().zip(values(&plain)).zip(bounds).all(|((a, b), bound)| (a - b).abs() <= bound);
+            assert!(close, "{} {}", ctx.isa(), format.name());
+        }
+        let ctx = Context::cpu(1).unwrap();
+        let message = Matrix::quantize(&ctx, &random((1, 256)), format, 0..256).unwrap_err().to_string();
+        assert!(message.contains("is not made while loading"), "{message}");
     }
 }
 
@@ -77,7 +143,7 @@ fn bounds(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
 #[test]
 fn products_stay_within_the_rounding_of_activations() {
     for ctx in contexts() {
-        for format in BlockFormat::ALL {
+        for (format, _) in encoded() {
             for (tokens, inputs, outputs) in [(1, 256, 48), (2, 100, 33), (5, 1100, 17), (13, 768, 50), (131, 300, 5)] {
                 let (x, weight) = (random((tokens, inputs)), random((outputs, inputs)));
                 let w = Matrix::quantize(&ctx, &weight, format, 0..inputs).unwrap();
@@ -97,7 +163,7 @@ fn products_stay_within_the_rounding_of_activations() {
 #[test]
 fn a_row_is_the_same_in_any_company() {
     let contexts = contexts();
-    for format in BlockFormat::ALL {
+    for (format, _) in encoded() {
         let (inputs, outputs) = (1300, 75);
         let x = random((29, inputs));
         let weight = random((outputs, inputs)).to_dtype(DType::BF16).unwrap();
@@ -118,7 +184,7 @@ fn a_row_is_the_same_in_any_company() {
 #[test]
 fn a_cut_is_the_same_cut_of_the_whole() {
     let ctx = Context::cpu(2).unwrap();
-    for format in BlockFormat::ALL {
+    for (format, _) in encoded() {
         let (weight, block) = (random((20, 700)), format.columns());
         let whole = Matrix::quantize(&ctx, &weight, format, 0..700).unwrap().to_tensor().unwrap();
         for (start, end) in [(0usize, 233usize), (233, 467), (467, 700), (5, 6)] {
@@ -189,7 +255,7 @@ fn wrong_arguments_are_refused() {
 fn devices_without_kernels_hold_the_same_numbers() {
     let ctx = Context::cpu(2).unwrap();
     let plain_ctx = ctx.plain_on(Device::Cpu);
-    for format in BlockFormat::ALL {
+    for (format, _) in encoded() {
         let weight = random((21, 700));
         for columns in [0..700, 0..300, 37..700, 5..5] {
             let make = |ctx: &Context| Matrix::quantize(ctx, &weight, format, columns.clone()).unwrap();

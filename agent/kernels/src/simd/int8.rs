@@ -28,6 +28,8 @@ pub(crate) trait Int8Simd: Copy {
     fn shift_right(self, x: Self::B, bits: i32) -> Self::B;
     /// Shifts left by less than 8 bits. The bytes must have room for the bits.
     fn shift_left(self, x: Self::B, bits: i32) -> Self::B;
+    /// Replaces each byte, which is below 16, by the number of `table` at its index.
+    fn look_up(self, table: &[i8; 16], x: Self::B) -> Self::B;
     fn splat(self, x: i32) -> Self::I;
     /// Adds to each lane of `sum` the products of its four weights (0..=63) and the four signed bytes of `x`, least
     /// significant first.

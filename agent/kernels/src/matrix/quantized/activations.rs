@@ -13,7 +13,7 @@ pub(super) struct ActivationGroup {
     /// Packs of four signed bytes, least significant first. None of the bytes is -128.
     pub(super) quads: [i32; GROUP_SIZE / 4],
     pub(super) scale: f32,
-    /// Sum of the bytes times the scale, negated. The product multiplies the minimums of the weights by it.
+    /// Sum of the bytes times the scale, negated. The product multiplies the minimums of 32 weights by it.
     pub(super) negative_sum: f32,
     /// Sums of the bytes of the two halves.
     pub(super) sums: [i32; 2],

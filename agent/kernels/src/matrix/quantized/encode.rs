@@ -68,7 +68,7 @@ impl<'a> Encoder<'a> {
             return argument("weight", format!("row {row}, column {column} is not finite: it cannot be quantized"));
         }
         let rows = Tensor::from_vec(wide, (rows.len(), padded), &Device::Cpu)?;
-        to.extend_from_slice(&QTensor::quantize(&rows, self.format.ggml())?.data()?);
+        to.extend_from_slice(&QTensor::quantize(&rows, self.format.ggml()?)?.data()?);
         Ok(())
     }
 }

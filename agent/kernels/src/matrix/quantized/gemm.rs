@@ -192,10 +192,18 @@ fn add_group<S: Int8Simd, L: BlockLayout, const T: usize>(
     }
     add_half::<S, L, 1, T>(s, block, group, x, &mut dots);
     add_scaled::<S, T>(s, L::scales(s, block, group, 1), x, &dots, sums);
-    if L::HAS_MINIMUMS {
-        let minimums = L::minimums(s, block, group);
+    if L::HAS_MINIMUMS && L::SCALES_PER_GROUP == 1 {
+        let minimums = L::minimums(s, block, group, 0);
         for t in 0..T {
             sums[t] = f.fma(minimums, f.splat(x[t].negative_sum), sums[t]);
+        }
+    }
+    if L::HAS_MINIMUMS && L::SCALES_PER_GROUP == 2 {
+        for half in 0..2 {
+            let minimums = L::minimums(s, block, group, half);
+            for t in 0..T {
+                sums[t] = f.fma(minimums, f.splat(-(x[t].scale * x[t].sums[half] as f32)), sums[t]);
+            }
         }
     }
 }

@@ -24,16 +24,16 @@ pub(super) trait BlockLayout: Copy + Send + Sync + 'static {
     const SIGNED: bool = false;
     /// Number that is subtracted from each unsigned quant.
     const ZERO_POINT: i32 = 0;
-    /// True if each group of 32 columns has a minimum, which is subtracted from every number.
+    /// True if the columns of one scale also have a minimum, which is subtracted from every number.
     const HAS_MINIMUMS: bool = false;
 
     /// Writes one row's block of a file into its lane of a panel's block.
     fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]);
     /// Returns the scales of half `half` of group `group`. A format with one scale per group gives it for both halves.
     fn scales<S: Int8Simd>(s: S, panel: &[u8], group: usize, half: usize) -> Float<S>;
-    /// Returns the minimums of a group.
+    /// Returns the minimums of half `half` of group `group`, as [`BlockLayout::scales`] returns the scales.
     #[inline(always)]
-    fn minimums<S: Int8Simd>(s: S, _panel: &[u8], _group: usize) -> Float<S> {
+    fn minimums<S: Int8Simd>(s: S, _panel: &[u8], _group: usize, _half: usize) -> Float<S> {
         s.float().splat(0.0)
     }
     /// Unpacks four columns of sixteen rows: columns `32 group + 16 HALF + 4 quad` to `… + 3`.
@@ -78,5 +78,45 @@ pub(super) fn load_nibbles<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], f
     if HALF == 0 { s.and(both, 0x0F) } else { s.and(s.shift_right(both, 4), 0x0F) }
 }
 
+/// Writes the fifth bits of 32 columns: bit `q` of a byte belongs to quad `q`, counted over both halves.
+pub(super) fn store_single_bits(bit: impl Fn(usize) -> u8, lane: usize, panel: &mut [u8]) {
+    for column in 0..GROUP_SIZE {
+        panel[4 * lane + column % 4] |= (bit(column) & 1) << (column / 4);
+    }
+}
+
+/// Loads one bit of four columns of sixteen rows, as bit `to` of each byte, from the single bits of a group that start at
+/// `from`.
+#[inline(always)]
+pub(super) fn load_single_bits<S: Int8Simd, const HALF: usize>(
+    s: S,
+    panel: &[u8],
+    from: usize,
+    quad: usize,
+    to: i32,
+) -> S::B {
+    let bits = s.load(array_at(panel, from));
+    s.shift_left(s.and(s.shift_right(bits, (QUADS * HALF + quad) as i32), 1), to)
+}
+
+/// Writes two bits of each of 32 columns. Each half takes a vector, with quad `q` in the bits `2 q` and `2 q + 1`.
+pub(super) fn store_pairs(pair: impl Fn(usize) -> u8, lane: usize, panel: &mut [u8]) {
+    for column in 0..GROUP_SIZE {
+        let (half, quad) = (column / 16, column % 16 / 4);
+        panel[half * VECTOR_BYTES + 4 * lane + column % 4] |= (pair(column) & 3) << (2 * quad);
+    }
+}
+
+/// Loads two bits of four columns of sixteen rows from the pairs of a group that start at `from`.
+#[inline(always)]
+pub(super) fn load_pairs<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], from: usize, quad: usize) -> S::B {
+    let pairs = s.load(array_at(panel, from + HALF * VECTOR_BYTES));
+    s.and(s.shift_right(pairs, 2 * quad as i32), 3)
+}
+
+/// Bytes that the single bits of one group of sixteen rows take.
+pub(super) const SINGLE_BIT_BYTES: usize = VECTOR_BYTES;
+/// Bytes that the pairs of bits of one group of sixteen rows take.
+pub(super) const PAIR_BYTES: usize = 2 * VECTOR_BYTES;
 /// Bytes that the nibbles of one group of sixteen rows take.
 pub(super) const NIBBLE_BYTES: usize = GROUP_SIZE / 2 * LANES;

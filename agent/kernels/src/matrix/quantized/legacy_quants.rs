@@ -1,8 +1,9 @@
-//! The formats Q8_0 and Q4_0: blocks of 32 columns with one scale.
+//! The formats Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1: blocks of 32 columns with one scale.
 
 use super::GROUP_SIZE;
 use super::layout::{
-    BlockLayout, Float, NIBBLE_BYTES, QUADS, array_at, load_f16, load_nibbles, store_f16, store_nibbles,
+    BlockLayout, Float, NIBBLE_BYTES, QUADS, SINGLE_BIT_BYTES, array_at, load_f16, load_nibbles, load_single_bits,
+    store_f16, store_nibbles, store_single_bits,
 };
 use crate::simd::LANES;
 use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
@@ -17,8 +18,45 @@ pub(super) struct Q8_0;
 #[derive(Clone, Copy)]
 pub(super) struct Q4_0;
 
-/// Bytes of the scales, which come first in a panel's block.
+/// Blocks of four bits with a minimum. In a file, a block is that of Q4_0 with an f16 after the scale, which is added to
+/// every number.
+#[derive(Clone, Copy)]
+pub(super) struct Q4_1;
+
+/// Blocks of five bits. In a file, a block is that of Q4_0 with four bytes after the scale: bit `c` of them is the fifth
+/// bit of column `c`. The quant 16 means zero.
+#[derive(Clone, Copy)]
+pub(super) struct Q5_0;
+
+/// Blocks of five bits with a minimum. In a file, a block is that of Q5_0 with an f16 after the scale, which is added to
+/// every number.
+#[derive(Clone, Copy)]
+pub(super) struct Q5_1;
+
+/// Bytes of the scales, which come first in a panel's block. Minimums come second and take as many.
 const SCALE_BYTES: usize = 2 * LANES;
+
+/// Returns the four low bits of a column. The low halves of sixteen bytes are the first sixteen columns.
+fn nibble(quants: &[u8], column: usize) -> u8 {
+    quants[column % 16] >> (column / 16 * 4) & 0x0F
+}
+
+/// Writes the number that a file adds as the minimum that a product subtracts: its sign changes.
+fn store_minimum(added: &[u8], lane: usize, panel: &mut [u8]) {
+    store_f16(&[added[0], added[1] ^ 0x80], lane, panel, SCALE_BYTES);
+}
+
+/// Writes the nibbles and the fifth bits of a block.
+fn store_five_bits(fifth_bits: &[u8], quants: &[u8], lane: usize, panel: &mut [u8]) {
+    store_nibbles(|column| nibble(quants, column), lane, panel);
+    store_single_bits(|column| fifth_bits[column / 8] >> (column % 8), lane, &mut panel[NIBBLE_BYTES..]);
+}
+
+#[inline(always)]
+fn load_five_bits<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], from: usize, quad: usize) -> S::B {
+    let fifth = load_single_bits::<S, HALF>(s, panel, from + NIBBLE_BYTES, quad, 4);
+    s.or(load_nibbles::<S, HALF>(s, panel, from, quad), fifth)
+}
 
 impl BlockLayout for Q8_0 {
     const COLUMNS: usize = GROUP_SIZE;
@@ -52,8 +90,7 @@ impl BlockLayout for Q4_0 {
 
     fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
         store_f16(&block[..2], lane, panel, 0);
-        let quant = |column: usize| block[2 + column % 16] >> (column / 16 * 4) & 0x0F;
-        store_nibbles(quant, lane, &mut panel[SCALE_BYTES..]);
+        store_nibbles(|column| nibble(&block[2..], column), lane, &mut panel[SCALE_BYTES..]);
     }
     #[inline(always)]
     fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
@@ -62,5 +99,78 @@ impl BlockLayout for Q4_0 {
     #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], _group: usize, quad: usize) -> S::B {
         load_nibbles::<S, HALF>(s, panel, SCALE_BYTES, quad)
+    }
+}
+
+impl BlockLayout for Q4_1 {
+    const COLUMNS: usize = GROUP_SIZE;
+    const FILE_BYTES: usize = 4 + GROUP_SIZE / 2;
+    const PANEL_BYTES: usize = 2 * SCALE_BYTES + NIBBLE_BYTES;
+    const SCALES_PER_GROUP: usize = 1;
+    const HAS_MINIMUMS: bool = true;
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        store_f16(&block[..2], lane, panel, 0);
+        store_minimum(&block[2..4], lane, panel);
+        store_nibbles(|column| nibble(&block[4..], column), lane, &mut panel[2 * SCALE_BYTES..]);
+    }
+    #[inline(always)]
+    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
+        load_f16(s, panel, 0)
+    }
+    #[inline(always)]
+    fn minimums<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
+        load_f16(s, panel, SCALE_BYTES)
+    }
+    #[inline(always)]
+    fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], _group: usize, quad: usize) -> S::B {
+        load_nibbles::<S, HALF>(s, panel, 2 * SCALE_BYTES, quad)
+    }
+}
+
+impl BlockLayout for Q5_0 {
+    const COLUMNS: usize = GROUP_SIZE;
+    const FILE_BYTES: usize = 6 + GROUP_SIZE / 2;
+    const PANEL_BYTES: usize = SCALE_BYTES + NIBBLE_BYTES + SINGLE_BIT_BYTES;
+    const SCALES_PER_GROUP: usize = 1;
+    const ZERO_POINT: i32 = 16;
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        store_f16(&block[..2], lane, panel, 0);
+        store_five_bits(&block[2..6], &block[6..], lane, &mut panel[SCALE_BYTES..]);
+    }
+    #[inline(always)]
+    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
+        load_f16(s, panel, 0)
+    }
+    #[inline(always)]
+    fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], _group: usize, quad: usize) -> S::B {
+        load_five_bits::<S, HALF>(s, panel, SCALE_BYTES, quad)
+    }
+}
+
+impl BlockLayout for Q5_1 {
+    const COLUMNS: usize = GROUP_SIZE;
+    const FILE_BYTES: usize = 8 + GROUP_SIZE / 2;
+    const PANEL_BYTES: usize = 2 * SCALE_BYTES + NIBBLE_BYTES + SINGLE_BIT_BYTES;
+    const SCALES_PER_GROUP: usize = 1;
+    const HAS_MINIMUMS: bool = true;
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        store_f16(&block[..2], lane, panel, 0);
+        store_minimum(&block[2..4], lane, panel);
+        store_five_bits(&block[4..8], &block[8..], lane, &mut panel[2 * SCALE_BYTES..]);
+    }
+    #[inline(always)]
+    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
+        load_f16(s, panel, 0)
+    }
+    #[inline(always)]
+    fn minimums<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
+        load_f16(s, panel, SCALE_BYTES)
+    }
+    #[inline(always)]
+    fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], _group: usize, quad: usize) -> S::B {
+        load_five_bits::<S, HALF>(s, panel, 2 * SCALE_BYTES, quad)
     }
 }

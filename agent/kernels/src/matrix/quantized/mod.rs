@@ -14,8 +14,10 @@ mod legacy_quants;
 mod packing;
 mod panels;
 
+mod q2_k;
 mod q4_k;
 mod q6_k;
+mod tables;
 
 mod tensor;
 
@@ -37,14 +39,30 @@ pub(super) const GROUP_SIZE: usize = 32;
 pub enum BlockFormat {
     /// 32 columns: 4 bits each, a scale.
     Q4_0,
+    /// 32 columns: 4 bits each, a scale and a minimum.
+    Q4_1,
+    /// 32 columns: 5 bits each, a scale.
+    Q5_0,
+    /// 32 columns: 5 bits each, a scale and a minimum.
+    Q5_1,
     /// 32 columns: 8 bits each, a scale.
     Q8_0,
+    /// 256 columns: 2 bits each, a scale and a minimum for 16.
+    Q2K,
+    /// 256 columns: 3 bits each, a scale for 16.
+    Q3K,
     /// 256 columns: 4 bits each, a scale and a minimum for 32.
     Q4K,
     /// 256 columns: 5 bits each, a scale and a minimum for 32.
     Q5K,
     /// 256 columns: 6 bits each, a scale for 16.
     Q6K,
+    /// 32 columns: an index of 4 bits each, a scale.
+    Iq4Nl,
+    /// 256 columns: an index of 4 bits each, a scale for 32.
+    Iq4Xs,
+    /// 32 columns: an index of 4 bits each, an exponent.
+    Mxfp4,
 }
 
 /// Calls a generic function with the layout of a format.
@@ -55,8 +73,28 @@ macro_rules! with_layout {
                 type $layout = $crate::matrix::quantized::legacy_quants::Q4_0;
                 $call
             }
+            $crate::matrix::quantized::BlockFormat::Q4_1 => {
+                type $layout = $crate::matrix::quantized::legacy_quants::Q4_1;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Q5_0 => {
+                type $layout = $crate::matrix::quantized::legacy_quants::Q5_0;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Q5_1 => {
+                type $layout = $crate::matrix::quantized::legacy_quants::Q5_1;
+                $call
+            }
             $crate::matrix::quantized::BlockFormat::Q8_0 => {
                 type $layout = $crate::matrix::quantized::legacy_quants::Q8_0;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Q2K => {
+                type $layout = $crate::matrix::quantized::q2_k::Q2K;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Q3K => {
+                type $layout = $crate::matrix::quantized::q2_k::Q3K;
                 $call
             }
             $crate::matrix::quantized::BlockFormat::Q4K => {
@@ -71,6 +109,18 @@ macro_rules! with_layout {
                 type $layout = $crate::matrix::quantized::q6_k::Q6K;
                 $call
             }
+            $crate::matrix::quantized::BlockFormat::Iq4Nl => {
+                type $layout = $crate::matrix::quantized::tables::Iq4Nl;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Iq4Xs => {
+                type $layout = $crate::matrix::quantized::tables::Iq4Xs;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Mxfp4 => {
+                type $layout = $crate::matrix::quantized::tables::Mxfp4;
+                $call
+            }
         }
     };
 }
@@ -78,17 +128,38 @@ use with_layout;
 
 impl BlockFormat {
     /// All formats.
-    pub const ALL: [BlockFormat; 5] =
-        [BlockFormat::Q4_0, BlockFormat::Q8_0, BlockFormat::Q4K, BlockFormat::Q5K, BlockFormat::Q6K];
+    pub const ALL: [BlockFormat; 13] = [
+        BlockFormat::Q4_0,
+        BlockFormat::Q4_1,
+        BlockFormat::Q5_0,
+        BlockFormat::Q5_1,
+        BlockFormat::Q8_0,
+        BlockFormat::Q2K,
+        BlockFormat::Q3K,
+        BlockFormat::Q4K,
+        BlockFormat::Q5K,
+        BlockFormat::Q6K,
+        BlockFormat::Iq4Nl,
+        BlockFormat::Iq4Xs,
+        BlockFormat::Mxfp4,
+    ];
 
     /// Returns the name: `q8_0`, `q4_k`, ….
     pub fn name(self) -> &'static str {
         match self {
             BlockFormat::Q4_0 => "q4_0",
+            BlockFormat::Q4_1 => "q4_1",
+            BlockFormat::Q5_0 => "q5_0",
+            BlockFormat::Q5_1 => "q5_1",
             BlockFormat::Q8_0 => "q8_0",
+            BlockFormat::Q2K => "q2_k",
+            BlockFormat::Q3K => "q3_k",
             BlockFormat::Q4K => "q4_k",
             BlockFormat::Q5K => "q5_k",
             BlockFormat::Q6K => "q6_k",
+            BlockFormat::Iq4Nl => "iq4_nl",
+            BlockFormat::Iq4Xs => "iq4_xs",
+            BlockFormat::Mxfp4 => "mxfp4",
         }
     }
 
@@ -102,14 +173,29 @@ impl BlockFormat {
         with_layout!(self, L => L::FILE_BYTES)
     }
 
-    fn ggml(self) -> GgmlDType {
-        match self {
+    /// Returns true if numbers can be quantized to the format here.
+    pub fn is_encodable(self) -> bool {
+        self.ggml().is_ok()
+    }
+
+    /// Returns candle's name of the format, by which candle encodes and multiplies. Candle has no formats with tables.
+    fn ggml(self) -> Result<GgmlDType> {
+        Ok(match self {
             BlockFormat::Q4_0 => GgmlDType::Q4_0,
+            BlockFormat::Q4_1 => GgmlDType::Q4_1,
+            BlockFormat::Q5_0 => GgmlDType::Q5_0,
+            BlockFormat::Q5_1 => GgmlDType::Q5_1,
             BlockFormat::Q8_0 => GgmlDType::Q8_0,
+            BlockFormat::Q2K => GgmlDType::Q2K,
+            BlockFormat::Q3K => GgmlDType::Q3K,
             BlockFormat::Q4K => GgmlDType::Q4K,
             BlockFormat::Q5K => GgmlDType::Q5K,
             BlockFormat::Q6K => GgmlDType::Q6K,
-        }
+            BlockFormat::Iq4Nl | BlockFormat::Iq4Xs | BlockFormat::Mxfp4 => {
+                let reason = format!("{} works only on the CPU, and is not made while loading", self.name());
+                return argument("format", reason);
+            }
+        })
     }
 }
 

@@ -168,8 +168,8 @@ fn pack_row<L: BlockLayout>(row: &[u8], lane: usize, panel: &mut [u8]) {
 /// Decodes one group of 32 numbers of one row.
 fn dequantize_group<L: BlockLayout>(block: &[u8], group: usize, lane: usize) -> [f32; GROUP_SIZE] {
     let mut values = [0.0; GROUP_SIZE];
-    let minimum = if L::HAS_MINIMUMS { L::minimums(Portable, block, group)[lane] } else { 0.0 };
     for half in 0..2 {
+        let minimum = if L::HAS_MINIMUMS { L::minimums(Portable, block, group, half)[lane] } else { 0.0 };
         let scale = L::scales(Portable, block, group, half)[lane];
         for quad in 0..QUADS {
             let quants = match half {

@@ -2,8 +2,11 @@
 //! which are multiplied by one f16 of each kind.
 
 use super::GROUP_SIZE;
-use super::layout::{BlockLayout, Float, NIBBLE_BYTES, array_at, load_f16, load_nibbles, store_f16, store_nibbles};
-use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
+use super::layout::{
+    BlockLayout, Float, NIBBLE_BYTES, SINGLE_BIT_BYTES, array_at, load_f16, load_nibbles, load_single_bits, store_f16,
+    store_nibbles, store_single_bits,
+};
+use crate::simd::int8::Int8Simd;
 use crate::simd::{LANES, Simd};
 
 const COLUMNS: usize = 256;
@@ -25,8 +28,6 @@ const MINIMUMS_OFFSET: usize = 2 * LANES;
 const GROUP_SCALES_OFFSET: usize = 4 * LANES;
 const GROUP_MINIMUMS_OFFSET: usize = GROUP_SCALES_OFFSET + GROUPS * LANES;
 const QUANTS_OFFSET: usize = GROUP_MINIMUMS_OFFSET + GROUPS * LANES;
-/// Bytes that the fifth bits of a group take. Bit `q` of a byte belongs to quad `q`, counted over both halves.
-const FIFTH_BIT_BYTES: usize = VECTOR_BYTES;
 
 fn store_scales(block: &[u8], lane: usize, panel: &mut [u8]) {
     store_f16(&block[..2], lane, panel, 0);
@@ -83,7 +84,7 @@ impl BlockLayout for Q4K {
         scales(s, panel, group)
     }
     #[inline(always)]
-    fn minimums<S: Int8Simd>(s: S, panel: &[u8], group: usize) -> Float<S> {
+    fn minimums<S: Int8Simd>(s: S, panel: &[u8], group: usize, _half: usize) -> Float<S> {
         minimums(s, panel, group)
     }
     #[inline(always)]
@@ -95,7 +96,7 @@ impl BlockLayout for Q4K {
 impl BlockLayout for Q5K {
     const COLUMNS: usize = COLUMNS;
     const FILE_BYTES: usize = 176;
-    const PANEL_BYTES: usize = QUANTS_OFFSET + GROUPS * (NIBBLE_BYTES + FIFTH_BIT_BYTES);
+    const PANEL_BYTES: usize = QUANTS_OFFSET + GROUPS * (NIBBLE_BYTES + SINGLE_BIT_BYTES);
     const SCALES_PER_GROUP: usize = 1;
     const HAS_MINIMUMS: bool = true;
 
@@ -103,11 +104,9 @@ impl BlockLayout for Q5K {
         store_scales(block, lane, panel);
         let (fifth_bits, quants) = block[16..].split_at(GROUP_SIZE);
         for group in 0..GROUPS {
-            let to = &mut panel[QUANTS_OFFSET + group * (NIBBLE_BYTES + FIFTH_BIT_BYTES)..];
+            let to = &mut panel[QUANTS_OFFSET + group * (NIBBLE_BYTES + SINGLE_BIT_BYTES)..];
             store_nibbles(|column| low_bits(quants, group, column), lane, to);
-            for (column, byte) in fifth_bits.iter().enumerate() {
-                to[NIBBLE_BYTES + 4 * lane + column % 4] |= (byte >> group & 1) << (column / 4);
-            }
+            store_single_bits(|column| fifth_bits[column] >> group, lane, &mut to[NIBBLE_BYTES..]);
         }
     }
     #[inline(always)]
@@ -115,15 +114,13 @@ impl BlockLayout for Q5K {
         scales(s, panel, group)
     }
     #[inline(always)]
-    fn minimums<S: Int8Simd>(s: S, panel: &[u8], group: usize) -> Float<S> {
+    fn minimums<S: Int8Simd>(s: S, panel: &[u8], group: usize, _half: usize) -> Float<S> {
         minimums(s, panel, group)
     }
     #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {
-        let from = QUANTS_OFFSET + group * (NIBBLE_BYTES + FIFTH_BIT_BYTES);
-        let fifth_bits = s.load(array_at(panel, from + NIBBLE_BYTES));
-        let bit = (4 * HALF + quad) as i32;
-        let fifth = s.shift_left(s.and(s.shift_right(fifth_bits, bit), 1), 4);
+        let from = QUANTS_OFFSET + group * (NIBBLE_BYTES + SINGLE_BIT_BYTES);
+        let fifth = load_single_bits::<S, HALF>(s, panel, from + NIBBLE_BYTES, quad, 4);
         s.or(load_nibbles::<S, HALF>(s, panel, from, quad), fifth)
     }
 }

@@ -2,8 +2,11 @@
 //! by one f16. The quant 32 means zero.
 
 use super::GROUP_SIZE;
-use super::layout::{BlockLayout, Float, NIBBLE_BYTES, array_at, load_f16, load_nibbles, store_f16, store_nibbles};
-use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
+use super::layout::{
+    BlockLayout, Float, NIBBLE_BYTES, PAIR_BYTES, array_at, load_f16, load_nibbles, load_pairs, store_f16,
+    store_nibbles, store_pairs,
+};
+use crate::simd::int8::Int8Simd;
 use crate::simd::{LANES, Simd};
 
 const COLUMNS: usize = 256;
@@ -15,11 +18,10 @@ const GROUPS: usize = COLUMNS / GROUP_SIZE;
 pub(super) struct Q6K;
 
 // A panel's block holds sixteen f16 (and a gap, so that the rest starts on a cache line), then the scales by sixteen
-// columns, then, by group, the nibbles and the high bits. The high bits of each half take 64 bytes, with quad `q` in
-// the bits `2 q` and `2 q + 1`.
+// columns, then, by group, the nibbles and the high bits.
 const SCALES_OFFSET: usize = 4 * LANES;
 const QUANTS_OFFSET: usize = SCALES_OFFSET + 2 * GROUPS * LANES;
-const GROUP_QUANT_BYTES: usize = NIBBLE_BYTES + 2 * VECTOR_BYTES;
+const GROUP_QUANT_BYTES: usize = NIBBLE_BYTES + PAIR_BYTES;
 
 /// Returns the four low bits of a column. In a file, two runs of 32 columns share 32 bytes with the runs 64 columns on.
 fn low_bits(block: &[u8], column: usize) -> u8 {
@@ -48,11 +50,8 @@ impl BlockLayout for Q6K {
         for group in 0..GROUPS {
             let to = &mut panel[QUANTS_OFFSET + group * GROUP_QUANT_BYTES..];
             store_nibbles(|column| low_bits(block, group * GROUP_SIZE + column), lane, to);
-            for column in 0..GROUP_SIZE {
-                let (half, quad) = (column / 16, column % 16 / 4);
-                let bits = high_bits(block, group * GROUP_SIZE + column) << (2 * quad);
-                to[NIBBLE_BYTES + half * VECTOR_BYTES + 4 * lane + column % 4] |= bits;
-            }
+            let pair = |column| high_bits(block, group * GROUP_SIZE + column);
+            store_pairs(pair, lane, &mut to[NIBBLE_BYTES..]);
         }
     }
     #[inline(always)]
@@ -63,8 +62,7 @@ impl BlockLayout for Q6K {
     #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {
         let from = QUANTS_OFFSET + group * GROUP_QUANT_BYTES;
-        let pairs = s.load(array_at(panel, from + NIBBLE_BYTES + HALF * VECTOR_BYTES));
-        let pair = s.shift_left(s.and(s.shift_right(pairs, 2 * quad as i32), 3), 4);
+        let pair = s.shift_left(load_pairs::<S, HALF>(s, panel, from + NIBBLE_BYTES, quad), 4);
         s.or(load_nibbles::<S, HALF>(s, panel, from, quad), pair)
     }
 }

@@ -38,7 +38,7 @@ impl QuantTensor {
         let blocks = if bytes.is_empty() {
             None
         } else {
-            let storage = QStorage::from_data(Cow::Borrowed(bytes), &device, format.ggml())?;
+            let storage = QStorage::from_data(Cow::Borrowed(bytes), &device, format.ggml()?)?;
             Some(QTensor::new(storage, (out_features, width))?)
         };
         Ok(QuantTensor { blocks, device, format, out_features, columns })
@@ -66,6 +66,9 @@ impl QuantTensor {
         // The columns of the blocks that lie beyond the matrix are multiplied by zeros.
         let trailing = blocks.shape().dims2()?.1 - self.columns.end;
         let x = x.pad_with_zeros(1, self.columns.start, trailing)?.contiguous()?;
+        if self.has_odd_block() {
+            return Ok(x.matmul(&blocks.dequantize(&self.device)?.t()?)?);
+        }
         Ok(x.apply_op1_no_bwd(blocks)?)
     }
 
@@ -83,6 +86,12 @@ impl QuantTensor {
             Some(blocks) => self.narrow(&blocks.dequantize(&self.device)?),
             None => Ok(Tensor::zeros((self.out_features, self.columns.len()), DType::F32, &self.device)?),
         }
+    }
+
+    /// Returns true if a row has an odd number of blocks, in a format whose blocks candle multiplies in pairs on the CPU.
+    fn has_odd_block(&self) -> bool {
+        let in_pairs = matches!(self.format, BlockFormat::Q4_1 | BlockFormat::Q5_0 | BlockFormat::Q5_1);
+        self.device.is_cpu() && in_pairs && !self.columns.end.div_ceil(self.format.columns()).is_multiple_of(2)
     }
 
     fn narrow(&self, rows: &Tensor) -> Result<Tensor> {

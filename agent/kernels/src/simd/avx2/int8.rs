@@ -71,6 +71,12 @@ impl Int8Simd for Avx2 {
         both!(x => half, _mm256_sll_epi16(half, _mm_cvtsi32_si128(bits)))
     }
     #[inline(always)]
+    fn look_up(self, table: &[i8; 16], x: IntHalves) -> IntHalves {
+        both!(x => half, {
+            _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), half)
+        })
+    }
+    #[inline(always)]
     fn splat(self, x: i32) -> IntHalves {
         intrinsic!(IntHalves(_mm256_set1_epi32(x), _mm256_set1_epi32(x)))
     }

@@ -60,6 +60,10 @@ impl Int8Simd for Vnni {
         intrinsic!(_mm512_sll_epi16(x, _mm_cvtsi32_si128(bits)))
     }
     #[inline(always)]
+    fn look_up(self, table: &[i8; 16], x: __m512i) -> __m512i {
+        intrinsic!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), x))
+    }
+    #[inline(always)]
     fn splat(self, x: i32) -> __m512i {
         intrinsic!(_mm512_set1_epi32(x))
     }

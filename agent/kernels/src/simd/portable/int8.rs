@@ -35,6 +35,10 @@ impl Int8Simd for Portable {
         x.map(|byte| byte << bits)
     }
     #[inline(always)]
+    fn look_up(self, table: &[i8; 16], x: [u8; VECTOR_BYTES]) -> [u8; VECTOR_BYTES] {
+        x.map(|byte| table[usize::from(byte & 0x0F)].cast_unsigned())
+    }
+    #[inline(always)]
     fn splat(self, x: i32) -> [i32; LANES] {
         [x; LANES]
     }
