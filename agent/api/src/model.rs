@@ -21,6 +21,33 @@ const ENCODERS: usize = 2;
 /// Bytes per token of context above which a text cannot be a prompt. A longer text is refused without encoding it.
 const MAX_BYTES_PER_TOKEN: usize = 256;
 
+/// Tokens that end a turn in some chat template, by llama.cpp's list of such names. Published files often name another
+/// token as their only end token: that of a text, or that of the base model.
+const TURN_ENDS: &[&str] = &[
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<end_of_utterance>",
+    "<turn|>",
+    "[e~[",
+    "<｜end▁of▁sentence｜>",
+];
+/// Tokens that end an answer in the templates of gpt-oss and Solar. In such a vocabulary, `<|end|>` ends only a message of
+/// the answer.
+const HARMONY_ENDS: [[&str; 2]; 2] = [["<|return|>", "<|call|>"], ["<|flush|>", "<|calls|>"]];
+
 /// A checkpoint's files and settings about text.
 #[derive(Debug, Clone, Default)]
 pub struct ModelText {
@@ -31,7 +58,7 @@ pub struct ModelText {
     pub vocab_size: u32,
     /// Longest prompt and answer together, in tokens.
     pub context_length: u32,
-    /// End tokens of the model. If there are none, the tokenizer's own end token is used.
+    /// End tokens that the model's configuration names. More come from the tokenizer and the template.
     pub eos_token_ids: Vec<u32>,
     /// Sampling options that the model's makers suggest.
     pub sampling_defaults: SamplingDefaults,
@@ -77,10 +104,7 @@ impl Text {
     /// Names the file that does not parse.
     pub fn new(model: ModelText) -> Result<Self, TextError> {
         let tokenizer = Tokenizer::from_json(&model.tokenizer_json)?;
-        let mut eos_token_ids = model.eos_token_ids;
-        if eos_token_ids.is_empty() {
-            eos_token_ids.extend(model.templates.eos_token.as_ref().and_then(|token| tokenizer.token_id(token)));
-        }
+        let eos_token_ids = end_tokens(&tokenizer, model.eos_token_ids, &model.templates);
         let template = ChatTemplate::new(model.templates)?;
         let tokenizer = Arc::new(tokenizer);
         let source = template.as_ref().map_or("", ChatTemplate::source);
@@ -173,5 +197,64 @@ impl Text {
             encode(&tokenizer)
         };
         tokio::task::spawn_blocking(work).await.map_err(|error| TextError::Encode(error.to_string()))?
+    }
+}
+
+/// Returns the tokens that end an answer, without repetition: the `configured` ones, the tokenizer's own end token, and each
+/// token of the vocabulary that ends a turn and that a chat template writes. A model without a template may write any of
+/// these tokens.
+fn end_tokens(tokenizer: &Tokenizer, configured: Vec<u32>, templates: &ChatTemplates) -> Vec<u32> {
+    let sources = || [&templates.default, &templates.tool_use].into_iter().flatten();
+    let is_written = |name: &str| sources().next().is_none() || sources().any(|source| source.contains(name));
+    let is_harmony = HARMONY_ENDS.iter().any(|ends| ends.iter().all(|name| tokenizer.token_id(name).is_some()));
+    let ends_turn = |name: &str| is_written(name) && !(is_harmony && name == "<|end|>");
+    let named = TURN_ENDS.iter().copied().filter(|name| ends_turn(name));
+    let texts = templates.eos_token.as_deref().into_iter().chain(named);
+    let mut ids = Vec::new();
+    for id in configured.into_iter().chain(texts.filter_map(|text| tokenizer.token_id(text))) {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Returns a tokenizer of these tokens, each with its index as its id.
+    fn tokenizer(tokens: &[&str]) -> Tokenizer {
+        let added = tokens.iter().enumerate().map(|(id, token)| {
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        });
+        let vocab: serde_json::Map<_, _> =
+            tokens.iter().enumerate().map(|(id, token)| ((*token).into(), json!(id))).collect();
+        let json = json!({"version": "1.0", "added_tokens": added.collect::<Vec<_>>(),
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}});
+        Tokenizer::from_json(&serde_json::to_vec(&json).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn answers_end_with_every_token_that_ends_a_turn() {
+        let tokenizer = tokenizer(&["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "</s>", "a"]);
+        let ends = |configured: &[u32], template: Option<&str>, eos: Option<&str>| {
+            let [default, eos_token] = [template, eos].map(|text| text.map(str::to_owned));
+            end_tokens(&tokenizer, configured.to_vec(), &ChatTemplates { default, eos_token, ..Default::default() })
+        };
+        assert_eq!(ends(&[0], Some("{{ m }}<|im_end|>"), None), [0, 1], "the template ends turns");
+        assert_eq!(ends(&[0], Some("{{ m }}"), Some("</s>")), [0, 3], "the tokenizer has an end token");
+        assert_eq!(ends(&[1, 1], Some("<|im_end|>"), Some("<|im_end|>")), [1], "each token once");
+        assert_eq!(ends(&[], None, Some("nowhere")), [2, 1, 0], "without a template, every such token");
+    }
+
+    #[test]
+    fn messages_of_harmony_do_not_end_an_answer() {
+        let tokenizer = tokenizer(&["<|end|>", "<|return|>", "<|call|>"]);
+        let default = Some("<|end|><|return|><|call|>".to_owned());
+        assert_eq!(end_tokens(&tokenizer, vec![], &ChatTemplates { default, ..Default::default() }), [1, 2]);
     }
 }

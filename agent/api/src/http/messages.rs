@@ -103,13 +103,19 @@ fn parse_tool_calls(path: &str, value: Option<Value>) -> Result<Vec<ToolCall>, A
     calls.into_iter().enumerate().map(call).collect()
 }
 
-/// Returns a call's arguments as an object. OpenAI spells them as JSON in a string, and templates want the object.
+/// Returns a call's arguments. OpenAI spells them as JSON in a string, and templates want the object. Clients echo `null` for
+/// a call without arguments. They also echo a call that was cut, whose text is no JSON: the template gets that text.
 fn parse_arguments(value: &Value) -> Option<Value> {
     let parsed = match value {
-        Value::String(text) if text.trim().is_empty() => Value::Object(Map::new()),
-        Value::String(text) => serde_json::from_str(text).ok()?,
-        Value::Null => Value::Object(Map::new()),
+        Value::String(text) if text.trim().is_empty() => Value::Null,
+        Value::String(text) => match serde_json::from_str(text) {
+            Ok(parsed) => parsed,
+            Err(_) => return Some(value.clone()),
+        },
         other => other.clone(),
     };
-    parsed.is_object().then_some(parsed)
+    match parsed {
+        Value::Null => Some(Value::Object(Map::new())),
+        object => object.is_object().then_some(object),
+    }
 }

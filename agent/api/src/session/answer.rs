@@ -101,12 +101,14 @@ impl AnswerState {
         tokenizer: Arc<Tokenizer>,
         metrics: Metrics,
     ) -> Self {
+        let before = if prepared.continues_prompt { &submission.prompt[..] } else { &[] };
+        let detokenizer = Detokenizer::new(tokenizer).after(before);
         let choice = submission.sampling.choice;
         let prompt_tokens = if choice == 0 { submission.prompt.len() as u32 } else { 0 };
         let deadline = submission.deadline.and_then(|after| tokio::time::Instant::from_std(arrival).checked_add(after));
         Self {
             request_id: submission.request_id.clone(),
-            detokenizer: Detokenizer::new(tokenizer).with_shown_marks(&prepared.format.marks()),
+            detokenizer: detokenizer.with_shown_marks(&prepared.format.marks()),
             parser: OutputParser::new(&prepared.format),
             has_calls: false,
             stop: StopMatcher::new(prepared.stop.iter().map(String::as_str)),
@@ -361,7 +363,14 @@ mod tests {
             guide: None,
         };
         let stop = stop.iter().map(|stop| (*stop).into()).collect();
-        let prepared = Prepared { submission, stop, format: OutputFormat::default(), choices: 1, min_tokens: 0 };
+        let prepared = Prepared {
+            submission,
+            stop,
+            format: OutputFormat::default(),
+            choices: 1,
+            min_tokens: 0,
+            continues_prompt: true,
+        };
         AnswerState::new(&prepared, &prepared.submission, Instant::now(), fixtures::byte_level(), Metrics::new())
     }
 

@@ -78,6 +78,8 @@ pub(crate) struct Prepared {
     pub format: OutputFormat,
     /// Number of first tokens whose text is not searched for stop strings.
     pub min_tokens: u32,
+    /// True if the answer is the rest of the prompt's text. An answer in a conversation is a text of its own.
+    pub continues_prompt: bool,
 }
 
 impl Prepared {
@@ -118,6 +120,7 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         }
         input.grammar = Some(("tools", grammar));
     }
+    let continues_prompt = !matches!(input.prompt, PromptInput::Chat(_));
     let (field, prompt, mut format) = encode_prompt(text, input.prompt).await?;
     format.tools = tools::call_format(&input.tools, text);
     let remaining = remaining_tokens(field, prompt.len(), text.context_length)?;
@@ -145,7 +148,7 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         deadline: input.deadline,
         guide,
     };
-    Ok(Prepared { submission, choices, stop, format, min_tokens })
+    Ok(Prepared { submission, choices, stop, format, min_tokens, continues_prompt })
 }
 
 /// Compiles the grammar of the answer.

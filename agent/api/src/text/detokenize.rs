@@ -35,6 +35,22 @@ impl Detokenizer {
         Self { tokenizer, shown: Vec::new(), bytes: Vec::new(), window: Window::default() }
     }
 
+    /// Makes the answer the rest of a text that ends with these tokens. SentencePiece's decoder drops the first space of a
+    /// text, but not of the rest of a text.
+    pub(crate) fn after(mut self, prompt: &[u32]) -> Self {
+        let last = prompt.last().copied().filter(|id| !self.tokenizer.is_byte_level() && self.is_whole_text(*id));
+        if let Some(id) = last {
+            self.window = Window { returned: self.tokenizer.decode(&[id], true), tokens: vec![id], context: 1 };
+        }
+        self
+    }
+
+    /// Returns true if the token alone is text: neither a special token nor one byte of a character.
+    fn is_whole_text(&self, id: u32) -> bool {
+        let tokenizer = &self.tokenizer;
+        !tokenizer.is_special(id) && tokenizer.fallback_byte(id).is_none() && !tokenizer.token_bytes(id).is_empty()
+    }
+
     /// Lets these special tokens show in the text. They are marks that the parser of the answer looks for.
     pub(crate) fn with_shown_marks(self, marks: &[&str]) -> Self {
         let shown = marks.iter().filter_map(|mark| self.tokenizer.special_token_id(mark)).collect();
@@ -139,6 +155,20 @@ mod tests {
         let mut text: String = ids.iter().map(|id| stream.push(*id)).collect();
         text.push_str(&stream.flush());
         assert_eq!(text, tokenizer.decode(ids, true), "{ids:?}");
+    }
+
+    #[test]
+    fn the_rest_of_a_text_keeps_its_first_space() {
+        let tokenizer = fixtures::sentencepiece();
+        let [hello, world] = ["hello", " world"].map(|text| tokenizer.encode(text.trim(), false).unwrap());
+        let stream = |prompt: &[u32]| {
+            let mut detokenizer = Detokenizer::new(tokenizer.clone()).after(prompt);
+            let text: String = world.iter().map(|id| detokenizer.push(*id)).collect();
+            text + &detokenizer.flush()
+        };
+        assert_eq!(stream(&hello), " world");
+        assert_eq!((stream(&[]), stream(&[1])), ("world".into(), "world".into()), "a text of its own");
+        assert_eq!(stream(&[fixtures::byte_id(0xE2)]), "world", "a part of a character");
     }
 
     const TEXTS: [&str; 6] = [

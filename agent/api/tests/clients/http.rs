@@ -324,7 +324,7 @@ async fn refusals_name_field_and_remedy() {
         ),
         (
             CHAT,
-            json!({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "["}}]}]}),
+            json!({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]}),
             400,
             "messages[0].tool_calls[0].function.arguments: expected an object",
         ),
