@@ -230,10 +230,15 @@ FILES = {
         "llama", USUAL | dict(model_type="mixtral", num_local_experts=3, num_experts_per_tok=2),
         EXPERTS | {"ffn_gate_exps": Type.Q6_K}, interleaved_heads=True, loads=False, metadata=expert_counts,
     ),
-    # Biases on queries, keys and values.
-    "qwen2": File("qwen2", USUAL | dict(model_type="qwen2"), {"output": Type.F16}),
-    # Norms on queries and keys.
-    "qwen3": File("qwen3", USUAL | dict(model_type="qwen3"), {"ffn_up": Type.Q4_0, "output": Type.Q5_K}),
+    # Biases on queries, keys and values. The formats that llama.cpp's quantizer falls back to, and those below four bits.
+    "qwen2": File("qwen2", USUAL | dict(model_type="qwen2"), {
+        "attn_q": Type.Q2_K, "attn_k": Type.Q3_K, "attn_output": Type.Q4_1, "ffn_gate": Type.Q5_0, "ffn_up": Type.Q5_1,
+        "ffn_down": Type.Q5_1, "output": Type.F16,
+    }),
+    # Norms on queries and keys. The formats whose quants are indices of a table.
+    "qwen3": File("qwen3", USUAL | dict(model_type="qwen3"), {
+        "attn_v": Type.IQ4_XS, "ffn_gate": Type.IQ4_NL, "ffn_up": Type.Q4_0, "ffn_down": Type.MXFP4, "output": Type.Q5_K,
+    }),
     # Stacked experts; the output in F16.
     "qwen3moe": File("qwen3moe", USUAL | dict(
         model_type="qwen3_moe", num_experts=3, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,

@@ -30,8 +30,10 @@ WORLD_SIZES = (1, 2, 3, 4)
 GROUP = 32  # activations that share a scale
 EAGER = dict(attn_implementation="eager", experts_implementation="eager")
 # Offsets of the f16 scales in a block, and the largest number of a block without its scales.
-SCALES = {Type.Q4_0: ([0], 8), Type.Q8_0: ([0], 127), Type.Q4_K: ([0, 2], 15 * 31), Type.Q5_K: ([0, 2], 31 * 31),
-          Type.Q6_K: ([208], 32 * 64)}
+SCALES = {Type.Q4_0: ([0], 8), Type.Q4_1: ([0, 2], 15), Type.Q5_0: ([0], 16), Type.Q5_1: ([0, 2], 31),
+          Type.Q8_0: ([0], 127), Type.Q2_K: ([80, 82], 3 * 15), Type.Q3_K: ([108], 4 * 32), Type.Q4_K: ([0, 2], 15 * 31),
+          Type.Q5_K: ([0, 2], 31 * 31), Type.Q6_K: ([208], 32 * 64), Type.IQ4_NL: ([0], 113),
+          Type.IQ4_XS: ([0], 32 * 113), Type.MXFP4: ([], 12)}
 
 
 def numbers(random, kind, shape):
@@ -44,6 +46,8 @@ def numbers(random, kind, shape):
     raw = random.integers(0, 256, (int(np.prod(shape)) // size, length), dtype=np.uint8)
     places, greatest = SCALES[kind]
     scale = random.uniform(0.5, 1.0, (len(raw), len(places))) * 1.5 / greatest / np.sqrt(columns)
+    if kind == Type.MXFP4:  # one byte with an exponent
+        raw[:, 0] = random.integers(123, 126, len(raw), dtype=np.uint8) - int(np.log2(columns) / 2)
     for index, place in enumerate(places):
         raw[:, place:place + 2] = scale[:, index:index + 1].astype("<f2").view(np.uint8)
     raw = raw.reshape(*shape[:-1], columns // size * length)

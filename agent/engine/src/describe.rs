@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use crate::EngineError;
 use crate::config::{GenerationDefaults, ModelConfig};
+use crate::expected;
+use crate::json;
 use crate::runner::dtype_name;
 use crate::shard::largest_world_size;
 use crate::source::ModelFiles;
@@ -38,6 +40,8 @@ pub struct ModelDescription {
     pub bos_token: Option<String>,
     /// Text of the token that ends an answer, for the template.
     pub eos_token: Option<String>,
+    /// Faults of the files that do not keep the model from serving.
+    pub warnings: Vec<String>,
 }
 
 /// Reads everything of a model but its weights.
@@ -48,8 +52,7 @@ pub fn describe(files: &dyn ModelFiles) -> Result<ModelDescription, EngineError>
     let config = ModelConfig::from_files(files)?;
     let generation = GenerationDefaults::from_files(files, &config)?;
     let tokenizer_config = match files.read_all(TOKENIZER_CONFIG_FILE)? {
-        Some(json) => serde_json::from_slice(&json)
-            .map_err(|error| EngineError::format(TOKENIZER_CONFIG_FILE, error.to_string()))?,
+        Some(text) => json::parse(TOKENIZER_CONFIG_FILE, &text)?,
         None => Value::Null,
     };
     // As in transformers, a template file stands in place of all templates in the tokenizer's configuration.
@@ -72,6 +75,7 @@ pub fn describe(files: &dyn ModelFiles) -> Result<ModelDescription, EngineError>
         eos_token: token_text(&tokenizer_config, "eos_token"),
         chat_template,
         tool_use_template,
+        warnings: files.warnings().to_vec(),
         config,
     })
 }
@@ -87,16 +91,18 @@ pub struct WeightFacts {
     pub in_blocks: bool,
 }
 
-/// Reads the headers of the weights, which also finds files that are missing or too short.
+/// Reads the headers of the weights. Files that are missing or too short are errors, and so are tensors that do not fit the
+/// configuration.
 ///
 /// # Errors
-/// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
+/// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`], [`EngineError::Unloadable`].
 pub fn weight_facts(files: Arc<dyn ModelFiles>) -> Result<WeightFacts, EngineError> {
-    let tied = ModelConfig::from_files(files.as_ref())?.tie_word_embeddings;
-    let weights = Weights::open(files)?;
+    let config = ModelConfig::from_files(files.as_ref())?;
+    let weights = Weights::open(files.clone())?;
+    expected::check(&config, files.source(), |name| weights.find(name))?;
     let blocks = weights.main_blocks().map(BlockFormat::name);
     let dtype = blocks.unwrap_or_else(|| dtype_name(weights.main_dtype()));
-    Ok(WeightFacts { parameters: weights.parameters(tied), dtype, in_blocks: blocks.is_some() })
+    Ok(WeightFacts { parameters: weights.parameters(config.tie_word_embeddings), dtype, in_blocks: blocks.is_some() })
 }
 
 /// Returns the chat template `name` of a tokenizer's configuration. A single template is called `default`. There is no

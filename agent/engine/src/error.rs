@@ -1,6 +1,7 @@
 //! Errors of a rank. Each names the culprit, and the remedy if there is one.
 
 use lockstep_collectives::CollectiveError;
+use lockstep_kernels::BlockFormat;
 use lockstep_schedule::plan::SeqId;
 
 use crate::config::ConfigError;
@@ -35,13 +36,17 @@ pub enum EngineError {
     /// A tensor that the architecture needs is in no file.
     #[error("tensor `{tensor}` is in none of the weight files of {origin}")]
     MissingTensor { tensor: String, origin: String },
+    /// The weights are not those that the configuration asks for.
+    #[error("the weights of `{origin}` do not fit its configuration: {faults}")]
+    Unloadable { origin: String, faults: String },
     /// A tensor has another shape than the configuration asks for.
     #[error("tensor `{tensor}` in {file} has shape {found:?}, config.json asks for {expected:?}")]
     Shape { tensor: String, file: String, expected: Vec<usize>, found: Vec<usize> },
-    /// A tensor has a type that is not read, or another type than the tensors that form one matrix with it.
+    /// A tensor has a type that is not read.
     #[error(
-        "tensor `{tensor}` in {file} is {found}; supported: F32, BF16 and F16, and for the matrices of a GGUF file \
-         Q4_0, Q8_0, Q4_K, Q5_K and Q6_K; tensors in floating point that are loaded as one matrix must share one type"
+        "tensor `{tensor}` in {file} is {found}; supported: F32, BF16 and F16, and for the matrices of a GGUF file {}: \
+         take a file of the same model in one of these",
+        block_formats()
     )]
     Dtype { tensor: String, file: String, found: String },
     /// The model cannot be split over that many ranks.
@@ -87,4 +92,9 @@ impl EngineError {
     pub(crate) fn format(file: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Format { file: file.into(), reason: reason.into() }
     }
+}
+
+/// Returns the names of all block formats, for a message.
+fn block_formats() -> String {
+    BlockFormat::ALL.map(|format| format.name().to_uppercase()).join(", ")
 }

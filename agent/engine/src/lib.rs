@@ -10,9 +10,11 @@ pub mod config;
 mod describe;
 mod entry;
 mod error;
+mod expected;
 #[cfg(test)]
 mod fixture;
 pub mod gguf;
+mod json;
 mod layers;
 mod loader;
 mod models;

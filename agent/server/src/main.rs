@@ -9,9 +9,9 @@ use anyhow::Context as _;
 use lockstep_agent::config::{self, Build, Config, ConfigError, Environment, Role};
 use lockstep_agent::signals::Signals;
 use lockstep_agent::{head, node};
-use lockstep_engine::Accelerator;
+use lockstep_engine::{Accelerator, EngineError};
 
-/// Exit code for a configuration that cannot work, as is usual for a wrong command line.
+/// Exit code for a configuration or a model that cannot work, as is usual for a wrong command line.
 const EXIT_USAGE: u8 = 2;
 /// Exit code of a process whose parent has ended.
 const EXIT_ORPHANED: i32 = 130;
@@ -28,8 +28,16 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+/// Returns [`EXIT_USAGE`] if the model can never be served, and 1 if another try may succeed.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<EngineError>() {
+        Some(EngineError::Io { .. }) | None => 1,
+        Some(_) => EXIT_USAGE,
     }
 }
 

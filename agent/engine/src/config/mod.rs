@@ -23,6 +23,7 @@ use lockstep_kernels::Activation;
 use serde::de::DeserializeOwned;
 
 use crate::EngineError;
+use crate::json;
 use crate::source::ModelFiles;
 use families::FamilyFacts;
 use raw::RawConfig;
@@ -122,13 +123,12 @@ impl ModelConfig {
     /// # Errors
     /// [`EngineError::Format`] for text that is no such JSON, [`EngineError::Config`] naming the key,
     /// [`EngineError::Architecture`].
-    pub fn parse(json: &[u8]) -> Result<Self, EngineError> {
-        let heading: raw::Heading = parse_json(json)?;
+    pub fn parse(text: &[u8]) -> Result<Self, EngineError> {
+        let heading: raw::Heading = parse_json(text)?;
         let (architecture, multimodal) = Architecture::parse(&heading.architectures)?;
         let raw: RawConfig = match multimodal {
-            Some(multimodal) => serde_json::from_value(raw::take_text_part(parse_json(json)?, multimodal))
-                .map_err(|error| EngineError::format(CONFIG_FILE, error.to_string()))?,
-            None => parse_json(json)?,
+            Some(multimodal) => json::from_value(CONFIG_FILE, raw::take_text_part(parse_json(text)?, multimodal))?,
+            None => parse_json(text)?,
         };
         let weights_prefix = multimodal.map(|multimodal| multimodal.weights_prefix);
         Self::check(&raw, architecture, weights_prefix)
@@ -191,8 +191,8 @@ impl ModelConfig {
     }
 }
 
-fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, EngineError> {
-    serde_json::from_slice(json).map_err(|error| EngineError::format(CONFIG_FILE, error.to_string()))
+fn parse_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, EngineError> {
+    json::parse(CONFIG_FILE, text)
 }
 
 impl RawConfig {

@@ -14,7 +14,7 @@ use super::rope::{RawRope, Rope, RopeContext};
 /// The names that decide how the rest of the file is read.
 #[derive(Deserialize)]
 pub struct Heading {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub architectures: Vec<String>,
 }
 
@@ -34,9 +34,9 @@ pub struct RawConfig {
     rms_norm_eps: Option<f64>,
     /// Number that is added to norms. No file of transformers has this key: `gguf` writes it.
     rms_norm_offset: Option<f32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     attention_bias: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     mlp_bias: bool,
     tie_word_embeddings: Option<bool>,
     pub eos_token_id: Option<TokenIds>,
@@ -65,7 +65,7 @@ pub struct RawConfig {
     pub(super) num_experts_per_tok: Option<Option<usize>>,
     #[serde(default, deserialize_with = "deserialize_present")]
     pub(super) moe_intermediate_size: Option<Option<usize>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub(super) norm_topk_prob: bool,
     pub(super) decoder_sparse_step: Option<usize>,
     pub(super) mlp_only_layers: Option<Vec<usize>>,
@@ -96,19 +96,26 @@ pub fn take_text_part(mut whole: Value, multimodal: &Multimodal) -> Value {
 
 /// One id or several.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a token id, or a list of them")]
 pub enum TokenIds {
-    One(u32),
-    Several(Vec<u32>),
+    One(i64),
+    Several(Vec<i64>),
 }
 
 impl TokenIds {
+    /// Returns the ids. A negative id means that there is no such token.
     pub fn all(&self) -> Vec<u32> {
-        match self {
-            Self::One(id) => vec![*id],
-            Self::Several(ids) => ids.clone(),
-        }
+        let ids = match self {
+            Self::One(id) => std::slice::from_ref(id),
+            Self::Several(ids) => ids,
+        };
+        ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect()
     }
+}
+
+/// Takes the default for `null`.
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 /// Tells a key that is `null` from one that is absent.

@@ -283,10 +283,25 @@ fn yarn_and_longrope_take_the_factors_that_are_suggested() {
 }
 
 #[test]
+fn values_that_transformers_takes_are_taken() {
+    let plain = parse(&llama()).unwrap();
+    for (field, value) in [
+        ("attention_bias", json!(null)),
+        ("mlp_bias", json!(null)),
+        ("eos_token_id", json!([2, 3, -1])),
+        ("rope_scaling", json!({"type": "dynamic", "factor": 2.0})),
+    ] {
+        let mut config = llama();
+        config[field] = value;
+        assert_eq!(parse(&config).unwrap(), plain, "{field}");
+    }
+}
+
+#[test]
 fn wrong_values_are_named() {
     let cases = [
         ("architectures", json!(["GPT2LMHeadModel"]), "supported: LlamaForCausalLM, MistralForCausalLM"),
-        ("hidden_size", json!(null), "invalid type: null, expected usize at line 1"),
+        ("hidden_size", json!(null), "`hidden_size`: invalid type: null, expected usize"),
         ("hidden_size", json!("64"), "expected usize"),
         ("hidden_size", json!(0), "hidden_size is 0"),
         ("num_attention_heads", json!(0), "num_attention_heads is 0"),
@@ -305,7 +320,7 @@ fn wrong_values_are_named() {
         ("layer_types", json!(["full_attention", "sliding_attention"]), "every layer of a LlamaForCausalLM is full"),
         ("layer_types", json!(["full_attention"]), "layer_types has 1 entries, num_hidden_layers is 2"),
         ("layer_types", json!(["full_attention", "mamba"]), "layer_types holds `mamba`"),
-        ("rope_scaling", json!({"type": "dynamic", "factor": 2.0}), "rope type `dynamic`"),
+        ("rope_scaling", json!({"type": "ntk", "factor": 2.0}), "rope type `ntk`"),
         ("rope_scaling", json!({"type": "yarn", "factor": -2.0}), "factor of rope type `yarn` is -2"),
         ("rope_scaling", json!({"type": "yarn", "original_max_position_embeddings": 0}), "is 0"),
         ("rope_scaling", json!({"type": "longrope"}), "needs short_factor"),

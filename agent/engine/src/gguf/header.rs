@@ -1,21 +1,32 @@
 //! The header of a GGUF file: everything before its tensors' data.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::reader::{ReadAt, Reader};
 use super::value::Value;
 use crate::EngineError;
+use crate::source::refuse_pointer;
 
-const MAGIC: &[u8; 4] = b"GGUF";
+pub const MAGIC: &[u8; 4] = b"GGUF";
 /// Bounds on counts, far above any real file.
 const MAX_VALUES: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 20;
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: i64 = 32;
 
+/// A file, or a part of a model in several files.
+#[derive(Debug)]
+pub struct FilePart {
+    pub name: Arc<str>,
+    pub size: u64,
+}
+
 /// One tensor's entry in the header.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
+    /// File that holds the tensor.
+    pub part: Arc<FilePart>,
     pub name: String,
     /// Sizes with the rows first. The file has them in the opposite order.
     pub shape: Vec<u64>,
@@ -28,9 +39,8 @@ pub struct TensorInfo {
 /// A checked header: counts are bounded, and every tensor begins inside the file.
 #[derive(Debug)]
 pub struct Header {
-    /// Name of the file, for errors.
+    /// Name of the file, or of the first part, for errors.
     pub file: String,
-    pub size: u64,
     values: HashMap<String, Value>,
     pub tensors: Vec<TensorInfo>,
 }
@@ -48,7 +58,11 @@ impl Header {
         let mut read = |offset: u64, buffer: &mut [u8]| read(offset, buffer);
         let read: &mut ReadAt<'_> = &mut read;
         let mut reader = Reader::new(file, size, read);
-        if reader.array::<4>()? != *MAGIC {
+        let magic = reader.array::<4>()?;
+        if magic == *b"vers" {
+            refuse_pointer(file, b"version ")?;
+        }
+        if magic != *MAGIC {
             return Err(EngineError::format(file, "it does not begin with GGUF: it is no GGUF file"));
         }
         let version = reader.u32()?;
@@ -62,16 +76,22 @@ impl Header {
             return Err(reader.wrong(format!("{tensors} tensors and {values} values are more than any model has")));
         }
         let values = read_values(&mut reader, values)?;
-        let mut header = Self { file: file.into(), size, values, tensors: Vec::new() };
+        let mut header = Self { file: file.into(), values, tensors: Vec::new() };
+        let part = Arc::new(FilePart { name: file.into(), size });
         for _ in 0..tensors {
-            header.tensors.push(read_tensor(&mut reader)?);
+            header.tensors.push(read_tensor(&mut reader, &part)?);
         }
-        header.resolve_offsets(reader.offset())?;
+        header.resolve_offsets(reader.offset(), size)?;
         Ok(header)
     }
 
+    /// Adds the tensors of another part of the same model. The first part has the values of all parts.
+    pub fn join(&mut self, part: Self) {
+        self.tensors.extend(part.tensors);
+    }
+
     /// Turns offsets in the data into those in the file.
-    fn resolve_offsets(&mut self, end: u64) -> Result<(), EngineError> {
+    fn resolve_offsets(&mut self, end: u64, size: u64) -> Result<(), EngineError> {
         let alignment = self.integer("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
         let alignment = match u64::try_from(alignment) {
             Ok(alignment) if alignment > 0 && alignment <= 1 << 20 => alignment,
@@ -79,10 +99,10 @@ impl Header {
         };
         let data = end.next_multiple_of(alignment);
         for tensor in &mut self.tensors {
-            let offset = data.checked_add(tensor.offset).filter(|offset| *offset <= self.size);
+            let offset = data.checked_add(tensor.offset).filter(|offset| *offset <= size);
             let Some(offset) = offset else {
                 let (file, expected) = (self.file.clone(), data.saturating_add(tensor.offset));
-                return Err(EngineError::Truncated { file, size: self.size, expected });
+                return Err(EngineError::Truncated { file, size, expected });
             };
             tensor.offset = offset;
         }
@@ -183,7 +203,7 @@ fn read_values(reader: &mut Reader<'_>, count: u64) -> Result<HashMap<String, Va
     Ok(values)
 }
 
-fn read_tensor(reader: &mut Reader<'_>) -> Result<TensorInfo, EngineError> {
+fn read_tensor(reader: &mut Reader<'_>, part: &Arc<FilePart>) -> Result<TensorInfo, EngineError> {
     let name = reader.string()?;
     let dimensions = reader.u32()?;
     if dimensions > MAX_DIMENSIONS {
@@ -191,5 +211,5 @@ fn read_tensor(reader: &mut Reader<'_>) -> Result<TensorInfo, EngineError> {
     }
     let mut shape = (0..dimensions).map(|_| reader.u64()).collect::<Result<Vec<_>, _>>()?;
     shape.reverse();
-    Ok(TensorInfo { name, shape, kind: reader.u32()?, offset: reader.u64()? })
+    Ok(TensorInfo { part: Arc::clone(part), name, shape, kind: reader.u32()?, offset: reader.u64()? })
 }

@@ -3,12 +3,14 @@
 use serde_json::{Map, Value, json};
 
 use super::family::FileFamily;
-use super::header::Header;
-use super::reader::ReadAt;
+use super::header::{Header, TensorInfo};
 use crate::EngineError;
 
 /// Most numbers in one tensor of divisors: more than half of the largest head.
 const MAX_FACTORS: u64 = 4096;
+
+/// Function that fills a buffer with the first bytes of a tensor.
+pub type ReadTensor<'a> = dyn FnMut(&TensorInfo, &mut [u8]) -> Result<(), EngineError> + 'a;
 
 /// Divisors of frequencies that the file has as tensors.
 #[derive(Debug, Default)]
@@ -22,11 +24,11 @@ pub struct RopeFactors {
 }
 
 impl RopeFactors {
-    /// Reads the tensors through `read`, which fills a buffer from an offset on.
+    /// Reads the tensors through `read`.
     ///
     /// # Errors
     /// [`EngineError::Format`] naming the tensor, and those of reading.
-    pub fn from_header(header: &Header, read: &mut ReadAt<'_>) -> Result<Self, EngineError> {
+    pub fn from_header(header: &Header, read: &mut ReadTensor<'_>) -> Result<Self, EngineError> {
         Ok(Self {
             llama3: factors(header, "rope_freqs.weight", read)?,
             short: factors(header, "rope_factors_short.weight", read)?,
@@ -78,7 +80,7 @@ fn theta(header: &Header, family: FileFamily) -> Result<f64, EngineError> {
     Ok(header.float(&family.key("rope.freq_base"))?.unwrap_or(10_000.0))
 }
 
-fn factors(header: &Header, name: &str, read: &mut ReadAt<'_>) -> Result<Option<Vec<f32>>, EngineError> {
+fn factors(header: &Header, name: &str, read: &mut ReadTensor<'_>) -> Result<Option<Vec<f32>>, EngineError> {
     let Some(tensor) = header.tensor(name) else { return Ok(None) };
     let count = match *tensor.shape {
         [count @ 1..=MAX_FACTORS] if tensor.kind == 0 => usize::try_from(count).unwrap_or(0),
@@ -88,7 +90,7 @@ fn factors(header: &Header, name: &str, read: &mut ReadAt<'_>) -> Result<Option<
         }
     };
     let mut bytes = vec![0; 4 * count];
-    read(tensor.offset, &mut bytes)?;
+    read(tensor, &mut bytes)?;
     Ok(Some(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
 }
 

@@ -23,10 +23,9 @@ const MAX_ENTRIES: usize = 1 << 18;
 /// [`EngineError::Format`] and [`EngineError::Truncated`], naming the tensor or the file.
 pub fn entries(header: &Header) -> Result<HashMap<String, Entry>, EngineError> {
     let family = FileFamily::new(header)?;
-    let file: Arc<str> = header.file.as_str().into();
     let mut entries = HashMap::new();
     for tensor in &header.tensors {
-        let entry = entry(header, family, tensor, &file)?;
+        let entry = entry(header, family, tensor)?;
         let found = match Name::new(family.architecture, &tensor.name) {
             Name::Tensor(name) => vec![(name, entry)],
             Name::Experts(before, after) => expert_entries(header, tensor, &entry)?
@@ -36,7 +35,10 @@ pub fn entries(header: &Header) -> Result<HashMap<String, Entry>, EngineError> {
         };
         for (name, entry) in found {
             if entries.insert(name, entry).is_some() {
-                return Err(EngineError::format(&header.file, format!("tensor `{}` is there twice", tensor.name)));
+                return Err(EngineError::format(
+                    &*tensor.part.name,
+                    format!("tensor `{}` is there twice", tensor.name),
+                ));
             }
         }
         if entries.len() > MAX_ENTRIES {
@@ -67,8 +69,9 @@ fn expert_entries<'a>(
     }))
 }
 
-fn entry(header: &Header, family: FileFamily, tensor: &TensorInfo, file: &Arc<str>) -> Result<Entry, EngineError> {
-    let wrong = |reason: String| EngineError::format(&header.file, format!("tensor `{}`: {reason}", tensor.name));
+fn entry(header: &Header, family: FileFamily, tensor: &TensorInfo) -> Result<Entry, EngineError> {
+    let part = &tensor.part;
+    let wrong = |reason: String| EngineError::format(&*part.name, format!("tensor `{}`: {reason}", tensor.name));
     let numbers = tensor.shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
     let numbers = numbers.filter(|numbers| *numbers < 1 << 48);
     let numbers = numbers.ok_or_else(|| wrong(format!("its shape {:?} is too large", tensor.shape)))?;
@@ -84,12 +87,12 @@ fn entry(header: &Header, family: FileFamily, tensor: &TensorInfo, file: &Arc<st
     }
     let bytes = numbers / columns * block;
     let end = tensor.offset.saturating_add(bytes);
-    if end > header.size {
-        return Err(EngineError::Truncated { file: header.file.clone(), size: header.size, expected: end });
+    if end > part.size {
+        return Err(EngineError::Truncated { file: part.name.to_string(), size: part.size, expected: end });
     }
     let shape = tensor.shape.iter().map(|size| usize::try_from(*size).unwrap_or(usize::MAX)).collect();
     let order = row_order(header, family, tensor)?;
-    Ok(Entry { file: Arc::clone(file), shape, offset: tensor.offset, bytes, stored, order })
+    Ok(Entry { file: Arc::clone(&part.name), shape, offset: tensor.offset, bytes, stored, order })
 }
 
 /// Returns the format for ggml's number of the type.
@@ -99,17 +102,43 @@ fn stored(kind: u32) -> Stored {
         1 => Stored::Float(DType::F16),
         30 => Stored::Float(DType::BF16),
         2 => Stored::Blocks(BlockFormat::Q4_0),
+        3 => Stored::Blocks(BlockFormat::Q4_1),
+        6 => Stored::Blocks(BlockFormat::Q5_0),
+        7 => Stored::Blocks(BlockFormat::Q5_1),
         8 => Stored::Blocks(BlockFormat::Q8_0),
+        10 => Stored::Blocks(BlockFormat::Q2K),
+        11 => Stored::Blocks(BlockFormat::Q3K),
         12 => Stored::Blocks(BlockFormat::Q4K),
         13 => Stored::Blocks(BlockFormat::Q5K),
         14 => Stored::Blocks(BlockFormat::Q6K),
+        20 => Stored::Blocks(BlockFormat::Iq4Nl),
+        23 => Stored::Blocks(BlockFormat::Iq4Xs),
+        39 => Stored::Blocks(BlockFormat::Mxfp4),
         _ => Stored::Other(kind_name(kind)),
     }
 }
 
 /// Returns the name of a type that is not read, for the error.
 fn kind_name(kind: u32) -> String {
-    let names = [(3, "Q4_1"), (6, "Q5_0"), (7, "Q5_1"), (9, "Q8_1"), (10, "Q2_K"), (11, "Q3_K"), (15, "Q8_K")];
+    let names = [
+        (9, "Q8_1"),
+        (15, "Q8_K"),
+        (16, "IQ2_XXS"),
+        (17, "IQ2_XS"),
+        (18, "IQ3_XXS"),
+        (19, "IQ1_S"),
+        (21, "IQ3_S"),
+        (22, "IQ2_S"),
+        (24, "I8"),
+        (25, "I16"),
+        (26, "I32"),
+        (27, "I64"),
+        (28, "F64"),
+        (29, "IQ1_M"),
+        (34, "TQ1_0"),
+        (35, "TQ2_0"),
+        (40, "NVFP4"),
+    ];
     let known = names.iter().find(|(number, _)| *number == kind).map(|(_, name)| (*name).to_owned());
     known.unwrap_or_else(|| format!("of ggml type {kind}"))
 }

@@ -5,31 +5,26 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::header::Header;
+use super::pre_tokenizer::{DEFAULT, PreTokenizer, Spelling};
 use crate::EngineError;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 
-/// Kinds of tokens, by their number in `tokenizer.ggml.token_type`.
+/// Key of the kinds of tokens.
+const KINDS: &str = "tokenizer.ggml.token_type";
+/// Kinds of tokens, by their number.
+const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
-/// Patterns by which byte-level vocabularies cut text before merging, by `tokenizer.ggml.pre`.
-const CUTS: [(&[&str], &str); 2] = [
-    (
-        &["llama-bpe", "llama3", "llama-v3"],
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ),
-    (
-        &["qwen2", "deepseek-r1-qwen"],
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ),
-];
-/// Values of `tokenizer.ggml.pre` that mean GPT-2's pattern.
-const GPT2_CUTS: [&str; 3] = ["gpt-2", "gpt2", "olmo"];
+/// Tokens of Phi-3 after which blanks are kept. All other special tokens of Phi-3 swallow the blanks after them, which the
+/// keys of a file do not say.
+const KEEP_BLANKS: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
-/// Returns `tokenizer.json`, for vocabularies of byte pairs (`gpt2`) and of SentencePiece (`llama`).
+/// Returns `tokenizer.json`, for vocabularies of byte pairs (`gpt2`, `gemma4`), SentencePiece (`llama`) and WordPiece
+/// (`bert`).
 ///
 /// # Errors
 /// [`EngineError::Format`] naming the key.
@@ -39,10 +34,11 @@ pub fn tokenizer(header: &Header) -> Result<Value, EngineError> {
     for (id, token) in tokens.iter().enumerate() {
         vocabulary.entry(token.as_str()).or_insert(id);
     }
-    let mut json = match header.text(MODEL)? {
-        Some("gpt2") => byte_pairs(header, &vocabulary)?,
-        Some("llama") => sentence_piece(header, tokens, &vocabulary)?,
-        found => return Err(header.wrong(MODEL, format!("{found:?} is not read; gpt2 and llama are"))),
+    let mut json = match header.text(MODEL)?.ok_or_else(|| header.wrong(MODEL, "it is missing"))? {
+        "gpt2" | "gemma4" => byte_pairs(header, &vocabulary)?,
+        "llama" => sentence_piece(header, tokens, &vocabulary)?,
+        "bert" => word_piece(header, tokens)?,
+        found => return Err(header.wrong(MODEL, format!("`{found}` is not read; gpt2, gemma4, llama and bert are"))),
     };
     json["version"] = "1.0".into();
     json["added_tokens"] = added_tokens(header, tokens)?;
@@ -77,41 +73,113 @@ fn token_at<'a>(header: &'a Header, key: &str) -> Result<Option<&'a str>, Engine
     text.map(|text| Some(text.as_str())).ok_or_else(|| header.wrong(key, format!("there is no token {id}")))
 }
 
+/// Returns a warning if the file names no cut of its texts.
+///
+/// # Errors
+/// [`EngineError::Format`] naming the key.
+pub fn warning(header: &Header) -> Result<Option<String>, EngineError> {
+    let is_unnamed = header.text(MODEL)? == Some("gpt2") && header.text(PRE)?.is_none();
+    Ok(is_unnamed.then(|| {
+        format!("{} has no {PRE}, so texts are cut by a guess and answers may be worse: take a newer file", header.file)
+    }))
+}
+
+/// Returns the cut that the file names. A file that names none has llama.cpp's default.
+fn pre_tokenizer(header: &Header) -> Result<&'static PreTokenizer, EngineError> {
+    let name = match header.text(MODEL)? {
+        Some("gemma4") => "gemma4",
+        _ => header.text(PRE)?.unwrap_or(DEFAULT),
+    };
+    PreTokenizer::find(name).ok_or_else(|| {
+        let known = PreTokenizer::names().collect::<Vec<_>>().join(", ");
+        header.wrong(PRE, format!("`{name}` is not known; known: {known}"))
+    })
+}
+
 fn adds_begin(header: &Header) -> Result<bool, EngineError> {
-    let given = header.flag("tokenizer.ggml.add_bos_token")?;
-    // llama.cpp does so if a file leaves the key out.
-    let usual = header.text(MODEL)? == Some("llama") || header.text(PRE)?.is_some_and(|pre| CUTS[0].0.contains(&pre));
+    // llama.cpp has the same defaults. It also overrides the key for Gemma 4, whose first files had it wrong.
+    let usual = match header.text(MODEL)? {
+        Some("gpt2") => pre_tokenizer(header)?.adds_begin,
+        model => matches!(model, Some("llama" | "bert" | "gemma4")),
+    };
+    let given =
+        header.flag("tokenizer.ggml.add_bos_token")?.filter(|_| header.text(MODEL).ok() != Some(Some("gemma4")));
     Ok(given.unwrap_or(usual))
 }
 
 fn byte_pairs(header: &Header, vocabulary: &BTreeMap<&str, usize>) -> Result<Value, EngineError> {
     const MERGES: &str = "tokenizer.ggml.merges";
     let merges = header.texts(MERGES)?.ok_or_else(|| header.wrong(MERGES, "it is missing"))?;
-    for merge in merges {
-        let known = |(a, b): (&str, &str)| vocabulary.contains_key(a) && vocabulary.contains_key(b);
-        if !merge.split_once(' ').is_some_and(known) {
-            return Err(header.wrong(MERGES, format!("`{merge}` is not two tokens")));
-        }
-    }
-    let pre = header.text(PRE)?.unwrap_or("gpt-2");
-    let cut = CUTS.iter().find(|(names, _)| names.contains(&pre)).map(|(_, cut)| *cut);
-    if cut.is_none() && !GPT2_CUTS.contains(&pre) {
-        let known: Vec<&str> = CUTS.iter().flat_map(|(names, _)| *names).chain(&GPT2_CUTS).copied().collect();
-        return Err(header.wrong(PRE, format!("`{pre}` is not known; known: {}", known.join(", "))));
-    }
-    let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    let pre_tokenizer = match cut {
-        Some(cut) => json!({"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": cut}, "behavior": "Isolated", "invert": false}, bytes(false)]}),
-        None => bytes(true),
+    let pair = |merge: &'_ String| {
+        // A token may begin with a blank.
+        let blank = merge.char_indices().skip(1).find(|(_, letter)| *letter == ' ').map(|(at, _)| at);
+        let pair = blank.map(|at| [merge[..at].to_owned(), merge[at + 1..].to_owned()]);
+        let pair = pair.filter(|pair| pair.iter().all(|token| vocabulary.contains_key(token.as_str())));
+        pair.ok_or_else(|| header.wrong(MERGES, format!("`{merge}` is not two tokens")))
     };
-    let qwen = cut == Some(CUTS[1].1);
+    let merges = merges.iter().map(pair).collect::<Result<Vec<_>, _>>()?;
+    let pre = pre_tokenizer(header)?;
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let cut = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let mut cuts: Vec<Value> = pre.patterns.iter().map(cut).collect();
+    let model = |unknown: Option<&str>, byte_fallback: bool| {
+        json!({"type": "BPE", "unk_token": unknown, "fuse_unk": byte_fallback, "byte_fallback": byte_fallback,
+            "ignore_merges": pre.ignore_merges, "vocab": vocabulary, "merges": merges})
+    };
+    if pre.spelling == Spelling::Text {
+        let unknown = token_at(header, "tokenizer.ggml.unknown_token_id")?;
+        return Ok(json!({
+            "normalizer": blanks_to_marks(),
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
+            "decoder": {"type": "Sequence", "decoders": marks_to_blanks()},
+            "model": model(unknown, true),
+        }));
+    }
+    cuts.push(bytes.clone());
+    let is_normalized = pre.spelling == Spelling::NormalizedBytes;
     Ok(json!({
-        "normalizer": if qwen { json!({"type": "NFC"}) } else { Value::Null },
-        "pre_tokenizer": pre_tokenizer,
-        "decoder": bytes(true),
-        // Llama 3 does not split a word that is a token.
-        "model": {"type": "BPE", "ignore_merges": cut == Some(CUTS[0].1), "vocab": vocabulary, "merges": merges},
+        "normalizer": if is_normalized { json!({"type": "NFC"}) } else { Value::Null },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
+        "decoder": bytes,
+        "model": model(None, false),
+    }))
+}
+
+/// Returns the normalizer that writes `▁` for each blank.
+fn blanks_to_marks() -> Value {
+    json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})
+}
+
+/// Returns the decoders that undo [`blanks_to_marks`] and join the bytes of a character.
+fn marks_to_blanks() -> Vec<Value> {
+    vec![
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ]
+}
+
+/// Turns a vocabulary whose words begin with `▁` into one whose other pieces begin with `##`, as the published files of such
+/// models have it.
+fn word_piece(header: &Header, tokens: &[String]) -> Result<Value, EngineError> {
+    let kinds = header.integers(KINDS)?;
+    let mut vocabulary = BTreeMap::new();
+    for (id, (token, kind)) in tokens.iter().zip(kinds).enumerate() {
+        let piece = match token.strip_prefix('▁') {
+            Some(word) => word.to_owned(),
+            None if *kind == NORMAL => format!("##{token}"),
+            None => token.clone(),
+        };
+        vocabulary.entry(piece).or_insert(id);
+    }
+    let lowercase = header.flag("tokenizer.ggml.normalizer.lowercase")?.unwrap_or(true);
+    Ok(json!({
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+            "lowercase": lowercase},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": token_at(header, "tokenizer.ggml.unknown_token_id")?.unwrap_or("[UNK]"),
+            "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocabulary},
     }))
 }
 
@@ -139,13 +207,8 @@ fn sentence_piece(
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let merges: Vec<[&str; 2]> = merges.into_iter().map(|(.., parts)| parts).collect();
     let prefix = header.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-    let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
-    let mut decoders = vec![
-        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
-    let mut normalizers = vec![spaces];
+    let mut decoders = marks_to_blanks();
+    let mut normalizers = vec![blanks_to_marks()];
     if prefix {
         normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
         decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
@@ -164,13 +227,22 @@ fn sentence_piece(
 const MAX_PIECE: usize = 512;
 
 fn added_tokens(header: &Header, tokens: &[String]) -> Result<Value, EngineError> {
-    let kinds = header.integers("tokenizer.ggml.token_type")?;
+    let kinds = header.integers(KINDS)?;
+    let strips = strips_blanks(header)?;
     let added = tokens.iter().zip(kinds).enumerate().filter(|(_, (_, kind))| matches!(**kind, CONTROL | USER_DEFINED));
     let added = added.filter(|(_, (token, _))| !token.is_empty()).map(|(id, (token, kind))| {
-        json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-            "special": *kind == CONTROL})
+        json!({"id": id, "content": token, "single_word": false, "lstrip": false,
+            "rstrip": strips && !KEEP_BLANKS.contains(&token.as_str()), "normalized": false, "special": *kind == CONTROL})
     });
     Ok(added.collect())
+}
+
+/// Returns true for a file of Phi-3's SentencePiece vocabulary, by the name that the file gives the model.
+fn strips_blanks(header: &Header) -> Result<bool, EngineError> {
+    let name = header.text("general.name")?.unwrap_or_default().to_lowercase();
+    let is_phi3 =
+        header.text("general.architecture")? == Some("phi3") || name.contains("phi-3") || name.contains("phi3");
+    Ok(is_phi3 && header.text(MODEL)? == Some("llama"))
 }
 
 /// Returns the processor that puts the beginning token before a text, if the model wants it.

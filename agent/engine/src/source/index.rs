@@ -6,9 +6,10 @@ use serde::Deserialize;
 
 use super::ModelFiles;
 use crate::EngineError;
+use crate::json;
 
 const SINGLE_FILE: &str = "model.safetensors";
-/// Name of the weights of a GGUF file, however the file itself is called.
+/// Name of the weights of a GGUF file, or of its first part, however the file itself is called.
 pub const GGUF_FILE: &str = "model.gguf";
 /// Name of the index of a sharded model.
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -25,6 +26,11 @@ struct RawIndex {
     weight_map: BTreeMap<String, String>,
 }
 
+/// Returns the name of part `index` of a GGUF file, counted from 0.
+pub fn gguf_part(index: usize) -> String {
+    if index == 0 { GGUF_FILE.to_owned() } else { format!("model-{:05}.gguf", index + 1) }
+}
+
 impl Index {
     /// Finds `model.safetensors`, a GGUF file, or the files that the index names, in order of name.
     ///
@@ -35,13 +41,16 @@ impl Index {
             return Ok(Self { file: None, shards: vec![SINGLE_FILE.into()] });
         }
         if files.size(GGUF_FILE)?.is_some() {
-            return Ok(Self { file: None, shards: vec![GGUF_FILE.into()] });
+            let mut shards = vec![GGUF_FILE.to_owned()];
+            while files.size(&gguf_part(shards.len()))?.is_some() {
+                shards.push(gguf_part(shards.len()));
+            }
+            return Ok(Self { file: None, shards });
         }
-        let Some(json) = files.read_all(INDEX_FILE)? else {
+        let Some(text) = files.read_all(INDEX_FILE)? else {
             return Err(EngineError::Missing { file: SINGLE_FILE.into(), origin: files.source().into() });
         };
-        let raw: RawIndex =
-            serde_json::from_slice(&json).map_err(|error| EngineError::format(INDEX_FILE, error.to_string()))?;
+        let raw: RawIndex = json::parse(INDEX_FILE, &text)?;
         let shards: BTreeSet<String> = raw.weight_map.into_values().collect();
         if shards.is_empty() {
             return Err(EngineError::format(INDEX_FILE, "it names no weight file"));

@@ -13,7 +13,7 @@ mod small_file;
 pub use builtin::BuiltinFiles;
 pub use digest::{ModelFile, digest_files, rank_files, resolve, to_hex, verify};
 pub use folder::FolderFiles;
-pub(crate) use index::{GGUF_FILE, Index};
+pub(crate) use index::{GGUF_FILE, Index, gguf_part};
 pub use regular::open_regular;
 pub use small_file::read_small_file;
 
@@ -26,6 +26,11 @@ pub const MAX_WHOLE_FILE: u64 = 256 << 20;
 pub trait ModelFiles: Send + Sync + std::fmt::Debug {
     /// Returns the source as the user named it: `file:///models/llama`, `builtin://tiny`.
     fn source(&self) -> &str;
+
+    /// Returns faults of the files that do not keep the model from serving, for the log.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
 
     /// Returns the size of a file in bytes; `None` if there is none of that name.
     ///
@@ -53,6 +58,7 @@ pub trait ModelFiles: Send + Sync + std::fmt::Debug {
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
         self.read_at(name, 0, &mut bytes)?;
+        refuse_pointer(name, &bytes)?;
         Ok(Some(bytes))
     }
 
@@ -62,6 +68,19 @@ pub trait ModelFiles: Send + Sync + std::fmt::Debug {
     /// Those of [`ModelFiles::read_all`], and [`EngineError::Missing`].
     fn require(&self, name: &str) -> Result<Vec<u8>, EngineError> {
         self.read_all(name)?.ok_or_else(|| EngineError::Missing { file: name.into(), origin: self.source().into() })
+    }
+}
+
+/// Refuses a file that begins as a pointer of git-lfs does: the file itself was not downloaded.
+///
+/// # Errors
+/// [`EngineError::Format`].
+pub(crate) fn refuse_pointer(name: &str, beginning: &[u8]) -> Result<(), EngineError> {
+    const BEGINNING: &[u8] = b"version ";
+    let reason = "it is a pointer of git-lfs, not the file itself: run `git lfs pull` in its folder, or download the model again";
+    match beginning.starts_with(BEGINNING) {
+        true => Err(EngineError::format(name, reason)),
+        false => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use safetensors::tensor::Metadata;
 
 use crate::EngineError;
 use crate::entry::{Entry, RowOrder, Stored};
-use crate::source::{ModelFiles, read_slice};
+use crate::source::{ModelFiles, read_slice, refuse_pointer};
 
 /// Largest header, the format's own bound.
 const MAX_HEADER: u64 = 100_000_000;
@@ -41,6 +41,7 @@ fn parse(
 ) -> Result<HashMap<String, Entry>, EngineError> {
     let mut length = [0; 8];
     read(0, &mut length)?;
+    refuse_pointer(file, &length)?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
         return Err(EngineError::format(file, format!("a header of {length} bytes is more than {MAX_HEADER}")));

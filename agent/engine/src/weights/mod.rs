@@ -40,12 +40,13 @@ impl Weights {
     pub fn open(files: Arc<dyn ModelFiles>) -> Result<Self, EngineError> {
         let index = Index::from_files(files.as_ref())?;
         let mut entries = HashMap::new();
-        for shard in index.shards() {
-            let found = match shard.as_str() {
-                GGUF_FILE => gguf::entries(&gguf::read_header(files.as_ref(), shard)?)?,
-                _ => header::read_header(files.as_ref(), shard)?,
-            };
-            for (name, entry) in found {
+        let shards = index.shards();
+        if shards.first().is_some_and(|shard| shard == GGUF_FILE) {
+            let entries = gguf::entries(&gguf::read_parts(files.as_ref(), shards)?)?;
+            return Ok(Self { files, entries, bytes_read: AtomicU64::new(0) });
+        }
+        for shard in shards {
+            for (name, entry) in header::read_header(files.as_ref(), shard)? {
                 if let Some(other) = entries.insert(name.clone(), entry) {
                     let reason = format!("tensor `{name}` is in {} too", other.file);
                     return Err(EngineError::format(shard, reason));
@@ -67,6 +68,11 @@ impl Weights {
     pub fn bytes_per_rank(&self, world_size: usize) -> u64 {
         let parts = |entry: &Entry| if entry.is_matrix() { world_size as u64 } else { 1 };
         self.entries.values().map(|entry| entry.bytes / parts(entry)).sum()
+    }
+
+    /// Returns the entry of a tensor.
+    pub(crate) fn find(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(name)
     }
 
     /// Iterates over all tensors, in no order.
@@ -122,28 +128,31 @@ impl Weights {
         self.stacked(&[(name, expected[0], rows)], &expected[1..])
     }
 
-    /// Reads rows of several tensors of one type above one another. Each part is a name, the number of rows that the tensor
-    /// has, and the rows to read. `row` is the shape of one row.
+    /// Reads rows of several tensors above one another. Each part is a name, the number of rows that the tensor has, and the
+    /// rows to read. `row` is the shape of one row. If the tensors have different types, the result is in f32.
     ///
     /// # Errors
-    /// Those of [`Weights::rows`], and [`EngineError::Dtype`] if the types differ.
+    /// Those of [`Weights::rows`].
     pub fn stacked(&self, parts: &[(&str, usize, Range<usize>)], row: &[usize]) -> Result<Tensor, EngineError> {
-        let mut found = None;
-        let mut bytes = Vec::new();
-        for (name, num_rows, rows) in parts {
+        let entry = |(name, num_rows, _): &(&str, usize, Range<usize>)| {
             let entry = self.expect(name, &[&[*num_rows], row].concat())?;
-            let dtype = entry.dtype(name)?;
-            if *found.get_or_insert(dtype) != dtype {
-                return Err(entry.refuse_dtype(name));
-            }
-            let row = row.iter().product::<usize>() * dtype.size_in_bytes();
+            Ok((entry, entry.dtype(name)?))
+        };
+        let entries = parts.iter().map(entry).collect::<Result<Vec<_>, EngineError>>()?;
+        let dtype = entries.first().map_or(DType::F32, |(_, dtype)| *dtype);
+        if entries.iter().any(|(_, other)| *other != dtype) {
+            let parts =
+                parts.iter().map(|part| Ok(self.stacked(std::slice::from_ref(part), row)?.to_dtype(DType::F32)?));
+            return Ok(Tensor::cat(&parts.collect::<Result<Vec<_>, EngineError>>()?, 0)?);
+        }
+        let mut bytes = Vec::new();
+        for ((entry, _), (.., rows)) in entries.iter().zip(parts) {
             let start = bytes.len();
-            bytes.resize(start + rows.len() * row, 0);
+            bytes.resize(start + rows.len() * row.iter().product::<usize>() * dtype.size_in_bytes(), 0);
             self.read_ordered(entry, rows, &mut bytes[start..])?;
         }
         let rows: usize = parts.iter().map(|(.., rows)| rows.len()).sum();
-        let shape = [&[rows], row].concat();
-        Ok(Tensor::from_raw_buffer(&bytes, found.unwrap_or(DType::F32), &shape, &Device::Cpu)?)
+        Ok(Tensor::from_raw_buffer(&bytes, dtype, &[&[rows], row].concat(), &Device::Cpu)?)
     }
 
     /// Reads columns (second dimension) of a matrix `[rows, columns]`, in its stored type, to the host.

@@ -67,7 +67,8 @@ fn layers_are_placed_by_free_memory_and_the_rest_on_the_cpu() {
 #[test]
 fn counted_weights_are_those_that_are_loaded() {
     let gguf = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/gguf");
-    let files = parity_names("gguf").into_iter().filter(|name| name.ends_with(".gguf"));
+    // Only the CPU computes with the formats of `qwen3`.
+    let files = parity_names("gguf").into_iter().filter(|name| name.ends_with(".gguf") && name != "qwen3.gguf");
     let files = files.map(|name| format!("{gguf}/{name}"));
     let stored = fixtures().filter(|name| *name != "llama3-bf16").map(|name| GroupSetup::new(name, 1).source);
     for source in stored.chain(files) {

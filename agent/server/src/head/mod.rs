@@ -55,6 +55,9 @@ pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyho
         () = signals.stop.cancelled() => return Ok(()),
     };
     let ReadModel { description, weights, assigned } = read;
+    for warning in &description.warnings {
+        tracing::warn!(model = %config.model.source, "{warning}");
+    }
     let text = Text::new(setup::model_text(&config, &description)?)?;
     let cluster_id = cluster_id(&config);
     let group = setup::group_config(&config, &description, assigned, &cluster_id)?;

@@ -109,7 +109,8 @@ impl Scaling<'_> {
 
     fn parse(&self) -> Result<RopeScaling, ConfigError> {
         match self.kind() {
-            "default" => Ok(RopeScaling::None),
+            // transformers changes the frequencies of `dynamic` only beyond the trained context, which is not served.
+            "default" | "dynamic" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: self.factor()? }),
             "llama3" => self.llama3(),
             "yarn" => self.yarn().map(RopeScaling::Yarn),
@@ -117,7 +118,7 @@ impl Scaling<'_> {
             other => Err(ConfigError::UnsupportedName {
                 key: "rope type",
                 value: other.into(),
-                supported: "default, linear, llama3, yarn, longrope",
+                supported: "default, dynamic, linear, llama3, yarn, longrope",
             }),
         }
     }
