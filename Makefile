@@ -17,6 +17,10 @@ BIN := $(abspath $(CARGO_TARGET_DIR))/debug
 CLUSTER ?= deploy/samples/quickstart.yaml
 TEST_CLUSTER ?= $(CURDIR)/.cluster
 SCALE ?= 1000
+# llama.cpp's vocabularies with the ids that it expects, and a published model. Tests read them there.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep
+export TEST_VOCABULARIES ?= $(CACHE)/vocabularies
+export TEST_SMOLLM2 ?= $(CACHE)/smollm2
 PROMPT ?= What happens when a worker dies?
 
 .PHONY: help
@@ -50,6 +54,8 @@ lint: ## Check the formatting, the dependencies and the lints; compiles everythi
 
 .PHONY: test
 test: lint ## Run every check: lints, tests, generated files
+	@tests/fetch vocabularies $(TEST_VOCABULARIES)
+	@tests/fetch smollm2 $(TEST_SMOLLM2)
 	@tests/clients/run $(BIN)/lockstep-agent
 	@$(LINTED) tests/run $(CARGO) test $(ALL) --no-fail-fast $(LOCKED)
 

@@ -8,5 +8,6 @@ mod parity;
 mod pipeline;
 mod pods;
 mod refusals;
+mod smollm2;
 mod terminal;
 mod up;

@@ -21,8 +21,10 @@ const DRAIN_TIMEOUT: &str = "5s";
 pub(in crate::cli) enum LocalError {
     #[error("spec.model.source: {scheme}:// needs Kubernetes; `lockstep up` takes hf://, file:// and builtin://")]
     Source { scheme: String },
-    #[error("spec.model.source: there is no folder {folder}; a relative path starts at the folder of the YAML file")]
-    NoModel { folder: String },
+    #[error(
+        "spec.model.source: there is no folder or GGUF file {path}; a relative path starts at the folder of the YAML file"
+    )]
+    NoModel { path: String },
     #[error(
         "spec.replicas is {0}, and only Kubernetes can run several groups behind one endpoint; set it to 1 for `lockstep up`"
     )]
@@ -48,7 +50,7 @@ pub(super) fn check(spec: &InferenceClusterSpec) -> Result<(), LocalError> {
         return Err(LocalError::Nccl);
     }
     match spec.model.source.strip_prefix("file://") {
-        Some(folder) if !Path::new(folder).is_dir() => Err(LocalError::NoModel { folder: folder.to_owned() }),
+        Some(path) if !Path::new(path).exists() => Err(LocalError::NoModel { path: path.to_owned() }),
         _ => Ok(()),
     }
 }
@@ -60,10 +62,11 @@ pub(in crate::cli) fn resolve_source(cluster: &mut InferenceCluster, manifest: &
     let (scheme, rest) = source.split_once("://").unwrap_or(("", source));
     match scheme {
         "file" => {
-            let folder = std::path::absolute(manifest.parent().unwrap_or(Path::new("")).join(rest))?;
-            // The path is canonicalized if it exists, so that no `..` shows in logs.
-            let folder = folder.canonicalize().unwrap_or(folder);
-            *source = format!("file://{}", folder.display());
+            let path = std::path::absolute(manifest.parent().unwrap_or(Path::new("")).join(rest))?;
+            // The path is canonicalized if it exists, so that no `..` shows in logs. A link keeps its name: the name of a
+            // GGUF file says if there are more parts.
+            let path = if path.is_dir() { path.canonicalize().unwrap_or(path) } else { path };
+            *source = format!("file://{}", path.display());
             Ok(())
         }
         "builtin" | "hf" => Ok(()),
@@ -193,7 +196,7 @@ mod tests {
     fn specs_that_need_kubernetes_are_refused() {
         for (spec, expected) in [
             ("{ model: { source: 'builtin://tiny' } }", None),
-            ("{ model: { source: 'file:///nowhere/at/all' } }", Some("no folder /nowhere/at/all")),
+            ("{ model: { source: 'file:///nowhere/at/all' } }", Some("no folder or GGUF file /nowhere/at/all")),
             ("{ model: { source: 'builtin://tiny' }, replicas: 2 }", Some("spec.replicas is 2")),
             ("{ model: { source: 'builtin://tiny' }, replicas: 0 }", Some("nothing would run")),
             ("{ model: { source: 'builtin://tiny' }, backend: Nccl }", Some("spec.backend is Nccl")),
