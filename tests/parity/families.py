@@ -159,7 +159,7 @@ class File:
     config: dict
     formats: dict = field(default_factory=dict)
     interleaved_heads: bool = False  # queries and keys are stored for a rotation of neighbours
-    loads: bool = True  # transformers reads such a file
+    loads: bool = True  # transformers reads such a file; `False` if its tables of GGUF architectures lack the name
     metadata: object = lambda writer, config: None
 
 
@@ -178,7 +178,7 @@ NARROW = {
     "token_embd": Type.Q8_0, "attn_q": Type.Q8_0, "attn_k": Type.BF16, "attn_v": Type.F16, "attn_output": Type.Q4_0,
     "ffn_gate": Type.Q4_0, "ffn_up": Type.Q8_0, "ffn_down": Type.Q4_0,
 }
-GEMMA = USUAL | dict(
+GEMMA_2_3 = USUAL | dict(
     tie_word_embeddings=True, hidden_activation="gelu_pytorch_tanh", query_pre_attn_scalar=8, sliding_window=4,
 )
 
@@ -244,11 +244,11 @@ FILES = {
         model_type="qwen3_moe", num_experts=3, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
     ), EXPERTS | {"ffn_down_exps": Type.Q8_0, "output": Type.F16}, metadata=qwen3moe),
     # The first layer slides, the second does not. The table is tied.
-    "gemma2": File("gemma2", GEMMA | dict(
+    "gemma2": File("gemma2", GEMMA_2_3 | dict(
         model_type="gemma2", attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
     ), metadata=gemma2),
     # Six layers: only the last one has global attention. Its RoPE is scaled. The table is tied.
-    "gemma3": File("gemma3", GEMMA | dict(
+    "gemma3": File("gemma3", GEMMA_2_3 | dict(
         model_type="gemma3_text", hidden_size=64, intermediate_size=64, num_hidden_layers=6, num_key_value_heads=1,
         rope_theta=1000000.0, rope_local_base_freq=10000.0, rope_scaling=dict(rope_type="linear", factor=8.0),
     ), NARROW, metadata=gemma3),

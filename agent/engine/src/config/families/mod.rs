@@ -135,7 +135,8 @@ pub struct FamilyFacts {
     pub gguf: Option<GgufFacts>,
 }
 
-/// Kind of decoder block, by the places of its norms.
+/// Kind of decoder block, by the places of its norms. Either kind obeys every other fact: offsets of norms, scales, caps,
+/// windows, biases. The name of a family says nothing: Gemma 1 would be `PreNorm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
     /// A norm before the attention, and one before the feed-forward part: `models::llama`. Most families have it.
@@ -215,7 +216,7 @@ pub enum EmbeddingScale {
 
 /// RoPE of the layers that slide.
 pub enum LocalRope {
-    /// The model's own, unless the file has RoPE parameters by type of layer.
+    /// The model's own, unless the file has RoPE parameters by type of layer. A family without windows has this.
     IfByLayerType,
     /// A RoPE of their own, with `rope_local_base_freq` or `default_theta` as its base.
     Always { default_theta: f64 },
