@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use lockstep_agent::config::{self, Build, Config, ConfigError, Environment, Role};
 use lockstep_agent::signals::Signals;
 use lockstep_agent::{head, node};
+use lockstep_api::TextError;
 use lockstep_engine::{Accelerator, EngineError};
 
 /// Exit code for a configuration or a model that cannot work, as is usual for a wrong command line.
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
 
 /// Returns [`EXIT_USAGE`] if the model can never be served, and 1 if another try may succeed.
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<TextError>() {
+        return EXIT_USAGE;
+    }
     match error.downcast_ref::<EngineError>() {
         Some(EngineError::Io { .. }) | None => 1,
         Some(_) => EXIT_USAGE,
