@@ -63,6 +63,12 @@ pub(super) fn store_f16(half: &[u8], lane: usize, panel: &mut [u8], from: usize)
     panel[from + 2 * lane..][..2].copy_from_slice(half);
 }
 
+/// Returns the four-bit quant of a column of a group as most files store it: the low halves of sixteen bytes are the first
+/// sixteen columns.
+pub(super) fn nibble(quants: &[u8], column: usize) -> u8 {
+    quants[column % 16] >> (column / 16 * 4) & 0x0F
+}
+
 /// Writes the four-bit quants of 32 columns into the order that [`load_nibbles`] reads: the first sixteen go into the
 /// low half of each byte.
 pub(super) fn store_nibbles(quant: impl Fn(usize) -> u8, lane: usize, panel: &mut [u8]) {

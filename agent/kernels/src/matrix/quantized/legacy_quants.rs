@@ -3,7 +3,7 @@
 use super::GROUP_SIZE;
 use super::layout::{
     BlockLayout, Float, NIBBLE_BYTES, QUADS, SINGLE_BIT_BYTES, array_at, load_f16, load_nibbles, load_single_bits,
-    store_f16, store_nibbles, store_single_bits,
+    nibble, store_f16, store_nibbles, store_single_bits,
 };
 use crate::simd::LANES;
 use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
@@ -35,11 +35,6 @@ pub(super) struct Q5_1;
 
 /// Bytes of the scales, which come first in a panel's block. Minimums come second and take as many.
 const SCALE_BYTES: usize = 2 * LANES;
-
-/// Returns the four low bits of a column. The low halves of sixteen bytes are the first sixteen columns.
-fn nibble(quants: &[u8], column: usize) -> u8 {
-    quants[column % 16] >> (column / 16 * 4) & 0x0F
-}
 
 /// Writes the number that a file adds as the minimum that a product subtracts: its sign changes.
 fn store_minimum(added: &[u8], lane: usize, panel: &mut [u8]) {

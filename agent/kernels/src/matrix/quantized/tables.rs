@@ -1,7 +1,9 @@
 //! The formats IQ4_NL, IQ4_XS and MXFP4: a quant of four bits is the index of a number in a table.
 
 use super::GROUP_SIZE;
-use super::layout::{BlockLayout, Float, NIBBLE_BYTES, array_at, load_f16, load_nibbles, store_f16, store_nibbles};
+use super::layout::{
+    BlockLayout, Float, NIBBLE_BYTES, array_at, load_f16, load_nibbles, nibble, store_f16, store_nibbles,
+};
 use crate::simd::int8::Int8Simd;
 use crate::simd::{LANES, Simd};
 
@@ -32,11 +34,6 @@ const XS_SCALES_OFFSET: usize = 2 * F16_BYTES;
 const XS_QUANTS_OFFSET: usize = XS_SCALES_OFFSET + GROUPS * LANES;
 /// Bytes of sixteen exponents.
 const EXPONENT_BYTES: usize = LANES;
-
-/// Returns the quant of a column of a group. The low halves of sixteen bytes are the first sixteen columns.
-fn nibble(quants: &[u8], column: usize) -> u8 {
-    quants[column % 16] >> (column / 16 * 4) & 0x0F
-}
 
 /// Returns scale `group` of a block of IQ4_XS, from 0 to 63.
 fn xs_scale(block: &[u8], group: usize) -> u8 {
