@@ -8,7 +8,7 @@ use lockstep_proto::v1::generate_request::Prompt;
 use lockstep_tests::client::greedy;
 use lockstep_tests::group::{Group, Spec, Way};
 
-/// What `tests/parity/make_smollm2.py` recorded.
+/// One entry of the record that `tests/parity/make_smollm2.py` makes.
 #[derive(serde::Deserialize)]
 struct Entry {
     text: String,

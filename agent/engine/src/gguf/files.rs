@@ -36,9 +36,9 @@ impl GgufFiles {
         let name = name.ok_or_else(|| refuse("it names no file".into()))?;
         let parts = match SplitName::parse(name) {
             Some(split) if split.index != 1 => {
-                return Err(refuse(format!("it is a part of several; name the first, {}", split.part(1))));
+                return Err(refuse(format!("it is a part of several; name the first, {}", split.name_part(1))));
             }
-            Some(split) => (1..=split.count).map(|index| split.part(index)).collect(),
+            Some(split) => (1..=split.count).map(|index| split.name_part(index)).collect(),
             None => vec![name.to_owned()],
         };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -62,7 +62,7 @@ impl GgufFiles {
     }
 
     /// Returns the part that is called `name` here.
-    fn part(&self, name: &str) -> Option<&str> {
+    fn find_part(&self, name: &str) -> Option<&str> {
         let index = (0..self.parts.len()).find(|index| gguf_part(*index) == name)?;
         Some(&self.parts[index])
     }
@@ -86,7 +86,8 @@ impl<'a> SplitName<'a> {
         (1..=count).contains(&index).then_some(Self { name, index, count })
     }
 
-    fn part(&self, index: usize) -> String {
+    /// Returns the name of part `index` of the same model.
+    fn name_part(&self, index: usize) -> String {
         format!("{}-{index:05}-of-{:05}.gguf", self.name, self.count)
     }
 }
@@ -165,14 +166,14 @@ impl ModelFiles for GgufFiles {
     }
 
     fn size(&self, name: &str) -> Result<Option<u64>, EngineError> {
-        match self.part(name) {
+        match self.find_part(name) {
             Some(part) => self.folder.size(part),
             None => Ok(self.made(name).map(|bytes| bytes.len() as u64)),
         }
     }
 
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
-        if let Some(part) = self.part(name) {
+        if let Some(part) = self.find_part(name) {
             return self.folder.read_at(part, offset, buffer);
         }
         let missing = || EngineError::Missing { file: name.into(), origin: self.source().into() };
@@ -286,7 +287,7 @@ mod tests {
 
     #[test]
     fn names_of_parts_are_parsed() {
-        let parse = |file| SplitName::parse(file).map(|split| (split.index, split.count, split.part(1)));
+        let parse = |file| SplitName::parse(file).map(|split| (split.index, split.count, split.name_part(1)));
         assert_eq!(parse("a-b-00002-of-00003.gguf"), Some((2, 3, "a-b-00001-of-00003.gguf".into())));
         for other in ["a.gguf", "a-2-of-3.gguf", "a-00004-of-00003.gguf", "a-00000-of-00003.gguf", "a-00001-of-00003"] {
             assert_eq!(parse(other), None, "{other}");

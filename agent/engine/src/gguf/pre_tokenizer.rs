@@ -3,7 +3,7 @@
 //! The names and their meanings are llama.cpp's (`llama-vocab.cpp`). The patterns are those of the models' own
 //! `tokenizer.json`, where they are published.
 
-/// How byte pairs spell a text, and where the text is cut before pairs are merged.
+/// Spelling of a text by byte pairs, and the cuts of the text before pairs are merged.
 #[derive(Debug)]
 pub struct PreTokenizer {
     /// Values of `tokenizer.ggml.pre`.

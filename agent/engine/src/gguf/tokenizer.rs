@@ -98,12 +98,12 @@ fn pre_tokenizer(header: &Header) -> Result<&'static PreTokenizer, EngineError> 
 
 fn adds_begin(header: &Header) -> Result<bool, EngineError> {
     // llama.cpp has the same defaults. It also overrides the key for Gemma 4, whose first files had it wrong.
+    let given = header.flag("tokenizer.ggml.add_bos_token")?;
     let usual = match header.text(MODEL)? {
+        Some("gemma4") => return Ok(true),
         Some("gpt2") => pre_tokenizer(header)?.adds_begin,
-        model => matches!(model, Some("llama" | "bert" | "gemma4")),
+        model => matches!(model, Some("llama" | "bert")),
     };
-    let given =
-        header.flag("tokenizer.ggml.add_bos_token")?.filter(|_| header.text(MODEL).ok() != Some(Some("gemma4")));
     Ok(given.unwrap_or(usual))
 }
 
