@@ -68,7 +68,7 @@ pub fn strangers_are_turned_away() -> Result<()> {
             Ok(())
         })
     };
-    is_refused("naked", &["tls", "certificate", "cannot", "refused", "broken", "closed"])?;
+    is_refused("naked", &["this node has no certificates"])?;
     is_refused("disguised", &["certificate", "issuer", "unknown"])?;
     eventually("the knocking to end", LONGEST_WAIT, || {
         let phase = namespace.kubectl(&["get", "pod", "knocking", "-o", "jsonpath={.status.phase}"])?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_proto::errors::with_causes;
+use lockstep_proto::names::env;
 use lockstep_proto::node::control_client::ControlClient;
 use lockstep_proto::node::{self as pb, from_head, from_node};
 use tokio::sync::mpsc;
@@ -58,6 +59,18 @@ impl OpenStreamError {
             }),
         }
     }
+
+    /// Adds the likely cause of a connection that opens and then breaks, to the error of a node without certificates. A
+    /// head with certificates answers such a node with a TLS alert, which is no HTTP/2.
+    fn or_tls_is_missing(self) -> Self {
+        match self {
+            Self::Unreachable(reason) => Self::Unreachable(format!(
+                "{reason}; this node has no certificates: if the head has some, set {} here too",
+                env::TLS_DIR
+            )),
+            refused => refused,
+        }
+    }
 }
 
 /// Dials the head and joins the group.
@@ -73,6 +86,7 @@ pub(super) async fn open_stream(
     let unreachable = |error: &(dyn std::error::Error + 'static)| OpenStreamError::Unreachable(with_causes(error));
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| unreachable(&error))?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    let in_the_clear = tls.is_none();
     let channel = match tls {
         Some(tls) => tls::connect(&endpoint, tls).await,
         None => endpoint.connect().await,
@@ -82,10 +96,10 @@ pub(super) async fn open_stream(
     let (outbound, messages) = mpsc::channel(MAX_OUTBOUND);
     send(&outbound, from_node::Message::Hello(hello.clone())).await?;
     let greeting = async {
-        let response = client
-            .attach(ReceiverStream::new(messages))
-            .await
-            .map_err(|status| OpenStreamError::from_status(&status))?;
+        let response = client.attach(ReceiverStream::new(messages)).await.map_err(|status| {
+            let error = OpenStreamError::from_status(&status);
+            if in_the_clear { error.or_tls_is_missing() } else { error }
+        })?;
         let mut inbound = response.into_inner();
         let assignment = await_assignment(&mut inbound, &outbound, &hello, key).await?;
         Ok(ControlStream { inbound, outbound, assignment })
