@@ -286,8 +286,9 @@ fn devices_without_kernels_hold_the_same_numbers() {
         let x = Tensor::ones((1, 700), DType::F32, &Device::Cpu).unwrap();
         let products =
             [(&ctx, &packed), (&plain_ctx, &plain)].map(|(ctx, w)| values(&linear(ctx, &x, w, None).unwrap()));
-        // Ones are rounded to themselves, apart from the scale in f16.
-        assert!(products[0].iter().zip(&products[1]).all(|(a, b)| (a - b).abs() <= 0.1), "{}", format.name());
+        // Ones are rounded to themselves, apart from candle's scale: 1/127 in f16 is off by 6e-5. Formats with a minimum
+        // add up 700 numbers of up to 6 before they subtract the minima.
+        assert!(products[0].iter().zip(&products[1]).all(|(a, b)| (a - b).abs() <= 0.3), "{}", format.name());
         assert!(Matrix::stack(vec![packed, plain]).is_err());
     }
 }
