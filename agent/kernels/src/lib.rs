@@ -41,7 +41,7 @@ pub use error::{Error, Result};
 pub use gated::gated_mul;
 pub use isa::Isa;
 pub use linear::linear;
-pub use matrix::{BlockFormat, Matrix};
+pub use matrix::{BlockFormat, Code, CodedWeight, Matrix};
 pub use mix::mix_rows;
 pub use norm::{add_rms_norm, rms_norm};
 pub use paged_attention::paged_attention;

@@ -1,4 +1,4 @@
-//! The product `x · wᵀ + bias` with floating-point weights, on the CPU.
+//! The product `x · wᵀ + bias` with floating-point weights, or weights that are widened to them, on the CPU.
 //!
 //! Rows of activations are cut into tiles of equal height T and packed `[tile][k][T]`. A task is a run of panels;
 //! threads take tasks as they become free. Inside a task, two panels from the two halves of the run are multiplied side
@@ -8,7 +8,6 @@
 //! multiply-adds in all these cases.
 
 use std::borrow::Cow;
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use candle_core::DType;
@@ -16,6 +15,7 @@ use candle_core::DType;
 use super::format::{Bf16, F16, F32, Format};
 use super::output::OutputColumns;
 use super::panels::Panels;
+use super::tile::PanelUnits;
 use super::{tile, tiling};
 use crate::context::Context;
 use crate::isa::Isa;
@@ -23,28 +23,100 @@ use crate::shared_slice::SharedSlice;
 use crate::simd::{self, Kernel, LANES, Simd};
 
 /// k's per block if there are several tiles: two panels of f32 take half of a 48 KiB cache.
-const K_BLOCK: usize = 192;
+pub(super) const K_BLOCK: usize = 192;
 /// Tiles per row block. Their activations stay in the second-level cache.
 const TILES_PER_ROW_BLOCK: usize = 8;
 /// Weight bytes per task: enough for long streams, and few enough to balance the threads.
 const TASK_BYTES: usize = 256 << 10;
 
+/// Panels that a product reads.
+pub(super) trait PanelSource: Sync {
+    type Format: Format;
+    /// Memory for units that are not stored as they are multiplied.
+    type Scratch;
+    /// Most k's of one read.
+    const LONGEST_READ: usize;
+
+    fn scratch() -> Self::Scratch;
+    fn out_features(&self) -> usize;
+    fn bytes(&self) -> usize;
+    /// Returns the number of units in a panel.
+    fn num_units(&self) -> usize;
+    /// Returns some units of a panel. The first is a multiple of two.
+    fn read<'a, S: Simd>(
+        &'a self,
+        s: S,
+        panel: usize,
+        units: Range<usize>,
+        scratch: &'a mut Self::Scratch,
+    ) -> &'a [<Self::Format as Format>::Unit];
+
+    fn num_panels(&self) -> usize {
+        self.out_features().div_ceil(LANES)
+    }
+}
+
+/// Panels of floating-point weights of one format.
+struct FloatPanels<'a, F: Format> {
+    units: &'a [F::Unit],
+    panels: &'a Panels,
+}
+
+impl<'a, F: Format> FloatPanels<'a, F> {
+    fn new(panels: &'a Panels) -> Self {
+        Self { units: panels.units::<F>(), panels }
+    }
+}
+
+impl<F: Format> PanelSource for FloatPanels<'_, F> {
+    type Format = F;
+    type Scratch = ();
+    const LONGEST_READ: usize = usize::MAX;
+
+    fn scratch() {}
+    fn out_features(&self) -> usize {
+        self.panels.out_features()
+    }
+    fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+    fn num_units(&self) -> usize {
+        F::units(self.panels.in_features())
+    }
+    #[inline(always)]
+    fn read<'a, S: Simd>(&'a self, _: S, panel: usize, units: Range<usize>, (): &'a mut ()) -> &'a [F::Unit] {
+        let first = panel * F::units(self.panels.in_features());
+        &self.units[first + units.start..first + units.end]
+    }
+}
+
 /// Multiplies the rows `x` by the panels `w` and writes the result to `output`.
 pub(super) fn multiply(ctx: &Context, x: &[f32], w: &Panels, output: &OutputColumns<'_>) {
+    let columns = w.in_features();
+    match w.dtype() {
+        DType::BF16 => multiply_source(ctx, x, columns, &FloatPanels::<Bf16>::new(w), output),
+        DType::F16 => multiply_source(ctx, x, columns, &FloatPanels::<F16>::new(w), output),
+        _ => multiply_source(ctx, x, columns, &FloatPanels::<F32>::new(w), output),
+    }
+}
+
+/// Multiplies the rows `x` of `columns` numbers by the panels `w` and writes the result to `output`.
+pub(super) fn multiply_source(
+    ctx: &Context,
+    x: &[f32],
+    columns: usize,
+    w: &impl PanelSource,
+    output: &OutputColumns<'_>,
+) {
     let heights: &[usize] = match ctx.isa() {
         Isa::Avx512 => &[1, 2, 4, 8, 12],
         Isa::Avx2 => &[1, 2, 4, 6],
         Isa::Portable => &[1, 2, 4],
     };
     let height = tiling::tile_height(heights, output.tokens);
-    let depth = w.in_features().next_multiple_of(2);
-    let packed = pack_activations(ctx, x, w.in_features(), depth, height);
-    let gemm = Gemm { w, x: &packed, depth, output };
-    match w.dtype() {
-        DType::BF16 => gemm.run_with_height::<Bf16>(ctx, height),
-        DType::F16 => gemm.run_with_height::<F16>(ctx, height),
-        _ => gemm.run_with_height::<F32>(ctx, height),
-    }
+    let depth = columns.next_multiple_of(2);
+    let packed = pack_activations(ctx, x, columns, depth, height);
+    Gemm { w, x: &packed, depth, output }.run_with_height(ctx, height);
 }
 
 /// Packs `x` `[rows, columns]` as `[tile][depth][height]`, with zeros where there is no row or column.
@@ -73,8 +145,8 @@ fn pack_activations<'a>(ctx: &Context, x: &'a [f32], columns: usize, depth: usiz
 }
 
 /// A product, shared by all threads.
-struct Gemm<'a> {
-    w: &'a Panels,
+struct Gemm<'a, W> {
+    w: &'a W,
     /// Packed activations `[tile][depth][height]`.
     x: &'a [f32],
     depth: usize,
@@ -82,37 +154,35 @@ struct Gemm<'a> {
 }
 
 /// A task: a run of panels of a product, multiplied P panels by T rows at a time.
-struct GemmTask<'a, F, const P: usize, const T: usize> {
-    gemm: &'a Gemm<'a>,
+struct GemmTask<'a, W, const P: usize, const T: usize> {
+    gemm: &'a Gemm<'a, W>,
     panels: Range<usize>,
-    format: PhantomData<F>,
 }
 
-impl Gemm<'_> {
+impl<W: PanelSource> Gemm<'_, W> {
     /// Runs the tasks with tiles of `height` rows. A task takes one panel at a time if two by `height` sums would not
     /// fit in the registers of a narrow instruction set.
-    fn run_with_height<F: Format>(&self, ctx: &Context, height: usize) {
+    fn run_with_height(&self, ctx: &Context, height: usize) {
         match (height, ctx.isa()) {
-            (1, _) => self.run_tasks::<F, 2, 1>(ctx),
-            (2, _) => self.run_tasks::<F, 2, 2>(ctx),
-            (4, Isa::Avx512) => self.run_tasks::<F, 2, 4>(ctx),
-            (4, _) => self.run_tasks::<F, 1, 4>(ctx),
-            (6, _) => self.run_tasks::<F, 1, 6>(ctx),
-            (8, _) => self.run_tasks::<F, 2, 8>(ctx),
-            _ => self.run_tasks::<F, 2, 12>(ctx),
+            (1, _) => self.run_tasks::<2, 1>(ctx),
+            (2, _) => self.run_tasks::<2, 2>(ctx),
+            (4, Isa::Avx512) => self.run_tasks::<2, 4>(ctx),
+            (4, _) => self.run_tasks::<1, 4>(ctx),
+            (6, _) => self.run_tasks::<1, 6>(ctx),
+            (8, _) => self.run_tasks::<2, 8>(ctx),
+            _ => self.run_tasks::<2, 12>(ctx),
         }
     }
 
     /// Runs one task for each run of panels.
-    fn run_tasks<F: Format, const P: usize, const T: usize>(&self, ctx: &Context) {
+    fn run_tasks<const P: usize, const T: usize>(&self, ctx: &Context) {
         tiling::for_each_panel_run(ctx, self.w.num_panels(), self.w.bytes(), TASK_BYTES, &|panels| {
-            let task = GemmTask::<F, P, T> { gemm: self, panels, format: PhantomData };
-            simd::dispatch(ctx, task);
+            simd::dispatch(ctx, GemmTask::<W, P, T> { gemm: self, panels });
         });
     }
 }
 
-impl<F: Format, const P: usize, const T: usize> Kernel for GemmTask<'_, F, P, T> {
+impl<W: PanelSource, const P: usize, const T: usize> Kernel for GemmTask<'_, W, P, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         // The compiler decides this: a shape that its instruction set never gets has no code.
@@ -123,30 +193,34 @@ impl<F: Format, const P: usize, const T: usize> Kernel for GemmTask<'_, F, P, T>
         // so this thread writes the same values twice.
         let stream = self.panels.len().div_ceil(P);
         let tiles = self.gemm.output.tokens.div_ceil(T);
+        let mut scratch: [W::Scratch; P] = std::array::from_fn(|_| W::scratch());
         for first in (0..tiles).step_by(TILES_PER_ROW_BLOCK) {
             let tiles = first..tiles.min(first + TILES_PER_ROW_BLOCK);
             for step in 0..stream {
                 let panel = |p: usize| (self.panels.start + p * stream + step).min(self.panels.end - 1);
-                self.multiply_panels(s, std::array::from_fn(panel), tiles.clone());
+                self.multiply_panels(s, std::array::from_fn(panel), tiles.clone(), &mut scratch);
             }
         }
     }
 }
 
-impl<F: Format, const P: usize, const T: usize> GemmTask<'_, F, P, T> {
+impl<W: PanelSource, const P: usize, const T: usize> GemmTask<'_, W, P, T> {
     /// Multiplies P whole panels by some tiles.
     #[inline(always)]
-    fn multiply_panels<S: Simd>(&self, s: S, panels: [usize; P], tiles: Range<usize>) {
-        let gemm = self.gemm;
-        let (units, length) = gemm.w.units::<F>();
-        let weights = panels.map(|panel| &units[panel * length..(panel + 1) * length]);
-        let block = if tiles.len() == 1 { length.max(1) } else { K_BLOCK / F::STEP };
+    fn multiply_panels<S: Simd>(&self, s: S, panels: [usize; P], tiles: Range<usize>, scratch: &mut [W::Scratch; P]) {
+        let (gemm, step) = (self.gemm, <W::Format as Format>::STEP);
+        let length = gemm.w.num_units();
+        let longest = if tiles.len() == 1 { W::LONGEST_READ } else { W::LONGEST_READ.min(K_BLOCK) };
+        let block = (longest / step).min(length).max(1);
         let mut sums = [[[s.splat(0.0); T]; P]; TILES_PER_ROW_BLOCK];
         for first in (0..length).step_by(block) {
-            let weights = weights.map(|panel| &panel[first..length.min(first + block)]);
+            let mut weights: PanelUnits<'_, W::Format, P> = [&[]; P];
+            for ((weights, panel), scratch) in weights.iter_mut().zip(panels).zip(&mut *scratch) {
+                *weights = gemm.w.read(s, panel, first..length.min(first + block), scratch);
+            }
             for (tile, sums) in tiles.clone().zip(&mut sums) {
-                let x = &gemm.x[(tile * gemm.depth + first * F::STEP) * T..];
-                tile::accumulate::<S, F, P, T>(s, weights, x, sums);
+                let x = &gemm.x[(tile * gemm.depth + first * step) * T..];
+                tile::accumulate::<S, W::Format, P, T>(s, weights, x, sums);
             }
         }
         for (tile, sums) in tiles.zip(&sums) {

@@ -1,5 +1,6 @@
 //! Weight matrices, packed once at load for their product with activations.
 
+mod coded;
 pub(crate) mod format;
 mod gemm;
 mod output;
@@ -16,7 +17,10 @@ use candle_core::{DType, Device, Tensor};
 use crate::check;
 use crate::context::Context;
 use crate::error::{Result, argument};
+use crate::host;
 use crate::shared_slice::SharedSlice;
+pub use coded::{Code, CodedWeight};
+use coded::{CodedPanels, CodedTensor};
 use output::OutputColumns;
 use panels::Panels;
 pub use quantized::BlockFormat;
@@ -41,12 +45,16 @@ enum MatrixStorage {
     Panels(Arc<Panels>),
     /// Panels of quantized blocks in the host's memory.
     Blocks(Arc<QuantPanels>),
+    /// Panels of codes in the host's memory.
+    Codes(Arc<CodedPanels>),
     /// Matrices of one device, stacked by rows.
     Stack(Arc<[Matrix]>),
     /// The tensor as it was given, for devices without kernels.
     Tensor(Tensor),
     /// Blocks as they were given, for devices without kernels.
     Quantized(Arc<QuantTensor>),
+    /// Codes, for devices without kernels.
+    Coded(Arc<CodedTensor>),
 }
 
 impl Matrix {
@@ -96,6 +104,17 @@ impl Matrix {
                 Matrix::from_quant_tensor(out_features, blocks)
             }
         })
+    }
+
+    /// Takes a weight in codes, to the context's device.
+    ///
+    /// Slices that do not fit, bits that are no number and scales that are not finite are errors.
+    pub fn from_codes(ctx: &Context, weight: &CodedWeight<'_>) -> Result<Matrix> {
+        let weights = match ctx.has_kernels() {
+            true => MatrixStorage::Codes(Arc::new(CodedPanels::pack(ctx, weight)?)),
+            false => MatrixStorage::Coded(Arc::new(CodedTensor::new(ctx, weight)?)),
+        };
+        Ok(Matrix { out_features: weight.out_features, in_features: weight.in_features, weights })
     }
 
     fn from_panels(out_features: usize, panels: QuantPanels) -> Matrix {
@@ -148,6 +167,8 @@ impl Matrix {
             MatrixStorage::Stack(parts) => parts.iter().map(Matrix::format).collect::<Vec<_>>().join("+"),
             MatrixStorage::Tensor(tensor) => tensor.dtype().as_str().to_owned(),
             MatrixStorage::Quantized(blocks) => blocks.format().name().to_owned(),
+            MatrixStorage::Codes(panels) => panels.format().to_owned(),
+            MatrixStorage::Coded(codes) => codes.format().to_owned(),
         }
     }
 
@@ -159,11 +180,13 @@ impl Matrix {
             MatrixStorage::Stack(parts) => parts.iter().map(Matrix::bytes).sum(),
             MatrixStorage::Tensor(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
             MatrixStorage::Quantized(blocks) => blocks.bytes(),
+            MatrixStorage::Codes(panels) => panels.bytes(),
+            MatrixStorage::Coded(codes) => codes.bytes(),
         }
     }
 
-    /// Returns the weight as a tensor `[out_features, in_features]`: in its own dtype, or in f32 if it is quantized or
-    /// stacked. The tensor of a packed matrix is a copy.
+    /// Returns the weight as a tensor `[out_features, in_features]`: in its own dtype, or in f32 if it is quantized, coded
+    /// or stacked. The tensor of a packed matrix is a copy.
     pub fn to_tensor(&self) -> Result<Tensor> {
         match &self.weights {
             MatrixStorage::Panels(panels) => panels.to_tensor(),
@@ -175,15 +198,22 @@ impl Matrix {
             }
             MatrixStorage::Tensor(tensor) => Ok(tensor.clone()),
             MatrixStorage::Quantized(blocks) => blocks.to_tensor(),
+            MatrixStorage::Codes(panels) => {
+                let mut numbers = vec![0.0; self.out_features * self.in_features];
+                let rows = numbers.chunks_exact_mut(self.in_features.max(1));
+                rows.enumerate().for_each(|(row, to)| panels.read_row(row, to));
+                host::tensor(numbers, (self.out_features, self.in_features))
+            }
+            MatrixStorage::Coded(codes) => codes.to_tensor(),
         }
     }
 
     /// Returns true if the weight is in the order that kernels read. Otherwise candle's operations read it.
     pub(crate) fn is_packed(&self) -> bool {
         match &self.weights {
-            MatrixStorage::Panels(_) | MatrixStorage::Blocks(_) => true,
+            MatrixStorage::Panels(_) | MatrixStorage::Blocks(_) | MatrixStorage::Codes(_) => true,
             MatrixStorage::Stack(parts) => parts[0].is_packed(),
-            MatrixStorage::Tensor(_) | MatrixStorage::Quantized(_) => false,
+            MatrixStorage::Tensor(_) | MatrixStorage::Quantized(_) | MatrixStorage::Coded(_) => false,
         }
     }
 
@@ -191,6 +221,7 @@ impl Matrix {
     pub(crate) fn multiply_plain(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weights {
             MatrixStorage::Quantized(blocks) => blocks.multiply(x),
+            MatrixStorage::Coded(codes) => codes.multiply(x),
             MatrixStorage::Stack(parts) if !self.is_packed() => {
                 let products = parts.iter().map(|part| part.multiply_plain(x)).collect::<Result<Vec<_>>>()?;
                 Ok(Tensor::cat(&products, 1)?)
@@ -207,6 +238,7 @@ impl Matrix {
     pub(crate) fn select_rows_plain(&self, index: &Tensor) -> Result<Tensor> {
         match &self.weights {
             MatrixStorage::Quantized(blocks) => blocks.select_rows(index),
+            MatrixStorage::Coded(codes) => codes.select_rows(index),
             _ => Ok(self.to_tensor()?.index_select(index, 0)?.to_dtype(DType::F32)?),
         }
     }
@@ -214,10 +246,11 @@ impl Matrix {
     /// Returns the device that holds the weights.
     pub(crate) fn device(&self) -> &Device {
         match &self.weights {
-            MatrixStorage::Panels(_) | MatrixStorage::Blocks(_) => &Device::Cpu,
+            MatrixStorage::Panels(_) | MatrixStorage::Blocks(_) | MatrixStorage::Codes(_) => &Device::Cpu,
             MatrixStorage::Stack(parts) => parts[0].device(),
             MatrixStorage::Tensor(tensor) => tensor.device(),
             MatrixStorage::Quantized(blocks) => blocks.device(),
+            MatrixStorage::Coded(codes) => codes.device(),
         }
     }
 
@@ -226,6 +259,7 @@ impl Matrix {
         match &self.weights {
             MatrixStorage::Panels(panels) => panels.read_row(row, to),
             MatrixStorage::Blocks(panels) => panels.read_row(row, to),
+            MatrixStorage::Codes(panels) => panels.read_row(row, to),
             MatrixStorage::Stack(parts) => {
                 for part in parts.iter() {
                     if row < part.out_features {
@@ -234,7 +268,7 @@ impl Matrix {
                     row -= part.out_features;
                 }
             }
-            MatrixStorage::Tensor(_) | MatrixStorage::Quantized(_) => {}
+            MatrixStorage::Tensor(_) | MatrixStorage::Quantized(_) | MatrixStorage::Coded(_) => {}
         }
     }
 
@@ -256,6 +290,7 @@ impl Matrix {
         match &self.weights {
             MatrixStorage::Panels(panels) => gemm::multiply(ctx, x, panels, output),
             MatrixStorage::Blocks(panels) => quantized::multiply(ctx, x, panels, output),
+            MatrixStorage::Codes(panels) => gemm::multiply_source(ctx, x, self.in_features, &**panels, output),
             MatrixStorage::Stack(parts) => {
                 let mut output = *output;
                 for part in parts.iter() {
@@ -263,7 +298,7 @@ impl Matrix {
                     output.first += part.out_features;
                 }
             }
-            MatrixStorage::Tensor(_) | MatrixStorage::Quantized(_) => {}
+            MatrixStorage::Tensor(_) | MatrixStorage::Quantized(_) | MatrixStorage::Coded(_) => {}
         }
     }
 }

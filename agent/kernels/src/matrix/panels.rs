@@ -65,9 +65,9 @@ impl Panels {
         self.out_features.div_ceil(LANES)
     }
 
-    /// Returns the units of all panels, and how many of them make one panel.
-    pub(crate) fn units<F: Format>(&self) -> (&[F::Unit], usize) {
-        (self.buffer.as_slice::<F::Unit>(), F::units(self.in_features))
+    /// Returns the units of all panels.
+    pub(crate) fn units<F: Format>(&self) -> &[F::Unit] {
+        self.buffer.as_slice::<F::Unit>()
     }
 
     pub(crate) fn out_features(&self) -> usize {

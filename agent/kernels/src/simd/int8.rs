@@ -39,7 +39,6 @@ pub(crate) trait Int8Simd: Copy {
     fn dot_signed(self, sum: Self::I, weights: Self::B, x: i32) -> Self::I;
     fn widen(self, x: Self::I) -> <Self::Float as Simd>::V;
     fn widen_u8(self, x: &[u8; LANES]) -> <Self::Float as Simd>::V;
-    fn widen_i8(self, x: &[u8; LANES]) -> <Self::Float as Simd>::V;
 }
 
 /// Work that is written over any [`Int8Simd`]. The rules of [`super::Kernel`] hold.

@@ -53,6 +53,13 @@ pub(crate) trait Simd: Copy {
     fn bf16_pairs(self, x: &[u32; LANES]) -> [Self::V; 2];
     fn widen_bf16(self, x: &[u16; LANES]) -> Self::V;
     fn widen_f16(self, x: &[u16; LANES]) -> Self::V;
+    /// Widens signed bytes.
+    fn widen_i8(self, x: &[u8; LANES]) -> Self::V;
+    /// Widens numbers of eight bits with four bits of exponent and three of mantissa (E4M3, OCP 8-bit Floating Point
+    /// Specification 1.0). No byte is a NaN.
+    fn widen_e4m3(self, x: &[u8; LANES]) -> Self::V;
+    /// Returns the numbers of `table` at the low halves of the bytes, and those at the high halves.
+    fn look_up_halves(self, table: &[f32; LANES], x: &[u8; LANES]) -> [Self::V; 2];
 
     /// Prefetches the cache line `bytes` after `from`; never faults.
     #[inline(always)]

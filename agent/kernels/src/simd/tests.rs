@@ -15,6 +15,9 @@ impl Kernel for AllOperations<'_> {
         let words = self.0.map(f32::to_bits);
         let halves = self.0.map(|x| half::f16::from_f32(x).to_bits());
         let [low, high] = s.bf16_pairs(&words);
+        // No byte is a NaN.
+        let bytes = words.map(|word| (word >> 13) as u8).map(|byte| if byte & 0x7F == 0x7F { 0 } else { byte });
+        let [first, second] = s.look_up_halves(self.0, &bytes);
         let results = [
             s.add(x, y),
             s.sub(x, y),
@@ -33,6 +36,10 @@ impl Kernel for AllOperations<'_> {
             math::tanh(s, x),
             s.splat(s.sum(x)),
             s.splat(s.max_lane(x)),
+            s.widen_i8(&bytes),
+            s.widen_e4m3(&bytes),
+            first,
+            second,
         ];
         for result in results {
             let mut lanes = [0.0; LANES];
@@ -61,6 +68,24 @@ fn all_instruction_sets_give_the_same_bits() {
         for isa in Isa::available() {
             assert_eq!(bits(&run_all_operations(isa, &x)), expected, "{isa}");
         }
+    }
+}
+
+#[test]
+fn numbers_of_eight_bits_are_widened_exactly() {
+    struct Widen<'a>(&'a [u8; LANES], &'a mut [f32; LANES]);
+    impl Kernel for Widen<'_> {
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            s.store(s.widen_e4m3(self.0), self.1);
+        }
+    }
+    for byte in (0..=255u8).filter(|byte| byte & 0x7F != 0x7F) {
+        let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7) / 8.0);
+        let size = if exponent == 0 { mantissa * 2f32.powi(-6) } else { (1.0 + mantissa) * 2f32.powi(exponent - 7) };
+        let mut lanes = [0.0; LANES];
+        dispatch(&Context::cpu(1).unwrap(), Widen(&[byte; LANES], &mut lanes));
+        assert_eq!(lanes, [if byte < 128 { size } else { -size }; LANES], "{byte:#x}");
     }
 }
 

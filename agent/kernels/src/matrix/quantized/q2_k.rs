@@ -106,7 +106,7 @@ impl BlockLayout for Q3K {
     }
     #[inline(always)]
     fn scales<S: Int8Simd>(s: S, panel: &[u8], group: usize, half: usize) -> Float<S> {
-        let steps = s.widen_i8(half_bytes(panel, Q3K_SCALES_OFFSET, group, half));
+        let steps = s.float().widen_i8(half_bytes(panel, Q3K_SCALES_OFFSET, group, half));
         s.float().mul(load_f16(s, panel, 0), steps)
     }
     #[inline(always)]

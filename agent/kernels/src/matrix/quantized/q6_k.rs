@@ -56,7 +56,7 @@ impl BlockLayout for Q6K {
     }
     #[inline(always)]
     fn scales<S: Int8Simd>(s: S, panel: &[u8], group: usize, half: usize) -> Float<S> {
-        let steps = s.widen_i8(array_at(panel, SCALES_OFFSET + (2 * group + half) * LANES));
+        let steps = s.float().widen_i8(array_at(panel, SCALES_OFFSET + (2 * group + half) * LANES));
         s.float().mul(load_f16(s, panel, 0), steps)
     }
     #[inline(always)]

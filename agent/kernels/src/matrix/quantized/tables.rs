@@ -90,7 +90,7 @@ impl BlockLayout for Iq4Xs {
     }
     #[inline(always)]
     fn scales<S: Int8Simd>(s: S, panel: &[u8], group: usize, _half: usize) -> Float<S> {
-        let steps = s.widen_i8(array_at(panel, XS_SCALES_OFFSET + group * LANES));
+        let steps = s.float().widen_i8(array_at(panel, XS_SCALES_OFFSET + group * LANES));
         s.float().mul(load_f16(s, panel, 0), steps)
     }
     #[inline(always)]

@@ -113,12 +113,4 @@ impl Int8Simd for Avx2 {
             F32x16(_mm256_cvtepi32_ps(first), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))))
         })
     }
-    #[inline(always)]
-    fn widen_i8(self, x: &[u8; LANES]) -> F32x16 {
-        intrinsic!({
-            let bytes = _mm_loadu_si128(x.as_ptr().cast());
-            let first = _mm256_cvtepi8_epi32(bytes);
-            F32x16(_mm256_cvtepi32_ps(first), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))))
-        })
-    }
 }

@@ -49,6 +49,20 @@ macro_rules! shifted {
     };
 }
 
+/// Returns the numbers of a table of sixteen, in two halves, at the low four bits of each index.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn select(low: __m256, high: __m256, index: __m256i) -> __m256 {
+    // SAFETY: the caller promises the instructions, and no memory is touched. A permutation reads the low three bits of
+    // an index. The blend reads its sign, which is the fourth bit here.
+    unsafe {
+        let is_high = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
+        _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), is_high)
+    }
+}
+
 impl Simd for Avx2 {
     type V = F32x16;
     const ACCUMULATORS: usize = 6;
@@ -137,5 +151,43 @@ impl Simd for Avx2 {
             _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())),
             _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8).cast())),
         ))
+    }
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> F32x16 {
+        intrinsic!({
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            let first = _mm256_cvtepi8_epi32(bytes);
+            F32x16(_mm256_cvtepi32_ps(first), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))))
+        })
+    }
+    #[inline(always)]
+    fn widen_e4m3(self, x: &[u8; LANES]) -> F32x16 {
+        intrinsic!({
+            // The bits are those of an f16 with a smaller bias.
+            let wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.as_ptr().cast()));
+            let sign = _mm256_slli_epi16::<8>(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)));
+            let rest = _mm256_slli_epi16::<7>(_mm256_and_si256(wide, _mm256_set1_epi16(0x7F)));
+            let (halves, scale) = (_mm256_or_si256(sign, rest), _mm256_set1_ps(256.0));
+            F32x16(
+                _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), scale),
+                _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)), scale),
+            )
+        })
+    }
+    #[inline(always)]
+    fn look_up_halves(self, table: &[f32; LANES], x: &[u8; LANES]) -> [F32x16; 2] {
+        intrinsic!({
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            let first = _mm256_cvtepu8_epi32(bytes);
+            let second = _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes));
+            let (low, high) = (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8)));
+            [
+                F32x16(select(low, high, first), select(low, high, second)),
+                F32x16(
+                    select(low, high, _mm256_srli_epi32::<4>(first)),
+                    select(low, high, _mm256_srli_epi32::<4>(second)),
+                ),
+            ]
+        })
     }
 }

@@ -102,4 +102,27 @@ impl Simd for Avx512 {
     fn widen_f16(self, x: &[u16; LANES]) -> __m512 {
         intrinsic!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
     }
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> __m512 {
+        intrinsic!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn widen_e4m3(self, x: &[u8; LANES]) -> __m512 {
+        intrinsic!({
+            // The bits are those of an f16 with a smaller bias.
+            let wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.as_ptr().cast()));
+            let sign = _mm256_slli_epi16::<8>(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)));
+            let rest = _mm256_slli_epi16::<7>(_mm256_and_si256(wide, _mm256_set1_epi16(0x7F)));
+            _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(sign, rest)), _mm512_set1_ps(256.0))
+        })
+    }
+    #[inline(always)]
+    fn look_up_halves(self, table: &[f32; LANES], x: &[u8; LANES]) -> [__m512; 2] {
+        intrinsic!({
+            // The permutation reads the low four bits of an index.
+            let (table, low) =
+                (_mm512_loadu_ps(table.as_ptr()), _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast())));
+            [_mm512_permutexvar_ps(low, table), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(low), table)]
+        })
+    }
 }

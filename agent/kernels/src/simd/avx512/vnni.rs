@@ -86,8 +86,4 @@ impl Int8Simd for Vnni {
     fn widen_u8(self, x: &[u8; LANES]) -> __m512 {
         intrinsic!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
     }
-    #[inline(always)]
-    fn widen_i8(self, x: &[u8; LANES]) -> __m512 {
-        intrinsic!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
-    }
 }

@@ -70,8 +70,4 @@ impl Int8Simd for Portable {
     fn widen_u8(self, x: &[u8; LANES]) -> [f32; LANES] {
         x.map(f32::from)
     }
-    #[inline(always)]
-    fn widen_i8(self, x: &[u8; LANES]) -> [f32; LANES] {
-        x.map(|x| f32::from(x.cast_signed()))
-    }
 }

@@ -86,4 +86,18 @@ impl Simd for Portable {
     fn widen_f16(self, x: &[u16; LANES]) -> V {
         x.map(|x| half::f16::from_bits(x).to_f32())
     }
+    #[inline(always)]
+    fn widen_i8(self, x: &[u8; LANES]) -> V {
+        x.map(|x| f32::from(x.cast_signed()))
+    }
+    #[inline(always)]
+    fn widen_e4m3(self, x: &[u8; LANES]) -> V {
+        // The bits are those of an f16 with a smaller bias.
+        let half = |x: u8| half::f16::from_bits(u16::from(x & 0x80) << 8 | u16::from(x & 0x7F) << 7);
+        x.map(|x| half(x).to_f32() * 256.0)
+    }
+    #[inline(always)]
+    fn look_up_halves(self, table: &V, x: &[u8; LANES]) -> [V; 2] {
+        [x.map(|x| table[usize::from(x & 0x0F)]), x.map(|x| table[usize::from(x >> 4)])]
+    }
 }
