@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use lockstep_kernels::BlockFormat;
 use serde_json::Value;
 
 use crate::EngineError;
@@ -87,8 +86,8 @@ pub struct WeightFacts {
     pub parameters: u64,
     /// Type of most of the parameters: `f32`, `bf16`, `f16`, `q8_0`, ….
     pub dtype: &'static str,
-    /// The parameters are in blocks. They stay so whatever type is asked for.
-    pub in_blocks: bool,
+    /// The parameters are in a quantized format. They stay so whatever type is asked for.
+    pub is_quantized: bool,
 }
 
 /// Reads the headers of the weights. Files that are missing or too short are errors, and so are tensors that do not fit the
@@ -100,9 +99,10 @@ pub fn weight_facts(files: Arc<dyn ModelFiles>) -> Result<WeightFacts, EngineErr
     let config = ModelConfig::from_files(files.as_ref())?;
     let weights = Weights::open(files.clone())?;
     expected::check(&config, files.source(), |name| weights.find(name))?;
-    let blocks = weights.main_blocks().map(BlockFormat::name);
-    let dtype = blocks.unwrap_or_else(|| dtype_name(weights.main_dtype()));
-    Ok(WeightFacts { parameters: weights.parameters(config.tie_word_embeddings), dtype, in_blocks: blocks.is_some() })
+    let quantized = weights.main_format();
+    let dtype = quantized.unwrap_or_else(|| dtype_name(weights.main_dtype()));
+    let parameters = weights.parameters(config.tie_word_embeddings);
+    Ok(WeightFacts { parameters, dtype, is_quantized: quantized.is_some() })
 }
 
 /// Returns the chat template `name` of a tokenizer's configuration. A single template is called `default`. There is no

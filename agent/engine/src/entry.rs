@@ -14,6 +14,8 @@ pub enum Stored {
     Float(DType),
     /// Rows of blocks. The columns of a row fill its last block.
     Blocks(BlockFormat),
+    /// Several tensors of a quantized checkpoint, in a format of this name.
+    Packed(&'static str),
     /// A format that is not read, by its name.
     Other(String),
 }
@@ -80,6 +82,7 @@ impl Entry {
         let found = match &self.stored {
             Stored::Float(dtype) => dtype.as_str().to_uppercase(),
             Stored::Blocks(format) => format.name().to_uppercase(),
+            Stored::Packed(format) => format.to_uppercase(),
             Stored::Other(found) => found.clone(),
         };
         EngineError::Dtype { tensor: name.into(), file: self.file.to_string(), found }

@@ -50,7 +50,7 @@ fn fault(expected: &ExpectedTensor, found: Option<&Entry>) -> Option<String> {
     }
     let is_read = match entry.stored {
         Stored::Float(_) => true,
-        Stored::Blocks(_) => shape.len() > 1,
+        Stored::Blocks(_) | Stored::Packed(_) => shape.len() > 1,
         Stored::Other(_) => false,
     };
     (!is_read).then(|| entry.refuse_dtype(name).to_string())

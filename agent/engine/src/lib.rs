@@ -19,11 +19,13 @@ mod layers;
 mod loader;
 mod models;
 mod open;
+mod packed;
 mod placement;
 mod runner;
 mod sampler;
 mod shard;
 pub mod source;
+mod tensor_reader;
 mod weights;
 
 pub use candle_core::DType;

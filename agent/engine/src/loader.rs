@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Matrix};
 
 use crate::EngineError;
-use crate::entry::unrounded_dtype;
+use crate::entry::{Stored, unrounded_dtype};
 use crate::placement::Placement;
 use crate::shard::Shard;
 use crate::weights::Weights;
@@ -88,8 +88,8 @@ impl<'a> Loader<'a> {
     /// projection is the same matrix.
     pub fn table(&self, name: &str, shape: [usize; 2], rows: Range<usize>, tied: bool) -> Result<Table, EngineError> {
         let whole = 0..shape[1];
-        if let Some(format) = self.options.weights.blocks_of(&self.name(name))? {
-            return Ok(Table::Matrix(self.blocks(&self.name(name), format, shape, &rows, &whole)?));
+        if let Some(matrix) = self.quantized(&self.name(name), shape, &rows, &whole)? {
+            return Ok(Table::Matrix(matrix));
         }
         let tensor = self.rows(name, &shape, rows, self.options.dtype)?;
         match self.block_format() {
@@ -101,22 +101,22 @@ impl<'a> Loader<'a> {
     /// Loads the parts above one another as one matrix `[sum of rows, in_features]`.
     pub fn stacked(&self, parts: &[RowPart<'_>], in_features: usize) -> Result<Matrix, EngineError> {
         let name = |part: &RowPart<'_>| self.name(&format!("{}.weight", part.name));
-        let formats = parts.iter().map(|part| self.options.weights.blocks_of(&name(part)));
-        let formats = formats.collect::<Result<Vec<_>, _>>()?;
-        if formats.iter().all(Option::is_none) {
+        let stored = parts.iter().map(|part| self.options.weights.stored(&name(part)));
+        let stored = stored.collect::<Result<Vec<_>, _>>()?;
+        if stored.iter().all(|stored| matches!(stored, Stored::Float(_) | Stored::Other(_))) {
             let tensor = self.stack(parts, "weight", &[in_features])?;
             return self.packed(&self.matrix(tensor)?, 0..in_features);
         }
         let whole = 0..in_features;
-        let matrices = parts.iter().zip(formats).map(|(part, format)| match format {
-            Some(format) => self.blocks(&name(part), format, [part.num_rows, in_features], &part.rows, &whole),
-            None => {
-                let tensor =
-                    self.options.weights.rows(&name(part), &[part.num_rows, in_features], part.rows.clone())?;
-                self.packed(&self.matrix(tensor)?, whole.clone())
+        let matrices = parts.iter().map(|part| {
+            let (name, shape) = (name(part), [part.num_rows, in_features]);
+            if let Some(matrix) = self.quantized(&name, shape, &part.rows, &whole)? {
+                return Ok(matrix);
             }
+            let tensor = self.options.weights.rows(&name, &shape, part.rows.clone())?;
+            self.packed(&self.matrix(tensor)?, whole.clone())
         });
-        Ok(Matrix::stack(matrices.collect::<Result<_, _>>()?)?)
+        Ok(Matrix::stack(matrices.collect::<Result<_, EngineError>>()?)?)
     }
 
     /// Loads the biases of those parts one after another, in f32.
@@ -137,8 +137,8 @@ impl<'a> Loader<'a> {
     /// however the matrix is cut.
     pub fn columns(&self, name: &str, shape: [usize; 2], columns: Range<usize>) -> Result<Matrix, EngineError> {
         let name = self.name(name);
-        if let Some(format) = self.options.weights.blocks_of(&name)? {
-            return self.blocks(&name, format, shape, &(0..shape[0]), &columns);
+        if let Some(matrix) = self.quantized(&name, shape, &(0..shape[0]), &columns)? {
+            return Ok(matrix);
         }
         let whole = match self.block_format() {
             Some(format) => whole_blocks(format, &columns, shape[1]),
@@ -169,6 +169,26 @@ impl<'a> Loader<'a> {
             None => Matrix::new(self.context, tensor)?,
         };
         Ok(matrix)
+    }
+
+    /// Loads some rows and columns of a matrix that is stored in a quantized format. Returns `None` for another.
+    fn quantized(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Result<Option<Matrix>, EngineError> {
+        match self.options.weights.stored(name)? {
+            Stored::Blocks(format) => self.blocks(name, *format, shape, rows, columns).map(Some),
+            Stored::Packed(_) => {
+                let part = self.options.weights.packed(name, shape, rows, columns)?;
+                self.report();
+                let refuse = |error| EngineError::Format { file: name.into(), reason: format!("{error}") };
+                Matrix::from_codes(self.context, &part.weight()).map(Some).map_err(refuse)
+            }
+            Stored::Float(_) | Stored::Other(_) => Ok(None),
+        }
     }
 
     /// Loads some rows and columns of a matrix that is stored in blocks.

@@ -8,6 +8,7 @@ mod error;
 mod families;
 mod generation;
 mod layer;
+mod quantization;
 mod raw;
 mod rope;
 
@@ -16,6 +17,7 @@ pub use families::Architecture;
 pub(crate) use families::{BlockKind, GgufFacts, GgufValue, GgufVariant, GgufWindow};
 pub use generation::GenerationDefaults;
 pub use layer::{LayerConfig, MoeConfig};
+pub(crate) use quantization::PackedLayout;
 pub use rope::{LongRope, Rope, RopeScaling, Yarn};
 
 use candle_core::DType;
@@ -125,6 +127,7 @@ impl ModelConfig {
     /// [`EngineError::Architecture`].
     pub fn parse(text: &[u8]) -> Result<Self, EngineError> {
         let heading: raw::Heading = parse_json(text)?;
+        PackedLayout::parse(text)?;
         let (architecture, multimodal) = Architecture::parse(&heading.architectures)?;
         let raw: RawConfig = match multimodal {
             Some(multimodal) => json::from_value(CONFIG_FILE, raw::take_text_part(parse_json(text)?, multimodal))?,

@@ -75,7 +75,6 @@ pub struct RawConfig {
     #[serde(default, deserialize_with = "deserialize_present")]
     final_logit_softcapping: Option<Option<f32>>,
     use_bidirectional_attention: Option<bool>,
-    quantization_config: Option<Value>,
 }
 
 /// Takes the text part out of a multimodal configuration, with the sizes that it leaves out.
@@ -85,7 +84,7 @@ pub fn take_text_part(mut whole: Value, multimodal: &Multimodal) -> Value {
         for (key, value) in multimodal.defaults {
             fields.entry(*key).or_insert((*value).into());
         }
-        for key in ["dtype", "torch_dtype", "eos_token_id", "quantization_config"] {
+        for key in ["dtype", "torch_dtype", "eos_token_id"] {
             if let Some(value) = whole.get_mut(key) {
                 fields.entry(key).or_insert(value.take());
             }
@@ -131,9 +130,6 @@ impl RawConfig {
         let refuse = |key, remedy| Err(ConfigError::UnsupportedFeature { key, remedy });
         if self.use_bidirectional_attention == Some(true) {
             return refuse("use_bidirectional_attention", "only causal attention is supported");
-        }
-        if self.quantization_config.as_ref().is_some_and(|config| !config.is_null()) {
-            return refuse("quantization_config", "quantized checkpoints are not read; use one in f32, bf16 or f16");
         }
         Ok(())
     }

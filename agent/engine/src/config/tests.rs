@@ -315,7 +315,7 @@ fn wrong_values_are_named() {
         ("rms_norm_eps", json!(0.0), "rms_norm_eps is 0"),
         ("hidden_act", json!("gelu"), "hidden_act `gelu`"),
         ("torch_dtype", json!("int8"), "dtype `int8`"),
-        ("quantization_config", json!({"quant_method": "gptq"}), "quantization_config"),
+        ("quantization_config", json!({"quant_method": "hqq"}), "quant_method `hqq` is not supported; supported: fp8"),
         ("use_sliding_window", json!(true), "sliding"),
         ("layer_types", json!(["full_attention", "sliding_attention"]), "every layer of a LlamaForCausalLM is full"),
         ("layer_types", json!(["full_attention"]), "layer_types has 1 entries, num_hidden_layers is 2"),

@@ -80,7 +80,7 @@ fn entry(header: &Header, family: FileFamily, tensor: &TensorInfo) -> Result<Ent
         Stored::Float(dtype) => (1, dtype.size_in_bytes() as u64),
         Stored::Blocks(format) => (format.columns() as u64, format.bytes() as u64),
         // The tensor is not read, so its size does not matter.
-        Stored::Other(_) => (1, 0),
+        Stored::Packed(_) | Stored::Other(_) => (1, 0),
     };
     if tensor.shape.last().is_some_and(|row| !row.is_multiple_of(columns)) {
         return Err(wrong(format!("rows of {:?} numbers are no whole blocks of {columns}", tensor.shape.last())));

@@ -104,7 +104,11 @@ impl Runner {
         let facts = ModelFacts {
             architecture: model_config.architecture.name(),
             parameters: weights.parameters(model_config.tie_word_embeddings),
-            dtype: config.quantization.or(weights.main_blocks()).map_or(dtype_name(dtype), BlockFormat::name),
+            dtype: config
+                .quantization
+                .map(BlockFormat::name)
+                .or_else(|| weights.main_format())
+                .unwrap_or_else(|| dtype_name(dtype)),
             context_length,
             vocab_size: u32::try_from(model_config.vocab_size).unwrap_or(u32::MAX),
             num_layers: u32::try_from(model_config.num_layers).unwrap_or(u32::MAX),

@@ -7,43 +7,39 @@ mod header;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::BlockFormat;
 
 use crate::EngineError;
+use crate::config::PackedLayout;
 use crate::entry::{Entry, RowOrder, Stored};
 use crate::gguf;
+use crate::packed::{self, CodedPart, PackedMatrix};
 use crate::source::{GGUF_FILE, Index, ModelFiles};
+use crate::tensor_reader::TensorReader;
 pub use header::check_safetensors;
-
-/// Bytes of a row below which rows are read in stripes, with the gaps between them. A call costs about as much as copying
-/// a few KiB.
-const STRIPE_BELOW: usize = 2 << 10;
-/// Size of one stripe.
-const STRIPE: usize = 1 << 20;
 
 /// All tensors of a model, by name.
 #[derive(Debug)]
 pub struct Weights {
-    files: Arc<dyn ModelFiles>,
+    reader: TensorReader,
     entries: HashMap<String, Entry>,
-    bytes_read: AtomicU64,
+    packed: HashMap<String, PackedMatrix>,
 }
 
 impl Weights {
-    /// Reads the headers of all weight files.
+    /// Reads the headers of all weight files, and finds the packed matrices of a quantized checkpoint.
     ///
     /// # Errors
-    /// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`].
+    /// [`EngineError::Missing`], [`EngineError::Truncated`], [`EngineError::Format`], [`EngineError::Config`].
     pub fn open(files: Arc<dyn ModelFiles>) -> Result<Self, EngineError> {
         let index = Index::from_files(files.as_ref())?;
         let mut entries = HashMap::new();
         let shards = index.shards();
         if shards.first().is_some_and(|shard| shard == GGUF_FILE) {
             let entries = gguf::entries(&gguf::read_parts(files.as_ref(), shards)?)?;
-            return Ok(Self { files, entries, bytes_read: AtomicU64::new(0) });
+            return Ok(Self { reader: TensorReader::new(files), entries, packed: HashMap::new() });
         }
         for shard in shards {
             for (name, entry) in header::read_header(files.as_ref(), shard)? {
@@ -53,7 +49,10 @@ impl Weights {
                 }
             }
         }
-        Ok(Self { files, entries, bytes_read: AtomicU64::new(0) })
+        let layout = PackedLayout::from_files(files.as_ref())?;
+        let reader = TensorReader::new(files);
+        let packed = layout.map(|layout| packed::assemble(&mut entries, layout, &reader)).transpose()?;
+        Ok(Self { reader, entries, packed: packed.unwrap_or_default() })
     }
 
     /// Returns the number of elements of all tensors. A tied output projection counts once, though some checkpoints have it
@@ -88,35 +87,48 @@ impl Weights {
             return DType::F16;
         }
         let types = [DType::BF16, DType::F16, DType::F32];
-        types.into_iter().max_by_key(|dtype| self.bytes_in(&Stored::Float(*dtype))).unwrap_or(DType::F32)
+        types.into_iter().max_by_key(|dtype| self.numbers_in(|entry| is_float(entry, *dtype))).unwrap_or(DType::F32)
     }
 
-    /// Returns the quantized format of most of the weights, if it has more bytes than any floating-point type.
-    pub fn main_blocks(&self) -> Option<BlockFormat> {
-        let bytes = |format: &BlockFormat| self.bytes_in(&Stored::Blocks(*format));
-        let most = BlockFormat::ALL.into_iter().max_by_key(bytes)?;
-        let floats = [DType::BF16, DType::F16, DType::F32].map(|dtype| self.bytes_in(&Stored::Float(dtype)));
-        floats.iter().all(|floats| *floats < bytes(&most)).then_some(most)
+    /// Returns the name of the quantized format of most of the weights, if it has more of them than any floating-point type.
+    pub fn main_format(&self) -> Option<&'static str> {
+        self.main_blocks().map(BlockFormat::name).or_else(|| {
+            let mut packed: Vec<_> = self.entries.values().filter_map(packed_format).collect();
+            packed.sort_unstable();
+            packed.dedup();
+            let numbers = |format: &&str| self.numbers_in(|entry| packed_format(entry) == Some(format));
+            packed.into_iter().max_by_key(numbers).filter(|format| self.is_above_floats(numbers(format)))
+        })
     }
 
-    fn bytes_in(&self, stored: &Stored) -> u64 {
-        self.entries.values().filter(|entry| entry.stored == *stored).map(|entry| entry.bytes).sum()
+    fn main_blocks(&self) -> Option<BlockFormat> {
+        let numbers = |format: &BlockFormat| self.numbers_in(|entry| entry.stored == Stored::Blocks(*format));
+        let most = BlockFormat::ALL.into_iter().max_by_key(numbers)?;
+        self.is_above_floats(numbers(&most)).then_some(most)
     }
 
-    /// Returns the quantized format of a tensor; `None` if it is not quantized.
+    fn is_above_floats(&self, numbers: u64) -> bool {
+        let floats = [DType::BF16, DType::F16, DType::F32].map(|dtype| self.numbers_in(|entry| is_float(entry, dtype)));
+        floats.iter().all(|floats| *floats < numbers)
+    }
+
+    /// Returns the number of weights in the tensors that `is_counted` selects.
+    fn numbers_in(&self, is_counted: impl Fn(&Entry) -> bool) -> u64 {
+        let counted = self.entries.values().filter(|entry| is_counted(entry));
+        counted.map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Returns the format of a tensor.
     ///
     /// # Errors
     /// [`EngineError::MissingTensor`].
-    pub fn blocks_of(&self, name: &str) -> Result<Option<BlockFormat>, EngineError> {
-        match self.entry(name)?.stored {
-            Stored::Blocks(format) => Ok(Some(format)),
-            _ => Ok(None),
-        }
+    pub(crate) fn stored(&self, name: &str) -> Result<&Stored, EngineError> {
+        Ok(&self.entry(name)?.stored)
     }
 
     /// Returns the bytes of tensors read so far, gaps of stripes included.
     pub fn bytes_read(&self) -> u64 {
-        self.bytes_read.load(Ordering::Relaxed)
+        self.reader.bytes_read()
     }
 
     /// Reads rows (first dimension) of a tensor, in its stored type, to the host.
@@ -165,7 +177,8 @@ impl Weights {
         }
         let entry = self.expect(name, &expected)?;
         let dtype = entry.dtype(name)?;
-        let bytes = self.read_cut(entry, scale(&columns, dtype.size_in_bytes()))?;
+        let wanted = scale(&columns, dtype.size_in_bytes());
+        let bytes = self.reader.read_rectangle(entry, entry.row_bytes(), &(0..entry.shape[0]), wanted)?;
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &[expected[0], columns.len()], &Device::Cpu)?)
     }
 
@@ -185,11 +198,28 @@ impl Weights {
         let Stored::Blocks(format) = entry.stored else { return Err(entry.refuse_dtype(name)) };
         let blocks = columns.start / format.columns()..columns.end.div_ceil(format.columns());
         if *columns != (0..expected[1]) {
-            return self.read_cut(entry, scale(&blocks, format.bytes()));
+            let wanted = scale(&blocks, format.bytes());
+            return self.reader.read_rectangle(entry, entry.row_bytes(), &(0..entry.shape[0]), wanted);
         }
         let mut bytes = vec![0; rows.len() * entry.row_bytes()];
         self.read_ordered(entry, rows, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Reads some rows and columns of a packed matrix `[rows, columns]`.
+    ///
+    /// # Errors
+    /// Those of [`Weights::rows`].
+    pub(crate) fn packed(
+        &self,
+        name: &str,
+        expected: [usize; 2],
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Result<CodedPart, EngineError> {
+        let entry = self.expect(name, &expected)?;
+        let matrix = self.packed.get(name).ok_or_else(|| entry.refuse_dtype(name))?;
+        matrix.read(&self.reader, rows, columns)
     }
 
     /// Reads whole rows in the model's order.
@@ -197,53 +227,18 @@ impl Weights {
         let row = entry.row_bytes();
         let stored = entry.stored_rows(rows);
         if entry.order == RowOrder::Plain {
-            return self.read_bytes(entry, (rows.start * row) as u64, to);
+            return self.reader.read(entry, (rows.start * row) as u64, to);
         }
         let mut bytes = vec![0; stored.len() * row];
-        self.read_bytes(entry, (stored.start * row) as u64, &mut bytes)?;
+        self.reader.read(entry, (stored.start * row) as u64, &mut bytes)?;
         for (index, to) in rows.clone().zip(to.chunks_exact_mut(row.max(1))) {
             to.copy_from_slice(&bytes[(entry.stored_row(index) - stored.start) * row..][..row]);
         }
         Ok(())
     }
 
-    /// Reads the bytes `wanted` of every row.
-    fn read_cut(&self, entry: &Entry, wanted: Range<usize>) -> Result<Vec<u8>, EngineError> {
-        let cut = Cut { rows: entry.shape[0], row: entry.row_bytes(), wanted };
-        if cut.wanted.len() < STRIPE_BELOW { self.read_stripes(entry, &cut) } else { self.read_rows(entry, &cut) }
-    }
-
-    fn read_rows(&self, entry: &Entry, cut: &Cut) -> Result<Vec<u8>, EngineError> {
-        let mut bytes = vec![0; cut.rows * cut.wanted.len()];
-        for (row, part) in bytes.chunks_exact_mut(cut.wanted.len()).enumerate() {
-            self.read_bytes(entry, (row * cut.row + cut.wanted.start) as u64, part)?;
-        }
-        Ok(bytes)
-    }
-
-    fn read_stripes(&self, entry: &Entry, cut: &Cut) -> Result<Vec<u8>, EngineError> {
-        let mut bytes = Vec::with_capacity(cut.rows * cut.wanted.len());
-        let rows_per_stripe = (STRIPE / cut.row).max(1);
-        let mut stripe = Vec::new();
-        for first in (0..cut.rows).step_by(rows_per_stripe) {
-            let rows = rows_per_stripe.min(cut.rows - first);
-            stripe.resize((rows - 1) * cut.row + cut.wanted.len(), 0);
-            self.read_bytes(entry, (first * cut.row + cut.wanted.start) as u64, &mut stripe)?;
-            for row in 0..rows {
-                bytes.extend_from_slice(&stripe[row * cut.row..][..cut.wanted.len()]);
-            }
-        }
-        Ok(bytes)
-    }
-
-    fn read_bytes(&self, entry: &Entry, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
-        self.files.read_at(&entry.file, entry.offset + offset, buffer)?;
-        self.bytes_read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-        Ok(())
-    }
-
     fn entry(&self, name: &str) -> Result<&Entry, EngineError> {
-        let missing = || EngineError::MissingTensor { tensor: name.into(), origin: self.files.source().into() };
+        let missing = || EngineError::MissingTensor { tensor: name.into(), origin: self.reader.source().into() };
         self.entries.get(name).ok_or_else(missing)
     }
 
@@ -261,11 +256,15 @@ impl Weights {
     }
 }
 
-/// The bytes of every row that are to be read.
-struct Cut {
-    rows: usize,
-    row: usize,
-    wanted: Range<usize>,
+fn is_float(entry: &Entry, dtype: DType) -> bool {
+    entry.stored == Stored::Float(dtype)
+}
+
+fn packed_format(entry: &Entry) -> Option<&'static str> {
+    match entry.stored {
+        Stored::Packed(format) => Some(format),
+        _ => None,
+    }
 }
 
 fn scale(range: &Range<usize>, by: usize) -> Range<usize> {

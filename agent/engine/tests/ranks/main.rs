@@ -7,6 +7,7 @@ mod gguf;
 mod loading;
 mod matrix;
 mod metadata;
+mod packed;
 mod parity;
 mod placement;
 mod reference;

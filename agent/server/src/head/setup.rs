@@ -135,7 +135,7 @@ pub(super) fn model_info(
 fn dtype_in_memory(config: &HeadConfig, weights: &WeightFacts) -> String {
     match (config.model.quantization, config.model.dtype) {
         (Quantization::None, DType::Auto) => weights.dtype.to_owned(),
-        (quantization, dtype) if weights.in_blocks => {
+        (quantization, dtype) if weights.is_quantized => {
             tracing::warn!(
                 model = %config.model.source, stored = weights.dtype, isq = %quantization, dtype = dtype.as_str(),
                 "the model's file has quantized weights, which stay as they are: --isq and --dtype affect only the other weights"
