@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use lockstep_kernels::{Activation, gated_mul};
 
-use super::{ColumnParallelLinear, Pass, RowParallelLinear, SparseMoe};
+use super::{ColumnParallelLinear, Pass, RowParallelLinear};
 use crate::EngineError;
 use crate::config::ModelConfig;
 use crate::loader::{Loader, RowPart};
@@ -76,21 +76,5 @@ impl GatedMlp {
         let intermediate = gated_mul(pass.context, &gate_up, self.activation)?;
         pass.tick();
         Ok(intermediate)
-    }
-}
-
-/// Feed-forward layer of a block.
-pub enum FeedForward {
-    Dense(GatedMlp),
-    Sparse(SparseMoe),
-}
-
-impl FeedForward {
-    /// Maps `[tokens, hidden]` to `[tokens, hidden]`.
-    pub fn forward(&self, pass: &mut Pass<'_>, x: &Tensor) -> Result<Tensor, EngineError> {
-        match self {
-            Self::Dense(mlp) => mlp.forward(pass, x),
-            Self::Sparse(moe) => moe.forward(pass, x),
-        }
     }
 }

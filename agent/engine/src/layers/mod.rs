@@ -3,6 +3,7 @@
 
 mod attention;
 mod embedding;
+mod feed_forward;
 mod linear;
 mod mlp;
 mod moe;
@@ -12,8 +13,9 @@ mod rotary;
 
 pub use attention::Attention;
 pub use embedding::{LmHead, VocabParallelEmbedding};
+pub use feed_forward::FeedForward;
 pub use linear::{ColumnParallelLinear, RowParallelLinear};
-pub use mlp::{FeedForward, GatedMlp, MlpNames};
+pub use mlp::{GatedMlp, MlpNames};
 pub use moe::SparseMoe;
 pub use norm::{Residual, RmsNorm};
 pub use pass::{Batch, Pass};

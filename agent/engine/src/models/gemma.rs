@@ -7,7 +7,7 @@ use lockstep_kernels::KvCache;
 use super::decoder::{Block, Decoder};
 use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
-use crate::layers::{Attention, GatedMlp, MlpNames, Pass, Residual, RmsNorm, RotaryTables};
+use crate::layers::{Attention, FeedForward, Pass, Residual, RmsNorm, RotaryTables};
 use crate::loader::Loader;
 
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<GemmaBlock>, EngineError> {
@@ -19,7 +19,7 @@ pub struct GemmaBlock {
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
     pre_feedforward_layernorm: RmsNorm,
-    mlp: GatedMlp,
+    mlp: FeedForward,
     post_feedforward_layernorm: RmsNorm,
 }
 
@@ -31,7 +31,7 @@ impl GemmaBlock {
             self_attn: Attention::load(&loader.child("self_attn"), config, layer)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
             pre_feedforward_layernorm: norm("pre_feedforward_layernorm")?,
-            mlp: GatedMlp::load(&loader.child("mlp"), config, MlpNames::USUAL, config.intermediate_size)?,
+            mlp: FeedForward::load(loader, config, layer)?,
             post_feedforward_layernorm: norm("post_feedforward_layernorm")?,
         })
     }

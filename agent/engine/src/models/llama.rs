@@ -7,7 +7,7 @@ use lockstep_kernels::KvCache;
 use super::decoder::{Block, Decoder};
 use crate::EngineError;
 use crate::config::{LayerConfig, ModelConfig};
-use crate::layers::{Attention, FeedForward, GatedMlp, MlpNames, Pass, Residual, RmsNorm, RotaryTables, SparseMoe};
+use crate::layers::{Attention, FeedForward, Pass, Residual, RmsNorm, RotaryTables};
 use crate::loader::Loader;
 
 pub fn load(loader: &Loader<'_>, config: &ModelConfig) -> Result<Decoder<LlamaBlock>, EngineError> {
@@ -29,22 +29,9 @@ impl LlamaBlock {
             input_layernorm: norm("input_layernorm")?,
             self_attn: Attention::load(&loader.child("self_attn"), config, layer)?,
             post_attention_layernorm: norm("post_attention_layernorm")?,
-            mlp: load_feed_forward(loader, config, layer)?,
+            mlp: FeedForward::load(loader, config, layer)?,
         })
     }
-}
-
-fn load_feed_forward(
-    loader: &Loader<'_>,
-    config: &ModelConfig,
-    layer: &LayerConfig,
-) -> Result<FeedForward, EngineError> {
-    if let Some(moe) = config.moe.filter(|_| layer.sparse) {
-        let names = MlpNames::Separate(moe.projections);
-        return Ok(FeedForward::Sparse(SparseMoe::load(&loader.child(moe.prefix), config, moe, names)?));
-    }
-    let names = if config.mlp.fused_gate_up { MlpNames::Fused } else { MlpNames::USUAL };
-    Ok(FeedForward::Dense(GatedMlp::load(&loader.child("mlp"), config, names, config.intermediate_size)?))
 }
 
 impl Block for LlamaBlock {
