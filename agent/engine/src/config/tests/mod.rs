@@ -1,5 +1,7 @@
 //! `config.json` of each family: what it means, and what is refused.
 
+mod transformers;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -42,96 +44,6 @@ fn a_llama_reads_with_its_defaults() {
     assert_eq!(config.layers, [LayerConfig { window: None, rope: 0, sparse: false }; 2]);
     assert_eq!((config.attention_scale, config.activation), (0.25, Activation::Silu));
     assert!(!config.tie_word_embeddings && config.moe.is_none() && config.embedding_scale.is_none());
-}
-
-/// `tests/parity/defaults.json`: what transformers makes of files of each family.
-#[derive(serde::Deserialize)]
-struct Expected {
-    defaults: Vec<WrittenOut>,
-    biases: Vec<Biases>,
-}
-
-/// A file that leaves keys out, and the same file with every key that transformers takes for them.
-#[derive(serde::Deserialize)]
-struct WrittenOut {
-    left_out: Value,
-    written_out: Value,
-}
-
-/// A file, and the projections of its model that have a bias.
-#[derive(serde::Deserialize)]
-struct Biases {
-    config: Value,
-    biases: Vec<String>,
-}
-
-fn expected() -> Expected {
-    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/defaults.json"));
-    serde_json::from_str(text).unwrap()
-}
-
-#[test]
-fn keys_that_a_file_leaves_out_mean_what_transformers_takes_for_them() {
-    let Expected { defaults, .. } = expected();
-    for WrittenOut { left_out, written_out } in &defaults {
-        let with = |key: &str| {
-            let mut file = left_out.clone();
-            file[key] = written_out[key].clone();
-            parse(&file)
-        };
-        let plain = parse(left_out).unwrap();
-        let keys = written_out.as_object().unwrap().keys();
-        let wrong: Vec<_> = keys.filter(|key| !with(key).is_ok_and(|config| config == plain)).collect();
-        let family = &left_out["architectures"][0];
-        assert!(wrong.is_empty(), "{family}: the defaults of {wrong:?} are not transformers'");
-        assert!(plain == parse(written_out).unwrap(), "{family}: the keys together mean another model");
-    }
-    for family in Architecture::ALL {
-        let names = defaults.iter().map(|pair| &pair.left_out["architectures"][0]);
-        assert!(names.into_iter().any(|name| name == family.name()), "defaults.json lacks {family:?}");
-    }
-}
-
-/// Keys that transformers' configuration classes have, and that change nothing when a model answers.
-const IGNORED: &[&str] = &[
-    "_sliding_window_pattern",
-    "attention_dropout",
-    "bos_token_id",
-    "embd_pdrop",
-    "initializer_range",
-    "output_router_logits",
-    "pad_token_id",
-    "pretraining_tp",
-    "resid_pdrop",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "use_cache",
-];
-
-#[test]
-fn no_key_of_a_family_is_ignored_unless_a_list_says_so() {
-    for WrittenOut { written_out, .. } in &expected().defaults {
-        let mut unknown = Vec::new();
-        let note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
-        let _: raw::RawConfig = serde_ignored::deserialize(written_out, note).unwrap();
-        unknown.retain(|key| key != "architectures" && !IGNORED.contains(&key.as_str()));
-        let family = &written_out["architectures"][0];
-        assert!(
-            unknown.is_empty(),
-            "the engine ignores {unknown:?} of {family}: read the keys, or add them to IGNORED"
-        );
-    }
-}
-
-#[test]
-fn projections_have_the_biases_that_transformers_gives_them() {
-    for Biases { config, biases } in &expected().biases {
-        let model = parse(config).unwrap();
-        let has = |names: &[&str]| biases.iter().any(|bias| names.contains(&bias.as_str()));
-        let transformers = (has(&["q_proj", "qkv_proj"]), has(&["o_proj"]), has(&["up_proj", "gate_up_proj"]));
-        let own = (model.attention.qkv_bias, model.attention.o_bias, model.mlp.bias);
-        assert_eq!(own, transformers, "queries, output and feed-forward of {config}");
-    }
 }
 
 #[test]
