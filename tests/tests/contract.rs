@@ -1,7 +1,7 @@
 //! The contract between operator and agent: every process of a plan, as a pod and on one machine, is configured without
-//! an error or a warning, and as the plan means it.
+//! an error or a warning, and as the plan means it. The process reads every variable that the plan sets.
 
-use lockstep_agent::config::{Build, Config, ControlAddress, Environment, Role, parse, resolve};
+use lockstep_agent::config::{Build, Config, ConfigError, ControlAddress, Environment, Role, parse, resolve};
 use lockstep_operator::plan::{self, Addresses, ContainerPlan, GroupPlan, LocalPorts};
 use lockstep_operator::reconcile::validate::{Defaults, validate};
 use lockstep_operator::resource;
@@ -9,18 +9,43 @@ use lockstep_tests::manifests;
 
 const ON_CPU: Build = Build { nccl: false, visible_devices: 0 };
 
-/// Configures an agent from a container's command and environment.
-fn configure(container: &ContainerPlan) -> Config {
+/// Returns the variables of a container by name.
+fn variables(container: &ContainerPlan) -> Vec<(&'static str, String)> {
     // The pod's address is the one value that is unknown before the pod exists.
     let value = |variable: &plan::EnvVar| match variable.field {
         Some("status.podIP") => "10.0.0.7".into(),
         _ => variable.value.clone(),
     };
-    let variables: Environment = container.env.iter().map(|variable| (variable.name, value(variable))).collect();
-    let cli = parse(&container.command).unwrap_or_else(|error| panic!("{:?}: {error}", container.command));
-    let config = resolve(&cli, &variables, &ON_CPU).unwrap_or_else(|error| panic!("{:?}: {error}", container.command));
-    assert!(config.warnings.is_empty(), "{:?}: {:?}", container.command, config.warnings);
+    container.env.iter().map(|variable| (variable.name, value(variable))).collect()
+}
+
+fn configure_with(container: &ContainerPlan, variables: &[(&'static str, String)]) -> Result<Config, ConfigError> {
+    let variables: Environment = variables.iter().cloned().collect();
+    parse(&container.command).and_then(|cli| resolve(&cli, &variables, &ON_CPU))
+}
+
+/// Configures an agent from a container's command and environment.
+fn configure(container: &ContainerPlan) -> Config {
+    let command = &container.command;
+    let config =
+        configure_with(container, &variables(container)).unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(config.warnings.is_empty(), "{command:?}: {:?}", config.warnings);
     config
+}
+
+/// Checks that an agent reads every variable of a container. An agent refuses an empty variable, but only if it reads it.
+fn check_every_variable_is_read(container: &ContainerPlan) {
+    let variables = variables(container);
+    for index in 0..variables.len() {
+        let mut changed = variables.clone();
+        let (name, value) = &mut changed[index];
+        value.clear();
+        let name = *name;
+        match configure_with(container, &changed) {
+            Ok(_) => panic!("{:?} does not read {name}, which the operator sets", container.command),
+            Err(error) => assert!(error.to_string().starts_with(&format!("{name}=:")), "{name}: {error}"),
+        }
+    }
 }
 
 fn check_group(group: &GroupPlan) {
@@ -29,6 +54,9 @@ fn check_group(group: &GroupPlan) {
     assert_eq!(head.topology.pipeline, group.pipeline_parallel_size);
     assert_eq!(head.topology.num_workers as usize, group.workers.len());
     assert_eq!(head.topology.local_world_size as usize, group.head.ranks.len());
+    // All workers have the same variables.
+    let pods = [Some(&group.head), group.workers.first()];
+    pods.into_iter().flatten().flat_map(|pod| &pod.containers).for_each(check_every_variable_is_read);
     for (index, worker) in group.workers.iter().enumerate() {
         let Role::Node(node) = configure(&worker.containers[0]).role else { panic!("{} is no worker", worker.name) };
         assert_eq!((node.ordinal as usize, node.local_world_size as usize), (index + 1, worker.ranks.len()));
