@@ -98,9 +98,7 @@ impl Node {
         self.health.set_loading();
         for local_rank in 0..self.ranks.len() {
             let spec = self.load_spec(local_rank, files.clone())?;
-            if !self.ranks[local_rank].send_command(RankCommand::Load(Box::new(spec))) {
-                anyhow::bail!("rank thread {local_rank} does not take commands");
-            }
+            self.ranks[local_rank].send_command(RankCommand::Load(Box::new(spec)))?;
         }
         Ok(())
     }

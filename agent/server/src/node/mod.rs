@@ -9,6 +9,7 @@
 //! - The head refused or evicted the node.
 //! - The model cannot be opened, or a rank cannot load its part.
 //! - The head sent a message that the node cannot carry out, or a rank's queue of commands is full.
+//! - A rank's thread panicked.
 //! - A rank has been stuck in one operation for 20 s (`heartbeat`).
 //!
 //! Start reading at [`run`]. `open_stream` opens a stream to the head, and `serve_stream` carries out the messages on

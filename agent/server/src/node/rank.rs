@@ -3,8 +3,10 @@
 //! Two things do not go through the channel, because they must not wait behind a command.
 //! [`RankHandle::abort_epochs`] aborts epochs at once, and the heartbeat reads the rank's counters.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -22,7 +24,7 @@ use crate::clock;
 use crate::config::{DevicesConfig, MAX_STAGES};
 
 /// Most commands that may wait for a rank: the plans in flight, a Form and a Load, with room to spare.
-pub(super) const MAX_COMMANDS: usize = 2 * MAX_STAGES as usize;
+const MAX_COMMANDS: usize = 2 * MAX_STAGES as usize;
 /// Number of progress events that a rank sends while it loads its weights.
 const PROGRESS_EVENTS: u64 = 50;
 
@@ -59,6 +61,7 @@ pub(super) enum RankEventKind {
     Formed { epoch: u64 },
     StepDone { output: StepOutput, micros: u64, fan_out_nanos: u64 },
     Fault { epoch: u64, reason: String },
+    Panicked { reason: String },
 }
 
 /// Counters of a rank, which the heartbeat and the probes read from their own threads.
@@ -89,6 +92,7 @@ impl RankCounters {
 
 /// Handle of a rank's thread.
 pub(super) struct RankHandle {
+    local_rank: usize,
     commands: SyncSender<RankCommand>,
     pub counters: Arc<RankCounters>,
 }
@@ -107,12 +111,21 @@ impl RankHandle {
         let counters = Arc::new(RankCounters::default());
         let mut thread = RankThread { local_rank, ring_ports, events, counters: counters.clone(), runner: None };
         std::thread::Builder::new().name(format!("rank-{local_rank}")).spawn(move || thread.run(&inbox))?;
-        Ok(Self { commands, counters })
+        Ok(Self { local_rank, commands, counters })
     }
 
-    /// Queues a command. Returns false if the thread has ended or too many commands wait.
-    pub(super) fn send_command(&self, command: RankCommand) -> bool {
-        self.commands.try_send(command).is_ok()
+    /// Queues a command.
+    ///
+    /// # Errors
+    /// Fails if the thread has ended or too many commands wait.
+    pub(super) fn send_command(&self, command: RankCommand) -> anyhow::Result<()> {
+        let rank = self.local_rank;
+        self.commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => {
+                anyhow::anyhow!("local rank {rank} has not taken {MAX_COMMANDS} commands in a row")
+            }
+            TrySendError::Disconnected(_) => anyhow::anyhow!("the thread of local rank {rank} has ended"),
+        })
     }
 
     /// Aborts all epochs up to `epoch`. The rank drops their plans, and blocked collectives wake.
@@ -135,7 +148,15 @@ struct RankThread {
 }
 
 impl RankThread {
+    /// Carries out commands until the node drops its handle. Reports a panic: the heartbeat goes on without this thread,
+    /// so neither head nor node would miss it while no step is in flight.
     fn run(&mut self, inbox: &Receiver<RankCommand>) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.carry_out_commands(inbox))) {
+            self.send_event(RankEventKind::Panicked { reason: describe_panic(panic.as_ref()) });
+        }
+    }
+
+    fn carry_out_commands(&mut self, inbox: &Receiver<RankCommand>) {
         while let Ok(command) = inbox.recv() {
             match command {
                 RankCommand::Load(spec) => self.load_model(*spec),
@@ -245,6 +266,12 @@ impl RankThread {
     }
 }
 
+/// Describes a panic by its message.
+fn describe_panic(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("the rank's thread panicked, which is a defect of the agent: {}", text.unwrap_or("it left no message"))
+}
+
 /// Logs a line for each place of the rank's layers.
 fn log_placement(runner: &Runner, placed: &[PlacedLayers]) {
     let grid = runner.grid();
@@ -259,5 +286,75 @@ fn log_placement(runner: &Runner, placed: &[PlacedLayers]) {
             free_bytes = place.free_bytes.unwrap_or_else(memory::free_bytes),
             "placed layers"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lockstep_collectives::Grid;
+    use lockstep_engine::source::ModelFiles;
+    use lockstep_engine::{Devices, EngineError};
+    use lockstep_proto::node::from_node;
+
+    use super::*;
+    use crate::config::{self, Build, Environment, Role};
+    use crate::node::Node;
+
+    /// Files whose reading panics.
+    #[derive(Debug)]
+    struct PanickingFiles;
+
+    impl ModelFiles for PanickingFiles {
+        fn source(&self) -> &str {
+            "test://panics"
+        }
+
+        fn size(&self, name: &str) -> Result<Option<u64>, EngineError> {
+            panic!("no {name} here")
+        }
+
+        fn read_at(&self, name: &str, _: u64, _: &mut [u8]) -> Result<(), EngineError> {
+            panic!("no {name} here")
+        }
+
+        fn bytes_read(&self) -> u64 {
+            0
+        }
+    }
+
+    fn start_node() -> Node {
+        let line =
+            "lockstep-agent node --control 127.0.0.1:1 --ordinal 0 --local-world-size 2 --ring-listen 127.0.0.1:0";
+        let cli = config::parse(line.split(' ')).expect("a command line");
+        let build = Build { nccl: false, visible_devices: 0 };
+        let config = config::resolve(&cli, &Environment::default(), &build).expect("a configuration");
+        let Role::Node(config) = config.role else { panic!("no node") };
+        Node::start(*config, None).expect("a node")
+    }
+
+    #[test]
+    fn a_panic_of_a_rank_is_a_fatal_fault_with_its_message() {
+        let mut node = start_node();
+        let runner = RunnerConfig {
+            files: Arc::new(PanickingFiles),
+            dtype: None,
+            quantization: None,
+            grid: Grid::new(1, 2, 1).expect("a grid"),
+            block_size: 16,
+            context_length: None,
+            max_num_batched_tokens: 16,
+            max_num_seqs: 1,
+            threads: 1,
+            oversubscribed: false,
+            isa: None,
+            devices: Devices::default(),
+            progress: Arc::default(),
+        };
+        let spec = LoadSpec { runner, devices: DevicesConfig::default(), count_blocks: Box::new(|_| 0) };
+        node.ranks[1].send_command(RankCommand::Load(Box::new(spec))).expect("room for a command");
+        let event = node.events.blocking_recv().expect("an event");
+        let Some(from_node::Message::Fault(fault)) = node.report_rank_event(event) else { panic!("no fault") };
+        assert!(fault.fatal && fault.rank == 1, "{fault:?}");
+        assert!(fault.message.contains("panicked") && fault.message.contains("config.json"), "{fault:?}");
     }
 }

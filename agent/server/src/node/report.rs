@@ -27,7 +27,9 @@ impl Node {
                 self.loaded[event.local_rank] = Some(loaded);
                 self.loaded_message()
             }
-            RankEventKind::LoadFailed { reason } => Some(self.fatal_fault(event.local_rank, reason)),
+            RankEventKind::LoadFailed { reason } | RankEventKind::Panicked { reason } => {
+                Some(self.fatal_fault(event.local_rank, reason))
+            }
             RankEventKind::Formed { epoch } if epoch == self.last_epoch => {
                 self.num_joined += 1;
                 if self.num_joined < self.ranks.len() {

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::model::{ModelOpener, OpenEvent};
 use super::open_stream::{ControlStream, OpenStreamError};
-use super::rank::{self, RankCommand};
+use super::rank::RankCommand;
 use super::report::send_to_head;
 use super::ring_ports::FormSpec;
 use super::{Node, NodeEnd, health, load};
@@ -103,13 +103,11 @@ impl Node {
                 let sent_nanos = wire.sent_nanos;
                 let plan = Arc::new(wire::plan_from_wire(wire)?);
                 for rank in &self.ranks {
-                    if !rank.send_command(RankCommand::Step { plan: plan.clone(), sent_nanos }) {
-                        anyhow::bail!("a rank has not taken {} plans in a row", rank::MAX_COMMANDS);
-                    }
+                    rank.send_command(RankCommand::Step { plan: plan.clone(), sent_nanos })?;
                 }
             }
             from_head::Message::Form(form) => {
-                self.join_epoch(&form);
+                self.join_epoch(&form)?;
                 self.greet_neighbour()?;
             }
             from_head::Message::Abort(abort) => {
@@ -129,7 +127,7 @@ impl Node {
     }
 
     /// Tells every local rank to join an epoch. Aborts all earlier epochs.
-    fn join_epoch(&mut self, form: &pb::Form) {
+    fn join_epoch(&mut self, form: &pb::Form) -> anyhow::Result<()> {
         self.abort_epochs(form.epoch.saturating_sub(1), "a newer epoch forms");
         self.last_epoch = form.epoch;
         let spec = FormSpec {
@@ -143,9 +141,7 @@ impl Node {
             timeout: Duration::from_millis(form.timeout_ms.into()),
             spin: load::num_cores() >= self.ranks_on_machine(),
         };
-        for rank in &self.ranks {
-            rank.send_command(RankCommand::Form(spec.clone()));
-        }
+        self.ranks.iter().try_for_each(|rank| rank.send_command(RankCommand::Form(spec.clone())))
     }
 }
 
