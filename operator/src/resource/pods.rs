@@ -49,8 +49,8 @@ pub struct Variable {
     #[x_kube(
         validation = Rule::new("self.matches('^[A-Za-z_][A-Za-z0-9_]*$')")
             .message("must be a variable's name: letters, digits and _, not starting with a digit"),
-        validation = Rule::new("!(self.startsWith('MISTRALRS_') || self.startsWith('RING_') || (self.startsWith('LOCKSTEP_') && !(self in ['LOCKSTEP_LOG', 'LOCKSTEP_ISA', 'LOCKSTEP_THREADS', 'LOCKSTEP_MAX_WAITING', 'LOCKSTEP_DRAIN_TIMEOUT'])))")
-            .message("is set by the operator; use the field of spec that it stands for (LOCKSTEP_LOG, LOCKSTEP_ISA, LOCKSTEP_THREADS, LOCKSTEP_MAX_WAITING and LOCKSTEP_DRAIN_TIMEOUT may be set)")
+        validation = Rule::new("!(self.startsWith('MISTRALRS_') || self.startsWith('RING_') || (self.startsWith('LOCKSTEP_') && !(self in ['LOCKSTEP_LOG', 'LOCKSTEP_ISA', 'LOCKSTEP_THREADS', 'LOCKSTEP_MAX_WAITING', 'LOCKSTEP_DRAIN_TIMEOUT', 'LOCKSTEP_TOOL_CALL_PARSER', 'LOCKSTEP_REASONING_PARSER'])))")
+            .message("cannot be set here, because the operator configures agents by the fields of spec; remove it, and use the field if there is one (of all names with MISTRALRS_, RING_ or LOCKSTEP_ in front, only LOCKSTEP_LOG, LOCKSTEP_ISA, LOCKSTEP_THREADS, LOCKSTEP_MAX_WAITING, LOCKSTEP_DRAIN_TIMEOUT, LOCKSTEP_TOOL_CALL_PARSER and LOCKSTEP_REASONING_PARSER may be set)")
     )]
     pub name: String,
     /// Value of the variable. At most 4096 characters.

@@ -107,8 +107,11 @@ pub struct InferenceClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Vec<LocalObject>,
-    /// Environment variables of every container, in the form of a pod's `env`. At most 64. Variables that the operator
-    /// sets cannot be set here; use the field of the spec instead.
+    /// Environment variables of every container, in the form of a pod's `env`. At most 64. The operator configures
+    /// agents by the fields of the spec. Of the agent's own variables only these can be set here: LOCKSTEP_LOG,
+    /// LOCKSTEP_ISA, LOCKSTEP_THREADS, LOCKSTEP_MAX_WAITING, LOCKSTEP_DRAIN_TIMEOUT, LOCKSTEP_TOOL_CALL_PARSER and
+    /// LOCKSTEP_REASONING_PARSER. A variable replaces a variable of the same name that the operator sets, such as
+    /// HF_HOME or LOCKSTEP_DRAIN_TIMEOUT.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub env: Vec<Variable>,

@@ -147,17 +147,17 @@ pub const CASES: &[Case] = &[
     ),
     case(
         "variables that users set",
-        "spec: { env: [{ name: LOCKSTEP_LOG, value: debug }, { name: LOCKSTEP_THREADS, value: '4' }] }",
+        "spec: { env: [{ name: LOCKSTEP_LOG, value: debug }, { name: LOCKSTEP_TOOL_CALL_PARSER, value: hermes }] }",
         "spec: { env: [{ name: A }, { name: LOCKSTEP_TLS_DIR, value: /tmp }] }",
         "spec.env[1].name",
-        "is set by the operator",
+        "the operator configures agents by the fields of spec",
     ),
     case(
         "variables of the group",
         "spec: { env: [{ name: RINGS, value: '9' }] }",
         "spec: { env: [{ name: MISTRALRS_MN_WORKER_ID, value: '9' }] }",
         "spec.env[0].name",
-        "use the field of spec",
+        "use the field if there is one",
     ),
     case(
         "a value from one place",

@@ -25,8 +25,16 @@ const MAX_LINE: usize = 16 * 1024;
 
 /// Variables of the contract that a process inherits if the plan does not set them. All other variables of the contract
 /// are removed, so that the caller's shell cannot contradict the plan.
-const INHERITED: &[&str] =
-    &[env::LOG, env::LOG_FORMAT, env::ISA, env::GROUP_KEY_FILE, env::MAX_WAITING, env::DRAIN_TIMEOUT];
+const INHERITED: &[&str] = &[
+    env::LOG,
+    env::LOG_FORMAT,
+    env::ISA,
+    env::GROUP_KEY_FILE,
+    env::MAX_WAITING,
+    env::DRAIN_TIMEOUT,
+    env::TOOL_CALL_PARSER,
+    env::REASONING_PARSER,
+];
 
 /// Program, arguments and environment of one process of the group.
 #[derive(Debug, Clone)]
