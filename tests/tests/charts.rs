@@ -122,6 +122,39 @@ fn the_charts_clusters_are_valid() {
     }
 }
 
+/// A field that a new version of the CRD has, and the whole value set lacks, would never reach an API server in a test.
+#[test]
+fn the_whole_value_set_has_every_field_of_a_spec() {
+    let read = |file: &str| -> Value {
+        let text = std::fs::read_to_string(path(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{file}: {error}"))
+    };
+    let crd = read("deploy/crd/inferenceclusters.lockstep.dev.yaml");
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let values = read("charts/inference-cluster/ci/whole-values.yaml");
+    assert!(schema["properties"].is_mapping(), "the CRD has no schema of a spec");
+    assert_eq!(missing_fields(schema, &[&values["spec"]], "spec"), Vec::<String>::new());
+}
+
+/// Returns the fields of a schema that none of the samples has.
+fn missing_fields(schema: &Value, samples: &[&Value], field: &str) -> Vec<String> {
+    if samples.is_empty() {
+        return vec![field.to_owned()];
+    }
+    let properties = schema["properties"].as_mapping().into_iter().flatten();
+    let mut missing: Vec<String> = properties
+        .flat_map(|(name, below)| {
+            let values: Vec<_> = samples.iter().filter_map(|sample| sample.get(name)).collect();
+            missing_fields(below, &values, &format!("{field}.{}", name.as_str().unwrap_or_default()))
+        })
+        .collect();
+    if let Some(items) = schema.get("items") {
+        let entries: Vec<_> = samples.iter().flat_map(|sample| sample.as_sequence().into_iter().flatten()).collect();
+        missing.extend(missing_fields(items, &entries, &format!("{field}[]")));
+    }
+    missing
+}
+
 #[test]
 fn wrong_values_are_refused_by_name() {
     if !has_program("helm") {
