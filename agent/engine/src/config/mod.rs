@@ -97,7 +97,7 @@ pub struct AttentionTensors {
     pub qkv_bias: bool,
     /// Bias on the output.
     pub o_bias: bool,
-    /// Norms on each head of queries and keys, before the head turns.
+    /// Norms of queries and keys. Each norm covers one head at a time, before the head turns.
     pub qk_norm: bool,
     /// Queries, keys and values are one matrix, `qkv_proj`.
     pub fused_qkv: bool,

@@ -136,7 +136,7 @@ pub struct FamilyFacts {
 }
 
 /// Kind of decoder block, by the places of its norms. Either kind obeys every other fact: offsets of norms, scales, caps,
-/// windows, biases. The name of a family says nothing: Gemma 1 would be `PreNorm`.
+/// windows, biases, fused projections, experts. The name of a family says nothing: Gemma 1 would be `PreNorm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
     /// A norm before the attention, and one before the feed-forward part: `models::llama`. Most families have it.
@@ -298,7 +298,7 @@ pub struct AttentionFacts {
     pub qkv_bias: Bias,
     /// Bias on the output.
     pub o_bias: Bias,
-    /// Norms on each head of queries and keys, before the head turns.
+    /// Norms of queries and keys. Each norm covers one head at a time, before the head turns.
     pub qk_norm: bool,
     /// Queries, keys and values are one matrix, `qkv_proj`.
     pub fused_qkv: bool,
