@@ -41,7 +41,7 @@ pub mod node {
     include!("gen/lockstep.node.v1.rs");
 
     /// Version of the control stream; both sides must have the same version.
-    pub const WIRE_VERSION: u32 = 3;
+    pub const WIRE_VERSION: u32 = 4;
 }
 
 /// Descriptors of the public services, for gRPC reflection.

@@ -88,6 +88,36 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Returns true if the model's files are at fault, so that no other try with them can succeed.
+    #[must_use]
+    pub fn is_fault_of_model(&self) -> bool {
+        match self {
+            Self::Format { .. }
+            | Self::Config { .. }
+            | Self::Architecture { .. }
+            | Self::MissingTensor { .. }
+            | Self::Unloadable { .. }
+            | Self::Shape { .. }
+            | Self::Dtype { .. } => true,
+            // While a model loads, the arguments of kernels are its weights.
+            Self::Kernel(error) => matches!(error, lockstep_kernels::Error::Argument { .. }),
+            Self::Source { .. }
+            | Self::Missing { .. }
+            | Self::Io { .. }
+            | Self::Truncated { .. }
+            | Self::Changed { .. }
+            | Self::WorldSize { .. }
+            | Self::Stages { .. }
+            | Self::DeviceMemory { .. }
+            | Self::Usage(_)
+            | Self::Plan { .. }
+            | Self::NotFormed
+            | Self::Logits { .. }
+            | Self::Collective(_)
+            | Self::Tensor(_) => false,
+        }
+    }
+
     /// Returns the error for a file whose content is wrong.
     pub(crate) fn format(file: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Format { file: file.into(), reason: reason.into() }

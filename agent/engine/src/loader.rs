@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
-use lockstep_kernels::{BlockFormat, Context, Matrix};
+use lockstep_kernels::{BlockFormat, Context, Error as KernelError, Matrix};
 
 use crate::EngineError;
 use crate::entry::{Stored, unrounded_dtype};
@@ -184,8 +184,11 @@ impl<'a> Loader<'a> {
             Stored::Packed(_) => {
                 let part = self.options.weights.packed(name, shape, rows, columns)?;
                 self.report();
-                let refuse = |error| EngineError::Format { file: name.into(), reason: format!("{error}") };
-                Matrix::from_codes(self.context, &part.weight()).map(Some).map_err(refuse)
+                let matrix = Matrix::from_codes(self.context, &part.weight());
+                matrix.map(Some).map_err(|error| match error {
+                    KernelError::Argument { reason, .. } => EngineError::Format { file: name.into(), reason },
+                    other => other.into(),
+                })
             }
             Stored::Float(_) | Stored::Other(_) => Ok(None),
         }

@@ -52,9 +52,9 @@ impl Buffer {
             let access = ProtFlags::READ | ProtFlags::WRITE;
             mmap_anonymous(std::ptr::null_mut(), mapped, access, MapFlags::PRIVATE)
         };
-        let out_of_memory = |e| Error::Argument { what: "memory", reason: format!("map {mapped} bytes: {e}") };
-        let mapping = mapping.map_err(out_of_memory)?;
-        let null = || out_of_memory(rustix::io::Errno::NOMEM);
+        let refused = |cause: rustix::io::Errno| Error::Memory { bytes: mapped, cause: cause.into() };
+        let mapping = mapping.map_err(refused)?;
+        let null = || refused(rustix::io::Errno::NOMEM);
         let mapping = NonNull::new(mapping).ok_or_else(null)?;
         let base = mapping.cast::<u8>();
         let skip = if slack > 0 { base.as_ptr().align_offset(HUGE_PAGE).min(slack) } else { 0 };

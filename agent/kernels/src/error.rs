@@ -15,6 +15,9 @@ pub enum Error {
     /// A plain argument (a position, a block id, a count) is out of its range.
     #[error("{what}: {reason}")]
     Argument { what: &'static str, reason: String },
+    /// The operating system refused memory.
+    #[error("map {bytes} bytes of memory: {cause}")]
+    Memory { bytes: usize, cause: std::io::Error },
     /// A logit is not a number; sampling from the row would be meaningless.
     #[error("logit {index} of the row is NaN; the weights or the dtype of the model are at fault")]
     NotANumber { index: usize },

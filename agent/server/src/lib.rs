@@ -13,4 +13,5 @@ pub mod node;
 mod progress;
 pub mod signals;
 pub mod tls;
+pub mod unusable;
 pub mod wire;

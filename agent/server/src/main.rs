@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use lockstep_agent::config::{self, Build, Config, ConfigError, Environment, Role};
 use lockstep_agent::signals::Signals;
+use lockstep_agent::unusable::UnusableModel;
 use lockstep_agent::{head, node};
 use lockstep_api::TextError;
 use lockstep_engine::{Accelerator, EngineError};
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
 
 /// Returns [`EXIT_USAGE`] if the model can never be served, and 1 if another try may succeed.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<TextError>() {
+    if error.is::<TextError>() || error.is::<UnusableModel>() {
         return EXIT_USAGE;
     }
     match error.downcast_ref::<EngineError>() {

@@ -408,6 +408,9 @@ pub struct Fault {
     /// True if the node's process ends, because another try by the same process would fail too.
     #[prost(bool, tag = "4")]
     pub fatal: bool,
+    /// True if the model's files are at fault, so that no other process can load them. A head that has not served yet ends.
+    #[prost(bool, tag = "5")]
+    pub model_is_unusable: bool,
 }
 /// Leaving: the node was told to stop and asks to leave. The head waits until the steps in flight are finished, ends the
 /// epoch between two steps, and sends Drain to the node.

@@ -28,9 +28,9 @@ fn expect_refusal(name: &str, arguments: &[&str], variables: &[(&str, &str)], ex
 }
 
 /// Makes a damaged copy of a fixture.
-fn spoil_fixture(spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
+fn spoil_fixture(name: &str, spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    for file in std::fs::read_dir(fixture("llama2")).expect("the fixture").flatten() {
+    for file in std::fs::read_dir(fixture(name)).expect("the fixture").flatten() {
         std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("copy");
     }
     spoil(folder.path());
@@ -38,7 +38,7 @@ fn spoil_fixture(spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
 }
 
 fn expect_model_refusal(name: &str, expected: &str, spoil: impl FnOnce(&Path)) {
-    let folder = spoil_fixture(spoil);
+    let folder = spoil_fixture("llama2", spoil);
     let status = expect_refusal(name, &["plain", "-m", folder.path().to_str().expect("UTF-8")], &[], expected);
     assert_eq!(status.code(), Some(2), "{name}: the model can never be served");
 }
@@ -71,6 +71,27 @@ fn damaged_models_are_named() {
         let config = std::fs::read_to_string(path.join("config.json")).expect("read");
         write(path, "config.json", &config.replace("LlamaForCausalLM", "MambaForCausalLM"));
     });
+}
+
+/// The head reads no weights, so only a rank can find that a number is wrong. The head ends for the rank's reason.
+#[test]
+fn numbers_that_only_a_rank_reads_are_named() {
+    let folder = spoil_fixture("../quantized/fp8-channel", |path| {
+        let file = path.join("model.safetensors");
+        let mut bytes = std::fs::read(&file).expect("read");
+        let data = 8 + u64::from_le_bytes(*bytes.first_chunk().expect("a length")) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&bytes[8..data]).expect("JSON");
+        let range = &header["model.layers.1.mlp.up_proj.weight_scale"]["data_offsets"];
+        let offset = |index: usize| data + range[index].as_u64().expect("an offset") as usize;
+        bytes[offset(0)..offset(1)].fill(0xFF);
+        std::fs::write(file, bytes).expect("write");
+    });
+    let model = folder.path().to_str().expect("UTF-8");
+    for command in [vec!["plain", "-m", model], vec!["plain", "-i", "-m", model], vec!["bench", "-m", model]] {
+        let expected = "model.layers.1.mlp.up_proj.weight: a scale is not finite";
+        let status = expect_refusal(&command.join(" "), &command, &[], expected);
+        assert_eq!(status.code(), Some(2), "{command:?}");
+    }
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
         parts.own_ranks.map(|command| tokio::spawn(local::keep_running(command, shutdown.clone(), END_TIMEOUT)));
     let driver = tokio::spawn(driver.run());
     let outcome = tokio::select! {
-        driver = driver => driver.context("the head's driver ended"),
+        driver = driver => driver.context("the head's driver ended").and_then(|ended| Ok(ended?)),
         Some(server) = servers.join_next() => server.context("a server ended").and_then(|ended| ended),
     };
     shutdown.cancel();

@@ -70,12 +70,16 @@ impl Node {
                 self.opener = None;
                 match self.load_ranks(&files) {
                     Ok(()) => Ok(()),
-                    Err(error) => send_to_head(outbound, self.fatal_fault(0, format!("{error:#}"))).await,
+                    Err(error) => {
+                        send_to_head(outbound, from_node::Message::Fault(self.fatal_fault(0, format!("{error:#}"))))
+                            .await
+                    }
                 }
             }
             OpenEvent::Failed(reason) => {
                 let source = self.opener.take().map(|opener| opener.source.clone()).unwrap_or_default();
-                send_to_head(outbound, self.fatal_fault(0, format!("open the model {source}: {reason}"))).await
+                let fault = self.fatal_fault(0, format!("open the model {source}: {reason}"));
+                send_to_head(outbound, from_node::Message::Fault(fault)).await
             }
         }
     }

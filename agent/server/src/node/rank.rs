@@ -55,13 +55,33 @@ pub(super) struct RankEvent {
 
 #[derive(Debug)]
 pub(super) enum RankEventKind {
-    Progress { loaded: u64, total: u64 },
-    Loaded { loaded: pb::Loaded },
-    LoadFailed { reason: String },
-    Formed { epoch: u64 },
-    StepDone { output: StepOutput, micros: u64, fan_out_nanos: u64 },
-    Fault { epoch: u64, reason: String },
-    Panicked { reason: String },
+    Progress {
+        loaded: u64,
+        total: u64,
+    },
+    Loaded {
+        loaded: pb::Loaded,
+    },
+    /// `model_is_unusable`: the model's files are at fault.
+    LoadFailed {
+        reason: String,
+        model_is_unusable: bool,
+    },
+    Formed {
+        epoch: u64,
+    },
+    StepDone {
+        output: StepOutput,
+        micros: u64,
+        fan_out_nanos: u64,
+    },
+    Fault {
+        epoch: u64,
+        reason: String,
+    },
+    Panicked {
+        reason: String,
+    },
 }
 
 /// Counters of a rank, which the heartbeat and the probes read from their own threads.
@@ -203,7 +223,10 @@ impl RankThread {
                 self.runner = Some(runner);
                 self.send_event(RankEventKind::Loaded { loaded });
             }
-            Err(error) => self.send_event(RankEventKind::LoadFailed { reason: with_causes(&error) }),
+            Err(error) => {
+                let model_is_unusable = error.is_fault_of_model();
+                self.send_event(RankEventKind::LoadFailed { reason: with_causes(&error), model_is_unusable });
+            }
         }
     }
 

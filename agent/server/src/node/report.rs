@@ -8,6 +8,7 @@ use lockstep_proto::v1::Phase;
 use super::Node;
 use super::open_stream::Outbound;
 use super::rank::{RankEvent, RankEventKind};
+use crate::unusable::UnusableModel;
 use crate::wire;
 
 /// Pause before the process ends, so that its last message still reaches the head.
@@ -27,8 +28,12 @@ impl Node {
                 self.loaded[event.local_rank] = Some(loaded);
                 self.loaded_message()
             }
-            RankEventKind::LoadFailed { reason } | RankEventKind::Panicked { reason } => {
-                Some(self.fatal_fault(event.local_rank, reason))
+            RankEventKind::LoadFailed { reason, model_is_unusable } => {
+                let fault = pb::Fault { model_is_unusable, ..self.fatal_fault(event.local_rank, reason) };
+                Some(from_node::Message::Fault(fault))
+            }
+            RankEventKind::Panicked { reason } => {
+                Some(from_node::Message::Fault(self.fatal_fault(event.local_rank, reason)))
             }
             RankEventKind::Formed { epoch } if epoch == self.last_epoch => {
                 self.num_joined += 1;
@@ -49,15 +54,15 @@ impl Node {
             }
             RankEventKind::Fault { epoch, reason } => {
                 tracing::warn!(rank, epoch, reason, "cannot go on in this epoch");
-                Some(from_node::Message::Fault(pb::Fault { epoch, rank, message: reason, fatal: false }))
+                Some(from_node::Message::Fault(pb::Fault { epoch, rank, message: reason, ..Default::default() }))
             }
         }
     }
 
-    /// Returns the message that the head receives before this process ends because of a fault.
-    pub(super) fn fatal_fault(&self, local_rank: usize, message: String) -> from_node::Message {
+    /// Returns the fault that the head receives before this process ends.
+    pub(super) fn fatal_fault(&self, local_rank: usize, message: String) -> pb::Fault {
         let rank = self.assignment.first_rank + local_rank as u32;
-        from_node::Message::Fault(pb::Fault { epoch: self.last_epoch, rank, message, fatal: true })
+        pb::Fault { epoch: self.last_epoch, rank, message, fatal: true, model_is_unusable: false }
     }
 
     /// Returns Loaded once every local rank has loaded. The number of blocks is the smallest of all local ranks.
@@ -81,13 +86,14 @@ impl Node {
 /// # Errors
 /// Fails after a fatal fault was sent, because this process must then end.
 pub(super) async fn send_to_head(outbound: &Outbound, message: from_node::Message) -> anyhow::Result<()> {
-    let fatal_reason = match &message {
-        from_node::Message::Fault(fault) if fault.fatal => Some(format!("rank {}: {}", fault.rank, fault.message)),
+    let fatal_fault = match &message {
+        from_node::Message::Fault(fault) if fault.fatal => Some(fault.clone()),
         _ => None,
     };
     // An error means that the stream has closed. The loop in `serve_stream` notices that and handles it.
     outbound.send(pb::FromNode { message: Some(message) }).await.ok();
-    let Some(reason) = fatal_reason else { return Ok(()) };
+    let Some(fault) = fatal_fault else { return Ok(()) };
     tokio::time::sleep(LAST_MESSAGE_PAUSE).await;
-    anyhow::bail!(reason)
+    let reason = format!("rank {}: {}", fault.rank, fault.message);
+    Err(if fault.model_is_unusable { UnusableModel(reason).into() } else { anyhow::Error::msg(reason) })
 }

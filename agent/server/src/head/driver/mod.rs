@@ -19,6 +19,7 @@ use super::control::{NodeEvent, NodeStream};
 use super::group::HeadGroup;
 use super::status;
 use crate::clock;
+use crate::unusable::UnusableModel;
 use crate::wire;
 
 /// Time between two ticks. A tick looks for silent nodes, hung steps, passed deadlines and disconnected clients, and
@@ -65,6 +66,8 @@ pub(super) struct Driver {
     serving: bool,
     /// Set once the group has served for the first time.
     has_served: bool,
+    /// Fault of the model that a rank found before the group served. The head then ends.
+    unusable: Option<UnusableModel>,
     /// Time at which an epoch first ended since an epoch last served. `None` while an epoch serves.
     lost_at: Option<Instant>,
     /// Sequences that the head has sent to the ranks since the ranks last generated a token.
@@ -99,6 +102,7 @@ impl Driver {
             started_at: Instant::now(),
             serving: false,
             has_served: false,
+            unusable: None,
             lost_at: None,
             suspect_sequences: HashSet::new(),
             failed_epochs: 0,
@@ -115,7 +119,10 @@ impl Driver {
     }
 
     /// Runs until the head has drained. Every node has been told to end by then.
-    pub(super) async fn run(mut self) {
+    ///
+    /// # Errors
+    /// Fails at once if a rank finds that the model can never be served.
+    pub(super) async fn run(mut self) -> Result<(), UnusableModel> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let drain = self.parts.drain.clone();
@@ -132,8 +139,13 @@ impl Driver {
             }
             self.send_plans();
             self.release_departing_nodes();
+            if let Some(unusable) = self.unusable.take() {
+                self.shut_down();
+                return Err(unusable);
+            }
             if self.is_drained() {
-                return self.shut_down();
+                self.shut_down();
+                return Ok(());
             }
         }
     }

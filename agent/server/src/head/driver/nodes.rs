@@ -13,6 +13,7 @@ use crate::head::admission;
 use crate::head::control::{NodeEvent, NodeStream};
 use crate::head::group::Action;
 use crate::head::member::Member;
+use crate::unusable::UnusableModel;
 use crate::wire;
 
 impl Driver {
@@ -92,6 +93,9 @@ impl Driver {
                     reason = fault.message,
                     "a rank cannot go on"
                 );
+                if fault.model_is_unusable && !self.has_served {
+                    self.unusable = Some(UnusableModel(format!("rank {}: {}", fault.rank, fault.message)));
+                }
                 group.node_faulted(node, &fault, now)
             }
             M::Leaving(leaving) => {

@@ -1,0 +1,7 @@
+//! The error of a process whose model no process can load.
+
+/// A rank found that the model's files are at fault, for this reason. The process ends with the status of a configuration
+/// that cannot work.
+#[derive(Debug, thiserror::Error)]
+#[error("the model can never be served: {0}")]
+pub struct UnusableModel(pub String);
