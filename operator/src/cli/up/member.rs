@@ -14,7 +14,7 @@ use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 
 use super::console::Console;
-use super::restarts::{Next, Restarts};
+use super::restarts::{MISTAKE, Next, Restarts};
 
 /// Time for which a process may take to end after SIGTERM. Its drain timeout is shorter.
 pub(super) const END_DEADLINE: Duration = Duration::from_secs(8);
@@ -68,7 +68,17 @@ pub(super) enum GaveUp {
     #[error("cannot start {name} ({}): {source}", program.display())]
     Start { name: String, program: PathBuf, source: std::io::Error },
     #[error("{name} {how} and is not started again; see its last log lines")]
-    Died { name: String, how: String },
+    Died { name: String, how: String, status: Option<i32> },
+}
+
+impl GaveUp {
+    /// Returns the status of this program: that of a process whose configuration or model cannot work, else `None`.
+    pub(super) fn exit_status(&self) -> Option<u8> {
+        match self {
+            Self::Died { status: Some(status), .. } if *status == MISTAKE => u8::try_from(*status).ok(),
+            Self::Died { .. } | Self::Start { .. } => None,
+        }
+    }
 }
 
 /// Keeps `member` running until `stop` reaches the stage at which the member ends.
@@ -94,8 +104,9 @@ pub(super) async fn keep(member: Member, mut stop: Receiver<Stop>, console: Arc<
         drain_pipes(&mut lines).await;
         let Some(died) = died.filter(|_| *stop.borrow() == Stop::Run) else { return Ok(()) };
         let how = describe_exit(died.as_ref().ok());
-        match restarts.decide(began.elapsed(), died.ok().and_then(|status| status.code())) {
-            Next::GiveUp => return Err(GaveUp::Died { name: member.name, how }),
+        let status = died.ok().and_then(|status| status.code());
+        match restarts.decide(began.elapsed(), status) {
+            Next::GiveUp => return Err(GaveUp::Died { name: member.name, how, status }),
             Next::Again(pause) => {
                 console.print(&format!("{} {how}; starting it again in {} ms", member.name, pause.as_millis()));
                 tokio::select! {

@@ -29,6 +29,7 @@ use tokio::sync::watch::Receiver;
 
 use self::console::Console;
 use self::group::LocalGroup;
+use self::member::GaveUp;
 use self::progress::Progress;
 use self::progress_timeout::ProgressTimeout;
 use super::answer::{self, Question, message};
@@ -117,7 +118,16 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         console.print("killing the group");
         group.kill().await;
     }
-    Ok(match outcome? {
+    let reason = match outcome {
+        Ok(reason) => reason,
+        Err(error) => {
+            let status = error.downcast_ref::<GaveUp>().and_then(GaveUp::exit_status);
+            let Some(status) = status else { return Err(error) };
+            super::report_failure(&error);
+            return Ok(ExitCode::from(status));
+        }
+    };
+    Ok(match reason {
         EndReason::Interrupted if args.prompt.is_some() => ExitCode::from(super::INTERRUPTED),
         EndReason::Interrupted | EndReason::Answered => ExitCode::SUCCESS,
     })

@@ -12,7 +12,7 @@ const LIVED: Duration = Duration::from_secs(20);
 /// Deaths in a row, each before `LIVED`, after which the supervisor gives up.
 const MOST_DEATHS: u32 = 8;
 /// Exit status of a program that refuses its configuration: the next start would have the same configuration.
-const MISTAKE: i32 = 2;
+pub(super) const MISTAKE: i32 = 2;
 
 /// Decision after the death of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
