@@ -1,5 +1,6 @@
 //! Answers of a hub: headers, lists of files, files.
 
+use lockstep_engine::source::ModelChoice;
 use lockstep_hub::{Hub, HubConfig, HubError, HubModel, Limits, Meter, RemoteFiles, RetryPolicy, TokenSource};
 use lockstep_proto::backoff::Backoff;
 use std::io::{Read as _, Write as _};
@@ -88,7 +89,7 @@ fn config(endpoint: &str, cache: &Path) -> HubConfig {
 }
 
 fn model() -> HubModel {
-    HubModel { repository: "org/name".parse().expect("a name"), revision: Default::default() }
+    "org/name".parse().expect("a name")
 }
 
 /// Returns limits with pieces of so many bytes.
@@ -110,7 +111,10 @@ async fn fetch_files(config: HubConfig, limits: Limits) -> Result<PathBuf, HubEr
     let snapshot = hub.resolve(&model).await?;
     let files = &snapshot.files[..snapshot.files.len().min(MOST_FILES)];
     let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
-    if let Ok(remote) = RemoteFiles::open(Arc::clone(&hub), &model, &snapshot).await {
+    let offers = snapshot.offers();
+    assert!(offers.to_table().lines().count() <= snapshot.files.len().max(1) + 1, "a file was listed twice");
+    offers.choose("org/name", &ModelChoice::Tag("Q8_0".into())).ok();
+    if let Ok(remote) = RemoteFiles::open(Arc::clone(&hub), &model, &snapshot, &[]).await {
         remote.read_ahead(&names).await.ok();
     }
     hub.download(&model.repository, &snapshot.commit, files, &Meter::new().0).await

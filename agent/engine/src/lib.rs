@@ -32,7 +32,7 @@ pub use candle_core::DType;
 pub use describe::{ModelDescription, WeightFacts, describe, weight_facts};
 pub use error::EngineError;
 pub use lockstep_kernels::BlockFormat;
-pub use open::open;
+pub use open::{open, open_gguf};
 pub use placement::{Accelerator, Devices, PlacedLayers};
 pub use runner::{ModelFacts, Runner, RunnerConfig, StepWithLogits};
 pub use source::{ModelFile, ModelFiles, resolve, verify};

@@ -8,7 +8,7 @@ use crate::gguf::{GgufFiles, is_gguf, only_gguf};
 use crate::source::{BuiltinFiles, FolderFiles, ModelFiles};
 
 /// Opens `file://PATH`, a plain path, or `builtin://NAME`. A path is a folder, a GGUF file, or a folder that holds one
-/// and no `config.json`.
+/// and no checkpoint in safetensors.
 ///
 /// # Errors
 /// [`EngineError::Source`] for another scheme, a builtin that does not exist, or a path that is no folder.
@@ -23,6 +23,14 @@ pub fn open(source: &str) -> Result<Arc<dyn ModelFiles>, EngineError> {
         None if source.is_empty() => Err(refuse("it is empty; use file://FOLDER, a plain path or builtin://tiny")),
         None => open_path(source, Path::new(source)),
     }
+}
+
+/// Opens the GGUF model whose parts, in order, have these names among `files`.
+///
+/// # Errors
+/// [`EngineError::Format`], [`EngineError::Truncated`], [`EngineError::Missing`], [`EngineError::Architecture`].
+pub fn open_gguf(files: Arc<dyn ModelFiles>, parts: Vec<String>) -> Result<Arc<dyn ModelFiles>, EngineError> {
+    Ok(Arc::new(GgufFiles::from_parts(files, parts)?))
 }
 
 fn open_path(source: &str, path: &Path) -> Result<Arc<dyn ModelFiles>, EngineError> {

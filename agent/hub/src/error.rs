@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lockstep_engine::source::format_bytes;
 use lockstep_proto::names::hub;
 use reqwest::StatusCode;
 
@@ -105,15 +106,6 @@ impl AttemptError {
 impl From<HubError> for AttemptError {
     fn from(error: HubError) -> Self {
         Self::Final(error)
-    }
-}
-
-/// Formats a number of bytes for people.
-pub(crate) fn format_bytes(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{} kB", bytes.div_ceil(1000)),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
 

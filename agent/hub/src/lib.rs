@@ -1,8 +1,8 @@
-//! Models of a hub: `hf://org/name`.
+//! Models of a hub: `hf://org/name`, and one GGUF file of it by a tag or its name.
 //!
 //! The head asks the hub once for a [`Snapshot`] of a revision: its commit, and its files with their sizes and digests. The
 //! head fetches only the files that it reads itself ([`RemoteFiles`]): the whole configuration and tokenizer, and the
-//! headers of the weights. Each node fetches the files that its ranks read, at the same commit, and checks their digests.
+//! headers of the weights. A GGUF file has all of these in its header. Each node fetches the files that its ranks read, at the same commit, and checks their digests.
 //! So all nodes load the same files, even if the branch moves.
 //!
 //! All files go through the cache of Hugging Face's own libraries, in its layout. [`store`] describes the layout.

@@ -1,21 +1,18 @@
 //! The snapshot of a model's revision: its commit, and its files with sizes and digests.
 
-use std::path::{Component, Path};
-
+use lockstep_engine::source::Offers;
 use serde::Deserialize;
 
 use crate::client::{Client, HubRequest, read_body};
 use crate::content::ContentId;
 use crate::error::{AttemptError, HubError};
-use crate::model::{HubModel, is_commit};
+use crate::model::{HubModel, is_commit, is_file_name};
 use crate::retry::Retries;
 
 /// Most files of one model.
 pub(crate) const MAX_FILES: usize = 16_384;
 /// Largest list of files, in bytes: as many files with a long name each.
 const MAX_LIST: usize = 16 << 20;
-/// Longest name of a file, in bytes.
-const MAX_NAME: usize = 512;
 
 /// One file of a model at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +40,11 @@ pub struct Snapshot {
 impl Snapshot {
     pub fn file(&self, name: &str) -> Option<&HubFile> {
         self.files.iter().find(|file| file.name == name)
+    }
+
+    /// Returns the models among the files.
+    pub fn offers(&self) -> Offers {
+        Offers::from_files(self.files.iter().map(|file| (file.name.as_str(), file.size)))
     }
 }
 
@@ -112,12 +114,6 @@ fn parse_file(raw: RawFile) -> Result<HubFile, String> {
     };
     let id = id.parse().map_err(|error| format!("{}: {error}", raw.rfilename))?;
     Ok(HubFile { name: raw.rfilename, size, id })
-}
-
-/// Returns true if a file of this name stays inside the model's folder.
-pub(crate) fn is_file_name(name: &str) -> bool {
-    let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-    inside && (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
 }
 
 #[cfg(test)]

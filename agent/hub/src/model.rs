@@ -1,12 +1,21 @@
 //! The spelling of a model on a hub.
 
 use std::fmt;
+use std::path::{Component, Path};
 use std::str::FromStr;
+
+use lockstep_engine::source::{ModelChoice, is_gguf_name};
 
 /// Longest part of a model's name, in bytes. The hub has the same bound.
 const MAX_PART: usize = 96;
 /// Longest name of a branch, tag or commit, in bytes.
 const MAX_REVISION: usize = 256;
+/// Longest name of a file, in bytes.
+const MAX_NAME: usize = 512;
+/// Longest tag, in bytes.
+const MAX_TAG: usize = 128;
+/// Tag that Ollama takes if a model is named without one.
+const DEFAULT_TAG: &str = "latest";
 
 /// A model's name on a hub: `org/name`, or only `name` for some of the oldest models.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -88,11 +97,67 @@ impl FromStr for Revision {
     }
 }
 
-/// A requested model of a hub.
+/// Returns true if a file of this name stays inside the model's folder.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    inside && (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
+}
+
+/// A requested model of a hub. It displays as the source that names it, without its revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubModel {
     pub repository: Repository,
     pub revision: Revision,
+    /// Model among those of the repository.
+    pub choice: ModelChoice,
+}
+
+impl FromStr for HubModel {
+    type Err = &'static str;
+
+    /// Parses `org/name`, `org/name:TAG` or `org/name/FOLDER/FILE.gguf`, with the usual revision. A file may also be given
+    /// as a tag.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (repository, choice) = match text.match_indices('/').nth(1) {
+            Some((end, _)) => (&text[..end], parse_file(&text[end + 1..])?),
+            None => match text.split_once(':') {
+                Some((repository, tag)) => (repository, parse_tag(tag)?),
+                None => (text, ModelChoice::Usual),
+            },
+        };
+        Ok(Self { repository: repository.parse()?, revision: Revision::default(), choice })
+    }
+}
+
+fn parse_file(name: &str) -> Result<ModelChoice, &'static str> {
+    match is_file_name(name) && is_gguf_name(name) {
+        true => Ok(ModelChoice::File(name.to_owned())),
+        false => Err("behind org/name comes a GGUF file: give org/name/FILE.gguf, or org/name alone"),
+    }
+}
+
+fn parse_tag(tag: &str) -> Result<ModelChoice, &'static str> {
+    if is_gguf_name(tag) {
+        return parse_file(tag);
+    }
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match (1..=MAX_TAG).contains(&tag.len()) && tag.chars().all(legal) {
+        true if tag.eq_ignore_ascii_case(DEFAULT_TAG) => Ok(ModelChoice::Usual),
+        true => Ok(ModelChoice::Tag(tag.to_owned())),
+        false => Err("a tag is a quantization such as Q4_K_M: give letters, digits, `-`, `_` and `.`"),
+    }
+}
+
+impl fmt::Display for HubModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hf://{}", self.repository)?;
+        match &self.choice {
+            ModelChoice::Usual => Ok(()),
+            ModelChoice::Tag(tag) => write!(f, ":{tag}"),
+            ModelChoice::File(name) if self.repository.as_str().contains('/') => write!(f, "/{name}"),
+            ModelChoice::File(name) => write!(f, ":{name}"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -118,5 +183,42 @@ mod tests {
         }
         let commit: Revision = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
         assert!(commit.commit().is_some() && Revision::default().commit().is_none());
+    }
+
+    #[test]
+    fn a_source_may_name_one_model_of_a_repository() {
+        let tag = |tag: &str| ModelChoice::Tag(tag.into());
+        let file = |name: &str| ModelChoice::File(name.into());
+        for (text, repository, choice) in [
+            ("org/name", "org/name", ModelChoice::Usual),
+            ("org/name:Latest", "org/name", ModelChoice::Usual),
+            ("org/name:Q4_K_M", "org/name", tag("Q4_K_M")),
+            ("gpt2:UD-IQ1_S", "gpt2", tag("UD-IQ1_S")),
+            ("gpt2:a.gguf", "gpt2", file("a.gguf")),
+            ("org/name:a-Q8_0.GGUF", "org/name", file("a-Q8_0.GGUF")),
+            ("org/name/a.gguf", "org/name", file("a.gguf")),
+            ("org/name/a b--c/d:e@f.gguf", "org/name", file("a b--c/d:e@f.gguf")),
+        ] {
+            let model: HubModel = text.parse().unwrap();
+            assert_eq!((model.repository.as_str(), &model.choice), (repository, &choice), "{text}");
+            let shown = model.to_string();
+            assert_eq!(shown.strip_prefix("hf://").unwrap().parse::<HubModel>().unwrap(), model, "{shown}");
+        }
+        for (text, part) in [
+            ("org/name/a", "behind org/name comes a GGUF file"),
+            ("org/name/.gguf", "behind org/name"),
+            ("org/name/../a.gguf", "behind org/name"),
+            ("org/name//a.gguf", "behind org/name"),
+            ("org/name/a.gguf/", "behind org/name"),
+            ("org/name:", "a tag is a quantization"),
+            ("org/name:Q4 K", "a tag is a quantization"),
+            ("org/name:a:b", "a tag is a quantization"),
+            ("org/name:Q8_0/a.gguf", "is called org/name"),
+            (":Q8_0", "is called org/name"),
+            ("a/b@main", "is called org/name"),
+        ] {
+            let problem = text.parse::<HubModel>().unwrap_err();
+            assert!(problem.contains(part), "{text}: {problem}");
+        }
     }
 }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lockstep_engine::source::format_bytes;
 use tokio::sync::watch;
-
-use crate::error::format_bytes;
 
 /// Shortest time between two lines of the log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,4 +1,5 @@
-//! The files of a model for the head, which loads no weights: small files from the cache, headers of weights by ranges.
+//! The files of a model for the head, which loads no weights: small files from the cache, headers of weights and of GGUF
+//! files by ranges.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, StreamExt as _};
 use lockstep_engine::EngineError;
-use lockstep_engine::source::{FolderFiles, MAX_WHOLE_FILE, ModelFiles};
+use lockstep_engine::source::{FolderFiles, MAX_WHOLE_FILE, ModelFiles, is_gguf_name};
 use reqwest::StatusCode;
 use tokio::runtime::Handle;
 
@@ -43,19 +44,30 @@ pub struct RemoteFiles {
 }
 
 impl RemoteFiles {
-    /// Fetches configuration, tokenizer and templates. Other files of the snapshot are read from the cache if they are there.
+    /// Opens the GGUF files `parts`, or the checkpoint if there are none. Fetches configuration, tokenizer and templates of
+    /// a checkpoint. Other files of the snapshot are read from the cache if they are there.
     ///
     /// # Errors
     /// The hub or the disk fails.
-    pub async fn open(hub: Arc<Hub>, model: &HubModel, snapshot: &Snapshot) -> Result<Arc<Self>, HubError> {
+    pub async fn open(
+        hub: Arc<Hub>,
+        model: &HubModel,
+        snapshot: &Snapshot,
+        parts: &[String],
+    ) -> Result<Arc<Self>, HubError> {
         let store = hub.store(&model.repository);
-        let small_files: Vec<HubFile> = snapshot.files.iter().filter(|file| is_read_whole(file)).cloned().collect();
+        let is_of_model = |file: &&HubFile| match parts.is_empty() {
+            true => !is_gguf_name(&file.name),
+            false => parts.contains(&file.name),
+        };
+        let files: Vec<&HubFile> = snapshot.files.iter().filter(is_of_model).collect();
+        let small_files: Vec<HubFile> = files.iter().filter(|file| is_read_whole(file)).copied().cloned().collect();
         let path = hub.download(&model.repository, &snapshot.commit, &small_files, &Meter::new().0).await?;
         std::fs::create_dir_all(&path).map_err(|cause| HubError::disk(&path, cause))?;
         let source = format!("hf://{}", model.repository);
         let folder = FolderFiles::open(&source, &path).map_err(|error| HubError::Ended(error.to_string()))?;
         let mut local = HashSet::new();
-        for file in &snapshot.files {
+        for file in &files {
             if is_read_whole(file) || store.has_file(&snapshot.commit, file)? {
                 local.insert(file.name.clone());
             }
@@ -65,7 +77,7 @@ impl RemoteFiles {
             repository: model.repository.clone(),
             commit: snapshot.commit.clone(),
             runtime: Handle::current(),
-            files: snapshot.files.iter().map(|file| (file.name.clone(), file.clone())).collect(),
+            files: files.into_iter().map(|file| (file.name.clone(), file.clone())).collect(),
             folder,
             local,
             blocks: Mutex::default(),
@@ -88,10 +100,27 @@ impl RemoteFiles {
         Ok(())
     }
 
+    /// Returns a block. If the block before it was read, fetches several blocks in parallel: the header of a GGUF file has
+    /// the vocabulary, and one block after another would take long.
+    async fn block_in_sequence(&self, file: &HubFile, index: u64) -> Result<Arc<[u8]>, HubError> {
+        let is_next = index > 0 && self.cached_block(file, index).is_none();
+        if is_next && self.cached_block(file, index - 1).is_some() {
+            let connections = self.hub.client.limits.connections;
+            let ahead = index..(index + connections as u64).min(file.size.div_ceil(BLOCK));
+            let mut blocks = stream::iter(ahead.map(|index| self.block(file, index))).buffer_unordered(connections);
+            while let Some(done) = blocks.next().await {
+                done?;
+            }
+        }
+        self.block(file, index).await
+    }
+
+    fn cached_block(&self, file: &HubFile, index: u64) -> Option<Arc<[u8]>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).get(&(file.name.clone(), index)).cloned()
+    }
+
     async fn block(&self, file: &HubFile, index: u64) -> Result<Arc<[u8]>, HubError> {
-        let key = (file.name.clone(), index);
-        let cached = self.blocks.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(block) = cached {
+        if let Some(block) = self.cached_block(file, index) {
             return Ok(block);
         }
         let start = index * BLOCK;
@@ -100,7 +129,7 @@ impl RemoteFiles {
         if blocks.len() >= MAX_BLOCKS {
             blocks.clear();
         }
-        blocks.insert(key, block.clone());
+        blocks.insert((file.name.clone(), index), block.clone());
         Ok(block)
     }
 
@@ -125,7 +154,7 @@ impl RemoteFiles {
         let mut filled = 0;
         while filled < buffer.len() {
             let at = offset + filled as u64;
-            let block = self.runtime.block_on(self.block(file, at / BLOCK))?;
+            let block = self.runtime.block_on(self.block_in_sequence(file, at / BLOCK))?;
             let from = (at % BLOCK) as usize;
             let length = (block.len() - from).min(buffer.len() - filled);
             buffer[filled..filled + length].copy_from_slice(&block[from..from + length]);

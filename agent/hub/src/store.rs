@@ -19,8 +19,8 @@ use lockstep_engine::source::{open_regular, read_small_file};
 
 use crate::content::ContentId;
 use crate::error::HubError;
-use crate::listing::{HubFile, MAX_FILES, is_file_name};
-use crate::model::{Repository, Revision, is_commit};
+use crate::listing::{HubFile, MAX_FILES};
+use crate::model::{Repository, Revision, is_commit, is_file_name};
 
 /// Deepest nesting of folders in a snapshot.
 const MAX_DEPTH: usize = 8;

@@ -9,6 +9,7 @@ mod chat;
 mod clock;
 pub mod config;
 pub mod head;
+pub mod list;
 pub mod node;
 mod progress;
 pub mod signals;

@@ -1,4 +1,5 @@
-//! `lockstep-agent`: reads the configuration, and runs a head or a node until a drain, a signal or an error.
+//! `lockstep-agent`: reads the configuration, and runs a head or a node until a drain, a signal or an error. Or it prints
+//! a list and ends.
 
 #![forbid(unsafe_code)]
 
@@ -9,7 +10,7 @@ use anyhow::Context as _;
 use lockstep_agent::config::{self, Build, Config, ConfigError, Environment, Role};
 use lockstep_agent::signals::Signals;
 use lockstep_agent::unusable::UnusableModel;
-use lockstep_agent::{head, node};
+use lockstep_agent::{head, list, node};
 use lockstep_api::TextError;
 use lockstep_engine::{Accelerator, EngineError};
 
@@ -83,6 +84,7 @@ fn run(config: Config) -> anyhow::Result<()> {
                 follow_parent(node.common.follow_parent)?;
                 node::run(*node, signals.stop).await.map(drop)
             }
+            Role::List(config) => list::print_offers(*config).await,
         }
     });
     // A rank may be in a long operation. The rank holds nothing that outlives the process.

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_engine::source::ModelFiles as _;
 use lockstep_hub::{
-    Hub as Client, HubConfig, HubError, HubModel, Limits, Meter, Progress, RetryPolicy, Revision, Snapshot, Token,
-    TokenSource,
+    Hub as Client, HubConfig, HubError, HubModel, Limits, Meter, Progress, RemoteFiles, RetryPolicy, Revision,
+    Snapshot, Token, TokenSource,
 };
 use lockstep_proto::backoff::Backoff;
 use lockstep_tests::hub::{COMMIT, Hub, Trick};
@@ -73,9 +74,14 @@ impl Scene {
     }
 }
 
+/// Returns the model that follows `hf://`.
+pub fn source(text: &str) -> HubModel {
+    text.parse().unwrap()
+}
+
 pub fn model(revision: &str) -> HubModel {
     let revision: Revision = revision.parse().unwrap();
-    HubModel { repository: "org/name".parse().unwrap(), revision }
+    HubModel { revision, ..source("org/name") }
 }
 
 pub fn whole(folder: &Path) {
@@ -247,4 +253,35 @@ async fn a_download_can_be_dropped_at_any_moment() {
         whole(&scene.download(&snapshot, &Meter::new().0).await.unwrap());
         std::fs::remove_dir_all(cache).unwrap();
     }
+}
+
+/// The header of a GGUF file may have megabytes. The head reads it in blocks of 256 KiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_head_reads_each_block_of_a_long_header_once() {
+    const NAME: &str = "X-Q8_0.gguf";
+    const BLOCK: usize = 256 << 10;
+    let scene = Scene::new().await;
+    let bytes: Vec<u8> = (0..5 * BLOCK + 17).map(|at| (at * 31 % 251) as u8).collect();
+    scene.hub.add(NAME, bytes.clone());
+    let model = source("org/name:Q8_0");
+    let snapshot = scene.client().resolve(&model).await.unwrap();
+    scene.hub.asked();
+    let hub = Arc::new(scene.client());
+    let files = RemoteFiles::open(hub, &model, &snapshot, &[NAME.to_owned()]).await.unwrap();
+    let length = bytes.len();
+    let read = move || {
+        assert_eq!(files.size("config.json").unwrap(), None, "the source names one file");
+        let mut read = vec![0; length];
+        for (index, part) in read.chunks_mut(100_000).enumerate() {
+            files.read_at(NAME, index as u64 * 100_000, part).unwrap();
+        }
+        read
+    };
+    assert!(tokio::task::spawn_blocking(read).await.unwrap() == bytes, "other bytes");
+    let mut ranges: Vec<_> =
+        scene.hub.asked().into_iter().filter(|asked| asked.storage).map(|asked| asked.range).collect();
+    assert_eq!(ranges.len(), 6, "{ranges:?}");
+    ranges.sort();
+    ranges.dedup();
+    assert_eq!(ranges.len(), 6, "a block was fetched twice");
 }

@@ -14,12 +14,12 @@ use lockstep_tests::process::{LONGEST_WAIT, Process, program};
 
 const PROMPT: [u32; 4] = [5, 17, 40, 8];
 
-async fn answer(group: &mut Group) -> Answer {
+pub async fn answer(group: &mut Group) -> Answer {
     group.ready().await;
     group.client().await.generate(greedy(&PROMPT, 24)).await.expect("an answer")
 }
 
-fn spec(world_size: usize, model: &str, hub: &Hub, home: &Path) -> Spec {
+pub fn spec(world_size: usize, model: &str, hub: &Hub, home: &Path) -> Spec {
     Spec::new(Way::MultiNode, world_size, model)
         .with("LOCKSTEP_DTYPE", "f32")
         .with("HF_ENDPOINT", hub.endpoint())

@@ -3,4 +3,5 @@
 
 mod downloads;
 mod faults;
+mod gguf;
 mod group;

@@ -3,6 +3,7 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -11,13 +12,13 @@ use super::header::{Header, MAGIC};
 use super::rope::RopeFactors;
 use super::tokenizer::{tokenizer, tokenizer_config, warning};
 use crate::EngineError;
-use crate::source::{FolderFiles, ModelFiles, gguf_part, open_regular, read_slice};
+use crate::source::{FolderFiles, ModelFiles, Offers, SplitName, gguf_part, is_gguf_name, open_regular, read_slice};
 
 /// One GGUF file, or all parts of a model in several.
 #[derive(Debug)]
 pub struct GgufFiles {
-    folder: FolderFiles,
-    /// Names of the parts in their folder, in order.
+    files: Arc<dyn ModelFiles>,
+    /// Names of the parts among the files, in order.
     parts: Vec<String>,
     /// Files that are made of the metadata: name and content.
     made: Vec<(&'static str, Vec<u8>)>,
@@ -28,24 +29,27 @@ impl GgufFiles {
     /// Opens the file at `path`, or all parts of the model whose first part it is, and reads the headers.
     ///
     /// # Errors
-    /// [`EngineError::Source`], [`EngineError::Format`], [`EngineError::Truncated`], [`EngineError::Missing`],
-    /// [`EngineError::Architecture`].
+    /// [`EngineError::Source`], and those of [`GgufFiles::from_parts`].
     pub fn open(source: &str, path: &Path) -> Result<Self, EngineError> {
         let refuse = |reason: String| EngineError::Source { origin: source.into(), reason };
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| refuse("it names no file".into()))?;
         let parts = match SplitName::parse(name) {
-            Some(split) if split.index != 1 => {
-                return Err(refuse(format!("it is a part of several; name the first, {}", split.name_part(1))));
-            }
-            Some(split) => (1..=split.count).map(|index| split.name_part(index)).collect(),
+            Some(split) => split.all_parts().map_err(refuse)?,
             None => vec![name.to_owned()],
         };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = FolderFiles::open(source, parent)?;
-        let header = read_parts(&folder, &parts)?;
+        Self::from_parts(Arc::new(FolderFiles::open(source, parent)?), parts)
+    }
+
+    /// Reads the headers of the model whose parts, in order, have these names among `files`.
+    ///
+    /// # Errors
+    /// [`EngineError::Format`], [`EngineError::Truncated`], [`EngineError::Missing`], [`EngineError::Architecture`].
+    pub fn from_parts(files: Arc<dyn ModelFiles>, parts: Vec<String>) -> Result<Self, EngineError> {
+        let header = read_parts(files.as_ref(), &parts)?;
         let rope = RopeFactors::from_header(&header, &mut |tensor, buffer| {
-            folder.read_at(&tensor.part.name, tensor.offset, buffer)
+            files.read_at(&tensor.part.name, tensor.offset, buffer)
         })?;
         let config = config(&header, &rope)?;
         let bytes = |json: Value| json.to_string().into_bytes();
@@ -54,7 +58,7 @@ impl GgufFiles {
             ("tokenizer.json", bytes(tokenizer(&header)?)),
             ("tokenizer_config.json", bytes(tokenizer_config(&header)?)),
         ];
-        Ok(Self { folder, parts, made, warnings: warning(&header)?.into_iter().collect() })
+        Ok(Self { files, parts, made, warnings: warning(&header)?.into_iter().collect() })
     }
 
     fn made(&self, name: &str) -> Option<&[u8]> {
@@ -68,53 +72,28 @@ impl GgufFiles {
     }
 }
 
-/// Name of a part as llama.cpp writes it: `NAME-00002-of-00005.gguf`.
-#[derive(Debug, PartialEq, Eq)]
-struct SplitName<'a> {
-    name: &'a str,
-    /// Number of the part, from 1.
-    index: usize,
-    count: usize,
-}
-
-impl<'a> SplitName<'a> {
-    fn parse(file: &'a str) -> Option<Self> {
-        let (rest, count) = file.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-        let (name, index) = rest.rsplit_once('-')?;
-        let number = |text: &str| (text.len() == 5).then(|| text.parse::<usize>().ok()).flatten();
-        let (index, count) = (number(index)?, number(count)?);
-        (1..=count).contains(&index).then_some(Self { name, index, count })
-    }
-
-    /// Returns the name of part `index` of the same model.
-    fn name_part(&self, index: usize) -> String {
-        format!("{}-{index:05}-of-{:05}.gguf", self.name, self.count)
-    }
-}
-
-/// Returns the one GGUF file of a folder that holds no `config.json`, or the first part of the one model in it.
+/// Returns the one GGUF file of a folder without a checkpoint, or the first part of the one model in it.
 ///
 /// # Errors
 /// [`EngineError::Source`] if the folder has several.
 pub fn only_gguf(source: &str, folder: &Path) -> Result<Option<PathBuf>, EngineError> {
+    let Ok(offers) = Offers::in_folder(folder) else { return Ok(None) };
+    match offers.ggufs() {
+        _ if offers.has_checkpoint() => Ok(None),
+        [] => Ok(only_unnamed_gguf(folder)),
+        [model] => Ok(Some(folder.join(model.first_part()))),
+        _ => Err(offers.refuse(source, "it holds several GGUF files: name one of them")),
+    }
+}
+
+/// Returns the one file of a folder without `config.json` that is a GGUF file, though its name does not say so.
+fn only_unnamed_gguf(folder: &Path) -> Option<PathBuf> {
     if folder.join("config.json").exists() {
-        return Ok(None);
+        return None;
     }
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut found: Vec<PathBuf> = paths.filter(|path| is_gguf(path)).collect();
-    found.sort();
-    let later_part = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(SplitName::parse);
-        name.is_some_and(|split| split.index > 1)
-    };
-    found.retain(|path| !later_part(path));
-    if found.len() > 1 {
-        let names: Vec<_> = found.iter().filter_map(|path| path.file_name()?.to_str()).collect();
-        let reason = format!("it holds several GGUF files; name one of {}", names.join(", "));
-        return Err(EngineError::Source { origin: source.into(), reason });
-    }
-    Ok(found.pop())
+    let paths = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found = paths.filter(|path| is_gguf(path));
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// Returns true for a file whose name ends in `.gguf`, and for one that begins as a GGUF file does: some stores name their
@@ -124,7 +103,7 @@ pub fn is_gguf(path: &Path) -> bool {
         let mut magic = [0; MAGIC.len()];
         open_regular(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok_and(|()| magic == *MAGIC)
     };
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) || begins_so()
+    path.to_str().is_some_and(is_gguf_name) || begins_so()
 }
 
 /// Reads the headers of the parts `names`, as one.
@@ -162,19 +141,19 @@ impl ModelFiles for GgufFiles {
     }
 
     fn source(&self) -> &str {
-        self.folder.source()
+        self.files.source()
     }
 
     fn size(&self, name: &str) -> Result<Option<u64>, EngineError> {
         match self.find_part(name) {
-            Some(part) => self.folder.size(part),
+            Some(part) => self.files.size(part),
             None => Ok(self.made(name).map(|bytes| bytes.len() as u64)),
         }
     }
 
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<(), EngineError> {
         if let Some(part) = self.find_part(name) {
-            return self.folder.read_at(part, offset, buffer);
+            return self.files.read_at(part, offset, buffer);
         }
         let missing = || EngineError::Missing { file: name.into(), origin: self.source().into() };
         let bytes = self.made(name).ok_or_else(missing)?;
@@ -182,7 +161,7 @@ impl ModelFiles for GgufFiles {
     }
 
     fn bytes_read(&self) -> u64 {
-        self.folder.bytes_read()
+        self.files.bytes_read()
     }
 }
 
@@ -283,14 +262,5 @@ mod tests {
         std::fs::rename(&path, &named).unwrap();
         let message = open(named.to_str().unwrap()).unwrap_err().to_string();
         assert!(message.contains("pointer of git-lfs"), "{message}");
-    }
-
-    #[test]
-    fn names_of_parts_are_parsed() {
-        let parse = |file| SplitName::parse(file).map(|split| (split.index, split.count, split.name_part(1)));
-        assert_eq!(parse("a-b-00002-of-00003.gguf"), Some((2, 3, "a-b-00001-of-00003.gguf".into())));
-        for other in ["a.gguf", "a-2-of-3.gguf", "a-00004-of-00003.gguf", "a-00000-of-00003.gguf", "a-00001-of-00003"] {
-            assert_eq!(parse(other), None, "{other}");
-        }
     }
 }

@@ -8,11 +8,11 @@ use super::ModelFiles;
 use crate::EngineError;
 use crate::json;
 
-const SINGLE_FILE: &str = "model.safetensors";
+pub(super) const SINGLE_FILE: &str = "model.safetensors";
 /// Name of the weights of a GGUF file, or of its first part, however the file itself is called.
 pub const GGUF_FILE: &str = "model.gguf";
 /// Name of the index of a sharded model.
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The weight files of a model.
 #[derive(Debug)]

@@ -7,15 +7,20 @@ mod builtin;
 mod digest;
 mod folder;
 mod index;
+mod offers;
 mod regular;
 mod small_file;
+mod split_name;
+mod tag;
 
 pub use builtin::BuiltinFiles;
 pub use digest::{ModelFile, digest_files, rank_files, resolve, to_hex, verify};
 pub use folder::FolderFiles;
 pub(crate) use index::{GGUF_FILE, Index, gguf_part};
+pub use offers::{GgufOffer, ModelChoice, Offers, format_bytes, is_gguf_name};
 pub use regular::open_regular;
 pub use small_file::read_small_file;
+pub(crate) use split_name::SplitName;
 
 use crate::EngineError;
 

@@ -131,7 +131,12 @@ fn a_folder_with_one_file_opens_as_that_file() {
     assert!((50_000..65_000).contains(&runner.bytes_read()), "{}", runner.bytes_read());
     std::fs::copy(path("llama.gguf"), folder.path().join("b.gguf")).unwrap();
     let message = open(&source).unwrap_err().to_string();
-    assert!(message.contains("several GGUF files; name one of a-Q4_K_M.gguf, b.gguf"), "{message}");
+    for part in ["several GGUF files: name one of them; it offers Q4_K_M (", " kB, a-Q4_K_M.gguf)", "b.gguf ("] {
+        assert!(message.contains(part), "{message}");
+    }
+    // What accompanies a model is none.
+    std::fs::rename(folder.path().join("b.gguf"), folder.path().join("mmproj-b.gguf")).unwrap();
+    open(&source).unwrap();
 }
 
 #[test]

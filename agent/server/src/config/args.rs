@@ -51,10 +51,14 @@ pub(super) enum AgentCommand {
 #[derive(Debug, Clone, Args)]
 pub(super) struct PlainArgs {
     /// Location of the model: a folder (`/models/llama`), a GGUF file, `file://` and a folder or file, `hf://org/name`
-    /// on the hub (or `org/name` if no folder has this name), or `builtin://` and a name (`builtin://tiny` is part of
+    /// on the hub (or `org/name` if no folder has this name), one GGUF file of the hub by its tag or name
+    /// (`hf://org/name:Q4_K_M`, `hf://org/name/FILE.gguf`), or `builtin://` and a name (`builtin://tiny` is part of
     /// the program). Only the head needs it; workers learn it from the head
     #[arg(short = 'm', long = MODEL.flag, alias = "model-id", value_name = "SOURCE")]
     pub model: Option<String>,
+    /// Print the models that the source offers, each GGUF file with its tag, its size and its parts, and end
+    #[arg(long)]
+    pub list_files: bool,
 }
 
 #[derive(Debug, Clone, Args)]

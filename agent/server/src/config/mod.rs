@@ -64,6 +64,14 @@ pub enum Role {
     Head(Box<HeadConfig>),
     /// Hosts ranks.
     Node(Box<NodeConfig>),
+    /// Prints the models that a source offers, and ends.
+    List(Box<ListConfig>),
+}
+
+#[derive(Debug, Clone)]
+pub struct ListConfig {
+    pub source: ModelSource,
+    pub hub: HubConfig,
 }
 
 #[derive(Debug, Clone)]

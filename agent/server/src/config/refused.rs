@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use super::error::ConfigError;
 
 const QUANTIZED: &str = "use --isq to quantize a checkpoint in bf16 or f32 while it is loaded";
-const GGUF: &str = "use `plain -m FILE.gguf`; a GGUF file holds its own configuration and tokenizer";
+const GGUF: &str =
+    "use `plain -m FILE.gguf` or `plain -m hf://org/name:TAG`; a GGUF file holds its own configuration and tokenizer";
 const FILES: &str =
     "the program reads tokenizer, template and configuration from the model's folder; put the file there";
 const KV: &str = "the KV cache is always paged; use --kv-cache-memory and --context-length";

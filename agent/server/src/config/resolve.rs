@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use lockstep_proto::choices::{DType, LogFormat, UnknownChoice};
 use lockstep_proto::names::{env, port};
 
-use super::args::{self, AgentCommand, Cli, Flag};
+use super::args::{self, AgentCommand, BenchArgs, Cli, Flag};
 use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::group::{self, GroupInputs, GroupPlace, HeadPlace};
@@ -15,8 +15,10 @@ use super::logging::{self, LogConfig};
 use super::node::{self, NodeAddresses};
 use super::serving::ServingConfig;
 use super::settings::Settings;
+use super::values::Setting;
 use super::{
-    CommonConfig, Config, Foreground, HeadConfig, MAX_THREADS, ModelConfig, ModelSource, OwnRanks, RingSetup, Role,
+    CommonConfig, Config, Foreground, HeadConfig, ListConfig, MAX_THREADS, ModelConfig, ModelSource, OwnRanks,
+    RingSetup, Role,
 };
 use super::{bench, chat, devices};
 
@@ -39,6 +41,10 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
     let mut warnings = unknown_variables(variables);
     let role = match &cli.command {
         AgentCommand::Node(node) => Role::Node(Box::new(node::from_arguments(node, addresses, common)?)),
+        AgentCommand::Plain(plain) | AgentCommand::Bench(BenchArgs { plain, .. }) if plain.list_files => {
+            let (_, source) = settings.source(&plain.model)?;
+            Role::List(Box::new(ListConfig { source, hub: common.hub }))
+        }
         AgentCommand::Plain(_) | AgentCommand::Bench(_) => {
             let separate = own_ranks == OwnRanks::Separate;
             let (addresses, common) = (&addresses, &common);
@@ -60,9 +66,14 @@ pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Conf
     match &role {
         Role::Node(node) => check_advertised_host(&node.ring, node.advertise.as_deref())?,
         Role::Head(head) => warnings.extend(chat::unused_throughput(&cli.options, head)),
+        Role::List(_) => {}
     }
     // Log lines would disturb a conversation or a report in the same terminal.
-    let is_quiet = matches!(&role, Role::Head(head) if head.foreground.is_some());
+    let is_quiet = match &role {
+        Role::Head(head) => head.foreground.is_some(),
+        Role::List(_) => true,
+        Role::Node(_) => false,
+    };
     let log = settings.log(match is_quiet {
         true if settings.logs_placement()? => PLACEMENT_FILTER,
         true => "warn",
@@ -192,18 +203,24 @@ impl Settings<'_> {
         }
     }
 
-    fn model(&self, source: &Option<String>) -> Result<ModelConfig, ConfigError> {
+    /// Returns the source as the user gave it, and its meaning.
+    fn source(&self, source: &Option<String>) -> Result<(Setting, ModelSource), ConfigError> {
         let Some(source) = self.setting(source, args::MODEL)? else {
             return Err(ConfigError::missing(
                 "--model",
                 format!(
-                    "give -m SOURCE or set {}; SOURCE is a folder, org/name on the hub, or builtin://tiny",
+                    "give -m SOURCE or set {}; SOURCE is a folder, a GGUF file, org/name on the hub, or builtin://tiny",
                     env::MODEL_SOURCE
                 ),
             ));
         };
         let revision = self.setting(&self.options.revision, args::REVISION)?;
         let parsed = ModelSource::from_settings(&source, revision.as_ref())?;
+        Ok((source, parsed))
+    }
+
+    fn model(&self, source: &Option<String>) -> Result<ModelConfig, ConfigError> {
+        let (source, parsed) = self.source(source)?;
         let name = match self.setting(&self.options.name, args::NAME)? {
             Some(name) => name.word(MAX_NAME)?,
             None => parsed.name().ok_or_else(|| {

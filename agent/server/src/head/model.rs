@@ -65,20 +65,33 @@ async fn read_from_hub(model: &HubModel, hub: &HubConfig, config: &ModelConfig) 
         commit = snapshot.commit,
         "resolved the model's revision to a commit"
     );
-    let files = RemoteFiles::open(hub, model, &snapshot).await?;
-    let reader = files.clone();
+    let parts = choose_gguf(model, &snapshot)?;
+    let remote = RemoteFiles::open(hub, model, &snapshot, &parts).await?;
+    remote.read_ahead(&parts).await?;
+    let reader = remote.clone();
     let read = move || {
-        let description = lockstep_engine::describe(reader.as_ref())?;
-        anyhow::Ok((description, source::rank_files(reader.as_ref())?))
+        let (files, names): (Arc<dyn ModelFiles>, _) = match parts.is_empty() {
+            true => (reader.clone(), source::rank_files(reader.as_ref())?),
+            false => (lockstep_engine::open_gguf(reader, parts.clone())?, parts),
+        };
+        anyhow::Ok((lockstep_engine::describe(files.as_ref())?, files, names))
     };
-    let (description, names) = tokio::task::spawn_blocking(read).await.context("read the model")??;
-    files.read_ahead(&names).await?;
+    let (description, files, names) = tokio::task::spawn_blocking(read).await.context("read the model")??;
+    remote.read_ahead(&names).await?;
     let listed = listed_files(&snapshot, &names)?;
     let digest = files_digest(&listed);
-    let source = files.source().to_owned();
+    let source = remote.source().to_owned();
     let read = move || anyhow::Ok(lockstep_engine::weight_facts(files)?);
     let weights = tokio::task::spawn_blocking(read).await.context("read the headers of the weights")??;
     Ok(ReadModel { description, weights, assigned: assigned_model(source, snapshot.commit, listed, &digest, config) })
+}
+
+/// Returns the names of the GGUF files that are the model; none if the model is a checkpoint in safetensors.
+fn choose_gguf(model: &HubModel, snapshot: &Snapshot) -> anyhow::Result<Vec<String>> {
+    let offers = snapshot.offers();
+    let Some(chosen) = offers.choose(&model.to_string(), &model.choice)? else { return Ok(Vec::new()) };
+    tracing::info!(file = chosen.first_part(), parts = chosen.count, "chose a GGUF file of the repository");
+    Ok(chosen.parts.clone())
 }
 
 /// Returns the hub's entry of each file in `names`.

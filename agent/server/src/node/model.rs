@@ -120,5 +120,12 @@ async fn download_files(
     // `Hub::new` reads the machine's certificates, which takes a while.
     let hub = tokio::task::spawn_blocking(move || Hub::new(&config, Limits::default())).await??;
     let folder = hub.download(&repository, &model.revision, &files, meter).await?;
-    Ok(Arc::new(FolderFiles::open(&model.source, &folder)?))
+    let folder = Arc::new(FolderFiles::open(&model.source, &folder)?);
+    let names: Vec<String> = files.into_iter().map(|file| file.name).collect();
+    // A checkpoint has other files beside its weights.
+    if !names.iter().all(|name| source::is_gguf_name(name)) {
+        return Ok(folder);
+    }
+    let open = move || anyhow::Ok(lockstep_engine::open_gguf(folder, names)?);
+    tokio::task::spawn_blocking(open).await.context("open the model")?
 }

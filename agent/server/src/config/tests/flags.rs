@@ -10,7 +10,15 @@ use lockstep_api::StyleChoice;
 fn head(command: &str, variables: &str) -> HeadConfig {
     match configure(command, variables, &CPU).unwrap().role {
         Role::Head(head) => *head,
-        Role::Node(node) => panic!("{node:?}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_list_needs_only_a_source() {
+    for command in ["plain --list-files -m org/name:Q8_0", "bench -m hf://org/name:Q8_0 --list-files"] {
+        let config = configure(command, "RING_PORT=1 MISTRALRS_MN_WORKER_ID=0", &CPU).unwrap();
+        assert_eq!(describe(&config), "list of hf://org/name:Q8_0");
     }
 }
 
@@ -175,6 +183,8 @@ fn contradicting_settings_are_refused() {
         ("plain", &["--model is not set", "LOCKSTEP_MODEL_SOURCE"]),
         ("plain -m hf://a/b/c", &["--model=hf://a/b/c", "org/name"]),
         ("plain -m /a --revision main", &["--revision=main", "--model=/a", "no model of a hub"]),
+        ("plain -m hf://a/b:Q4%", &["--model=hf://a/b:Q4%", "a tag is a quantization"]),
+        ("plain --list-files", &["--model is not set"]),
         ("plain -m pvc://a", &["--model=pvc://a", "Kubernetes"]),
         ("plain -m s3://a", &["--model=s3://a", "file://"]),
         ("plain -m file://", &["nothing follows file://"]),

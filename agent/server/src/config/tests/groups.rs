@@ -271,7 +271,7 @@ fn devices_can_be_declared() {
     let one = "head of (1 + 0) × 1, control 127.0.0.1:0, ring 127.0.0.1:0";
     let devices = |variables: &str, build| match configure("plain -m builtin://tiny", variables, build).unwrap().role {
         Role::Head(head) => head.common.devices,
-        Role::Node(node) => panic!("{node:?}"),
+        other => panic!("{other:?}"),
     };
     check(&[
         ("LOCKSTEP_PLAIN_DEVICES=1Gi,2Gi MISTRALRS_NO_NCCL=1", CPU, Ok(one)),

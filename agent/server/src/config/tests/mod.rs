@@ -44,6 +44,7 @@ fn describe(config: &Config) -> String {
             let local = node.local_world_size;
             format!("node {} with {local} of {of}, control by {control}, {}", node.ordinal, ring(&node.ring))
         }
+        Role::List(list) => format!("list of {}", list.source),
     }
 }
 
