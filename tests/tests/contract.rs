@@ -86,6 +86,9 @@ fn the_agent_understands_every_plan() {
         "{ model: { source: 'builtin://tiny' } }",
         "{ model: { source: 'builtin://tiny' }, workers: 2 }",
         "{ model: { source: 'hf://org/name', revision: refs/pr/1, tokenSecretRef: { name: hf, key: token } }, workers: 1 }",
+        "{ model: { source: 'hf://org/name:UD-Q4_K_XL', revision: v1 }, workers: 1 }",
+        "{ model: { source: 'hf://org/name/q 8/m-00001-of-00002.gguf' } }",
+        "{ model: { source: 'pvc://models/llama/m.gguf' }, workers: 1 }",
         "{ model: { source: 'builtin://tiny', name: 'me:you/1', dtype: f32, quantization: q8_0 }, workers: 3, devicesPerNode: 8 }",
         "{ model: { source: 'file:///models/llama 8b' }, workers: 1, replicas: 2, devicesPerNode: 2 }",
         "{ model: { source: 'builtin://tiny' }, workers: 1, serving: { maxNumSeqs: 1, maxNumBatchedTokens: 1, \

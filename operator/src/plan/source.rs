@@ -23,12 +23,13 @@ pub fn model_volume(source: &str) -> Option<ModelVolume> {
     }
 }
 
-/// Returns the source that the agent's command line names. A volume becomes the folder where it is mounted.
+/// Returns the source that the agent's command line names. A volume becomes the folder where it is mounted, or the GGUF
+/// file in it.
 pub(super) fn agent_source(spec: &InferenceClusterSpec, addresses: &Addresses) -> String {
     let source = &spec.model.source;
     match (addresses, source.split_once("://")) {
         (Addresses::Kubernetes { .. }, Some(("pvc", rest))) => match rest.split_once('/') {
-            Some((_, folder)) => format!("file://{MODELS_DIR}/{folder}"),
+            Some((_, path)) => format!("file://{MODELS_DIR}/{path}"),
             None => format!("file://{MODELS_DIR}"),
         },
         (Addresses::Kubernetes { .. }, Some(("oci", _))) => format!("file://{MODELS_DIR}"),

@@ -38,6 +38,24 @@ fn a_model_of_the_hub() {
 }
 
 #[test]
+fn a_source_becomes_what_the_agent_opens() {
+    for (source, expected) in [
+        ("hf://org/name:Q4_K_M", "hf://org/name:Q4_K_M"),
+        ("hf://org/name/q8/m-00001-of-00002.gguf", "hf://org/name/q8/m-00001-of-00002.gguf"),
+        ("file:///models/m.gguf", "file:///models/m.gguf"),
+        ("pvc://claim", "file:///models"),
+        ("pvc://claim/llama", "file:///models/llama"),
+        ("pvc://claim/llama/m.gguf", "file:///models/llama/m.gguf"),
+        ("oci://registry/m:1", "file:///models"),
+    ] {
+        let plan = plan_for(&format!("{{ model: {{ source: '{source}' }}, workers: 1 }}"), &kubernetes());
+        for pod in plan.groups[0].pods() {
+            assert_eq!(pod.containers[0].command[1..], ["plain", "-m", expected], "{source}");
+        }
+    }
+}
+
+#[test]
 fn one_process() {
     insta::assert_snapshot!(format_plan(&plan_for("{ model: { source: 'builtin://tiny' } }", &local())));
 }

@@ -176,23 +176,24 @@ pub type Overlay = serde_json::Map<String, serde_json::Value>;
         .message("tokenSecretRef is for hf:// sources; remove it")
 )]
 pub struct Model {
-    /// Source of the weights: hf://org/name, file:///path/of/a/folder, pvc://claim/folder, oci://image or
-    /// builtin://tiny. hf:// is a model of the Hugging Face hub, which every pod downloads. file:// is a folder that
-    /// every Kubernetes node has; with `lockstep up`, a relative path starts at the manifest. pvc:// is a
-    /// PersistentVolumeClaim in the cluster's namespace. oci:// is an image whose files are mounted as a volume.
-    /// builtin://tiny is a small model inside the agent. At most 1024 characters. The source cannot be changed.
+    /// Source of the weights: hf://org/name, file:///path, pvc://claim/path, oci://image or builtin://tiny. hf:// is a
+    /// model of the Hugging Face hub, which every pod downloads. hf://org/name:Q4_K_M is its GGUF file of that
+    /// quantization, and hf://org/name/FILE.gguf the GGUF file of that name. file:// is a folder or a GGUF file that every
+    /// Kubernetes node has; with `lockstep up`, a relative path starts at the manifest. pvc:// is a PersistentVolumeClaim
+    /// in the cluster's namespace, and maybe a folder or a GGUF file in it. oci:// is an image whose files are mounted as
+    /// a volume. builtin://tiny is a small model inside the agent. At most 1024 characters. The source cannot be changed.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(
         validation = Rule::new("self.matches('^(hf|file|pvc|oci|builtin)://')")
             .message("must start with hf://, file://, pvc://, oci:// or builtin://"),
-        validation = Rule::new("!self.startsWith('hf://') || (self.matches('^hf://[A-Za-z0-9_]([-A-Za-z0-9_.]{0,94}[A-Za-z0-9_])?(/[A-Za-z0-9_]([-A-Za-z0-9_.]{0,94}[A-Za-z0-9_])?)?$') && !self.contains('--') && !self.contains('..'))")
-            .message("must name a model of the hub: hf://meta-llama/Llama-3.1-8B-Instruct; a branch, tag or commit goes into revision"),
+        validation = Rule::new("!self.startsWith('hf://') || (self.matches('^hf://[A-Za-z0-9_]([-A-Za-z0-9_.]{0,94}[A-Za-z0-9_])?((/[A-Za-z0-9_]([-A-Za-z0-9_.]{0,94}[A-Za-z0-9_])?)?(:[-A-Za-z0-9_.]{1,128})?|/[A-Za-z0-9_]([-A-Za-z0-9_.]{0,94}[A-Za-z0-9_])?(/[^./[:cntrl:]][^/[:cntrl:]]*)*/[^./[:cntrl:]][^/[:cntrl:]]*[.][gG][gG][uU][fF])$') && !self.matches('^hf://([^/:]*/)?[^/:]*(--|[.][.])'))")
+            .message("must name a model of the hub, hf://meta-llama/Llama-3.1-8B-Instruct, or a GGUF file of it, hf://org/name:Q4_K_M or hf://org/name/FILE.gguf; a branch, git tag or commit goes into revision"),
         validation = Rule::new("!self.startsWith('file://') || size(self) > 7")
-            .message("names no folder; write file:///path/of/the/model"),
+            .message("names no folder or file; write file:///path/of/the/model"),
         validation = Rule::new("!self.startsWith('builtin://') || self == 'builtin://tiny'")
             .message("the one model inside the agent is builtin://tiny"),
-        validation = Rule::new("!self.startsWith('pvc://') || self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/]+)*$')")
-            .message("must name a claim and maybe a folder in it: pvc://models/llama-8b"),
+        validation = Rule::new("!self.startsWith('pvc://') || (self.matches('^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^/]+)*$') && !self.matches('/[.][.]?(/|$)'))")
+            .message("must name a claim, and maybe a folder or a GGUF file in it: pvc://models/llama-8b"),
         validation = Rule::new("!self.startsWith('oci://') || self.matches('^oci://[a-z0-9][-a-zA-Z0-9_./:@]*$')")
             .message("must name an image: oci://registry.example/models/llama-8b:1"),
         validation = Rule::new("self == oldSelf")

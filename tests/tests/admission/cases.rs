@@ -68,6 +68,34 @@ pub const CASES: &[Case] = &[
         "must name a model of the hub",
     ),
     case(
+        "a tag of it",
+        "spec: { model: { source: 'hf://org/name:UD-Q4_K_XL', revision: main } }",
+        "spec: { model: { source: 'hf://org/name:Q4 K' } }",
+        "spec.model.source",
+        "must name a model of the hub",
+    ),
+    case(
+        "a tag of an old model",
+        "spec: { model: { source: 'hf://gpt2:m.gguf' } }",
+        "spec: { model: { source: 'hf://gpt2:' } }",
+        "spec.model.source",
+        "must name a model of the hub",
+    ),
+    case(
+        "a GGUF file of it",
+        "spec: { model: { source: 'hf://org/name/q 8/m--x..y-00001-of-00002.GGUF' } }",
+        "spec: { model: { source: hf://org/na--me/m.gguf } }",
+        "spec.model.source",
+        "must name a model of the hub",
+    ),
+    case(
+        "a GGUF file inside it",
+        "spec: { model: { source: hf://org/name/m.gguf } }",
+        "spec: { model: { source: hf://org/name/../m.gguf } }",
+        "spec.model.source",
+        "hf://org/name/FILE.gguf",
+    ),
+    case(
         "a revision of it",
         "spec: { model: { source: hf://gpt2, revision: refs/pr/1, tokenSecretRef: { name: hf, key: token } } }",
         "spec: { model: { source: hf://gpt2, revision: ../main } }",
@@ -94,6 +122,13 @@ pub const CASES: &[Case] = &[
         "spec: { model: { source: pvc:///llama-8b } }",
         "spec.model.source",
         "must name a claim",
+    ),
+    case(
+        "a GGUF file of a claim",
+        "spec: { model: { source: pvc://models/llama/m..x.gguf } }",
+        "spec: { model: { source: pvc://models/../m.gguf } }",
+        "spec.model.source",
+        "a folder or a GGUF file in it",
     ),
     case(
         "an image of files",

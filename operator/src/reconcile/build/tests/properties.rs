@@ -13,7 +13,14 @@ use crate::reconcile::build::{Object, cluster_objects, group_objects};
 
 /// Generates specs that the CRD accepts.
 fn specs() -> impl Strategy<Value = String> {
-    let source = prop::sample::select(vec!["builtin://tiny", "file:///m", "pvc://claim", "pvc://c/a/b", "oci://r/m:1"]);
+    let source = prop::sample::select(vec![
+        "builtin://tiny",
+        "file:///m",
+        "hf://o/n:Q8_0",
+        "pvc://claim",
+        "pvc://c/a/b.gguf",
+        "oci://r/m:1",
+    ]);
     let numbers = (0..3u32, 0..6u32, 1..9u32, 1..7200u32);
     let policy = prop::sample::select(vec!["Spread", "SpreadStrictly", "Pack", "Any"]);
     let backend = prop::sample::select(vec!["Auto", "Nccl", "Ring"]);
