@@ -11,6 +11,8 @@ mod http;
 mod metrics;
 mod model;
 mod output;
+#[cfg(test)]
+mod parity;
 mod serve;
 mod service;
 mod session;

@@ -25,6 +25,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::error::ApiError;
+#[cfg(test)]
+pub(crate) use self::messages::parse_messages;
 use crate::serve::{Protocol, serve as serve_connections};
 use crate::session::{Api, request_id};
 

@@ -1,22 +1,15 @@
 //! The model's chat template: Jinja, rendered the way the reference implementation renders it.
 //!
-//! Blocks are trimmed, Python's string and dict methods work, `tojson` escapes nothing for HTML, and a template's own
-//! `raise_exception` becomes the client's error.
+//! A template's own `raise_exception` becomes the client's error.
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, StringInput};
-use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja::{Environment, Error, Value, context};
 use serde_json::{Map, Value as Json, json};
 
-use super::{TextError, clock, jinja};
+use super::{TextError, jinja};
 
 const NAME: &str = "chat_template";
-/// Most instructions of the template engine for one conversation. Each message takes about a hundred.
-const FUEL: u64 = 5_000_000;
 /// Longest prompt that a template may write, in bytes: four times the longest request.
 const MAX_PROMPT_BYTES: usize = 64 << 20;
-/// Widest indentation.
-const MAX_INDENT: usize = 256;
 /// Name of a second template, for conversations with tools.
 const TOOL_USE: &str = "tool_use";
 
@@ -127,16 +120,7 @@ impl ChatTemplate {
     pub(crate) fn new(templates: ChatTemplates) -> Result<Option<Self>, TextError> {
         let ChatTemplates { default, tool_use, bos_token, eos_token } = templates;
         let Some(source) = tool_use.as_ref().or(default.as_ref()).cloned() else { return Ok(None) };
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(TextError::TemplateSyntax)?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", |format: String| clock::now(&format));
-        environment.add_filter("tojson", tojson);
-        environment.add_test("iterable", is_iterable);
-        environment.add_filter("indent", indent);
-        environment.set_fuel(Some(FUEL));
+        let mut environment = jinja::environment()?;
         let for_tools = tool_use.is_some();
         for (name, template) in [(NAME, default), (TOOL_USE, tool_use)] {
             if let Some(template) = template {
@@ -149,6 +133,15 @@ impl ChatTemplate {
     /// Returns the template's source. With two templates, this is the template for tools.
     pub(crate) fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Sets the time that the templates see.
+    #[cfg(test)]
+    pub(crate) fn at(mut self, time: &str) -> Self {
+        let time: jiff::Timestamp = time.parse().unwrap();
+        let now = move |format: String| super::clock::strftime(time, &format);
+        self.environment.add_function("strftime_now", now);
+        self
     }
 
     /// Renders a conversation to a prompt, up to the beginning of the answer.
@@ -218,73 +211,6 @@ fn reason(error: &Error) -> String {
     }
 }
 
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// Returns true for values that are iterable in Python: a string is, `None` is not.
-fn is_iterable(value: &Value) -> bool {
-    !value.is_none() && (value.as_str().is_some() || value.try_iter().is_ok())
-}
-
-/// Writes JSON as Python's `json.dumps` does. The engine's own filter escapes four characters for HTML, and knows no
-/// `ensure_ascii`.
-fn tojson(value: &Value, indent: Option<Value>, args: Kwargs) -> Result<Value, Error> {
-    let ensure_ascii = args.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
-    let width = indent.clone().or_else(|| args.peek("indent").ok());
-    check_indent(width.and_then(|width| usize::try_from(width).ok()).unwrap_or(0))?;
-    let escaped = minijinja::filters::tojson(value, indent, args)?.to_string();
-    let mut out = String::with_capacity(escaped.len());
-    let mut rest = escaped.as_str();
-    while let Some(at) = rest.find('\\') {
-        let (plain, escape) = rest.split_at(at);
-        out.push_str(plain);
-        let (text, length) = match escape.get(..6).unwrap_or_default() {
-            "\\u003c" => ("<", 6),
-            "\\u003e" => (">", 6),
-            "\\u0026" => ("&", 6),
-            "\\u0027" => ("'", 6),
-            _ => (escape.get(..2).unwrap_or(escape), escape.get(..2).unwrap_or(escape).len()),
-        };
-        out.push_str(text);
-        rest = escape.get(length..).unwrap_or_default();
-    }
-    out.push_str(rest);
-    Ok(Value::from_safe_string(if ensure_ascii { in_ascii(&out) } else { out }))
-}
-
-/// Replaces the characters beyond ASCII by their UTF-16 escapes. In JSON such characters are always in strings.
-fn in_ascii(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for char in json.chars() {
-        match char.is_ascii() {
-            true => out.push(char),
-            false => char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
-        }
-    }
-    out
-}
-
-/// Indents as the engine's own filter does, up to a bound.
-fn indent(
-    text: StringInput<'_>,
-    width: Option<usize>,
-    first: Option<bool>,
-    blank: Option<bool>,
-    args: Kwargs,
-) -> Result<Value, Error> {
-    check_indent(width.or_else(|| args.peek("width").ok()).unwrap_or(0))?;
-    minijinja::filters::indent(text, width, first, blank, args)
-}
-
-fn check_indent(width: usize) -> Result<(), Error> {
-    if width <= MAX_INDENT {
-        return Ok(());
-    }
-    let reason = format!("an indentation of {width} is more than {MAX_INDENT}");
-    Err(Error::new(ErrorKind::InvalidOperation, reason))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -322,6 +248,25 @@ mod tests {
             ("{{ 'a' | indent(4294967296) }}", "an indentation of 4294967296 is more than 256"),
             ("{{ 'a\nb' | indent(width=300) }}", "an indentation of 300"),
             ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "ran out of fuel"),
+            ("{{ '%999999999d' % 1 }}", "a width of 999999999 is more than 65536"),
+            ("{{ '%.*f' % (999999999, 1.5) }}", "a width of 999999999"),
+            ("{{ '{:999999999}'.format(1) }}", "a width of 999999999"),
+            ("{{ 'a'.zfill(999999999) ~ 'a'.center(999999999) }}", "a width of 999999999"),
+            ("{{ 'a' | center(999999999) }}", "a width of 999999999"),
+            ("{{ '\t'.expandtabs(999999999) }}", "a width of 999999999"),
+            ("{{ [1] | batch(999999999999, 'x') | list }}", "`linecount` is not from 1 to 100000"),
+            ("{{ [1] | slice(999999999999) | list }}", "`slices` is not from 1 to 100000"),
+            (
+                "{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+                "a text of more than 67108864 bytes",
+            ),
+            ("{% set x = 'x' * 99999 %}{{ x.replace('x', x) }}", "a text of more than 67108864 bytes"),
+            ("{% set x = 'x' * 99999 %}{{ x.join(x) }}", "a text of more than 67108864 bytes"),
+            ("{% set x = 'x' * 99999 %}{{ x | join(x) }}", "a text of more than 67108864 bytes"),
+            ("{% set n = namespace() %}{% set n.n = n %}{{ n }}", "a value of more than 256 levels"),
+            ("{% set n = namespace() %}{% set n.n = n %}{{ n | tojson }}", "a value of more than 256 levels"),
+            ("{% set n = namespace() %}{% set n.n = n %}{{ n | pprint }}", "a value of more than 256 levels"),
+            ("{{ [['x' * 9999] * 9999] | string }}", "a text of more than 67108864 bytes"),
             (
                 "{% set long = 'x' * 99999 %}{% for a in range(9999) %}{{ long }}{% endfor %}",
                 "error: the model's chat template refuses",

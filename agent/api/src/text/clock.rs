@@ -11,7 +11,8 @@ pub(crate) fn now(format: &str) -> String {
     strftime(Timestamp::now(), format)
 }
 
-fn strftime(time: Timestamp, format: &str) -> String {
+/// Returns a time in a `strftime` format.
+pub(crate) fn strftime(time: Timestamp, format: &str) -> String {
     let mut out = String::new();
     let mut chars = format.chars();
     while let Some(char) = chars.next() {

@@ -1,10 +1,12 @@
-//! Changes to a template's source, for two differences between transformers' templates and minijinja.
+//! Changes to a template's source, for the differences between transformers' templates and minijinja.
 //!
 //! In Python's Jinja, a backslash at the end of a line continues a string. transformers adds the tag `{% generation %}`
-//! to Jinja. The tag marks text for training, and rendering ignores it.
+//! to Jinja. The tag marks text for training, and rendering ignores it. [`operators`] has the other differences.
+
+use super::operators;
 
 /// Returns the template in minijinja's dialect.
-pub(crate) fn adapt(source: &str) -> String {
+pub(in crate::text) fn adapt(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{{")).chain(rest.find("{#")).min() {
@@ -15,13 +17,42 @@ pub(crate) fn adapt(source: &str) -> String {
         match inner {
             "generation" => out.push_str(&tag.replace(inner, "if true")),
             "endgeneration" => out.push_str(&tag.replace(inner, "endif")),
+            "raw" if tag.starts_with("{%") => {
+                let (raw, after) = after.split_at(raw_length(after));
+                out.extend([tag, raw]);
+                rest = after;
+                continue;
+            }
             _ if tag.starts_with("{#") => out.push_str(tag),
-            _ => continue_lines(tag, &mut out),
+            _ => out.push_str(&adapt_tag(&continue_lines(tag))),
         }
         rest = after;
     }
     out.push_str(rest);
     out
+}
+
+/// Returns the length in bytes of the text before the tag `endraw`.
+fn raw_length(text: &str) -> usize {
+    let ends = |at: &usize| {
+        let name = text[at + 2..].trim_start_matches(['-', '+']).trim_start();
+        name.starts_with("endraw")
+    };
+    text.match_indices("{%").map(|(at, _)| at).find(ends).unwrap_or(text.len())
+}
+
+/// Adapts the expression of a tag.
+fn adapt_tag(tag: &str) -> String {
+    if !tag.ends_with(if tag.starts_with("{%") { "%}" } else { "}}" }) {
+        return tag.to_owned();
+    }
+    let begin = if tag[2..].starts_with(['-', '+']) { 3 } else { 2 };
+    let end = tag.len().saturating_sub(2);
+    let end = if tag[..end].ends_with(['-', '+']) { end - 1 } else { end };
+    match tag.get(begin..end).and_then(|expression| operators::adapt(expression, tag.starts_with("{%"))) {
+        Some(expression) => [&tag[..begin], &expression, &tag[end..]].concat(),
+        None => tag.to_owned(),
+    }
 }
 
 /// Returns the length in bytes of the tag at the beginning of the text. A tag without an end takes the whole text.
@@ -46,9 +77,9 @@ fn tag_length(text: &str) -> usize {
     text.len()
 }
 
-/// Copies a tag. Leaves out each backslash at the end of a line, together with the line end.
-fn continue_lines(tag: &str, out: &mut String) {
-    let mut chars = tag.chars();
+/// Returns a tag without each backslash at the end of a line and this line end.
+fn continue_lines(tag: &str) -> String {
+    let (mut out, mut chars) = (String::with_capacity(tag.len()), tag.chars());
     while let Some(char) = chars.next() {
         match (char, chars.clone().next()) {
             ('\\', Some('\n')) => drop(chars.next()),
@@ -59,6 +90,7 @@ fn continue_lines(tag: &str, out: &mut String) {
             _ => out.push(char),
         }
     }
+    out
 }
 
 #[cfg(test)]
@@ -75,6 +107,14 @@ mod tests {
             ("{%- generation -%}x{% endgeneration %}", "{%- if true -%}x{% endif %}"),
             ("{# generation \\\n #}{% set generation = 1 %}", "{# generation \\\n #}{% set generation = 1 %}"),
             ("{% if é %}日{{", "{% if é %}日{{"),
+            ("{{- a ~ b -}}{%+ set x = a % 2 %}", "{{- __concatenate__(a, b) -}}{%+ set x = __modulo__(a, 2) %}"),
+            (
+                "{% raw %}{{ a ~ b }}{%- endraw %}{{ a ~ b }}",
+                "{% raw %}{{ a ~ b }}{%- endraw %}{{ __concatenate__(a, b) }}",
+            ),
+            ("{{ a ~ b", "{{ a ~ b"),
+            ("{{~}}{{-}}{%-%}", "{{~}}{{-}}{%-%}"),
+            ("{%- for m in ms[1:] -%}{% endfor %}", "{%- for m in __iterate__(ms[1:]) -%}{% endfor %}"),
             ("{", "{"),
         ];
         for (source, adapted) in cases {
