@@ -71,7 +71,7 @@ async fn a_process_that_ends_with_status_2_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let mut group = start(vec![shell("head", "exit 2", folder.path()), shell("worker-0", FOLLOW, folder.path())]);
     let gave_up = tokio::time::timeout(BOUND, group.wait_for_failure()).await.unwrap();
-    assert!(matches!(&gave_up, GaveUp::Died { name, how } if name == "head" && how == "ended with status 2"));
+    assert!(matches!(&gave_up, GaveUp::Died { name, how, .. } if name == "head" && how == "ended with status 2"));
     tokio::time::timeout(BOUND, group.shut_down()).await.unwrap();
     wait_until_gone(folder.path()).await;
 }
