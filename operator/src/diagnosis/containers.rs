@@ -14,8 +14,15 @@ const KILLED: i32 = 137;
 const OOM_KILLED: &str = "OOMKilled";
 
 /// Parts of the log line by which a rank says that its model does not exist.
-const MODEL_MISSING: [&str; 6] =
-    ["no such model", "model not found", "config.json", "No such file or directory", "no such folder", "/models"];
+const MODEL_MISSING: [&str; 7] = [
+    "no such model",
+    "model not found",
+    "model source `",
+    "config.json",
+    "No such file or directory",
+    "no such folder",
+    "/models",
+];
 
 /// Parts of a registry's answer that denies a pull.
 const PULL_DENIED: [&str; 5] = ["401", "403", "denied", "unauthorized", "authorization failed"];

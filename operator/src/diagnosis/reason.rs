@@ -193,7 +193,8 @@ reasons! {
     }
     fault ModelNotFound {
         "{pod} does not find the model",
-        "correct spec.model.source, or put the model (config.json, tokenizer, weights) where spec.model.source points"
+        "correct spec.model.source, or put the model (config.json, tokenizer and weights, or a GGUF file) where \
+         spec.model.source points"
     }
     fault CrashLoop {
         "container {object} of {pod} ended with {detail}",

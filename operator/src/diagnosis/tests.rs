@@ -151,6 +151,8 @@ fn a_crashing_container_has_its_reason() {
     let log = r#"{"timestamp":"x","level":"ERROR","fields":{"message":"cannot read /models/tiny/config.json: No such file or directory"}}"#;
     check(crashed(137, "OOMKilled", ""), vec![], "OutOfMemory", "limits.memory");
     check(crashed(2, "Error", log), vec![], "ModelNotFound", "ERROR cannot read /models/tiny/config.json");
+    let log = "ERROR read the model hf://o/n:Q9: model source `hf://o/n:Q9`: no GGUF file has the tag Q9; it offers Q8_0 (1 kB, m)";
+    check(crashed(2, "Error", log), vec![], "ModelNotFound", "no GGUF file has the tag Q9");
     check(crashed(101, "Error", "first\nthe last words\n"), vec![], "CrashLoop", "the last words");
     check(crashed(137, "Error", ""), vec![], "CrashLoop", "by a probe");
 }
