@@ -12,7 +12,15 @@ use serde_json::{Value, json};
 use crate::change::Random;
 use crate::files::{read_tokenizer, small_model};
 
-const REASONING: [Option<ReasoningStyle>; 3] = [None, Some(ReasoningStyle::Think), Some(ReasoningStyle::Mistral)];
+/// Styles of reasoning before calls in any style, and those that are tried without calls.
+const WITH_CALLS: &[Option<ReasoningStyle>] = &[None, Some(ReasoningStyle::Think)];
+const WITHOUT_CALLS: &[Option<ReasoningStyle>] = &[
+    Some(ReasoningStyle::Mistral),
+    Some(ReasoningStyle::Seed),
+    Some(ReasoningStyle::Command),
+    Some(ReasoningStyle::Gemma4),
+    Some(ReasoningStyle::Harmony),
+];
 /// Tokens that a walk takes through a grammar.
 const TOKENS: usize = 24;
 /// Id of the token that ends an answer.
@@ -32,12 +40,12 @@ pub fn output(bytes: &[u8]) {
 fn formats() -> Vec<OutputFormat> {
     let styles = ToolStyle::NAMES.iter().map(|(_, style)| *style);
     let tools = styles.map(|style| Some(ToolFormat { style, tools: functions().into(), max_calls: 3 })).chain([None]);
-    let with = |tools: Option<ToolFormat>| {
-        REASONING.map(|reasoning| {
-            [false, true].map(|begun| OutputFormat { reasoning, reasoning_begun: begun, tools: tools.clone() })
-        })
+    let pairs = tools.flat_map(|tools| WITH_CALLS.iter().map(move |reasoning| (*reasoning, tools.clone())));
+    let pairs = pairs.chain(WITHOUT_CALLS.iter().map(|reasoning| (*reasoning, None)));
+    let with = |(reasoning, tools): (Option<ReasoningStyle>, Option<ToolFormat>)| {
+        [false, true].map(|begun| OutputFormat { reasoning, reasoning_begun: begun, tools: tools.clone() })
     };
-    tools.flat_map(with).flatten().collect()
+    pairs.flat_map(with).collect()
 }
 
 fn functions() -> [Function; 2] {

@@ -8,9 +8,9 @@
 refuses it. `expected.json` has, for each template of llama.cpp, the first 8 bytes of the SHA-256 of its prompt for each
 conversation of `conversations.json`, or null if transformers refuses the conversation.
 
-Three differences are intended, and the record has Lockstep's side: content that is null counts as empty, no text is
-escaped for HTML, and `map` returns a list, which `tojson` takes. `differs` lists the conversations in which transformers'
-own prompt is another for these reasons.
+Four differences are intended, and the record has Lockstep's side: content that is null counts as empty, no text is
+escaped for HTML, `map` returns a list, which `tojson` takes, and firefunction's template gets its variables. `differs`
+lists the conversations in which transformers' own prompt is another for these reasons.
 """
 
 import datetime
@@ -40,8 +40,12 @@ def render(source, messages, tools, as_lockstep=False):
             lazy = environment.filters["map"]
             mapped = pass_context(lambda *positional, **named: list(lazy(*positional, **named)))
             environment.filters = environment.filters | dict(safe=str, map=mapped)
+        variables = dict(TOKENS)
+        if as_lockstep and "functools[" in source:
+            variables["functions"] = json.dumps([tool["function"] for tool in tools or []], indent=4, ensure_ascii=False)
+            variables["datetime"] = NOW.strftime("%Y-%m-%d %H:%M:%S UTC")
         template = environment.from_string(source)
-        return template.render(messages=messages, tools=tools, documents=None, add_generation_prompt=True, **TOKENS)
+        return template.render(messages=messages, tools=tools, documents=None, add_generation_prompt=True, **variables)
     except Exception:
         return None
 

@@ -4,10 +4,13 @@
 //! `TEST_TEMPLATES` names the folder of the templates, which `tests/fetch` fills. Without it, their test judges nothing,
 //! and says so.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::http::parse_messages;
+use crate::output::tools::ToolStyle;
 use crate::text::{ChatTemplate, ChatTemplates, Conversation};
 
 const CONSTRUCTS: &str =
@@ -65,18 +68,13 @@ fn constructs_render_as_in_transformers() {
 
 #[test]
 fn published_templates_render_as_in_transformers() {
-    let Some(folder) = std::env::var_os("TEST_TEMPLATES") else {
-        println!("LEFT OUT: TEST_TEMPLATES names no folder; tests/fetch makes one");
-        return;
-    };
+    let Some(folder) = templates_folder() else { return };
     let conversations: Map<String, Value> = serde_json::from_str(CONVERSATIONS).unwrap();
     let expected: Value = serde_json::from_str(EXPECTED).unwrap();
     let mut wrong = Vec::new();
     let templates = expected["templates"].as_object().unwrap();
     for (name, digests) in templates {
-        let file = std::path::Path::new(&folder).join(format!("{name}.jinja"));
-        let source = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let template = parse(&source).unwrap();
+        let template = parse(&read_template(&folder, name)).unwrap();
         for ((turns, conversation), digest) in conversations.iter().zip(digests.as_str().unwrap().split(' ')) {
             let rendered = template.render(&read(conversation));
             let own = rendered.as_ref().map_or_else(|_| "null".to_owned(), |prompt| short_digest(prompt));
@@ -90,6 +88,120 @@ fn published_templates_render_as_in_transformers() {
         .filter(|file| file.as_ref().unwrap().path().extension() == Some("jinja".as_ref()));
     assert_eq!((templates.len(), conversations.len()), (files.count(), 10));
     assert!(wrong.is_empty(), "{} prompts differ; print transformers' own by:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Style of the calls of each published template that is recognized.
+const STYLES: &[(ToolStyle, &[&str])] = &[
+    (
+        ToolStyle::Hermes,
+        &[
+            "Bielik-11B-v3.0-Instruct",
+            "MiMo-VL",
+            "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use",
+            "NousResearch-Hermes-3-Llama-3.1-8B-tool_use",
+            "Qwen-QwQ-32B",
+            "Qwen-Qwen2.5-7B-Instruct",
+            "Qwen-Qwen3-0.6B",
+            "Reka-Edge",
+            "ibm-granite-granite-4.0",
+            "ibm-granite-granite-4.1",
+        ],
+    ),
+    (
+        ToolStyle::Llama3Json,
+        &["meta-llama-Llama-3.1-8B-Instruct", "meta-llama-Llama-3.2-3B-Instruct", "meta-llama-Llama-3.3-70B-Instruct"],
+    ),
+    (
+        ToolStyle::Mistral,
+        &[
+            "Mistral-Small-3.2-24B-Instruct-2506",
+            "mistralai-Ministral-3-14B-Reasoning-2512",
+            "mistralai-Mistral-Nemo-Instruct-2407",
+            "unsloth-mistral-Devstral-Small-2507",
+        ],
+    ),
+    (ToolStyle::Qwen3Coder, &["NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "Qwen3-Coder", "Qwen3.5-4B", "StepFun3.5-Flash"]),
+    (
+        ToolStyle::DeepSeekV3,
+        &[
+            "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+            "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
+            "llama-cpp-deepseek-r1",
+        ],
+    ),
+    (ToolStyle::DeepSeekV31, &["deepseek-ai-DeepSeek-V3.1"]),
+    (
+        ToolStyle::DeepSeekV32,
+        &["deepseek-ai-DeepSeek-V3.2", "deepseek-ai-DeepSeek-V4", "deepseek-ai-DeepSeek-V4-Flash-0731"],
+    ),
+    (
+        ToolStyle::Glm45,
+        &[
+            "GLM-4.6",
+            "GLM-4.7-Flash",
+            "Spark2.5",
+            "inclusionai-ling-3.0-flash",
+            "poolside-Laguna-S-2.1",
+            "poolside-Laguna-XS-2.1",
+            "poolside-Laguna-XS.2",
+        ],
+    ),
+    (ToolStyle::KimiK2, &["Kimi-K2-Instruct", "Kimi-K2-Thinking", "moonshotai-Kimi-K2"]),
+    (ToolStyle::Harmony, &["openai-gpt-oss-120b"]),
+    (ToolStyle::Gemma4, &["google-gemma-4-31B-it", "google-gemma-4-31B-it-interleaved"]),
+    (ToolStyle::CommandR7b, &["Cohere2MoE", "CohereForAI-c4ai-command-r7b-12-2024-tool_use"]),
+    (ToolStyle::FunctionaryV31, &["meetkai-functionary-medium-v3.1"]),
+    (ToolStyle::FunctionaryV32, &["meetkai-functionary-medium-v3.2"]),
+    (ToolStyle::Firefunction, &["fireworks-ai-llama-3-firefunction-v2"]),
+    (ToolStyle::Lfm2, &["LFM2-8B-A1B", "LFM2.5-8B-A1B", "LFM2.5-Instruct"]),
+    (ToolStyle::ToolCalls, &["Apriel-1.6-15b-Thinker-fixed", "MiniMax-M1", "unsloth-Apriel-1.5"]),
+    (ToolStyle::MinimaxM2, &["MiniMax-M2"]),
+    (ToolStyle::NemotronV2, &["NVIDIA-Nemotron-Nano-v2"]),
+    (ToolStyle::Granite, &["ibm-granite-granite-3.3-2B-Instruct"]),
+    (ToolStyle::SeedOss, &["ByteDance-Seed-OSS"]),
+];
+/// Templates that show tools, and whose calls no parser reads.
+const WITHOUT_PARSER: &[&str] = &[
+    "Apertus-8B-Instruct",
+    "CohereForAI-c4ai-command-r-plus-tool_use",
+    "GigaChat3-10B-A1.8B",
+    "GigaChat3.1-10B-A1.8B",
+    "Kimi-K3",
+    "MiniMax-M3",
+    "muse-glimmer",
+    "openbmb-MiniCPM5-1B",
+    "tencent-Hy3",
+    "upstage-Solar-Open-100B",
+];
+
+#[test]
+fn published_templates_determine_the_styles() {
+    let Some(folder) = templates_folder() else { return };
+    let expected: Value = serde_json::from_str(EXPECTED).unwrap();
+    for (name, digests) in expected["templates"].as_object().unwrap() {
+        let source = read_template(&folder, name);
+        let style = STYLES.iter().find(|(_, names)| names.contains(&name.as_str())).map(|(style, _)| *style);
+        assert_eq!(ToolStyle::from_template(&source), style, "{name}");
+        let shows_tools = source.contains("tools");
+        assert_eq!(shows_tools && style.is_none(), WITHOUT_PARSER.contains(&name.as_str()), "{name}");
+        // Conversations with tools are no error where the calls can be read.
+        let refused = digests.as_str().unwrap().split(' ').nth(5) == Some("null");
+        assert!(!(shows_tools && style.is_some() && refused), "{name}");
+    }
+}
+
+/// Returns the folder of the templates. Without one, says so.
+fn templates_folder() -> Option<PathBuf> {
+    let folder = std::env::var_os("TEST_TEMPLATES").map(PathBuf::from);
+    if folder.is_none() {
+        println!("LEFT OUT: TEST_TEMPLATES names no folder; tests/fetch makes one");
+    }
+    folder
+}
+
+fn read_template(folder: &Path, name: &str) -> String {
+    let file = folder.join(format!("{name}.jinja"));
+    std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 /// Returns the first 8 bytes of the SHA-256 of a text, in hex.

@@ -37,9 +37,10 @@ impl<T> StyleChoice<T> {
 pub enum OutputPiece {
     Content(String),
     Reasoning(String),
-    /// A call begins. Calls are numbered from 0.
+    /// A call begins. Calls are numbered from 0. `id` is set if the model writes ids.
     Call {
         index: usize,
+        id: Option<String>,
         name: String,
     },
     /// More of a call's arguments. All fragments joined are JSON if the model wrote JSON.
@@ -104,9 +105,15 @@ pub struct OutputParser {
 
 impl OutputParser {
     pub fn new(format: &OutputFormat) -> Self {
+        let harmony = || ToolFormat { style: ToolStyle::Harmony, tools: Arc::new([]), max_calls: 0 };
+        let is_harmony = format.reasoning == Some(ReasoningStyle::Harmony);
+        // Harmony's messages are reasoning, calls or content, so one parser reads all three.
+        let tools = format.tools.clone().or_else(|| is_harmony.then(harmony));
+        let framed = tools.as_ref().is_some_and(|tools| tools.style == ToolStyle::Harmony);
+        let reasoning = format.reasoning.filter(|_| !framed);
         Self {
-            reasoning: format.reasoning.map(|style| Reasoning::new(style, format.reasoning_begun)),
-            tools: format.tools.clone().map(ToolParser::new),
+            reasoning: reasoning.map(|style| Reasoning::new(style, format.reasoning_begun)),
+            tools: tools.map(|tools| ToolParser::new(tools, format.reasoning.is_some())),
         }
     }
 

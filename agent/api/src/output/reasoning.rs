@@ -1,6 +1,6 @@
-//! Reasoning before the answer: `<think> … </think>` (DeepSeek-R1, Qwen3 and many others), `[THINK] … [/THINK]`
-//! (Magistral). The parser drops white space before and after each mark.
+//! Reasoning before the answer, between two marks. The parser drops white space before and after each mark.
 
+use super::tools::ToolStyle;
 use super::{OutputPiece, push_piece};
 
 /// Longest white space that is held back, in bytes. Longer white space counts as text.
@@ -9,26 +9,55 @@ const MAX_HELD: usize = 256;
 /// Marks around a model's reasoning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReasoningStyle {
-    /// `<think>` and `</think>`.
+    /// `<think>` and `</think>`: DeepSeek-R1, Qwen3 and many others.
     Think,
-    /// `[THINK]` and `[/THINK]`.
+    /// `[THINK]` and `[/THINK]`: Magistral.
     Mistral,
+    /// `<seed:think>` and `</seed:think>`.
+    Seed,
+    /// `<|START_THINKING|>` and `<|END_THINKING|>`: Command R7B and later.
+    Command,
+    /// `<|channel>thought` and `<channel|>`.
+    Gemma4,
+    /// Messages of the channel `analysis`: gpt-oss. The parser of the calls reads them.
+    Harmony,
 }
 
 impl ReasoningStyle {
+    /// All styles, in the order in which a chat template is searched for their marks.
+    const ALL: [Self; 6] = [Self::Mistral, Self::Seed, Self::Command, Self::Gemma4, Self::Harmony, Self::Think];
+
     /// Finds the style whose mark a chat template contains.
     pub fn from_template(template: &str) -> Option<Self> {
-        [Self::Mistral, Self::Think].into_iter().find(|style| template.contains(style.end_mark()))
+        Self::ALL.into_iter().find(|style| match style {
+            Self::Harmony => ToolStyle::from_template(template) == Some(ToolStyle::Harmony),
+            _ => template.contains(style.end_mark()),
+        })
     }
 
     /// Names on the command line. vLLM's names are among them.
-    pub const NAMES: &[(&str, Self)] =
-        &[("think", Self::Think), ("deepseek_r1", Self::Think), ("qwen3", Self::Think), ("mistral", Self::Mistral)];
+    pub const NAMES: &[(&str, Self)] = &[
+        ("think", Self::Think),
+        ("deepseek_r1", Self::Think),
+        ("qwen3", Self::Think),
+        ("glm45", Self::Think),
+        ("kimi_k2", Self::Think),
+        ("minimax_m2", Self::Think),
+        ("mistral", Self::Mistral),
+        ("seed_oss", Self::Seed),
+        ("command_r7b", Self::Command),
+        ("gemma4", Self::Gemma4),
+        ("openai_gptoss", Self::Harmony),
+    ];
 
     pub fn begin_mark(self) -> &'static str {
         match self {
             Self::Think => "<think>",
             Self::Mistral => "[THINK]",
+            Self::Seed => "<seed:think>",
+            Self::Command => "<|START_THINKING|>",
+            Self::Gemma4 => "<|channel>thought",
+            Self::Harmony => "<|channel|>analysis<|message|>",
         }
     }
 
@@ -36,11 +65,20 @@ impl ReasoningStyle {
         match self {
             Self::Think => "</think>",
             Self::Mistral => "[/THINK]",
+            Self::Seed => "</seed:think>",
+            Self::Command => "<|END_THINKING|>",
+            Self::Gemma4 => "<channel|>",
+            Self::Harmony => "<|end|>",
         }
     }
 
+    /// Returns the marks that a model may spell with special tokens.
     pub fn marks(self) -> Vec<&'static str> {
-        vec![self.begin_mark(), self.end_mark()]
+        match self {
+            Self::Gemma4 => vec!["<|channel>", self.end_mark()],
+            Self::Harmony => ToolStyle::Harmony.marks(),
+            _ => vec![self.begin_mark(), self.end_mark()],
+        }
     }
 }
 

@@ -300,9 +300,10 @@ impl AnswerState {
         match piece {
             OutputPiece::Content(text) => delta.text.push_str(&text),
             OutputPiece::Reasoning(text) => delta.reasoning.push_str(&text),
-            OutputPiece::Call { index, name } => {
+            OutputPiece::Call { index, id, name } => {
                 self.has_calls = true;
-                delta.calls.push(CallDelta { index, begin: Some((call_id(), name)), arguments: String::new() });
+                let begin = Some((id.unwrap_or_else(call_id), name));
+                delta.calls.push(CallDelta { index, begin, arguments: String::new() });
             }
             OutputPiece::Arguments { index, fragment } => {
                 match delta.calls.last_mut().filter(|call| call.index == index) {

@@ -122,7 +122,9 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
     }
     let continues_prompt = !matches!(input.prompt, PromptInput::Chat(_));
     let (field, prompt, mut format) = encode_prompt(text, input.prompt).await?;
-    format.tools = tools::call_format(&input.tools, text);
+    if !continues_prompt {
+        format.tools = tools::call_format(&input.tools, text);
+    }
     let remaining = remaining_tokens(field, prompt.len(), text.context_length)?;
     let max_tokens = input.limits.max_tokens.map_or(remaining, |asked| asked.min(remaining));
     let stop_token_ids = stop_token_ids(text, &input.limits);
@@ -275,6 +277,7 @@ fn stop_token_ids(text: &Text, limits: &LimitsInput) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::model::ModelText;
+    use crate::output::tools::ToolStyle;
     use crate::text::{ChatTemplates, fixtures};
     use lockstep_schedule::plan::SamplingDefaults;
 
@@ -381,6 +384,21 @@ mod tests {
         assert_eq!((first.request_id.as_str(), second.request_id.as_str()), ("r-0", "r-1"));
         assert_eq!((first.sampling.choice, second.sampling.choice), (0, 1));
         assert_eq!((first.sampling.seed, first.prompt), (second.sampling.seed, second.prompt));
+    }
+
+    /// functionary v3.2 writes a recipient before content too, so chats without tools need the parser of its calls.
+    #[tokio::test]
+    async fn framed_answers_are_parsed_without_tools() {
+        let mut text = text();
+        text.tool_style = Some(ToolStyle::FunctionaryV32);
+        let chat = PromptInput::Chat(conversation(vec![ChatMessage::new("user", "hi")]));
+        for (prompt, framed) in [(chat, true), (PromptInput::Text("hi".into()), false)] {
+            let prepared = prepare(&text, GenerateInput { prompt, ..Default::default() }).await.unwrap();
+            assert_eq!(
+                prepared.format.tools.map(|tools| (tools.style, tools.max_calls)),
+                framed.then_some((ToolStyle::FunctionaryV32, 0))
+            );
+        }
     }
 
     #[tokio::test]

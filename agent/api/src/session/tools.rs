@@ -81,10 +81,12 @@ pub(crate) fn check_tools(input: &ToolsInput, text: &Text) -> Result<(), Request
     }
 }
 
-/// Returns the format of the answer's calls, or `None` if there is nothing to call.
+/// Returns the format of the answer's calls. Returns `None` if there is nothing to call, unless the model's style has marks
+/// around content as well.
 pub(crate) fn call_format(input: &ToolsInput, text: &Text) -> Option<ToolFormat> {
     if input.functions.is_empty() || input.choice == ToolChoice::None {
-        return None;
+        let framed = text.tool_style.filter(|style| style.frames_content());
+        return framed.map(|style| ToolFormat { style, tools: Vec::new().into(), max_calls: 0 });
     }
     Some(ToolFormat {
         style: if input.choice == ToolChoice::Auto { style(text) } else { style(text).when_forced() },

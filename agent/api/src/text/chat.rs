@@ -5,11 +5,14 @@
 use minijinja::{Environment, Error, Value, context};
 use serde_json::{Map, Value as Json, json};
 
+use super::clock::Clock;
 use super::{TextError, jinja};
 
 const NAME: &str = "chat_template";
 /// Longest prompt that a template may write, in bytes: four times the longest request.
 const MAX_PROMPT_BYTES: usize = 64 << 20;
+/// Mark of firefunction's template, which takes its tools and the time from variables of its own.
+const FIREFUNCTION: &str = "functools[";
 /// Name of a second template, for conversations with tools.
 const TOOL_USE: &str = "tool_use";
 
@@ -110,6 +113,7 @@ pub(crate) struct ChatTemplate {
     for_tools: bool,
     bos_token: Option<String>,
     eos_token: Option<String>,
+    clock: Clock,
 }
 
 impl ChatTemplate {
@@ -127,7 +131,7 @@ impl ChatTemplate {
                 environment.add_template_owned(name, jinja::adapt(&template)).map_err(TextError::TemplateSyntax)?;
             }
         }
-        Ok(Some(Self { environment, source, for_tools, bos_token, eos_token }))
+        Ok(Some(Self { environment, source, for_tools, bos_token, eos_token, clock: Clock::default() }))
     }
 
     /// Returns the template's source. With two templates, this is the template for tools.
@@ -138,9 +142,9 @@ impl ChatTemplate {
     /// Sets the time that the templates see.
     #[cfg(test)]
     pub(crate) fn at(mut self, time: &str) -> Self {
-        let time: jiff::Timestamp = time.parse().unwrap();
-        let now = move |format: String| super::clock::strftime(time, &format);
-        self.environment.add_function("strftime_now", now);
+        let clock = Clock::At(time.parse().unwrap());
+        self.clock = clock;
+        self.environment.add_function("strftime_now", move |format: String| clock.now(&format));
         self
     }
 
@@ -152,6 +156,7 @@ impl ChatTemplate {
         let Conversation { messages, tools, variables } = conversation;
         let messages: Vec<Value> = messages.iter().map(|message| value(&message.value())).collect();
         let with_tools = !tools.is_empty();
+        let given = variables.iter().map(|(name, variable)| (name.as_str(), value(variable)));
         let context = context! {
             messages => messages,
             tools => with_tools.then(|| tools.iter().map(value).collect::<Vec<Value>>()),
@@ -159,7 +164,7 @@ impl ChatTemplate {
             add_generation_prompt => true,
             bos_token => self.bos_token.as_deref().unwrap_or_default(),
             eos_token => self.eos_token.as_deref().unwrap_or_default(),
-            ..Value::from_pairs(variables.iter().map(|(name, variable)| (name.as_str(), value(variable))))
+            ..Value::from_pairs(self.firefunction_variables(tools).into_iter().chain(given))
         };
         let name = if with_tools && self.for_tools { TOOL_USE } else { NAME };
         let template = self.environment.get_template(name).map_err(|_| TextError::NoTemplate)?;
@@ -167,6 +172,17 @@ impl ChatTemplate {
         let rendered = template.render_captured_to(context, &mut prompt);
         rendered.map_err(|error| TextError::TemplateRefused(reason(&error)))?;
         String::from_utf8(prompt.0).map_err(|error| TextError::TemplateRefused(error.to_string()))
+    }
+
+    /// Returns firefunction's variables as its makers set them, or nothing for another template.
+    fn firefunction_variables(&self, tools: &[Json]) -> Vec<(&'static str, Value)> {
+        if !self.source.contains(FIREFUNCTION) {
+            return Vec::new();
+        }
+        let functions: Vec<Value> = tools.iter().map(|tool| value(&tool["function"])).collect();
+        let functions = jinja::to_json(&Value::from(functions), 4).unwrap_or_default();
+        let time = self.clock.now("%Y-%m-%d %H:%M:%S UTC");
+        vec![("functions", Value::from(functions)), ("datetime", Value::from(time))]
     }
 }
 

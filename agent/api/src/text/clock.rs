@@ -6,13 +6,27 @@ use jiff::Timestamp;
 /// are, so a template cannot ask for a long text.
 const DIRECTIVES: [char; 11] = ['Y', 'y', 'm', 'd', 'H', 'M', 'S', 'B', 'b', 'A', 'a'];
 
-/// Returns the time now in a `strftime` format.
-pub(crate) fn now(format: &str) -> String {
-    strftime(Timestamp::now(), format)
+/// Source of the time that templates see.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Clock {
+    #[default]
+    System,
+    #[cfg(test)]
+    At(Timestamp),
 }
 
-/// Returns a time in a `strftime` format.
-pub(crate) fn strftime(time: Timestamp, format: &str) -> String {
+impl Clock {
+    /// Returns the time now in a `strftime` format.
+    pub(crate) fn now(self, format: &str) -> String {
+        match self {
+            Self::System => strftime(Timestamp::now(), format),
+            #[cfg(test)]
+            Self::At(time) => strftime(time, format),
+        }
+    }
+}
+
+fn strftime(time: Timestamp, format: &str) -> String {
     let mut out = String::new();
     let mut chars = format.chars();
     while let Some(char) = chars.next() {

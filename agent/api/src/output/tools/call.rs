@@ -1,12 +1,12 @@
 //! Parser of one call that is a JSON object. It takes one character at a time. It reports the name as a whole, and the
 //! arguments in fragments as they come.
 
-/// Key of a call's name.
-const NAME: &str = "name";
+/// Keys of a call's name. Models use one or the other.
+const NAMES: [&str; 2] = ["name", "tool_name"];
 /// Keys of a call's arguments. Models use one or the other.
 const ARGUMENTS: [&str; 2] = ["arguments", "parameters"];
 /// Keys that are allowed and ignored.
-const OTHERS: [&str; 3] = ["type", "id", "function"];
+const OTHERS: [&str; 4] = ["type", "id", "function", "tool_call_id"];
 /// Longest key or name of a tool, in bytes.
 const MAX_NAME: usize = 256;
 
@@ -133,13 +133,13 @@ impl Call {
 
     /// Returns true if a call may have this key. Once the name was reported, any key is accepted.
     fn allows_key(&self, key: &str) -> bool {
-        self.reported || key == NAME || ARGUMENTS.contains(&key) || OTHERS.contains(&key)
+        self.reported || NAMES.contains(&key) || ARGUMENTS.contains(&key) || OTHERS.contains(&key)
     }
 
     /// Returns the state after the first character of a member's value.
     fn begin_value(&mut self, char: char, emit: &mut impl FnMut(CallEvent)) -> Option<CallState> {
         let is_arguments = ARGUMENTS.contains(&self.key.as_str()) && !self.has_arguments;
-        if self.key == NAME && self.name.is_none() {
+        if NAMES.contains(&self.key.as_str()) && self.name.is_none() {
             return (char == '"').then(|| CallState::Name(JsonText::bounded()));
         }
         if !is_arguments {

@@ -4,7 +4,6 @@
 use serde_json::{Map, Value};
 
 use super::ToolStyle;
-use super::styles::{Hermes, Mistral};
 use crate::grammar::{Grammar, GrammarError, literal, with_whitespace};
 
 /// Most calls of an answer that must call a tool.
@@ -18,42 +17,133 @@ pub struct Function {
     pub parameters: Value,
 }
 
+/// Place of a digit in a spelling: models number their calls.
+const DIGIT: char = '\0';
+
 /// A style's text around calls, and around the name and the arguments of each call.
+#[derive(Clone, Copy)]
 struct CallSpelling {
     begin: &'static str,
     before_name: &'static str,
     before_arguments: &'static str,
     after_arguments: &'static str,
-    between: &'static str,
+    /// Text between two calls. `None` if an answer has one call.
+    between: Option<&'static str>,
     end: &'static str,
 }
 
+const OBJECTS: CallSpelling = CallSpelling {
+    begin: "[",
+    before_name: "{\"name\": \"",
+    before_arguments: "\", \"arguments\": ",
+    after_arguments: "}",
+    between: Some(", "),
+    end: "]",
+};
 const HERMES: CallSpelling = CallSpelling {
     begin: "",
     before_name: "<tool_call>\n{\"name\": \"",
-    before_arguments: "\", \"arguments\": ",
     after_arguments: "}\n</tool_call>",
-    between: "\n",
+    between: Some("\n"),
     end: "",
+    ..OBJECTS
 };
-const LLAMA: CallSpelling = CallSpelling {
-    begin: "",
-    before_name: "{\"name\": \"",
+const LLAMA: CallSpelling =
+    CallSpelling { begin: "", before_arguments: "\", \"parameters\": ", between: Some("; "), end: "", ..OBJECTS };
+const COMMAND_R7B: CallSpelling = CallSpelling {
+    begin: "<|START_ACTION|>[\n    ",
+    before_name: "{\"tool_call_id\": \"\0\", \"tool_name\": \"",
     before_arguments: "\", \"parameters\": ",
     after_arguments: "}",
-    between: "; ",
-    end: "",
+    between: Some(",\n    "),
+    end: "\n]<|END_ACTION|>",
 };
-const MISTRAL: CallSpelling = CallSpelling {
-    begin: Mistral::BEGIN,
-    before_name: "{\"name\": \"",
-    before_arguments: "\", \"arguments\": ",
-    after_arguments: "}",
-    between: ", ",
+const PYTHONIC: CallSpelling = CallSpelling {
+    begin: "[",
+    before_name: "",
+    before_arguments: "(",
+    after_arguments: ")",
+    between: Some(", "),
     end: "]",
 };
-const PYTHONIC: CallSpelling =
-    CallSpelling { begin: "[", before_name: "", before_arguments: "(", after_arguments: ")", between: ", ", end: "]" };
+const DEEPSEEK_V3: CallSpelling = CallSpelling {
+    begin: "<｜tool▁calls▁begin｜>",
+    before_name: "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+    before_arguments: "\n```json\n",
+    after_arguments: "\n```<｜tool▁call▁end｜>",
+    between: Some("\n"),
+    end: "<｜tool▁calls▁end｜>",
+};
+const DEEPSEEK_V31: CallSpelling = CallSpelling {
+    before_name: "<｜tool▁call▁begin｜>",
+    before_arguments: "<｜tool▁sep｜>",
+    after_arguments: "<｜tool▁call▁end｜>",
+    between: Some(""),
+    ..DEEPSEEK_V3
+};
+const KIMI_K2: CallSpelling = CallSpelling {
+    begin: "<|tool_calls_section_begin|>",
+    before_name: "<|tool_call_begin|>functions.",
+    before_arguments: ":\0<|tool_call_argument_begin|>",
+    after_arguments: "<|tool_call_end|>",
+    between: Some(""),
+    end: "<|tool_calls_section_end|>",
+};
+const FUNCTIONARY_V31: CallSpelling = CallSpelling {
+    begin: "",
+    before_name: "<function=",
+    before_arguments: ">",
+    after_arguments: "</function>",
+    between: Some(""),
+    end: "",
+};
+const FUNCTIONARY_V32: CallSpelling = CallSpelling {
+    begin: "",
+    before_name: "",
+    before_arguments: "\n",
+    after_arguments: "",
+    between: Some(">>>"),
+    end: "",
+};
+/// gpt-oss ends its answer after a call.
+const HARMONY: CallSpelling = CallSpelling {
+    begin: "",
+    before_name: "<|channel|>commentary to=functions.",
+    before_arguments: " <|constrain|>json<|message|>",
+    after_arguments: "",
+    between: None,
+    end: "",
+};
+
+/// Returns the spelling of a style's calls.
+fn spelling(style: ToolStyle) -> CallSpelling {
+    let listed = |begin, end| CallSpelling { begin, end, ..OBJECTS };
+    match style {
+        ToolStyle::Llama3Json => LLAMA,
+        ToolStyle::Mistral => listed("[TOOL_CALLS][", "]"),
+        ToolStyle::Firefunction => listed(" functools[", "]"),
+        ToolStyle::ToolCalls => listed("<tool_calls>[", "]</tool_calls>"),
+        ToolStyle::NemotronV2 => listed("<TOOLCALL>[", "]</TOOLCALL>"),
+        ToolStyle::Granite => listed("<|tool_call|>[", "]"),
+        ToolStyle::CommandR7b => COMMAND_R7B,
+        ToolStyle::Pythonic | ToolStyle::Gemma3 => PYTHONIC,
+        ToolStyle::Lfm2 => CallSpelling { begin: "<|tool_call_start|>[", end: "]<|tool_call_end|>", ..PYTHONIC },
+        ToolStyle::DeepSeekV3 => DEEPSEEK_V3,
+        ToolStyle::DeepSeekV31 => DEEPSEEK_V31,
+        ToolStyle::KimiK2 => KIMI_K2,
+        ToolStyle::FunctionaryV31 => FUNCTIONARY_V31,
+        ToolStyle::FunctionaryV32 => FUNCTIONARY_V32,
+        ToolStyle::Harmony => HARMONY,
+        ToolStyle::Hermes
+        | ToolStyle::Qwen3Coder
+        | ToolStyle::SeedOss
+        | ToolStyle::MinimaxM2
+        | ToolStyle::DeepSeekV32
+        | ToolStyle::Glm45
+        | ToolStyle::Gemma4
+        | ToolStyle::FunctionGemma => HERMES,
+    }
+}
 
 /// Makes the grammar of one call, or of one or more calls if `several` is set. Each call is to one of `tools`.
 /// `special` returns the id of the special token with a given text.
@@ -66,28 +156,25 @@ pub fn forced_call_grammar(
     several: bool,
     special: impl Fn(&str) -> Option<u32>,
 ) -> Result<Grammar, GrammarError> {
-    let spelling = match style {
-        ToolStyle::Hermes | ToolStyle::Qwen3Coder => HERMES,
-        ToolStyle::Llama3Json => LLAMA,
-        ToolStyle::Mistral => MISTRAL,
-        ToolStyle::Pythonic => PYTHONIC,
-    };
+    let (spelling, marks) = (spelling(style), style.when_forced().marks());
     // A mark may be a special token. A text in a grammar never matches a special token, so the rule must name its id.
-    let marked = |text: &str| spell(text, &special);
+    let marked = |text: &str| spell(text, &marks, &special);
     let names: Vec<String> = (0..tools.len()).map(|index| format!("call{index}")).collect();
-    let list =
-        if style == ToolStyle::Mistral { format!("{} \"[\"", marked(spelling.begin)) } else { marked(spelling.begin) };
-    let more =
-        if several { format!(" ({} call){{0,{}}}", marked(spelling.between), MAX_CALLS - 1) } else { String::new() };
+    let more = match spelling.between.filter(|_| several) {
+        Some(between) => format!(" ({} call){{0,{}}}", marked(between), MAX_CALLS - 1),
+        None => String::new(),
+    };
     let mut rules = vec![
-        format!("start: {list} call{more} {}", marked(spelling.end)),
+        format!("start: {} call{more} {}", marked(spelling.begin), marked(spelling.end)),
         format!("call: {} ({}) {}", marked(spelling.before_name), names.join(" | "), marked(spelling.after_arguments)),
     ];
     for (index, tool) in tools.iter().enumerate() {
-        let head = literal(&format!("{}{}", tool.name, spelling.before_arguments));
+        let head = format!("{} {}", literal(&tool.name), marked(spelling.before_arguments));
         rules.push(format!("call{index}: {head} arguments{index}"));
         match style {
-            ToolStyle::Pythonic => add_keyword_rules(index, &tool.parameters, &mut rules)?,
+            ToolStyle::Pythonic | ToolStyle::Gemma3 | ToolStyle::Lfm2 => {
+                add_keyword_rules(index, &tool.parameters, &mut rules)?;
+            }
             _ => rules.push(format!("arguments{index}: {}", json_rule(&with_object_type(&tool.parameters))?)),
         }
     }
@@ -95,18 +182,23 @@ pub fn forced_call_grammar(
 }
 
 /// Spells a text as Lark does. A mark becomes a special token if the model has one for it.
-fn spell(text: &str, special: &impl Fn(&str) -> Option<u32>) -> String {
+fn spell(text: &str, marks: &[&str], special: &impl Fn(&str) -> Option<u32>) -> String {
     if text.is_empty() {
         return String::new();
     }
-    for mark in [Hermes::BEGIN, Hermes::END, Mistral::BEGIN] {
+    for mark in marks {
         if let Some((before, after)) = text.split_once(mark)
             && let Some(id) = special(mark)
         {
-            return format!("{} <[{id}]> {}", spell(before, special), spell(after, special));
+            return format!("{} <[{id}]> {}", spell(before, marks, special), spell(after, marks, special));
         }
     }
-    literal(text)
+    match text.split_once(DIGIT) {
+        Some((before, after)) => {
+            format!("{} /[0-9]/ {}", spell(before, marks, special), spell(after, marks, special))
+        }
+        None => literal(text),
+    }
 }
 
 /// Returns the schema with `type: object`, which some tools' schemas leave out.
@@ -200,12 +292,13 @@ mod tests {
     /// Takes a random walk through the grammar, and checks that the style's own parser finds calls. Returns their
     /// number.
     fn walk(style: ToolStyle, several: bool, seed: u64) -> usize {
-        let special = |mark: &str| (mark == Mistral::BEGIN && seed % 2 == 1).then_some(fixtures::END - 1);
+        let first = style.marks().first().copied().unwrap_or_default();
+        let special = |mark: &str| (mark == first && seed % 2 == 1).then_some(fixtures::END - 1);
         let grammar = forced_call_grammar(style, &tools(), several, special).unwrap();
         let grammars = Grammars::new(fixtures::byte_level(), fixtures::BYTE_LEVEL_VOCAB, vec![fixtures::END].into());
         let mut guide = grammars.compile(&grammar).unwrap();
         let tokenizer = fixtures::byte_level();
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         for position in 0..6000 {
             let allowed = guide.allowed().unwrap().unwrap();
             let ids = (0..fixtures::BYTE_LEVEL_VOCAB).filter(|id| allowed.contains(*id));
@@ -214,13 +307,12 @@ mod tests {
             if id == fixtures::END {
                 break;
             }
-            text.push_str(
-                if id == fixtures::END - 1 { Mistral::BEGIN.into() } else { tokenizer.token_text(id) }.as_str(),
-            );
+            bytes.extend(if id == fixtures::END - 1 { first.into() } else { tokenizer.token_bytes(id) });
             if guide.advance(id).unwrap() {
                 break;
             }
         }
+        let text = String::from_utf8(bytes).unwrap();
         let tools = Some(ToolFormat { style, tools: tools().into(), max_calls: 99 });
         let mut parser = OutputParser::new(&OutputFormat { tools, ..OutputFormat::default() });
         let mut calls: Vec<(String, String)> = Vec::new();
@@ -235,7 +327,7 @@ mod tests {
             let arguments = serde_json::from_str(arguments).unwrap_or_else(|error| panic!("{error} in {text}"));
             assert!(is_call(name, &arguments), "{text}");
         }
-        assert!(!calls.is_empty() && (several || calls.len() == 1), "{text}");
+        assert!(!calls.is_empty() && (several || calls.len() == 1), "{style:?}: {text}");
         calls.len()
     }
 
@@ -250,11 +342,11 @@ mod tests {
 
     #[test]
     fn forced_answers_are_calls_in_every_style() {
-        for style in [ToolStyle::Hermes, ToolStyle::Llama3Json, ToolStyle::Mistral, ToolStyle::Pythonic] {
-            let most = (0..12).map(|seed| walk(style, true, seed)).max();
-            assert!(most > Some(1), "{style:?}: sometimes several");
-            for seed in 0..6 {
-                walk(style, false, seed);
+        for (_, style) in ToolStyle::NAMES.iter().filter(|(_, style)| style.when_forced() == *style) {
+            let most = (0..8).map(|seed| walk(*style, true, seed)).max();
+            assert!(most > Some(1) || *style == ToolStyle::Harmony, "{style:?}: sometimes several");
+            for seed in 0..2 {
+                walk(*style, false, seed);
             }
         }
     }
@@ -263,9 +355,10 @@ mod tests {
     #[test]
     fn a_style_without_json_is_forced_into_one_with() {
         let grammar = |style: ToolStyle| forced_call_grammar(style, &tools(), true, |_| None).unwrap();
-        let style = ToolStyle::Qwen3Coder;
-        assert_eq!(grammar(style), grammar(style.when_forced()));
-        assert_ne!(style.when_forced(), style);
+        for style in [ToolStyle::Qwen3Coder, ToolStyle::Glm45, ToolStyle::MinimaxM2, ToolStyle::Gemma4] {
+            assert_eq!(grammar(style), grammar(style.when_forced()));
+            assert_eq!(style.when_forced(), ToolStyle::Hermes);
+        }
     }
 
     #[test]

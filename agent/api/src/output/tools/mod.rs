@@ -2,8 +2,17 @@
 
 mod call;
 mod forced;
+mod gemma;
+mod harmony;
+mod llama;
+mod mistral;
+mod named;
+mod objects;
 mod python;
-mod styles;
+mod pythonic;
+mod recipients;
+mod scan;
+mod style;
 mod tagged;
 mod typed;
 
@@ -13,73 +22,19 @@ use serde_json::Value;
 
 use call::CallEvent;
 pub use forced::{Function, forced_call_grammar};
+pub use style::ToolStyle;
 
 use super::{OutputPiece, ToolFormat, push_piece};
-use styles::{Hermes, Llama, Mistral, Pythonic};
+use gemma::Gemma;
+use harmony::Harmony;
+use llama::Llama;
+use mistral::Mistral;
+use named::Named;
+use objects::Objects;
+use pythonic::Pythonic;
+use recipients::Recipients;
+use style::Syntax;
 use tagged::Tagged;
-
-/// A model's spelling of tool calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ToolStyle {
-    /// Hermes and Qwen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`.
-    Hermes,
-    /// Llama 3: `{"name": …, "parameters": {…}}`, perhaps after `<|python_tag|>`, several with `;` between them.
-    Llama3Json,
-    /// Mistral: `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`, newer `[TOOL_CALLS]name[ARGS]{…}`.
-    Mistral,
-    /// Llama 3.2 and 4: `[name(argument=value, …), …]`.
-    Pythonic,
-    /// Qwen3-Coder and Qwen3.5: `<tool_call><function=name><parameter=key>value</parameter>…</function></tool_call>`.
-    Qwen3Coder,
-}
-
-impl ToolStyle {
-    /// Finds the style whose marks a chat template contains. Returns `None` for a template with Hermes' marks but
-    /// unknown tags between them (GLM).
-    pub fn from_template(template: &str) -> Option<Self> {
-        if ["<tool_call>", "<function=", "<parameter="].iter().all(|tag| template.contains(tag)) {
-            return Some(Self::Qwen3Coder);
-        }
-        if ["<function=", "<arg_key>"].iter().any(|tag| template.contains(tag)) {
-            return None;
-        }
-        let marks = [
-            ("<tool_call>", Self::Hermes),
-            ("[TOOL_CALLS]", Self::Mistral),
-            ("func_name1(", Self::Pythonic),
-            ("<|python_tag|>", Self::Llama3Json),
-            ("\"parameters\": dictionary", Self::Llama3Json),
-        ];
-        marks.into_iter().find(|(mark, _)| template.contains(mark)).map(|(_, style)| style)
-    }
-
-    /// Names on the command line. vLLM's names are among them.
-    pub const NAMES: &[(&str, Self)] = &[
-        ("hermes", Self::Hermes),
-        ("llama3_json", Self::Llama3Json),
-        ("mistral", Self::Mistral),
-        ("pythonic", Self::Pythonic),
-        ("qwen3_coder", Self::Qwen3Coder),
-    ];
-
-    /// Returns the style of an answer that must call tools. A grammar cannot enforce a schema on values without quotes,
-    /// so the grammar makes a model with such a style write Hermes' JSON.
-    pub fn when_forced(self) -> Self {
-        match self {
-            Self::Qwen3Coder => Self::Hermes,
-            other => other,
-        }
-    }
-
-    pub fn marks(self) -> Vec<&'static str> {
-        match self {
-            Self::Hermes | Self::Qwen3Coder => vec![Hermes::BEGIN, Hermes::END],
-            Self::Llama3Json => vec![Llama::TAG],
-            Self::Mistral => vec![Mistral::BEGIN, Mistral::ARGUMENTS, Mistral::ID],
-            Self::Pythonic => vec![Pythonic::START, Pythonic::END],
-        }
-    }
-}
 
 /// Parser of an answer's calls.
 #[derive(Debug)]
@@ -90,45 +45,59 @@ pub(crate) struct ToolParser {
 
 #[derive(Debug)]
 enum Style {
-    Hermes(Hermes),
+    Objects(Objects),
+    Named(Named),
+    Tagged(Tagged),
+    Pythonic(Pythonic),
+    Gemma(Gemma),
     Llama(Llama),
     Mistral(Mistral),
-    Pythonic(Pythonic),
-    Tagged(Tagged),
+    Harmony(Harmony),
+    Recipients(Recipients),
+}
+
+/// Calls a method of the parser of whichever style.
+macro_rules! of_style {
+    ($style:expr, $method:ident($($argument:expr),*)) => {
+        match $style {
+            Style::Objects(style) => style.$method($($argument),*),
+            Style::Named(style) => style.$method($($argument),*),
+            Style::Tagged(style) => style.$method($($argument),*),
+            Style::Pythonic(style) => style.$method($($argument),*),
+            Style::Gemma(style) => style.$method($($argument),*),
+            Style::Llama(style) => style.$method($($argument),*),
+            Style::Mistral(style) => style.$method($($argument),*),
+            Style::Harmony(style) => style.$method($($argument),*),
+            Style::Recipients(style) => style.$method($($argument),*),
+        }
+    };
 }
 
 impl ToolParser {
-    pub(crate) fn new(format: ToolFormat) -> Self {
-        let style = match format.style {
-            ToolStyle::Hermes => Style::Hermes(Hermes::default()),
-            ToolStyle::Llama3Json => Style::Llama(Llama::default()),
-            ToolStyle::Mistral => Style::Mistral(Mistral::default()),
-            ToolStyle::Pythonic => Style::Pythonic(Pythonic::default()),
-            ToolStyle::Qwen3Coder => Style::Tagged(Tagged::default()),
+    /// Makes the parser. `has_reasoning` is true if a style that frames reasoning as well reports it apart from content.
+    pub(crate) fn new(format: ToolFormat, has_reasoning: bool) -> Self {
+        let style = match format.style.syntax() {
+            Syntax::Objects(marks) => Style::Objects(Objects::new(marks)),
+            Syntax::Named(spelling) => Style::Named(Named::new(spelling)),
+            Syntax::Tagged(tags) => Style::Tagged(Tagged::new(tags)),
+            Syntax::Pythonic(marks) => Style::Pythonic(Pythonic::new(marks)),
+            Syntax::Gemma(marks) => Style::Gemma(Gemma::new(marks)),
+            Syntax::Llama => Style::Llama(Llama::default()),
+            Syntax::Mistral => Style::Mistral(Mistral::default()),
+            Syntax::Harmony => Style::Harmony(Harmony::new(has_reasoning)),
+            Syntax::Recipients => Style::Recipients(Recipients::default()),
         };
         Self { style, out: Calls { tools: format.tools, max_calls: format.max_calls, begun: 0, blank: String::new() } }
     }
 
     pub(crate) fn push(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) {
         for char in text.chars() {
-            match &mut self.style {
-                Style::Hermes(style) => style.step(char, &mut self.out, pieces),
-                Style::Llama(style) => style.step(char, &mut self.out, pieces),
-                Style::Mistral(style) => style.step(char, &mut self.out, pieces),
-                Style::Pythonic(style) => style.step(char, &mut self.out, pieces),
-                Style::Tagged(style) => style.step(char, &mut self.out, pieces),
-            }
+            of_style!(&mut self.style, step(char, &mut self.out, pieces));
         }
     }
 
     pub(crate) fn finish(&mut self, pieces: &mut Vec<OutputPiece>) {
-        match &mut self.style {
-            Style::Hermes(style) => style.finish(&mut self.out, pieces),
-            Style::Llama(style) => style.finish(&mut self.out, pieces),
-            Style::Mistral(style) => style.finish(&mut self.out, pieces),
-            Style::Pythonic(style) => style.finish(&mut self.out, pieces),
-            Style::Tagged(style) => style.finish(&mut self.out, pieces),
-        }
+        of_style!(&mut self.style, finish(&mut self.out, pieces));
         self.out.finish(pieces);
     }
 }
@@ -163,11 +132,12 @@ impl Calls {
         self.blank.push_str(&text[end..]);
     }
 
-    fn begin_call(&mut self, name: String, pieces: &mut Vec<OutputPiece>) {
+    /// Begins a call. `id` is the call's id if the model wrote one.
+    fn begin_call(&mut self, name: String, id: Option<String>, pieces: &mut Vec<OutputPiece>) {
         self.blank.clear();
         self.begun += 1;
         if self.begun <= self.max_calls {
-            push_piece(pieces, OutputPiece::Call { index: self.begun - 1, name });
+            push_piece(pieces, OutputPiece::Call { index: self.begun - 1, id, name });
         }
     }
 
@@ -180,7 +150,7 @@ impl Calls {
 
     fn add_event(&mut self, event: CallEvent, pieces: &mut Vec<OutputPiece>) {
         match event {
-            CallEvent::Name(name) => self.begin_call(name, pieces),
+            CallEvent::Name(name) => self.begin_call(name, None, pieces),
             CallEvent::Arguments(fragment) => self.add_arguments(fragment, pieces),
         }
     }

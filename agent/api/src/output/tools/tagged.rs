@@ -4,25 +4,67 @@
 //!
 //! A value may itself contain tags. It ends at an end tag that is followed by another tag of the call.
 
-use super::styles::{Hermes, Scan};
+use serde_json::Value;
+
+use super::scan::Scan;
 use super::{Calls, OutputPiece, typed};
 
 /// Longest name of a tool or of a parameter, in bytes.
 const MAX_NAME: usize = 256;
 /// Longest white space between two tags, in bytes. After longer white space, the first tag was not the end.
 const MAX_BLANKS: usize = 512;
-const FUNCTION: &str = "<function=";
-const FUNCTION_END: &str = "</function>";
-const PARAMETER: &str = "<parameter=";
-const PARAMETER_END: &str = "</parameter>";
-/// Tags that may follow a parameter.
-const NEXT: [&str; 3] = [PARAMETER, FUNCTION_END, Hermes::END];
 
-/// Parser of `<tool_call><function=name><parameter=key>value</parameter>…</function></tool_call>`, several with any
-/// text between them. Models forget the outer tag. Without it, only a known tool's name begins a call.
-#[derive(Debug, Default)]
+/// Tags of a style.
+#[derive(Debug)]
+pub(crate) struct Tags {
+    /// Tags around calls. Models forget them. Without them, only a known tool's name begins a call. `None` if a style has
+    /// none.
+    pub outer: Option<[&'static str; 2]>,
+    /// Text before and after a tool's name. After an empty text, the name ends at white space or at the next tag.
+    pub function: [&'static str; 2],
+    pub function_end: &'static str,
+    /// Text before and after a parameter's name.
+    pub parameter: [&'static str; 2],
+    /// Tag between a parameter's name and its value. Empty if a style has none.
+    pub value: &'static str,
+    pub parameter_end: &'static str,
+    /// Set if a value has a line end before and after it.
+    pub has_line_ends: bool,
+    /// Marks around all calls, which are dropped.
+    pub sections: &'static [&'static str],
+}
+
+impl Tags {
+    /// Returns the tags that a model may spell with special tokens.
+    pub(crate) fn marks(&self) -> Vec<&'static str> {
+        let own =
+            [self.function[0], self.function_end, self.parameter[0], self.parameter[1], self.value, self.parameter_end];
+        [&own[..], self.outer.as_ref().map_or(&[][..], |outer| &outer[..]), self.sections].concat()
+    }
+
+    /// Returns the tags that may follow a parameter. The last one may be there twice.
+    fn after_value(&self) -> [&'static str; 3] {
+        [self.parameter[0], self.function_end, self.outer_end()]
+    }
+
+    fn outer_begin(&self) -> Option<&'static str> {
+        self.outer.map(|[begin, _]| begin)
+    }
+
+    fn outer_end(&self) -> &'static str {
+        self.outer.map_or(self.function_end, |[_, end]| end)
+    }
+}
+
+/// Parser of such calls, several with any text between them.
+#[derive(Debug)]
 pub(crate) struct Tagged {
+    tags: &'static Tags,
+    /// Tags in content: those that begin a call, and those of sections.
+    wanted: Vec<&'static str>,
     part: Part,
+    /// Set between the outer tags.
+    inside: bool,
     /// Name of the called tool.
     name: String,
     /// Set once the call has a parameter.
@@ -32,12 +74,17 @@ pub(crate) struct Tagged {
 #[derive(Debug)]
 enum Part {
     Content(Scan),
-    /// From the mark on, as written: the outer tag, blanks, and the tool's name up to `>`.
+    /// From the mark on, as written: the outer tag, blanks, and the tool's name.
     Start(String),
     /// Before a parameter or the end of the call. Text between tags is dropped.
     Body(Scan),
-    /// A parameter's name, up to `>`.
+    /// A parameter's name.
     Key(String),
+    /// After a parameter's name, up to its value.
+    BeforeValue {
+        key: String,
+        held: String,
+    },
     Value {
         key: String,
         text: String,
@@ -59,10 +106,18 @@ impl Default for Part {
 }
 
 impl Tagged {
+    pub(crate) fn new(tags: &'static Tags) -> Self {
+        let begin = [&[tags.function[0]][..], tags.sections].concat();
+        let wanted = begin.into_iter().chain(tags.outer_begin()).collect();
+        Self { tags, wanted, part: Part::default(), inside: false, name: String::new(), has_parameters: false }
+    }
+
     pub(crate) fn step(&mut self, char: char, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+        let tags = self.tags;
         match &mut self.part {
             Part::Content(scan) => {
-                if let Some(mark) = scan.step(char, &[Hermes::BEGIN, FUNCTION], |text| out.add_content(text, pieces)) {
+                let mark = scan.step(char, &self.wanted, |text| out.add_content(text, pieces));
+                if let Some(mark) = mark.filter(|mark| !tags.sections.contains(mark)) {
                     self.part = Part::Start(mark.into());
                 }
             }
@@ -70,21 +125,28 @@ impl Tagged {
                 held.push(char);
                 self.decide_start(out, pieces);
             }
-            Part::Body(scan) => match scan.step(char, &NEXT, |_| ()) {
+            Part::Body(scan) => match scan.step(char, &tags.after_value(), |_| ()) {
                 None => {}
-                Some(PARAMETER) => self.part = Part::Key(String::new()),
+                Some(mark) if mark == tags.parameter[0] => self.part = Part::Key(String::new()),
                 Some(mark) => self.finish_call(mark, out, pieces),
             },
-            Part::Key(key) => match char {
-                '>' => self.part = Part::Value { key: std::mem::take(key), text: String::new() },
-                '<' | '\n' => self.part = Part::Body(Scan::default()),
-                _ if key.len() >= MAX_NAME => self.part = Part::Body(Scan::default()),
-                _ => key.push(char),
-            },
+            Part::Key(key) => {
+                key.push(char);
+                self.decide_key();
+            }
+            Part::BeforeValue { key, held } => {
+                held.push(char);
+                let written = held.trim_start();
+                if written == tags.value {
+                    self.part = Part::Value { key: std::mem::take(key), text: String::new() };
+                } else if !tags.value.starts_with(written) || held.len() > MAX_BLANKS {
+                    self.part = Part::Body(Scan::default());
+                }
+            }
             Part::Value { key, text } => {
                 text.push(char);
-                if text.ends_with(PARAMETER_END) {
-                    text.truncate(text.len() - PARAMETER_END.len());
+                if text.ends_with(tags.parameter_end) {
+                    text.truncate(text.len() - tags.parameter_end.len());
                     let (key, text) = (std::mem::take(key), std::mem::take(text));
                     self.part = Part::AfterValue { key, text, since: String::new() };
                 }
@@ -95,14 +157,7 @@ impl Tagged {
             }
             Part::Ended(held) => {
                 held.push(char);
-                let written = held.trim_start();
-                if written == Hermes::END {
-                    self.part = Part::default();
-                } else if !Hermes::END.starts_with(written) || held.len() > MAX_BLANKS {
-                    let held = std::mem::take(held);
-                    self.part = Part::default();
-                    held.chars().for_each(|char| self.step(char, out, pieces));
-                }
+                self.decide_ended(out, pieces);
             }
         }
     }
@@ -110,72 +165,134 @@ impl Tagged {
     /// Decides by the text since the mark if a call begins or the text is content.
     fn decide_start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let Part::Start(held) = &mut self.part else { return };
-        let inner = held.strip_prefix(Hermes::BEGIN);
+        let [before, after] = self.tags.function;
+        let inner = self.tags.outer_begin().and_then(|begin| held.strip_prefix(begin));
         let written = inner.unwrap_or(held.as_str()).trim_start();
-        let is_call = match written.strip_prefix(FUNCTION) {
-            None => written.len() < FUNCTION.len() && FUNCTION.starts_with(written) && held.len() < MAX_NAME,
-            Some(name) => match name.strip_suffix('>') {
-                Some(name) if !name.is_empty() && (inner.is_some() || out.knows(name)) => {
-                    self.name = name.to_owned();
-                    self.has_parameters = false;
-                    out.begin_call(self.name.clone(), pieces);
-                    out.add_arguments("{".into(), pieces);
-                    self.part = Part::Body(Scan::default());
-                    return;
+        let is_call = match written.strip_prefix(before) {
+            None => written.len() < before.len() && before.starts_with(written) && held.len() < MAX_NAME,
+            Some(name) => {
+                let whole = match after {
+                    "" => name.trim_start().strip_suffix(|char: char| char.is_whitespace() || char == '<'),
+                    _ => name.strip_suffix(after),
+                };
+                let marked = self.inside || inner.is_some() || self.tags.outer.is_none();
+                match whole {
+                    Some(name) if is_name(name) && (marked || out.knows(name)) => {
+                        let name = name.to_owned();
+                        self.inside |= inner.is_some();
+                        // The character after the name may begin a tag.
+                        let next = held.pop().filter(|_| after.is_empty());
+                        self.begin_call(name, out, pieces);
+                        next.into_iter().for_each(|char| self.step(char, out, pieces));
+                        return;
+                    }
+                    Some(_) => false,
+                    None => {
+                        let name = name.trim_start();
+                        name.len() <= MAX_NAME && (name.is_empty() || is_name(name.trim_end_matches(['"', '>'])))
+                    }
                 }
-                Some(_) => false,
-                None => {
-                    name.len() <= MAX_NAME
-                        && !name.contains(|char: char| char.is_whitespace() || "<\"'{".contains(char))
-                }
-            },
+            }
         };
         if !is_call {
             // The mark is content. The text after the mark may hold another mark, so parse it again.
             let held = std::mem::take(held);
-            let mark = if held.starts_with(FUNCTION) { FUNCTION } else { Hermes::BEGIN };
+            let mark = if held.starts_with(before) { before } else { self.tags.outer_begin().unwrap_or(before) };
             out.add_content(mark, pieces);
             self.part = Part::default();
             held[mark.len()..].chars().for_each(|char| self.step(char, out, pieces));
         }
     }
 
+    fn begin_call(&mut self, name: String, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+        self.has_parameters = false;
+        out.begin_call(name.clone(), None, pieces);
+        out.add_arguments("{".into(), pieces);
+        self.name = name;
+        self.part = Part::Body(Scan::default());
+    }
+
+    /// Decides if a parameter's name has ended, or if the text is no parameter.
+    fn decide_key(&mut self) {
+        let Part::Key(key) = &mut self.part else { return };
+        let end = self.tags.parameter[1];
+        if let Some(name) = key.strip_suffix(end) {
+            let key = name.to_owned();
+            self.part = match self.tags.value {
+                "" => Part::Value { key, text: String::new() },
+                _ => Part::BeforeValue { key, held: String::new() },
+            };
+            return;
+        }
+        let foreign = key.find('<').is_some_and(|at| !end.starts_with(&key[at..]));
+        if foreign || key.ends_with('\n') || key.len() > MAX_NAME {
+            self.part = Part::Body(Scan::default());
+        }
+    }
+
     /// Decides by the text since an end tag if the value has ended.
     fn decide_end_of_value(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
         let Part::AfterValue { key, text, since } = &mut self.part else { return };
-        let written = since.trim_start();
-        match NEXT.into_iter().find(|mark| *mark == written) {
+        let (next, written) = (self.tags.after_value(), since.trim_start());
+        match next.into_iter().find(|mark| *mark == written) {
             Some(mark) => {
                 let (key, text) = (std::mem::take(key), std::mem::take(text));
                 self.add_parameter(&key, &text, out, pieces);
                 match mark {
-                    PARAMETER => self.part = Part::Key(String::new()),
+                    _ if mark == self.tags.parameter[0] => self.part = Part::Key(String::new()),
                     _ => self.finish_call(mark, out, pieces),
                 }
             }
-            None if since.len() <= MAX_BLANKS && NEXT.iter().any(|mark| mark.starts_with(written)) => {}
+            None if since.len() <= MAX_BLANKS && next.iter().any(|mark| mark.starts_with(written)) => {}
             None => {
                 // The end tag is part of the value.
                 let (key, mut text, since) = (std::mem::take(key), std::mem::take(text), std::mem::take(since));
-                text.push_str(PARAMETER_END);
+                text.push_str(self.tags.parameter_end);
                 self.part = Part::Value { key, text };
                 since.chars().for_each(|char| self.step(char, out, pieces));
             }
         }
     }
 
+    /// Decides by the text since a call if its outer end tag follows.
+    fn decide_ended(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+        let Part::Ended(held) = &mut self.part else { return };
+        let (end, written) = (self.tags.outer_end(), held.trim_start());
+        if written == end {
+            self.inside = false;
+            self.part = Part::default();
+        } else if !end.starts_with(written) || held.len() > MAX_BLANKS {
+            let held = std::mem::take(held);
+            self.part = Part::default();
+            held.chars().for_each(|char| self.step(char, out, pieces));
+        }
+    }
+
     fn add_parameter(&mut self, key: &str, text: &str, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
-        // Templates put a line end before and after a value.
-        let text = text.strip_prefix('\n').unwrap_or(text);
-        let value = typed::parse_value(text.strip_suffix('\n').unwrap_or(text), key, out.parameters(&self.name));
+        // DeepSeek's tags tell if the value is a text, after the name and a quote.
+        let (key, attributes) = key.split_once('"').unwrap_or((key, ""));
+        let inner = text.strip_prefix('\n').unwrap_or(text);
+        let text = if self.tags.has_line_ends { inner.strip_suffix('\n').unwrap_or(inner) } else { text };
+        let value = match attributes {
+            _ if attributes.contains("string=\"true") => Value::from(text),
+            _ if attributes.contains("string=\"false") => {
+                serde_json::from_str(text.trim()).unwrap_or_else(|_| Value::from(text))
+            }
+            _ => typed::parse_value(text, key, out.parameters(&self.name)),
+        };
         let comma = if std::mem::replace(&mut self.has_parameters, true) { ", " } else { "" };
-        out.add_arguments(format!("{comma}{}: {value}", serde_json::Value::from(key)), pieces);
+        out.add_arguments(format!("{comma}{}: {value}", Value::from(key)), pieces);
     }
 
     /// Ends the call at `mark`, its end tag.
     fn finish_call(&mut self, mark: &str, out: &Calls, pieces: &mut Vec<OutputPiece>) {
         out.add_arguments("}".into(), pieces);
-        self.part = if mark == Hermes::END { Part::default() } else { Part::Ended(String::new()) };
+        if mark == self.tags.outer_end() {
+            self.inside = false;
+            self.part = Part::default();
+        } else {
+            self.part = Part::Ended(String::new());
+        }
     }
 
     pub(crate) fn finish(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
@@ -183,16 +300,24 @@ impl Tagged {
             Part::Content(scan) => out.add_content(&scan.held, pieces),
             Part::Start(held) => out.add_content(&held, pieces),
             Part::AfterValue { key, text, .. } => self.add_parameter(&key, &text, out, pieces),
-            // The model forgot `</parameter>`: the value ends with the end tag of the function.
+            // The model forgot the end tag of the value: the value ends with the end tag of the function.
             Part::Value { key, text } => {
                 let text = text.trim_end();
-                let text = text.strip_suffix(Hermes::END).unwrap_or(text).trim_end();
-                if let Some(text) = text.strip_suffix(FUNCTION_END) {
+                let text = match self.tags.outer {
+                    Some([_, end]) => text.strip_suffix(end).unwrap_or(text).trim_end(),
+                    None => text,
+                };
+                if let Some(text) = text.strip_suffix(self.tags.function_end) {
                     self.add_parameter(&key, text, out, pieces);
                     out.add_arguments("}".into(), pieces);
                 }
             }
-            Part::Body(_) | Part::Key(_) | Part::Ended(_) => {}
+            Part::Body(_) | Part::Key(_) | Part::BeforeValue { .. } | Part::Ended(_) => {}
         }
     }
+}
+
+/// Returns true if the text may be a tool's name.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|char: char| char.is_whitespace() || "<>\"'{".contains(char))
 }

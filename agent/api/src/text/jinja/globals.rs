@@ -11,7 +11,7 @@ use super::arguments::{Arguments, described, split_named};
 use super::operators::{CONCATENATE, ITERATE, MODULO};
 use super::printf;
 use super::python::{self, Number, check_length, refuse, text};
-use crate::text::clock;
+use crate::text::clock::Clock;
 
 type Others = Rest<ValueOrKwargs>;
 
@@ -21,7 +21,7 @@ pub(super) fn add(environment: &mut Environment) {
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         Err(refuse(text(&message)?.into_owned()))
     });
-    environment.add_function("strftime_now", |format: String| clock::now(&format));
+    environment.add_function("strftime_now", |format: String| Clock::default().now(&format));
     environment.add_function(MODULO, modulo);
     environment.add_function(CONCATENATE, concatenate);
     environment.add_function(ITERATE, |values: Value| match values.is_none() {

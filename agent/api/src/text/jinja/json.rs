@@ -27,6 +27,18 @@ pub(super) fn tojson(value: &Value, arguments: Rest<ValueOrKwargs>) -> Result<Va
     Ok(Value::from(writer.out))
 }
 
+/// Writes a value as JSON with an indentation.
+///
+/// # Errors
+/// The value has a part that is no JSON.
+pub(in crate::text) fn to_json(value: &Value, indent: usize) -> Result<String, Error> {
+    let (item, key) = (",".to_owned(), ": ".to_owned());
+    let indent = Some(" ".repeat(indent));
+    let mut writer = Writer { ascii: false, indent, item, key, sorted: false, out: String::new() };
+    writer.write(value, 0)?;
+    Ok(writer.out)
+}
+
 /// Returns the text of one level of indentation. A number counts spaces.
 fn read_indent(value: &Value) -> Result<Option<String>, Error> {
     match value.kind() {

@@ -20,6 +20,7 @@ use minijinja::syntax::SyntaxConfig;
 
 use super::TextError;
 
+pub(in crate::text) use json::to_json;
 pub(in crate::text) use source::adapt;
 
 /// Most instructions of the template engine for one conversation. Each message takes about a hundred.

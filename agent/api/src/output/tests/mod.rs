@@ -5,6 +5,8 @@ use serde_json::json;
 
 use super::*;
 
+mod styles;
+
 fn format(reasoning: Option<ReasoningStyle>, tools: Option<ToolStyle>) -> OutputFormat {
     let parameters = json!({"properties": {
         "a": {"type": "integer"}, "b": {"type": ["array", "null"]}, "city": {"type": "string"},
@@ -32,7 +34,10 @@ fn shown(format: &OutputFormat, text: &str) -> String {
         match piece {
             OutputPiece::Content(text) => shown.push_str(&text),
             OutputPiece::Reasoning(text) => shown.push_str(&format!("({text})")),
-            OutputPiece::Call { index, name } => shown.push_str(&format!("|{index}:{name}")),
+            OutputPiece::Call { index, id, name } => {
+                let id = id.map(|id| format!("#{id}")).unwrap_or_default();
+                shown.push_str(&format!("|{index}{id}:{name}"));
+            }
             OutputPiece::Arguments { fragment, .. } => shown.push_str(&fragment),
         }
     }
@@ -90,7 +95,7 @@ const MISTRAL: [(&str, &str); 9] = [
         "[TOOL_CALLS]add[ARGS]{\"a\": {\"b\": 1}}[TOOL_CALLS]get_weather[ARGS]{}",
         "|0:add{\"a\": {\"b\": 1}}|1:get_weather{}",
     ),
-    ("[TOOL_CALLS]add[CALL_ID]123456789[ARGS]{\"a\": 1}", "|0:add{\"a\": 1}"),
+    ("[TOOL_CALLS]add[CALL_ID]123456789[ARGS]{\"a\": 1}", "|0#123456789:add{\"a\": 1}"),
     ("[TOOL_CALLS]add{\"a\": 1}", "|0:add{\"a\": 1}"),
     ("[TOOL_CALLS][1, 2]", "[TOOL_CALLS][1, 2]"),
     ("[TOOL_CALLS]add", "[TOOL_CALLS]add"),
@@ -209,7 +214,7 @@ fn a_call_reports_its_name_and_then_fragments_of_its_arguments() {
     let fragment = |text: &str| vec![OutputPiece::Arguments { index: 0, fragment: text.into() }];
     let expected = [
         vec![],
-        vec![OutputPiece::Call { index: 0, name: "add".into() }],
+        vec![OutputPiece::Call { index: 0, id: None, name: "add".into() }],
         fragment("{\"a\""),
         fragment(": 1}"),
         vec![],
@@ -231,7 +236,7 @@ fn parameters_in_tags_are_reported_one_by_one() {
     ];
     let pieces: Vec<Vec<OutputPiece>> = parts.map(|text| parser.push(text)).into();
     let fragment = |text: &str| OutputPiece::Arguments { index: 0, fragment: text.into() };
-    let begun = vec![OutputPiece::Call { index: 0, name: "add".into() }, fragment("{")];
+    let begun = vec![OutputPiece::Call { index: 0, id: None, name: "add".into() }, fragment("{")];
     assert_eq!(pieces, [vec![], begun, vec![], vec![], vec![fragment("\"a\": 42")], vec![]]);
     assert_eq!(parser.push("</function>"), [fragment(", \"b\": []}")]);
 }
@@ -261,8 +266,9 @@ fn templates_determine_the_styles() {
         ("{% if '</think>' in content %}", None, Some(ReasoningStyle::Think)),
         ("{{ messages }}", None, None),
         ("<tool_call>\n<function=name>\n<parameter=key>\nvalue", Some(ToolStyle::Qwen3Coder), None),
-        ("<function=example_function_name>{\"example_name\": \"example_value\"}</function>", None, None),
+        ("<function=example_function_name>{\"a\": \"b\"}</function>", Some(ToolStyle::FunctionaryV31), None),
         ("<tool_call>{name}\n<arg_key>{key}</arg_key>", None, None),
+        ("<tool_call>{name}\n<arg_key>{key}</arg_key>\n<arg_value>", Some(ToolStyle::Glm45), None),
     ];
     for (template, tools, reasoning) in cases {
         assert_eq!(ToolStyle::from_template(template), tools, "{template}");
@@ -278,7 +284,11 @@ proptest! {
             "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<think>", "</think>", "[", "]", "{", "}",
             "\"name\": \"add\"", "\"arguments\": ", "\"parameters\": {", "\"", ", ", ";", "add(", "a=1", ")", " ", "\n", "é", "\\",
             "{\"name\": \"add\", \"arguments\": {\"a\": 1}}", "text", "<function=add>", "<parameter=a>", "<parameter=", "1",
-            "</parameter>", "</function>",
+            "</parameter>", "</function>", "<function=", ">>>", "all\n", "add\n", "<|channel|>", "<|message|>", "<|end|>", "<|start|>",
+            "final", "analysis", " to=functions.add", "functools", "```tool_code", "```", "<arg_key>a</arg_key>", "<arg_value>",
+            "</arg_value>", "<|tool_call>", "call:add{", "a:", "<|\"|>", "<tool_call|>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>",
+            "<｜tool▁call▁end｜>", "<|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>", "<|START_ACTION|>",
+            "<invoke name=\"add\">", "<parameter name=\"a\">", "</invoke>", "<minimax:tool_call>", "<|tool_call_start|>",
         ]), 0..14),
         cuts in prop::collection::vec(0usize..200, 0..6),
         style in prop::sample::select(ToolStyle::NAMES), reasons in any::<bool>(),
