@@ -19,6 +19,7 @@ const WITHOUT_CALLS: &[Option<ReasoningStyle>] = &[
     Some(ReasoningStyle::Seed),
     Some(ReasoningStyle::Command),
     Some(ReasoningStyle::Gemma4),
+    Some(ReasoningStyle::KimiK3),
     Some(ReasoningStyle::Harmony),
 ];
 /// Tokens that a walk takes through a grammar.

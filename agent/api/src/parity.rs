@@ -159,20 +159,15 @@ const STYLES: &[(ToolStyle, &[&str])] = &[
     (ToolStyle::NemotronV2, &["NVIDIA-Nemotron-Nano-v2"]),
     (ToolStyle::Granite, &["ibm-granite-granite-3.3-2B-Instruct"]),
     (ToolStyle::SeedOss, &["ByteDance-Seed-OSS"]),
+    (ToolStyle::GigaChat3, &["GigaChat3-10B-A1.8B", "GigaChat3.1-10B-A1.8B"]),
+    (ToolStyle::Hy3, &["tencent-Hy3"]),
+    (ToolStyle::KimiK3, &["Kimi-K3"]),
+    (ToolStyle::MiniCpm5, &["openbmb-MiniCPM5-1B"]),
+    (ToolStyle::SolarOpen, &["upstage-Solar-Open-100B"]),
 ];
 /// Templates that show tools, and whose calls no parser reads.
-const WITHOUT_PARSER: &[&str] = &[
-    "Apertus-8B-Instruct",
-    "CohereForAI-c4ai-command-r-plus-tool_use",
-    "GigaChat3-10B-A1.8B",
-    "GigaChat3.1-10B-A1.8B",
-    "Kimi-K3",
-    "MiniMax-M3",
-    "muse-glimmer",
-    "openbmb-MiniCPM5-1B",
-    "tencent-Hy3",
-    "upstage-Solar-Open-100B",
-];
+const WITHOUT_PARSER: &[&str] =
+    &["Apertus-8B-Instruct", "CohereForAI-c4ai-command-r-plus-tool_use", "MiniMax-M3", "muse-glimmer"];
 
 #[test]
 fn published_templates_determine_the_styles() {

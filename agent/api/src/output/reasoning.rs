@@ -19,18 +19,38 @@ pub enum ReasoningStyle {
     Command,
     /// `<|channel>thought` and `<channel|>`.
     Gemma4,
+    /// `<think:opensource>` and `</think:opensource>`: Hunyuan 3.
+    Hy3,
+    /// `<|open|>think<|sep|>` and `<|close|>think<|sep|>`.
+    KimiK3,
+    /// `<|think|>` and `<|end|>`: Solar Open.
+    SolarOpen,
     /// Messages of the channel `analysis`: gpt-oss. The parser of the calls reads them.
     Harmony,
 }
 
 impl ReasoningStyle {
     /// All styles, in the order in which a chat template is searched for their marks.
-    const ALL: [Self; 6] = [Self::Mistral, Self::Seed, Self::Command, Self::Gemma4, Self::Harmony, Self::Think];
+    const ALL: [Self; 9] = [
+        Self::Mistral,
+        Self::Seed,
+        Self::Command,
+        Self::Gemma4,
+        Self::Hy3,
+        Self::KimiK3,
+        Self::SolarOpen,
+        Self::Harmony,
+        Self::Think,
+    ];
 
     /// Finds the style whose mark a chat template contains.
     pub fn from_template(template: &str) -> Option<Self> {
+        let calls = |style: ToolStyle| ToolStyle::from_template(template) == Some(style);
         Self::ALL.into_iter().find(|style| match style {
-            Self::Harmony => ToolStyle::from_template(template) == Some(ToolStyle::Harmony),
+            Self::Harmony => calls(ToolStyle::Harmony),
+            Self::Hy3 => calls(ToolStyle::Hy3),
+            Self::KimiK3 => calls(ToolStyle::KimiK3),
+            Self::SolarOpen => calls(ToolStyle::SolarOpen),
             _ => template.contains(style.end_mark()),
         })
     }
@@ -47,6 +67,9 @@ impl ReasoningStyle {
         ("seed_oss", Self::Seed),
         ("command_r7b", Self::Command),
         ("gemma4", Self::Gemma4),
+        ("hy_v3", Self::Hy3),
+        ("kimi_k3", Self::KimiK3),
+        ("solar_open", Self::SolarOpen),
         ("openai_gptoss", Self::Harmony),
     ];
 
@@ -57,6 +80,9 @@ impl ReasoningStyle {
             Self::Seed => "<seed:think>",
             Self::Command => "<|START_THINKING|>",
             Self::Gemma4 => "<|channel>thought",
+            Self::Hy3 => "<think:opensource>",
+            Self::KimiK3 => "<|open|>think<|sep|>",
+            Self::SolarOpen => "<|think|>",
             Self::Harmony => "<|channel|>analysis<|message|>",
         }
     }
@@ -68,6 +94,9 @@ impl ReasoningStyle {
             Self::Seed => "</seed:think>",
             Self::Command => "<|END_THINKING|>",
             Self::Gemma4 => "<channel|>",
+            Self::Hy3 => "</think:opensource>",
+            Self::KimiK3 => "<|close|>think<|sep|>",
+            Self::SolarOpen => "<|end|>",
             Self::Harmony => "<|end|>",
         }
     }
@@ -77,6 +106,7 @@ impl ReasoningStyle {
         match self {
             Self::Gemma4 => vec!["<|channel>", self.end_mark()],
             Self::Harmony => ToolStyle::Harmony.marks(),
+            Self::KimiK3 => ToolStyle::KimiK3.marks(),
             _ => vec![self.begin_mark(), self.end_mark()],
         }
     }

@@ -292,8 +292,62 @@ const OTHERS: &[Case] = &[
     ),
 ];
 
+const FURTHER: &[Case] = &[
+    (
+        ToolStyle::GigaChat3,
+        None,
+        "Hi<|message_sep|>\n\nfunction call<|role_sep|>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}",
+        "Hi|0:add{\"a\": 1}",
+    ),
+    (ToolStyle::GigaChat3, None, "<|function_call|>{\"name\": \"add\", \"arguments\": {}}", "|0:add{}"),
+    (
+        ToolStyle::Hy3,
+        Some(ReasoningStyle::Hy3),
+        "<think:opensource>hm</think:opensource>Hi<tool_calls:opensource>\n<tool_call:opensource>add<tool_sep:opensource>\n\
+         <arg_key:opensource>a</arg_key:opensource>\n<arg_value:opensource>1</arg_value:opensource>\n</tool_call:opensource>\n\
+         <tool_call:opensource>add<tool_sep:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>",
+        "(hm)Hi|0:add{\"a\": 1}|1:add{}",
+    ),
+    (
+        ToolStyle::KimiK3,
+        Some(ReasoningStyle::KimiK3),
+        "<|open|>think<|sep|>hm<|close|>think<|sep|><|open|>response<|sep|>On it.<|close|>response<|sep|><|open|>tools<|sep|>\
+         <|open|>call tool=\"add\" index=\"1\"<|sep|><|open|>argument key=\"a\" type=\"number\"<|sep|>1<|close|>argument<|sep|>\
+         <|open|>argument key=\"b\" type=\"string\"<|sep|>[1]<|close|>argument<|sep|><|close|>call<|sep|><|close|>tools<|sep|>\
+         <|close|>message<|sep|>",
+        "(hm)On it.|0:add{\"a\": 1, \"b\": \"[1]\"}",
+    ),
+    (
+        ToolStyle::KimiK3,
+        None,
+        "<|open|>response<|sep|>Use the response tag.<|close|>response<|sep|><|close|>message<|sep|>",
+        "Use the response tag.",
+    ),
+    (
+        ToolStyle::MiniCpm5,
+        THINK,
+        "<think>hm</think>\n<function name=\"get_weather\"><param name=\"city\"><![CDATA[<a> </param>]]></param></function>\n\
+         <function name=\"add\"><param name=\"a\">1</param></function>",
+        "(hm)|0:get_weather{\"city\": \"<a> </param>\"}|1:add{\"a\": 1}",
+    ),
+    (ToolStyle::MiniCpm5, None, "<function name=\"other\"></function>", "<function name=\"other\"></function>"),
+    (
+        ToolStyle::SolarOpen,
+        Some(ReasoningStyle::SolarOpen),
+        "<|think|>hm<|end|><|begin|>assistant<|tool_calls|><|tool_call:begin|>x1<|tool_call:name|>add<|tool_call:args|>{\"a\": 1}\
+         <|tool_call:end|><|tool_call:begin|>x2<|tool_call:name|>add<|tool_call:args|>{}<|tool_call:end|>",
+        "(hm)|0#x1:add{\"a\": 1}|1#x2:add{}",
+    ),
+    (
+        ToolStyle::SolarOpen,
+        Some(ReasoningStyle::SolarOpen),
+        "<|think|>hm<|end|><|begin|>assistant<|content|>Hello<|end|>",
+        "(hm)Hello",
+    ),
+];
+
 fn cases() -> impl Iterator<Item = (OutputFormat, &'static str, &'static str)> {
-    let all = [DEEPSEEK, GLM, KIMI, HARMONY, GEMMA, OBJECTS, OTHERS];
+    let all = [DEEPSEEK, GLM, KIMI, HARMONY, GEMMA, OBJECTS, OTHERS, FURTHER];
     all.into_iter().flatten().map(|(style, reasoning, text, shown)| (format(*reasoning, Some(*style)), *text, *shown))
 }
 

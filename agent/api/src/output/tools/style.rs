@@ -59,6 +59,16 @@ pub enum ToolStyle {
     Granite,
     /// Seed-OSS: as [`Self::Qwen3Coder`], in `<seed:tool_call>`.
     SeedOss,
+    /// GigaChat 3: `<|function_call|>{"name": …, "arguments": {…}}`.
+    GigaChat3,
+    /// Hunyuan 3: as [`Self::Glm45`], with `:opensource` in the tags.
+    Hy3,
+    /// Kimi K3: `<|open|>call tool="name"<|sep|><|open|>argument key="key" type="number"<|sep|>value…`.
+    KimiK3,
+    /// MiniCPM5: `<function name="…"><param name="…">value</param>…</function>`.
+    MiniCpm5,
+    /// Solar Open: `<|tool_call:begin|>id<|tool_call:name|>name<|tool_call:args|>{…}<|tool_call:end|>`.
+    SolarOpen,
 }
 
 /// Marks in chat templates. The first line whose marks a template has names its style. A line without a style is a style
@@ -66,6 +76,11 @@ pub enum ToolStyle {
 const TEMPLATES: &[(&[&str], Option<ToolStyle>)] = &[
     (&["<|start|>", "<|channel|>", "<|message|>"], Some(ToolStyle::Harmony)),
     (&["<|tool_call_begin|>", "<|tool_call_argument_begin|>"], Some(ToolStyle::KimiK2)),
+    (&["<|open|>", "<|sep|>", "<|close|>"], Some(ToolStyle::KimiK3)),
+    (&["<|tool_call:begin|>", "<|tool_call:args|>"], Some(ToolStyle::SolarOpen)),
+    (&["<|role_sep|>", "<|message_sep|>"], Some(ToolStyle::GigaChat3)),
+    (&["<arg_key{}>", "':opensource'"], Some(ToolStyle::Hy3)),
+    (&["<function name=\"", "<param name=\""], Some(ToolStyle::MiniCpm5)),
     (&["｜DSML｜"], Some(ToolStyle::DeepSeekV32)),
     (&["<｜tool▁calls▁begin｜>", "```json"], Some(ToolStyle::DeepSeekV3)),
     (&["<｜tool▁calls▁begin｜>"], Some(ToolStyle::DeepSeekV31)),
@@ -141,6 +156,11 @@ impl ToolStyle {
         ("nemotron_v2", Self::NemotronV2),
         ("granite", Self::Granite),
         ("seed_oss", Self::SeedOss),
+        ("gigachat3", Self::GigaChat3),
+        ("hy_v3", Self::Hy3),
+        ("kimi_k3", Self::KimiK3),
+        ("minicpm5", Self::MiniCpm5),
+        ("solar_open", Self::SolarOpen),
     ];
 
     /// Returns the style of an answer that must call tools. A grammar cannot enforce a schema on values without quotes,
@@ -154,12 +174,13 @@ impl ToolStyle {
 
     /// Returns true if answers without calls need the parser too: their content has marks around it.
     pub fn frames_content(self) -> bool {
-        matches!(self, Self::Harmony | Self::FunctionaryV32 | Self::CommandR7b)
+        let styles = [Self::Harmony, Self::FunctionaryV32, Self::CommandR7b, Self::KimiK3, Self::SolarOpen];
+        styles.contains(&self)
     }
 
-    /// Returns the marks that a model may spell with special tokens.
+    /// Returns the marks that a model may spell with special tokens, and the tokens in them.
     pub fn marks(self) -> Vec<&'static str> {
-        match self.syntax() {
+        let marks = match self.syntax() {
             Syntax::Objects(marks) => [marks.begin, &[marks.end], marks.dropped].concat(),
             Syntax::Named(spelling) => [spelling.begin, &[spelling.end], spelling.sections, SEPARATORS].concat(),
             Syntax::Tagged(tags) => tags.marks(),
@@ -169,10 +190,9 @@ impl ToolStyle {
             Syntax::Mistral => super::mistral::Mistral::MARKS.to_vec(),
             Syntax::Harmony => Harmony::MARKS.to_vec(),
             Syntax::Recipients => Recipients::MARKS.to_vec(),
-        }
-        .into_iter()
-        .filter(|mark| !mark.is_empty())
-        .collect()
+        };
+        let marks = marks.into_iter().filter(|mark| !mark.is_empty());
+        marks.flat_map(|mark| tokens_in(mark).chain([mark])).collect()
     }
 
     pub(super) fn syntax(self) -> Syntax {
@@ -183,14 +203,19 @@ impl ToolStyle {
             Self::ToolCalls => Syntax::Objects(&TOOL_CALLS),
             Self::NemotronV2 => Syntax::Objects(&NEMOTRON_V2),
             Self::Granite => Syntax::Objects(&GRANITE),
+            Self::GigaChat3 => Syntax::Objects(&GIGACHAT3),
             Self::DeepSeekV3 | Self::DeepSeekV31 => Syntax::Named(&DEEPSEEK),
             Self::KimiK2 => Syntax::Named(&KIMI_K2),
             Self::FunctionaryV31 => Syntax::Named(&FUNCTIONARY_V31),
+            Self::SolarOpen => Syntax::Named(&SOLAR_OPEN),
             Self::Qwen3Coder => Syntax::Tagged(&QWEN3_CODER),
             Self::SeedOss => Syntax::Tagged(&SEED_OSS),
             Self::MinimaxM2 => Syntax::Tagged(&MINIMAX_M2),
             Self::DeepSeekV32 => Syntax::Tagged(&DEEPSEEK_V32),
             Self::Glm45 => Syntax::Tagged(&GLM45),
+            Self::Hy3 => Syntax::Tagged(&HY3),
+            Self::KimiK3 => Syntax::Tagged(&KIMI_K3),
+            Self::MiniCpm5 => Syntax::Tagged(&MINICPM5),
             Self::Pythonic => Syntax::Pythonic(&PYTHONIC),
             Self::Lfm2 => Syntax::Pythonic(&LFM2),
             Self::Gemma3 => Syntax::Pythonic(&GEMMA3),
@@ -202,6 +227,17 @@ impl ToolStyle {
             Self::FunctionaryV32 => Syntax::Recipients,
         }
     }
+}
+
+/// Returns the special tokens within a longer mark.
+fn tokens_in(mark: &'static str) -> impl Iterator<Item = &'static str> {
+    let open = |begin: &'static str, end: &'static str| {
+        mark.match_indices(begin).filter_map(move |(at, _)| {
+            let length = mark[at + begin.len()..].find(end)? + begin.len() + end.len();
+            Some(&mark[at..at + length]).filter(|token| token.len() < mark.len())
+        })
+    };
+    open("<|", "|>").chain(open("｜DSML", "｜"))
 }
 
 const HERMES: objects::Marks =
@@ -220,10 +256,19 @@ const NEMOTRON_V2: objects::Marks =
 const GRANITE: objects::Marks =
     objects::Marks { begin: &["<|tool_call|>"], end: "", dropped: &["<|/tool_call|>"], several: false };
 
+const GIGACHAT3: objects::Marks = objects::Marks {
+    begin: &["<|function_call|>", "function call<|role_sep|>"],
+    end: "",
+    dropped: &["<|message_sep|>"],
+    several: false,
+};
+
 const DEEPSEEK_SEPARATOR: &str = "<｜tool▁sep｜>";
 const KIMI_SEPARATOR: &str = "<|tool_call_argument_begin|>";
+const SOLAR_NAME: &str = "<|tool_call:name|>";
+const SOLAR_ARGUMENTS: &str = "<|tool_call:args|>";
 /// Marks between a name and its arguments.
-const SEPARATORS: &[&str] = &[DEEPSEEK_SEPARATOR, KIMI_SEPARATOR];
+const SEPARATORS: &[&str] = &[DEEPSEEK_SEPARATOR, KIMI_SEPARATOR, SOLAR_NAME, SOLAR_ARGUMENTS];
 
 const DEEPSEEK: Spelling = Spelling {
     begin: &["<｜tool▁call▁begin｜>"],
@@ -246,6 +291,21 @@ const FUNCTIONARY_V31: Spelling = Spelling {
     read_head: |head| Head::named(head.trim_end().strip_suffix('>')?),
     known: true,
 };
+
+const SOLAR_OPEN: Spelling = Spelling {
+    begin: &["<|tool_call:begin|>"],
+    sections: &["<|begin|>assistant", "<|content|>", "<|end|>", "<|tool_calls|>"],
+    end: "<|tool_call:end|>",
+    read_head: read_solar,
+    known: false,
+};
+
+/// Reads `id<name>name<args>`.
+fn read_solar(head: &str) -> Option<Head<'_>> {
+    let (id, name) = head.split_once(SOLAR_NAME)?;
+    let Head { name, .. } = Head::named(name.trim().trim_end_matches(SOLAR_ARGUMENTS).trim())?;
+    Some(Head { name, id: Some(id.trim()).filter(|id| !id.is_empty()) })
+}
 
 /// Reads `name<sep>`, or `function<sep>name` and the begin of a block of code.
 fn read_deepseek(head: &str) -> Option<Head<'_>> {
@@ -271,6 +331,8 @@ const QWEN3_CODER: Tags = Tags {
     parameter_end: "</parameter>",
     has_line_ends: true,
     sections: &[],
+    known: false,
+    quotes: ["", ""],
 };
 const SEED_OSS: Tags =
     Tags { outer: Some(["<seed:tool_call>", "</seed:tool_call>"]), has_line_ends: false, ..QWEN3_CODER };
@@ -287,7 +349,6 @@ const DEEPSEEK_V32: Tags = Tags {
     function: ["<｜DSML｜invoke name=\"", "\">"],
     function_end: "</｜DSML｜invoke>",
     parameter: ["<｜DSML｜parameter name=\"", "\">"],
-    value: "",
     parameter_end: "</｜DSML｜parameter>",
     has_line_ends: false,
     sections: &[
@@ -296,6 +357,7 @@ const DEEPSEEK_V32: Tags = Tags {
         "<｜DSML｜tool_calls>",
         "</｜DSML｜tool_calls>",
     ],
+    ..QWEN3_CODER
 };
 const GLM45: Tags = Tags {
     outer: None,
@@ -305,7 +367,44 @@ const GLM45: Tags = Tags {
     value: "<arg_value>",
     parameter_end: "</arg_value>",
     has_line_ends: false,
-    sections: &[],
+    ..QWEN3_CODER
+};
+const HY3: Tags = Tags {
+    outer: None,
+    function: ["<tool_call:opensource>", "<tool_sep:opensource>"],
+    function_end: "</tool_call:opensource>",
+    parameter: ["<arg_key:opensource>", "</arg_key:opensource>"],
+    value: "<arg_value:opensource>",
+    parameter_end: "</arg_value:opensource>",
+    has_line_ends: false,
+    sections: &["<tool_calls:opensource>", "</tool_calls:opensource>"],
+    ..QWEN3_CODER
+};
+const KIMI_K3: Tags = Tags {
+    outer: None,
+    function: ["<|open|>call tool=\"", "<|sep|>"],
+    function_end: "<|close|>call<|sep|>",
+    parameter: ["<|open|>argument key=\"", "<|sep|>"],
+    parameter_end: "<|close|>argument<|sep|>",
+    has_line_ends: false,
+    sections: &[
+        "<|open|>response<|sep|>",
+        "<|close|>response<|sep|>",
+        "<|open|>tools<|sep|>",
+        "<|close|>tools<|sep|>",
+        "<|close|>message<|sep|>",
+    ],
+    ..QWEN3_CODER
+};
+const MINICPM5: Tags = Tags {
+    outer: None,
+    function: ["<function name=\"", "\">"],
+    parameter: ["<param name=\"", "\">"],
+    parameter_end: "</param>",
+    has_line_ends: false,
+    known: true,
+    quotes: ["<![CDATA[", "]]>"],
+    ..QWEN3_CODER
 };
 
 const PYTHONIC: pythonic::Marks =

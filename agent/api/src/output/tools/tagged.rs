@@ -30,8 +30,12 @@ pub(crate) struct Tags {
     pub parameter_end: &'static str,
     /// Set if a value has a line end before and after it.
     pub has_line_ends: bool,
-    /// Marks around all calls, which are dropped.
+    /// Marks around calls and content, which are dropped.
     pub sections: &'static [&'static str],
+    /// Set if only a known tool's name begins a call.
+    pub known: bool,
+    /// Text before and after a value that holds other tags. Empty if a style has none.
+    pub quotes: [&'static str; 2],
 }
 
 impl Tags {
@@ -175,8 +179,9 @@ impl Tagged {
                     "" => name.trim_start().strip_suffix(|char: char| char.is_whitespace() || char == '<'),
                     _ => name.strip_suffix(after),
                 };
-                let marked = self.inside || inner.is_some() || self.tags.outer.is_none();
-                match whole {
+                let marked = self.inside || inner.is_some() || self.tags.outer.is_none() && !self.tags.known;
+                // Some tags have attributes after the name and a quote.
+                match whole.map(|name| name.split('"').next().unwrap_or_default()) {
                     Some(name) if is_name(name) && (marked || out.knows(name)) => {
                         let name = name.to_owned();
                         self.inside |= inner.is_some();
@@ -189,7 +194,8 @@ impl Tagged {
                     Some(_) => false,
                     None => {
                         let name = name.trim_start();
-                        name.len() <= MAX_NAME && (name.is_empty() || is_name(name.trim_end_matches(['"', '>'])))
+                        let begun = name.split('"').next().map(|name| without_part(name, after)).unwrap_or_default();
+                        name.len() <= MAX_NAME && (name.is_empty() || is_name(begun))
                     }
                 }
             }
@@ -269,16 +275,20 @@ impl Tagged {
     }
 
     fn add_parameter(&mut self, key: &str, text: &str, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
-        // DeepSeek's tags tell if the value is a text, after the name and a quote.
+        // Some tags tell if the value is a text, after the name and a quote.
         let (key, attributes) = key.split_once('"').unwrap_or((key, ""));
         let inner = text.strip_prefix('\n').unwrap_or(text);
         let text = if self.tags.has_line_ends { inner.strip_suffix('\n').unwrap_or(inner) } else { text };
-        let value = match attributes {
-            _ if attributes.contains("string=\"true") => Value::from(text),
-            _ if attributes.contains("string=\"false") => {
+        let [before, after] = self.tags.quotes;
+        let quoted = text.strip_prefix(before).and_then(|text| text.strip_suffix(after)).filter(|_| !before.is_empty());
+        let has = |attribute: &str| attributes.contains(attribute);
+        let value = match quoted {
+            Some(text) => Value::from(text),
+            None if has("string=\"true") || has("type=\"string") => Value::from(text),
+            None if has("string=\"") || has("type=\"") => {
                 serde_json::from_str(text.trim()).unwrap_or_else(|_| Value::from(text))
             }
-            _ => typed::parse_value(text, key, out.parameters(&self.name)),
+            None => typed::parse_value(text, key, out.parameters(&self.name)),
         };
         let comma = if std::mem::replace(&mut self.has_parameters, true) { ", " } else { "" };
         out.add_arguments(format!("{comma}{}: {value}", Value::from(key)), pieces);
@@ -315,6 +325,12 @@ impl Tagged {
             Part::Body(_) | Part::Key(_) | Part::BeforeValue { .. } | Part::Ended(_) => {}
         }
     }
+}
+
+/// Returns the text without the beginning of `end` at its end.
+fn without_part<'a>(text: &'a str, end: &str) -> &'a str {
+    let at = end.chars().next().and_then(|first| text.find(first));
+    at.filter(|at| end.starts_with(&text[*at..])).map_or(text, |at| &text[..at])
 }
 
 /// Returns true if the text may be a tool's name.
