@@ -1,6 +1,6 @@
 //! Measures one rank alone: load, prefill, decode.
 //!
-//! `cargo run --release -p lockstep-engine --example throughput -- [SOURCE] [THREADS] [SEQUENCES] [PROMPT] [ANSWER] [q8_0|q4_k]`.
+//! `cargo run --release -p lockstep-engine --example throughput -- [SOURCE] [THREADS] [SEQUENCES] [PROMPT] [ANSWER] [FORMAT]`.
 //! PROMPT and ANSWER are the numbers of tokens of each sequence.
 
 use std::time::{Duration, Instant};
@@ -76,6 +76,6 @@ fn main() -> Result<(), EngineError> {
 }
 
 fn parse_format(name: &str) -> Result<BlockFormat, EngineError> {
-    let format = [BlockFormat::Q8_0, BlockFormat::Q4K].into_iter().find(|format| format.name() == name);
-    format.ok_or_else(|| EngineError::Usage(format!("the format `{name}` is not q8_0 or q4_k")))
+    let format = BlockFormat::ALL.into_iter().find(|format| format.is_encodable() && format.name() == name);
+    format.ok_or_else(|| EngineError::Usage(format!("matrices are not quantized to `{name}`")))
 }

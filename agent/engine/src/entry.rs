@@ -62,13 +62,14 @@ impl Entry {
         self.shape.len() > 1
     }
 
-    /// Returns the bytes that the tensor takes in memory. A floating-point matrix is kept in `dtype`, or in blocks if it is
-    /// `quantized`. A vector is kept in f32, and blocks stay as they are stored.
+    /// Returns the bytes that the tensor takes in memory. A floating-point matrix is kept in `dtype`, or in blocks if
+    /// `quantized` asks for them. A vector is kept in f32, and blocks stay as they are stored.
     pub fn memory_bytes(&self, dtype: DType, quantized: Option<BlockFormat>) -> u64 {
         let elements = self.shape.iter().product::<usize>() as u64;
         let columns = self.shape.last().copied().unwrap_or(1).max(1) as u64;
         match (&self.stored, quantized) {
             (Stored::Float(_), Some(format)) if self.is_matrix() => {
+                let format = format.for_width(usize::try_from(columns).unwrap_or(usize::MAX));
                 elements / columns * columns.div_ceil(format.columns() as u64) * format.bytes() as u64
             }
             (Stored::Float(_), _) if self.is_matrix() => elements * dtype.size_in_bytes() as u64,

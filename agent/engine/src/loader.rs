@@ -92,8 +92,8 @@ impl<'a> Loader<'a> {
             return Ok(Table::Matrix(matrix));
         }
         let tensor = self.rows(name, &shape, rows, self.options.dtype)?;
-        match self.block_format() {
-            None if tied => Ok(Table::Matrix(self.packed(&tensor, whole)?)),
+        match self.block_format(shape[1]) {
+            None if tied => Ok(Table::Matrix(self.packed(&tensor, None, whole)?)),
             _ => Ok(Table::Plain(tensor)),
         }
     }
@@ -105,7 +105,7 @@ impl<'a> Loader<'a> {
         let stored = stored.collect::<Result<Vec<_>, _>>()?;
         if stored.iter().all(|stored| matches!(stored, Stored::Float(_) | Stored::Other(_))) {
             let tensor = self.stack(parts, "weight", &[in_features])?;
-            return self.packed(&self.matrix(tensor)?, 0..in_features);
+            return self.packed(&self.matrix(tensor)?, self.block_format(in_features), 0..in_features);
         }
         let whole = 0..in_features;
         let matrices = parts.iter().map(|part| {
@@ -114,7 +114,7 @@ impl<'a> Loader<'a> {
                 return Ok(matrix);
             }
             let tensor = self.options.weights.rows(&name, &shape, part.rows.clone())?;
-            self.packed(&self.matrix(tensor)?, whole.clone())
+            self.packed(&self.matrix(tensor)?, self.block_format(in_features), whole.clone())
         });
         Ok(Matrix::stack(matrices.collect::<Result<_, EngineError>>()?)?)
     }
@@ -140,31 +140,38 @@ impl<'a> Loader<'a> {
         if let Some(matrix) = self.quantized(&name, shape, &(0..shape[0]), &columns)? {
             return Ok(matrix);
         }
-        let whole = match self.block_format() {
+        let format = self.block_format(shape[1]);
+        let whole = match format {
             Some(format) => whole_blocks(format, &columns, shape[1]),
             None => columns.clone(),
         };
         let tensor = self.options.weights.columns(&name, shape, whole.clone())?;
         let kept = columns.start - whole.start..columns.end - whole.start;
-        self.packed(&self.matrix(tensor)?, kept)
+        self.packed(&self.matrix(tensor)?, format, kept)
     }
 
     /// Returns the output projection that shares its numbers with `table`.
     pub fn tied(&self, table: &Table) -> Result<Matrix, EngineError> {
         match table {
-            Table::Plain(tensor) => self.packed(tensor, 0..tensor.dim(1)?),
+            Table::Plain(tensor) => self.packed(tensor, self.block_format(tensor.dim(1)?), 0..tensor.dim(1)?),
             Table::Matrix(matrix) => Ok(matrix.clone()),
         }
     }
 
-    /// Returns the format that matrices stored in floating point are quantized to here.
-    fn block_format(&self) -> Option<BlockFormat> {
-        self.options.quantization.filter(|_| !self.exact)
+    /// Returns the format that matrices stored in floating point, whose rows have `width` numbers in all, are quantized to
+    /// here.
+    fn block_format(&self, width: usize) -> Option<BlockFormat> {
+        self.options.quantization.filter(|_| !self.exact).map(|format| format.for_width(width))
     }
 
-    /// Returns some columns of a matrix in the order that the device multiplies in, quantized if the options ask for it.
-    fn packed(&self, tensor: &Tensor, columns: Range<usize>) -> Result<Matrix, EngineError> {
-        let matrix = match self.block_format() {
+    /// Returns some columns of a matrix in the order that the device multiplies in, quantized to `format` if there is one.
+    fn packed(
+        &self,
+        tensor: &Tensor,
+        format: Option<BlockFormat>,
+        columns: Range<usize>,
+    ) -> Result<Matrix, EngineError> {
+        let matrix = match format {
             Some(format) => Matrix::quantize(self.context, tensor, format, columns)?,
             None => Matrix::new(self.context, tensor)?,
         };

@@ -1,12 +1,15 @@
 //! Products of Llama-3.2-1B's shapes, one row and many, beside a plain read of memory.
 //!
-//! `cargo run -p lockstep-kernels --example bench [threads] [isa] [rounds]`. Memory bounds one-row products, and the
+//! `cargo run -p lockstep-kernels --example bench [threads] [isa] [rounds] [formats]`. `formats` are names with commas between
+//! them. Without it, all formats are measured. Formats that can be made while loading are made, and the time of that is
+//! measured, too. The others have random bits. Memory bounds one-row products, and the
 //! bandwidth of a shared machine changes from moment to moment. So the program pairs each product with a read of as
 //! many bytes just before it, and takes the best round of each. The share of the read is the figure to look at.
 
 use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, Result, ThreadPool, linear};
 use std::hint::black_box;
+use std::iter::repeat_with;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -60,16 +63,39 @@ impl WeightKind {
 
 fn workloads(ctx: &Context, kind: WeightKind) -> Result<Vec<Workload>> {
     let mut workloads = Vec::new();
+    let mut state = 1u64;
+    let mut random_byte = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let (mut numbers, mut seconds) = (0, 0.0);
     for (_, inputs, outputs) in SHAPES {
-        let tensor = Tensor::randn(0f32, 0.1, (outputs, inputs), &Device::Cpu)?;
+        let numbers_of_row: Vec<f32> =
+            repeat_with(|| (f32::from(random_byte()) + f32::from(random_byte()) - 255.0) / 1024.0)
+                .take(inputs + 7)
+                .collect();
+        let tensor: Vec<f32> = (0..outputs).flat_map(|row| numbers_of_row[row % 7..][..inputs].to_vec()).collect();
+        let tensor = Tensor::from_vec(tensor, (outputs, inputs), &Device::Cpu)?;
         for _ in 0..LAYERS {
+            let start = Instant::now();
             let matrix = match kind {
                 WeightKind::Float(dtype) => Matrix::new(ctx, &tensor.to_dtype(dtype)?)?,
-                WeightKind::Blocks(format) => Matrix::quantize(ctx, &tensor, format, 0..inputs)?,
+                WeightKind::Blocks(format) if format.is_encodable() => {
+                    Matrix::quantize(ctx, &tensor, format, 0..inputs)?
+                }
+                WeightKind::Blocks(format) => {
+                    let bytes = outputs * inputs / format.columns() * format.bytes();
+                    let bytes: Vec<u8> = repeat_with(&mut random_byte).take(bytes).collect();
+                    Matrix::from_blocks(ctx, format, &bytes, outputs, 0..inputs)?
+                }
             };
+            (numbers, seconds) = (numbers + outputs * inputs, seconds + start.elapsed().as_secs_f64());
             let words = vec![1u64; matrix.bytes() / 8];
             workloads.push(Workload { matrix, words });
         }
+    }
+    if matches!(kind, WeightKind::Blocks(format) if format.is_encodable()) {
+        println!("{:7} {:.1} million numbers/s are quantized", kind.name(), numbers as f64 / seconds / 1e6);
     }
     Ok(workloads)
 }
@@ -99,10 +125,12 @@ fn main() -> Result<()> {
         ctx = ctx.force_isa(&isa)?;
     }
     let rounds = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
+    let names = arguments.next();
+    let is_wanted =
+        |kind: &WeightKind| names.as_ref().is_none_or(|names| names.split(',').any(|name| name == kind.name()));
     println!("{}, {} threads; machine has {:?}", ctx.isa(), ctx.threads(), Isa::available());
     let floats = [DType::BF16, DType::F16, DType::F32].map(WeightKind::Float);
-    let blocks = BlockFormat::ALL.into_iter().filter(|format| format.is_encodable()).map(WeightKind::Blocks);
-    for kind in blocks.chain(floats) {
+    for kind in BlockFormat::ALL.map(WeightKind::Blocks).into_iter().chain(floats).filter(is_wanted) {
         let workloads = workloads(&ctx, kind)?;
         let bytes: usize = workloads.iter().map(|workload| workload.matrix.bytes()).sum();
         let numbers = (LAYERS * SHAPES.iter().map(|(_, inputs, outputs)| inputs * outputs).sum::<usize>()) as f64;
@@ -110,7 +138,7 @@ fn main() -> Result<()> {
             let rounds = rounds.div_ceil(1 + tokens / 8);
             let [product, read] = measure(&ctx, &workloads, tokens, rounds)?;
             println!(
-                "{:5} {tokens:4} rows: {:8.2} ms {:6.1} GB/s = {:3.0}% of a read ({:5.1}) {:7.1} GFLOP/s",
+                "{:7} {tokens:4} rows: {:8.2} ms {:6.1} GB/s = {:3.0}% of a read ({:5.1}) {:7.1} GFLOP/s",
                 kind.name(),
                 product * 1e3,
                 bytes as f64 / product / 1e9,

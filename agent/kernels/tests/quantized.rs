@@ -1,11 +1,43 @@
-//! Quantized matrices: decoded like candle's own decoder decodes the same blocks, products within the bound of rounded
+//! Quantized matrices: decoded like other decoders decode the same blocks, products within the bound of rounded
 //! activations, and bit for bit the same over rows, threads, instruction sets and cuts.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, embedding_from_matrix, linear, plain};
 
-/// Formats that candle encodes, with candle's name.
+/// Blocks of random bits, with the numbers that the gguf package decodes, and errors of llama.cpp's quantizer.
+static RECORDED: LazyLock<HashMap<String, Tensor>> = LazyLock::new(|| {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/llamacpp/blocks.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+});
+/// Rows of the recorded blocks, and their columns.
+const RECORDED_SHAPE: (usize, usize) = (8, 256);
+
+fn recorded(format: BlockFormat, what: &str) -> Option<&'static Tensor> {
+    RECORDED.get(&format!("{}.{what}", format.name().to_uppercase()))
+}
+
+/// Iterates over the formats whose blocks are recorded.
+fn recorded_formats() -> impl Iterator<Item = BlockFormat> {
+    BlockFormat::ALL.into_iter().filter(|format| recorded(*format, "blocks").is_some())
+}
+
+/// Returns rows of recorded blocks, in changing order, up to the block that holds the last of `columns`.
+fn recorded_rows(format: BlockFormat, rows: usize, columns: usize) -> Vec<u8> {
+    let bytes: Vec<u8> = recorded(format, "blocks").unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let blocks: Vec<&[u8]> = bytes.chunks_exact(format.bytes()).collect();
+    let count = rows * columns.div_ceil(format.columns());
+    (0..count).flat_map(|index| blocks[(index * 5 + index / 7) % blocks.len()].iter().copied()).collect()
+}
+
+fn matrix(ctx: &Context, format: BlockFormat, rows: usize, columns: usize) -> Matrix {
+    Matrix::from_blocks(ctx, format, &recorded_rows(format, rows, columns), rows, 0..columns).unwrap()
+}
+
+/// Formats that candle has, with candle's name.
 fn encoded() -> impl Iterator<Item = (BlockFormat, GgmlDType)> {
     BlockFormat::ALL.into_iter().filter_map(|format| Some((format, ggml(format)?)))
 }
@@ -22,7 +54,7 @@ fn ggml(format: BlockFormat) -> Option<GgmlDType> {
         BlockFormat::Q4K => GgmlDType::Q4K,
         BlockFormat::Q5K => GgmlDType::Q5K,
         BlockFormat::Q6K => GgmlDType::Q6K,
-        BlockFormat::Iq4Nl | BlockFormat::Iq4Xs | BlockFormat::Mxfp4 => return None,
+        _ => return None,
     })
 }
 
@@ -41,7 +73,7 @@ fn contexts() -> Vec<Context> {
 }
 
 #[test]
-fn blocks_decode_as_with_another_decoder() {
+fn blocks_decode_as_with_other_decoders() {
     let ctx = Context::cpu(2).unwrap();
     for (format, ggml) in encoded() {
         let blocks = QTensor::quantize(&random((37, 512)), ggml).unwrap();
@@ -50,64 +82,103 @@ fn blocks_decode_as_with_another_decoder() {
         let got = values(&w.to_tensor().unwrap());
         let close = got.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-6);
         assert!(close && got.len() == expected.len(), "{}", format.name());
+    }
+    let (rows, columns) = RECORDED_SHAPE;
+    for format in recorded_formats() {
+        let blocks: Vec<u8> = recorded(format, "blocks").unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let w = Matrix::from_blocks(&ctx, format, &blocks, rows, 0..columns).unwrap();
+        assert_eq!(values(&w.to_tensor().unwrap()), values(recorded(format, "numbers").unwrap()), "{}", format.name());
+    }
+}
+
+#[test]
+fn a_matrix_takes_the_memory_of_its_blocks() {
+    let ctx = Context::cpu(2).unwrap();
+    assert!(recorded_formats().count() >= 22);
+    for format in recorded_formats() {
+        let w = matrix(&ctx, format, 37, 512);
         assert_eq!((w.format().as_str(), w.out_features(), w.in_features()), (format.name(), 37, 512));
         let file = format.bytes() * 48 * 512 / format.columns();
         assert!((file..file * 21 / 20).contains(&w.bytes()), "{}: {} for {file} bytes", format.name(), w.bytes());
     }
 }
 
-/// Returns 32 numbers of one block of IQ4_NL or MXFP4 by their definitions, or 256 of IQ4_XS.
-fn decode_by_definition(format: BlockFormat, block: &[u8]) -> Vec<f32> {
-    let f16 = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-    let iq4 = [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
-    let e2m1 = [0., 0.5, 1., 1.5, 2., 3., 4., 6., -0., -0.5, -1., -1.5, -2., -3., -4., -6.];
-    let numbers = |quants: &[u8], table: [f32; 16], scale: f32| -> Vec<f32> {
-        let halves = [0, 4].map(|shift| quants[..16].iter().map(move |byte| byte >> shift & 15));
-        halves.into_iter().flatten().map(|index| scale * table[usize::from(index)]).collect()
-    };
-    match format {
-        BlockFormat::Iq4Nl => numbers(&block[2..], iq4, f16(0)),
-        BlockFormat::Mxfp4 => numbers(&block[1..], e2m1, 2f32.powi(i32::from(block[0]) - 127)),
-        _ => {
-            let high = u16::from_le_bytes([block[2], block[3]]);
-            let group = |group: usize| {
-                let low = block[4 + group / 2] >> (group % 2 * 4) & 15;
-                let scale = i32::from(low) + i32::from(high >> (2 * group) & 3) * 16 - 32;
-                numbers(&block[8 + 16 * group..], iq4, f16(0) * scale as f32)
-            };
-            (0..8).flat_map(group).collect()
+/// Errors are compared with all numbers counting alike, by their sizes, and by their squares.
+#[test]
+fn errors_are_no_greater_than_those_of_llama_cpp() {
+    let x = &RECORDED["x"];
+    let contexts = contexts();
+    for format in recorded_formats().filter(|format| format.is_encodable()) {
+        let of = |ctx: &Context| values(&Matrix::quantize(ctx, x, format, 0..512).unwrap().to_tensor().unwrap());
+        let numbers = of(&contexts[0]);
+        let errors = [0, 1, 2].map(|power| {
+            let (mut error, mut whole) = (0.0, 0.0);
+            for (x, number) in values(x).into_iter().zip(&numbers) {
+                let (x, number) = (f64::from(x), f64::from(*number));
+                error += x.abs().powi(power) * (number - x).powi(2);
+                whole += x.abs().powi(power + 2);
+            }
+            (error / whole).sqrt()
+        });
+        let others = values(recorded(format, "errors").unwrap());
+        println!("{}: {errors:.5?}, llama.cpp's quantizer {others:.5?}", format.name());
+        // All numbers of a ternary model have one size.
+        let measures = if matches!(format, BlockFormat::Tq1_0 | BlockFormat::Tq2_0) { 1 } else { 3 };
+        let no_greater =
+            errors.iter().take(measures).zip(&others).all(|(error, other)| *error <= f64::from(*other) * 1.00001);
+        assert!(no_greater, "{}: {errors:.5?}, llama.cpp's quantizer {others:.5?}", format.name());
+        for ctx in &contexts {
+            assert_eq!(of(ctx), numbers, "{} {}", ctx.isa(), format.name());
         }
     }
 }
 
 #[test]
-fn formats_with_tables_are_decoded_and_multiplied() {
-    let (rows, width) = (37, 512);
-    for format in [BlockFormat::Iq4Nl, BlockFormat::Iq4Xs, BlockFormat::Mxfp4] {
-        let blocks = rows * width / format.columns();
-        // Bytes that look random, with scales near one.
-        let mut bytes: Vec<u8> = (0..blocks * format.bytes()).map(|i| (i * 197 + i / 7 * 31) as u8).collect();
-        for (index, block) in bytes.chunks_exact_mut(format.bytes()).enumerate() {
-            match format {
-                BlockFormat::Mxfp4 => block[0] = 124 + (index % 5) as u8,
-                _ => block[..2].copy_from_slice(&half::f16::from_f32(0.01 + index as f32 * 1e-5).to_le_bytes()),
-            }
+fn numbers_that_no_search_likes_are_encoded() {
+    let ctx = Context::cpu(1).unwrap();
+    let rows = [
+        vec![0.0; 256],
+        vec![-0.25; 256],
+        vec![0.25; 256],
+        (0..256).map(|i| if i == 77 { -3.0 } else { 0.0 }).collect(),
+        (0..256).map(|i| (i as f32 - 128.0) * 1e-30).collect(),
+    ];
+    for format in recorded_formats().filter(|format| format.is_encodable()) {
+        for row in &rows {
+            let x = Tensor::from_slice(row, (1, 256), &Device::Cpu).unwrap();
+            let numbers = values(&Matrix::quantize(&ctx, &x, format, 0..256).unwrap().to_tensor().unwrap());
+            let extreme = row.iter().fold(0f32, |most, x| most.max(x.abs()));
+            let error = numbers.iter().zip(row).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            // The last row is below the least scale of most formats.
+            let bound = if extreme < 1e-8 { extreme } else { extreme / 4.0 };
+            assert!(error <= bound, "{}: {error} of {extreme}", format.name());
         }
-        let expected: Vec<f32> =
-            bytes.chunks_exact(format.bytes()).flat_map(|block| decode_by_definition(format, block)).collect();
-        for ctx in contexts() {
-            let w = Matrix::from_blocks(&ctx, format, &bytes, rows, 0..width).unwrap();
-            assert_eq!(values(&w.to_tensor().unwrap()), expected, "{} {}", ctx.isa(), format.name());
-            let x = random((5, width));
-            let (got, plain) = (linear(&ctx, &x, &w, None).unwrap(), plain::linear(&ctx, &x, &w, None).unwrap());
-            let bounds = bounds(&values(&x), &expected, width);
-            let close =
-                values(&got).iter().zip(values(&plain)).zip(bounds).all(|((a, b), bound)| (a - b).abs() <= bound);
-            assert!(close, "{} {}", ctx.isa(), format.name());
+    }
+}
+
+/// The tables of recorded errors are for whole blocks. Rows that fill none go to another format.
+#[test]
+fn rows_that_fill_no_block_go_to_the_format_that_llama_cpp_takes() {
+    let pairs = [
+        (BlockFormat::Q2K, BlockFormat::Q4_0),
+        (BlockFormat::Q3K, BlockFormat::Q4_0),
+        (BlockFormat::Q4K, BlockFormat::Q5_0),
+        (BlockFormat::Q5K, BlockFormat::Q5_1),
+        (BlockFormat::Q6K, BlockFormat::Q8_0),
+        (BlockFormat::Iq4Xs, BlockFormat::Iq4Nl),
+        (BlockFormat::Iq3S, BlockFormat::Iq4Nl),
+        (BlockFormat::Tq1_0, BlockFormat::Q4_0),
+        (BlockFormat::Tq2_0, BlockFormat::Q4_0),
+        (BlockFormat::Q8_0, BlockFormat::Q8_0),
+        (BlockFormat::Mxfp4, BlockFormat::Mxfp4),
+    ];
+    for (format, narrow) in pairs {
+        for width in [256, 512, 1024] {
+            assert_eq!(format.for_width(width), format);
         }
-        let ctx = Context::cpu(1).unwrap();
-        let message = Matrix::quantize(&ctx, &random((1, 256)), format, 0..256).unwrap_err().to_string();
-        assert!(message.contains("is not made while loading"), "{message}");
+        for width in [1, 32, 576, 896, 1152] {
+            assert_eq!(format.for_width(width), narrow, "{} of {width}", format.name());
+        }
     }
 }
 
@@ -143,10 +214,10 @@ fn bounds(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
 #[test]
 fn products_stay_within_the_rounding_of_activations() {
     for ctx in contexts() {
-        for (format, _) in encoded() {
+        for format in recorded_formats() {
             for (tokens, inputs, outputs) in [(1, 256, 48), (2, 100, 33), (5, 1100, 17), (13, 768, 50), (131, 300, 5)] {
-                let (x, weight) = (random((tokens, inputs)), random((outputs, inputs)));
-                let w = Matrix::quantize(&ctx, &weight, format, 0..inputs).unwrap();
+                let x = random((tokens, inputs));
+                let w = matrix(&ctx, format, outputs, inputs);
                 let bias = random((1, outputs)).squeeze(0).unwrap();
                 let bias = (tokens % 2 == 1).then_some(&bias);
                 let got = values(&linear(&ctx, &x, &w, bias).unwrap());
@@ -163,11 +234,10 @@ fn products_stay_within_the_rounding_of_activations() {
 #[test]
 fn a_row_is_the_same_in_any_company() {
     let contexts = contexts();
-    for (format, _) in encoded() {
+    for format in recorded_formats() {
         let (inputs, outputs) = (1300, 75);
         let x = random((29, inputs));
-        let weight = random((outputs, inputs)).to_dtype(DType::BF16).unwrap();
-        let w = Matrix::quantize(&contexts[0], &weight, format, 0..inputs).unwrap();
+        let w = matrix(&contexts[0], format, outputs, inputs);
         let all = values(&linear(&contexts[0], &x, &w, None).unwrap());
         for ctx in &contexts {
             for (first, rows) in [(0, 29), (3, 1), (5, 2), (0, 3), (11, 4), (2, 6), (9, 13)] {
@@ -184,13 +254,24 @@ fn a_row_is_the_same_in_any_company() {
 #[test]
 fn a_cut_is_the_same_cut_of_the_whole() {
     let ctx = Context::cpu(2).unwrap();
-    for (format, _) in encoded() {
-        let (weight, block) = (random((20, 700)), format.columns());
-        let whole = Matrix::quantize(&ctx, &weight, format, 0..700).unwrap().to_tensor().unwrap();
+    for format in recorded_formats() {
+        let block = format.columns();
+        let (row, bytes) = (700usize.div_ceil(block) * format.bytes(), recorded_rows(format, 20, 700));
+        let whole = matrix(&ctx, format, 20, 700).to_tensor().unwrap();
+        let weight = random((20, 700));
+        let encoded = format.is_encodable();
+        let made = encoded.then(|| Matrix::quantize(&ctx, &weight, format, 0..700).unwrap().to_tensor().unwrap());
         for (start, end) in [(0usize, 233usize), (233, 467), (467, 700), (5, 6)] {
             let (first, last) = (start / block * block, 700.min(end.next_multiple_of(block)));
-            let part = weight.narrow(1, first, last - first).unwrap().contiguous().unwrap();
-            let w = Matrix::quantize(&ctx, &part, format, start - first..end - first).unwrap();
+            if let Some(made) = &made {
+                let part = weight.narrow(1, first, last - first).unwrap().contiguous().unwrap();
+                let w = Matrix::quantize(&ctx, &part, format, start - first..end - first).unwrap();
+                let expected = made.narrow(1, start, end - start).unwrap();
+                assert_eq!(values(&w.to_tensor().unwrap()), values(&expected), "{} {start}..{end}", format.name());
+            }
+            let blocks = first / block * format.bytes()..last.div_ceil(block) * format.bytes();
+            let part: Vec<u8> = bytes.chunks_exact(row).flat_map(|row| row[blocks.clone()].to_vec()).collect();
+            let w = Matrix::from_blocks(&ctx, format, &part, 20, start - first..end - first).unwrap();
             let expected = whole.narrow(1, start, end - start).unwrap();
             assert_eq!(values(&w.to_tensor().unwrap()), values(&expected), "{} {start}..{end}", format.name());
             let x = random((3, end - start));
@@ -241,6 +322,13 @@ fn wrong_arguments_are_refused() {
     let message = Matrix::quantize(&ctx, &wrong, BlockFormat::Q8_0, 0..2).unwrap_err().to_string();
     assert!(message.contains("row 0, column 1 is not finite"), "{message}");
     assert!(Matrix::quantize(&ctx, &random((2, 3)), BlockFormat::Q8_0, 0..4).is_err());
+    let message = Matrix::quantize(&ctx, &random((2, 256)), BlockFormat::Iq1S, 0..256).unwrap_err().to_string();
+    assert!(message.contains("iq1_s is read from files, and is not made while loading"), "{message}");
+    for format in [BlockFormat::Iq4Xs, BlockFormat::Iq2S] {
+        let on_device =
+            Matrix::from_blocks(&ctx.plain_on(Device::Cpu), format, &recorded_rows(format, 1, 256), 1, 0..256);
+        assert!(on_device.unwrap_err().to_string().contains("works only on the CPU"));
+    }
     let w = Matrix::quantize(&ctx, &random((3, 40)), BlockFormat::Q8_0, 0..40).unwrap();
     let none = Tensor::zeros((0, 40), DType::F32, &Device::Cpu).unwrap();
     assert_eq!(linear(&ctx, &none, &w, None).unwrap().dims(), [0, 3]);

@@ -41,33 +41,24 @@ fn main() -> Result<(), EngineError> {
         Some(file) => std::fs::read_to_string(file).map_err(usage)?,
         None => conversations()?,
     };
-    let files = open(source)?;
-    let model = describe(files.as_ref())?;
+    let checkpoint = open(source)?;
+    let model = describe(checkpoint.as_ref())?;
     let tokenizer = tokenizers::Tokenizer::from_bytes(&model.tokenizer_json).map_err(usage)?;
     let ids = tokenizer.encode(text, false).map_err(usage)?.get_ids().to_vec();
-    let formats = [
-        Format::Kept(DType::F32),
-        Format::Kept(DType::BF16),
-        Format::Kept(DType::F16),
-        Format::Quantized(BlockFormat::Q8_0),
-        Format::Quantized(BlockFormat::Q4K),
-        Format::File(GgmlDType::F16),
-        Format::File(GgmlDType::BF16),
-        Format::File(GgmlDType::Q8_0),
-        Format::File(GgmlDType::Q6K),
-        Format::File(GgmlDType::Q5K),
-        Format::File(GgmlDType::Q4K),
-        Format::File(GgmlDType::Q4_0),
-    ];
+    let kept = [DType::F32, DType::BF16, DType::F16].map(Format::Kept);
+    let made = BlockFormat::ALL.into_iter().filter(|format| format.is_encodable()).map(Format::Quantized);
+    let files = [GgmlDType::F16, GgmlDType::BF16, GgmlDType::Q8_0, GgmlDType::Q4_0].map(Format::File);
     let folder = tempfile::tempdir().map_err(usage)?;
     let path = folder.path().join("model.gguf");
-    for format in formats {
-        let kept = |dtype, quantization| negative_log_likelihood(source, &ids, window, dtype, quantization);
+    for format in kept.into_iter().chain(made).chain(files) {
+        let likelihood = |dtype, quantization| negative_log_likelihood(source, &ids, window, dtype, quantization);
         let (name, (sum, count)) = match format {
-            Format::Kept(dtype) => (format!("{dtype:?}"), kept(Some(dtype), None)?),
-            Format::Quantized(to) => (format!("{} made while loading", to.name()), kept(Some(DType::F32), Some(to))?),
+            Format::Kept(dtype) => (format!("{dtype:?}"), likelihood(Some(dtype), None)?),
+            Format::Quantized(to) => {
+                (format!("{} made while loading", to.name()), likelihood(Some(DType::F32), Some(to))?)
+            }
             Format::File(format) => {
-                gguf::write(files.as_ref(), &model.config, format, &path)?;
+                gguf::write(checkpoint.as_ref(), &model.config, format, &path)?;
                 let path = path.display().to_string();
                 let likelihood = negative_log_likelihood(&path, &ids, window, Some(DType::F32), None)?;
                 (format!("{format:?} from a GGUF file"), likelihood)

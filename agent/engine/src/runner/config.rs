@@ -20,7 +20,7 @@ pub struct RunnerConfig {
     /// Type that weights are kept in: f32, bf16 or f16; `None` for the type of the checkpoint.
     pub dtype: Option<DType>,
     /// Format that matrices stored in floating point are quantized to while they are loaded ("in-situ quantization",
-    /// ISQ): `Q8_0` (8.5 bits a weight) or `Q4K` (about 4.6); `None` if they keep their type.
+    /// ISQ), or `None` if they keep their type. Rows that do not fill blocks go to [`BlockFormat::for_width`].
     pub quantization: Option<BlockFormat>,
     /// Place among the ranks: pipeline stage and place in its tensor-parallel group.
     pub grid: Grid,

@@ -1,6 +1,7 @@
 //! The model inside the binary answers as transformers does with its files, at every world size.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use lockstep_engine::{DType, describe, open};
 use lockstep_schedule::plan::{SamplingParams, SeqId};
@@ -9,7 +10,17 @@ use crate::common::{ExpectedOutput, GroupSetup, Ranks, request, run_to_end, sche
 
 const SOURCE: &str = "builtin://tiny";
 
-fn conversations() -> Vec<ExpectedOutput> {
+/// Returns the setup of a group that runs the model in f32.
+pub fn setup(world_size: usize) -> GroupSetup {
+    GroupSetup { source: SOURCE.into(), dtype: Some(DType::F32), ..GroupSetup::new("", world_size) }
+}
+
+/// Returns the folder whose files are in the binary.
+pub fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/builtin/tiny"))
+}
+
+pub fn conversations() -> Vec<ExpectedOutput> {
     let json: serde_json::Value = serde_json::from_str(include_str!("../../builtin/expected.json")).unwrap();
     let numbers = |value: &serde_json::Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
     let read = |conversation: &serde_json::Value| ExpectedOutput {
@@ -26,7 +37,7 @@ fn the_builtin_model_answers_as_in_transformers() {
     let conversations = conversations();
     assert!(!conversations.is_empty());
     for world_size in 1..=4 {
-        let setup = GroupSetup { source: SOURCE.into(), dtype: Some(DType::F32), ..GroupSetup::new("", world_size) };
+        let setup = setup(world_size);
         let ranks = Ranks::start(&setup);
         let mut scheduler = scheduler(&setup, |_| {});
         scheduler.start_epoch(ranks.epoch(), setup.num_blocks, 0);

@@ -3,7 +3,8 @@
 //! There are two yardsticks. The reference does the same arithmetic in f64, so results are close to it. Transformers
 //! computed with the checkpoint in f32, and the distance from its results is the cost of a format.
 
-use crate::common::{ExpectedOutput, GroupSetup, Ranks, fixtures, load_expected};
+use crate::builtin;
+use crate::common::{ExpectedOutput, GroupSetup, Ranks, fixture_folder, fixtures, load_expected};
 use crate::parity::plan;
 use crate::reference::Reference;
 use lockstep_engine::{BlockFormat, DType, Runner, describe, open};
@@ -15,6 +16,9 @@ const GRIDS: [(usize, usize); 4] = [(1, 1), (2, 1), (3, 1), (4, 2)];
 const MAX_PROMPT_TOKENS: usize = 33;
 /// Distance from the reference below which only the order of sums differs.
 const CLOSE: f64 = 1e-4;
+
+/// Greatest distance from the reference of a logit of the builtin model, of about 15, if a number is rounded to another side.
+const MAX_DISTANCE: f64 = 0.1;
 
 /// A format and its tolerances.
 struct Format {
@@ -54,21 +58,45 @@ fn q8_0_is_close_to_the_reference() {
     check(&Format { quantization: Some(BlockFormat::Q8_0), close: 0.9, max_distance: 0.2, cost: 0.25, ..F32 });
 }
 
+/// Rows that fill no block of 256 go to Q5_0.
 #[test]
-fn q4_k_is_close_to_the_reference() {
-    check(&Format { quantization: Some(BlockFormat::Q4K), close: 0.9, max_distance: 0.2, cost: 0.75, ..F32 });
+fn narrow_q4_k_is_close_to_the_reference() {
+    check(&Format { quantization: Some(BlockFormat::Q4K), close: 0.9, max_distance: 0.2, cost: 0.5, ..F32 });
+}
+
+/// The builtin model has rows of 256 and 512 numbers, which fill blocks of every format.
+#[test]
+fn every_format_made_while_loading_is_close_to_the_reference() {
+    let (prompt, mut close, mut count) = (&builtin::conversations()[2].prompt, 0, 0);
+    for format in BlockFormat::ALL.into_iter().filter(|format| format.is_encodable()) {
+        let setup = GroupSetup { quantization: Some(format), ..builtin::setup(1) };
+        let mut reference = Reference::new(&builtin::folder(), &setup);
+        for (world_size, stages) in [(1, 1), (3, 1), (4, 2)] {
+            let setup = GroupSetup { world_size, stages, ..setup.clone() };
+            let ranks = Ranks::start(&setup);
+            let rows = [(0, PlanTokens::Given(prompt.clone()))];
+            let got = ranks.step(&plan(&ranks, 1, &setup, &rows)).logits;
+            reference = reference.on_grid_of(&setup);
+            let distance = distance(&reference.logits(prompt)[prompt.len() - 1], &got[0]);
+            println!("{} at {world_size} ranks in {stages} stages: {distance}", format.name());
+            assert!(distance < MAX_DISTANCE, "{setup:?}: {distance}");
+            close += usize::from(distance < CLOSE);
+            count += 1;
+        }
+    }
+    assert!(close * 10 >= count * 9, "{close} of {count} are close");
 }
 
 /// Checks one format in every family on every grid that the family has layers for.
 fn check(format: &Format) {
-    let (mut close, mut rows) = (0, 0);
+    let (mut close, mut rows, mut most) = (0, 0, 0f64);
     for fixture in fixtures() {
         let cases: Vec<ExpectedOutput> =
             load_expected(fixture).into_iter().filter(|case| case.prompt.len() <= MAX_PROMPT_TOKENS).collect();
         for (world_size, stages) in GRIDS {
             let Format { dtype, quantization, .. } = *format;
             let setup = GroupSetup { stages, dtype, quantization, ..GroupSetup::new(fixture, world_size) };
-            let (got, reference) = (logits(&cases, &setup), Reference::new(fixture, &setup));
+            let (got, reference) = (logits(&cases, &setup), Reference::new(&fixture_folder(fixture), &setup));
             let mut cost = SquareSums::default();
             for (case, got) in cases.iter().zip(&got) {
                 let exact = reference.logits(&[&case.prompt[..], &case.greedy[..1]].concat());
@@ -82,9 +110,10 @@ fn check(format: &Format) {
                 }
             }
             assert!(cost.share() < format.cost, "{setup:?}: {}", cost.share());
+            most = most.max(cost.share());
         }
     }
-    println!("{:?}, {:?}: {close} of {rows} rows are close", format.dtype, format.quantization);
+    println!("{:?}, {:?}: {close} of {rows} rows are close, errors up to {most}", format.dtype, format.quantization);
     assert!(rows > 0 && close as f64 >= format.close * rows as f64, "{close} of {rows} rows are close");
 }
 

@@ -4,15 +4,16 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use lockstep_collectives::RankGroup;
 use lockstep_engine::config::{ModelConfig, MoeConfig};
 use lockstep_engine::{BlockFormat, describe, open};
-use lockstep_kernels::Activation;
+use lockstep_kernels::{Activation, Context, Matrix};
 
-use crate::common::{GroupSetup, fixture_folder};
+use crate::common::GroupSetup;
 
 /// Columns whose activations share a scale if the weights are quantized.
 const GROUP_SIZE: usize = 32;
@@ -35,15 +36,23 @@ pub struct Reference {
 }
 
 impl Reference {
-    pub fn new(fixture: &str, setup: &GroupSetup) -> Self {
+    /// Loads the model of a folder.
+    pub fn new(folder: &Path, setup: &GroupSetup) -> Self {
         let config = describe(open(&setup.source).unwrap().as_ref()).unwrap().config;
         let cache = setup.dtype.unwrap_or(DType::F32);
+        let quantized = setup.quantization.is_some();
+        let tensors = decode_tensors(load_tensors(folder), cache, setup.quantization, config.tie_word_embeddings);
+        let reference =
+            Self { config, context_length: 256, tensors, quantized, cache, heads: Vec::new(), groups: Vec::new() };
+        reference.on_grid_of(setup)
+    }
+
+    /// Returns the same model on another grid of ranks.
+    pub fn on_grid_of(self, setup: &GroupSetup) -> Self {
         let size = setup.world_size / setup.stages;
         let groups: Vec<RankGroup> = (0..size).map(|rank| RankGroup::new(rank, size).unwrap()).collect();
-        let heads = groups.iter().map(|group| group.part_of(config.num_heads)).collect();
-        let quantized = setup.quantization.is_some();
-        let tensors = decode_tensors(load_tensors(fixture), cache, setup.quantization, config.tie_word_embeddings);
-        Self { config, context_length: 256, tensors, quantized, cache, heads, groups }
+        let heads = groups.iter().map(|group| group.part_of(self.config.num_heads)).collect();
+        Self { heads, groups, ..self }
     }
 
     /// Computes the logits after each of `ids`.
@@ -226,9 +235,9 @@ impl Reference {
     }
 }
 
-/// Loads all tensors of a fixture in f32.
-fn load_tensors(fixture: &str) -> HashMap<String, Tensor> {
-    let files = std::fs::read_dir(fixture_folder(fixture)).unwrap().map(|file| file.unwrap().path());
+/// Loads all tensors of a folder in f32.
+fn load_tensors(folder: &Path) -> HashMap<String, Tensor> {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     let weights = files.filter(|path| {
         path.extension().is_some_and(|extension| extension == "safetensors") && !path.ends_with("expected.safetensors")
     });
@@ -258,9 +267,7 @@ fn decode_tensors(
         let tensor = match quantization {
             _ if name.contains("embed_tokens") => tensor,
             None => tensor,
-            Some(BlockFormat::Q8_0) => round_to_blocks(&tensor, GgmlDType::Q8_0),
-            Some(BlockFormat::Q4K) => round_to_blocks(&tensor, GgmlDType::Q4K),
-            Some(other) => panic!("matrices are not quantized to {}", other.name()),
+            Some(format) => round_to_blocks(&tensor, format.for_width(tensor.dim(1).unwrap())),
         };
         (name, rows(&tensor))
     };
@@ -275,9 +282,21 @@ fn round_to_dtype(tensor: &Tensor, dtype: DType) -> Tensor {
     tensor.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap()
 }
 
-/// Returns numbers as a library's encoder and decoder give them, in blocks of whole rows.
-fn round_to_blocks(tensor: &Tensor, dtype: GgmlDType) -> Tensor {
+/// Returns numbers as they are in blocks of whole rows: as a library's encoder and decoder give them if it makes the same
+/// blocks, and else as the kernels make and decode them. The tests of the kernels judge these.
+fn round_to_blocks(tensor: &Tensor, format: BlockFormat) -> Tensor {
     let (rows, columns) = tensor.dims2().unwrap();
+    let dtype = match format {
+        BlockFormat::Q4_0 => GgmlDType::Q4_0,
+        BlockFormat::Q4_1 => GgmlDType::Q4_1,
+        BlockFormat::Q5_0 => GgmlDType::Q5_0,
+        BlockFormat::Q5_1 => GgmlDType::Q5_1,
+        BlockFormat::Q8_0 => GgmlDType::Q8_0,
+        _ => {
+            let context = Context::cpu(1).unwrap();
+            return Matrix::quantize(&context, tensor, format, 0..columns).unwrap().to_tensor().unwrap();
+        }
+    };
     let padded = columns.next_multiple_of(dtype.block_size());
     let zeros = Tensor::zeros((rows, padded - columns), tensor.dtype(), &Device::Cpu).unwrap();
     let whole = Tensor::cat(&[tensor, &zeros], 1).unwrap();

@@ -30,8 +30,26 @@ pub(crate) trait Int8Simd: Copy {
     fn shift_left(self, x: Self::B, bits: i32) -> Self::B;
     /// Replaces each byte, which is below 16, by the number of `table` at its index.
     fn look_up(self, table: &[i8; 16], x: Self::B) -> Self::B;
+    /// Replaces each byte whose bit in `chosen` is set by `sum` minus the byte. The bits of eight bytes are in one byte of
+    /// `chosen`, the first byte's lowest.
+    fn reflect(self, sum: u8, x: Self::B, chosen: &[u8; VECTOR_BYTES / 8]) -> Self::B;
+    /// Spreads eight numbers of two bits over bytes, for each of sixteen words. The first result has the first four numbers
+    /// of each word, the second result the others. Each odd number is in the bits 2 and 3 of its byte, all other bits are zero.
+    fn spread_pairs(self, words: &[u16; LANES]) -> (Self::B, Self::B);
+    /// Spreads four numbers of four bits over bytes, for each of sixteen words.
+    fn spread_nibbles(self, words: &[u16; LANES]) -> Self::B;
+    /// Returns the words of `table` at some indices, which are below N.
+    #[inline(always)]
+    fn look_up_words<const N: usize>(self, table: &[u16; N], indices: &[u16; 2 * LANES]) -> [u16; 2 * LANES] {
+        let mut words = [0; 2 * LANES];
+        for i in 0..2 * LANES {
+            words[i] = table[usize::from(indices[i]) % N];
+        }
+        words
+    }
+    fn store(self, x: Self::B, to: &mut [u8; VECTOR_BYTES]);
     fn splat(self, x: i32) -> Self::I;
-    /// Adds to each lane of `sum` the products of its four weights (0..=63) and the four signed bytes of `x`, least
+    /// Adds to each lane of `sum` the products of its four weights (0..=127) and the four signed bytes of `x`, least
     /// significant first.
     fn dot(self, sum: Self::I, weights: Self::B, x: i32) -> Self::I;
     /// Does the same as [`Int8Simd::dot`] with signed weights. Each weight counts as too large by `SIGNED_OFFSET`. No byte

@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::activations::{self, ActivationGroup};
+use super::decoded::{self, DecodedBlock};
 use super::layout::{BlockLayout, QUADS};
 use super::panels::QuantPanels;
 use super::{GROUP_SIZE, with_layout};
@@ -43,12 +44,13 @@ pub(in crate::matrix) fn multiply(ctx: &Context, x: &[f32], w: &QuantPanels, out
         0 => Vec::new(),
         columns => activations::quantize(ctx, x, columns, w.lead(), groups, height),
     };
-    let gemm = QuantGemm { w, x: &x, groups, output };
-    with_layout!(w.format(), L => gemm.run_with_height::<L>(ctx, height));
+    let gemm = QuantGemm { ctx, w, x: &x, groups, output };
+    with_layout!(w.format(), L => gemm.run_with_height::<L>(height));
 }
 
 /// A product, shared by all threads.
 struct QuantGemm<'a> {
+    ctx: &'a Context,
     w: &'a QuantPanels,
     /// Quantized activations `[tile][group][height]`.
     x: &'a [ActivationGroup],
@@ -64,18 +66,19 @@ struct QuantGemmTask<'a, L, const P: usize, const T: usize> {
 }
 
 impl QuantGemm<'_> {
-    fn run_with_height<L: BlockLayout>(&self, ctx: &Context, height: usize) {
+    fn run_with_height<L: BlockLayout>(&self, height: usize) {
         match height {
-            1 => self.run_tasks::<L, 2, 1>(ctx),
-            2 => self.run_tasks::<L, 2, 2>(ctx),
-            4 => self.run_tasks::<L, 1, 4>(ctx),
-            8 => self.run_tasks::<L, 1, 8>(ctx),
-            _ => self.run_tasks::<L, 1, 12>(ctx),
+            1 => self.run_tasks::<L, 2, 1>(),
+            2 => self.run_tasks::<L, 2, 2>(),
+            4 => self.run_tasks::<L, 1, 4>(),
+            8 => self.run_tasks::<L, 1, 8>(),
+            _ => self.run_tasks::<L, 1, 12>(),
         }
     }
 
     /// Runs one task for each run of panels.
-    fn run_tasks<L: BlockLayout, const P: usize, const T: usize>(&self, ctx: &Context) {
+    fn run_tasks<L: BlockLayout, const P: usize, const T: usize>(&self) {
+        let ctx = self.ctx;
         tiling::for_each_panel_run(ctx, self.w.num_panels(), self.w.bytes(), TASK_BYTES, &|panels| {
             dispatch_int8(ctx, QuantGemmTask::<L, P, T> { gemm: self, panels, layout: PhantomData });
         });
@@ -88,6 +91,7 @@ impl<L: BlockLayout, const P: usize, const T: usize> Int8Kernel for QuantGemmTas
         // The streams start evenly apart. The last one may take its last panel again.
         let stream = self.panels.len().div_ceil(P);
         let tiles = self.gemm.output.tokens.div_ceil(T);
+        let mut decoded = [DecodedBlock::ZERO; P];
         for first in (0..tiles).step_by(TILES_PER_ROW_BLOCK) {
             let tiles = first..tiles.min(first + TILES_PER_ROW_BLOCK);
             for step in 0..stream {
@@ -95,31 +99,46 @@ impl<L: BlockLayout, const P: usize, const T: usize> Int8Kernel for QuantGemmTas
                 for (p, panel) in panels.iter_mut().enumerate() {
                     *panel = (self.panels.start + p * stream + step).min(self.panels.end - 1);
                 }
-                self.multiply_panels(s, panels, tiles.clone());
+                self.multiply_panels(s, panels, tiles.clone(), &mut decoded);
             }
         }
     }
 }
 
 impl<L: BlockLayout, const P: usize, const T: usize> QuantGemmTask<'_, L, P, T> {
-    /// Multiplies P whole panels by some tiles.
+    /// Multiplies P whole panels by some tiles. `decoded` has room for a block of each panel.
     #[inline(always)]
-    fn multiply_panels<S: Int8Simd>(&self, s: S, panels: [usize; P], tiles: Range<usize>) {
+    fn multiply_panels<S: Int8Simd>(
+        &self,
+        s: S,
+        panels: [usize; P],
+        tiles: Range<usize>,
+        decoded: &mut [DecodedBlock; P],
+    ) {
         let gemm = self.gemm;
         let (bytes, length) = gemm.w.panel_bytes();
         let blocks = gemm.w.blocks();
-        let step = if tiles.len() == 1 { blocks.max(1) } else { (COLUMN_BLOCK / L::COLUMNS).max(1) };
+        let step = match tiles.len() {
+            _ if L::IS_DECODED => 1,
+            1 => blocks.max(1),
+            _ => (COLUMN_BLOCK / L::COLUMNS).max(1),
+        };
         let groups = L::COLUMNS / GROUP_SIZE;
         let mut sums = [[[[0.0; LANES]; T]; P]; TILES_PER_ROW_BLOCK];
         for first in (0..blocks).step_by(step) {
             let last = blocks.min(first + step);
+            let mut weights: [&[u8]; P] = [&[]; P];
+            for (p, decoded) in decoded.iter_mut().enumerate() {
+                let start = panels[p] * length;
+                weights[p] = &bytes[start + first * L::PANEL_BYTES..start + last * L::PANEL_BYTES];
+                if L::IS_DECODED {
+                    prefetch_after(s, weights[p]);
+                    decoded::decode::<L>(gemm.ctx, weights[p], decoded);
+                    weights[p] = decoded.bytes();
+                }
+            }
             for (index, tile) in tiles.clone().enumerate() {
                 let x = &gemm.x[(tile * gemm.groups + first * groups) * T..(tile * gemm.groups + last * groups) * T];
-                let mut weights: [&[u8]; P] = [&[]; P];
-                for p in 0..P {
-                    let start = panels[p] * length;
-                    weights[p] = &bytes[start + first * L::PANEL_BYTES..start + last * L::PANEL_BYTES];
-                }
                 accumulate::<S, L, P, T>(s, weights, x, &mut sums[index]);
             }
         }
@@ -128,6 +147,14 @@ impl<L: BlockLayout, const P: usize, const T: usize> QuantGemmTask<'_, L, P, T> 
                 gemm.output.write(panel, gemm.w.out_features(), tile * T, sums);
             }
         }
+    }
+}
+
+/// Prefetches what follows in the panel.
+#[inline(always)]
+fn prefetch_after<S: Int8Simd>(s: S, weights: &[u8]) {
+    for line in (0..weights.len()).step_by(CACHE_LINE) {
+        s.float().prefetch(&weights[line], PREFETCH_BYTES);
     }
 }
 
@@ -141,6 +168,7 @@ fn accumulate<S: Int8Simd, L: BlockLayout, const P: usize, const T: usize>(
 ) {
     let f = s.float();
     let groups = L::COLUMNS / GROUP_SIZE;
+    let bytes = if L::IS_DECODED { decoded::BYTES } else { L::PANEL_BYTES };
     let (x, _) = x.as_chunks::<T>();
     let mut local = [[f.splat(0.0); T]; P];
     for p in 0..P {
@@ -151,7 +179,7 @@ fn accumulate<S: Int8Simd, L: BlockLayout, const P: usize, const T: usize>(
     for (index, x) in x.chunks_exact(groups).enumerate() {
         for (group, x) in x.iter().enumerate() {
             for p in 0..P {
-                let block = &weights[p][index * L::PANEL_BYTES..][..L::PANEL_BYTES];
+                let block = &weights[p][index * bytes..][..bytes];
                 add_group::<S, L, T>(s, block, group, x, &mut local[p]);
             }
         }
@@ -173,9 +201,9 @@ fn add_group<S: Int8Simd, L: BlockLayout, const T: usize>(
     sums: &mut [<S::Float as Simd>::V; T],
 ) {
     let f = s.float();
-    let bytes = L::PANEL_BYTES / (L::COLUMNS / GROUP_SIZE);
-    for line in (0..bytes).step_by(CACHE_LINE) {
-        f.prefetch(&block[group * bytes + line], PREFETCH_BYTES);
+    if !L::IS_DECODED {
+        let bytes = L::PANEL_BYTES / (L::COLUMNS / GROUP_SIZE);
+        prefetch_after(s, &block[group * bytes..][..bytes]);
     }
     let offset = if L::SIGNED { S::SIGNED_OFFSET } else { L::ZERO_POINT };
     let mut dots = [s.splat(0); T];

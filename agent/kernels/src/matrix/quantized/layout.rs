@@ -1,6 +1,7 @@
 //! Differences between the formats: the places of a block's numbers in a file and in a panel.
 
 use super::GROUP_SIZE;
+use super::decoded::DecodedBlock;
 use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
 use crate::simd::{LANES, Simd};
 
@@ -11,6 +12,9 @@ pub(super) type Float<S> = <<S as Int8Simd>::Float as Simd>::V;
 pub(super) const QUADS: usize = GROUP_SIZE / 8;
 
 /// Layout of one format. A panel's block is the blocks of sixteen rows at the same columns.
+///
+/// The product reads a panel's block by the last three functions. A format that takes many steps to read has a decoder
+/// instead: the product decodes a block once for many rows of activations, and these functions read the decoded block.
 pub(super) trait BlockLayout: Copy + Send + Sync + 'static {
     /// Columns of a block: a multiple of 32.
     const COLUMNS: usize;
@@ -26,9 +30,14 @@ pub(super) trait BlockLayout: Copy + Send + Sync + 'static {
     const ZERO_POINT: i32 = 0;
     /// True if the columns of one scale also have a minimum, which is subtracted from every number.
     const HAS_MINIMUMS: bool = false;
+    /// True if the product decodes blocks.
+    const IS_DECODED: bool = false;
 
     /// Writes one row's block of a file into its lane of a panel's block.
     fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]);
+    /// Decodes a panel's block.
+    #[inline(always)]
+    fn decode<S: Int8Simd>(_s: S, _panel: &[u8], _to: &mut DecodedBlock) {}
     /// Returns the scales of half `half` of group `group`. A format with one scale per group gives it for both halves.
     fn scales<S: Int8Simd>(s: S, panel: &[u8], group: usize, half: usize) -> Float<S>;
     /// Returns the minimums of half `half` of group `group`, as [`BlockLayout::scales`] returns the scales.

@@ -7,8 +7,10 @@
 //! rows, threads and instruction set.
 
 mod activations;
+mod decoded;
 mod encode;
 mod gemm;
+mod grid;
 mod layout;
 mod legacy_quants;
 mod packing;
@@ -18,6 +20,7 @@ mod q2_k;
 mod q4_k;
 mod q6_k;
 mod tables;
+mod ternary;
 
 mod tensor;
 
@@ -63,6 +66,26 @@ pub enum BlockFormat {
     Iq4Xs,
     /// 32 columns: an index of 4 bits each, an exponent.
     Mxfp4,
+    /// 64 columns: an index of 4 bits each, a scale for 16.
+    Nvfp4,
+    /// 256 columns: a point of a grid for 8, a scale and an offset for 32.
+    Iq1S,
+    /// 256 columns: a point of a grid and an offset for 8, a scale for 16.
+    Iq1M,
+    /// 256 columns: a point of a grid and signs for 8, a scale for 32.
+    Iq2Xxs,
+    /// 256 columns: a point of a grid and signs for 8, a scale for 16.
+    Iq2Xs,
+    /// 256 columns: a point of a larger grid and signs for 8, a scale for 16.
+    Iq2S,
+    /// 256 columns: a point of a grid for 4, signs for 8, a scale for 32.
+    Iq3Xxs,
+    /// 256 columns: a point of a larger grid for 4, signs for 8, a scale for 32.
+    Iq3S,
+    /// 256 columns: -1, 0 or 1 each, five in a byte, a scale.
+    Tq1_0,
+    /// 256 columns: -1, 0 or 1 each, in 2 bits, a scale.
+    Tq2_0,
 }
 
 /// Calls a generic function with the layout of a format.
@@ -121,6 +144,46 @@ macro_rules! with_layout {
                 type $layout = $crate::matrix::quantized::tables::Mxfp4;
                 $call
             }
+            $crate::matrix::quantized::BlockFormat::Nvfp4 => {
+                type $layout = $crate::matrix::quantized::tables::Nvfp4;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Iq1S => {
+                type $layout = $crate::matrix::quantized::grid::Iq1S;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Iq1M => {
+                type $layout = $crate::matrix::quantized::grid::Iq1M;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Iq2Xxs => {
+                type $layout = $crate::matrix::quantized::grid::Iq2Xxs;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Iq2Xs => {
+                type $layout = $crate::matrix::quantized::grid::Iq2Xs;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Iq2S => {
+                type $layout = $crate::matrix::quantized::grid::Iq2S;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Iq3Xxs => {
+                type $layout = $crate::matrix::quantized::grid::Iq3Xxs;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Iq3S => {
+                type $layout = $crate::matrix::quantized::grid::Iq3S;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Tq1_0 => {
+                type $layout = $crate::matrix::quantized::ternary::Tq1_0;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Tq2_0 => {
+                type $layout = $crate::matrix::quantized::ternary::Tq2_0;
+                $call
+            }
         }
     };
 }
@@ -128,7 +191,7 @@ use with_layout;
 
 impl BlockFormat {
     /// All formats.
-    pub const ALL: [BlockFormat; 13] = [
+    pub const ALL: [BlockFormat; 23] = [
         BlockFormat::Q4_0,
         BlockFormat::Q4_1,
         BlockFormat::Q5_0,
@@ -142,6 +205,16 @@ impl BlockFormat {
         BlockFormat::Iq4Nl,
         BlockFormat::Iq4Xs,
         BlockFormat::Mxfp4,
+        BlockFormat::Nvfp4,
+        BlockFormat::Iq1S,
+        BlockFormat::Iq1M,
+        BlockFormat::Iq2Xxs,
+        BlockFormat::Iq2Xs,
+        BlockFormat::Iq2S,
+        BlockFormat::Iq3Xxs,
+        BlockFormat::Iq3S,
+        BlockFormat::Tq1_0,
+        BlockFormat::Tq2_0,
     ];
 
     /// Returns the name: `q8_0`, `q4_k`, ….
@@ -160,6 +233,16 @@ impl BlockFormat {
             BlockFormat::Iq4Nl => "iq4_nl",
             BlockFormat::Iq4Xs => "iq4_xs",
             BlockFormat::Mxfp4 => "mxfp4",
+            BlockFormat::Nvfp4 => "nvfp4",
+            BlockFormat::Iq1S => "iq1_s",
+            BlockFormat::Iq1M => "iq1_m",
+            BlockFormat::Iq2Xxs => "iq2_xxs",
+            BlockFormat::Iq2Xs => "iq2_xs",
+            BlockFormat::Iq2S => "iq2_s",
+            BlockFormat::Iq3Xxs => "iq3_xxs",
+            BlockFormat::Iq3S => "iq3_s",
+            BlockFormat::Tq1_0 => "tq1_0",
+            BlockFormat::Tq2_0 => "tq2_0",
         }
     }
 
@@ -173,12 +256,36 @@ impl BlockFormat {
         with_layout!(self, L => L::FILE_BYTES)
     }
 
-    /// Returns true if numbers can be quantized to the format here.
+    /// Returns true if numbers can be quantized to the format here. The others need to know which numbers matter.
     pub fn is_encodable(self) -> bool {
-        self.ggml().is_ok()
+        !matches!(
+            self,
+            BlockFormat::Nvfp4
+                | BlockFormat::Iq1S
+                | BlockFormat::Iq1M
+                | BlockFormat::Iq2Xxs
+                | BlockFormat::Iq2Xs
+                | BlockFormat::Iq2S
+                | BlockFormat::Iq3Xxs
+                | BlockFormat::Iq3S
+        )
     }
 
-    /// Returns candle's name of the format, by which candle encodes and multiplies. Candle has no formats with tables.
+    /// Returns the format that rows of `width` numbers are quantized to if this format was asked for. Rows that do not fill
+    /// blocks of 256 go to the format of 32 that llama.cpp's quantizer takes for them.
+    pub fn for_width(self, width: usize) -> BlockFormat {
+        match self {
+            _ if width.is_multiple_of(self.columns()) => self,
+            BlockFormat::Q2K | BlockFormat::Q3K | BlockFormat::Tq1_0 | BlockFormat::Tq2_0 => BlockFormat::Q4_0,
+            BlockFormat::Q4K => BlockFormat::Q5_0,
+            BlockFormat::Q5K => BlockFormat::Q5_1,
+            BlockFormat::Q6K => BlockFormat::Q8_0,
+            _ if self.columns() > GROUP_SIZE => BlockFormat::Iq4Nl,
+            _ => self,
+        }
+    }
+
+    /// Returns candle's name of the format, by which candle multiplies on devices without kernels. Candle lacks the others.
     fn ggml(self) -> Result<GgmlDType> {
         Ok(match self {
             BlockFormat::Q4_0 => GgmlDType::Q4_0,
@@ -191,8 +298,8 @@ impl BlockFormat {
             BlockFormat::Q4K => GgmlDType::Q4K,
             BlockFormat::Q5K => GgmlDType::Q5K,
             BlockFormat::Q6K => GgmlDType::Q6K,
-            BlockFormat::Iq4Nl | BlockFormat::Iq4Xs | BlockFormat::Mxfp4 => {
-                let reason = format!("{} works only on the CPU, and is not made while loading", self.name());
+            _ => {
+                let reason = format!("{} works only on the CPU", self.name());
                 return argument("format", reason);
             }
         })

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::decoded::DecodedBlock;
 use super::encode::Encoder;
 use super::layout::{BlockLayout, QUADS};
 use super::packing::{self, AppendBlocks};
@@ -58,7 +59,7 @@ impl QuantPanels {
     ) -> Result<QuantPanels> {
         let (out_features, width) = weight.dims2()?;
         let weight = host::borrow("weight", weight)?;
-        let encoder = Encoder::new(weight.elements()?, width, format, &columns)?;
+        let encoder = Encoder::new(ctx, weight.elements()?, width, format, &columns)?;
         let mut panels = QuantPanels::empty(format, out_features, width.div_ceil(format.columns()), columns)?;
         panels.fill(ctx, &|rows, to| encoder.encode_rows(rows, to))?;
         Ok(panels)
@@ -133,7 +134,12 @@ impl QuantPanels {
     fn read_row_as<L: BlockLayout>(&self, row: usize, to: &mut [f32]) {
         let (bytes, length) = self.panel_bytes();
         let panel = &bytes[row / LANES * length..][..length];
-        for (index, block) in panel.chunks_exact(L::PANEL_BYTES).enumerate() {
+        let mut decoded = DecodedBlock::ZERO;
+        for (index, mut block) in panel.chunks_exact(L::PANEL_BYTES).enumerate() {
+            if L::IS_DECODED {
+                L::decode(Portable, block, &mut decoded);
+                block = decoded.bytes();
+            }
             for group in 0..L::COLUMNS / GROUP_SIZE {
                 let first = index * L::COLUMNS + group * GROUP_SIZE;
                 let values = dequantize_group::<L>(block, group, row % LANES);

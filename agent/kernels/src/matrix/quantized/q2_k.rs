@@ -31,7 +31,7 @@ const Q3K_QUANTS_OFFSET: usize = Q3K_SCALES_OFFSET + 2 * GROUPS * LANES;
 const Q3K_GROUP_BYTES: usize = PAIR_BYTES + SINGLE_BIT_BYTES;
 
 /// Returns the two low bits of a column. A byte holds those of four columns, 32 apart.
-fn low_bits(quants: &[u8], column: usize) -> u8 {
+pub(super) fn low_bits(quants: &[u8], column: usize) -> u8 {
     let (part, within) = (column / 128, column % 128);
     quants[part * 32 + within % 32] >> (within / 32 * 2) & 3
 }

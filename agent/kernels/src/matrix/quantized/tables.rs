@@ -1,4 +1,4 @@
-//! The formats IQ4_NL, IQ4_XS and MXFP4: a quant of four bits is the index of a number in a table.
+//! The formats IQ4_NL, IQ4_XS, MXFP4 and NVFP4: a quant of four bits is the index of a number in a table.
 
 use super::GROUP_SIZE;
 use super::layout::{
@@ -8,9 +8,9 @@ use crate::simd::int8::Int8Simd;
 use crate::simd::{LANES, Simd};
 
 /// Numbers of IQ4_NL and IQ4_XS. They are closer together near zero.
-const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-/// Numbers of MXFP4, E2M1, doubled so that they are whole (OCP Microscaling Formats 1.0).
-const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(super) const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// Numbers of MXFP4 and NVFP4, E2M1, doubled so that they are whole (OCP Microscaling Formats 1.0).
+pub(super) const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 const COLUMNS: usize = 256;
 const GROUPS: usize = COLUMNS / GROUP_SIZE;
@@ -28,12 +28,19 @@ pub(super) struct Iq4Xs;
 #[derive(Clone, Copy)]
 pub(super) struct Mxfp4;
 
+/// Blocks of 64 columns. In a file, a block is a scale (E4M3 without a sign) for each sixteen columns, and for each sixteen
+/// columns eight bytes whose low halves are the first eight.
+#[derive(Clone, Copy)]
+pub(super) struct Nvfp4;
+
 /// Bytes of sixteen f16, which come first in a panel's block.
 const F16_BYTES: usize = 2 * LANES;
 const XS_SCALES_OFFSET: usize = 2 * F16_BYTES;
 const XS_QUANTS_OFFSET: usize = XS_SCALES_OFFSET + GROUPS * LANES;
 /// Bytes of sixteen exponents.
 const EXPONENT_BYTES: usize = LANES;
+const NVFP4_SCALES: usize = 4;
+const NVFP4_QUANTS_OFFSET: usize = NVFP4_SCALES * LANES;
 
 /// Returns scale `group` of a block of IQ4_XS, from 0 to 63.
 fn xs_scale(block: &[u8], group: usize) -> u8 {
@@ -43,11 +50,25 @@ fn xs_scale(block: &[u8], group: usize) -> u8 {
 }
 
 /// Returns half of two to the power of `exponent` - 127, because the numbers of [`E2M1`] are doubled.
-fn half_power(exponent: u8) -> f32 {
+pub(super) fn half_power(exponent: u8) -> f32 {
     match exponent {
         // The two smallest are subnormal.
         0 | 1 => f32::from_bits(0x0020_0000 << exponent),
         exponent => f32::from_bits(u32::from(exponent - 1) << 23),
+    }
+}
+
+/// Returns half of an E4M3 number without its sign, because the numbers of [`E2M1`] are doubled. What stands for no number is
+/// zero.
+#[inline(always)]
+fn half_e4m3(scale: u8) -> f32 {
+    let number = u32::from(scale & 0x7F);
+    match number {
+        _ if scale == 0x7F => 0.0,
+        // Subnormal numbers.
+        0..8 => number as f32 / 1024.0,
+        // The difference of the exponents' offsets, less one.
+        _ => f32::from_bits((number << 20) + (119 << 23)),
     }
 }
 
@@ -118,5 +139,33 @@ impl BlockLayout for Mxfp4 {
     #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], _group: usize, quad: usize) -> S::B {
         s.look_up(&E2M1, load_nibbles::<S, HALF>(s, panel, EXPONENT_BYTES, quad))
+    }
+}
+
+impl BlockLayout for Nvfp4 {
+    const COLUMNS: usize = 16 * NVFP4_SCALES;
+    const FILE_BYTES: usize = NVFP4_SCALES + Self::COLUMNS / 2;
+    const PANEL_BYTES: usize = NVFP4_QUANTS_OFFSET + Self::COLUMNS / GROUP_SIZE * NIBBLE_BYTES;
+    const SCALES_PER_GROUP: usize = 2;
+    const SIGNED: bool = true;
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        let (scales, quants) = block.split_at(NVFP4_SCALES);
+        for (index, scale) in scales.iter().enumerate() {
+            panel[index * LANES + lane] = *scale;
+        }
+        for (group, quants) in quants.chunks_exact(GROUP_SIZE / 2).enumerate() {
+            let quant = |column: usize| quants[column / 16 * 8 + column % 8] >> (column % 16 / 8 * 4) & 0x0F;
+            store_nibbles(quant, lane, &mut panel[NVFP4_QUANTS_OFFSET + group * NIBBLE_BYTES..]);
+        }
+    }
+    #[inline(always)]
+    fn scales<S: Int8Simd>(s: S, panel: &[u8], group: usize, half: usize) -> Float<S> {
+        let scales: &[u8; LANES] = array_at(panel, (2 * group + half) * LANES);
+        s.float().load(&scales.map(half_e4m3))
+    }
+    #[inline(always)]
+    fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {
+        s.look_up(&E2M1, load_nibbles::<S, HALF>(s, panel, NVFP4_QUANTS_OFFSET + group * NIBBLE_BYTES, quad))
     }
 }

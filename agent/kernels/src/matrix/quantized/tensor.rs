@@ -53,8 +53,9 @@ impl QuantTensor {
     ) -> Result<QuantTensor> {
         let (out_features, width) = weight.dims2()?;
         let weight = host::borrow("weight", weight)?;
-        let encoder = Encoder::new(weight.elements()?, width, format, &columns)?;
-        let bytes = encoder.encode_all(ctx, out_features, columns.end)?;
+        format.ggml()?;
+        let encoder = Encoder::new(ctx, weight.elements()?, width, format, &columns)?;
+        let bytes = encoder.encode_all(out_features, columns.end)?;
         QuantTensor::from_blocks(ctx, format, &bytes, out_features, columns)
     }
 

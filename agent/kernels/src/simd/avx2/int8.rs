@@ -40,6 +40,67 @@ macro_rules! both {
     };
 }
 
+/// Returns bytes of ones for the bits that are set.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn expand_bits(bits: i32) -> __m256i {
+    intrinsic!({
+        // Each byte gets the byte of `bits` that has its bit, and then the bit alone.
+        let bytes = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+        let single = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+        let bits = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), bytes), single);
+        _mm256_cmpeq_epi8(bits, single)
+    })
+}
+
+/// Spreads eight numbers of two bits over bytes, for each of eight words: the first four numbers, and the others.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn spread_pairs(words: __m128i) -> (__m256i, __m256i) {
+    intrinsic!({
+        let words = _mm256_cvtepu16_epi32(words);
+        // A byte with the numbers 0 to 3 stays, and one with the numbers 2 and 3 is put two bytes above.
+        let high = _mm256_and_si256(_mm256_slli_epi32::<12>(words), _mm256_set1_epi32(0x0F0F_0000));
+        let both = _mm256_or_si256(words, high);
+        let (first, second) = (0x0202_0000, 0x0303_0101);
+        let lanes =
+            _mm256_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0C0C_0C0C, 0, 0x0404_0404, 0x0808_0808, 0x0C0C_0C0C);
+        let first = _mm256_shuffle_epi8(both, _mm256_add_epi32(lanes, _mm256_set1_epi32(first)));
+        let second = _mm256_shuffle_epi8(both, _mm256_add_epi32(lanes, _mm256_set1_epi32(second)));
+        let mask = _mm256_set1_epi16(0x0C03);
+        (_mm256_and_si256(first, mask), _mm256_and_si256(second, mask))
+    })
+}
+
+/// Spreads four numbers of four bits over bytes, for each of eight words.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn spread_nibbles(words: __m128i) -> __m256i {
+    intrinsic!({
+        let lanes =
+            _mm256_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0C0C_0C0C, 0, 0x0404_0404, 0x0808_0808, 0x0C0C_0C0C);
+        let bytes = _mm256_add_epi32(lanes, _mm256_set1_epi32(0x0101_0000));
+        let pairs = _mm256_shuffle_epi8(_mm256_cvtepu16_epi32(words), bytes);
+        let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), _mm256_set1_epi16(0x0F00));
+        _mm256_or_si256(_mm256_and_si256(pairs, _mm256_set1_epi16(0x000F)), odd)
+    })
+}
+
+/// Loads sixteen words by halves.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn load_words(words: &[u16; LANES]) -> (__m128i, __m128i) {
+    intrinsic!((_mm_loadu_si128(words.as_ptr().cast()), _mm_loadu_si128(words.as_ptr().add(8).cast())))
+}
+
 impl Int8Simd for Avx2 {
     type Float = Avx2;
     type B = IntHalves;
@@ -77,6 +138,39 @@ impl Int8Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn reflect(self, sum: u8, x: IntHalves, chosen: &[u8; VECTOR_BYTES / 8]) -> IntHalves {
+        let (bits, _) = chosen.as_chunks::<4>();
+        intrinsic!({
+            let (low, high) = (expand_bits(i32::from_le_bytes(bits[0])), expand_bits(i32::from_le_bytes(bits[1])));
+            // The complement of a byte is one less than its negative.
+            let sum = _mm256_set1_epi8(sum.wrapping_add(1).cast_signed());
+            let first = _mm256_add_epi8(_mm256_xor_si256(x.0, low), _mm256_and_si256(sum, low));
+            IntHalves(first, _mm256_add_epi8(_mm256_xor_si256(x.1, high), _mm256_and_si256(sum, high)))
+        })
+    }
+    #[inline(always)]
+    fn spread_pairs(self, words: &[u16; LANES]) -> (IntHalves, IntHalves) {
+        intrinsic!({
+            let (low, high) = load_words(words);
+            let (low, high) = (spread_pairs(low), spread_pairs(high));
+            (IntHalves(low.0, high.0), IntHalves(low.1, high.1))
+        })
+    }
+    #[inline(always)]
+    fn spread_nibbles(self, words: &[u16; LANES]) -> IntHalves {
+        intrinsic!({
+            let (low, high) = load_words(words);
+            IntHalves(spread_nibbles(low), spread_nibbles(high))
+        })
+    }
+    #[inline(always)]
+    fn store(self, x: IntHalves, to: &mut [u8; VECTOR_BYTES]) {
+        intrinsic!({
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x.0);
+            _mm256_storeu_si256(to.as_mut_ptr().add(32).cast(), x.1);
+        });
+    }
+    #[inline(always)]
     fn splat(self, x: i32) -> IntHalves {
         intrinsic!(IntHalves(_mm256_set1_epi32(x), _mm256_set1_epi32(x)))
     }
@@ -84,7 +178,7 @@ impl Int8Simd for Avx2 {
     fn dot(self, sum: IntHalves, weights: IntHalves, x: i32) -> IntHalves {
         intrinsic!({
             let (x, ones) = (_mm256_set1_epi32(x), _mm256_set1_epi16(1));
-            // A pair is at most 2 · 63 · 127, so 16 bits hold it.
+            // A pair is at most 2 · 127 · 127, so 16 bits hold it.
             let first = _mm256_madd_epi16(_mm256_maddubs_epi16(weights.0, x), ones);
             let second = _mm256_madd_epi16(_mm256_maddubs_epi16(weights.1, x), ones);
             IntHalves(_mm256_add_epi32(sum.0, first), _mm256_add_epi32(sum.1, second))

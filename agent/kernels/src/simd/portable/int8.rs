@@ -39,6 +39,23 @@ impl Int8Simd for Portable {
         x.map(|byte| table[usize::from(byte & 0x0F)].cast_unsigned())
     }
     #[inline(always)]
+    fn reflect(self, sum: u8, x: [u8; VECTOR_BYTES], chosen: &[u8; VECTOR_BYTES / 8]) -> [u8; VECTOR_BYTES] {
+        std::array::from_fn(|i| if chosen[i / 8] >> (i % 8) & 1 == 1 { sum.wrapping_sub(x[i]) } else { x[i] })
+    }
+    #[inline(always)]
+    fn spread_pairs(self, words: &[u16; LANES]) -> ([u8; VECTOR_BYTES], [u8; VECTOR_BYTES]) {
+        let byte = |i: usize, half: usize| (words[i / 4] >> (8 * half + i % 4 / 2 * 4)) as u8 & 3 << (i % 2 * 2);
+        (std::array::from_fn(|i| byte(i, 0)), std::array::from_fn(|i| byte(i, 1)))
+    }
+    #[inline(always)]
+    fn spread_nibbles(self, words: &[u16; LANES]) -> [u8; VECTOR_BYTES] {
+        std::array::from_fn(|i| (words[i / 4] >> (i % 4 * 4)) as u8 & 0x0F)
+    }
+    #[inline(always)]
+    fn store(self, x: [u8; VECTOR_BYTES], to: &mut [u8; VECTOR_BYTES]) {
+        *to = x;
+    }
+    #[inline(always)]
     fn splat(self, x: i32) -> [i32; LANES] {
         [x; LANES]
     }

@@ -1,0 +1,132 @@
+//! The formats IQ3_XXS and IQ3_S. A point is the sizes of four numbers.
+
+use super::super::decoded::read_decoded_blocks;
+use super::points::{IQ3_S, IQ3_XXS};
+use super::*;
+
+/// Blocks of about three bits. In a file, a block is an f16, an index of eight bits for each four columns, and a word with
+/// signs and a scale for each 32.
+#[derive(Clone, Copy)]
+pub(in crate::matrix::quantized) struct Iq3Xxs;
+
+/// In a file, a block is an f16, for each four columns the low eight bits of an index, then for each 32 columns eight
+/// high bits, a sign for each column, and a scale of four bits for each 32.
+#[derive(Clone, Copy)]
+pub(in crate::matrix::quantized) struct Iq3S;
+
+/// Factor of the scales of IQ3_XXS: a scale of four bits is a half and a number, and a half of the f16.
+const XXS_FACTOR: f32 = 0.25;
+
+// A panel's block holds sixteen f16, and then, by group, the indices by four columns and the other parts of a file's block.
+const INDEX_BYTES: usize = GROUP_VECTORS * LANES;
+const XXS_GROUP_BYTES: usize = INDEX_BYTES + 4 * LANES;
+/// Bytes of the scales of IQ3_S. The scales of two groups are in one byte.
+const S_SCALE_BYTES: usize = GROUPS / 2 * LANES;
+const S_HIGH_BITS_OFFSET: usize = INDEX_BYTES;
+const S_SIGNS_OFFSET: usize = S_HIGH_BITS_OFFSET + LANES;
+const S_GROUP_BYTES: usize = S_SIGNS_OFFSET + GROUP_VECTORS * SIGN_BYTES;
+const S_GROUPS_OFFSET: usize = F16_BYTES + S_SCALE_BYTES;
+
+/// Sizes by code.
+const XXS_SIZES: [i8; 16] = offset_sizes([4, 12, 20, 28, 36, 44, 52, 62, 0, 0, 0, 0, 0, 0, 0, 0]);
+const S_SIZES: [i8; 16] = offset_sizes([1, 3, 5, 7, 9, 11, 13, 15, 0, 0, 0, 0, 0, 0, 0, 0]);
+
+/// Looks up the points of the vectors `2 eight` and `2 eight + 1`, and stores their numbers.
+#[inline(always)]
+fn store_points<S: Int8Simd, const N: usize>(
+    s: S,
+    (table, sizes): (&[u16; N], &[i8; 16]),
+    indices: &Indices,
+    eight: usize,
+    signs: &GroupSigns,
+    vectors: &mut [[u8; VECTOR_BYTES]],
+) {
+    let points = s.look_up_words(table, indices);
+    for (half, points) in points.as_chunks::<LANES>().0.iter().enumerate() {
+        store_signed(s, sizes, s.spread_nibbles(points), &signs[half][eight], &mut vectors[2 * eight + half]);
+    }
+}
+
+impl BlockLayout for Iq3Xxs {
+    const COLUMNS: usize = decoded::COLUMNS;
+    const FILE_BYTES: usize = 98;
+    const PANEL_BYTES: usize = F16_BYTES + GROUPS * XXS_GROUP_BYTES;
+    const ZERO_POINT: i32 = SIGN_OFFSET as i32;
+    read_decoded_blocks!(1);
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        store_f16(&block[..2], lane, panel, 0);
+        for group in 0..GROUPS {
+            let to = &mut panel[F16_BYTES + group * XXS_GROUP_BYTES..];
+            for vector in 0..GROUP_VECTORS {
+                to[vector * LANES + lane] = block[2 + GROUP_VECTORS * group + vector];
+            }
+            to[INDEX_BYTES + 4 * lane..][..4].copy_from_slice(&block[66 + 4 * group..][..4]);
+        }
+    }
+
+    #[inline(always)]
+    fn decode<S: Int8Simd>(s: S, panel: &[u8], to: &mut DecodedBlock) {
+        let f16 = load_f16(s, panel, 0);
+        for group in 0..GROUPS {
+            let from = F16_BYTES + group * XXS_GROUP_BYTES;
+            let words = read_signs_and_scales(panel, from + INDEX_BYTES);
+            for eight in 0..EIGHTS {
+                let low: &[u8; 2 * LANES] = array_at(panel, from + 2 * eight * LANES);
+                let mut indices = [0; 2 * LANES];
+                for i in 0..2 * LANES {
+                    indices[i] = u16::from(low[i]);
+                }
+                store_points(s, (&IQ3_XXS, &XXS_SIZES), &indices, eight, &words.signs, to.group(group));
+            }
+            to.store_scales(s.float(), group, odd_scales(s, f16, &words.scales, XXS_FACTOR));
+        }
+    }
+}
+
+impl BlockLayout for Iq3S {
+    const COLUMNS: usize = decoded::COLUMNS;
+    const FILE_BYTES: usize = 110;
+    const PANEL_BYTES: usize = S_GROUPS_OFFSET + GROUPS * S_GROUP_BYTES;
+    const ZERO_POINT: i32 = SIGN_OFFSET as i32;
+    read_decoded_blocks!(1);
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        store_f16(&block[..2], lane, panel, 0);
+        for (pair, scales) in block[106..].iter().enumerate() {
+            panel[F16_BYTES + pair * LANES + lane] = *scales;
+        }
+        for group in 0..GROUPS {
+            let to = &mut panel[S_GROUPS_OFFSET + group * S_GROUP_BYTES..];
+            for vector in 0..GROUP_VECTORS {
+                to[vector * LANES + lane] = block[2 + GROUP_VECTORS * group + vector];
+            }
+            to[S_HIGH_BITS_OFFSET + lane] = block[66 + group];
+            pack_signs(&block[74 + EIGHTS * group..], lane, &mut to[S_SIGNS_OFFSET..]);
+        }
+    }
+
+    #[inline(always)]
+    fn decode<S: Int8Simd>(s: S, panel: &[u8], to: &mut DecodedBlock) {
+        let f16 = load_f16(s, panel, 0);
+        for group in 0..GROUPS {
+            let from = S_GROUPS_OFFSET + group * S_GROUP_BYTES;
+            let signs = read_signs(panel, from + S_SIGNS_OFFSET);
+            let high_bits: &[u8; LANES] = array_at(panel, from + S_HIGH_BITS_OFFSET);
+            for eight in 0..EIGHTS {
+                let low: &[u8; 2 * LANES] = array_at(panel, from + 2 * eight * LANES);
+                let mut indices = [0; 2 * LANES];
+                for half in 0..2 {
+                    let high = shift_bytes(high_bits, 2 * eight + half);
+                    for lane in 0..LANES {
+                        indices[half * LANES + lane] =
+                            u16::from(low[half * LANES + lane]) | u16::from(high[lane] & 1) << 8;
+                    }
+                }
+                store_points(s, (&IQ3_S, &S_SIZES), &indices, eight, &signs, to.group(group));
+            }
+            let steps = shift_bytes(array_at(panel, F16_BYTES + group / 2 * LANES), group % 2 * 4);
+            to.store_scales(s.float(), group, odd_scales(s, f16, &steps, 1.0));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The formats TQ1_0 and TQ2_0: blocks of 256 columns with one scale. A number is -1, 0 or 1 times the scale.
+
+use super::decoded::{self, COLUMNS, DecodedBlock, GROUPS};
+use super::layout::{BlockLayout, Float, PAIR_BYTES, QUADS, array_at, load_f16, load_pairs, store_f16, store_pairs};
+use super::{GROUP_SIZE, q2_k};
+use crate::simd::LANES;
+use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
+
+/// Blocks of five numbers a byte. In a file, a block is 32 bytes with the numbers of 160 columns, 16 bytes with those of
+/// 80 columns, four bytes with four numbers each, and an f16. A byte is a fraction of 256 whose digits to base three are the
+/// numbers. The first digits of a run of bytes are the first columns.
+#[derive(Clone, Copy)]
+pub(super) struct Tq1_0;
+
+/// Blocks of two bits. In a file, a block is 64 bytes of quants and an f16.
+#[derive(Clone, Copy)]
+pub(super) struct Tq2_0;
+
+/// The quant 1 means zero.
+const ZERO_POINT: i32 = 1;
+
+/// Bytes of the scales, which come first in a panel's block. The bytes of a file's block follow in fours.
+const SCALE_BYTES: usize = 2 * LANES;
+const TQ1_VECTORS: usize = 13;
+/// Digits of a byte.
+const DIGITS: usize = 5;
+
+/// Returns the first digit of each byte, and removes it from the byte.
+#[inline(always)]
+fn take_digits(bytes: &mut [u8; VECTOR_BYTES]) -> [u8; VECTOR_BYTES] {
+    let mut digits = [0; VECTOR_BYTES];
+    for i in 0..VECTOR_BYTES {
+        // Three times the byte is at least 256, or 512.
+        digits[i] = u8::from(bytes[i] > 85) + u8::from(bytes[i] > 170);
+        bytes[i] = bytes[i].wrapping_add(bytes[i]).wrapping_add(bytes[i]);
+    }
+    digits
+}
+
+impl BlockLayout for Tq1_0 {
+    const COLUMNS: usize = COLUMNS;
+    const FILE_BYTES: usize = 54;
+    const PANEL_BYTES: usize = SCALE_BYTES + TQ1_VECTORS * VECTOR_BYTES;
+    const SCALES_PER_GROUP: usize = 1;
+    const ZERO_POINT: i32 = ZERO_POINT;
+    const IS_DECODED: bool = true;
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        store_f16(&block[52..], lane, panel, 0);
+        for (vector, bytes) in block[..52].as_chunks::<4>().0.iter().enumerate() {
+            panel[SCALE_BYTES + vector * VECTOR_BYTES + 4 * lane..][..4].copy_from_slice(bytes);
+        }
+    }
+    #[inline(always)]
+    fn decode<S: Int8Simd>(s: S, panel: &[u8], to: &mut DecodedBlock) {
+        for vector in 0..TQ1_VECTORS {
+            let mut bytes = *array_at(panel, SCALE_BYTES + vector * VECTOR_BYTES);
+            for digit in 0..DIGITS {
+                // Vectors of four columns that come before.
+                let before = match vector {
+                    0..8 => 8 * digit + vector,
+                    8..12 => 40 + 4 * digit + (vector - 8),
+                    _ => 60 + digit,
+                };
+                if before < GROUPS * 2 * QUADS {
+                    to.group(before / (2 * QUADS))[before % (2 * QUADS)] = take_digits(&mut bytes);
+                }
+            }
+        }
+        to.store_scales(s.float(), 0, load_f16(s, panel, 0));
+    }
+    #[inline(always)]
+    fn scales<S: Int8Simd>(s: S, block: &[u8], _group: usize, _half: usize) -> Float<S> {
+        decoded::load_scales(s, block, 0)
+    }
+    #[inline(always)]
+    fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, block: &[u8], group: usize, quad: usize) -> S::B {
+        decoded::load_quants::<S, HALF>(s, block, group, quad)
+    }
+}
+
+impl BlockLayout for Tq2_0 {
+    const COLUMNS: usize = COLUMNS;
+    const FILE_BYTES: usize = 66;
+    const PANEL_BYTES: usize = SCALE_BYTES + GROUPS * PAIR_BYTES;
+    const SCALES_PER_GROUP: usize = 1;
+    const ZERO_POINT: i32 = ZERO_POINT;
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        store_f16(&block[64..], lane, panel, 0);
+        for group in 0..GROUPS {
+            let pair = |column| q2_k::low_bits(block, group * GROUP_SIZE + column);
+            store_pairs(pair, lane, &mut panel[SCALE_BYTES + group * PAIR_BYTES..]);
+        }
+    }
+    #[inline(always)]
+    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
+        load_f16(s, panel, 0)
+    }
+    #[inline(always)]
+    fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {
+        load_pairs::<S, HALF>(s, panel, SCALE_BYTES + group * PAIR_BYTES, quad)
+    }
+}
