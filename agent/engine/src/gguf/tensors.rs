@@ -111,8 +111,17 @@ fn stored(kind: u32) -> Stored {
         12 => Stored::Blocks(BlockFormat::Q4K),
         13 => Stored::Blocks(BlockFormat::Q5K),
         14 => Stored::Blocks(BlockFormat::Q6K),
+        16 => Stored::Blocks(BlockFormat::Iq2Xxs),
+        17 => Stored::Blocks(BlockFormat::Iq2Xs),
+        18 => Stored::Blocks(BlockFormat::Iq3Xxs),
+        19 => Stored::Blocks(BlockFormat::Iq1S),
         20 => Stored::Blocks(BlockFormat::Iq4Nl),
+        21 => Stored::Blocks(BlockFormat::Iq3S),
+        22 => Stored::Blocks(BlockFormat::Iq2S),
         23 => Stored::Blocks(BlockFormat::Iq4Xs),
+        29 => Stored::Blocks(BlockFormat::Iq1M),
+        34 => Stored::Blocks(BlockFormat::Tq1_0),
+        35 => Stored::Blocks(BlockFormat::Tq2_0),
         39 => Stored::Blocks(BlockFormat::Mxfp4),
         _ => Stored::Other(kind_name(kind)),
     }
@@ -120,25 +129,8 @@ fn stored(kind: u32) -> Stored {
 
 /// Returns the name of a type that is not read, for the error.
 fn kind_name(kind: u32) -> String {
-    let names = [
-        (9, "Q8_1"),
-        (15, "Q8_K"),
-        (16, "IQ2_XXS"),
-        (17, "IQ2_XS"),
-        (18, "IQ3_XXS"),
-        (19, "IQ1_S"),
-        (21, "IQ3_S"),
-        (22, "IQ2_S"),
-        (24, "I8"),
-        (25, "I16"),
-        (26, "I32"),
-        (27, "I64"),
-        (28, "F64"),
-        (29, "IQ1_M"),
-        (34, "TQ1_0"),
-        (35, "TQ2_0"),
-        (40, "NVFP4"),
-    ];
+    let names =
+        [(9, "Q8_1"), (15, "Q8_K"), (24, "I8"), (25, "I16"), (26, "I32"), (27, "I64"), (28, "F64"), (40, "NVFP4")];
     let known = names.iter().find(|(number, _)| *number == kind).map(|(_, name)| (*name).to_owned());
     known.unwrap_or_else(|| format!("of ggml type {kind}"))
 }
