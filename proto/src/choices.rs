@@ -42,7 +42,25 @@ choices! {
 
 choices! {
     /// Quantization is the format of quantized weights.
-    Quantization { #[default] None = "none", Q8_0 = "q8_0", Q4K = "q4_k", }
+    Quantization {
+        #[default]
+        None = "none",
+        Q8_0 = "q8_0",
+        Q6K = "q6_k",
+        Q5K = "q5_k",
+        Q5_1 = "q5_1",
+        Q5_0 = "q5_0",
+        Q4K = "q4_k",
+        Q4_1 = "q4_1",
+        Q4_0 = "q4_0",
+        Iq4Nl = "iq4_nl",
+        Iq4Xs = "iq4_xs",
+        Mxfp4 = "mxfp4",
+        Q3K = "q3_k",
+        Q2K = "q2_k",
+        Tq2_0 = "tq2_0",
+        Tq1_0 = "tq1_0",
+    }
 }
 
 choices! {
@@ -58,10 +76,17 @@ pub enum UnknownChoice {
     #[error("log format `{0}` is not one of text, json")]
     LogFormat(String),
     #[error(
-        "quantization `{0}` is not one of Q8_0 (or 8), Q4_K (or 4) and none; other formats are read from GGUF files, not \
-         made while loading"
+        "quantization `{0}` is not one of none, {names} and 2 to 6 or 8 for the usual format of so many bits; other formats \
+         are read from files, not made while loading",
+        names = quantization_names()
     )]
     Quantization(String),
+}
+
+/// Returns the names of all formats that weights are quantized to, for a message.
+fn quantization_names() -> String {
+    let formats = Quantization::ALL.iter().filter(|choice| **choice != Quantization::None);
+    formats.map(|format| format.as_str().to_uppercase()).collect::<Vec<_>>().join(", ")
 }
 
 impl std::str::FromStr for DType {
@@ -90,12 +115,19 @@ impl std::str::FromStr for Quantization {
     /// Parses the spellings that mistral.rs users have: `Q8_0`, `q8`, `8`, `Q4_K`, `q4k`, `Q4K`, `4`, in any case. `none`
     /// and the empty name are [`Quantization::None`].
     fn from_str(name: &str) -> Result<Self, UnknownChoice> {
-        match name.trim().to_ascii_lowercase().as_str() {
-            "" | "none" => Ok(Self::None),
-            "8" | "q8" | "q8_0" => Ok(Self::Q8_0),
-            "4" | "q4" | "q4k" | "q4_k" => Ok(Self::Q4K),
-            _ => Err(UnknownChoice::Quantization(name.to_owned())),
-        }
+        let letters = |name: &str| name.replace('_', "");
+        let lower = name.trim().to_ascii_lowercase();
+        let usual = match lower.strip_prefix('q').unwrap_or(&lower) {
+            "" if lower.is_empty() => Some(Self::None),
+            "2" => Some(Self::Q2K),
+            "3" => Some(Self::Q3K),
+            "4" => Some(Self::Q4K),
+            "5" => Some(Self::Q5K),
+            "6" => Some(Self::Q6K),
+            "8" => Some(Self::Q8_0),
+            _ => Self::ALL.iter().find(|choice| letters(choice.as_str()) == letters(&lower)).copied(),
+        };
+        usual.ok_or_else(|| UnknownChoice::Quantization(name.to_owned()))
     }
 }
 
@@ -109,6 +141,11 @@ mod tests {
             (Quantization::None, &["", "none", "None"][..]),
             (Quantization::Q8_0, &["Q8_0", "q8_0", "8", "q8", " Q8 "]),
             (Quantization::Q4K, &["Q4K", "q4k", "Q4_K", "q4_k", "4", "q4"]),
+            (Quantization::Q2K, &["2", "Q2K", "q2_k"]),
+            (Quantization::Q6K, &["6", "q6", "Q6_K"]),
+            (Quantization::Q5_1, &["q5_1", "Q5_1", "q51"]),
+            (Quantization::Iq4Nl, &["iq4nl", "IQ4_NL"]),
+            (Quantization::Mxfp4, &["MXFP4"]),
         ];
         for (expected, names) in spellings {
             for name in names {
@@ -116,9 +153,12 @@ mod tests {
             }
             assert_eq!(expected.to_string().parse::<Quantization>().unwrap(), expected);
         }
-        for wrong in ["Q3K", "int8", "q4_0", "16", "hqq4", "q8_1"] {
+        for choice in Quantization::ALL {
+            assert_eq!(choice.as_str().parse::<Quantization>().as_ref(), Ok(choice));
+        }
+        for wrong in ["q", "q1", "int8", "q4_k_m", "16", "hqq4", "q8_1", "iq3_s", "_"] {
             let message = wrong.parse::<Quantization>().unwrap_err().to_string();
-            assert!(message.contains(wrong) && message.contains("Q4_K (or 4)"), "{message}");
+            assert!(message.contains(wrong) && message.contains("Q4_K, "), "{message}");
         }
     }
 

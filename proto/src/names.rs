@@ -62,7 +62,7 @@ pub mod env {
         MODEL_REVISION = "LOCKSTEP_MODEL_REVISION";
         /// `auto`, `f32`, `bf16` or `f16`.
         DTYPE = "LOCKSTEP_DTYPE";
-        /// Format to which the agent quantizes matrices while it loads them: `none`, `q8_0` or `q4_k`.
+        /// Format to which the agent quantizes matrices while it loads them: `none`, `q8_0`, `q4_k`, ….
         QUANTIZATION = "LOCKSTEP_QUANTIZATION";
         MAX_NUM_SEQS = "LOCKSTEP_MAX_NUM_SEQS";
         MAX_NUM_BATCHED_TOKENS = "LOCKSTEP_MAX_NUM_BATCHED_TOKENS";

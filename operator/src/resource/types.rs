@@ -221,7 +221,8 @@ pub struct Model {
     /// Data type of the weights in memory: f32, bf16, f16, or auto for the data type of the checkpoint. Default: auto.
     #[serde(default)]
     pub dtype: DType,
-    /// Format to which ranks quantize matrices while they load them. Default: none.
+    /// Format to which ranks quantize matrices while they load them. Default: none. Rows that fill no blocks of 256 numbers go
+    /// to a format of 32. tq2_0 and tq1_0 are for models that were trained to three values.
     #[serde(default)]
     pub quantization: Quantization,
     /// Secret with the token for a gated hf:// source, in the cluster's namespace. `lockstep up` takes the token from

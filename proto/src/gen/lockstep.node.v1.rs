@@ -179,7 +179,7 @@ pub struct Model {
     /// Digest over all other fields. A node whose model in memory has the same digest does not load again.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
-    /// Format to which a rank quantizes matrices while it loads them: `none`, `q8_0`, `q4_k`.
+    /// Format to which a rank quantizes matrices while it loads them: `none`, `q8_0`, `q4_k`, ….
     #[prost(string, tag = "6")]
     pub quantization: ::prost::alloc::string::String,
 }

@@ -143,7 +143,8 @@ global_args! {
     name: NAME = "served-model-name" / env::MODEL_NAME, "NAME";
     /// Number format of the weights: auto (the checkpoint's own), f32, bf16 or f16. Default: auto
     dtype: DTYPE = "dtype" / env::DTYPE, "DTYPE";
-    /// Format that matrices are quantized to while they are loaded: Q8_0 (or 8), Q4_K (or 4) or none. Default: none
+    /// Format that matrices are quantized to while they are loaded: Q8_0 (or 8), Q6_K (6), Q5_K (5), Q5_1, Q5_0, Q4_K (4),
+    /// Q4_1, Q4_0, IQ4_NL, IQ4_XS, MXFP4, Q3_K (3), Q2_K (2), TQ2_0, TQ1_0 or none. Default: none
     isq: ISQ = "isq" / env::QUANTIZATION, "FORMAT", visible_alias = "in-situ-quant";
     /// IP address that the client ports bind to. Default: 0.0.0.0
     host: HOST = "host" / env::HOST, "IP";

@@ -171,6 +171,33 @@ fn block_format(choice: Quantization) -> Option<BlockFormat> {
     match choice {
         Quantization::None => None,
         Quantization::Q8_0 => Some(BlockFormat::Q8_0),
+        Quantization::Q6K => Some(BlockFormat::Q6K),
+        Quantization::Q5K => Some(BlockFormat::Q5K),
+        Quantization::Q5_1 => Some(BlockFormat::Q5_1),
+        Quantization::Q5_0 => Some(BlockFormat::Q5_0),
         Quantization::Q4K => Some(BlockFormat::Q4K),
+        Quantization::Q4_1 => Some(BlockFormat::Q4_1),
+        Quantization::Q4_0 => Some(BlockFormat::Q4_0),
+        Quantization::Iq4Nl => Some(BlockFormat::Iq4Nl),
+        Quantization::Iq4Xs => Some(BlockFormat::Iq4Xs),
+        Quantization::Mxfp4 => Some(BlockFormat::Mxfp4),
+        Quantization::Q3K => Some(BlockFormat::Q3K),
+        Quantization::Q2K => Some(BlockFormat::Q2K),
+        Quantization::Tq2_0 => Some(BlockFormat::Tq2_0),
+        Quantization::Tq1_0 => Some(BlockFormat::Tq1_0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_choice_is_a_format_that_is_made() {
+        for choice in Quantization::ALL {
+            let format = block_format(*choice);
+            assert_eq!(format.map_or("none", BlockFormat::name), choice.as_str());
+            assert!(format.is_none_or(BlockFormat::is_encodable), "{choice}");
+        }
     }
 }

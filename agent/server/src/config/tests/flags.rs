@@ -64,6 +64,7 @@ fn each_flag_has_its_variable_and_wins_over_it() {
         ("--dtype", "LOCKSTEP_DTYPE", "bf16", "bf16", |head| head.model.dtype.as_str().into()),
         ("--isq", "LOCKSTEP_QUANTIZATION", "Q4K", "q4_k", |head| head.model.quantization.to_string()),
         ("--in-situ-quant", "LOCKSTEP_QUANTIZATION", "8", "q8_0", |head| head.model.quantization.to_string()),
+        ("--isq", "LOCKSTEP_QUANTIZATION", "iq4_nl", "iq4_nl", |head| head.model.quantization.to_string()),
         ("--host", "LOCKSTEP_HOST", "127.0.0.1", "127.0.0.1", |head| head.host.to_string()),
         ("--http-port", "LOCKSTEP_HTTP_PORT", "0", "Some(0)", |head| format!("{:?}", head.http_port)),
         ("--port", "LOCKSTEP_HTTP_PORT", "off", "None", |head| format!("{:?}", head.http_port)),
@@ -131,7 +132,7 @@ fn a_wrong_value_is_refused_by_flag_and_by_variable() {
     let rows: &[(&str, &str, &str, &str)] = &[
         ("--served-model-name", "LOCKSTEP_MODEL_NAME", "\u{7}", "without spaces"),
         ("--dtype", "LOCKSTEP_DTYPE", "int8", "auto, f32, bf16, f16"),
-        ("--isq", "LOCKSTEP_QUANTIZATION", "Q3K", "Q8_0 (or 8)"),
+        ("--isq", "LOCKSTEP_QUANTIZATION", "int8", "Q8_0, Q6_K"),
         ("--host", "LOCKSTEP_HOST", "example.com", "IP address"),
         ("--http-port", "LOCKSTEP_HTTP_PORT", "65536", "0 to 65535"),
         ("--http-port", "LOCKSTEP_HTTP_PORT", "+1", "0 to 65535"),
