@@ -31,7 +31,7 @@ pub(crate) enum CallStep {
 pub(crate) struct Call {
     state: CallState,
     key: String,
-    name: Option<String>,
+    /// Set once the name is reported.
     reported: bool,
     /// Arguments that came before the name.
     early: String,
@@ -71,64 +71,64 @@ impl Call {
         knows: impl Fn(&str) -> bool,
         mut emit: impl FnMut(CallEvent),
     ) -> CallStep {
-        let blank = char.is_ascii_whitespace();
-        let next = match (&mut self.state, char) {
-            (CallState::Open | CallState::Key | CallState::Colon | CallState::Value | CallState::Next, _) if blank => {
-                return CallStep::More;
+        match &mut self.state {
+            CallState::InKey(text) | CallState::Name(text) | CallState::Quoted(text) => match text.step(char) {
+                JsonTextStep::More => CallStep::More,
+                JsonTextStep::Whole(text) => self.take_text(text, knows, &mut emit),
+                JsonTextStep::Broken => CallStep::Broken,
+            },
+            CallState::Raw(raw) | CallState::Skip(raw) => {
+                let step = raw.step(char);
+                self.take_raw(char, step, &mut emit)
             }
-            (CallState::Open, '{') => CallState::Key,
+            _ if char.is_ascii_whitespace() => CallStep::More,
+            _ => self.take_mark(char, &mut emit),
+        }
+    }
+
+    /// Takes a character between the object's strings and values.
+    fn take_mark(&mut self, char: char, emit: &mut impl FnMut(CallEvent)) -> CallStep {
+        self.state = match (&self.state, char) {
+            (CallState::Open, '{') | (CallState::Next, ',') => CallState::Key,
             (CallState::Key, '"') => CallState::InKey(JsonText::default()),
-            (CallState::Next, ',') => CallState::Key,
-            (CallState::Key | CallState::Next, '}') => return self.close(&mut emit),
-            (CallState::InKey(text), _) => match text.step(char) {
-                JsonTextStep::More => return CallStep::More,
-                JsonTextStep::Whole(key) if self.allows_key(&key) => {
-                    self.key = key;
-                    CallState::Colon
-                }
-                _ => return CallStep::Broken,
-            },
+            (CallState::Key | CallState::Next, '}') => return self.close(emit),
             (CallState::Colon, ':') => CallState::Value,
-            (CallState::Value, _) => match self.begin_value(char, &mut emit) {
-                Some(state) => state,
-                None => return CallStep::Broken,
-            },
-            (CallState::Name(text), _) => match text.step(char) {
-                JsonTextStep::More => return CallStep::More,
-                JsonTextStep::Whole(name) if knows(&name) => {
-                    self.name = Some(name);
-                    CallState::Next
-                }
-                _ => return CallStep::Broken,
-            },
-            (CallState::Quoted(text), _) => match text.step(char) {
-                JsonTextStep::More => return CallStep::More,
-                JsonTextStep::Whole(arguments) => {
-                    self.report_arguments(&arguments, &mut emit);
-                    CallState::Next
-                }
-                JsonTextStep::Broken => return CallStep::Broken,
-            },
-            (CallState::Raw(raw) | CallState::Skip(raw), _) => {
-                let ended = raw.step(char);
-                let is_arguments = matches!(self.state, CallState::Raw(_));
-                if is_arguments && ended != JsonValueStep::Before {
-                    self.report_arguments(char.encode_utf8(&mut [0; 4]), &mut emit);
-                }
-                match ended {
-                    JsonValueStep::More => return CallStep::More,
-                    JsonValueStep::Whole => CallState::Next,
-                    JsonValueStep::Before => {
-                        self.state = CallState::Next;
-                        return self.step(char, knows, emit);
-                    }
-                }
+            (CallState::Value, _) => return self.begin_value(char, emit),
+            _ => return CallStep::Broken,
+        };
+        CallStep::More
+    }
+
+    /// Takes a whole string: a key, a name, or arguments.
+    fn take_text(&mut self, text: String, knows: impl Fn(&str) -> bool, emit: &mut impl FnMut(CallEvent)) -> CallStep {
+        self.state = match self.state {
+            CallState::InKey(_) if self.allows_key(&text) => {
+                self.key = text;
+                CallState::Colon
+            }
+            CallState::Name(_) if knows(&text) => {
+                self.report_name(text, emit);
+                CallState::Next
+            }
+            CallState::Quoted(_) => {
+                self.report_arguments(&text, emit);
+                CallState::Next
             }
             _ => return CallStep::Broken,
         };
-        self.state = next;
-        self.report_name(&mut emit);
         CallStep::More
+    }
+
+    /// Takes a character of a value that is reported as written or skipped. `step` tells if the value has ended.
+    fn take_raw(&mut self, char: char, step: JsonValueStep, emit: &mut impl FnMut(CallEvent)) -> CallStep {
+        if matches!(self.state, CallState::Raw(_)) && step != JsonValueStep::Before {
+            self.report_arguments(char.encode_utf8(&mut [0; 4]), emit);
+        }
+        if step == JsonValueStep::More {
+            return CallStep::More;
+        }
+        self.state = CallState::Next;
+        if step == JsonValueStep::Before { self.take_mark(char, emit) } else { CallStep::More }
     }
 
     /// Returns true if a call may have this key. Once the name was reported, any key is accepted.
@@ -136,36 +136,33 @@ impl Call {
         self.reported || NAMES.contains(&key) || ARGUMENTS.contains(&key) || OTHERS.contains(&key)
     }
 
-    /// Returns the state after the first character of a member's value.
-    fn begin_value(&mut self, char: char, emit: &mut impl FnMut(CallEvent)) -> Option<CallState> {
-        let is_arguments = ARGUMENTS.contains(&self.key.as_str()) && !self.has_arguments;
-        if NAMES.contains(&self.key.as_str()) && self.name.is_none() {
-            return (char == '"').then(|| CallState::Name(JsonText::bounded()));
-        }
-        if !is_arguments {
-            let mut raw = JsonValue::default();
-            raw.step(char);
-            return Some(CallState::Skip(raw));
-        }
-        self.has_arguments = true;
-        match char {
-            '"' => Some(CallState::Quoted(JsonText::default())),
-            '{' => {
-                let mut raw = JsonValue::default();
-                raw.step(char);
-                self.report_arguments("{", emit);
-                Some(CallState::Raw(raw))
+    /// Takes the first character of a member's value.
+    fn begin_value(&mut self, char: char, emit: &mut impl FnMut(CallEvent)) -> CallStep {
+        let key = self.key.as_str();
+        self.state = if NAMES.contains(&key) && !self.reported {
+            if char != '"' {
+                return CallStep::Broken;
             }
-            // Arguments are an object, so `null`, a number or a list is skipped.
-            _ => {
-                self.has_arguments = false;
-                let mut raw = JsonValue::default();
-                raw.step(char);
-                Some(CallState::Skip(raw))
-            }
+            CallState::Name(JsonText::bounded())
+        } else if ARGUMENTS.contains(&key) && !self.has_arguments {
+            self.begin_arguments(char, emit)
+        } else {
+            CallState::Skip(JsonValue::begin(char))
+        };
+        CallStep::More
+    }
+
+    /// Reports the name, and the arguments that came before it.
+    fn report_name(&mut self, name: String, emit: &mut impl FnMut(CallEvent)) {
+        self.reported = true;
+        emit(CallEvent::Name(name));
+        let early = std::mem::take(&mut self.early);
+        if !early.is_empty() {
+            emit(CallEvent::Arguments(early));
         }
     }
 
+    /// Reports more of the arguments, or keeps the text until the name is known.
     fn report_arguments(&mut self, text: &str, emit: &mut impl FnMut(CallEvent)) {
         if self.reported {
             emit(CallEvent::Arguments(text.to_owned()));
@@ -174,17 +171,7 @@ impl Call {
         }
     }
 
-    fn report_name(&mut self, emit: &mut impl FnMut(CallEvent)) {
-        if let Some(name) = self.name.as_ref().filter(|_| !self.reported) {
-            self.reported = true;
-            emit(CallEvent::Name(name.clone()));
-            let early = std::mem::take(&mut self.early);
-            if !early.is_empty() {
-                emit(CallEvent::Arguments(early));
-            }
-        }
-    }
-
+    /// Ends the object. A call without arguments has an empty object.
     fn close(&mut self, emit: &mut impl FnMut(CallEvent)) -> CallStep {
         if !self.reported {
             return CallStep::Broken;
@@ -193,6 +180,20 @@ impl Call {
             emit(CallEvent::Arguments("{}".into()));
         }
         CallStep::Done
+    }
+
+    /// Returns the state after the first character of the arguments. Arguments are an object, so the parser skips `null`,
+    /// a number or a list.
+    fn begin_arguments(&mut self, char: char, emit: &mut impl FnMut(CallEvent)) -> CallState {
+        self.has_arguments = matches!(char, '"' | '{');
+        match char {
+            '"' => CallState::Quoted(JsonText::default()),
+            '{' => {
+                self.report_arguments("{", emit);
+                CallState::Raw(JsonValue::begin(char))
+            }
+            _ => CallState::Skip(JsonValue::begin(char)),
+        }
     }
 }
 
@@ -251,6 +252,13 @@ pub(crate) enum JsonValueStep {
 }
 
 impl JsonValue {
+    /// Begins a value with its first character.
+    pub(crate) fn begin(char: char) -> Self {
+        let mut value = Self::default();
+        value.step(char);
+        value
+    }
+
     pub(crate) fn step(&mut self, char: char) -> JsonValueStep {
         if self.in_text {
             let quote = char == '"' && !self.escaped;

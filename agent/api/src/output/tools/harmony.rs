@@ -153,9 +153,7 @@ fn push_argument(kind: &mut Kind, char: char, out: &mut Calls, pieces: &mut Vec<
         Kind::Call(name) if char == '{' => {
             out.begin_call(std::mem::take(name), None, pieces);
             out.add_arguments("{".into(), pieces);
-            let mut raw = JsonValue::default();
-            raw.step('{');
-            *kind = Kind::Arguments(raw);
+            *kind = Kind::Arguments(JsonValue::begin('{'));
         }
         Kind::Arguments(raw) => {
             let step = raw.step(char);

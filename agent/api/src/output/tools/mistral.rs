@@ -83,9 +83,7 @@ impl Mistral {
                 let id = id.filter(|id| !id.is_empty()).map(str::to_owned);
                 out.begin_call(name.trim().to_owned(), id, pieces);
                 out.add_arguments("{".into(), pieces);
-                let mut raw = JsonValue::default();
-                raw.step('{');
-                self.part = MistralPart::Arguments(raw);
+                self.part = MistralPart::Arguments(JsonValue::begin('{'));
             }
             _ if listed.is_some_and(|rest| !rest.is_empty()) || written.len() > Self::MAX_NAME => {
                 out.add_content(&std::mem::take(held), pieces);

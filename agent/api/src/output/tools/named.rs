@@ -117,10 +117,8 @@ impl Named {
             if let Some(Head { name, id }) = head {
                 out.begin_call(name.to_owned(), id.map(str::to_owned), pieces);
                 if whole.is_some() {
-                    let mut raw = JsonValue::default();
-                    raw.step('{');
                     out.add_arguments("{".into(), pieces);
-                    self.part = Part::Arguments(raw);
+                    self.part = Part::Arguments(JsonValue::begin('{'));
                 } else {
                     out.add_arguments("{}".into(), pieces);
                     self.part = Part::Content(Scan::default());

@@ -52,9 +52,7 @@ impl Recipients {
                 '{' => {
                     out.begin_call(std::mem::take(name), None, pieces);
                     out.add_arguments("{".into(), pieces);
-                    let mut raw = JsonValue::default();
-                    raw.step('{');
-                    self.part = Part::Arguments(raw);
+                    self.part = Part::Arguments(JsonValue::begin('{'));
                 }
                 _ if char.is_whitespace() && held.len() < MAX_NAME => held.push(char),
                 _ => {

@@ -103,6 +103,16 @@ enum Part {
     Ended(String),
 }
 
+/// Meaning of the text since a mark.
+enum Start {
+    /// More text decides.
+    Open,
+    /// The text is no call.
+    Content,
+    /// A call begins. `outer` is set after the outer tag.
+    Call { name: String, outer: bool },
+}
+
 impl Default for Part {
     fn default() -> Self {
         Self::Content(Scan::default())
@@ -138,22 +148,13 @@ impl Tagged {
                 key.push(char);
                 self.decide_key();
             }
-            Part::BeforeValue { key, held } => {
+            Part::BeforeValue { held, .. } => {
                 held.push(char);
-                let written = held.trim_start();
-                if written == tags.value {
-                    self.part = Part::Value { key: std::mem::take(key), text: String::new() };
-                } else if !tags.value.starts_with(written) || held.len() > MAX_BLANKS {
-                    self.part = Part::Body(Scan::default());
-                }
+                self.decide_begin_of_value();
             }
-            Part::Value { key, text } => {
+            Part::Value { text, .. } => {
                 text.push(char);
-                if text.ends_with(tags.parameter_end) {
-                    text.truncate(text.len() - tags.parameter_end.len());
-                    let (key, text) = (std::mem::take(key), std::mem::take(text));
-                    self.part = Part::AfterValue { key, text, since: String::new() };
-                }
+                self.find_end_of_value();
             }
             Part::AfterValue { since, .. } => {
                 since.push(char);
@@ -166,56 +167,53 @@ impl Tagged {
         }
     }
 
+    /// Takes characters again, after the parser has decided what came before them.
+    fn replay(&mut self, text: &str, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+        text.chars().for_each(|char| self.step(char, out, pieces));
+    }
+
     /// Decides by the text since the mark if a call begins or the text is content.
     fn decide_start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
-        let Part::Start(held) = &mut self.part else { return };
-        let [before, after] = self.tags.function;
-        let inner = self.tags.outer_begin().and_then(|begin| held.strip_prefix(begin));
-        let written = inner.unwrap_or(held.as_str()).trim_start();
-        let is_call = match written.strip_prefix(before) {
-            None => written.len() < before.len() && before.starts_with(written) && held.len() < MAX_NAME,
-            Some(name) => {
-                let whole = match after {
-                    "" => name.trim_start().strip_suffix(|char: char| char.is_whitespace() || char == '<'),
-                    _ => name.strip_suffix(after),
-                };
-                let marked = self.inside || inner.is_some() || self.tags.outer.is_none() && !self.tags.known;
-                // Some tags have attributes after the name and a quote.
-                match whole.map(|name| name.split('"').next().unwrap_or_default()) {
-                    Some(name) if is_name(name) && (marked || out.knows(name)) => {
-                        let name = name.to_owned();
-                        self.inside |= inner.is_some();
-                        // The character after the name may begin a tag.
-                        let next = held.pop().filter(|_| after.is_empty());
-                        self.begin_call(name, out, pieces);
-                        next.into_iter().for_each(|char| self.step(char, out, pieces));
-                        return;
-                    }
-                    Some(_) => false,
-                    None => {
-                        let name = name.trim_start();
-                        let begun = name.split('"').next().map(|name| without_part(name, after)).unwrap_or_default();
-                        name.len() <= MAX_NAME && (name.is_empty() || is_name(begun))
-                    }
-                }
+        let Part::Start(held) = &self.part else { return };
+        match self.read_start(held, out) {
+            Start::Open => {}
+            Start::Content => self.release_start(out, pieces),
+            Start::Call { name, outer } => {
+                // After an empty text, the character after the name may begin a tag.
+                let next = held.chars().next_back().filter(|_| self.tags.function[1].is_empty());
+                self.inside |= outer;
+                self.begin_call(name, out, pieces);
+                next.into_iter().for_each(|char| self.step(char, out, pieces));
             }
-        };
-        if !is_call {
-            // The mark is content. The text after the mark may hold another mark, so parse it again.
-            let held = std::mem::take(held);
-            let mark = if held.starts_with(before) { before } else { self.tags.outer_begin().unwrap_or(before) };
-            out.add_content(mark, pieces);
-            self.part = Part::default();
-            held[mark.len()..].chars().for_each(|char| self.step(char, out, pieces));
         }
     }
 
-    fn begin_call(&mut self, name: String, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
-        self.has_parameters = false;
-        out.begin_call(name.clone(), None, pieces);
-        out.add_arguments("{".into(), pieces);
-        self.name = name;
-        self.part = Part::Body(Scan::default());
+    /// Reads the text since the mark: the outer tag, blanks, and the tool's name.
+    fn read_start(&self, held: &str, out: &Calls) -> Start {
+        let [before, after] = self.tags.function;
+        let inner = self.tags.outer_begin().and_then(|begin| held.strip_prefix(begin));
+        let written = inner.unwrap_or(held).trim_start();
+        let Some(text) = written.strip_prefix(before) else {
+            let is_open = before.starts_with(written) && held.len() < MAX_NAME;
+            return if is_open { Start::Open } else { Start::Content };
+        };
+        let marked = self.inside || inner.is_some() || self.tags.outer.is_none() && !self.tags.known;
+        match find_name(text, after) {
+            Some(name) if is_name(name) && (marked || out.knows(name)) => {
+                Start::Call { name: name.to_owned(), outer: inner.is_some() }
+            }
+            None if may_become_name(text, after) => Start::Open,
+            _ => Start::Content,
+        }
+    }
+
+    /// Adds the mark to the content. The text after the mark may hold another mark, so the parser takes it again.
+    fn release_start(&mut self, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+        let Part::Start(held) = std::mem::take(&mut self.part) else { return };
+        let before = self.tags.function[0];
+        let mark = if held.starts_with(before) { before } else { self.tags.outer_begin().unwrap_or(before) };
+        out.add_content(mark, pieces);
+        self.replay(&held[mark.len()..], out, pieces);
     }
 
     /// Decides if a parameter's name has ended, or if the text is no parameter.
@@ -233,6 +231,27 @@ impl Tagged {
         let foreign = key.find('<').is_some_and(|at| !end.starts_with(&key[at..]));
         if foreign || key.ends_with('\n') || key.len() > MAX_NAME {
             self.part = Part::Body(Scan::default());
+        }
+    }
+
+    /// Decides by the text since a parameter's name if the tag before the value follows.
+    fn decide_begin_of_value(&mut self) {
+        let Part::BeforeValue { key, held } = &mut self.part else { return };
+        let (begin, written) = (self.tags.value, held.trim_start());
+        if written == begin {
+            self.part = Part::Value { key: std::mem::take(key), text: String::new() };
+        } else if !begin.starts_with(written) || held.len() > MAX_BLANKS {
+            self.part = Part::Body(Scan::default());
+        }
+    }
+
+    /// Cuts the end tag off the value once the value has one.
+    fn find_end_of_value(&mut self) {
+        let Part::Value { key, text } = &mut self.part else { return };
+        if let Some(end) = text.strip_suffix(self.tags.parameter_end).map(str::len) {
+            text.truncate(end);
+            let (key, text) = (std::mem::take(key), std::mem::take(text));
+            self.part = Part::AfterValue { key, text, since: String::new() };
         }
     }
 
@@ -255,7 +274,7 @@ impl Tagged {
                 let (key, mut text, since) = (std::mem::take(key), std::mem::take(text), std::mem::take(since));
                 text.push_str(self.tags.parameter_end);
                 self.part = Part::Value { key, text };
-                since.chars().for_each(|char| self.step(char, out, pieces));
+                self.replay(&since, out, pieces);
             }
         }
     }
@@ -270,7 +289,7 @@ impl Tagged {
         } else if !end.starts_with(written) || held.len() > MAX_BLANKS {
             let held = std::mem::take(held);
             self.part = Part::default();
-            held.chars().for_each(|char| self.step(char, out, pieces));
+            self.replay(&held, out, pieces);
         }
     }
 
@@ -292,6 +311,14 @@ impl Tagged {
         };
         let comma = if std::mem::replace(&mut self.has_parameters, true) { ", " } else { "" };
         out.add_arguments(format!("{comma}{}: {value}", Value::from(key)), pieces);
+    }
+
+    fn begin_call(&mut self, name: String, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
+        self.has_parameters = false;
+        out.begin_call(name.clone(), None, pieces);
+        out.add_arguments("{".into(), pieces);
+        self.name = name;
+        self.part = Part::Body(Scan::default());
     }
 
     /// Ends the call at `mark`, its end tag.
@@ -325,6 +352,26 @@ impl Tagged {
             Part::Body(_) | Part::Key(_) | Part::BeforeValue { .. } | Part::Ended(_) => {}
         }
     }
+}
+
+/// Returns the tool's name if `after`, the text after a name, is whole.
+fn find_name<'a>(text: &'a str, after: &str) -> Option<&'a str> {
+    let whole = match after {
+        "" => text.trim_start().strip_suffix(|char: char| char.is_whitespace() || char == '<'),
+        _ => text.strip_suffix(after),
+    };
+    whole.map(cut_attributes)
+}
+
+/// Returns true if the text may become a tool's name with `after`, the text after a name.
+fn may_become_name(text: &str, after: &str) -> bool {
+    let text = text.trim_start();
+    text.len() <= MAX_NAME && (text.is_empty() || is_name(without_part(cut_attributes(text), after)))
+}
+
+/// Returns the name in a tag. Some tags have attributes after the name and a quote.
+fn cut_attributes(text: &str) -> &str {
+    text.split_once('"').map_or(text, |(name, _)| name)
 }
 
 /// Returns the text without the beginning of `end` at its end.
