@@ -185,6 +185,25 @@ fn published_templates_determine_the_styles() {
     }
 }
 
+/// Published templates that call reasoning `thinking`, with the text of the reasoning `hm` before a call.
+const THINKING: [(&str, &str); 2] =
+    [("LFM2.5-8B-A1B", "<think>hm</think>"), ("openai-gpt-oss-120b", "<|channel|>analysis<|message|>hm<|end|>")];
+
+#[test]
+fn published_templates_show_the_reasoning_before_a_call() {
+    let Some(folder) = templates_folder() else { return };
+    let call = json!({"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}});
+    let conversation = read(&json!({"messages": [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Let me see.", "reasoning_content": "hm", "tool_calls": [call]},
+        {"role": "tool", "content": "3", "tool_call_id": "c1"},
+    ]}));
+    for (name, expected) in THINKING {
+        let prompt = parse(&read_template(&folder, name)).unwrap().render(&conversation).unwrap();
+        assert_eq!(prompt.matches(expected).count(), 1, "{name}: {prompt}");
+    }
+}
+
 /// Returns the folder of the templates. Without one, says so.
 fn templates_folder() -> Option<PathBuf> {
     let folder = std::env::var_os("TEST_TEMPLATES").map(PathBuf::from);

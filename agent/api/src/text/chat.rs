@@ -13,6 +13,10 @@ const NAME: &str = "chat_template";
 const MAX_PROMPT_BYTES: usize = 64 << 20;
 /// Mark of firefunction's template, which takes its tools and the time from variables of its own.
 const FIREFUNCTION: &str = "functools[";
+/// Another name of the field `reasoning_content`, in the templates of gpt-oss and LFM2.5.
+const THINKING: &str = "message.thinking";
+/// Mark of gpt-oss's template, which refuses a message with reasoning, content and calls.
+const GPT_OSS: &str = "<|channel|>analysis<|message|>";
 /// Name of a second template, for conversations with tools.
 const TOOL_USE: &str = "tool_use";
 
@@ -154,7 +158,7 @@ impl ChatTemplate {
     /// Fails if the template refuses the conversation.
     pub(crate) fn render(&self, conversation: &Conversation) -> Result<String, TextError> {
         let Conversation { messages, tools, variables } = conversation;
-        let messages: Vec<Value> = messages.iter().map(|message| value(&message.value())).collect();
+        let messages: Vec<Value> = messages.iter().map(|message| self.message_value(message)).collect();
         let with_tools = !tools.is_empty();
         let given = variables.iter().map(|(name, variable)| (name.as_str(), value(variable)));
         let context = context! {
@@ -172,6 +176,20 @@ impl ChatTemplate {
         let rendered = template.render_captured_to(context, &mut prompt);
         rendered.map_err(|error| TextError::TemplateRefused(reason(&error)))?;
         String::from_utf8(prompt.0).map_err(|error| TextError::TemplateRefused(error.to_string()))
+    }
+
+    /// Returns the message as this template reads it. Content gives way to reasoning where gpt-oss takes one of them, as in
+    /// llama.cpp.
+    fn message_value(&self, message: &ChatMessage) -> Value {
+        let mut fields = message.value();
+        let reads_thinking = self.source.contains(THINKING) && !self.source.contains("reasoning_content");
+        if let Some(reasoning) = message.reasoning.as_ref().filter(|text| reads_thinking && !text.is_empty()) {
+            fields["thinking"] = json!(reasoning);
+            if !message.tool_calls.is_empty() && self.source.contains(GPT_OSS) {
+                fields["content"] = json!("");
+            }
+        }
+        value(&fields)
     }
 
     /// Returns firefunction's variables as its makers set them, or nothing for another template.
@@ -406,5 +424,33 @@ mod tests {
         assert_eq!(two.render(&conversation).unwrap(), expected);
         assert_eq!(two.render(&Conversation::default()).unwrap(), "plain");
         assert_eq!(two.source(), template);
+    }
+
+    #[test]
+    fn reasoning_has_the_name_that_the_template_reads() {
+        const BOTH: &str = "{{ message.thinking is defined }}|{{ message.content }}|{{ message.reasoning_content }}";
+        const LFM: &str = "{{ message.thinking }}|{{ message.content }}";
+        const OPENAI: &str = "{{ '<|channel|>analysis<|message|>' ~ message.thinking }}|{{ message.content }}";
+        let cases = [
+            (BOTH, "hm", false, "False|ok|hm"),
+            (LFM, "hm", false, "hm|ok"),
+            (LFM, "hm", true, "hm|ok"),
+            (LFM, "", false, "|ok"),
+            (OPENAI, "hm", false, "<|channel|>analysis<|message|>hm|ok"),
+            (OPENAI, "hm", true, "<|channel|>analysis<|message|>hm|"),
+            (OPENAI, "", true, "<|channel|>analysis<|message|>|ok"),
+        ];
+        for (template, reasoning, calls, expected) in cases {
+            let source = format!("{{% for message in messages %}}{template}{{% endfor %}}");
+            let template = ChatTemplate::new(templates(&json!({"chat_template": source}))).unwrap().unwrap();
+            let call = ToolCall { id: "c1".into(), name: "add".into(), arguments: json!({}) };
+            let message = ChatMessage {
+                reasoning: Some(reasoning.into()),
+                tool_calls: calls.then_some(call).into_iter().collect(),
+                ..ChatMessage::new("assistant", "ok")
+            };
+            let conversation = Conversation { messages: vec![message], ..Conversation::default() };
+            assert_eq!(template.render(&conversation).unwrap(), expected, "{source} {reasoning} {calls}");
+        }
     }
 }
