@@ -19,9 +19,16 @@ type Others = Rest<ValueOrKwargs>;
 
 /// Adds the filters to an environment.
 pub(super) fn add(environment: &mut Environment) {
-    environment.add_filter("tojson", json::tojson);
+    add_filters_of_texts(environment);
+    add_filters_of_values(environment);
+    add_filters_of_lists(environment);
+    add_filters_of_order(environment);
+    html::add(environment);
+}
+
+/// Adds the filters that take a text or write one.
+fn add_filters_of_texts(environment: &mut Environment) {
     environment.add_filter("string", |value: Value| text(&value).map(|text| Value::from(text.as_ref())));
-    environment.add_filter("join", join);
     environment.add_filter("replace", replace);
     environment.add_filter("format", |format: Value, others: Others| {
         printf::format_filter(&text(&format)?, &others.into_values())
@@ -33,14 +40,30 @@ pub(super) fn add(environment: &mut Environment) {
     });
     environment.add_filter("wordcount", |value: Value| text(&value).map(|text| count_words(&text)));
     environment.add_filter("truncate", truncate);
+    environment.add_filter("filesizeformat", |value: Value, others: Others| {
+        let arguments = Arguments::bind(&others.into_values(), ["binary"])?;
+        let bytes = number(&value).ok_or_else(|| refuse(format!("{} is no number", described(&value))))?;
+        Ok::<_, Error>(minijinja_contrib::filters::filesizeformat(bytes, Some(arguments.truth(0, false))))
+    });
+}
+
+/// Adds the filters that take any value.
+fn add_filters_of_values(environment: &mut Environment) {
+    environment.add_filter("tojson", json::tojson);
+    environment.add_filter("int", int);
+    environment.add_filter("float", float);
     for name in ["length", "count"] {
         environment.add_filter(name, length);
     }
     for name in ["default", "d"] {
         environment.add_filter(name, default);
     }
-    environment.add_filter("int", int);
-    environment.add_filter("float", float);
+    environment.add_filter("pprint", pprint);
+}
+
+/// Adds the filters that read lists and mappings.
+fn add_filters_of_lists(environment: &mut Environment) {
+    environment.add_filter("join", join);
     environment.add_filter("list", |state: &State, value: Value| match value.is_none() {
         true => Err(refuse("none is no list")),
         false => filters::list(state, value),
@@ -54,6 +77,10 @@ pub(super) fn add(environment: &mut Environment) {
         let (count, fill) = read_rows(&others.into_values(), "slices")?;
         filters::slice(state, value, count, fill)
     });
+}
+
+/// Adds the filters that compare the items of a list or a mapping.
+fn add_filters_of_order(environment: &mut Environment) {
     environment.add_filter("dictsort", |value: Value, others: Others| {
         filters::dictsort(&value, name_all(others, ["case_sensitive", "by", "reverse"])?)
     });
@@ -72,13 +99,6 @@ pub(super) fn add(environment: &mut Environment) {
     environment.add_filter("groupby", |value: Value, others: Others| {
         filters::groupby(value, None, name_all(others, ["attribute", "default", "case_sensitive"])?)
     });
-    environment.add_filter("pprint", pprint);
-    environment.add_filter("filesizeformat", |value: Value, others: Others| {
-        let arguments = Arguments::bind(&others.into_values(), ["binary"])?;
-        let bytes = number(&value).ok_or_else(|| refuse(format!("{} is no number", described(&value))))?;
-        Ok::<_, Error>(minijinja_contrib::filters::filesizeformat(bytes, Some(arguments.truth(0, false))))
-    });
-    html::add(environment);
 }
 
 /// Returns the arguments by their names.
