@@ -1,10 +1,12 @@
 //! Products of Llama-3.2-1B's shapes, one row and many, beside a plain read of memory.
 //!
-//! `cargo run -p lockstep-kernels --example bench [threads] [isa] [rounds] [formats]`. `formats` are names with commas between
-//! them. Without it, all formats are measured. Formats that can be made while loading are made, and the time of that is
-//! measured, too. The others have random bits. Memory bounds one-row products, and the
-//! bandwidth of a shared machine changes from moment to moment. So the program pairs each product with a read of as
-//! many bytes just before it, and takes the best round of each. The share of the read is the figure to look at.
+//! `cargo run -p lockstep-kernels --example bench [threads] [isa] [rounds] [formats] [rows]`. The last two are lists with
+//! commas; without them, all formats are measured, and several numbers of rows. Formats that can be made while loading are
+//! made, and the time of that is measured, too. The others have random bits.
+//!
+//! Memory bounds one-row products, and the bandwidth of a shared machine changes from moment to moment. So the program
+//! pairs each product with a read of as many bytes just before it, and takes the best round of each. The share of the read
+//! is the figure to look at.
 
 use candle_core::{DType, Device, Tensor};
 use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, Result, ThreadPool, linear};
@@ -126,6 +128,8 @@ fn main() -> Result<()> {
     }
     let rounds = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS);
     let names = arguments.next();
+    let rows = arguments.next().map(|rows| rows.split(',').filter_map(|rows| rows.parse().ok()).collect());
+    let rows: Vec<usize> = rows.unwrap_or_else(|| vec![1, 2, 4, 8, 12, 16, 64, 256]);
     let is_wanted =
         |kind: &WeightKind| names.as_ref().is_none_or(|names| names.split(',').any(|name| name == kind.name()));
     println!("{}, {} threads; machine has {:?}", ctx.isa(), ctx.threads(), Isa::available());
@@ -134,7 +138,7 @@ fn main() -> Result<()> {
         let workloads = workloads(&ctx, kind)?;
         let bytes: usize = workloads.iter().map(|workload| workload.matrix.bytes()).sum();
         let numbers = (LAYERS * SHAPES.iter().map(|(_, inputs, outputs)| inputs * outputs).sum::<usize>()) as f64;
-        for tokens in [1, 2, 4, 8, 12, 16, 64, 256] {
+        for &tokens in &rows {
             let rounds = rounds.div_ceil(1 + tokens / 8);
             let [product, read] = measure(&ctx, &workloads, tokens, rounds)?;
             println!(

@@ -8,6 +8,29 @@ use super::{LANES, Simd};
 /// Bytes of a vector: four consecutive k's of sixteen rows.
 pub(crate) const VECTOR_BYTES: usize = 4 * LANES;
 
+/// Points of eight bytes each, in the forms that instruction sets look them up in.
+pub(crate) struct EightPoints<const N: usize> {
+    /// Codes of two bits for each byte, the first byte's lowest.
+    pub(crate) codes: [u16; N],
+    /// Bytes by code. The code of an odd byte is four times as large.
+    pub(crate) bytes: [i8; 16],
+    /// The bytes themselves, the first lowest.
+    pub(crate) points: [u64; N],
+}
+
+/// Points of four bytes each, in the forms that instruction sets look them up in.
+pub(crate) struct FourPoints<const N: usize> {
+    /// Codes of four bits for each byte, the first byte's lowest.
+    pub(crate) codes: [u16; N],
+    /// Bytes by code.
+    pub(crate) bytes: [i8; 16],
+    /// The bytes themselves, the first lowest.
+    pub(crate) points: [u32; N],
+}
+
+/// Indices of points that are looked up at once: two for each lane.
+pub(crate) type Indices = [u16; 2 * LANES];
+
 /// Operations on sixteen lanes of four bytes.
 pub(crate) trait Int8Simd: Copy {
     /// Floating-point operations of the same instruction set.
@@ -33,20 +56,11 @@ pub(crate) trait Int8Simd: Copy {
     /// Replaces each byte whose bit in `chosen` is set by `sum` minus the byte. The bits of eight bytes are in one byte of
     /// `chosen`, the first byte's lowest.
     fn reflect(self, sum: u8, x: Self::B, chosen: &[u8; VECTOR_BYTES / 8]) -> Self::B;
-    /// Spreads eight numbers of two bits over bytes, for each of sixteen words. The first result has the first four numbers
-    /// of each word, the second result the others. Each odd number is in the bits 2 and 3 of its byte, all other bits are zero.
-    fn spread_pairs(self, words: &[u16; LANES]) -> (Self::B, Self::B);
-    /// Spreads four numbers of four bits over bytes, for each of sixteen words.
-    fn spread_nibbles(self, words: &[u16; LANES]) -> Self::B;
-    /// Returns the words of `table` at some indices, which are below N.
-    #[inline(always)]
-    fn look_up_words<const N: usize>(self, table: &[u16; N], indices: &[u16; 2 * LANES]) -> [u16; 2 * LANES] {
-        let mut words = [0; 2 * LANES];
-        for i in 0..2 * LANES {
-            words[i] = table[usize::from(indices[i]) % N];
-        }
-        words
-    }
+    /// Looks up two points of eight bytes for each lane, whose indices are below N. The result of a point is a vector of the
+    /// first four bytes of all lanes, and one of the others.
+    fn look_up_eights<const N: usize>(self, points: &EightPoints<N>, indices: &Indices) -> [[Self::B; 2]; 2];
+    /// Looks up two points of four bytes for each lane, whose indices are below N.
+    fn look_up_fours<const N: usize>(self, points: &FourPoints<N>, indices: &Indices) -> [Self::B; 2];
     fn store(self, x: Self::B, to: &mut [u8; VECTOR_BYTES]);
     fn splat(self, x: i32) -> Self::I;
     /// Adds to each lane of `sum` the products of its four weights (0..=127) and the four signed bytes of `x`, least

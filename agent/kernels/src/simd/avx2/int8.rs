@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{Avx2, F32x16};
 use crate::simd::LANES;
-use crate::simd::int8::{Int8Kernel, Int8Simd, VECTOR_BYTES};
+use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Kernel, Int8Simd, VECTOR_BYTES};
 
 /// Runs `kernel` compiled for AVX2.
 ///
@@ -55,50 +55,37 @@ unsafe fn expand_bits(bits: i32) -> __m256i {
     })
 }
 
-/// Spreads eight numbers of two bits over bytes, for each of eight words: the first four numbers, and the others.
+/// Looks up points of eight bytes for eight lanes: the first four bytes of each, and the others.
 ///
 /// # Safety
 /// The machine must have AVX2.
 #[inline(always)]
-unsafe fn spread_pairs(words: __m128i) -> (__m256i, __m256i) {
+pub(in crate::simd) unsafe fn look_up_eights<const N: usize>(points: &[u64; N], indices: &[u16; 8]) -> [__m256i; 2] {
+    let mut pairs = [intrinsic!(_mm_setzero_si128()); 4];
+    for i in 0..4 {
+        let first = points[usize::from(indices[2 * i]) % N].cast_signed();
+        pairs[i] = intrinsic!(_mm_set_epi64x(points[usize::from(indices[2 * i + 1]) % N].cast_signed(), first));
+    }
     intrinsic!({
-        let words = _mm256_cvtepu16_epi32(words);
-        // A byte with the numbers 0 to 3 stays, and one with the numbers 2 and 3 is put two bytes above.
-        let high = _mm256_and_si256(_mm256_slli_epi32::<12>(words), _mm256_set1_epi32(0x0F0F_0000));
-        let both = _mm256_or_si256(words, high);
-        let (first, second) = (0x0202_0000, 0x0303_0101);
-        let lanes =
-            _mm256_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0C0C_0C0C, 0, 0x0404_0404, 0x0808_0808, 0x0C0C_0C0C);
-        let first = _mm256_shuffle_epi8(both, _mm256_add_epi32(lanes, _mm256_set1_epi32(first)));
-        let second = _mm256_shuffle_epi8(both, _mm256_add_epi32(lanes, _mm256_set1_epi32(second)));
-        let mask = _mm256_set1_epi16(0x0C03);
-        (_mm256_and_si256(first, mask), _mm256_and_si256(second, mask))
+        let even = _mm256_castsi256_ps(_mm256_set_m128i(pairs[2], pairs[0]));
+        let odd = _mm256_castsi256_ps(_mm256_set_m128i(pairs[3], pairs[1]));
+        let first = _mm256_shuffle_ps::<0x88>(even, odd);
+        [_mm256_castps_si256(first), _mm256_castps_si256(_mm256_shuffle_ps::<0xDD>(even, odd))]
     })
 }
 
-/// Spreads four numbers of four bits over bytes, for each of eight words.
+/// Looks up points of four bytes for eight lanes.
 ///
 /// # Safety
 /// The machine must have AVX2.
 #[inline(always)]
-unsafe fn spread_nibbles(words: __m128i) -> __m256i {
-    intrinsic!({
-        let lanes =
-            _mm256_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0C0C_0C0C, 0, 0x0404_0404, 0x0808_0808, 0x0C0C_0C0C);
-        let bytes = _mm256_add_epi32(lanes, _mm256_set1_epi32(0x0101_0000));
-        let pairs = _mm256_shuffle_epi8(_mm256_cvtepu16_epi32(words), bytes);
-        let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(pairs), _mm256_set1_epi16(0x0F00));
-        _mm256_or_si256(_mm256_and_si256(pairs, _mm256_set1_epi16(0x000F)), odd)
-    })
-}
-
-/// Loads sixteen words by halves.
-///
-/// # Safety
-/// The machine must have AVX2.
-#[inline(always)]
-unsafe fn load_words(words: &[u16; LANES]) -> (__m128i, __m128i) {
-    intrinsic!((_mm_loadu_si128(words.as_ptr().cast()), _mm_loadu_si128(words.as_ptr().add(8).cast())))
+unsafe fn look_up_fours<const N: usize>(points: &[u32; N], indices: &[u16; 8]) -> __m256i {
+    let mut found = [0; 8];
+    for i in 0..8 {
+        found[i] = points[usize::from(indices[i]) % N].cast_signed();
+    }
+    let [a, b, c, d, e, f, g, h] = found;
+    intrinsic!(_mm256_setr_epi32(a, b, c, d, e, f, g, h))
 }
 
 impl Int8Simd for Avx2 {
@@ -149,18 +136,25 @@ impl Int8Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn spread_pairs(self, words: &[u16; LANES]) -> (IntHalves, IntHalves) {
+    fn look_up_eights<const N: usize>(self, points: &EightPoints<N>, indices: &Indices) -> [[IntHalves; 2]; 2] {
+        let (parts, _) = indices.as_chunks::<8>();
         intrinsic!({
-            let (low, high) = load_words(words);
-            let (low, high) = (spread_pairs(low), spread_pairs(high));
-            (IntHalves(low.0, high.0), IntHalves(low.1, high.1))
+            let [a, b] = look_up_eights(&points.points, &parts[0]);
+            let [c, d] = look_up_eights(&points.points, &parts[1]);
+            let first = [IntHalves(a, c), IntHalves(b, d)];
+            let [a, b] = look_up_eights(&points.points, &parts[2]);
+            let [c, d] = look_up_eights(&points.points, &parts[3]);
+            [first, [IntHalves(a, c), IntHalves(b, d)]]
         })
     }
     #[inline(always)]
-    fn spread_nibbles(self, words: &[u16; LANES]) -> IntHalves {
+    fn look_up_fours<const N: usize>(self, points: &FourPoints<N>, indices: &Indices) -> [IntHalves; 2] {
+        let (parts, _) = indices.as_chunks::<8>();
         intrinsic!({
-            let (low, high) = load_words(words);
-            IntHalves(spread_nibbles(low), spread_nibbles(high))
+            let first = look_up_fours(&points.points, &parts[0]);
+            let first = IntHalves(first, look_up_fours(&points.points, &parts[1]));
+            let second = look_up_fours(&points.points, &parts[2]);
+            [first, IntHalves(second, look_up_fours(&points.points, &parts[3]))]
         })
     }
     #[inline(always)]

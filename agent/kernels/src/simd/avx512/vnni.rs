@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 
 use super::Avx512;
 use crate::simd::LANES;
-use crate::simd::int8::{Int8Kernel, Int8Simd, VECTOR_BYTES};
+use crate::simd::avx2;
+use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Kernel, Int8Simd, VECTOR_BYTES};
 
 /// Proof that the machine has AVX-512 with VNNI. Only [`run`] makes it.
 #[derive(Clone, Copy)]
@@ -31,6 +32,15 @@ macro_rules! intrinsic {
 /// Most parts of a table that are looked up by permutations.
 const MAX_PARTS: usize = 16;
 
+/// Joins two halves.
+///
+/// # Safety
+/// The machine must have AVX-512 F.
+#[inline(always)]
+unsafe fn join(low: __m256i, high: __m256i) -> __m512i {
+    intrinsic!(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+}
+
 /// Returns the indices of four bytes of each word of four, for a shuffle within sixteen bytes.
 ///
 /// # Safety
@@ -40,6 +50,67 @@ unsafe fn quarters(bytes: i32) -> __m512i {
     intrinsic!({
         let words = _mm_setr_epi32(bytes, bytes + 0x0404_0404, bytes + 0x0808_0808, bytes + 0x0C0C_0C0C);
         _mm512_broadcast_i32x4(words)
+    })
+}
+
+/// Looks up 32 words of a table, whose length is 64 times a power of two: permutes parts of 64 words, and chooses among the
+/// results by the upper bits of the indices.
+///
+/// # Safety
+/// The machine must have AVX-512 BW.
+#[inline(always)]
+unsafe fn permute_words<const N: usize>(table: &[u16; N], indices: &Indices) -> __m512i {
+    debug_assert!(N.is_multiple_of(64) && (N / 64).is_power_of_two() && N / 64 <= MAX_PARTS);
+    intrinsic!({
+        let indices = _mm512_loadu_si512(indices.as_ptr().cast());
+        let mut found = [indices; MAX_PARTS];
+        for (found, part) in found.iter_mut().zip(table.as_chunks::<64>().0) {
+            let halves = part.as_ptr();
+            let (low, high) = (_mm512_loadu_si512(halves.cast()), _mm512_loadu_si512(halves.add(32).cast()));
+            *found = _mm512_permutex2var_epi16(low, indices, high);
+        }
+        let (mut count, mut bit) = (N / 64, 64);
+        while count > 1 {
+            count /= 2;
+            let is_odd = _mm512_test_epi16_mask(indices, _mm512_set1_epi16(bit));
+            for i in 0..count {
+                found[i] = _mm512_mask_mov_epi16(found[2 * i], is_odd, found[2 * i + 1]);
+            }
+            bit *= 2;
+        }
+        found[0]
+    })
+}
+
+/// Spreads eight codes of two bits over bytes, for each of sixteen words: the first four, and the others. The odd ones are
+/// four times as large.
+///
+/// # Safety
+/// The machine must have AVX-512 BW.
+#[inline(always)]
+unsafe fn spread_pairs(words: __m256i) -> [__m512i; 2] {
+    intrinsic!({
+        let words = _mm512_cvtepu16_epi32(words);
+        // A byte with the codes 0 to 3 stays, and one with the codes 2 and 3 is put two bytes above.
+        let high = _mm512_and_si512(_mm512_slli_epi32::<12>(words), _mm512_set1_epi32(0x0F0F_0000));
+        let both = _mm512_or_si512(words, high);
+        let first = _mm512_shuffle_epi8(both, quarters(0x0202_0000));
+        let second = _mm512_shuffle_epi8(both, quarters(0x0303_0101));
+        let mask = _mm512_set1_epi16(0x0C03);
+        [_mm512_and_si512(first, mask), _mm512_and_si512(second, mask)]
+    })
+}
+
+/// Spreads four codes of four bits over bytes, for each of sixteen words.
+///
+/// # Safety
+/// The machine must have AVX-512 BW.
+#[inline(always)]
+unsafe fn spread_nibbles(words: __m256i) -> __m512i {
+    intrinsic!({
+        let pairs = _mm512_shuffle_epi8(_mm512_cvtepu16_epi32(words), quarters(0x0101_0000));
+        let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), _mm512_set1_epi16(0x0F00));
+        _mm512_or_si512(_mm512_and_si512(pairs, _mm512_set1_epi16(0x000F)), odd)
     })
 }
 
@@ -83,58 +154,36 @@ impl Int8Simd for Vnni {
         intrinsic!(_mm512_mask_sub_epi8(x, u64::from_le_bytes(*chosen), _mm512_set1_epi8(sum.cast_signed()), x))
     }
     #[inline(always)]
-    fn spread_pairs(self, words: &[u16; LANES]) -> (__m512i, __m512i) {
-        intrinsic!({
-            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(words.as_ptr().cast()));
-            // A byte with the numbers 0 to 3 stays, and one with the numbers 2 and 3 is put two bytes above.
-            let high = _mm512_and_si512(_mm512_slli_epi32::<12>(words), _mm512_set1_epi32(0x0F0F_0000));
-            let both = _mm512_or_si512(words, high);
-            let first = _mm512_shuffle_epi8(both, quarters(0x0202_0000));
-            let second = _mm512_shuffle_epi8(both, quarters(0x0303_0101));
-            let mask = _mm512_set1_epi16(0x0C03);
-            (_mm512_and_si512(first, mask), _mm512_and_si512(second, mask))
-        })
-    }
-    #[inline(always)]
-    fn spread_nibbles(self, words: &[u16; LANES]) -> __m512i {
-        intrinsic!({
-            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(words.as_ptr().cast()));
-            let pairs = _mm512_shuffle_epi8(words, quarters(0x0101_0000));
-            let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(pairs), _mm512_set1_epi16(0x0F00));
-            _mm512_or_si512(_mm512_and_si512(pairs, _mm512_set1_epi16(0x000F)), odd)
-        })
-    }
-    /// Permutes parts of 64 words, and chooses among up to sixteen results by the upper bits of the indices. Larger tables are
-    /// looked up one by one.
-    #[inline(always)]
-    fn look_up_words<const N: usize>(self, table: &[u16; N], indices: &[u16; 2 * LANES]) -> [u16; 2 * LANES] {
-        let (parts, mut words) = (table.as_chunks::<64>().0, [0; 2 * LANES]);
-        if parts.len() > MAX_PARTS || !parts.len().is_power_of_two() {
-            for i in 0..2 * LANES {
-                words[i] = table[usize::from(indices[i]) % N];
-            }
-            return words;
+    fn look_up_eights<const N: usize>(self, points: &EightPoints<N>, indices: &Indices) -> [[__m512i; 2]; 2] {
+        if N > MAX_PARTS * 64 {
+            // The table is too large for permutations.
+            let (parts, _) = indices.as_chunks::<8>();
+            intrinsic!({
+                let [a, b] = avx2::int8::look_up_eights(&points.points, &parts[0]);
+                let [c, d] = avx2::int8::look_up_eights(&points.points, &parts[1]);
+                let first = [join(a, c), join(b, d)];
+                let [a, b] = avx2::int8::look_up_eights(&points.points, &parts[2]);
+                let [c, d] = avx2::int8::look_up_eights(&points.points, &parts[3]);
+                [first, [join(a, c), join(b, d)]]
+            })
+        } else {
+            intrinsic!({
+                let codes = permute_words(&points.codes, indices);
+                let [a, b] = spread_pairs(_mm512_castsi512_si256(codes));
+                let [c, d] = spread_pairs(_mm512_extracti64x4_epi64::<1>(codes));
+                let bytes = &points.bytes;
+                [[self.look_up(bytes, a), self.look_up(bytes, b)], [self.look_up(bytes, c), self.look_up(bytes, d)]]
+            })
         }
+    }
+    #[inline(always)]
+    fn look_up_fours<const N: usize>(self, points: &FourPoints<N>, indices: &Indices) -> [__m512i; 2] {
         intrinsic!({
-            let indices = _mm512_loadu_si512(indices.as_ptr().cast());
-            let mut found = [indices; MAX_PARTS];
-            for (found, part) in found.iter_mut().zip(parts) {
-                let halves = part.as_ptr();
-                let (low, high) = (_mm512_loadu_si512(halves.cast()), _mm512_loadu_si512(halves.add(32).cast()));
-                *found = _mm512_permutex2var_epi16(low, indices, high);
-            }
-            let (mut count, mut bit) = (parts.len(), 64);
-            while count > 1 {
-                count /= 2;
-                let is_odd = _mm512_test_epi16_mask(indices, _mm512_set1_epi16(bit));
-                for i in 0..count {
-                    found[i] = _mm512_mask_mov_epi16(found[2 * i], is_odd, found[2 * i + 1]);
-                }
-                bit *= 2;
-            }
-            _mm512_storeu_si512(words.as_mut_ptr().cast(), found[0]);
-        });
-        words
+            let codes = permute_words(&points.codes, indices);
+            let first = spread_nibbles(_mm512_castsi512_si256(codes));
+            let second = spread_nibbles(_mm512_extracti64x4_epi64::<1>(codes));
+            [self.look_up(&points.bytes, first), self.look_up(&points.bytes, second)]
+        })
     }
     #[inline(always)]
     fn store(self, x: __m512i, to: &mut [u8; VECTOR_BYTES]) {

@@ -2,7 +2,7 @@
 
 use super::Portable;
 use crate::simd::LANES;
-use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
+use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Simd, VECTOR_BYTES};
 
 impl Int8Simd for Portable {
     type Float = Portable;
@@ -43,13 +43,27 @@ impl Int8Simd for Portable {
         std::array::from_fn(|i| if chosen[i / 8] >> (i % 8) & 1 == 1 { sum.wrapping_sub(x[i]) } else { x[i] })
     }
     #[inline(always)]
-    fn spread_pairs(self, words: &[u16; LANES]) -> ([u8; VECTOR_BYTES], [u8; VECTOR_BYTES]) {
-        let byte = |i: usize, half: usize| (words[i / 4] >> (8 * half + i % 4 / 2 * 4)) as u8 & 3 << (i % 2 * 2);
-        (std::array::from_fn(|i| byte(i, 0)), std::array::from_fn(|i| byte(i, 1)))
+    fn look_up_eights<const N: usize>(
+        self,
+        points: &EightPoints<N>,
+        indices: &Indices,
+    ) -> [[[u8; VECTOR_BYTES]; 2]; 2] {
+        let mut found = [[[0; VECTOR_BYTES]; 2]; 2];
+        for (i, index) in indices.iter().enumerate() {
+            let (lane, bytes) = (i % LANES, points.points[usize::from(*index) % N].to_le_bytes());
+            for (half, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                found[i / LANES][half][4 * lane..4 * lane + 4].copy_from_slice(bytes);
+            }
+        }
+        found
     }
     #[inline(always)]
-    fn spread_nibbles(self, words: &[u16; LANES]) -> [u8; VECTOR_BYTES] {
-        std::array::from_fn(|i| (words[i / 4] >> (i % 4 * 4)) as u8 & 0x0F)
+    fn look_up_fours<const N: usize>(self, points: &FourPoints<N>, indices: &Indices) -> [[u8; VECTOR_BYTES]; 2] {
+        let mut found = [[0; VECTOR_BYTES]; 2];
+        for (to, index) in found.as_flattened_mut().as_chunks_mut::<4>().0.iter_mut().zip(indices) {
+            *to = points.points[usize::from(*index) % N].to_le_bytes();
+        }
+        found
     }
     #[inline(always)]
     fn store(self, x: [u8; VECTOR_BYTES], to: &mut [u8; VECTOR_BYTES]) {

@@ -19,8 +19,6 @@ pub(in crate::matrix::quantized) struct Iq1M;
 
 /// Number that quants are too large by: eight, so that no quant is negative, and one, because the eighth is added as 0 or 2.
 const OFFSET: i32 = 9;
-/// Quants by code, at the places of even and of odd columns.
-const QUANTS: [i8; 16] = [0, 8, 16, 0, 8, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0];
 /// Factor of all scales, because quants are eight times a number.
 const FACTOR: f32 = 0.125;
 
@@ -39,14 +37,6 @@ fn load_eighths<S: Int8Simd>(s: S, negative: &[u16; LANES]) -> S::B {
         *bytes = (0x0202_0202 & u32::from(*negative & 1).wrapping_sub(1)).to_le_bytes();
     }
     s.load(&bytes)
-}
-
-/// Stores the numbers of the points of one eight of sixteen rows.
-#[inline(always)]
-fn store_points<S: Int8Simd>(s: S, points: &[u16; LANES], eighths: S::B, vectors: &mut [[u8; VECTOR_BYTES]]) {
-    let (first, second) = s.spread_pairs(points);
-    s.store(s.or(s.look_up(&QUANTS, first), eighths), &mut vectors[0]);
-    s.store(s.or(s.look_up(&QUANTS, second), eighths), &mut vectors[1]);
 }
 
 impl BlockLayout for Iq1S {
@@ -88,9 +78,10 @@ impl BlockLayout for Iq1S {
                         indices[half * LANES + lane] = u16::from(low[half * LANES + lane]) | high << 8;
                     }
                 }
-                let points = s.look_up_words(&IQ1, &indices);
-                for (half, points) in points.as_chunks().0.iter().enumerate() {
-                    store_points(s, points, eighths, &mut to.group(group)[2 * (2 * pair + half)..]);
+                for (half, points) in s.look_up_eights(&IQ1, &indices).into_iter().enumerate() {
+                    for (part, points) in points.into_iter().enumerate() {
+                        s.store(s.or(points, eighths), &mut to.group(group)[2 * (2 * pair + half) + part]);
+                    }
                 }
             }
             to.store_scales(s.float(), group, odd_scales(s, f16, &steps, FACTOR));
@@ -143,10 +134,11 @@ impl BlockLayout for Iq1M {
                         negative[half][lane] = bits >> 3;
                     }
                 }
-                let points = s.look_up_words(&IQ1, &indices);
-                for (half, points) in points.as_chunks().0.iter().enumerate() {
+                for (half, points) in s.look_up_eights(&IQ1, &indices).into_iter().enumerate() {
                     let eighths = load_eighths(s, &negative[half]);
-                    store_points(s, points, eighths, &mut to.group(group)[2 * (2 * pair + half)..]);
+                    for (part, points) in points.into_iter().enumerate() {
+                        s.store(s.or(points, eighths), &mut to.group(group)[2 * (2 * pair + half) + part]);
+                    }
                 }
             }
             let words = read_u16(panel, group / 2 * 2 * LANES);

@@ -3,6 +3,7 @@
 use super::super::decoded::read_decoded_blocks;
 use super::points::{IQ2_S, IQ2_XS, IQ2_XXS};
 use super::*;
+use crate::simd::int8::EightPoints;
 
 /// Blocks of about two bits. In a file, a block is an f16 and, for each 32 columns, four indices of eight bits and a word
 /// with signs and a scale.
@@ -31,24 +32,19 @@ const S_HIGH_BITS_OFFSET: usize = S_SIGNS_OFFSET + GROUP_VECTORS * SIGN_BYTES;
 const S_SCALES_OFFSET: usize = S_HIGH_BITS_OFFSET + LANES;
 const S_GROUP_BYTES: usize = S_SCALES_OFFSET + LANES;
 
-/// Sizes by code, at the places of even and of odd columns.
-const SIZES: [i8; 16] = offset_sizes([8, 25, 43, 0, 25, 0, 0, 0, 43, 0, 0, 0, 0, 0, 0, 0]);
-
 /// Looks up the points `2 pair` and `2 pair + 1` of sixteen rows, and stores their numbers.
 #[inline(always)]
 fn store_points<S: Int8Simd, const N: usize>(
     s: S,
-    table: &[u16; N],
+    points: &EightPoints<N>,
     indices: &Indices,
     pair: usize,
     signs: &GroupSigns,
     vectors: &mut [[u8; VECTOR_BYTES]],
 ) {
-    let points = s.look_up_words(table, indices);
-    for (eight, points) in (2 * pair..).zip(points.as_chunks::<LANES>().0) {
-        let (first, second) = s.spread_pairs(points);
-        store_signed(s, &SIZES, first, &signs[0][eight], &mut vectors[2 * eight]);
-        store_signed(s, &SIZES, second, &signs[1][eight], &mut vectors[2 * eight + 1]);
+    for (eight, [first, second]) in (2 * pair..).zip(s.look_up_eights(points, indices)) {
+        store_signed(s, first, &signs[0][eight], &mut vectors[2 * eight]);
+        store_signed(s, second, &signs[1][eight], &mut vectors[2 * eight + 1]);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::super::decoded::read_decoded_blocks;
 use super::points::{IQ3_S, IQ3_XXS};
 use super::*;
+use crate::simd::int8::FourPoints;
 
 /// Blocks of about three bits. In a file, a block is an f16, an index of eight bits for each four columns, and a word with
 /// signs and a scale for each 32.
@@ -27,23 +28,18 @@ const S_SIGNS_OFFSET: usize = S_HIGH_BITS_OFFSET + LANES;
 const S_GROUP_BYTES: usize = S_SIGNS_OFFSET + GROUP_VECTORS * SIGN_BYTES;
 const S_GROUPS_OFFSET: usize = F16_BYTES + S_SCALE_BYTES;
 
-/// Sizes by code.
-const XXS_SIZES: [i8; 16] = offset_sizes([4, 12, 20, 28, 36, 44, 52, 62, 0, 0, 0, 0, 0, 0, 0, 0]);
-const S_SIZES: [i8; 16] = offset_sizes([1, 3, 5, 7, 9, 11, 13, 15, 0, 0, 0, 0, 0, 0, 0, 0]);
-
 /// Looks up the points of the vectors `2 eight` and `2 eight + 1`, and stores their numbers.
 #[inline(always)]
 fn store_points<S: Int8Simd, const N: usize>(
     s: S,
-    (table, sizes): (&[u16; N], &[i8; 16]),
+    points: &FourPoints<N>,
     indices: &Indices,
     eight: usize,
     signs: &GroupSigns,
     vectors: &mut [[u8; VECTOR_BYTES]],
 ) {
-    let points = s.look_up_words(table, indices);
-    for (half, points) in points.as_chunks::<LANES>().0.iter().enumerate() {
-        store_signed(s, sizes, s.spread_nibbles(points), &signs[half][eight], &mut vectors[2 * eight + half]);
+    for (half, sizes) in s.look_up_fours(points, indices).into_iter().enumerate() {
+        store_signed(s, sizes, &signs[half][eight], &mut vectors[2 * eight + half]);
     }
 }
 
@@ -77,7 +73,7 @@ impl BlockLayout for Iq3Xxs {
                 for i in 0..2 * LANES {
                     indices[i] = u16::from(low[i]);
                 }
-                store_points(s, (&IQ3_XXS, &XXS_SIZES), &indices, eight, &words.signs, to.group(group));
+                store_points(s, &IQ3_XXS, &indices, eight, &words.signs, to.group(group));
             }
             to.store_scales(s.float(), group, odd_scales(s, f16, &words.scales, XXS_FACTOR));
         }
@@ -123,7 +119,7 @@ impl BlockLayout for Iq3S {
                             u16::from(low[half * LANES + lane]) | u16::from(high[lane] & 1) << 8;
                     }
                 }
-                store_points(s, (&IQ3_S, &S_SIZES), &indices, eight, &signs, to.group(group));
+                store_points(s, &IQ3_S, &indices, eight, &signs, to.group(group));
             }
             let steps = shift_bytes(array_at(panel, F16_BYTES + group / 2 * LANES), group % 2 * 4);
             to.store_scales(s.float(), group, odd_scales(s, f16, &steps, 1.0));

@@ -1,8 +1,6 @@
 //! The formats IQ1, IQ2 and IQ3: blocks of 256 columns. A quant is the index of a point, which is the numbers of four or
 //! eight columns. The points of a format are in [`points`]. In IQ2 and IQ3, each column also has a sign.
 //!
-//! The decoder looks up the points of sixteen rows, spreads their codes over bytes, and looks up the numbers of the codes.
-
 mod iq1;
 mod iq2;
 mod iq3;
@@ -14,7 +12,7 @@ pub(super) use iq3::{Iq3S, Iq3Xxs};
 
 use super::decoded::{self, DecodedBlock, GROUP_VECTORS, GROUPS};
 use super::layout::{BlockLayout, Float, array_at, load_f16, store_f16};
-use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
+use crate::simd::int8::{Indices, Int8Simd, VECTOR_BYTES};
 use crate::simd::{LANES, Simd};
 
 /// Columns of a point of IQ1 and IQ2.
@@ -27,34 +25,14 @@ const SIGN_OFFSET: u8 = 64;
 const F16_BYTES: usize = 2 * LANES;
 /// Bytes of the signs of one vector.
 const SIGN_BYTES: usize = VECTOR_BYTES / 8;
-/// Indices that are looked up at once: two for each row.
-type Indices = [u16; 2 * LANES];
-
 /// Signs of a group: first those of the four first columns of each eight, then those of the others. Each vector's are in the
 /// order of [`Int8Simd::reflect`].
 type GroupSigns = [[[u8; SIGN_BYTES]; EIGHTS]; 2];
 
-/// Looks up the sizes of codes and stores them with their signs. The numbers of the table are [`SIGN_OFFSET`] too large, and
-/// the stored numbers, too.
+/// Stores sizes with their signs. The sizes are [`SIGN_OFFSET`] too large, and the stored numbers, too.
 #[inline(always)]
-fn store_signed<S: Int8Simd>(
-    s: S,
-    sizes: &[i8; 16],
-    codes: S::B,
-    signs: &[u8; SIGN_BYTES],
-    to: &mut [u8; VECTOR_BYTES],
-) {
-    s.store(s.reflect(2 * SIGN_OFFSET, s.look_up(sizes, codes), signs), to);
-}
-
-/// Returns sizes that are [`SIGN_OFFSET`] too large.
-const fn offset_sizes(mut sizes: [i8; 16]) -> [i8; 16] {
-    let mut index = 0;
-    while index < sizes.len() {
-        sizes[index] += SIGN_OFFSET as i8;
-        index += 1;
-    }
-    sizes
+fn store_signed<S: Int8Simd>(s: S, sizes: S::B, signs: &[u8; SIGN_BYTES], to: &mut [u8; VECTOR_BYTES]) {
+    s.store(s.reflect(2 * SIGN_OFFSET, sizes, signs), to);
 }
 
 /// Writes the signs of a group of one row: bit `c % 8` of byte `c / 8` is set if column `c` is negative.

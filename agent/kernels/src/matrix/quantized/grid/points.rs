@@ -3,18 +3,58 @@
 //! A point is a word of codes, the first number's in the lowest bits: two bits for each of eight numbers, or four bits for each of
 //! four.
 
-/// Points of IQ1_S and IQ1_M. The codes 0, 1 and 2 are the numbers -1, 0 and 1.
-pub(super) static IQ1: [u16; 2048] = words(IQ1_CODES);
-/// Points of IQ2_XXS. The codes are indices of the sizes.
-pub(super) static IQ2_XXS: [u16; 256] = words(IQ2_XXS_CODES);
-/// Points of IQ2_XS.
-pub(super) static IQ2_XS: [u16; 512] = words(IQ2_XS_CODES);
-/// Points of IQ2_S.
-pub(super) static IQ2_S: [u16; 1024] = words(IQ2_S_CODES);
-/// Points of IQ3_XXS. The codes are indices of the sizes.
-pub(super) static IQ3_XXS: [u16; 256] = words(IQ3_XXS_CODES);
-/// Points of IQ3_S.
-pub(super) static IQ3_S: [u16; 512] = words(IQ3_S_CODES);
+use super::SIGN_OFFSET;
+use crate::simd::int8::{EightPoints, FourPoints};
+
+/// Points of IQ1_S and IQ1_M: eight times the numbers -1, 0 and 1, and eight more, so that none is negative.
+pub(super) static IQ1: EightPoints<2048> = eights(IQ1_CODES, [0, 8, 16]);
+/// Sizes of IQ2, [`SIGN_OFFSET`] too large.
+const IQ2_SIZES: [u8; 3] = [SIGN_OFFSET + 8, SIGN_OFFSET + 25, SIGN_OFFSET + 43];
+pub(super) static IQ2_XXS: EightPoints<256> = eights(IQ2_XXS_CODES, IQ2_SIZES);
+pub(super) static IQ2_XS: EightPoints<512> = eights(IQ2_XS_CODES, IQ2_SIZES);
+pub(super) static IQ2_S: EightPoints<1024> = eights(IQ2_S_CODES, IQ2_SIZES);
+/// Points of IQ3_XXS: sizes, [`SIGN_OFFSET`] too large.
+pub(super) static IQ3_XXS: FourPoints<256> = fours(IQ3_XXS_CODES, [4, 12, 20, 28, 36, 44, 52, 62]);
+/// Points of IQ3_S: sizes, [`SIGN_OFFSET`] too large.
+pub(super) static IQ3_S: FourPoints<512> = fours(IQ3_S_CODES, [1, 3, 5, 7, 9, 11, 13, 15]);
+
+/// Returns the points of words with eight codes of two bits.
+const fn eights<const N: usize>(digits: &[u8], bytes: [u8; 3]) -> EightPoints<N> {
+    let (codes, mut points) = (words(digits), [0; N]);
+    let mut index = 0;
+    while index < 8 * N {
+        let (point, column) = (index / 8, index % 8);
+        let code = codes[point] >> (2 * column) & 3;
+        points[point] |= (bytes[code as usize] as u64) << (8 * column);
+        index += 1;
+    }
+    let mut by_code = [0; 16];
+    let mut code = 0;
+    while code < 3 {
+        (by_code[code], by_code[4 * code]) = (bytes[code] as i8, bytes[code] as i8);
+        code += 1;
+    }
+    EightPoints { codes, bytes: by_code, points }
+}
+
+/// Returns the points of words with four codes of four bits.
+const fn fours<const N: usize>(digits: &[u8], sizes: [u8; 8]) -> FourPoints<N> {
+    let (codes, mut points) = (words(digits), [0; N]);
+    let mut by_code = [0; 16];
+    let mut code = 0;
+    while code < 8 {
+        by_code[code] = (SIGN_OFFSET + sizes[code]) as i8;
+        code += 1;
+    }
+    let mut index = 0;
+    while index < 4 * N {
+        let (point, column) = (index / 4, index % 4);
+        let code = codes[point] >> (4 * column) & 7;
+        points[point] |= (by_code[code as usize] as u32) << (8 * column);
+        index += 1;
+    }
+    FourPoints { codes, bytes: by_code, points }
+}
 
 /// Parses words of two bytes, the lower byte first. A byte is two hexadecimal digits.
 const fn words<const N: usize>(digits: &[u8]) -> [u16; N] {
