@@ -9,7 +9,7 @@
 //! is the figure to look at.
 
 use candle_core::{DType, Device, Tensor};
-use lockstep_kernels::{BlockFormat, Context, Isa, Matrix, Result, ThreadPool, linear};
+use lockstep_kernels::{BlockFormat, Code, CodedWeight, Context, Isa, Matrix, Result, ThreadPool, linear};
 use std::hint::black_box;
 use std::iter::repeat_with;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,13 +52,26 @@ fn read_words(ctx: &Context, words: &[u64]) -> f64 {
 enum WeightKind {
     Float(DType),
     Blocks(BlockFormat),
+    /// Codes with a scale for each group of so many columns.
+    Codes(&'static str, Code, usize),
 }
+
+/// Numbers of a code of four bits.
+static INTEGERS: [f32; 16] = [-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+
+/// Formats of quantized checkpoints.
+const CODES: [WeightKind; 3] = [
+    WeightKind::Codes("fp8", Code::E4m3, 128),
+    WeightKind::Codes("int8", Code::Int8, 8192),
+    WeightKind::Codes("int4", Code::Table(&INTEGERS), 128),
+];
 
 impl WeightKind {
     fn name(self) -> &'static str {
         match self {
             WeightKind::Float(dtype) => dtype.as_str(),
             WeightKind::Blocks(format) => format.name(),
+            WeightKind::Codes(name, ..) => name,
         }
     }
 }
@@ -89,6 +102,23 @@ fn workloads(ctx: &Context, kind: WeightKind) -> Result<Vec<Workload>> {
                     let bytes = outputs * inputs / format.columns() * format.bytes();
                     let bytes: Vec<u8> = repeat_with(&mut random_byte).take(bytes).collect();
                     Matrix::from_blocks(ctx, format, &bytes, outputs, 0..inputs)?
+                }
+                WeightKind::Codes(name, code, group) => {
+                    let bits = |byte: u8| if code.per_byte() == 2 { byte & 0x0F } else { byte & 0x7E };
+                    let bits: Vec<u8> = repeat_with(|| bits(random_byte())).take(outputs * inputs).collect();
+                    let group_of: Vec<u32> = (0..inputs).map(|column| (column / group) as u32).collect();
+                    let weight = CodedWeight {
+                        format: name,
+                        code,
+                        out_features: outputs,
+                        in_features: inputs,
+                        bits: &bits,
+                        strides: [inputs, 1],
+                        group_of: &group_of,
+                        scales: &vec![0.01; inputs.div_ceil(group) * outputs],
+                        zeros: None,
+                    };
+                    Matrix::from_codes(ctx, &weight)?
                 }
             };
             (numbers, seconds) = (numbers + outputs * inputs, seconds + start.elapsed().as_secs_f64());
@@ -134,7 +164,7 @@ fn main() -> Result<()> {
         |kind: &WeightKind| names.as_ref().is_none_or(|names| names.split(',').any(|name| name == kind.name()));
     println!("{}, {} threads; machine has {:?}", ctx.isa(), ctx.threads(), Isa::available());
     let floats = [DType::BF16, DType::F16, DType::F32].map(WeightKind::Float);
-    for kind in BlockFormat::ALL.map(WeightKind::Blocks).into_iter().chain(floats).filter(is_wanted) {
+    for kind in BlockFormat::ALL.map(WeightKind::Blocks).into_iter().chain(CODES).chain(floats).filter(is_wanted) {
         let workloads = workloads(&ctx, kind)?;
         let bytes: usize = workloads.iter().map(|workload| workload.matrix.bytes()).sum();
         let numbers = (LAYERS * SHAPES.iter().map(|(_, inputs, outputs)| inputs * outputs).sum::<usize>()) as f64;
