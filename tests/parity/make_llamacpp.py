@@ -44,8 +44,10 @@ MIXED = [
          ffn_down=Type.IQ3_S),
     dict(attn_q=Type.IQ2_XS, attn_k=Type.IQ2_XXS, attn_v=Type.IQ1_M, ffn_gate=Type.IQ1_S, ffn_up=Type.TQ2_0,
          ffn_down=Type.IQ2_XS),
-    dict(attn_q=Type.TQ1_0, attn_k=Type.MXFP4, attn_v=Type.Q8_0, ffn_gate=Type.Q5_1, ffn_up=Type.Q4_0, ffn_down=Type.Q6_K),
+    dict(attn_q=Type.TQ1_0, attn_k=Type.MXFP4, attn_v=Type.NVFP4, ffn_gate=Type.Q5_1, ffn_up=Type.NVFP4, ffn_down=Type.Q6_K),
 ]
+# Factors of whole matrices, which converters write beside NVFP4. The quantizer gets numbers that are divided by them.
+FACTORS = {"blk.3.attn_v": 0.125, "blk.3.ffn_up": 0.0625}
 
 
 def matrices(width, inner, layers):
@@ -92,19 +94,23 @@ def write(path, width, inner, layers, tensors):
     for name, tensor in tensors.items():
         data, kind = tensor if isinstance(tensor, tuple) else (tensor, None)
         writer.add_tensor(f"{name}.weight", data, raw_dtype=kind)
+        if kind == Type.NVFP4:
+            writer.add_tensor(f"{name}.scale", np.array([FACTORS[name]], "f4"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def quantize_chunk():
-    """Returns ggml's function that quantizes rows."""
-    ggml = ctypes.CDLL(str(next(pathlib.Path(llama_cpp.__file__).parent.glob("lib/libggml-base.*"))))
-    function, pointer = ggml.ggml_quantize_chunk, ctypes.c_void_p
-    function.restype = ctypes.c_size_t
-    function.argtypes = [ctypes.c_int, pointer, pointer, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, pointer]
+def ggml(name, result, *arguments):
+    """Returns a function of ggml."""
+    library = ctypes.CDLL(str(next(pathlib.Path(llama_cpp.__file__).parent.glob("lib/libggml-base.*"))))
+    function = library[name]
+    function.restype, function.argtypes = result, arguments
     return function
+
+
+POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
 
 
 def quantized(numbers, kind):
@@ -114,7 +120,8 @@ def quantized(numbers, kind):
     blocks = np.zeros((rows, columns // size * length), "u1")
     # Formats that can do without are made without.
     importance = np.ones(columns, "f4") if kind.name.startswith(("IQ1", "IQ2", "IQ3_XXS")) else None
-    written = quantize_chunk()(
+    quantize = ggml("ggml_quantize_chunk", ctypes.c_size_t, ctypes.c_int, POINTER, POINTER, INTEGER, INTEGER, INTEGER, POINTER)
+    written = quantize(
         kind, numbers.ctypes.data, blocks.ctypes.data, 0, rows, columns, None if importance is None else importance.ctypes.data
     )
     assert written == blocks.nbytes, f"{kind.name}: {written} bytes"
@@ -128,7 +135,7 @@ def make_file(path, name, random):
         for name in [name for name, tensor in numbers.items() if tensor.ndim == 2]:
             parts = name.split(".")
             kind = MIXED[int(parts[1])].get(parts[2], Type.Q8_0) if parts[0] == "blk" else Type.Q6_K
-            numbers[name] = quantized(numbers[name], kind), kind
+            numbers[name] = quantized(numbers[name] / np.float32(FACTORS.get(name, 1)), kind), kind
         return write(path, width, inner, layers, numbers)
     with tempfile.TemporaryDirectory() as folder:
         source = f"{folder}/source.gguf"
@@ -163,7 +170,8 @@ class Model:
         for tensor in reader.tensors:
             name = tensor.name.removesuffix(".weight")
             shape = [int(size) for size in reversed(tensor.shape)]
-            self.tensors[name] = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape).astype("f8")
+            numbers = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shape).astype("f8")
+            self.tensors[name] = numbers * FACTORS.get(name, 1)
             if tensor.tensor_type.name not in ("F32", "F16", "BF16"):
                 self.in_blocks.add(name)
                 self.kinds.setdefault(tensor.tensor_type.name, []).append(name)
@@ -220,6 +228,8 @@ F16_OFFSETS = {
     Type.IQ1_S: [0], Type.IQ1_M: [], Type.IQ2_XXS: [0], Type.IQ2_XS: [0], Type.IQ2_S: [0], Type.IQ3_XXS: [0], Type.IQ3_S: [0],
     Type.TQ1_0: [52], Type.TQ2_0: [64],
 }
+# Formats that the gguf package does not decode: ggml's number, and the columns and the bytes of a block.
+NEWER = {"Q1_0": (41, 128, 18), "Q2_0": (42, 64, 18)}
 
 
 def random_blocks(random, kind, rows, columns):
@@ -252,6 +262,14 @@ def make_blocks():
         errors = [np.sqrt((weight * error).sum() / (weight * x.astype("f8") ** 2).sum()) for weight in weights]
         made[f"{kind.name}.errors"] = np.array(errors, "f4")
         print(f"{kind.name}: errors of {made[f'{kind.name}.errors']}", flush=True)
+    for name, (_, columns, length) in NEWER.items():
+        blocks = random.integers(0, 256, (8, 256 // columns * length), dtype=np.uint8)
+        for place in range(0, blocks.shape[1], length):
+            blocks[:, place:place + 2] = random.uniform(-0.1, 0.1, (8, 1)).astype("<f2").view("u1")
+        numbers = np.zeros((8, 256), "f4")
+        decode = ggml(f"dequantize_row_{name.lower()}", None, POINTER, POINTER, INTEGER)
+        decode(blocks.ctypes.data, numbers.ctypes.data, numbers.size)
+        made[f"{name}.blocks"], made[f"{name}.numbers"] = blocks, numbers
     save_file(made, FOLDER / f"{BLOCKS}.safetensors")
 
 

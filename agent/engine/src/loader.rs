@@ -212,9 +212,14 @@ impl<'a> Loader<'a> {
     ) -> Result<Matrix, EngineError> {
         let whole = whole_blocks(format, columns, shape[1]);
         let bytes = self.options.weights.blocks(name, shape, rows, &whole)?;
+        let factor = self.options.weights.factor(name)?;
         self.report();
         let kept = columns.start - whole.start..columns.end - whole.start;
-        Ok(Matrix::from_blocks(self.context, format, &bytes, rows.len(), kept)?)
+        let matrix = Matrix::from_blocks(self.context, format, &bytes, rows.len(), kept)?;
+        Ok(match factor {
+            Some(factor) => matrix.scaled(factor)?,
+            None => matrix,
+        })
     }
 
     fn rows(&self, name: &str, shape: &[usize], rows: Range<usize>, dtype: DType) -> Result<Tensor, EngineError> {

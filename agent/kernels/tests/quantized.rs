@@ -94,7 +94,7 @@ fn blocks_decode_as_with_other_decoders() {
 #[test]
 fn a_matrix_takes_the_memory_of_its_blocks() {
     let ctx = Context::cpu(2).unwrap();
-    assert!(recorded_formats().count() >= 22);
+    assert!(recorded_formats().count() >= 25);
     for format in recorded_formats() {
         let w = matrix(&ctx, format, 37, 512);
         assert_eq!((w.format().as_str(), w.out_features(), w.in_features()), (format.name(), 37, 512));
@@ -311,6 +311,22 @@ fn a_stack_computes_as_its_parts() {
             .contains("3 columns cannot be stacked on one of 256")
     );
     assert!(Matrix::stack(Vec::new()).is_err());
+}
+
+#[test]
+fn a_factor_multiplies_all_numbers() {
+    for ctx in contexts() {
+        let (plain, scaled) = (matrix(&ctx, BlockFormat::Nvfp4, 37, 128), matrix(&ctx, BlockFormat::Nvfp4, 37, 128));
+        let (x, scaled) = (random((5, 128)), scaled.scaled(0.25).unwrap());
+        let product = |w: &Matrix| linear(&ctx, &x, w, None).unwrap();
+        assert_eq!(values(&product(&scaled)), values(&(product(&plain) * 0.25).unwrap()), "{}", ctx.isa());
+        assert_eq!(values(&scaled.to_tensor().unwrap()), values(&(plain.to_tensor().unwrap() * 0.25).unwrap()));
+        let clone = scaled.clone();
+        assert!(scaled.scaled(2.0).unwrap_err().to_string().contains("the matrix is shared"));
+        assert!(clone.scaled(2.0).is_ok());
+    }
+    let ctx = Context::cpu(1).unwrap();
+    assert!(Matrix::new(&ctx, &random((2, 3))).unwrap().scaled(2.0).unwrap_err().to_string().contains("only blocks"));
 }
 
 #[test]

@@ -54,14 +54,19 @@ fn expert_entries<'a>(
     tensor: &TensorInfo,
     stack: &'a Entry,
 ) -> Result<impl Iterator<Item = Entry> + 'a, EngineError> {
-    let [count @ 1..=MAX_EXPERTS, rows, columns] = stack.shape[..] else {
-        let reason = format!("tensor `{}`: its shape {:?} is no stack of matrices", tensor.name, stack.shape);
-        return Err(EngineError::format(&header.file, reason));
+    // A stack has one matrix for each expert. Its factors are one number each.
+    let (count, shape) = match stack.shape[..] {
+        [count @ 1..=MAX_EXPERTS, rows, columns] => (count, vec![rows, columns]),
+        [count @ 1..=MAX_EXPERTS] if tensor.name.ends_with("scale") => (count, vec![1]),
+        _ => {
+            let reason = format!("tensor `{}`: its shape {:?} is no stack of matrices", tensor.name, stack.shape);
+            return Err(EngineError::format(&header.file, reason));
+        }
     };
     let bytes = stack.bytes / count as u64;
     Ok((0..count).map(move |index| Entry {
         file: Arc::clone(&stack.file),
-        shape: vec![rows, columns],
+        shape: shape.clone(),
         offset: stack.offset + index as u64 * bytes,
         bytes,
         stored: stack.stored.clone(),
@@ -123,14 +128,16 @@ fn stored(kind: u32) -> Stored {
         34 => Stored::Blocks(BlockFormat::Tq1_0),
         35 => Stored::Blocks(BlockFormat::Tq2_0),
         39 => Stored::Blocks(BlockFormat::Mxfp4),
+        40 => Stored::Blocks(BlockFormat::Nvfp4),
+        41 => Stored::Blocks(BlockFormat::Q1_0),
+        42 => Stored::Blocks(BlockFormat::Q2_0),
         _ => Stored::Other(kind_name(kind)),
     }
 }
 
 /// Returns the name of a type that is not read, for the error.
 fn kind_name(kind: u32) -> String {
-    let names =
-        [(9, "Q8_1"), (15, "Q8_K"), (24, "I8"), (25, "I16"), (26, "I32"), (27, "I64"), (28, "F64"), (40, "NVFP4")];
+    let names = [(9, "Q8_1"), (15, "Q8_K"), (24, "I8"), (25, "I16"), (26, "I32"), (27, "I64"), (28, "F64")];
     let known = names.iter().find(|(number, _)| *number == kind).map(|(_, name)| (*name).to_owned());
     known.unwrap_or_else(|| format!("of ggml type {kind}"))
 }
@@ -139,7 +146,8 @@ fn kind_name(kind: u32) -> String {
 /// neighbours.
 fn row_order(header: &Header, family: FileFamily, tensor: &TensorInfo) -> Result<RowOrder, EngineError> {
     let turned = [("attn_q.", "attention.head_count"), ("attn_k.", "attention.head_count_kv")];
-    let turned = turned.iter().find(|(part, _)| tensor.name.starts_with("blk.") && tensor.name.contains(part));
+    let has_heads = tensor.name.starts_with("blk.") && !tensor.name.ends_with("scale");
+    let turned = turned.iter().find(|(part, _)| has_heads && tensor.name.contains(part));
     let Some((_, heads)) = turned.filter(|_| family.facts.interleaved_heads) else { return Ok(RowOrder::Plain) };
     let heads = match header.integer(&family.key(heads))? {
         Some(heads) => heads,

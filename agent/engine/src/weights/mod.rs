@@ -206,6 +206,20 @@ impl Weights {
         Ok(bytes)
     }
 
+    /// Reads the factor of all numbers of a matrix in blocks, if the file has one.
+    ///
+    /// # Errors
+    /// Those of [`Weights::rows`], and [`EngineError::Format`] if the factor is no number.
+    pub(crate) fn factor(&self, name: &str) -> Result<Option<f32>, EngineError> {
+        let Some(name) = name.strip_suffix(".weight").map(|stem| format!("{stem}.scale")) else { return Ok(None) };
+        let Some(entry) = self.entries.get(&name) else { return Ok(None) };
+        let factor = self.rows(&name, &[1], 0..1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?[0];
+        match factor.is_finite() {
+            true => Ok(Some(factor)),
+            false => Err(EngineError::format(&*entry.file, format!("tensor `{name}` is {factor}"))),
+        }
+    }
+
     /// Reads some rows and columns of a packed matrix `[rows, columns]`.
     ///
     /// # Errors

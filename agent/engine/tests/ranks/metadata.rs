@@ -81,6 +81,11 @@ fn experts_are_a_stack_of_matrices() {
         let message = refused("qwen3moe", &counts, &[(name, shape)]);
         assert!(message.contains(&format!("`{name}`: its shape {shape:?} is no stack of matrices")), "{message}");
     }
+    // Converters write factors of whole matrices beside NVFP4: one for each expert.
+    let factors: [(&str, &[usize]); 2] = [("blk.1.ffn_down_exps.scale", &[3]), ("blk.1.ffn_up_exps.input_scale", &[3])];
+    gguf::check_bytes(&file("qwen3moe", &counts, &factors)).unwrap();
+    let factors: [(&str, &[usize]); 2] = [("blk.1.attn_q.scale", &[1]), ("blk.1.attn_k.input_scale", &[1])];
+    gguf::check_bytes(&file("llama", &[], &factors)).unwrap();
     let message = refused("qwen3moe", &counts[..2], &[]);
     assert!(message.contains("`qwen3moe.expert_feed_forward_length`: it is missing"), "{message}");
 }

@@ -106,6 +106,19 @@ impl Matrix {
         })
     }
 
+    /// Multiplies all numbers of a matrix in blocks by `factor`. Fails for other matrices, for blocks on a device without
+    /// kernels, and if clones share the memory.
+    pub fn scaled(self, factor: f32) -> Result<Matrix> {
+        let Matrix { out_features, weights, .. } = self;
+        match weights {
+            MatrixStorage::Blocks(panels) => match Arc::try_unwrap(panels) {
+                Ok(panels) => Ok(Matrix::from_panels(out_features, panels.scaled(factor))),
+                Err(_) => argument("factor", "the matrix is shared"),
+            },
+            _ => argument("factor", "only blocks on the CPU have a factor of their own"),
+        }
+    }
+
     /// Takes a weight in codes, to the context's device.
     ///
     /// Slices that do not fit, bits that are no number and scales that are not finite are errors.

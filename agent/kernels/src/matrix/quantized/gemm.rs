@@ -144,6 +144,7 @@ impl<L: BlockLayout, const P: usize, const T: usize> QuantGemmTask<'_, L, P, T> 
         }
         for (tile, sums) in tiles.zip(&mut sums) {
             for (panel, sums) in panels.into_iter().zip(sums) {
+                sums.as_flattened_mut().iter_mut().for_each(|sum| *sum *= gemm.w.factor());
                 gemm.output.write(panel, gemm.w.out_features(), tile * T, sums);
             }
         }

@@ -82,6 +82,10 @@ pub enum BlockFormat {
     Iq3Xxs,
     /// 256 columns: a point of a larger grid for 4, signs for 8, a scale for 32.
     Iq3S,
+    /// 128 columns: -1 or 1 each, a scale.
+    Q1_0,
+    /// 64 columns: 2 bits each, a scale.
+    Q2_0,
     /// 256 columns: -1, 0 or 1 each, five in a byte, a scale.
     Tq1_0,
     /// 256 columns: -1, 0 or 1 each, in 2 bits, a scale.
@@ -176,6 +180,14 @@ macro_rules! with_layout {
                 type $layout = $crate::matrix::quantized::grid::Iq3S;
                 $call
             }
+            $crate::matrix::quantized::BlockFormat::Q1_0 => {
+                type $layout = $crate::matrix::quantized::ternary::Q1_0;
+                $call
+            }
+            $crate::matrix::quantized::BlockFormat::Q2_0 => {
+                type $layout = $crate::matrix::quantized::ternary::Q2_0;
+                $call
+            }
             $crate::matrix::quantized::BlockFormat::Tq1_0 => {
                 type $layout = $crate::matrix::quantized::ternary::Tq1_0;
                 $call
@@ -191,7 +203,7 @@ use with_layout;
 
 impl BlockFormat {
     /// All formats.
-    pub const ALL: [BlockFormat; 23] = [
+    pub const ALL: [BlockFormat; 25] = [
         BlockFormat::Q4_0,
         BlockFormat::Q4_1,
         BlockFormat::Q5_0,
@@ -213,6 +225,8 @@ impl BlockFormat {
         BlockFormat::Iq2S,
         BlockFormat::Iq3Xxs,
         BlockFormat::Iq3S,
+        BlockFormat::Q1_0,
+        BlockFormat::Q2_0,
         BlockFormat::Tq1_0,
         BlockFormat::Tq2_0,
     ];
@@ -241,6 +255,8 @@ impl BlockFormat {
             BlockFormat::Iq2S => "iq2_s",
             BlockFormat::Iq3Xxs => "iq3_xxs",
             BlockFormat::Iq3S => "iq3_s",
+            BlockFormat::Q1_0 => "q1_0",
+            BlockFormat::Q2_0 => "q2_0",
             BlockFormat::Tq1_0 => "tq1_0",
             BlockFormat::Tq2_0 => "tq2_0",
         }
@@ -256,7 +272,7 @@ impl BlockFormat {
         with_layout!(self, L => L::FILE_BYTES)
     }
 
-    /// Returns true if numbers can be quantized to the format here. The others need to know which numbers matter.
+    /// Returns true if numbers can be quantized to the format here. Most of the others need to know which numbers matter.
     pub fn is_encodable(self) -> bool {
         !matches!(
             self,
@@ -268,6 +284,8 @@ impl BlockFormat {
                 | BlockFormat::Iq2S
                 | BlockFormat::Iq3Xxs
                 | BlockFormat::Iq3S
+                | BlockFormat::Q1_0
+                | BlockFormat::Q2_0
         )
     }
 
@@ -277,6 +295,7 @@ impl BlockFormat {
         match self {
             _ if width.is_multiple_of(self.columns()) => self,
             BlockFormat::Q2K | BlockFormat::Q3K | BlockFormat::Tq1_0 | BlockFormat::Tq2_0 => BlockFormat::Q4_0,
+            BlockFormat::Q1_0 | BlockFormat::Q2_0 => BlockFormat::Q4_0,
             BlockFormat::Q4K => BlockFormat::Q5_0,
             BlockFormat::Q5K => BlockFormat::Q5_1,
             BlockFormat::Q6K => BlockFormat::Q8_0,

@@ -28,6 +28,8 @@ pub(crate) struct QuantPanels {
     blocks: usize,
     /// Columns of the blocks that belong to the matrix.
     columns: Range<usize>,
+    /// Factor of all numbers.
+    factor: f32,
 }
 
 impl QuantPanels {
@@ -68,7 +70,7 @@ impl QuantPanels {
     fn empty(format: BlockFormat, out_features: usize, blocks: usize, columns: Range<usize>) -> Result<QuantPanels> {
         let panel = with_layout!(format, L => L::PANEL_BYTES);
         let buffer = Buffer::zeroed(out_features.div_ceil(LANES) * blocks * panel)?;
-        Ok(QuantPanels { buffer, format, out_features, blocks, columns })
+        Ok(QuantPanels { buffer, format, out_features, blocks, columns, factor: 1.0 })
     }
 
     /// Packs the blocks that `append` appends for each row block.
@@ -89,6 +91,11 @@ impl QuantPanels {
         })
     }
 
+    /// Multiplies all numbers by `factor`.
+    pub(crate) fn scaled(self, factor: f32) -> QuantPanels {
+        QuantPanels { factor: self.factor * factor, ..self }
+    }
+
     /// Returns the number of panels.
     pub(super) fn num_panels(&self) -> usize {
         self.out_features.div_ceil(LANES)
@@ -102,6 +109,10 @@ impl QuantPanels {
 
     pub(crate) fn format(&self) -> BlockFormat {
         self.format
+    }
+
+    pub(super) fn factor(&self) -> f32 {
+        self.factor
     }
 
     pub(super) fn out_features(&self) -> usize {
@@ -145,7 +156,7 @@ impl QuantPanels {
                 let values = dequantize_group::<L>(block, group, row % LANES);
                 for (column, value) in (first..).zip(values) {
                     if self.columns.contains(&column) {
-                        to[column - self.columns.start] = value;
+                        to[column - self.columns.start] = value * self.factor;
                     }
                 }
             }

@@ -1,18 +1,29 @@
-//! The formats TQ1_0 and TQ2_0: blocks of 256 columns with one scale. A number is -1, 0 or 1 times the scale.
+//! The formats Q1_0, Q2_0, TQ1_0 and TQ2_0: blocks with one scale, whose numbers are -1, 0, 1 or 2 times the scale.
 
 use super::decoded::{self, COLUMNS, DecodedBlock, GROUPS};
-use super::layout::{BlockLayout, Float, PAIR_BYTES, QUADS, array_at, load_f16, load_pairs, store_f16, store_pairs};
+use super::layout::{
+    BlockLayout, Float, PAIR_BYTES, QUADS, SINGLE_BIT_BYTES, array_at, load_f16, load_pairs, load_single_bits,
+    store_f16, store_pairs, store_single_bits,
+};
 use super::{GROUP_SIZE, q2_k};
 use crate::simd::LANES;
 use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
 
-/// Blocks of five numbers a byte. In a file, a block is 32 bytes with the numbers of 160 columns, 16 bytes with those of
+/// Blocks of one bit, which means -1 or 1. In a file, a block is an f16 and 16 bytes with the bits of 128 columns.
+#[derive(Clone, Copy)]
+pub(super) struct Q1_0;
+
+/// Blocks of two bits. In a file, a block is an f16 and 16 bytes with the quants of 64 columns, four in a byte.
+#[derive(Clone, Copy)]
+pub(super) struct Q2_0;
+
+/// Blocks of 256 columns, five numbers a byte. In a file, a block is 32 bytes with the numbers of 160 columns, 16 bytes with those of
 /// 80 columns, four bytes with four numbers each, and an f16. A byte is a fraction of 256 whose digits to base three are the
 /// numbers. The first digits of a run of bytes are the first columns.
 #[derive(Clone, Copy)]
 pub(super) struct Tq1_0;
 
-/// Blocks of two bits. In a file, a block is 64 bytes of quants and an f16.
+/// Blocks of 256 columns, two bits each. In a file, a block is 64 bytes of quants and an f16.
 #[derive(Clone, Copy)]
 pub(super) struct Tq2_0;
 
@@ -35,6 +46,55 @@ fn take_digits(bytes: &mut [u8; VECTOR_BYTES]) -> [u8; VECTOR_BYTES] {
         bytes[i] = bytes[i].wrapping_add(bytes[i]).wrapping_add(bytes[i]);
     }
     digits
+}
+
+impl BlockLayout for Q1_0 {
+    const COLUMNS: usize = 128;
+    const FILE_BYTES: usize = 2 + Self::COLUMNS / 8;
+    const PANEL_BYTES: usize = SCALE_BYTES + Self::COLUMNS / GROUP_SIZE * SINGLE_BIT_BYTES;
+    const SCALES_PER_GROUP: usize = 1;
+    const ZERO_POINT: i32 = ZERO_POINT;
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        store_f16(&block[..2], lane, panel, 0);
+        for (group, bits) in block[2..].chunks_exact(GROUP_SIZE / 8).enumerate() {
+            let to = &mut panel[SCALE_BYTES + group * SINGLE_BIT_BYTES..];
+            store_single_bits(|column| bits[column / 8] >> (column % 8), lane, to);
+        }
+    }
+    #[inline(always)]
+    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
+        load_f16(s, panel, 0)
+    }
+    /// The quant is 0 or 2.
+    #[inline(always)]
+    fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {
+        load_single_bits::<S, HALF>(s, panel, SCALE_BYTES + group * SINGLE_BIT_BYTES, quad, 1)
+    }
+}
+
+impl BlockLayout for Q2_0 {
+    const COLUMNS: usize = 64;
+    const FILE_BYTES: usize = 2 + Self::COLUMNS / 4;
+    const PANEL_BYTES: usize = SCALE_BYTES + Self::COLUMNS / GROUP_SIZE * PAIR_BYTES;
+    const SCALES_PER_GROUP: usize = 1;
+    const ZERO_POINT: i32 = ZERO_POINT;
+
+    fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
+        store_f16(&block[..2], lane, panel, 0);
+        for (group, quants) in block[2..].chunks_exact(GROUP_SIZE / 4).enumerate() {
+            let to = &mut panel[SCALE_BYTES + group * PAIR_BYTES..];
+            store_pairs(|column| quants[column / 4] >> (column % 4 * 2), lane, to);
+        }
+    }
+    #[inline(always)]
+    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
+        load_f16(s, panel, 0)
+    }
+    #[inline(always)]
+    fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {
+        load_pairs::<S, HALF>(s, panel, SCALE_BYTES + group * PAIR_BYTES, quad)
+    }
 }
 
 impl BlockLayout for Tq1_0 {
