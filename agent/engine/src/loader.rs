@@ -189,7 +189,7 @@ impl<'a> Loader<'a> {
         match self.options.weights.stored(name)? {
             Stored::Blocks(format) => self.blocks(name, *format, shape, rows, columns).map(Some),
             Stored::Packed(_) => {
-                let part = self.options.weights.packed(name, shape, rows, columns)?;
+                let part = self.options.weights.codes(name, shape, rows, columns)?;
                 self.report();
                 let matrix = Matrix::from_codes(self.context, &part.weight());
                 matrix.map(Some).map_err(|error| match error {

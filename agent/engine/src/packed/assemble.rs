@@ -41,8 +41,8 @@ pub(crate) fn assemble(
     for name in names {
         let mut tensors = Tensors { entries, reader, name: &name };
         let matrix = match layout {
-            PackedLayout::Gptq { zero_offset } => tensors.take_gptq(zero_offset)?,
-            PackedLayout::Awq => tensors.take_awq()?,
+            PackedLayout::Gptq { zero_offset } => Some(tensors.take_gptq(zero_offset)?),
+            PackedLayout::Awq => Some(tensors.take_awq()?),
             PackedLayout::Named { block } => tensors.take_named(block)?,
         };
         if let Some(matrix) = matrix {
@@ -141,7 +141,7 @@ impl Tensors<'_> {
         Ok(ColumnGroups::Index(entry))
     }
 
-    fn take_gptq(&mut self, zero_offset: u8) -> Result<Option<PackedMatrix>, EngineError> {
+    fn take_gptq(&mut self, zero_offset: u8) -> Result<PackedMatrix, EngineError> {
         let (bits, scales, zeros) = (self.take("qweight")?, self.take("scales")?, self.take("qzeros")?);
         let index = self.take_optional("g_idx");
         let [words, rows] = self.shape(&bits, "I32")?;
@@ -155,7 +155,7 @@ impl Tensors<'_> {
             Some(index) => self.index(index, columns)?,
             None => ColumnGroups::Runs(columns.div_ceil(num_groups)),
         };
-        Ok(Some(PackedMatrix {
+        Ok(PackedMatrix {
             name: self.name.to_owned(),
             format: "gptq",
             shape: [rows, columns],
@@ -164,10 +164,10 @@ impl Tensors<'_> {
             zeros: GroupZeros::Words { entry: zeros, width, offset: zero_offset },
             bits: PackedBits { entry: bits, order: BitOrder::ColumnWords(width), columns },
             groups,
-        }))
+        })
     }
 
-    fn take_awq(&mut self) -> Result<Option<PackedMatrix>, EngineError> {
+    fn take_awq(&mut self) -> Result<PackedMatrix, EngineError> {
         let (bits, scales, zeros) = (self.take("qweight")?, self.take("scales")?, self.take("qzeros")?);
         let [columns, words] = self.shape(&bits, "I32")?;
         let [groups, zero_words] = self.shape(&zeros, "I32")?;
@@ -175,7 +175,7 @@ impl Tensors<'_> {
         if zero_words != words || !columns.is_multiple_of(groups) {
             return Err(self.wrong(&format!("zeros {:?} do not fit words {:?}", zeros.shape, bits.shape)));
         }
-        Ok(Some(PackedMatrix {
+        Ok(PackedMatrix {
             name: self.name.to_owned(),
             format: "awq",
             shape: [rows, columns],
@@ -184,7 +184,7 @@ impl Tensors<'_> {
             zeros: GroupZeros::Awq(zeros),
             bits: PackedBits { entry: bits, order: BitOrder::Awq, columns },
             groups: ColumnGroups::Runs(columns / groups),
-        }))
+        })
     }
 
     /// Takes a matrix whose format shows in the names and types of its tensors. Returns `None` for tensors of another

@@ -122,7 +122,7 @@ pub(super) fn words_of(bytes: &[u8]) -> Vec<u32> {
 }
 
 /// Returns the lowest `width` bits.
-fn low_bits(word: u32, width: usize) -> u8 {
+pub(super) fn low_bits(word: u32, width: usize) -> u8 {
     (word & ((1 << width) - 1)) as u8
 }
 
@@ -133,7 +133,7 @@ pub(super) fn stream_bits(words: &[u32], index: usize, width: usize) -> u8 {
     low_bits(((u64::from(words[word]) | high) >> shift) as u32, width)
 }
 
-/// Returns number `index` of AWQ's words, of which the first is `first_word`.
+/// Returns number `index` of words in AWQ's order. `words` begin with word `first_word` of their row.
 pub(super) fn awq_bits(words: &[u32], index: usize, first_word: usize) -> u8 {
     low_bits(words[index / 8 - first_word] >> (4 * AWQ_PLACES[index % 8]), 4)
 }

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
+use lockstep_kernels::Code;
 
-use super::bits::{awq_bits, stream_bits, words_of};
+use super::bits::{awq_bits, low_bits, stream_bits, words_of};
 use crate::EngineError;
 use crate::entry::{Entry, Stored};
 use crate::tensor_reader::TensorReader;
@@ -190,7 +191,7 @@ impl GroupZeros {
                 let (words, num_groups, per_word) = (words_of(&reader.read_all(entry)?), entry.shape[1], 32 / width);
                 select(groups, rows, |group, row| {
                     let word = words.get(row / per_word * num_groups + group)?;
-                    Some((word >> (row % per_word * width) & ((1 << width) - 1)) as f32)
+                    Some(f32::from(low_bits(word >> (row % per_word * width), *width)))
                 })
             }
             Self::Bytes { entry, order, shape } => {
@@ -214,23 +215,18 @@ fn first_float(reader: &TensorReader, entry: &Entry) -> Result<f32, EngineError>
 }
 
 /// Reads a tensor in floating point. Bytes without a type of their own are exponents (E8M0).
-pub(super) fn floats(reader: &TensorReader, entry: &Entry) -> Result<Vec<f32>, EngineError> {
+fn floats(reader: &TensorReader, entry: &Entry) -> Result<Vec<f32>, EngineError> {
     let bytes = reader.read_all(entry)?;
-    let pairs = || bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair));
     Ok(match &entry.stored {
-        Stored::Float(DType::F32) => words_of(&bytes).into_iter().map(f32::from_bits).collect(),
-        Stored::Float(DType::BF16) => pairs().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect(),
-        Stored::Float(DType::F16) => pairs().map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
-        Stored::Other(kind) if kind == "F8_E4M3" => bytes.iter().map(|bits| e4m3(*bits)).collect(),
+        Stored::Float(dtype) => {
+            let numbers =
+                Tensor::from_raw_buffer(&bytes, *dtype, &[bytes.len() / dtype.size_in_bytes()], &Device::Cpu)?;
+            numbers.to_dtype(DType::F32)?.to_vec1()?
+        }
+        Stored::Other(kind) if kind == "F8_E4M3" => bytes.iter().map(|bits| Code::E4m3.decode(*bits)).collect(),
         Stored::Other(kind) if kind == "F8_E8M0" || kind == "U8" => bytes.iter().map(|bits| power(*bits)).collect(),
         _ => return Err(EngineError::format(&*entry.file, "scales have a type that is not read")),
     })
-}
-
-/// Returns the number of eight bits that has four bits of exponent and three of mantissa.
-fn e4m3(bits: u8) -> f32 {
-    // The bits are those of an f16 with a smaller bias.
-    half::f16::from_bits(u16::from(bits & 0x80) << 8 | u16::from(bits & 0x7F) << 7).to_f32() * 256.0
 }
 
 /// Returns two to the power of `exponent` - 127.

@@ -224,7 +224,7 @@ impl Weights {
     ///
     /// # Errors
     /// Those of [`Weights::rows`].
-    pub(crate) fn packed(
+    pub(crate) fn codes(
         &self,
         name: &str,
         expected: [usize; 2],

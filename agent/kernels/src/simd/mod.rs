@@ -25,6 +25,12 @@ pub(crate) use portable::Portable;
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
+/// Returns the number of eight bits that has four bits of exponent and three of mantissa. The bits are not those of a NaN.
+pub(crate) fn decode_e4m3(bits: u8) -> f32 {
+    // The bits are those of an f16 with a smaller bias.
+    half::f16::from_bits(u16::from(bits & 0x80) << 8 | u16::from(bits & 0x7F) << 7).to_f32() * 256.0
+}
+
 /// Operations on sixteen f32 lanes.
 pub(crate) trait Simd: Copy {
     /// Vector of sixteen f32.

@@ -10,7 +10,7 @@ mod panels;
 mod tensor;
 
 use crate::error::{Result, argument};
-use crate::simd::LANES;
+use crate::simd::{LANES, decode_e4m3};
 
 pub(super) use panels::CodedPanels;
 pub(super) use tensor::CodedTensor;
@@ -36,12 +36,9 @@ impl Code {
     }
 
     /// Returns the number that the bits stand for.
-    fn decode(self, bits: u8) -> f32 {
+    pub fn decode(self, bits: u8) -> f32 {
         match self {
-            // The bits are those of an f16 with a smaller bias.
-            Code::E4m3 => {
-                half::f16::from_bits(u16::from(bits & 0x80) << 8 | u16::from(bits & 0x7F) << 7).to_f32() * 256.0
-            }
+            Code::E4m3 => decode_e4m3(bits),
             Code::Int8 => f32::from(bits.cast_signed()),
             Code::Table(table) => table[usize::from(bits & 0x0F)],
         }

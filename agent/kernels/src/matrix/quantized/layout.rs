@@ -38,8 +38,12 @@ pub(super) trait BlockLayout: Copy + Send + Sync + 'static {
     /// Decodes a panel's block.
     #[inline(always)]
     fn decode<S: Int8Simd>(_s: S, _panel: &[u8], _to: &mut DecodedBlock) {}
-    /// Returns the scales of half `half` of group `group`. A format with one scale per group gives it for both halves.
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], group: usize, half: usize) -> Float<S>;
+    /// Returns the scales of half `half` of group `group`. A format with one scale per group gives it for both halves. By
+    /// default, a block has one scale in f16, and a panel's block begins with those of sixteen rows.
+    #[inline(always)]
+    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
+        load_f16(s, panel, 0)
+    }
     /// Returns the minimums of half `half` of group `group`, as [`BlockLayout::scales`] returns the scales.
     #[inline(always)]
     fn minimums<S: Int8Simd>(s: S, _panel: &[u8], _group: usize, _half: usize) -> Float<S> {
@@ -59,12 +63,18 @@ pub(super) fn array_at<const N: usize>(panel: &[u8], start: usize) -> &[u8; N] {
 /// Loads sixteen f16 as f32.
 #[inline(always)]
 pub(super) fn load_f16<S: Int8Simd>(s: S, panel: &[u8], from: usize) -> Float<S> {
+    s.float().widen_f16(&read_u16(panel, from))
+}
+
+/// Reads sixteen numbers of two bytes.
+#[inline(always)]
+pub(super) fn read_u16(panel: &[u8], from: usize) -> [u16; LANES] {
     let bytes: &[u8; 2 * LANES] = array_at(panel, from);
-    let mut bits = [0; LANES];
+    let mut numbers = [0; LANES];
     for lane in 0..LANES {
-        bits[lane] = u16::from_le_bytes([bytes[2 * lane], bytes[2 * lane + 1]]);
+        numbers[lane] = u16::from_le_bytes([bytes[2 * lane], bytes[2 * lane + 1]]);
     }
-    s.float().widen_f16(&bits)
+    numbers
 }
 
 /// Writes the f16 of one row, as two bytes, into its lane of sixteen f16.

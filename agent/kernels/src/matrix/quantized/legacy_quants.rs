@@ -67,10 +67,6 @@ impl BlockLayout for Q8_0 {
         }
     }
     #[inline(always)]
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
-        load_f16(s, panel, 0)
-    }
-    #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], _group: usize, quad: usize) -> S::B {
         s.load(array_at(panel, SCALE_BYTES + (HALF * QUADS + quad) * VECTOR_BYTES))
     }
@@ -86,10 +82,6 @@ impl BlockLayout for Q4_0 {
     fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
         store_f16(&block[..2], lane, panel, 0);
         store_nibbles(|column| nibble(&block[2..], column), lane, &mut panel[SCALE_BYTES..]);
-    }
-    #[inline(always)]
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
-        load_f16(s, panel, 0)
     }
     #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], _group: usize, quad: usize) -> S::B {
@@ -108,10 +100,6 @@ impl BlockLayout for Q4_1 {
         store_f16(&block[..2], lane, panel, 0);
         store_minimum(&block[2..4], lane, panel);
         store_nibbles(|column| nibble(&block[4..], column), lane, &mut panel[2 * SCALE_BYTES..]);
-    }
-    #[inline(always)]
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
-        load_f16(s, panel, 0)
     }
     #[inline(always)]
     fn minimums<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
@@ -135,10 +123,6 @@ impl BlockLayout for Q5_0 {
         store_five_bits(&block[2..6], &block[6..], lane, &mut panel[SCALE_BYTES..]);
     }
     #[inline(always)]
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
-        load_f16(s, panel, 0)
-    }
-    #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], _group: usize, quad: usize) -> S::B {
         load_five_bits::<S, HALF>(s, panel, SCALE_BYTES, quad)
     }
@@ -155,10 +139,6 @@ impl BlockLayout for Q5_1 {
         store_f16(&block[..2], lane, panel, 0);
         store_minimum(&block[2..4], lane, panel);
         store_five_bits(&block[4..8], &block[8..], lane, &mut panel[2 * SCALE_BYTES..]);
-    }
-    #[inline(always)]
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
-        load_f16(s, panel, 0)
     }
     #[inline(always)]
     fn minimums<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {

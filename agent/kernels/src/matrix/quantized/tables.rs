@@ -70,10 +70,6 @@ impl BlockLayout for Iq4Nl {
         store_nibbles(|column| nibble(&block[2..], column), lane, &mut panel[F16_BYTES..]);
     }
     #[inline(always)]
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
-        load_f16(s, panel, 0)
-    }
-    #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], _group: usize, quad: usize) -> S::B {
         s.look_up(&IQ4, load_nibbles::<S, HALF>(s, panel, F16_BYTES, quad))
     }

@@ -62,10 +62,6 @@ impl BlockLayout for Q1_0 {
             store_single_bits(|column| bits[column / 8] >> (column % 8), lane, to);
         }
     }
-    #[inline(always)]
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
-        load_f16(s, panel, 0)
-    }
     /// The quant is 0 or 2.
     #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {
@@ -86,10 +82,6 @@ impl BlockLayout for Q2_0 {
             let to = &mut panel[SCALE_BYTES + group * PAIR_BYTES..];
             store_pairs(|column| quants[column / 4] >> (column % 4 * 2), lane, to);
         }
-    }
-    #[inline(always)]
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
-        load_f16(s, panel, 0)
     }
     #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {
@@ -152,10 +144,6 @@ impl BlockLayout for Tq2_0 {
             let pair = |column| q2_k::low_bits(block, group * GROUP_SIZE + column);
             store_pairs(pair, lane, &mut panel[SCALE_BYTES + group * PAIR_BYTES..]);
         }
-    }
-    #[inline(always)]
-    fn scales<S: Int8Simd>(s: S, panel: &[u8], _group: usize, _half: usize) -> Float<S> {
-        load_f16(s, panel, 0)
     }
     #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {

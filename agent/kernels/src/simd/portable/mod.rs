@@ -3,7 +3,7 @@
 
 mod int8;
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, decode_e4m3};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -92,9 +92,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn widen_e4m3(self, x: &[u8; LANES]) -> V {
-        // The bits are those of an f16 with a smaller bias.
-        let half = |x: u8| half::f16::from_bits(u16::from(x & 0x80) << 8 | u16::from(x & 0x7F) << 7);
-        x.map(|x| half(x).to_f32() * 256.0)
+        x.map(decode_e4m3)
     }
     #[inline(always)]
     fn look_up_halves(self, table: &V, x: &[u8; LANES]) -> [V; 2] {

@@ -29,7 +29,7 @@ const GROUP_BYTES: usize = INDEX_BYTES + 2 * LANES;
 const M_SCALE_WORDS: usize = 4;
 const M_GROUPS_OFFSET: usize = M_SCALE_WORDS * 2 * LANES;
 
-/// Returns two for each of four columns of the rows whose eighth is added, of which `negative` has one bit each.
+/// Returns four bytes for each row: twos if the row's eighth is added, zeros if its lowest bit in `negative` is set.
 #[inline(always)]
 fn load_eighths<S: Int8Simd>(s: S, negative: &[u16; LANES]) -> S::B {
     let mut bytes = [0; VECTOR_BYTES];
@@ -37,6 +37,22 @@ fn load_eighths<S: Int8Simd>(s: S, negative: &[u16; LANES]) -> S::B {
         *bytes = (0x0202_0202 & u32::from(*negative & 1).wrapping_sub(1)).to_le_bytes();
     }
     s.load(&bytes)
+}
+
+/// Looks up the points `2 pair` and `2 pair + 1` of sixteen rows, and stores their numbers with the eighths of each point.
+#[inline(always)]
+fn store_points<S: Int8Simd>(
+    s: S,
+    indices: &Indices,
+    pair: usize,
+    eighths: [S::B; 2],
+    vectors: &mut [[u8; VECTOR_BYTES]],
+) {
+    for (half, points) in s.look_up_eights(&IQ1, indices).into_iter().enumerate() {
+        for (part, points) in points.into_iter().enumerate() {
+            s.store(s.or(points, eighths[half]), &mut vectors[2 * (2 * pair + half) + part]);
+        }
+    }
 }
 
 impl BlockLayout for Iq1S {
@@ -50,9 +66,7 @@ impl BlockLayout for Iq1S {
         store_f16(&block[..2], lane, panel, 0);
         for group in 0..GROUPS {
             let to = &mut panel[F16_BYTES + group * GROUP_BYTES..];
-            for eight in 0..EIGHTS {
-                to[eight * LANES + lane] = block[2 + EIGHTS * group + eight];
-            }
+            pack_bytes(&block[2 + EIGHTS * group..][..EIGHTS], lane, to);
             to[INDEX_BYTES + 2 * lane..][..2].copy_from_slice(&block[34 + 2 * group..][..2]);
         }
     }
@@ -78,11 +92,7 @@ impl BlockLayout for Iq1S {
                         indices[half * LANES + lane] = u16::from(low[half * LANES + lane]) | high << 8;
                     }
                 }
-                for (half, points) in s.look_up_eights(&IQ1, &indices).into_iter().enumerate() {
-                    for (part, points) in points.into_iter().enumerate() {
-                        s.store(s.or(points, eighths), &mut to.group(group)[2 * (2 * pair + half) + part]);
-                    }
-                }
+                store_points(s, &indices, pair, [eighths; 2], to.group(group));
             }
             to.store_scales(s.float(), group, odd_scales(s, f16, &steps, FACTOR));
         }
@@ -102,12 +112,8 @@ impl BlockLayout for Iq1M {
         }
         for group in 0..GROUPS {
             let to = &mut panel[M_GROUPS_OFFSET + group * GROUP_BYTES..];
-            for eight in 0..EIGHTS {
-                to[eight * LANES + lane] = block[EIGHTS * group + eight];
-            }
-            for half in 0..2 {
-                to[INDEX_BYTES + half * LANES + lane] = block[32 + 2 * group + half];
-            }
+            pack_bytes(&block[EIGHTS * group..][..EIGHTS], lane, to);
+            pack_bytes(&block[32 + 2 * group..][..2], lane, &mut to[INDEX_BYTES..]);
         }
     }
 
@@ -134,12 +140,8 @@ impl BlockLayout for Iq1M {
                         negative[half][lane] = bits >> 3;
                     }
                 }
-                for (half, points) in s.look_up_eights(&IQ1, &indices).into_iter().enumerate() {
-                    let eighths = load_eighths(s, &negative[half]);
-                    for (part, points) in points.into_iter().enumerate() {
-                        s.store(s.or(points, eighths), &mut to.group(group)[2 * (2 * pair + half) + part]);
-                    }
-                }
+                let eighths = [load_eighths(s, &negative[0]), load_eighths(s, &negative[1])];
+                store_points(s, &indices, pair, eighths, to.group(group));
             }
             let words = read_u16(panel, group / 2 * 2 * LANES);
             for half in 0..2 {

@@ -66,9 +66,7 @@ impl BlockLayout for Iq2Xxs {
         store_f16(&block[..2], lane, panel, 0);
         for (group, from) in block[2..].as_chunks::<8>().0.iter().enumerate() {
             let to = &mut panel[F16_BYTES + group * XXS_GROUP_BYTES..];
-            for eight in 0..EIGHTS {
-                to[eight * LANES + lane] = from[eight];
-            }
+            pack_bytes(&from[..EIGHTS], lane, to);
             to[INDEX_BYTES + 4 * lane..][..4].copy_from_slice(&from[4..]);
         }
     }
@@ -80,11 +78,7 @@ impl BlockLayout for Iq2Xxs {
             let from = F16_BYTES + group * XXS_GROUP_BYTES;
             let words = read_signs_and_scales(panel, from + INDEX_BYTES);
             for pair in 0..2 {
-                let low: &[u8; 2 * LANES] = array_at(panel, from + 2 * pair * LANES);
-                let mut indices = [0; 2 * LANES];
-                for i in 0..2 * LANES {
-                    indices[i] = u16::from(low[i]);
-                }
+                let indices = read_indices(panel, from + 2 * pair * LANES);
                 store_points(s, &IQ2_XXS, &indices, pair, &words.signs, to.group(group));
             }
             to.store_scales(s.float(), group, odd_scales(s, f16, &words.scales, FACTOR));
@@ -144,9 +138,7 @@ impl BlockLayout for Iq2S {
         store_f16(&block[..2], lane, panel, 0);
         for group in 0..GROUPS {
             let to = &mut panel[F16_BYTES + group * S_GROUP_BYTES..];
-            for eight in 0..EIGHTS {
-                to[eight * LANES + lane] = block[2 + EIGHTS * group + eight];
-            }
+            pack_bytes(&block[2 + EIGHTS * group..][..EIGHTS], lane, to);
             pack_signs(&block[34 + EIGHTS * group..], lane, &mut to[S_SIGNS_OFFSET..]);
             to[S_HIGH_BITS_OFFSET + lane] = block[66 + group];
             to[S_SCALES_OFFSET + lane] = block[74 + group];

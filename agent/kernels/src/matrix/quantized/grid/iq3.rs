@@ -54,9 +54,7 @@ impl BlockLayout for Iq3Xxs {
         store_f16(&block[..2], lane, panel, 0);
         for group in 0..GROUPS {
             let to = &mut panel[F16_BYTES + group * XXS_GROUP_BYTES..];
-            for vector in 0..GROUP_VECTORS {
-                to[vector * LANES + lane] = block[2 + GROUP_VECTORS * group + vector];
-            }
+            pack_bytes(&block[2 + GROUP_VECTORS * group..][..GROUP_VECTORS], lane, to);
             to[INDEX_BYTES + 4 * lane..][..4].copy_from_slice(&block[66 + 4 * group..][..4]);
         }
     }
@@ -68,11 +66,7 @@ impl BlockLayout for Iq3Xxs {
             let from = F16_BYTES + group * XXS_GROUP_BYTES;
             let words = read_signs_and_scales(panel, from + INDEX_BYTES);
             for eight in 0..EIGHTS {
-                let low: &[u8; 2 * LANES] = array_at(panel, from + 2 * eight * LANES);
-                let mut indices = [0; 2 * LANES];
-                for i in 0..2 * LANES {
-                    indices[i] = u16::from(low[i]);
-                }
+                let indices = read_indices(panel, from + 2 * eight * LANES);
                 store_points(s, &IQ3_XXS, &indices, eight, &words.signs, to.group(group));
             }
             to.store_scales(s.float(), group, odd_scales(s, f16, &words.scales, XXS_FACTOR));
@@ -89,14 +83,10 @@ impl BlockLayout for Iq3S {
 
     fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
         store_f16(&block[..2], lane, panel, 0);
-        for (pair, scales) in block[106..].iter().enumerate() {
-            panel[F16_BYTES + pair * LANES + lane] = *scales;
-        }
+        pack_bytes(&block[106..], lane, &mut panel[F16_BYTES..]);
         for group in 0..GROUPS {
             let to = &mut panel[S_GROUPS_OFFSET + group * S_GROUP_BYTES..];
-            for vector in 0..GROUP_VECTORS {
-                to[vector * LANES + lane] = block[2 + GROUP_VECTORS * group + vector];
-            }
+            pack_bytes(&block[2 + GROUP_VECTORS * group..][..GROUP_VECTORS], lane, to);
             to[S_HIGH_BITS_OFFSET + lane] = block[66 + group];
             pack_signs(&block[74 + EIGHTS * group..], lane, &mut to[S_SIGNS_OFFSET..]);
         }

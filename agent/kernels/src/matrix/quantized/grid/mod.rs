@@ -11,7 +11,7 @@ pub(super) use iq2::{Iq2S, Iq2Xs, Iq2Xxs};
 pub(super) use iq3::{Iq3S, Iq3Xxs};
 
 use super::decoded::{self, DecodedBlock, GROUP_VECTORS, GROUPS};
-use super::layout::{BlockLayout, Float, array_at, load_f16, store_f16};
+use super::layout::{BlockLayout, Float, array_at, load_f16, read_u16, store_f16};
 use crate::simd::int8::{Indices, Int8Simd, VECTOR_BYTES};
 use crate::simd::{LANES, Simd};
 
@@ -78,15 +78,22 @@ fn expand_signs(codes: &[[u8; LANES]; EIGHTS]) -> GroupSigns {
     signs
 }
 
-/// Reads sixteen numbers of two bytes.
-#[inline(always)]
-fn read_u16(panel: &[u8], from: usize) -> [u16; LANES] {
-    let bytes: &[u8; 2 * LANES] = array_at(panel, from);
-    let mut numbers = [0; LANES];
-    for lane in 0..LANES {
-        numbers[lane] = u16::from_le_bytes([bytes[2 * lane], bytes[2 * lane + 1]]);
+/// Writes bytes of one row into its lane, sixteen rows of each byte side by side.
+fn pack_bytes(bytes: &[u8], lane: usize, panel: &mut [u8]) {
+    for (index, byte) in bytes.iter().enumerate() {
+        panel[index * LANES + lane] = *byte;
     }
-    numbers
+}
+
+/// Reads indices of eight bits: two of sixteen rows.
+#[inline(always)]
+fn read_indices(panel: &[u8], from: usize) -> Indices {
+    let low: &[u8; 2 * LANES] = array_at(panel, from);
+    let mut indices = [0; 2 * LANES];
+    for i in 0..2 * LANES {
+        indices[i] = u16::from(low[i]);
+    }
+    indices
 }
 
 /// Words of IQ2_XXS and IQ3_XXS: the signs of four times eight columns, seven bits each, and a scale of four bits.
