@@ -75,7 +75,7 @@ impl Tensors<'_> {
         self.entries.remove(&format!("{}.{suffix}", self.name))
     }
 
-    fn take(&mut self, suffix: &str) -> Result<Entry, EngineError> {
+    fn take_required(&mut self, suffix: &str) -> Result<Entry, EngineError> {
         self.take_optional(suffix).ok_or_else(|| self.wrong(&format!("`{suffix}` is missing")))
     }
 
@@ -142,7 +142,8 @@ impl Tensors<'_> {
     }
 
     fn take_gptq(&mut self, zero_offset: u8) -> Result<PackedMatrix, EngineError> {
-        let (bits, scales, zeros) = (self.take("qweight")?, self.take("scales")?, self.take("qzeros")?);
+        let (bits, scales, zeros) =
+            (self.take_required("qweight")?, self.take_required("scales")?, self.take_required("qzeros")?);
         let index = self.take_optional("g_idx");
         let [words, rows] = self.shape(&bits, "I32")?;
         let [num_groups, row_words] = self.shape(&zeros, "I32")?;
@@ -168,7 +169,8 @@ impl Tensors<'_> {
     }
 
     fn take_awq(&mut self) -> Result<PackedMatrix, EngineError> {
-        let (bits, scales, zeros) = (self.take("qweight")?, self.take("scales")?, self.take("qzeros")?);
+        let (bits, scales, zeros) =
+            (self.take_required("qweight")?, self.take_required("scales")?, self.take_required("qzeros")?);
         let [columns, words] = self.shape(&bits, "I32")?;
         let [groups, zero_words] = self.shape(&zeros, "I32")?;
         let rows = words * 8;
@@ -234,7 +236,7 @@ impl Tensors<'_> {
         }
         let scales = match self.take_optional("weight_scale_inv") {
             Some(scales) => scales,
-            None => self.take("weight_scale")?,
+            None => self.take_required("weight_scale")?,
         };
         let blocks = [rows.div_ceil(block[0]), columns.div_ceil(block[1])];
         let (order, groups, run) = match scales.shape[..] {
@@ -263,7 +265,7 @@ impl Tensors<'_> {
             return self.take_four_bits(bits, format);
         }
         let [rows, row_words] = self.shape(&bits, "I32")?;
-        let shape = self.take("weight_shape")?;
+        let shape = self.take_required("weight_shape")?;
         let whole = self.reader.read_all(&shape)?;
         let whole: Vec<usize> =
             whole.as_chunks::<8>().0.iter().map(|size| u64::from_le_bytes(*size) as usize).collect();
@@ -274,7 +276,7 @@ impl Tensors<'_> {
         let Some(width) = width.filter(|width| *width != 3 && found_rows == rows) else {
             return Err(self.wrong(&format!("{row_words} words a row do not fit a matrix {whole:?}")));
         };
-        let scales = self.take("weight_scale")?;
+        let scales = self.take_required("weight_scale")?;
         let (order, groups) = match scales.shape[..] {
             [] | [1] | [1, 1] => (GroupOrder::Whole, 1),
             [out, groups] if out == rows && groups > 0 => (GroupOrder::ByRow, groups),
@@ -308,7 +310,7 @@ impl Tensors<'_> {
     fn take_four_bits(&mut self, bits: Entry, format: &'static str) -> Result<PackedMatrix, EngineError> {
         let [rows, row_bytes] = self.shape(&bits, "U8")?;
         let columns = 2 * row_bytes;
-        let scales = self.take("weight_scale")?;
+        let scales = self.take_required("weight_scale")?;
         let groups = match scales.shape[..] {
             [out, groups] if out == rows && groups > 0 && columns.is_multiple_of(groups) => groups,
             _ => return Err(self.wrong(&format!("scales {:?} do not fit [{rows}, {columns}]", scales.shape))),
@@ -350,13 +352,13 @@ impl Tensors<'_> {
             return Err(self.wrong(&format!("blocks of {run} do not fit rows of {columns}")));
         }
         let shape = [rows, columns / run];
-        let absmax = self.take("weight.absmax")?;
-        self.take("weight.quant_map")?;
+        let absmax = self.take_required("weight.absmax")?;
+        self.take_required("weight.quant_map")?;
         let numbers = match self.take_optional("weight.nested_absmax") {
             None => ScaleNumbers::Plain(absmax),
             Some(nested) => ScaleNumbers::Nested(Box::new(NestedScales {
                 index: absmax,
-                code: self.take("weight.nested_quant_map")?,
+                code: self.take_required("weight.nested_quant_map")?,
                 absmax: nested,
                 block: state.nested_blocksize.filter(|block| *block > 0).unwrap_or(256),
                 offset: state.nested_offset.unwrap_or(0.0),

@@ -56,7 +56,7 @@ enum Style {
     Recipients(Recipients),
 }
 
-/// Calls a method of the parser of whichever style.
+/// Calls a method of the parser that the style has.
 macro_rules! of_style {
     ($style:expr, $method:ident($($argument:expr),*)) => {
         match $style {

@@ -53,7 +53,7 @@ enum Part {
     Ended,
 }
 
-/// What the text before a call says.
+/// Meaning of the text before a call.
 enum Lead<'a> {
     /// More text decides.
     Open,

@@ -1,4 +1,4 @@
-//! What several parsers of calls need: the search for marks, and a call that may turn out to be content.
+//! Parts that several parsers of calls share: the search for marks, and a call that may turn out to be content.
 
 use super::call::{Call, CallStep};
 use super::{Calls, OutputPiece};

@@ -13,8 +13,8 @@ const SIXTEENS: usize = COLUMNS / 16;
 /// Runs of 32 numbers in a block.
 const GROUPS: usize = COLUMNS / GROUP_SIZE;
 
-/// Returns the pairs of bits of a block, of which a byte holds those of four columns, 32 apart. `bits` returns the pair of a
-/// column.
+/// Packs the pairs of bits of a block. A byte holds the pairs of four columns, which are 32 columns apart. `bits` returns
+/// the pair of a column.
 pub(super) fn pack_pairs(bits: impl Fn(usize) -> u8) -> [u8; COLUMNS / 4] {
     let mut packed = [0; COLUMNS / 4];
     for column in 0..COLUMNS {
