@@ -194,12 +194,13 @@ def make(name):
     raise SystemExit(f"{name}: none of {SEEDS} seeds fits; change `gain`")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"fixtures to make; default: all of {', '.join(FIXTURES)}")
-    names = parser.parse_args().names or list(FIXTURES)
-    if unknown := set(names) - set(FIXTURES):
-        parser.error(f"no fixture {', '.join(sorted(unknown))}; there are: {', '.join(FIXTURES)}")
+def make_each(description, table, make):
+    """Makes those entries of a table that the command line names, or all."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"what to make; default: all of {', '.join(table)}")
+    names = parser.parse_args().names or list(table)
+    if unknown := set(names) - set(table):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are: {', '.join(table)}")
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     for name in names:
@@ -207,4 +208,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    make_each(__doc__, FIXTURES, make)

@@ -13,15 +13,13 @@ weights that the same library, or this script, unpacks.
 import json
 import pathlib
 import shutil
-import sys
 import tempfile
 
 import torch
 from safetensors.torch import save_file
 
-import make_fixtures
 from families import LLAMA, Fixture
-from make_fixtures import SEEDS, Doubt, dump, record, weights, write_plain
+from make_fixtures import SEEDS, Doubt, dump, make_each, record, weights, write_plain
 
 FOLDER = pathlib.Path(__file__).parent / "quantized"
 PROMPTS = (1, 7, 33)
@@ -39,6 +37,27 @@ def is_linear(name):
     return name.endswith("_proj.weight")
 
 
+def pack_each(tensors, pack, also=()):
+    """Packs each projection, and the tensors `also`. `pack` returns a matrix' tensors by suffix, and the unpacked matrix."""
+    packed, plain = {}, {}
+    for name, weight in tensors.items():
+        if not (is_linear(name) or name in also):
+            packed[name] = plain[name] = weight
+            continue
+        parts, plain[name] = pack(weight)
+        packed |= {f"{name.removesuffix('.weight')}.{suffix}": value for suffix, value in parts.items()}
+    return packed, plain
+
+
+def to_words(words):
+    """Returns i32 with the bits of numbers from 0 to 2³² - 1."""
+    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32).contiguous()
+
+
+def unpack(whole, scales, zeros, group_of):
+    return (whole - zeros[group_of].T) * scales.float()[group_of].T
+
+
 # --- GPTQ: https://github.com/AutoGPTQ/AutoGPTQ, auto_gptq/nn_modules/qlinear/qlinear_cuda_old.py, `pack`
 
 
@@ -49,7 +68,7 @@ def pack_stream(numbers, bits):
     assert count % 32 == 0
     stream = torch.stack([(numbers >> bit) & 1 for bit in range(bits)], 1).reshape(count, -1)
     words = sum(stream.reshape(count // 32, 32, -1)[:, bit] << bit for bit in range(32))
-    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32).contiguous()
+    return to_words(words)
 
 
 def affine(weight, group_of, bits, symmetric):
@@ -74,27 +93,23 @@ def affine(weight, group_of, bits, symmetric):
 
 def gptq(bits, symmetric, act_order=False, version=1, lm_head=False):
     def quantize(tensors):
-        generator, packed, plain = torch.Generator().manual_seed(3), {}, {}
-        for name, weight in tensors.items():
-            if not (is_linear(name) or (lm_head and name == "lm_head.weight")):
-                packed[name] = plain[name] = weight
-                continue
+        generator = torch.Generator().manual_seed(3)
+
+        def pack(weight):
             columns = weight.shape[1]
             group_of = torch.arange(columns) // GROUP
             if act_order:
                 group_of = group_of[torch.randperm(columns, generator=generator)]
             whole, scales, zeros = affine(weight, group_of, bits, symmetric)
-            stem = name.removesuffix(".weight")
-            packed[f"{stem}.qweight"] = pack_stream(whole.T, bits)
             stored = (zeros - (1 if version == 1 else 0)) % 2**bits
-            packed[f"{stem}.qzeros"] = pack_stream(stored.T, bits).T.contiguous()
-            packed[f"{stem}.scales"] = scales
-            packed[f"{stem}.g_idx"] = group_of.to(torch.int32)
-            plain[name] = (whole - zeros[group_of].T) * scales.float()[group_of].T
+            qzeros = pack_stream(stored.T, bits).T.contiguous()
+            parts = dict(qweight=pack_stream(whole.T, bits), qzeros=qzeros, scales=scales, g_idx=group_of.to(torch.int32))
+            return parts, unpack(whole, scales, zeros, group_of)
+
         config = dict(quant_method="gptq", bits=bits, group_size=GROUP, desc_act=act_order, sym=symmetric)
         if version == 2:
             config["checkpoint_format"] = "gptq_v2"
-        return packed, plain, config | dict(lm_head=lm_head)
+        return *pack_each(tensors, pack, ["lm_head.weight"] if lm_head else ()), config | dict(lm_head=lm_head)
 
     return quantize
 
@@ -106,22 +121,18 @@ def pack_awq(numbers):
     """Packs whole numbers of four bits `[n, m]` along the second dimension, eight in a word, in the order of AWQ's kernel."""
     parts = numbers.to(torch.int64).reshape(len(numbers), -1, 8)
     words = sum(parts[..., column] << 4 * place for place, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
-    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32).contiguous()
+    return to_words(words)
 
 
 def awq(tensors):
-    packed, plain = {}, {}
-    for name, weight in tensors.items():
-        if not is_linear(name):
-            packed[name] = plain[name] = weight
-            continue
-        stem, group_of = name.removesuffix(".weight"), torch.arange(weight.shape[1]) // GROUP
+    def pack(weight):
+        group_of = torch.arange(weight.shape[1]) // GROUP
         whole, scales, zeros = affine(weight, group_of, 4, symmetric=False)
-        packed[f"{stem}.qweight"], packed[f"{stem}.qzeros"] = pack_awq(whole.T), pack_awq(zeros)
-        packed[f"{stem}.scales"] = scales
-        plain[name] = (whole - zeros[group_of].T) * scales.float()[group_of].T
+        parts = dict(qweight=pack_awq(whole.T), qzeros=pack_awq(zeros), scales=scales)
+        return parts, unpack(whole, scales, zeros, group_of)
+
     config = dict(quant_method="awq", bits=4, group_size=GROUP, zero_point=True, version="gemm")
-    return packed, plain, config | dict(modules_to_not_convert=["lm_head"])
+    return *pack_each(tensors, pack), config | dict(modules_to_not_convert=["lm_head"])
 
 
 # --- FP8: transformers' `finegrained_fp8` and `fbgemm_fp8`, and ModelOpt
@@ -132,61 +143,49 @@ def to_e4m3(weight):
 
 
 def fp8(kind, block=None):
-    def quantize(tensors):
-        packed, plain = {}, {}
-        for name, weight in tensors.items():
-            if not is_linear(name):
-                packed[name] = plain[name] = weight
-                continue
-            weight, stem = weight.float(), name.removesuffix(".weight")
-            if kind == "block":
-                down, across = block
-                rows = torch.arange(weight.shape[0]) // down
-                columns = torch.arange(weight.shape[1]) // across
-                scales = torch.zeros(int(rows[-1]) + 1, int(columns[-1]) + 1)
-                for row in range(scales.shape[0]):
-                    for column in range(scales.shape[1]):
-                        scales[row, column] = weight[rows == row][:, columns == column].abs().max() / 448
-                whole, stored, suffix = scales[rows][:, columns], scales, "weight_scale_inv"
-            elif kind == "channel":
-                stored = weight.abs().amax(1, keepdim=True) / 448
-                whole, suffix = stored, "weight_scale"
-            else:
-                stored = whole = weight.abs().max() / 448
-                suffix = "weight_scale"
-                packed[f"{stem}.input_scale"] = torch.tensor(1.0)
-            packed[name] = to_e4m3(weight / whole)
-            packed[f"{stem}.{suffix}"] = stored.contiguous()
-            plain[name] = packed[name].float() * whole
-        config = {
-            "block": dict(quant_method="fp8", activation_scheme="dynamic", weight_block_size=block),
-            "channel": dict(quant_method="fbgemm_fp8", activation_scale_ub=1200.0, modules_to_not_convert=["lm_head"]),
-            "tensor": dict(quant_method="modelopt", quant_algo="FP8", ignore=["lm_head"]),
-        }[kind]
-        return packed, plain, config
+    def pack(weight):
+        weight, parts, suffix = weight.float(), {}, "weight_scale"
+        if kind == "block":
+            down, across = block
+            rows = torch.arange(weight.shape[0]) // down
+            columns = torch.arange(weight.shape[1]) // across
+            scales = torch.zeros(int(rows[-1]) + 1, int(columns[-1]) + 1)
+            for row in range(scales.shape[0]):
+                for column in range(scales.shape[1]):
+                    scales[row, column] = weight[rows == row][:, columns == column].abs().max() / 448
+            whole, stored, suffix = scales[rows][:, columns], scales, "weight_scale_inv"
+        elif kind == "channel":
+            stored = whole = weight.abs().amax(1, keepdim=True) / 448
+        else:
+            stored = whole = weight.abs().max() / 448
+            parts["input_scale"] = torch.tensor(1.0)
+        parts["weight"], parts[suffix] = to_e4m3(weight / whole), stored.contiguous()
+        return parts, parts["weight"].float() * whole
 
-    return quantize
+    config = {
+        "block": dict(quant_method="fp8", activation_scheme="dynamic", weight_block_size=block),
+        "channel": dict(quant_method="fbgemm_fp8", activation_scale_ub=1200.0, modules_to_not_convert=["lm_head"]),
+        "tensor": dict(quant_method="modelopt", quant_algo="FP8", ignore=["lm_head"]),
+    }[kind]
+    return lambda tensors: (*pack_each(tensors, pack), config)
 
 
 def nvfp4(tensors):
     """As ModelOpt stores it: halves of bytes, scales of 16 in E4M3, and one scale of them all."""
-    packed, plain = {}, {}
-    for name, weight in tensors.items():
-        if not is_linear(name):
-            packed[name] = plain[name] = weight
-            continue
-        weight, stem = weight.float(), name.removesuffix(".weight")
+
+    def pack(weight):
+        weight = weight.float()
         second = weight.abs().max() / (6 * 448)
-        parts = weight.reshape(weight.shape[0], -1, 16)
-        scales = to_e4m3(parts.abs().amax(2) / 6 / second)
+        scales = to_e4m3(weight.reshape(weight.shape[0], -1, 16).abs().amax(2) / 6 / second)
         wide = (scales.float() * second).repeat_interleave(16, 1)
         ratio = weight / wide
         index = (ratio.abs()[..., None] - E2M1).abs().argmin(-1)
         bits = index + 8 * (ratio < 0)
-        packed[name] = (bits[:, ::2] | bits[:, 1::2] << 4).to(torch.uint8)
-        packed[f"{stem}.weight_scale"], packed[f"{stem}.weight_scale_2"] = scales, second
-        plain[name] = E2M1[index] * torch.where(ratio < 0, -1, 1) * wide
-    return packed, plain, dict(quant_method="modelopt", quant_algo="NVFP4", group_size=16, ignore=["lm_head"])
+        halves = (bits[:, ::2] | bits[:, 1::2] << 4).to(torch.uint8)
+        parts = dict(weight=halves, weight_scale=scales, weight_scale_2=second)
+        return parts, E2M1[index] * torch.where(ratio < 0, -1, 1) * wide
+
+    return *pack_each(tensors, pack), dict(quant_method="modelopt", quant_algo="NVFP4", group_size=16, ignore=["lm_head"])
 
 
 # --- compressed-tensors, by the library
@@ -238,51 +237,52 @@ def compressed(scheme):
 
 def compressed_act_order(tensors):
     """As versions of compressed-tensors before 0.20 wrote it: the group of each column is in an index."""
-    generator, packed, plain = torch.Generator().manual_seed(5), {}, {}
-    for name, weight in tensors.items():
-        if not is_linear(name):
-            packed[name] = plain[name] = weight
-            continue
-        stem, columns = name.removesuffix(".weight"), weight.shape[1]
+    generator = torch.Generator().manual_seed(5)
+
+    def pack(weight):
+        columns = weight.shape[1]
         group_of = (torch.arange(columns) // GROUP)[torch.randperm(columns, generator=generator)]
         whole, scales, zeros = affine(weight, group_of, 4, symmetric=False)
         scales = scales.to(torch.bfloat16)
-        packed[f"{stem}.weight_packed"] = pack_stream(whole.T, 4).T.contiguous()
-        packed[f"{stem}.weight_zero_point"] = pack_stream(zeros.T, 4)
-        packed[f"{stem}.weight_scale"], packed[f"{stem}.weight_shape"] = scales.T.contiguous(), torch.tensor(weight.shape)
-        packed[f"{stem}.weight_g_idx"] = group_of.to(torch.int32)
-        plain[name] = (whole - zeros[group_of].T) * scales.float()[group_of].T
+        parts = dict(
+            weight_packed=pack_stream(whole.T, 4).T.contiguous(), weight_zero_point=pack_stream(zeros.T, 4),
+            weight_scale=scales.T.contiguous(), weight_shape=torch.tensor(weight.shape),
+            weight_g_idx=group_of.to(torch.int32),
+        )
+        return parts, unpack(whole, scales, zeros, group_of)
+
     weights = dict(INT, num_bits=4, symmetric=False, actorder="group")
     config = dict(quant_method="compressed-tensors", format="pack-quantized", ignore=["lm_head"])
-    return packed, plain, config | dict(config_groups=dict(group_0=dict(targets=["Linear"], weights=weights)))
+    groups = dict(group_0=dict(targets=["Linear"], weights=weights))
+    return *pack_each(tensors, pack), config | dict(config_groups=groups)
 
 
 # --- bitsandbytes, by the library
 
 
-def bnb(kind, nested=False):
+def bnb_int8(tensors):
+    import bitsandbytes.functional as F
+
+    def pack(weight):
+        whole, scale, _ = F.int8_vectorwise_quant(weight.to(torch.float16))
+        parts = dict(weight=whole, SCB=scale, weight_format=torch.tensor(0, dtype=torch.uint8))
+        return parts, whole.float() * scale[:, None] / 127
+
+    return *pack_each(tensors, pack), dict(quant_method="bitsandbytes", load_in_8bit=True)
+
+
+def bnb_4bit(kind, nested=False):
     def quantize(tensors):
-        import bitsandbytes as bnb
         import bitsandbytes.functional as F
 
-        packed, plain = {}, {}
-        for name, weight in tensors.items():
-            if not is_linear(name):
-                packed[name] = plain[name] = weight
-                continue
-            if kind == "int8":
-                whole, scale, _ = F.int8_vectorwise_quant(weight.to(torch.float16))
-                packed[name], packed[name.replace("weight", "SCB")] = whole, scale
-                packed[name.replace("weight", "weight_format")] = torch.tensor(0, dtype=torch.uint8)
-                plain[name] = whole.float() * scale[:, None] / 127
-                continue
+        def pack(weight):
             bits, state = F.quantize_4bit(weight, blocksize=32, compress_statistics=nested, quant_type=kind)
-            packed[name] = bits
-            packed |= {f"{name}.{part}": value for part, value in state.as_dict(packed=True).items()}
+            parts = {f"weight.{part}": value for part, value in state.as_dict(packed=True).items()}
             state.dtype = torch.float32
-            plain[name] = F.dequantize_4bit(bits, state).float()
-        four = dict(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=nested)
-        return packed, plain, dict(quant_method="bitsandbytes", **(dict(load_in_8bit=True) if kind == "int8" else four))
+            return parts | dict(weight=bits), F.dequantize_4bit(bits, state).float()
+
+        config = dict(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=nested)
+        return *pack_each(tensors, pack), dict(quant_method="bitsandbytes", **config)
 
     return quantize
 
@@ -309,9 +309,9 @@ FORMATS = {
     "compressed-w8a8": compressed("W8A8"),
     "compressed-fp8": compressed("FP8_DYNAMIC"),
     "compressed-mxfp4": compressed("MXFP4A16"),
-    "bnb-nf4": bnb("nf4", nested=True),
-    "bnb-fp4": bnb("fp4"),
-    "bnb-int8": bnb("int8"),
+    "bnb-nf4": bnb_4bit("nf4", nested=True),
+    "bnb-fp4": bnb_4bit("fp4"),
+    "bnb-int8": bnb_int8,
 }
 
 
@@ -334,15 +334,5 @@ def make(name):
     raise SystemExit(f"{name}: none of {SEEDS} seeds fits")
 
 
-def main():
-    names = sys.argv[1:] or list(FORMATS)
-    if unknown := set(names) - set(FORMATS):
-        raise SystemExit(f"no format {', '.join(sorted(unknown))}; there are: {', '.join(FORMATS)}")
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    for name in names:
-        make(name)
-
-
 if __name__ == "__main__":
-    main()
+    make_each(__doc__, FORMATS, make)
