@@ -16,10 +16,12 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 BIN := $(abspath $(CARGO_TARGET_DIR))/debug
 TEST_CLUSTER ?= $(CURDIR)/.cluster
 SCALE ?= 1000
-# llama.cpp's vocabularies with the ids that it expects, its chat templates, and a published model. Tests read them there.
+# llama.cpp's vocabularies with the ids that it expects, its chat templates, published tokenizers, and a published model.
+# Tests read them there.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep
 export TEST_VOCABULARIES ?= $(CACHE)/vocabularies
 export TEST_TEMPLATES ?= $(CACHE)/templates
+export TEST_TOKENIZERS ?= $(CACHE)/tokenizers
 export TEST_SMOLLM2 ?= $(CACHE)/smollm2
 # The model of the demo: the one inside the agent, or the published one.
 MODEL ?= tiny
@@ -72,7 +74,9 @@ lint: ## Check the formatting, the dependencies and the lints; compiles everythi
 
 .PHONY: test
 test: lint ## Run every check: lints, tests, generated files
-	@tests/fetch vocabularies $(TEST_VOCABULARIES) templates $(TEST_TEMPLATES) smollm2 $(TEST_SMOLLM2)
+	@tests/prepare fetch
+	@tests/fetch vocabularies $(TEST_VOCABULARIES) templates $(TEST_TEMPLATES) tokenizers $(TEST_TOKENIZERS) \
+		smollm2 $(TEST_SMOLLM2)
 	@tests/clients/run $(BIN)/lockstep-agent
 	@$(LINTED) tests/run $(CARGO) test $(ALL) --no-fail-fast $(LOCKED)
 

@@ -35,6 +35,7 @@ PROMPTS = [
     "1, 2, 3, 4, 5,",
     "Monday, Tuesday, Wednesday,",
     "<|im_start|>user\nWhat is the largest planet?<|im_end|>\n<|im_start|>assistant\n",
+    "The sun rises in the east and sets in the",
 ]
 
 

@@ -1,0 +1,5 @@
+//! Texts beside Hugging Face's libraries: chat templates beside transformers, tokenizers beside `tokenizers`. The scripts
+//! in `tests/parity` recorded what these do.
+
+mod templates;
+mod tokenizers;
