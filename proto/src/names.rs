@@ -144,6 +144,9 @@ pub mod role {
     pub const OPERATOR: &str = "operator.lockstep";
 }
 
+/// Beginning of the log line with which a process ends whose model no process can load. The operator looks for it.
+pub const MODEL_UNUSABLE: &str = "the model can never be served: ";
+
 /// Name that always means the served model.
 pub const DEFAULT_MODEL: &str = "default";
 

@@ -12,3 +12,4 @@ pub mod group;
 pub mod hub;
 pub mod manifests;
 pub mod process;
+pub mod wrong_models;

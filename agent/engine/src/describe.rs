@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::EngineError;
 use crate::config::{GenerationDefaults, ModelConfig};
 use crate::expected;
+use crate::gguf;
 use crate::json;
 use crate::runner::dtype_name;
 use crate::shard::largest_world_size;
@@ -98,7 +99,8 @@ pub struct WeightFacts {
 pub fn weight_facts(files: Arc<dyn ModelFiles>) -> Result<WeightFacts, EngineError> {
     let config = ModelConfig::from_files(files.as_ref())?;
     let weights = Weights::open(files.clone())?;
-    expected::check(&config, files.source(), |name| weights.find(name))?;
+    let spell = |name: &str| weights.is_gguf().then(|| gguf::in_gguf(config.architecture, name)).flatten();
+    expected::check(&config, files.source(), spell, |name| weights.find(name))?;
     let quantized = weights.main_format();
     let dtype = quantized.unwrap_or_else(|| dtype_name(weights.main_dtype()));
     let parameters = weights.parameters(config.tie_word_embeddings);

@@ -80,13 +80,17 @@ impl Entry {
 
     /// Returns the error for a type that cannot be used.
     pub fn refuse_dtype(&self, name: &str) -> EngineError {
-        let found = match &self.stored {
+        EngineError::Dtype { tensor: name.into(), file: self.file.to_string(), found: self.type_name() }
+    }
+
+    /// Returns the name of the type, as weight files spell it.
+    pub fn type_name(&self) -> String {
+        match &self.stored {
             Stored::Float(dtype) => dtype.as_str().to_uppercase(),
             Stored::Blocks(format) => format.name().to_uppercase(),
             Stored::Packed(format) => format.to_uppercase(),
             Stored::Other(found) => found.clone(),
-        };
-        EngineError::Dtype { tensor: name.into(), file: self.file.to_string(), found }
+        }
     }
 
     /// Returns the bytes of one row.

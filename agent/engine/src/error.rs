@@ -43,11 +43,7 @@ pub enum EngineError {
     #[error("tensor `{tensor}` in {file} has shape {found:?}, config.json asks for {expected:?}")]
     Shape { tensor: String, file: String, expected: Vec<usize>, found: Vec<usize> },
     /// A tensor has a type that is not read.
-    #[error(
-        "tensor `{tensor}` in {file} is {found}; supported: F32, BF16 and F16, and for the matrices of a GGUF file {}: \
-         take a file of the same model in one of these",
-        block_formats()
-    )]
+    #[error("tensor `{tensor}` in {file} is {found}; {}", supported_types())]
     Dtype { tensor: String, file: String, found: String },
     /// The model cannot be split over that many ranks.
     #[error("{architecture} cannot be split over {world_size} ranks: {reason}; the largest world size is {largest}")]
@@ -124,7 +120,11 @@ impl EngineError {
     }
 }
 
-/// Returns the names of all block formats, for a message.
-fn block_formats() -> String {
-    BlockFormat::ALL.map(|format| format.name().to_uppercase()).join(", ")
+/// Returns the types that a tensor may have, and the remedy if it has another, for a message.
+pub(crate) fn supported_types() -> String {
+    let blocks = BlockFormat::ALL.map(|format| format.name().to_uppercase()).join(", ");
+    format!(
+        "supported: F32, BF16 and F16, and for the matrices of a GGUF file {blocks}: take a file of the same model in one \
+         of these"
+    )
 }

@@ -6,10 +6,11 @@
 use crate::EngineError;
 use crate::config::{BlockKind, ModelConfig};
 use crate::entry::{Entry, Stored};
+use crate::error::supported_types;
 use crate::layers::MlpNames;
 
-/// Most faults that one message names.
-const MAX_FAULTS: usize = 8;
+/// Bytes of faults that one message names. Kubernetes keeps the last 2 KiB of what a process says.
+const MAX_FAULTS: usize = 1000;
 
 /// One tensor that the model reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,41 +20,73 @@ pub(crate) struct ExpectedTensor {
     pub shape: Vec<usize>,
 }
 
-/// Compares the stored tensors with those that the model reads. `find` returns the entry of a name.
+/// Compares the stored tensors with those that the model reads. `find` returns the entry of a name. `spell` returns the name
+/// in the file, where this is another.
 ///
 /// # Errors
-/// [`EngineError::Unloadable`] with all faults, or the first [`MAX_FAULTS`] of many.
+/// [`EngineError::Unloadable`] with all faults, or the first [`MAX_FAULTS`] bytes of many.
 pub(crate) fn check<'a>(
     config: &ModelConfig,
     origin: &str,
+    spell: impl Fn(&str) -> Option<String>,
     find: impl Fn(&str) -> Option<&'a Entry>,
 ) -> Result<(), EngineError> {
     let expected = expected_tensors(config);
-    let faults: Vec<String> = expected.iter().filter_map(|tensor| fault(tensor, find(&tensor.name))).collect();
-    if faults.is_empty() {
+    let (mut text, mut unnamed, mut has_type) = (String::new(), 0, false);
+    for tensor in &expected {
+        let name = spell(&tensor.name).unwrap_or_else(|| tensor.name.clone());
+        let Some(fault) = Fault::find(&tensor.shape, find(&tensor.name)) else { continue };
+        has_type |= matches!(fault, Fault::Type { .. });
+        if text.len() > MAX_FAULTS {
+            unnamed += 1;
+        } else {
+            text += &format!("{}`{name}` {fault}", if text.is_empty() { "" } else { "; " });
+        }
+    }
+    if text.is_empty() {
         return Ok(());
     }
-    let more = faults.len().saturating_sub(MAX_FAULTS);
-    let mut text = faults[..faults.len() - more].join("; ");
-    if more > 0 {
-        text.push_str(&format!("; and {more} more of {} tensors", expected.len()));
+    if unnamed > 0 {
+        text += &format!("; and {unnamed} more of {} tensors", expected.len());
+    }
+    if has_type {
+        text += &format!("; {}", supported_types());
     }
     Err(EngineError::Unloadable { origin: origin.into(), faults: text })
 }
 
-/// Returns the reason that a tensor cannot be read, and the remedy.
-fn fault(expected: &ExpectedTensor, found: Option<&Entry>) -> Option<String> {
-    let ExpectedTensor { name, shape } = expected;
-    let Some(entry) = found else { return Some(format!("`{name}` {shape:?} is missing")) };
-    if entry.shape != *shape {
-        return Some(format!("`{name}` in {} has shape {:?}, config.json asks for {shape:?}", entry.file, entry.shape));
+/// Reason that a tensor cannot be read.
+enum Fault<'a> {
+    Missing { shape: &'a [usize] },
+    Shape { shape: &'a [usize], found: &'a Entry },
+    Type { found: &'a Entry },
+}
+
+impl<'a> Fault<'a> {
+    fn find(shape: &'a [usize], found: Option<&'a Entry>) -> Option<Self> {
+        let Some(found) = found else { return Some(Self::Missing { shape }) };
+        if found.shape != shape {
+            return Some(Self::Shape { shape, found });
+        }
+        let is_read = match found.stored {
+            Stored::Float(_) => true,
+            Stored::Blocks(_) | Stored::Packed(_) => shape.len() > 1,
+            Stored::Other(_) => false,
+        };
+        (!is_read).then_some(Self::Type { found })
     }
-    let is_read = match entry.stored {
-        Stored::Float(_) => true,
-        Stored::Blocks(_) | Stored::Packed(_) => shape.len() > 1,
-        Stored::Other(_) => false,
-    };
-    (!is_read).then(|| entry.refuse_dtype(name).to_string())
+}
+
+impl std::fmt::Display for Fault<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing { shape } => write!(f, "{shape:?} is missing"),
+            Self::Shape { shape, found } => {
+                write!(f, "in {} has shape {:?}, the configuration asks for {shape:?}", found.file, found.shape)
+            }
+            Self::Type { found } => write!(f, "in {} is {}", found.file, found.type_name()),
+        }
+    }
 }
 
 /// Returns every tensor that the ranks of a model read.
@@ -186,7 +219,7 @@ mod tests {
             let files = open(&source).unwrap();
             let config = ModelConfig::from_files(files.as_ref()).unwrap();
             let weights = Weights::open(files).unwrap();
-            check(&config, &source, |name| weights.find(name)).unwrap();
+            check(&config, &source, |_| None, |name| weights.find(name)).unwrap();
             let expected: BTreeSet<String> = expected_tensors(&config).into_iter().map(|tensor| tensor.name).collect();
             let stored: BTreeSet<String> = weights.entries().map(|(name, _)| name.to_owned()).collect();
             let unread: Vec<_> = stored.difference(&expected).collect();
@@ -211,7 +244,7 @@ mod tests {
             .map(|tensor| (tensor.name, entry(&tensor.shape, float.clone())))
             .collect();
         let find = |entries: &std::collections::HashMap<String, Entry>| {
-            check(&config, "m", |name| entries.get(name)).map_err(|error| error.to_string())
+            check(&config, "m", |_| None, |name| entries.get(name)).map_err(|error| error.to_string())
         };
         find(&entries).unwrap();
         entries.remove("model.norm.weight");
@@ -222,9 +255,10 @@ mod tests {
         let norm = "model.layers.0.input_layernorm.weight";
         entries.insert(norm.into(), entry(&[config.hidden_size], Stored::Blocks(lockstep_kernels::BlockFormat::Q8_0)));
         let message = find(&entries).unwrap_err();
+        assert_eq!(message.matches("supported: ").count(), 1, "{message}");
         let parts = ["`model.norm.weight`", "is missing", "has shape [3, 5]", "is IQ1_S", "is Q8_0", "`m`"];
         parts.iter().for_each(|part| assert!(message.contains(part), "{part}: {message}"));
         let none = find(&std::collections::HashMap::new()).unwrap_err();
-        assert!(none.contains("more of") && none.len() < 1500, "{none}");
+        assert!(none.contains("more of") && none.len() < MAX_FAULTS + 300, "{none}");
     }
 }

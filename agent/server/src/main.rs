@@ -13,6 +13,7 @@ use lockstep_agent::unusable::UnusableModel;
 use lockstep_agent::{head, list, node};
 use lockstep_api::TextError;
 use lockstep_engine::{Accelerator, EngineError};
+use lockstep_proto::names::MODEL_UNUSABLE;
 
 /// Exit code for a configuration or a model that cannot work, as is usual for a wrong command line.
 const EXIT_USAGE: u8 = 2;
@@ -29,6 +30,10 @@ fn main() -> ExitCode {
     }
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_fault_of_model(&error) => {
+            tracing::error!("{MODEL_UNUSABLE}{error:#}");
+            ExitCode::from(EXIT_USAGE)
+        }
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::from(exit_code(&error))
@@ -36,11 +41,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns [`EXIT_USAGE`] if the model can never be served, and 1 if another try may succeed.
+/// Returns true if the model's files are at fault, so that no process can load them.
+fn is_fault_of_model(error: &anyhow::Error) -> bool {
+    let by_engine = |error: &EngineError| error.is_fault_of_model() || matches!(error, EngineError::Truncated { .. });
+    error.is::<TextError>() || error.is::<UnusableModel>() || error.downcast_ref().is_some_and(by_engine)
+}
+
+/// Returns [`EXIT_USAGE`] if the configuration does not fit the model, and 1 if another try may succeed.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<TextError>() || error.is::<UnusableModel>() {
-        return EXIT_USAGE;
-    }
     match error.downcast_ref::<EngineError>() {
         Some(EngineError::Io { .. }) | None => 1,
         Some(_) => EXIT_USAGE,

@@ -3,5 +3,5 @@
 /// A rank found that the model's files are at fault, for this reason. The process ends with the status of a configuration
 /// that cannot work.
 #[derive(Debug, thiserror::Error)]
-#[error("the model can never be served: {0}")]
+#[error("{0}")]
 pub struct UnusableModel(pub String);

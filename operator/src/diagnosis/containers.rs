@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 
+use lockstep_proto::names::MODEL_UNUSABLE;
+
 use super::creation::last_seen;
 use super::{ClusterFacts, Diagnosis, Reason, Subject, live_pods, pod_name};
 use crate::log_line::last_log_line;
@@ -13,16 +15,8 @@ const KILLED: i32 = 137;
 /// Kubernetes' reason of a container that the kernel killed for want of memory.
 const OOM_KILLED: &str = "OOMKilled";
 
-/// Parts of the log line by which a rank says that its model does not exist.
-const MODEL_MISSING: [&str; 7] = [
-    "no such model",
-    "model not found",
-    "model source `",
-    "config.json",
-    "No such file or directory",
-    "no such folder",
-    "/models",
-];
+/// Parts of the log line by which a process says that its model does not exist.
+const MODEL_MISSING: [&str; 2] = ["model source `", "is missing in"];
 
 /// Parts of a registry's answer that denies a pull.
 const PULL_DENIED: [&str; 5] = ["401", "403", "denied", "unauthorized", "authorization failed"];
@@ -159,6 +153,8 @@ impl ContainerEnd<'_> {
             (Reason::OutOfMemory, format!("exit code {code}, {} restarts", self.restarts))
         } else if MODEL_MISSING.iter().any(|part| line.contains(part)) {
             (Reason::ModelNotFound, String::new())
+        } else if line.contains(MODEL_UNUSABLE) {
+            (Reason::ModelUnusable, String::new())
         } else {
             (Reason::CrashLoop, format!("exit code {code}{killed}; {} restarts so far", self.restarts))
         };

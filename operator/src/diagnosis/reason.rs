@@ -196,6 +196,10 @@ reasons! {
         "correct spec.model.source, or put the model (config.json, tokenizer and weights, or a GGUF file) where \
          spec.model.source points"
     }
+    fault ModelUnusable {
+        "{pod} cannot load the model: its files are at fault",
+        "do what the container's last line says: put the files right, or name another model in spec.model"
+    }
     fault CrashLoop {
         "container {object} of {pod} ended with {detail}",
         "read the container's last lines: lockstep logs {cluster} --previous; then change the part of the spec that they name"

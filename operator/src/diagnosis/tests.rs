@@ -148,11 +148,13 @@ fn a_refused_pod_has_the_reason_of_the_event() {
 
 #[test]
 fn a_crashing_container_has_its_reason() {
-    let log = r#"{"timestamp":"x","level":"ERROR","fields":{"message":"cannot read /models/tiny/config.json: No such file or directory"}}"#;
+    let log = r#"{"timestamp":"x","level":"ERROR","fields":{"message":"read the model /models/x: config.json is missing in /models/x: a model folder holds config.json"}}"#;
     check(crashed(137, "OOMKilled", ""), vec![], "OutOfMemory", "limits.memory");
-    check(crashed(2, "Error", log), vec![], "ModelNotFound", "ERROR cannot read /models/tiny/config.json");
+    check(crashed(2, "Error", log), vec![], "ModelNotFound", "config.json is missing in /models/x");
     let log = "ERROR read the model hf://o/n:Q9: model source `hf://o/n:Q9`: no GGUF file has the tag Q9; it offers Q8_0 (1 kB, m)";
     check(crashed(2, "Error", log), vec![], "ModelNotFound", "no GGUF file has the tag Q9");
+    let log = "ERROR the model can never be served: read the model /models/x: config.json: rope_theta: 1 is too small";
+    check(crashed(2, "Error", log), vec![], "ModelUnusable", "rope_theta: 1 is too small");
     check(crashed(101, "Error", "first\nthe last words\n"), vec![], "CrashLoop", "the last words");
     check(crashed(137, "Error", ""), vec![], "CrashLoop", "by a probe");
 }

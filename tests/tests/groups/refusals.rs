@@ -1,14 +1,15 @@
 //! The process that can know of a fault reports it at once, with the remedy.
 
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 
 use lockstep_proto::names::role;
 use lockstep_tests::certificates::Authority;
 use lockstep_tests::client::greedy;
-use lockstep_tests::group::{Group, Spec, Way, agent, fixture};
-use lockstep_tests::process::{Process, free_port};
+use lockstep_tests::group::{Group, Spec, Way, agent};
+use lockstep_tests::manifests;
+use lockstep_tests::process::{Process, free_port, program};
+use lockstep_tests::wrong_models::WRONG_MODELS;
 
 /// Runs an agent that must end by itself, and asserts that its output contains `expected`.
 fn expect_refusal(name: &str, arguments: &[&str], variables: &[(&str, &str)], expected: &str) -> ExitStatus {
@@ -27,71 +28,45 @@ fn expect_refusal(name: &str, arguments: &[&str], variables: &[(&str, &str)], ex
     status
 }
 
-/// Makes a damaged copy of a fixture.
-fn spoil_fixture(name: &str, spoil: impl FnOnce(&Path)) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    for file in std::fs::read_dir(fixture(name)).expect("the fixture").flatten() {
-        std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("copy");
-    }
-    spoil(folder.path());
-    folder
-}
-
-fn expect_model_refusal(name: &str, expected: &str, spoil: impl FnOnce(&Path)) {
-    let folder = spoil_fixture("llama2", spoil);
-    let status = expect_refusal(name, &["plain", "-m", folder.path().to_str().expect("UTF-8")], &[], expected);
-    assert_eq!(status.code(), Some(2), "{name}: the model can never be served");
-}
-
 #[test]
-fn damaged_models_are_named() {
-    let write = |path: &Path, name: &str, text: &str| std::fs::write(path.join(name), text).expect("write");
+fn sources_that_name_no_model_are_named() {
     expect_refusal("no folder", &["plain", "-m", "/nowhere/at/all"], &[], "/nowhere/at/all");
     expect_refusal("no such builtin", &["plain", "-m", "builtin://huge"], &[], "huge");
-    expect_model_refusal("no config", "config.json", |path| {
-        std::fs::remove_file(path.join("config.json")).expect("remove")
-    });
-    expect_model_refusal("bad config", "config.json", |path| write(path, "config.json", "{"));
-    expect_model_refusal("no weights", "model.safetensors", |path| {
-        std::fs::remove_file(path.join("model.safetensors")).expect("remove");
-    });
-    expect_model_refusal("cut weights", "model.safetensors", |path| {
-        let file = path.join("model.safetensors");
-        let bytes = std::fs::read(&file).expect("read");
-        std::fs::write(file, &bytes[..bytes.len() / 2]).expect("write");
-    });
-    expect_model_refusal("another shape", "gate_proj.weight` in model.safetensors has shape", |path| {
-        let file = path.join("config.json");
-        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).expect("read")).expect("JSON");
-        config["intermediate_size"] = serde_json::json!(config["intermediate_size"].as_u64().expect("a size") + 1);
-        std::fs::write(file, config.to_string()).expect("write");
-    });
-    expect_model_refusal("bad tokenizer", "tokenizer.json", |path| write(path, "tokenizer.json", "[]"));
-    expect_model_refusal("unknown architecture", "MambaForCausalLM", |path| {
-        let config = std::fs::read_to_string(path.join("config.json")).expect("read");
-        write(path, "config.json", &config.replace("LlamaForCausalLM", "MambaForCausalLM"));
+}
+
+/// A process whose model can never be served ends with the status of a wrong command line, whatever it was asked for.
+#[test]
+fn damaged_models_end_every_program() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::thread::scope(|scope| {
+        for wrong in WRONG_MODELS {
+            let model = folder.path().join(wrong.name);
+            wrong.write(&model);
+            scope.spawn(move || {
+                let model = model.to_str().expect("UTF-8");
+                for command in
+                    [vec!["plain", "-m", model], vec!["plain", "-i", "-m", model], vec!["bench", "-m", model]]
+                {
+                    let status = expect_refusal(&command.join(" "), &command, &[], wrong.words);
+                    assert_eq!(status.code(), Some(2), "{command:?}");
+                }
+                expect_up_refusal(wrong.name, model, wrong.words);
+            });
+        }
     });
 }
 
-/// The head reads no weights, so only a rank can find that a number is wrong. The head ends for the rank's reason.
-#[test]
-fn numbers_that_only_a_rank_reads_are_named() {
-    let folder = spoil_fixture("../quantized/fp8-channel", |path| {
-        let file = path.join("model.safetensors");
-        let mut bytes = std::fs::read(&file).expect("read");
-        let data = 8 + u64::from_le_bytes(*bytes.first_chunk().expect("a length")) as usize;
-        let header: serde_json::Value = serde_json::from_slice(&bytes[8..data]).expect("JSON");
-        let range = &header["model.layers.1.mlp.up_proj.weight_scale"]["data_offsets"];
-        let offset = |index: usize| data + range[index].as_u64().expect("an offset") as usize;
-        bytes[offset(0)..offset(1)].fill(0xFF);
-        std::fs::write(file, bytes).expect("write");
-    });
-    let model = folder.path().to_str().expect("UTF-8");
-    for command in [vec!["plain", "-m", model], vec!["plain", "-i", "-m", model], vec!["bench", "-m", model]] {
-        let expected = "model.layers.1.mlp.up_proj.weight: a scale is not finite";
-        let status = expect_refusal(&command.join(" "), &command, &[], expected);
-        assert_eq!(status.code(), Some(2), "{command:?}");
-    }
+/// Runs `lockstep up` with a model that can never be served.
+fn expect_up_refusal(name: &str, model: &str, expected: &str) {
+    let manifest = tempfile::NamedTempFile::new().expect("a file");
+    let spec = format!("{{ model: {{ source: 'file://{model}' }}, workers: 1 }}");
+    std::fs::write(manifest.path(), manifests::cluster(name, &spec)).expect("write");
+    let mut command = Command::new(program("lockstep"));
+    command.arg("up").arg(manifest.path()).env("LOCKSTEP_AGENT", program("lockstep-agent"));
+    let mut process = Process::start(format!("lockstep up {name}"), command);
+    let status = process.wait();
+    let output = process.all_output();
+    assert!(status.code() == Some(2) && output.contains(expected), "{status}, not `{expected}` in:\n{output}");
 }
 
 #[test]

@@ -70,20 +70,6 @@ fn pipeline_stages_of_a_manifest_answer() {
     assert!(output.contains("4 ranks (2 stages × 2) on 2 nodes") && output.contains("head"), "{output}");
 }
 
-/// A model that no process can load ends the command with the status of a wrong configuration.
-#[test]
-fn a_model_that_can_never_be_served_ends_the_command() {
-    let (folder, manifest) = (tempfile::tempdir().expect("a folder"), tempfile::NamedTempFile::new().expect("a file"));
-    let config = r#"{"architectures": ["MambaForCausalLM"]}"#;
-    std::fs::write(folder.path().join("config.json"), config).expect("write");
-    let spec = format!("{{ model: {{ source: 'file://{}' }}, workers: 1 }}", folder.path().display());
-    std::fs::write(manifest.path(), manifests::cluster("unknown", &spec)).expect("write");
-    let mut group = up_of(manifest.path(), &[]);
-    let status = group.wait();
-    let output = group.all_output();
-    assert!(status.code() == Some(2) && output.contains("MambaForCausalLM"), "{status}: {output}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_worker_is_started_again() {
     let (mut group, mut client) = start_serving().await;

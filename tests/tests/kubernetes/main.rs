@@ -4,6 +4,7 @@
 
 mod faults;
 mod leave;
+mod models;
 mod serve;
 mod steps;
 mod strangers;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         async_trial("end_to_end::a_node_without_power_costs_no_request", faults::a_node_without_power_costs_no_request),
         trial("end_to_end::strangers_are_turned_away", strangers::strangers_are_turned_away),
         trial("end_to_end::what_is_wrong_is_said", troubles::what_is_wrong_is_said),
+        trial("end_to_end::a_model_that_cannot_load_is_named", models::a_model_that_cannot_load_is_named),
         trial("end_to_end::an_operator_of_another_version_restarts_nothing", leave::an_upgrade_restarts_nothing),
         trial("end_to_end::uninstalling_keeps_what_serves", leave::uninstalling_keeps_what_serves),
         trial("end_to_end::deleting_a_cluster_leaves_nothing", leave::deleting_a_cluster_leaves_nothing),

@@ -17,6 +17,7 @@ mod tokenizer;
 mod value;
 
 pub(crate) use files::{GgufFiles, is_gguf, only_gguf, read_parts};
+pub(crate) use names::in_gguf;
 pub(crate) use tensors::entries;
 
 use crate::EngineError;

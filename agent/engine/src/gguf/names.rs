@@ -61,6 +61,16 @@ impl Name {
     }
 }
 
+/// Returns llama.cpp's name of a tensor, for messages about a GGUF file. The matrices of experts have none of their own.
+pub fn in_gguf(architecture: Architecture, name: &str) -> Option<String> {
+    let kind = name.rsplit_once('.')?.1;
+    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')).map(|(layer, _)| layer);
+    let own = architecture.facts().gguf.as_ref().map_or(&[][..], |gguf| gguf.tensor_names);
+    let stems = OUTSIDE.iter().chain(own).chain(IN_BLOCK).map(|(theirs, _)| *theirs).chain([ROUTER]);
+    let spell = |stem| layer.map_or(format!("{stem}.{kind}"), |layer| format!("blk.{layer}.{stem}.{kind}"));
+    stems.map(spell).find(|spelled| Name::translate(architecture, spelled) == Some(Name::Tensor(name.into())))
+}
+
 fn find(table: &[(&str, &'static str)], stem: &str) -> Option<&'static str> {
     table.iter().find(|(theirs, _)| *theirs == stem).map(|(_, ours)| *ours)
 }
@@ -86,6 +96,8 @@ mod tests {
         ];
         for (architecture, gguf, ours) in cases {
             assert_eq!(Name::new(architecture, gguf), Name::Tensor(ours.into()));
+            let spelled = in_gguf(architecture, ours);
+            assert_eq!(spelled.as_deref(), (ours != gguf).then_some(gguf));
         }
         let experts = |before: &str, after: &str| Name::Experts(before.into(), after.into());
         assert_eq!(

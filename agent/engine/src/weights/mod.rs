@@ -55,6 +55,11 @@ impl Weights {
         Ok(Self { reader, entries, packed: packed.unwrap_or_default() })
     }
 
+    /// Returns true if the tensors come out of a GGUF file, in which they have names of their own.
+    pub fn is_gguf(&self) -> bool {
+        self.entries.values().next().is_some_and(|entry| entry.file.ends_with(".gguf"))
+    }
+
     /// Returns the number of elements of all tensors. A tied output projection counts once, though some checkpoints have it
     /// twice.
     pub fn parameters(&self, tied: bool) -> u64 {

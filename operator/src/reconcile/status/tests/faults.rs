@@ -164,9 +164,14 @@ fn a_rank_crashes_again_and_again() {
 #[test]
 fn a_model_path_is_missing() {
     let log =
-        r#"{"level":"ERROR","fields":{"message":"cannot read /models/x/config.json: No such file or directory"}}"#;
+        r#"{"level":"ERROR","fields":{"message":"read the model /models/x: config.json is missing in /models/x"}}"#;
     let worker = crashed(2, "Error", log);
-    check(Fault { worker, events: Vec::new(), reason: Reason::ModelNotFound, words: "/models/x/config.json" });
+    check(Fault {
+        worker,
+        events: Vec::new(),
+        reason: Reason::ModelNotFound,
+        words: "config.json is missing in /models/x",
+    });
 }
 
 #[test]

@@ -129,8 +129,7 @@ fn a_cluster_is_not_steady_before_its_pods_are_ready() {
 fn a_pod_that_cannot_run_is_explained_in_the_words_of_kubernetes() {
     let object = object(TWO_PODS);
     let oom = json!({ "exitCode": 137, "reason": "OOMKilled" });
-    let failed =
-        json!({ "exitCode": 1, "reason": "Error", "message": "{\"fields\":{\"message\":\"no folder /models/x\"}}\n" });
+    let failed = json!({ "exitCode": 1, "reason": "Error", "message": "{\"fields\":{\"message\":\"model source `/x`: no folder\"}}\n" });
     let unscheduled = json!({ "unscheduled": true, "phase": "Pending", "conditions": [{
         "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: Insufficient nvidia.com/gpu" }] });
     let cases = [
@@ -140,7 +139,7 @@ fn a_pod_that_cannot_run_is_explained_in_the_words_of_kubernetes() {
             "OutOfMemory",
             "OOMKilled: it needed more memory than it may have (exit code 137, 3 restarts)",
         ),
-        (waiting("CrashLoopBackOff", "back-off", Some(failed)), "ModelNotFound", "no folder /models/x"),
+        (waiting("CrashLoopBackOff", "back-off", Some(failed)), "ModelNotFound", "model source `/x`: no folder"),
         (waiting("CreateContainerConfigError", "secret \"x\" not found", None), "ContainerCannotStart", "secret"),
         (unscheduled, "InsufficientResources", "Insufficient nvidia.com/gpu"),
     ];
