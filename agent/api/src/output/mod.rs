@@ -105,11 +105,11 @@ pub struct OutputParser {
 
 impl OutputParser {
     pub fn new(format: &OutputFormat) -> Self {
-        let harmony = || ToolFormat { style: ToolStyle::Harmony, tools: Arc::new([]), max_calls: 0 };
-        let is_harmony = format.reasoning == Some(ReasoningStyle::Harmony);
-        // Harmony's messages are reasoning, calls or content, so one parser reads all three.
-        let tools = format.tools.clone().or_else(|| is_harmony.then(harmony));
-        let framed = tools.as_ref().is_some_and(|tools| tools.style == ToolStyle::Harmony);
+        // Some models' messages are reasoning, calls or content, so one parser reads all three.
+        let framing = format.reasoning.and_then(ReasoningStyle::framing);
+        let without_calls = |style| ToolFormat { style, tools: Arc::new([]), max_calls: 0 };
+        let tools = format.tools.clone().or_else(|| framing.map(without_calls));
+        let framed = tools.as_ref().is_some_and(|tools| tools.style.frames_reasoning());
         let reasoning = format.reasoning.filter(|_| !framed);
         Self {
             reasoning: reasoning.map(|style| Reasoning::new(style, format.reasoning_begun)),

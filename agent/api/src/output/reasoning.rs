@@ -25,13 +25,19 @@ pub enum ReasoningStyle {
     KimiK3,
     /// `<|think|>` and `<|end|>`: Solar Open.
     SolarOpen,
+    /// `<|inner_prefix|>` and `<|inner_suffix|>`: Apertus. A call within the reasoning ends it too.
+    Apertus,
+    /// `<mm:think>` and `</mm:think>`: MiniMax-M3.
+    MinimaxM3,
+    /// Messages to `self`: Muse Glimmer. The parser of the calls reads them.
+    MuseGlimmer,
     /// Messages of the channel `analysis`: gpt-oss. The parser of the calls reads them.
     Harmony,
 }
 
 impl ReasoningStyle {
     /// All styles, in the order in which a chat template is searched for their marks.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 12] = [
         Self::Mistral,
         Self::Seed,
         Self::Command,
@@ -39,6 +45,9 @@ impl ReasoningStyle {
         Self::Hy3,
         Self::KimiK3,
         Self::SolarOpen,
+        Self::Apertus,
+        Self::MinimaxM3,
+        Self::MuseGlimmer,
         Self::Harmony,
         Self::Think,
     ];
@@ -48,6 +57,7 @@ impl ReasoningStyle {
         let calls = |style: ToolStyle| ToolStyle::from_template(template) == Some(style);
         Self::ALL.into_iter().find(|style| match style {
             Self::Harmony => calls(ToolStyle::Harmony),
+            Self::MuseGlimmer => calls(ToolStyle::MuseGlimmer),
             Self::Hy3 => calls(ToolStyle::Hy3),
             Self::KimiK3 => calls(ToolStyle::KimiK3),
             Self::SolarOpen => calls(ToolStyle::SolarOpen),
@@ -70,6 +80,9 @@ impl ReasoningStyle {
         ("hy_v3", Self::Hy3),
         ("kimi_k3", Self::KimiK3),
         ("solar_open", Self::SolarOpen),
+        ("apertus", Self::Apertus),
+        ("minimax_m3", Self::MinimaxM3),
+        ("muse_glimmer", Self::MuseGlimmer),
         ("openai_gptoss", Self::Harmony),
     ];
 
@@ -83,6 +96,9 @@ impl ReasoningStyle {
             Self::Hy3 => "<think:opensource>",
             Self::KimiK3 => "<|open|>think<|sep|>",
             Self::SolarOpen => "<|think|>",
+            Self::Apertus => "<|inner_prefix|>",
+            Self::MinimaxM3 => "<mm:think>",
+            Self::MuseGlimmer => "to=self<|message|>",
             Self::Harmony => "<|channel|>analysis<|message|>",
         }
     }
@@ -97,8 +113,25 @@ impl ReasoningStyle {
             Self::Hy3 => "</think:opensource>",
             Self::KimiK3 => "<|close|>think<|sep|>",
             Self::SolarOpen => "<|end|>",
+            Self::Apertus => "<|inner_suffix|>",
+            Self::MinimaxM3 => "</mm:think>",
+            Self::MuseGlimmer => "<|eom|>",
             Self::Harmony => "<|end|>",
         }
+    }
+
+    /// Returns the style of calls whose parser reads the reasoning too.
+    pub(super) fn framing(self) -> Option<ToolStyle> {
+        match self {
+            Self::Harmony => Some(ToolStyle::Harmony),
+            Self::MuseGlimmer => Some(ToolStyle::MuseGlimmer),
+            _ => None,
+        }
+    }
+
+    /// Returns the mark of a call that may stand within the reasoning. The reasoning ends before this mark.
+    fn call_mark(self) -> Option<&'static str> {
+        (self == Self::Apertus).then_some("<|tools_prefix|>")
     }
 
     /// Returns the marks that a model may spell with special tokens.
@@ -106,6 +139,7 @@ impl ReasoningStyle {
         match self {
             Self::Gemma4 => vec!["<|channel>", self.end_mark()],
             Self::Harmony => ToolStyle::Harmony.marks(),
+            Self::MuseGlimmer => ToolStyle::MuseGlimmer.marks(),
             Self::KimiK3 => ToolStyle::KimiK3.marks(),
             _ => vec![self.begin_mark(), self.end_mark()],
         }
@@ -170,7 +204,7 @@ impl Reasoning {
             ReasoningState::Start => self.step_start(char, content),
             ReasoningState::Begun | ReasoningState::Reasoning => {
                 self.state = ReasoningState::Reasoning;
-                self.step_reasoning(char, pieces);
+                self.step_reasoning(char, pieces, content);
             }
         }
     }
@@ -179,19 +213,25 @@ impl Reasoning {
         self.held.push(char);
         let begin = self.style.begin_mark();
         let mark = self.held.trim_start();
+        let end = self.style.end_mark();
+        let may_become_mark = begin.starts_with(mark) || end.starts_with(mark);
         if mark == begin {
             self.state = ReasoningState::Begun;
             self.held.clear();
-        } else if !begin.starts_with(mark) || self.held.len() > MAX_HELD {
+        } else if mark == end {
+            // Without reasoning, some models write the end mark alone.
+            self.state = ReasoningState::Ended;
+            self.held.clear();
+        } else if !may_become_mark || self.held.len() > MAX_HELD {
             self.state = ReasoningState::Content;
             content.push_str(&std::mem::take(&mut self.held));
         }
     }
 
     /// Holds back white space, which may end the reasoning, and any beginning of the end mark.
-    fn step_reasoning(&mut self, char: char, pieces: &mut Vec<OutputPiece>) {
+    fn step_reasoning(&mut self, char: char, pieces: &mut Vec<OutputPiece>, content: &mut String) {
         self.held.push(char);
-        let end = self.style.end_mark();
+        let (end, call) = (self.style.end_mark(), self.style.call_mark());
         loop {
             let mark = self.held.trim_start();
             if mark == end {
@@ -199,7 +239,14 @@ impl Reasoning {
                 self.held.clear();
                 return;
             }
-            if end.starts_with(mark) && self.held.len() < MAX_HELD {
+            if call == Some(mark) {
+                self.state = ReasoningState::Content;
+                content.push_str(mark);
+                self.held.clear();
+                return;
+            }
+            let may_become_mark = end.starts_with(mark) || call.is_some_and(|call| call.starts_with(mark));
+            if may_become_mark && self.held.len() < MAX_HELD {
                 return;
             }
             let first = self.held.remove(0);

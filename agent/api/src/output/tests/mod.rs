@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::*;
 
+mod newer;
 mod styles;
 
 fn format(reasoning: Option<ReasoningStyle>, tools: Option<ToolStyle>) -> OutputFormat {
@@ -289,6 +290,10 @@ proptest! {
             "</arg_value>", "<|tool_call>", "call:add{", "a:", "<|\"|>", "<tool_call|>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>",
             "<｜tool▁call▁end｜>", "<|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>", "<|START_ACTION|>",
             "<invoke name=\"add\">", "<parameter name=\"a\">", "</invoke>", "<minimax:tool_call>", "<|tool_call_start|>",
+            "]<]minimax[>[", "]<]minimax[>[<tool_call>", "]<]minimax[>[<invoke name=\"add\">", "]<]minimax[>[</invoke>", "<b>",
+            "]<]minimax[>[<item>", "]<]minimax[>[</b>", "]<]minimax[>[</tool_call>", "Action: ```json", "<|tools_prefix|>[", "{\"add\": {",
+            "<|tools_suffix|>", "to=self", "to=user", "<|eom|>", "<atem:invoke name=\"add\">", "<atem:parameter name=\"a\">",
+            "</atem:parameter>", "</atem:invoke>", "<atem:function_calls>",
         ]), 0..14),
         cuts in prop::collection::vec(0usize..200, 0..6),
         style in prop::sample::select(ToolStyle::NAMES), reasons in any::<bool>(),

@@ -2,7 +2,7 @@
 
 use super::*;
 
-type Case = (ToolStyle, Option<ReasoningStyle>, &'static str, &'static str);
+pub(super) type Case = (ToolStyle, Option<ReasoningStyle>, &'static str, &'static str);
 
 const THINK: Option<ReasoningStyle> = Some(ReasoningStyle::Think);
 
@@ -347,8 +347,8 @@ const FURTHER: &[Case] = &[
 ];
 
 fn cases() -> impl Iterator<Item = (OutputFormat, &'static str, &'static str)> {
-    let all = [DEEPSEEK, GLM, KIMI, HARMONY, GEMMA, OBJECTS, OTHERS, FURTHER];
-    all.into_iter().flatten().map(|(style, reasoning, text, shown)| (format(*reasoning, Some(*style)), *text, *shown))
+    let all = [DEEPSEEK, GLM, KIMI, HARMONY, GEMMA, OBJECTS, OTHERS, FURTHER].into_iter().chain(newer::ALL);
+    all.flatten().map(|(style, reasoning, text, shown)| (format(*reasoning, Some(*style)), *text, *shown))
 }
 
 #[test]
@@ -396,6 +396,8 @@ fn framed_answers_are_parsed_without_tools() {
     let text = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>x";
     assert_eq!(shown(&harmony, text), "(hm)x");
     assert_eq!(shown(&framed(ToolStyle::Harmony), text), "hm\nx");
+    let muse = OutputFormat { reasoning: Some(ReasoningStyle::MuseGlimmer), ..OutputFormat::default() };
+    assert_eq!(shown(&muse, " to=self<|message|>hm<|eom|><|start|>assistant to=user<|message|>x"), "(hm)x");
     assert_eq!(shown(&framed(ToolStyle::FunctionaryV32), "all\nx"), "x");
     assert_eq!(shown(&framed(ToolStyle::CommandR7b), "<|START_RESPONSE|>x<|END_RESPONSE|>"), "x");
     assert_eq!(shown(&harmony, "<|channel|>commentary to=functions.add<|message|>{}"), "");

@@ -26,9 +26,20 @@ pub(crate) enum CallStep {
     Broken,
 }
 
+/// Place of the name in a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Shape {
+    /// `{"name": "add", "arguments": {…}}`, with the keys in any order.
+    #[default]
+    Members,
+    /// `{"add": {…}}`
+    NameIsKey,
+}
+
 /// State of the object so far.
 #[derive(Debug, Default)]
 pub(crate) struct Call {
+    shape: Shape,
     state: CallState,
     key: String,
     /// Set once the name is reported.
@@ -59,6 +70,10 @@ enum CallState {
 }
 
 impl Call {
+    pub(crate) fn new(shape: Shape) -> Self {
+        Self { shape, ..Self::default() }
+    }
+
     /// Returns true once the name is reported. From then on, the text cannot become content.
     pub(crate) fn is_reported(&self) -> bool {
         self.reported
@@ -102,6 +117,14 @@ impl Call {
     /// Takes a whole string: a key, a name, or arguments.
     fn take_text(&mut self, text: String, knows: impl Fn(&str) -> bool, emit: &mut impl FnMut(CallEvent)) -> CallStep {
         self.state = match self.state {
+            CallState::InKey(_) if self.shape == Shape::NameIsKey && !self.reported => {
+                if text.is_empty() || !knows(&text) {
+                    return CallStep::Broken;
+                }
+                self.report_name(text, emit);
+                self.key = ARGUMENTS[0].into();
+                CallState::Colon
+            }
             CallState::InKey(_) if self.allows_key(&text) => {
                 self.key = text;
                 CallState::Colon

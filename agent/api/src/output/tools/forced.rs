@@ -97,6 +97,21 @@ const SOLAR_OPEN: CallSpelling = CallSpelling {
     between: Some(""),
     end: "",
 };
+const APERTUS: CallSpelling = CallSpelling {
+    begin: "<|tools_prefix|>[",
+    before_name: "{\"",
+    before_arguments: "\": ",
+    end: "]<|tools_suffix|>",
+    ..OBJECTS
+};
+const COMMAND_R: CallSpelling = CallSpelling {
+    begin: "Action:\n```json\n[\n",
+    before_name: "    {\n        \"tool_name\": \"",
+    before_arguments: "\",\n        \"parameters\": ",
+    after_arguments: "\n    }",
+    between: Some(",\n"),
+    end: "\n]```",
+};
 const FUNCTIONARY_V31: CallSpelling = CallSpelling {
     begin: "",
     before_name: "<function=",
@@ -135,6 +150,8 @@ fn spelling(style: ToolStyle) -> CallSpelling {
         ToolStyle::Granite => listed("<|tool_call|>[", "]"),
         ToolStyle::GigaChat3 => CallSpelling { begin: "<|function_call|>", between: None, end: "", ..OBJECTS },
         ToolStyle::SolarOpen => SOLAR_OPEN,
+        ToolStyle::Apertus => APERTUS,
+        ToolStyle::CommandR => COMMAND_R,
         ToolStyle::CommandR7b => COMMAND_R7B,
         ToolStyle::Pythonic | ToolStyle::Gemma3 => PYTHONIC,
         ToolStyle::Lfm2 => CallSpelling { begin: "<|tool_call_start|>[", end: "]<|tool_call_end|>", ..PYTHONIC },
@@ -148,6 +165,8 @@ fn spelling(style: ToolStyle) -> CallSpelling {
         | ToolStyle::Qwen3Coder
         | ToolStyle::SeedOss
         | ToolStyle::MinimaxM2
+        | ToolStyle::MinimaxM3
+        | ToolStyle::MuseGlimmer
         | ToolStyle::DeepSeekV32
         | ToolStyle::Glm45
         | ToolStyle::Hy3
@@ -368,7 +387,15 @@ mod tests {
     #[test]
     fn a_style_without_json_is_forced_into_one_with() {
         let grammar = |style: ToolStyle| forced_call_grammar(style, &tools(), true, |_| None).unwrap();
-        for style in [ToolStyle::Qwen3Coder, ToolStyle::Glm45, ToolStyle::MinimaxM2, ToolStyle::Gemma4] {
+        let styles = [
+            ToolStyle::Qwen3Coder,
+            ToolStyle::Glm45,
+            ToolStyle::MinimaxM2,
+            ToolStyle::MinimaxM3,
+            ToolStyle::MuseGlimmer,
+            ToolStyle::Gemma4,
+        ];
+        for style in styles {
             assert_eq!(grammar(style), grammar(style.when_forced()));
             assert_eq!(style.when_forced(), ToolStyle::Hermes);
         }

@@ -7,6 +7,7 @@ mod harmony;
 mod llama;
 mod mistral;
 mod named;
+mod nested;
 mod objects;
 mod python;
 mod pythonic;
@@ -30,6 +31,7 @@ use harmony::Harmony;
 use llama::Llama;
 use mistral::Mistral;
 use named::Named;
+use nested::Nested;
 use objects::Objects;
 use pythonic::Pythonic;
 use recipients::Recipients;
@@ -48,6 +50,7 @@ enum Style {
     Objects(Objects),
     Named(Named),
     Tagged(Tagged),
+    Nested(Nested),
     Pythonic(Pythonic),
     Gemma(Gemma),
     Llama(Llama),
@@ -63,6 +66,7 @@ macro_rules! of_style {
             Style::Objects(style) => style.$method($($argument),*),
             Style::Named(style) => style.$method($($argument),*),
             Style::Tagged(style) => style.$method($($argument),*),
+            Style::Nested(style) => style.$method($($argument),*),
             Style::Pythonic(style) => style.$method($($argument),*),
             Style::Gemma(style) => style.$method($($argument),*),
             Style::Llama(style) => style.$method($($argument),*),
@@ -80,14 +84,23 @@ impl ToolParser {
             Syntax::Objects(marks) => Style::Objects(Objects::new(marks)),
             Syntax::Named(spelling) => Style::Named(Named::new(spelling)),
             Syntax::Tagged(tags) => Style::Tagged(Tagged::new(tags)),
+            Syntax::Nested => Style::Nested(Nested::default()),
             Syntax::Pythonic(marks) => Style::Pythonic(Pythonic::new(marks)),
             Syntax::Gemma(marks) => Style::Gemma(Gemma::new(marks)),
             Syntax::Llama => Style::Llama(Llama::default()),
             Syntax::Mistral => Style::Mistral(Mistral::default()),
-            Syntax::Harmony => Style::Harmony(Harmony::new(has_reasoning)),
+            Syntax::Harmony(dialect) => Style::Harmony(Harmony::new(dialect, has_reasoning)),
             Syntax::Recipients => Style::Recipients(Recipients::default()),
         };
-        Self { style, out: Calls { tools: format.tools, max_calls: format.max_calls, begun: 0, blank: String::new() } }
+        let out = Calls {
+            tools: format.tools,
+            max_calls: format.max_calls,
+            pretended: format.style.pretended_tools(),
+            in_pretended: false,
+            begun: 0,
+            blank: String::new(),
+        };
+        Self { style, out }
     }
 
     pub(crate) fn push(&mut self, text: &str, pieces: &mut Vec<OutputPiece>) {
@@ -107,6 +120,10 @@ impl ToolParser {
 struct Calls {
     tools: Arc<[Function]>,
     max_calls: usize,
+    /// Tools that the model calls to say that it calls none.
+    pretended: &'static [&'static str],
+    /// Set within a call of such a tool.
+    in_pretended: bool,
     /// Calls begun so far.
     begun: usize,
     /// White space that is content only if more content follows.
@@ -132,9 +149,14 @@ impl Calls {
         self.blank.push_str(&text[end..]);
     }
 
-    /// Begins a call. `id` is the call's id if the model wrote one.
+    /// Begins a call. `id` is the call's id if the model wrote one. A call of a pretended tool is left out, unless the
+    /// client has a tool of that name.
     fn begin_call(&mut self, name: String, id: Option<String>, pieces: &mut Vec<OutputPiece>) {
         self.blank.clear();
+        self.in_pretended = self.pretended.contains(&name.as_str()) && !self.knows(&name);
+        if self.in_pretended {
+            return;
+        }
         self.begun += 1;
         if self.begun <= self.max_calls {
             push_piece(pieces, OutputPiece::Call { index: self.begun - 1, id, name });
@@ -143,7 +165,7 @@ impl Calls {
 
     /// Adds to the arguments of the call that began last.
     fn add_arguments(&self, fragment: String, pieces: &mut Vec<OutputPiece>) {
-        if (1..=self.max_calls).contains(&self.begun) && !fragment.is_empty() {
+        if (1..=self.max_calls).contains(&self.begun) && !self.in_pretended && !fragment.is_empty() {
             push_piece(pieces, OutputPiece::Arguments { index: self.begun - 1, fragment });
         }
     }

@@ -1,6 +1,6 @@
 //! Parser of calls that are JSON objects after a mark: one object, several, or a list.
 
-use super::call::CallStep;
+use super::call::{CallStep, Shape};
 use super::scan::{Attempt, Scan};
 use super::{Calls, OutputPiece};
 
@@ -14,6 +14,7 @@ pub(crate) struct Marks {
     pub dropped: &'static [&'static str],
     /// Set if more objects may follow one that is in no list.
     pub several: bool,
+    pub shape: Shape,
 }
 
 /// Parser of `<tool_call>{…}</tool_call>` and the like. The text between two calls is content.
@@ -108,7 +109,7 @@ impl Objects {
 
     /// Begins an object at its `{`. `before` is the text before it that is content if the object is no call.
     fn begin_object(&mut self, before: String, listed: bool, out: &mut Calls, pieces: &mut Vec<OutputPiece>) {
-        let mut attempt = Attempt::after(before);
+        let mut attempt = Attempt::after(before).with_shape(self.marks.shape);
         attempt.step('{', true, out, pieces);
         self.part = Part::Call { attempt, listed };
     }

@@ -1,6 +1,6 @@
 //! Parts that several parsers of calls share: the search for marks, and a call that may turn out to be content.
 
-use super::call::{Call, CallStep};
+use super::call::{Call, CallStep, Shape};
 use super::{Calls, OutputPiece};
 
 /// Search for marks in growing text.
@@ -38,6 +38,11 @@ impl Attempt {
     /// Begins a call. `text` is the text since the last content: marks and white space.
     pub(crate) fn after(text: impl Into<String>) -> Self {
         Self { call: Call::default(), text: text.into() }
+    }
+
+    /// Sets the place of the name in the call.
+    pub(crate) fn with_shape(self, shape: Shape) -> Self {
+        Self { call: Call::new(shape), ..self }
     }
 
     /// Takes one character. `marked` is true if a mark came before: the text must then be a call, and may name an

@@ -1,8 +1,10 @@
 //! The styles as data: how a chat template is recognized, which parser reads the calls, and by which marks.
 
+use super::call::Shape;
 use super::gemma;
-use super::harmony::Harmony;
+use super::harmony;
 use super::named::{Head, Spelling};
+use super::nested::Nested;
 use super::objects;
 use super::pythonic;
 use super::recipients::Recipients;
@@ -69,6 +71,14 @@ pub enum ToolStyle {
     MiniCpm5,
     /// Solar Open: `<|tool_call:begin|>id<|tool_call:name|>name<|tool_call:args|>{…}<|tool_call:end|>`.
     SolarOpen,
+    /// Apertus: `<|tools_prefix|>[{"name": {…}}, …]<|tools_suffix|>`.
+    Apertus,
+    /// Command R and Command R+: `Action:`, and a list of `{"tool_name": …, "parameters": {…}}` in a block of code.
+    CommandR,
+    /// MiniMax-M3: `]<]minimax[>[<invoke name="…">]<]minimax[>[<key>value]<]minimax[>[</key>…`.
+    MinimaxM3,
+    /// Muse Glimmer: messages `to=name`, with `<atem:invoke name="…"><atem:parameter name="…">value</atem:parameter>…`.
+    MuseGlimmer,
 }
 
 /// Marks in chat templates. The first line whose marks a template has names its style. A line without a style is a style
@@ -82,9 +92,12 @@ const TEMPLATES: &[(&[&str], Option<ToolStyle>)] = &[
     (&["<arg_key{}>", "':opensource'"], Some(ToolStyle::Hy3)),
     (&["<function name=\"", "<param name=\""], Some(ToolStyle::MiniCpm5)),
     (&["｜DSML｜"], Some(ToolStyle::DeepSeekV32)),
+    (&["<|tools_prefix|>", "<|tools_suffix|>"], Some(ToolStyle::Apertus)),
+    (&["Action:", "```json", "directly-answer"], Some(ToolStyle::CommandR)),
     (&["<｜tool▁calls▁begin｜>", "```json"], Some(ToolStyle::DeepSeekV3)),
     (&["<｜tool▁calls▁begin｜>"], Some(ToolStyle::DeepSeekV31)),
-    (&["]<]minimax[>["], None),
+    (&["]<]minimax[>["], Some(ToolStyle::MinimaxM3)),
+    (&["<|message|>", "<atem:function_calls>"], Some(ToolStyle::MuseGlimmer)),
     (&["<|tool_call>call:"], Some(ToolStyle::Gemma4)),
     (&["<start_function_call>"], Some(ToolStyle::FunctionGemma)),
     (&["<minimax:tool_call>"], Some(ToolStyle::MinimaxM2)),
@@ -116,11 +129,12 @@ pub(super) enum Syntax {
     Objects(&'static objects::Marks),
     Named(&'static Spelling),
     Tagged(&'static Tags),
+    Nested,
     Pythonic(&'static pythonic::Marks),
     Gemma(&'static gemma::Marks),
     Llama,
     Mistral,
-    Harmony,
+    Harmony(&'static harmony::Dialect),
     Recipients,
 }
 
@@ -161,21 +175,36 @@ impl ToolStyle {
         ("kimi_k3", Self::KimiK3),
         ("minicpm5", Self::MiniCpm5),
         ("solar_open", Self::SolarOpen),
+        ("apertus", Self::Apertus),
+        ("command_r", Self::CommandR),
+        ("minimax_m3", Self::MinimaxM3),
+        ("muse_glimmer", Self::MuseGlimmer),
     ];
 
     /// Returns the style of an answer that must call tools. A grammar cannot enforce a schema on values without quotes,
     /// so the grammar makes a model with such a style write Hermes' JSON.
     pub fn when_forced(self) -> Self {
         match self.syntax() {
-            Syntax::Tagged(_) | Syntax::Gemma(_) => Self::Hermes,
+            Syntax::Tagged(_) | Syntax::Nested | Syntax::Gemma(_) => Self::Hermes,
+            Syntax::Harmony(dialect) if dialect.has_tags() => Self::Hermes,
             _ => self,
         }
     }
 
     /// Returns true if answers without calls need the parser too: their content has marks around it.
     pub fn frames_content(self) -> bool {
-        let styles = [Self::Harmony, Self::FunctionaryV32, Self::CommandR7b, Self::KimiK3, Self::SolarOpen];
-        styles.contains(&self)
+        let styles = [Self::FunctionaryV32, Self::CommandR7b, Self::KimiK3, Self::SolarOpen];
+        self.frames_reasoning() || styles.contains(&self)
+    }
+
+    /// Returns true if the parser of the calls reads the reasoning too.
+    pub(crate) fn frames_reasoning(self) -> bool {
+        matches!(self.syntax(), Syntax::Harmony(_))
+    }
+
+    /// Returns the names of tools that the model calls to say that it calls none.
+    pub(super) fn pretended_tools(self) -> &'static [&'static str] {
+        if self == Self::CommandR { &["directly-answer", "directly_answer"] } else { &[] }
     }
 
     /// Returns the marks that a model may spell with special tokens, and the tokens in them.
@@ -184,11 +213,12 @@ impl ToolStyle {
             Syntax::Objects(marks) => [marks.begin, &[marks.end], marks.dropped].concat(),
             Syntax::Named(spelling) => [spelling.begin, &[spelling.end], spelling.sections, SEPARATORS].concat(),
             Syntax::Tagged(tags) => tags.marks(),
+            Syntax::Nested => Nested::MARKS.to_vec(),
             Syntax::Pythonic(marks) => [marks.begin, &[marks.end]].concat(),
             Syntax::Gemma(marks) => vec![marks.begin, marks.end, marks.quote],
             Syntax::Llama => vec![super::llama::Llama::TAG],
             Syntax::Mistral => super::mistral::Mistral::MARKS.to_vec(),
-            Syntax::Harmony => Harmony::MARKS.to_vec(),
+            Syntax::Harmony(dialect) => dialect.marks(),
             Syntax::Recipients => Recipients::MARKS.to_vec(),
         };
         let marks = marks.into_iter().filter(|mark| !mark.is_empty());
@@ -204,6 +234,8 @@ impl ToolStyle {
             Self::NemotronV2 => Syntax::Objects(&NEMOTRON_V2),
             Self::Granite => Syntax::Objects(&GRANITE),
             Self::GigaChat3 => Syntax::Objects(&GIGACHAT3),
+            Self::Apertus => Syntax::Objects(&APERTUS),
+            Self::CommandR => Syntax::Objects(&COMMAND_R),
             Self::DeepSeekV3 | Self::DeepSeekV31 => Syntax::Named(&DEEPSEEK),
             Self::KimiK2 => Syntax::Named(&KIMI_K2),
             Self::FunctionaryV31 => Syntax::Named(&FUNCTIONARY_V31),
@@ -216,6 +248,7 @@ impl ToolStyle {
             Self::Hy3 => Syntax::Tagged(&HY3),
             Self::KimiK3 => Syntax::Tagged(&KIMI_K3),
             Self::MiniCpm5 => Syntax::Tagged(&MINICPM5),
+            Self::MinimaxM3 => Syntax::Nested,
             Self::Pythonic => Syntax::Pythonic(&PYTHONIC),
             Self::Lfm2 => Syntax::Pythonic(&LFM2),
             Self::Gemma3 => Syntax::Pythonic(&GEMMA3),
@@ -223,7 +256,8 @@ impl ToolStyle {
             Self::Gemma4 => Syntax::Gemma(&GEMMA4),
             Self::Llama3Json => Syntax::Llama,
             Self::Mistral => Syntax::Mistral,
-            Self::Harmony => Syntax::Harmony,
+            Self::Harmony => Syntax::Harmony(&harmony::GPT_OSS),
+            Self::MuseGlimmer => Syntax::Harmony(&harmony::MUSE_GLIMMER),
             Self::FunctionaryV32 => Syntax::Recipients,
         }
     }
@@ -240,27 +274,61 @@ fn tokens_in(mark: &'static str) -> impl Iterator<Item = &'static str> {
     open("<|", "|>").chain(open("｜DSML", "｜"))
 }
 
-const HERMES: objects::Marks =
-    objects::Marks { begin: &["<tool_call>"], end: "</tool_call>", dropped: &[], several: false };
+const HERMES: objects::Marks = objects::Marks {
+    begin: &["<tool_call>"],
+    end: "</tool_call>",
+    dropped: &[],
+    several: false,
+    shape: Shape::Members,
+};
 const COMMAND_R7B: objects::Marks = objects::Marks {
     begin: &["<|START_ACTION|>"],
     end: "<|END_ACTION|>",
     dropped: &["<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"],
     several: false,
+    shape: Shape::Members,
 };
-const FIREFUNCTION: objects::Marks = objects::Marks { begin: &["functools"], end: "", dropped: &[], several: false };
-const TOOL_CALLS: objects::Marks =
-    objects::Marks { begin: &["<tool_calls>"], end: "</tool_calls>", dropped: &[], several: true };
+const FIREFUNCTION: objects::Marks =
+    objects::Marks { begin: &["functools"], end: "", dropped: &[], several: false, shape: Shape::Members };
+const TOOL_CALLS: objects::Marks = objects::Marks {
+    begin: &["<tool_calls>"],
+    end: "</tool_calls>",
+    dropped: &[],
+    several: true,
+    shape: Shape::Members,
+};
 const NEMOTRON_V2: objects::Marks =
-    objects::Marks { begin: &["<TOOLCALL>"], end: "</TOOLCALL>", dropped: &[], several: false };
-const GRANITE: objects::Marks =
-    objects::Marks { begin: &["<|tool_call|>"], end: "", dropped: &["<|/tool_call|>"], several: false };
+    objects::Marks { begin: &["<TOOLCALL>"], end: "</TOOLCALL>", dropped: &[], several: false, shape: Shape::Members };
+const GRANITE: objects::Marks = objects::Marks {
+    begin: &["<|tool_call|>"],
+    end: "",
+    dropped: &["<|/tool_call|>"],
+    several: false,
+    shape: Shape::Members,
+};
 
 const GIGACHAT3: objects::Marks = objects::Marks {
     begin: &["<|function_call|>", "function call<|role_sep|>"],
     end: "",
     dropped: &["<|message_sep|>"],
     several: false,
+    shape: Shape::Members,
+};
+/// Calls may stand within the reasoning, so its marks may come after them.
+const APERTUS: objects::Marks = objects::Marks {
+    begin: &["<|tools_prefix|>"],
+    end: "<|tools_suffix|>",
+    dropped: &["<|inner_prefix|>", "<|inner_suffix|>"],
+    several: false,
+    shape: Shape::NameIsKey,
+};
+/// The template writes a line end before the block of code, and the model a space.
+const COMMAND_R: objects::Marks = objects::Marks {
+    begin: &["Action:\n```json", "Action: ```json", "Action:```json", "Action:\n\n```json"],
+    end: "```",
+    dropped: &[],
+    several: false,
+    shape: Shape::Members,
 };
 
 const DEEPSEEK_SEPARATOR: &str = "<｜tool▁sep｜>";
