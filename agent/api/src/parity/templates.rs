@@ -13,6 +13,8 @@ use crate::http::parse_messages;
 use crate::output::tools::ToolStyle;
 use crate::text::{ChatTemplate, ChatTemplates, Conversation};
 
+mod calls;
+
 const CONSTRUCTS: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/templates/constructs.json"));
 const CONVERSATIONS: &str =
