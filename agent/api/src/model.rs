@@ -25,6 +25,7 @@ const MAX_BYTES_PER_TOKEN: usize = 256;
 /// token as their only end token: that of a text, or that of the base model.
 const TURN_ENDS: &[&str] = &[
     "<|eot_id|>",
+    "<|eot|>",
     "<|im_end|>",
     "<|end|>",
     "<|return|>",
@@ -256,5 +257,12 @@ mod tests {
         let tokenizer = tokenizer(&["<|end|>", "<|return|>", "<|call|>"]);
         let default = Some("<|end|><|return|><|call|>".to_owned());
         assert_eq!(end_tokens(&tokenizer, vec![], &ChatTemplates { default, ..Default::default() }), [1, 2]);
+    }
+
+    #[test]
+    fn messages_of_muse_glimmer_do_not_end_an_answer() {
+        let tokenizer = tokenizer(&["<|eom|>", "<|eot|>"]);
+        let default = Some("<|eom|><|eot|>".to_owned());
+        assert_eq!(end_tokens(&tokenizer, vec![], &ChatTemplates { default, ..Default::default() }), [1]);
     }
 }
