@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{STYLES, parse, read, read_template, templates_folder};
+use super::templates::{STYLES, parse, read, read_template, templates_folder};
 use crate::output::reasoning::ReasoningStyle;
 use crate::output::tools::{Function, ToolStyle};
 use crate::output::{OutputFormat, OutputParser, OutputPiece, ToolFormat};

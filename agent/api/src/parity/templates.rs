@@ -13,8 +13,6 @@ use crate::http::parse_messages;
 use crate::output::tools::ToolStyle;
 use crate::text::{ChatTemplate, ChatTemplates, Conversation};
 
-mod calls;
-
 const CONSTRUCTS: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/templates/constructs.json"));
 const CONVERSATIONS: &str =
@@ -22,7 +20,7 @@ const CONVERSATIONS: &str =
 const EXPECTED: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/templates/expected.json"));
 
 /// Parses a template. Its time is that of the record.
-fn parse(template: &str) -> Result<ChatTemplate, String> {
+pub(super) fn parse(template: &str) -> Result<ChatTemplate, String> {
     let templates = ChatTemplates {
         default: Some(template.to_owned()),
         bos_token: Some("<s>".into()),
@@ -34,7 +32,7 @@ fn parse(template: &str) -> Result<ChatTemplate, String> {
 }
 
 /// Reads a conversation as a client sends it.
-fn read(conversation: &Value) -> Conversation {
+pub(super) fn read(conversation: &Value) -> Conversation {
     let messages = parse_messages(Some(conversation["messages"].clone())).unwrap();
     let tools = conversation["tools"].as_array().cloned().unwrap_or_default();
     Conversation { messages, tools, variables: Map::new() }
@@ -93,7 +91,7 @@ fn published_templates_render_as_in_transformers() {
 }
 
 /// Style of the calls of each published template that is recognized.
-const STYLES: &[(ToolStyle, &[&str])] = &[
+pub(super) const STYLES: &[(ToolStyle, &[&str])] = &[
     (
         ToolStyle::Hermes,
         &[
@@ -211,7 +209,7 @@ fn published_templates_show_the_reasoning_before_a_call() {
 }
 
 /// Returns the folder of the templates. Without one, says so.
-fn templates_folder() -> Option<PathBuf> {
+pub(super) fn templates_folder() -> Option<PathBuf> {
     let folder = std::env::var_os("TEST_TEMPLATES").map(PathBuf::from);
     if folder.is_none() {
         println!("LEFT OUT: TEST_TEMPLATES names no folder; tests/fetch makes one");
@@ -219,7 +217,7 @@ fn templates_folder() -> Option<PathBuf> {
     folder
 }
 
-fn read_template(folder: &Path, name: &str) -> String {
+pub(super) fn read_template(folder: &Path, name: &str) -> String {
     let file = folder.join(format!("{name}.jinja"));
     std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
