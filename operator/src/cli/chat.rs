@@ -49,7 +49,10 @@ struct Conversation {
 pub(super) async fn run(args: ChatArgs) -> anyhow::Result<ExitCode> {
     let (client, peer) = match &args.name {
         Some(name) => (forward::inference(&args.kubernetes.connect().await?, name).await?, name.clone()),
-        None => (args.endpoint.endpoint.inference().await?, args.endpoint.endpoint.to_string()),
+        None => {
+            let endpoint = args.endpoint.resolve()?;
+            (endpoint.inference().await?, endpoint.to_string())
+        }
     };
     let terminal = std::io::stdin().is_terminal();
     let ChatArgs { system, sampling, .. } = args;

@@ -1,5 +1,6 @@
 //! The gRPC endpoint of a group: the flag, the connection, and errors with a remedy.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,20 +11,47 @@ use lockstep_proto::v1::inference_client::InferenceClient;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use super::running::{RunningGroup, running_groups};
+
 /// Time after which an attempt to connect fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct EndpointFlag {
-    /// gRPC endpoint of the group: HOST:PORT, HOST or a URL
-    #[arg(long, value_name = "HOST:PORT", env = env::ENDPOINT, default_value = "127.0.0.1:50051", value_parser = parse_endpoint)]
-    pub endpoint: Endpoint,
+    /// gRPC endpoint of the group: HOST:PORT, HOST or a URL. Default: the group that `lockstep up` runs here, else
+    /// 127.0.0.1:50051
+    #[arg(long, value_name = "HOST:PORT", env = env::ENDPOINT, value_parser = parse_endpoint)]
+    endpoint: Option<Endpoint>,
 }
 
 impl EndpointFlag {
-    /// Returns true for the default endpoint.
-    pub(super) fn is_default(&self) -> bool {
-        self.endpoint == Endpoint::new("127.0.0.1", port::GRPC)
+    /// Returns true if the user names an endpoint.
+    pub(super) fn is_given(&self) -> bool {
+        self.endpoint.is_some()
+    }
+
+    /// Returns the endpoint that the user names, else that of the group that `lockstep up` runs on this machine, else the
+    /// default of an agent.
+    ///
+    /// # Errors
+    /// Several groups run here, and the user names none.
+    pub(super) fn resolve(&self) -> Result<Endpoint, EndpointError> {
+        match &self.endpoint {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => choose(running_groups()),
+        }
+    }
+}
+
+/// Chooses among the groups that run on this machine.
+fn choose(groups: Vec<RunningGroup>) -> Result<Endpoint, EndpointError> {
+    match &groups[..] {
+        [] => Ok(Endpoint::new("127.0.0.1", port::GRPC)),
+        [group] => Ok(group.endpoint.clone()),
+        _ => {
+            let list = groups.iter().map(|group| format!("{} at {}", group.name, group.endpoint));
+            Err(EndpointError::Ambiguous { groups: list.collect::<Vec<_>>().join(", ") })
+        }
     }
 }
 
@@ -59,6 +87,14 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(value: &str) -> Result<Self, String> {
+        parse_endpoint(value)
+    }
+}
+
 /// Parses the value of `--endpoint`.
 fn parse_endpoint(value: &str) -> Result<Endpoint, String> {
     let (scheme, rest) = value.split_once("://").unwrap_or(("http", value));
@@ -91,6 +127,8 @@ pub(super) enum EndpointError {
         env::ENDPOINT
     )]
     Unreachable { endpoint: String, cause: tonic::transport::Error },
+    #[error("several groups run on this machine ({groups}): name one with --endpoint")]
+    Ambiguous { groups: String },
     #[error("{}", describe_status(.0))]
     Refused(Box<Status>),
     #[error("cannot write the answer: {0}")]
@@ -118,13 +156,34 @@ fn describe_status(status: &Status) -> String {
         Code::Unimplemented => {
             format!("the endpoint does not offer this call: {message}; connect to a Lockstep group of the same version")
         }
+        // The first byte of an answer in HTTP/1 or of a page is no flag of gRPC.
+        Code::Internal | Code::Unknown if is_no_grpc(message) => {
+            "this is no gRPC port; a head logs its gRPC port and its HTTP port when it starts: give the gRPC port"
+                .into()
+        }
         code => format!("the group answered {code:?}: {message}"),
     }
 }
 
+/// Returns true for what tonic says of an answer that is no gRPC, as an HTTP port gives it.
+fn is_no_grpc(message: &str) -> bool {
+    ["invalid compression flag", "grpc-status header missing", "protocol error: received message"]
+        .iter()
+        .any(|part| message.contains(part))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse_endpoint;
+    use super::*;
+
+    #[test]
+    fn a_group_of_this_machine_is_the_default() {
+        let group = |name: &str, port| RunningGroup { name: name.into(), endpoint: Endpoint::new("127.0.0.1", port) };
+        assert_eq!(choose(vec![]).unwrap().0, "http://127.0.0.1:50051");
+        assert_eq!(choose(vec![group("a", 7)]).unwrap().0, "http://127.0.0.1:7");
+        let error = choose(vec![group("a", 7), group("b", 8)]).unwrap_err().to_string();
+        assert!(error.contains("a at http://127.0.0.1:7, b at http://127.0.0.1:8"), "{error}");
+    }
 
     #[test]
     fn endpoints_are_parsed() {

@@ -50,7 +50,7 @@ pub(super) async fn run(args: GenerateArgs) -> anyhow::Result<ExitCode> {
     };
     let mut client = match &name {
         Some(name) => forward::inference(&args.kubernetes.connect().await?, name).await?,
-        None => args.endpoint.endpoint.inference().await?,
+        None => args.endpoint.resolve()?.inference().await?,
     };
     let answer = tokio::select! {
         answer = answer::stream_answer(&mut client, Question::Prompt(prompt), &args.sampling, super::print) => answer?,

@@ -9,6 +9,7 @@ mod generate;
 mod kubernetes;
 mod logs;
 mod plan;
+mod running;
 mod sampling;
 mod status;
 mod up;

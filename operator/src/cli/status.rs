@@ -12,7 +12,6 @@ use kube::Api;
 use kube::api::ListParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
-use lockstep_proto::names::env;
 use lockstep_proto::v1::{ClusterStatus, GetStatusRequest, RankStatus, WatchRequest};
 use serde_json::json;
 
@@ -59,8 +58,8 @@ pub(super) async fn run(args: StatusArgs) -> anyhow::Result<ExitCode> {
         return show_cluster(&args, name).await;
     }
     let program = std::env::args_os().next().unwrap_or_default();
-    let names_endpoint = std::env::var_os(env::ENDPOINT).is_some() || !args.endpoint.is_default();
-    if args.all_namespaces || args.kubernetes.is_given() || (super::is_plugin(program.as_ref()) && !names_endpoint) {
+    let is_plugin = super::is_plugin(program.as_ref());
+    if args.all_namespaces || args.kubernetes.is_given() || (is_plugin && !args.endpoint.is_given()) {
         return show_all(&args).await;
     }
     show_endpoint(args).await
@@ -144,7 +143,8 @@ fn print_cluster(args: &StatusArgs, cluster: &InferenceCluster, pods: &[Pod]) ->
 
 /// Shows the group at an endpoint.
 async fn show_endpoint(args: StatusArgs) -> anyhow::Result<ExitCode> {
-    let mut client = args.endpoint.endpoint.cluster().await?;
+    let endpoint = args.endpoint.resolve()?;
+    let mut client = endpoint.cluster().await?;
     if !args.watch {
         let status = client.get_status(GetStatusRequest {}).await.map_err(EndpointError::from)?.into_inner();
         super::print(&match args.output {
@@ -160,7 +160,7 @@ async fn show_endpoint(args: StatusArgs) -> anyhow::Result<ExitCode> {
             status = changes.message() => status.map_err(EndpointError::from)?,
             _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(super::INTERRUPTED)),
         };
-        let Some(status) = status else { anyhow::bail!("{} ended the watch", args.endpoint.endpoint) };
+        let Some(status) = status else { anyhow::bail!("{endpoint} ended the watch") };
         let clear = if std::io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         super::print(&match args.output {
             StatusFormat::Table => format!("{clear}{}", format_status(&status)),

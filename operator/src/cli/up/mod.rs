@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use kube::ResourceExt as _;
 use lockstep_proto::v1::{ClusterStatus, GetModelInfoRequest, GetStatusRequest};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch::Receiver;
@@ -34,6 +35,7 @@ use self::progress::Progress;
 use self::progress_timeout::ProgressTimeout;
 use super::answer::{self, Question, message};
 use super::endpoint::{Endpoint, EndpointError};
+use super::running::{Registration, RunningGroup};
 use super::sampling::SamplingArgs;
 use crate::plan::plan;
 use crate::resource::load;
@@ -101,6 +103,11 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     }
     let mut group = LocalGroup::start(local::members(group, &program), &console);
     let endpoint = Endpoint::new(&local::client_host(args.host), ports.grpc);
+    let running = RunningGroup { name: cluster.name_any(), endpoint: endpoint.clone() };
+    let registration = Registration::new(&running);
+    if let Err(error) = &registration {
+        console.print(&format!("other commands do not find this group by themselves ({error}): give them --endpoint"));
+    }
     let watch = watch::follow_group(endpoint.clone());
     let outcome = tokio::select! {
         reason = follow(&args, &endpoint, watch, &console) => reason,
