@@ -197,8 +197,8 @@ reasons! {
          spec.model.source points"
     }
     fault ModelUnusable {
-        "{pod} cannot load the model: its files are at fault",
-        "do what the container's last line says: put the files right, or name another model in spec.model"
+        "{pod} can never serve this model",
+        "do what the container's last line says: put the model's files right, or change spec.model or spec.serving"
     }
     fault CrashLoop {
         "container {object} of {pod} ended with {detail}",

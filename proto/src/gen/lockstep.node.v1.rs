@@ -408,7 +408,8 @@ pub struct Fault {
     /// True if the node's process ends, because another try by the same process would fail too.
     #[prost(bool, tag = "4")]
     pub fatal: bool,
-    /// True if the model's files are at fault, so that no other process can load them. A head that has not served yet ends.
+    /// True if the model's files or the size of the KV cache are at fault, so that no other process can serve the model. A
+    /// head that has not served yet ends.
     #[prost(bool, tag = "5")]
     pub model_is_unusable: bool,
 }

@@ -137,10 +137,13 @@ impl Node {
             devices: Devices::default(),
             progress: self.ranks[local_rank].counters.progress.clone(),
         };
+        let kv_cache_is_fixed = assignment.kv_cache_bytes > 0;
         let count_blocks = move |places: &[PlacedLayers]| {
-            memory::count_blocks(&assignment, places, ranks_on_machine as u64, memory::free_bytes())
+            let blocks = memory::count_blocks(&assignment, places, ranks_on_machine as u64, memory::free_bytes());
+            memory::check_blocks(blocks, places, &assignment)
         };
-        Ok(LoadSpec { runner, devices: self.config.common.devices.clone(), count_blocks: Box::new(count_blocks) })
+        let (devices, count_blocks) = (self.config.common.devices.clone(), Box::new(count_blocks));
+        Ok(LoadSpec { runner, devices, count_blocks, kv_cache_is_fixed })
     }
 
     /// Returns the number of ranks that share this machine's cores and memory. If the ring ports listen on loopback,

@@ -34,6 +34,26 @@ pub(super) fn count_blocks(assignment: &Assignment, places: &[PlacedLayers], ran
     u32::try_from(fit.min(useful)).unwrap_or(u32::MAX)
 }
 
+/// Checks that a rank's KV cache holds a block.
+///
+/// # Errors
+/// Says how many bytes one block takes.
+pub(super) fn check_blocks(blocks: u32, places: &[PlacedLayers], assignment: &Assignment) -> Result<u32, String> {
+    if blocks > 0 {
+        return Ok(blocks);
+    }
+    let needed: u64 = places.iter().map(|place| place.bytes_per_block).sum();
+    let given = match assignment.kv_cache_bytes {
+        0 => format!("{}% of the free memory have", (assignment.kv_cache_fraction * 100.0).round()),
+        bytes => format!("{bytes} bytes have"),
+    };
+    Err(format!(
+        "{given} no room for one block of the KV cache, which takes {needed} bytes for {} tokens: raise --kv-cache-memory \
+         (spec.serving.kvCacheMemory)",
+        assignment.block_size
+    ))
+}
+
 /// Returns an entry of `/proc/meminfo`, in bytes.
 fn meminfo_bytes(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -79,6 +99,11 @@ mod tests {
         assert_eq!(count_blocks(&bytes(0, 0.5), &[host(1000)], 2, 20_000), 5);
         assert_eq!(count_blocks(&bytes(0, 0.9), &[host(1)], 1, 1 << 40), 28);
         assert_eq!(count_blocks(&bytes(10, 0.0), &[host(1000)], 1, 0), 0);
+        let refusal = check_blocks(0, &[host(1000)], &bytes(10, 0.0)).unwrap_err();
+        assert!(
+            refusal.starts_with("10 bytes have no room for one block of the KV cache, which takes 1000 bytes"),
+            "{refusal}"
+        );
         let device = |bytes_per_block, free| place(bytes_per_block, Some(free));
         assert_eq!(count_blocks(&bytes(0, 0.5), &[device(1000, 20_000), device(500, 5000)], 8, 0), 5);
         assert_eq!(count_blocks(&bytes(0, 0.5), &[device(1000, 20_000), host(1000)], 2, 12_000), 3);

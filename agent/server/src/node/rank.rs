@@ -41,10 +41,13 @@ pub(super) struct LoadSpec {
     /// Devices of this node. The rank opens its own ones.
     pub devices: DevicesConfig,
     pub count_blocks: Box<CountBlocks>,
+    /// The size of the KV cache is a number of bytes, so no other try finds room for more.
+    pub kv_cache_is_fixed: bool,
 }
 
-/// Function that returns the number of KV cache blocks of a rank with the given places.
-pub(super) type CountBlocks = dyn Fn(&[PlacedLayers]) -> u32 + Send;
+/// Function that returns the number of KV cache blocks of a rank with the given places, at least one, or the reason that
+/// there is room for none.
+pub(super) type CountBlocks = dyn Fn(&[PlacedLayers]) -> Result<u32, String> + Send;
 
 /// Event from a rank to the node.
 #[derive(Debug)]
@@ -62,7 +65,7 @@ pub(super) enum RankEventKind {
     Loaded {
         loaded: pb::Loaded,
     },
-    /// `model_is_unusable`: the model's files are at fault.
+    /// `model_is_unusable`: the model's files or the size of the KV cache are at fault, so no other try succeeds.
     LoadFailed {
         reason: String,
         model_is_unusable: bool,
@@ -215,13 +218,17 @@ impl RankThread {
         match loaded {
             Ok((runner, placed)) => {
                 log_placement(&runner, &placed);
-                let loaded = pb::Loaded {
-                    num_blocks: (spec.count_blocks)(&placed),
-                    bytes_read: runner.bytes_read(),
-                    ..Default::default()
-                };
-                self.runner = Some(runner);
-                self.send_event(RankEventKind::Loaded { loaded });
+                match (spec.count_blocks)(&placed) {
+                    Ok(num_blocks) => {
+                        let loaded = pb::Loaded { num_blocks, bytes_read: runner.bytes_read(), ..Default::default() };
+                        self.runner = Some(runner);
+                        self.send_event(RankEventKind::Loaded { loaded });
+                    }
+                    Err(reason) => {
+                        let model_is_unusable = spec.kv_cache_is_fixed;
+                        self.send_event(RankEventKind::LoadFailed { reason, model_is_unusable });
+                    }
+                }
             }
             Err(error) => {
                 let model_is_unusable = error.is_fault_of_model();
@@ -373,7 +380,12 @@ mod tests {
             devices: Devices::default(),
             progress: Arc::default(),
         };
-        let spec = LoadSpec { runner, devices: DevicesConfig::default(), count_blocks: Box::new(|_| 0) };
+        let spec = LoadSpec {
+            runner,
+            devices: DevicesConfig::default(),
+            count_blocks: Box::new(|_| Ok(1)),
+            kv_cache_is_fixed: false,
+        };
         node.ranks[1].send_command(RankCommand::Load(Box::new(spec))).expect("room for a command");
         let event = node.events.blocking_recv().expect("an event");
         let Some(from_node::Message::Fault(fault)) = node.report_rank_event(event) else { panic!("no fault") };
