@@ -57,6 +57,7 @@ pub mod env {
         GRPC_PORT = "LOCKSTEP_GRPC_PORT";
         /// Name by which clients call the model.
         MODEL_NAME = "LOCKSTEP_MODEL_NAME";
+        CHAT_TEMPLATE = "LOCKSTEP_CHAT_TEMPLATE";
         MODEL_SOURCE = "LOCKSTEP_MODEL_SOURCE";
         /// Branch, tag or commit of a model of a hub; default: `main`.
         MODEL_REVISION = "LOCKSTEP_MODEL_REVISION";
@@ -144,7 +145,7 @@ pub mod role {
     pub const OPERATOR: &str = "operator.lockstep";
 }
 
-/// Beginning of the log line with which a process ends whose model no process can load. The operator looks for it.
+/// Beginning of the log line with which a process ends that can never serve its model. The operator looks for it.
 pub const MODEL_UNUSABLE: &str = "the model can never be served: ";
 
 /// Name that always means the served model.

@@ -38,6 +38,8 @@ const MAX_REQUEST_ID: usize = 128;
 pub struct Api {
     inference: Inference,
     model: Arc<ModelInfo>,
+    /// Names that the model is called by, beside its own.
+    other_names: Arc<[String]>,
     text: Text,
     metrics: Metrics,
     /// Moment since which the model is served, in seconds since 1970.
@@ -48,7 +50,19 @@ impl Api {
     /// Makes the APIs of one model, which clients call by `model.name`.
     pub fn new(inference: Inference, model: ModelInfo, text: Text, metrics: Metrics) -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self { inference, model: Arc::new(model), text, metrics, created: since.as_secs() }
+        let other_names = Arc::default();
+        Self { inference, model: Arc::new(model), other_names, text, metrics, created: since.as_secs() }
+    }
+
+    /// Lets clients call the model by more names.
+    #[must_use]
+    pub fn with_names(self, other_names: Vec<String>) -> Self {
+        Self { other_names: other_names.into(), ..self }
+    }
+
+    /// Returns the names that clients may call the model by, its own first.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.model.name).chain(&*self.other_names).map(String::as_str)
     }
 
     /// Checks a request and queues it. Returns the answer of each choice.
@@ -89,9 +103,9 @@ impl Api {
     /// Checks that the client asks for the served model.
     ///
     /// # Errors
-    /// The name is neither empty, nor `default`, nor that of the served model.
+    /// The name is neither empty, nor `default`, nor one of the served model.
     pub fn check_model(&self, name: &str) -> Result<(), RequestError> {
-        if name.is_empty() || name == DEFAULT_MODEL || name == self.model.name {
+        if name.is_empty() || name == DEFAULT_MODEL || self.names().any(|own| own == name) {
             return Ok(());
         }
         Err(RequestError::UnknownModel { asked: name.chars().take(100).collect(), served: self.model.name.clone() })

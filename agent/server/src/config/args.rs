@@ -8,11 +8,12 @@
 use std::ffi::OsString;
 use std::sync::LazyLock;
 
+use clap::error::ContextKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use lockstep_proto::names::env;
 
 use super::error::ConfigError;
-use super::refused;
+use super::{other_spellings, refused};
 
 /// Names of a flag and of its variable.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +111,7 @@ pub(super) struct NodeArgs {
     pub follow_parent: bool,
 }
 
-/// Declares [`GlobalArgs`]. Each field but `interactive` and `throughput` has an entry. A field's entry has its
+/// Declares [`GlobalArgs`]. Each field that the macro does not write out has an entry. A field's entry has its
 /// constant, its flag, its variable, and the name of its value in help texts; settings of clap may follow. The constant
 /// has the name of the field in capitals.
 macro_rules! global_args {
@@ -129,6 +130,13 @@ macro_rules! global_args {
             /// With -i: print tokens per second after each answer
             #[arg(long, global = true)]
             pub throughput: bool,
+            /// Ranks of each pipeline stage, all on this machine (as vLLM's flag). Variables describe groups of several
+            /// nodes. Default: one, or with CUDA one for each device
+            #[arg(long, global = true, value_name = "N", visible_alias = "tp")]
+            pub tensor_parallel_size: Option<String>,
+            /// Pipeline stages of the group. Default: 1 [env: MISTRALRS_PIPELINE_PARALLEL]
+            #[arg(long, global = true, value_name = "N", visible_alias = "pp")]
+            pub pipeline_parallel_size: Option<String>,
             $($(#[$doc])*
             #[arg(long = $flag, global = true, value_name = $value $(, $key = $setting)*)]
             pub $field: Option<String>,)*
@@ -139,8 +147,11 @@ macro_rules! global_args {
 global_args! {
     /// Branch, tag or commit of a model of the hub. Default: main
     revision: REVISION = "revision" / env::MODEL_REVISION, "REVISION", visible_alias = "hf-revision";
-    /// Name that clients call the model by; `default` always works too. Default: the last part of the source
-    name: NAME = "served-model-name" / env::MODEL_NAME, "NAME";
+    /// Name that clients call the model by, or several with commas between: the first is the model's name in answers.
+    /// `default` always works too. Default: the last part of the source
+    name: NAME = "served-model-name" / env::MODEL_NAME, "NAME", visible_alias = "alias";
+    /// File with the chat template, in Jinja. Default: the template of the model's files
+    chat_template: CHAT_TEMPLATE = "chat-template" / env::CHAT_TEMPLATE, "FILE", visible_alias = "chat-template-file";
     /// Number format of the weights: auto (the checkpoint's own), f32, bf16 or f16. Default: auto
     dtype: DTYPE = "dtype" / env::DTYPE, "DTYPE";
     /// Format that matrices are quantized to while they are loaded: Q8_0 (or 8), Q6_K (6), Q5_K (5), Q5_1, Q5_0, Q4_K (4),
@@ -153,13 +164,15 @@ global_args! {
     /// Port of the gRPC endpoint; 0 takes a free one, `off` serves no gRPC. Default: 50051
     grpc_port: GRPC_PORT = "grpc-port" / env::GRPC_PORT, "PORT";
     /// Most sequences that run at once; more wait in the queue. Default: 64
-    max_num_seqs: MAX_NUM_SEQS = "max-seqs" / env::MAX_NUM_SEQS, "N", visible_alias = "max-num-seqs";
+    max_num_seqs: MAX_NUM_SEQS = "max-seqs" / env::MAX_NUM_SEQS, "N", visible_alias = "max-num-seqs",
+        visible_alias = "parallel";
     /// Most tokens, of all sequences together, that one step computes; longer prompts take several steps. Default: 4096
     max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS = "max-num-batched-tokens" / env::MAX_NUM_BATCHED_TOKENS, "N";
     /// Most requests that wait in the queue; the head refuses more until there is room. Default: 1024
     max_waiting: MAX_WAITING = "max-waiting" / env::MAX_WAITING, "N";
     /// Most tokens of one sequence, prompt and answer together. Default: the length that the model was trained for
-    context_length: CONTEXT_LENGTH = "context-length" / env::CONTEXT_LENGTH, "N";
+    context_length: CONTEXT_LENGTH = "context-length" / env::CONTEXT_LENGTH, "N", visible_alias = "max-model-len",
+        visible_alias = "ctx-size";
     /// Spelling of tool calls: auto (found from the chat template), none, hermes, llama3_json, mistral, pythonic
     /// or qwen3_coder. Default: auto
     tool_call_parser: TOOL_CALL_PARSER = "tool-call-parser" / env::TOOL_CALL_PARSER, "STYLE";
@@ -203,12 +216,23 @@ global_args! {
 /// Reads a command line. The first argument is the program's own name.
 ///
 /// # Errors
-/// `Usage` for a wrong flag and for `--help` and `--version`; `Refused` for a flag or command that only mistral.rs has.
+/// `Usage` for a wrong flag and for `--help` and `--version`; `Refused` for a flag or command of another program that has no
+/// meaning here.
 pub fn parse(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Cli, ConfigError> {
     let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
     refused::check(&argv)?;
-    let matches = command().try_get_matches_from(argv)?;
+    let argv = other_spellings::translate(argv)?;
+    let matches = command().try_get_matches_from(argv).map_err(without_guesses)?;
     Ok(Cli::from_arg_matches(&matches)?)
+}
+
+/// Takes the suggestion out of an error: flags that are spelled alike mean other things.
+fn without_guesses(mut error: clap::Error) -> clap::Error {
+    if error.remove(ContextKind::SuggestedArg).is_some() {
+        // The line of usage has the guess too.
+        error.remove(ContextKind::Usage);
+    }
+    error
 }
 
 /// Text of `--version`. A program that starts agents reads the wire version from it first.

@@ -34,6 +34,11 @@ impl Environment {
         self.0.get(name).is_some_and(String::is_empty)
     }
 
+    /// Sets a variable, in these variables alone.
+    pub(super) fn set(&mut self, name: &str, value: String) {
+        self.0.insert(name.to_owned(), value);
+    }
+
     /// Returns the variable `name`, if it is set.
     ///
     /// # Errors

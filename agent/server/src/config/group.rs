@@ -101,6 +101,12 @@ fn first_ring_variable(variables: &Environment) -> Option<&'static str> {
     first_set_variable(variables, &[&[env::RING_CONFIG], ring::VARIABLES])
 }
 
+/// Returns the first variable that is set and that describes a group of several nodes.
+pub(super) fn first_variable_of_several_nodes(variables: &Environment) -> Option<&'static str> {
+    let multi_node = || first_set_variable(variables, &[HEAD_VARIABLES, WORKER_VARIABLES, &[env::GLOBAL_WORLD_SIZE]]);
+    first_ring_variable(variables).or_else(multi_node)
+}
+
 fn first_set_variable(variables: &Environment, groups: &[&[&'static str]]) -> Option<&'static str> {
     groups.iter().copied().flatten().copied().find(|name| variables.is_set(name))
 }

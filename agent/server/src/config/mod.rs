@@ -14,11 +14,13 @@ mod group;
 mod hub;
 pub mod logging;
 mod node;
+mod other_spellings;
 mod refused;
 mod resolve;
 mod ring;
 mod serving;
 mod settings;
+mod size_flags;
 mod source;
 mod values;
 
@@ -149,8 +151,12 @@ pub struct Topology {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelConfig {
     pub source: ModelSource,
-    /// Name that clients call the model by.
+    /// Name that clients call the model by, and that answers have.
     pub name: String,
+    /// More names that clients may call it by.
+    pub other_names: Vec<String>,
+    /// File with the chat template that stands in place of the model's own.
+    pub chat_template: Option<PathBuf>,
     pub dtype: DType,
     /// Format that matrices are quantized to while they are loaded.
     pub quantization: Quantization,

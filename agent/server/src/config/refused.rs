@@ -1,4 +1,4 @@
-//! Flags and commands of mistral.rs that this program does not have, each with its replacement.
+//! Flags and commands of mistral.rs, vLLM and llama.cpp that this program does not have, each with its replacement.
 
 use std::ffi::OsString;
 
@@ -14,6 +14,12 @@ const TOKEN: &str = "set HF_TOKEN, or HF_TOKEN_PATH to a file that holds the tok
 const DEVICES: &str = "layers are sharded over ranks; set MISTRALRS_MN_LOCAL_WORLD_SIZE to the number of ranks";
 const REQUEST: &str = "give it in each request";
 const ADAPTERS: &str = "this program reads no adapters; merge the adapter into the weights";
+const ALWAYS: &str = "this is always on; leave the flag out";
+const NEVER: &str = "this cannot be switched off; leave the flag out";
+const SEVERAL: &str = "variables describe a group of several nodes: MISTRALRS_MN_HEAD_NUM_WORKERS on the head, MISTRALRS_MN_WORKER_ID and \
+                       MISTRALRS_MN_WORKER_SERVER_ADDR on the others";
+const TUNING: &str = "the program chooses this by itself; leave the flag out";
+const TEXT_ONLY: &str = "this program serves only text models";
 const TOOLS: &str = "this program serves the model alone; tools run in the client";
 
 /// Refused flags, with their replacements.
@@ -24,7 +30,9 @@ const FLAGS: &[(&[&str], &str)] = &[
     (&["-p"], "use --http-port"),
     (&["-d"], "use --dtype"),
     (&["-l"], "log lines go to standard error; redirect it, and use --log for the levels"),
-    (&["-t", "--tokenizer-json", "-c", "--chat-template", "-j", "--jinja-explicit"], FILES),
+    (&["-t", "--tokenizer-json", "--tokenizer", "--hf-config-path"], FILES),
+    (&["-j", "--jinja-explicit"], "use --chat-template FILE"),
+    (&["-c"], "use --context-length for llama.cpp's -c, and --chat-template for mistral.rs's"),
     (&["-a", "--arch"], "the program reads the architecture from the model's config.json; leave the flag out"),
     (&["--paged-attn", "--no-paged-attn", "--no-kv-cache", "--pa-cache-type"], KV),
     (&["--pa-gpu-mem", "--pa-gpu-mem-usage", "--pa-ctxt-len", "--pa-blk-size"], KV),
@@ -35,11 +43,57 @@ const FLAGS: &[(&[&str], &str)] = &[
     (&["--truncate-sequence"], "the head refuses a prompt that does not fit; shorten the prompt in the client"),
     (&["-s", "--seed"], REQUEST),
     (&["-n", "--num-device-layers", "--topology"], DEVICES),
-    (&["--max-num-images", "--max-image-length"], "this program serves only text models"),
+    (&["--max-num-images", "--max-image-length"], TEXT_ONLY),
     (&["--organization"], "--isq quantizes every matrix; leave the flag out"),
     (&["--cpu"], "a build without CUDA computes on the CPU; leave the flag out"),
     (&["--token-source"], TOKEN),
     (&["--hf-cache-path"], "set HF_HUB_CACHE to that folder"),
+    (&["--root-path", "--api-prefix"], "let the proxy in front take the prefix off the path"),
+    (&["--enable-prefix-caching", "--enable-chunked-prefill", "--cont-batching", "--jinja"], ALWAYS),
+    (&["--enable-auto-tool-choice", "--trust-remote-code"], "the program needs no leave for it; leave the flag out"),
+    (&["--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--no-cont-batching", "--enforce-eager"], NEVER),
+    (
+        &["--kv-cache-dtype", "--cache-type-k", "--cache-type-v", "-ctk", "-ctv"],
+        "keys and values have one type; leave the flag out",
+    ),
+    (&["--quantization", "-q"], "the model's files say how they are quantized; use --isq to quantize while loading"),
+    (
+        &["--load-format", "--config-format", "--tokenizer-mode"],
+        "the program tells the format from the files; leave the flag out",
+    ),
+    (&["--swap-space", "--cpu-offload-gb", "--block-size", "--num-gpu-blocks-override"], KV),
+    (&["--data-parallel-size", "-dp"], "use spec.replicas of the InferenceCluster, or a router before several groups"),
+    (&["--distributed-executor-backend", "--nnodes", "--node-rank", "--master-addr"], SEVERAL),
+    (
+        &["--speculative-config", "--speculative-model", "--model-draft", "-md"],
+        "this program drafts no tokens; leave the flag out",
+    ),
+    (&["--enable-lora", "--lora-modules", "--lora", "--lora-scaled"], ADAPTERS),
+    (
+        &["--disable-log-requests", "--disable-log-stats", "--uvicorn-log-level", "--log-file"],
+        "use --log for the levels",
+    ),
+    (&["--response-role", "--max-log-len", "--generation-config"], "leave the flag out"),
+    (&["--seed-override", "--override-generation-config", "--temp", "--top-k", "--top-p", "--min-p"], REQUEST),
+    (&["--repeat-penalty", "--predict", "--n-predict"], REQUEST),
+    (
+        &[
+            "-ngl",
+            "--n-gpu-layers",
+            "--gpu-layers",
+            "--tensor-split",
+            "-ts",
+            "--split-mode",
+            "-sm",
+            "--main-gpu",
+            "-mg",
+        ],
+        DEVICES,
+    ),
+    (&["-fa", "--flash-attn", "--mlock", "--no-mmap", "--numa", "-b", "-ub", "--batch-size", "--ubatch-size"], TUNING),
+    (&["-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"], "use `plain -m hf://org/name:TAG`"),
+    (&["-hft", "--hf-token"], TOKEN),
+    (&["--embedding", "--embeddings", "--reranking", "--rerank", "--mmproj", "--limit-mm-per-prompt"], TEXT_ONLY),
     (&["--enable-search", "--search-bert-model", "--enable-thinking", "--mcp-port", "--mcp-config"], TOOLS),
 ];
 
@@ -49,14 +103,11 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["gguf"], GGUF),
     (&["ggml", "lora-gguf", "x-lora-gguf", "lora-ggml", "x-lora-ggml"], GGUF),
     (&["lora", "x-lora"], ADAPTERS),
-    (
-        &["vision-plain", "vision", "multimodal", "diffusion", "speech", "embedding"],
-        "this program serves only text models",
-    ),
+    (&["vision-plain", "vision", "multimodal", "diffusion", "speech", "embedding"], TEXT_ONLY),
     (&["toml", "multi-model"], "one group serves one model; use `plain -m SOURCE`"),
 ];
 
-/// Refuses a command line with a flag or command that only mistral.rs has.
+/// Refuses a command line with a flag or command that only another program has.
 pub(super) fn check(argv: &[OsString]) -> Result<(), ConfigError> {
     let words: Vec<&str> =
         argv.iter().skip(1).map(|word| word.to_str().unwrap_or_default()).take_while(|word| *word != "--").collect();

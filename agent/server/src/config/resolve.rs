@@ -15,6 +15,7 @@ use super::logging::{self, LogConfig};
 use super::node::{self, NodeAddresses};
 use super::serving::ServingConfig;
 use super::settings::Settings;
+use super::size_flags;
 use super::values::Setting;
 use super::{
     CommonConfig, Config, Foreground, HeadConfig, ListConfig, MAX_THREADS, ModelConfig, ModelSource, OwnRanks,
@@ -32,6 +33,7 @@ const MAX_NAME: usize = 256;
 /// # Errors
 /// The first broken rule.
 pub fn resolve(cli: &Cli, variables: &Environment, build: &Build) -> Result<Config, ConfigError> {
+    let variables = &size_flags::apply(&cli.options, variables)?;
     let settings = Settings { options: &cli.options, variables };
     let common = settings.common(build)?;
     let build = &Build { visible_devices: common.devices.visible, ..*build };
@@ -221,19 +223,26 @@ impl Settings<'_> {
 
     fn model(&self, source: &Option<String>) -> Result<ModelConfig, ConfigError> {
         let (source, parsed) = self.source(source)?;
-        let name = match self.setting(&self.options.name, args::NAME)? {
-            Some(name) => name.word(MAX_NAME)?,
-            None => parsed.name().ok_or_else(|| {
-                source.invalid("the source has no last part to name the model by; give --served-model-name")
-            })?,
-        };
+        let names = self.setting(&self.options.name, args::NAME)?.map(|names| names.words(MAX_NAME)).transpose()?;
+        let mut names = names.unwrap_or_default().into_iter();
+        let name = names.next().or_else(|| parsed.name()).ok_or_else(|| {
+            source.invalid("the source has no last part to name the model by; give --served-model-name")
+        })?;
+        let chat_template = self.setting(&self.options.chat_template, args::CHAT_TEMPLATE)?;
         let dtypes = DType::ALL.iter().map(|dtype| (dtype.as_str(), *dtype)).collect::<Vec<_>>();
         let dtype = self.setting(&self.options.dtype, args::DTYPE)?.map(|dtype| dtype.choice(&dtypes)).transpose()?;
         let quantization = self.setting(&self.options.isq, args::ISQ)?;
         let quantization =
             quantization.map(|isq| isq.value.parse().map_err(|error: UnknownChoice| isq.invalid(error.to_string())));
         let quantization = quantization.transpose()?.unwrap_or_default();
-        Ok(ModelConfig { source: parsed, name, dtype: dtype.unwrap_or_default(), quantization })
+        Ok(ModelConfig {
+            source: parsed,
+            name,
+            other_names: names.collect(),
+            chat_template: chat_template.map(|file| PathBuf::from(file.value)),
+            dtype: dtype.unwrap_or_default(),
+            quantization,
+        })
     }
 
     /// Returns a warning if a flag gives a client port to a worker. Variables give none: all nodes may share a pod

@@ -1,7 +1,7 @@
 //! Strict parsers of single values. Each error names the flag or the variable of the value.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -90,6 +90,9 @@ impl Setting {
     }
 
     pub(super) fn ip(&self) -> Result<IpAddr, ConfigError> {
+        if self.value == "localhost" {
+            return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
         self.value.parse().map_err(|_| self.invalid("give an IP address, such as 0.0.0.0, 127.0.0.1 or ::"))
     }
 
@@ -176,6 +179,12 @@ impl Setting {
             return Ok(self.value.clone());
         }
         Err(self.invalid(format!("give 1 to {max_bytes} bytes without spaces")))
+    }
+
+    /// Parses words with commas between, as [`Self::word`] does each.
+    pub(super) fn words(&self, max_bytes: usize) -> Result<Vec<String>, ConfigError> {
+        let word = |value: &str| Self { name: self.name.clone(), value: value.to_owned() }.word(max_bytes);
+        self.value.split(',').map(word).collect()
     }
 }
 

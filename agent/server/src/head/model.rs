@@ -1,5 +1,6 @@
 //! The model as the head reads it, and the list of its files. Each node checks its own files against that list.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -9,6 +10,9 @@ use lockstep_hub::{Hub, HubConfig, HubModel, Limits, RemoteFiles, Snapshot};
 use lockstep_proto::node as pb;
 
 use crate::config::{ModelConfig, ModelSource};
+
+/// Longest file of a chat template, in bytes. The longest published one has a tenth of it.
+const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
 /// Description of a model, and the files of its weights.
 pub(super) struct ReadModel {
@@ -24,11 +28,24 @@ pub(super) struct ReadModel {
 /// Names the source or the file that cannot be read, and the reason.
 pub(super) async fn read_model(config: &ModelConfig, hub: &HubConfig) -> anyhow::Result<ReadModel> {
     let source = config.source.to_string();
-    match &config.source {
+    let read = match &config.source {
         ModelSource::Hub(model) => read_from_hub(model, hub, config).await,
         ModelSource::File(_) | ModelSource::Builtin(_) => read_from_disk(config).await,
+    };
+    let mut model = read.with_context(|| format!("read the model {source}"))?;
+    if let Some(file) = &config.chat_template {
+        model.description.chat_template = Some(read_template(file).await?);
+        model.description.tool_use_template = None;
     }
-    .with_context(|| format!("read the model {source}"))
+    Ok(model)
+}
+
+/// Reads the chat template that stands in place of the model's own.
+async fn read_template(file: &Path) -> anyhow::Result<String> {
+    let failed = || format!("read the chat template {} (--chat-template)", file.display());
+    let size = tokio::fs::metadata(file).await.with_context(failed)?.len();
+    anyhow::ensure!(size <= MAX_TEMPLATE_BYTES, "{}: it has {size} bytes, more than {MAX_TEMPLATE_BYTES}", failed());
+    tokio::fs::read_to_string(file).await.with_context(failed)
 }
 
 async fn read_from_disk(config: &ModelConfig) -> anyhow::Result<ReadModel> {

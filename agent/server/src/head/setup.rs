@@ -26,7 +26,7 @@ fn context_length(config: &HeadConfig, description: &ModelDescription) -> anyhow
     let made_for = description.context_length;
     match config.serving.context_length {
         Some(asked) if asked > made_for => anyhow::bail!(
-            "{}={asked}, but the model was made for {made_for} tokens: ask for at most that",
+            "--context-length ({}) is {asked}, but the model was made for {made_for} tokens: ask for at most that",
             env::CONTEXT_LENGTH
         ),
         asked => Ok(asked.unwrap_or(made_for)),

@@ -1,4 +1,4 @@
-//! Flags, their variables, and refused flags of mistral.rs.
+//! Flags, their variables, and flags of other programs.
 
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ fn defaults_are_the_documented_ones() {
         ModelConfig {
             source: ModelSource::Builtin("tiny".into()),
             name: "tiny".into(),
+            other_names: Vec::new(),
+            chat_template: None,
             dtype: DType::Auto,
             quantization: Quantization::None
         }
@@ -217,13 +219,17 @@ fn contradicting_settings_are_refused() {
 }
 
 #[test]
-fn a_flag_of_mistral_rs_is_refused_by_name() {
+fn a_flag_of_another_program_is_refused_by_name() {
     let rows = [
         ("--imatrix a plain -m a", "--imatrix", "--isq"),
         ("--serve-ip 0.0.0.0 plain -m a", "--serve-ip", "--host"),
         ("plain -m a -d bf16", "-d is not supported", "--dtype"),
         ("-l log.txt plain -m a", "-l is not supported", "--log"),
-        ("-c chat.json plain -m a", "-c is not supported", "model's folder"),
+        ("-c chat.json plain -m a", "-c is not supported", "--chat-template"),
+        ("plain -m a --root-path /x", "--root-path", "proxy"),
+        ("plain -m a --enable-prefix-caching", "--enable-prefix-caching", "always on"),
+        ("plain -m a -ngl 99", "-ngl", "MISTRALRS_MN_LOCAL_WORLD_SIZE"),
+        ("plain -m a --kv-cache-dtype fp8", "--kv-cache-dtype", "leave the flag out"),
         ("plain -m a --prompt-chunksize=64", "--prompt-chunksize", "--max-num-batched-tokens"),
         ("plain -m a -a llama", "-a is not supported", "config.json"),
         ("--max-seq-len 5 plain -m a", "--max-seq-len", "--context-length"),
@@ -236,6 +242,40 @@ fn a_flag_of_mistral_rs_is_refused_by_name() {
         let got = configure(command, "", &CPU).map(|config| describe(&config));
         check_one(command, got, &Err(&[culprit, "is not supported", remedy]));
     }
+}
+
+#[test]
+fn flags_of_other_programs_mean_what_they_mean_there() {
+    let context = |command: &str| head(command, "").serving.context_length;
+    assert_eq!(["--max-model-len", "--ctx-size"].map(|flag| context(&format!("plain -m a {flag} 99"))), [Some(99); 2]);
+    assert_eq!(head("plain -m a --parallel 3", "").serving.max_num_seqs, 3);
+    assert_eq!(head("plain -m a --gpu-memory-utilization 0.5", "").serving.kv_cache, KvCacheMemory::Fraction(0.5));
+    assert_eq!(head("plain -m a --host localhost", "").host.to_string(), "127.0.0.1");
+    assert_eq!(head("plain -m a --chat-template /x.jinja", "").model.chat_template, Some("/x.jinja".into()));
+    for command in ["plain -m a --served-model-name b c", "--alias b,c plain -m a"] {
+        let model = head(command, "").model;
+        assert_eq!((model.name.as_str(), &model.other_names[..]), ("b", &["c".to_owned()][..]), "{command}");
+    }
+    let shape = |command: &str, variables: &str| {
+        let topology = head(command, variables).topology;
+        (topology.world_size, topology.local_world_size, topology.pipeline)
+    };
+    assert_eq!(shape("plain -m a --tensor-parallel-size 3", ""), (3, 3, 1));
+    assert_eq!(shape("plain -m a -tp 2 -pp 2", ""), (4, 4, 2));
+    assert_eq!(shape("plain -m a --tp 2", "MISTRALRS_PIPELINE_PARALLEL=3 MISTRALRS_MN_LOCAL_WORLD_SIZE=6"), (6, 6, 3));
+    let rows: [(&str, &str, &[&str]); 4] = [
+        ("plain -m a --tp 2", "MISTRALRS_MN_LOCAL_WORLD_SIZE=3", &["--tensor-parallel-size is 2", "is 3, not 2"]),
+        ("plain -m a --pp 2", "MISTRALRS_PIPELINE_PARALLEL=3", &["--pipeline-parallel-size is 2", "is 3"]),
+        ("plain -m a --tp 2", "MISTRALRS_MN_HEAD_NUM_WORKERS=1", &["several nodes", "leave the flag out"]),
+        ("plain -m a --tp 0", "", &["--tensor-parallel-size=0"]),
+    ];
+    for (command, variables, parts) in rows {
+        let got = configure(command, variables, &CPU).map(|config| describe(&config));
+        check_one(command, got, &Err(parts));
+    }
+    // Flags that are spelled alike mean other things.
+    let error = configure("plain -m a --max-modal-len 5", "", &CPU).unwrap_err().to_string();
+    assert!(error.contains("--max-modal-len") && !error.contains("similar"), "{error}");
 }
 
 #[test]
