@@ -77,6 +77,8 @@ pub mod env {
         TOOL_CALL_PARSER = "LOCKSTEP_TOOL_CALL_PARSER";
         /// Marks by which the model sets off its reasoning: `auto`, `none`, `think` or `mistral`.
         REASONING_PARSER = "LOCKSTEP_REASONING_PARSER";
+        /// Set (`1`) if the head refuses HTTP requests with a field that nobody knows.
+        STRICT_FIELDS = "LOCKSTEP_STRICT_FIELDS";
         /// Longest time that a request waits for the group to form again, e.g. `120s`.
         RECOVERY_TIMEOUT = "LOCKSTEP_RECOVERY_TIMEOUT";
         /// Longest time that a drain takes, e.g. `30s`.

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 
 use super::MAX_BODY_BYTES;
 use super::error::ApiError;
-use super::fields::Fields;
+use super::fields::{Fields, Unknown};
 
 /// Time within which a client must send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -17,6 +17,7 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let unknown = request.extensions().get::<Unknown>().cloned().unwrap_or_default();
         let bytes = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await.map_err(|_| {
             let seconds = BODY_TIMEOUT.as_secs();
             ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {seconds} s"))
@@ -28,6 +29,6 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
             ),
             _ => ApiError::new(StatusCode::BAD_REQUEST, format!("read the body: {rejection}")),
         })?;
-        Fields::parse(&bytes)
+        Fields::parse(&bytes, unknown)
     }
 }

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::fields::Fields;
-use super::format::parse_grammar;
+use super::format::take_grammar;
 use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond};
-use super::messages::parse_messages;
-use super::tools::{call_to_json, parse_tools};
+use super::messages::take_messages;
+use super::tools::{call_to_json, take_tools};
 use super::{Id, RequestId};
 use crate::model::Text;
 use crate::session::{Api, Delta, GenerateInput, GeneratedToken, MAX_LOGPROBS, PromptInput};
@@ -28,20 +28,20 @@ pub(crate) async fn create(
 
 fn parse(mut fields: Fields, id: &str) -> Result<(GenerateInput, Option<Streaming>), ApiError> {
     let conversation = Conversation {
-        messages: parse_messages(fields.take_value("messages"))?,
-        variables: fields.take_field("chat_template_kwargs")?.unwrap_or_default(),
+        messages: fields.noting(take_messages),
+        variables: fields.read("chat_template_kwargs").unwrap_or_default(),
         ..Conversation::default()
     };
-    let streaming = fields.take_streaming()?;
+    let streaming = fields.take_streaming();
     let input = GenerateInput {
-        model: fields.take_field("model")?.unwrap_or_default(),
+        model: fields.read("model").unwrap_or_default(),
         prompt: PromptInput::Chat(conversation),
-        tools: parse_tools(&mut fields)?,
-        limits: fields.take_limits(&["max_completion_tokens", "max_tokens"])?,
-        sampling: fields.take_sampling()?,
-        logprobs: take_logprobs(&mut fields)?,
-        choices: fields.take_field("n")?,
-        grammar: parse_grammar(&mut fields)?,
+        tools: take_tools(&mut fields),
+        limits: fields.take_limits(&["max_completion_tokens", "max_tokens"]),
+        sampling: fields.take_sampling(),
+        logprobs: fields.noting(take_logprobs),
+        choices: fields.read("n"),
+        grammar: fields.noting(take_grammar),
         request_id: id.to_owned(),
         deadline: None,
     };
@@ -52,7 +52,7 @@ fn parse(mut fields: Fields, id: &str) -> Result<(GenerateInput, Option<Streamin
 fn take_logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     let wanted: bool = fields.take_field("logprobs")?.unwrap_or_default();
     let top: Option<u32> = fields.take_field("top_logprobs")?;
-    if top.is_some() && !wanted {
+    if top.is_some_and(|top| top > 0) && !wanted {
         return Err(ApiError::field("top_logprobs", "only together with logprobs: true"));
     }
     if let Some(top) = top.filter(|top| *top > MAX_LOGPROBS) {

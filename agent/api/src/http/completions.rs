@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::fields::{Fields, FromField, describe_kind};
-use super::format::parse_grammar;
+use super::format::take_grammar;
 use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond};
 use super::{Id, RequestId};
 use crate::model::Text;
@@ -34,17 +34,17 @@ pub(crate) async fn create(
 
 /// Reads the request: an input for each prompt.
 fn parse(mut fields: Fields, id: &str) -> Result<(Vec<GenerateInput>, Option<Streaming>), ApiError> {
-    let prompts = parse_prompts(fields.take_value("prompt"))?;
-    let streaming = fields.take_streaming()?;
-    let mut limits = fields.take_limits(&["max_tokens"])?;
+    let prompts = fields.noting(|fields| parse_prompts(fields.take_value("prompt")));
+    let streaming = fields.take_streaming();
+    let mut limits = fields.take_limits(&["max_completion_tokens", "max_tokens"]);
     limits.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
     let input = GenerateInput {
-        model: fields.take_field("model")?.unwrap_or_default(),
-        sampling: fields.take_sampling()?,
+        model: fields.read("model").unwrap_or_default(),
+        sampling: fields.take_sampling(),
         limits,
-        logprobs: fields.take_field("logprobs")?,
-        choices: fields.take_field("n")?,
-        grammar: parse_grammar(&mut fields)?,
+        logprobs: fields.read("logprobs"),
+        choices: fields.read("n"),
+        grammar: fields.noting(take_grammar),
         ..GenerateInput::default()
     };
     fields.refuse_rest()?;

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use super::fields::known::Scope;
 use super::fields::{Fields, FromField};
 use crate::grammar::Grammar;
 
@@ -22,21 +23,25 @@ const GUIDED: [(&str, &str); 5] = [
 ///
 /// # Errors
 /// Names a malformed field, or the second field that asks for a form.
-pub(crate) fn parse_grammar(fields: &mut Fields) -> Result<Option<(&'static str, Grammar)>, ApiError> {
+pub(crate) fn take_grammar(fields: &mut Fields) -> Result<Option<(&'static str, Grammar)>, ApiError> {
     let mut asked = Vec::new();
     if let Some(format) = fields.take_field(RESPONSE_FORMAT)? {
-        asked.extend(parse_response_format(format)?.map(|grammar| (RESPONSE_FORMAT, grammar)));
+        asked.extend(read_response_format(fields, format)?.map(|grammar| (RESPONSE_FORMAT, grammar)));
     }
     for (kind, field) in GUIDED {
         if let Some(value) = fields.take_value(field) {
-            asked.extend(parse_guided(field, kind, value)?.map(|grammar| (field, grammar)));
+            asked.extend(read_guided(field, kind, value)?.map(|grammar| (field, grammar)));
         }
     }
-    if let Some(kinds) = fields.take_field::<Map<String, Value>>(STRUCTURED_OUTPUTS)? {
-        for (kind, value) in kinds.into_iter().filter(|(_, value)| !value.is_null()) {
-            let path = format!("{STRUCTURED_OUTPUTS}.{kind}");
-            asked.extend(parse_guided(&path, &kind, value)?.map(|grammar| (STRUCTURED_OUTPUTS, grammar)));
+    if let Some(kinds) = fields.take_field(STRUCTURED_OUTPUTS)? {
+        let mut kinds = fields.open(Scope::StructuredOutputs, STRUCTURED_OUTPUTS, kinds);
+        for (kind, _) in GUIDED {
+            if let Some(value) = kinds.take_value(kind) {
+                let path = kinds.path_of(kind);
+                asked.extend(read_guided(&path, kind, value)?.map(|grammar| (STRUCTURED_OUTPUTS, grammar)));
+            }
         }
+        fields.close(kinds);
     }
     match asked.get(1) {
         Some((second, _)) => Err(ApiError::field(*second, "an answer has one form: ask for one")),
@@ -44,26 +49,34 @@ pub(crate) fn parse_grammar(fields: &mut Fields) -> Result<Option<(&'static str,
     }
 }
 
-fn parse_response_format(mut format: Map<String, Value>) -> Result<Option<Grammar>, ApiError> {
-    let wrong = |field: &str, reason: &str| Err(ApiError::field(format!("{RESPONSE_FORMAT}{field}"), reason));
-    match format.get("type").and_then(Value::as_str) {
-        Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(Grammar::JsonObject)),
-        Some("json_schema") => {
-            let Some(Value::Object(mut wrapped)) = format.remove("json_schema") else {
-                return wrong(".json_schema", "expected an object with name and schema");
-            };
-            match wrapped.remove("schema") {
-                Some(schema) => Ok(Some(Grammar::JsonSchema(schema))),
-                None => wrong(".json_schema.schema", "missing: send the schema"),
-            }
-        }
-        _ => wrong(".type", "expected \"text\", \"json_object\" or \"json_schema\""),
-    }
+fn read_response_format(fields: &mut Fields, format: Map<String, Value>) -> Result<Option<Grammar>, ApiError> {
+    let mut format = fields.open(Scope::ResponseFormat, RESPONSE_FORMAT, format);
+    let grammar = match format.take_value("type").as_ref().and_then(Value::as_str) {
+        Some("text") => None,
+        Some("json_object") => Some(Grammar::JsonObject),
+        Some("json_schema") => Some(Grammar::JsonSchema(take_wrapped_schema(&mut format)?)),
+        _ => return Err(format.fault("type", "expected \"text\", \"json_object\" or \"json_schema\"")),
+    };
+    fields.close(format);
+    Ok(grammar)
+}
+
+/// Takes the schema of OpenAI's `json_schema`.
+fn take_wrapped_schema(format: &mut Fields) -> Result<Value, ApiError> {
+    const NAME: &str = "json_schema";
+    let Some(Value::Object(wrapped)) = format.take_value(NAME) else {
+        return Err(format.fault(NAME, "expected an object with name and schema"));
+    };
+    let mut wrapped = format.open(Scope::JsonSchema, format.path_of(NAME), wrapped);
+    let Some(schema) = wrapped.take_value("schema") else {
+        return Err(wrapped.fault("schema", "missing: send the schema"));
+    };
+    format.close(wrapped);
+    Ok(schema)
 }
 
 /// Returns the grammar of one kind, or `None` if the value asks for nothing.
-fn parse_guided(path: &str, kind: &str, value: Value) -> Result<Option<Grammar>, ApiError> {
+fn read_guided(path: &str, kind: &str, value: Value) -> Result<Option<Grammar>, ApiError> {
     let wrong = |expected: &str| Err(ApiError::field(path, format!("expected {expected}")));
     let grammar = match (kind, value) {
         // A schema may be JSON in a string.
@@ -84,10 +97,6 @@ fn parse_guided(path: &str, kind: &str, value: Value) -> Result<Option<Grammar>,
         ("json_object", Value::Bool(false)) => return Ok(None),
         ("json_object", Value::Bool(true)) => Grammar::JsonObject,
         ("json_object", _) => return wrong("true or false"),
-        // These options choose vLLM's way to enforce the form. This server has one way, which matches `false`.
-        ("disable_any_whitespace" | "disable_fallback" | "disable_additional_properties", Value::Bool(false)) => {
-            return Ok(None);
-        }
         _ => return Err(ApiError::field(path, "no such kind: json, regex, choice, grammar or json_object")),
     };
     Ok(Some(grammar))

@@ -3,119 +3,132 @@
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
-use super::fields::FromField;
+use super::fields::known::Scope;
+use super::fields::{Fields, FromField};
 use crate::text::{ChatMessage, ToolCall};
 
-/// Fields of a message that do not change the answer.
-const IGNORED: [&str; 4] = ["refusal", "annotations", "audio", "function_call"];
-
-/// Reads the messages.
+/// Takes the messages.
 ///
 /// # Errors
-/// Names the message and its malformed field.
-pub(crate) fn parse_messages(value: Option<Value>) -> Result<Vec<ChatMessage>, ApiError> {
-    match value {
-        None => Err(ApiError::field("messages", "missing: send a list of messages with role and content")),
-        Some(Value::Array(values)) => {
-            values.into_iter().enumerate().map(|(at, value)| parse_message(at, value)).collect()
-        }
-        Some(_) => Err(ApiError::field("messages", "expected a list of messages with role and content")),
+/// There are no messages. A fault in a message is noted.
+pub(crate) fn take_messages(fields: &mut Fields) -> Result<Vec<ChatMessage>, ApiError> {
+    const NAME: &str = "messages";
+    let messages = match fields.take_value(NAME) {
+        None => return Err(ApiError::field(NAME, "missing: send a list of messages with role and content")),
+        Some(Value::Array(messages)) => messages,
+        Some(_) => return Err(ApiError::field(NAME, "expected a list of messages with role and content")),
+    };
+    let mut read = Vec::with_capacity(messages.len());
+    for (at, message) in messages.into_iter().enumerate() {
+        read.push(fields.noting(|fields| read_message(fields, format!("{NAME}[{at}]"), message)));
     }
+    Ok(read)
 }
 
-fn parse_message(at: usize, value: Value) -> Result<ChatMessage, ApiError> {
-    let path = format!("messages[{at}]");
-    let Some(mut message) = Map::from_field(value) else {
+fn read_message(fields: &mut Fields, path: String, value: Value) -> Result<ChatMessage, ApiError> {
+    let Some(message) = Map::from_field(value) else {
         return Err(ApiError::field(path, "expected an object with role and content"));
     };
-    message.retain(|_, value| !value.is_null());
-    let Some(Value::String(role)) = message.remove("role") else {
-        return Err(ApiError::field(format!("{path}.role"), "expected a string, e.g. \"user\""));
+    let mut message = fields.open(Scope::Message, path, message);
+    let Some(Value::String(role)) = message.take_value("role") else {
+        return Err(message.fault("role", "expected a string, e.g. \"user\""));
     };
-    let tool_calls = parse_tool_calls(&format!("{path}.tool_calls"), message.remove("tool_calls"))?;
+    let tool_calls = message.noting(take_tool_calls);
     // A message that calls tools may lack content.
-    let content = match message.remove("content") {
+    let content = match message.take_value("content") {
         None if !tool_calls.is_empty() => String::new(),
-        value => parse_content(&format!("{path}.content"), value)?,
+        value => message.noting(|message| read_content(message, value)),
     };
-    let mut text = |name: &str| match message.remove(name) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(ApiError::field(format!("{path}.{name}"), "expected a string")),
+    let reasoning = message.read("reasoning_content");
+    let read = ChatMessage {
+        // `developer` is OpenAI's newer name of the role. Models' templates know the older name.
+        role: if role == "developer" { "system".into() } else { role },
+        content,
+        tool_calls,
+        tool_call_id: message.read("tool_call_id"),
+        name: message.read("name"),
+        reasoning: message.read("reasoning").filter(|_| reasoning.is_none()).or(reasoning),
     };
-    let (tool_call_id, name) = (text("tool_call_id")?, text("name")?);
-    let reasoning = text("reasoning_content")?;
-    let reasoning = reasoning.or(text("reasoning")?);
-    match message.keys().find(|name| !IGNORED.contains(&name.as_str())) {
-        Some(name) => Err(ApiError::field(format!("{path}.{name}"), "not supported: put it in the content")),
-        None => Ok(ChatMessage {
-            // `developer` is OpenAI's newer name of the role. Models' templates know the older name.
-            role: if role == "developer" { "system".into() } else { role },
-            content,
-            tool_calls,
-            tool_call_id,
-            name,
-            reasoning,
-        }),
-    }
+    fields.close(message);
+    Ok(read)
 }
 
 /// Returns the content: a text, or a list of text parts, which are joined by line ends.
-fn parse_content(path: &str, value: Option<Value>) -> Result<String, ApiError> {
+fn read_content(message: &mut Fields, value: Option<Value>) -> Result<String, ApiError> {
+    const NAME: &str = "content";
     let parts = match value {
         Some(Value::String(text)) => return Ok(text),
         Some(Value::Array(parts)) => parts,
-        _ => return Err(ApiError::field(path, "expected a string or a list of text parts")),
+        _ => return Err(message.fault(NAME, "expected a string or a list of text parts")),
     };
-    let part = |(at, part): (usize, Value)| match (part["type"].as_str(), part["text"].as_str()) {
-        (Some("text"), Some(text)) => Ok(text.to_owned()),
-        (Some("text") | None, _) => {
-            Err(ApiError::field(format!("{path}[{at}]"), "expected an object with type \"text\" and a text"))
+    let mut texts = Vec::with_capacity(parts.len());
+    for (at, part) in parts.into_iter().enumerate() {
+        let path = message.path_of(&format!("{NAME}[{at}]"));
+        let wrong = |path| ApiError::field(path, "expected an object with type \"text\" and a text");
+        let Some(part) = Map::from_field(part) else { return Err(wrong(path)) };
+        let mut part = message.open(Scope::ContentPart, path.clone(), part);
+        match (part.take_value("type"), part.take_value("text")) {
+            (Some(Value::String(kind)), Some(Value::String(text))) if kind == "text" => texts.push(text),
+            (Some(Value::String(kind)), _) if kind != "text" => {
+                let kind: String = kind.chars().take(64).collect();
+                return Err(part.fault("type", format!("{kind:?} is not supported: send \"text\"")));
+            }
+            _ => return Err(wrong(path)),
         }
-        (Some(kind), _) => {
-            Err(ApiError::field(format!("{path}[{at}].type"), format!("{kind:?} is not supported: send \"text\"")))
-        }
-    };
-    let texts: Vec<String> = parts.into_iter().enumerate().map(part).collect::<Result<_, _>>()?;
+        message.close(part);
+    }
     Ok(texts.join("\n"))
 }
 
-fn parse_tool_calls(path: &str, value: Option<Value>) -> Result<Vec<ToolCall>, ApiError> {
-    let calls = match value {
+fn take_tool_calls(message: &mut Fields) -> Result<Vec<ToolCall>, ApiError> {
+    const NAME: &str = "tool_calls";
+    let calls = match message.take_value(NAME) {
         None => return Ok(Vec::new()),
         Some(Value::Array(calls)) => calls,
-        Some(_) => return Err(ApiError::field(path, "expected a list of calls")),
+        Some(_) => return Err(message.fault(NAME, "expected a list of calls")),
     };
-    let call = |(at, call): (usize, Value)| {
-        let function = &call["function"];
-        let path = format!("{path}[{at}].function");
-        let Some(name) = function["name"].as_str() else {
-            return Err(ApiError::field(format!("{path}.name"), "expected a string"));
+    let mut read = Vec::with_capacity(calls.len());
+    for (at, call) in calls.into_iter().enumerate() {
+        let path = message.path_of(&format!("{NAME}[{at}]"));
+        let Some(call) = Map::from_field(call) else { return Err(ApiError::field(path, "expected an object")) };
+        let mut call = message.open(Scope::ToolCall, path.clone(), call);
+        let function = call.read("function").unwrap_or_default();
+        let mut function = call.open(Scope::CalledFunction, format!("{path}.function"), function);
+        let Some(Value::String(name)) = function.take_value("name") else {
+            return Err(function.fault("name", "expected a string"));
         };
-        Ok(ToolCall {
-            id: call["id"].as_str().unwrap_or_default().to_owned(),
-            name: name.to_owned(),
-            arguments: parse_arguments(&function["arguments"]).ok_or_else(|| {
-                ApiError::field(format!("{path}.arguments"), "expected an object as JSON text, e.g. \"{\\\"a\\\": 1}\"")
-            })?,
-        })
-    };
-    calls.into_iter().enumerate().map(call).collect()
+        let arguments = function.take_value("arguments").unwrap_or_default();
+        let Some(arguments) = read_arguments(arguments) else {
+            return Err(function.fault("arguments", "expected an object as JSON text, e.g. \"{\\\"a\\\": 1}\""));
+        };
+        let id = call.take_value("id").and_then(String::from_field).unwrap_or_default();
+        read.push(ToolCall { id, name, arguments });
+        call.close(function);
+        message.close(call);
+    }
+    Ok(read)
 }
 
 /// Returns a call's arguments. OpenAI spells them as JSON in a string, and templates want the object. Clients echo `null` for
 /// a call without arguments. They also echo a call that was cut, whose text is no JSON: the template gets that text.
-fn parse_arguments(value: &Value) -> Option<Value> {
+fn read_arguments(value: Value) -> Option<Value> {
     let parsed = match value {
         Value::String(text) if text.trim().is_empty() => Value::Null,
-        Value::String(text) => match serde_json::from_str(text) {
+        Value::String(text) => match serde_json::from_str(&text) {
             Ok(parsed) => parsed,
-            Err(_) => return Some(value.clone()),
+            Err(_) => return Some(Value::String(text)),
         },
-        other => other.clone(),
+        other => other,
     };
     match parsed {
         Value::Null => Some(Value::Object(Map::new())),
         object => object.is_object().then_some(object),
     }
+}
+
+/// Returns the messages of a request.
+#[cfg(test)]
+pub(crate) fn read_messages(request: &Value) -> Vec<ChatMessage> {
+    let mut fields = Fields::parse(request.to_string().as_bytes(), Default::default()).unwrap();
+    take_messages(&mut fields).unwrap()
 }

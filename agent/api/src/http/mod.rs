@@ -1,7 +1,7 @@
 //! The HTTP endpoint: OpenAI-compatible `/v1/*`, probes and metrics.
 //!
 //! Every response carries `x-request-id`. Every error has OpenAI's JSON shape, even an error of the router, except a
-//! probe's 503. The endpoints refuse an unsupported field by its name if the field would change the answer.
+//! probe's 503. The table [`fields::known`] has the rule for each field of a request.
 
 mod body;
 mod chat;
@@ -18,7 +18,7 @@ mod tools;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, Request};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::error::ApiError;
 #[cfg(test)]
-pub(crate) use self::messages::parse_messages;
+pub(crate) use self::messages::read_messages;
 use crate::serve::{Protocol, serve as serve_connections};
 use crate::session::{Api, request_id};
 
@@ -57,6 +57,7 @@ fn router(api: Api) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn_with_state(api.clone(), fields::report))
         .layer(from_fn(identify))
         .with_state(api)
 }

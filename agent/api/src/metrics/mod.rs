@@ -97,6 +97,7 @@ pub struct Metrics {
     rank_step: Family<RankLabel, Histogram, fn() -> Histogram>,
     fanout: Histogram,
     preemptions: Counter,
+    ignored_fields: Counter,
 }
 
 impl Default for Metrics {
@@ -122,6 +123,7 @@ impl Metrics {
             rank_step: Family::new_with_constructor(step_histogram),
             fanout: fanout_histogram(),
             preemptions: Counter::default(),
+            ignored_fields: Counter::default(),
         };
         metrics.register(&mut registry);
         metrics.registry = std::sync::Arc::new(registry);
@@ -134,6 +136,8 @@ impl Metrics {
         registry.register("cached_tokens", "Tokens of prompts found in the cache", self.cached_tokens.clone());
         registry.register("generation_tokens", "Tokens generated", self.generation_tokens.clone());
         registry.register("preemptions", "Sequences set back to be computed again", self.preemptions.clone());
+        let ignored = "Fields of requests that nobody knows, left out of account";
+        registry.register("ignored_fields", ignored, self.ignored_fields.clone());
         let mut seconds = |name: &str, help: &str, metric: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
         };
@@ -189,6 +193,11 @@ impl Metrics {
         self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// Counts fields of a request that were left out of account.
+    pub(crate) fn count_ignored_fields(&self, fields: u64) {
+        self.ignored_fields.inc_by(fields);
+    }
+
     pub(crate) fn observe_duration(&self, duration: Duration) {
         self.request_duration.observe(duration.as_secs_f64());
     }
@@ -225,6 +234,7 @@ mod tests {
         metrics.observe_token(true, Duration::from_millis(20));
         metrics.observe_token(false, Duration::from_millis(2));
         metrics.count_outcome(Outcome::Stop);
+        metrics.count_ignored_fields(3);
         metrics.observe_duration(Duration::from_secs(1));
         let ranks = vec![RankStatus { rank: 0, step_micros: 1500, restarts: 2, phase: 7, ..Default::default() }];
         let status = ClusterStatus {
@@ -256,6 +266,7 @@ mod tests {
             "lockstep_cached_tokens_total 4",
             "lockstep_generation_tokens_total 2",
             "lockstep_preemptions_total 1",
+            "lockstep_ignored_fields_total 3",
             "lockstep_time_to_first_token_seconds_count 1",
             "lockstep_inter_token_latency_seconds_count 1",
             "lockstep_request_duration_seconds_count 1",

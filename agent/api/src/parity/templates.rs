@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::http::parse_messages;
+use crate::http::read_messages;
 use crate::output::tools::ToolStyle;
 use crate::text::{ChatTemplate, ChatTemplates, Conversation};
 
@@ -33,7 +33,7 @@ pub(super) fn parse(template: &str) -> Result<ChatTemplate, String> {
 
 /// Reads a conversation as a client sends it.
 pub(super) fn read(conversation: &Value) -> Conversation {
-    let messages = parse_messages(Some(conversation["messages"].clone())).unwrap();
+    let messages = read_messages(conversation);
     let tools = conversation["tools"].as_array().cloned().unwrap_or_default();
     Conversation { messages, tools, variables: Map::new() }
 }

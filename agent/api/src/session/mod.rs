@@ -8,6 +8,7 @@ mod error;
 mod request;
 mod sampling;
 mod tools;
+mod unknown;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +24,7 @@ pub(crate) use request::LimitsInput;
 pub use request::{GenerateInput, PromptInput};
 pub(crate) use sampling::{MAX_LOGPROBS, SamplingInput};
 pub(crate) use tools::{ToolChoice, ToolsInput};
+pub(crate) use unknown::UnknownFields;
 
 use error::{check_vocabulary, text_error};
 
@@ -42,6 +44,7 @@ pub struct Api {
     other_names: Arc<[String]>,
     text: Text,
     metrics: Metrics,
+    unknown_fields: Arc<UnknownFields>,
     /// Moment since which the model is served, in seconds since 1970.
     created: u64,
 }
@@ -50,8 +53,9 @@ impl Api {
     /// Makes the APIs of one model, which clients call by `model.name`.
     pub fn new(inference: Inference, model: ModelInfo, text: Text, metrics: Metrics) -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let other_names = Arc::default();
-        Self { inference, model: Arc::new(model), other_names, text, metrics, created: since.as_secs() }
+        let (other_names, unknown_fields) = (Arc::default(), Arc::default());
+        let (model, created) = (Arc::new(model), since.as_secs());
+        Self { inference, model, other_names, text, metrics, unknown_fields, created }
     }
 
     /// Lets clients call the model by more names.
@@ -63,6 +67,17 @@ impl Api {
     /// Returns the names that clients may call the model by, its own first.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.model.name).chain(&*self.other_names).map(String::as_str)
+    }
+
+    /// Makes HTTP requests fail if `strict` is set and they have a field that nobody knows. Otherwise such a field is left
+    /// out of account.
+    #[must_use]
+    pub fn with_strict_fields(self, strict: bool) -> Self {
+        Self { unknown_fields: Arc::new(UnknownFields::new(strict)), ..self }
+    }
+
+    pub(crate) fn unknown_fields(&self) -> &UnknownFields {
+        &self.unknown_fields
     }
 
     /// Checks a request and queues it. Returns the answer of each choice.

@@ -7,30 +7,30 @@ use futures::StreamExt;
 use lockstep_proto::v1::ClusterStatus;
 use serde_json::{Value, json};
 
-struct Client {
-    base: String,
-    client: reqwest::Client,
+pub(crate) struct Client {
+    pub(crate) base: String,
+    pub(crate) client: reqwest::Client,
 }
 
 impl Client {
-    fn new(endpoint: &Endpoint) -> Self {
+    pub(crate) fn new(endpoint: &Endpoint) -> Self {
         // The client wants one, for connections that it never makes here. Another test may have been first.
         rustls::crypto::ring::default_provider().install_default().ok();
         Self { base: format!("http://{}", endpoint.http), client: reqwest::Client::new() }
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let response = self.client.get(format!("{}{path}", self.base)).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let response = self.client.post(format!("{}{path}", self.base)).json(body).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
     /// The data of a stream's events.
-    async fn stream(&self, path: &str, body: &Value) -> Vec<String> {
+    pub(crate) async fn stream(&self, path: &str, body: &Value) -> Vec<String> {
         let response = self.client.post(format!("{}{path}", self.base)).json(body).send().await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let text = response.text().await.unwrap();
@@ -44,8 +44,8 @@ fn add() -> Value {
     json!({"type": "function", "function": {"name": "add", "description": "adds", "parameters": parameters}})
 }
 
-const COMPLETIONS: &str = "/v1/completions";
-const CHAT: &str = "/v1/chat/completions";
+pub(crate) const COMPLETIONS: &str = "/v1/completions";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
 
 #[tokio::test]
 async fn completions_come_whole() {
@@ -270,13 +270,23 @@ async fn refusals_name_field_and_remedy() {
             "temperature: expected a number, got a string",
         ),
         (COMPLETIONS, json!({"prompt": "x", "temperature": -1}), 400, "temperature: -1 is out of range"),
-        (COMPLETIONS, json!({"prompt": "x", "temprature": 1}), 400, "temprature: no such field"),
-        (COMPLETIONS, json!({"prompt": "x", "messages": []}), 400, "messages: no such field at this endpoint"),
+        (
+            COMPLETIONS,
+            json!({"prompt": "x", "messages": ["y"]}),
+            400,
+            "messages: no such field at this endpoint: it belongs to /v1/chat/completions",
+        ),
         (COMPLETIONS, json!([1]), 400, "the body must be a JSON object, not a list"),
         (COMPLETIONS, json!({"prompt": "x", "max_tokens": 0}), 400, "max_tokens: 0 is out of range"),
         (COMPLETIONS, json!({"prompt": "x", "n": 65}), 400, "n: 65 is out of range: 1 to 64"),
         (COMPLETIONS, json!({"prompt": ["x", "y"], "n": 33}), 400, "n: 33 answers to 2 prompts, more than 64"),
-        (COMPLETIONS, json!({"prompt": "x", "logit_bias": {"x": 1}}), 400, "logit_bias: expected an object of token"),
+        (
+            COMPLETIONS,
+            json!({"prompt": "x", "logit_bias": {"x": 1}}),
+            400,
+            "logit_bias: \"x\" is no token id: expected an",
+        ),
+        (COMPLETIONS, json!({"prompt": "x", "logit_bias": {"7": "y"}}), 400, "logit_bias: the bias of token 7 is no"),
         (COMPLETIONS, json!({"prompt": "x", "logit_bias": {"9": 101}}), 400, "logit_bias: 101 for token 9 is out"),
         (COMPLETIONS, json!({"prompt": "x", "min_tokens": 17}), 400, "min_tokens: 17 is more than the 16 tokens"),
         (COMPLETIONS, json!({"prompt": "x", "best_of": 2}), 400, "best_of: not supported"),
@@ -303,7 +313,7 @@ async fn refusals_name_field_and_remedy() {
             400,
             "messages[0].content[0].type: \"image_url\" is not supported: send \"text\"",
         ),
-        (CHAT, json!({"messages": user, "tools": {}}), 400, "tools: expected a list of tools"),
+        (CHAT, json!({"messages": user, "tools": {}}), 400, "tools: expected a list, got an object"),
         (CHAT, json!({"messages": user, "tools": [{}]}), 400, "tools[0].type: expected \"function\""),
         (CHAT, json!({"messages": user, "tools": [{"type": "function"}]}), 400, "tools[0].function.name: expected"),
         (CHAT, json!({"messages": user, "tools": [add(), add()]}), 400, "tools: two tools are called \"add\""),
@@ -344,7 +354,12 @@ async fn refusals_name_field_and_remedy() {
             400,
             "guided_choice: an answer has one form",
         ),
-        (CHAT, json!({"messages": user, "structured_outputs": {"yaml": 1}}), 400, "structured_outputs.yaml: no such"),
+        (
+            CHAT,
+            json!({"messages": user, "structured_outputs": {"whitespace_pattern": " "}}),
+            400,
+            "structured_outputs.whitespace_pattern: not supported: set x-guidance",
+        ),
         (COMPLETIONS, json!({"prompt": "x", "guided_regex": "a", "ignore_eos": true}), 400, "ignore_eos: not together"),
         (COMPLETIONS, json!({"prompt": "x", "guided_regex": "a", "min_tokens": 2}), 400, "min_tokens: not together"),
         (CHAT, json!({"messages": user, "top_logprobs": 3}), 400, "top_logprobs: only together with logprobs"),

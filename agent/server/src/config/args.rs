@@ -116,7 +116,7 @@ pub(super) struct NodeArgs {
 /// has the name of the field in capitals.
 macro_rules! global_args {
     ($($(#[$doc:meta])* $field:ident: $name:ident = $flag:literal / $env:expr, $value:literal
-       $(, $key:ident = $setting:literal)*;)*) => {
+       $(, $key:ident = $setting:expr)*;)*) => {
         $(pub(super) const $name: Flag = Flag { flag: $flag, env: $env };)*
         const FLAGS: &[Flag] = &[MODEL, $($name),*];
 
@@ -178,6 +178,9 @@ global_args! {
     tool_call_parser: TOOL_CALL_PARSER = "tool-call-parser" / env::TOOL_CALL_PARSER, "STYLE";
     /// Marks around the model's reasoning: auto (found from the chat template), none, think or mistral. Default: auto
     reasoning_parser: REASONING_PARSER = "reasoning-parser" / env::REASONING_PARSER, "STYLE";
+    /// Refuse HTTP requests with a field that nobody knows, instead of leaving the field out of account. Default: off
+    strict_fields: STRICT_FIELDS = "strict-fields" / env::STRICT_FIELDS, "ON", num_args = 0..=1,
+        require_equals = true, default_missing_value = "1";
     /// Memory of each rank's KV cache: bytes (512Mi, 2Gi) or a share of the free memory (90%). Default: 1Gi; with CUDA
     /// 90%
     kv_cache_memory: KV_CACHE_MEMORY = "kv-cache-memory" / env::KV_CACHE_MEMORY, "SIZE";

@@ -42,6 +42,8 @@ pub struct ServingConfig {
     pub tool_style: StyleChoice<ToolStyle>,
     /// Spelling of the model's reasoning.
     pub reasoning_style: StyleChoice<ReasoningStyle>,
+    /// Set if HTTP requests with a field that nobody knows are refused.
+    pub strict_fields: bool,
 }
 
 impl ServingConfig {
@@ -78,6 +80,11 @@ impl ServingConfig {
                 .unwrap_or(DEFAULT_WAITING),
             tool_style: style(settings, &options.tool_call_parser, args::TOOL_CALL_PARSER, ToolStyle::NAMES)?,
             reasoning_style: style(settings, &options.reasoning_parser, args::REASONING_PARSER, ReasoningStyle::NAMES)?,
+            strict_fields: settings
+                .setting(&options.strict_fields, args::STRICT_FIELDS)?
+                .map(|setting| setting.switch())
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 }

@@ -78,7 +78,9 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
         status: status_watch.clone(),
     };
     let inference = Inference::new(commands, status_watch, alive);
-    let api = Api::new(inference.clone(), parts.model, parts.text, metrics).with_names(config.model.other_names);
+    let api = Api::new(inference.clone(), parts.model, parts.text, metrics)
+        .with_names(config.model.other_names)
+        .with_strict_fields(config.serving.strict_fields);
     let shutdown = CancellationToken::new();
     let mut servers = Servers::new();
     servers.spawn(control::serve_control(control, shutdown.clone()));

@@ -34,6 +34,7 @@ const INHERITED: &[&str] = &[
     env::DRAIN_TIMEOUT,
     env::TOOL_CALL_PARSER,
     env::REASONING_PARSER,
+    env::STRICT_FIELDS,
 ];
 
 /// Program, arguments and environment of one process of the group.

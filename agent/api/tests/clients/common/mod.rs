@@ -59,6 +59,11 @@ pub fn serving() -> ClusterStatus {
 }
 
 pub async fn start() -> Endpoint {
+    start_with(|api| api).await
+}
+
+/// Starts the endpoints with another setting.
+pub async fn start_with(set: impl FnOnce(Api) -> Api) -> Endpoint {
     let (commands, receiver) = mpsc::channel(16);
     let (status, watched) = watch::channel(serving());
     let (report, cancelled) = mpsc::channel(16);
@@ -76,7 +81,8 @@ pub async fn start() -> Endpoint {
     tokio::spawn(play(receiver, text.clone(), seen.clone(), report));
     let model =
         ModelInfo { name: "tiny".into(), context_length: CONTEXT, has_chat_template: true, ..Default::default() };
-    let api = Api::new(Inference::new(commands, watched, Liveness::default()), model, text, Metrics::new());
+    let inference = Inference::new(commands, watched, Liveness::default());
+    let api = set(Api::new(inference, model, text, Metrics::new()));
     let shutdown = CancellationToken::new();
     let (http_listener, grpc_listener) = (listener().await, listener().await);
     let (http, grpc) = (http_listener.local_addr().unwrap(), grpc_listener.local_addr().unwrap());

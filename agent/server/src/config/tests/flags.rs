@@ -47,6 +47,7 @@ fn defaults_are_the_documented_ones() {
         max_waiting: 1024,
         tool_style: StyleChoice::Auto,
         reasoning_style: StyleChoice::Auto,
+        strict_fields: false,
     };
     assert_eq!(head.serving, expected);
     assert_eq!(head.common, CommonConfig::default());
@@ -127,6 +128,12 @@ fn each_flag_has_its_variable_and_wins_over_it() {
         }
     }
     assert!(head("plain -m builtin://tiny", "LOCKSTEP_FOLLOW_PARENT=1").common.follow_parent);
+    for (flag, variable, expected) in
+        [("", "1", true), ("--strict-fields", "0", true), ("--strict-fields=0", "1", false), ("", "0", false)]
+    {
+        let head = head(&format!("{flag} plain -m builtin://tiny"), &format!("LOCKSTEP_STRICT_FIELDS={variable}"));
+        assert_eq!(head.serving.strict_fields, expected, "{flag} and {variable}");
+    }
 }
 
 #[test]
