@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(unreachable_pub)]
 
+mod access;
 mod grammar;
 mod grpc;
 mod http;

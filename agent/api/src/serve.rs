@@ -2,14 +2,20 @@
 //!
 //! When a connection reaches its maximum age, the server asks the client to close it (`Connection: close`, GOAWAY) and
 //! finishes its requests. The client then connects again, perhaps to another group, so the load spreads over the groups
-//! behind one address. At a shutdown, the server asks all clients at once. The caller of [`serve`] decides how long to
-//! wait for the connections to end, and then drops the future.
+//! behind one address. When the head begins to drain, the server asks all clients at once, so that they turn to another
+//! head. It still takes connections until the shutdown, for probes and for clients that must be told, and ends each one
+//! after its first request. The caller of [`serve`] decides how long to wait for the connections to end, and then drops
+//! the future.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use axum::http::uri::{PathAndQuery, Uri};
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -17,6 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::access::Remote;
 
 /// Most connections of one listener. Further ones wait in the kernel's queue until one ends.
 const MAX_CONNECTIONS: usize = 4096;
@@ -33,6 +41,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Time within which the client must answer the ping. After it, the server closes the connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Age at which the server asks a client to close a connection that it opened to a draining head. By then the client has
+/// sent the request for which it opened the connection.
+const DRAIN_AGE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept. If the process has no free file descriptor, the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,19 +56,36 @@ pub enum Protocol {
     Grpc,
 }
 
+/// Service of a listener.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    pub router: Router,
+    pub protocol: Protocol,
+    /// Cancelled when the head begins to drain.
+    pub draining: CancellationToken,
+    pub shutdown: CancellationToken,
+}
+
 /// Serves until `shutdown`, then until every connection has ended.
 pub async fn serve(listener: TcpListener, router: Router, protocol: Protocol, shutdown: CancellationToken) {
-    let builder = Arc::new(builder(protocol));
+    let draining = CancellationToken::new();
+    serve_listener(listener, Serving { router, protocol, draining, shutdown }).await;
+}
+
+/// Serves until the shutdown, then until every connection has ended.
+pub(crate) async fn serve_listener(listener: TcpListener, serving: Serving) {
+    let builder = Arc::new(builder(serving.protocol));
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let shutdown = serving.shutdown.clone();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = accept(&listener, &permits) => {
-                let Some((stream, permit)) = accepted else { continue };
-                let (builder, router, shutdown) = (builder.clone(), router.clone(), shutdown.clone());
+                let Some((stream, remote, permit)) = accepted else { continue };
+                let (builder, serving) = (builder.clone(), serving.clone());
                 connections.spawn(async move {
                     let _permit = permit;
-                    serve_connection(stream, &builder, router, shutdown).await;
+                    serve_connection(stream, remote, &builder, serving).await;
                 });
             }
             Some(_) = connections.join_next() => {}
@@ -84,10 +112,13 @@ fn builder(protocol: Protocol) -> Builder<TokioExecutor> {
 }
 
 /// Waits for room and accepts the next connection. Returns `None` if accepting failed.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = permits.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, permit)),
+        Ok((stream, remote)) => Some((stream, remote, permit)),
         Err(error) => {
             tracing::warn!(%error, "accept a connection");
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -97,19 +128,22 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> Option<(Tcp
 }
 
 /// Serves one connection to its end.
-async fn serve_connection(
-    stream: TcpStream,
-    builder: &Builder<TokioExecutor>,
-    router: Router,
-    shutdown: CancellationToken,
-) {
+async fn serve_connection(stream: TcpStream, remote: SocketAddr, builder: &Builder<TokioExecutor>, serving: Serving) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "turn off Nagle's algorithm");
     }
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let Serving { router, protocol, draining, shutdown } = serving;
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request| {
+        prepare_request(&mut request, remote, protocol);
+        router.call(request)
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let is_late = draining.is_cancelled();
     let done = tokio::select! {
         result = connection.as_mut() => Some(result),
-        () = tokio::time::sleep(draw_age()) => None,
+        () = tokio::time::sleep(if is_late { DRAIN_AGE } else { draw_age() }) => None,
+        () = draining.cancelled(), if !is_late => None,
         () = shutdown.cancelled() => None,
     };
     let result = match done {
@@ -124,8 +158,55 @@ async fn serve_connection(
     }
 }
 
+/// Adds the client's address to the request. Removes a slash at the end of an HTTP path.
+fn prepare_request<B>(request: &mut Request<B>, remote: SocketAddr, protocol: Protocol) {
+    request.extensions_mut().insert(Remote(remote));
+    if protocol == Protocol::Http
+        && let Some(uri) = without_end_slash(request.uri())
+    {
+        *request.uri_mut() = uri;
+    }
+}
+
+/// Returns `uri` without the slashes at the end of its path, or `None` if it has none or the path is `/`.
+fn without_end_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri.path().trim_end_matches('/');
+    if path.is_empty() || path.len() == uri.path().len() {
+        return None;
+    }
+    let path = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
+    Uri::from_parts(parts).ok()
+}
+
 /// Draws the age at which a connection ends: [`MAX_AGE`], give or take a tenth.
 fn draw_age() -> Duration {
     let spread = (uuid::Uuid::new_v4().as_u128() % 2000) as u32;
     MAX_AGE / 10_000 * (9_000 + spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_at_the_end_of_a_path_are_removed() {
+        let cases = [
+            ("/v1/models/", Some("/v1/models")),
+            ("/v1/models//?a=b/", Some("/v1/models?a=b/")),
+            ("http://host/health/", Some("http://host/health")),
+            ("/v1/models", None),
+            ("/", None),
+            ("//", None),
+            ("*", None),
+        ];
+        for (uri, expected) in cases {
+            let got = without_end_slash(&uri.parse().unwrap()).map(|uri| uri.to_string());
+            assert_eq!(got.as_deref(), expected, "{uri}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::grammar::Guide;
 
-/// Most events that may wait for a slow client. The head cancels the request of a client that lets more wait.
+/// Most events that may wait for a slow client. The head ends the request of a client that lets more wait.
 pub(crate) const EVENT_BACKLOG: usize = 4096;
 
 /// Time without a sign of life after which the head's task counts as hung. A healthy task gives twenty a second.
@@ -93,6 +93,12 @@ pub enum ServeError {
     /// The group cannot serve in time, or the head drains: UNAVAILABLE, 503 with Retry-After.
     #[error("{reason}: try again in {retry_after_s} s")]
     Unavailable { reason: String, retry_after_s: u32 },
+    /// The client let too many events wait: RESOURCE_EXHAUSTED, 408.
+    #[error(
+        "the answer was ended because it was read too slowly: {EVENT_BACKLOG} tokens waited for the client; read faster, \
+         or ask for a whole response instead of a stream"
+    )]
+    SlowReader,
     /// The request's own deadline passed: DEADLINE_EXCEEDED, 504.
     #[error("the request's deadline passed")]
     Deadline,
@@ -158,7 +164,8 @@ impl Inference {
     /// # Errors
     /// Returns the head's reason for refusing the request, or `Unavailable` if the head's task has ended.
     pub async fn submit(&self, submission: Submission) -> Result<EventStream, ServeError> {
-        let (events, stream) = mpsc::channel(EVENT_BACKLOG);
+        // One place more, for the event that ends the request of a slow client.
+        let (events, stream) = mpsc::channel(EVENT_BACKLOG + 1);
         let (accepted, answer) = oneshot::channel();
         self.commands
             .send(Command::Submit { submission, events, accepted })

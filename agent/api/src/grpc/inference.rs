@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::chat;
 use super::status::{add_request_id, read_deadline, read_request_id, status};
+use crate::access::AnswerTally;
 use crate::grammar::Grammar;
 use crate::session::{
     Answer, Api, Delta, Finish, GenerateInput, GeneratedToken, LimitsInput, PromptInput, RequestError, SamplingInput,
@@ -37,15 +38,26 @@ impl InferenceService {
     async fn start(&self, metadata: &MetadataMap, mut input: GenerateInput) -> Result<Response<Generated>, Status> {
         input.request_id = read_request_id(metadata);
         let request_id = input.request_id.clone();
-        let refuse = |error: RequestError| status(&error, &request_id);
-        input.deadline = read_deadline(metadata).map_err(refuse)?;
-        let answers = self.api.generate(input).await.map_err(refuse)?;
-        let tokenizer = self.api.text().tokenizer();
-        let streams = answers.into_iter().map(|answer| responses(answer, tokenizer.clone()));
+        input.deadline = read_deadline(metadata).map_err(|error| self.refuse(metadata, &error))?;
+        let answers = self.api.generate(input).await.map_err(|error| refusal(metadata, &error))?;
+        let (tokenizer, tally) = (self.api.text().tokenizer(), AnswerTally::default());
+        let streams = answers.into_iter().map(|answer| responses(answer, tokenizer.clone(), tally.clone()));
         let mut response = Response::new(until_error(stream::select_all(streams)));
         add_request_id(response.metadata_mut(), &request_id);
+        response.extensions_mut().insert(tally);
         Ok(response)
     }
+
+    /// Counts a request that is refused before the session has seen it, and returns the status of the refusal.
+    fn refuse(&self, metadata: &MetadataMap, error: &RequestError) -> Status {
+        self.api.metrics().count_outcome(error.outcome());
+        refusal(metadata, error)
+    }
+}
+
+/// Returns the status of a refusal.
+fn refusal(metadata: &MetadataMap, error: &RequestError) -> Status {
+    status(error, &read_request_id(metadata))
 }
 
 #[tonic::async_trait]
@@ -66,7 +78,7 @@ impl Inference for InferenceService {
             limits: limits(request.limits.unwrap_or_default()),
             logprobs: request.logprobs,
             choices: request.n,
-            grammar: request.grammar.map(|wire| grammar(wire, &metadata)).transpose()?,
+            grammar: request.grammar.map(grammar).transpose().map_err(|error| self.refuse(&metadata, &error))?,
             ..GenerateInput::default()
         };
         self.start(&metadata, input).await
@@ -76,7 +88,7 @@ impl Inference for InferenceService {
 
     async fn chat(&self, request: Request<ChatRequest>) -> Result<Response<Generated>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let refuse = |error: RequestError| status(&error, &read_request_id(&metadata));
+        let refuse = |error: RequestError| self.refuse(&metadata, &error);
         let prompt = PromptInput::Chat(chat::conversation_from_wire(request.messages).map_err(refuse)?);
         let tools = chat::tools_from_wire(request.tools, request.tool_choice, request.single_call).map_err(refuse)?;
         let input = GenerateInput {
@@ -86,7 +98,7 @@ impl Inference for InferenceService {
             limits: limits(request.limits.unwrap_or_default()),
             logprobs: request.logprobs,
             choices: request.n,
-            grammar: request.grammar.map(|wire| grammar(wire, &metadata)).transpose()?,
+            grammar: request.grammar.map(grammar).transpose().map_err(refuse)?,
             tools,
             ..GenerateInput::default()
         };
@@ -153,9 +165,9 @@ fn limits(wire: v1::Limits) -> LimitsInput {
     LimitsInput { max_tokens, min_tokens, stop, stop_token_ids, ignore_eos }
 }
 
-fn grammar(wire: v1::Grammar, metadata: &MetadataMap) -> Result<(&'static str, Grammar), Status> {
+fn grammar(wire: v1::Grammar) -> Result<(&'static str, Grammar), RequestError> {
     const FIELD: &str = "grammar";
-    let refuse = |reason: String| status(&RequestError::field(FIELD, reason), &read_request_id(metadata));
+    let refuse = |reason: String| RequestError::field(FIELD, reason);
     let grammar = match wire.kind {
         Some(Kind::JsonSchema(text)) => {
             let schema = serde_json::from_str(&text);
@@ -184,16 +196,20 @@ fn until_error(responses: impl Stream<Item = Result<GenerateResponse, Status>> +
 }
 
 /// Returns the answer as messages. The first and the last carry the usage.
-fn responses(answer: Answer, tokenizer: Arc<Tokenizer>) -> Generated {
-    stream::unfold((answer, true, tokenizer), |(mut answer, first, tokenizer)| async move {
+fn responses(answer: Answer, tokenizer: Arc<Tokenizer>, tally: AnswerTally) -> Generated {
+    stream::unfold((answer, true, tokenizer, tally), |(mut answer, first, tokenizer, tally)| async move {
         let response = match answer.next().await? {
             Ok(delta) => {
+                tally.set_usage(answer.choice() as usize, answer.usage());
                 let usage = (first || delta.finish.is_some()).then(|| usage(answer.usage()));
                 Ok(response(&answer, delta, usage, &tokenizer))
             }
-            Err(error) => Err(status(&error, answer.request_id())),
+            Err(error) => {
+                tally.fail(error.to_string());
+                Err(status(&error, answer.request_id()))
+            }
         };
-        Some((response, (answer, false, tokenizer)))
+        Some((response, (answer, false, tokenizer, tally)))
     })
     .boxed()
 }

@@ -10,6 +10,7 @@ mod health;
 mod inference;
 mod status;
 
+use axum::middleware::from_fn;
 use lockstep_proto::DESCRIPTORS;
 use lockstep_proto::v1::cluster_server::ClusterServer;
 use lockstep_proto::v1::inference_server::InferenceServer;
@@ -19,7 +20,8 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
 
-use crate::serve::{Protocol, serve as serve_connections};
+use crate::access::log_requests;
+use crate::serve::{Protocol, Serving, serve_listener};
 use crate::session::Api;
 
 /// Longest request, in bytes: more text than any context holds.
@@ -37,8 +39,10 @@ pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 /// # Errors
 /// Fails only if the build is defective.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) -> Result<(), ReflectionError> {
+    let draining = api.draining(&shutdown);
     let routes = routes(api, &shutdown)?;
-    serve_connections(listener, routes.into_axum_router(), Protocol::Grpc, shutdown).await;
+    let router = routes.into_axum_router().layer(from_fn(log_requests));
+    serve_listener(listener, Serving { router, protocol: Protocol::Grpc, draining, shutdown }).await;
     Ok(())
 }
 

@@ -16,10 +16,14 @@ const TIMEOUT: &str = "grpc-timeout";
 /// helps.
 pub(crate) fn status(error: &RequestError, request_id: &str) -> Status {
     let (code, retry_after_s) = match error {
-        RequestError::Field { .. } | RequestError::Serve(ServeError::Invalid(_)) => (Code::InvalidArgument, None),
+        RequestError::Field { .. }
+        | RequestError::ContextLength { .. }
+        | RequestError::Batch { .. }
+        | RequestError::Serve(ServeError::Invalid(_)) => (Code::InvalidArgument, None),
         RequestError::UnknownModel { .. } => (Code::NotFound, None),
         RequestError::Serve(ServeError::Full { retry_after_s, .. }) => (Code::ResourceExhausted, Some(*retry_after_s)),
         RequestError::Serve(ServeError::Unavailable { retry_after_s, .. }) => (Code::Unavailable, Some(*retry_after_s)),
+        RequestError::Serve(ServeError::SlowReader) => (Code::ResourceExhausted, None),
         RequestError::Serve(ServeError::Deadline) => (Code::DeadlineExceeded, None),
         RequestError::Serve(ServeError::Internal(_)) => (Code::Internal, None),
     };
@@ -102,6 +106,9 @@ mod tests {
         let serve = |error| RequestError::Serve(error);
         let cases = [
             (RequestError::field("top_p", "x"), Code::InvalidArgument, None),
+            (RequestError::ContextLength { field: "x", reason: "y".into() }, Code::InvalidArgument, None),
+            (RequestError::Batch { field: "x", answers: 3, limit: 2 }, Code::InvalidArgument, None),
+            (serve(ServeError::SlowReader), Code::ResourceExhausted, None),
             (RequestError::UnknownModel { asked: "a".into(), served: "b".into() }, Code::NotFound, None),
             (serve(ServeError::Invalid("x".into())), Code::InvalidArgument, None),
             (serve(ServeError::Full { limit: 1, retry_after_s: 2 }), Code::ResourceExhausted, Some("2")),

@@ -124,7 +124,8 @@ impl ChoiceFormat for ChatFormat {
         if !delta.reasoning.is_empty() {
             message["reasoning_content"] = delta.reasoning.into();
         }
-        if !delta.text.is_empty() {
+        // Some clients add up the content of every chunk, even of the last one, so that chunk has some.
+        if !delta.text.is_empty() || is_empty && finish_reason.is_some() {
             message["content"] = delta.text.into();
         }
         if !delta.calls.is_empty() {

@@ -24,10 +24,7 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let (inputs, streaming) = parse(fields, &id)?;
     let logprobs = inputs.iter().any(|input| input.logprobs.is_some());
-    let mut answers = Vec::with_capacity(inputs.len());
-    for input in inputs {
-        answers.extend(api.generate(input).await?);
-    }
+    let answers = api.generate_batch(inputs).await?;
     let format = CompletionFormat { text: api.text().clone(), logprobs, offsets: vec![0; answers.len()] };
     respond(&api, &id, answers, streaming, format).await
 }

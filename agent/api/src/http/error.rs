@@ -5,8 +5,13 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::access::Refusal;
 use crate::service::ServeError;
 use crate::session::RequestError;
+
+/// Extension of the response to a request that was refused before the session saw it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Uncounted;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiError {
@@ -16,11 +21,13 @@ pub(crate) struct ApiError {
     pub param: Option<String>,
     pub code: Option<&'static str>,
     pub retry_after_s: Option<u32>,
+    /// Set if the session has counted the request's outcome already.
+    pub is_counted: bool,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), param: None, code: None, retry_after_s: None }
+        Self { status, message: message.into(), param: None, code: None, retry_after_s: None, is_counted: false }
     }
 
     /// Returns the error 400 for one field.
@@ -46,8 +53,16 @@ impl ApiError {
 impl From<RequestError> for ApiError {
     fn from(error: RequestError) -> Self {
         let message = error.to_string();
-        match error {
+        let error = match error {
             RequestError::Field { field, .. } => {
+                Self { param: Some(field.into()), ..Self::new(StatusCode::BAD_REQUEST, message) }
+            }
+            RequestError::ContextLength { field, .. } => Self {
+                param: Some(field.into()),
+                code: Some("context_length_exceeded"),
+                ..Self::new(StatusCode::BAD_REQUEST, message)
+            },
+            RequestError::Batch { field, .. } => {
                 Self { param: Some(field.into()), ..Self::new(StatusCode::BAD_REQUEST, message) }
             }
             RequestError::UnknownModel { .. } => Self {
@@ -56,7 +71,8 @@ impl From<RequestError> for ApiError {
                 ..Self::new(StatusCode::NOT_FOUND, message)
             },
             RequestError::Serve(error) => Self::from_serve(&error, message),
-        }
+        };
+        Self { is_counted: true, ..error }
     }
 }
 
@@ -70,6 +86,7 @@ impl ApiError {
             ServeError::Unavailable { retry_after_s, .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some("unavailable"), Some(*retry_after_s))
             }
+            ServeError::SlowReader => (StatusCode::REQUEST_TIMEOUT, Some("slow_reader"), None),
             ServeError::Deadline => (StatusCode::GATEWAY_TIMEOUT, Some("deadline_exceeded"), None),
             ServeError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, None, None),
         };
@@ -83,6 +100,10 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if !self.is_counted && self.status.is_client_error() {
+            response.extensions_mut().insert(Uncounted);
+        }
+        response.extensions_mut().insert(Refusal(self.message));
         response
     }
 }

@@ -1,24 +1,28 @@
 //! Responses to completions and chats: one JSON object, or a stream of server-sent events.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::http::{HeaderValue, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use futures::StreamExt;
 use futures::future::try_join_all;
 use futures::stream::{self, BoxStream, SelectAll};
-use futures::{Stream, StreamExt};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use crate::access::AnswerTally;
 use crate::service::ServeError;
 use crate::session::{Answer, Api, CallDelta, Delta, Finish, GeneratedToken, RequestError, Usage};
 
-/// Time between two comments on a stream without other events. The comments keep proxies and clients from giving up on
-/// a request that waits.
+/// Time for which a stream waits for its first event before the response begins, and time between two comments on a
+/// stream without other events. A failure within this time is a status, which clients retry. The comments keep proxies
+/// and clients from giving up on a request that waits.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const WAITING: &str = "waiting";
 
 /// Options of a streamed response.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +43,7 @@ pub(crate) trait ChoiceFormat: Send + 'static {
     /// Returns the choice of a whole answer.
     fn choice(&self, index: usize, answer: WholeAnswer) -> Value;
 
-    /// Returns the choice of the chunk before an answer's first text, if there is such a chunk.
+    /// Returns the choice of the chunk before the chunk of an answer's first token, if there is such a chunk.
     fn first_chunk(&self, index: usize) -> Option<Value>;
 
     /// Returns the choice of the chunk for `delta`, or `None` if the chunk would tell the client nothing.
@@ -72,14 +76,16 @@ pub(crate) async fn respond<F: ChoiceFormat>(
     let id = format!("{}-{id}", F::ID_PREFIX);
     let envelope = Envelope { id, created: unix_seconds(), model: api.model().name.clone() };
     if let Some(Streaming { include_usage }) = streaming {
-        return Ok(stream_response(answers, Chunks { envelope, format, include_usage }));
+        return stream_response(answers, Chunks { envelope, format, include_usage }).await;
     }
     let answers = try_join_all(answers.into_iter().map(gather_answer)).await?;
+    let tally = AnswerTally::default();
+    answers.iter().enumerate().for_each(|(index, answer)| tally.set_usage(index, answer.usage));
     let usage = sum_usage(answers.iter().map(|answer| answer.usage));
     let choices = answers.into_iter().enumerate().map(|(index, answer)| format.choice(index, answer)).collect();
     let mut body = envelope.body(F::OBJECT, choices);
     body["usage"] = usage;
-    Ok(Json(body).into_response())
+    Ok((Extension(tally), Json(body)).into_response())
 }
 
 /// The fields that all chunks of a response share.
@@ -137,12 +143,7 @@ fn finish_reason(finish: Finish) -> Result<&'static str, RequestError> {
 }
 
 fn sum_usage(usages: impl IntoIterator<Item = Usage>) -> Value {
-    let mut sum = Usage::default();
-    for usage in usages {
-        sum.prompt_tokens += usage.prompt_tokens;
-        sum.completion_tokens += usage.completion_tokens;
-        sum.cached_tokens += usage.cached_tokens;
-    }
+    let sum: Usage = usages.into_iter().sum();
     json!({
         "prompt_tokens": sum.prompt_tokens,
         "completion_tokens": sum.completion_tokens,
@@ -180,16 +181,45 @@ impl<F: ChoiceFormat> Chunks<F> {
     }
 }
 
-/// Returns a stream of the answers as they grow. After a failure, the stream ends with the error and without `[DONE]`.
-fn stream_response<F: ChoiceFormat>(answers: Vec<Answer>, chunks: Chunks<F>) -> Response {
+/// Returns a stream of the answers as they grow. The response begins with the first event, or after [`KEEP_ALIVE`]. After
+/// a later failure, the stream ends with the error and without `[DONE]`.
+///
+/// # Errors
+/// Fails if an answer fails before the response begins.
+async fn stream_response<F: ChoiceFormat>(answers: Vec<Answer>, chunks: Chunks<F>) -> Result<Response, ApiError> {
     let usages = vec![Usage::default(); answers.len()];
+    let has_begun = vec![false; answers.len()];
     let steps = stream::select_all(answers.into_iter().enumerate().map(|(index, answer)| answer_steps(index, answer)));
-    let events = events(AnswerStream { steps, chunks, usages, stage: Stage::First(0) });
-    let events = events.map(|data| Ok::<_, Infallible>(SseEvent::default().data(data)));
-    let mut response =
-        Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("waiting")).into_response();
+    let tally = AnswerTally::default();
+    let mut answers = AnswerStream {
+        steps,
+        chunks,
+        usages,
+        has_begun,
+        ready: VecDeque::new(),
+        stage: Stage::Text,
+        tally: tally.clone(),
+    };
+    let first = match tokio::time::timeout(KEEP_ALIVE, answers.next()).await {
+        Ok(Some(data)) => SseEvent::default().data(data?),
+        Ok(None) | Err(_) => SseEvent::default().comment(WAITING),
+    };
+    let rest = stream::unfold(answers, |mut answers| async move {
+        let data = match answers.next().await? {
+            Ok(data) => data,
+            Err(error) => {
+                let data = error.json().to_string();
+                answers.tally.fail(error.message);
+                data
+            }
+        };
+        Some((SseEvent::default().data(data), answers))
+    });
+    let events = stream::iter([first]).chain(rest).map(Ok::<_, Infallible>);
+    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text(WAITING)).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
+    response.extensions_mut().insert(tally);
+    Ok(response)
 }
 
 fn answer_steps(index: usize, answer: Answer) -> BoxStream<'static, AnswerStep> {
@@ -206,68 +236,82 @@ struct AnswerStream<F> {
     steps: SelectAll<BoxStream<'static, AnswerStep>>,
     chunks: Chunks<F>,
     usages: Vec<Usage>,
+    /// Set for each answer whose first token has come.
+    has_begun: Vec<bool>,
+    /// Chunks that come next.
+    ready: VecDeque<Value>,
     stage: Stage,
+    tally: AnswerTally,
 }
 
 /// Part of the stream that comes next.
 enum Stage {
-    /// The first chunk of the answer with that index.
-    First(usize),
     Text,
     Done,
+    Failed(ApiError),
     End,
 }
 
-fn events(answers: AnswerStream<impl ChoiceFormat>) -> impl Stream<Item = String> + Send {
-    stream::unfold(answers, |mut answers| async move {
-        let event = answers.next().await?;
-        Some((event, answers))
-    })
-}
-
 impl<F: ChoiceFormat> AnswerStream<F> {
-    async fn next(&mut self) -> Option<String> {
+    /// Waits for the data of the next event. Returns `None` after the end. Cancel safe.
+    ///
+    /// # Errors
+    /// Returns the failure of an answer. Nothing follows an error.
+    async fn next(&mut self) -> Option<Result<String, ApiError>> {
         loop {
-            match self.stage {
-                Stage::First(index) if index == self.usages.len() => self.stage = Stage::Text,
-                Stage::First(index) => {
-                    self.stage = Stage::First(index + 1);
-                    if let Some(choice) = self.chunks.format.first_chunk(index) {
-                        return Some(self.chunks.chunk(vec![choice], Value::Null).to_string());
-                    }
-                }
+            if let Some(chunk) = self.ready.pop_front() {
+                return Some(Ok(chunk.to_string()));
+            }
+            match &self.stage {
                 Stage::Text => match self.steps.next().await {
-                    Some(step) => match self.text_chunk(step) {
-                        Ok(Some(chunk)) => return Some(chunk.to_string()),
-                        Ok(None) => {}
-                        Err(error) => {
-                            self.stage = Stage::End;
+                    Some(step) => {
+                        if let Err(error) = self.add_step(step) {
+                            self.stage = Stage::Failed(error);
                             self.steps.clear();
-                            return Some(error.json().to_string());
                         }
-                    },
+                    }
                     None => {
                         self.stage = Stage::Done;
                         if self.chunks.include_usage {
                             let usage = sum_usage(self.usages.iter().copied());
-                            return Some(self.chunks.chunk(vec![], usage).to_string());
+                            self.ready.push_back(self.chunks.chunk(vec![], usage));
                         }
                     }
                 },
                 Stage::Done => {
                     self.stage = Stage::End;
-                    return Some("[DONE]".to_owned());
+                    return Some(Ok("[DONE]".to_owned()));
+                }
+                Stage::Failed(error) => {
+                    let error = error.clone();
+                    self.stage = Stage::End;
+                    return Some(Err(error));
                 }
                 Stage::End => return None,
             }
         }
     }
 
-    fn text_chunk(&mut self, step: AnswerStep) -> Result<Option<Value>, ApiError> {
-        self.usages[step.index] = step.usage;
-        let delta = step.delta?;
-        let finish_reason = delta.finish.map(finish_reason).transpose()?;
-        let choice = self.chunks.format.chunk(step.index, delta, finish_reason);
-        Ok(choice.map(|choice| self.chunks.chunk(vec![choice], Value::Null)))
+    /// Adds the chunks of one step to those that come next. The chunk before an answer's first token comes together with
+    /// that token, so that a client may take it for the first token.
+    ///
+    /// # Errors
+    /// Returns the failure of the answer. It comes after the chunks.
+    fn add_step(&mut self, step: AnswerStep) -> Result<(), ApiError> {
+        let AnswerStep { index, delta, usage } = step;
+        self.usages[index] = usage;
+        self.tally.set_usage(index, usage);
+        let delta = delta?;
+        let finish = delta.finish.map(finish_reason).transpose();
+        let finish_reason = finish.as_ref().copied().unwrap_or_default();
+        let begins = !delta.tokens.is_empty() || finish_reason.is_some();
+        if begins && !std::mem::replace(&mut self.has_begun[index], true) {
+            let first = self.chunks.format.first_chunk(index);
+            self.ready.extend(first.map(|choice| self.chunks.chunk(vec![choice], Value::Null)));
+        }
+        let choice = self.chunks.format.chunk(index, delta, finish_reason);
+        self.ready.extend(choice.map(|choice| self.chunks.chunk(vec![choice], Value::Null)));
+        finish?;
+        Ok(())
     }
 }

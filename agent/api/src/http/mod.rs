@@ -16,40 +16,41 @@ mod probes;
 mod tools;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Extension, Request};
-use axum::http::{HeaderValue, StatusCode};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::error::ApiError;
+use self::error::{ApiError, Uncounted};
 #[cfg(test)]
 pub(crate) use self::messages::read_messages;
-use crate::serve::{Protocol, serve as serve_connections};
-use crate::session::{Api, request_id};
+use crate::access::{RequestId, log_requests};
+use crate::metrics::Outcome;
+use crate::serve::{Protocol, Serving, serve_listener};
+use crate::session::Api;
 
 /// Longest request body, in bytes: more text than any context holds.
 const MAX_BODY_BYTES: usize = 16 << 20;
 
-const REQUEST_ID: &str = "x-request-id";
-
-/// Id of the request that is being served.
-#[derive(Debug, Clone)]
-struct RequestId(String);
-
 /// Serves until `shutdown`, then until every connection has ended.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) {
-    serve_connections(listener, router(api), Protocol::Http, shutdown).await;
+    let draining = api.draining(&shutdown);
+    let serving = Serving { router: router(api), protocol: Protocol::Http, draining, shutdown };
+    serve_listener(listener, serving).await;
 }
 
 fn router(api: Api) -> Router {
-    Router::new()
-        .route("/v1/models", get(models::list_models))
-        .route("/v1/models/{*id}", get(models::get_model))
+    let answers = Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/chat/completions", post(chat::create))
+        .route_layer(from_fn_with_state(api.clone(), count_refusals));
+    Router::new()
+        .merge(answers)
+        .route("/v1/models", get(models::list_models))
+        .route("/v1/models/{*id}", get(models::get_model))
         .route("/health", get(probes::health))
         .route("/ready", get(probes::ready))
         .route("/accepting", get(probes::accepting))
@@ -58,17 +59,27 @@ fn router(api: Api) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn_with_state(api.clone(), fields::report))
-        .layer(from_fn(identify))
+        .layer(from_fn_with_state(api.clone(), end_connections))
+        .layer(from_fn(log_requests))
         .with_state(api)
 }
 
-/// Gives every request an id, and its response the same id.
-async fn identify(mut request: Request, next: Next) -> Response {
-    let id = request_id(request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes));
-    request.extensions_mut().insert(RequestId(id.clone()));
+/// Tells HTTP/1 clients of a draining head to close their connections. Without this, a client that keeps a connection
+/// would ask the same head again and again.
+async fn end_connections(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let is_http1 = request.version() <= Version::HTTP_11;
     let mut response = next.run(request).await;
-    if let Ok(value) = HeaderValue::try_from(id) {
-        response.headers_mut().insert(REQUEST_ID, value);
+    if is_http1 && api.status().borrow().draining {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Counts the requests for answers that were refused before the session saw them.
+async fn count_refusals(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if response.extensions().get::<Uncounted>().is_some() {
+        api.metrics().count_outcome(Outcome::Invalid);
     }
     response
 }

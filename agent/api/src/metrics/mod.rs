@@ -62,6 +62,8 @@ pub enum Outcome {
     Full,
     Unavailable,
     Deadline,
+    /// The client read its answer too slowly.
+    SlowReader,
     /// A defect.
     Internal,
 }
@@ -76,6 +78,7 @@ impl EncodeLabelValue for Outcome {
             Self::Full => "full",
             Self::Unavailable => "unavailable",
             Self::Deadline => "deadline",
+            Self::SlowReader => "slow_reader",
             Self::Internal => "internal",
         };
         EncodeLabelValue::encode(&name, encoder)

@@ -76,6 +76,16 @@ pub struct Usage {
     pub cached_tokens: u32,
 }
 
+impl std::iter::Sum for Usage {
+    fn sum<I: Iterator<Item = Self>>(usages: I) -> Self {
+        usages.fold(Self::default(), |sum, usage| Self {
+            prompt_tokens: sum.prompt_tokens + usage.prompt_tokens,
+            completion_tokens: sum.completion_tokens + usage.completion_tokens,
+            cached_tokens: sum.cached_tokens + usage.cached_tokens,
+        })
+    }
+}
+
 /// State of an answer without its events. It exists before the head has accepted the request.
 pub(crate) struct AnswerState {
     request_id: String,
@@ -200,7 +210,7 @@ impl Answer {
         let AnswerState { request_id, usage, metrics, .. } = &self.state;
         let Usage { prompt_tokens, completion_tokens, cached_tokens } = usage;
         let seconds = metrics.arrival.elapsed().as_secs_f64();
-        tracing::info!(
+        tracing::debug!(
             request_id,
             prompt_tokens,
             completion_tokens,

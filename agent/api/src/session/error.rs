@@ -12,6 +12,15 @@ pub enum RequestError {
     /// A field is out of its bounds: INVALID_ARGUMENT, 400. `field` is its name on the wire.
     #[error("{field}: {reason}")]
     Field { field: &'static str, reason: String },
+    /// The prompt does not fit the context: INVALID_ARGUMENT, 400 with the code `context_length_exceeded`.
+    #[error("{field}: {reason}")]
+    ContextLength { field: &'static str, reason: String },
+    /// The request asks for more answers than the queue can ever hold: INVALID_ARGUMENT, 400.
+    #[error(
+        "{field}: the request asks for {answers} answers, and the queue holds {limit}: send {limit} at a time, or raise \
+         --max-waiting"
+    )]
+    Batch { field: &'static str, answers: usize, limit: usize },
     /// The request names another model than the served one: NOT_FOUND, 404.
     #[error("no model is called {asked:?} here: this endpoint serves {served:?}, also called {DEFAULT_MODEL:?}")]
     UnknownModel { asked: String, served: String },
@@ -27,9 +36,14 @@ impl RequestError {
     /// Returns the outcome under which the metrics count the request.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Field { .. } | Self::UnknownModel { .. } | Self::Serve(ServeError::Invalid(_)) => Outcome::Invalid,
+            Self::Field { .. }
+            | Self::ContextLength { .. }
+            | Self::Batch { .. }
+            | Self::UnknownModel { .. }
+            | Self::Serve(ServeError::Invalid(_)) => Outcome::Invalid,
             Self::Serve(ServeError::Full { .. }) => Outcome::Full,
             Self::Serve(ServeError::Unavailable { .. }) => Outcome::Unavailable,
+            Self::Serve(ServeError::SlowReader) => Outcome::SlowReader,
             Self::Serve(ServeError::Deadline) => Outcome::Deadline,
             Self::Serve(ServeError::Internal(_)) => Outcome::Internal,
         }
@@ -58,7 +72,8 @@ pub(crate) fn check_vocabulary(field: &'static str, ids: &[u32], vocab_size: u32
 /// internal error.
 pub(crate) fn text_error(field: &'static str, error: TextError) -> RequestError {
     match error {
-        TextError::TemplateRefused(_) | TextError::NoTemplate | TextError::TooLong { .. } | TextError::Encode(_) => {
+        TextError::TooLong { .. } => RequestError::ContextLength { field, reason: error.to_string() },
+        TextError::TemplateRefused(_) | TextError::NoTemplate | TextError::Encode(_) => {
             RequestError::field(field, error.to_string())
         }
         TextError::Tokenizer(_) | TextError::TemplateSyntax(_) => {

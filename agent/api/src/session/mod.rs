@@ -16,6 +16,7 @@ use std::time::Instant;
 use lockstep_proto::names::DEFAULT_MODEL;
 use lockstep_proto::v1::{ClusterStatus, ModelInfo};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, Delta, Finish};
 pub(crate) use answer::{CallDelta, GeneratedToken, Usage};
@@ -85,19 +86,43 @@ impl Api {
     /// # Errors
     /// Names the wrong field, or gives the head's reason for refusing the request.
     pub async fn generate(&self, input: GenerateInput) -> Result<Vec<Answer>, RequestError> {
+        self.generate_batch(vec![input]).await
+    }
+
+    /// Checks and queues the prompts of one request. Returns the answers in the order of the prompts and their choices.
+    ///
+    /// # Errors
+    /// Names the wrong field, or gives the head's reason for refusing the request. A request with more answers than the
+    /// queue holds is refused as such: trying again would not help.
+    pub async fn generate_batch(&self, inputs: Vec<GenerateInput>) -> Result<Vec<Answer>, RequestError> {
+        let count = inputs.iter().map(|input| input.choices.unwrap_or(1) as usize).sum();
+        let field = if inputs.len() > 1 { "prompt" } else { "n" };
+        let mut answers = Vec::with_capacity(count);
+        for input in inputs {
+            let request_id = input.request_id.clone();
+            let more = self.generate_one(input).await.map_err(|error| match error {
+                RequestError::Serve(ServeError::Full { limit, .. }) if count > limit => {
+                    RequestError::Batch { field, answers: count, limit }
+                }
+                error => error,
+            });
+            if let Err(error) = &more {
+                self.metrics.count_outcome(error.outcome());
+                tracing::debug!(request_id, %error, "request refused");
+            }
+            answers.extend(more?);
+        }
+        Ok(answers)
+    }
+
+    async fn generate_one(&self, input: GenerateInput) -> Result<Vec<Answer>, RequestError> {
         let arrival = Instant::now();
-        let request_id = input.request_id.clone();
-        let answer = match input.deadline {
+        match input.deadline {
             None => self.start(input, arrival).await,
             Some(deadline) => tokio::time::timeout(deadline, self.start(input, arrival))
                 .await
                 .unwrap_or(Err(RequestError::Serve(ServeError::Deadline))),
-        };
-        if let Err(error) = &answer {
-            self.metrics.count_outcome(error.outcome());
-            tracing::info!(request_id, %error, "request refused");
         }
-        answer
     }
 
     async fn start(&self, input: GenerateInput, arrival: Instant) -> Result<Vec<Answer>, RequestError> {
@@ -165,6 +190,19 @@ impl Api {
     /// Returns for how long the head's task has been hung, or `None` if the task is healthy.
     pub fn hung_for(&self) -> Option<std::time::Duration> {
         self.inference.hung_for()
+    }
+
+    /// Returns a token that is cancelled when the head begins to drain. The watch for it ends at `shutdown`.
+    pub(crate) fn draining(&self, shutdown: &CancellationToken) -> CancellationToken {
+        let (draining, mut status, shutdown) = (CancellationToken::new(), self.status(), shutdown.clone());
+        let token = draining.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                drains = status.wait_for(|status| status.draining) => if drains.is_ok() { draining.cancel() },
+                () = shutdown.cancelled() => {}
+            }
+        });
+        token
     }
 
     /// Returns the group's status, now and as it changes.

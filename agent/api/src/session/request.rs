@@ -233,14 +233,12 @@ fn remaining_tokens(field: &'static str, prompt: usize, context_length: u32) -> 
     if prompt < context {
         return Ok((context - prompt) as u32);
     }
-    Err(RequestError::field(
-        field,
-        format!(
-            "the prompt has {prompt} tokens, but the context holds {context} with the answer: shorten it to {} tokens \
-             or fewer, or serve the model with a larger context length",
-            context.saturating_sub(1)
-        ),
-    ))
+    let reason = format!(
+        "this model's maximum context length is {context} tokens, and the prompt has {prompt}: shorten it to {} tokens or \
+         fewer, or serve the model with a larger context length",
+        context.saturating_sub(1)
+    );
+    Err(RequestError::ContextLength { field, reason })
 }
 
 fn check_limits(limits: &LimitsInput, vocab_size: u32) -> Result<(), RequestError> {
@@ -334,9 +332,12 @@ mod tests {
             (refusal(|i| i.prompt = PromptInput::Text(String::new())).await, "prompt: the prompt is empty"),
             (
                 refusal(|i| i.prompt = PromptInput::Tokens(vec![1; 16])).await,
-                "prompt: the prompt has 16 tokens, but the context holds 16 with the answer: shorten it to 15",
+                "prompt: this model's maximum context length is 16 tokens, and the prompt has 16: shorten it to 15",
             ),
-            (refusal(|i| i.prompt = PromptInput::Text("x".repeat(5000))).await, "prompt: the text has 5000 bytes"),
+            (
+                refusal(|i| i.prompt = PromptInput::Text("x".repeat(5000))).await,
+                "prompt: this model's maximum context length is 16",
+            ),
             (
                 refusal(|i| i.prompt = PromptInput::Chat(conversation(vec![]))).await,
                 "messages: the conversation is empty",

@@ -30,8 +30,8 @@ pub enum TextError {
     #[error("the model has no chat template: send a plain prompt, or add chat_template.jinja to the model's files")]
     NoTemplate,
     #[error(
-        "the text has {bytes} bytes, more than a context of {context_length} tokens can hold: shorten it, or serve the \
-         model with a larger context length"
+        "this model's maximum context length is {context_length} tokens, and the text has {bytes} bytes, more than so \
+         many tokens can be: shorten it, or serve the model with a larger context length"
     )]
     TooLong { bytes: usize, context_length: u32 },
     #[error("encode text: {0}")]

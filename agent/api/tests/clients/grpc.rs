@@ -176,11 +176,12 @@ async fn errors_have_their_codes() {
     let cases = [
         (GenerateRequest::default(), Code::InvalidArgument, "prompt: the prompt is empty", None),
         (GenerateRequest { sampling, ..generate("x") }, Code::InvalidArgument, "top_p: 2 is out of range", None),
-        (generate(&"x ".repeat(300)), Code::InvalidArgument, "prompt: the prompt has 600 tokens", None),
+        (generate(&"x ".repeat(300)), Code::InvalidArgument, "prompt: this model's maximum context", None),
         (GenerateRequest { model: "gpt".into(), ..generate("x") }, Code::NotFound, "no model is called \"gpt\"", None),
         (generate(FULL), Code::ResourceExhausted, "the queue is full", Some("2")),
         (generate(LOST), Code::Unavailable, "rank 1 is lost", Some("7")),
         (generate(BREAK), Code::Unavailable, "rank 1 is lost", Some("7")),
+        (generate(UNREAD), Code::ResourceExhausted, "the answer was ended because it was read too slowly", None),
     ];
     for (request, code, message, retry_after) in cases {
         let mut request = Request::new(request);

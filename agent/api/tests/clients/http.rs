@@ -226,13 +226,65 @@ async fn streams_end_with_done() {
 async fn a_broken_stream_ends_with_its_error() {
     let endpoint = start().await;
     let client = Client::new(&endpoint);
-    for (prompt, message) in [(BREAK, "rank 1 is lost: try again in 7 s"), (DRAIN, "shutting down")] {
+    let cases = [
+        (BREAK, "rank 1 is lost: try again in 7 s", 503, "unavailable"),
+        (DRAIN, "shutting down", 503, "unavailable"),
+        (UNREAD, "read too slowly: 4096 tokens waited", 408, "slow_reader"),
+    ];
+    for (prompt, message, status, code) in cases {
         let events = client.stream(COMPLETIONS, &json!({"prompt": prompt, "stream": true})).await;
         let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
         assert!(last["error"]["message"].as_str().unwrap().contains(message), "{last}");
-        let (status, body) = client.post(COMPLETIONS, &json!({"prompt": prompt})).await;
-        assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
+        let answer = client.post(COMPLETIONS, &json!({"prompt": prompt})).await;
+        assert_eq!((answer.0, &answer.1["error"]["code"]), (status, &json!(code)));
     }
+    let page = client.get("/metrics").await.1;
+    assert!(page.contains("lockstep_requests_total{outcome=\"slow_reader\"} 2"), "{page}");
+}
+
+#[tokio::test]
+async fn a_stream_begins_with_its_first_token() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let chat = |prompt: &str| json!({"messages": [{"role": "user", "content": prompt}], "stream": true, "n": 2});
+    for (path, body) in [(COMPLETIONS, json!({"prompt": EARLY, "stream": true})), (CHAT, chat(EARLY))] {
+        let (status, answer) = client.post(path, &body).await;
+        assert_eq!((status, &answer["error"]["code"]), (503, &json!("unavailable")), "{answer}");
+    }
+    let late = async {
+        let response = client.client.post(format!("{}{CHAT}", client.base)).json(&chat(LATE)).send().await.unwrap();
+        response.text().await.unwrap()
+    };
+    let hi = chat("hi");
+    let (late, events) = tokio::join!(late, client.stream(CHAT, &hi));
+    assert!(late.starts_with(": waiting\n"), "a long wait is a stream with comments: {late}");
+    assert!(late.ends_with("data: [DONE]\n\n"));
+    let chunks = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+    for index in 0..2 {
+        let own = chunks.clone().map(|chunk| chunk["choices"][0].clone()).filter(|choice| choice["index"] == index);
+        let deltas: Vec<Value> = own.map(|choice| choice["delta"].clone()).collect();
+        assert_eq!(deltas[0], json!({"role": "assistant", "content": ""}));
+        assert!(deltas.iter().skip(1).all(|delta| delta["role"].is_null() && delta["content"].is_string()));
+    }
+}
+
+#[tokio::test]
+async fn a_draining_head_lets_its_clients_go() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let endpoint = start().await;
+    let mut idle = tokio::net::TcpStream::connect(endpoint.http).await.unwrap();
+    let request = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    idle.write_all(request).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let length = idle.read(&mut answer).await.unwrap();
+    assert!(!String::from_utf8_lossy(&answer[..length]).contains("connection: close"));
+    endpoint.status.send_replace(ClusterStatus { draining: true, ready: false, accepting: false, ..serving() });
+    assert_eq!(idle.read(&mut answer).await.unwrap(), 0, "the idle connection ends");
+    let mut new = tokio::net::TcpStream::connect(endpoint.http).await.unwrap();
+    new.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    new.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
 }
 
 #[tokio::test]
@@ -255,7 +307,7 @@ async fn refusals_name_field_and_remedy() {
             COMPLETIONS,
             json!({"prompt": "x ".repeat(400)}),
             400,
-            "prompt: the prompt has 800 tokens, but the context holds 512",
+            "prompt: this model's maximum context length is 512 tokens, and the prompt has 800: shorten it to 511",
         ),
         (
             COMPLETIONS,
@@ -294,6 +346,13 @@ async fn refusals_name_field_and_remedy() {
         (COMPLETIONS, json!({"prompt": "x", "logprobs": 21}), 400, "logprobs: 21 is out of range: 0 to 20"),
         (COMPLETIONS, json!({"prompt": "x", "top_k": -2}), 400, "top_k: out of range"),
         (COMPLETIONS, json!({"prompt": "x", "stream_options": {}}), 400, "stream_options: only together with stream"),
+        (
+            COMPLETIONS,
+            json!({"prompt": [FULL, "x", "y", "z"]}),
+            400,
+            "prompt: the request asks for 4 answers, and the queue holds 3: send 3 at a time",
+        ),
+        (COMPLETIONS, json!({"prompt": FULL, "n": 4}), 400, "n: the request asks for 4 answers, and the queue holds 3"),
         (COMPLETIONS, json!({"prompt": FULL}), 429, "the queue is full (3 requests wait): try again in 2 s"),
         (COMPLETIONS, json!({"prompt": LOST}), 503, "rank 1 is lost: try again in 7 s"),
         (CHAT, json!({}), 400, "messages: missing"),
@@ -370,13 +429,19 @@ async fn refusals_name_field_and_remedy() {
             "top_logprobs: 21 is out of range",
         ),
     ];
-    for (path, body, expected, message) in cases {
-        let (status, answer) = client.post(path, &body).await;
+    for (path, body, expected, message) in &cases {
+        let (status, answer) = client.post(path, body).await;
         let told = answer["error"]["message"].as_str().unwrap_or_default();
-        assert!(status == expected && told.contains(message), "{body}: {status} {answer}");
+        assert!(status == *expected && told.contains(message), "{body}: {status} {answer}");
         let param = message.split(':').next().filter(|param| told.starts_with(*param) && !param.contains(' '));
         assert!(param.is_none_or(|param| answer["error"]["param"] == param), "{answer}");
+        let code =
+            if message.contains("maximum context length") { json!("context_length_exceeded") } else { json!(null) };
+        assert!(status != 400 || answer["error"]["code"] == code, "{answer}");
     }
+    let invalid = cases.iter().filter(|(_, _, status, _)| matches!(status, 400 | 404)).count();
+    let page = client.get("/metrics").await.1;
+    assert!(page.contains(&format!("lockstep_requests_total{{outcome=\"invalid\"}} {invalid}\n")), "{invalid}: {page}");
 }
 
 #[tokio::test]
@@ -389,6 +454,7 @@ async fn malformed_requests_get_json_errors() {
         (http.post(url(COMPLETIONS)).body("{\"prompt\": "), 400, "the body is not JSON: EOF"),
         (http.post(url(COMPLETIONS)).body("[".repeat(100_000)), 400, "the body is not JSON: recursion limit"),
         (http.post(url(COMPLETIONS)).body(vec![b' '; (16 << 20) + 1]), 413, "the body is longer than 16777216 bytes"),
+        (http.get(url("/v1/models/")), 200, ""),
         (http.get(url(COMPLETIONS)), 405, "/v1/completions does not take GET"),
         (http.get(url("/nowhere")), 404, "nothing is at /nowhere: try /v1/models"),
         (http.get(url("/v1/models/org/other")), 404, "no model is called \"org/other\""),
@@ -398,7 +464,7 @@ async fn malformed_requests_get_json_errors() {
         assert_eq!(response.status().as_u16(), status, "{message}");
         assert_eq!(response.headers()["x-request-id"], "mine-1");
         let body: Value = response.json().await.unwrap();
-        assert!(body["error"]["message"].as_str().unwrap().starts_with(message), "{body}");
+        assert!(body["error"]["message"].as_str().unwrap_or_default().starts_with(message), "{body}");
     }
     let response = http.post(url(COMPLETIONS)).json(&json!({"prompt": FULL})).send().await.unwrap();
     assert_eq!(response.headers()["retry-after"], "2");
@@ -462,6 +528,79 @@ async fn probes_tell_the_truth() {
     let (_, models) = client.get("/v1/models").await;
     assert!(models.contains("\"id\":\"tiny\""), "{models}");
     assert_eq!(client.get("/v1/models/default").await.0, 200);
+}
+
+/// Log lines of this process, as JSON.
+#[derive(Clone, Default)]
+struct LogBuffer(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for LogBuffer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn every_request_is_logged_once() {
+    let log = LogBuffer::default();
+    let writer = log.clone();
+    let filter = tracing_subscriber::EnvFilter::new("off,access=info");
+    let lines = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter);
+    lines.with_writer(move || writer.clone()).try_init().unwrap();
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let requests = [
+        (COMPLETIONS, json!({"prompt": "hello!"}), 200, json!([2, 2]), Value::Null),
+        (COMPLETIONS, json!({"prompt": ["a", "bc"], "stream": true}), 200, json!([3, 3]), Value::Null),
+        (
+            COMPLETIONS,
+            json!({"prompt": BREAK, "stream": true}),
+            200,
+            json!([5, 5]),
+            json!("rank 1 is lost: try again in 7 s"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"prompt": 5}),
+            400,
+            json!([null, null]),
+            json!("prompt: expected a string or a list of token ids, got a number"),
+        ),
+        ("/nowhere\u{e9}", json!({}), 404, json!([null, null]), json!("nothing is at /nowhere%C3%A9: try /v1/models")),
+    ];
+    for (at, (path, body, ..)) in requests.iter().enumerate() {
+        let request = client
+            .client
+            .post(format!("{}{path}?key=secret", client.base))
+            .header("x-request-id", format!("logged-{at}"));
+        request.json(body).send().await.unwrap().bytes().await.unwrap();
+    }
+    client.get("/health").await;
+    let own_lines = || {
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(!text.contains("\"path\":\"/health\"") && !text.contains("secret"), "{text}");
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["request_id"].as_str().unwrap().starts_with("logged-")).collect::<Vec<_>>()
+    };
+    while own_lines().len() < requests.len() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for ((line, (path, _, status, tokens, error)), at) in own_lines().iter().zip(&requests).zip(0..) {
+        assert_eq!(
+            (&line["method"], &line["status"], &line["request_id"]),
+            (&json!("POST"), &json!(status), &json!(format!("logged-{at}")))
+        );
+        assert_eq!(line["path"].as_str().unwrap().is_empty(), path.is_empty());
+        assert_eq!(json!([line["prompt_tokens"], line["completion_tokens"]]), *tokens, "{line}");
+        assert!(line["seconds"].is_number() && line["remote"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+        let told = line["error"].as_str().unwrap_or_default();
+        assert!(told.starts_with(error.as_str().unwrap_or_default()), "{line}");
+    }
 }
 
 #[tokio::test]

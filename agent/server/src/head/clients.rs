@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use lockstep_api::{Event, FinishReason, Guide, ServeError};
 use lockstep_schedule::plan::{SeqId, TokenMask};
 use lockstep_schedule::{Failure, RequestOutput, SubmitError};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{OwnedPermit, Sender, error::TrySendError};
 
 struct Client {
     request_id: String,
-    events: mpsc::Sender<Event>,
+    events: Sender<Event>,
+    /// Room for the last event, which thus reaches even a client that lets events wait. `None` if the client is gone.
+    last_event: Option<OwnedPermit<Event>>,
     /// Grammar of the answer. It has advanced by every token that the client was sent.
     guide: Option<Box<Guide>>,
 }
@@ -20,15 +22,19 @@ pub(super) struct Clients {
     open: HashMap<SeqId, Client>,
 }
 
+impl Client {
+    /// Sends the last event.
+    fn end(self, event: Event) {
+        if let Some(room) = self.last_event {
+            room.send(event);
+        }
+    }
+}
+
 impl Clients {
-    pub(super) fn insert(
-        &mut self,
-        id: SeqId,
-        request_id: String,
-        events: mpsc::Sender<Event>,
-        guide: Option<Box<Guide>>,
-    ) {
-        self.open.insert(id, Client { request_id, events, guide });
+    pub(super) fn insert(&mut self, id: SeqId, request_id: String, events: Sender<Event>, guide: Option<Box<Guide>>) {
+        let last_event = events.clone().try_reserve_owned().ok();
+        self.open.insert(id, Client { request_id, events, last_event, guide });
     }
 
     /// Returns the tokens that the grammar of a sequence allows next, or `None` if all tokens are allowed.
@@ -60,18 +66,19 @@ impl Clients {
         if let Event::Failed(error) = &event {
             tracing::warn!(request_id = client.request_id, %error, "a request failed");
         }
-        let is_delivered = client.events.try_send(event).is_ok();
         if is_last {
-            self.open.remove(&id);
+            self.end(id, event);
             return None;
         }
+        let delivered = client.events.try_send(event);
         match grammar_is_complete {
-            _ if !is_delivered => self.cancel(id, "its client reads nothing or went away"),
-            Ok(false) => return None,
-            Ok(true) => {
-                client.events.try_send(Event::Finished(FinishReason::Stop)).ok();
-                self.open.remove(&id);
+            _ if matches!(delivered, Err(TrySendError::Full(_))) => {
+                tracing::info!(request_id = client.request_id, "ended a request: its client reads too slowly");
+                self.end(id, Event::Failed(ServeError::SlowReader));
             }
+            _ if delivered.is_err() => self.cancel(id, "its client went away"),
+            Ok(false) => return None,
+            Ok(true) => self.end(id, Event::Finished(FinishReason::Stop)),
             Err(reason) => {
                 self.fail(id, ServeError::Internal(format!("the ranks left the grammar: {reason}")));
             }
@@ -98,9 +105,16 @@ impl Clients {
 
     /// Ends one request with an error.
     pub(super) fn fail(&mut self, id: SeqId, error: ServeError) {
-        if let Some(client) = self.open.remove(&id) {
+        if let Some(client) = self.open.get(&id) {
             tracing::error!(request_id = client.request_id, %error, "a request failed");
-            client.events.try_send(Event::Failed(error)).ok();
+            self.end(id, Event::Failed(error));
+        }
+    }
+
+    /// Removes a request and sends its last event.
+    fn end(&mut self, id: SeqId, last: Event) {
+        if let Some(client) = self.open.remove(&id) {
+            client.end(last);
         }
     }
 
@@ -108,7 +122,7 @@ impl Clients {
     pub(super) fn cancel_all(&mut self) -> Vec<SeqId> {
         let all = self.open.drain();
         all.map(|(id, client)| {
-            client.events.try_send(Event::Cancelled).ok();
+            client.end(Event::Cancelled);
             id
         })
         .collect()
@@ -140,5 +154,38 @@ pub(super) fn refusal_error(error: SubmitError) -> ServeError {
         SubmitError::QueueFull { limit } => ServeError::Full { limit, retry_after_s: 1 },
         SubmitError::DuplicateId { .. } => ServeError::Internal(error.to_string()),
         _ => ServeError::Invalid(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_slow_reader_is_told_so() {
+        let token = || RequestOutput::Token { id: 1, token: 7, logprobs: None };
+        let open = |places| {
+            let (events, stream) = mpsc::channel(places);
+            let mut clients = Clients::default();
+            clients.insert(1, "r".into(), events, None);
+            (clients, stream)
+        };
+        let (mut clients, mut stream) = open(3);
+        assert_eq!([clients.deliver(token()), clients.deliver(token())], [None, None]);
+        assert_eq!((clients.deliver(token()), clients.len()), (Some(1), 0), "the third has no room");
+        let told: Vec<Event> = std::iter::from_fn(|| stream.try_recv().ok()).collect();
+        assert_eq!((told.len(), told.last()), (3, Some(&Event::Failed(ServeError::SlowReader))));
+
+        let (mut clients, mut stream) = open(2);
+        assert_eq!(clients.deliver(token()), None);
+        assert_eq!(clients.deliver(RequestOutput::Finished { id: 1, reason: FinishReason::Stop }), None);
+        let told: Vec<Event> = std::iter::from_fn(|| stream.try_recv().ok()).collect();
+        assert_eq!(told.last(), Some(&Event::Finished(FinishReason::Stop)), "the last event has its own room");
+
+        let (mut clients, stream) = open(2);
+        drop(stream);
+        assert_eq!((clients.deliver(token()), clients.len()), (Some(1), 0));
     }
 }

@@ -31,6 +31,12 @@ pub const SLOW: &str = "slow";
 pub const FULL: &str = "full";
 pub const LOST: &str = "lost";
 pub const BREAK: &str = "break";
+/// Fails before the first token.
+pub const EARLY: &str = "early";
+/// Is ended because its client reads too slowly.
+pub const UNREAD: &str = "unread";
+/// Waits for six seconds before the first token.
+pub const LATE: &str = "late";
 pub const DRAIN: &str = "drain";
 
 /// Both endpoints, the status that they show, and the requests that they saw.
@@ -132,6 +138,13 @@ async fn answer(
     lost: ServeError,
 ) {
     let slow = prompt == SLOW;
+    if prompt == EARLY {
+        let _ = events.send(Event::Failed(lost)).await;
+        return;
+    }
+    if prompt == LATE {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    }
     let _ = events.send(Event::Started { cached_tokens: 2 }).await;
     let (mut sent, mut end) = (0, FinishReason::Stop);
     for id in submission.prompt.iter().copied().cycle() {
@@ -155,6 +168,7 @@ async fn answer(
     }
     let last = match prompt.as_str() {
         BREAK => Event::Failed(lost),
+        UNREAD => Event::Failed(ServeError::SlowReader),
         DRAIN => Event::Cancelled,
         _ => Event::Finished(end),
     };
