@@ -55,6 +55,15 @@ pub mod env {
         HOST = "LOCKSTEP_HOST";
         HTTP_PORT = "LOCKSTEP_HTTP_PORT";
         GRPC_PORT = "LOCKSTEP_GRPC_PORT";
+        /// Origins of web pages that may use the HTTP endpoint, separated by commas; default: those of this machine.
+        ALLOWED_ORIGINS = "LOCKSTEP_ALLOWED_ORIGINS";
+        /// Keys that clients may send, separated by commas; default: clients need no key.
+        API_KEY = "LOCKSTEP_API_KEY";
+        /// Path of a file with such keys, one on each line. The head reads the file again when it changes.
+        API_KEY_FILE = "LOCKSTEP_API_KEY_FILE";
+        /// Paths of the certificate and of the key of the client ports; default: the ports speak plain text.
+        SSL_CERTFILE = "LOCKSTEP_SSL_CERTFILE";
+        SSL_KEYFILE = "LOCKSTEP_SSL_KEYFILE";
         /// Name by which clients call the model.
         MODEL_NAME = "LOCKSTEP_MODEL_NAME";
         CHAT_TEMPLATE = "LOCKSTEP_CHAT_TEMPLATE";

@@ -8,6 +8,7 @@
 mod access;
 mod grammar;
 mod grpc;
+mod guard;
 mod http;
 mod metrics;
 mod model;
@@ -22,6 +23,7 @@ mod text;
 pub use grammar::{Grammar, GrammarError, Grammars, Guide};
 pub use grpc::cluster::{ClusterService, MAX_STATUS_BYTES};
 pub use grpc::{ReflectionError, serve as serve_grpc};
+pub use guard::{AllowedOrigins, ApiKeys, ClientAccess, CurrentTls, KeysError};
 pub use http::serve as serve_http;
 pub use metrics::{CONTENT_TYPE as METRICS_CONTENT_TYPE, Metrics, Outcome};
 pub use model::{ModelText, Text};

@@ -7,6 +7,7 @@
 //! after its first request. The caller of [`serve`] decides how long to wait for the connections to end, and then drops
 //! the future.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,12 +20,15 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Remote;
+use crate::guard::CurrentTls;
 
 /// Most connections of one listener. Further ones wait in the kernel's queue until one ends.
 const MAX_CONNECTIONS: usize = 4096;
@@ -37,6 +41,8 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 const AGE_GRACE: Duration = Duration::from_secs(3600);
 /// Time within which an HTTP/1 client must send a request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time within which a client must finish the handshake of TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a frame after which the server sends a ping to an HTTP/2 client.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Time within which the client must answer the ping. After it, the server closes the connection.
@@ -61,6 +67,8 @@ pub enum Protocol {
 pub(crate) struct Serving {
     pub router: Router,
     pub protocol: Protocol,
+    /// `None`: connections are in plain text.
+    pub tls: Option<CurrentTls>,
     /// Cancelled when the head begins to drain.
     pub draining: CancellationToken,
     pub shutdown: CancellationToken,
@@ -69,7 +77,7 @@ pub(crate) struct Serving {
 /// Serves until `shutdown`, then until every connection has ended.
 pub async fn serve(listener: TcpListener, router: Router, protocol: Protocol, shutdown: CancellationToken) {
     let draining = CancellationToken::new();
-    serve_listener(listener, Serving { router, protocol, draining, shutdown }).await;
+    serve_listener(listener, Serving { router, protocol, tls: None, draining, shutdown }).await;
 }
 
 /// Serves until the shutdown, then until every connection has ended.
@@ -85,7 +93,9 @@ pub(crate) async fn serve_listener(listener: TcpListener, serving: Serving) {
                 let (builder, serving) = (builder.clone(), serving.clone());
                 connections.spawn(async move {
                     let _permit = permit;
-                    serve_connection(stream, remote, &builder, serving).await;
+                    if let Some(stream) = prepare_stream(stream, remote, serving.tls.as_ref()).await {
+                        serve_connection(stream, remote, &builder, serving).await;
+                    }
                 });
             }
             Some(_) = connections.join_next() => {}
@@ -127,12 +137,42 @@ async fn accept(
     }
 }
 
-/// Serves one connection to its end.
-async fn serve_connection(stream: TcpStream, remote: SocketAddr, builder: &Builder<TokioExecutor>, serving: Serving) {
+/// A connection in plain text or with TLS.
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// Makes the accepted connection ready for requests. Returns `None` if the handshake of TLS fails.
+async fn prepare_stream(
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: Option<&CurrentTls>,
+) -> Option<Box<dyn ByteStream>> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "turn off Nagle's algorithm");
     }
-    let Serving { router, protocol, draining, shutdown } = serving;
+    let Some(tls) = tls.cloned() else { return Some(Box::new(stream)) };
+    let handshake = async {
+        // The settings come from files.
+        let config = tokio::task::spawn_blocking(move || tls()).await.map_err(io::Error::other)?;
+        TlsAcceptor::from(config).accept(stream).await
+    };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())) {
+        Ok(stream) => Some(Box::new(stream)),
+        Err(error) => {
+            tracing::debug!(%remote, %error, "the handshake of TLS failed");
+            None
+        }
+    }
+}
+
+/// Serves one connection to its end.
+async fn serve_connection(
+    stream: Box<dyn ByteStream>,
+    remote: SocketAddr,
+    builder: &Builder<TokioExecutor>,
+    serving: Serving,
+) {
+    let Serving { router, protocol, draining, shutdown, tls: _ } = serving;
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request| {
         prepare_request(&mut request, remote, protocol);

@@ -10,17 +10,21 @@ mod health;
 mod inference;
 mod status;
 
-use axum::middleware::from_fn;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
 use lockstep_proto::DESCRIPTORS;
 use lockstep_proto::v1::cluster_server::ClusterServer;
 use lockstep_proto::v1::inference_server::InferenceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
 
 use crate::access::log_requests;
+use crate::guard::ClientAccess;
 use crate::serve::{Protocol, Serving, serve_listener};
 use crate::session::Api;
 
@@ -28,6 +32,9 @@ use crate::session::Api;
 const MAX_REQUEST_BYTES: usize = 16 << 20;
 /// Longest response, in bytes: a detokenized context.
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
+
+/// Beginning of the paths that need no key.
+const HEALTH_PATH: &str = "/grpc.health.v1.Health/";
 
 /// Error for compiled-in descriptors that do not parse: a defect of the build.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +46,22 @@ pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 /// # Errors
 /// Fails only if the build is defective.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) -> Result<(), ReflectionError> {
-    let draining = api.draining(&shutdown);
+    let (draining, access) = (api.draining(&shutdown), api.access().clone());
     let routes = routes(api, &shutdown)?;
-    let router = routes.into_axum_router().layer(from_fn(log_requests));
-    serve_listener(listener, Serving { router, protocol: Protocol::Grpc, draining, shutdown }).await;
+    let router = routes.into_axum_router().layer(from_fn_with_state(access.clone(), check_key));
+    let router = router.layer(from_fn(log_requests));
+    let tls = access.tls;
+    serve_listener(listener, Serving { router, protocol: Protocol::Grpc, tls, draining, shutdown }).await;
     Ok(())
+}
+
+/// Refuses a call without one of the server's keys in the metadata `authorization`. Health checks need none.
+async fn check_key(State(access): State<ClientAccess>, request: Request, next: Next) -> Response {
+    let is_open = request.uri().path().starts_with(HEALTH_PATH);
+    match access.check_key(request.headers()).await {
+        Err(reason) if !is_open => Status::unauthenticated(reason).into_http(),
+        _ => next.run(request).await,
+    }
 }
 
 fn routes(api: Api, shutdown: &CancellationToken) -> Result<Routes, ReflectionError> {

@@ -15,19 +15,23 @@ mod models;
 mod probes;
 mod tools;
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, Request, State};
-use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use self::error::{ApiError, Uncounted};
 #[cfg(test)]
 pub(crate) use self::messages::read_messages;
-use crate::access::{RequestId, log_requests};
+use crate::access::{REQUEST_ID, RequestId, log_requests};
 use crate::metrics::Outcome;
 use crate::serve::{Protocol, Serving, serve_listener};
 use crate::session::Api;
@@ -35,19 +39,30 @@ use crate::session::Api;
 /// Longest request body, in bytes: more text than any context holds.
 const MAX_BODY_BYTES: usize = 16 << 20;
 
+/// Headers that scripts of other origins may read.
+const EXPOSED: [&str; 3] = [REQUEST_ID, "x-lockstep-ignored", "retry-after"];
+/// Time for which a browser may remember that a page's script may use the endpoint.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
+/// Paths that need no key.
+const OPEN_PATHS: [&str; 9] =
+    ["/", "/health", "/ready", "/accepting", "/metrics", "/ping", "/version", "/docs", "/openapi.json"];
+
 /// Serves until `shutdown`, then until every connection has ended.
 pub async fn serve(listener: TcpListener, api: Api, shutdown: CancellationToken) {
     let draining = api.draining(&shutdown);
-    let serving = Serving { router: router(api), protocol: Protocol::Http, draining, shutdown };
+    let tls = api.access().tls.clone();
+    let is_local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let serving = Serving { router: router(api, is_local), protocol: Protocol::Http, tls, draining, shutdown };
     serve_listener(listener, serving).await;
 }
 
-fn router(api: Api) -> Router {
+/// Returns the routes. `is_local`: only this machine can reach the port.
+fn router(api: Api, is_local: bool) -> Router {
     let answers = Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/chat/completions", post(chat::create))
         .route_layer(from_fn_with_state(api.clone(), count_refusals));
-    Router::new()
+    let router = Router::new()
         .merge(answers)
         .route("/v1/models", get(models::list_models))
         .route("/v1/models/{*id}", get(models::get_model))
@@ -59,9 +74,56 @@ fn router(api: Api) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn_with_state(api.clone(), fields::report))
-        .layer(from_fn_with_state(api.clone(), end_connections))
-        .layer(from_fn(log_requests))
-        .with_state(api)
+        .layer(from_fn_with_state(api.clone(), check_key))
+        .layer(cors(&api));
+    // Whoever reaches a port from elsewhere may call it by any name.
+    let router = if is_local { router.layer(from_fn_with_state(api.clone(), check_host)) } else { router };
+    router.layer(from_fn_with_state(api.clone(), end_connections)).layer(from_fn(log_requests)).with_state(api)
+}
+
+/// Answers browsers that ask if a page's script may use the endpoint, and says so in each response to such a script.
+fn cors(api: &Api) -> CorsLayer {
+    let origins = api.access().origins.clone();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |origin, _| origins.allow(origin.as_bytes())))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(EXPOSED.map(HeaderName::from_static))
+        .max_age(PREFLIGHT_AGE)
+        .allow_private_network(true)
+}
+
+/// Refuses a request without one of the server's keys. Probes, metrics and pages without secrets need none.
+async fn check_key(State(api): State<Api>, request: Request, next: Next) -> Response {
+    if OPEN_PATHS.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    match api.access().check_key(request.headers()).await {
+        Ok(()) => next.run(request).await,
+        Err(reason) => {
+            let error = ApiError { code: Some("invalid_api_key"), ..ApiError::new(StatusCode::UNAUTHORIZED, reason) };
+            let mut response = error.into_response();
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+        }
+    }
+}
+
+/// Refuses a request for a name that is not this machine's. A page can make its own name point to this machine, and its
+/// scripts would then count as the server's own.
+async fn check_host(State(api): State<Api>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let header = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or("?"));
+    let asked = request.uri().authority().map(Authority::as_str).or(header);
+    match asked.filter(|host| !api.access().origins.allow_host(host)) {
+        None => Ok(next.run(request).await),
+        Some(host) => Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            format!(
+                "this port of the machine itself does not answer to the name {host:?}: use localhost, or allow the name \
+                 by --allowed-origins=http://{host}"
+            ),
+        )),
+    }
 }
 
 /// Tells HTTP/1 clients of a draining head to close their connections. Without this, a client that keeps a connection

@@ -29,6 +29,7 @@ pub(crate) use unknown::UnknownFields;
 
 use error::{check_vocabulary, text_error};
 
+use crate::guard::ClientAccess;
 use crate::metrics::Metrics;
 use crate::model::Text;
 use crate::service::{Inference, ServeError};
@@ -46,6 +47,7 @@ pub struct Api {
     text: Text,
     metrics: Metrics,
     unknown_fields: Arc<UnknownFields>,
+    access: ClientAccess,
     /// Moment since which the model is served, in seconds since 1970.
     created: u64,
 }
@@ -54,9 +56,19 @@ impl Api {
     /// Makes the APIs of one model, which clients call by `model.name`.
     pub fn new(inference: Inference, model: ModelInfo, text: Text, metrics: Metrics) -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let (other_names, unknown_fields) = (Arc::default(), Arc::default());
+        let (other_names, unknown_fields, access) = (Arc::default(), Arc::default(), ClientAccess::default());
         let (model, created) = (Arc::new(model), since.as_secs());
-        Self { inference, model, other_names, text, metrics, unknown_fields, created }
+        Self { inference, model, other_names, text, metrics, unknown_fields, access, created }
+    }
+
+    /// Serves only under these conditions.
+    #[must_use]
+    pub fn with_access(self, access: ClientAccess) -> Self {
+        Self { access, ..self }
+    }
+
+    pub(crate) fn access(&self) -> &ClientAccess {
+        &self.access
     }
 
     /// Lets clients call the model by more names.

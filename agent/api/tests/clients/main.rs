@@ -1,5 +1,6 @@
 //! The client APIs over real sockets.
 
+mod access;
 mod common;
 mod fields;
 mod grpc;

@@ -24,6 +24,9 @@ pub(super) struct Flag {
 
 pub(super) const MODEL: Flag = Flag { flag: "model", env: env::MODEL_SOURCE };
 
+pub(super) const ALLOWED_ORIGINS: Flag = Flag { flag: "allowed-origins", env: env::ALLOWED_ORIGINS };
+pub(super) const API_KEY: Flag = Flag { flag: "api-key", env: env::API_KEY };
+
 /// Serve a model that is sharded over many ranks, from one endpoint.
 ///
 /// Every node of a group runs the command `plain`. The environment gives each node its role:
@@ -118,7 +121,7 @@ macro_rules! global_args {
     ($($(#[$doc:meta])* $field:ident: $name:ident = $flag:literal / $env:expr, $value:literal
        $(, $key:ident = $setting:expr)*;)*) => {
         $(pub(super) const $name: Flag = Flag { flag: $flag, env: $env };)*
-        const FLAGS: &[Flag] = &[MODEL, $($name),*];
+        const FLAGS: &[Flag] = &[MODEL, ALLOWED_ORIGINS, API_KEY, $($name),*];
 
         /// Flags that may stand before the command or after it.
         #[derive(Debug, Clone, Default, Args)]
@@ -137,6 +140,15 @@ macro_rules! global_args {
             /// Pipeline stages of the group. Default: 1 [env: MISTRALRS_PIPELINE_PARALLEL]
             #[arg(long, global = true, value_name = "N", visible_alias = "pp")]
             pub pipeline_parallel_size: Option<String>,
+            /// Origins of web pages whose scripts may use the HTTP endpoint, with commas between them (or repeat the
+            /// flag): https://chat.example.com, `loopback` for pages of this machine, `*` for all, `none`. Default:
+            /// loopback
+            #[arg(long = ALLOWED_ORIGINS.flag, global = true, value_name = "ORIGIN,…")]
+            pub allowed_origins: Vec<String>,
+            /// Key that clients must send; repeat the flag for several. Other users of this machine can see it in the
+            /// list of processes, so prefer --api-key-file. Default: none, and the client ports serve everybody
+            #[arg(long = API_KEY.flag, global = true, value_name = "KEY")]
+            pub api_key: Vec<String>,
             $($(#[$doc])*
             #[arg(long = $flag, global = true, value_name = $value $(, $key = $setting)*)]
             pub $field: Option<String>,)*
@@ -163,6 +175,13 @@ global_args! {
     http_port: HTTP_PORT = "http-port" / env::HTTP_PORT, "PORT", visible_alias = "port";
     /// Port of the gRPC endpoint; 0 takes a free one, `off` serves no gRPC. Default: 50051
     grpc_port: GRPC_PORT = "grpc-port" / env::GRPC_PORT, "PORT";
+    /// File with the keys that clients may send, one on each line; the head reads it again when it changes. Default: none
+    api_key_file: API_KEY_FILE = "api-key-file" / env::API_KEY_FILE, "PATH";
+    /// File with the certificate of the client ports and those above it, in PEM; the head reads it again when it changes.
+    /// Default: none, and the client ports speak plain text
+    ssl_certfile: SSL_CERTFILE = "ssl-certfile" / env::SSL_CERTFILE, "PATH";
+    /// File with the key of that certificate. Default: the file of the certificate
+    ssl_keyfile: SSL_KEYFILE = "ssl-keyfile" / env::SSL_KEYFILE, "PATH";
     /// Most sequences that run at once; more wait in the queue. Default: 64
     max_num_seqs: MAX_NUM_SEQS = "max-seqs" / env::MAX_NUM_SEQS, "N", visible_alias = "max-num-seqs",
         visible_alias = "parallel";

@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod chat;
+mod clients;
 mod devices;
 mod environment;
 mod error;
@@ -35,6 +36,7 @@ use lockstep_hub::HubConfig;
 pub use args::{Cli, parse};
 pub use bench::BenchConfig;
 pub use chat::ChatConfig;
+pub use clients::{CertificateFiles, ClientsConfig};
 pub use devices::DevicesConfig;
 pub use environment::{Build, Environment};
 pub use error::ConfigError;
@@ -87,6 +89,8 @@ pub struct HeadConfig {
     /// foreground.
     pub http_port: Option<u16>,
     pub grpc_port: Option<u16>,
+    /// Conditions on which the client ports serve.
+    pub clients: ClientsConfig,
     /// Address that nodes reach the head at; port 0: a free one.
     pub control: SocketAddr,
     /// Way in which the head's own ranks and the workers' ranks find each other.

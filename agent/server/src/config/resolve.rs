@@ -7,6 +7,7 @@ use lockstep_proto::choices::{DType, LogFormat, UnknownChoice};
 use lockstep_proto::names::{env, port};
 
 use super::args::{self, AgentCommand, BenchArgs, Cli, Flag};
+use super::clients::ClientsConfig;
 use super::environment::{Build, Environment};
 use super::error::ConfigError;
 use super::group::{self, GroupInputs, GroupPlace, HeadPlace};
@@ -178,6 +179,7 @@ impl Settings<'_> {
             host: self.host()?,
             http_port: self.client_port(&self.options.http_port, args::HTTP_PORT, default(port::HTTP))?,
             grpc_port: self.client_port(&self.options.grpc_port, args::GRPC_PORT, default(port::GRPC))?,
+            clients: ClientsConfig::resolve(self)?,
             control: place.control,
             ring: place.ring,
             own_ranks: if group.separate { OwnRanks::Separate } else { OwnRanks::Child },

@@ -27,15 +27,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use lockstep_api::Text;
+use lockstep_api::{ApiKeys, ClientAccess, CurrentTls, Text};
 use lockstep_proto::names::{env, role};
 use lockstep_schedule::Scheduler;
 
 use crate::auth::GroupKey;
-use crate::config::{HeadConfig, LogConfig, OwnRanks, RingSetup};
+use crate::config::{ClientsConfig, HeadConfig, LogConfig, OwnRanks, RingSetup};
 use crate::node::RING_CLUSTER;
 use crate::signals::Signals;
-use crate::tls::Tls;
+use crate::tls::{PortTls, Tls};
 use model::ReadModel;
 use ports::Ports;
 use serving::HeadParts;
@@ -47,6 +47,7 @@ use serving::HeadParts;
 pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyhow::Result<()> {
     let key = config.common.group_key.as_deref().map(GroupKey::read_file).transpose()?;
     let tls = config.common.tls.as_deref().map(|folder| open_tls(folder, config.own_ranks)).transpose()?;
+    let access = open_access(&config.clients)?;
     if key.is_none() && config.topology.num_workers > 0 && !config.control.ip().is_loopback() {
         tracing::warn!("the group has no key: anyone who reaches its ports can join; set {}", env::GROUP_KEY_FILE);
     }
@@ -69,7 +70,7 @@ pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyho
         OwnRanks::Child => Some(local::own_ranks_command(&config, log, ports.control_address(), &cluster_id)?),
         OwnRanks::Separate => None,
     };
-    let parts = HeadParts { key, tls, cluster_id, text, model, group, scheduler, ports, own_ranks };
+    let parts = HeadParts { key, tls, cluster_id, text, model, group, scheduler, ports, access, own_ranks };
     serving::serve(config, parts, signals).await
 }
 
@@ -92,8 +93,27 @@ fn log_start(config: &HeadConfig, cluster_id: &str, ports: &Ports) {
         grpc = shown(ports.grpc_address()),
         http = shown(ports.http_address()),
         control = %ports.control_address(),
+        client_tls = config.clients.certificate.is_some(),
+        api_keys = config.clients.api_key_file.is_some() || !config.clients.api_keys.0.is_empty(),
         "the head is up and waits for its ranks"
     );
+}
+
+/// Opens the files of the client ports.
+///
+/// # Errors
+/// Names the file that is missing or wrong.
+fn open_access(config: &ClientsConfig) -> anyhow::Result<ClientAccess> {
+    let ClientsConfig { allowed_origins, api_keys, api_key_file, certificate } = config;
+    let has_keys = !api_keys.0.is_empty() || api_key_file.is_some();
+    let open_keys = || ApiKeys::open(api_keys.0.clone(), api_key_file.as_deref()).map(Arc::new);
+    let tls = certificate.clone().map(PortTls::open).transpose().context("the certificate of the client ports")?;
+    let current = |tls: PortTls| -> CurrentTls { Arc::new(move || tls.current()) };
+    Ok(ClientAccess {
+        origins: allowed_origins.clone(),
+        keys: has_keys.then(open_keys).transpose()?,
+        tls: tls.map(current),
+    })
 }
 
 /// Opens the head's certificates. The head's own ranks read the same folder, so their certificate is checked here too.

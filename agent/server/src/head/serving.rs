@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use lockstep_api::{Api, Inference, Liveness, Metrics, Text, serve_grpc, serve_http};
+use lockstep_api::{Api, ClientAccess, Inference, Liveness, Metrics, Text, serve_grpc, serve_http};
 use lockstep_proto::v1::ModelInfo;
 use lockstep_schedule::Scheduler;
 use tokio::net::TcpListener;
@@ -43,6 +43,8 @@ pub(super) struct HeadParts {
     pub group: GroupConfig,
     pub scheduler: Scheduler,
     pub ports: Ports,
+    /// Conditions on which the client ports serve.
+    pub access: ClientAccess,
     /// Command that starts the head's own ranks. `None` if another process starts them.
     pub own_ranks: Option<tokio::process::Command>,
 }
@@ -80,6 +82,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
     let inference = Inference::new(commands, status_watch, alive);
     let api = Api::new(inference.clone(), parts.model, parts.text, metrics)
         .with_names(config.model.other_names)
+        .with_access(parts.access)
         .with_strict_fields(config.serving.strict_fields);
     let shutdown = CancellationToken::new();
     let mut servers = Servers::new();

@@ -24,7 +24,7 @@ const KEY: &str = "tls.key";
 /// Link that Kubernetes replaces.
 const DATA_LINK: &str = "..data";
 /// Largest file, in bytes. A larger one is no certificate or key.
-const MAX_FILE: u64 = 1 << 20;
+pub(super) const MAX_FILE: u64 = 1 << 20;
 /// Longest chain of certificates, in bytes. rustls accepts at most 64 KiB from a peer, with framing.
 const MAX_CHAIN: usize = 60 << 10;
 /// Protocol inside TLS, for ALPN.
@@ -35,6 +35,8 @@ const HTTP_2: &[u8] = b"h2";
 pub enum TlsError {
     #[error("read {path}: {cause}; {variable} needs {CA}, {CERTIFICATE} and {KEY}", variable = env::TLS_DIR)]
     Read { path: String, cause: std::io::Error },
+    #[error("read {path}: {cause}")]
+    ReadPort { path: String, cause: std::io::Error },
     #[error("{path} holds no {what} in PEM: write one into it")]
     Empty { path: String, what: &'static str },
     #[error("{path}: {problem}")]
@@ -223,7 +225,7 @@ impl Files {
 }
 
 /// Describes an error of a PEM file. The library's own message repeats the file, and the file may hold a key.
-fn describe_pem_error(error: &pem::Error) -> &'static str {
+pub(super) fn describe_pem_error(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } => "the file ends within a section: write the whole file again, in PEM",
         pem::Error::IllegalSectionStart { .. } => {
@@ -236,7 +238,7 @@ fn describe_pem_error(error: &pem::Error) -> &'static str {
 
 /// Returns the provider of cryptographic algorithms. The explicit provider makes TLS independent of the default that
 /// another part of the process installs.
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 

@@ -1,4 +1,4 @@
-//! Mutual TLS of the control port. The DNS names in a caller's certificate give its roles, and one CA of the cluster signs
+//! TLS of the client ports (`port`), and mutual TLS of the control port. The DNS names in a caller's certificate give its roles, and one CA of the cluster signs
 //! all certificates.
 //!
 //! The process checks the files at every new connection, so certificates can change while it runs. Open connections stay
@@ -7,9 +7,11 @@
 mod accept;
 mod dial;
 mod files;
+mod port;
 #[cfg(test)]
 mod tests;
 
 pub use accept::{Caller, Connection, Peer, accept_connections};
 pub use dial::connect;
 pub use files::{Tls, TlsError};
+pub use port::PortTls;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lockstep_proto::limits;
 
 use super::*;
-use lockstep_api::StyleChoice;
+use lockstep_api::{AllowedOrigins, StyleChoice};
 
 fn head(command: &str, variables: &str) -> HeadConfig {
     match configure(command, variables, &CPU).unwrap().role {
@@ -72,6 +72,19 @@ fn each_flag_has_its_variable_and_wins_over_it() {
         ("--http-port", "LOCKSTEP_HTTP_PORT", "0", "Some(0)", |head| format!("{:?}", head.http_port)),
         ("--port", "LOCKSTEP_HTTP_PORT", "off", "None", |head| format!("{:?}", head.http_port)),
         ("--grpc-port", "LOCKSTEP_GRPC_PORT", "7", "Some(7)", |head| format!("{:?}", head.grpc_port)),
+        ("--allowed-origins", "LOCKSTEP_ALLOWED_ORIGINS", "https://a.example,loopback", "true false", |head| {
+            let allows = |origin: &str| head.clients.allowed_origins == AllowedOrigins::parse(origin).unwrap();
+            format!("{} {}", allows("https://a.example,loopback"), allows("*"))
+        }),
+        ("--api-key", "LOCKSTEP_API_KEY", "one,two", "[\"one\", \"two\"]", |head| {
+            format!("{:?}", head.clients.api_keys.0)
+        }),
+        ("--api-key-file", "LOCKSTEP_API_KEY_FILE", "/keys", "Some(\"/keys\")", |head| {
+            format!("{:?}", head.clients.api_key_file)
+        }),
+        ("--ssl-certfile", "LOCKSTEP_SSL_CERTFILE", "/pem", "Some(\"/pem\")", |head| {
+            format!("{:?}", head.clients.certificate.as_ref().map(|files| &files.key))
+        }),
         ("--max-seqs", "LOCKSTEP_MAX_NUM_SEQS", "3", "3", |head| head.serving.max_num_seqs.to_string()),
         ("--max-num-seqs", "LOCKSTEP_MAX_NUM_SEQS", "3", "3", |head| head.serving.max_num_seqs.to_string()),
         ("--max-num-batched-tokens", "LOCKSTEP_MAX_NUM_BATCHED_TOKENS", "512", "512", |head| {
@@ -146,6 +159,7 @@ fn a_wrong_value_is_refused_by_flag_and_by_variable() {
         ("--http-port", "LOCKSTEP_HTTP_PORT", "65536", "0 to 65535"),
         ("--http-port", "LOCKSTEP_HTTP_PORT", "+1", "0 to 65535"),
         ("--grpc-port", "LOCKSTEP_GRPC_PORT", "tcp://10.0.0.1:1", "enableServiceLinks"),
+        ("--allowed-origins", "LOCKSTEP_ALLOWED_ORIGINS", "a.example", "is no origin"),
         ("--max-seqs", "LOCKSTEP_MAX_NUM_SEQS", "0", "from 1"),
         ("--max-num-batched-tokens", "LOCKSTEP_MAX_NUM_BATCHED_TOKENS", "1e3", "whole number"),
         ("--max-waiting", "LOCKSTEP_MAX_WAITING", "0", "from 1"),
@@ -203,6 +217,8 @@ fn contradicting_settings_are_refused() {
         ("plain -m a --http-port off --grpc-port off", &["--http-port is off", "--grpc-port is off"]),
         ("plain -m a --http-port 7 --grpc-port 7", &["gRPC port is 7", "HTTP port is 7 too"]),
         ("plain -m a --max-seqs 10 --max-num-batched-tokens 9", &["tokens is 9", "--max-seqs is 10"]),
+        ("plain -m a --ssl-keyfile k", &["--ssl-keyfile is set", "--ssl-certfile is not"]),
+        ("plain -m a --api-key a,,b", &["--api-key=…", "visible ASCII"]),
         ("plain -m a --nonsense", &["unexpected argument '--nonsense'"]),
         ("plain -m a b", &["unexpected argument 'b'"]),
         ("", &["Usage:"]),

@@ -1,0 +1,151 @@
+//! Who may use the ports: keys, origins of pages, host names, media types and TLS.
+
+use std::sync::Arc;
+
+use crate::common::*;
+use lockstep_api::{AllowedOrigins, ApiKeys, ClientAccess};
+use lockstep_proto::v1::ListModelsRequest;
+use lockstep_proto::v1::inference_client::InferenceClient;
+use serde_json::Value;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig};
+use tonic::{Code, Request};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+fn client() -> reqwest::Client {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    reqwest::Client::new()
+}
+
+const BODY: &str = r#"{"prompt": "x"}"#;
+
+#[tokio::test]
+async fn media_types_and_host_names_are_checked() {
+    let endpoint = start().await;
+    let client = client();
+    let cases: [(&[(&str, &str)], u16, &str); 12] = [
+        (&[], 200, ""),
+        (&[("content-type", "application/json")], 200, ""),
+        (&[("content-type", "Application/JSON; charset=utf-8")], 200, ""),
+        (&[("content-type", "application/vnd.api+json")], 200, ""),
+        (&[("content-type", "text/plain")], 415, "send `content-type: application/json`"),
+        (&[("content-type", "application/x-www-form-urlencoded")], 415, "with curl: -H"),
+        (&[("content-encoding", "gzip")], 415, "content-encoding \"gzip\" is not supported"),
+        (&[("content-encoding", "identity")], 200, ""),
+        (&[("host", "localhost:1234")], 200, ""),
+        (&[("host", "[::1]:1234")], 200, ""),
+        (&[("host", "evil.example:1234")], 403, "does not answer to the name \"evil.example:1234\""),
+        (&[("origin", "https://evil.example")], 200, ""),
+    ];
+    for (headers, status, message) in cases {
+        let mut request = client.post(format!("http://{}/v1/completions", endpoint.http)).body(BODY);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{headers:?}");
+        assert!(!response.headers().contains_key("access-control-allow-origin"), "{headers:?}");
+        let body: Value = response.json().await.unwrap();
+        let told = body["error"]["message"].as_str().unwrap_or_default();
+        assert!(told.contains(message), "{headers:?}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_allowed_origins_may_ask() {
+    let listed = AllowedOrigins::parse("https://chat.example").unwrap();
+    let local = AllowedOrigins::default();
+    let cases = [
+        (&local, "http://localhost:3000", true),
+        (&local, "https://chat.example", false),
+        (&listed, "https://chat.example", true),
+        (&listed, "http://localhost:3000", false),
+    ];
+    for (origins, origin, allowed) in cases {
+        let keys = ApiKeys::open(vec!["secret".into()], None).unwrap();
+        let access = ClientAccess { origins: origins.clone(), keys: Some(Arc::new(keys)), tls: None };
+        let endpoint = start_with(|api| api.with_access(access)).await;
+        let url = format!("http://{}/v1/chat/completions", endpoint.http);
+        let preflight = client().request(reqwest::Method::OPTIONS, &url).header("origin", origin);
+        let preflight = preflight
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,content-type,x-stainless-os");
+        let response = preflight.send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 200, "{origin}");
+        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(header("access-control-allow-origin"), allowed.then(|| origin.to_owned()), "{origin}");
+        let asked = "authorization,content-type,x-stainless-os";
+        assert_eq!(header("access-control-allow-headers").as_deref(), Some(asked));
+
+        let refused = client().post(&url).header("origin", origin).body(BODY).send().await.unwrap();
+        assert_eq!(refused.status().as_u16(), 401);
+        assert_eq!(refused.headers().contains_key("access-control-allow-origin"), allowed, "{origin}");
+        let exposed = refused.headers()["access-control-expose-headers"].to_str().unwrap();
+        assert!(exposed.contains("x-request-id") && exposed.contains("x-lockstep-ignored"), "{exposed}");
+    }
+}
+
+#[tokio::test]
+async fn requests_need_a_key() {
+    let keys = ApiKeys::open(vec!["one".into(), "two".into()], None).unwrap();
+    let endpoint = start_with(|api| api.with_access(ClientAccess { keys: Some(Arc::new(keys)), ..ClientAccess::default() })).await;
+    let client = client();
+    let url = |path: &str| format!("http://{}{path}", endpoint.http);
+    let cases = [
+        (None, 401, "this server asks for an API key"),
+        (Some("Bearer three"), 401, "the API key is none of this server's"),
+        (Some("Bearer on"), 401, "the API key is none of this server's"),
+        (Some("Bearer one"), 200, ""),
+        (Some("bearer two"), 200, ""),
+    ];
+    for (key, status, message) in cases {
+        let mut request = client.post(url("/v1/completions")).body(BODY);
+        let mut call = Request::new(ListModelsRequest {});
+        if let Some(key) = key {
+            request = request.header("authorization", key);
+            call.metadata_mut().insert("authorization", key.parse().unwrap());
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{key:?}");
+        assert_eq!(response.headers().contains_key("www-authenticate"), status == 401);
+        let body: Value = response.json().await.unwrap();
+        assert!(body["error"]["message"].as_str().unwrap_or_default().starts_with(message), "{body}");
+        assert_eq!(body["error"]["code"].as_str(), (status == 401).then_some("invalid_api_key"));
+
+        let mut models = InferenceClient::connect(format!("http://{}", endpoint.grpc)).await.unwrap();
+        let answer = models.list_models(call).await;
+        assert_eq!(answer.err().map(|status| status.code()), (status == 401).then_some(Code::Unauthenticated));
+    }
+    for (path, status) in
+        [("/health", 200), ("/ready", 200), ("/accepting", 200), ("/metrics", 200), ("/v1/models", 401)]
+    {
+        assert_eq!(client.get(url(path)).send().await.unwrap().status().as_u16(), status, "{path}");
+    }
+    let mut health = HealthClient::connect(format!("http://{}", endpoint.grpc)).await.unwrap();
+    assert_eq!(health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status, 1);
+}
+
+#[tokio::test]
+async fn both_ports_speak_tls() {
+    let client = client();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    let mut config = config.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let config = Arc::new(config);
+    let endpoint =
+        start_with(|api| api.with_access(ClientAccess { tls: Some(Arc::new(move || config.clone())), ..ClientAccess::default() })).await;
+
+    let certificate = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let trusting = reqwest::Client::builder().tls_certs_only([certificate]).build().unwrap();
+    let url = |scheme: &str| format!("{scheme}://localhost:{}/health", endpoint.http.port());
+    assert_eq!(trusting.get(url("https")).send().await.unwrap().status().as_u16(), 200);
+    assert!(client.get(url("http")).send().await.is_err(), "plain text is not served");
+
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(made.cert.pem()));
+    let channel = Channel::from_shared(format!("https://localhost:{}", endpoint.grpc.port())).unwrap();
+    let channel = channel.tls_config(tls).unwrap().connect().await.unwrap();
+    let models = InferenceClient::new(channel).list_models(ListModelsRequest {}).await.unwrap().into_inner().models;
+    assert_eq!(models.len(), 1);
+}
