@@ -3,13 +3,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lockstep_proto::v1::{ClusterStatus, RankStatus};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use crate::metrics;
+use crate::metrics::PageFormat;
 use crate::session::Api;
 
 pub(crate) async fn health(State(api): State<Api>) -> Response {
@@ -33,12 +33,14 @@ pub(crate) async fn accepting(State(api): State<Api>) -> Response {
     probe(status.accepting, &status)
 }
 
-pub(crate) async fn metrics(State(api): State<Api>) -> Result<Response, ApiError> {
+pub(crate) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = PageFormat::from_accept(accept);
     let page = api
         .metrics()
-        .render(&api.status().borrow())
+        .render(&api.status().borrow(), format)
         .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("write the metrics: {error}")))?;
-    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page).into_response())
+    Ok(([(header::CONTENT_TYPE, format.content_type())], page).into_response())
 }
 
 /// Returns 200 or 503 with the state of every rank.

@@ -1,12 +1,13 @@
-//! Metrics of the page `/metrics`: their names, units and buckets in one place.
+//! Metrics of the page `/metrics`: their names, units and buckets in one place. `vllm` has the second names of some.
 //!
 //! Gauges of the group are set from its status at every scrape, so that they cannot lag behind the status. The head
 //! reports steps, fan-out and preemptions. The session reports everything about requests.
 
 use std::time::Duration;
 
+use lockstep_proto::names::DEFAULT_MODEL;
 use lockstep_proto::v1::ClusterStatus;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,11 +16,38 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 mod group;
+mod text;
+mod vllm;
 
 use group::GroupGauges;
+use vllm::VllmMetrics;
 
-/// Media type of [`Metrics::render`].
+/// Media type of OpenMetrics.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Media type of Prometheus' own text format.
+const PROMETHEUS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Format of the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PageFormat {
+    OpenMetrics,
+    /// Prometheus' own text format.
+    Prometheus,
+}
+
+impl PageFormat {
+    /// Chooses the format for a header `Accept`: OpenMetrics for a scraper that knows it.
+    pub(crate) fn from_accept(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => CONTENT_TYPE,
+            Self::Prometheus => PROMETHEUS_CONTENT_TYPE,
+        }
+    }
+}
 
 /// Makes buckets from 1 ms to about 65 s, doubling: a first token waits for a prefill, a queue or a recovery.
 fn wait_histogram() -> Histogram {
@@ -101,6 +129,7 @@ pub struct Metrics {
     fanout: Histogram,
     preemptions: Counter,
     ignored_fields: Counter,
+    vllm: VllmMetrics,
 }
 
 impl Default for Metrics {
@@ -110,7 +139,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Makes the metrics of a model without a name of its own.
     pub fn new() -> Self {
+        Self::for_model(DEFAULT_MODEL, 0)
+    }
+
+    /// Makes the metrics of the model that clients call `model`. A block of the KV cache holds `block_size` tokens.
+    pub fn for_model(model: &str, block_size: u32) -> Self {
         let mut registry = Registry::with_prefix("lockstep");
         let group = GroupGauges::register(&mut registry);
         let mut metrics = Self {
@@ -127,8 +162,12 @@ impl Metrics {
             fanout: fanout_histogram(),
             preemptions: Counter::default(),
             ignored_fields: Counter::default(),
+            vllm: VllmMetrics::new(block_size),
         };
         metrics.register(&mut registry);
+        let mut vllm = metrics.vllm.clone();
+        vllm.register(model, &metrics);
+        metrics.vllm = vllm;
         metrics.registry = std::sync::Arc::new(registry);
         metrics
     }
@@ -179,8 +218,10 @@ impl Metrics {
         self.prompt_tokens.inc_by(tokens as u64);
     }
 
-    pub(crate) fn count_cached(&self, tokens: u32) {
-        self.cached_tokens.inc_by(u64::from(tokens));
+    /// Counts a prompt that was looked up in the cache, and the tokens of it that were found.
+    pub(crate) fn count_cached(&self, prompt_tokens: u32, cached_tokens: u32) {
+        self.vllm.prefix_queries.inc_by(u64::from(prompt_tokens));
+        self.cached_tokens.inc_by(u64::from(cached_tokens));
     }
 
     /// Counts a token. `pause` is the time since the request's arrival for a first token, and since the previous token
@@ -194,6 +235,7 @@ impl Metrics {
     /// Counts a request that ended.
     pub fn count_outcome(&self, outcome: Outcome) {
         self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.vllm.count_outcome(outcome);
     }
 
     /// Counts fields of a request that were left out of account.
@@ -201,19 +243,27 @@ impl Metrics {
         self.ignored_fields.inc_by(fields);
     }
 
-    pub(crate) fn observe_duration(&self, duration: Duration) {
+    /// Records the size of a request that ended, and the time from its arrival to its end.
+    pub(crate) fn observe_request(&self, prompt_tokens: u32, answer_tokens: u32, duration: Duration) {
         self.request_duration.observe(duration.as_secs_f64());
+        self.vllm.prompt_lengths.observe(prompt_tokens.into());
+        self.vllm.answer_lengths.observe(answer_tokens.into());
     }
 
-    /// Returns the whole page, with the group's gauges as in `status`.
+    /// Returns the whole page, with the group's metrics as in `status`.
     ///
     /// # Errors
     /// None in practice: the text format refuses none of these metrics.
-    pub fn render(&self, status: &ClusterStatus) -> Result<String, std::fmt::Error> {
+    pub(crate) fn render(&self, status: &ClusterStatus, format: PageFormat) -> Result<String, std::fmt::Error> {
         self.group.update(status);
         let mut page = String::new();
-        encode(&mut page, &self.registry)?;
-        Ok(page)
+        encode_registry(&mut page, &self.registry)?;
+        encode_registry(&mut page, self.vllm.update(status))?;
+        encode_eof(&mut page)?;
+        Ok(match format {
+            PageFormat::OpenMetrics => page,
+            PageFormat::Prometheus => text::to_prometheus(&page),
+        })
     }
 }
 
@@ -228,40 +278,62 @@ mod tests {
 
     #[test]
     fn the_page_has_every_metric() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::for_model("tiny", 16);
         metrics.observe_step(1, Duration::from_millis(3));
         metrics.observe_fanout(Duration::from_micros(40));
         metrics.count_preemption();
         metrics.count_prompt(7);
-        metrics.count_cached(4);
+        metrics.count_cached(7, 4);
         metrics.observe_token(true, Duration::from_millis(20));
         metrics.observe_token(false, Duration::from_millis(2));
         metrics.count_outcome(Outcome::Stop);
         metrics.count_ignored_fields(3);
-        metrics.observe_duration(Duration::from_secs(1));
+        metrics.observe_request(7, 2, Duration::from_secs(1));
         let ranks = vec![RankStatus { rank: 0, step_micros: 1500, restarts: 2, phase: 7, ..Default::default() }];
         let status = ClusterStatus {
             ready: true,
             running: 3,
             waiting: 2,
             kv_blocks_used: 5,
-            kv_blocks_total: 9,
+            kv_blocks_total: 10,
             epoch: 4,
             recoveries: 1,
             world_size: 2,
             ranks,
             ..Default::default()
         };
-        let page = metrics.render(&status).unwrap();
+        let page = metrics.render(&status, PageFormat::OpenMetrics).unwrap();
+        assert!(page.ends_with("# EOF\n") && page.contains("# TYPE lockstep_requests counter\n"), "{page}");
+        let page = metrics.render(&status, PageFormat::Prometheus).unwrap();
         for line in [
+            "# TYPE lockstep_requests_total counter",
+            "# TYPE vllm:prompt_tokens_total counter",
+            "vllm:num_requests_running{model_name=\"tiny\"} 3",
+            "vllm:num_requests_waiting{model_name=\"tiny\"} 2",
+            "vllm:num_requests_swapped{model_name=\"tiny\"} 0",
+            "vllm:kv_cache_usage_perc{model_name=\"tiny\"} 0.5",
+            "vllm:gpu_cache_usage_perc{model_name=\"tiny\"} 0.5",
+            "vllm:cache_config_info{model_name=\"tiny\",block_size=\"16\",num_gpu_blocks=\"10\"} 1",
+            "vllm:prefix_cache_queries_total{model_name=\"tiny\"} 7",
+            "vllm:prefix_cache_hits_total{model_name=\"tiny\"} 4",
+            "vllm:prompt_tokens_total{model_name=\"tiny\"} 7",
+            "vllm:generation_tokens_total{model_name=\"tiny\"} 2",
+            "vllm:num_preemptions_total{model_name=\"tiny\"} 1",
+            "vllm:request_success_total{model_name=\"tiny\",finished_reason=\"stop\"} 1",
+            "vllm:time_to_first_token_seconds_count{model_name=\"tiny\"} 1",
+            "vllm:inter_token_latency_seconds_count{model_name=\"tiny\"} 1",
+            "vllm:time_per_output_token_seconds_count{model_name=\"tiny\"} 1",
+            "vllm:e2e_request_latency_seconds_count{model_name=\"tiny\"} 1",
+            "vllm:request_prompt_tokens_sum{model_name=\"tiny\"} 7.0",
+            "vllm:request_generation_tokens_sum{model_name=\"tiny\"} 2.0",
             "lockstep_ready 1",
             "lockstep_accepting 0",
             "lockstep_requests_running 3",
             "lockstep_requests_waiting 2",
             "lockstep_kv_blocks_used 5",
-            "lockstep_kv_blocks 9",
+            "lockstep_kv_blocks 10",
             "lockstep_epoch 4",
-            "lockstep_recoveries 1",
+            "lockstep_recoveries_total 1",
             "lockstep_ranks 2",
             "lockstep_ranks_serving 1",
             "lockstep_requests_total{outcome=\"stop\"} 1",
@@ -276,7 +348,7 @@ mod tests {
             "lockstep_plan_fanout_seconds_count 1",
             "lockstep_rank_step_seconds_count{rank=\"1\"} 1",
             "lockstep_rank_last_step_seconds{rank=\"0\"} 0.0015",
-            "lockstep_rank_restarts{rank=\"0\"} 2",
+            "lockstep_rank_restarts_total{rank=\"0\"} 2",
         ] {
             assert!(page.lines().any(|have| have == line), "{line} is missing in\n{page}");
         }

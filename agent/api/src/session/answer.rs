@@ -126,7 +126,14 @@ impl AnswerState {
             choice,
             usage: Usage { prompt_tokens, ..Usage::default() },
             deadline,
-            metrics: RequestMetrics { metrics, arrival, last_token: None, outcome: None },
+            metrics: RequestMetrics {
+                metrics,
+                arrival,
+                prompt_tokens: submission.prompt.len() as u32,
+                answer_tokens: 0,
+                last_token: None,
+                outcome: None,
+            },
         }
     }
 
@@ -253,7 +260,7 @@ impl AnswerState {
                 if self.choice == 0 {
                     self.usage.cached_tokens = cached_tokens;
                 }
-                self.metrics.metrics.count_cached(cached_tokens);
+                self.metrics.metrics.count_cached(self.metrics.prompt_tokens, cached_tokens);
             }
             Event::Token { id, logprobs } => {
                 self.metrics.count_token();
@@ -329,6 +336,8 @@ impl AnswerState {
 struct RequestMetrics {
     metrics: Metrics,
     arrival: Instant,
+    prompt_tokens: u32,
+    answer_tokens: u32,
     last_token: Option<Instant>,
     /// `None` until the head accepts the request.
     outcome: Option<Outcome>,
@@ -336,6 +345,7 @@ struct RequestMetrics {
 
 impl RequestMetrics {
     fn count_token(&mut self) {
+        self.answer_tokens += 1;
         let now = Instant::now();
         let since = self.last_token.replace(now);
         self.metrics.observe_token(since.is_none(), now - since.unwrap_or(self.arrival));
@@ -346,7 +356,7 @@ impl Drop for RequestMetrics {
     fn drop(&mut self) {
         if let Some(outcome) = self.outcome {
             self.metrics.count_outcome(outcome);
-            self.metrics.observe_duration(self.arrival.elapsed());
+            self.metrics.observe_request(self.prompt_tokens, self.answer_tokens, self.arrival.elapsed());
         }
     }
 }

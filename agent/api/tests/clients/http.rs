@@ -525,6 +525,22 @@ async fn probes_tell_the_truth() {
         let gauge = format!("lockstep_ready {}\n", u8::from(ready));
         assert!(client.get("/metrics").await.1.contains(&gauge));
     }
+    let accepts = [
+        ("", "text/plain; version=0.0.4; charset=utf-8", "# TYPE lockstep_requests_total counter\n"),
+        ("text/plain", "text/plain; version=0.0.4; charset=utf-8", "# TYPE vllm:num_requests_running gauge\n"),
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "# TYPE lockstep_requests counter\n",
+        ),
+    ];
+    for (accept, content_type, line) in accepts {
+        let request = client.client.get(format!("{}/metrics", client.base)).header("accept", accept);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], content_type);
+        let page = response.text().await.unwrap();
+        assert!(page.contains(line) && page.ends_with("# EOF\n") == content_type.contains("openmetrics"), "{page}");
+    }
     let (_, models) = client.get("/v1/models").await;
     assert!(models.contains("\"id\":\"tiny\""), "{models}");
     assert_eq!(client.get("/v1/models/default").await.0, 200);

@@ -20,7 +20,7 @@ use super::group::{GroupConfig, HeadGroup};
 use super::ports::Ports;
 use super::{local, status};
 use crate::auth::GroupKey;
-use crate::config::{Foreground, HeadConfig};
+use crate::config::{BLOCK_SIZE, Foreground, HeadConfig};
 use crate::signals::Signals;
 use crate::tls::Tls;
 use crate::{bench, chat};
@@ -58,7 +58,8 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
     let (node_events, nodes) = mpsc::channel(BACKLOG);
     let group = HeadGroup::new(parts.group);
     let (status, status_watch) = watch::channel(status::initial_status(&group, &parts.model));
-    let (metrics, alive) = (Metrics::new(), Liveness::default());
+    let metrics = Metrics::for_model(&parts.model.name, BLOCK_SIZE);
+    let alive = Liveness::default();
     let driver = Driver::new(DriverParts {
         group,
         scheduler: parts.scheduler,
