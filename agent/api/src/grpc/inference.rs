@@ -107,14 +107,14 @@ impl Inference for InferenceService {
 
     async fn tokenize(&self, request: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let ids = self.api.tokenize(&request.model, request.text, !request.no_special_tokens).await;
+        let ids = self.api.tokenize("text", &request.model, request.text, !request.no_special_tokens).await;
         let token_ids = ids.map_err(|error| status(&error, &read_request_id(&metadata)))?;
         Ok(Response::new(TokenizeResponse { token_ids }))
     }
 
     async fn detokenize(&self, request: Request<DetokenizeRequest>) -> Result<Response<DetokenizeResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let text = self.api.detokenize(&request.model, &request.token_ids, request.skip_special_tokens);
+        let text = self.api.detokenize("token_ids", &request.model, &request.token_ids, request.skip_special_tokens);
         let text = text.map_err(|error| status(&error, &read_request_id(&metadata)))?;
         Ok(Response::new(DetokenizeResponse { text }))
     }

@@ -10,6 +10,7 @@ mod error;
 mod fields;
 mod format;
 mod generate;
+mod info;
 mod messages;
 mod models;
 mod probes;
@@ -61,11 +62,18 @@ fn router(api: Api, is_local: bool) -> Router {
     let answers = Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/chat/completions", post(chat::create))
+        .route("/invocations", post(info::invoke))
         .route_layer(from_fn_with_state(api.clone(), count_refusals));
     let router = Router::new()
         .merge(answers)
         .route("/v1/models", get(models::list_models))
         .route("/v1/models/{*id}", get(models::get_model))
+        .route("/tokenize", post(info::tokenize))
+        .route("/detokenize", post(info::detokenize))
+        .route("/version", get(info::version))
+        .route("/load", get(info::load))
+        .route("/server_info", get(info::server_info))
+        .route("/ping", get(info::ping).post(info::ping))
         .route("/health", get(probes::health))
         .route("/ready", get(probes::ready))
         .route("/accepting", get(probes::accepting))

@@ -33,6 +33,7 @@ use crate::guard::ClientAccess;
 use crate::metrics::Metrics;
 use crate::model::Text;
 use crate::service::{Inference, ServeError};
+use crate::text::Conversation;
 
 /// Longest request id that a client may choose, in bytes. A longer id is replaced.
 const MAX_REQUEST_ID: usize = 128;
@@ -163,22 +164,48 @@ impl Api {
         Err(RequestError::UnknownModel { asked: name.chars().take(100).collect(), served: self.model.name.clone() })
     }
 
-    /// Returns the token ids of a text.
+    /// Returns the token ids of a text. `field` is the name of the text on the wire.
     ///
     /// # Errors
     /// The model is unknown, or the text is too long.
-    pub async fn tokenize(&self, model: &str, text: String, special: bool) -> Result<Vec<u32>, RequestError> {
+    pub async fn tokenize(
+        &self,
+        field: &'static str,
+        model: &str,
+        text: String,
+        special: bool,
+    ) -> Result<Vec<u32>, RequestError> {
         self.check_model(model)?;
-        self.text.encode(text, special).await.map_err(|error| text_error("text", error))
+        self.text.encode(text, special).await.map_err(|error| text_error(field, error))
     }
 
-    /// Returns the text of token ids.
+    /// Returns the token ids of the prompt that the chat template makes of a conversation.
+    ///
+    /// # Errors
+    /// The model is unknown, or its template refuses the conversation.
+    pub(crate) async fn tokenize_chat(
+        &self,
+        model: &str,
+        conversation: Conversation,
+    ) -> Result<Vec<u32>, RequestError> {
+        self.check_model(model)?;
+        let rendered = self.text.encode_chat(conversation).await;
+        rendered.map(|rendered| rendered.ids).map_err(|error| text_error("messages", error))
+    }
+
+    /// Returns the text of token ids. `field` is their name on the wire.
     ///
     /// # Errors
     /// The model is unknown, or an id is not in its vocabulary.
-    pub fn detokenize(&self, model: &str, ids: &[u32], skip_special: bool) -> Result<String, RequestError> {
+    pub fn detokenize(
+        &self,
+        field: &'static str,
+        model: &str,
+        ids: &[u32],
+        skip_special: bool,
+    ) -> Result<String, RequestError> {
         self.check_model(model)?;
-        check_vocabulary("token_ids", ids, self.text.vocab_size)?;
+        check_vocabulary(field, ids, self.text.vocab_size)?;
         Ok(self.text.tokenizer().decode(ids, skip_special))
     }
 

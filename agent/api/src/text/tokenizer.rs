@@ -113,6 +113,11 @@ impl Tokenizer {
         }
     }
 
+    /// Returns a token as the vocabulary spells it, or nothing for an unknown id.
+    pub fn piece(&self, id: u32) -> String {
+        self.inner.id_to_token(id).unwrap_or_default()
+    }
+
     /// Returns [`Self::token_bytes`] as text. Bytes that are no character become U+FFFD.
     pub fn token_text(&self, id: u32) -> String {
         String::from_utf8_lossy(&self.token_bytes(id)).into_owned()

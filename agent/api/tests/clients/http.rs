@@ -243,6 +243,68 @@ async fn a_broken_stream_ends_with_its_error() {
 }
 
 #[tokio::test]
+async fn small_endpoints_answer() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let user = json!([{"role": "user", "content": "hello!"}]);
+    let told = |tokens: Value, pieces: Value| {
+        let count = tokens.as_array().unwrap().len();
+        json!({"count": count, "max_model_len": CONTEXT, "tokens": tokens, "token_strs": pieces})
+    };
+    let cases = [
+        ("/tokenize", json!({"prompt": "hello wo"}), 200, told(json!([259, 261]), json!(null))),
+        (
+            "/tokenize/",
+            json!({"model": "tiny", "prompt": "hello wo", "return_token_strs": true, "add_special_tokens": false}),
+            200,
+            told(json!([259, 261]), json!(["hello", "Ġwo"])),
+        ),
+        (
+            "/tokenize",
+            json!({"messages": user, "return_token_strs": true, "add_generation_prompt": true}),
+            200,
+            told(json!([264, 259, 33]), json!(["<|user|>", "hello", "!"])),
+        ),
+        ("/tokenize", json!({}), 400, json!("prompt: missing")),
+        ("/tokenize", json!({"prompt": 5}), 400, json!("prompt: expected a string")),
+        ("/tokenize", json!({"prompt": "x", "model": "gpt"}), 404, json!("no model is called")),
+        ("/tokenize", json!({"prompt": "x", "n": 1}), 400, json!("n: no such field")),
+        (
+            "/tokenize",
+            json!({"messages": user, "add_generation_prompt": false}),
+            400,
+            json!("add_generation_prompt: not"),
+        ),
+        ("/tokenize", json!({"messages": user, "add_special_tokens": true}), 400, json!("add_special_tokens: not")),
+        ("/detokenize", json!({"tokens": [264, 259, 33]}), 200, json!({"prompt": "<|user|>hello!"})),
+        ("/detokenize", json!({"tokens": []}), 200, json!({"prompt": ""})),
+        ("/detokenize", json!({"tokens": [9999]}), 400, json!("tokens: token 9999 at index 0")),
+        ("/detokenize", json!({}), 400, json!("tokens: missing")),
+        ("/invocations", json!({}), 400, json!("messages: missing: send messages, or prompt")),
+    ];
+    for (path, body, expected, answer) in cases {
+        let (status, got) = client.post(path, &body).await;
+        assert_eq!(status, expected, "{path} {body}: {got}");
+        match answer.as_str() {
+            Some(message) => assert!(got["error"]["message"].as_str().unwrap().starts_with(message), "{got}"),
+            None => assert_eq!(got, answer, "{path} {body}"),
+        }
+    }
+    for (body, object) in [(json!({"messages": user}), "chat.completion"), (json!({"prompt": "x"}), "text_completion")]
+    {
+        assert_eq!(client.post("/invocations", &body).await.1["object"], object);
+    }
+    endpoint.status.send_replace(ClusterStatus { running: 2, waiting: 3, ..serving() });
+    let get = async |path: &str| serde_json::from_str::<Value>(&client.get(path).await.1).unwrap();
+    assert_eq!(get("/load").await["server_load"], 5);
+    assert_eq!(get("/version").await["version"], env!("CARGO_PKG_VERSION"));
+    let info = get("/server_info").await;
+    assert_eq!((&info["model"]["name"], &info["max_model_len"]), (&json!("tiny"), &json!(CONTEXT)));
+    assert_eq!(client.get("/ping").await, (200, String::new()));
+    assert_eq!(client.client.post(format!("{}/ping", client.base)).send().await.unwrap().status().as_u16(), 200);
+}
+
+#[tokio::test]
 async fn a_stream_begins_with_its_first_token() {
     let endpoint = start().await;
     let client = Client::new(&endpoint);

@@ -83,6 +83,11 @@ impl Fields {
         self.note(taken)
     }
 
+    /// Returns true if the object has the field and no one has taken it.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.fields.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// Takes a field of any type.
     pub(crate) fn take_value(&mut self, name: &str) -> Option<Value> {
         self.fields.get_mut(name).map(Value::take).filter(|value| !value.is_null())
