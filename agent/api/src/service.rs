@@ -51,6 +51,10 @@ pub struct Submission {
     pub request_id: String,
     /// Token ids, at least one. Prompt and `max_tokens` together fit the context.
     pub prompt: Vec<u32>,
+    /// Place in the queue: a lower number comes first.
+    pub priority: i32,
+    /// Only requests with the same salt share blocks of the prefix cache.
+    pub cache_salt: String,
     pub sampling: SamplingParams,
     /// At least 1.
     pub max_tokens: u32,

@@ -26,6 +26,17 @@ pub(crate) fn hash_block(key: &[u8; 16], parent: Option<&BlockHash>, tokens: &[u
     hash
 }
 
+/// Returns what stands in place of the first block's parent for the requests with one salt: SHA-256 over (key, 16 zero
+/// bytes, salt), cut to 128 bits. Without a salt, the first block has no parent.
+pub(crate) fn hash_salt(key: &[u8; 16], salt: &str) -> Option<BlockHash> {
+    (!salt.is_empty()).then(|| {
+        let digest = Sha256::new().chain_update(key).chain_update([0; 16]).chain_update(salt).finalize();
+        let mut hash = BlockHash::default();
+        hash.copy_from_slice(&digest[..16]);
+        hash
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,12 @@
 use crate::config::Micros;
 use crate::plan::{SamplingParams, SeqId, TokenLogprobs};
 
+/// Greatest priority that makes a difference, in both directions. One step is worth [`PRIORITY_STEP`] places in the queue.
+/// So a request waits for a bounded number of others, whatever their priorities are.
+pub const MAX_PRIORITY: i32 = 100;
+/// Places in the order of arrival that one step of a priority is worth.
+const PRIORITY_STEP: i64 = 32;
+
 /// Request for one answer. A client that asks for several choices causes several requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -10,6 +16,10 @@ pub struct Request {
     pub id: SeqId,
     /// Token ids of the prompt, at least one.
     pub prompt: Vec<u32>,
+    /// Place in the queue: a lower number comes first, within the bounds of [`MAX_PRIORITY`]. 0 is usual.
+    pub priority: i32,
+    /// Word that the prefix cache tells apart. Only requests with the same one share blocks. Empty is usual.
+    pub cache_salt: String,
     pub sampling: SamplingParams,
     /// Most tokens to generate, at least 1.
     pub max_tokens: u32,
@@ -19,6 +29,14 @@ pub struct Request {
     pub deadline: Option<Micros>,
     /// Set if the head must know each token before the next step (for a grammar). No step is then planned ahead.
     pub needs_head: bool,
+}
+
+impl Request {
+    /// Returns the place in the queue of the request that arrives as number `arrival`.
+    pub(crate) fn place(&self, arrival: u64) -> i64 {
+        let steps = i64::from(self.priority.clamp(-MAX_PRIORITY, MAX_PRIORITY));
+        i64::try_from(arrival).unwrap_or(i64::MAX).saturating_add(steps * PRIORITY_STEP)
+    }
 }
 
 /// Reason for which [`Scheduler::submit`](crate::Scheduler::submit) refuses a request.

@@ -1,6 +1,6 @@
 //! One sequence: its tokens, its progress, and its blocks.
 
-use crate::block_hash::{BlockHash, hash_block};
+use crate::block_hash::{BlockHash, hash_block, hash_salt};
 use crate::config::Micros;
 use crate::plan::{Admission, BlockId, PlanTokens, TokenHistory};
 use crate::request::Request;
@@ -105,7 +105,9 @@ impl Sequence {
     pub fn block_hashes(&mut self, key: &[u8; 16], block_size: u32) -> &[BlockHash] {
         let size = block_size as usize;
         while let Some(tokens) = self.tokens.get(self.block_hashes.len() * size..(self.block_hashes.len() + 1) * size) {
-            let hash = hash_block(key, self.block_hashes.last(), tokens);
+            let salt = || hash_salt(key, &self.request.cache_salt);
+            let parent = self.block_hashes.last().copied().or_else(salt);
+            let hash = hash_block(key, parent.as_ref(), tokens);
             self.block_hashes.push(hash);
         }
         &self.block_hashes

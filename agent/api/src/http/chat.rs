@@ -36,6 +36,8 @@ fn parse(mut fields: Fields, id: &str) -> Result<(GenerateInput, Option<Streamin
     let input = GenerateInput {
         model: fields.read("model").unwrap_or_default(),
         prompt: PromptInput::Chat(conversation),
+        priority: fields.read("priority").unwrap_or_default(),
+        cache_salt: fields.read("cache_salt").unwrap_or_default(),
         tools: take_tools(&mut fields),
         limits: fields.take_limits(&["max_completion_tokens", "max_tokens"]),
         sampling: fields.take_sampling(),

@@ -37,6 +37,8 @@ fn parse(mut fields: Fields, id: &str) -> Result<(Vec<GenerateInput>, Option<Str
     limits.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
     let input = GenerateInput {
         model: fields.read("model").unwrap_or_default(),
+        priority: fields.read("priority").unwrap_or_default(),
+        cache_salt: fields.read("cache_salt").unwrap_or_default(),
         sampling: fields.take_sampling(),
         limits,
         logprobs: fields.read("logprobs"),

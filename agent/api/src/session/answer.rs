@@ -377,6 +377,8 @@ mod tests {
         let submission = Submission {
             request_id: "r".into(),
             prompt: vec![1, 2],
+            priority: 0,
+            cache_salt: String::new(),
             sampling: Default::default(),
             max_tokens: 8,
             stop_token_ids: vec![],

@@ -27,6 +27,10 @@ pub struct GenerateInput {
     /// Name of the model. Empty and `default` mean the served model.
     pub model: String,
     pub prompt: PromptInput,
+    /// Place in the queue: a lower number comes first. 0 is usual.
+    pub priority: i32,
+    /// Only requests with the same salt share blocks of the prefix cache. Empty is usual.
+    pub cache_salt: String,
     pub sampling: SamplingInput,
     pub limits: LimitsInput,
     /// Form of the answer, and the field that asks for it.
@@ -144,6 +148,8 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
     let submission = Submission {
         request_id: input.request_id,
         prompt,
+        priority: input.priority,
+        cache_salt: input.cache_salt,
         sampling,
         max_tokens,
         stop_token_ids,

@@ -88,7 +88,8 @@ async fn pages_of_allowed_origins_may_ask() {
 #[tokio::test]
 async fn requests_need_a_key() {
     let keys = ApiKeys::open(vec!["one".into(), "two".into()], None).unwrap();
-    let endpoint = start_with(|api| api.with_access(ClientAccess { keys: Some(Arc::new(keys)), ..ClientAccess::default() })).await;
+    let endpoint =
+        start_with(|api| api.with_access(ClientAccess { keys: Some(Arc::new(keys)), ..ClientAccess::default() })).await;
     let client = client();
     let url = |path: &str| format!("http://{}{path}", endpoint.http);
     let cases = [
@@ -134,8 +135,10 @@ async fn both_ports_speak_tls() {
     let mut config = config.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let config = Arc::new(config);
-    let endpoint =
-        start_with(|api| api.with_access(ClientAccess { tls: Some(Arc::new(move || config.clone())), ..ClientAccess::default() })).await;
+    let endpoint = start_with(|api| {
+        api.with_access(ClientAccess { tls: Some(Arc::new(move || config.clone())), ..ClientAccess::default() })
+    })
+    .await;
 
     let certificate = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
     let trusting = reqwest::Client::builder().tls_certs_only([certificate]).build().unwrap();

@@ -20,8 +20,8 @@ use crate::request::{Failure, Request, RequestOutput, SchedulerStats, SubmitErro
 use crate::sequence::Sequence;
 use crate::token_budget::TokenBudget;
 
-/// Key of a sequence: its number in the order of arrival.
-type SeqKey = u64;
+/// Key of a sequence: its place in the queue, and its number in the order of arrival.
+type SeqKey = (i64, u64);
 
 /// A plan whose result is due.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ pub struct Scheduler {
     epoch: u64,
     /// Moment since which there is no working group. `None` from the first result of an epoch until the epoch ends.
     recovering_since: Option<Micros>,
-    /// Key of the sequence that arrived last.
-    last_key: SeqKey,
+    /// Number of sequences that have arrived.
+    arrivals: u64,
     sequences: BTreeMap<SeqKey, Sequence>,
     by_id: HashMap<SeqId, SeqKey>,
     waiting: BTreeSet<SeqKey>,
@@ -83,7 +83,7 @@ impl Scheduler {
             epoch_state: None,
             epoch: 0,
             recovering_since: Some(0),
-            last_key: 0,
+            arrivals: 0,
             sequences: BTreeMap::new(),
             by_id: HashMap::new(),
             waiting: BTreeSet::new(),
@@ -95,7 +95,7 @@ impl Scheduler {
         }
     }
 
-    /// Puts a request at the end of the queue.
+    /// Puts a request into the queue, at its place among those that wait.
     ///
     /// # Errors
     /// The queue is full, the request is malformed, or it is too large for the context or for the current group.
@@ -124,10 +124,11 @@ impl Scheduler {
         if self.waiting.iter().filter(has_never_run).count() >= self.config.max_waiting {
             return Err(SubmitError::QueueFull { limit: self.config.max_waiting });
         }
-        self.last_key += 1;
-        self.by_id.insert(sequence.request.id, self.last_key);
-        self.waiting.insert(self.last_key);
-        self.sequences.insert(self.last_key, sequence);
+        self.arrivals += 1;
+        let key = (sequence.request.place(self.arrivals), self.arrivals);
+        self.by_id.insert(sequence.request.id, key);
+        self.waiting.insert(key);
+        self.sequences.insert(key, sequence);
         Ok(())
     }
 

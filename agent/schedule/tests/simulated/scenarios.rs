@@ -79,6 +79,43 @@ fn a_step_shares_a_prefix_that_the_step_before_fills() {
 }
 
 #[test]
+fn requests_with_different_salts_share_no_blocks() {
+    for (salts, hits) in [(["", "a"], 0), (["a", "b"], 0), (["a", "a"], 8)] {
+        let mut world = world_with_group(config(), 32);
+        for salt in salts {
+            let request = Request { cache_salt: salt.into(), ..world.request((0..9).collect(), 3) };
+            world.submit(request).expect("there is room");
+            world.drain();
+        }
+        assert_eq!(world.counts.hits, hits, "{salts:?}");
+    }
+}
+
+/// A lower priority comes first. Requests that arrive later overtake a request only a bounded number of times.
+#[test]
+fn priorities_move_a_request_in_the_queue() {
+    let first_of = |priorities: &[i32]| {
+        let mut scheduler = Scheduler::new(SchedulerConfig { max_num_seqs: 1, max_waiting: 64, ..config() });
+        for (id, priority) in (1..).zip(priorities) {
+            let request = Request { id, priority: *priority, ..World::new(config()).request(vec![1, 2], 3) };
+            assert_eq!(scheduler.submit(request, 0), Ok(()));
+        }
+        scheduler.start_epoch(1, 8, 0);
+        scheduler.next_plan().expect("a plan").entries[0].seq
+    };
+    assert_eq!(first_of(&[0, 0, 0]), 1);
+    assert_eq!(first_of(&[0, -1, 0]), 2);
+    assert_eq!(first_of(&[5, 0, 5]), 2);
+    assert_eq!(first_of(&[i32::MAX, i32::MIN]), 2);
+    let first_with_a_late_one = |arrival: usize| {
+        let mut priorities = vec![1; arrival];
+        priorities[arrival - 1] = 0;
+        first_of(&priorities)
+    };
+    assert_eq!((first_with_a_late_one(32), first_with_a_late_one(33)), (32, 1), "one step is worth 32 places");
+}
+
+#[test]
 fn a_request_survives_any_number_of_lost_groups() {
     let mut world = world_with_group(config(), 32);
     world.submit(world.request((0..10).collect(), 30)).expect("there is room");

@@ -99,6 +99,8 @@ impl World {
         Request {
             id: self.next_id(),
             prompt,
+            priority: 0,
+            cache_salt: String::new(),
             sampling: SamplingParams { seed: 7, ..SamplingParams::default() },
             max_tokens,
             stop_token_ids: Vec::new(),
@@ -231,8 +233,10 @@ impl World {
             self.counts.chunks += usize::from(!entry.sample);
         }
         self.check_overlap(plan);
-        // The oldest request has an entry in every step, or waits for its own result. So no request starves.
-        if let Some((id, client)) = self.live().find(|(_, client)| !client.too_large) {
+        // The oldest request has an entry in every step, or waits for its own result. So no request starves. With
+        // priorities, a later request may have gone before it.
+        let equal = self.live().all(|(_, client)| client.request.priority == 0);
+        if let Some((id, client)) = self.live().find(|(_, client)| !client.too_large && equal) {
             let planned = plan.entries.iter().any(|entry| entry.seq == *id);
             assert!(planned || client.num_in_flight > 0, "the oldest request, {id}, is passed over");
         }

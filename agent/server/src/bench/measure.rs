@@ -113,6 +113,8 @@ async fn follow_request(inference: &Inference, prompt: Vec<u32>, answer: u32) ->
     let submission = Submission {
         request_id: "bench".into(),
         prompt,
+        priority: 0,
+        cache_salt: String::new(),
         sampling: SamplingParams::default(),
         max_tokens: answer,
         stop_token_ids: Vec::new(),

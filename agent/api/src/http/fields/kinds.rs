@@ -30,6 +30,14 @@ impl FromField for f32 {
     }
 }
 
+impl FromField for i32 {
+    const EXPECTED: &'static str = "a whole number of 32 bits";
+
+    fn from_field(value: Value) -> Option<Self> {
+        i64::from_field(value).and_then(|number| number.try_into().ok())
+    }
+}
+
 impl FromField for u32 {
     const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
 

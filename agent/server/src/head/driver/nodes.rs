@@ -221,6 +221,8 @@ impl Driver {
             let canary = Request {
                 id: CANARY,
                 prompt: vec![0],
+                priority: 0,
+                cache_salt: String::new(),
                 sampling,
                 max_tokens: 1,
                 stop_token_ids: Vec::new(),

@@ -54,6 +54,8 @@ impl Driver {
         let request = Request {
             id,
             prompt: submission.prompt,
+            priority: submission.priority,
+            cache_salt: submission.cache_salt,
             sampling: submission.sampling,
             max_tokens: submission.max_tokens.min(max_answer_tokens.max(1)),
             stop_token_ids: submission.stop_token_ids,
