@@ -15,7 +15,7 @@ use crate::session::{Api, Delta, GenerateInput, GeneratedToken, PromptInput};
 /// Most answers to one request, all prompts together. Each answer is a request of its own to the head.
 const MAX_ANSWERS: usize = 64;
 /// OpenAI's default of this endpoint.
-const DEFAULT_MAX_TOKENS: u32 = 16;
+pub(super) const DEFAULT_MAX_TOKENS: u32 = 16;
 
 pub(crate) async fn create(
     State(api): State<Api>,

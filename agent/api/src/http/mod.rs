@@ -1,4 +1,4 @@
-//! The HTTP endpoint: OpenAI-compatible `/v1/*`, probes and metrics.
+//! The HTTP endpoint: OpenAI-compatible `/v1/*`, probes, metrics, and pages for people.
 //!
 //! Every response carries `x-request-id`. Every error has OpenAI's JSON shape, even an error of the router, except a
 //! probe's 503. The table [`fields::known`] has the rule for each field of a request.
@@ -13,6 +13,8 @@ mod generate;
 mod info;
 mod messages;
 mod models;
+mod openapi;
+mod page;
 mod probes;
 mod tools;
 
@@ -66,6 +68,9 @@ fn router(api: Api, is_local: bool) -> Router {
         .route_layer(from_fn_with_state(api.clone(), count_refusals));
     let router = Router::new()
         .merge(answers)
+        .route("/", get(page::chat))
+        .route("/docs", get(page::docs))
+        .route("/openapi.json", get(openapi::describe))
         .route("/v1/models", get(models::list_models))
         .route("/v1/models/{*id}", get(models::get_model))
         .route("/tokenize", post(info::tokenize))

@@ -59,6 +59,9 @@ fn rank(rank: &RankStatus) -> Value {
     if rank.bytes_total > 0 && rank.bytes_loaded < rank.bytes_total {
         value["loaded"] = json!(format!("{}%", rank.bytes_loaded.saturating_mul(100) / rank.bytes_total));
     }
+    if rank.restarts > 0 {
+        value["restarts"] = json!(rank.restarts);
+    }
     if !rank.message.is_empty() {
         value["message"] = json!(rank.message);
     }

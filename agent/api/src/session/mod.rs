@@ -27,6 +27,13 @@ pub(crate) use sampling::{MAX_LOGPROBS, SamplingInput};
 pub(crate) use tools::{ToolChoice, ToolsInput};
 pub(crate) use unknown::UnknownFields;
 
+/// Bounds of fields, for the description of the endpoint.
+pub(crate) mod bounds {
+    pub(crate) use super::request::{MAX_CHOICES, MAX_STOP_TOKEN_IDS, MAX_STOPS};
+    pub(crate) use super::sampling::{MAX_BIAS, MAX_LOGPROBS, MAX_PENALTY, MAX_REPETITION_PENALTY, MAX_TEMPERATURE};
+    pub(crate) use super::tools::MAX_TOOLS;
+}
+
 use error::{check_vocabulary, text_error};
 
 use crate::guard::ClientAccess;

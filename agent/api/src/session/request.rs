@@ -12,9 +12,9 @@ use crate::service::{ServeError, Submission};
 use crate::text::{ChatMessage, Conversation};
 
 /// Most stop strings: enough for the turn markers of any chat template. Each costs a comparison per byte of the answer.
-const MAX_STOPS: usize = 16;
+pub(crate) const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 256;
-const MAX_STOP_TOKEN_IDS: usize = 64;
+pub(crate) const MAX_STOP_TOKEN_IDS: usize = 64;
 /// Most answers to one request. Each is a sequence of its own.
 pub(crate) const MAX_CHOICES: u32 = 64;
 /// Most messages of one conversation.

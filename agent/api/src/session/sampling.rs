@@ -5,13 +5,13 @@ use lockstep_schedule::plan::{Penalties, SamplingDefaults, SamplingParams};
 use super::error::{RequestError, check_vocabulary, out_of_range};
 
 /// Highest temperature. Sampling is practically uniform above it.
-const MAX_TEMPERATURE: f32 = 100.0;
+pub(crate) const MAX_TEMPERATURE: f32 = 100.0;
 /// Highest repetition penalty. A token with a higher penalty would never be chosen again.
-const MAX_REPETITION_PENALTY: f32 = 100.0;
+pub(crate) const MAX_REPETITION_PENALTY: f32 = 100.0;
 /// Largest presence or frequency penalty, as with OpenAI.
-const MAX_PENALTY: f32 = 2.0;
+pub(crate) const MAX_PENALTY: f32 = 2.0;
 /// Largest bias of a token's logit, as with OpenAI.
-const MAX_BIAS: f32 = 100.0;
+pub(crate) const MAX_BIAS: f32 = 100.0;
 /// Most biases of a request. Each bias costs every rank a few operations for each token.
 const MAX_BIASES: usize = 1024;
 /// Highest number of most likely tokens to report beside the chosen token.

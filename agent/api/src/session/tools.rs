@@ -13,7 +13,7 @@ use crate::output::tools::{Function, ToolStyle, forced_call_grammar};
 const FIELD: &str = "tools";
 const CHOICE: &str = "tool_choice";
 /// Most tools, as with OpenAI.
-const MAX_TOOLS: usize = 128;
+pub(crate) const MAX_TOOLS: usize = 128;
 /// Longest name of a tool, in bytes, as with OpenAI.
 const MAX_NAME: usize = 64;
 

@@ -5,3 +5,4 @@ mod common;
 mod fields;
 mod grpc;
 mod http;
+mod pages;

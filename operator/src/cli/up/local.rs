@@ -1,11 +1,10 @@
 //! Checks that one machine can run an `InferenceCluster`, and turns its plan into processes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use lockstep_proto::names::env;
 
-use super::LOOPBACK;
 use super::member::Member;
 use crate::plan::{self, Addresses, GroupPlan, LocalPorts, PodPlan, Role, world_size};
 use crate::resource::{Backend, InferenceCluster, InferenceClusterSpec};
@@ -89,9 +88,15 @@ pub(super) fn describe_group(
             plan::describe_ranks(group.world_size, group.pipeline_parallel_size)
         ),
         format!("gRPC on {host}:{}, OpenAI-compatible HTTP on {host}:{}", ports.grpc, ports.http),
+        format!("chat: {}", chat_page(host, ports.http)),
     ];
     lines.extend(describe_ignored_fields(&cluster.spec));
     lines
+}
+
+/// Returns the address of the chat page, for a browser on this machine.
+fn chat_page(host: IpAddr, port: u16) -> String {
+    format!("http://{}/", SocketAddr::new(client_address(host), port))
 }
 
 /// Names the fields of the spec that have no effect because they only shape pods.
@@ -152,10 +157,14 @@ pub(super) fn addresses(host: IpAddr, ports: LocalPorts, spec: &InferenceCluster
 
 /// Returns the host at which a client on this machine reaches a port that is bound to `host`.
 pub(super) fn client_host(host: IpAddr) -> String {
+    client_address(host).to_string()
+}
+
+fn client_address(host: IpAddr) -> IpAddr {
     match host {
-        IpAddr::V4(host) if host.is_unspecified() => LOOPBACK.into(),
-        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.to_string(),
-        host => host.to_string(),
+        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
     }
 }
 
@@ -188,7 +197,7 @@ pub(super) fn members(group: &GroupPlan, program: &Path) -> Vec<Member> {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
-    use super::{check, describe_ignored_fields, members, resolve_source, take_ports};
+    use super::{chat_page, check, describe_ignored_fields, members, resolve_source, take_ports};
     use crate::plan::{Addresses, LocalPorts, plan};
     use crate::resource::testing::cluster;
 
@@ -230,6 +239,18 @@ mod tests {
     fn fields_without_effect_are_named() {
         let spec = cluster("{ model: { source: 'builtin://tiny' }, template: { a: 1 }, worker: {} }").spec;
         assert!(describe_ignored_fields(&spec).unwrap().ends_with("spec.template, spec.worker"));
+    }
+
+    #[test]
+    fn the_chat_page_has_an_address_for_a_browser() {
+        for (host, expected) in [
+            ("127.0.0.1", "http://127.0.0.1:1234/"),
+            ("0.0.0.0", "http://127.0.0.1:1234/"),
+            ("192.168.1.2", "http://192.168.1.2:1234/"),
+            ("::", "http://[::1]:1234/"),
+        ] {
+            assert_eq!(chat_page(host.parse().unwrap(), 1234), expected);
+        }
     }
 
     #[test]
