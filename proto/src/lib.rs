@@ -44,5 +44,24 @@ pub mod node {
     pub const WIRE_VERSION: u32 = 4;
 }
 
+/// The protocol between routers and an engine of vLLM, in the folders that the generated code expects.
+pub mod vllm {
+    pub mod grpc {
+        pub mod engine {
+            #![expect(clippy::allow_attributes, reason = "generated")]
+            include!("gen/vllm.grpc.engine.rs");
+        }
+    }
+}
+
+/// Messages that the routers' protocols share.
+pub mod smg {
+    pub mod grpc {
+        pub mod common {
+            include!("gen/smg.grpc.common.rs");
+        }
+    }
+}
+
 /// Descriptors of the public services, for gRPC reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!("gen/lockstep.v1.bin");
+pub const DESCRIPTORS: &[u8] = include_bytes!("gen/public.bin");

@@ -2,8 +2,8 @@
 """Runs a client's script against a group: with_agent.py AGENT RANKS MODEL SCRIPT [ARGUMENT…]
 
 RANKS processes on a ring serve MODEL (`tiny`, the built-in model, or a model of models.py) in f32, on a free port of this
-machine. The script gets `--base-url` and its arguments. After the script has passed, SIGTERM to the head must end all
-processes with status 0. After a failure, this program prints their log.
+machine. The script gets `--base-url`, its arguments, and the address of the gRPC port in `GRPC_ADDRESS`. After the script
+has passed, SIGTERM to the head must end all processes with status 0. After a failure, this program prints their log.
 """
 
 import os
@@ -56,8 +56,8 @@ def environment(ring: list[int], rank: int) -> dict[str, str]:
 
 
 def run(command: list[str], ranks: int, script: list[str]) -> None:
-    port, ring = free_port(), [free_port() for _ in range(ranks)]
-    command = [*command, "--dtype=f32", "--host=127.0.0.1", f"--http-port={port}", "--grpc-port=off"]
+    port, grpc, ring = free_port(), free_port(), [free_port() for _ in range(ranks)]
+    command = [*command, "--dtype=f32", "--host=127.0.0.1", f"--http-port={port}", f"--grpc-port={grpc}"]
     with tempfile.TemporaryFile("w+") as log:
         options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
         group = [subprocess.Popen(command, env=environment(ring, rank), **options) for rank in range(ranks)]
@@ -65,7 +65,8 @@ def run(command: list[str], ranks: int, script: list[str]) -> None:
         try:
             wait_until_ready(head, f"http://127.0.0.1:{port}/ready")
             client = [sys.executable, *script, "--base-url", f"http://127.0.0.1:{port}/v1"]
-            subprocess.run(client, check=True, timeout=SCRIPT_S)
+            variables = os.environ | {"GRPC_ADDRESS": f"127.0.0.1:{grpc}"}
+            subprocess.run(client, check=True, timeout=SCRIPT_S, env=variables)
             head.send_signal(signal.SIGTERM)
             for process in group:
                 assert process.wait(END_S) == 0, f"an agent ended with {process.returncode}"

@@ -24,8 +24,18 @@ pub(crate) const REQUEST_ID: &str = "x-request-id";
 const MAX_PATH: usize = 256;
 /// Paths that are asked for every few seconds. A path that ends with a slash or a dot stands for all
 /// paths that begin so.
-const FREQUENT: [&str; 8] =
-    ["/health", "/ready", "/accepting", "/metrics", "/ping", "/load", "/grpc.health.v1.Health/", "/grpc.reflection."];
+const FREQUENT: [&str; 10] = [
+    "/health",
+    "/ready",
+    "/accepting",
+    "/metrics",
+    "/ping",
+    "/load",
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.",
+    "/vllm.grpc.engine.VllmEngine/HealthCheck",
+    "/vllm.grpc.engine.VllmEngine/GetLoads",
+];
 /// Status of a request whose client went away before the response began, as nginx logs it.
 const CLIENT_GONE: u16 = 499;
 
@@ -82,8 +92,12 @@ pub(crate) async fn log_requests(mut request: Request, next: Next) -> Response {
         request.headers_mut().insert(REQUEST_ID, header.clone());
     }
     let mut response = next.run(request).await;
-    if let Ok(header) = header {
-        response.headers_mut().insert(REQUEST_ID, header);
+    // A router's request has its id in the message, so only the service knows it.
+    let own_id = response.headers().get(REQUEST_ID).and_then(|own| own.to_str().ok());
+    match (own_id, header) {
+        (Some(own), _) => own.clone_into(&mut line.id),
+        (None, Ok(header)) => drop(response.headers_mut().insert(REQUEST_ID, header)),
+        (None, Err(_)) => {}
     }
     line.status = Some(response.status());
     line.error = response.extensions_mut().remove::<Refusal>().map(|refusal| refusal.0);

@@ -26,7 +26,7 @@ pub use grpc::{ReflectionError, serve as serve_grpc};
 pub use guard::{AllowedOrigins, ApiKeys, ClientAccess, CurrentTls, KeysError};
 pub use http::serve as serve_http;
 pub use metrics::{CONTENT_TYPE as METRICS_CONTENT_TYPE, Metrics, Outcome};
-pub use model::{ModelText, Text};
+pub use model::{EngineFacts, ModelText, Text};
 pub use output::reasoning::ReasoningStyle;
 pub use output::tools::{Function, ToolStyle, forced_call_grammar};
 pub use output::{OutputFormat, OutputParser, OutputPiece, StyleChoice, ToolFormat};

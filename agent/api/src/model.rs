@@ -69,6 +69,25 @@ pub struct ModelText {
     pub reasoning_style: StyleChoice<ReasoningStyle>,
 }
 
+/// Facts and files that routers ask for.
+#[derive(Debug, Clone, Default)]
+pub struct EngineFacts {
+    /// Tokens of a block of the KV cache.
+    pub block_size: u32,
+    /// Most sequences that run at the same time.
+    pub max_num_seqs: u32,
+    /// Files that turn text into tokens and back, by their names in a model's folder.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+impl EngineFacts {
+    /// Returns the model's configuration. Null if there is none among the files.
+    pub(crate) fn model_config(&self) -> serde_json::Value {
+        let file = self.files.iter().find(|(name, _)| name == "config.json");
+        file.and_then(|(_, bytes)| serde_json::from_slice(bytes).ok()).unwrap_or_default()
+    }
+}
+
 /// A conversation that a chat template has made a prompt of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::EngineError;
-use crate::config::{GenerationDefaults, ModelConfig};
+use crate::config::{CONFIG_FILE, GENERATION_FILE, GenerationDefaults, ModelConfig};
 use crate::expected;
 use crate::gguf;
 use crate::json;
@@ -40,6 +40,10 @@ pub struct ModelDescription {
     pub bos_token: Option<String>,
     /// Text of the token that ends an answer, for the template.
     pub eos_token: Option<String>,
+    /// `tokenizer_config.json`. Null: the model has none.
+    pub tokenizer_config: Value,
+    /// `config.json` and, if the model has it, `generation_config.json`, by their names.
+    pub config_files: Vec<(&'static str, Vec<u8>)>,
     /// Faults of the files that do not keep the model from serving.
     pub warnings: Vec<String>,
 }
@@ -75,9 +79,18 @@ pub fn describe(files: &dyn ModelFiles) -> Result<ModelDescription, EngineError>
         eos_token: token_text(&tokenizer_config, "eos_token"),
         chat_template,
         tool_use_template,
+        config_files: config_files(files)?,
+        tokenizer_config,
         warnings: files.warnings().to_vec(),
         config,
     })
+}
+
+/// Reads the files of a model's configuration as they are.
+fn config_files(files: &dyn ModelFiles) -> Result<Vec<(&'static str, Vec<u8>)>, EngineError> {
+    let mut read = vec![(CONFIG_FILE, files.require(CONFIG_FILE)?)];
+    read.extend(files.read_all(GENERATION_FILE)?.map(|bytes| (GENERATION_FILE, bytes)));
+    Ok(read)
 }
 
 /// Facts from the headers of the weights.

@@ -89,7 +89,9 @@ pub enum RequestOutput {
 /// Reason for which a sequence finished without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The ranks sampled a stop token.
+    /// The ranks sampled this stop token.
+    StopToken(u32),
+    /// The answer is complete without a stop token: its form allows nothing more. The caller of the scheduler finds that.
     Stop,
     /// The answer has `max_tokens` tokens, or the context is full.
     Length,

@@ -1,12 +1,14 @@
 //! `grpc.health.v1.Health`. It reads the group's status at each call, so that it cannot lag behind the status.
 //!
-//! The empty name and `lockstep.v1.Inference` show the status's field `ready`. The name `accepting` shows the field
-//! `accepting`. A readiness probe of that name keeps a group behind its Kubernetes Service while the group forms again.
+//! The empty name and `lockstep.v1.Inference` show the status's field `ready`. The names `accepting` and
+//! `vllm.grpc.engine.VllmEngine` show the field `accepting`. A readiness probe of that name keeps a group behind its
+//! Kubernetes Service, and behind its router, while the group forms again.
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use lockstep_proto::v1::ClusterStatus;
 use lockstep_proto::v1::inference_server::SERVICE_NAME;
+use lockstep_proto::vllm::grpc::engine::vllm_engine_server::SERVICE_NAME as ENGINE_NAME;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -29,7 +31,7 @@ impl HealthService {
 fn service_health(status: &ClusterStatus, service: &str) -> ServingStatus {
     let up = match service {
         "" | SERVICE_NAME => status.ready,
-        "accepting" => status.accepting,
+        "accepting" | ENGINE_NAME => status.accepting,
         _ => return ServingStatus::ServiceUnknown,
     };
     if up { ServingStatus::Serving } else { ServingStatus::NotServing }
@@ -76,6 +78,7 @@ mod tests {
             (status(false, true), "", ServingStatus::NotServing),
             (status(false, true), "lockstep.v1.Inference", ServingStatus::NotServing),
             (status(false, true), "accepting", ServingStatus::Serving),
+            (status(false, true), "vllm.grpc.engine.VllmEngine", ServingStatus::Serving),
             (status(true, false), "accepting", ServingStatus::NotServing),
             (status(true, true), "other", ServingStatus::ServiceUnknown),
         ];

@@ -185,7 +185,9 @@ fn grammar(wire: v1::Grammar) -> Result<(&'static str, Grammar), RequestError> {
 }
 
 /// Returns the stream up to its first error. An error ends the call, and with the call its other choices.
-fn until_error(responses: impl Stream<Item = Result<GenerateResponse, Status>> + Send + Unpin + 'static) -> Generated {
+pub(super) fn until_error<T: Send + 'static>(
+    responses: impl Stream<Item = Result<T, Status>> + Send + Unpin + 'static,
+) -> BoxStream<'static, Result<T, Status>> {
     stream::unfold(Some(responses), |responses| async move {
         let mut responses = responses?;
         let response = responses.next().await?;

@@ -1,5 +1,5 @@
-//! The gRPC endpoint: `lockstep.v1.Inference`, `lockstep.v1.Cluster`, `grpc.health.v1.Health`, and reflection (v1 and
-//! v1alpha) over all of them.
+//! The gRPC endpoint: `lockstep.v1.Inference`, `lockstep.v1.Cluster`, `vllm.grpc.engine.VllmEngine`,
+//! `grpc.health.v1.Health`, and reflection (v1 and v1alpha) over all of them.
 //!
 //! If a client cancels a call, the server drops the answer, and the drop cancels the request at the head. All watches
 //! end at a shutdown, so that they do not delay it.
@@ -9,6 +9,7 @@ pub(crate) mod cluster;
 mod health;
 mod inference;
 mod status;
+mod vllm;
 
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -16,6 +17,7 @@ use axum::response::Response;
 use lockstep_proto::DESCRIPTORS;
 use lockstep_proto::v1::cluster_server::ClusterServer;
 use lockstep_proto::v1::inference_server::InferenceServer;
+use lockstep_proto::vllm::grpc::engine::vllm_engine_server::VllmEngineServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -73,10 +75,12 @@ fn routes(api: Api, shutdown: &CancellationToken) -> Result<Routes, ReflectionEr
     let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let cluster = ClusterServer::new(cluster::ClusterService::new(api.status(), shutdown.clone()));
     let health = HealthServer::new(health::HealthService::new(api.status(), shutdown.clone()));
+    let engine = VllmEngineServer::new(vllm::EngineService::new(api.clone()));
     let inference = InferenceServer::new(inference::InferenceService::new(api));
     Ok(Routes::new(
         inference.max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_RESPONSE_BYTES),
     )
+    .add_service(engine.max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_RESPONSE_BYTES))
     .add_service(cluster.max_encoding_message_size(cluster::MAX_STATUS_BYTES))
     .add_service(health)
     .add_service(v1)

@@ -33,7 +33,7 @@ pub enum Finish {
 impl From<FinishReason> for Finish {
     fn from(reason: FinishReason) -> Self {
         match reason {
-            FinishReason::Stop => Self::Stop,
+            FinishReason::StopToken(_) | FinishReason::Stop => Self::Stop,
             FinishReason::Length => Self::Length,
         }
     }
@@ -50,6 +50,10 @@ pub struct Delta {
     pub tokens: Vec<GeneratedToken>,
     /// Set in the last delta.
     pub finish: Option<Finish>,
+    /// The stop string that ended the answer, in the last delta.
+    pub stop_string: Option<String>,
+    /// The stop token that ended the answer, in the last delta. It is not one of `tokens`.
+    pub stop_token: Option<u32>,
 }
 
 /// Growth of one call.
@@ -269,7 +273,12 @@ impl AnswerState {
                 let text = self.detokenizer.push(id);
                 self.add_text(&text, delta);
             }
-            Event::Finished(reason) => self.finish_text(reason.into(), delta),
+            Event::Finished(reason) => {
+                if let FinishReason::StopToken(id) = reason {
+                    delta.stop_token = Some(id);
+                }
+                self.finish_text(reason.into(), delta);
+            }
             Event::Cancelled => self.finish_text(Finish::Cancelled, delta),
             Event::Failed(error) => return Err(error),
         }
@@ -293,8 +302,9 @@ impl AnswerState {
         }
         match self.stop.push(text) {
             Stopped::No(text) => self.parse_text(&text, delta),
-            Stopped::Yes(text) => {
+            Stopped::Yes { text, stop } => {
                 self.parse_text(&text, delta);
+                delta.stop_string = Some(stop);
                 self.set_finish(Finish::Stop, delta);
             }
         }
@@ -429,6 +439,7 @@ mod tests {
         let failed = Event::Failed(ServeError::Internal("oops".into()));
         let cases = [
             (play("hello é", &[], finished(FinishReason::Stop)).await, ("hello é", "Stop")),
+            (play("hello", &[], finished(FinishReason::StopToken(7))).await, ("hello", "Stop")),
             (play("hello", &[], finished(FinishReason::Length)).await, ("hello", "Length")),
             (play("one STOP two", &["STOP"], finished(FinishReason::Length)).await, ("one ", "Stop")),
             (play("one STO", &["STOP"], finished(FinishReason::Length)).await, ("one STO", "Length")),
@@ -464,6 +475,7 @@ mod tests {
         sender.send(Event::Token { id: 256 + 1, logprobs: None }).await.unwrap();
         let delta = answer.next().await.unwrap().unwrap();
         assert_eq!((delta.finish, delta.text.as_str()), (Some(Finish::Stop), ""));
+        assert_eq!(delta.stop_string.as_deref(), Some("l"));
         assert_eq!(answer.usage(), Usage { prompt_tokens: 2, completion_tokens: 1, cached_tokens: 0 });
         assert!(sender.is_closed());
         assert_eq!(answer.next().await, None);

@@ -38,7 +38,7 @@ use error::{check_vocabulary, text_error};
 
 use crate::guard::ClientAccess;
 use crate::metrics::Metrics;
-use crate::model::Text;
+use crate::model::{EngineFacts, Text};
 use crate::service::{Inference, ServeError};
 use crate::text::Conversation;
 
@@ -53,6 +53,7 @@ pub struct Api {
     /// Names that the model is called by, beside its own.
     other_names: Arc<[String]>,
     text: Text,
+    engine: Arc<EngineFacts>,
     metrics: Metrics,
     unknown_fields: Arc<UnknownFields>,
     access: ClientAccess,
@@ -65,8 +66,8 @@ impl Api {
     pub fn new(inference: Inference, model: ModelInfo, text: Text, metrics: Metrics) -> Self {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let (other_names, unknown_fields, access) = (Arc::default(), Arc::default(), ClientAccess::default());
-        let (model, created) = (Arc::new(model), since.as_secs());
-        Self { inference, model, other_names, text, metrics, unknown_fields, access, created }
+        let (model, created, engine) = (Arc::new(model), since.as_secs(), Arc::default());
+        Self { inference, model, other_names, text, engine, metrics, unknown_fields, access, created }
     }
 
     /// Serves only under these conditions.
@@ -83,6 +84,12 @@ impl Api {
     #[must_use]
     pub fn with_names(self, other_names: Vec<String>) -> Self {
         Self { other_names: other_names.into(), ..self }
+    }
+
+    /// Gives the facts and files that routers ask for.
+    #[must_use]
+    pub fn with_engine(self, engine: EngineFacts) -> Self {
+        Self { engine: Arc::new(engine), ..self }
     }
 
     /// Returns the names that clients may call the model by, its own first.
@@ -227,6 +234,10 @@ impl Api {
 
     pub fn text(&self) -> &Text {
         &self.text
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<EngineFacts> {
+        &self.engine
     }
 
     pub fn metrics(&self) -> &Metrics {

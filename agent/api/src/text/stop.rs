@@ -9,8 +9,8 @@
 pub(crate) enum Stopped {
     /// Text that can be shown.
     No(String),
-    /// The last text before a stop string.
-    Yes(String),
+    /// The last text before a stop string, and that string.
+    Yes { text: String, stop: String },
 }
 
 /// Search for stop strings in an answer's text.
@@ -42,8 +42,9 @@ impl StopMatcher {
         for (offset, byte) in text.bytes().enumerate() {
             let complete = self.patterns.iter_mut().filter_map(|pattern| pattern.step(byte)).max();
             if let Some(len) = complete {
-                self.held.truncate(start + offset + 1 - len);
-                return Stopped::Yes(std::mem::take(&mut self.held));
+                self.held.truncate(start + offset + 1);
+                let stop = self.held.split_off(start + offset + 1 - len);
+                return Stopped::Yes { text: std::mem::take(&mut self.held), stop };
             }
         }
         let keep = self.patterns.iter().map(|pattern| pattern.matched).max().unwrap_or(0);
@@ -99,7 +100,7 @@ mod tests {
         for piece in pieces {
             match matcher.push(piece) {
                 Stopped::No(text) => shown.push_str(&text),
-                Stopped::Yes(text) => return (shown + &text, true),
+                Stopped::Yes { text, .. } => return (shown + &text, true),
             }
         }
         (shown + &matcher.flush(), false)
@@ -122,6 +123,13 @@ mod tests {
         for (stops, pieces, shown, stopped) in cases {
             assert_eq!(run(stops, pieces), (shown.to_owned(), stopped), "{stops:?} in {pieces:?}");
         }
+    }
+
+    #[test]
+    fn names_the_longest_stop_string_that_is_complete() {
+        let mut matcher = StopMatcher::new(["bc", "abc"]);
+        assert_eq!(matcher.push("xa"), Stopped::No("x".into()));
+        assert_eq!(matcher.push("bcd"), Stopped::Yes { text: String::new(), stop: "abc".into() });
     }
 
     #[test]

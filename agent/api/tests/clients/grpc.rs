@@ -288,7 +288,8 @@ async fn reflection_lists_the_services() {
         panic!("no list")
     };
     let names: BTreeSet<String> = list.service.into_iter().map(|ServiceResponse { name }| name).collect();
-    for name in ["lockstep.v1.Inference", "lockstep.v1.Cluster", "grpc.health.v1.Health"] {
+    for name in ["lockstep.v1.Inference", "lockstep.v1.Cluster", "grpc.health.v1.Health", "vllm.grpc.engine.VllmEngine"]
+    {
         assert!(names.contains(name), "{names:?}");
     }
 }

@@ -6,3 +6,4 @@ mod fields;
 mod grpc;
 mod http;
 mod pages;
+mod vllm;

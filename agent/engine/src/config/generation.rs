@@ -10,7 +10,7 @@ use crate::json;
 use crate::source::ModelFiles;
 
 /// Name of the file; it may be absent.
-const GENERATION_FILE: &str = "generation_config.json";
+pub const GENERATION_FILE: &str = "generation_config.json";
 
 /// Largest temperature and repetition penalty that a request may have. A larger suggestion is ignored.
 const MAX_FACTOR: f32 = 100.0;

@@ -15,7 +15,7 @@ mod rope;
 pub use error::ConfigError;
 pub use families::Architecture;
 pub(crate) use families::{BlockKind, GgufFacts, GgufValue, GgufVariant, GgufWindow};
-pub use generation::GenerationDefaults;
+pub use generation::{GENERATION_FILE, GenerationDefaults};
 pub use layer::{LayerConfig, MoeConfig};
 pub(crate) use quantization::PackedLayout;
 pub use rope::{LongRope, Rope, RopeScaling, Yarn};

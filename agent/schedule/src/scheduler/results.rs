@@ -53,7 +53,7 @@ impl Scheduler {
         sequence.num_in_flight -= 1;
         if sequence.request.stop_token_ids.contains(&token) {
             self.remove_sequence(key);
-            outputs.push(RequestOutput::Finished { id, reason: FinishReason::Stop });
+            outputs.push(RequestOutput::Finished { id, reason: FinishReason::StopToken(token) });
             return;
         }
         sequence.tokens.push(token);

@@ -324,7 +324,7 @@ impl World {
                     client.ended = true;
                     assert_eq!((reason, client.num_received), (client.reason, client.expected.len()));
                     self.counts.finished += 1;
-                    self.counts.stopped += usize::from(reason == FinishReason::Stop);
+                    self.counts.stopped += usize::from(matches!(reason, FinishReason::StopToken(_)));
                 }
                 RequestOutput::Failed { id, reason } => self.check_failure(id, reason),
             }
@@ -392,7 +392,7 @@ fn expected_answer(request: &Request, context_length: u32) -> (Vec<u32>, FinishR
     while tokens.len() < max_len {
         let token = next_token(&tokens, &request.sampling);
         if request.stop_token_ids.contains(&token) {
-            return (tokens.split_off(request.prompt.len()), FinishReason::Stop);
+            return (tokens.split_off(request.prompt.len()), FinishReason::StopToken(token));
         }
         tokens.push(token);
     }

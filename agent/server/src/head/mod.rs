@@ -63,6 +63,7 @@ pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyho
     let cluster_id = cluster_id(&config);
     let group = setup::group_config(&config, &description, assigned, &cluster_id)?;
     let model = setup::model_info(&config, &description, &weights, &text);
+    let engine = setup::engine_facts(&config, &description);
     let scheduler = Scheduler::new(setup::scheduler_config(&config, &text));
     let ports = Ports::bind(&config).await?;
     log_start(&config, &cluster_id, &ports);
@@ -70,7 +71,7 @@ pub async fn run(config: HeadConfig, log: &LogConfig, signals: Signals) -> anyho
         OwnRanks::Child => Some(local::own_ranks_command(&config, log, ports.control_address(), &cluster_id)?),
         OwnRanks::Separate => None,
     };
-    let parts = HeadParts { key, tls, cluster_id, text, model, group, scheduler, ports, access, own_ranks };
+    let parts = HeadParts { key, tls, cluster_id, text, model, engine, group, scheduler, ports, access, own_ranks };
     serving::serve(config, parts, signals).await
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use lockstep_api::{Api, ClientAccess, Inference, Liveness, Metrics, Text, serve_grpc, serve_http};
+use lockstep_api::{Api, ClientAccess, EngineFacts, Inference, Liveness, Metrics, Text, serve_grpc, serve_http};
 use lockstep_proto::v1::ModelInfo;
 use lockstep_schedule::Scheduler;
 use tokio::net::TcpListener;
@@ -40,6 +40,7 @@ pub(super) struct HeadParts {
     pub cluster_id: String,
     pub text: Text,
     pub model: ModelInfo,
+    pub engine: EngineFacts,
     pub group: GroupConfig,
     pub scheduler: Scheduler,
     pub ports: Ports,
@@ -83,6 +84,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
     let inference = Inference::new(commands, status_watch, alive);
     let api = Api::new(inference.clone(), parts.model, parts.text, metrics)
         .with_names(config.model.other_names)
+        .with_engine(parts.engine)
         .with_access(parts.access)
         .with_strict_fields(config.serving.strict_fields);
     let shutdown = CancellationToken::new();

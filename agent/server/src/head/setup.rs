@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockstep_api::{ChatTemplates, ModelText, Text};
+use lockstep_api::{ChatTemplates, EngineFacts, ModelText, Text};
 use lockstep_engine::{ModelDescription, WeightFacts};
 use lockstep_proto::names::env;
 use lockstep_proto::node as pb;
@@ -50,6 +50,24 @@ pub(super) fn model_text(config: &HeadConfig, description: &ModelDescription) ->
         tool_style: config.serving.tool_style,
         reasoning_style: config.serving.reasoning_style,
     })
+}
+
+/// Returns the facts and files that routers ask for.
+pub(super) fn engine_facts(config: &HeadConfig, description: &ModelDescription) -> EngineFacts {
+    let mut tokenizer_config = description.tokenizer_config.clone();
+    if !tokenizer_config.is_object() {
+        tokenizer_config = serde_json::json!({});
+    }
+    // The head's template may be from a file of its own. A list of templates in this file is the head's as it is.
+    if let (Some(template), None) = (&description.chat_template, &description.tool_use_template) {
+        tokenizer_config["chat_template"] = template.as_str().into();
+    }
+    let mut files = vec![
+        ("tokenizer.json".to_owned(), description.tokenizer_json.clone()),
+        ("tokenizer_config.json".to_owned(), tokenizer_config.to_string().into_bytes()),
+    ];
+    files.extend(description.config_files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())));
+    EngineFacts { block_size: BLOCK_SIZE, max_num_seqs: config.serving.max_num_seqs, files }
 }
 
 /// Checks that the model can be split over the ranks of the group.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockstep_api::{
-    Api, ChatTemplates, ClientAccess, Command, Event, FinishReason, Inference, Liveness, Metrics, ModelText,
-    ServeError, Submission, Text, serve_grpc, serve_http,
+    Api, ChatTemplates, ClientAccess, Command, EngineFacts, Event, FinishReason, Inference, Liveness, Metrics,
+    ModelText, ServeError, Submission, Text, serve_grpc, serve_http,
 };
 use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
 use lockstep_schedule::plan::{SamplingDefaults, TokenLogprobs};
@@ -87,8 +87,16 @@ pub async fn start_with(set: impl FnOnce(Api) -> Api) -> Endpoint {
     tokio::spawn(play(receiver, text.clone(), seen.clone(), report));
     let model =
         ModelInfo { name: "tiny".into(), context_length: CONTEXT, has_chat_template: true, ..Default::default() };
+    let engine = EngineFacts {
+        block_size: 16,
+        max_num_seqs: 4,
+        files: vec![
+            ("tokenizer.json".into(), byte_level_json()),
+            ("config.json".into(), br#"{"model_type": "llama", "bos_token_id": 262}"#.to_vec()),
+        ],
+    };
     let inference = Inference::new(commands, watched, Liveness::default());
-    let api = set(Api::new(inference, model, text, Metrics::new()));
+    let api = set(Api::new(inference, model, text, Metrics::new()).with_engine(engine));
     let shutdown = CancellationToken::new();
     let (http_listener, grpc_listener) = (listener().await, listener().await);
     let (http, grpc) = (http_listener.local_addr().unwrap(), grpc_listener.local_addr().unwrap());
@@ -153,6 +161,10 @@ async fn answer(
         }
         if sent == submission.max_tokens {
             end = FinishReason::Length;
+            break;
+        }
+        if submission.stop_token_ids.contains(&id) {
+            end = FinishReason::StopToken(id);
             break;
         }
         if slow {
