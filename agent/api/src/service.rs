@@ -127,7 +127,11 @@ impl ServeError {
 #[derive(Debug)]
 pub enum Command {
     /// Queue a request. The head sends its decision to `accepted` at once, and the request's events to `events`.
-    Submit { submission: Submission, events: mpsc::Sender<Event>, accepted: oneshot::Sender<Result<(), ServeError>> },
+    Submit {
+        submission: Box<Submission>,
+        events: mpsc::Sender<Event>,
+        accepted: oneshot::Sender<Result<(), ServeError>>,
+    },
     /// Begin to drain. The head's status is not `accepting` from now on, but the head still takes requests for a few
     /// seconds. After that it refuses new ones and finishes the others. The head sends the number of unfinished
     /// requests to `answer` at once.
@@ -172,7 +176,7 @@ impl Inference {
         let (events, stream) = mpsc::channel(EVENT_BACKLOG + 1);
         let (accepted, answer) = oneshot::channel();
         self.commands
-            .send(Command::Submit { submission, events, accepted })
+            .send(Command::Submit { submission: Box::new(submission), events, accepted })
             .await
             .map_err(|_| ServeError::head_gone())?;
         answer.await.map_err(|_| ServeError::head_gone())??;

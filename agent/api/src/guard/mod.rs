@@ -58,7 +58,8 @@ mod tests {
 
     #[test]
     fn keys_come_in_either_header() {
-        let cases: [(&[(&str, &str)], Option<&[u8]>); 6] = [
+        type Pairs = &'static [(&'static str, &'static str)];
+        let cases: [(Pairs, Option<&[u8]>); 6] = [
             (&[], None),
             (&[("authorization", "Bearer k")], Some(b"k")),
             (&[("authorization", "bearer  k ")], Some(b"k")),

@@ -2,7 +2,7 @@
 //! kinds of requests.
 
 use axum::Json;
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -55,7 +55,6 @@ fn take_conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
         messages: fields.noting(take_messages),
         variables: fields.take_field::<Map<String, Value>>("chat_template_kwargs")?.unwrap_or_default(),
         tools: take_tools(fields).definitions,
-        ..Conversation::default()
     })
 }
 

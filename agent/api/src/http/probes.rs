@@ -38,7 +38,7 @@ pub(crate) async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Resul
     let format = PageFormat::from_accept(accept);
     let page = api
         .metrics()
-        .render(&api.status().borrow(), format)
+        .render_as(&api.status().borrow(), format)
         .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("write the metrics: {error}")))?;
     Ok(([(header::CONTENT_TYPE, format.content_type())], page).into_response())
 }

@@ -250,11 +250,19 @@ impl Metrics {
         self.vllm.answer_lengths.observe(answer_tokens.into());
     }
 
-    /// Returns the whole page, with the group's metrics as in `status`.
+    /// Returns the whole page in OpenMetrics, with the group's metrics as in `status`.
     ///
     /// # Errors
     /// None in practice: the text format refuses none of these metrics.
-    pub(crate) fn render(&self, status: &ClusterStatus, format: PageFormat) -> Result<String, std::fmt::Error> {
+    pub fn render(&self, status: &ClusterStatus) -> Result<String, std::fmt::Error> {
+        self.render_as(status, PageFormat::OpenMetrics)
+    }
+
+    /// Returns the page of [`Self::render`] in a format.
+    ///
+    /// # Errors
+    /// As those of [`Self::render`].
+    pub(crate) fn render_as(&self, status: &ClusterStatus, format: PageFormat) -> Result<String, std::fmt::Error> {
         self.group.update(status);
         let mut page = String::new();
         encode_registry(&mut page, &self.registry)?;
@@ -302,9 +310,9 @@ mod tests {
             ranks,
             ..Default::default()
         };
-        let page = metrics.render(&status, PageFormat::OpenMetrics).unwrap();
+        let page = metrics.render(&status).unwrap();
         assert!(page.ends_with("# EOF\n") && page.contains("# TYPE lockstep_requests counter\n"), "{page}");
-        let page = metrics.render(&status, PageFormat::Prometheus).unwrap();
+        let page = metrics.render_as(&status, PageFormat::Prometheus).unwrap();
         for line in [
             "# TYPE lockstep_requests_total counter",
             "# TYPE vllm:prompt_tokens_total counter",

@@ -23,7 +23,8 @@ const BODY: &str = r#"{"prompt": "x"}"#;
 async fn media_types_and_host_names_are_checked() {
     let endpoint = start().await;
     let client = client();
-    let cases: [(&[(&str, &str)], u16, &str); 12] = [
+    type Pairs = &'static [(&'static str, &'static str)];
+    let cases: [(Pairs, u16, &str); 12] = [
         (&[], 200, ""),
         (&[("content-type", "application/json")], 200, ""),
         (&[("content-type", "Application/JSON; charset=utf-8")], 200, ""),

@@ -180,6 +180,7 @@ pub(super) fn scheduler_config(config: &HeadConfig, text: &Text) -> SchedulerCon
         max_waiting,
         tool_style: _,
         reasoning_style: _,
+        strict_fields: _,
     } = config.serving;
     SchedulerConfig {
         block_size: BLOCK_SIZE,

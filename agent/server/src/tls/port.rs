@@ -44,9 +44,9 @@ impl PortTls {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match self.read_changed(current.digest) {
             Ok(None) => current.logged_problem = None,
-            Ok(Some((digest, config))) => {
+            Ok(Some(new)) => {
                 tracing::info!(certificate = %self.files.certificate.display(), "read the client ports' new certificate");
-                *current = CurrentCertificate { digest, config, logged_problem: None };
+                *current = new;
             }
             Err(error) => {
                 let text = error.to_string();
@@ -59,11 +59,12 @@ impl PortTls {
         current.config.clone()
     }
 
-    /// Returns the digest and the settings of the files, unless their digest is `known`.
-    fn read_changed(&self, known: [u8; 32]) -> Result<Option<([u8; 32], Arc<ServerConfig>)>, TlsError> {
+    /// Returns the certificate of the files, unless their digest is `known`.
+    fn read_changed(&self, known: [u8; 32]) -> Result<Option<CurrentCertificate>, TlsError> {
         let pem = PortPem::read(&self.files)?;
         let digest = pem.digest();
-        if digest == known { Ok(None) } else { Ok(Some((digest, pem.config(&self.files)?))) }
+        let read = || Ok(CurrentCertificate { digest, config: pem.config(&self.files)?, logged_problem: None });
+        (digest != known).then(read).transpose()
     }
 }
 
@@ -147,13 +148,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) = (certificate(), certificate());
         let both = format!("{}{}", first.0, first.1);
+        let (certificate, key) = (first.0.as_str(), first.1.as_str());
         let cases = [
-            (first.0.as_str(), first.1.as_str(), None),
-            (&both, &both, None),
-            (&first.0, &second.1, Some("b is not the key of")),
-            (&first.0, "", Some("b holds no private key")),
-            ("", &first.1, Some("a holds no certificate")),
-            ("-----BEGIN CERTIFICATE-----\nx", &first.1, Some("a: the file ends within a section")),
+            (certificate, key, None),
+            (both.as_str(), both.as_str(), None),
+            (certificate, second.1.as_str(), Some("b is not the key of")),
+            (certificate, "", Some("b holds no private key")),
+            ("", key, Some("a holds no certificate")),
+            ("-----BEGIN CERTIFICATE-----\nx", key, Some("a: the file ends within a section")),
         ];
         for (certificate, key, expected) in cases {
             let files = CertificateFiles {

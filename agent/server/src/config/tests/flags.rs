@@ -302,6 +302,16 @@ fn flags_of_other_programs_mean_what_they_mean_there() {
 }
 
 #[test]
+fn some_flags_may_be_repeated() {
+    let one = head("plain -m a --api-key one --api-key two,three --allowed-origins loopback --allowed-origins *", "");
+    assert_eq!(one.clients.api_keys.0, ["one", "two", "three"]);
+    assert!(!format!("{:?}", one.clients).contains("two"), "keys are not shown");
+    assert_eq!(one.clients.allowed_origins, AllowedOrigins::parse("loopback,*").unwrap());
+    let json = AllowedOrigins::parse("*").unwrap();
+    assert_eq!(head("plain -m a --allowed-origins [\"*\"]", "").clients.allowed_origins, json);
+}
+
+#[test]
 fn a_conversation_serves_only_the_ports_that_are_set() {
     for command in ["-i plain -m a", "plain -i -m a", "plain -m a --interactive-mode"] {
         let head = head(command, "HOME=/home/me");

@@ -21,7 +21,7 @@ impl Driver {
             // If the client no longer waits for the answer, it has dropped its events too. The next tick cancels its
             // request.
             Command::Submit { submission, events, accepted } => {
-                accepted.send(self.submit_request(submission, events)).ok();
+                accepted.send(self.submit_request(*submission, events)).ok();
             }
             Command::Drain { reason, answer } => {
                 if self.drain_reason.is_none() {
