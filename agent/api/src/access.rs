@@ -78,6 +78,10 @@ impl AnswerTally {
     }
 }
 
+/// True if a header of the request has the request's id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NamedByHeader(pub(crate) bool);
+
 /// Message of an error. It is an extension of the error's response.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal(pub(crate) String);
@@ -87,7 +91,9 @@ pub(crate) async fn log_requests(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes));
     let header = HeaderValue::try_from(&id);
     let mut line = Line::new(&request, id.clone());
+    let is_named = request.headers().contains_key(REQUEST_ID);
     request.extensions_mut().insert(RequestId(id));
+    request.extensions_mut().insert(NamedByHeader(is_named));
     if let Ok(header) = &header {
         request.headers_mut().insert(REQUEST_ID, header.clone());
     }

@@ -33,4 +33,4 @@ pub use output::{OutputFormat, OutputParser, OutputPiece, StyleChoice, ToolForma
 pub use serve::{Protocol, serve as serve_connections};
 pub use service::{Command, Event, EventStream, FinishReason, InFlight, Inference, Liveness, ServeError, Submission};
 pub use session::{Answer, Api, Delta, Finish, GenerateInput, PromptInput, RequestError, request_id};
-pub use text::{ChatMessage, ChatTemplates, Conversation, TextError, Tokenizer, ToolCall};
+pub use text::{ChatMessage, ChatTemplates, Conversation, PromptEnding, TextError, Tokenizer, ToolCall};

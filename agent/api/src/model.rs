@@ -163,7 +163,7 @@ impl Text {
         self.run_encoder(bytes, move |tokenizer| {
             let prompt = template.render(&conversation)?;
             let reasoning_begun = style.is_some_and(|style| prompt.trim_end().ends_with(style.begin_mark()));
-            Ok(Rendered { ids: tokenizer.encode(&prompt, false)?, reasoning_begun })
+            Ok(Rendered { ids: tokenizer.encode(&prompt, conversation.adds_special_tokens)?, reasoning_begun })
         })
         .await
     }

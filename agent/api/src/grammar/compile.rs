@@ -7,12 +7,12 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 use toktrie::InferenceCapabilities;
 
-use super::{Grammar, GrammarError, Guide, MAX_SOURCE_BYTES, vocabulary};
+use super::{Grammar, GrammarError, Guide, MAX_SOURCE_BYTES, ebnf, vocabulary};
 use crate::text::Tokenizer;
 
 /// White space that JSON may have between two of its elements: none, a space, or a line end with an indentation.
 /// Without this bound, an unsure model would fill its context with spaces.
-const WHITESPACE: &str = r" |\n[ \t]{0,32}";
+pub(super) const WHITESPACE: &str = r" |\n[ \t]{0,32}";
 /// Most states of a grammar's automaton, about 2 KiB each.
 const MAX_LEXER_STATES: usize = 32_000;
 /// Stack on which a grammar is compiled, in bytes. The compiler calls itself for each level of a schema, of brackets or
@@ -71,7 +71,7 @@ impl Grammars {
 
 fn source(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
     let bytes = match grammar {
-        Grammar::JsonSchema(schema) => schema.to_string().len(),
+        Grammar::JsonSchema(value) | Grammar::Llguidance(value) => value.to_string().len(),
         Grammar::JsonObject => 0,
         Grammar::Regex(text) | Grammar::Lark(text) => text.len(),
         Grammar::Choice(texts) => texts.iter().map(String::len).sum(),
@@ -87,7 +87,12 @@ fn source(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
         }
         Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
         Grammar::Choice(texts) => TopLevelGrammar::from_lark(choice(texts)?),
+        Grammar::Lark(grammar) if ebnf::is_ebnf(grammar) => {
+            TopLevelGrammar::from_lark(ebnf::to_lark(grammar).map_err(GrammarError::Invalid)?)
+        }
         Grammar::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
+        Grammar::Llguidance(grammar) => serde_json::from_value(grammar.clone())
+            .map_err(|error| GrammarError::Invalid(format!("it is no grammar of llguidance: {error}")))?,
     })
 }
 
@@ -121,6 +126,11 @@ pub(crate) fn with_whitespace(mut schema: Value) -> Result<Value, GrammarError> 
 
 /// Returns the compiler's error, cut to a length that a client can read.
 fn legible(error: &str) -> String {
+    // The library shows a schema's place in a grammar that clients do not know.
+    let error = match error.split_once("failed to compile JSON schema: ") {
+        Some((_, error)) => error.lines().next().unwrap_or_default(),
+        None => error,
+    };
     let cut: String = error.trim().chars().take(MAX_ERROR_CHARS).collect();
     if cut.len() < error.trim().len() { format!("{cut}…") } else { cut }
 }
@@ -172,9 +182,85 @@ mod tests {
             (Grammar::Choice(vec!["yes".into(), "no".into()]), "ye", false),
             (Grammar::Lark("start: \"x\" y*\ny: /[0-9]/ \",\"".into()), "x1,2,", true),
             (Grammar::Lark("start: \"x\" y*\ny: /[0-9]/ \",\"".into()), "x1,2", false),
+            (Grammar::Llguidance(json!({"grammars": [{"lark_grammar": "start: \"x\""}]})), "x", true),
         ];
         for (grammar, text, expected) in cases {
             assert_eq!(takes(&grammars, &grammar, text), expected, "{grammar:?} and {text}");
+        }
+    }
+
+    #[test]
+    fn ebnf_is_understood() {
+        const SQL: &str = "root ::= \"SELECT \" col\ncol ::= \"a\" | \"b\"";
+        const CLASSES: &str =
+            "# words\nroot ::= word (sep word){1,2} [^a-z]?\nword ::= [a-zA-Z_-]+ | \"it's\"\nsep ::= [\\x20\\n]+";
+        const JSON: &str = r#"root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws ( string ":" ws value ("," ws string ":" ws value)* )? "}" ws
+array  ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4}) )* "\"" ws
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+ws     ::= | " " | "\n" [ \t]{0,20}"#;
+        let grammars = grammars();
+        for (grammar, text, expected) in [
+            (SQL, "SELECT a", true),
+            (SQL, "SELECT c", false),
+            (CLASSES, "ab Cd", true),
+            (CLASSES, "ab\n C-d e_f!", true),
+            (CLASSES, "it's me", true),
+            (CLASSES, "ab", false),
+            (CLASSES, "a b c d", false),
+            (JSON, "{\"a\": [1.5e3, {}, \"\\u00e9\", null ],\n  \"b\":true}", true),
+            (JSON, "{\"a\": [1,]}", false),
+            (JSON, "[1]", false),
+        ] {
+            assert_eq!(takes(&grammars, &Grammar::Lark(grammar.into()), text), expected, "{grammar} and {text}");
+        }
+    }
+
+    #[test]
+    fn structural_tags_are_kept() {
+        let integer = json!({"type": "integer"});
+        let older = json!({"type": "structural_tag", "triggers": ["<f"], "structures": [
+            {"begin": "<f=a>", "schema": integer, "end": "</f>"}, {"begin": "<f=b>", "schema": {"type": "null"}, "end": "</f>"}]});
+        let tag = json!({"type": "tag", "begin": "<t>", "content": {"type": "any_text"}, "end": "</t>"});
+        let newer = json!({"format": {"type": "sequence", "elements": [tag, {"type": "triggered_tags", "triggers": ["<f>"],
+            "tags": [{"begin": "<f>", "content": {"type": "json_schema", "json_schema": integer}, "end": "</f>"}],
+            "at_least_one": true, "stop_after_first": true}]}});
+        let either = json!({"format": {"type": "or", "elements": [{"type": "const_string", "value": "no"},
+            {"type": "tags_with_separator", "separator": ",", "at_least_one": true,
+             "tags": [{"begin": "(", "content": {"type": "regex", "pattern": "[a-z/]+"}, "end": ")"}]}]}});
+        let grammars = grammars();
+        for (tags, text, expected) in [
+            (&older, "free text", true),
+            (&older, "ab <f=a>12</f> c <f=b>null</f>", true),
+            (&older, "ab <f=a>null</f>", false),
+            (&older, "ab <f=c>", false),
+            (&older, "ab < f", true),
+            (&newer, "<t>hm\n< /t></t>so <f>3</f>", true),
+            (&newer, "<t>hm</t>so", false),
+            (&newer, "<t>hm</t>so <f>x", false),
+            (&either, "no", true),
+            (&either, "(a/b),(c)", true),
+            (&either, "(1)", false),
+        ] {
+            let grammar = Grammar::Lark(crate::grammar::tags::to_lark(tags).unwrap());
+            assert_eq!(takes(&grammars, &grammar, text), expected, "{tags} and {text}");
+        }
+        for (tags, fault) in [
+            (json!({}), "structures: expected a list"),
+            (json!({"structures": [], "triggers": ["<f>"]}), "structures: expected at least one tag"),
+            (
+                json!({"structures": [{"begin": "x", "schema": {}, "end": ""}], "triggers": ["<f>"]}),
+                "structures[0].begin: it",
+            ),
+            (
+                json!({"format": {"type": "sequence", "elements": [{"type": "xml"}]}}),
+                "format.elements[0].type: \"xml\" is",
+            ),
+        ] {
+            let error = crate::grammar::tags::to_lark(&tags).unwrap_err();
+            assert!(error.starts_with(fault), "{error}");
         }
     }
 

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use llguidance::Matcher;
 use lockstep_schedule::plan::TokenMask;
 
-use super::GrammarError;
+use super::{GrammarError, TokenRules};
 use crate::text::Tokenizer;
 
 /// State of one answer: the tokens that may come next. The head keeps it, so that it outlives the loss of ranks.
 #[derive(Clone)]
 pub struct Guide {
-    matcher: Matcher,
+    /// State in the grammar. `None` if the answer has only rules about tokens.
+    matcher: Option<Matcher>,
+    rules: Option<TokenRules>,
     vocab_size: u32,
     /// Tokens that may follow the tokens so far, once computed. If a plan is lost with a rank, the head makes the plan
     /// again and reads this mask once more.
@@ -53,15 +55,26 @@ impl Guide {
     /// # Errors
     /// The grammar allows no answer at all.
     pub(super) fn new(matcher: Matcher, vocab_size: u32) -> Result<Self, GrammarError> {
-        let mut guide = Self { matcher, vocab_size, allowed: None, awaited_mark: None };
+        let mut guide = Self { matcher: Some(matcher), rules: None, vocab_size, allowed: None, awaited_mark: None };
         guide.allowed().map_err(GrammarError::Invalid)?;
         Ok(guide)
+    }
+
+    /// Makes the state of an answer that has rules about tokens and no grammar.
+    pub(crate) fn from_rules(rules: TokenRules, vocab_size: u32) -> Self {
+        Self { matcher: None, rules: Some(rules), vocab_size, allowed: None, awaited_mark: None }
+    }
+
+    /// Adds rules about tokens.
+    #[must_use]
+    pub(crate) fn with_rules(self, rules: TokenRules) -> Self {
+        Self { rules: Some(rules), allowed: None, ..self }
     }
 
     /// Lets any text come before the grammar, up to and including `mark`.
     #[must_use]
     pub(crate) fn after_mark(self, mark: &'static str, tokenizer: Arc<Tokenizer>) -> Self {
-        Self { awaited_mark: Some(AwaitedMark { tokenizer, mark, last: Vec::new() }), ..self }
+        Self { awaited_mark: Some(AwaitedMark { tokenizer, mark, last: Vec::new() }), allowed: None, ..self }
     }
 
     /// Returns the tokens that may come next, at least one, or `None` if any token may. The model's end tokens are
@@ -70,18 +83,30 @@ impl Guide {
     /// # Errors
     /// The grammar is too complex at this point, or the vocabulary has no token for any text that it allows.
     pub fn allowed(&mut self) -> Result<Option<TokenMask>, String> {
-        if self.awaited_mark.is_some() || self.allowed.is_some() {
-            return Ok(self.allowed.clone().filter(|_| self.awaited_mark.is_none()));
+        if self.allowed.is_none() {
+            let of_grammar = self.allowed_by_grammar()?;
+            self.allowed = match &self.rules {
+                Some(rules) => rules.restrict(of_grammar),
+                None => of_grammar,
+            };
         }
-        let set = self.matcher.compute_mask_or_eos().map_err(|error| format!("find what may come next: {error}"))?;
+        match &self.allowed {
+            Some(allowed) if allowed.is_empty() => Err("the rules about tokens leave no token".into()),
+            allowed => Ok(allowed.clone()),
+        }
+    }
+
+    /// Returns the tokens that the grammar allows next, or `None` if it allows any.
+    fn allowed_by_grammar(&mut self) -> Result<Option<TokenMask>, String> {
+        let Some(matcher) = self.matcher.as_mut().filter(|_| self.awaited_mark.is_none()) else { return Ok(None) };
+        let set = matcher.compute_mask_or_eos().map_err(|error| no_mask(&error.to_string()))?;
         let mut words: Vec<u32> = set.as_slice().to_vec();
         words.resize(TokenMask::num_words(self.vocab_size as usize), 0);
         let allowed = TokenMask::new(words);
         if allowed.is_empty() {
             return Err("the model has no token for any text that the grammar allows next".into());
         }
-        self.allowed = Some(allowed);
-        Ok(self.allowed.clone())
+        Ok(Some(allowed))
     }
 
     /// Takes the next token of the answer. Returns true if the answer is complete, so that no token can follow.
@@ -89,14 +114,26 @@ impl Guide {
     /// # Errors
     /// The grammar does not allow the token.
     pub fn advance(&mut self, token: u32) -> Result<bool, String> {
+        self.allowed = None;
+        if let Some(rules) = &mut self.rules {
+            rules.advance(token);
+        }
         if let Some(mark) = &mut self.awaited_mark {
             if mark.find(token) {
                 self.awaited_mark = None;
             }
             return Ok(false);
         }
-        self.allowed = None;
-        self.matcher.consume_token(token).map_err(|error| format!("take token {token}: {error}"))?;
-        Ok(self.matcher.is_stopped())
+        let Some(matcher) = &mut self.matcher else { return Ok(false) };
+        matcher.consume_token(token).map_err(|error| format!("take token {token}: {error}"))?;
+        Ok(matcher.is_stopped())
     }
+}
+
+/// Returns the error of a grammar that cannot go on.
+fn no_mask(error: &str) -> String {
+    if error.contains("NoExtensionBias") {
+        return "the grammar allows no text: a rule or a $ref leads only to itself".into();
+    }
+    format!("find what may come next: {error}")
 }

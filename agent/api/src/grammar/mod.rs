@@ -8,7 +8,11 @@
 //! of tokens (about 20 ms), and the memory of the automaton.
 
 mod compile;
+mod ebnf;
 mod guide;
+mod rules;
+mod schema;
+pub(crate) mod tags;
 mod vocabulary;
 
 use serde_json::Value;
@@ -16,6 +20,8 @@ use serde_json::Value;
 pub use compile::Grammars;
 pub(crate) use compile::{literal, with_whitespace};
 pub use guide::Guide;
+pub(crate) use rules::TokenRules;
+pub(crate) use schema::relax;
 
 /// Longest schema, regular expression or grammar, in bytes. All choices count together.
 pub(crate) const MAX_SOURCE_BYTES: usize = 256 << 10;
@@ -31,8 +37,10 @@ pub enum Grammar {
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// A text of this grammar, in llguidance's dialect of Lark.
+    /// A text of this grammar, in llguidance's dialect of Lark, or in the dialect of EBNF of llama.cpp and XGrammar.
     Lark(String),
+    /// A text of a grammar in llguidance's own format.
+    Llguidance(Value),
 }
 
 /// Reason why a grammar cannot be used.

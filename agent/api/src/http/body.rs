@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use super::MAX_BODY_BYTES;
 use super::error::ApiError;
 use super::fields::{Fields, Unknown};
+use crate::access::NamedByHeader;
 
 /// Time within which a client must send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,6 +38,7 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let unknown = request.extensions().get::<Unknown>().cloned().unwrap_or_default();
+        let is_named = request.extensions().get::<NamedByHeader>().is_some_and(|named| named.0);
         check_media_type(request.headers())?;
         let bytes = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await.map_err(|_| {
             let seconds = BODY_TIMEOUT.as_secs();
@@ -49,6 +51,6 @@ impl<S: Send + Sync> FromRequest<S> for Fields {
             ),
             _ => ApiError::new(StatusCode::BAD_REQUEST, format!("read the body: {rejection}")),
         })?;
-        Fields::parse(&bytes, unknown)
+        Fields::parse(&bytes, unknown).map(|fields| fields.named_by_header(is_named))
     }
 }

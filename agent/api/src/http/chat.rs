@@ -2,63 +2,194 @@
 
 use axum::extract::{Extension, State};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::fields::Fields;
+use super::fields::known::Scope;
+use super::fields::{Fields, TokenSpelling, take_top};
 use super::format::take_grammar;
-use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond};
+use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond, stop_reason, token_ids};
 use super::messages::take_messages;
 use super::tools::{call_to_json, take_tools};
-use super::{Id, RequestId};
+use super::{Id, RequestId, with_request_id};
 use crate::model::Text;
-use crate::session::{Api, Delta, GenerateInput, GeneratedToken, MAX_LOGPROBS, PromptInput};
-use crate::text::Conversation;
+use crate::session::{Api, Delta, GenerateInput, GeneratedToken, OutputInput, PromptInput};
+use crate::text::{Conversation, PromptEnding};
+
+const KWARGS: &str = "chat_template_kwargs";
+
+/// Variables of the chat template that the server sets, and the fields that set them.
+const RESERVED: [(&str, &str); 5] = [
+    ("messages", "send messages"),
+    ("tools", "send tools"),
+    ("bos_token", "it comes with the model"),
+    ("eos_token", "it comes with the model"),
+    ("chat_template", "serve the model with this template"),
+];
+/// Efforts of reasoning that clients ask for.
+const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 pub(crate) async fn create(
     State(api): State<Api>,
     Extension(RequestId(id)): Id,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    let (input, streaming) = parse(fields, &id)?;
-    let format = ChatFormat { text: api.text().clone(), logprobs: input.logprobs.is_some() };
+    let ParsedChat { mut input, streaming, shown, request_id } = parse(fields)?;
+    let id = request_id.unwrap_or(id);
+    input.request_id.clone_from(&id);
+    let logprobs = input.logprobs.is_some();
     let answers = api.generate(input).await?;
-    respond(&api, &id, answers, streaming, format).await
+    let held = vec![String::new(); answers.len()];
+    let format = ChatFormat { text: api.text().clone(), logprobs, shown, held };
+    Ok(with_request_id(respond(&api, &id, answers, streaming, format).await?, id))
 }
 
-fn parse(mut fields: Fields, id: &str) -> Result<(GenerateInput, Option<Streaming>), ApiError> {
-    let conversation = Conversation {
-        messages: fields.noting(take_messages),
-        variables: fields.read("chat_template_kwargs").unwrap_or_default(),
-        ..Conversation::default()
-    };
+struct ParsedChat {
+    input: GenerateInput,
+    streaming: Option<Streaming>,
+    shown: Shown,
+    request_id: Option<String>,
+}
+
+/// Parts of an answer that the client wants to see.
+struct Shown {
+    tokens: TokenSpelling,
+    reasoning: bool,
+    /// Set if reasoning comes in one piece.
+    whole_reasoning: bool,
+}
+
+fn parse(mut fields: Fields) -> Result<ParsedChat, ApiError> {
+    let request_id = fields.take_request_id();
+    let conversation = take_conversation(&mut fields);
     let streaming = fields.take_streaming();
+    let (spelling, output) = (fields.take_token_spelling(), fields.take_output());
+    let reasoning_format = fields.noting(take_reasoning_format);
+    let separate_reasoning = fields.read("separate_reasoning").unwrap_or(true) && reasoning_format.unwrap_or(true);
+    let shown = Shown {
+        tokens: spelling,
+        reasoning: fields.read("include_reasoning").unwrap_or(true),
+        whole_reasoning: !fields.read("stream_reasoning").unwrap_or(true),
+    };
     let input = GenerateInput {
         model: fields.read("model").unwrap_or_default(),
         prompt: PromptInput::Chat(conversation),
         priority: fields.read("priority").unwrap_or_default(),
         cache_salt: fields.read("cache_salt").unwrap_or_default(),
         tools: take_tools(&mut fields),
-        limits: fields.take_limits(&["max_completion_tokens", "max_tokens"]),
+        limits: fields.take_limits(),
+        output: OutputInput { reasoning_as_content: !separate_reasoning, ..output },
+        truncation: fields.take_truncation(),
+        allowed_token_ids: fields.read("allowed_token_ids").unwrap_or_default(),
+        bad_words: fields.read("bad_words").unwrap_or_default(),
         sampling: fields.take_sampling(),
         logprobs: fields.noting(take_logprobs),
         choices: fields.read("n"),
         grammar: fields.noting(take_grammar),
-        request_id: id.to_owned(),
-        deadline: None,
+        ..GenerateInput::default()
     };
     fields.refuse_rest()?;
-    Ok((input, streaming))
+    Ok(ParsedChat { input, streaming, shown, request_id })
+}
+
+/// Takes the messages and everything else that the chat template reads, apart from tools.
+pub(crate) fn take_conversation(fields: &mut Fields) -> Conversation {
+    let messages = fields.noting(take_messages);
+    let mut variables: Map<String, Value> = fields.read(KWARGS).unwrap_or_default();
+    let mut kwargs = fields.open(Scope::TemplateVariables, KWARGS, std::mem::take(&mut variables));
+    for (name, remedy) in RESERVED {
+        if kwargs.take_value(name).is_some() {
+            let fault = kwargs.fault(name, format!("the server sets this variable: {remedy}"));
+            kwargs.note(Err::<(), _>(fault));
+        }
+    }
+    // vLLM takes these as variables of the template as well.
+    let mut ending = (kwargs.read("add_generation_prompt"), kwargs.read("continue_final_message"));
+    let mut documents: Option<Vec<Value>> = kwargs.read("documents");
+    variables = fields.close_open(kwargs);
+    ending.0 = fields.read("add_generation_prompt").or(ending.0);
+    ending.1 = fields.read("continue_final_message").or(ending.1);
+    documents = fields.read("documents").or(documents);
+    let mut set = |name: &str, value: Value| {
+        variables.entry(name).or_insert(value);
+    };
+    if let Some(thinks) = fields.noting(take_thinking) {
+        set("enable_thinking", thinks.into());
+        set("thinking", thinks.into());
+    }
+    if let Some(effort) = fields.noting(take_effort) {
+        if effort == "none" {
+            set("enable_thinking", false.into());
+            set("thinking", false.into());
+        }
+        set("reasoning_effort", effort.into());
+    }
+    Conversation {
+        messages,
+        documents: documents.unwrap_or_default(),
+        variables,
+        ending: fields.noting(|_| read_ending(ending)),
+        adds_special_tokens: fields.read("add_special_tokens").unwrap_or_default(),
+        ..Conversation::default()
+    }
+}
+
+/// Returns the end of the prompt by `add_generation_prompt` and `continue_final_message`.
+fn read_ending(asked: (Option<bool>, Option<bool>)) -> Result<PromptEnding, ApiError> {
+    match asked {
+        (Some(true), Some(true)) => Err(ApiError::field(
+            "continue_final_message",
+            "not together with add_generation_prompt: an answer goes on with a message or is a new one",
+        )),
+        (_, Some(true)) => Ok(PromptEnding::OpenMessage),
+        (Some(false), _) => Ok(PromptEnding::LastMessage),
+        _ => Ok(PromptEnding::Answer),
+    }
+}
+
+/// Takes mistral.rs's `enable_thinking`, and the `thinking` of others.
+fn take_thinking(fields: &mut Fields) -> Result<Option<bool>, ApiError> {
+    let switch: Option<bool> = fields.take_field("enable_thinking")?;
+    match fields.take_field::<Map<String, Value>>("thinking")? {
+        None => Ok(switch),
+        Some(thinking) => {
+            let mut thinking = fields.open(Scope::Thinking, "thinking", thinking);
+            let kind = thinking.take_value("type");
+            fields.close(thinking);
+            match kind.as_ref().and_then(Value::as_str) {
+                Some("enabled" | "adaptive") => Ok(Some(true)),
+                Some("disabled") => Ok(Some(false)),
+                _ => Err(ApiError::field("thinking.type", "expected \"enabled\", \"adaptive\" or \"disabled\"")),
+            }
+        }
+    }
+}
+
+fn take_effort(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    const NAME: &str = "reasoning_effort";
+    let effort: Option<String> = fields.take_field(NAME)?;
+    match effort.as_deref().filter(|effort| !EFFORTS.contains(effort)) {
+        Some(_) => Err(ApiError::field(NAME, format!("expected {}", EFFORTS.join(", ")))),
+        None => Ok(effort),
+    }
+}
+
+/// Takes llama.cpp's `reasoning_format`. Returns false if reasoning stays in the content.
+fn take_reasoning_format(fields: &mut Fields) -> Result<Option<bool>, ApiError> {
+    const NAME: &str = "reasoning_format";
+    match fields.take_field::<String>(NAME)?.as_deref() {
+        None => Ok(None),
+        Some("none") => Ok(Some(false)),
+        Some("auto" | "deepseek") => Ok(Some(true)),
+        Some(_) => Err(ApiError::field(NAME, "expected \"auto\", \"deepseek\" or \"none\"")),
+    }
 }
 
 fn take_logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     let wanted: bool = fields.take_field("logprobs")?.unwrap_or_default();
-    let top: Option<u32> = fields.take_field("top_logprobs")?;
+    let top = take_top(fields, "top_logprobs")?;
     if top.is_some_and(|top| top > 0) && !wanted {
         return Err(ApiError::field("top_logprobs", "only together with logprobs: true"));
-    }
-    if let Some(top) = top.filter(|top| *top > MAX_LOGPROBS) {
-        return Err(ApiError::field("top_logprobs", format!("{top} is out of range: 0 to {MAX_LOGPROBS}")));
     }
     Ok(wanted.then(|| top.unwrap_or(0)))
 }
@@ -68,6 +199,9 @@ struct ChatFormat {
     text: Text,
     /// Set if the client asked for log probabilities.
     logprobs: bool,
+    shown: Shown,
+    /// Reasoning of each answer that waits for its end.
+    held: Vec<String>,
 }
 
 impl ChatFormat {
@@ -88,7 +222,25 @@ impl ChatFormat {
 
     fn token(&self, id: u32, logprob: f32) -> Value {
         let bytes = self.text.tokenizer().token_bytes(id);
-        json!({"token": String::from_utf8_lossy(&bytes), "logprob": logprob, "bytes": bytes})
+        let token = match self.shown.tokens.by_id {
+            true => format!("token_id:{id}"),
+            false => String::from_utf8_lossy(&bytes).into_owned(),
+        };
+        json!({"token": token, "logprob": logprob, "bytes": bytes})
+    }
+
+    /// Returns the reasoning to show now.
+    fn reasoning(&mut self, index: usize, delta: &mut Delta) -> String {
+        let reasoning = std::mem::take(&mut delta.reasoning);
+        if !self.shown.reasoning {
+            return String::new();
+        }
+        if !self.shown.whole_reasoning {
+            return reasoning;
+        }
+        self.held[index].push_str(&reasoning);
+        let is_over = !delta.text.is_empty() || !delta.calls.is_empty() || delta.finish.is_some();
+        if is_over { std::mem::take(&mut self.held[index]) } else { String::new() }
     }
 }
 
@@ -100,14 +252,18 @@ impl ChoiceFormat for ChatFormat {
     fn choice(&self, index: usize, answer: WholeAnswer) -> Value {
         let content = if answer.text.is_empty() && !answer.calls.is_empty() { Value::Null } else { answer.text.into() };
         let mut message = json!({"role": "assistant", "content": content, "refusal": null});
-        if !answer.reasoning.is_empty() {
+        if !answer.reasoning.is_empty() && self.shown.reasoning {
             message["reasoning_content"] = answer.reasoning.into();
         }
         if !answer.calls.is_empty() {
             message["tool_calls"] = answer.calls.iter().map(|call| call_to_json(call, false)).collect();
         }
-        let logprobs = self.logprobs(&answer.tokens);
-        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason})
+        let mut choice = json!({"index": index, "message": message, "logprobs": self.logprobs(&answer.tokens),
+            "finish_reason": answer.finish_reason, "stop_reason": stop_reason(answer.stop_reason.as_ref())});
+        if self.shown.tokens.ids {
+            choice["token_ids"] = json!(token_ids(&answer.tokens, answer.stop_token));
+        }
+        choice
     }
 
     fn first_chunk(&self, index: usize) -> Option<Value> {
@@ -115,16 +271,16 @@ impl ChoiceFormat for ChatFormat {
         Some(json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null}))
     }
 
-    fn chunk(&mut self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Option<Value> {
-        let has_logprobs = self.logprobs && !delta.tokens.is_empty();
-        let is_empty = delta.text.is_empty() && delta.reasoning.is_empty() && delta.calls.is_empty();
-        if is_empty && finish_reason.is_none() && !has_logprobs {
+    fn chunk(&mut self, index: usize, mut delta: Delta, finish_reason: Option<&'static str>) -> Option<Value> {
+        let shows_tokens = (self.logprobs || self.shown.tokens.ids) && !delta.tokens.is_empty();
+        let reasoning = self.reasoning(index, &mut delta);
+        let is_empty = delta.text.is_empty() && reasoning.is_empty() && delta.calls.is_empty();
+        if is_empty && finish_reason.is_none() && !shows_tokens {
             return None;
         }
-        let logprobs = self.logprobs(&delta.tokens);
         let mut message = json!({});
-        if !delta.reasoning.is_empty() {
-            message["reasoning_content"] = delta.reasoning.into();
+        if !reasoning.is_empty() {
+            message["reasoning_content"] = reasoning.into();
         }
         // Some clients add up the content of every chunk, even of the last one, so that chunk has some.
         if !delta.text.is_empty() || is_empty && finish_reason.is_some() {
@@ -133,6 +289,18 @@ impl ChoiceFormat for ChatFormat {
         if !delta.calls.is_empty() {
             message["tool_calls"] = delta.calls.iter().map(|call| call_to_json(call, true)).collect();
         }
-        Some(json!({"index": index, "delta": message, "logprobs": logprobs, "finish_reason": finish_reason}))
+        let mut choice = json!({"index": index, "delta": message, "logprobs": self.logprobs(&delta.tokens),
+            "finish_reason": finish_reason});
+        if finish_reason.is_some() {
+            choice["stop_reason"] = stop_reason(delta.stop_reason.as_ref());
+        }
+        if self.shown.tokens.ids {
+            choice["token_ids"] = json!(token_ids(&delta.tokens, delta.stop_token));
+        }
+        Some(choice)
+    }
+
+    fn shows_prompt_token_ids(&self) -> bool {
+        self.shown.tokens.ids
     }
 }

@@ -1,16 +1,19 @@
 //! `/v1/completions`: one prompt or several, as text or as token ids.
 
+use std::sync::Arc;
+
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::fields::{Fields, FromField, describe_kind};
+use super::fields::{Fields, FromField, TokenSpelling, describe_kind, take_top};
 use super::format::take_grammar;
-use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond};
-use super::{Id, RequestId};
+use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond, stop_reason, token_ids};
+use super::{Id, RequestId, with_request_id};
 use crate::model::Text;
-use crate::session::{Api, Delta, GenerateInput, GeneratedToken, PromptInput};
+use crate::session::{Api, Delta, GenerateInput, GeneratedToken, MAX_CHOICES, PromptInput};
+use crate::text::take_characters;
 
 /// Most answers to one request, all prompts together. Each answer is a request of its own to the head.
 const MAX_ANSWERS: usize = 64;
@@ -22,44 +25,99 @@ pub(crate) async fn create(
     Extension(RequestId(id)): Id,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    let (inputs, streaming) = parse(fields, &id)?;
-    let logprobs = inputs.iter().any(|input| input.logprobs.is_some());
-    let answers = api.generate_batch(inputs).await?;
-    let format = CompletionFormat { text: api.text().clone(), logprobs, offsets: vec![0; answers.len()] };
-    respond(&api, &id, answers, streaming, format).await
+    let ParsedCompletion { prompts, input, best_of, logprobs, spelling, streaming, request_id } = parse(fields)?;
+    let id = request_id.unwrap_or(id);
+    let several = prompts.len() > 1;
+    let choices = input.choices.unwrap_or(1) as usize;
+    let inputs = prompts.into_iter().enumerate().map(|(at, prompt)| {
+        let request_id = if several { format!("{id}-{at}") } else { id.clone() };
+        GenerateInput { prompt, request_id, choices: best_of.or(input.choices), ..input.clone() }
+    });
+    let answers = api.generate_batch(inputs.collect()).await?;
+    // The head refused a request for no choices.
+    let each = best_of.map_or(choices, |best_of| best_of as usize).max(1);
+    let format = CompletionFormat {
+        text: api.text().clone(),
+        logprobs,
+        spelling,
+        choices: choices.max(1),
+        best_of: each,
+        prompts: answers.iter().step_by(each).map(|answer| answer.prompt().clone()).collect(),
+        offsets: vec![Offset::default(); answers.len()],
+        begun: vec![false; answers.len()],
+    };
+    Ok(with_request_id(respond(&api, &id, answers, streaming, format).await?, id))
 }
 
-/// Reads the request: an input for each prompt.
-fn parse(mut fields: Fields, id: &str) -> Result<(Vec<GenerateInput>, Option<Streaming>), ApiError> {
+struct ParsedCompletion {
+    prompts: Vec<PromptInput>,
+    /// Input of each prompt, without the prompt.
+    input: GenerateInput,
+    /// Number of answers of which the best become choices.
+    best_of: Option<u32>,
+    logprobs: bool,
+    spelling: TokenSpelling,
+    streaming: Option<Streaming>,
+    request_id: Option<String>,
+}
+
+/// Reads the request.
+fn parse(mut fields: Fields) -> Result<ParsedCompletion, ApiError> {
     let prompts = fields.noting(|fields| parse_prompts(fields.take_value("prompt")));
     let streaming = fields.take_streaming();
-    let mut limits = fields.take_limits(&["max_completion_tokens", "max_tokens"]);
+    let mut limits = fields.take_limits();
     limits.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
+    let (request_id, spelling) = (fields.take_request_id(), fields.take_token_spelling());
+    let choices: Option<u32> = fields.read("n");
+    let best_of = fields.noting(|fields| take_best_of(fields, choices, streaming));
+    let logprobs = fields.noting(|fields| take_top(fields, "logprobs"));
     let input = GenerateInput {
         model: fields.read("model").unwrap_or_default(),
         priority: fields.read("priority").unwrap_or_default(),
         cache_salt: fields.read("cache_salt").unwrap_or_default(),
         sampling: fields.take_sampling(),
         limits,
-        logprobs: fields.read("logprobs"),
-        choices: fields.read("n"),
+        output: fields.take_output(),
+        truncation: fields.take_truncation(),
+        no_special_tokens: !fields.read("add_special_tokens").unwrap_or(true),
+        allowed_token_ids: fields.read("allowed_token_ids").unwrap_or_default(),
+        bad_words: fields.read("bad_words").unwrap_or_default(),
+        // The best answers are found by their log-probabilities.
+        logprobs: logprobs.or(best_of.map(|_| 0)),
+        choices,
         grammar: fields.noting(take_grammar),
         ..GenerateInput::default()
     };
     fields.refuse_rest()?;
-    let several = prompts.len() > 1;
-    let choices = input.choices.unwrap_or(1) as usize;
-    if several && prompts.len().saturating_mul(choices) > MAX_ANSWERS {
-        let count = prompts.len();
-        return Err(ApiError::field(
-            if choices > 1 { "n" } else { "prompt" },
-            format!("{choices} answers to {count} prompts, more than {MAX_ANSWERS}: send several requests"),
-        ));
+    let (count, each) = (prompts.len(), best_of.or(choices).unwrap_or(1) as usize);
+    if count > 1 && count.saturating_mul(each) > MAX_ANSWERS {
+        let field = if best_of.is_some() {
+            "best_of"
+        } else if each > 1 {
+            "n"
+        } else {
+            "prompt"
+        };
+        let reason = format!("{each} answers to {count} prompts, more than {MAX_ANSWERS}: send several requests");
+        return Err(ApiError::field(field, reason));
     }
-    let request_id = |index: usize| if several { format!("{id}-{index}") } else { id.to_owned() };
-    let inputs = prompts.into_iter().enumerate();
-    let inputs = inputs.map(|(at, prompt)| GenerateInput { prompt, request_id: request_id(at), ..input.clone() });
-    Ok((inputs.collect(), streaming))
+    Ok(ParsedCompletion { prompts, input, best_of, logprobs: logprobs.is_some(), spelling, streaming, request_id })
+}
+
+/// Takes `best_of`. Returns `None` if each answer becomes a choice.
+fn take_best_of(fields: &mut Fields, n: Option<u32>, streaming: Option<Streaming>) -> Result<Option<u32>, ApiError> {
+    const NAME: &str = "best_of";
+    let n = n.unwrap_or(1);
+    match fields.take_field::<u32>(NAME)? {
+        Some(best_of) if best_of < n => Err(ApiError::field(NAME, format!("{best_of} is less than n, which is {n}"))),
+        Some(best_of) if best_of > MAX_CHOICES => {
+            Err(ApiError::field(NAME, format!("{best_of} is out of range: 1 to {MAX_CHOICES}")))
+        }
+        Some(best_of) if best_of > n && streaming.is_some() => {
+            Err(ApiError::field(NAME, "not together with stream: the best answers are known at the end"))
+        }
+        best_of => Ok(best_of.filter(|best_of| *best_of > n)),
+    }
 }
 
 /// Reads the prompts: a string, a list of token ids, or a list of either.
@@ -99,28 +157,64 @@ struct CompletionFormat {
     text: Text,
     /// Set if the client asked for log probabilities.
     logprobs: bool,
-    /// Number of characters sent so far, by choice.
-    offsets: Vec<usize>,
+    spelling: TokenSpelling,
+    /// Number of choices to each prompt.
+    choices: usize,
+    /// Number of answers to each prompt, at least `choices`.
+    best_of: usize,
+    /// Tokens of each prompt.
+    prompts: Vec<Arc<[u32]>>,
+    /// Place in the text of each streamed choice.
+    offsets: Vec<Offset>,
+    /// Set for each streamed choice that has begun.
+    begun: Vec<bool>,
+}
+
+/// Place in a text, of which tokens may be parts of a character.
+#[derive(Debug, Clone, Default)]
+struct Offset {
+    /// Number of whole characters so far.
+    characters: usize,
+    /// Bytes of the next character.
+    bytes: Vec<u8>,
+}
+
+impl Offset {
+    fn advance(&mut self, token: &[u8]) {
+        self.bytes.extend_from_slice(token);
+        self.characters += take_characters(&mut self.bytes).chars().count();
+    }
 }
 
 impl CompletionFormat {
-    /// Returns the log probabilities of `tokens`, or null if the client did not ask for them. Adds the number of
-    /// characters of these tokens to `offset`.
-    fn logprobs(&self, tokens: &[GeneratedToken], offset: &mut usize) -> Value {
+    /// Returns the log probabilities of `tokens`, or null if the client did not ask for them. Moves `offset` behind these
+    /// tokens.
+    fn logprobs(&self, tokens: &[GeneratedToken], offset: &mut Offset) -> Value {
         if !self.logprobs {
             return Value::Null;
         }
         let (mut texts, mut chosen, mut top, mut offsets) = (vec![], vec![], vec![], vec![]);
         for token in tokens {
-            let text = self.text.tokenizer().token_text(token.id);
+            let text = self.token(token.id);
             let logprob = token.logprobs.as_ref().map(|logprobs| logprobs.chosen);
             top.push(self.top_logprobs(token, &text));
-            offsets.push(*offset);
-            *offset += text.chars().count();
+            offsets.push(offset.characters);
+            offset.advance(&self.text.tokenizer().token_bytes(token.id));
             texts.push(text);
             chosen.push(logprob);
         }
         json!({"tokens": texts, "token_logprobs": chosen, "top_logprobs": top, "text_offset": offsets})
+    }
+
+    /// Returns a token as OpenAI spells it: its text, or its bytes if it is a part of a character.
+    fn token(&self, id: u32) -> String {
+        if self.spelling.by_id {
+            return format!("token_id:{id}");
+        }
+        String::from_utf8(self.text.tokenizer().token_bytes(id)).unwrap_or_else(|error| {
+            let bytes = error.as_bytes().iter().map(|byte| format!("\\x{byte:02x}"));
+            format!("bytes:{}", bytes.collect::<String>())
+        })
     }
 
     /// Returns the most likely tokens by their text. The chosen token is always among them.
@@ -128,7 +222,7 @@ impl CompletionFormat {
         let Some(logprobs) = &token.logprobs else { return Value::Null };
         let mut map = Map::new();
         for (id, logprob) in &logprobs.top {
-            map.entry(self.text.tokenizer().token_text(*id)).or_insert(json!(logprob));
+            map.entry(self.token(*id)).or_insert(json!(logprob));
         }
         map.entry(text).or_insert(json!(logprobs.chosen));
         Value::Object(map)
@@ -141,8 +235,14 @@ impl ChoiceFormat for CompletionFormat {
     const CHUNK_OBJECT: &str = Self::OBJECT;
 
     fn choice(&self, index: usize, answer: WholeAnswer) -> Value {
-        let logprobs = self.logprobs(&answer.tokens, &mut 0);
-        json!({"index": index, "text": answer.text, "logprobs": logprobs, "finish_reason": answer.finish_reason})
+        let logprobs = self.logprobs(&answer.tokens, &mut Offset::default());
+        let mut choice = json!({"index": index, "text": answer.text, "logprobs": logprobs,
+            "finish_reason": answer.finish_reason, "stop_reason": stop_reason(answer.stop_reason.as_ref())});
+        if self.spelling.ids {
+            choice["token_ids"] = json!(token_ids(&answer.tokens, answer.stop_token));
+            choice["prompt_token_ids"] = json!(self.prompts[index / self.choices][..]);
+        }
+        choice
     }
 
     fn first_chunk(&self, _index: usize) -> Option<Value> {
@@ -150,13 +250,43 @@ impl ChoiceFormat for CompletionFormat {
     }
 
     fn chunk(&mut self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Option<Value> {
-        let has_logprobs = self.logprobs && !delta.tokens.is_empty();
-        if delta.text.is_empty() && finish_reason.is_none() && !has_logprobs {
+        let shows_tokens = (self.logprobs || self.spelling.ids) && !delta.tokens.is_empty();
+        if delta.text.is_empty() && finish_reason.is_none() && !shows_tokens {
             return None;
         }
-        let mut offset = self.offsets[index];
+        let mut offset = std::mem::take(&mut self.offsets[index]);
         let logprobs = self.logprobs(&delta.tokens, &mut offset);
         self.offsets[index] = offset;
-        Some(json!({"index": index, "text": delta.text, "logprobs": logprobs, "finish_reason": finish_reason}))
+        let mut choice =
+            json!({"index": index, "text": delta.text, "logprobs": logprobs, "finish_reason": finish_reason});
+        if finish_reason.is_some() {
+            choice["stop_reason"] = stop_reason(delta.stop_reason.as_ref());
+        }
+        if self.spelling.ids {
+            choice["token_ids"] = json!(token_ids(&delta.tokens, delta.stop_token));
+            if !std::mem::replace(&mut self.begun[index], true) {
+                choice["prompt_token_ids"] = json!(self.prompts[index / self.choices][..]);
+            }
+        }
+        Some(choice)
+    }
+
+    /// Returns the most likely answers to each prompt, the most likely first, if there are more answers than choices.
+    fn select(&self, answers: Vec<WholeAnswer>) -> Vec<WholeAnswer> {
+        if self.best_of == self.choices {
+            return answers;
+        }
+        let likelihood = |answer: &WholeAnswer| {
+            let logprobs = answer.tokens.iter().filter_map(|token| token.logprobs.as_ref());
+            logprobs.map(|logprobs| f64::from(logprobs.chosen)).sum::<f64>()
+        };
+        let mut selected = Vec::new();
+        let mut answers = answers.into_iter().peekable();
+        while answers.peek().is_some() {
+            let mut group: Vec<WholeAnswer> = answers.by_ref().take(self.best_of).collect();
+            group.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
+            selected.extend(group.into_iter().take(self.choices));
+        }
+        selected
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderValue, header};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use crate::access::AnswerTally;
 use crate::service::ServeError;
-use crate::session::{Answer, Api, CallDelta, Delta, Finish, GeneratedToken, RequestError, Usage};
+use crate::session::{Answer, Api, CallDelta, Delta, Finish, GeneratedToken, RequestError, StopReason, Usage};
 
 /// Time for which a stream waits for its first event before the response begins, and time between two comments on a
 /// stream without other events. A failure within this time is a status, which clients retry. The comments keep proxies
@@ -29,6 +30,8 @@ const WAITING: &str = "waiting";
 pub(crate) struct Streaming {
     /// Set if the last chunk has the usage.
     pub include_usage: bool,
+    /// Set if each chunk has the usage so far.
+    pub continuous_usage: bool,
 }
 
 /// Format of one endpoint's choices, as JSON.
@@ -48,6 +51,16 @@ pub(crate) trait ChoiceFormat: Send + 'static {
 
     /// Returns the choice of the chunk for `delta`, or `None` if the chunk would tell the client nothing.
     fn chunk(&mut self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Option<Value>;
+
+    /// Returns the answers that become choices, in their order.
+    fn select(&self, answers: Vec<WholeAnswer>) -> Vec<WholeAnswer> {
+        answers
+    }
+
+    /// Returns true if the response has the prompt's tokens.
+    fn shows_prompt_token_ids(&self) -> bool {
+        false
+    }
 }
 
 /// A whole answer.
@@ -59,6 +72,8 @@ pub(crate) struct WholeAnswer {
     pub calls: Vec<CallDelta>,
     pub tokens: Vec<GeneratedToken>,
     pub finish_reason: &'static str,
+    pub stop_reason: Option<StopReason>,
+    pub stop_token: Option<u32>,
     pub usage: Usage,
 }
 
@@ -74,17 +89,27 @@ pub(crate) async fn respond<F: ChoiceFormat>(
     format: F,
 ) -> Result<Response, ApiError> {
     let id = format!("{}-{id}", F::ID_PREFIX);
-    let envelope = Envelope { id, created: unix_seconds(), model: api.model().name.clone() };
-    if let Some(Streaming { include_usage }) = streaming {
-        return stream_response(answers, Chunks { envelope, format, include_usage }).await;
+    let envelope = Envelope {
+        id,
+        created: unix_seconds(),
+        model: api.model().name.clone(),
+        system_fingerprint: system_fingerprint(api),
+    };
+    let prompt = answers.first().map(|answer| answer.prompt().clone()).filter(|_| format.shows_prompt_token_ids());
+    if let Some(streaming) = streaming {
+        return stream_response(answers, Chunks { envelope, format, streaming, prompt }).await;
     }
     let answers = try_join_all(answers.into_iter().map(gather_answer)).await?;
     let tally = AnswerTally::default();
     answers.iter().enumerate().for_each(|(index, answer)| tally.set_usage(index, answer.usage));
     let usage = sum_usage(answers.iter().map(|answer| answer.usage));
-    let choices = answers.into_iter().enumerate().map(|(index, answer)| format.choice(index, answer)).collect();
+    let choices =
+        format.select(answers).into_iter().enumerate().map(|(index, answer)| format.choice(index, answer)).collect();
     let mut body = envelope.body(F::OBJECT, choices);
     body["usage"] = usage;
+    if let Some(prompt) = prompt {
+        body["prompt_token_ids"] = json!(prompt[..]);
+    }
     Ok((Extension(tally), Json(body)).into_response())
 }
 
@@ -94,12 +119,14 @@ struct Envelope {
     /// Seconds since 1970.
     created: u64,
     model: String,
+    system_fingerprint: String,
 }
 
 impl Envelope {
     fn body(&self, object: &str, choices: Vec<Value>) -> Value {
         json!({
-            "id": self.id, "object": object, "created": self.created, "model": self.model, "choices": choices,
+            "id": self.id, "object": object, "created": self.created, "model": self.model,
+            "system_fingerprint": self.system_fingerprint, "choices": choices,
         })
     }
 }
@@ -123,6 +150,7 @@ async fn gather_answer(mut answer: Answer) -> Result<WholeAnswer, ApiError> {
         whole.tokens.extend(delta.tokens);
         if let Some(finish) = delta.finish {
             whole.finish_reason = finish_reason(finish)?;
+            (whole.stop_reason, whole.stop_token) = (delta.stop_reason, delta.stop_token);
         }
     }
     whole.usage = answer.usage();
@@ -152,6 +180,25 @@ fn sum_usage(usages: impl IntoIterator<Item = Usage>) -> Value {
     })
 }
 
+/// Returns the text by which clients see whether another server answers: the program's version and the number of ranks.
+fn system_fingerprint(api: &Api) -> String {
+    format!("lockstep-{}-{}", env!("CARGO_PKG_VERSION"), api.status().borrow().world_size)
+}
+
+/// Returns the stop that the client asked for, as JSON.
+pub(crate) fn stop_reason(reason: Option<&StopReason>) -> Value {
+    match reason {
+        None => Value::Null,
+        Some(StopReason::Text(text)) => json!(text),
+        Some(StopReason::Token(id)) => json!(id),
+    }
+}
+
+/// Returns the ids of an answer's tokens, with the token that ended it.
+pub(crate) fn token_ids(tokens: &[GeneratedToken], stop_token: Option<u32>) -> Vec<u32> {
+    tokens.iter().map(|token| token.id).chain(stop_token).collect()
+}
+
 /// Returns the time in seconds since 1970.
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
@@ -168,14 +215,22 @@ struct AnswerStep {
 struct Chunks<F> {
     envelope: Envelope,
     format: F,
-    include_usage: bool,
+    streaming: Streaming,
+    /// Tokens of the prompt, for the first chunk.
+    prompt: Option<Arc<[u32]>>,
 }
 
 impl<F: ChoiceFormat> Chunks<F> {
-    fn chunk(&self, choices: Vec<Value>, usage: Value) -> Value {
+    /// Returns a chunk. Only the last one has the `usage`, unless the client wants it in each.
+    fn chunk(&mut self, choices: Vec<Value>, usages: &[Usage]) -> Value {
+        let is_last = choices.is_empty();
         let mut body = self.envelope.body(F::CHUNK_OBJECT, choices);
-        if self.include_usage {
-            body["usage"] = usage;
+        if self.streaming.include_usage {
+            let is_told = is_last || self.streaming.continuous_usage;
+            body["usage"] = if is_told { sum_usage(usages.iter().copied()) } else { Value::Null };
+        }
+        if let Some(prompt) = self.prompt.take() {
+            body["prompt_token_ids"] = json!(prompt[..]);
         }
         body
     }
@@ -272,9 +327,8 @@ impl<F: ChoiceFormat> AnswerStream<F> {
                     }
                     None => {
                         self.stage = Stage::Done;
-                        if self.chunks.include_usage {
-                            let usage = sum_usage(self.usages.iter().copied());
-                            self.ready.push_back(self.chunks.chunk(vec![], usage));
+                        if self.chunks.streaming.include_usage {
+                            self.ready.push_back(self.chunks.chunk(vec![], &self.usages));
                         }
                     }
                 },
@@ -307,10 +361,10 @@ impl<F: ChoiceFormat> AnswerStream<F> {
         let begins = !delta.tokens.is_empty() || finish_reason.is_some();
         if begins && !std::mem::replace(&mut self.has_begun[index], true) {
             let first = self.chunks.format.first_chunk(index);
-            self.ready.extend(first.map(|choice| self.chunks.chunk(vec![choice], Value::Null)));
+            self.ready.extend(first.map(|choice| self.chunks.chunk(vec![choice], &self.usages)));
         }
         let choice = self.chunks.format.chunk(index, delta, finish_reason);
-        self.ready.extend(choice.map(|choice| self.chunks.chunk(vec![choice], Value::Null)));
+        self.ready.extend(choice.map(|choice| self.chunks.chunk(vec![choice], &self.usages)));
         finish?;
         Ok(())
     }

@@ -5,11 +5,10 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::fields::Fields;
-use super::messages::take_messages;
 use super::tools::take_tools;
 use super::{Id, chat, completions};
 use crate::session::Api;
@@ -26,13 +25,11 @@ pub(crate) async fn tokenize(State(api): State<Api>, mut fields: Fields) -> Resu
             api.tokenize("prompt", &model, prompt, special.unwrap_or(true)).await?
         }
         None if fields.contains("messages") => {
-            if special == Some(true) {
-                return Err(ApiError::field(
-                    "add_special_tokens",
-                    "not supported with messages: the template adds them",
-                ));
-            }
-            let conversation = take_conversation(&mut fields)?;
+            let conversation = Conversation {
+                tools: take_tools(&mut fields).definitions,
+                adds_special_tokens: special.unwrap_or_default(),
+                ..chat::take_conversation(&mut fields)
+            };
             fields.refuse_rest()?;
             api.tokenize_chat(&model, conversation).await?
         }
@@ -42,20 +39,6 @@ pub(crate) async fn tokenize(State(api): State<Api>, mut fields: Fields) -> Resu
     let pieces = shows_pieces.then(|| tokens.iter().map(|id| tokenizer.piece(*id)).collect::<Vec<_>>());
     let length = api.model().context_length;
     Ok(Json(json!({"count": tokens.len(), "max_model_len": length, "tokens": tokens, "token_strs": pieces})))
-}
-
-/// Takes the conversation, with the same fields as a chat completion.
-fn take_conversation(fields: &mut Fields) -> Result<Conversation, ApiError> {
-    for (name, neutral) in [("add_generation_prompt", true), ("continue_final_message", false)] {
-        if fields.take_field(name)?.is_some_and(|asked: bool| asked != neutral) {
-            return Err(ApiError::field(name, "not supported by this endpoint: leave it out"));
-        }
-    }
-    Ok(Conversation {
-        messages: fields.noting(take_messages),
-        variables: fields.take_field::<Map<String, Value>>("chat_template_kwargs")?.unwrap_or_default(),
-        tools: take_tools(fields).definitions,
-    })
 }
 
 /// `POST /detokenize`: the text of `tokens`, special tokens included.

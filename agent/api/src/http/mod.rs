@@ -150,6 +150,14 @@ async fn end_connections(State(api): State<Api>, request: Request, next: Next) -
     response
 }
 
+/// Returns the response with the id that the request's body asked for.
+fn with_request_id(mut response: Response, id: String) -> Response {
+    if let Ok(value) = HeaderValue::try_from(id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
 /// Counts the requests for answers that were refused before the session saw them.
 async fn count_refusals(State(api): State<Api>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;

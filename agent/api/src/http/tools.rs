@@ -5,22 +5,45 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::fields::known::Scope;
 use super::fields::{Fields, FromField};
+use super::format::relax_schema;
 use crate::output::tools::Function;
 use crate::session::{CallDelta, ToolChoice, ToolsInput};
 
+const CHOICE: &str = "tool_choice";
+const EXPECTED: &str = "expected \"none\", \"auto\", \"required\", {\"type\": \"function\", \"function\": {\"name\": …}} or \
+                        {\"type\": \"allowed_tools\", \"allowed_tools\": {\"mode\": …, \"tools\": […]}}";
+
 /// Takes the fields about tools.
 pub(crate) fn take_tools(fields: &mut Fields) -> ToolsInput {
-    let definitions: Vec<Value> = fields.read("tools").unwrap_or_default();
+    let mut definitions: Vec<Value> = fields.read("tools").unwrap_or_default();
     let mut functions = Vec::with_capacity(definitions.len());
     for (at, tool) in definitions.iter().enumerate() {
         functions.extend(fields.noting(|fields| read_tool(fields, at, tool).map(Some)));
     }
-    ToolsInput {
-        functions,
-        definitions,
-        choice: fields.noting(take_choice),
-        parallel: fields.read("parallel_tool_calls").unwrap_or(true),
+    let Choice { choice, allowed } = fields.noting(take_choice);
+    if let Some(allowed) = allowed {
+        for name in allowed.iter().filter(|name| functions.iter().all(|function| function.name != **name)) {
+            let fault = fields.fault(CHOICE, format!("no tool is called {name:?}"));
+            fields.note(Err::<(), _>(fault));
+        }
+        // The model sees only the tools that it may call.
+        functions.retain(|function| allowed.contains(&function.name));
+        definitions
+            .retain(|tool| tool["function"]["name"].as_str().is_some_and(|name| allowed.iter().any(|a| a == name)));
     }
+    if !matches!(choice, ToolChoice::None | ToolChoice::Auto) {
+        for function in &mut functions {
+            relax_schema(fields, "tools[].function.parameters", &mut function.parameters);
+        }
+    }
+    ToolsInput { functions, definitions, choice, parallel: fields.read("parallel_tool_calls").unwrap_or(true) }
+}
+
+/// Choice among tools, and the names of the allowed tools if they are fewer than all.
+#[derive(Default)]
+struct Choice {
+    choice: ToolChoice,
+    allowed: Option<Vec<String>>,
 }
 
 fn read_tool(fields: &mut Fields, at: usize, tool: &Value) -> Result<Function, ApiError> {
@@ -43,26 +66,55 @@ fn read_tool(fields: &mut Fields, at: usize, tool: &Value) -> Result<Function, A
     Ok(Function { name, parameters })
 }
 
-fn take_choice(fields: &mut Fields) -> Result<ToolChoice, ApiError> {
-    const NAME: &str = "tool_choice";
-    let expected = "expected \"none\", \"auto\", \"required\" or {\"type\": \"function\", \"function\": {\"name\": …}}";
-    let wrong = || ApiError::field(NAME, expected);
-    match fields.take_value(NAME) {
-        None => Ok(ToolChoice::Auto),
-        Some(Value::String(choice)) => match choice.as_str() {
-            "none" => Ok(ToolChoice::None),
-            "auto" => Ok(ToolChoice::Auto),
-            "required" => Ok(ToolChoice::Required),
-            _ => Err(wrong()),
-        },
-        Some(named) => {
-            let mut named = fields.open(Scope::ToolChoice, NAME, Map::from_field(named).unwrap_or_default());
-            let is_function = named.take_value("type").is_some_and(|kind| kind == "function");
-            let function = named.take_value("function").unwrap_or_default();
-            fields.close(named);
-            let name = function["name"].as_str().filter(|_| is_function);
-            name.map(|name| ToolChoice::Named(name.to_owned())).ok_or_else(wrong)
+fn take_choice(fields: &mut Fields) -> Result<Choice, ApiError> {
+    match fields.take_value(CHOICE) {
+        None => Ok(Choice::default()),
+        Some(Value::String(choice)) => read_mode(&choice).map(|choice| Choice { choice, allowed: None }),
+        Some(choice) => {
+            let mut choice = fields.open(Scope::ToolChoice, CHOICE, Map::from_field(choice).unwrap_or_default());
+            let read = read_choice(&mut choice);
+            fields.close(choice);
+            read
         }
+    }
+}
+
+fn read_mode(mode: &str) -> Result<ToolChoice, ApiError> {
+    match mode {
+        "none" => Ok(ToolChoice::None),
+        "auto" => Ok(ToolChoice::Auto),
+        // Mistral and Anthropic call it `any`.
+        "required" | "any" => Ok(ToolChoice::Required),
+        _ => Err(ApiError::field(CHOICE, EXPECTED)),
+    }
+}
+
+fn read_choice(choice: &mut Fields) -> Result<Choice, ApiError> {
+    let name = |tool: &Value| tool["function"]["name"].as_str().or(tool["name"].as_str()).map(str::to_owned);
+    let kind = choice.take_value("type").unwrap_or_default();
+    match kind.as_str() {
+        Some("function") => {
+            let function = choice.take_value("function").unwrap_or_default();
+            // OpenAI's Responses API has the name one level higher.
+            let named = function["name"].as_str().map(str::to_owned).or(choice.read("name"));
+            let named = named.ok_or_else(|| ApiError::field(CHOICE, EXPECTED))?;
+            Ok(Choice { choice: ToolChoice::Named(named), allowed: None })
+        }
+        Some("allowed_tools") => {
+            let Some(allowed) = choice.take_field::<Map<String, Value>>("allowed_tools")? else {
+                return Err(choice.fault("allowed_tools", "expected an object with mode and tools"));
+            };
+            let mut allowed = choice.open(Scope::AllowedTools, format!("{CHOICE}.allowed_tools"), allowed);
+            let mode: Option<String> = allowed.take_field("mode")?;
+            let tools: Vec<Value> = allowed.take_field("tools")?.unwrap_or_default();
+            let names: Option<Vec<String>> = tools.iter().map(name).collect();
+            let names = names.filter(|names| !names.is_empty());
+            let names = names.ok_or_else(|| allowed.fault("tools", "expected a list of functions with their names"))?;
+            choice.close(allowed);
+            Ok(Choice { choice: read_mode(mode.as_deref().unwrap_or("auto"))?, allowed: Some(names) })
+        }
+        Some(mode) => read_mode(mode).map(|choice| Choice { choice, allowed: None }),
+        None => Err(ApiError::field(CHOICE, EXPECTED)),
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn parse(template: &str) -> Result<ChatTemplate, String> {
 pub(super) fn read(conversation: &Value) -> Conversation {
     let messages = read_messages(conversation);
     let tools = conversation["tools"].as_array().cloned().unwrap_or_default();
-    Conversation { messages, tools, variables: Map::new() }
+    Conversation { messages, tools, ..Conversation::default() }
 }
 
 /// Constructs that Lockstep renders otherwise, with its side: `None` if it refuses them.

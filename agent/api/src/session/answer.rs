@@ -8,7 +8,7 @@ use std::time::Instant;
 use lockstep_schedule::plan::TokenLogprobs;
 
 use super::RequestError;
-use super::request::Prepared;
+use super::request::{OutputInput, Prepared};
 use crate::metrics::{Metrics, Outcome};
 use crate::output::{OutputParser, OutputPiece};
 use crate::service::{Event, EventStream, FinishReason, ServeError, Submission};
@@ -39,6 +39,15 @@ impl From<FinishReason> for Finish {
     }
 }
 
+/// Wish of the client that ended an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StopReason {
+    /// A stop string.
+    Text(String),
+    /// A stop token.
+    Token(u32),
+}
+
 /// Growth of an answer since the last delta.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Delta {
@@ -54,6 +63,8 @@ pub struct Delta {
     pub stop_string: Option<String>,
     /// The stop token that ended the answer, in the last delta. It is not one of `tokens`.
     pub stop_token: Option<u32>,
+    /// Set in the last delta, if the client asked for the stop.
+    pub(crate) stop_reason: Option<StopReason>,
 }
 
 /// Growth of one call.
@@ -93,8 +104,14 @@ impl std::iter::Sum for Usage {
 /// State of an answer without its events. It exists before the head has accepted the request.
 pub(crate) struct AnswerState {
     request_id: String,
+    prompt: Arc<[u32]>,
+    tokenizer: Arc<Tokenizer>,
     detokenizer: Detokenizer,
     stop: StopMatcher,
+    output: OutputInput,
+    asked_stop_tokens: Vec<u32>,
+    /// Stop strings that a special token spells.
+    spelled_stops: Vec<(u32, String)>,
     parser: OutputParser,
     /// Set once a call has begun.
     has_calls: bool,
@@ -116,14 +133,27 @@ impl AnswerState {
         metrics: Metrics,
     ) -> Self {
         let before = if prepared.continues_prompt { &submission.prompt[..] } else { &[] };
-        let detokenizer = Detokenizer::new(tokenizer).after(before);
+        let detokenizer = Detokenizer::new(tokenizer.clone()).after(before);
+        let spelled = |stop: &String| Some((tokenizer.special_token_id(stop)?, stop.clone()));
+        let spelled_stops = prepared.stop.iter().filter_map(spelled).collect();
+        let mut format = prepared.format.clone();
+        if prepared.output.reasoning_as_content {
+            format.reasoning = None;
+        }
         let choice = submission.sampling.choice;
         let prompt_tokens = if choice == 0 { submission.prompt.len() as u32 } else { 0 };
         let deadline = submission.deadline.and_then(|after| tokio::time::Instant::from_std(arrival).checked_add(after));
         Self {
             request_id: submission.request_id.clone(),
-            detokenizer: detokenizer.with_shown_marks(&prepared.format.marks()),
-            parser: OutputParser::new(&prepared.format),
+            prompt: submission.prompt.as_slice().into(),
+            detokenizer: detokenizer
+                .with_shown_marks(&prepared.format.marks())
+                .with_special_tokens(prepared.output.show_special_tokens),
+            tokenizer,
+            parser: OutputParser::new(&format),
+            output: prepared.output,
+            asked_stop_tokens: prepared.asked_stop_tokens.clone(),
+            spelled_stops,
             has_calls: false,
             stop: StopMatcher::new(prepared.stop.iter().map(String::as_str)),
             min_tokens: prepared.min_tokens,
@@ -170,6 +200,11 @@ impl Answer {
 
     pub fn usage(&self) -> Usage {
         self.state.usage
+    }
+
+    /// Returns the tokens of the prompt.
+    pub(crate) fn prompt(&self) -> &Arc<[u32]> {
+        &self.state.prompt
     }
 
     /// Waits for more of the answer. Returns `None` after the end. Cancel safe.
@@ -273,16 +308,34 @@ impl AnswerState {
                 let text = self.detokenizer.push(id);
                 self.add_text(&text, delta);
             }
-            Event::Finished(reason) => {
-                if let FinishReason::StopToken(id) = reason {
-                    delta.stop_token = Some(id);
-                }
-                self.finish_text(reason.into(), delta);
-            }
+            Event::Finished(FinishReason::StopToken(id)) => self.stop_at(id, delta),
+            Event::Finished(reason) => self.finish_text(reason.into(), delta),
             Event::Cancelled => self.finish_text(Finish::Cancelled, delta),
             Event::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Ends the answer at a stop token. The token shows in the text if the client wants stops there, or if the client wants
+    /// special tokens there and has not asked for this stop.
+    fn stop_at(&mut self, id: u32, delta: &mut Delta) {
+        delta.stop_token = Some(id);
+        let is_asked = self.asked_stop_tokens.contains(&id);
+        let is_shown = self.output.show_special_tokens && self.tokenizer.is_special(id) && !is_asked;
+        self.finish_text(Finish::Stop, delta);
+        if delta.stop_reason.is_some() {
+            return;
+        }
+        if is_asked {
+            let spelled = self.spelled_stops.iter().find(|(token, _)| *token == id);
+            delta.stop_reason = Some(match spelled {
+                Some((_, stop)) => StopReason::Text(stop.clone()),
+                None => StopReason::Token(id),
+            });
+        }
+        if is_shown || (self.output.include_stop && is_asked) {
+            delta.text.push_str(&self.tokenizer.token_text(id));
+        }
     }
 
     /// Adds the text that was held back. Ends the answer with `finish`, unless that text completes a stop string.
@@ -302,7 +355,11 @@ impl AnswerState {
         }
         match self.stop.push(text) {
             Stopped::No(text) => self.parse_text(&text, delta),
-            Stopped::Yes { text, stop } => {
+            Stopped::Yes { mut text, stop } => {
+                if self.output.include_stop {
+                    text.push_str(&stop);
+                }
+                delta.stop_reason = Some(StopReason::Text(stop.clone()));
                 self.parse_text(&text, delta);
                 delta.stop_string = Some(stop);
                 self.set_finish(Finish::Stop, delta);
@@ -403,6 +460,8 @@ mod tests {
             choices: 1,
             min_tokens: 0,
             continues_prompt: true,
+            output: OutputInput::default(),
+            asked_stop_tokens: vec![],
         };
         AnswerState::new(&prepared, &prepared.submission, Instant::now(), fixtures::byte_level(), Metrics::new())
     }

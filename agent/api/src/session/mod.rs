@@ -19,10 +19,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, Delta, Finish};
-pub(crate) use answer::{CallDelta, GeneratedToken, Usage};
+pub(crate) use answer::{CallDelta, GeneratedToken, StopReason, Usage};
 pub use error::RequestError;
-pub(crate) use request::LimitsInput;
 pub use request::{GenerateInput, PromptInput};
+pub(crate) use request::{LimitsInput, MAX_CHOICES, OutputInput, Truncation};
 pub(crate) use sampling::{MAX_LOGPROBS, SamplingInput};
 pub(crate) use tools::{ToolChoice, ToolsInput};
 pub(crate) use unknown::UnknownFields;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::error::{RequestError, check_vocabulary, out_of_range, text_error};
 use super::sampling::{SamplingInput, resolve_sampling};
 use super::tools::{self, ToolChoice, ToolsInput};
-use crate::grammar::{Grammar, GrammarError, Guide};
+use crate::grammar::{Grammar, GrammarError, Guide, TokenRules};
 use crate::model::Text;
 use crate::output::OutputFormat;
 use crate::service::{ServeError, Submission};
-use crate::text::{ChatMessage, Conversation};
+use crate::text::{ChatMessage, Conversation, PromptEnding};
 
 /// Most stop strings: enough for the turn markers of any chat template. Each costs a comparison per byte of the answer.
 pub(crate) const MAX_STOPS: usize = 16;
@@ -20,6 +20,10 @@ pub(crate) const MAX_CHOICES: u32 = 64;
 /// Most messages of one conversation.
 const MAX_MESSAGES: usize = 4096;
 const MAX_ROLE_BYTES: usize = 64;
+/// Most texts that an answer may not contain. Each costs the head two comparisons for each token.
+const MAX_BAD_WORDS: usize = 128;
+const BAD_WORDS: &str = "bad_words";
+const ALLOWED: &str = "allowed_token_ids";
 
 /// A client's request, from either API.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +37,14 @@ pub struct GenerateInput {
     pub cache_salt: String,
     pub sampling: SamplingInput,
     pub limits: LimitsInput,
+    pub output: OutputInput,
+    pub truncation: Option<Truncation>,
+    /// Set if the tokenizer leaves its special tokens out of a prompt that is a text.
+    pub no_special_tokens: bool,
+    /// Tokens that the answer may have. Empty: all.
+    pub allowed_token_ids: Vec<u32>,
+    /// Texts that the answer may not contain.
+    pub bad_words: Vec<String>,
     /// Form of the answer, and the field that asks for it.
     pub grammar: Option<(&'static str, Grammar)>,
     /// Tools that the answer of a chat may call.
@@ -70,6 +82,26 @@ pub struct LimitsInput {
     pub ignore_eos: bool,
 }
 
+/// Wishes about the text of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OutputInput {
+    /// Set if the text includes the stop string or the stop token that ends the answer.
+    pub include_stop: bool,
+    /// Set if special tokens show in the text.
+    pub show_special_tokens: bool,
+    /// Set if reasoning is content.
+    pub reasoning_as_content: bool,
+}
+
+/// Way to shorten a prompt that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Truncation {
+    /// Most tokens of the prompt. Unset: as many as the context has room for.
+    pub max_tokens: Option<u32>,
+    /// Set if the first tokens of the prompt stay, instead of the last ones.
+    pub keeps_first: bool,
+}
+
 /// A checked request: the submission for the head, and the settings that only this crate needs.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -84,6 +116,9 @@ pub(crate) struct Prepared {
     pub min_tokens: u32,
     /// True if the answer is the rest of the prompt's text. An answer in a conversation is a text of its own.
     pub continues_prompt: bool,
+    pub output: OutputInput,
+    /// Tokens that end the answer because the client asked for them, and not because the model's makers did.
+    pub asked_stop_tokens: Vec<u32>,
 }
 
 impl Prepared {
@@ -124,18 +159,36 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         }
         input.grammar = Some(("tools", grammar));
     }
-    let continues_prompt = !matches!(input.prompt, PromptInput::Chat(_));
-    let (field, prompt, mut format) = encode_prompt(text, input.prompt).await?;
-    if !continues_prompt {
+    let is_chat = matches!(input.prompt, PromptInput::Chat(_));
+    let continues_prompt = match &input.prompt {
+        PromptInput::Chat(conversation) => conversation.ending == PromptEnding::OpenMessage,
+        PromptInput::Text(_) | PromptInput::Tokens(_) => true,
+    };
+    let (field, prompt, mut format) = encode_prompt(text, input.prompt, input.no_special_tokens).await?;
+    let prompt = truncate_prompt(prompt, input.truncation, input.limits.max_tokens, text.context_length);
+    if is_chat {
         format.tools = tools::call_format(&input.tools, text);
     }
     let remaining = remaining_tokens(field, prompt.len(), text.context_length)?;
     let max_tokens = input.limits.max_tokens.map_or(remaining, |asked| asked.min(remaining));
     let stop_token_ids = stop_token_ids(text, &input.limits);
     let guide = match input.grammar {
-        Some((field, grammar)) => Some(Box::new(compile_guide(text, field, grammar, &input.limits, &format).await?)),
+        Some((field, grammar)) => Some(compile_guide(text, field, grammar, &input.limits, &format).await?),
         None => None,
     };
+    let rules = token_rules(text, &input.allowed_token_ids, &input.bad_words, &stop_token_ids)?;
+    let guide = match (guide, rules) {
+        (Some(_), Some(_)) if !input.allowed_token_ids.is_empty() => {
+            return Err(RequestError::field(
+                ALLOWED,
+                "not together with a form of the answer, which allows tokens itself",
+            ));
+        }
+        (Some(guide), Some(rules)) => Some(Box::new(guide.with_rules(rules))),
+        (None, Some(rules)) => Some(Box::new(Guide::from_rules(rules, text.vocab_size))),
+        (guide, None) => guide.map(Box::new),
+    };
+    let asked_stop_tokens = asked_stop_tokens(text, &input.limits);
     let LimitsInput { stop, min_tokens, .. } = input.limits;
     if min_tokens > max_tokens {
         let reason = format!("{min_tokens} is more than the {max_tokens} tokens that the answer can have");
@@ -156,7 +209,8 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         deadline: input.deadline,
         guide,
     };
-    Ok(Prepared { submission, choices, stop, format, min_tokens, continues_prompt })
+    let output = input.output;
+    Ok(Prepared { submission, choices, stop, format, min_tokens, continues_prompt, output, asked_stop_tokens })
 }
 
 /// Compiles the grammar of the answer.
@@ -192,10 +246,11 @@ async fn compile_guide(
 async fn encode_prompt(
     text: &Text,
     input: PromptInput,
+    no_special_tokens: bool,
 ) -> Result<(&'static str, Vec<u32>, OutputFormat), RequestError> {
     let mut format = OutputFormat::default();
     let (field, ids) = match input {
-        PromptInput::Text(prompt) => ("prompt", text.encode(prompt, true).await),
+        PromptInput::Text(prompt) => ("prompt", text.encode(prompt, !no_special_tokens).await),
         PromptInput::Tokens(ids) => ("prompt", Ok(ids)),
         PromptInput::Chat(conversation) => {
             check_messages(&conversation.messages)?;
@@ -212,6 +267,59 @@ async fn encode_prompt(
         return Err(RequestError::field(field, "the prompt is empty: send at least one token"));
     }
     Ok((field, ids, format))
+}
+
+/// Shortens the prompt as asked.
+fn truncate_prompt(
+    mut ids: Vec<u32>,
+    truncation: Option<Truncation>,
+    max_tokens: Option<u32>,
+    context: u32,
+) -> Vec<u32> {
+    let Some(Truncation { max_tokens: most, keeps_first }) = truncation else { return ids };
+    let most = most.unwrap_or_else(|| context.saturating_sub(max_tokens.unwrap_or(1)).max(1)) as usize;
+    if keeps_first {
+        ids.truncate(most);
+        ids
+    } else {
+        ids.split_off(ids.len().saturating_sub(most))
+    }
+}
+
+/// Returns the rules about the answer's tokens, or `None` if there are none.
+///
+/// # Errors
+/// Names the rule that is out of its bounds.
+fn token_rules(
+    text: &Text,
+    allowed: &[u32],
+    bad_words: &[String],
+    stop_token_ids: &[u32],
+) -> Result<Option<TokenRules>, RequestError> {
+    check_vocabulary(ALLOWED, allowed, text.vocab_size)?;
+    if !allowed.is_empty() && allowed.iter().all(|id| stop_token_ids.contains(id)) {
+        return Err(RequestError::field(ALLOWED, "each of these tokens ends the answer: allow another one"));
+    }
+    if bad_words.len() > MAX_BAD_WORDS {
+        return Err(RequestError::field(BAD_WORDS, format!("{} words, more than {MAX_BAD_WORDS}", bad_words.len())));
+    }
+    let mut banned = Vec::new();
+    for (at, word) in bad_words.iter().enumerate() {
+        if !(1..=MAX_STOP_BYTES).contains(&word.len()) {
+            let reason = format!("word {at} has {} bytes: 1 to {MAX_STOP_BYTES}", word.len());
+            return Err(RequestError::field(BAD_WORDS, reason));
+        }
+        // A word has other tokens at the beginning of a text than after a space.
+        for spelling in [word.clone(), format!(" {}", word.trim_start())] {
+            let ids = text.tokenizer().encode(&spelling, false).map_err(|error| text_error(BAD_WORDS, error))?;
+            if !ids.is_empty() && !banned.contains(&ids) {
+                banned.push(ids);
+            }
+        }
+    }
+    let allowed = Some(allowed).filter(|allowed| !allowed.is_empty());
+    let has_rules = allowed.is_some() || !banned.is_empty();
+    Ok(has_rules.then(|| TokenRules::new(text.vocab_size, allowed, banned)))
 }
 
 fn check_messages(messages: &[ChatMessage]) -> Result<(), RequestError> {
@@ -270,11 +378,17 @@ fn check_limits(limits: &LimitsInput, vocab_size: u32) -> Result<(), RequestErro
 /// [`StopMatcher`](crate::text::StopMatcher) cannot find them.
 fn stop_token_ids(text: &Text, limits: &LimitsInput) -> Vec<u32> {
     let own = if limits.ignore_eos { &[][..] } else { &text.eos_token_ids[..] };
-    let spelled = limits.stop.iter().filter_map(|stop| text.tokenizer().special_token_id(stop));
-    let mut ids: Vec<u32> = own.iter().copied().chain(limits.stop_token_ids.iter().copied()).chain(spelled).collect();
+    let mut ids = asked_stop_tokens(text, limits);
+    ids.extend(own);
     ids.sort_unstable();
     ids.dedup();
     ids
+}
+
+/// Returns the client's stop tokens, and special tokens that a stop string spells.
+fn asked_stop_tokens(text: &Text, limits: &LimitsInput) -> Vec<u32> {
+    let spelled = limits.stop.iter().filter_map(|stop| text.tokenizer().special_token_id(stop));
+    limits.stop_token_ids.iter().copied().chain(spelled).collect()
 }
 
 #[cfg(test)]

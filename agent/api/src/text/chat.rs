@@ -17,6 +17,8 @@ const FIREFUNCTION: &str = "functools[";
 const THINKING: &str = "message.thinking";
 /// Mark of gpt-oss's template, which refuses a message with reasoning, content and calls.
 const GPT_OSS: &str = "<|channel|>analysis<|message|>";
+/// Mark behind the message that an answer goes on with. Its last character shows whether the template cuts blanks off.
+const OPEN_END: &str = "\u{2}open end\u{3} ";
 /// Name of a second template, for conversations with tools.
 const TOOL_USE: &str = "tool_use";
 
@@ -84,15 +86,32 @@ pub struct Conversation {
     pub messages: Vec<ChatMessage>,
     /// Definitions of tools, as the client sent them.
     pub tools: Vec<Json>,
+    /// Documents that the answer can be based on, for templates that show them.
+    pub documents: Vec<Json>,
     /// Further variables of the template.
     pub variables: Map<String, Json>,
+    pub ending: PromptEnding,
+    /// Set if the tokenizer adds its special tokens to those of the template.
+    pub adds_special_tokens: bool,
+}
+
+/// End of the prompt that a conversation becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PromptEnding {
+    /// The beginning of an answer.
+    #[default]
+    Answer,
+    /// The end of the last message.
+    LastMessage,
+    /// The last message without its end: the answer goes on with it.
+    OpenMessage,
 }
 
 impl Conversation {
     /// Returns the number of bytes that the client wrote.
     pub fn bytes(&self) -> usize {
-        let tools = self.tools.iter().map(|tool| tool.to_string().len());
-        self.messages.iter().map(ChatMessage::bytes).sum::<usize>() + tools.sum::<usize>()
+        let shown = self.tools.iter().chain(&self.documents).map(|shown| shown.to_string().len());
+        self.messages.iter().map(ChatMessage::bytes).sum::<usize>() + shown.sum::<usize>()
     }
 }
 
@@ -152,20 +171,42 @@ impl ChatTemplate {
         self
     }
 
-    /// Renders a conversation to a prompt, up to the beginning of the answer.
+    /// Renders a conversation to a prompt.
     ///
     /// # Errors
-    /// Fails if the template refuses the conversation.
+    /// Fails if the template refuses the conversation, or does not show the message that the answer goes on with.
     pub(crate) fn render(&self, conversation: &Conversation) -> Result<String, TextError> {
-        let Conversation { messages, tools, variables } = conversation;
+        if conversation.ending != PromptEnding::OpenMessage {
+            return self.render_whole(conversation);
+        }
+        let mut marked = conversation.clone();
+        if let Some(last) = marked.messages.last_mut() {
+            last.content.push_str(OPEN_END);
+        }
+        let mut prompt = self.render_whole(&marked)?;
+        let Some(end) = prompt.rfind(OPEN_END.trim_end()) else {
+            let reason = "it does not show the last message as it is, so no answer can go on with it";
+            return Err(TextError::TemplateRefused(reason.into()));
+        };
+        let keeps_blanks = prompt[end..].starts_with(OPEN_END);
+        prompt.truncate(end);
+        if !keeps_blanks {
+            prompt.truncate(prompt.trim_end().len());
+        }
+        Ok(prompt)
+    }
+
+    /// Renders a conversation with all of its last message.
+    fn render_whole(&self, conversation: &Conversation) -> Result<String, TextError> {
+        let Conversation { messages, tools, documents, variables, ending, .. } = conversation;
         let messages: Vec<Value> = messages.iter().map(|message| self.message_value(message)).collect();
         let with_tools = !tools.is_empty();
         let given = variables.iter().map(|(name, variable)| (name.as_str(), value(variable)));
         let context = context! {
             messages => messages,
             tools => with_tools.then(|| tools.iter().map(value).collect::<Vec<Value>>()),
-            documents => (),
-            add_generation_prompt => true,
+            documents => (!documents.is_empty()).then(|| documents.iter().map(value).collect::<Vec<Value>>()),
+            add_generation_prompt => *ending == PromptEnding::Answer,
             bos_token => self.bos_token.as_deref().unwrap_or_default(),
             eos_token => self.eos_token.as_deref().unwrap_or_default(),
             ..Value::from_pairs(self.firefunction_variables(tools).into_iter().chain(given))
@@ -415,6 +456,7 @@ mod tests {
             ],
             tools: vec![json!({"type": "function", "function": {"name": "add", "description": "<adds>"}})],
             variables: Map::from_iter([("enable_thinking".to_owned(), json!(false))]),
+            ..Conversation::default()
         };
         let expected = "{\"type\": \"function\", \"function\": {\"name\": \"add\", \"description\": \"<adds>\"}};\
             assistant:c1=add{\"b\": 1, \"a\": [2]}|tool:3c1|True";
@@ -424,6 +466,41 @@ mod tests {
         assert_eq!(two.render(&conversation).unwrap(), expected);
         assert_eq!(two.render(&Conversation::default()).unwrap(), "plain");
         assert_eq!(two.source(), template);
+    }
+
+    #[test]
+    fn a_prompt_ends_as_asked() {
+        let render = |template: &str, ending, content: &str| {
+            let source = json!({"chat_template": template});
+            let template = ChatTemplate::new(templates(&source)).unwrap().unwrap();
+            let conversation = Conversation { ending, ..messages(&[("user", "hi"), ("assistant", content)]) };
+            template.render(&conversation).map_err(|error| error.to_string())
+        };
+        const CHATML: &str =
+            "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}A:{% endif %}";
+        const TRIMMED: &str = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
+        for (template, ending, content, expected) in [
+            (CHATML, PromptEnding::Answer, "The ", "[hi][The ]A:"),
+            (CHATML, PromptEnding::LastMessage, "The ", "[hi][The ]"),
+            (CHATML, PromptEnding::OpenMessage, "The ", "[hi][The "),
+            (CHATML, PromptEnding::OpenMessage, "", "[hi]["),
+            (TRIMMED, PromptEnding::OpenMessage, "The ", "[hi][The"),
+            (TRIMMED, PromptEnding::OpenMessage, "The", "[hi][The"),
+        ] {
+            assert_eq!(render(template, ending, content).unwrap(), expected, "{template} {ending:?} {content:?}");
+        }
+        let refused = render("{{ messages | length }}", PromptEnding::OpenMessage, "x").unwrap_err();
+        assert!(refused.contains("it does not show the last message"), "{refused}");
+    }
+
+    #[test]
+    fn documents_are_shown() {
+        let template = "{% if documents %}{% for d in documents %}{{ d.text }};{% endfor %}{% else %}none{% endif %}";
+        let template = ChatTemplate::new(templates(&json!({"chat_template": template}))).unwrap().unwrap();
+        let documents = vec![json!({"text": "one"}), json!({"text": "two"})];
+        let conversation = Conversation { documents, ..messages(&[]) };
+        assert_eq!(template.render(&conversation).unwrap(), "one;two;");
+        assert_eq!(template.render(&messages(&[])).unwrap(), "none");
     }
 
     #[test]

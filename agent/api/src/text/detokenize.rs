@@ -14,6 +14,8 @@ pub(crate) struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     /// Special tokens that show in the text.
     shown: Vec<u32>,
+    /// Set if all special tokens show in the text.
+    shows_special: bool,
     /// Bytes of a character that is not complete, at most 3.
     bytes: Vec<u8>,
     window: Window,
@@ -32,7 +34,7 @@ struct Window {
 
 impl Detokenizer {
     pub(crate) fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, shown: Vec::new(), bytes: Vec::new(), window: Window::default() }
+        Self { tokenizer, shown: Vec::new(), shows_special: false, bytes: Vec::new(), window: Window::default() }
     }
 
     /// Makes the answer the rest of a text that ends with these tokens. SentencePiece's decoder drops the first space of a
@@ -57,10 +59,15 @@ impl Detokenizer {
         Self { shown, ..self }
     }
 
+    /// Lets all special tokens show in the text if `shown` is set.
+    pub(crate) fn with_special_tokens(self, shown: bool) -> Self {
+        Self { shows_special: shown, ..self }
+    }
+
     /// Takes one more token. Returns the text that no later token can change.
     pub(crate) fn push(&mut self, id: u32) -> String {
         if self.tokenizer.is_special(id) {
-            if !self.shown.contains(&id) {
+            if !self.shows_special && !self.shown.contains(&id) {
                 return String::new();
             }
             // No character crosses a mark.
@@ -127,7 +134,7 @@ fn is_incomplete(bytes: &[u8]) -> bool {
 
 /// Takes the complete characters off the front. Each run of bytes that is no character becomes U+FFFD, as in
 /// `String::from_utf8_lossy`. The bytes of an incomplete character stay.
-fn take_characters(bytes: &mut Vec<u8>) -> String {
+pub(crate) fn take_characters(bytes: &mut Vec<u8>) -> String {
     let all = std::mem::take(bytes);
     let mut chunks = all.utf8_chunks().peekable();
     let mut text = String::new();
@@ -187,6 +194,9 @@ mod tests {
         let mut stream = Detokenizer::new(tokenizer).with_shown_marks(&["<|user|>", "no token"]);
         let text: String = ids.iter().map(|id| stream.push(*id)).collect();
         assert_eq!(text + &stream.flush(), "hello wo<|user|>");
+        let mut stream = Detokenizer::new(fixtures::byte_level()).with_special_tokens(true);
+        let text: String = ids.iter().map(|id| stream.push(*id)).collect();
+        assert_eq!(text + &stream.flush(), "hello<|end|> wo<|user|>");
     }
 
     #[test]

@@ -12,8 +12,8 @@ mod stop;
 mod tokenizer;
 
 pub(crate) use chat::ChatTemplate;
-pub use chat::{ChatMessage, ChatTemplates, Conversation, ToolCall};
-pub(crate) use detokenize::Detokenizer;
+pub use chat::{ChatMessage, ChatTemplates, Conversation, PromptEnding, ToolCall};
+pub(crate) use detokenize::{Detokenizer, take_characters};
 pub(crate) use stop::{StopMatcher, Stopped};
 pub use tokenizer::Tokenizer;
 

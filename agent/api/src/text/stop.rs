@@ -1,7 +1,7 @@
 //! Stop strings, matched on the text and not on the tokens.
 //!
 //! The first complete stop string ends the answer, wherever tokens begin and end. The matcher holds text back only
-//! while the text may be the beginning of a match. It does not return the match. The search takes constant time per
+//! while the text may be the beginning of a match. The search takes constant time per
 //! byte and stop string (Knuth, Morris and Pratt).
 
 /// Result of one more piece of text.
@@ -100,7 +100,10 @@ mod tests {
         for piece in pieces {
             match matcher.push(piece) {
                 Stopped::No(text) => shown.push_str(&text),
-                Stopped::Yes { text, .. } => return (shown + &text, true),
+                Stopped::Yes { text, stop } => {
+                    assert!(stops.contains(&stop.as_str()), "{stop}");
+                    return (shown + &text, true);
+                }
             }
         }
         (shown + &matcher.flush(), false)

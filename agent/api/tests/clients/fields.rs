@@ -155,3 +155,330 @@ async fn one_answer_names_all_faults() {
         assert_eq!(told.body["error"]["param"], named[0]);
     }
 }
+
+/// Ends of answers, and what the client sees of them.
+#[tokio::test]
+async fn the_stop_is_told() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let cases = [
+        (json!({"prompt": "hello STOP me", "stop": "STOP"}), "hello ", json!("STOP")),
+        (
+            json!({"prompt": "hello STOP me", "stop": "STOP", "include_stop_str_in_output": true}),
+            "hello STOP",
+            json!("STOP"),
+        ),
+        (json!({"prompt": "hello STOP me", "stop": "STOP", "no_stop_trim": true}), "hello STOP", json!("STOP")),
+        (json!({"prompt": "xby", "stop_token_ids": [98]}), "x", json!(98)),
+        (json!({"prompt": "xby", "stop_token_ids": [98], "include_stop_str_in_output": true}), "xb", json!(98)),
+        (json!({"prompt": "xy<|end|>"}), "xy", json!(null)),
+        (json!({"prompt": "xy<|end|>", "skip_special_tokens": false}), "xy<|end|>", json!(null)),
+        (json!({"prompt": "xy<|user|>z", "stop": "<|user|>"}), "xy", json!("<|user|>")),
+        (json!({"prompt": "xy<|user|>z", "skip_special_tokens": false}), "xy<|user|>z", json!(null)),
+        (json!({"prompt": "xyz", "max_tokens": 2}), "xy", json!(null)),
+    ];
+    for (body, text, reason) in cases {
+        let told = post(&client, COMPLETIONS, &body).await;
+        let choice = &told.body["choices"][0];
+        assert_eq!((&choice["text"], &choice["stop_reason"]), (&json!(text), &reason), "{body}: {}", told.body);
+        assert!(told.body["system_fingerprint"].as_str().unwrap().starts_with("lockstep-"));
+        let mut streamed = body.clone();
+        streamed["stream"] = json!(true);
+        let chunks = chunks(&client, COMPLETIONS, &streamed).await;
+        let joined: String = chunks.iter().map(|chunk| chunk["choices"][0]["text"].as_str().unwrap()).collect();
+        let last = &chunks.last().unwrap()["choices"][0];
+        assert_eq!((joined.as_str(), &last["stop_reason"]), (text, &reason), "{streamed}");
+    }
+}
+
+async fn chunks(client: &Client, path: &str, body: &Value) -> Vec<Value> {
+    let events = client.stream(path, body).await;
+    events.iter().filter_map(|event| serde_json::from_str(event).ok()).collect()
+}
+
+#[tokio::test]
+async fn tokens_are_shown_as_asked() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let body = json!({"prompt": "a日<|end|>", "logprobs": 0, "return_token_ids": true});
+    let choice = post(&client, COMPLETIONS, &body).await.body["choices"][0].clone();
+    let ids = json!([97, 0xE6, 0x97, 0xA5, END]);
+    assert_eq!((&choice["token_ids"], &choice["prompt_token_ids"]), (&ids, &ids));
+    assert_eq!(choice["logprobs"]["tokens"], json!(["a", "bytes:\\xe6", "bytes:\\x97", "bytes:\\xa5"]));
+    assert_eq!(choice["logprobs"]["text_offset"], json!([0, 1, 1, 1]));
+    assert_eq!(choice["logprobs"]["top_logprobs"][1], json!({"bytes:\\xe6": -0.5}));
+
+    let by_id = json!({"prompt": "ab", "logprobs": 1, "return_tokens_as_token_ids": true});
+    let choice = post(&client, COMPLETIONS, &by_id).await.body["choices"][0].clone();
+    assert_eq!(choice["logprobs"]["tokens"], json!(["token_id:97", "token_id:98"]));
+    assert_eq!(choice["logprobs"]["top_logprobs"][1], json!({"token_id:98": -0.5}));
+
+    let asked = json!({"return_token_ids": true, "return_tokens_as_token_ids": true, "logprobs": true});
+    let answer = post(&client, CHAT, &chat(asked.clone())).await.body;
+    assert_eq!(answer["choices"][0]["token_ids"], answer["prompt_token_ids"]);
+    assert_eq!(answer["choices"][0]["logprobs"]["content"][1]["token"], "token_id:104");
+    let chunks = chunks(&client, CHAT, &with(chat(asked), &json!({"stream": true}))).await;
+    assert_eq!(chunks[0]["prompt_token_ids"], answer["prompt_token_ids"]);
+    let ids = chunks.iter().filter_map(|chunk| chunk["choices"][0]["token_ids"].as_array()).flatten().cloned();
+    assert_eq!(ids.collect::<Value>(), answer["prompt_token_ids"]);
+}
+
+#[tokio::test]
+async fn usage_comes_with_each_chunk_if_asked() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    for (path, body) in [(COMPLETIONS, completion(json!({}))), (CHAT, chat(json!({})))] {
+        for (options, each, last) in [
+            (json!({"include_usage": true, "continuous_usage_stats": true}), true, true),
+            (json!({"include_usage": true}), false, true),
+            (json!({"continuous_usage_stats": true}), false, false),
+        ] {
+            let chunks =
+                chunks(&client, path, &with(body.clone(), &json!({"stream": true, "stream_options": options}))).await;
+            let (told, rest): (Vec<&Value>, Vec<&Value>) = chunks.iter().partition(|chunk| chunk["usage"].is_object());
+            assert_eq!(told.len(), if each { chunks.len() } else { usize::from(last) }, "{path} {options} {rest:?}");
+            let counts: Vec<u64> = told.iter().map(|c| c["usage"]["completion_tokens"].as_u64().unwrap()).collect();
+            assert!(counts.is_sorted() && chunks.last().unwrap()["choices"].as_array().unwrap().is_empty() == last);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_most_likely_answers_come_back() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let body = json!({"prompt": ["a", "bb"], "n": 2, "best_of": 3, "logprobs": 0});
+    let answer = post(&client, COMPLETIONS, &body).await.body;
+    let choices = answer["choices"].as_array().unwrap();
+    let told: Vec<(&Value, &Value)> =
+        choices.iter().map(|choice| (&choice["text"], &choice["logprobs"]["token_logprobs"][0])).collect();
+    let (a, b, high, low) = (json!("a"), json!("bb"), json!(-0.25), json!(-0.5));
+    assert_eq!(told, [(&a, &high), (&a, &low), (&b, &high), (&b, &low)]);
+    assert_eq!(answer["usage"]["completion_tokens"], 3 + 6);
+    assert!(choices[0]["index"] == 0 && choices[3]["index"] == 3);
+    for (more, fault) in [
+        (json!({"best_of": 1, "n": 2}), "best_of: 1 is less than n, which is 2"),
+        (json!({"best_of": 65}), "best_of: 65 is out of range: 1 to 64"),
+        (json!({"best_of": 2, "stream": true}), "best_of: not together with stream"),
+    ] {
+        let told = post(&client, COMPLETIONS, &completion(more)).await;
+        assert!(told.body["error"]["message"].as_str().unwrap().starts_with(fault), "{}", told.body);
+    }
+    let plain = post(&client, COMPLETIONS, &completion(json!({"best_of": 2}))).await.body;
+    assert!(plain["choices"][0]["logprobs"].is_null(), "{plain}");
+}
+
+#[tokio::test]
+async fn prompts_and_tokens_are_bounded_as_asked() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let ids = json!([97, 98, 99, 100, 101, 102, 103, 104]);
+    for (more, expected) in [
+        (json!({"truncate_prompt_tokens": 3}), vec![102, 103, 104]),
+        (json!({"truncate_prompt_tokens": 3, "truncation_side": "right"}), vec![97, 98, 99]),
+        (json!({"truncate": 1}), vec![104]),
+        (json!({"truncate_prompt_tokens": -1}), (97..105).collect()),
+        (json!({"truncate_sequence": true}), (97..105).collect()),
+    ] {
+        let told = post(&client, COMPLETIONS, &with(json!({"prompt": ids}), &more)).await;
+        assert_eq!(told.status, 200, "{}", told.body);
+        assert_eq!(endpoint.seen.lock().unwrap().pop().unwrap().prompt, expected, "{more}");
+    }
+    let long = json!({"prompt": vec![97; 900], "truncate_prompt_tokens": -1, "max_tokens": 12});
+    assert_eq!(post(&client, COMPLETIONS, &long).await.status, 200);
+    assert_eq!(endpoint.seen.lock().unwrap().pop().unwrap().prompt.len(), CONTEXT as usize - 12);
+
+    for (more, first) in [
+        (json!({"allowed_token_ids": [97, 100]}), "ad"),
+        (json!({"bad_words": ["b", "hi"]}), "acdefghijklmnopqrstuvwxyz"),
+        (json!({"bad_words": ["b"], "guided_choice": ["bx", "cx"]}), "c"),
+    ] {
+        let told = post(&client, COMPLETIONS, &completion(more.clone())).await;
+        assert_eq!(told.status, 200, "{}", told.body);
+        let mut submission = endpoint.seen.lock().unwrap().pop().unwrap();
+        let allowed = submission.guide.as_mut().unwrap().allowed().unwrap().unwrap();
+        let text: String = ('a'..='z').filter(|char| allowed.contains(u32::from(*char))).collect();
+        assert_eq!(text, first, "{more}");
+    }
+    for (more, fault) in [
+        (json!({"truncate_prompt_tokens": 0}), "truncate_prompt_tokens: 0 is out of range"),
+        (json!({"truncation_side": "middle"}), "truncation_side: expected"),
+        (json!({"allowed_token_ids": [END]}), "allowed_token_ids: each of these tokens ends the answer"),
+        (json!({"allowed_token_ids": [9999]}), "allowed_token_ids: token 9999 at index 0 is not"),
+        (json!({"allowed_token_ids": [97], "guided_regex": "a"}), "allowed_token_ids: not together with a form"),
+        (json!({"bad_words": [""]}), "bad_words: word 0 has 0 bytes"),
+        (json!({"logprobs": -1}), "logprobs: -1 is out of range: 0 to 20"),
+        (json!({"request_id": "a b"}), "request_id: expected 1 to 128 visible"),
+    ] {
+        let told = post(&client, COMPLETIONS, &completion(more)).await;
+        assert!(told.body["error"]["message"].as_str().unwrap().starts_with(fault), "{}", told.body);
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_the_id_of_its_header_or_its_body() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    for (header, body, expected) in [
+        (None, json!({"request_id": "b-1"}), "b-1"),
+        (None, json!({"rid": "b-2"}), "b-2"),
+        (Some("h"), json!({"rid": "b"}), "h"),
+    ] {
+        for (path, body, kind) in
+            [(COMPLETIONS, completion(body.clone()), "cmpl"), (CHAT, chat(body.clone()), "chatcmpl")]
+        {
+            let mut request = client.client.post(format!("{}{path}", client.base)).json(&body);
+            if let Some(header) = header {
+                request = request.header("x-request-id", header);
+            }
+            let response = request.send().await.unwrap();
+            assert_eq!(response.headers()["x-request-id"], expected);
+            let answer: Value = response.json().await.unwrap();
+            assert_eq!(answer["id"], format!("{kind}-{expected}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn reasoning_is_shown_as_asked() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let body =
+        |more: Value| with(json!({"messages": [{"role": "user", "content": "<think>one two</think>three"}]}), &more);
+    for (more, reasoning, content) in [
+        (json!({}), json!("one two"), "three"),
+        (json!({"include_reasoning": false}), json!(null), "three"),
+        (json!({"separate_reasoning": false}), json!(null), "<think>one two</think>three"),
+        (json!({"reasoning_format": "none"}), json!(null), "<think>one two</think>three"),
+    ] {
+        let message = post(&client, CHAT, &body(more.clone())).await.body["choices"][0]["message"].clone();
+        assert_eq!((&message["reasoning_content"], &message["content"]), (&reasoning, &json!(content)), "{more}");
+    }
+    let streamed = chunks(&client, CHAT, &body(json!({"stream": true, "stream_reasoning": false}))).await;
+    let deltas = streamed.iter().map(|chunk| &chunk["choices"][0]["delta"]);
+    let reasoning: Vec<&Value> =
+        deltas.clone().map(|delta| &delta["reasoning_content"]).filter(|r| !r.is_null()).collect();
+    assert_eq!(reasoning, [&json!("one two")]);
+    let content: String = deltas.filter_map(|delta| delta["content"].as_str()).collect();
+    assert_eq!(content, "three");
+    for (more, fault) in [
+        (json!({"reasoning_effort": "huge"}), "reasoning_effort: expected none, minimal"),
+        (json!({"thinking": {"type": "deep"}}), "thinking.type: expected"),
+        (json!({"thinking": {"type": "enabled", "budget_tokens": 9}}), "thinking.budget_tokens: not supported"),
+        (
+            json!({"continue_final_message": true, "add_generation_prompt": true}),
+            "continue_final_message: not together",
+        ),
+        (json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages: the server sets"),
+        (
+            json!({"chat_template_kwargs": {"add_generation_prompt": 1}}),
+            "chat_template_kwargs.add_generation_prompt: exp",
+        ),
+    ] {
+        let told = post(&client, CHAT, &body(more)).await;
+        assert!(told.body["error"]["message"].as_str().unwrap_or_default().starts_with(fault), "{}", told.body);
+    }
+    let taken = json!({"reasoning_effort": "none", "thinking": {"type": "disabled"}, "documents": [{"text": "x"}],
+        "continue_final_message": true, "add_special_tokens": true,
+        "chat_template_kwargs": {"any": 1, "add_generation_prompt": false}});
+    let told = post(&client, CHAT, &body(taken)).await;
+    assert_eq!((told.status, told.ignored.as_str()), (200, ""), "{}", told.body);
+}
+
+#[tokio::test]
+async fn forms_have_many_spellings() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let number = json!({"type": "integer", "minimum": 7, "maximum": 7});
+    let tag = json!({"type": "structural_tag", "triggers": ["<f>"],
+        "structures": [{"begin": "<f>", "schema": number, "end": "</f>"}]});
+    let cases = [
+        (json!({"response_format": {"type": "json_object", "schema": number}}), "7", ""),
+        (json!({"response_format": {"type": "json_schema", "schema": number}}), "7", ""),
+        (json!({"response_format": {"type": "json", "value": number}}), "7", ""),
+        (json!({"response_format": {"type": "regex", "value": "x"}}), "x", ""),
+        (json!({"json_schema": number.to_string()}), "7", ""),
+        (json!({"regex": "q"}), "q", ""),
+        (json!({"ebnf": "root ::= \"w\" | [x-z]"}), "wxyz", ""),
+        (json!({"grammar": "root ::= \"w\""}), "w", ""),
+        (json!({"grammar": "start: \"v\""}), "v", ""),
+        (json!({"grammar": {"type": "regex", "value": "p"}}), "p", ""),
+        (json!({"grammar": {"type": "lark", "value": "start: \"p\""}}), "p", ""),
+        (json!({"grammar": {"type": "json_schema", "value": number}}), "7", ""),
+        (
+            json!({"grammar": {"type": "llguidance", "value": {"grammars": [{"lark_grammar": "start: \"p\""}]}}}),
+            "p",
+            "",
+        ),
+        (
+            json!({"guided_json": {"type": "array", "items": number, "uniqueItems": true}}),
+            "[",
+            "guided_json.uniqueItems",
+        ),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema":
+                {"type": "object", "properties": {"p": {"type": "string", "format": "path"}}}}}}),
+            "{",
+            "response_format.json_schema.schema.properties.p.format",
+        ),
+    ];
+    for (form, first, ignored) in cases {
+        let told = post(&client, CHAT, &chat(form.clone())).await;
+        assert_eq!((told.status, told.ignored.as_str()), (200, ignored), "{form}: {}", told.body);
+        let mut submission = endpoint.seen.lock().unwrap().pop().unwrap();
+        let allowed = submission.guide.as_mut().unwrap().allowed().unwrap().unwrap();
+        let text: String = ('!'..='~').filter(|char| allowed.contains(u32::from(*char))).collect();
+        assert_eq!(text, first, "{form}");
+    }
+    for form in [json!({"response_format": tag}), json!({"structured_outputs": {"structural_tag": tag.to_string()}})] {
+        let told = post(&client, CHAT, &chat(form.clone())).await;
+        assert_eq!(told.status, 200, "{form}: {}", told.body);
+    }
+    for (form, fault) in [
+        (json!({"grammar": {"type": "bnf", "value": ""}}), "grammar.type: expected \"regex\""),
+        (json!({"ebnf": "root ::= other"}), "ebnf: no rule is called \"other\""),
+        (json!({"guided_json": {"$ref": "#"}}), "guided_json: "),
+        (json!({"structural_tag": {"triggers": []}}), "structural_tag: structures: expected a list"),
+    ] {
+        let told = post(&client, CHAT, &chat(form)).await;
+        assert!(told.body["error"]["message"].as_str().unwrap_or_default().starts_with(fault), "{}", told.body);
+    }
+}
+
+#[tokio::test]
+async fn some_tools_are_allowed() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let tool = |name: &str| {
+        let parameters = json!({"type": "object", "properties": {"s": {"type": "array", "uniqueItems": true}}});
+        json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+    };
+    let allowed = |mode: &str, names: &[&str]| {
+        let tools: Vec<Value> = names.iter().map(|n| json!({"type": "function", "function": {"name": n}})).collect();
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}})
+    };
+    for (choice, forced) in [
+        (allowed("required", &["beta"]), true),
+        (allowed("auto", &["alpha"]), false),
+        (json!({"type": "function", "name": "beta"}), true),
+        (json!("any"), true),
+        (json!({"type": "auto"}), false),
+    ] {
+        let body = chat(json!({"tools": [tool("alpha"), tool("beta")], "tool_choice": choice}));
+        let told = post(&client, CHAT, &body).await;
+        let ignored = if forced { "tools[].function.parameters.properties.s.uniqueItems" } else { "" };
+        assert_eq!((told.status, told.ignored.as_str()), (200, ignored), "{choice}: {}", told.body);
+        assert_eq!(endpoint.seen.lock().unwrap().pop().unwrap().guide.is_some(), forced, "{choice}");
+    }
+    for (choice, fault) in [
+        (allowed("required", &["gamma"]), "tool_choice: no tool is called \"gamma\""),
+        (allowed("sometimes", &["beta"]), "tool_choice: expected \"none\""),
+        (allowed("auto", &[]), "tool_choice.allowed_tools.tools: expected a list"),
+        (json!({"type": "allowed_tools"}), "tool_choice.allowed_tools: expected an object"),
+        (json!({}), "tool_choice: expected \"none\""),
+    ] {
+        let body = chat(json!({"tools": [tool("alpha"), tool("beta")], "tool_choice": choice}));
+        let told = post(&client, CHAT, &body).await;
+        assert!(told.body["error"]["message"].as_str().unwrap_or_default().starts_with(fault), "{}", told.body);
+    }
+}

@@ -16,13 +16,14 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::kinds::{FromField, describe_kind};
 use self::known::{Scope, Verdict, judge};
+pub(crate) use self::taken::{TokenSpelling, take_top};
 pub(crate) use self::unknown::{Unknown, report};
 use super::error::ApiError;
 
 /// Most faults that one answer names.
 const MAX_FAULTS: usize = 16;
 /// Longest part of an unknown name that an answer, a header or the log shows, in characters.
-const MAX_NAME_CHARS: usize = 64;
+const MAX_NAME_CHARS: usize = 96;
 
 /// Fields of one object. A field that is `null` counts as absent.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Fields {
     fields: Map<String, Value>,
     faults: Vec<ApiError>,
     unknown: Unknown,
+    /// Set if a header has the request's id.
+    is_named: bool,
 }
 
 impl Fields {
@@ -45,9 +48,14 @@ impl Fields {
         let value: Value = serde_json::from_slice(body)
             .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}")))?;
         match value {
-            Value::Object(fields) => {
-                Ok(Self { scope: Scope::Request, path: String::new(), fields, faults: Vec::new(), unknown })
-            }
+            Value::Object(fields) => Ok(Self {
+                scope: Scope::Request,
+                path: String::new(),
+                fields,
+                faults: Vec::new(),
+                unknown,
+                is_named: false,
+            }),
             other => Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
                 format!("the body must be a JSON object, not {}", describe_kind(&other, "a JSON object")),
@@ -55,15 +63,27 @@ impl Fields {
         }
     }
 
+    /// Lets a header have the request's id if `is_named` is set. The id of the body does not count then.
+    pub(crate) fn named_by_header(self, is_named: bool) -> Self {
+        Self { is_named, ..self }
+    }
+
     /// Returns the fields of an object inside this one. [`Self::close`] ends the work on the inner object.
     pub(crate) fn open(&self, scope: Scope, path: impl Into<String>, fields: Map<String, Value>) -> Self {
-        Self { scope, path: path.into(), fields, faults: Vec::new(), unknown: self.unknown.clone() }
+        Self { scope, path: path.into(), fields, faults: Vec::new(), unknown: self.unknown.clone(), is_named: false }
     }
 
     /// Judges the fields of an inner object that were not taken, and adopts its faults.
     pub(crate) fn close(&mut self, mut inner: Self) {
         inner.judge_rest();
         self.faults.append(&mut inner.faults);
+    }
+
+    /// Adopts the faults of an inner object whose fields may have any name. Returns those that were not taken.
+    pub(crate) fn close_open(&mut self, mut inner: Self) -> Map<String, Value> {
+        self.faults.append(&mut inner.faults);
+        inner.fields.retain(|_, value| !value.is_null());
+        inner.fields
     }
 
     /// Takes a field. Returns `None` if the field is absent.
@@ -116,6 +136,16 @@ impl Fields {
     pub(crate) fn noting<T: Default>(&mut self, take: impl FnOnce(&mut Self) -> Result<T, ApiError>) -> T {
         let taken = take(self);
         self.note(taken)
+    }
+
+    /// Returns true if the server refuses what it would leave out of account.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.unknown.is_strict()
+    }
+
+    /// Notes that a part of the request is left out of account.
+    pub(crate) fn ignore(&self, path: &str, name: &str) {
+        self.unknown.add(path, name);
     }
 
     /// Ends the work on the request: judges the fields that were not taken.

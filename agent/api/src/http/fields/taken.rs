@@ -4,8 +4,28 @@ use serde_json::{Map, Value};
 
 use super::known::Scope;
 use super::{Fields, FromField};
+use crate::http::error::ApiError;
 use crate::http::generate::Streaming;
-use crate::session::{LimitsInput, SamplingInput};
+use crate::session::{LimitsInput, MAX_LOGPROBS, OutputInput, SamplingInput, Truncation, request_id};
+
+/// Wishes about the tokens in a response.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TokenSpelling {
+    /// Set if the response lists the ids of tokens.
+    pub ids: bool,
+    /// Set if log-probabilities name tokens by their ids.
+    pub by_id: bool,
+}
+
+/// Takes the number of most likely tokens to report.
+///
+/// # Errors
+/// The number is out of range. -1 stands for all tokens, and no model has so few.
+pub(crate) fn take_top(fields: &mut Fields, name: &str) -> Result<Option<u32>, ApiError> {
+    let asked: Option<i64> = fields.take_field(name)?;
+    let top = asked.map(|asked| u32::try_from(asked).ok().filter(|top| *top <= MAX_LOGPROBS).ok_or(asked)).transpose();
+    top.map_err(|asked| fields.fault(name, format!("{asked} is out of range: 0 to {MAX_LOGPROBS}")))
+}
 
 impl Fields {
     /// Takes the fields of sampling.
@@ -18,7 +38,7 @@ impl Fields {
             top_k: self.note(top_k.transpose().map_err(|_| fault)),
             top_p: self.read("top_p"),
             min_p: self.read("min_p"),
-            repetition_penalty: self.read("repetition_penalty"),
+            repetition_penalty: self.read::<f32>("repetition_penalty").or(self.read("repeat_penalty")),
             presence_penalty: self.read("presence_penalty"),
             frequency_penalty: self.read("frequency_penalty"),
             logit_bias: self.take_logit_bias(),
@@ -43,9 +63,8 @@ impl Fields {
         self.note(biases)
     }
 
-    /// Takes the limits of the answer. `max_tokens` lists the names of the field for the most tokens. The first one
-    /// that is present counts.
-    pub(crate) fn take_limits(&mut self, max_tokens: &[&str]) -> LimitsInput {
+    /// Takes the limits of the answer. Of the names of the field for the most tokens, the first one that is present counts.
+    pub(crate) fn take_limits(&mut self) -> LimitsInput {
         let mut limits = LimitsInput {
             max_tokens: None,
             min_tokens: self.read("min_tokens").unwrap_or_default(),
@@ -53,7 +72,10 @@ impl Fields {
             stop_token_ids: self.read("stop_token_ids").unwrap_or_default(),
             ignore_eos: self.read("ignore_eos").unwrap_or_default(),
         };
-        for name in max_tokens {
+        if self.fields.get("n_predict").is_some_and(|asked| asked.as_f64() == Some(-1.0)) {
+            self.take_value("n_predict");
+        }
+        for name in ["max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict"] {
             let asked: Option<u32> = self.read(name);
             if asked == Some(0) {
                 let fault = self.fault(name, "0 is out of range: at least 1");
@@ -64,11 +86,65 @@ impl Fields {
         limits
     }
 
+    /// Takes the wishes about the text of an answer.
+    pub(crate) fn take_output(&mut self) -> OutputInput {
+        let include_stop = self.read("include_stop_str_in_output").unwrap_or_default();
+        OutputInput {
+            include_stop: self.read("no_stop_trim").unwrap_or_default() || include_stop,
+            show_special_tokens: !self.read("skip_special_tokens").unwrap_or(true),
+            reasoning_as_content: false,
+        }
+    }
+
+    /// Takes the wishes about the tokens in a response.
+    pub(crate) fn take_token_spelling(&mut self) -> TokenSpelling {
+        TokenSpelling {
+            ids: self.read("return_token_ids").unwrap_or_default(),
+            by_id: self.read("return_tokens_as_token_ids").unwrap_or_default(),
+        }
+    }
+
+    /// Takes the way to shorten a prompt that is too long.
+    pub(crate) fn take_truncation(&mut self) -> Option<Truncation> {
+        const NAME: &str = "truncate_prompt_tokens";
+        const SIDE: &str = "truncation_side";
+        let side = match self.read::<String>(SIDE).as_deref() {
+            None | Some("left") => Ok(false),
+            Some("right") => Ok(true),
+            Some(_) => Err(self.fault(SIDE, "expected \"left\" or \"right\"")),
+        };
+        let keeps_first = self.note(side);
+        let whole: bool = self.read("truncate_sequence").unwrap_or_default();
+        let asked = self.read::<i64>(NAME).or(self.read("truncate"));
+        let truncation = match asked {
+            None => Ok(whole.then_some(Truncation { max_tokens: None, keeps_first })),
+            Some(-1) => Ok(Some(Truncation { max_tokens: None, keeps_first })),
+            Some(most) => match u32::try_from(most) {
+                Ok(most) if most > 0 => Ok(Some(Truncation { max_tokens: Some(most), keeps_first })),
+                _ => Err(self.fault(NAME, format!("{most} is out of range: at least 1, or -1 for what has room"))),
+            },
+        };
+        self.note(truncation)
+    }
+
+    /// Takes the id that the client gives the request, unless a header has one.
+    pub(crate) fn take_request_id(&mut self) -> Option<String> {
+        const NAME: &str = "request_id";
+        let id: Option<String> = self.read::<String>(NAME).or(self.read("rid")).filter(|id| !id.is_empty());
+        let checked = match id {
+            Some(id) if request_id(Some(id.as_bytes())) != id => {
+                Err(self.fault(NAME, "expected 1 to 128 visible ASCII characters"))
+            }
+            id => Ok(id),
+        };
+        self.note(checked).filter(|_| !self.is_named)
+    }
+
     /// Takes `stream` and `stream_options`. Returns `None` if the client wants one whole response.
     pub(crate) fn take_streaming(&mut self) -> Option<Streaming> {
         const OPTIONS: &str = "stream_options";
         let wanted: bool = self.read("stream").unwrap_or_default();
-        let mut streaming = Streaming { include_usage: false };
+        let mut streaming = Streaming { include_usage: false, continuous_usage: false };
         if let Some(options) = self.read::<Map<String, Value>>(OPTIONS) {
             if !wanted {
                 let fault = self.fault(OPTIONS, "only together with stream: true");
@@ -76,6 +152,7 @@ impl Fields {
             }
             let mut options = self.open(Scope::StreamOptions, OPTIONS, options);
             streaming.include_usage = options.read("include_usage").unwrap_or_default();
+            streaming.continuous_usage = options.read("continuous_usage_stats").unwrap_or_default();
             self.close(options);
         }
         wanted.then_some(streaming)

@@ -27,8 +27,10 @@ fn what_asks_for_nothing_is_taken() {
         let value: Value = serde_json::from_str(text).unwrap();
         assert_eq!(judge(Scope::Request, name, &value), Verdict::Taken, "{name}: {text}");
     }
-    for (name, ..) in REFUSED {
-        for value in [json!(null), json!(false), json!(""), json!([]), json!({})] {
+    for (name, neutral, _) in REFUSED {
+        let is_wish = judge(Scope::Request, name, &json!(false)) != Verdict::Taken;
+        assert_eq!(is_wish, neutral.contains(&"true"), "{name}: false");
+        for value in [json!(null), json!(""), json!([]), json!({})] {
             assert_eq!(judge(Scope::Request, name, &value), Verdict::Taken, "{name}: {value}");
         }
         let asks = judge(Scope::Request, name, &json!(["x"]));

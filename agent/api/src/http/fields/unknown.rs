@@ -15,6 +15,8 @@ use crate::session::Api;
 const HEADER: &str = "x-lockstep-ignored";
 /// Most names in the header.
 const MAX_NAMES: usize = 32;
+/// Longest list of names in the header, in bytes. Proxies have little room for headers.
+const MAX_HEADER_BYTES: usize = 2048;
 
 /// Fields of one request that were left out of account. Clones share their names.
 #[derive(Debug, Clone, Default)]
@@ -80,8 +82,10 @@ impl Names {
     /// Returns the names with commas between them. Bytes that are not legible in a header, and commas, are spelled `%NN`.
     fn header(&self) -> String {
         let mut header = String::new();
+        let mut more = self.more;
         for name in &self.listed {
-            if !header.is_empty() {
+            let before = header.len();
+            if before > 0 {
                 header.push_str(", ");
             }
             for byte in name.bytes() {
@@ -91,8 +95,13 @@ impl Names {
                     write!(header, "%{byte:02X}").ok();
                 }
             }
+            if header.len() > MAX_HEADER_BYTES {
+                header.truncate(before);
+                more = true;
+                break;
+            }
         }
-        if self.more {
+        if more {
             header.push_str(", ...");
         }
         header
@@ -114,6 +123,6 @@ mod tests {
         (0..2_000).for_each(|at| unknown.add("", &format!("{at}").repeat(70)));
         let names = unknown.take();
         assert_eq!((names.listed.len(), names.count), (MAX_NAMES, 2_000));
-        assert!(names.header().ends_with(", ...") && names.header().len() < 4096);
+        assert!(names.header().ends_with(", ...") && names.header().len() < MAX_HEADER_BYTES + 8);
     }
 }

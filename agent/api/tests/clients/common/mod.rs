@@ -171,7 +171,9 @@ async fn answer(
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let top = |count| vec![(id, -0.5), (u32::from(b'x'), -1.5)].into_iter().take(count as usize).collect();
-        let logprobs = submission.sampling.logprobs.map(|count| TokenLogprobs { chosen: -0.5, top: top(count) });
+        // The second answer is the most likely one.
+        let chosen = [-0.5, -0.25, -0.75][submission.sampling.choice as usize % 3];
+        let logprobs = submission.sampling.logprobs.map(|count| TokenLogprobs { chosen, top: top(count) });
         if events.send(Event::Token { id, logprobs }).await.is_err() {
             let _ = cancelled.send(submission.request_id).await;
             return;
