@@ -102,7 +102,14 @@ fn shared_fields() -> Vec<Field> {
             "stream_options",
             object(
                 &[],
-                vec![("include_usage", json!({"type": "boolean", "default": false}), "A last event has the usage.")],
+                vec![
+                    ("include_usage", json!({"type": "boolean", "default": false}), "A last event has the usage."),
+                    (
+                        "continuous_usage_stats",
+                        json!({"type": "boolean", "default": false}),
+                        "Each event has the usage so far, if `include_usage` is set.",
+                    ),
+                ],
             ),
             "Only with `stream`.",
         ),
@@ -406,6 +413,12 @@ fn answer(kind: &'static str, usage: Value, fields: Vec<Field>) -> Value {
             json!({"enum": ["stop", "length", "tool_calls", null]}),
             "Why the answer ended. Null in a stream before the end.",
         ),
+        (
+            "stop_reason",
+            json!({"type": ["string", "integer", "null"]}),
+            "The request's stop string or stop token that ended the answer.",
+        ),
+        ("token_ids", list(whole_number()), "Tokens of the answer with its stop token, for `return_token_ids`."),
     ];
     choice.extend(fields);
     object(
@@ -415,6 +428,8 @@ fn answer(kind: &'static str, usage: Value, fields: Vec<Field>) -> Value {
             ("object", json!({"const": kind}), "Kind of the object."),
             ("created", whole_number(), "Seconds since 1970."),
             ("model", text(), "Name of the served model."),
+            ("system_fingerprint", text(), "The server's version and its number of ranks."),
+            ("prompt_token_ids", list(whole_number()), "Tokens of a chat's prompt, for `return_token_ids`."),
             ("choices", list(object(&["index"], choice)), "The answers."),
             ("usage", usage, "Numbers of tokens."),
         ],
@@ -451,7 +466,11 @@ fn chat_chunk() -> Value {
 
 fn completion_answer() -> Value {
     let usage = json!({"anyOf": [reference("Usage"), {"type": "null"}]});
-    answer("text_completion", usage, vec![("text", text(), "The continuation, or in a stream more of it.")])
+    let fields = vec![
+        ("text", text(), "The continuation, or in a stream more of it."),
+        ("prompt_token_ids", list(whole_number()), "Tokens of the prompt, for `return_token_ids`."),
+    ];
+    answer("text_completion", usage, fields)
 }
 
 fn usage() -> Value {
