@@ -41,7 +41,7 @@ pub mod node {
     include!("gen/lockstep.node.v1.rs");
 
     /// Version of the control stream; both sides must have the same version.
-    pub const WIRE_VERSION: u32 = 4;
+    pub const WIRE_VERSION: u32 = 5;
 }
 
 /// The protocol between routers and an engine of vLLM, in the folders that the generated code expects.

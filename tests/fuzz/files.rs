@@ -175,6 +175,7 @@ fn first_step() -> StepPlan {
         new_blocks: vec![2, 1, 0],
         sample: true,
         allowed: None,
+        prompt_targets: None,
     };
     StepPlan { admit: vec![Admission::new(1, SamplingParams::default())], entries: vec![entry], ..StepPlan::default() }
 }

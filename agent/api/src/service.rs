@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_proto::v1::ClusterStatus;
 pub use lockstep_schedule::FinishReason;
-use lockstep_schedule::plan::{SamplingParams, TokenLogprobs};
+use lockstep_schedule::plan::{PromptToken, SamplingParams, TokenLogprobs};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::grammar::Guide;
@@ -56,7 +56,7 @@ pub struct Submission {
     /// Only requests with the same salt share blocks of the prefix cache.
     pub cache_salt: String,
     pub sampling: SamplingParams,
-    /// At least 1.
+    /// Most tokens of the answer. With 0, the answer ends once the prompt is computed.
     pub max_tokens: u32,
     /// Tokens that end the answer. The model's own end tokens are among them unless the client asked to ignore those.
     pub stop_token_ids: Vec<u32>,
@@ -64,6 +64,9 @@ pub struct Submission {
     pub deadline: Option<Duration>,
     /// Grammar of the answer. With a grammar, the model's end tokens are among [`Self::stop_token_ids`].
     pub guide: Option<Box<Guide>>,
+    /// Number of likeliest tokens to report beside each token of the prompt, with all log-probabilities. `None` reports
+    /// none.
+    pub prompt_logprobs: Option<u32>,
 }
 
 /// Event of a request, from the head to the client APIs. `Finished`, `Cancelled` or `Failed` is the last event.
@@ -73,6 +76,11 @@ pub enum Event {
     /// request later.
     Started {
         cached_tokens: u32,
+    },
+    /// The next tokens of the prompt, from the second one on, with their log-probabilities. All come before the first
+    /// token of the answer.
+    Prompt {
+        tokens: Vec<PromptToken>,
     },
     /// The next token of the answer. A stop token ends the answer and has no event.
     Token {

@@ -54,6 +54,7 @@ fn main() -> Result<(), EngineError> {
         new_blocks: if step == 0 { (seq * blocks_each..(seq + 1) * blocks_each).collect() } else { Vec::new() },
         sample: true,
         allowed: None,
+        prompt_targets: None,
     };
     let mut times = Vec::new();
     for step in 0..answer {

@@ -149,6 +149,20 @@ pub struct PlanEntry {
     /// Tokens that a grammar allows, at least one. `None` allows all. The scheduler leaves `None`, and the head fills
     /// in the mask.
     pub allowed: Option<TokenMask>,
+    /// Tokens of the prompt whose log-probabilities ranks report. `None` reports none.
+    pub prompt_targets: Option<PromptTargets>,
+}
+
+/// Tokens of a prompt that follow consecutive rows of an entry: the last target may be the first token of the next
+/// chunk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptTargets {
+    /// Row of the entry that the first target follows.
+    pub first_row: u32,
+    /// Targets in the order of their rows, at least one.
+    pub tokens: Vec<u32>,
+    /// Number of likeliest tokens to report with their log-probabilities, beside each target.
+    pub top: u32,
 }
 
 /// Input tokens of one sequence in one step.
@@ -191,21 +205,41 @@ pub struct Sampled {
     pub logprobs: Option<TokenLogprobs>,
 }
 
-/// Natural log-probabilities after biases, penalties and bans of tokens, before temperature, top-k, top-p and min-p.
+/// Natural log-probabilities of a token and of the likeliest tokens in its place. Those of a sampled token are after
+/// biases, penalties and bans of tokens, before temperature, top-k, top-p and min-p. Those of a prompt's token are the
+/// model's own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprobs {
-    /// Log-probability of the sampled token.
+    /// Log-probability of the sampled token, or of the prompt's token.
     pub chosen: f32,
     /// Likeliest tokens with their log-probabilities, likeliest first. Equally likely tokens are in the order of their
     /// ids.
     pub top: Vec<(u32, f32)>,
 }
 
-/// Result of a step on one rank. On ranks of the last pipeline stage, it has one `Sampled` per sampling entry, in plan
-/// order. On ranks of earlier stages it has none. The head gets the result of the first rank of the last stage.
+/// Log-probabilities of the targets of one entry of a plan, in the targets' order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptLogprobs {
+    pub seq: SeqId,
+    pub tokens: Vec<PromptToken>,
+}
+
+/// A token of a prompt: how likely it is after the tokens before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptToken {
+    pub logprobs: TokenLogprobs,
+    /// Place of the token among all tokens, the likeliest first, from 1. Equally likely tokens are in the order of
+    /// their ids.
+    pub rank: u32,
+}
+
+/// Result of a step on one rank. On ranks of the last pipeline stage, it has one `Sampled` per sampling entry and one
+/// `PromptLogprobs` per entry with targets, in plan order. On ranks of earlier stages it has none. The head gets the
+/// result of the first rank of the last stage.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StepOutput {
     pub epoch: u64,
     pub step: u64,
     pub sampled: Vec<Sampled>,
+    pub prompts: Vec<PromptLogprobs>,
 }

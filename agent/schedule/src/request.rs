@@ -1,7 +1,7 @@
 //! Requests, their outputs, and the errors and numbers that the scheduler reports.
 
 use crate::config::Micros;
-use crate::plan::{SamplingParams, SeqId, TokenLogprobs};
+use crate::plan::{PromptToken, SamplingParams, SeqId, TokenLogprobs};
 
 /// Greatest priority that makes a difference, in both directions. One step is worth [`PRIORITY_STEP`] places in the queue.
 /// So a request waits for a bounded number of others, whatever their priorities are.
@@ -21,7 +21,7 @@ pub struct Request {
     /// Word that the prefix cache tells apart. Only requests with the same one share blocks. Empty is usual.
     pub cache_salt: String,
     pub sampling: SamplingParams,
-    /// Most tokens to generate, at least 1.
+    /// Most tokens to generate. With 0, the sequence ends once its prompt is computed.
     pub max_tokens: u32,
     /// Tokens that end the sequence. They are not reported as tokens of the answer.
     pub stop_token_ids: Vec<u32>,
@@ -29,6 +29,10 @@ pub struct Request {
     pub deadline: Option<Micros>,
     /// Set if the head must know each token before the next step (for a grammar). No step is then planned ahead.
     pub needs_head: bool,
+    /// Number of likeliest tokens to report beside each token of the prompt, with their log-probabilities and that of
+    /// the prompt's token. `None` reports none. The prefix cache holds no log-probabilities, so the ranks compute all
+    /// tokens of such a prompt.
+    pub prompt_logprobs: Option<u32>,
 }
 
 impl Request {
@@ -46,8 +50,6 @@ pub enum SubmitError {
     QueueFull { limit: usize },
     #[error("the prompt is empty: send at least one token")]
     EmptyPrompt,
-    #[error("the request asks for no tokens: ask for at least one (max_tokens)")]
-    NoTokensRequested,
     #[error(
         "the prompt has {tokens} tokens, and the context of {limit} tokens must also hold at least one token of the \
          answer: shorten the prompt, or serve with a longer context (serving.contextLength)"
@@ -70,6 +72,12 @@ pub enum RequestOutput {
     Started {
         id: SeqId,
         cached_tokens: u32,
+    },
+    /// The next tokens of the prompt, from the second one on, if the request asks for their log-probabilities. All of
+    /// them come before the first `Token`, and each comes once.
+    Prompt {
+        id: SeqId,
+        tokens: Vec<PromptToken>,
     },
     Token {
         id: SeqId,
@@ -127,6 +135,11 @@ pub enum CompleteError {
     NothingInFlight { got: u64 },
     #[error("step {step} sampled for sequences {got:?}, but its plan asked for {expected:?}: form the group again")]
     OtherSequences { step: u64, got: Vec<SeqId>, expected: Vec<SeqId> },
+    #[error(
+        "step {step} has log-probabilities of prompts {got:?}, but its plan asked for {expected:?} (sequence, number of \
+         tokens): form the group again"
+    )]
+    OtherPrompts { step: u64, got: Vec<(SeqId, usize)>, expected: Vec<(SeqId, usize)> },
 }
 
 /// Numbers that describe the scheduler at one moment.

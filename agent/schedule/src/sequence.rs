@@ -2,7 +2,7 @@
 
 use crate::block_hash::{BlockHash, hash_block, hash_salt};
 use crate::config::Micros;
-use crate::plan::{Admission, BlockId, PlanTokens, TokenHistory};
+use crate::plan::{Admission, BlockId, PlanTokens, PromptTargets, TokenHistory};
 use crate::request::Request;
 
 /// A request that the scheduler holds.
@@ -35,13 +35,17 @@ pub(crate) struct Sequence {
     pub num_cached_tokens: Option<u32>,
     /// Set once the client has been sent `RequestOutput::Started`.
     pub started: bool,
+    /// Number of tokens of the prompt whose log-probabilities the client has been sent.
+    pub num_reported: usize,
 }
 
 impl Sequence {
     /// Makes a sequence that waits. `context_length` bounds its length.
     pub fn new(request: Request, context_length: u32, submitted_at: Micros) -> Self {
         let tokens = request.prompt.clone();
-        let max_len = tokens.len().saturating_add(request.max_tokens as usize).min(context_length as usize);
+        // The ranks sample a token even if none is asked for. The scheduler drops it.
+        let max_new_tokens = request.max_tokens.max(1) as usize;
+        let max_len = tokens.len().saturating_add(max_new_tokens).min(context_length as usize);
         Self {
             request,
             submitted_at,
@@ -55,6 +59,7 @@ impl Sequence {
             block_hashes: Vec::new(),
             num_cached_tokens: None,
             started: false,
+            num_reported: 0,
         }
     }
 
@@ -89,6 +94,32 @@ impl Sequence {
             Some(ids) => PlanTokens::Given(ids.to_vec()),
             None => PlanTokens::LastSampled,
         }
+    }
+
+    /// Returns how many tokens of the prompt have log-probabilities to report, sent or not. The first token has none.
+    fn num_to_report(&self) -> usize {
+        self.request.prompt_logprobs.map_or(0, |_| self.request.prompt.len() - 1)
+    }
+
+    /// Returns true if log-probabilities of the prompt are still to report.
+    pub fn has_to_report(&self) -> bool {
+        self.num_reported < self.num_to_report()
+    }
+
+    /// Returns the tokens of the prompt whose log-probabilities the next `num_tokens` tokens to schedule give, without
+    /// those that the client has been sent. Token `i + 1` is the target of row `i` of the sequence.
+    pub fn next_targets(&self, num_tokens: usize) -> Option<PromptTargets> {
+        let top = self.request.prompt_logprobs?;
+        let end = (self.num_scheduled_tokens + num_tokens).min(self.num_to_report());
+        let first = self.num_scheduled_tokens.max(self.num_reported);
+        let tokens = self.request.prompt.get(first + 1..end + 1).filter(|tokens| !tokens.is_empty())?;
+        Some(PromptTargets { first_row: (first - self.num_scheduled_tokens) as u32, tokens: tokens.to_vec(), top })
+    }
+
+    /// Returns the most tokens that the sequence may take from the prefix cache. The last token is always computed,
+    /// because the next token is sampled after it. So are the tokens that give log-probabilities to report.
+    pub fn max_cached_tokens(&self) -> usize {
+        if self.has_to_report() { self.num_reported } else { self.len() - 1 }
     }
 
     /// Returns how many blocks hold `num_tokens` tokens.

@@ -328,6 +328,22 @@ pub struct PlanEntry {
     /// Tokens that the grammar allows. Unset: all tokens.
     #[prost(message, optional, tag = "6")]
     pub allowed: ::core::option::Option<TokenMask>,
+    /// Tokens of the prompt whose log-probabilities the ranks report. Unset: none.
+    #[prost(message, optional, tag = "7")]
+    pub prompt_targets: ::core::option::Option<PromptTargets>,
+}
+/// PromptTargets are tokens of a prompt that follow consecutive tokens of an entry.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PromptTargets {
+    /// Index in the entry of the token that the first target follows.
+    #[prost(uint32, tag = "1")]
+    pub first_row: u32,
+    /// The targets, at least one.
+    #[prost(uint32, repeated, tag = "2")]
+    pub tokens: ::prost::alloc::vec::Vec<u32>,
+    /// Number of most likely tokens to report beside each target.
+    #[prost(uint32, tag = "3")]
+    pub top: u32,
 }
 /// TokenMask is a set of tokens, as run lengths or as bits.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -360,6 +376,26 @@ pub struct StepDone {
     /// Only meaningful if head and node share a machine.
     #[prost(uint64, tag = "5")]
     pub fan_out_nanos: u64,
+    /// The log-probabilities of prompts, in the order of the plan's entries with targets. Only the reporting node sends
+    /// them.
+    #[prost(message, repeated, tag = "6")]
+    pub prompts: ::prost::alloc::vec::Vec<PromptLogprobs>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PromptLogprobs {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Log-probability of each target, and its place among all tokens, the most likely first, from 1.
+    #[prost(float, repeated, tag = "2")]
+    pub logprobs: ::prost::alloc::vec::Vec<f32>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub ranks: ::prost::alloc::vec::Vec<u32>,
+    /// The most likely tokens in the place of each target, in the order of their probability. The tokens of all targets
+    /// follow one another, the same number for each target.
+    #[prost(uint32, repeated, tag = "4")]
+    pub top_ids: ::prost::alloc::vec::Vec<u32>,
+    #[prost(float, repeated, tag = "5")]
+    pub top_logprobs: ::prost::alloc::vec::Vec<f32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Sampled {

@@ -146,6 +146,7 @@ fn plan_step(windows: &[&[u32]], position: usize) -> StepPlan {
         },
         sample: true,
         allowed: None,
+        prompt_targets: None,
     };
     let admitted = (0..windows.len()).filter(|_| position == 0);
     let admit = admitted.map(|index| Admission::new(index as SeqId, SamplingParams::default())).collect();

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use lockstep_schedule::plan::TokenLogprobs;
+use lockstep_schedule::plan::{PromptToken, TokenLogprobs};
 
 use super::RequestError;
 use super::request::{OutputInput, Prepared};
@@ -51,6 +51,9 @@ pub(crate) enum StopReason {
 /// Growth of an answer since the last delta.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Delta {
+    /// Next tokens of the prompt, from the second one on, if the request asks for their log-probabilities. All come
+    /// before the first token of the answer.
+    pub prompt: Vec<PromptToken>,
     /// New text. It is empty while a character, a possible stop string or a possible call is incomplete.
     pub text: String,
     pub reasoning: String,
@@ -301,6 +304,7 @@ impl AnswerState {
                 }
                 self.metrics.metrics.count_cached(self.metrics.prompt_tokens, cached_tokens);
             }
+            Event::Prompt { tokens } => delta.prompt.extend(tokens),
             Event::Token { id, logprobs } => {
                 self.metrics.count_token();
                 self.usage.completion_tokens += 1;
@@ -451,6 +455,7 @@ mod tests {
             stop_token_ids: vec![],
             deadline,
             guide: None,
+            prompt_logprobs: None,
         };
         let stop = stop.iter().map(|stop| (*stop).into()).collect();
         let prepared = Prepared {

@@ -50,6 +50,8 @@ pub struct GenerateInput {
     /// Tools that the answer of a chat may call.
     pub tools: ToolsInput,
     pub logprobs: Option<u32>,
+    /// Number of likeliest tokens to report beside each token of the prompt, with all log-probabilities.
+    pub prompt_logprobs: Option<u32>,
     /// Number of answers. Each has random numbers of its own. Unset: one.
     pub choices: Option<u32>,
     pub request_id: String,
@@ -208,6 +210,7 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         stop_token_ids,
         deadline: input.deadline,
         guide,
+        prompt_logprobs: input.prompt_logprobs,
     };
     let output = input.output;
     Ok(Prepared { submission, choices, stop, format, min_tokens, continues_prompt, output, asked_stop_tokens })

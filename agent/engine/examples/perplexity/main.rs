@@ -147,6 +147,7 @@ fn plan(epoch: u64, position: usize, batch: &[&[u32]], blocks: u32) -> StepPlan 
         },
         sample: true,
         allowed: None,
+        prompt_targets: None,
     };
     let admit = (0..batch.len())
         .filter(|_| position == 0)

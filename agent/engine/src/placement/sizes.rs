@@ -8,6 +8,7 @@ use lockstep_kernels::{BlockFormat, plain};
 use super::plan::Costs;
 use crate::config::ModelConfig;
 use crate::entry::{Stored, unrounded_dtype};
+use crate::runner::ROWS_PER_PIECE;
 use crate::shard::Shard;
 use crate::weights::Weights;
 
@@ -104,7 +105,8 @@ pub struct StepSize {
 }
 
 impl StepSize {
-    /// Estimates a step of `tokens` tokens in all. The step samples for `seqs` sequences.
+    /// Estimates a step of `tokens` tokens in all. The step samples for `seqs` sequences. Before or after that it
+    /// projects rows of prompts, a piece at a time.
     pub fn estimate(config: &ModelConfig, shard: &Shard, context_length: u32, tokens: u32, seqs: u32) -> Self {
         const FLOAT: usize = size_of::<f32>();
         let (tokens, seqs, context) = (tokens as usize, seqs as usize, context_length as usize);
@@ -112,7 +114,7 @@ impl StepSize {
         let inner = shard.intermediate(config.intermediate_size).len();
         // The stream, its sum and its norm; queries, keys and values, before and after they turn; gate, up and product.
         let row = 4 * config.hidden_size + 3 * heads * config.head_dim + 4 * inner;
-        let logits = 2 * seqs * shard.vocab.len();
+        let logits = 2 * seqs.max(ROWS_PER_PIECE) * shard.vocab.len();
         let scores = plain::attention_bytes(shard.queries.len(), config.head_dim, tokens.min(context), context);
         Self { context_length, working_bytes: ((tokens * row + logits) * FLOAT + scores) as u64 }
     }

@@ -9,6 +9,7 @@
 
 mod config;
 mod pipeline;
+mod prompts;
 mod sequences;
 
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ use lockstep_schedule::plan::{PlanEntry, PlanTokens, StepOutput, StepPlan};
 pub(crate) use config::dtype_name;
 pub use config::{ModelFacts, RunnerConfig};
 use pipeline::PipelineLink;
+pub(crate) use prompts::ROWS_PER_PIECE;
 use sequences::{PlanLimits, Sequences, num_tokens};
 
 use crate::EngineError;
@@ -183,8 +185,8 @@ impl Runner {
         self.epoch = None;
     }
 
-    /// Executes this stage's part of one plan. The last stage returns what was sampled, the others an output without
-    /// tokens. A plan that is refused changes nothing. Any other error ends the epoch, and the group must be formed
+    /// Executes this stage's part of one plan. The last stage returns what was sampled and the log-probabilities of
+    /// prompts, the others an output without tokens. A plan that is refused changes nothing. Any other error ends the epoch, and the group must be formed
     /// anew.
     ///
     /// # Errors
@@ -238,7 +240,7 @@ impl Runner {
     fn execute(&mut self, plan: &StepPlan, with_logits: bool) -> Result<StepWithLogits, EngineError> {
         let epoch = self.epoch.as_mut().ok_or(EngineError::NotFormed)?;
         let mut step = StepWithLogits {
-            output: StepOutput { epoch: plan.epoch, step: plan.step, sampled: Vec::new() },
+            output: StepOutput { epoch: plan.epoch, step: plan.step, ..StepOutput::default() },
             logits: Vec::new(),
         };
         if plan.entries.is_empty() {
@@ -265,22 +267,22 @@ impl Runner {
             pass.tick();
             return Ok(step);
         }
-        let (last_rows, rows) = select_sampling_rows(plan, sequences);
-        if rows.is_empty() {
-            return Ok(step);
-        }
-        let last_rows = Tensor::new(last_rows, stream.device())?;
-        let logits = self.model.compute_logits(&mut pass, stream.select_rows(&last_rows)?)?;
         let sampler = Sampler::new(grid.tensor(), self.facts.vocab_size as usize);
-        with_host_values(&logits, |logits| {
-            step.output.sampled = sampler.sample(&rows, logits, pass.communicator)?;
-            if with_logits {
-                let all: Vec<usize> = (0..rows.len()).collect();
-                step.logits = sampler.gather_rows(&all, logits, pass.communicator)?;
-            }
-            Ok(())
-        })?;
-        pipeline.send_tokens(&step.output.sampled)?;
+        let (last_rows, rows) = select_sampling_rows(plan, sequences);
+        if !rows.is_empty() {
+            let last_rows = Tensor::new(last_rows, stream.device())?;
+            let logits = self.model.compute_logits(&mut pass, stream.select_rows(&last_rows)?)?;
+            with_host_values(&logits, |logits| {
+                step.output.sampled = sampler.sample(&rows, logits, pass.communicator)?;
+                if with_logits {
+                    let all: Vec<usize> = (0..rows.len()).collect();
+                    step.logits = sampler.gather_rows(&all, logits, pass.communicator)?;
+                }
+                Ok(())
+            })?;
+            pipeline.send_tokens(&step.output.sampled)?;
+        }
+        step.output.prompts = prompts::score_targets(plan, &stream, (&*self.model, sampler), &mut pass)?;
         pass.tick();
         Ok(step)
     }

@@ -8,6 +8,7 @@
 mod adjust;
 mod choose;
 pub(crate) mod math;
+mod prompt;
 mod rank_summary;
 
 use lockstep_collectives::{Communicator, RankGroup, Slice, SliceMut};
@@ -18,6 +19,7 @@ use crate::EngineError;
 pub use adjust::TokenCounts;
 use adjust::{adjust_logits, is_excluded};
 use choose::{Candidate, KnownCandidates, SamplingMethod, choose_token};
+pub use prompt::TargetRow;
 use rank_summary::RankSummary;
 
 /// Candidates of each rank if `top_p` or `min_p` limits a row and `top_k` does not. One of the two filters nearly always
@@ -61,13 +63,17 @@ impl Sampler {
         logits: &[f32],
         communicator: &mut dyn Communicator,
     ) -> Result<Vec<Sampled>, EngineError> {
-        let vocab_range = self.vocab_range(self.group.rank());
-        let adjusted =
-            adjust_logits(rows, logits, vocab_range.len(), u32::try_from(vocab_range.start).unwrap_or(u32::MAX));
+        let (first_id, width) = (self.first_id(), self.vocab_range(self.group.rank()).len());
+        let adjusted = adjust_logits(rows, logits, width, first_id);
         let logits = &*adjusted;
         let exchanges: Vec<RowExchange> =
             rows.iter().map(|row| RowExchange::new(row.params, self.vocab_size)).collect();
-        let summaries = self.exchange_summaries(rows, &exchanges, logits, communicator)?;
+        let own = rows.iter().zip(&exchanges).enumerate().map(|(index, (row, exchange))| {
+            exchange.summarize(row, &logits[index * width..(index + 1) * width], first_id)
+        });
+        let own = own.collect::<Result<Vec<_>, _>>()?;
+        let seqs: Vec<SeqId> = rows.iter().map(|row| row.seq).collect();
+        let summaries = self.exchange_summaries(&seqs, &exchanges, &own, communicator)?;
         let mut chosen: Vec<Option<Candidate>> = summaries
             .iter()
             .zip(rows.iter().zip(&exchanges))
@@ -127,19 +133,17 @@ impl Sampler {
         Ok(rows)
     }
 
+    /// Exchanges the ranks' summaries of all rows, and merges those of each row. `seqs` are the rows' sequences.
     fn exchange_summaries(
         &self,
-        rows: &[SamplingRow<'_>],
+        seqs: &[SeqId],
         exchanges: &[RowExchange],
-        logits: &[f32],
+        own: &[RankSummary],
         communicator: &mut dyn Communicator,
     ) -> Result<Vec<RowSummary>, EngineError> {
-        let vocab_range = self.vocab_range(self.group.rank());
-        let first_id = u32::try_from(vocab_range.start).unwrap_or(u32::MAX);
         let mut own_words = Vec::new();
-        for (index, (row, exchange)) in rows.iter().zip(exchanges).enumerate() {
-            let logits = &logits[index * vocab_range.len()..(index + 1) * vocab_range.len()];
-            exchange.summarize(row, logits, first_id)?.append_to(exchange.num_candidates, &mut own_words);
+        for (summary, exchange) in own.iter().zip(exchanges) {
+            summary.append_to(exchange.num_candidates, &mut own_words);
         }
         let world_size = self.group.world_size();
         let mut all_words = vec![0; own_words.len() * world_size];
@@ -149,14 +153,14 @@ impl Sampler {
             SliceMut::U32(&mut all_words),
         )?;
         let mut start = 0;
-        let mut summaries = Vec::with_capacity(rows.len());
-        for (row, exchange) in rows.iter().zip(exchanges) {
+        let mut summaries = Vec::with_capacity(seqs.len());
+        for (seq, exchange) in seqs.iter().zip(exchanges) {
             let num_words = RankSummary::num_words(exchange.num_candidates);
             let of_rank =
                 |rank: usize| RankSummary::from_words(&all_words[rank * own_words.len() + start..][..num_words]);
             let rank_summaries: Vec<RankSummary> = (0..world_size).map(of_rank).collect();
             if let Some(rank) = rank_summaries.iter().position(|rank_summary| !rank_summary.finite) {
-                return Err(EngineError::Logits { seq: row.seq, rank });
+                return Err(EngineError::Logits { seq: *seq, rank });
             }
             summaries.push(self.merge(exchange, &rank_summaries));
             start += num_words;
@@ -201,6 +205,11 @@ impl Sampler {
                 _ => None,
             },
         }
+    }
+
+    /// Returns the first token of this rank's shard.
+    fn first_id(&self) -> u32 {
+        u32::try_from(self.vocab_range(self.group.rank()).start).unwrap_or(u32::MAX)
     }
 
     fn vocab_range(&self, rank: usize) -> std::ops::Range<usize> {
@@ -294,14 +303,17 @@ impl RowSummary {
     }
 
     fn build_sampled(&self, row: &SamplingRow<'_>, (logit, token): Candidate) -> Sampled {
-        #[expect(clippy::cast_possible_truncation, reason = "log-probabilities are reported in f32")]
-        let log_probability = |logit: f32| (f64::from(logit) - self.log_sum) as f32;
         let likely = self.candidates.iter().filter(|(logit, _)| !is_excluded(*logit));
         let logprobs = row.params.logprobs.map(|count| TokenLogprobs {
-            chosen: log_probability(logit),
-            top: likely.take(count as usize).map(|(logit, id)| (*id, log_probability(*logit))).collect(),
+            chosen: self.log_probability(logit),
+            top: likely.take(count as usize).map(|(logit, id)| (*id, self.log_probability(*logit))).collect(),
         });
         Sampled { seq: row.seq, token, logprobs }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "log-probabilities are reported in f32")]
+    fn log_probability(&self, logit: f32) -> f32 {
+        (f64::from(logit) - self.log_sum) as f32
     }
 }
 

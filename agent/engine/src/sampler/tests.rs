@@ -30,12 +30,23 @@ fn sample_allowed(
 ) -> Result<Vec<Sampled>, EngineError> {
     let row = |(params, seq)| SamplingRow { seq, params, counts: None, allowed, position: 7 + seq as u32 };
     let rows: Vec<SamplingRow> = params.iter().zip(1..).map(row).collect();
+    on_all_ranks(world_size, vocab_size, logits, |sampler, logits, member| sampler.sample(&rows, logits, member))
+}
+
+/// Calls `run` on `world_size` ranks, each with its sampler and its part of the logits, and checks that all of them
+/// return the same.
+fn on_all_ranks<T: std::fmt::Debug + Send>(
+    world_size: usize,
+    vocab_size: usize,
+    logits: &[f32],
+    run: impl Fn(Sampler, &[f32], &mut dyn Communicator) -> Result<T, EngineError> + Sync,
+) -> Result<T, EngineError> {
     let run = |mut member: lockstep_collectives::Mesh| {
         let sampler = Sampler::new(member.group(), vocab_size);
         let vocab_range = sampler.vocab_range(member.group().rank());
         let own_logits: Vec<f32> =
             logits.chunks(vocab_size).flat_map(|row| row[vocab_range.clone()].iter().copied()).collect();
-        sampler.sample(&rows, &own_logits, &mut member)
+        run(sampler, &own_logits, &mut member)
     };
     let members = form_group(world_size, &Faults::default()).unwrap();
     let results: Vec<_> = std::thread::scope(|scope| {
@@ -115,6 +126,32 @@ fn logprobs_are_those_of_the_whole_row() {
             assert!(logprobs.top.iter().all(|(id, value)| (f64::from(*value) - expected(*id)).abs() < 1e-5));
         }
     }
+}
+
+#[test]
+fn a_target_has_its_place_among_all_tokens() {
+    let (vocab_size, rows) = (300, 4);
+    // There are ties, in which the lower id is first.
+    let logits = logits(rows, vocab_size, 9, 6.0);
+    let targets: Vec<TargetRow> = (0..4).map(|row| TargetRow { seq: 1, token: row * 99, top: row * 7 }).collect();
+    for world_size in 1..=4 {
+        let tokens =
+            on_all_ranks(world_size, vocab_size, &logits, |sampler, own, member| sampler.score(&targets, own, member));
+        for ((target, token), row) in targets.iter().zip(tokens.unwrap()).zip(logits.chunks(vocab_size)) {
+            let order = top_k(row, 0, vocab_size).unwrap();
+            let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+            let is_near = |logit: f32, got: f32| (f64::from(logit) - sum.ln() - f64::from(got)).abs() < 1e-5;
+            assert!(is_near(row[target.token as usize], token.logprobs.chosen), "{token:?}");
+            assert_eq!(order[token.rank as usize - 1].1, target.token, "{world_size} ranks");
+            assert_eq!(token.logprobs.top.len(), target.top as usize);
+            let mut pairs = token.logprobs.top.iter().zip(&order);
+            assert!(pairs.all(|(top, greatest)| top.0 == greatest.1 && is_near(greatest.0, top.1)), "{token:?}");
+        }
+    }
+    let infinite = [0.0, 1.0, f32::INFINITY, 0.0];
+    let target = [TargetRow { seq: 4, token: 0, top: 1 }];
+    let refused = on_all_ranks(2, 4, &infinite, |sampler, own, member| sampler.score(&target, own, member));
+    assert!(matches!(refused, Err(EngineError::Logits { seq: 4, rank: 1 })), "{refused:?}");
 }
 
 #[test]

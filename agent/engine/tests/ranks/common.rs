@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use lockstep_collectives::memory::{Faults, form_group};
 use lockstep_collectives::{Communicator, Communicators, Grid, Mesh};
 use lockstep_engine::{BlockFormat, DType, Devices, EngineError, Runner, RunnerConfig, StepWithLogits, open};
-use lockstep_schedule::plan::{SamplingParams, SeqId, StepPlan};
+use lockstep_schedule::plan::{PromptToken, SamplingParams, SeqId, StepPlan};
 use lockstep_schedule::{Request, RequestOutput, Scheduler, SchedulerConfig};
 
 /// Returns the names of the files or folders in a folder of `tests/parity`, in alphabetical order.
@@ -241,25 +241,33 @@ pub fn request(id: SeqId, expected: &ExpectedOutput, sampling: SamplingParams) -
         stop_token_ids: Vec::new(),
         deadline: None,
         needs_head: false,
+        prompt_logprobs: None,
     }
 }
 
-/// Runs all requests of the scheduler to their end, as far ahead as it plans. Appends the tokens to `tokens`.
-pub fn run_to_end(scheduler: &mut Scheduler, ranks: &Ranks, tokens: &mut HashMap<SeqId, Vec<u32>>) {
+/// Runs all requests of the scheduler to their end, as far ahead as it plans. Appends the tokens to `tokens`, and
+/// returns the tokens of the prompts whose log-probabilities were asked for.
+pub fn run_to_end(
+    scheduler: &mut Scheduler,
+    ranks: &Ranks,
+    tokens: &mut HashMap<SeqId, Vec<u32>>,
+) -> HashMap<SeqId, Vec<PromptToken>> {
     let mut in_flight = 0;
+    let mut prompts: HashMap<SeqId, Vec<PromptToken>> = HashMap::new();
     loop {
         while let Some(plan) = scheduler.next_plan() {
             ranks.send(&plan);
             in_flight += 1;
         }
         if in_flight == 0 {
-            break;
+            return prompts;
         }
         let output = ranks.receive().output;
         in_flight -= 1;
         for event in scheduler.complete_step(output, 1_000).unwrap() {
             match event {
                 RequestOutput::Token { id, token, .. } => tokens.entry(id).or_default().push(token),
+                RequestOutput::Prompt { id, tokens } => prompts.entry(id).or_default().extend(tokens),
                 RequestOutput::Failed { id, reason } => panic!("sequence {id}: {reason}"),
                 RequestOutput::Started { .. } | RequestOutput::Finished { .. } => {}
             }

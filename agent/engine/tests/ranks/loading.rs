@@ -88,6 +88,7 @@ fn progress_increases_with_every_layer() {
         new_blocks: vec![0],
         sample: true,
         allowed: None,
+        prompt_targets: None,
     };
     let admit = vec![Admission::new(1, SamplingParams::default())];
     let before = progress.load(Ordering::Relaxed);

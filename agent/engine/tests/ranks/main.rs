@@ -10,5 +10,6 @@ mod metadata;
 mod packed;
 mod parity;
 mod placement;
+mod prompts;
 mod reference;
 mod stages;

@@ -20,7 +20,15 @@ pub fn plan(ranks: &Ranks, step: u64, setup: &GroupSetup, rows: &[(usize, PlanTo
         let first = u32::try_from(seq).unwrap() * blocks_each;
         let new_blocks = if *position == 0 { (first..first + blocks_each).collect() } else { Vec::new() };
         let position = u32::try_from(*position).unwrap();
-        PlanEntry { seq: seq as SeqId, position, tokens: tokens.clone(), new_blocks, sample: true, allowed: None }
+        PlanEntry {
+            seq: seq as SeqId,
+            position,
+            tokens: tokens.clone(),
+            new_blocks,
+            sample: true,
+            allowed: None,
+            prompt_targets: None,
+        }
     };
     let admit = (0..rows.len() as SeqId)
         .filter(|_| step == 1)

@@ -80,6 +80,7 @@ fn logits_match_one_process_to_the_last_bit() {
             new_blocks,
             sample: true,
             allowed: None,
+            prompt_targets: None,
         };
         let prefill = entry(0, PlanTokens::Given(case.prompt.clone()), (0..16).collect());
         let admit = vec![Admission::new(1, SamplingParams::default())];
@@ -113,6 +114,7 @@ fn a_stage_computes_ahead_of_later_stages() {
             new_blocks: vec![u32::try_from(step).unwrap()],
             sample: true,
             allowed: None,
+            prompt_targets: None,
         }],
     };
     // The last stage gets no plan yet.

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::block_manager::BlockManager;
 use crate::config::{Micros, SchedulerConfig};
-use crate::plan::SeqId;
+use crate::plan::{PlanEntry, SeqId};
 use crate::request::{Failure, Request, RequestOutput, SchedulerStats, SubmitError};
 use crate::sequence::Sequence;
 use crate::token_budget::TokenBudget;
@@ -29,8 +29,32 @@ struct InFlightStep {
     step: u64,
     /// Tokens that the step computes.
     num_tokens: usize,
-    /// Sequence of each entry, in the plan's order, with true if the step samples a token for the sequence.
-    entries: Vec<(SeqId, bool)>,
+    /// Entries in the plan's order.
+    entries: Vec<InFlightEntry>,
+}
+
+/// Part of an entry of a plan in flight that its result must match.
+#[derive(Debug)]
+struct InFlightEntry {
+    seq: SeqId,
+    /// True if the step samples a token for the sequence.
+    sample: bool,
+    /// Number of the entry's prompt targets.
+    num_targets: usize,
+    /// Number of tokens of the prompt that have log-probabilities before the entry's first target.
+    num_reported_before: usize,
+}
+
+impl From<&PlanEntry> for InFlightEntry {
+    fn from(entry: &PlanEntry) -> Self {
+        let targets = entry.prompt_targets.as_ref();
+        Self {
+            seq: entry.seq,
+            sample: entry.sample,
+            num_targets: targets.map_or(0, |targets| targets.tokens.len()),
+            num_reported_before: targets.map_or(0, |targets| (entry.position + targets.first_row) as usize),
+        }
+    }
 }
 
 /// State of the current epoch. It exists only while there is a group.
@@ -103,9 +127,6 @@ impl Scheduler {
         let limit = self.config.context_length;
         if request.prompt.is_empty() {
             return Err(SubmitError::EmptyPrompt);
-        }
-        if request.max_tokens == 0 {
-            return Err(SubmitError::NoTokensRequested);
         }
         if request.prompt.len() >= limit as usize {
             return Err(SubmitError::PromptTooLong { tokens: request.prompt.len(), limit });

@@ -10,27 +10,41 @@
 //! preempted sequence never has an entry in the plan that takes its blocks.
 
 use super::micro_batches::Stall;
-use super::{EpochState, InFlightStep, Scheduler, SeqKey};
+use super::{EpochState, InFlightEntry, InFlightStep, Scheduler, SeqKey};
 use crate::config::SchedulerConfig;
 use crate::plan::{BlockId, PlanEntry, StepPlan};
 use crate::sequence::Sequence;
 use crate::token_budget::MIN_TOKEN_BUDGET;
 
+/// Most prompt tokens with log-probabilities of one step. With the 20 likeliest tokens beside each, which a client may
+/// ask for, their message takes 6 MiB.
+const MAX_TARGETS: usize = 1 << 15;
+
 /// A plan that is being built.
 struct PlanBuilder {
     plan: StepPlan,
+    /// Prompt tokens with log-probabilities of all entries.
+    num_targets: usize,
     /// Sequences of the plan's entries, in the same order.
     scheduled: Vec<SeqKey>,
 }
 
 impl PlanBuilder {
     fn new(epoch: u64, step: u64) -> Self {
-        Self { plan: StepPlan { epoch, step, ..StepPlan::default() }, scheduled: Vec::new() }
+        Self { plan: StepPlan { epoch, step, ..StepPlan::default() }, num_targets: 0, scheduled: Vec::new() }
+    }
+
+    /// Returns how many tokens of a prefill fit the plan.
+    fn chunk_len(&self, sequence: &Sequence, token_budget: usize) -> usize {
+        let most = if sequence.has_to_report() { MAX_TARGETS - self.num_targets } else { usize::MAX };
+        sequence.num_unscheduled_tokens().min(token_budget).min(most)
     }
 
     /// Schedules the next `num_tokens` tokens of a sequence. Its block table must have slots for them.
     fn schedule(&mut self, key: SeqKey, sequence: &mut Sequence, num_tokens: usize, new_blocks: Vec<BlockId>) {
         let sample = num_tokens == sequence.num_unscheduled_tokens();
+        let prompt_targets = sequence.next_targets(num_tokens);
+        self.num_targets += prompt_targets.as_ref().map_or(0, |targets| targets.tokens.len());
         self.plan.entries.push(PlanEntry {
             seq: sequence.request.id,
             position: sequence.num_scheduled_tokens as u32,
@@ -38,6 +52,7 @@ impl PlanBuilder {
             new_blocks,
             sample,
             allowed: None,
+            prompt_targets,
         });
         self.scheduled.push(key);
         sequence.num_scheduled_tokens += num_tokens;
@@ -89,7 +104,7 @@ impl Scheduler {
         epoch_state.in_flight.push_back(InFlightStep {
             step: plan.step,
             num_tokens: plan.num_tokens(),
-            entries: plan.entries.iter().map(|entry| (entry.seq, entry.sample)).collect(),
+            entries: plan.entries.iter().map(InFlightEntry::from).collect(),
         });
         Some(plan)
     }
@@ -136,7 +151,7 @@ impl Scheduler {
     fn plan_prefills(&mut self, builder: &mut PlanBuilder, token_budget: &mut usize) {
         for &key in &self.running {
             let Some(sequence) = self.sequences.get_mut(&key) else { continue };
-            let num_tokens = sequence.num_unscheduled_tokens().min(*token_budget);
+            let num_tokens = builder.chunk_len(sequence, *token_budget);
             if num_tokens > 0 && sequence.is_schedulable() && sequence.num_unscheduled_tokens() > 1 {
                 builder.schedule(key, sequence, num_tokens, Vec::new());
                 *token_budget -= num_tokens;
@@ -153,6 +168,7 @@ impl Scheduler {
         {
             // A preempted sequence waits until no token of it is in flight.
             if sequence.num_in_flight > 0
+                || builder.chunk_len(sequence, *token_budget) == 0
                 || !allocate_block_table(&self.config, epoch_state, sequence, self.running.len())
             {
                 return;
@@ -162,7 +178,7 @@ impl Scheduler {
             self.prefix_hit_tokens += num_cached_tokens as u64;
             sequence.num_cached_tokens.get_or_insert(num_cached_tokens as u32);
             builder.plan.admit.push(sequence.admission());
-            let num_tokens = sequence.num_unscheduled_tokens().min(*token_budget);
+            let num_tokens = builder.chunk_len(sequence, *token_budget);
             let new_blocks = sequence.block_table.clone();
             builder.schedule(key, sequence, num_tokens, new_blocks);
             *token_budget -= num_tokens;
@@ -186,8 +202,7 @@ fn allocate_block_table(
     let blocks = &mut epoch_state.blocks;
     let num_blocks = Sequence::num_blocks_for(sequence.len(), config.block_size);
     let cached_prefix = if config.prefix_caching {
-        // The last token is always computed, because the next token is sampled after it.
-        let max_cached_blocks = (sequence.len() - 1) / config.block_size as usize;
+        let max_cached_blocks = sequence.max_cached_tokens() / config.block_size as usize;
         let block_hashes = sequence.block_hashes(&config.prefix_key, config.block_size);
         blocks.find_cached_prefix(&block_hashes[..max_cached_blocks])
     } else {

@@ -31,6 +31,7 @@ struct NewRequest {
     /// Microseconds until the deadline.
     timeout: Option<u64>,
     needs_head: bool,
+    prompt_logprobs: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -53,17 +54,21 @@ enum Event {
 fn new_request() -> impl Strategy<Value = NewRequest> {
     let prompt = (0..3u32, 0..40usize, vec(0..VOCABULARY as u32, 1..12));
     let ends =
-        (1..30u32, prop_oneof![2 => Just(0), 1 => 1..4u32], proptest::option::weighted(0.1, 1_000..1_000_000u64));
-    (prompt, ends, 0..3u64, proptest::bool::weighted(0.15)).prop_map(
-        |((text, num_shared, suffix), (max_tokens, num_stop_tokens, timeout), seed, needs_head)| NewRequest {
-            text,
-            num_shared,
-            suffix,
-            max_tokens,
-            num_stop_tokens,
-            seed,
-            timeout,
-            needs_head,
+        (0..30u32, prop_oneof![2 => Just(0), 1 => 1..4u32], proptest::option::weighted(0.1, 1_000..1_000_000u64));
+    let flags = (proptest::bool::weighted(0.15), proptest::bool::weighted(0.3));
+    (prompt, ends, 0..3u64, flags).prop_map(
+        |((text, num_shared, suffix), (max_tokens, num_stop_tokens, timeout), seed, (needs_head, prompt_logprobs))| {
+            NewRequest {
+                text,
+                num_shared,
+                suffix,
+                max_tokens,
+                num_stop_tokens,
+                seed,
+                timeout,
+                needs_head,
+                prompt_logprobs,
+            }
         },
     )
 }
@@ -112,6 +117,7 @@ fn make_request(world: &World, new: NewRequest) -> Request {
     request.needs_head = new.needs_head;
     // Most histories have requests of one priority, as most groups do.
     request.priority = if new.text == 0 { (new.seed % 5) as i32 - 2 } else { 0 };
+    request.prompt_logprobs = new.prompt_logprobs.then_some(0);
     request
 }
 
@@ -178,6 +184,8 @@ fn every_counted_event_occurs_in_the_histories() {
         all.overlaps += counts.overlaps;
         all.preemptions += counts.preemptions;
         all.hits += counts.hits;
+        all.targets += counts.targets;
+        all.prompt_tokens += counts.prompt_tokens;
     }
     let rare = [
         all.stopped,
@@ -189,6 +197,8 @@ fn every_counted_event_occurs_in_the_histories() {
         all.losses,
         all.preemptions as usize,
     ];
-    let often = [all.finished, all.steps, all.last_sampled, all.chunks, all.overlaps, all.hits as usize];
+    assert!(all.targets > all.prompt_tokens, "some prompts are computed again: {all:?}");
+    let often =
+        [all.prompt_tokens, all.finished, all.steps, all.last_sampled, all.chunks, all.overlaps, all.hits as usize];
     assert!(rare.iter().all(|&count| count > 0) && often.iter().all(|&count| count > 50), "{all:?}");
 }

@@ -6,7 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lockstep_schedule::plan::{BlockId, PlanEntry, PlanTokens, Sampled, SamplingParams, SeqId, StepOutput, StepPlan};
+use lockstep_schedule::plan::{
+    BlockId, PlanEntry, PlanTokens, PromptLogprobs, PromptToken, Sampled, SamplingParams, SeqId, StepOutput, StepPlan,
+    TokenLogprobs,
+};
 
 /// Size of the model's vocabulary. It is small, so that prompts share prefixes and stop tokens are sampled.
 pub const VOCABULARY: u64 = 40;
@@ -27,6 +30,22 @@ fn sample(context: Context, params: &SamplingParams) -> u32 {
 /// Returns the token that follows `tokens` if the request runs alone.
 pub fn next_token(tokens: &[u32], params: &SamplingParams) -> u32 {
     sample(tokens.iter().fold(0, |context, &token| mix(context, token.into())), params)
+}
+
+/// Returns a number in place of the log-probability of `target` after `context`.
+fn score(context: Context, target: u32) -> PromptToken {
+    let rank = mix(context, u64::from(target) << 8) as u32;
+    PromptToken { rank, logprobs: TokenLogprobs { chosen: rank as f32, top: Vec::new() } }
+}
+
+/// Returns the numbers of a prompt's tokens, from the second one on, if the prompt runs alone.
+pub fn score_prompt(prompt: &[u32]) -> Vec<PromptToken> {
+    let mut context = 0;
+    let score_after = |pair: &[u32]| {
+        context = mix(context, pair[0].into());
+        score(context, pair[1])
+    };
+    prompt.windows(2).map(score_after).collect()
 }
 
 /// State of a sequence on the rank.
@@ -86,13 +105,13 @@ impl Rank {
         }
         check_order(&plan.entries, &known);
         let contexts: Vec<Context> = plan.entries.iter().map(|entry| self.read_context(entry)).collect();
-        let sampled = plan
-            .entries
-            .iter()
-            .zip(contexts)
-            .filter_map(|(entry, context)| self.write_tokens(entry, context))
-            .collect();
-        StepOutput { epoch: plan.epoch, step: plan.step, sampled }
+        let (mut sampled, mut prompts) = (Vec::new(), Vec::new());
+        for (entry, context) in plan.entries.iter().zip(contexts) {
+            let contexts = self.write_tokens(entry, context);
+            prompts.extend(score_targets(entry, &contexts));
+            sampled.extend(self.sample_token(entry, &contexts));
+        }
+        StepOutput { epoch: plan.epoch, step: plan.step, sampled, prompts }
     }
 
     /// Extends the block table, and reads the context before the entry's first token from the blocks.
@@ -127,10 +146,10 @@ impl Rank {
         })
     }
 
-    /// Writes the entry's tokens to their slots, and samples.
-    fn write_tokens(&mut self, entry: &PlanEntry, mut context: Context) -> Option<Sampled> {
+    /// Writes the entry's tokens to their slots. Returns the context of each row.
+    fn write_tokens(&mut self, entry: &PlanEntry, mut context: Context) -> Vec<Context> {
         let sequence = &self.sequences[&entry.seq];
-        let (block_table, params) = (sequence.block_table.clone(), sequence.params.clone());
+        let block_table = sequence.block_table.clone();
         let tokens = match &entry.tokens {
             PlanTokens::Given(ids) => {
                 if let (Some(last), [given]) = (sequence.last_sampled, ids.as_slice()) {
@@ -141,8 +160,10 @@ impl Rank {
             PlanTokens::LastSampled => vec![sequence.last_sampled.expect("a token was sampled")],
         };
         assert!(!tokens.is_empty(), "an entry has a token");
+        let mut contexts = Vec::with_capacity(tokens.len());
         for (offset, &token) in tokens.iter().enumerate() {
             context = mix(context, token.into());
+            contexts.push(context);
             let position = entry.position as usize + offset;
             let block = block_table[position / self.block_size];
             let holders = self.sequences.values().filter(|sequence| sequence.block_table.contains(&block)).count();
@@ -152,17 +173,35 @@ impl Rank {
         }
         let sequence = self.sequences.get_mut(&entry.seq).expect("the rank holds every planned sequence");
         sequence.num_cached = entry.position as usize + tokens.len();
-        entry.sample.then(|| {
-            let token = sample(context, &params);
-            sequence.last_sampled = Some(token);
-            Sampled { seq: entry.seq, token, logprobs: None }
-        })
+        contexts
+    }
+
+    /// Samples after the entry's last row, if the entry asks for it.
+    fn sample_token(&mut self, entry: &PlanEntry, contexts: &[Context]) -> Option<Sampled> {
+        let sequence = self.sequences.get_mut(&entry.seq).expect("the rank holds every planned sequence");
+        let context = contexts.last().filter(|_| entry.sample)?;
+        let token = sample(*context, &sequence.params);
+        sequence.last_sampled = Some(token);
+        Some(Sampled { seq: entry.seq, token, logprobs: None })
     }
 
     /// Returns the slot of a position: an index into `slots`.
     fn slot_mapping(&self, block_table: &[BlockId], position: usize) -> usize {
         block_table[position / self.block_size] as usize * self.block_size + position % self.block_size
     }
+}
+
+/// Returns the numbers of the entry's targets.
+fn score_targets(entry: &PlanEntry, contexts: &[Context]) -> Option<PromptLogprobs> {
+    let targets = entry.prompt_targets.as_ref()?;
+    let rows = &contexts[targets.first_row as usize..][..targets.tokens.len()];
+    assert!(!rows.is_empty(), "an entry without targets says so");
+    if let PlanTokens::Given(ids) = &entry.tokens {
+        let follows = |(target, id)| target == id;
+        assert!(targets.tokens.iter().zip(&ids[targets.first_row as usize + 1..]).all(follows));
+    }
+    let tokens = rows.iter().zip(&targets.tokens).map(|(context, target)| score(*context, *target));
+    Some(PromptLogprobs { seq: entry.seq, tokens: tokens.collect() })
 }
 
 /// Checks that decodes come first, then prefills, then new sequences, and that each sequence has one entry.

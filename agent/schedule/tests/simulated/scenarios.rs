@@ -1,6 +1,6 @@
 //! Single situations. Each situation shows one rule of the scheduler.
 
-use lockstep_schedule::plan::{PlanTokens, Sampled, StepOutput};
+use lockstep_schedule::plan::{PlanTokens, PromptLogprobs, Sampled, StepOutput};
 use lockstep_schedule::{CompleteError, Request, RequestOutput, Scheduler, SchedulerConfig, SubmitError};
 
 use crate::world::World;
@@ -23,7 +23,6 @@ fn a_request_that_can_never_be_answered_is_refused() {
         assert_eq!(world.submit(request), Err(expected));
     };
     check(0, 1, SubmitError::EmptyPrompt);
-    check(1, 0, SubmitError::NoTokensRequested);
     check(64, 1, SubmitError::PromptTooLong { tokens: 64, limit: 64 });
     check(20, 2, SubmitError::TooManyBlocks { needed: 6, total: 5 });
     assert_eq!(world.scheduler.max_sequence_tokens(), 21);
@@ -62,6 +61,52 @@ fn an_equal_prefix_is_computed_once_except_for_the_last_token() {
         world.drain();
         assert_eq!(world.counts.hits, hits);
     }
+}
+
+/// A cached block holds no log-probabilities. A sequence takes such blocks again once it has sent those of their tokens.
+#[test]
+fn log_probabilities_of_a_prompt_are_computed_in_spite_of_the_prefix_cache() {
+    let mut world = world_with_group(config(), 32);
+    let prompt: Vec<u32> = (0..20).collect();
+    world.submit(world.request(prompt.clone(), 3)).expect("there is room");
+    world.drain();
+    let request = Request { prompt_logprobs: Some(0), ..world.request(prompt, 3) };
+    world.submit(request).expect("there is room");
+    world.run_step();
+    world.deliver_result(1);
+    assert_eq!((world.counts.prompt_tokens, world.scheduler.stats().prefix_hit_tokens), (19, 0));
+    world.lose_group();
+    world.form_group(32);
+    world.drain();
+    assert_eq!((world.counts.targets, world.counts.prompt_tokens), (19, 19), "none is computed twice");
+}
+
+/// A sequence is preempted within its prompt and admitted again while results of its first chunks are in flight. So the
+/// ranks compute some log-probabilities twice.
+#[test]
+fn a_preempted_prompt_is_reported_once() {
+    let sizes = SchedulerConfig { max_num_batched_tokens: 5, max_steps_in_flight: 4, ..config() };
+    let mut world = world_with_group(SchedulerConfig { prefix_caching: false, ..sizes }, 12);
+    world.submit(world.request(vec![1; 3], 30)).expect("there is room");
+    let request = Request { prompt_logprobs: Some(0), ..world.request((0..40).collect(), 0) };
+    world.submit(request).expect("there is room");
+    while world.scheduler.stats().preemptions == 0 {
+        if world.run_step().is_none() {
+            world.deliver_result(1);
+        }
+    }
+    world.cancel(1);
+    world.drain();
+    assert_eq!(world.counts.prompt_tokens, 39);
+    assert!(world.counts.targets > 39, "{:?}", world.counts);
+}
+
+#[test]
+fn a_request_for_no_token_ends_with_its_prompt() {
+    let mut world = world_with_group(config(), 32);
+    world.submit(world.request((0..10).collect(), 0)).expect("there is room");
+    world.drain();
+    assert_eq!((world.counts.finished, world.counts.steps), (1, 1));
 }
 
 #[test]
@@ -164,7 +209,12 @@ fn a_stop_token_ends_the_sequence_and_drops_the_step_ahead() {
     assert_eq!(scheduler.next_plan().map(|plan| plan.step), Some(1));
     let step_ahead = scheduler.next_plan().expect("the head plans one step ahead");
     assert_eq!(step_ahead.entries[0].tokens, PlanTokens::LastSampled);
-    let result = |step| StepOutput { epoch: 1, step, sampled: vec![Sampled { seq: 1, token: 9, logprobs: None }] };
+    let result = |step| StepOutput {
+        epoch: 1,
+        step,
+        sampled: vec![Sampled { seq: 1, token: 9, logprobs: None }],
+        prompts: Vec::new(),
+    };
     let outputs = scheduler.complete_step(result(1), 1).expect("step 1 is due");
     assert!(
         matches!(outputs[..], [RequestOutput::Started { .. }, RequestOutput::Finished { id: 1, .. }]),
@@ -181,8 +231,12 @@ fn a_stop_token_ends_the_sequence_and_drops_the_step_ahead() {
 fn a_result_that_is_not_due_is_an_error_and_changes_nothing() {
     let mut scheduler = Scheduler::new(config());
     scheduler.start_epoch(3, 8, 0);
-    let result =
-        |epoch, step, seq| StepOutput { epoch, step, sampled: vec![Sampled { seq, token: 5, logprobs: None }] };
+    let result = |epoch, step, seq| StepOutput {
+        epoch,
+        step,
+        sampled: vec![Sampled { seq, token: 5, logprobs: None }],
+        prompts: Vec::new(),
+    };
     assert_eq!(scheduler.complete_step(result(3, 1, 1), 1), Err(CompleteError::NothingInFlight { got: 1 }));
     assert_eq!(scheduler.submit(World::new(config()).request(vec![1, 2], 5), 0), Ok(()));
     assert!(scheduler.next_plan().is_some());
@@ -192,6 +246,9 @@ fn a_result_that_is_not_due_is_an_error_and_changes_nothing() {
     check(result(4, 1, 1), CompleteError::FutureEpoch { got: 4, current: 3 });
     check(result(3, 2, 1), CompleteError::OutOfOrder { got: 2, expected: 1 });
     check(result(3, 1, 8), CompleteError::OtherSequences { step: 1, got: vec![8], expected: vec![1] });
+    let prompts = vec![PromptLogprobs { seq: 1, tokens: Vec::new() }];
+    let expected = CompleteError::OtherPrompts { step: 1, got: vec![(1, 0)], expected: Vec::new() };
+    check(StepOutput { prompts, ..result(3, 1, 1) }, expected);
     assert_eq!(scheduler.complete_step(result(2, 1, 1), 1), Ok(Vec::new()), "older epochs are ignored");
     assert_eq!(scheduler.complete_step(result(3, 1, 1), 1).map(|outputs| outputs.len()), Ok(2));
 }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use lockstep_schedule::plan::{PlanTokens, SamplingParams, SeqId, StepOutput, StepPlan};
+use lockstep_schedule::plan::{PlanTokens, PromptToken, SamplingParams, SeqId, StepOutput, StepPlan};
 use lockstep_schedule::{
     Failure, FinishReason, Micros, Request, RequestOutput, Scheduler, SchedulerConfig, SubmitError,
 };
 
-use crate::rank::{Rank, next_token};
+use crate::rank::{Rank, next_token, score_prompt};
 
 /// Fewest tokens that decodes leave to prefills, however small the budget.
 const MIN_PREFILL_TOKENS: usize = 16;
@@ -18,6 +18,8 @@ struct Client {
     /// Tokens that the request gets if it runs alone.
     expected: Vec<u32>,
     reason: FinishReason,
+    /// Numbers of the prompt's tokens that the client has yet to receive.
+    expected_prompt: VecDeque<PromptToken>,
     /// Tokens that the client has received.
     num_received: usize,
     started: bool,
@@ -33,7 +35,7 @@ struct Client {
 
 impl Client {
     fn max_num_blocks(&self, context_length: u32, block_size: u32) -> u32 {
-        let max_len = (self.request.prompt.len() as u32 + self.request.max_tokens).min(context_length);
+        let max_len = (self.request.prompt.len() as u32 + self.request.max_tokens.max(1)).min(context_length);
         (max_len - 1).div_ceil(block_size)
     }
 }
@@ -56,6 +58,9 @@ pub struct EventCounts {
     pub overlaps: usize,
     pub preemptions: u64,
     pub hits: u64,
+    /// Tokens of prompts whose log-probabilities were computed, and those that clients received.
+    pub targets: usize,
+    pub prompt_tokens: usize,
 }
 
 pub struct World {
@@ -106,6 +111,7 @@ impl World {
             stop_token_ids: Vec::new(),
             deadline: None,
             needs_head: false,
+            prompt_logprobs: None,
         }
     }
 
@@ -117,10 +123,12 @@ impl World {
             return Err(refused);
         }
         let (expected, reason) = expected_answer(&request, self.config.context_length);
+        let prompt = request.prompt_logprobs.map(|_| score_prompt(&request.prompt));
         let client = Client {
             request,
             expected,
             reason,
+            expected_prompt: prompt.unwrap_or_default().into(),
             num_received: 0,
             started: false,
             submitted: self.now,
@@ -220,7 +228,7 @@ impl World {
             let client = &self.clients[&entry.seq];
             assert!(!client.ended, "{} has ended but is planned", entry.seq);
             let computed = entry.position as usize + entry.tokens.len();
-            let max_len = client.request.prompt.len() + client.request.max_tokens as usize;
+            let max_len = client.request.prompt.len() + client.request.max_tokens.max(1) as usize;
             assert!(
                 computed < max_len.min(self.config.context_length as usize),
                 "no step computes a token that the request does not ask for"
@@ -229,6 +237,7 @@ impl World {
                 assert!(matches!(entry.tokens, PlanTokens::Given(_)), "{} waits for its token", entry.seq);
                 assert_eq!(client.num_in_flight, 0);
             }
+            self.counts.targets += entry.prompt_targets.as_ref().map_or(0, |targets| targets.tokens.len());
             self.counts.last_sampled += usize::from(entry.tokens == PlanTokens::LastSampled);
             self.counts.chunks += usize::from(!entry.sample);
         }
@@ -309,9 +318,22 @@ impl World {
                         "at least one token of the prompt is computed"
                     );
                 }
+                RequestOutput::Prompt { id, tokens } => {
+                    self.counts.prompt_tokens += tokens.len();
+                    let client = self.live_client(id);
+                    assert!(client.started, "{id} starts before the tokens of its prompt");
+                    for token in tokens {
+                        assert_eq!(
+                            client.expected_prompt.pop_front(),
+                            Some(token),
+                            "{id} misses no token of its prompt"
+                        );
+                    }
+                }
                 RequestOutput::Token { id, token, .. } => {
                     let client = self.live_client(id);
                     assert!(client.started, "{id} starts before its first token");
+                    assert!(client.expected_prompt.is_empty(), "the prompt of {id} comes before its first token");
                     assert_eq!(
                         client.expected.get(client.num_received),
                         Some(&token),
@@ -322,6 +344,7 @@ impl World {
                 RequestOutput::Finished { id, reason } => {
                     let client = self.live_client(id);
                     client.ended = true;
+                    assert!(client.expected_prompt.is_empty(), "the prompt of {id} comes before its end");
                     assert_eq!((reason, client.num_received), (client.reason, client.expected.len()));
                     self.counts.finished += 1;
                     self.counts.stopped += usize::from(matches!(reason, FinishReason::StopToken(_)));

@@ -120,6 +120,7 @@ async fn follow_request(inference: &Inference, prompt: Vec<u32>, answer: u32) ->
         stop_token_ids: Vec::new(),
         deadline: None,
         guide: None,
+        prompt_logprobs: None,
     };
     let mut events = inference.submit(submission).await.context("submit a request")?;
     let mut times = Vec::with_capacity(answer as usize);
@@ -127,6 +128,7 @@ async fn follow_request(inference: &Inference, prompt: Vec<u32>, answer: u32) ->
         match event {
             Event::Started { cached_tokens: 0 } => {}
             Event::Started { cached_tokens } => bail!("{cached_tokens} tokens of a random prompt were cached"),
+            Event::Prompt { .. } => {}
             Event::Token { .. } => times.push(Instant::now()),
             Event::Finished(_) if times.len() == answer as usize => return Ok(times),
             Event::Finished(reason) => bail!("an answer ended after {} of {answer} tokens: {reason:?}", times.len()),

@@ -133,6 +133,7 @@ impl Clients {
 fn output_event(output: RequestOutput) -> (SeqId, Event) {
     match output {
         RequestOutput::Started { id, cached_tokens } => (id, Event::Started { cached_tokens }),
+        RequestOutput::Prompt { id, tokens } => (id, Event::Prompt { tokens }),
         RequestOutput::Token { id, token, logprobs } => (id, Event::Token { id: token, logprobs }),
         RequestOutput::Finished { id, reason } => (id, Event::Finished(reason)),
         RequestOutput::Failed { id, reason } => (id, Event::Failed(failure_error(reason))),

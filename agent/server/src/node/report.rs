@@ -47,9 +47,12 @@ impl Node {
             RankEventKind::StepDone { output, .. } if output.epoch != self.last_epoch => None,
             RankEventKind::StepDone { output, micros, fan_out_nanos } => {
                 let is_reporter = rank == wire::reporting_rank(&self.assignment);
-                let sampled = if is_reporter { wire::sampled_to_wire(output.sampled) } else { Vec::new() };
                 let (epoch, step) = (output.epoch, output.step);
-                let done = pb::StepDone { epoch, step, micros, sampled, fan_out_nanos };
+                let mut done = pb::StepDone { epoch, step, micros, fan_out_nanos, ..Default::default() };
+                if is_reporter {
+                    done.sampled = wire::sampled_to_wire(output.sampled);
+                    done.prompts = wire::logprobs_to_wire(output.prompts);
+                }
                 self.step_results.add(done, self.ranks.len()).map(from_node::Message::StepDone)
             }
             RankEventKind::Fault { epoch, reason } => {

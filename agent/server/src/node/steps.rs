@@ -12,7 +12,8 @@ pub(super) struct StepResults(VecDeque<(usize, StepDone)>);
 impl StepResults {
     /// Adds one rank's result of a step. Returns the merged result once all `ranks` local ranks have finished the step.
     ///
-    /// The merged result has the time of the slowest rank. It has sampled tokens if one of the ranks reports them.
+    /// The merged result has the time of the slowest rank. It has sampled tokens and log-probabilities
+    /// of prompts if one of the ranks reports them.
     pub(super) fn add(&mut self, done: StepDone, ranks: usize) -> Option<StepDone> {
         let known = self.0.iter().position(|(_, merged)| (merged.epoch, merged.step) == (done.epoch, done.step));
         let index = known.unwrap_or_else(|| {
@@ -25,6 +26,9 @@ impl StepResults {
         merged.fan_out_nanos = merged.fan_out_nanos.max(done.fan_out_nanos);
         if !done.sampled.is_empty() {
             merged.sampled = done.sampled;
+        }
+        if !done.prompts.is_empty() {
+            merged.prompts = done.prompts;
         }
         if *count < ranks {
             return None;

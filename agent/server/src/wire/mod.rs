@@ -4,6 +4,7 @@
 //! rest, such as block numbers, because that depends on the rank's state.
 
 mod mask;
+mod prompts;
 
 use lockstep_proto::node as pb;
 use lockstep_schedule::plan::{
@@ -126,6 +127,7 @@ fn entry_to_wire(entry: &PlanEntry) -> pb::PlanEntry {
         new_blocks: entry.new_blocks.clone(),
         sample: entry.sample,
         allowed: entry.allowed.as_ref().map(mask::to_wire),
+        prompt_targets: entry.prompt_targets.as_ref().map(prompts::targets_to_wire),
     }
 }
 
@@ -151,8 +153,11 @@ fn entry_from_wire(wire: pb::PlanEntry) -> Result<PlanEntry, String> {
         new_blocks: wire.new_blocks,
         sample: wire.sample,
         allowed: allowed.map_err(|reason| format!("sequence {}: {reason}", wire.seq))?,
+        prompt_targets: wire.prompt_targets.map(prompts::targets_from_wire),
     })
 }
+
+pub(crate) use prompts::logprobs_to_wire;
 
 /// Converts the sampled tokens of a step to their messages.
 pub(crate) fn sampled_to_wire(sampled: Vec<Sampled>) -> Vec<pb::Sampled> {
@@ -170,7 +175,7 @@ pub(crate) fn sampled_to_wire(sampled: Vec<Sampled>) -> Vec<pb::Sampled> {
 /// Converts the output of a step from the message of the reporting node.
 ///
 /// # Errors
-/// Fails if the lists of likely tokens have different lengths.
+/// Fails if lists that belong together have different lengths.
 pub fn output_from_wire(wire: pb::StepDone) -> Result<StepOutput, Malformed> {
     let mut sampled = Vec::with_capacity(wire.sampled.len());
     for token in wire.sampled {
@@ -182,12 +187,14 @@ pub fn output_from_wire(wire: pb::StepDone) -> Result<StepOutput, Malformed> {
         let logprobs = token.logprob.map(|chosen| TokenLogprobs { chosen, top });
         sampled.push(Sampled { seq: token.seq, token: token.token, logprobs });
     }
-    Ok(StepOutput { epoch: wire.epoch, step: wire.step, sampled })
+    let prompts = wire.prompts.into_iter().map(prompts::logprobs_from_wire).collect::<Result<_, _>>();
+    let prompts = prompts.map_err(|reason| Malformed { message: "step result", reason })?;
+    Ok(StepOutput { epoch: wire.epoch, step: wire.step, sampled, prompts })
 }
 
 #[cfg(test)]
 mod tests {
-    use lockstep_schedule::plan::TokenMask;
+    use lockstep_schedule::plan::{PromptLogprobs, PromptTargets, PromptToken, TokenMask};
 
     use super::*;
 
@@ -220,6 +227,7 @@ mod tests {
                     new_blocks: vec![0],
                     sample: true,
                     allowed: Some(TokenMask::new(vec![7, 0, 1 << 9])),
+                    prompt_targets: Some(PromptTargets { first_row: 1, tokens: vec![7], top: 2 }),
                 },
                 PlanEntry {
                     seq: 5,
@@ -228,6 +236,7 @@ mod tests {
                     new_blocks: vec![],
                     sample: true,
                     allowed: None,
+                    prompt_targets: None,
                 },
             ],
         };
@@ -241,8 +250,22 @@ mod tests {
             Sampled { seq: 4, token: 2, logprobs: Some(TokenLogprobs { chosen: -1.5, top }) },
             Sampled { seq: 5, token: 3, logprobs: None },
         ];
-        let wire = pb::StepDone { epoch: 1, step: 2, sampled: sampled_to_wire(sampled.clone()), ..Default::default() };
-        assert_eq!(output_from_wire(wire), Ok(StepOutput { epoch: 1, step: 2, sampled }));
+        let token = |rank, top| PromptToken { logprobs: TokenLogprobs { chosen: -2.5, top }, rank };
+        let prompts = vec![
+            PromptLogprobs {
+                seq: 4,
+                tokens: vec![token(1, vec![(1, -0.5), (2, -1.5)]), token(9, vec![(3, -0.25), (4, -2.0)])],
+            },
+            PromptLogprobs { seq: 5, tokens: vec![token(3, Vec::new()), token(2, Vec::new())] },
+        ];
+        let wire = pb::StepDone {
+            epoch: 1,
+            step: 2,
+            sampled: sampled_to_wire(sampled.clone()),
+            prompts: logprobs_to_wire(prompts.clone()),
+            ..Default::default()
+        };
+        assert_eq!(output_from_wire(wire), Ok(StepOutput { epoch: 1, step: 2, sampled, prompts }));
     }
 
     #[test]
@@ -262,5 +285,20 @@ mod tests {
         let sampled = vec![pb::Sampled { top_ids: vec![1], ..Default::default() }];
         let refused = output_from_wire(pb::StepDone { sampled, ..Default::default() });
         assert_eq!(refused.unwrap_err().to_string(), "malformed step result: 1 ids with 0 log-probabilities");
+        let prompt = |ranks, top_ids: &[u32], top_logprobs: &[f32]| pb::PromptLogprobs {
+            seq: 3,
+            logprobs: vec![-1.0; 2],
+            ranks,
+            top_ids: top_ids.into(),
+            top_logprobs: top_logprobs.into(),
+        };
+        for (prompt, expected) in [
+            (prompt(vec![1], &[], &[]), "sequence 3 has 2 log-probabilities with 1 ranks"),
+            (prompt(vec![1, 2], &[1, 2, 3], &[0.0; 3]), "3 likely tokens with 3 log-probabilities for 2 tokens"),
+            (prompt(vec![1, 2], &[1, 2], &[0.0]), "2 likely tokens with 1 log-probabilities for 2 tokens"),
+        ] {
+            let refused = output_from_wire(pb::StepDone { prompts: vec![prompt], ..Default::default() }).unwrap_err();
+            assert!(refused.to_string().contains(expected), "{refused}");
+        }
     }
 }

@@ -173,6 +173,15 @@ fn check_entry(entry: &PlanEntry, held: Option<&Sequence>, limits: &PlanLimits) 
     {
         return Err(format!("position {} does not follow the {num_computed} computed positions", entry.position));
     }
+    if let Some(targets) = &entry.prompt_targets {
+        let rows = u64::from(targets.first_row) + targets.tokens.len() as u64;
+        if targets.tokens.is_empty() || rows > entry.tokens.len() as u64 {
+            return Err(format!("targets after {rows} rows of {}, which must be one at least", entry.tokens.len()));
+        }
+        if let Some(id) = targets.tokens.iter().find(|id| **id >= limits.vocab_size) {
+            return Err(format!("target {id} is beyond the vocabulary of {}", limits.vocab_size));
+        }
+    }
     let end = u64::from(entry.position) + entry.tokens.len() as u64;
     if end > u64::from(limits.context_length) {
         return Err(format!("position {end} is beyond the context of {}", limits.context_length));

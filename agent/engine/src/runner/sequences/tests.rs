@@ -1,6 +1,7 @@
 //! Plans that fit are applied, and contradictory ones are refused.
 
 use super::*;
+use lockstep_schedule::plan::PromptTargets;
 
 const LIMITS: PlanLimits = PlanLimits {
     num_blocks: 4,
@@ -13,7 +14,15 @@ const LIMITS: PlanLimits = PlanLimits {
 
 fn entry(seq: SeqId, position: u32, ids: &[u32], new_blocks: &[u32]) -> PlanEntry {
     let tokens = PlanTokens::Given(ids.into());
-    PlanEntry { seq, position, tokens, new_blocks: new_blocks.into(), sample: true, allowed: None }
+    PlanEntry {
+        seq,
+        position,
+        tokens,
+        new_blocks: new_blocks.into(),
+        sample: true,
+        allowed: None,
+        prompt_targets: None,
+    }
 }
 
 fn last(seq: SeqId, position: u32, new_blocks: &[u32]) -> PlanEntry {
@@ -40,6 +49,11 @@ fn guided(word: u32) -> PlanEntry {
     PlanEntry { allowed: Some(TokenMask::new(vec![word])), ..last(1, 3, &[]) }
 }
 
+fn with_targets(first_row: u32, tokens: &[u32]) -> PlanEntry {
+    let targets = PromptTargets { first_row, tokens: tokens.into(), top: 0 };
+    PlanEntry { prompt_targets: Some(targets), ..entry(1, 3, &[1], &[]) }
+}
+
 #[test]
 fn plans_that_fit_are_applied() {
     let fitting = [
@@ -50,6 +64,7 @@ fn plans_that_fit_are_applied() {
         plan(&[1], &[1], vec![entry(1, 0, &[1], &[0])]),
         plan(&[1, 2], &[], vec![]),
         plan(&[], &[], vec![guided(1 << 9)]),
+        plan(&[], &[], vec![with_targets(0, &[9])]),
     ];
     for plan in fitting {
         let mut sequences = rank();
@@ -87,6 +102,10 @@ fn contradictory_plans_are_refused() {
         (plan(&[], &[], vec![last(2, 0, &[2])]), "none was sampled"),
         (plan(&[], &[3], vec![last(3, 0, &[2])]), "none was sampled"),
         (plan(&[], &[], vec![guided(1 << 10)]), "allows nothing of a vocabulary of 10"),
+        (plan(&[], &[], vec![with_targets(0, &[])]), "targets after 0 rows of 1"),
+        (plan(&[], &[], vec![with_targets(0, &[1, 1])]), "targets after 2 rows of 1"),
+        (plan(&[], &[], vec![with_targets(u32::MAX, &[1])]), "targets after 4294967296 rows of 1"),
+        (plan(&[], &[], vec![with_targets(0, &[10])]), "target 10 is beyond the vocabulary of 10"),
         (plan(&[], &[], vec![entry(1, 3, &[], &[])]), "no tokens"),
         (plan(&[], &[], vec![entry(1, 3, &[10], &[])]), "token 10 is beyond the vocabulary of 10"),
         (plan(&[], &[], vec![entry(1, 2, &[1], &[])]), "position 2 does not follow the 3 computed positions"),

@@ -228,6 +228,7 @@ impl Driver {
                 stop_token_ids: Vec::new(),
                 deadline: None,
                 needs_head: false,
+                prompt_logprobs: None,
             };
             if let Err(error) = scheduler.submit(canary, now) {
                 tracing::error!(%error, "cannot test the group with a canary request");

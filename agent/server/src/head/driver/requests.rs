@@ -61,6 +61,7 @@ impl Driver {
             stop_token_ids: submission.stop_token_ids,
             deadline: submission.deadline.map(|deadline| now + deadline.as_micros() as u64),
             needs_head: submission.guide.is_some(),
+            prompt_logprobs: submission.prompt_logprobs,
         };
         self.parts.scheduler.submit(request, now).map_err(clients::refusal_error)?;
         self.next_id += 1;
