@@ -10,6 +10,7 @@ use super::fields::{Fields, TokenSpelling, take_top};
 use super::format::take_grammar;
 use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond, stop_reason, token_ids};
 use super::messages::take_messages;
+use super::prompt::{prompt_logprobs, take_prompt_logprobs};
 use super::tools::{call_to_json, take_tools};
 use super::{Id, RequestId, with_request_id};
 use crate::model::Text;
@@ -37,10 +38,10 @@ pub(crate) async fn create(
     let ParsedChat { mut input, streaming, shown, request_id } = parse(fields)?;
     let id = request_id.unwrap_or(id);
     input.request_id.clone_from(&id);
-    let logprobs = input.logprobs.is_some();
+    let (logprobs, prompt_logprobs) = (input.logprobs.is_some(), input.prompt_logprobs);
     let answers = api.generate(input).await?;
     let held = vec![String::new(); answers.len()];
-    let format = ChatFormat { text: api.text().clone(), logprobs, shown, held };
+    let format = ChatFormat { text: api.text().clone(), logprobs, prompt_logprobs, shown, held };
     Ok(with_request_id(respond(&api, &id, answers, streaming, format).await?, id))
 }
 
@@ -86,6 +87,7 @@ fn parse(mut fields: Fields) -> Result<ParsedChat, ApiError> {
         logprobs: fields.noting(take_logprobs),
         choices: fields.read("n"),
         grammar: fields.noting(take_grammar),
+        prompt_logprobs: fields.noting(|fields| take_prompt_logprobs(fields, streaming)),
         ..GenerateInput::default()
     };
     fields.refuse_rest()?;
@@ -202,6 +204,8 @@ struct ChatFormat {
     shown: Shown,
     /// Reasoning of each answer that waits for its end.
     held: Vec<String>,
+    /// Number of most likely tokens beside each token of the prompt, if the client asked for its log-probabilities.
+    prompt_logprobs: Option<u32>,
 }
 
 impl ChatFormat {
@@ -264,6 +268,13 @@ impl ChoiceFormat for ChatFormat {
             choice["token_ids"] = json!(token_ids(&answer.tokens, answer.stop_token));
         }
         choice
+    }
+
+    /// All answers have the same prompt.
+    fn response_fields(&self, answers: &[WholeAnswer]) -> Map<String, Value> {
+        let list = self.prompt_logprobs.zip(answers.first());
+        let list = list.map(|(top, answer)| prompt_logprobs(self.text.tokenizer(), &answer.prompt, top));
+        list.map(|list| ("prompt_logprobs".to_owned(), list)).into_iter().collect()
     }
 
     fn first_chunk(&self, index: usize) -> Option<Value> {

@@ -10,9 +10,10 @@ use super::error::ApiError;
 use super::fields::{Fields, FromField, TokenSpelling, describe_kind, take_top};
 use super::format::take_grammar;
 use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond, stop_reason, token_ids};
+use super::prompt::{Echo, prompt_logprobs, take_prompt_logprobs};
 use super::{Id, RequestId, with_request_id};
 use crate::model::Text;
-use crate::session::{Api, Delta, GenerateInput, GeneratedToken, MAX_CHOICES, PromptInput};
+use crate::session::{Answer, Api, Delta, GenerateInput, GeneratedToken, MAX_CHOICES, PromptInput};
 use crate::text::take_characters;
 
 /// Most answers to one request, all prompts together. Each answer is a request of its own to the head.
@@ -25,18 +26,26 @@ pub(crate) async fn create(
     Extension(RequestId(id)): Id,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    let ParsedCompletion { prompts, input, best_of, logprobs, spelling, streaming, request_id } = parse(fields)?;
+    let parsed = parse(fields)?;
+    let ParsedCompletion { prompts, input, best_of, logprobs, prompt_logprobs, spelling, streaming, request_id } = parsed;
     let id = request_id.unwrap_or(id);
     let several = prompts.len() > 1;
     let choices = input.choices.unwrap_or(1) as usize;
-    let inputs = prompts.into_iter().enumerate().map(|(at, prompt)| {
+    let inputs = prompts.iter().cloned().enumerate().map(|(at, prompt)| {
         let request_id = if several { format!("{id}-{at}") } else { id.clone() };
         GenerateInput { prompt, request_id, choices: best_of.or(input.choices), ..input.clone() }
     });
-    let answers = api.generate_batch(inputs.collect()).await?;
+    let echoed: Vec<PromptInput> = if input.echo { prompts.clone() } else { Vec::new() };
+    let inputs: Vec<GenerateInput> = inputs.collect();
+    let answers = api.generate_batch(inputs).await?;
     // The head refused a request for no choices.
     let each = best_of.map_or(choices, |best_of| best_of as usize).max(1);
+    let echo = |(at, answer): (usize, &Answer)| {
+        Some(make_echo(api.text(), echoed.get(at / each)?, answer.prompt()))
+    };
     let format = CompletionFormat {
+        prompt_logprobs,
+        echoes: answers.iter().enumerate().filter_map(echo).collect(),
         text: api.text().clone(),
         logprobs,
         spelling,
@@ -55,10 +64,20 @@ struct ParsedCompletion {
     input: GenerateInput,
     /// Number of answers of which the best become choices.
     best_of: Option<u32>,
-    logprobs: bool,
+    logprobs: Option<u32>,
+    prompt_logprobs: Option<u32>,
     spelling: TokenSpelling,
     streaming: Option<Streaming>,
     request_id: Option<String>,
+}
+
+/// Returns the prompt that begins an answer: the client's own text, or that of its tokens.
+fn make_echo(text: &Text, prompt: &PromptInput, ids: &[u32]) -> Echo {
+    let text = match prompt {
+        PromptInput::Text(text) => text.clone(),
+        _ => text.tokenizer().decode(ids, false),
+    };
+    Echo { text, first: ids.first().copied(), reported: Vec::new() }
 }
 
 /// Reads the request.
@@ -71,6 +90,8 @@ fn parse(mut fields: Fields) -> Result<ParsedCompletion, ApiError> {
     let choices: Option<u32> = fields.read("n");
     let best_of = fields.noting(|fields| take_best_of(fields, choices, streaming));
     let logprobs = fields.noting(|fields| take_top(fields, "logprobs"));
+    let echo = fields.read("echo").unwrap_or_default();
+    let prompt_logprobs = fields.noting(|fields| take_prompt_logprobs(fields, streaming));
     let input = GenerateInput {
         model: fields.read("model").unwrap_or_default(),
         priority: fields.read("priority").unwrap_or_default(),
@@ -86,6 +107,8 @@ fn parse(mut fields: Fields) -> Result<ParsedCompletion, ApiError> {
         logprobs: logprobs.or(best_of.map(|_| 0)),
         choices,
         grammar: fields.noting(take_grammar),
+        prompt_logprobs: prompt_logprobs.max(logprobs.filter(|_| echo)),
+        echo,
         ..GenerateInput::default()
     };
     fields.refuse_rest()?;
@@ -101,7 +124,7 @@ fn parse(mut fields: Fields) -> Result<ParsedCompletion, ApiError> {
         let reason = format!("{each} answers to {count} prompts, more than {MAX_ANSWERS}: send several requests");
         return Err(ApiError::field(field, reason));
     }
-    Ok(ParsedCompletion { prompts, input, best_of, logprobs: logprobs.is_some(), spelling, streaming, request_id })
+    Ok(ParsedCompletion { prompts, input, best_of, logprobs, prompt_logprobs, spelling, streaming, request_id })
 }
 
 /// Takes `best_of`. Returns `None` if each answer becomes a choice.
@@ -155,8 +178,13 @@ fn parse_prompts(prompt: Option<Value>) -> Result<Vec<PromptInput>, ApiError> {
 /// Choices of a completion.
 struct CompletionFormat {
     text: Text,
-    /// Set if the client asked for log probabilities.
-    logprobs: bool,
+    /// Number of most likely tokens beside each token, if the client asked for log probabilities.
+    logprobs: Option<u32>,
+    /// The same for the prompt, if the client asked for `prompt_logprobs`.
+    prompt_logprobs: Option<u32>,
+    /// Prompts that the answers begin with, by answer. Empty if the client did not ask for them. A streamed answer takes its
+    /// prompt out for its first chunk.
+    echoes: Vec<Echo>,
     spelling: TokenSpelling,
     /// Number of choices to each prompt.
     choices: usize,
@@ -190,7 +218,7 @@ impl CompletionFormat {
     /// Returns the log probabilities of `tokens`, or null if the client did not ask for them. Moves `offset` behind these
     /// tokens.
     fn logprobs(&self, tokens: &[GeneratedToken], offset: &mut Offset) -> Value {
-        if !self.logprobs {
+        if self.logprobs.is_none() {
             return Value::Null;
         }
         let (mut texts, mut chosen, mut top, mut offsets) = (vec![], vec![], vec![], vec![]);
@@ -227,6 +255,11 @@ impl CompletionFormat {
         map.entry(text).or_insert(json!(logprobs.chosen));
         Value::Object(map)
     }
+
+    /// Returns the tokens of an echoed prompt, then those of the answer.
+    fn all_tokens(&self, echo: &Echo, tokens: &[GeneratedToken]) -> Vec<GeneratedToken> {
+        echo.tokens(self.logprobs.unwrap_or_default()).chain(tokens.iter().cloned()).collect()
+    }
 }
 
 impl ChoiceFormat for CompletionFormat {
@@ -235,11 +268,23 @@ impl ChoiceFormat for CompletionFormat {
     const CHUNK_OBJECT: &str = Self::OBJECT;
 
     fn choice(&self, index: usize, answer: WholeAnswer) -> Value {
-        let logprobs = self.logprobs(&answer.tokens, &mut Offset::default());
-        let mut choice = json!({"index": index, "text": answer.text, "logprobs": logprobs,
-            "finish_reason": answer.finish_reason, "stop_reason": stop_reason(answer.stop_reason.as_ref())});
+        let WholeAnswer { prompt, mut text, tokens, finish_reason, .. } = answer;
+        let list = self.prompt_logprobs.map(|top| prompt_logprobs(self.text.tokenizer(), &prompt, top));
+        let logprobs = match self.echoes.get(index / self.choices * self.best_of) {
+            None => self.logprobs(&tokens, &mut Offset::default()),
+            Some(Echo { text: before, first, .. }) => {
+                text.insert_str(0, before);
+                let echo = Echo { first: *first, reported: prompt, ..Echo::default() };
+                self.logprobs(&self.all_tokens(&echo, &tokens), &mut Offset::default())
+            }
+        };
+        let mut choice = json!({"index": index, "text": text, "logprobs": logprobs,
+            "finish_reason": finish_reason, "stop_reason": stop_reason(answer.stop_reason.as_ref())});
+        if let Some(list) = list {
+            choice["prompt_logprobs"] = list;
+        }
         if self.spelling.ids {
-            choice["token_ids"] = json!(token_ids(&answer.tokens, answer.stop_token));
+            choice["token_ids"] = json!(token_ids(&tokens, answer.stop_token));
             choice["prompt_token_ids"] = json!(self.prompts[index / self.choices][..]);
         }
         choice
@@ -249,13 +294,18 @@ impl ChoiceFormat for CompletionFormat {
         None
     }
 
-    fn chunk(&mut self, index: usize, delta: Delta, finish_reason: Option<&'static str>) -> Option<Value> {
-        let shows_tokens = (self.logprobs || self.spelling.ids) && !delta.tokens.is_empty();
+    fn chunk(&mut self, index: usize, mut delta: Delta, finish_reason: Option<&'static str>) -> Option<Value> {
+        if let Some(echo) = self.echoes.get_mut(index) {
+            echo.reported.append(&mut delta.prompt);
+        }
+        let shows_tokens = (self.logprobs.is_some() || self.spelling.ids) && !delta.tokens.is_empty();
         if delta.text.is_empty() && finish_reason.is_none() && !shows_tokens {
             return None;
         }
+        let echo = self.echoes.get_mut(index).map(std::mem::take).unwrap_or_default();
+        delta.text.insert_str(0, &echo.text);
         let mut offset = std::mem::take(&mut self.offsets[index]);
-        let logprobs = self.logprobs(&delta.tokens, &mut offset);
+        let logprobs = self.logprobs(&self.all_tokens(&echo, &delta.tokens), &mut offset);
         self.offsets[index] = offset;
         let mut choice =
             json!({"index": index, "text": delta.text, "logprobs": logprobs, "finish_reason": finish_reason});

@@ -12,12 +12,14 @@ use axum::{Extension, Json};
 use futures::StreamExt;
 use futures::future::try_join_all;
 use futures::stream::{self, BoxStream, SelectAll};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use crate::access::AnswerTally;
 use crate::service::ServeError;
-use crate::session::{Answer, Api, CallDelta, Delta, Finish, GeneratedToken, RequestError, StopReason, Usage};
+use crate::session::{
+    Answer, Api, CallDelta, Delta, Finish, GeneratedToken, RequestError, ScoredToken, StopReason, Usage,
+};
 
 /// Time for which a stream waits for its first event before the response begins, and time between two comments on a
 /// stream without other events. A failure within this time is a status, which clients retry. The comments keep proxies
@@ -46,6 +48,11 @@ pub(crate) trait ChoiceFormat: Send + 'static {
     /// Returns the choice of a whole answer.
     fn choice(&self, index: usize, answer: WholeAnswer) -> Value;
 
+    /// Returns the fields of a whole response beside those of every response.
+    fn response_fields(&self, _answers: &[WholeAnswer]) -> Map<String, Value> {
+        Map::new()
+    }
+
     /// Returns the choice of the chunk before the chunk of an answer's first token, if there is such a chunk.
     fn first_chunk(&self, index: usize) -> Option<Value>;
 
@@ -66,6 +73,8 @@ pub(crate) trait ChoiceFormat: Send + 'static {
 /// A whole answer.
 #[derive(Debug, Default)]
 pub(crate) struct WholeAnswer {
+    /// Tokens of the prompt with log-probabilities, from the second one on, if the client asked for them.
+    pub prompt: Vec<ScoredToken>,
     pub text: String,
     pub reasoning: String,
     /// One entry for each call, with all of its arguments.
@@ -103,12 +112,16 @@ pub(crate) async fn respond<F: ChoiceFormat>(
     let tally = AnswerTally::default();
     answers.iter().enumerate().for_each(|(index, answer)| tally.set_usage(index, answer.usage));
     let usage = sum_usage(answers.iter().map(|answer| answer.usage));
+    let fields = format.response_fields(&answers);
     let choices =
         format.select(answers).into_iter().enumerate().map(|(index, answer)| format.choice(index, answer)).collect();
     let mut body = envelope.body(F::OBJECT, choices);
     body["usage"] = usage;
     if let Some(prompt) = prompt {
         body["prompt_token_ids"] = json!(prompt[..]);
+    }
+    for (name, value) in fields {
+        body[name] = value;
     }
     Ok((Extension(tally), Json(body)).into_response())
 }
@@ -139,6 +152,7 @@ async fn gather_answer(mut answer: Answer) -> Result<WholeAnswer, ApiError> {
     let mut whole = WholeAnswer::default();
     while let Some(delta) = answer.next().await {
         let delta = delta?;
+        whole.prompt.extend(delta.prompt);
         whole.text.push_str(&delta.text);
         whole.reasoning.push_str(&delta.reasoning);
         for call in delta.calls {

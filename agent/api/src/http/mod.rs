@@ -16,6 +16,7 @@ mod models;
 mod openapi;
 mod page;
 mod probes;
+mod prompt;
 mod tools;
 
 use std::time::Duration;

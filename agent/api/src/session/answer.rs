@@ -53,7 +53,7 @@ pub(crate) enum StopReason {
 pub struct Delta {
     /// Next tokens of the prompt, from the second one on, if the request asks for their log-probabilities. All come
     /// before the first token of the answer.
-    pub prompt: Vec<PromptToken>,
+    pub prompt: Vec<ScoredToken>,
     /// New text. It is empty while a character, a possible stop string or a possible call is incomplete.
     pub text: String,
     pub reasoning: String,
@@ -78,6 +78,13 @@ pub struct CallDelta {
     pub begin: Option<(String, String)>,
     /// More of the arguments. Joined over all deltas they are JSON.
     pub arguments: String,
+}
+
+/// A token of the prompt with its log-probabilities.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredToken {
+    pub id: u32,
+    pub scores: PromptToken,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -121,6 +128,10 @@ pub(crate) struct AnswerState {
     /// Number of first tokens whose text is not searched for stop strings.
     min_tokens: u32,
     choice: u32,
+    /// Number of tokens of the prompt that were reported, the first one included.
+    num_reported: usize,
+    /// Tokens that end the answer and are listed with its tokens.
+    listed_ends: Vec<u32>,
     usage: Usage,
     deadline: Option<tokio::time::Instant>,
     metrics: RequestMetrics,
@@ -161,6 +172,8 @@ impl AnswerState {
             stop: StopMatcher::new(prepared.stop.iter().map(String::as_str)),
             min_tokens: prepared.min_tokens,
             choice,
+            num_reported: 1,
+            listed_ends: prepared.listed_ends.clone(),
             usage: Usage { prompt_tokens, ..Usage::default() },
             deadline,
             metrics: RequestMetrics {
@@ -304,11 +317,19 @@ impl AnswerState {
                 }
                 self.metrics.metrics.count_cached(self.metrics.prompt_tokens, cached_tokens);
             }
-            Event::Prompt { tokens } => delta.prompt.extend(tokens),
+            Event::Prompt { tokens } => {
+                let ids = self.prompt.iter().skip(self.num_reported);
+                self.num_reported += tokens.len();
+                delta.prompt.extend(ids.zip(tokens).map(|(id, scores)| ScoredToken { id: *id, scores }));
+            }
             Event::Token { id, logprobs } => {
                 self.metrics.count_token();
                 self.usage.completion_tokens += 1;
                 delta.tokens.push(GeneratedToken { id, logprobs });
+                if self.listed_ends.contains(&id) {
+                    self.finish_text(Finish::Stop, delta);
+                    return Ok(());
+                }
                 let text = self.detokenizer.push(id);
                 self.add_text(&text, delta);
             }
@@ -464,6 +485,8 @@ mod tests {
             format: OutputFormat::default(),
             choices: 1,
             min_tokens: 0,
+            listed_ends: Vec::new(),
+            shows_prompt: false,
             continues_prompt: true,
             output: OutputInput::default(),
             asked_stop_tokens: vec![],
@@ -543,6 +566,20 @@ mod tests {
         assert_eq!(answer.usage(), Usage { prompt_tokens: 2, completion_tokens: 1, cached_tokens: 0 });
         assert!(sender.is_closed());
         assert_eq!(answer.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_listed_end_ends_the_answer_and_shows_no_text() {
+        let (sender, events) = mpsc::channel(64);
+        let mut start = start(&[], None);
+        start.listed_ends = vec![u32::from(b'b')];
+        let mut answer = start.with_events(events);
+        for byte in b"abc" {
+            sender.send(Event::Token { id: u32::from(*byte), logprobs: None }).await.unwrap();
+        }
+        let delta = answer.next().await.unwrap().unwrap();
+        assert_eq!((delta.text.as_str(), delta.tokens.len(), delta.finish), ("a", 2, Some(Finish::Stop)));
+        assert!(sender.is_closed());
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, Delta, Finish};
-pub(crate) use answer::{CallDelta, GeneratedToken, StopReason, Usage};
+pub(crate) use answer::{CallDelta, GeneratedToken, ScoredToken, StopReason, Usage};
 pub use error::RequestError;
 pub use request::{GenerateInput, PromptInput};
 pub(crate) use request::{LimitsInput, MAX_CHOICES, OutputInput, Truncation};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::error::{RequestError, check_vocabulary, out_of_range, text_error};
-use super::sampling::{SamplingInput, resolve_sampling};
+use super::sampling::{MAX_LOGPROBS, SamplingInput, resolve_sampling};
 use super::tools::{self, ToolChoice, ToolsInput};
 use crate::grammar::{Grammar, GrammarError, Guide, TokenRules};
 use crate::model::Text;
@@ -52,6 +52,8 @@ pub struct GenerateInput {
     pub logprobs: Option<u32>,
     /// Number of likeliest tokens to report beside each token of the prompt, with all log-probabilities.
     pub prompt_logprobs: Option<u32>,
+    /// Set if the answer begins with the prompt.
+    pub echo: bool,
     /// Number of answers. Each has random numbers of its own. Unset: one.
     pub choices: Option<u32>,
     pub request_id: String,
@@ -116,6 +118,10 @@ pub(crate) struct Prepared {
     pub format: OutputFormat,
     /// Number of first tokens whose text is not searched for stop strings.
     pub min_tokens: u32,
+    /// Tokens that end the answer and are listed with its tokens.
+    pub listed_ends: Vec<u32>,
+    /// True if the answer shows the prompt, or log-probabilities of its tokens.
+    pub shows_prompt: bool,
     /// True if the answer is the rest of the prompt's text. An answer in a conversation is a text of its own.
     pub continues_prompt: bool,
     pub output: OutputInput,
@@ -150,7 +156,11 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         conversation.tools = std::mem::take(&mut input.tools.definitions);
     }
     let mut sampling = resolve_sampling(input.sampling, input.logprobs, &text.sampling_defaults, text.vocab_size)?;
-    check_limits(&input.limits, text.vocab_size)?;
+    if let Some(top) = input.prompt_logprobs.filter(|top| *top > MAX_LOGPROBS) {
+        return Err(out_of_range("prompt_logprobs", top, "0 to 20"));
+    }
+    let shows_prompt = input.echo || input.prompt_logprobs.is_some();
+    check_limits(&input.limits, shows_prompt, text.vocab_size)?;
     let choices = input.choices.unwrap_or(1);
     if !(1..=MAX_CHOICES).contains(&choices) {
         return Err(out_of_range("n", choices, "1 to 64"));
@@ -173,7 +183,7 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
     }
     let remaining = remaining_tokens(field, prompt.len(), text.context_length)?;
     let max_tokens = input.limits.max_tokens.map_or(remaining, |asked| asked.min(remaining));
-    let stop_token_ids = stop_token_ids(text, &input.limits);
+    let mut stop_token_ids = stop_token_ids(text, &input.limits);
     let guide = match input.grammar {
         Some((field, grammar)) => Some(compile_guide(text, field, grammar, &input.limits, &format).await?),
         None => None,
@@ -200,6 +210,10 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         sampling.suppressed.clone_from(&stop_token_ids);
         sampling.suppressed_until = prompt.len() as u32 + min_tokens;
     }
+    // An echoed answer lists every token that the ranks generate. So a client that asks for one token, to have the
+    // prompt's log-probabilities, can take the last entry away.
+    let lists_ends = input.echo && input.logprobs.is_some() && guide.is_none();
+    let listed_ends = if lists_ends { std::mem::take(&mut stop_token_ids) } else { Vec::new() };
     let submission = Submission {
         request_id: input.request_id,
         prompt,
@@ -212,8 +226,18 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         guide,
         prompt_logprobs: input.prompt_logprobs,
     };
-    let output = input.output;
-    Ok(Prepared { submission, choices, stop, format, min_tokens, continues_prompt, output, asked_stop_tokens })
+    Ok(Prepared {
+        submission,
+        choices,
+        stop,
+        format,
+        min_tokens,
+        listed_ends,
+        shows_prompt,
+        continues_prompt,
+        output: input.output,
+        asked_stop_tokens,
+    })
 }
 
 /// Compiles the grammar of the answer.
@@ -358,8 +382,9 @@ fn remaining_tokens(field: &'static str, prompt: usize, context_length: u32) -> 
     Err(RequestError::ContextLength { field, reason })
 }
 
-fn check_limits(limits: &LimitsInput, vocab_size: u32) -> Result<(), RequestError> {
-    if limits.max_tokens == Some(0) {
+/// Checks the limits. Only an answer that shows its prompt may have no tokens.
+fn check_limits(limits: &LimitsInput, shows_prompt: bool, vocab_size: u32) -> Result<(), RequestError> {
+    if limits.max_tokens == Some(0) && !shows_prompt {
         return Err(RequestError::field("max_tokens", "0 is out of range: at least 1"));
     }
     if limits.stop.len() > MAX_STOPS {
@@ -498,6 +523,23 @@ mod tests {
         assert_eq!(prepared.stop.len(), 2);
         let sampling = prepared.submission.sampling;
         assert_eq!((sampling.suppressed, sampling.suppressed_until), (vec![5, fixtures::END + 1], 2 + 3));
+    }
+
+    #[tokio::test]
+    async fn a_shown_prompt_needs_no_answer() {
+        let none = LimitsInput { max_tokens: Some(0), ..Default::default() };
+        let echo = GenerateInput { echo: true, limits: none.clone(), ..input("hi") };
+        let prepared = prepare(&text(), echo.clone()).await.unwrap();
+        assert_eq!((prepared.submission.max_tokens, prepared.submission.prompt_logprobs), (0, None));
+        assert_eq!((prepared.submission.stop_token_ids, prepared.listed_ends), (vec![fixtures::END], vec![]));
+        let listed = GenerateInput { logprobs: Some(1), prompt_logprobs: Some(1), ..echo };
+        let prepared = prepare(&text(), listed.clone()).await.unwrap();
+        assert_eq!((prepared.submission.prompt_logprobs, prepared.listed_ends), (Some(1), vec![fixtures::END]));
+        let scored = GenerateInput { echo: false, ..listed };
+        let prepared = prepare(&text(), scored).await.unwrap();
+        assert_eq!((prepared.submission.max_tokens, prepared.listed_ends), (0, vec![]));
+        let refused = refusal(|i| i.prompt_logprobs = Some(21)).await;
+        assert_eq!(refused, "prompt_logprobs: 21 is out of range: 0 to 20");
     }
 
     #[tokio::test]

@@ -97,6 +97,68 @@ async fn usage_and_logprobs_are_told() {
 }
 
 #[tokio::test]
+async fn an_answer_may_begin_with_its_prompt() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let body = json!({"prompt": "hello!", "echo": true, "logprobs": 1, "max_tokens": 1});
+    let (_, answer) = client.post(COMPLETIONS, &body).await;
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["text"], "hello!hello");
+    let lists = json!({
+        "tokens": ["hello", "!", "hello"],
+        "token_logprobs": [null, -0.25, -0.5],
+        "top_logprobs": [null, {"!": -0.25, "x": -0.125}, {"hello": -0.5}],
+        "text_offset": [0, 5, 6],
+    });
+    assert_eq!(choice["logprobs"], lists);
+    assert_eq!(choice.get("prompt_logprobs"), None);
+    let mut streamed = body.clone();
+    streamed["stream"] = json!(true);
+    let chunks = client.stream(COMPLETIONS, &streamed).await;
+    let chunks: Vec<Value> = chunks.iter().filter_map(|chunk| serde_json::from_str(chunk).ok()).collect();
+    assert_eq!((&chunks[0]["choices"][0]["text"], &chunks[0]["choices"][0]["logprobs"]), (&choice["text"], &lists));
+
+    let hello: Vec<u32> = b"abc".iter().map(|byte| u32::from(*byte)).collect();
+    let cases = [
+        (json!({"prompt": "hello!", "max_tokens": 0}), json!(["hello!"]), 0),
+        (json!({"prompt": hello, "max_tokens": 0, "logprobs": 0}), json!(["abc"]), 0),
+        (json!({"prompt": ["one", hello], "max_tokens": 2}), json!(["oneon", "abcab"]), 4),
+        (json!({"prompt": "ab", "n": 2, "max_tokens": 1}), json!(["aba", "aba"]), 2),
+    ];
+    for (mut body, texts, completion_tokens) in cases {
+        body["echo"] = json!(true);
+        let (_, answer) = client.post(COMPLETIONS, &body).await;
+        let choices = answer["choices"].as_array().unwrap_or_else(|| panic!("{body}: {answer}"));
+        assert_eq!(choices.iter().map(|choice| choice["text"].clone()).collect::<Value>(), texts, "{body}");
+        assert_eq!(choices[0]["finish_reason"], "length");
+        assert_eq!(answer["usage"]["completion_tokens"], completion_tokens, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn log_probabilities_of_prompts_are_objects_by_token() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let entry =
+        |logprob: f32, rank: u32, token: &str| json!({"logprob": logprob, "rank": rank, "decoded_token": token});
+    let body = json!({"prompt": "ab", "prompt_logprobs": 1, "max_tokens": 0});
+    let (_, answer) = client.post(COMPLETIONS, &body).await;
+    let expected = json!([null, {"98": entry(-0.25, 2, "b"), "120": entry(-0.125, 1, "x")}]);
+    assert_eq!(answer["choices"][0]["prompt_logprobs"], expected);
+    assert_eq!((&answer["choices"][0]["text"], &answer["choices"][0]["logprobs"]), (&json!(""), &Value::Null));
+    let body = json!({"prompt": "ab", "prompt_logprobs": 1, "echo": true, "logprobs": 0, "max_tokens": 0});
+    let (_, answer) = client.post(COMPLETIONS, &body).await;
+    assert_eq!(answer["choices"][0]["prompt_logprobs"], expected);
+    assert_eq!(answer["choices"][0]["logprobs"]["top_logprobs"], json!([null, {"b": -0.25}]));
+
+    let body = json!({"messages": [{"role": "user", "content": "é"}], "prompt_logprobs": 0, "max_tokens": 0});
+    let (_, answer) = client.post(CHAT, &body).await;
+    let list = answer["prompt_logprobs"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    assert_eq!((list.len() as u64, &list[0]), (answer["usage"]["prompt_tokens"].as_u64().unwrap(), &Value::Null));
+    assert_eq!(list.last().unwrap()["169"]["rank"], 2);
+}
+
+#[tokio::test]
 async fn forms_reach_the_head() {
     let endpoint = start().await;
     let client = Client::new(&endpoint);
@@ -403,7 +465,15 @@ async fn refusals_name_field_and_remedy() {
         (COMPLETIONS, json!({"prompt": "x", "logit_bias": {"9": 101}}), 400, "logit_bias: 101 for token 9 is out"),
         (COMPLETIONS, json!({"prompt": "x", "min_tokens": 17}), 400, "min_tokens: 17 is more than the 16 tokens"),
         (COMPLETIONS, json!({"prompt": "x", "use_beam_search": true}), 400, "use_beam_search: not supported"),
-        (COMPLETIONS, json!({"prompt": "x", "echo": true}), 400, "echo: not supported"),
+        (COMPLETIONS, json!({"prompt": "x", "prompt_logprobs": 21}), 400, "prompt_logprobs: 21 is out of range"),
+        (COMPLETIONS, json!({"prompt": "x", "prompt_logprobs": -1}), 400, "prompt_logprobs: expected a whole number"),
+        (
+            COMPLETIONS,
+            json!({"prompt": "x", "prompt_logprobs": 0, "stream": true}),
+            400,
+            "prompt_logprobs: not together with stream",
+        ),
+        (CHAT, json!({"messages": [{"role": "user", "content": "x"}], "echo": true}), 400, "echo: not supported"),
         (COMPLETIONS, json!({"prompt": "x", "logprobs": 21}), 400, "logprobs: 21 is out of range: 0 to 20"),
         (COMPLETIONS, json!({"prompt": "x", "top_k": -2}), 400, "top_k: out of range"),
         (COMPLETIONS, json!({"prompt": "x", "stream_options": {}}), 400, "stream_options: only together with stream"),

@@ -83,6 +83,8 @@ pub(crate) const OBEYED: &[(&str, At, &[&str], &str)] = &[
     ("stop", At::Both, &[], "as `max_tokens`"),
     ("stop_token_ids", At::Both, &[], "as `max_tokens`"),
     ("ignore_eos", At::Both, &[], "as `max_tokens`"),
+    ("echo", At::Completions, &[], "[the prompt before the answer](#how-likely-a-prompt-is)"),
+    ("prompt_logprobs", At::Both, &[], "[log-probabilities of the prompt](#how-likely-a-prompt-is)"),
     ("priority", At::Both, &[], "place in the queue: a lower number comes first, as with vLLM"),
     ("cache_salt", At::Both, &[], "only requests with the same salt share blocks of the prefix cache"),
     ("max_new_tokens", At::Both, &[], "as `max_tokens`"),
@@ -192,7 +194,6 @@ pub(crate) const WITHOUT_EFFECT: &[(&str, &str)] = &[
 pub(crate) const REFUSED: &[(&str, &[&str], &str)] = &[
     // OpenAI.
     ("audio", &[], "this model writes text"),
-    ("echo", &[], "put the prompt before the answer yourself"),
     ("function_call", &["\"none\"", "\"auto\""], "send tool_choice"),
     ("functions", &[], "send tools"),
     ("modalities", &[r#"["text"]"#], "this model writes text"),
@@ -212,7 +213,6 @@ pub(crate) const REFUSED: &[(&str, &[&str], &str)] = &[
     ("media_io_kwargs", &[], "this model reads text"),
     ("mm_processor_kwargs", &[], "this model reads text"),
     ("prompt_embeds", &[], "send a prompt"),
-    ("prompt_logprobs", &[], "leave it out"),
     ("repetition_detection", &[], "use repetition_penalty"),
     ("thinking_token_budget", &[], "use max_tokens"),
     ("use_beam_search", &[], "ask for n answers and choose among them"),

@@ -75,9 +75,12 @@ impl Fields {
         if self.fields.get("n_predict").is_some_and(|asked| asked.as_f64() == Some(-1.0)) {
             self.take_value("n_predict");
         }
+        // Such a request may ask for no answer.
+        let shows_prompt =
+            self.fields.get("echo") == Some(&Value::Bool(true)) || self.contains("prompt_logprobs");
         for name in ["max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict"] {
             let asked: Option<u32> = self.read(name);
-            if asked == Some(0) {
+            if asked == Some(0) && !shows_prompt {
                 let fault = self.fault(name, "0 is out of range: at least 1");
                 self.note(Err::<(), _>(fault));
             }

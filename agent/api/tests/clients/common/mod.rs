@@ -11,7 +11,7 @@ use lockstep_api::{
     ModelText, ServeError, Submission, Text, serve_grpc, serve_http,
 };
 use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
-use lockstep_schedule::plan::{SamplingDefaults, TokenLogprobs};
+use lockstep_schedule::plan::{PromptToken, SamplingDefaults, TokenLogprobs};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -154,6 +154,11 @@ async fn answer(
         tokio::time::sleep(Duration::from_secs(6)).await;
     }
     let _ = events.send(Event::Started { cached_tokens: 2 }).await;
+    if let Some(top) = submission.prompt_logprobs {
+        let top: Vec<(u32, f32)> = vec![(u32::from(b'x'), -0.125)].into_iter().take(top as usize).collect();
+        let token = PromptToken { logprobs: TokenLogprobs { chosen: -0.25, top }, rank: 2 };
+        let _ = events.send(Event::Prompt { tokens: vec![token; submission.prompt.len() - 1] }).await;
+    }
     let (mut sent, mut end) = (0, FinishReason::Stop);
     for id in submission.prompt.iter().copied().cycle() {
         if !slow && sent as usize == submission.prompt.len() {
