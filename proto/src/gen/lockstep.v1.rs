@@ -36,7 +36,8 @@ pub struct Sampling {
 /// Limits are the conditions that end a generation.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Limits {
-    /// Most new tokens. The head cuts a higher number to the rest of the context. Default: the rest of the context.
+    /// Most new tokens. The head cuts a higher number to the rest of the context. 0 is only for requests with
+    /// `prompt_logprobs`. Default: the rest of the context.
     #[prost(uint32, optional, tag = "1")]
     pub max_tokens: ::core::option::Option<u32>,
     /// Stop strings. The first complete match in the text ends the answer and is not returned. At most 16, of 1 to 256
@@ -104,6 +105,10 @@ pub struct GenerateRequest {
     /// Form that each answer must have. Unset: any text.
     #[prost(message, optional, tag = "8")]
     pub grammar: ::core::option::Option<Grammar>,
+    /// Number of most likely tokens whose log-probabilities are returned beside that of each token of the prompt. 0 to 20.
+    /// Unset: no log-probabilities of the prompt are returned. The prefix cache does not help such a request.
+    #[prost(uint32, optional, tag = "9")]
+    pub prompt_logprobs: ::core::option::Option<u32>,
     /// The prompt, as text or as token ids.
     #[prost(oneof = "generate_request::Prompt", tags = "2, 3")]
     pub prompt: ::core::option::Option<generate_request::Prompt>,
@@ -266,6 +271,9 @@ pub struct ChatRequest {
     /// If true, the answer has at most one call.
     #[prost(bool, tag = "10")]
     pub single_call: bool,
+    /// The same as in GenerateRequest.
+    #[prost(uint32, optional, tag = "11")]
+    pub prompt_logprobs: ::core::option::Option<u32>,
 }
 /// One message of the stream. `choice` says to which answer it belongs.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -298,6 +306,24 @@ pub struct GenerateResponse {
     /// New parts of calls, in order.
     #[prost(message, repeated, tag = "9")]
     pub tool_calls: ::prost::alloc::vec::Vec<ToolCallDelta>,
+    /// Next tokens of the prompt, from the second one on, if the request asks for their log-probabilities. All come before
+    /// the first token of the answer.
+    #[prost(message, repeated, tag = "10")]
+    pub prompt: ::prost::alloc::vec::Vec<PromptToken>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PromptToken {
+    #[prost(uint32, tag = "1")]
+    pub token_id: u32,
+    /// Natural logarithm of the token's probability after the tokens before it, as the model computes it.
+    #[prost(float, tag = "2")]
+    pub logprob: f32,
+    /// Place of the token among all tokens, the most likely first, from 1.
+    #[prost(uint32, tag = "3")]
+    pub rank: u32,
+    /// The most likely tokens, in the order of their probability.
+    #[prost(message, repeated, tag = "4")]
+    pub top: ::prost::alloc::vec::Vec<TopLogprob>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TokenLogprobs {

@@ -11,6 +11,7 @@ use lockstep_proto::v1::{
     self, ChatRequest, DetokenizeRequest, DetokenizeResponse, GenerateRequest, GenerateResponse, GetModelInfoRequest,
     GetModelInfoResponse, ListModelsRequest, ListModelsResponse, TokenizeRequest, TokenizeResponse,
 };
+use lockstep_schedule::plan::TokenLogprobs;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -20,7 +21,7 @@ use crate::access::AnswerTally;
 use crate::grammar::Grammar;
 use crate::session::{
     Answer, Api, Delta, Finish, GenerateInput, GeneratedToken, LimitsInput, PromptInput, RequestError, SamplingInput,
-    Usage,
+    ScoredToken, Usage,
 };
 use crate::text::Tokenizer;
 
@@ -77,6 +78,7 @@ impl Inference for InferenceService {
             sampling: sampling(request.sampling.unwrap_or_default()),
             limits: limits(request.limits.unwrap_or_default()),
             logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
             choices: request.n,
             grammar: request.grammar.map(grammar).transpose().map_err(|error| self.refuse(&metadata, &error))?,
             ..GenerateInput::default()
@@ -97,6 +99,7 @@ impl Inference for InferenceService {
             sampling: sampling(request.sampling.unwrap_or_default()),
             limits: limits(request.limits.unwrap_or_default()),
             logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
             choices: request.n,
             grammar: request.grammar.map(grammar).transpose().map_err(refuse)?,
             tools,
@@ -226,6 +229,7 @@ fn response(answer: &Answer, delta: Delta, usage: Option<v1::Usage>, tokenizer: 
     };
     GenerateResponse {
         request_id: answer.request_id().to_owned(),
+        prompt: delta.prompt.iter().map(|token| prompt_to_wire(token, tokenizer)).collect(),
         choice: answer.choice(),
         text: delta.text,
         reasoning: delta.reasoning,
@@ -237,14 +241,24 @@ fn response(answer: &Answer, delta: Delta, usage: Option<v1::Usage>, tokenizer: 
     }
 }
 
+fn prompt_to_wire(token: &ScoredToken, tokenizer: &Tokenizer) -> v1::PromptToken {
+    let ScoredToken { id, scores } = token;
+    let (logprob, top) = (scores.logprobs.chosen, top_to_wire(&scores.logprobs, tokenizer));
+    v1::PromptToken { token_id: *id, logprob, rank: scores.rank, top }
+}
+
 fn logprobs(token: &GeneratedToken, tokenizer: &Tokenizer) -> Option<v1::TokenLogprobs> {
     let logprobs = token.logprobs.as_ref()?;
+    Some(v1::TokenLogprobs { logprob: logprobs.chosen, top: top_to_wire(logprobs, tokenizer) })
+}
+
+fn top_to_wire(logprobs: &TokenLogprobs, tokenizer: &Tokenizer) -> Vec<v1::TopLogprob> {
     let top = logprobs.top.iter().map(|(id, logprob)| v1::TopLogprob {
         token_id: *id,
         logprob: *logprob,
         text: tokenizer.token_text(*id),
     });
-    Some(v1::TokenLogprobs { logprob: logprobs.chosen, top: top.collect() })
+    top.collect()
 }
 
 fn usage(usage: Usage) -> v1::Usage {

@@ -117,6 +117,15 @@ async fn requests_reach_the_head_as_sent() {
     assert!(seen.stop_token_ids.is_empty(), "end tokens ignored");
     assert_eq!(seen.max_tokens, CONTEXT - 3);
 
+    let limits = Limits { max_tokens: Some(0), ..Default::default() };
+    let request = GenerateRequest { prompt_logprobs: Some(1), limits: Some(limits), ..generate("abc") };
+    let responses = gather(&mut client, request).await.unwrap();
+    let prompt: Vec<_> = responses.iter().flat_map(|response| &response.prompt).collect();
+    assert_eq!(prompt.iter().map(|token| token.token_id).collect::<Vec<_>>(), [98, 99]);
+    assert_eq!((prompt[0].logprob, prompt[0].rank, prompt[0].top[0].text.as_str()), (-0.25, 2, "x"));
+    assert!(responses.iter().all(|response| response.token_ids.is_empty()));
+    endpoint.seen.lock().unwrap().pop();
+
     gather(&mut client, generate("hi")).await.unwrap();
     let seen = endpoint.seen.lock().unwrap()[1].clone();
     assert_eq!((seen.sampling.temperature, seen.stop_token_ids), (0.0, vec![END]), "the model's defaults");
