@@ -31,6 +31,45 @@ pub(crate) struct FourPoints<const N: usize> {
 /// Indices of points that are looked up at once: two for each lane.
 pub(crate) type Indices = [u16; 2 * LANES];
 
+/// Index of a table of N points.
+pub(crate) trait PointIndex<const N: usize>: Copy {
+    fn find<T: Copy>(self, points: &[T; N]) -> T;
+}
+
+impl PointIndex<256> for u8 {
+    #[inline(always)]
+    fn find<T: Copy>(self, points: &[T; 256]) -> T {
+        points[usize::from(self)]
+    }
+}
+
+/// Index of a table of N points. N is a power of two.
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+pub(crate) struct WideIndex<const N: usize>(u16);
+
+impl<const N: usize> WideIndex<N> {
+    /// Takes the low bits of a word.
+    #[inline(always)]
+    pub(crate) fn new(word: u16) -> Self {
+        const { assert!(N.is_power_of_two() && N <= 1 << 16) };
+        Self(word & (N - 1) as u16)
+    }
+
+    #[inline(always)]
+    pub(crate) fn number(self) -> u16 {
+        self.0
+    }
+}
+
+impl<const N: usize> PointIndex<N> for WideIndex<N> {
+    #[inline(always)]
+    fn find<T: Copy>(self, points: &[T; N]) -> T {
+        // SAFETY: `new` makes indices below N only. With a check here, the compiler would take indices to vectors and back.
+        unsafe { *points.get_unchecked(usize::from(self.0)) }
+    }
+}
+
 /// Operations on sixteen lanes of four bytes.
 pub(crate) trait Int8Simd: Copy {
     /// Floating-point operations of the same instruction set.
@@ -39,6 +78,10 @@ pub(crate) trait Int8Simd: Copy {
     type B: Copy;
     /// Vector of sixteen i32.
     type I: Copy;
+    /// Sums of sixteen rows that are not yet added up over the columns.
+    type Partial: Copy;
+    /// True if points of four bytes are looked up faster one by one, and false if all at once.
+    const LOADS_FOURS: bool;
     /// Number that [`Int8Simd::dot_signed`] adds to each weight. The sum is too large by this number times the sum of
     /// the x's.
     const SIGNED_OFFSET: i32;
@@ -61,6 +104,29 @@ pub(crate) trait Int8Simd: Copy {
     fn look_up_eights<const N: usize>(self, points: &EightPoints<N>, indices: &Indices) -> [[Self::B; 2]; 2];
     /// Looks up two points of four bytes for each lane, whose indices are below N.
     fn look_up_fours<const N: usize>(self, points: &FourPoints<N>, indices: &Indices) -> [Self::B; 2];
+    /// Returns sums of zero.
+    fn no_sums(self) -> Self::Partial;
+    /// Adds to the sum of each row the products of two points of eight bytes and sixteen signed bytes of `x`. Bytes of points
+    /// are at most 62, and indices below N. Bit `c` of a row's signs is set if byte `c` of its point is negative.
+    fn add_eights<I: PointIndex<N>, const N: usize>(
+        self,
+        sums: Self::Partial,
+        points: &[u64; N],
+        indices: &[[I; LANES]; 2],
+        signs: Option<&[[u8; LANES]; 2]>,
+        x: &[[i32; 2]; 2],
+    ) -> Self::Partial;
+    /// Does the same as [`Int8Simd::add_eights`] with four points of four bytes.
+    fn add_fours<I: PointIndex<N>, const N: usize>(
+        self,
+        sums: Self::Partial,
+        points: &[u32; N],
+        indices: &[[[I; LANES]; 2]; 2],
+        signs: &[[u8; LANES]; 2],
+        x: &[[i32; 2]; 2],
+    ) -> Self::Partial;
+    /// Returns the sum of each row, with a number added.
+    fn finish_sums(self, sums: Self::Partial, more: &[i32; LANES]) -> Self::I;
     fn store(self, x: Self::B, to: &mut [u8; VECTOR_BYTES]);
     fn splat(self, x: i32) -> Self::I;
     /// Adds to each lane of `sum` the products of its four weights (0..=127) and the four signed bytes of `x`, least

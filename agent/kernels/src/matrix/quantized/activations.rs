@@ -17,6 +17,16 @@ pub(super) struct ActivationGroup {
     pub(super) negative_sum: f32,
     /// Sums of the bytes of the two halves.
     pub(super) sums: [i32; 2],
+    /// Sums of the first eight bytes of the two halves.
+    pub(super) first_sums: [i32; 2],
+}
+
+impl ActivationGroup {
+    /// Returns the bytes by half, and by eight.
+    #[inline(always)]
+    pub(super) fn eights(&self) -> &[[[i32; 2]; 2]] {
+        self.quads.as_chunks().0.as_chunks().0
+    }
 }
 
 /// Quantizes `x` `[tokens, columns]` to `[tile][group][height]`, with `lead` zeros before each row, and zeros after it
@@ -65,8 +75,9 @@ fn round_group(values: &[f32; GROUP_SIZE]) -> ActivationGroup {
     }
     let poison = values.iter().fold(0f32, |sum, x| sum + x * 0.0);
     let mut group = ActivationGroup { scale: scale + poison, ..ActivationGroup::default() };
-    for (half, sum) in bytes.chunks_exact(GROUP_SIZE / 2).zip(&mut group.sums) {
-        *sum = half.iter().map(|byte| i32::from(*byte)).sum();
+    for (half, bytes) in bytes.chunks_exact(GROUP_SIZE / 2).enumerate() {
+        let sum = |bytes: &[i8]| bytes.iter().map(|byte| i32::from(*byte)).sum();
+        (group.sums[half], group.first_sums[half]) = (sum(bytes), sum(&bytes[..GROUP_SIZE / 4]));
     }
     for (quad, bytes) in group.quads.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *quad = i32::from_le_bytes(bytes.map(i8::cast_unsigned));

@@ -99,13 +99,39 @@ impl<L: BlockLayout, const P: usize, const T: usize> Int8Kernel for QuantGemmTas
                 for (p, panel) in panels.iter_mut().enumerate() {
                     *panel = (self.panels.start + p * stream + step).min(self.panels.end - 1);
                 }
-                self.multiply_panels(s, panels, tiles.clone(), &mut decoded);
+                if T == 1 && L::has_row_product::<S>() {
+                    self.multiply_row(s, panels);
+                } else {
+                    self.multiply_panels(s, panels, tiles.clone(), &mut decoded);
+                }
             }
         }
     }
 }
 
 impl<L: BlockLayout, const P: usize, const T: usize> QuantGemmTask<'_, L, P, T> {
+    /// Multiplies P whole panels, as they are packed, by the only row.
+    #[inline(always)]
+    fn multiply_row<S: Int8Simd>(&self, s: S, panels: [usize; P]) {
+        let gemm = self.gemm;
+        let (bytes, length) = gemm.w.panel_bytes();
+        let groups = L::COLUMNS / GROUP_SIZE;
+        let mut sums = [s.float().splat(0.0); P];
+        for block in 0..gemm.w.blocks() {
+            let x = &gemm.x[block * groups..(block + 1) * groups];
+            for p in 0..P {
+                let weights = &bytes[panels[p] * length + block * L::PANEL_BYTES..][..L::PANEL_BYTES];
+                prefetch_after(s, weights);
+                sums[p] = L::add_row(s, weights, x, sums[p]);
+            }
+        }
+        for p in 0..P {
+            let mut lanes = [[0.0; LANES]];
+            s.float().store(s.float().mul(sums[p], s.float().splat(gemm.w.factor())), &mut lanes[0]);
+            gemm.output.write(panels[p], gemm.w.out_features(), 0, &mut lanes);
+        }
+    }
+
     /// Multiplies P whole panels by some tiles. `decoded` has room for a block of each panel.
     #[inline(always)]
     fn multiply_panels<S: Int8Simd>(
@@ -264,8 +290,20 @@ fn add_scaled<S: Int8Simd, const T: usize>(
     dots: &[S::I; T],
     sums: &mut [<S::Float as Simd>::V; T],
 ) {
-    let f = s.float();
     for t in 0..T {
-        sums[t] = f.fma(f.mul(scales, f.splat(x[t].scale)), s.widen(dots[t]), sums[t]);
+        sums[t] = add_scaled_row(s, scales, &x[t], dots[t], sums[t]);
     }
+}
+
+/// Scales the integer sums of one row of activations and adds them to `sum`.
+#[inline(always)]
+pub(super) fn add_scaled_row<S: Int8Simd>(
+    s: S,
+    scales: <S::Float as Simd>::V,
+    x: &ActivationGroup,
+    dots: S::I,
+    sum: <S::Float as Simd>::V,
+) -> <S::Float as Simd>::V {
+    let f = s.float();
+    f.fma(f.mul(scales, f.splat(x.scale)), s.widen(dots), sum)
 }

@@ -1,6 +1,7 @@
 //! Differences between the formats: the places of a block's numbers in a file and in a panel.
 
 use super::GROUP_SIZE;
+use super::activations::ActivationGroup;
 use super::decoded::DecodedBlock;
 use crate::simd::int8::{Int8Simd, VECTOR_BYTES};
 use crate::simd::{LANES, Simd};
@@ -33,11 +34,21 @@ pub(super) trait BlockLayout: Copy + Send + Sync + 'static {
     /// True if the product decodes blocks.
     const IS_DECODED: bool = false;
 
+    /// True if one row of activations is multiplied by a packed block, which is not decoded for it.
+    fn has_row_product<S: Int8Simd>() -> bool {
+        false
+    }
+
     /// Writes one row's block of a file into its lane of a panel's block.
     fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]);
     /// Decodes a panel's block.
     #[inline(always)]
     fn decode<S: Int8Simd>(_s: S, _panel: &[u8], _to: &mut DecodedBlock) {}
+    /// Adds to `sum` the product of a panel's block with the same columns of one row of activations.
+    #[inline(always)]
+    fn add_row<S: Int8Simd>(_s: S, _panel: &[u8], _x: &[ActivationGroup], sum: Float<S>) -> Float<S> {
+        sum
+    }
     /// Returns the scales of half `half` of group `group`. A format with one scale per group gives it for both halves. By
     /// default, a block has one scale in f16, and a panel's block begins with those of sixteen rows.
     #[inline(always)]

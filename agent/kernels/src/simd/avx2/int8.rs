@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{Avx2, F32x16};
 use crate::simd::LANES;
-use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Kernel, Int8Simd, VECTOR_BYTES};
+use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Kernel, Int8Simd, PointIndex, VECTOR_BYTES};
 
 /// Runs `kernel` compiled for AVX2.
 ///
@@ -88,10 +88,89 @@ unsafe fn look_up_fours<const N: usize>(points: &[u32; N], indices: &[u16; 8]) -
     intrinsic!(_mm256_setr_epi32(a, b, c, d, e, f, g, h))
 }
 
+/// Rows of each vector of four points. The sums of neighbours then come in the order of the rows.
+const ROWS: [[usize; 4]; 4] = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]];
+
+/// Gives eight bytes of `x` the signs of four rows.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn sign_rows<const V: usize>(x: __m256i, signs: &[u8; LANES]) -> __m256i {
+    let (halves, _) = signs.as_chunks::<8>();
+    intrinsic!({
+        // Each byte gets the byte of its row, and then its bit alone.
+        let row = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0404_0404_0404_0404, 0x0505_0505_0505_0505);
+        let row = if V.is_multiple_of(2) { row } else { _mm256_add_epi8(row, _mm256_set1_epi8(2)) };
+        let bits = _mm256_shuffle_epi8(_mm256_set1_epi64x(i64::from_le_bytes(halves[V / 2])), row);
+        let single = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+        let negative = _mm256_cmpeq_epi8(_mm256_and_si256(bits, single), single);
+        _mm256_sub_epi8(_mm256_xor_si256(x, negative), negative)
+    })
+}
+
+/// Loads eight bytes of `x` for each of four rows.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn load_eight(x: &[i32; 2]) -> __m256i {
+    intrinsic!(_mm256_broadcastq_epi64(_mm_loadl_epi64(x.as_ptr().cast())))
+}
+
+/// Looks up points of eight bytes for the four rows of a vector.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn gather_eights<I: PointIndex<N>, const N: usize, const V: usize>(
+    points: &[u64; N],
+    indices: &[I; LANES],
+) -> __m256i {
+    let mut found = [0; 4];
+    for i in 0..4 {
+        found[i] = indices[ROWS[V][i]].find(points).cast_signed();
+    }
+    intrinsic!(_mm256_setr_epi64x(found[0], found[1], found[2], found[3]))
+}
+
+/// Looks up two points of four bytes for each of the four rows of a vector.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn gather_fours<I: PointIndex<N>, const N: usize, const V: usize>(
+    points: &[u32; N],
+    indices: &[[I; LANES]; 2],
+) -> __m256i {
+    let mut found = [0; 8];
+    for i in 0..8 {
+        found[i] = indices[i % 2][ROWS[V][i / 2]].find(points).cast_signed();
+    }
+    let [a, b, c, d, e, f, g, h] = found;
+    intrinsic!(_mm256_setr_epi32(a, b, c, d, e, f, g, h))
+}
+
+/// Adds the products of two vectors of points, whose bytes are at most 62, and their columns of `x`.
+///
+/// # Safety
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn add_points(sum: __m256i, points: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
+    intrinsic!({
+        // Two pairs are at most 4 · 62 · 127, so 16 bits hold them.
+        let (first, second) = (_mm256_maddubs_epi16(points[0], x[0]), _mm256_maddubs_epi16(points[1], x[1]));
+        _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_add_epi16(first, second), _mm256_set1_epi16(1)))
+    })
+}
+
 impl Int8Simd for Avx2 {
     type Float = Avx2;
     type B = IntHalves;
     type I = IntHalves;
+    /// Two sums for each row, in the order of [`ROWS`].
+    type Partial = [__m256i; 4];
+    const LOADS_FOURS: bool = true;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -155,6 +234,65 @@ impl Int8Simd for Avx2 {
             let first = IntHalves(first, look_up_fours(&points.points, &parts[1]));
             let second = look_up_fours(&points.points, &parts[2]);
             [first, IntHalves(second, look_up_fours(&points.points, &parts[3]))]
+        })
+    }
+    #[inline(always)]
+    fn no_sums(self) -> [__m256i; 4] {
+        intrinsic!([_mm256_setzero_si256(); 4])
+    }
+    #[inline(always)]
+    fn add_eights<I: PointIndex<N>, const N: usize>(
+        self,
+        sums: [__m256i; 4],
+        points: &[u64; N],
+        indices: &[[I; LANES]; 2],
+        signs: Option<&[[u8; LANES]; 2]>,
+        x: &[[i32; 2]; 2],
+    ) -> [__m256i; 4] {
+        /// Adds the products of four rows.
+        macro_rules! add {
+            ($v:literal) => {{
+                let found =
+                    [gather_eights::<I, N, $v>(points, &indices[0]), gather_eights::<I, N, $v>(points, &indices[1])];
+                let mut x = [load_eight(&x[0]), load_eight(&x[1])];
+                if let Some(signs) = signs {
+                    x = [sign_rows::<$v>(x[0], &signs[0]), sign_rows::<$v>(x[1], &signs[1])];
+                }
+                add_points(sums[$v], found, x)
+            }};
+        }
+        intrinsic!([add!(0), add!(1), add!(2), add!(3)])
+    }
+    #[inline(always)]
+    fn add_fours<I: PointIndex<N>, const N: usize>(
+        self,
+        sums: [__m256i; 4],
+        points: &[u32; N],
+        indices: &[[[I; LANES]; 2]; 2],
+        signs: &[[u8; LANES]; 2],
+        x: &[[i32; 2]; 2],
+    ) -> [__m256i; 4] {
+        /// Adds the products of four rows.
+        macro_rules! add {
+            ($v:literal) => {{
+                let found =
+                    [gather_fours::<I, N, $v>(points, &indices[0]), gather_fours::<I, N, $v>(points, &indices[1])];
+                let (first, second) = (load_eight(&x[0]), load_eight(&x[1]));
+                let x = [sign_rows::<$v>(first, &signs[0]), sign_rows::<$v>(second, &signs[1])];
+                add_points(sums[$v], found, x)
+            }};
+        }
+        intrinsic!([add!(0), add!(1), add!(2), add!(3)])
+    }
+    #[inline(always)]
+    fn finish_sums(self, sums: [__m256i; 4], more: &[i32; LANES]) -> IntHalves {
+        intrinsic!({
+            let first = _mm256_loadu_si256(more.as_ptr().cast());
+            let second = _mm256_loadu_si256(more.as_ptr().add(8).cast());
+            IntHalves(
+                _mm256_add_epi32(_mm256_hadd_epi32(sums[0], sums[1]), first),
+                _mm256_add_epi32(_mm256_hadd_epi32(sums[2], sums[3]), second),
+            )
         })
     }
     #[inline(always)]

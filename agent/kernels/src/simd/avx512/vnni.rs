@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::Avx512;
 use crate::simd::LANES;
 use crate::simd::avx2;
-use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Kernel, Int8Simd, VECTOR_BYTES};
+use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Kernel, Int8Simd, PointIndex, VECTOR_BYTES};
 
 /// Proof that the machine has AVX-512 with VNNI. Only [`run`] makes it.
 #[derive(Clone, Copy)]
@@ -114,10 +114,71 @@ unsafe fn spread_nibbles(words: __m256i) -> __m512i {
     })
 }
 
+/// Looks up points of eight bytes for eight rows from `first` on.
+///
+/// # Safety
+/// The machine must have AVX-512 F.
+#[inline(always)]
+unsafe fn gather_eights<I: PointIndex<N>, const N: usize>(
+    points: &[u64; N],
+    indices: &[I; LANES],
+    first: usize,
+) -> __m512i {
+    let mut found = [0; 8];
+    for i in 0..8 {
+        found[i] = indices[first + i].find(points).cast_signed();
+    }
+    let [a, b, c, d, e, f, g, h] = found;
+    intrinsic!(join(_mm256_setr_epi64x(a, b, c, d), _mm256_setr_epi64x(e, f, g, h)))
+}
+
+/// Looks up two points of four bytes for each of eight rows from `first` on.
+///
+/// # Safety
+/// The machine must have AVX-512 F.
+#[inline(always)]
+unsafe fn gather_fours<I: PointIndex<N>, const N: usize>(
+    points: &[u32; N],
+    indices: &[[I; LANES]; 2],
+    first: usize,
+) -> __m512i {
+    let mut found = [0; 16];
+    for i in 0..16 {
+        found[i] = indices[i % 2][first + i / 2].find(points).cast_signed();
+    }
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = found;
+    intrinsic!(join(_mm256_setr_epi32(a, b, c, d, e, f, g, h), _mm256_setr_epi32(i, j, k, l, m, n, o, p)))
+}
+
+/// Adds the products of the points of eight rows from `first` on and eight bytes of `x`.
+///
+/// # Safety
+/// The machine must have AVX-512 with VNNI.
+#[inline(always)]
+unsafe fn add_points(
+    sum: __m512i,
+    points: __m512i,
+    signs: Option<&[u8; LANES]>,
+    first: usize,
+    x: &[i32; 2],
+) -> __m512i {
+    intrinsic!({
+        let mut x = _mm512_broadcastq_epi64(_mm_loadl_epi64(x.as_ptr().cast()));
+        if let Some(signs) = signs {
+            let negative = u64::from_le_bytes(signs.as_chunks().0[first / 8]);
+            x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+        }
+        _mm512_dpbusd_epi32(sum, points, x)
+    })
+}
+
 impl Int8Simd for Vnni {
     type Float = Avx512;
     type B = __m512i;
     type I = __m512i;
+    /// Two sums for each row.
+    type Partial = [__m512i; 2];
+    const LOADS_FOURS: bool = false;
     /// 128, because the instruction takes unsigned weights: flipping the sign bit of a weight adds 128 to it.
     const SIGNED_OFFSET: i32 = 128;
 
@@ -183,6 +244,58 @@ impl Int8Simd for Vnni {
             let first = spread_nibbles(_mm512_castsi512_si256(codes));
             let second = spread_nibbles(_mm512_extracti64x4_epi64::<1>(codes));
             [self.look_up(&points.bytes, first), self.look_up(&points.bytes, second)]
+        })
+    }
+    #[inline(always)]
+    fn no_sums(self) -> [__m512i; 2] {
+        intrinsic!([_mm512_setzero_si512(); 2])
+    }
+    #[inline(always)]
+    fn add_eights<I: PointIndex<N>, const N: usize>(
+        self,
+        mut sums: [__m512i; 2],
+        points: &[u64; N],
+        indices: &[[I; LANES]; 2],
+        signs: Option<&[[u8; LANES]; 2]>,
+        x: &[[i32; 2]; 2],
+    ) -> [__m512i; 2] {
+        for eight in 0..2 {
+            let signs = signs.map(|signs| &signs[eight]);
+            intrinsic!({
+                let (low, high) =
+                    (gather_eights(points, &indices[eight], 0), gather_eights(points, &indices[eight], 8));
+                sums[0] = add_points(sums[0], low, signs, 0, &x[eight]);
+                sums[1] = add_points(sums[1], high, signs, 8, &x[eight]);
+            });
+        }
+        sums
+    }
+    #[inline(always)]
+    fn add_fours<I: PointIndex<N>, const N: usize>(
+        self,
+        mut sums: [__m512i; 2],
+        points: &[u32; N],
+        indices: &[[[I; LANES]; 2]; 2],
+        signs: &[[u8; LANES]; 2],
+        x: &[[i32; 2]; 2],
+    ) -> [__m512i; 2] {
+        for eight in 0..2 {
+            intrinsic!({
+                let (low, high) = (gather_fours(points, &indices[eight], 0), gather_fours(points, &indices[eight], 8));
+                sums[0] = add_points(sums[0], low, Some(&signs[eight]), 0, &x[eight]);
+                sums[1] = add_points(sums[1], high, Some(&signs[eight]), 8, &x[eight]);
+            });
+        }
+        sums
+    }
+    #[inline(always)]
+    fn finish_sums(self, sums: [__m512i; 2], more: &[i32; LANES]) -> __m512i {
+        intrinsic!({
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            let first = _mm512_permutex2var_epi32(sums[0], even, sums[1]);
+            let second = _mm512_permutex2var_epi32(sums[0], odd, sums[1]);
+            _mm512_add_epi32(_mm512_add_epi32(first, second), _mm512_loadu_si512(more.as_ptr().cast()))
         })
     }
     #[inline(always)]

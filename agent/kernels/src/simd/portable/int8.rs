@@ -2,12 +2,27 @@
 
 use super::Portable;
 use crate::simd::LANES;
-use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Simd, VECTOR_BYTES};
+use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Simd, PointIndex, VECTOR_BYTES};
+
+/// Adds the products of a point and eight bytes of `x` to the sum of each row.
+#[inline(always)]
+fn add_points(sums: &mut [i32; LANES], points: &[[u8; 8]; LANES], signs: Option<&[u8; LANES]>, x: &[i32; 2]) {
+    let x = [x[0].to_le_bytes(), x[1].to_le_bytes()];
+    for lane in 0..LANES {
+        for (column, (size, x)) in points[lane].iter().zip(x.as_flattened()).enumerate() {
+            let product = i32::from(*size) * i32::from(x.cast_signed());
+            let is_negative = signs.is_some_and(|signs| signs[lane] >> column & 1 == 1);
+            sums[lane] += if is_negative { -product } else { product };
+        }
+    }
+}
 
 impl Int8Simd for Portable {
     type Float = Portable;
     type B = [u8; VECTOR_BYTES];
     type I = [i32; LANES];
+    type Partial = [i32; LANES];
+    const LOADS_FOURS: bool = true;
     const SIGNED_OFFSET: i32 = 0;
 
     #[inline(always)]
@@ -64,6 +79,45 @@ impl Int8Simd for Portable {
             *to = points.points[usize::from(*index) % N].to_le_bytes();
         }
         found
+    }
+    #[inline(always)]
+    fn no_sums(self) -> [i32; LANES] {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn add_eights<I: PointIndex<N>, const N: usize>(
+        self,
+        mut sums: [i32; LANES],
+        points: &[u64; N],
+        indices: &[[I; LANES]; 2],
+        signs: Option<&[[u8; LANES]; 2]>,
+        x: &[[i32; 2]; 2],
+    ) -> [i32; LANES] {
+        for (eight, indices) in indices.iter().enumerate() {
+            let found = indices.map(|index| index.find(points).to_le_bytes());
+            add_points(&mut sums, &found, signs.map(|signs| &signs[eight]), &x[eight]);
+        }
+        sums
+    }
+    #[inline(always)]
+    fn add_fours<I: PointIndex<N>, const N: usize>(
+        self,
+        mut sums: [i32; LANES],
+        points: &[u32; N],
+        indices: &[[[I; LANES]; 2]; 2],
+        signs: &[[u8; LANES]; 2],
+        x: &[[i32; 2]; 2],
+    ) -> [i32; LANES] {
+        for (eight, [first, second]) in indices.iter().enumerate() {
+            let point = |index: I| u64::from(index.find(points));
+            let found = std::array::from_fn(|lane| (point(first[lane]) | point(second[lane]) << 32).to_le_bytes());
+            add_points(&mut sums, &found, Some(&signs[eight]), &x[eight]);
+        }
+        sums
+    }
+    #[inline(always)]
+    fn finish_sums(self, sums: [i32; LANES], more: &[i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|lane| sums[lane] + more[lane])
     }
     #[inline(always)]
     fn store(self, x: [u8; VECTOR_BYTES], to: &mut [u8; VECTOR_BYTES]) {

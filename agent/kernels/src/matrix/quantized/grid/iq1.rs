@@ -55,6 +55,79 @@ fn store_points<S: Int8Simd>(
     }
 }
 
+/// The numbers of IQ1_S for 32 columns of sixteen rows.
+#[derive(Clone, Copy, Default)]
+struct SGroup {
+    indices: [[WideIndex<2048>; LANES]; EIGHTS],
+    /// The lowest bit is set if the eighth is subtracted.
+    negative: [u16; LANES],
+    steps: [u8; LANES],
+}
+
+#[inline(always)]
+fn read_s_group(panel: &[u8], from: usize) -> SGroup {
+    let (low, mut words): (&[[u8; LANES]; EIGHTS], _) = (rows_at(panel, from), read_u16(panel, from + INDEX_BYTES));
+    let mut group = SGroup::default();
+    for (word, (negative, steps)) in words.iter().zip(group.negative.iter_mut().zip(&mut group.steps)) {
+        (*negative, *steps) = (word >> 15, (word >> 12 & 7) as u8);
+    }
+    for (low, indices) in low.iter().zip(&mut group.indices) {
+        for lane in 0..LANES {
+            indices[lane] = WideIndex::new(u16::from(low[lane]) | words[lane] << 8);
+        }
+        words = shift_words(&words, 3);
+    }
+    group
+}
+
+/// The numbers of IQ1_M for 16 columns of sixteen rows.
+#[derive(Clone, Copy, Default)]
+struct MHalf {
+    indices: [[WideIndex<2048>; LANES]; 2],
+    /// The lowest bit is set if the eighth is subtracted.
+    negative: [[u16; LANES]; 2],
+}
+
+#[inline(always)]
+fn read_m_half(panel: &[u8], from: usize, half: usize) -> MHalf {
+    let low: &[[u8; LANES]; 2] = rows_at(panel, from + 2 * half * LANES);
+    let high: &[u8; LANES] = array_at(panel, from + INDEX_BYTES + half * LANES);
+    let mut found = MHalf::default();
+    for lane in 0..LANES {
+        found.indices[0][lane] = WideIndex::new(u16::from(low[0][lane]) | u16::from(high[lane]) << 8);
+        found.negative[0][lane] = u16::from(high[lane] >> 3 & 1);
+    }
+    for lane in 0..LANES {
+        found.indices[1][lane] = WideIndex::new(u16::from(low[1][lane]) | u16::from(high[lane] >> 4) << 8);
+        found.negative[1][lane] = u16::from(high[lane] >> 7);
+    }
+    found
+}
+
+/// Reads the f16 of a block of IQ1_M.
+#[inline(always)]
+fn read_m_f16<S: Int8Simd>(s: S, panel: &[u8]) -> Float<S> {
+    let mut bits = [0; LANES];
+    for word in 0..M_SCALE_WORDS {
+        let words = read_u16(panel, 2 * word * LANES);
+        for lane in 0..LANES {
+            bits[lane] |= words[lane] >> 12 << (4 * word);
+        }
+    }
+    s.float().widen_f16(&bits)
+}
+
+/// Reads the steps of the scales of half a group of IQ1_M.
+#[inline(always)]
+fn read_m_steps(panel: &[u8], group: usize, half: usize) -> [u8; LANES] {
+    let words = read_u16(panel, group / 2 * 2 * LANES);
+    let mut steps = [0; LANES];
+    for lane in 0..LANES {
+        steps[lane] = (words[lane] >> (3 * (group % 2 * 2 + half)) & 7) as u8;
+    }
+    steps
+}
+
 impl BlockLayout for Iq1S {
     const COLUMNS: usize = decoded::COLUMNS;
     const FILE_BYTES: usize = 50;
@@ -76,26 +149,39 @@ impl BlockLayout for Iq1S {
         let f16 = load_f16(s, panel, 0);
         for group in 0..GROUPS {
             let from = F16_BYTES + group * GROUP_BYTES;
-            let words = read_u16(panel, from + INDEX_BYTES);
-            let (mut negative, mut steps) = ([0; LANES], [0; LANES]);
-            for lane in 0..LANES {
-                negative[lane] = words[lane] >> 15;
-                steps[lane] = (words[lane] >> 12 & 7) as u8;
+            let numbers = read_s_group(panel, from);
+            let eighths = load_eighths(s, &numbers.negative);
+            for (pair, indices) in halves(&numbers.indices).iter().enumerate() {
+                store_points(s, &index_numbers(indices), pair, [eighths; 2], to.group(group));
             }
-            let eighths = load_eighths(s, &negative);
-            for pair in 0..2 {
-                let low: &[u8; 2 * LANES] = array_at(panel, from + 2 * pair * LANES);
-                let mut indices = [0; 2 * LANES];
-                for half in 0..2 {
-                    for lane in 0..LANES {
-                        let high = words[lane] >> (3 * (2 * pair + half)) & 7;
-                        indices[half * LANES + lane] = u16::from(low[half * LANES + lane]) | high << 8;
-                    }
-                }
-                store_points(s, &indices, pair, [eighths; 2], to.group(group));
-            }
-            to.store_scales(s.float(), group, odd_scales(s, f16, &steps, FACTOR));
+            to.store_scales(s.float(), group, odd_scales(s, f16, &numbers.steps, FACTOR));
         }
+    }
+
+    fn has_row_product<S: Int8Simd>() -> bool {
+        true
+    }
+    #[inline(always)]
+    fn add_row<S: Int8Simd>(s: S, panel: &[u8], x: &[ActivationGroup], mut sum: Float<S>) -> Float<S> {
+        let f16 = load_f16(s, panel, 0);
+        let mut groups = [SGroup::default(); GROUPS];
+        for (group, numbers) in groups.iter_mut().enumerate() {
+            *numbers = read_s_group(panel, F16_BYTES + group * GROUP_BYTES);
+        }
+        put_in_memory(&groups);
+        for (numbers, x) in groups.iter().zip(x) {
+            let mut sums = s.no_sums();
+            for (indices, x) in halves(&numbers.indices).iter().zip(x.eights()) {
+                sums = s.add_eights(sums, &IQ1.points, indices, None, x);
+            }
+            let (whole, mut more) = (x.sums[0] + x.sums[1], [0; LANES]);
+            for (more, negative) in more.iter_mut().zip(&numbers.negative) {
+                *more = (2 - OFFSET) * whole - 2 * whole * i32::from(*negative);
+            }
+            let scales = odd_scales(s, f16, &numbers.steps, FACTOR);
+            sum = add_scaled_row(s, scales, x, s.finish_sums(sums, &more), sum);
+        }
+        sum
     }
 }
 
@@ -119,38 +205,45 @@ impl BlockLayout for Iq1M {
 
     #[inline(always)]
     fn decode<S: Int8Simd>(s: S, panel: &[u8], to: &mut DecodedBlock) {
-        let mut bits = [0; LANES];
-        for word in 0..M_SCALE_WORDS {
-            let words = read_u16(panel, 2 * word * LANES);
-            for lane in 0..LANES {
-                bits[lane] |= words[lane] >> 12 << (4 * word);
-            }
-        }
-        let f16 = s.float().widen_f16(&bits);
+        let f16 = read_m_f16(s, panel);
         for group in 0..GROUPS {
             let from = M_GROUPS_OFFSET + group * GROUP_BYTES;
-            for pair in 0..2 {
-                let low: &[u8; 2 * LANES] = array_at(panel, from + 2 * pair * LANES);
-                let high: &[u8; LANES] = array_at(panel, from + INDEX_BYTES + pair * LANES);
-                let (mut indices, mut negative) = ([0; 2 * LANES], [[0; LANES]; 2]);
-                for half in 0..2 {
-                    for lane in 0..LANES {
-                        let bits = u16::from(high[lane] >> (4 * half));
-                        indices[half * LANES + lane] = u16::from(low[half * LANES + lane]) | (bits & 7) << 8;
-                        negative[half][lane] = bits >> 3;
-                    }
-                }
-                let eighths = [load_eighths(s, &negative[0]), load_eighths(s, &negative[1])];
-                store_points(s, &indices, pair, eighths, to.group(group));
-            }
-            let words = read_u16(panel, group / 2 * 2 * LANES);
             for half in 0..2 {
-                let mut steps = [0; LANES];
-                for lane in 0..LANES {
-                    steps[lane] = (words[lane] >> (3 * (group % 2 * 2 + half)) & 7) as u8;
-                }
-                to.store_scales(s.float(), 2 * group + half, odd_scales(s, f16, &steps, FACTOR));
+                let numbers = read_m_half(panel, from, half);
+                let eighths = [load_eighths(s, &numbers.negative[0]), load_eighths(s, &numbers.negative[1])];
+                store_points(s, &index_numbers(&numbers.indices), half, eighths, to.group(group));
+                let scales = odd_scales(s, f16, &read_m_steps(panel, group, half), FACTOR);
+                to.store_scales(s.float(), 2 * group + half, scales);
             }
         }
+    }
+
+    fn has_row_product<S: Int8Simd>() -> bool {
+        true
+    }
+    #[inline(always)]
+    fn add_row<S: Int8Simd>(s: S, panel: &[u8], x: &[ActivationGroup], mut sum: Float<S>) -> Float<S> {
+        let f16 = read_m_f16(s, panel);
+        let mut groups = [[MHalf::default(); 2]; GROUPS];
+        for (group, halves) in groups.iter_mut().enumerate() {
+            for (half, numbers) in halves.iter_mut().enumerate() {
+                *numbers = read_m_half(panel, M_GROUPS_OFFSET + group * GROUP_BYTES, half);
+            }
+        }
+        put_in_memory(&groups);
+        for (group, (numbers, x)) in groups.iter().zip(x).enumerate() {
+            for (half, (MHalf { indices, negative }, eights)) in numbers.iter().zip(x.eights()).enumerate() {
+                let sums = s.add_eights(s.no_sums(), &IQ1.points, indices, None, eights);
+                let (first, mut more) = (x.first_sums[half], [0; LANES]);
+                for lane in 0..LANES {
+                    let subtracted =
+                        first * i32::from(negative[0][lane]) + (x.sums[half] - first) * i32::from(negative[1][lane]);
+                    more[lane] = (2 - OFFSET) * x.sums[half] - 2 * subtracted;
+                }
+                let scales = odd_scales(s, f16, &read_m_steps(panel, group, half), FACTOR);
+                sum = add_scaled_row(s, scales, x, s.finish_sums(sums, &more), sum);
+            }
+        }
+        sum
     }
 }

@@ -1,7 +1,7 @@
 //! The formats IQ2_XXS, IQ2_XS and IQ2_S. A point is the sizes of eight numbers.
 
 use super::super::decoded::read_decoded_blocks;
-use super::points::{IQ2_S, IQ2_XS, IQ2_XXS};
+use super::points::{IQ2_S, IQ2_S_SIZES, IQ2_XS, IQ2_XS_SIZES, IQ2_XXS, IQ2_XXS_SIZES};
 use super::*;
 use crate::simd::int8::EightPoints;
 
@@ -28,7 +28,7 @@ const INDEX_BYTES: usize = EIGHTS * LANES;
 const XXS_GROUP_BYTES: usize = INDEX_BYTES + 4 * LANES;
 const XS_GROUP_BYTES: usize = 2 * INDEX_BYTES + LANES;
 const S_SIGNS_OFFSET: usize = INDEX_BYTES;
-const S_HIGH_BITS_OFFSET: usize = S_SIGNS_OFFSET + GROUP_VECTORS * SIGN_BYTES;
+const S_HIGH_BITS_OFFSET: usize = S_SIGNS_OFFSET + EIGHTS * LANES;
 const S_SCALES_OFFSET: usize = S_HIGH_BITS_OFFSET + LANES;
 const S_GROUP_BYTES: usize = S_SCALES_OFFSET + LANES;
 
@@ -46,6 +46,56 @@ fn store_points<S: Int8Simd, const N: usize>(
         store_signed(s, first, &signs[0][eight], &mut vectors[2 * eight]);
         store_signed(s, second, &signs[1][eight], &mut vectors[2 * eight + 1]);
     }
+}
+
+/// Reads the indices of a group of IQ2_XS, and the signs.
+#[inline(always)]
+fn read_xs_codes(panel: &[u8], from: usize) -> ([[WideIndex<512>; LANES]; EIGHTS], RowSigns) {
+    let (mut indices, mut codes) = ([[WideIndex::default(); LANES]; EIGHTS], [[0; LANES]; EIGHTS]);
+    for eight in 0..EIGHTS {
+        let words = read_u16(panel, from + 2 * eight * LANES);
+        for lane in 0..LANES {
+            indices[eight][lane] = WideIndex::new(words[lane]);
+            codes[eight][lane] = (words[lane] >> 9) as u8;
+        }
+    }
+    (indices, complete_signs(&codes))
+}
+
+/// Reads the indices of a group of IQ2_S.
+#[inline(always)]
+fn read_s_indices(panel: &[u8], from: usize) -> [[WideIndex<1024>; LANES]; EIGHTS] {
+    let low: &[[u8; LANES]; EIGHTS] = rows_at(panel, from);
+    let mut high: [u8; LANES] = *array_at(panel, from + S_HIGH_BITS_OFFSET);
+    let mut indices = [[WideIndex::default(); LANES]; EIGHTS];
+    for (low, indices) in low.iter().zip(&mut indices) {
+        for lane in 0..LANES {
+            indices[lane] = WideIndex::new(u16::from(low[lane]) | u16::from(high[lane]) << 8);
+        }
+        high = shift_bytes(&high, 2);
+    }
+    indices
+}
+
+/// Multiplies a group of sixteen rows by one row of activations, and adds the product to `sum`. `steps` are those of
+/// [`store_half_scales`].
+#[inline(always)]
+fn add_halves<S: Int8Simd, const N: usize>(
+    s: S,
+    points: &[u64; N],
+    (indices, signs): (&[[WideIndex<N>; LANES]; EIGHTS], &RowSigns),
+    (f16, steps): (Float<S>, &[u8; LANES]),
+    x: &ActivationGroup,
+    mut sum: Float<S>,
+) -> Float<S> {
+    let mut steps = *steps;
+    for ((indices, signs), eights) in halves(indices).iter().zip(halves(signs)).zip(x.eights()) {
+        let sums = s.add_eights(s.no_sums(), points, indices, Some(signs), eights);
+        let scales = odd_scales(s, f16, &steps, FACTOR);
+        sum = add_scaled_row(s, scales, x, s.finish_sums(sums, &[0; LANES]), sum);
+        steps = shift_bytes(&steps, 4);
+    }
+    sum
 }
 
 /// Stores the scales of both halves of a group. `steps` has those of the second half in the high bits.
@@ -67,7 +117,7 @@ impl BlockLayout for Iq2Xxs {
         for (group, from) in block[2..].as_chunks::<8>().0.iter().enumerate() {
             let to = &mut panel[F16_BYTES + group * XXS_GROUP_BYTES..];
             pack_bytes(&from[..EIGHTS], lane, to);
-            to[INDEX_BYTES + 4 * lane..][..4].copy_from_slice(&from[4..]);
+            pack_word([from[4], from[5], from[6], from[7]], lane, &mut to[INDEX_BYTES..]);
         }
     }
 
@@ -76,13 +126,37 @@ impl BlockLayout for Iq2Xxs {
         let f16 = load_f16(s, panel, 0);
         for group in 0..GROUPS {
             let from = F16_BYTES + group * XXS_GROUP_BYTES;
-            let words = read_signs_and_scales(panel, from + INDEX_BYTES);
+            let (signs, steps) = read_words(panel, from + INDEX_BYTES);
+            let signs = spread_signs(&signs);
             for pair in 0..2 {
-                let indices = read_indices(panel, from + 2 * pair * LANES);
-                store_points(s, &IQ2_XXS, &indices, pair, &words.signs, to.group(group));
+                let indices = widen_indices(rows_at(panel, from + 2 * pair * LANES));
+                store_points(s, &IQ2_XXS, &indices, pair, &signs, to.group(group));
             }
-            to.store_scales(s.float(), group, odd_scales(s, f16, &words.scales, FACTOR));
+            to.store_scales(s.float(), group, odd_scales(s, f16, &steps, FACTOR));
         }
+    }
+
+    fn has_row_product<S: Int8Simd>() -> bool {
+        true
+    }
+    #[inline(always)]
+    fn add_row<S: Int8Simd>(s: S, panel: &[u8], x: &[ActivationGroup], mut sum: Float<S>) -> Float<S> {
+        let f16 = load_f16(s, panel, 0);
+        let mut words = [([[0; LANES]; EIGHTS], [0; LANES]); GROUPS];
+        for (group, words) in words.iter_mut().enumerate() {
+            *words = read_words(panel, F16_BYTES + group * XXS_GROUP_BYTES + INDEX_BYTES);
+        }
+        put_in_memory(&words);
+        for (group, ((signs, steps), x)) in words.iter().zip(x).enumerate() {
+            let indices = rows_at::<EIGHTS>(panel, F16_BYTES + group * XXS_GROUP_BYTES);
+            let mut sums = s.no_sums();
+            for ((indices, signs), x) in halves(indices).iter().zip(halves(signs)).zip(x.eights()) {
+                sums = s.add_eights(sums, &IQ2_XXS_SIZES, indices, Some(signs), x);
+            }
+            let scales = odd_scales(s, f16, steps, FACTOR);
+            sum = add_scaled_row(s, scales, x, s.finish_sums(sums, &[0; LANES]), sum);
+        }
+        sum
     }
 }
 
@@ -110,20 +184,31 @@ impl BlockLayout for Iq2Xs {
         let f16 = load_f16(s, panel, 0);
         for group in 0..GROUPS {
             let from = F16_BYTES + group * XS_GROUP_BYTES;
-            let (mut indices, mut codes) = ([[0; LANES]; EIGHTS], [[0; LANES]; EIGHTS]);
-            for eight in 0..EIGHTS {
-                let words = read_u16(panel, from + 2 * eight * LANES);
-                for lane in 0..LANES {
-                    indices[eight][lane] = words[lane] & 511;
-                    codes[eight][lane] = (words[lane] >> 9) as u8;
-                }
-            }
-            let signs = expand_signs(&codes);
-            for (pair, indices) in indices.as_flattened().as_chunks().0.iter().enumerate() {
-                store_points(s, &IQ2_XS, indices, pair, &signs, to.group(group));
+            let (indices, signs) = read_xs_codes(panel, from);
+            let signs = spread_signs(&signs);
+            for (pair, indices) in halves(&indices).iter().enumerate() {
+                store_points(s, &IQ2_XS, &index_numbers(indices), pair, &signs, to.group(group));
             }
             store_half_scales(s, f16, array_at(panel, from + 2 * INDEX_BYTES), group, to);
         }
+    }
+
+    fn has_row_product<S: Int8Simd>() -> bool {
+        true
+    }
+    #[inline(always)]
+    fn add_row<S: Int8Simd>(s: S, panel: &[u8], x: &[ActivationGroup], mut sum: Float<S>) -> Float<S> {
+        let f16 = load_f16(s, panel, 0);
+        let mut codes = [([[WideIndex::default(); LANES]; EIGHTS], [[0; LANES]; EIGHTS]); GROUPS];
+        for (group, codes) in codes.iter_mut().enumerate() {
+            *codes = read_xs_codes(panel, F16_BYTES + group * XS_GROUP_BYTES);
+        }
+        put_in_memory(&codes);
+        for (group, ((indices, signs), x)) in codes.iter().zip(x).enumerate() {
+            let steps = array_at(panel, F16_BYTES + group * XS_GROUP_BYTES + 2 * INDEX_BYTES);
+            sum = add_halves(s, &IQ2_XS_SIZES, (indices, signs), (f16, steps), x, sum);
+        }
+        sum
     }
 }
 
@@ -139,7 +224,7 @@ impl BlockLayout for Iq2S {
         for group in 0..GROUPS {
             let to = &mut panel[F16_BYTES + group * S_GROUP_BYTES..];
             pack_bytes(&block[2 + EIGHTS * group..][..EIGHTS], lane, to);
-            pack_signs(&block[34 + EIGHTS * group..], lane, &mut to[S_SIGNS_OFFSET..]);
+            pack_bytes(&block[34 + EIGHTS * group..][..EIGHTS], lane, &mut to[S_SIGNS_OFFSET..]);
             to[S_HIGH_BITS_OFFSET + lane] = block[66 + group];
             to[S_SCALES_OFFSET + lane] = block[74 + group];
         }
@@ -150,19 +235,31 @@ impl BlockLayout for Iq2S {
         let f16 = load_f16(s, panel, 0);
         for group in 0..GROUPS {
             let from = F16_BYTES + group * S_GROUP_BYTES;
-            let (high, mut indices) = (array_at(panel, from + S_HIGH_BITS_OFFSET), [[0; LANES]; EIGHTS]);
-            for (eight, indices) in indices.iter_mut().enumerate() {
-                let (low, high): (&[u8; LANES], _) =
-                    (array_at(panel, from + eight * LANES), shift_bytes(high, 2 * eight));
-                for lane in 0..LANES {
-                    indices[lane] = u16::from(low[lane]) | u16::from(high[lane] & 3) << 8;
-                }
-            }
-            let signs = read_signs(panel, from + S_SIGNS_OFFSET);
-            for (pair, indices) in indices.as_flattened().as_chunks().0.iter().enumerate() {
-                store_points(s, &IQ2_S, indices, pair, &signs, to.group(group));
+            let indices = read_s_indices(panel, from);
+            let signs = spread_signs(rows_at(panel, from + S_SIGNS_OFFSET));
+            for (pair, indices) in halves(&indices).iter().enumerate() {
+                store_points(s, &IQ2_S, &index_numbers(indices), pair, &signs, to.group(group));
             }
             store_half_scales(s, f16, array_at(panel, from + S_SCALES_OFFSET), group, to);
         }
+    }
+
+    fn has_row_product<S: Int8Simd>() -> bool {
+        true
+    }
+    #[inline(always)]
+    fn add_row<S: Int8Simd>(s: S, panel: &[u8], x: &[ActivationGroup], mut sum: Float<S>) -> Float<S> {
+        let f16 = load_f16(s, panel, 0);
+        let mut indices = [[[WideIndex::default(); LANES]; EIGHTS]; GROUPS];
+        for (group, indices) in indices.iter_mut().enumerate() {
+            *indices = read_s_indices(panel, F16_BYTES + group * S_GROUP_BYTES);
+        }
+        put_in_memory(&indices);
+        for (group, (indices, x)) in indices.iter().zip(x).enumerate() {
+            let from = F16_BYTES + group * S_GROUP_BYTES;
+            let (signs, steps) = (rows_at(panel, from + S_SIGNS_OFFSET), array_at(panel, from + S_SCALES_OFFSET));
+            sum = add_halves(s, &IQ2_S_SIZES, (indices, signs), (f16, steps), x, sum);
+        }
+        sum
     }
 }

@@ -8,15 +8,26 @@ use crate::simd::int8::{EightPoints, FourPoints};
 
 /// Points of IQ1_S and IQ1_M: eight times the numbers -1, 0 and 1, and eight more, so that none is negative.
 pub(super) static IQ1: EightPoints<2048> = eights(IQ1_CODES, [0, 8, 16]);
+/// Sizes of IQ2.
+const IQ2_SIZES: [u8; 3] = [8, 25, 43];
 /// Sizes of IQ2, [`SIGN_OFFSET`] too large.
-const IQ2_SIZES: [u8; 3] = [SIGN_OFFSET + 8, SIGN_OFFSET + 25, SIGN_OFFSET + 43];
-pub(super) static IQ2_XXS: EightPoints<256> = eights(IQ2_XXS_CODES, IQ2_SIZES);
-pub(super) static IQ2_XS: EightPoints<512> = eights(IQ2_XS_CODES, IQ2_SIZES);
-pub(super) static IQ2_S: EightPoints<1024> = eights(IQ2_S_CODES, IQ2_SIZES);
+const IQ2_OFFSET_SIZES: [u8; 3] = [SIGN_OFFSET + 8, SIGN_OFFSET + 25, SIGN_OFFSET + 43];
+pub(super) static IQ2_XXS: EightPoints<256> = eights(IQ2_XXS_CODES, IQ2_OFFSET_SIZES);
+pub(super) static IQ2_XS: EightPoints<512> = eights(IQ2_XS_CODES, IQ2_OFFSET_SIZES);
+pub(super) static IQ2_S: EightPoints<1024> = eights(IQ2_S_CODES, IQ2_OFFSET_SIZES);
+/// Points as sizes that are not too large.
+pub(super) static IQ2_XXS_SIZES: [u64; 256] = eights(IQ2_XXS_CODES, IQ2_SIZES).points;
+pub(super) static IQ2_XS_SIZES: [u64; 512] = eights(IQ2_XS_CODES, IQ2_SIZES).points;
+pub(super) static IQ2_S_SIZES: [u64; 1024] = eights(IQ2_S_CODES, IQ2_SIZES).points;
 /// Points of IQ3_XXS: sizes, [`SIGN_OFFSET`] too large.
-pub(super) static IQ3_XXS: FourPoints<256> = fours(IQ3_XXS_CODES, [4, 12, 20, 28, 36, 44, 52, 62]);
+pub(super) static IQ3_XXS: FourPoints<256> = fours(IQ3_XXS_CODES, IQ3_XXS_NUMBERS, SIGN_OFFSET);
 /// Points of IQ3_S: sizes, [`SIGN_OFFSET`] too large.
-pub(super) static IQ3_S: FourPoints<512> = fours(IQ3_S_CODES, [1, 3, 5, 7, 9, 11, 13, 15]);
+pub(super) static IQ3_S: FourPoints<512> = fours(IQ3_S_CODES, IQ3_S_NUMBERS, SIGN_OFFSET);
+const IQ3_XXS_NUMBERS: [u8; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
+const IQ3_S_NUMBERS: [u8; 8] = [1, 3, 5, 7, 9, 11, 13, 15];
+/// Points as sizes that are not too large.
+pub(super) static IQ3_XXS_SIZES: [u32; 256] = fours(IQ3_XXS_CODES, IQ3_XXS_NUMBERS, 0).points;
+pub(super) static IQ3_S_SIZES: [u32; 512] = fours(IQ3_S_CODES, IQ3_S_NUMBERS, 0).points;
 
 /// Returns the points of words with eight codes of two bits.
 const fn eights<const N: usize>(digits: &[u8], bytes: [u8; 3]) -> EightPoints<N> {
@@ -38,12 +49,12 @@ const fn eights<const N: usize>(digits: &[u8], bytes: [u8; 3]) -> EightPoints<N>
 }
 
 /// Returns the points of words with four codes of four bits.
-const fn fours<const N: usize>(digits: &[u8], sizes: [u8; 8]) -> FourPoints<N> {
+const fn fours<const N: usize>(digits: &[u8], sizes: [u8; 8], offset: u8) -> FourPoints<N> {
     let (codes, mut points) = (words(digits), [0; N]);
     let mut by_code = [0; 16];
     let mut code = 0;
     while code < 8 {
-        by_code[code] = (SIGN_OFFSET + sizes[code]) as i8;
+        by_code[code] = (offset + sizes[code]) as i8;
         code += 1;
     }
     let mut index = 0;
