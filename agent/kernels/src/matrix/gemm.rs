@@ -36,6 +36,8 @@ pub(super) trait PanelSource: Sync {
     type Scratch;
     /// Most k's of one read.
     const LONGEST_READ: usize;
+    /// True if [`PanelSource::accumulate`] multiplies a single tile.
+    const WIDENS_IN_REGISTERS: bool = false;
 
     fn scratch() -> Self::Scratch;
     fn out_features(&self) -> usize;
@@ -50,6 +52,17 @@ pub(super) trait PanelSource: Sync {
         units: Range<usize>,
         scratch: &'a mut Self::Scratch,
     ) -> &'a [<Self::Format as Format>::Unit];
+
+    /// Does for whole panels what [`tile::accumulate`] does, without a scratch.
+    #[inline(always)]
+    fn accumulate<S: Simd, const P: usize, const T: usize>(
+        &self,
+        _: S,
+        _panels: [usize; P],
+        _x: &[f32],
+        _sums: &mut [[S::V; T]; P],
+    ) {
+    }
 
     fn num_panels(&self) -> usize {
         self.out_features().div_ceil(LANES)
@@ -213,7 +226,11 @@ impl<W: PanelSource, const P: usize, const T: usize> GemmTask<'_, W, P, T> {
         let longest = if tiles.len() == 1 { W::LONGEST_READ } else { W::LONGEST_READ.min(K_BLOCK) };
         let block = (longest / step).min(length).max(1);
         let mut sums = [[[s.splat(0.0); T]; P]; TILES_PER_ROW_BLOCK];
-        for first in (0..length).step_by(block) {
+        let is_direct = W::WIDENS_IN_REGISTERS && tiles.len() == 1;
+        if is_direct {
+            gemm.w.accumulate(s, panels, &gemm.x[tiles.start * gemm.depth * T..], &mut sums[0]);
+        }
+        for first in (0..if is_direct { 0 } else { length }).step_by(block) {
             let mut weights: PanelUnits<'_, W::Format, P> = [&[]; P];
             for ((weights, panel), scratch) in weights.iter_mut().zip(panels).zip(&mut *scratch) {
                 *weights = gemm.w.read(s, panel, first..length.min(first + block), scratch);

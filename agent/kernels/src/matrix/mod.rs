@@ -303,7 +303,7 @@ impl Matrix {
         match &self.weights {
             MatrixStorage::Panels(panels) => gemm::multiply(ctx, x, panels, output),
             MatrixStorage::Blocks(panels) => quantized::multiply(ctx, x, panels, output),
-            MatrixStorage::Codes(panels) => gemm::multiply_source(ctx, x, self.in_features, &**panels, output),
+            MatrixStorage::Codes(panels) => coded::multiply(ctx, x, panels, output),
             MatrixStorage::Stack(parts) => {
                 let mut output = *output;
                 for part in parts.iter() {

@@ -4,7 +4,7 @@ use super::format::Format;
 use crate::simd::Simd;
 
 /// Distance in bytes between a streamed weight in use and the weight that is prefetched.
-const PREFETCH_BYTES: usize = 1024;
+pub(super) const PREFETCH_BYTES: usize = 1024;
 
 /// Panels of the micro-kernel, all of the same length.
 pub(crate) type PanelUnits<'a, F, const P: usize> = [&'a [<F as Format>::Unit]; P];

@@ -12,7 +12,7 @@ mod tensor;
 use crate::error::{Result, argument};
 use crate::simd::{LANES, decode_e4m3};
 
-pub(super) use panels::CodedPanels;
+pub(super) use panels::{CodedPanels, multiply};
 pub(super) use tensor::CodedTensor;
 
 /// Meaning of the bits of a weight.

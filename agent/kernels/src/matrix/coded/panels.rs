@@ -7,7 +7,9 @@ use crate::buffer::Buffer;
 use crate::context::Context;
 use crate::error::Result;
 use crate::matrix::format::F32;
-use crate::matrix::gemm::{K_BLOCK, PanelSource};
+use crate::matrix::gemm::{self, K_BLOCK, PanelSource};
+use crate::matrix::output::OutputColumns;
+use crate::matrix::tile::PREFETCH_BYTES;
 use crate::shared_slice::SharedSlice;
 use crate::simd::{LANES, Simd};
 
@@ -147,25 +149,89 @@ fn pack_groups(weight: &CodedWeight<'_>, numbers: &[f32]) -> Result<Buffer> {
     Ok(buffer)
 }
 
+/// Widening of one code.
+trait Widening: Copy + Sync {
+    /// Weights of a byte.
+    const PER_BYTE: usize;
+
+    /// Widens the sixteen bytes of a unit to one vector per column. Only the first `PER_BYTE` vectors have a meaning.
+    fn widen<S: Simd>(self, s: S, unit: &[u8; LANES]) -> [S::V; 2];
+}
+
+#[derive(Clone, Copy)]
+struct E4m3;
+
+#[derive(Clone, Copy)]
+struct Int8;
+
+#[derive(Clone, Copy)]
+struct Table(&'static [f32; LANES]);
+
+impl Widening for E4m3 {
+    const PER_BYTE: usize = 1;
+
+    #[inline(always)]
+    fn widen<S: Simd>(self, s: S, unit: &[u8; LANES]) -> [S::V; 2] {
+        [s.widen_e4m3(unit); 2]
+    }
+}
+
+impl Widening for Int8 {
+    const PER_BYTE: usize = 1;
+
+    #[inline(always)]
+    fn widen<S: Simd>(self, s: S, unit: &[u8; LANES]) -> [S::V; 2] {
+        [s.widen_i8(unit); 2]
+    }
+}
+
+impl Widening for Table {
+    const PER_BYTE: usize = 2;
+
+    #[inline(always)]
+    fn widen<S: Simd>(self, s: S, unit: &[u8; LANES]) -> [S::V; 2] {
+        s.look_up_halves(self.0, unit)
+    }
+}
+
+/// Multiplies the rows `x` by the panels `w` and writes the result to `output`.
+pub(in crate::matrix) fn multiply(ctx: &Context, x: &[f32], w: &CodedPanels, output: &OutputColumns<'_>) {
+    let columns = w.in_features();
+    match w.code {
+        Code::E4m3 => gemm::multiply_source(ctx, x, columns, &Source { panels: w, widening: E4m3 }, output),
+        Code::Int8 => gemm::multiply_source(ctx, x, columns, &Source { panels: w, widening: Int8 }, output),
+        Code::Table(table) => {
+            gemm::multiply_source(ctx, x, columns, &Source { panels: w, widening: Table(table) }, output);
+        }
+    }
+}
+
+/// Panels of one code.
+struct Source<'a, W> {
+    panels: &'a CodedPanels,
+    widening: W,
+}
+
 /// Units that are widened before they are multiplied.
 type Widened = [[f32; LANES]; K_BLOCK];
 
-impl PanelSource for CodedPanels {
+impl<W: Widening> PanelSource for Source<'_, W> {
     type Format = F32;
     type Scratch = Widened;
     const LONGEST_READ: usize = K_BLOCK;
+    const WIDENS_IN_REGISTERS: bool = true;
 
     fn scratch() -> Widened {
         [[0.0; LANES]; K_BLOCK]
     }
     fn out_features(&self) -> usize {
-        self.out_features
+        self.panels.out_features
     }
     fn bytes(&self) -> usize {
-        self.bytes()
+        self.panels.bytes()
     }
     fn num_units(&self) -> usize {
-        self.in_features()
+        self.panels.in_features()
     }
     #[inline(always)]
     fn read<'a, S: Simd>(
@@ -175,32 +241,51 @@ impl PanelSource for CodedPanels {
         columns: Range<usize>,
         scratch: &'a mut Widened,
     ) -> &'a [[f32; LANES]] {
-        let panel = self.panel(panel);
+        let panel = self.panels.panel(panel);
         let to = &mut scratch[..columns.len()];
-        let groups = &self.group_of[columns.clone()];
-        match self.code {
-            Code::E4m3 => {
-                for ((unit, group), to) in panel.units[columns].iter().zip(groups).zip(&mut *to) {
-                    s.store(panel.scale(s, s.widen_e4m3(unit), *group), to);
-                }
+        let groups = &self.panels.group_of[columns.clone()];
+        // A read starts at an even column.
+        let units = &panel.units[columns.start / W::PER_BYTE..columns.end.div_ceil(W::PER_BYTE)];
+        for ((unit, groups), to) in units.iter().zip(groups.chunks(W::PER_BYTE)).zip(to.chunks_mut(W::PER_BYTE)) {
+            let codes = self.widening.widen(s, unit);
+            for (i, (group, to)) in groups.iter().zip(to).enumerate() {
+                s.store(panel.scale(s, codes[i], *group), to);
             }
-            Code::Int8 => {
-                for ((unit, group), to) in panel.units[columns].iter().zip(groups).zip(&mut *to) {
-                    s.store(panel.scale(s, s.widen_i8(unit), *group), to);
-                }
+        }
+        to
+    }
+    #[inline(always)]
+    fn accumulate<S: Simd, const P: usize, const T: usize>(
+        &self,
+        s: S,
+        panels: [usize; P],
+        x: &[f32],
+        sums: &mut [[S::V; T]; P],
+    ) {
+        let mut sources = [self.panels.panel(panels[0]); P];
+        for p in 1..P {
+            sources[p] = self.panels.panel(panels[p]);
+        }
+        let (x, _) = x.as_chunks::<T>();
+        let units = sources[0].units.len();
+        let mut local = *sums;
+        let columns = self.panels.group_of.chunks(W::PER_BYTE).zip(x.chunks(W::PER_BYTE));
+        for (unit, (groups, x)) in (0..units).zip(columns) {
+            let mut codes = [[s.splat(0.0); 2]; P];
+            for p in 0..P {
+                let unit = &sources[p].units[unit];
+                s.prefetch(unit, PREFETCH_BYTES);
+                codes[p] = self.widening.widen(s, unit);
             }
-            Code::Table(table) => {
-                // A read starts at an even column.
-                let units = &panel.units[columns.start / 2..columns.end.div_ceil(2)];
-                for ((unit, groups), to) in units.iter().zip(groups.chunks(2)).zip(to.chunks_mut(2)) {
-                    let [even, odd] = s.look_up_halves(table, unit);
-                    s.store(panel.scale(s, even, groups[0]), &mut to[0]);
-                    if let (Some(to), Some(group)) = (to.get_mut(1), groups.get(1)) {
-                        s.store(panel.scale(s, odd, *group), to);
+            for (i, (group, x)) in groups.iter().zip(x).enumerate() {
+                for p in 0..P {
+                    let weights = sources[p].scale(s, codes[p][i], *group);
+                    for t in 0..T {
+                        local[p][t] = s.fma(weights, s.splat(x[t]), local[p][t]);
                     }
                 }
             }
         }
-        to
+        *sums = local;
     }
 }

@@ -163,11 +163,9 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn widen_e4m3(self, x: &[u8; LANES]) -> F32x16 {
         intrinsic!({
-            // The bits are those of an f16 with a smaller bias.
-            let wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(x.as_ptr().cast()));
-            let sign = _mm256_slli_epi16::<8>(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)));
-            let rest = _mm256_slli_epi16::<7>(_mm256_and_si256(wide, _mm256_set1_epi16(0x7F)));
-            let (halves, scale) = (_mm256_or_si256(sign, rest), _mm256_set1_ps(256.0));
+            // The bits are those of an f16 with a smaller bias. The shift leaves the sign in two bits.
+            let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast())));
+            let (halves, scale) = (_mm256_and_si256(wide, _mm256_set1_epi16(!0x407F)), _mm256_set1_ps(256.0));
             F32x16(
                 _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), scale),
                 _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)), scale),
