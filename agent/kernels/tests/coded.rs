@@ -20,7 +20,7 @@ struct Random {
 }
 
 impl Random {
-    /// Makes a weight with columns in groups of seven, in order or not.
+    /// Makes a weight with columns in groups of seven, in order or not, or of sixteen.
     fn new(code: Code, (rows, columns): (usize, usize), variant: u32) -> Self {
         let number = |kind: u32, i: usize| uniform(kind.into(), variant, 0, i as u32);
         let bits = |i: usize| match code {
@@ -28,9 +28,10 @@ impl Random {
             Code::Int8 => (number(1, i) * 256.0) as u8,
             Code::E4m3 => Some((number(1, i) * 256.0) as u8).filter(|bits| bits & 0x7F != 0x7F).unwrap_or(1),
         };
-        let groups = columns.div_ceil(7);
+        let size = if variant == 2 { 16 } else { 7 };
+        let groups = columns.div_ceil(size);
         let by_index = variant % 2 == 1;
-        let group_of = |column: usize| if by_index { column % groups } else { column / 7 } as u32;
+        let group_of = |column: usize| if by_index { column % groups } else { column / size } as u32;
         let zeros = |i: usize| (number(3, i) * 16.0).floor();
         Self {
             code,
@@ -89,7 +90,7 @@ fn values(x: &Tensor) -> Vec<f32> {
 fn for_each_weight(check: impl Fn(&Random)) {
     for code in CODES {
         for shape in SHAPES {
-            (0..2).for_each(|variant| check(&Random::new(code, shape, variant)));
+            (0..3).for_each(|variant| check(&Random::new(code, shape, variant)));
         }
     }
 }

@@ -8,6 +8,14 @@ use super::{LANES, Simd};
 /// Bytes of a vector: four consecutive k's of sixteen rows.
 pub(crate) const VECTOR_BYTES: usize = 4 * LANES;
 
+/// Greatest weight of [`Int8Simd::dot_short`] if it adds sixteen weights to a lane.
+pub(crate) const MAX_SHORT_QUANT: u8 = 31;
+
+/// Bytes of [`Int8Simd::take_digits`] above it have a digit of at least one: three times the fraction is at least 256.
+pub(crate) const FIRST_DIGIT: i8 = -43;
+/// Bytes above it have the digit two.
+pub(crate) const SECOND_DIGIT: i8 = 42;
+
 /// Points of eight bytes each, in the forms that instruction sets look them up in.
 pub(crate) struct EightPoints<const N: usize> {
     /// Codes of two bits for each byte, the first byte's lowest.
@@ -78,6 +86,10 @@ pub(crate) trait Int8Simd: Copy {
     type B: Copy;
     /// Vector of sixteen i32.
     type I: Copy;
+    /// Sums of a few small products for each lane.
+    type Shorts: Copy;
+    /// True if products are added up faster as [`Int8Simd::Shorts`].
+    const HAS_SHORTS: bool;
     /// Sums of sixteen rows that are not yet added up over the columns.
     type Partial: Copy;
     /// True if points of four bytes are looked up faster one by one, and false if all at once.
@@ -132,6 +144,14 @@ pub(crate) trait Int8Simd: Copy {
     /// Adds to each lane of `sum` the products of its four weights (0..=127) and the four signed bytes of `x`, least
     /// significant first.
     fn dot(self, sum: Self::I, weights: Self::B, x: i32) -> Self::I;
+    /// Returns sums of zero.
+    fn no_shorts(self) -> Self::Shorts;
+    /// Does the same as [`Int8Simd::dot`] with small weights: in absolute value, the greatest weight, times the number of weights
+    /// of a lane that are added up, times 127 is less than `1 << 16`.
+    fn dot_short(self, sum: Self::Shorts, weights: Self::B, x: i32) -> Self::Shorts;
+    fn add_shorts(self, sum: Self::I, shorts: Self::Shorts) -> Self::I;
+    /// Returns the first digit to base three of each byte, which is a fraction of 256 less 128, and the bytes without it.
+    fn take_digits(self, x: Self::B) -> [Self::B; 2];
     /// Does the same as [`Int8Simd::dot`] with signed weights. Each weight counts as too large by `SIGNED_OFFSET`. No byte
     /// of `x` is -128.
     fn dot_signed(self, sum: Self::I, weights: Self::B, x: i32) -> Self::I;

@@ -25,10 +25,17 @@ pub(crate) use portable::Portable;
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
+/// Factor between a number of eight bits and the f16 with the same bits.
+pub(crate) const E4M3_FACTOR: f32 = 256.0;
+
 /// Returns the number of eight bits that has four bits of exponent and three of mantissa. The bits are not those of a NaN.
 pub(crate) fn decode_e4m3(bits: u8) -> f32 {
-    // The bits are those of an f16 with a smaller bias.
-    half::f16::from_bits(u16::from(bits & 0x80) << 8 | u16::from(bits & 0x7F) << 7).to_f32() * 256.0
+    decode_small_e4m3(bits) * E4M3_FACTOR
+}
+
+/// Returns a number of eight bits over [`E4M3_FACTOR`].
+fn decode_small_e4m3(bits: u8) -> f32 {
+    half::f16::from_bits(u16::from(bits & 0x80) << 8 | u16::from(bits & 0x7F) << 7).to_f32()
 }
 
 /// Operations on sixteen f32 lanes.
@@ -62,8 +69,8 @@ pub(crate) trait Simd: Copy {
     /// Widens signed bytes.
     fn widen_i8(self, x: &[u8; LANES]) -> Self::V;
     /// Widens numbers of eight bits with four bits of exponent and three of mantissa (E4M3, OCP 8-bit Floating Point
-    /// Specification 1.0). No byte is a NaN.
-    fn widen_e4m3(self, x: &[u8; LANES]) -> Self::V;
+    /// Specification 1.0), and divides them by [`E4M3_FACTOR`]. No byte is a NaN.
+    fn widen_small_e4m3(self, x: &[u8; LANES]) -> Self::V;
     /// Returns the numbers of `table` at the low halves of the bytes, and those at the high halves.
     fn look_up_halves(self, table: &[f32; LANES], x: &[u8; LANES]) -> [Self::V; 2];
 

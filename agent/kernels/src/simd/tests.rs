@@ -1,6 +1,6 @@
 //! Every instruction set gives the same bits, and the elementary functions are accurate.
 
-use super::{Kernel, LANES, Simd, dispatch, math};
+use super::{E4M3_FACTOR, Kernel, LANES, Simd, dispatch, math};
 use crate::context::Context;
 use crate::isa::Isa;
 
@@ -37,7 +37,7 @@ impl Kernel for AllOperations<'_> {
             s.splat(s.sum(x)),
             s.splat(s.max_lane(x)),
             s.widen_i8(&bytes),
-            s.widen_e4m3(&bytes),
+            s.widen_small_e4m3(&bytes),
             first,
             second,
         ];
@@ -77,7 +77,7 @@ fn numbers_of_eight_bits_are_widened_exactly() {
     impl Kernel for Widen<'_> {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            s.store(s.widen_e4m3(self.0), self.1);
+            s.store(s.mul(s.widen_small_e4m3(self.0), s.splat(E4M3_FACTOR)), self.1);
         }
     }
     for byte in (0..=255u8).filter(|byte| byte & 0x7F != 0x7F) {

@@ -11,10 +11,12 @@ use crate::matrix::gemm::{self, K_BLOCK, PanelSource};
 use crate::matrix::output::OutputColumns;
 use crate::matrix::tile::PREFETCH_BYTES;
 use crate::shared_slice::SharedSlice;
-use crate::simd::{LANES, Simd};
+use crate::simd::{E4M3_FACTOR, LANES, Simd};
 
 /// Panels per task while packing.
 const PANELS_PER_TASK: usize = 4;
+/// Columns whose scales are loaded once, if they are in one group.
+const STRIP: usize = 8;
 
 /// Matrix whose panel `p` holds the rows `16 p..16 p + 16`. A unit of a panel is sixteen bytes: one column of eight bits,
 /// or an even column in the low halves and the next in the high halves. Rows beyond the matrix have the scale zero.
@@ -28,6 +30,8 @@ pub(crate) struct CodedPanels {
     group_of: Vec<u32>,
     num_groups: usize,
     out_features: usize,
+    /// True if each run of [`STRIP`] columns is in one group, all zeros are 0, and scales have room for any factor of a widening.
+    has_strips: bool,
     code: Code,
     format: &'static str,
 }
@@ -46,6 +50,7 @@ impl CodedPanels {
             group_of: weight.group_of.to_vec(),
             num_groups: weight.num_groups(),
             out_features: weight.out_features,
+            has_strips: has_strips(weight),
             code: weight.code,
             format: weight.format,
         })
@@ -100,16 +105,25 @@ struct Panel<'a> {
 }
 
 impl Panel<'_> {
-    /// Returns `(code - zero) · scale` with the zeros and scales of a group.
+    /// Returns `(code - zero) · scale` with the zeros and scales of a group. `factor` was left out of the code.
     #[inline(always)]
-    fn scale<S: Simd>(&self, s: S, code: S::V, group: u32) -> S::V {
+    fn scale<S: Simd>(&self, s: S, code: S::V, factor: f32, group: u32) -> S::V {
         let group = group as usize;
+        let code = if factor == 1.0 { code } else { s.mul(code, s.splat(factor)) };
         let code = match self.zeros {
             Some(zeros) => s.sub(code, s.load(&zeros[group])),
             None => code,
         };
         s.mul(code, s.load(&self.scales[group]))
     }
+}
+
+/// Returns true if each run of [`STRIP`] columns is in one group, all zeros are 0, and a factor takes no scale out of range.
+fn has_strips(weight: &CodedWeight<'_>) -> bool {
+    let is_moderate = |number: &f32| *number == 0.0 || (1e-30..1e30).contains(&number.abs());
+    weight.group_of.chunks(STRIP).all(|groups| groups.iter().all(|group| *group == groups[0]))
+        && weight.zeros.is_none()
+        && weight.scales.iter().all(is_moderate)
 }
 
 /// Returns the bytes of one panel.
@@ -153,6 +167,8 @@ fn pack_groups(weight: &CodedWeight<'_>, numbers: &[f32]) -> Result<Buffer> {
 trait Widening: Copy + Sync {
     /// Weights of a byte.
     const PER_BYTE: usize;
+    /// Power of two that [`Widening::widen`] leaves out of each number.
+    const FACTOR: f32 = 1.0;
 
     /// Widens the sixteen bytes of a unit to one vector per column. Only the first `PER_BYTE` vectors have a meaning.
     fn widen<S: Simd>(self, s: S, unit: &[u8; LANES]) -> [S::V; 2];
@@ -169,10 +185,11 @@ struct Table(&'static [f32; LANES]);
 
 impl Widening for E4m3 {
     const PER_BYTE: usize = 1;
+    const FACTOR: f32 = E4M3_FACTOR;
 
     #[inline(always)]
     fn widen<S: Simd>(self, s: S, unit: &[u8; LANES]) -> [S::V; 2] {
-        [s.widen_e4m3(unit); 2]
+        [s.widen_small_e4m3(unit); 2]
     }
 }
 
@@ -249,7 +266,7 @@ impl<W: Widening> PanelSource for Source<'_, W> {
         for ((unit, groups), to) in units.iter().zip(groups.chunks(W::PER_BYTE)).zip(to.chunks_mut(W::PER_BYTE)) {
             let codes = self.widening.widen(s, unit);
             for (i, (group, to)) in groups.iter().zip(to).enumerate() {
-                s.store(panel.scale(s, codes[i], *group), to);
+                s.store(panel.scale(s, codes[i], W::FACTOR, *group), to);
             }
         }
         to
@@ -267,10 +284,40 @@ impl<W: Widening> PanelSource for Source<'_, W> {
             sources[p] = self.panels.panel(panels[p]);
         }
         let (x, _) = x.as_chunks::<T>();
-        let units = sources[0].units.len();
         let mut local = *sums;
-        let columns = self.panels.group_of.chunks(W::PER_BYTE).zip(x.chunks(W::PER_BYTE));
-        for (unit, (groups, x)) in (0..units).zip(columns) {
+        let groups = &self.panels.group_of;
+        // A factor moves from the codes to the scales: exactly, as it is a power of two. Without one, a scale is loaded as
+        // fast for each column.
+        let strips = if W::FACTOR != 1.0 && self.panels.has_strips { groups.len() / STRIP } else { 0 };
+        let strip_units = STRIP / W::PER_BYTE;
+        for strip in 0..strips {
+            let group = groups[strip * STRIP] as usize;
+            let mut scales = [s.splat(0.0); P];
+            let mut units: [&[[u8; LANES]]; P] = [&[]; P];
+            for p in 0..P {
+                units[p] = &sources[p].units[strip * strip_units..(strip + 1) * strip_units];
+                (0..strip_units).step_by(4).for_each(|unit| s.prefetch(&units[p][unit], PREFETCH_BYTES));
+                scales[p] = s.mul(s.load(&sources[p].scales[group]), s.splat(W::FACTOR));
+            }
+            let x = &x[strip * STRIP..(strip + 1) * STRIP];
+            for (unit, x) in x.chunks_exact(W::PER_BYTE).enumerate() {
+                let mut weights = [[s.splat(0.0); 2]; P];
+                for p in 0..P {
+                    weights[p] = self.widening.widen(s, &units[p][unit]);
+                }
+                for (i, x) in x.iter().enumerate() {
+                    for p in 0..P {
+                        let weight = s.mul(weights[p][i], scales[p]);
+                        for t in 0..T {
+                            local[p][t] = s.fma(weight, s.splat(x[t]), local[p][t]);
+                        }
+                    }
+                }
+            }
+        }
+        let first = strips * STRIP;
+        let rest = groups[first..].chunks(W::PER_BYTE).zip(x[first..].chunks(W::PER_BYTE));
+        for (unit, (groups, x)) in (first / W::PER_BYTE..).zip(rest) {
             let mut codes = [[s.splat(0.0); 2]; P];
             for p in 0..P {
                 let unit = &sources[p].units[unit];
@@ -279,7 +326,7 @@ impl<W: Widening> PanelSource for Source<'_, W> {
             }
             for (i, (group, x)) in groups.iter().zip(x).enumerate() {
                 for p in 0..P {
-                    let weights = sources[p].scale(s, codes[p][i], *group);
+                    let weights = sources[p].scale(s, codes[p][i], W::FACTOR, *group);
                     for t in 0..T {
                         local[p][t] = s.fma(weights, s.splat(x[t]), local[p][t]);
                     }

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::isa::Isa;
 use crate::matrix::output::OutputColumns;
 use crate::matrix::tiling;
-use crate::simd::int8::{Int8Kernel, Int8Simd};
+use crate::simd::int8::{Int8Kernel, Int8Simd, MAX_SHORT_QUANT};
 use crate::simd::{LANES, Simd, dispatch_int8};
 
 /// Columns per block if there are several tiles. A panel's weights and a tile's activations then stay in the
@@ -121,7 +121,9 @@ impl<L: BlockLayout, const P: usize, const T: usize> QuantGemmTask<'_, L, P, T> 
             let x = &gemm.x[block * groups..(block + 1) * groups];
             for p in 0..P {
                 let weights = &bytes[panels[p] * length + block * L::PANEL_BYTES..][..L::PANEL_BYTES];
-                prefetch_after(s, weights);
+                if L::IS_DECODED {
+                    prefetch_after(s, weights);
+                }
                 sums[p] = L::add_row(s, weights, x, sums[p]);
             }
         }
@@ -263,6 +265,27 @@ fn add_group<S: Int8Simd, L: BlockLayout, const T: usize>(
     }
 }
 
+/// Returns the integer products of a group with one scale and one row of activations. Quants are at most 15.
+#[inline(always)]
+pub(super) fn multiply_group<S: Int8Simd, L: BlockLayout>(
+    s: S,
+    block: &[u8],
+    group: usize,
+    x: &ActivationGroup,
+) -> S::I {
+    const { assert!(!L::SIGNED && L::MAX_QUANT <= MAX_SHORT_QUANT / 2) };
+    let bytes = L::PANEL_BYTES / (L::COLUMNS / GROUP_SIZE);
+    prefetch_after(s, &block[group * bytes..][..bytes]);
+    let mut shorts = s.no_shorts();
+    for quad in 0..QUADS {
+        shorts = s.dot_short(shorts, L::unpack_quants::<S, 0>(s, block, group, quad), x.quads[quad]);
+    }
+    for quad in 0..QUADS {
+        shorts = s.dot_short(shorts, L::unpack_quants::<S, 1>(s, block, group, quad), x.quads[QUADS + quad]);
+    }
+    s.add_shorts(s.splat(-L::ZERO_POINT * (x.sums[0] + x.sums[1])), shorts)
+}
+
 /// Adds the integer products of sixteen columns.
 #[inline(always)]
 fn add_half<S: Int8Simd, L: BlockLayout, const HALF: usize, const T: usize>(
@@ -272,6 +295,19 @@ fn add_half<S: Int8Simd, L: BlockLayout, const HALF: usize, const T: usize>(
     x: &[ActivationGroup; T],
     dots: &mut [S::I; T],
 ) {
+    if S::HAS_SHORTS && !L::SIGNED && L::MAX_QUANT <= MAX_SHORT_QUANT {
+        let mut shorts = [s.no_shorts(); T];
+        for quad in 0..QUADS {
+            let weights = L::unpack_quants::<S, HALF>(s, block, group, quad);
+            for t in 0..T {
+                shorts[t] = s.dot_short(shorts[t], weights, x[t].quads[HALF * QUADS + quad]);
+            }
+        }
+        for t in 0..T {
+            dots[t] = s.add_shorts(dots[t], shorts[t]);
+        }
+        return;
+    }
     for quad in 0..QUADS {
         let weights = L::unpack_quants::<S, HALF>(s, block, group, quad);
         for t in 0..T {

@@ -27,6 +27,8 @@ pub(super) trait BlockLayout: Copy + Send + Sync + 'static {
     const SCALES_PER_GROUP: usize;
     /// True if quants are signed bytes, which a panel keeps as they are.
     const SIGNED: bool = false;
+    /// Greatest quant if quants are unsigned.
+    const MAX_QUANT: u8 = 127;
     /// Number that is subtracted from each unsigned quant.
     const ZERO_POINT: i32 = 0;
     /// True if the columns of one scale also have a minimum, which is subtracted from every number.

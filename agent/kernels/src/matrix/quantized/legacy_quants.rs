@@ -76,6 +76,7 @@ impl BlockLayout for Q4_0 {
     const COLUMNS: usize = GROUP_SIZE;
     const FILE_BYTES: usize = 2 + GROUP_SIZE / 2;
     const PANEL_BYTES: usize = SCALE_BYTES + NIBBLE_BYTES;
+    const MAX_QUANT: u8 = 15;
     const SCALES_PER_GROUP: usize = 1;
     const ZERO_POINT: i32 = 8;
 
@@ -93,6 +94,7 @@ impl BlockLayout for Q4_1 {
     const COLUMNS: usize = GROUP_SIZE;
     const FILE_BYTES: usize = 4 + GROUP_SIZE / 2;
     const PANEL_BYTES: usize = 2 * SCALE_BYTES + NIBBLE_BYTES;
+    const MAX_QUANT: u8 = 15;
     const SCALES_PER_GROUP: usize = 1;
     const HAS_MINIMUMS: bool = true;
 
@@ -115,6 +117,7 @@ impl BlockLayout for Q5_0 {
     const COLUMNS: usize = GROUP_SIZE;
     const FILE_BYTES: usize = 6 + GROUP_SIZE / 2;
     const PANEL_BYTES: usize = SCALE_BYTES + NIBBLE_BYTES + SINGLE_BIT_BYTES;
+    const MAX_QUANT: u8 = 31;
     const SCALES_PER_GROUP: usize = 1;
     const ZERO_POINT: i32 = 16;
 
@@ -132,6 +135,7 @@ impl BlockLayout for Q5_1 {
     const COLUMNS: usize = GROUP_SIZE;
     const FILE_BYTES: usize = 8 + GROUP_SIZE / 2;
     const PANEL_BYTES: usize = 2 * SCALE_BYTES + NIBBLE_BYTES + SINGLE_BIT_BYTES;
+    const MAX_QUANT: u8 = 31;
     const SCALES_PER_GROUP: usize = 1;
     const HAS_MINIMUMS: bool = true;
 

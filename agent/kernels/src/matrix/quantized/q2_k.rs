@@ -53,6 +53,7 @@ impl BlockLayout for Q2K {
     const COLUMNS: usize = COLUMNS;
     const FILE_BYTES: usize = 84;
     const PANEL_BYTES: usize = Q2K_QUANTS_OFFSET + GROUPS * PAIR_BYTES;
+    const MAX_QUANT: u8 = 3;
     const SCALES_PER_GROUP: usize = 2;
     const HAS_MINIMUMS: bool = true;
 
@@ -87,6 +88,7 @@ impl BlockLayout for Q3K {
     const COLUMNS: usize = COLUMNS;
     const FILE_BYTES: usize = 110;
     const PANEL_BYTES: usize = Q3K_QUANTS_OFFSET + GROUPS * Q3K_GROUP_BYTES;
+    const MAX_QUANT: u8 = 7;
     const SCALES_PER_GROUP: usize = 2;
     const ZERO_POINT: i32 = 4;
 

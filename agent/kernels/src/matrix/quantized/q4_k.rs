@@ -2,6 +2,8 @@
 //! which are multiplied by one f16 of each kind.
 
 use super::GROUP_SIZE;
+use super::activations::ActivationGroup;
+use super::gemm::{add_scaled_row, multiply_group};
 use super::layout::{
     BlockLayout, Float, NIBBLE_BYTES, SINGLE_BIT_BYTES, array_at, load_f16, load_nibbles, load_single_bits, store_f16,
     store_nibbles, store_single_bits,
@@ -69,6 +71,7 @@ impl BlockLayout for Q4K {
     const COLUMNS: usize = COLUMNS;
     const FILE_BYTES: usize = 144;
     const PANEL_BYTES: usize = QUANTS_OFFSET + GROUPS * NIBBLE_BYTES;
+    const MAX_QUANT: u8 = 15;
     const SCALES_PER_GROUP: usize = 1;
     const HAS_MINIMUMS: bool = true;
 
@@ -78,6 +81,21 @@ impl BlockLayout for Q4K {
             let to = &mut panel[QUANTS_OFFSET + group * NIBBLE_BYTES..];
             store_nibbles(|column| low_bits(&block[16..], group, column), lane, to);
         }
+    }
+    fn has_row_product<S: Int8Simd>() -> bool {
+        true
+    }
+    #[inline(always)]
+    fn add_row<S: Int8Simd>(s: S, panel: &[u8], x: &[ActivationGroup], mut sum: Float<S>) -> Float<S> {
+        let f = s.float();
+        let (scale, minimum) = (load_f16(s, panel, 0), load_f16(s, panel, MINIMUMS_OFFSET));
+        for (group, x) in x.iter().enumerate() {
+            let scales = f.mul(scale, s.widen_u8(array_at(panel, GROUP_SCALES_OFFSET + group * LANES)));
+            sum = add_scaled_row(s, scales, x, multiply_group::<S, Self>(s, panel, group, x), sum);
+            let minimums = f.mul(minimum, s.widen_u8(array_at(panel, GROUP_MINIMUMS_OFFSET + group * LANES)));
+            sum = f.fma(minimums, f.splat(x.negative_sum), sum);
+        }
+        sum
     }
     #[inline(always)]
     fn scales<S: Int8Simd>(s: S, panel: &[u8], group: usize, _half: usize) -> Float<S> {
@@ -97,6 +115,7 @@ impl BlockLayout for Q5K {
     const COLUMNS: usize = COLUMNS;
     const FILE_BYTES: usize = 176;
     const PANEL_BYTES: usize = QUANTS_OFFSET + GROUPS * (NIBBLE_BYTES + SINGLE_BIT_BYTES);
+    const MAX_QUANT: u8 = 31;
     const SCALES_PER_GROUP: usize = 1;
     const HAS_MINIMUMS: bool = true;
 

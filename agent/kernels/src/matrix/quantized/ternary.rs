@@ -1,6 +1,8 @@
 //! The formats Q1_0, Q2_0, TQ1_0 and TQ2_0: blocks with one scale, whose numbers are -1, 0, 1 or 2 times the scale.
 
+use super::activations::ActivationGroup;
 use super::decoded::{self, COLUMNS, DecodedBlock, GROUPS};
+use super::gemm::{add_scaled_row, multiply_group};
 use super::layout::{
     BlockLayout, Float, PAIR_BYTES, QUADS, SINGLE_BIT_BYTES, array_at, load_f16, load_pairs, load_single_bits,
     store_f16, store_pairs, store_single_bits,
@@ -36,22 +38,11 @@ const TQ1_VECTORS: usize = 13;
 /// Digits of a byte.
 const DIGITS: usize = 5;
 
-/// Returns the first digit of each byte, and removes it from the byte.
-#[inline(always)]
-fn take_digits(bytes: &mut [u8; VECTOR_BYTES]) -> [u8; VECTOR_BYTES] {
-    let mut digits = [0; VECTOR_BYTES];
-    for i in 0..VECTOR_BYTES {
-        // Three times the byte is at least 256, or 512.
-        digits[i] = u8::from(bytes[i] > 85) + u8::from(bytes[i] > 170);
-        bytes[i] = bytes[i].wrapping_add(bytes[i]).wrapping_add(bytes[i]);
-    }
-    digits
-}
-
 impl BlockLayout for Q1_0 {
     const COLUMNS: usize = 128;
     const FILE_BYTES: usize = 2 + Self::COLUMNS / 8;
     const PANEL_BYTES: usize = SCALE_BYTES + Self::COLUMNS / GROUP_SIZE * SINGLE_BIT_BYTES;
+    const MAX_QUANT: u8 = 2;
     const SCALES_PER_GROUP: usize = 1;
     const ZERO_POINT: i32 = ZERO_POINT;
 
@@ -73,6 +64,7 @@ impl BlockLayout for Q2_0 {
     const COLUMNS: usize = 64;
     const FILE_BYTES: usize = 2 + Self::COLUMNS / 4;
     const PANEL_BYTES: usize = SCALE_BYTES + Self::COLUMNS / GROUP_SIZE * PAIR_BYTES;
+    const MAX_QUANT: u8 = 3;
     const SCALES_PER_GROUP: usize = 1;
     const ZERO_POINT: i32 = ZERO_POINT;
 
@@ -93,6 +85,7 @@ impl BlockLayout for Tq1_0 {
     const COLUMNS: usize = COLUMNS;
     const FILE_BYTES: usize = 54;
     const PANEL_BYTES: usize = SCALE_BYTES + TQ1_VECTORS * VECTOR_BYTES;
+    const MAX_QUANT: u8 = 2;
     const SCALES_PER_GROUP: usize = 1;
     const ZERO_POINT: i32 = ZERO_POINT;
     const IS_DECODED: bool = true;
@@ -100,13 +93,14 @@ impl BlockLayout for Tq1_0 {
     fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
         store_f16(&block[52..], lane, panel, 0);
         for (vector, bytes) in block[..52].as_chunks::<4>().0.iter().enumerate() {
-            panel[SCALE_BYTES + vector * VECTOR_BYTES + 4 * lane..][..4].copy_from_slice(bytes);
+            let less = bytes.map(|byte| byte ^ 0x80);
+            panel[SCALE_BYTES + vector * VECTOR_BYTES + 4 * lane..][..4].copy_from_slice(&less);
         }
     }
     #[inline(always)]
     fn decode<S: Int8Simd>(s: S, panel: &[u8], to: &mut DecodedBlock) {
         for vector in 0..TQ1_VECTORS {
-            let mut bytes = *array_at(panel, SCALE_BYTES + vector * VECTOR_BYTES);
+            let mut bytes = s.load(array_at(panel, SCALE_BYTES + vector * VECTOR_BYTES));
             for digit in 0..DIGITS {
                 // Vectors of four columns that come before.
                 let before = match vector {
@@ -115,11 +109,52 @@ impl BlockLayout for Tq1_0 {
                     _ => 60 + digit,
                 };
                 if before < GROUPS * 2 * QUADS {
-                    to.group(before / (2 * QUADS))[before % (2 * QUADS)] = take_digits(&mut bytes);
+                    let [digits, rest] = s.take_digits(bytes);
+                    s.store(digits, &mut to.group(before / (2 * QUADS))[before % (2 * QUADS)]);
+                    bytes = rest;
                 }
             }
         }
         to.store_scales(s.float(), 0, load_f16(s, panel, 0));
+    }
+
+    fn has_row_product<S: Int8Simd>() -> bool {
+        true
+    }
+    #[inline(always)]
+    fn add_row<S: Int8Simd>(s: S, panel: &[u8], x: &[ActivationGroup], mut sum: Float<S>) -> Float<S> {
+        let mut shorts = [s.no_shorts(); GROUPS];
+        // The digits of eight vectors are five groups.
+        for vector in 0..2 * QUADS {
+            let mut bytes = s.load(array_at(panel, SCALE_BYTES + vector * VECTOR_BYTES));
+            for group in 0..DIGITS {
+                let [digits, rest] = s.take_digits(bytes);
+                shorts[group] = s.dot_short(shorts[group], digits, x[group].quads[vector]);
+                bytes = rest;
+            }
+        }
+        // Those of four vectors are two and a half, and those of the last are the rest.
+        for quad in 0..QUADS {
+            let mut bytes = s.load(array_at(panel, SCALE_BYTES + (2 * QUADS + quad) * VECTOR_BYTES));
+            for digit in 0..DIGITS {
+                let (group, half) = (DIGITS + digit / 2, digit % 2);
+                let [digits, rest] = s.take_digits(bytes);
+                shorts[group] = s.dot_short(shorts[group], digits, x[group].quads[half * QUADS + quad]);
+                bytes = rest;
+            }
+        }
+        let mut bytes = s.load(array_at(panel, SCALE_BYTES + 3 * QUADS * VECTOR_BYTES));
+        for quad in 0..QUADS {
+            let [digits, rest] = s.take_digits(bytes);
+            shorts[GROUPS - 1] = s.dot_short(shorts[GROUPS - 1], digits, x[GROUPS - 1].quads[QUADS + quad]);
+            bytes = rest;
+        }
+        let scales = load_f16(s, panel, 0);
+        for (shorts, x) in shorts.into_iter().zip(x) {
+            let dots = s.add_shorts(s.splat(-ZERO_POINT * (x.sums[0] + x.sums[1])), shorts);
+            sum = add_scaled_row(s, scales, x, dots, sum);
+        }
+        sum
     }
     #[inline(always)]
     fn scales<S: Int8Simd>(s: S, block: &[u8], _group: usize, _half: usize) -> Float<S> {
@@ -135,6 +170,7 @@ impl BlockLayout for Tq2_0 {
     const COLUMNS: usize = COLUMNS;
     const FILE_BYTES: usize = 66;
     const PANEL_BYTES: usize = SCALE_BYTES + GROUPS * PAIR_BYTES;
+    const MAX_QUANT: u8 = 3;
     const SCALES_PER_GROUP: usize = 1;
     const ZERO_POINT: i32 = ZERO_POINT;
 
@@ -144,6 +180,17 @@ impl BlockLayout for Tq2_0 {
             let pair = |column| q2_k::low_bits(block, group * GROUP_SIZE + column);
             store_pairs(pair, lane, &mut panel[SCALE_BYTES + group * PAIR_BYTES..]);
         }
+    }
+    fn has_row_product<S: Int8Simd>() -> bool {
+        true
+    }
+    #[inline(always)]
+    fn add_row<S: Int8Simd>(s: S, panel: &[u8], x: &[ActivationGroup], mut sum: Float<S>) -> Float<S> {
+        let scales = load_f16(s, panel, 0);
+        for (group, x) in x.iter().enumerate() {
+            sum = add_scaled_row(s, scales, x, multiply_group::<S, Self>(s, panel, group, x), sum);
+        }
+        sum
     }
     #[inline(always)]
     fn unpack_quants<S: Int8Simd, const HALF: usize>(s: S, panel: &[u8], group: usize, quad: usize) -> S::B {

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use super::{Avx2, F32x16};
 use crate::simd::LANES;
 use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Kernel, Int8Simd, PointIndex, VECTOR_BYTES};
+use crate::simd::int8::{FIRST_DIGIT, SECOND_DIGIT};
 
 /// Runs `kernel` compiled for AVX2.
 ///
@@ -168,6 +169,9 @@ impl Int8Simd for Avx2 {
     type Float = Avx2;
     type B = IntHalves;
     type I = IntHalves;
+    /// Two sums of sixteen bits for each lane.
+    type Shorts = IntHalves;
+    const HAS_SHORTS: bool = true;
     /// Two sums for each row, in the order of [`ROWS`].
     type Partial = [__m256i; 4];
     const LOADS_FOURS: bool = true;
@@ -315,6 +319,36 @@ impl Int8Simd for Avx2 {
             let second = _mm256_madd_epi16(_mm256_maddubs_epi16(weights.1, x), ones);
             IntHalves(_mm256_add_epi32(sum.0, first), _mm256_add_epi32(sum.1, second))
         })
+    }
+    #[inline(always)]
+    fn no_shorts(self) -> IntHalves {
+        intrinsic!(IntHalves(_mm256_setzero_si256(), _mm256_setzero_si256()))
+    }
+    #[inline(always)]
+    fn dot_short(self, sum: IntHalves, weights: IntHalves, x: i32) -> IntHalves {
+        intrinsic!({
+            let x = _mm256_set1_epi32(x);
+            let first = _mm256_add_epi16(sum.0, _mm256_maddubs_epi16(weights.0, x));
+            IntHalves(first, _mm256_add_epi16(sum.1, _mm256_maddubs_epi16(weights.1, x)))
+        })
+    }
+    #[inline(always)]
+    fn add_shorts(self, sum: IntHalves, shorts: IntHalves) -> IntHalves {
+        intrinsic!({
+            let ones = _mm256_set1_epi16(1);
+            let first = _mm256_add_epi32(sum.0, _mm256_madd_epi16(shorts.0, ones));
+            IntHalves(first, _mm256_add_epi32(sum.1, _mm256_madd_epi16(shorts.1, ones)))
+        })
+    }
+    #[inline(always)]
+    fn take_digits(self, x: IntHalves) -> [IntHalves; 2] {
+        // Tripled, a byte still lacks 128, in eight bits.
+        let digits = both!(x => half, {
+            let first = _mm256_cmpgt_epi8(half, _mm256_set1_epi8(FIRST_DIGIT));
+            let second = _mm256_cmpgt_epi8(half, _mm256_set1_epi8(SECOND_DIGIT));
+            _mm256_sub_epi8(_mm256_sub_epi8(_mm256_setzero_si256(), first), second)
+        });
+        [digits, both!(x => half, _mm256_add_epi8(_mm256_add_epi8(half, half), half))]
     }
     #[inline(always)]
     fn dot_signed(self, sum: IntHalves, weights: IntHalves, x: i32) -> IntHalves {

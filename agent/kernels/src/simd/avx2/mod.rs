@@ -161,14 +161,14 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn widen_e4m3(self, x: &[u8; LANES]) -> F32x16 {
+    fn widen_small_e4m3(self, x: &[u8; LANES]) -> F32x16 {
         intrinsic!({
-            // The bits are those of an f16 with a smaller bias. The shift leaves the sign in two bits.
+            // The shift leaves the sign in two bits.
             let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast())));
-            let (halves, scale) = (_mm256_and_si256(wide, _mm256_set1_epi16(!0x407F)), _mm256_set1_ps(256.0));
+            let halves = _mm256_and_si256(wide, _mm256_set1_epi16(!0x407F));
             F32x16(
-                _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), scale),
-                _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)), scale),
+                _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
             )
         })
     }

@@ -107,12 +107,12 @@ impl Simd for Avx512 {
         intrinsic!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
     }
     #[inline(always)]
-    fn widen_e4m3(self, x: &[u8; LANES]) -> __m512 {
+    fn widen_small_e4m3(self, x: &[u8; LANES]) -> __m512 {
         intrinsic!({
-            // The bits are those of an f16 with a smaller bias. The shift leaves the sign in two bits.
+            // The shift leaves the sign in two bits.
             let wide = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().cast())));
             let halves = _mm256_and_si256(wide, _mm256_set1_epi16(!0x407F));
-            _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0))
+            _mm512_cvtph_ps(halves)
         })
     }
     #[inline(always)]

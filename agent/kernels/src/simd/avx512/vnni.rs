@@ -6,6 +6,7 @@ use super::Avx512;
 use crate::simd::LANES;
 use crate::simd::avx2;
 use crate::simd::int8::{EightPoints, FourPoints, Indices, Int8Kernel, Int8Simd, PointIndex, VECTOR_BYTES};
+use crate::simd::int8::{FIRST_DIGIT, SECOND_DIGIT};
 
 /// Proof that the machine has AVX-512 with VNNI. Only [`run`] makes it.
 #[derive(Clone, Copy)]
@@ -176,6 +177,8 @@ impl Int8Simd for Vnni {
     type Float = Avx512;
     type B = __m512i;
     type I = __m512i;
+    type Shorts = __m512i;
+    const HAS_SHORTS: bool = false;
     /// Two sums for each row.
     type Partial = [__m512i; 2];
     const LOADS_FOURS: bool = false;
@@ -309,6 +312,29 @@ impl Int8Simd for Vnni {
     #[inline(always)]
     fn dot(self, sum: __m512i, weights: __m512i, x: i32) -> __m512i {
         intrinsic!(_mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x)))
+    }
+    #[inline(always)]
+    fn no_shorts(self) -> __m512i {
+        intrinsic!(_mm512_setzero_si512())
+    }
+    #[inline(always)]
+    fn dot_short(self, sum: __m512i, weights: __m512i, x: i32) -> __m512i {
+        self.dot(sum, weights, x)
+    }
+    #[inline(always)]
+    fn add_shorts(self, sum: __m512i, shorts: __m512i) -> __m512i {
+        intrinsic!(_mm512_add_epi32(sum, shorts))
+    }
+    #[inline(always)]
+    fn take_digits(self, x: __m512i) -> [__m512i; 2] {
+        // Tripled, a byte still lacks 128, in eight bits.
+        intrinsic!({
+            let is_one = _mm512_cmpgt_epi8_mask(x, _mm512_set1_epi8(FIRST_DIGIT));
+            let is_two = _mm512_cmpgt_epi8_mask(x, _mm512_set1_epi8(SECOND_DIGIT));
+            let ones = _mm512_maskz_mov_epi8(is_one, _mm512_set1_epi8(1));
+            let digits = _mm512_mask_mov_epi8(ones, is_two, _mm512_set1_epi8(2));
+            [digits, _mm512_add_epi8(_mm512_add_epi8(x, x), x)]
+        })
     }
     #[inline(always)]
     fn dot_signed(self, sum: __m512i, weights: __m512i, x: i32) -> __m512i {

@@ -21,6 +21,8 @@ impl Int8Simd for Portable {
     type Float = Portable;
     type B = [u8; VECTOR_BYTES];
     type I = [i32; LANES];
+    type Shorts = [i32; LANES];
+    const HAS_SHORTS: bool = false;
     type Partial = [i32; LANES];
     const LOADS_FOURS: bool = true;
     const SIGNED_OFFSET: i32 = 0;
@@ -136,6 +138,24 @@ impl Int8Simd for Portable {
             }
         }
         sum
+    }
+    #[inline(always)]
+    fn no_shorts(self) -> [i32; LANES] {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn dot_short(self, sum: [i32; LANES], weights: [u8; VECTOR_BYTES], x: i32) -> [i32; LANES] {
+        self.dot(sum, weights, x)
+    }
+    #[inline(always)]
+    fn add_shorts(self, sum: [i32; LANES], shorts: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|lane| sum[lane] + shorts[lane])
+    }
+    #[inline(always)]
+    fn take_digits(self, x: [u8; VECTOR_BYTES]) -> [[u8; VECTOR_BYTES]; 2] {
+        // Three times a fraction has the digit above its eight bits.
+        let tripled = x.map(|byte| 3 * u16::from(byte ^ 0x80));
+        [tripled.map(|tripled| (tripled >> 8) as u8), tripled.map(|tripled| tripled as u8 ^ 0x80)]
     }
     #[inline(always)]
     fn dot_signed(self, mut sum: [i32; LANES], weights: [u8; VECTOR_BYTES], x: i32) -> [i32; LANES] {

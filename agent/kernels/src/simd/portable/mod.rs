@@ -3,7 +3,7 @@
 
 mod int8;
 
-use super::{LANES, Simd, decode_e4m3};
+use super::{LANES, Simd, decode_small_e4m3};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -91,8 +91,8 @@ impl Simd for Portable {
         x.map(|x| f32::from(x.cast_signed()))
     }
     #[inline(always)]
-    fn widen_e4m3(self, x: &[u8; LANES]) -> V {
-        x.map(decode_e4m3)
+    fn widen_small_e4m3(self, x: &[u8; LANES]) -> V {
+        x.map(decode_small_e4m3)
     }
     #[inline(always)]
     fn look_up_halves(self, table: &V, x: &[u8; LANES]) -> [V; 2] {

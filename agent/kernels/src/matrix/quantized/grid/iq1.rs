@@ -133,6 +133,7 @@ impl BlockLayout for Iq1S {
     const FILE_BYTES: usize = 50;
     const PANEL_BYTES: usize = F16_BYTES + GROUPS * GROUP_BYTES;
     const ZERO_POINT: i32 = OFFSET;
+    const MAX_QUANT: u8 = 18;
     read_decoded_blocks!(1);
 
     fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
@@ -190,6 +191,7 @@ impl BlockLayout for Iq1M {
     const FILE_BYTES: usize = 56;
     const PANEL_BYTES: usize = M_GROUPS_OFFSET + GROUPS * GROUP_BYTES;
     const ZERO_POINT: i32 = OFFSET;
+    const MAX_QUANT: u8 = 18;
     read_decoded_blocks!(2);
 
     fn pack_block(block: &[u8], lane: usize, panel: &mut [u8]) {
