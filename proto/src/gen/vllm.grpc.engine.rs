@@ -432,6 +432,9 @@ pub struct SchedulerLoad {
     /// Tokens generated per second since the previous call of GetLoads, or since an earlier one if that was just before.
     #[prost(double, tag = "8")]
     pub gen_throughput: f64,
+    /// Part of the prompts' tokens that was in the prefix cache, 0 to 1, since the head started.
+    #[prost(double, tag = "9")]
+    pub cache_hit_rate: f64,
     /// Running sequences as a part of the most that can run.
     #[prost(double, tag = "10")]
     pub utilization: f64,

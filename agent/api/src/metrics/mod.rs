@@ -224,6 +224,12 @@ impl Metrics {
         self.cached_tokens.inc_by(u64::from(cached_tokens));
     }
 
+    /// Returns the part of the prompts' tokens that was found in the cache, 0 to 1.
+    pub(crate) fn cache_hit_rate(&self) -> f64 {
+        let (found, all) = (self.cached_tokens.get(), self.vllm.prefix_queries.get());
+        if all == 0 { 0.0 } else { found as f64 / all as f64 }
+    }
+
     /// Counts a token. `pause` is the time since the request's arrival for a first token, and since the previous token
     /// for any other.
     pub(crate) fn observe_token(&self, first: bool, pause: Duration) {

@@ -214,7 +214,7 @@ async fn a_router_learns_the_model_and_the_load() {
     let before = info(&client).await;
     assert_eq!((before.server_type.as_str(), before.max_num_seqs, before.block_size), ("vllm-grpc", 4, 16));
     assert_eq!((before.last_receive_timestamp, before.is_paused), (0.0, false));
-    gather(&mut client, tokenized("x")).await.unwrap();
+    gather(&mut client, tokenized("abcd")).await.unwrap();
     assert!(info(&client).await.last_receive_timestamp > 0.0);
 
     assert!(client.health_check(HealthCheckRequest {}).await.unwrap().into_inner().healthy);
@@ -232,6 +232,7 @@ async fn a_router_learns_the_model_and_the_load() {
     let loads = client.get_loads(GetLoadsRequest::default()).await.unwrap().into_inner();
     assert_eq!((loads.dp_rank_count, loads.loads.len(), loads.loads[0].num_total_reqs), (1, 1, 3));
     assert_eq!((loads.loads[0].token_usage, loads.loads[0].max_total_num_tokens), (0.25, 64));
+    assert_eq!(loads.loads[0].cache_hit_rate, 0.5, "the script finds two tokens of every prompt");
     let other = client.get_loads(GetLoadsRequest { dp_rank: Some(1), ..Default::default() }).await.unwrap_err();
     assert_eq!(other.code(), Code::InvalidArgument);
 }

@@ -110,7 +110,11 @@ impl Activity {
         GetLoadsResponse {
             timestamp: jiff::Timestamp::now().to_string(),
             dp_rank_count: 1,
-            loads: vec![SchedulerLoad { gen_throughput, ..load(&status, api.engine()) }],
+            loads: vec![SchedulerLoad {
+                gen_throughput,
+                cache_hit_rate: api.metrics().cache_hit_rate(),
+                ..load(&status, api.engine())
+            }],
             version: status.version,
         }
     }
@@ -128,6 +132,7 @@ fn load(status: &ClusterStatus, engine: &EngineFacts) -> SchedulerLoad {
         max_total_num_tokens: tokens(status.kv_blocks_total),
         token_usage: ratio(status.kv_blocks_used, status.kv_blocks_total),
         gen_throughput: 0.0,
+        cache_hit_rate: 0.0,
         utilization: ratio(status.running, engine.max_num_seqs),
         max_running_requests: signed(engine.max_num_seqs),
     }
