@@ -27,7 +27,8 @@ pub(crate) async fn create(
     fields: Fields,
 ) -> Result<Response, ApiError> {
     let parsed = parse(fields)?;
-    let ParsedCompletion { prompts, input, best_of, logprobs, prompt_logprobs, spelling, streaming, request_id } = parsed;
+    let ParsedCompletion { prompts, input, best_of, logprobs, prompt_logprobs, spelling, streaming, request_id } =
+        parsed;
     let id = request_id.unwrap_or(id);
     let several = prompts.len() > 1;
     let choices = input.choices.unwrap_or(1) as usize;
@@ -40,9 +41,7 @@ pub(crate) async fn create(
     let answers = api.generate_batch(inputs).await?;
     // The head refused a request for no choices.
     let each = best_of.map_or(choices, |best_of| best_of as usize).max(1);
-    let echo = |(at, answer): (usize, &Answer)| {
-        Some(make_echo(api.text(), echoed.get(at / each)?, answer.prompt()))
-    };
+    let echo = |(at, answer): (usize, &Answer)| Some(make_echo(api.text(), echoed.get(at / each)?, answer.prompt()));
     let format = CompletionFormat {
         prompt_logprobs,
         echoes: answers.iter().enumerate().filter_map(echo).collect(),

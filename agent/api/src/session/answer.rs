@@ -486,7 +486,6 @@ mod tests {
             choices: 1,
             min_tokens: 0,
             listed_ends: Vec::new(),
-            shows_prompt: false,
             continues_prompt: true,
             output: OutputInput::default(),
             asked_stop_tokens: vec![],

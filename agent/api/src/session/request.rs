@@ -120,8 +120,6 @@ pub(crate) struct Prepared {
     pub min_tokens: u32,
     /// Tokens that end the answer and are listed with its tokens.
     pub listed_ends: Vec<u32>,
-    /// True if the answer shows the prompt, or log-probabilities of its tokens.
-    pub shows_prompt: bool,
     /// True if the answer is the rest of the prompt's text. An answer in a conversation is a text of its own.
     pub continues_prompt: bool,
     pub output: OutputInput,
@@ -233,7 +231,6 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         format,
         min_tokens,
         listed_ends,
-        shows_prompt,
         continues_prompt,
         output: input.output,
         asked_stop_tokens,

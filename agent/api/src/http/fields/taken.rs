@@ -76,8 +76,7 @@ impl Fields {
             self.take_value("n_predict");
         }
         // Such a request may ask for no answer.
-        let shows_prompt =
-            self.fields.get("echo") == Some(&Value::Bool(true)) || self.contains("prompt_logprobs");
+        let shows_prompt = self.fields.get("echo") == Some(&Value::Bool(true)) || self.contains("prompt_logprobs");
         for name in ["max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict"] {
             let asked: Option<u32> = self.read(name);
             if asked == Some(0) && !shows_prompt {
