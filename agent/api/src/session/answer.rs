@@ -119,6 +119,8 @@ pub(crate) struct AnswerState {
     detokenizer: Detokenizer,
     stop: StopMatcher,
     output: OutputInput,
+    /// Set if the answer has no content, only calls.
+    only_calls: bool,
     asked_stop_tokens: Vec<u32>,
     /// Stop strings that a special token spells.
     spelled_stops: Vec<(u32, String)>,
@@ -166,6 +168,7 @@ impl AnswerState {
             tokenizer,
             parser: OutputParser::new(&format),
             output: prepared.output,
+            only_calls: prepared.only_calls,
             asked_stop_tokens: prepared.asked_stop_tokens.clone(),
             spelled_stops,
             has_calls: false,
@@ -407,6 +410,8 @@ impl AnswerState {
 
     fn add_piece(&mut self, piece: OutputPiece, delta: &mut Delta) {
         match piece {
+            // The marks of a call that was cut off would be content.
+            OutputPiece::Content(_) if self.only_calls => {}
             OutputPiece::Content(text) => delta.text.push_str(&text),
             OutputPiece::Reasoning(text) => delta.reasoning.push_str(&text),
             OutputPiece::Call { index, id, name } => {
@@ -488,6 +493,7 @@ mod tests {
             listed_ends: Vec::new(),
             continues_prompt: true,
             output: OutputInput::default(),
+            only_calls: false,
             asked_stop_tokens: vec![],
         };
         AnswerState::new(&prepared, &prepared.submission, Instant::now(), fixtures::byte_level(), Metrics::new())

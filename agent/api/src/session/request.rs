@@ -123,6 +123,8 @@ pub(crate) struct Prepared {
     /// True if the answer is the rest of the prompt's text. An answer in a conversation is a text of its own.
     pub continues_prompt: bool,
     pub output: OutputInput,
+    /// Set if the answer must be calls. Anything else in it is a part of a call that was cut off.
+    pub only_calls: bool,
     /// Tokens that end the answer because the client asked for them, and not because the model's makers did.
     pub asked_stop_tokens: Vec<u32>,
 }
@@ -169,6 +171,7 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         }
         input.grammar = Some(("tools", grammar));
     }
+    let only_calls = matches!(input.tools.choice, ToolChoice::Required | ToolChoice::Named(_));
     let is_chat = matches!(input.prompt, PromptInput::Chat(_));
     let continues_prompt = match &input.prompt {
         PromptInput::Chat(conversation) => conversation.ending == PromptEnding::OpenMessage,
@@ -233,6 +236,7 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         listed_ends,
         continues_prompt,
         output: input.output,
+        only_calls,
         asked_stop_tokens,
     })
 }
