@@ -1,5 +1,7 @@
 //! Schemas of ordinary types: what the grammar library cannot enforce in them.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::compile::WHITESPACE;
@@ -80,12 +82,10 @@ fn search(schema: &Value, path: &str, depth: usize, places: &mut Vec<String>) {
 
 /// Returns true if each property is required. The library can count properties only then.
 fn are_all_required(fields: &Map<String, Value>) -> bool {
-    let required: Vec<&str> = match fields.get("required").and_then(Value::as_array) {
-        Some(names) => names.iter().filter_map(Value::as_str).collect(),
-        None => Vec::new(),
-    };
+    let names = fields.get("required").and_then(Value::as_array).into_iter().flatten();
+    let required: HashSet<&str> = names.filter_map(Value::as_str).collect();
     let mut properties = fields.get("properties").and_then(Value::as_object).into_iter().flatten();
-    properties.all(|(name, _)| required.contains(&name.as_str()))
+    properties.all(|(name, _)| required.contains(name.as_str()))
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! An endpoint takes the fields that it obeys. The rules here are for the fields that it did not take. `API.md` has the
 //! same table, and a test compares the two.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 /// Object that has a field.
@@ -397,20 +400,33 @@ pub(crate) fn judge(scope: Scope, name: &str, value: &Value) -> Verdict {
             None => Verdict::Unknown,
         };
     }
-    if WITHOUT_EFFECT.iter().any(|(known, _)| *known == name) {
-        return Verdict::Taken;
-    }
-    if let Some((_, neutral, remedy)) = REFUSED.iter().find(|(known, ..)| *known == name) {
-        return refuse(neutral, format!("not supported: {remedy}"));
-    }
-    match OBEYED.iter().find(|(known, ..)| *known == name) {
-        Some((_, at, neutral, _)) => {
+    match REQUEST_RULES.get(name) {
+        None => Verdict::Unknown,
+        Some(RequestRule::Idle) => Verdict::Taken,
+        Some(RequestRule::Refused(neutral, remedy)) => refuse(neutral, format!("not supported: {remedy}")),
+        Some(RequestRule::Obeyed(at, neutral)) => {
             let path = if *at == At::Completions { "/v1/completions" } else { "/v1/chat/completions" };
             refuse(neutral, format!("no such field at this endpoint: it belongs to {path}"))
         }
-        None => Verdict::Unknown,
     }
 }
+
+/// Rule for a field of a request that an endpoint did not take.
+enum RequestRule {
+    Idle,
+    /// The values that ask for nothing, and the remedy.
+    Refused(&'static [&'static str], &'static str),
+    /// The endpoints that obey the field, and the values that the other endpoint takes.
+    Obeyed(At, &'static [&'static str]),
+}
+
+/// The tables above, by name. A body may have millions of fields.
+static REQUEST_RULES: LazyLock<HashMap<&str, RequestRule>> = LazyLock::new(|| {
+    let idle = WITHOUT_EFFECT.iter().map(|(name, _)| (*name, RequestRule::Idle));
+    let refused = REFUSED.iter().map(|(name, neutral, remedy)| (*name, RequestRule::Refused(neutral, remedy)));
+    let obeyed = OBEYED.iter().map(|(name, at, neutral, _)| (*name, RequestRule::Obeyed(*at, neutral)));
+    idle.chain(refused).chain(obeyed).collect()
+});
 
 /// Returns true for `false`, unless `true` is neutral, for an empty text, list or object, and for the `neutral` values.
 fn asks_for_nothing(value: &Value, neutral: &[&str]) -> bool {

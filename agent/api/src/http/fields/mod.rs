@@ -76,12 +76,12 @@ impl Fields {
     /// Judges the fields of an inner object that were not taken, and adopts its faults.
     pub(crate) fn close(&mut self, mut inner: Self) {
         inner.judge_rest();
-        self.faults.append(&mut inner.faults);
+        inner.faults.into_iter().for_each(|fault| self.add_fault(fault));
     }
 
     /// Adopts the faults of an inner object whose fields may have any name. Returns those that were not taken.
     pub(crate) fn close_open(&mut self, mut inner: Self) -> Map<String, Value> {
-        self.faults.append(&mut inner.faults);
+        std::mem::take(&mut inner.faults).into_iter().for_each(|fault| self.add_fault(fault));
         inner.fields.retain(|_, value| !value.is_null());
         inner.fields
     }
@@ -127,9 +127,16 @@ impl Fields {
     /// Returns the value, or notes the fault and returns the default.
     pub(crate) fn note<T: Default>(&mut self, result: Result<T, ApiError>) -> T {
         result.unwrap_or_else(|fault| {
-            self.faults.push(fault);
+            self.add_fault(fault);
             T::default()
         })
+    }
+
+    /// Adds a fault, unless there are more than an answer names. A hostile body has any number of them.
+    fn add_fault(&mut self, fault: ApiError) {
+        if self.faults.len() <= MAX_FAULTS {
+            self.faults.push(fault);
+        }
     }
 
     /// Takes fields by a function that may fail, and notes its fault.
@@ -185,12 +192,11 @@ impl Fields {
             };
             let name: String = name.chars().take(MAX_NAME_CHARS).collect();
             faults.push(self.fault(&name, reason));
-            // The answer names a few faults, so that a hostile body costs no more memory than it has itself.
             if faults.len() > MAX_FAULTS {
                 break;
             }
         }
-        self.faults.append(&mut faults);
+        faults.into_iter().for_each(|fault| self.add_fault(fault));
     }
 }
 

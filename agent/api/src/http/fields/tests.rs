@@ -60,6 +60,9 @@ fn a_hostile_body_gets_a_short_answer() {
     let many: Map<String, Value> = REFUSED.iter().map(|(name, ..)| ((*name).to_owned(), json!(["x"]))).collect();
     let error = fields(Value::Object(many)).refuse_rest().unwrap_err();
     assert!(error.message.ends_with("; and more") && error.message.len() < 4096, "{}", error.message);
+    let mut many = fields(json!({"messages": vec![json!({}); 1000]}));
+    many.noting(crate::http::messages::take_messages);
+    assert_eq!(many.faults.len(), MAX_FAULTS + 1);
 }
 
 #[test]

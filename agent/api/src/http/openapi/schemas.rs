@@ -206,7 +206,7 @@ fn form_fields() -> Vec<Field> {
             json!({
                 "type": "object", "required": ["type"], "example": {"type": "text"},
                 "properties": {
-                    "type": {"type": "string", "enum": ["text", "json_object", "json_schema"], "description": "Kind of the form."},
+                    "type": {"type": "string", "enum": ["text", "json_object", "json_schema", "regex", "structural_tag"], "description": "Kind of the form."},
                     "json_schema": object(&["schema"], vec![
                         ("name", text(), "Name of the schema."),
                         ("schema", json!({"type": "object"}), "The schema of the answer's JSON."),
