@@ -58,6 +58,8 @@ struct Shown {
     reasoning: bool,
     /// Set if reasoning comes in one piece.
     whole_reasoning: bool,
+    /// Text before the content: the message that the answer goes on with.
+    echoed: String,
 }
 
 fn parse(mut fields: Fields) -> Result<ParsedChat, ApiError> {
@@ -71,6 +73,7 @@ fn parse(mut fields: Fields) -> Result<ParsedChat, ApiError> {
         tokens: spelling,
         reasoning: fields.read("include_reasoning").unwrap_or(true),
         whole_reasoning: !fields.read("stream_reasoning").unwrap_or(true),
+        echoed: fields.noting(|fields| take_echo(fields, &conversation)),
     };
     let input = GenerateInput {
         model: fields.read("model").unwrap_or_default(),
@@ -133,6 +136,18 @@ pub(crate) fn take_conversation(fields: &mut Fields) -> Conversation {
         ending: fields.noting(|_| read_ending(ending)),
         adds_special_tokens: fields.read("add_special_tokens").unwrap_or_default(),
         ..Conversation::default()
+    }
+}
+
+/// Takes `echo`. Returns the message that the answer goes on with, if the client wants to see it.
+fn take_echo(fields: &mut Fields, conversation: &Conversation) -> Result<String, ApiError> {
+    const NAME: &str = "echo";
+    match (fields.take_field(NAME)?, conversation.ending) {
+        (Some(true), PromptEnding::OpenMessage) => {
+            Ok(conversation.messages.last().map(|message| message.content.clone()).unwrap_or_default())
+        }
+        (Some(true), _) => Err(ApiError::field(NAME, "only together with continue_final_message: true")),
+        _ => Ok(String::new()),
     }
 }
 
@@ -254,7 +269,8 @@ impl ChoiceFormat for ChatFormat {
     const CHUNK_OBJECT: &str = "chat.completion.chunk";
 
     fn choice(&self, index: usize, answer: WholeAnswer) -> Value {
-        let content = if answer.text.is_empty() && !answer.calls.is_empty() { Value::Null } else { answer.text.into() };
+        let text = format!("{}{}", self.shown.echoed, answer.text);
+        let content = if text.is_empty() && !answer.calls.is_empty() { Value::Null } else { text.into() };
         let mut message = json!({"role": "assistant", "content": content, "refusal": null});
         if !answer.reasoning.is_empty() && self.shown.reasoning {
             message["reasoning_content"] = answer.reasoning.into();
@@ -278,7 +294,7 @@ impl ChoiceFormat for ChatFormat {
     }
 
     fn first_chunk(&self, index: usize) -> Option<Value> {
-        let delta = json!({"role": "assistant", "content": ""});
+        let delta = json!({"role": "assistant", "content": self.shown.echoed});
         Some(json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null}))
     }
 

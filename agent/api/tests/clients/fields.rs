@@ -378,6 +378,13 @@ async fn reasoning_is_shown_as_asked() {
         let told = post(&client, CHAT, &body(more)).await;
         assert!(told.body["error"]["message"].as_str().unwrap_or_default().starts_with(fault), "{}", told.body);
     }
+    let open = json!([{"role": "user", "content": "tell "}, {"role": "assistant", "content": "The "}]);
+    let open = json!({"messages": open, "continue_final_message": true, "echo": true});
+    let message = post(&client, CHAT, &open).await.body["choices"][0]["message"].clone();
+    assert_eq!(message["content"], "The tell The ");
+    let deltas = chunks(&client, CHAT, &with(open, &json!({"stream": true}))).await;
+    let content: String = deltas.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(content, "The tell The ");
     let taken = json!({"reasoning_effort": "none", "thinking": {"type": "disabled"}, "documents": [{"text": "x"}],
         "continue_final_message": true, "add_special_tokens": true,
         "chat_template_kwargs": {"any": 1, "add_generation_prompt": false}});

@@ -473,7 +473,12 @@ async fn refusals_name_field_and_remedy() {
             400,
             "prompt_logprobs: not together with stream",
         ),
-        (CHAT, json!({"messages": [{"role": "user", "content": "x"}], "echo": true}), 400, "echo: not supported"),
+        (
+            CHAT,
+            json!({"messages": [{"role": "user", "content": "x"}], "echo": true}),
+            400,
+            "echo: only together with continue",
+        ),
         (COMPLETIONS, json!({"prompt": "x", "logprobs": 21}), 400, "logprobs: 21 is out of range: 0 to 20"),
         (COMPLETIONS, json!({"prompt": "x", "top_k": -2}), 400, "top_k: out of range"),
         (COMPLETIONS, json!({"prompt": "x", "stream_options": {}}), 400, "stream_options: only together with stream"),

@@ -86,7 +86,12 @@ pub(crate) const OBEYED: &[(&str, At, &[&str], &str)] = &[
     ("stop", At::Both, &[], "as `max_tokens`"),
     ("stop_token_ids", At::Both, &[], "as `max_tokens`"),
     ("ignore_eos", At::Both, &[], "as `max_tokens`"),
-    ("echo", At::Completions, &[], "[the prompt before the answer](#how-likely-a-prompt-is)"),
+    (
+        "echo",
+        At::Both,
+        &[],
+        "[the prompt before the answer](#how-likely-a-prompt-is); in a chat the message that the answer goes on with",
+    ),
     ("prompt_logprobs", At::Both, &[], "[log-probabilities of the prompt](#how-likely-a-prompt-is)"),
     ("priority", At::Both, &[], "place in the queue: a lower number comes first, as with vLLM"),
     ("cache_salt", At::Both, &[], "only requests with the same salt share blocks of the prefix cache"),

@@ -122,7 +122,7 @@ async fn play(
     cancelled: mpsc::Sender<String>,
 ) {
     while let Some(Command::Submit { submission, events, accepted }) = commands.recv().await {
-        seen.lock().unwrap().push(submission.clone());
+        seen.lock().unwrap().push((*submission).clone());
         let prompt = text.tokenizer().decode(&submission.prompt, true);
         let lost = || ServeError::Unavailable { reason: "rank 1 is lost".into(), retry_after_s: 7 };
         let verdict = match prompt.as_str() {
@@ -133,7 +133,7 @@ async fn play(
         let refused = verdict.is_err();
         let _ = accepted.send(verdict);
         if !refused {
-            tokio::spawn(answer(prompt, submission, events, cancelled.clone(), lost()));
+            tokio::spawn(answer(prompt, *submission, events, cancelled.clone(), lost()));
         }
     }
 }
