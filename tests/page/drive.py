@@ -28,6 +28,7 @@ WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 # Longest wait for anything on the page.
 WAIT_MS = 60_000
 STORY = "Write a long story about a lighthouse keeper and the sea."
+KEY = "a-key-of-the-test"
 SETTINGS = {"temperature": "0", "max_tokens": "40"}
 
 # Notes each length that the text of an answer has.
@@ -365,6 +366,14 @@ def check_deletion(driver: Driver) -> None:
 
 def check_tools(browser, served: group.Group, output: pathlib.Path) -> None:
     driver = Driver(browser, served.url, output, color_scheme="light")
+    expect(driver.page.locator("#ask-title")).to_have_text("The endpoint asks for an API key")
+    driver.shot("key")
+    for key, title in [("wrong", "The endpoint refuses this API key"), (KEY, "")]:
+        driver.page.locator("#ask-input").fill(key)
+        driver.page.keyboard.press("Enter")
+        if title:
+            expect(driver.page.locator("#ask-title")).to_have_text(title)
+    expect(driver.page.locator("#model")).to_have_text("tools")
     parameters = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city", "days"]}
     tool = {"type": "function", "function": {"name": "Weather", "description": "The weather of a city", "parameters": parameters}}
     driver.set(temperature="0", max_tokens="60", tools="[")
@@ -397,6 +406,7 @@ def check_docs(browser, served: group.Group, output: pathlib.Path) -> None:
     page = driver.page
     page.get_by_role("link", name="API").click()
     page.locator(".operation").first.wait_for()
+    page.wait_for_timeout(300)
     assert page.locator(".operation").count() > 8
     page.get_by_label("Find an operation or a field").fill("top_logprobs")
     chat = page.locator(".operation:visible")
@@ -444,10 +454,10 @@ def main() -> None:
         with group.published(given.bin, given.model, folder) as served:
             served.wait_until("listening", lambda: served.ready() != {})
             check_published(browser, served, given.output)
-        with group.single(given.bin, models.make("tools", folder), folder) as served:
+            check_docs(browser, served, given.output)
+        with group.single(given.bin, models.make("tools", folder), folder, KEY) as served:
             served.wait_until("ready", lambda: served.ready().get("ready"))
             check_tools(browser, served, given.output)
-            check_docs(browser, served, given.output)
         browser.close()
     say(f"all checks passed in {time.monotonic() - began:.0f} s; screenshots are in {given.output}")
 

@@ -95,10 +95,10 @@ def published(bin_folder: pathlib.Path, model: pathlib.Path, folder: pathlib.Pat
     return running([str(part) for part in up], port, folder / "published.log")
 
 
-def single(bin_folder: pathlib.Path, model: pathlib.Path, folder: pathlib.Path):
-    """Runs one process with a model of a folder."""
+def single(bin_folder: pathlib.Path, model: pathlib.Path, folder: pathlib.Path, key: str):
+    """Runs one process with a model of a folder. Its endpoint asks for a key."""
     port = free_port()
-    agent = [bin_folder / "lockstep-agent", "plain", "-m", model, "--host=127.0.0.1", f"--http-port={port}", "--grpc-port=off"]
+    agent = [bin_folder / "lockstep-agent", "plain", "-m", model, "--host=127.0.0.1", f"--http-port={port}", "--grpc-port=off", f"--api-key={key}"]
     return running([str(part) for part in agent], port, folder / "single.log")
 
 

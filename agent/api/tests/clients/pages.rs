@@ -63,8 +63,11 @@ async fn every_described_operation_answers_as_described() {
             let body = (!example.is_null()).then_some(example);
             let response = send(&client, &base, method, &path.replace("{id}", "tiny"), body).await;
             assert_eq!(response.status(), 200, "{method} {path}");
+            let Some(described) = operation["responses"]["200"]["content"].as_object() else {
+                assert!(response.text().await.unwrap().is_empty(), "{method} {path}");
+                continue;
+            };
             let media = response.headers()["content-type"].to_str().unwrap().to_owned();
-            let described = operation["responses"]["200"]["content"].as_object().unwrap();
             assert!(described.keys().any(|one| media.starts_with(one.as_str())), "{method} {path}: {media}");
             if media == "application/json" {
                 let schema = &described["application/json"]["schema"];

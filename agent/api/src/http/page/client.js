@@ -46,7 +46,7 @@ async function failureOf(response) {
   const { status } = response;
   const body = await response.json().catch(() => null);
   const said = body?.error?.message ?? body?.message;
-  if (status === 401 || status === 403) {
+  if (status === 401) {
     return new RequestFailure(apiKey.value ? 'The endpoint refuses this API key.' : 'The endpoint asks for an API key.', { status });
   }
   const words = said ? said[0].toUpperCase() + said.slice(1) : `The endpoint answered with status ${status}.`;

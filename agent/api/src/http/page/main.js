@@ -57,7 +57,7 @@ async function answer(owner, parent) {
     node.status = stopped ? 'stopped' : 'failed';
     if (!stopped) {
       node.failure = error.message;
-      node.locked = error.status === 401 || error.status === 403;
+      node.locked = error.status === 401;
     }
   }
   clearInterval(clock);
@@ -160,20 +160,20 @@ function watchGroup(before, status) {
   }
   const own = runs.get(chat.id);
   if (own) paintRun(chat, own);
-  if (status && !modelKnown) showModel();
+  if (status && !before) showModel();
 }
 
-let modelKnown = false;
+/** Shows the model's name. If the endpoint asks for a key, the page does too. */
 async function showModel() {
   try {
     const response = await callHead('v1/models');
+    if (response.status === 401) askForKey();
     if (!response.ok) return;
     const { data: [model] } = await response.json();
     setText($('model'), model.id);
     setText($('context'), model.max_model_len ? `context ${model.max_model_len.toLocaleString()}` : '');
-    modelKnown = true;
   } catch {
-    // The next answer of the group tries again.
+    // The page asks again when the head answers again.
   }
 }
 
@@ -233,11 +233,12 @@ function askUser({ title, text, yes, danger = false, input = null }, onYes) {
 
 function askForKey(after = () => {}) {
   if ($('ask').open) return;
+  const title = apiKey.value ? 'The endpoint refuses this API key' : 'The endpoint asks for an API key';
   const text = 'The key stays in this tab and is forgotten with it.';
-  askUser({ title: 'The endpoint asks for an API key', text, yes: 'Use this key', input: 'password' }, (key) => {
+  askUser({ title, text, yes: 'Use this key', input: 'password' }, (key) => {
     apiKey.set(key);
     $('api-key').value = apiKey.value;
-    modelKnown = false;
+    showModel();
     if (apiKey.value) after();
   });
 }
@@ -506,10 +507,10 @@ function start() {
   readAllChats();
   listen();
   showSidebar();
+  // The first answer of the head shows the model.
   group.watchers.push(watchGroup);
   const [latest] = sortedChats();
   openChat(latest?.id ?? '');
-  showModel();
   followGroup();
 }
 

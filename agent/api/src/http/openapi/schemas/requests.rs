@@ -1,93 +1,14 @@
-//! Objects of requests and answers, as JSON Schema. Bounds come from the modules that enforce them.
+//! Objects of requests. Bounds come from the modules that enforce them, and names from the table of fields.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::reference;
+use super::{Field, list, object, reference, text, whole_number};
 use crate::http::completions::DEFAULT_MAX_TOKENS;
 use crate::http::fields::known::{At, OBEYED};
 use crate::session::bounds::{
     MAX_BIAS, MAX_CHOICES, MAX_LOGPROBS, MAX_PENALTY, MAX_REPETITION_PENALTY, MAX_STOP_TOKEN_IDS, MAX_STOPS,
     MAX_TEMPERATURE, MAX_TOOLS,
 };
-
-/// Returns all schemas by their names.
-pub(super) fn all() -> Map<String, Value> {
-    let schemas = [
-        ("ChatRequest", chat_request()),
-        ("CompletionRequest", completion_request()),
-        ("Invocation", json!({"anyOf": [reference("ChatRequest"), reference("CompletionRequest")]})),
-        ("TokenizeRequest", tokenize_request()),
-        ("DetokenizeRequest", detokenize_request()),
-        ("Message", message()),
-        ("ToolCall", tool_call()),
-        ("ChatAnswer", chat_answer()),
-        ("ChatChunk", chat_chunk()),
-        ("CompletionAnswer", completion_answer()),
-        ("Usage", usage()),
-        ("Tokens", tokens()),
-        ("Text", object(&["prompt"], vec![("prompt", text(), "The text.")])),
-        ("ModelList", model_list()),
-        ("Model", model()),
-        ("Health", health()),
-        ("Load", load()),
-        ("Version", object(&["version"], vec![("version", text(), "The version.")])),
-        ("GroupState", group_state()),
-        ("Error", error()),
-        ("Anything", json!({"type": "object"})),
-    ];
-    schemas.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
-}
-
-/// Returns an example of a request.
-pub(super) fn example(schema: &str, model: &str) -> Value {
-    match schema {
-        "CompletionRequest" => json!({"model": model, "prompt": "The head", "max_tokens": 16}),
-        "TokenizeRequest" => json!({"prompt": "The head"}),
-        "DetokenizeRequest" => json!({"tokens": [5, 6]}),
-        _ => json!({
-            "model": model, "max_tokens": 64,
-            "messages": [{"role": "user", "content": "What does the head do?"}],
-        }),
-    }
-}
-
-/// A field: its name, its schema without the description, and the description. The schema's example is a value that
-/// every model takes.
-type Field = (&'static str, Value, &'static str);
-
-fn object(required: &[&str], fields: Vec<Field>) -> Value {
-    let properties: Map<String, Value> = fields
-        .into_iter()
-        .map(|(name, mut schema, description)| {
-            schema["description"] = json!(description);
-            (name.to_owned(), schema)
-        })
-        .collect();
-    json!({"type": "object", "required": required, "properties": properties})
-}
-
-/// Returns an object with the fields that an endpoint obeys. `known` describes most of them more closely than the table of
-/// fields does.
-fn request(at: At, required: &[&str], known: Vec<Field>) -> Value {
-    let obeyed = OBEYED.iter().filter(|(_, here, ..)| *here == At::Both || *here == at);
-    let fields = obeyed.map(|(name, _, _, effect)| {
-        let known = known.iter().find(|(known, ..)| known == name);
-        known.cloned().unwrap_or_else(|| (*name, json!({}), *effect))
-    });
-    object(required, fields.collect())
-}
-
-fn text() -> Value {
-    json!({"type": "string"})
-}
-
-fn whole_number() -> Value {
-    json!({"type": "integer", "minimum": 0})
-}
-
-fn list(items: Value) -> Value {
-    json!({"type": "array", "items": items})
-}
 
 /// Fields that both endpoints of answers take.
 fn shared_fields() -> Vec<Field> {
@@ -232,7 +153,7 @@ fn form_fields() -> Vec<Field> {
     ]
 }
 
-fn chat_request() -> Value {
+pub(super) fn chat_request() -> Value {
     request(At::Chat, &["messages"], chat_fields())
 }
 
@@ -277,7 +198,7 @@ fn chat_fields() -> Vec<Field> {
     fields
 }
 
-fn completion_request() -> Value {
+pub(super) fn completion_request() -> Value {
     request(At::Completions, &["prompt"], completion_fields())
 }
 
@@ -300,7 +221,7 @@ fn completion_fields() -> Vec<Field> {
     fields
 }
 
-fn tokenize_request() -> Value {
+pub(super) fn tokenize_request() -> Value {
     object(
         &[],
         vec![
@@ -315,7 +236,7 @@ fn tokenize_request() -> Value {
     )
 }
 
-fn detokenize_request() -> Value {
+pub(super) fn detokenize_request() -> Value {
     object(
         &["tokens"],
         vec![
@@ -325,34 +246,7 @@ fn detokenize_request() -> Value {
     )
 }
 
-fn tokens() -> Value {
-    object(
-        &["count", "max_model_len", "tokens"],
-        vec![
-            ("count", whole_number(), "Number of tokens."),
-            ("max_model_len", whole_number(), "Tokens of context."),
-            ("tokens", list(whole_number()), "The token ids."),
-            (
-                "token_strs",
-                json!({"anyOf": [list(text()), {"type": "null"}]}),
-                "Their texts, if the client asked for them.",
-            ),
-        ],
-    )
-}
-
-fn load() -> Value {
-    object(
-        &["server_load", "running", "waiting"],
-        vec![
-            ("server_load", whole_number(), "Requests that the head has not finished."),
-            ("running", whole_number(), "Those that run."),
-            ("waiting", whole_number(), "Those that wait."),
-        ],
-    )
-}
-
-fn message() -> Value {
+pub(super) fn message() -> Value {
     object(
         &["role"],
         vec![
@@ -388,7 +282,7 @@ fn tool() -> Value {
     )
 }
 
-fn tool_call() -> Value {
+pub(super) fn tool_call() -> Value {
     let function = object(
         &["name"],
         vec![("name", text(), "Name of the function."), ("arguments", text(), "The arguments, as JSON in a string.")],
@@ -403,162 +297,21 @@ fn tool_call() -> Value {
     )
 }
 
-/// Returns an answer with choices, which have `fields` beside those of every choice.
-fn answer(kind: &'static str, usage: Value, fields: Vec<Field>) -> Value {
-    let mut choice = vec![
-        ("index", whole_number(), "Number of the choice."),
-        ("logprobs", json!({"type": ["object", "null"]}), "Log-probabilities, if the client asked for them."),
-        (
-            "finish_reason",
-            json!({"enum": ["stop", "length", "tool_calls", null]}),
-            "Why the answer ended. Null in a stream before the end.",
-        ),
-        (
-            "stop_reason",
-            json!({"type": ["string", "integer", "null"]}),
-            "The request's stop string or stop token that ended the answer.",
-        ),
-        ("token_ids", list(whole_number()), "Tokens of the answer with its stop token, for `return_token_ids`."),
-    ];
-    choice.extend(fields);
-    object(
-        &["id", "object", "created", "model", "choices"],
-        vec![
-            ("id", text(), "Id of the answer."),
-            ("object", json!({"const": kind}), "Kind of the object."),
-            ("created", whole_number(), "Seconds since 1970."),
-            ("model", text(), "Name of the served model."),
-            ("system_fingerprint", text(), "The server's version and its number of ranks."),
-            ("prompt_token_ids", list(whole_number()), "Tokens of a chat's prompt, for `return_token_ids`."),
-            ("choices", list(object(&["index"], choice)), "The answers."),
-            ("usage", usage, "Numbers of tokens."),
-        ],
-    )
-}
-
-fn chat_answer() -> Value {
-    let message = object(
-        &["role", "content"],
-        vec![
-            ("role", json!({"const": "assistant"}), "The speaker."),
-            ("content", json!({"type": ["string", "null"]}), "The text. Null if the answer only calls tools."),
-            ("refusal", json!({"type": "null"}), "Always null."),
-            ("reasoning_content", text(), "The reasoning before the text, if there is any."),
-            ("tool_calls", list(reference("ToolCall")), "Calls of tools, if there are any."),
-        ],
-    );
-    answer("chat.completion", reference("Usage"), vec![("message", message, "The answer.")])
-}
-
-fn chat_chunk() -> Value {
-    let delta = object(
-        &[],
-        vec![
-            ("role", json!({"const": "assistant"}), "The speaker, once."),
-            ("content", text(), "More of the text. Empty in a chunk that only ends the answer."),
-            ("reasoning_content", text(), "More of the reasoning."),
-            ("tool_calls", list(json!({"type": "object"})), "Parts of calls, with their `index`."),
-        ],
-    );
-    let usage = json!({"anyOf": [reference("Usage"), {"type": "null"}]});
-    answer("chat.completion.chunk", usage, vec![("delta", delta, "What the chunk adds.")])
-}
-
-fn completion_answer() -> Value {
-    let usage = json!({"anyOf": [reference("Usage"), {"type": "null"}]});
-    let fields = vec![
-        ("text", text(), "The continuation, or in a stream more of it."),
-        ("prompt_token_ids", list(whole_number()), "Tokens of the prompt, for `return_token_ids`."),
-    ];
-    answer("text_completion", usage, fields)
-}
-
-fn usage() -> Value {
-    let details = object(&[], vec![("cached_tokens", whole_number(), "Tokens of the prompt that were cached.")]);
-    object(
-        &["prompt_tokens", "completion_tokens", "total_tokens"],
-        vec![
-            ("prompt_tokens", whole_number(), "Tokens of the prompt."),
-            ("completion_tokens", whole_number(), "Tokens of the answer."),
-            ("total_tokens", whole_number(), "Their sum."),
-            ("prompt_tokens_details", details, "More about the prompt."),
-        ],
-    )
-}
-
-fn model() -> Value {
-    object(
-        &["id", "object", "created", "owned_by"],
-        vec![
-            ("id", text(), "Name of the model."),
-            ("object", json!({"const": "model"}), "Kind of the object."),
-            ("created", whole_number(), "Seconds since 1970 at which the head began to serve it."),
-            ("owned_by", text(), "The server."),
-            ("root", text(), "Source of the model."),
-            ("max_model_len", whole_number(), "Tokens of context."),
-        ],
-    )
-}
-
-fn model_list() -> Value {
-    object(
-        &["object", "data"],
-        vec![
-            ("object", json!({"const": "list"}), "Kind of the object."),
-            ("data", list(reference("Model")), "The models."),
-        ],
-    )
-}
-
-fn health() -> Value {
-    object(
-        &["status"],
-        vec![
-            ("status", json!({"enum": ["ok", "hung"]}), "State of the head's task."),
-            ("message", text(), "The reason, if the task hangs."),
-        ],
-    )
-}
-
-fn group_state() -> Value {
-    let rank = object(
-        &["rank", "node", "phase"],
-        vec![
-            ("rank", whole_number(), "Number of the rank."),
-            ("node", whole_number(), "Ordinal of its node."),
-            ("phase", text(), "`pending`, `downloading`, `loading`, `forming`, `warmup`, `serving` or `lost`."),
-            ("loaded", text(), "Part of the weights that is loaded."),
-            ("restarts", whole_number(), "Number of times that the group has lost this rank."),
-            ("message", text(), "Reason why the rank does not serve."),
-        ],
-    );
-    object(
-        &["ready", "accepting", "epoch", "pending", "ranks"],
-        vec![
-            ("ready", json!({"type": "boolean"}), "Whether every rank of the epoch serves."),
-            ("accepting", json!({"type": "boolean"}), "Whether the head expects to answer a new request."),
-            ("epoch", whole_number(), "Number of the current epoch."),
-            ("pending", list(text()), "Reasons why the group is not ready."),
-            ("ranks", list(rank), "The ranks."),
-        ],
-    )
-}
-
-fn error() -> Value {
-    let inner = object(
-        &["message", "type", "param", "code"],
-        vec![
-            ("message", text(), "The fault and the remedy."),
-            ("type", text(), "Kind of the error."),
-            ("param", json!({"type": ["string", "null"]}), "Field at fault."),
-            ("code", json!({"type": ["string", "null"]}), "Word for programs."),
-        ],
-    );
-    object(&["error"], vec![("error", inner, "The error.")])
+/// Returns an object with the fields that an endpoint obeys. `known` describes most of them more closely than the table of
+/// fields does.
+fn request(at: At, required: &[&str], known: Vec<Field>) -> Value {
+    let obeyed = OBEYED.iter().filter(|(_, here, ..)| *here == At::Both || *here == at);
+    let fields = obeyed.map(|(name, _, _, effect)| {
+        let known = known.iter().find(|(known, ..)| known == name);
+        known.cloned().unwrap_or_else(|| (*name, json!({}), *effect))
+    });
+    object(required, fields.collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
 
     #[test]
