@@ -7,6 +7,7 @@ mod lines;
 mod parity;
 mod pipeline;
 mod pods;
+mod prompts;
 mod refusals;
 mod smollm2;
 mod terminal;
