@@ -123,7 +123,8 @@ async fn requests_need_a_key() {
     {
         assert_eq!(client.get(url(path)).send().await.unwrap().status().as_u16(), status, "{path}");
     }
-    let mut health = HealthClient::connect(format!("http://{}", endpoint.grpc)).await.unwrap();
+    let channel = Channel::from_shared(format!("http://{}", endpoint.grpc)).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel);
     assert_eq!(health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status, 1);
 }
 

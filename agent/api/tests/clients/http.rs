@@ -662,12 +662,12 @@ async fn probes_tell_the_truth() {
         assert!(client.get("/metrics").await.1.contains(&gauge));
     }
     let accepts = [
-        ("", "text/plain; version=0.0.4; charset=utf-8", "# TYPE lockstep_requests_total counter\n"),
+        ("", "text/plain; version=0.0.4; charset=utf-8", "# TYPE lockstep_prompt_tokens_total counter\n"),
         ("text/plain", "text/plain; version=0.0.4; charset=utf-8", "# TYPE vllm:num_requests_running gauge\n"),
         (
             "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            "# TYPE lockstep_requests counter\n",
+            "# TYPE lockstep_prompt_tokens counter\n",
         ),
     ];
     for (accept, content_type, line) in accepts {

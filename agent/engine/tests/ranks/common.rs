@@ -236,6 +236,8 @@ pub fn request(id: SeqId, expected: &ExpectedOutput, sampling: SamplingParams) -
     Request {
         id,
         prompt: expected.prompt.clone(),
+        priority: 0,
+        cache_salt: String::new(),
         sampling,
         max_tokens: u32::try_from(expected.greedy.len()).unwrap(),
         stop_token_ids: Vec::new(),

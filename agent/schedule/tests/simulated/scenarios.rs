@@ -85,7 +85,7 @@ fn log_probabilities_of_a_prompt_are_computed_in_spite_of_the_prefix_cache() {
 /// ranks compute some log-probabilities twice.
 #[test]
 fn a_preempted_prompt_is_reported_once() {
-    let sizes = SchedulerConfig { max_num_batched_tokens: 5, max_steps_in_flight: 4, ..config() };
+    let sizes = SchedulerConfig { max_num_batched_tokens: 5, max_steps_in_flight: 16, ..config() };
     let mut world = world_with_group(SchedulerConfig { prefix_caching: false, ..sizes }, 12);
     world.submit(world.request(vec![1; 3], 30)).expect("there is room");
     let request = Request { prompt_logprobs: Some(0), ..world.request((0..40).collect(), 0) };

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lockstep_api::{
-    Api, ChatTemplates, ClientAccess, Command, EngineFacts, Event, FinishReason, Inference, Liveness, Metrics,
-    ModelText, ServeError, Submission, Text, serve_grpc, serve_http,
+    Api, ChatTemplates, Command, EngineFacts, Event, FinishReason, Inference, Liveness, Metrics, ModelText, ServeError,
+    Submission, Text, serve_grpc, serve_http,
 };
 use lockstep_proto::v1::{ClusterStatus, ModelInfo, Phase, RankStatus};
 use lockstep_schedule::plan::{PromptToken, SamplingDefaults, TokenLogprobs};
