@@ -28,10 +28,16 @@ const TEMPLATE: &str = "{% for m in messages %}{{ m.content }}{% endfor %}{{ too
 
 /// Sends an HTTP request: the first line of the input names the path, the rest is the body.
 pub fn http(bytes: &[u8]) {
-    let (path, body) = match bytes.iter().position(|byte| *byte == b'\n') {
-        Some(end) if bytes.starts_with(b"chat") => ("/v1/chat/completions", &bytes[end + 1..]),
-        Some(end) => ("/v1/completions", &bytes[end + 1..]),
-        None => ("/v1/completions", bytes),
+    let (name, body) = match bytes.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (&bytes[..end], &bytes[end + 1..]),
+        None => (&b""[..], bytes),
+    };
+    let path = match name {
+        b"chat" => "/v1/chat/completions",
+        b"responses" => "/v1/responses",
+        b"messages" => "/v1/messages",
+        b"count" => "/v1/messages/count_tokens",
+        _ => "/v1/completions",
     };
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",

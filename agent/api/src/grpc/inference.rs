@@ -262,6 +262,6 @@ fn top_to_wire(logprobs: &TokenLogprobs, tokenizer: &Tokenizer) -> Vec<v1::TopLo
 }
 
 fn usage(usage: Usage) -> v1::Usage {
-    let Usage { prompt_tokens, completion_tokens, cached_tokens } = usage;
+    let Usage { prompt_tokens, completion_tokens, cached_tokens, .. } = usage;
     v1::Usage { prompt_tokens, completion_tokens, cached_tokens }
 }

@@ -28,7 +28,7 @@ const RESERVED: [(&str, &str); 5] = [
     ("chat_template", "serve the model with this template"),
 ];
 /// Efforts of reasoning that clients ask for.
-const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+pub(super) const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 pub(crate) async fn create(
     State(api): State<Api>,
@@ -229,23 +229,7 @@ impl ChatFormat {
         if !self.logprobs {
             return Value::Null;
         }
-        let content = tokens.iter().filter_map(|token| {
-            let logprobs = token.logprobs.as_ref()?;
-            let mut entry = self.token(token.id, logprobs.chosen);
-            let top: Vec<Value> = logprobs.top.iter().map(|(id, logprob)| self.token(*id, *logprob)).collect();
-            entry["top_logprobs"] = json!(top);
-            Some(entry)
-        });
-        json!({"content": content.collect::<Vec<Value>>(), "refusal": null})
-    }
-
-    fn token(&self, id: u32, logprob: f32) -> Value {
-        let bytes = self.text.tokenizer().token_bytes(id);
-        let token = match self.shown.tokens.by_id {
-            true => format!("token_id:{id}"),
-            false => String::from_utf8_lossy(&bytes).into_owned(),
-        };
-        json!({"token": token, "logprob": logprob, "bytes": bytes})
+        json!({"content": logprobs_to_json(&self.text, tokens, self.shown.tokens.by_id), "refusal": null})
     }
 
     /// Returns the reasoning to show now.
@@ -261,6 +245,22 @@ impl ChatFormat {
         let is_over = !delta.text.is_empty() || !delta.calls.is_empty() || delta.finish.is_some();
         if is_over { std::mem::take(&mut self.held[index]) } else { String::new() }
     }
+}
+
+/// Returns the log probabilities of `tokens`, an entry for each token that has some. `by_id`: tokens are named by their ids.
+pub(super) fn logprobs_to_json(text: &Text, tokens: &[GeneratedToken], by_id: bool) -> Vec<Value> {
+    let token = |id: u32, logprob: f32| {
+        let bytes = text.tokenizer().token_bytes(id);
+        let token = if by_id { format!("token_id:{id}") } else { String::from_utf8_lossy(&bytes).into_owned() };
+        json!({"token": token, "logprob": logprob, "bytes": bytes})
+    };
+    let entry = |generated: &GeneratedToken| {
+        let logprobs = generated.logprobs.as_ref()?;
+        let mut entry = token(generated.id, logprobs.chosen);
+        entry["top_logprobs"] = logprobs.top.iter().map(|(id, logprob)| token(*id, *logprob)).collect();
+        Some(entry)
+    };
+    tokens.iter().filter_map(entry).collect()
 }
 
 impl ChoiceFormat for ChatFormat {

@@ -37,6 +37,19 @@ impl ApiError {
         Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, message) }
     }
 
+    /// Returns the error with the name that an endpoint gives to the field at fault. `names` has pairs of our name and
+    /// the endpoint's.
+    pub(super) fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        let Some(param) = &self.param else { return self };
+        if let Some((ours, theirs)) = names.iter().find(|(ours, _)| ours == param) {
+            if let Some(rest) = self.message.strip_prefix(ours) {
+                self.message = format!("{theirs}{rest}");
+            }
+            self.param = Some((*theirs).to_owned());
+        }
+        self
+    }
+
     /// Returns the body of the response, which is also the data of an event in a stream.
     pub(crate) fn json(&self) -> Value {
         let kind = match self.status {
@@ -103,7 +116,9 @@ impl IntoResponse for ApiError {
         if !self.is_counted && self.status.is_client_error() {
             response.extensions_mut().insert(Uncounted);
         }
-        response.extensions_mut().insert(Refusal(self.message));
+        response.extensions_mut().insert(Refusal(self.message.clone()));
+        // An endpoint with another shape of errors writes the body anew.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -160,7 +160,7 @@ fn read_json(path: &str, name: &str, value: Value) -> Result<Value, ApiError> {
 }
 
 /// Returns the grammar of a schema. Names what no grammar can enforce in it.
-fn json_schema(fields: &mut Fields, path: &str, mut schema: Value) -> Grammar {
+pub(super) fn json_schema(fields: &mut Fields, path: &str, mut schema: Value) -> Grammar {
     relax_schema(fields, path, &mut schema);
     Grammar::JsonSchema(schema)
 }

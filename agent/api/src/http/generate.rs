@@ -9,9 +9,9 @@ use axum::http::{HeaderValue, header};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use futures::StreamExt;
 use futures::future::try_join_all;
 use futures::stream::{self, BoxStream, SelectAll};
+use futures::{Stream, StreamExt};
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
@@ -24,8 +24,8 @@ use crate::session::{
 /// Time for which a stream waits for its first event before the response begins, and time between two comments on a
 /// stream without other events. A failure within this time is a status, which clients retry. The comments keep proxies
 /// and clients from giving up on a request that waits.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-const WAITING: &str = "waiting";
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
+pub(super) const WAITING: &str = "waiting";
 
 /// Options of a streamed response.
 #[derive(Debug, Clone, Copy)]
@@ -175,7 +175,7 @@ async fn gather_answer(mut answer: Answer) -> Result<WholeAnswer, ApiError> {
 ///
 /// # Errors
 /// Fails if a drain ended the answer, because OpenAI's API has no word for that.
-fn finish_reason(finish: Finish) -> Result<&'static str, RequestError> {
+pub(super) fn finish_reason(finish: Finish) -> Result<&'static str, RequestError> {
     match finish {
         Finish::Stop => Ok("stop"),
         Finish::ToolCalls => Ok("tool_calls"),
@@ -214,7 +214,7 @@ pub(crate) fn token_ids(tokens: &[GeneratedToken], stop_token: Option<u32>) -> V
 }
 
 /// Returns the time in seconds since 1970.
-fn unix_seconds() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -284,11 +284,21 @@ async fn stream_response<F: ChoiceFormat>(answers: Vec<Answer>, chunks: Chunks<F
         };
         Some((SseEvent::default().data(data), answers))
     });
-    let events = stream::iter([first]).chain(rest).map(Ok::<_, Infallible>);
-    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text(WAITING)).into_response();
+    let events = stream::iter([first]).chain(rest);
+    Ok(sse_response(events, SseEvent::default().comment(WAITING), tally))
+}
+
+/// Returns a response of server-sent events. The server sends `waiting` while there are no others.
+pub(super) fn sse_response(
+    events: impl Stream<Item = SseEvent> + Send + 'static,
+    waiting: SseEvent,
+    tally: AnswerTally,
+) -> Response {
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).event(waiting);
+    let mut response = Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(keep_alive).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response.extensions_mut().insert(tally);
-    Ok(response)
+    response
 }
 
 fn answer_steps(index: usize, answer: Answer) -> BoxStream<'static, AnswerStep> {

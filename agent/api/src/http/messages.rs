@@ -111,7 +111,7 @@ fn take_tool_calls(message: &mut Fields) -> Result<Vec<ToolCall>, ApiError> {
 
 /// Returns a call's arguments. OpenAI spells them as JSON in a string, and templates want the object. Clients echo `null` for
 /// a call without arguments. They also echo a call that was cut, whose text is no JSON: the template gets that text.
-fn read_arguments(value: Value) -> Option<Value> {
+pub(super) fn read_arguments(value: Value) -> Option<Value> {
     let parsed = match value {
         Value::String(text) if text.trim().is_empty() => Value::Null,
         Value::String(text) => match serde_json::from_str(&text) {

@@ -1,8 +1,10 @@
-//! The HTTP endpoint: OpenAI-compatible `/v1/*`, probes, metrics, and pages for people.
+//! The HTTP endpoint: OpenAI-compatible `/v1/*`, Anthropic's `/v1/messages`, probes, metrics, and pages for people.
 //!
 //! Every response carries `x-request-id`. Every error has OpenAI's JSON shape, even an error of the router, except a
-//! probe's 503. The table [`fields::known`] has the rule for each field of a request.
+//! probe's 503 and the errors of `/v1/messages`. The table [`fields::known`] has the rule for each field of a request.
 
+mod anthropic;
+mod blocks;
 mod body;
 mod chat;
 mod completions;
@@ -13,10 +15,13 @@ mod generate;
 mod info;
 mod messages;
 mod models;
+mod object;
 mod openapi;
 mod page;
 mod probes;
 mod prompt;
+mod reasoning;
+mod responses;
 mod tools;
 
 use std::time::Duration;
@@ -27,7 +32,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -44,7 +49,7 @@ use crate::session::Api;
 const MAX_BODY_BYTES: usize = 16 << 20;
 
 /// Headers that scripts of other origins may read.
-const EXPOSED: [&str; 3] = [REQUEST_ID, "x-lockstep-ignored", "retry-after"];
+const EXPOSED: [&str; 4] = [REQUEST_ID, "x-lockstep-ignored", "retry-after", "request-id"];
 /// Time for which a browser may remember that a page's script may use the endpoint.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
 /// Paths that need no key.
@@ -65,6 +70,8 @@ fn router(api: Api, is_local: bool) -> Router {
     let answers = Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/messages", post(anthropic::create))
         .route("/invocations", post(info::invoke))
         .route_layer(from_fn_with_state(api.clone(), count_refusals));
     let router = Router::new()
@@ -74,6 +81,9 @@ fn router(api: Api, is_local: bool) -> Router {
         .route("/openapi.json", get(openapi::describe))
         .route("/v1/models", get(models::list_models))
         .route("/v1/models/{*id}", get(models::get_model))
+        .route("/v1/responses/input_tokens", post(responses::count_tokens))
+        .route("/v1/responses/{*rest}", any(responses::not_stored))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/tokenize", post(info::tokenize))
         .route("/detokenize", post(info::detokenize))
         .route("/version", get(info::version))
@@ -92,7 +102,11 @@ fn router(api: Api, is_local: bool) -> Router {
         .layer(cors(&api));
     // Whoever reaches a port from elsewhere may call it by any name.
     let router = if is_local { router.layer(from_fn_with_state(api.clone(), check_host)) } else { router };
-    router.layer(from_fn_with_state(api.clone(), end_connections)).layer(from_fn(log_requests)).with_state(api)
+    router
+        .layer(from_fn_with_state(api.clone(), end_connections))
+        .layer(from_fn(anthropic::reshape_errors))
+        .layer(from_fn(log_requests))
+        .with_state(api)
 }
 
 /// Answers browsers that ask if a page's script may use the endpoint, and says so in each response to such a script.
@@ -173,8 +187,8 @@ async fn not_found(request: Request) -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         format!(
-            "nothing is at {path}: try /v1/models, /v1/completions, /v1/chat/completions, /health, /ready, /accepting \
-             or /metrics"
+            "nothing is at {path}: try /v1/models, /v1/completions, /v1/chat/completions, /v1/responses, /v1/messages, \
+             /health, /ready, /accepting or /metrics"
         ),
     )
 }

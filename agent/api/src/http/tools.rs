@@ -31,12 +31,19 @@ pub(crate) fn take_tools(fields: &mut Fields) -> ToolsInput {
         definitions
             .retain(|tool| tool["function"]["name"].as_str().is_some_and(|name| allowed.iter().any(|a| a == name)));
     }
-    if !matches!(choice, ToolChoice::None | ToolChoice::Auto) {
-        for function in &mut functions {
-            relax_schema(fields, "tools[].function.parameters", &mut function.parameters);
+    let parallel = fields.read("parallel_tool_calls").unwrap_or(true);
+    let mut tools = ToolsInput { functions, definitions, choice, parallel };
+    relax_tools(fields, "tools[].function.parameters", &mut tools);
+    tools
+}
+
+/// Lets the parameters of calls that a grammar enforces be enforced as far as they can be, and names the rest.
+pub(super) fn relax_tools(fields: &mut Fields, path: &str, tools: &mut ToolsInput) {
+    if !matches!(tools.choice, ToolChoice::None | ToolChoice::Auto) {
+        for function in &mut tools.functions {
+            relax_schema(fields, path, &mut function.parameters);
         }
     }
-    ToolsInput { functions, definitions, choice, parallel: fields.read("parallel_tool_calls").unwrap_or(true) }
 }
 
 /// Choice among tools, and the names of the allowed tools if they are fewer than all.
@@ -57,13 +64,18 @@ fn read_tool(fields: &mut Fields, at: usize, tool: &Value) -> Result<Function, A
     let Some(Value::String(name)) = function.take_value("name") else {
         return Err(function.fault("name", "expected a string"));
     };
-    let without = || json!({"type": "object", "properties": {}, "additionalProperties": false});
-    let parameters = function.take_value("parameters").unwrap_or_else(without);
+    let parameters = function.take_value("parameters");
     // The chat template shows the definition as the client sent it.
     function.take_value("description");
     tool.close(function);
     fields.close(tool);
-    Ok(Function { name, parameters })
+    Ok(make_function(name, parameters))
+}
+
+/// Returns a function. A function without parameters takes none.
+pub(super) fn make_function(name: String, parameters: Option<Value>) -> Function {
+    let without = || json!({"type": "object", "properties": {}, "additionalProperties": false});
+    Function { name, parameters: parameters.unwrap_or_else(without) }
 }
 
 fn take_choice(fields: &mut Fields) -> Result<Choice, ApiError> {
@@ -79,7 +91,11 @@ fn take_choice(fields: &mut Fields) -> Result<Choice, ApiError> {
     }
 }
 
-fn read_mode(mode: &str) -> Result<ToolChoice, ApiError> {
+/// Returns the choice that a word asks for.
+///
+/// # Errors
+/// The word is not known.
+pub(super) fn read_mode(mode: &str) -> Result<ToolChoice, ApiError> {
     match mode {
         "none" => Ok(ToolChoice::None),
         "auto" => Ok(ToolChoice::Auto),

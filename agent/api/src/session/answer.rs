@@ -99,6 +99,8 @@ pub struct Usage {
     pub prompt_tokens: u32,
     pub completion_tokens: u32,
     pub cached_tokens: u32,
+    /// Tokens of the answer that wrote its reasoning, with the mark before it.
+    pub reasoning_tokens: u32,
 }
 
 impl std::iter::Sum for Usage {
@@ -107,6 +109,7 @@ impl std::iter::Sum for Usage {
             prompt_tokens: sum.prompt_tokens + usage.prompt_tokens,
             completion_tokens: sum.completion_tokens + usage.completion_tokens,
             cached_tokens: sum.cached_tokens + usage.cached_tokens,
+            reasoning_tokens: sum.reasoning_tokens + usage.reasoning_tokens,
         })
     }
 }
@@ -135,6 +138,8 @@ pub(crate) struct AnswerState {
     /// Tokens that end the answer and are listed with its tokens.
     listed_ends: Vec<u32>,
     usage: Usage,
+    /// Number of last tokens that have not shown yet what they write.
+    undecided_tokens: u32,
     deadline: Option<tokio::time::Instant>,
     metrics: RequestMetrics,
 }
@@ -178,6 +183,7 @@ impl AnswerState {
             num_reported: 1,
             listed_ends: prepared.listed_ends.clone(),
             usage: Usage { prompt_tokens, ..Usage::default() },
+            undecided_tokens: 0,
             deadline,
             metrics: RequestMetrics {
                 metrics,
@@ -273,7 +279,7 @@ impl Answer {
     fn record_finish(&mut self, finish: Finish) {
         self.events = None;
         let AnswerState { request_id, usage, metrics, .. } = &self.state;
-        let Usage { prompt_tokens, completion_tokens, cached_tokens } = usage;
+        let Usage { prompt_tokens, completion_tokens, cached_tokens, .. } = usage;
         let seconds = metrics.arrival.elapsed().as_secs_f64();
         tracing::debug!(
             request_id,
@@ -334,6 +340,7 @@ impl AnswerState {
                     return Ok(());
                 }
                 let text = self.detokenizer.push(id);
+                self.undecided_tokens += 1;
                 self.add_text(&text, delta);
             }
             Event::Finished(FinishReason::StopToken(id)) => self.stop_at(id, delta),
@@ -409,6 +416,10 @@ impl AnswerState {
     }
 
     fn add_piece(&mut self, piece: OutputPiece, delta: &mut Delta) {
+        let tokens = std::mem::take(&mut self.undecided_tokens);
+        if matches!(piece, OutputPiece::Reasoning(_)) {
+            self.usage.reasoning_tokens += tokens;
+        }
         match piece {
             // The marks of a call that was cut off would be content.
             OutputPiece::Content(_) if self.only_calls => {}
@@ -568,7 +579,7 @@ mod tests {
         let delta = answer.next().await.unwrap().unwrap();
         assert_eq!((delta.finish, delta.text.as_str()), (Some(Finish::Stop), ""));
         assert_eq!(delta.stop_string.as_deref(), Some("l"));
-        assert_eq!(answer.usage(), Usage { prompt_tokens: 2, completion_tokens: 1, cached_tokens: 0 });
+        assert_eq!(answer.usage(), Usage { prompt_tokens: 2, completion_tokens: 1, ..Usage::default() });
         assert!(sender.is_closed());
         assert_eq!(answer.next().await, None);
     }

@@ -167,6 +167,15 @@ impl Api {
         Ok(answers)
     }
 
+    /// Returns the number of tokens of a request's prompt, which may be longer than the context.
+    ///
+    /// # Errors
+    /// Names the wrong field.
+    pub(crate) async fn count_prompt(&self, input: GenerateInput) -> Result<usize, RequestError> {
+        self.check_model(&input.model)?;
+        request::count_prompt(&self.text, input).await
+    }
+
     /// Checks that the client asks for the served model.
     ///
     /// # Errors

@@ -150,11 +150,7 @@ impl Prepared {
 /// Names the first field that is out of its bounds.
 pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Prepared, RequestError> {
     tools::check_tools(&input.tools, text)?;
-    if let PromptInput::Chat(conversation) = &mut input.prompt
-        && input.tools.choice != ToolChoice::None
-    {
-        conversation.tools = std::mem::take(&mut input.tools.definitions);
-    }
+    show_tools(&mut input);
     let mut sampling = resolve_sampling(input.sampling, input.logprobs, &text.sampling_defaults, text.vocab_size)?;
     if let Some(top) = input.prompt_logprobs.filter(|top| *top > MAX_LOGPROBS) {
         return Err(out_of_range("prompt_logprobs", top, "0 to 20"));
@@ -239,6 +235,26 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         only_calls,
         asked_stop_tokens,
     })
+}
+
+/// Returns the number of tokens of a request's prompt.
+///
+/// # Errors
+/// Names the first field about the prompt that is out of its bounds.
+pub(crate) async fn count_prompt(text: &Text, mut input: GenerateInput) -> Result<usize, RequestError> {
+    tools::check_tools(&input.tools, text)?;
+    show_tools(&mut input);
+    let (_, prompt, _) = encode_prompt(text, input.prompt, input.no_special_tokens).await?;
+    Ok(prompt.len())
+}
+
+/// Hands the definitions of the tools to the chat template, unless the answer may call none.
+fn show_tools(input: &mut GenerateInput) {
+    if let PromptInput::Chat(conversation) = &mut input.prompt
+        && input.tools.choice != ToolChoice::None
+    {
+        conversation.tools = std::mem::take(&mut input.tools.definitions);
+    }
 }
 
 /// Compiles the grammar of the answer.

@@ -5,5 +5,7 @@ mod common;
 mod fields;
 mod grpc;
 mod http;
+mod messages;
 mod pages;
+mod responses;
 mod vllm;

@@ -25,6 +25,9 @@ const MAX_FAULTS: usize = 16;
 /// Longest part of an unknown name that an answer, a header or the log shows, in characters.
 const MAX_NAME_CHARS: usize = 96;
 
+/// Fault of a field that nobody knows, if the server refuses such fields.
+const UNKNOWN: &str = "no such field: check its spelling, or leave it out (the server runs with --strict-fields)";
+
 /// Fields of one object. A field that is `null` counts as absent.
 #[derive(Debug)]
 pub(crate) struct Fields {
@@ -150,6 +153,17 @@ impl Fields {
         self.unknown.is_strict()
     }
 
+    /// Judges a field that nobody knows, of an object at `path` inside the request.
+    pub(crate) fn judge_unknown(&mut self, path: &str, name: &str) {
+        let name: String = name.chars().take(MAX_NAME_CHARS).collect();
+        if !self.is_strict() {
+            return self.ignore(&format!("{}.", without_places(path)), &name);
+        }
+        if self.faults.len() <= MAX_FAULTS {
+            self.faults.push(ApiError::field(format!("{path}.{name}"), UNKNOWN));
+        }
+    }
+
     /// Notes that a part of the request is left out of account.
     pub(crate) fn ignore(&self, path: &str, name: &str) {
         self.unknown.add(path, name);
@@ -182,9 +196,7 @@ impl Fields {
             let reason = match judge(self.scope, name, value) {
                 Verdict::Taken => continue,
                 Verdict::Refused(reason) => reason,
-                Verdict::Unknown if self.unknown.is_strict() => {
-                    "no such field: check its spelling, or leave it out (the server runs with --strict-fields)".into()
-                }
+                Verdict::Unknown if self.unknown.is_strict() => UNKNOWN.into(),
                 Verdict::Unknown => {
                     self.unknown.add(self.scope.path(), name);
                     continue;
@@ -198,6 +210,16 @@ impl Fields {
         }
         faults.into_iter().for_each(|fault| self.add_fault(fault));
     }
+}
+
+/// Returns a path without the places in its lists: `a[].b` for `a[3].b`.
+fn without_places(path: &str) -> String {
+    let mut inside = false;
+    let is_kept = |letter: &char| {
+        inside = if *letter == '[' { true } else { inside && *letter != ']' };
+        !inside || *letter == '['
+    };
+    path.chars().filter(is_kept).collect()
 }
 
 /// Returns one error that names all faults, at least one. Its `param` is that of the first fault.

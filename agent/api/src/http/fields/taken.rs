@@ -6,7 +6,7 @@ use super::known::Scope;
 use super::{Fields, FromField};
 use crate::http::error::ApiError;
 use crate::http::generate::Streaming;
-use crate::session::{LimitsInput, MAX_LOGPROBS, OutputInput, SamplingInput, Truncation, request_id};
+use crate::session::{GenerateInput, LimitsInput, MAX_LOGPROBS, OutputInput, SamplingInput, Truncation, request_id};
 
 /// Wishes about the tokens in a response.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,8 +63,17 @@ impl Fields {
         self.note(biases)
     }
 
-    /// Takes the limits of the answer. Of the names of the field for the most tokens, the first one that is present counts.
+    /// Takes the limits of the answer.
     pub(crate) fn take_limits(&mut self) -> LimitsInput {
+        if self.fields.get("n_predict").is_some_and(|asked| asked.as_f64() == Some(-1.0)) {
+            self.take_value("n_predict");
+        }
+        self.take_limits_by(&["max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict"])
+    }
+
+    /// Takes the limits of the answer. Of `names`, those of the field for the most tokens, the first one that is present
+    /// counts.
+    pub(crate) fn take_limits_by(&mut self, names: &[&str]) -> LimitsInput {
         let mut limits = LimitsInput {
             max_tokens: None,
             min_tokens: self.read("min_tokens").unwrap_or_default(),
@@ -72,12 +81,9 @@ impl Fields {
             stop_token_ids: self.read("stop_token_ids").unwrap_or_default(),
             ignore_eos: self.read("ignore_eos").unwrap_or_default(),
         };
-        if self.fields.get("n_predict").is_some_and(|asked| asked.as_f64() == Some(-1.0)) {
-            self.take_value("n_predict");
-        }
         // Such a request may ask for no answer.
         let shows_prompt = self.fields.get("echo") == Some(&Value::Bool(true)) || self.contains("prompt_logprobs");
-        for name in ["max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict"] {
+        for name in names {
             let asked: Option<u32> = self.read(name);
             if asked == Some(0) && !shows_prompt {
                 let fault = self.fault(name, "0 is out of range: at least 1");
@@ -86,6 +92,23 @@ impl Fields {
             limits.max_tokens = limits.max_tokens.or(asked);
         }
         limits
+    }
+
+    /// Takes the fields that an endpoint with messages of its own shares with the others: all but the messages, the tools and
+    /// the form of the answer. `max_tokens` is the endpoint's name of the field for the most tokens.
+    pub(crate) fn take_shared(&mut self, max_tokens: &str) -> GenerateInput {
+        GenerateInput {
+            model: self.read("model").unwrap_or_default(),
+            priority: self.read("priority").unwrap_or_default(),
+            cache_salt: self.read("cache_salt").unwrap_or_default(),
+            limits: self.take_limits_by(&[max_tokens]),
+            output: self.take_output(),
+            truncation: self.take_truncation(),
+            allowed_token_ids: self.read("allowed_token_ids").unwrap_or_default(),
+            bad_words: self.read("bad_words").unwrap_or_default(),
+            sampling: self.take_sampling(),
+            ..GenerateInput::default()
+        }
     }
 
     /// Takes the wishes about the text of an answer.

@@ -14,6 +14,10 @@ use self::operations::{Answer, BODY_ERRORS, COMMON_ERRORS, Content, ERRORS, OPER
 use super::OPEN_PATHS;
 use crate::session::Api;
 
+/// Shapes of errors.
+const ERROR: [Content; 1] = [Content::Json("Error")];
+const ANTHROPIC_ERROR: [Content; 1] = [Content::Json("MessageError")];
+
 /// Returns the description. Its examples name the served model.
 pub(crate) async fn describe(State(api): State<Api>) -> Json<Value> {
     Json(document(&api.model().name))
@@ -32,7 +36,8 @@ fn document(model: &str) -> Value {
             "title": "The HTTP endpoint of Lockstep",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "The head of a group answers as OpenAI's API does. Every answer carries the header \
-                            `x-request-id`, and every error has the same JSON object.",
+                            `x-request-id`, and every error has the same JSON object, except under \
+                            `/v1/messages`.",
         },
         "servers": [{"url": "./"}],
         "tags": tags,
@@ -55,7 +60,8 @@ impl Operation {
     fn describe(&self, model: &str) -> Value {
         let errors = ERRORS.iter().filter(|(status, _)| self.may_fail_with(*status));
         let errors = errors.map(|(status, meaning)| {
-            Answer { status: *status, meaning, content: &[Content::Json("Error")] }.describe()
+            let content = if self.path.starts_with("/v1/messages") { &ANTHROPIC_ERROR } else { &ERROR };
+            Answer { status: *status, meaning, content }.describe()
         });
         let responses: Map<String, Value> = self.answers.iter().map(Answer::describe).chain(errors).collect();
         let mut operation = json!({

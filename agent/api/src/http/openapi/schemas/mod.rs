@@ -1,6 +1,7 @@
 //! Objects of requests and answers, as JSON Schema.
 
 mod answers;
+mod blocks;
 mod requests;
 
 use serde_json::{Map, Value, json};
@@ -20,6 +21,14 @@ pub(super) fn all() -> Map<String, Value> {
         ("ChatAnswer", answers::chat_answer()),
         ("ChatChunk", answers::chat_chunk()),
         ("CompletionAnswer", answers::completion_answer()),
+        ("ResponseRequest", blocks::response_request()),
+        ("Response", blocks::response()),
+        ("ResponseTokens", blocks::response_tokens()),
+        ("MessagesRequest", blocks::messages_request()),
+        ("MessageAnswer", blocks::message_answer()),
+        ("MessageTokens", object(&["input_tokens"], vec![("input_tokens", whole_number(), "Tokens of the prompt.")])),
+        ("MessageError", blocks::message_error()),
+        ("Event", object(&["type"], vec![("type", text(), "Name of the event, which has other fields as well.")])),
         ("Usage", answers::usage()),
         ("Tokens", answers::tokens()),
         ("Text", object(&["prompt"], vec![("prompt", text(), "The text.")])),
@@ -39,6 +48,7 @@ pub(super) fn all() -> Map<String, Value> {
 pub(super) fn example(schema: &str, model: &str) -> Value {
     match schema {
         "CompletionRequest" => json!({"model": model, "prompt": "The head", "max_tokens": 16}),
+        "ResponseRequest" => json!({"model": model, "max_output_tokens": 64, "input": "What does the head do?"}),
         "TokenizeRequest" => json!({"prompt": "The head"}),
         "DetokenizeRequest" => json!({"tokens": [5, 6]}),
         _ => json!({

@@ -46,7 +46,7 @@ fn shared_fields() -> Vec<Field> {
     fields
 }
 
-fn sampling_fields() -> Vec<Field> {
+pub(super) fn sampling_fields() -> Vec<Field> {
     let penalty =
         json!({"type": "number", "minimum": -MAX_PENALTY, "maximum": MAX_PENALTY, "default": 0, "example": 0.5});
     vec![
