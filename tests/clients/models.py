@@ -26,6 +26,7 @@ SHOWS_TOOLS = r"""
 {%- endif %}
 {%- for message in messages %}
     {{- '<|assistant|>' if message.role == 'assistant' else '<|user|>' }}
+    {%- if message.reasoning_content %}{{ '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{% endif %}
     {{- 'Result: ' if message.role == 'tool' }}{{ message.content }}
     {%- for call in message.tool_calls or [] %}
         {{- '<tool_call>\n' + ({'name': call.function.name, 'arguments': call.function.arguments} | tojson) }}
@@ -33,12 +34,16 @@ SHOWS_TOOLS = r"""
     {%- endfor %}
     {{- eos_token }}
 {%- endfor %}
-{%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}
+{%- endif %}
 """
 
 
 def tools(folder: pathlib.Path) -> None:
-    """Writes a chat template that shows tools, their calls and their results, as the templates of Hermes and Qwen do."""
+    """Writes a chat template that shows tools, their calls and their results, and reasoning, as the templates of Hermes and Qwen
+    do."""
     (folder / "chat_template.jinja").write_text(SHOWS_TOOLS)
 
 
