@@ -180,7 +180,7 @@ async fn refusals_name_field_and_remedy() {
     let cases = [
         (json!({}), 400, "input: missing".to_owned()),
         (json!({"input": []}), 400, "input: the conversation is empty".into()),
-        (json!({"input": "x ".repeat(400)}), 400, "input: the prompt has".into()),
+        (json!({"input": "x ".repeat(400)}), 400, "input: this model's maximum context length is".into()),
         (
             json!({"input": [{"type": "computer_call"}]}),
             400,
