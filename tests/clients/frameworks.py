@@ -1,4 +1,4 @@
-"""Drives a running endpoint with the frameworks that people build on: LangChain, LiteLLM and instructor.
+"""Drives a running endpoint with the frameworks that people build on: LangChain, LiteLLM, instructor and OpenAI's agents.
 
     python tests/clients/frameworks.py --base-url http://127.0.0.1:1234/v1
 
@@ -11,9 +11,10 @@ import os
 import typing
 
 # The frameworks report to their makers otherwise.
-os.environ |= {"LANGSMITH_TRACING": "false", "DO_NOT_TRACK": "1"}
+os.environ |= {"OPENAI_AGENTS_DISABLE_TRACING": "1", "LANGSMITH_TRACING": "false", "DO_NOT_TRACK": "1"}
 os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENAI_API_KEY": "none"}
 
+import agents  # noqa: E402
 import instructor  # noqa: E402
 import langchain_openai  # noqa: E402
 import litellm  # noqa: E402
@@ -70,12 +71,34 @@ def check_instructor(base_url):
         assert isinstance(answer, Weather), (mode, answer)
 
 
+def check_agents(base_url):
+    """OpenAI's agents use the Responses API by default."""
+    agents.set_default_openai_client(openai.AsyncOpenAI(base_url=base_url, api_key="none"), use_for_tracing=False)
+    agents.set_tracing_disabled(True)
+    asked = []
+
+    @agents.function_tool
+    def weather(city: typing.Literal["Bern", "Paris"]) -> str:
+        """The weather of a city"""
+        asked.append(city)
+        return f"{city}: sun"
+
+    plain = agents.Agent(name="a", model=MODEL, model_settings=agents.ModelSettings(temperature=0, max_tokens=24))
+    assert agents.Runner.run_sync(plain, QUESTION).final_output
+    typed = agents.ModelSettings(temperature=0, max_tokens=200)
+    answer = agents.Runner.run_sync(agents.Agent(name="t", model=MODEL, output_type=Weather, model_settings=typed), QUESTION)
+    assert isinstance(answer.final_output, Weather), answer.final_output
+    forced = agents.ModelSettings(temperature=0, max_tokens=100, tool_choice="required")
+    calling = agents.Agent(name="c", model=MODEL, tools=[weather], model_settings=forced)
+    assert agents.Runner.run_sync(calling, QUESTION, max_turns=4).final_output and asked, asked
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--base-url", default="http://127.0.0.1:1234/v1")
     parser.add_argument("--only")
     args = parser.parse_args()
-    for check in (check_langchain, check_litellm, check_instructor):
+    for check in (check_langchain, check_litellm, check_instructor, check_agents):
         name = check.__name__.removeprefix("check_")
         if args.only in (None, name):
             check(args.base_url)
