@@ -54,7 +54,7 @@ function table(heads, rows) {
 /** Returns a command that sends the example of an operation. */
 function exampleCommand(method, path, example) {
   const address = `${new URL('.', location.href).href.replace(/\/$/, '')}${path}`;
-  if (method !== 'post') return `curl ${address}`;
+  if (example === undefined) return `curl ${method === 'post' ? '-X POST ' : ''}${address}`;
   return `curl ${address} -H 'content-type: application/json' -d '${JSON.stringify(example).replaceAll("'", "'\\''")}'`;
 }
 
