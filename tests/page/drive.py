@@ -408,7 +408,7 @@ def check_docs(browser, served: group.Group, output: pathlib.Path) -> None:
     page.locator(".operation").first.wait_for()
     page.wait_for_timeout(300)
     assert page.locator(".operation").count() > 8
-    page.get_by_label("Find an operation or a field").fill("top_logprobs")
+    page.get_by_label("Find an operation or a field").fill("include_reasoning")
     chat = page.locator(".operation:visible")
     expect(chat).to_have_count(1)
     chat.locator("summary").click()
