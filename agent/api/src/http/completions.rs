@@ -1,5 +1,6 @@
 //! `/v1/completions`: one prompt or several, as text or as token ids.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::{Extension, State};
@@ -32,13 +33,12 @@ pub(crate) async fn create(
     let id = request_id.unwrap_or(id);
     let several = prompts.len() > 1;
     let choices = input.choices.unwrap_or(1) as usize;
-    let inputs = prompts.iter().cloned().enumerate().map(|(at, prompt)| {
+    let echoed: Vec<PromptInput> = if input.echo { prompts.clone() } else { Vec::new() };
+    let inputs = prompts.into_iter().enumerate().map(|(at, prompt)| {
         let request_id = if several { format!("{id}-{at}") } else { id.clone() };
         GenerateInput { prompt, request_id, choices: best_of.or(input.choices), ..input.clone() }
     });
-    let echoed: Vec<PromptInput> = if input.echo { prompts.clone() } else { Vec::new() };
-    let inputs: Vec<GenerateInput> = inputs.collect();
-    let answers = api.generate_batch(inputs).await?;
+    let answers = api.generate_batch(inputs.collect()).await?;
     // The head refused a request for no choices.
     let each = best_of.map_or(choices, |best_of| best_of as usize).max(1);
     let echo = |(at, answer): (usize, &Answer)| Some(make_echo(api.text(), echoed.get(at / each)?, answer.prompt()));
@@ -214,17 +214,15 @@ impl Offset {
 }
 
 impl CompletionFormat {
-    /// Returns the log probabilities of `tokens`, or null if the client did not ask for them. Moves `offset` behind these
-    /// tokens.
-    fn logprobs(&self, tokens: &[GeneratedToken], offset: &mut Offset) -> Value {
-        if self.logprobs.is_none() {
-            return Value::Null;
-        }
+    /// Returns the log probabilities of an echoed prompt's tokens and then of `tokens`, or null if the client did not ask
+    /// for them. Moves `offset` behind these tokens.
+    fn logprobs(&self, echo: &Echo, tokens: &[GeneratedToken], offset: &mut Offset) -> Value {
+        let Some(most) = self.logprobs else { return Value::Null };
         let (mut texts, mut chosen, mut top, mut offsets) = (vec![], vec![], vec![], vec![]);
-        for token in tokens {
+        for token in echo.tokens(most).map(Cow::Owned).chain(tokens.iter().map(Cow::Borrowed)) {
             let text = self.token(token.id);
             let logprob = token.logprobs.as_ref().map(|logprobs| logprobs.chosen);
-            top.push(self.top_logprobs(token, &text));
+            top.push(self.top_logprobs(&token, &text));
             offsets.push(offset.characters);
             offset.advance(&self.text.tokenizer().token_bytes(token.id));
             texts.push(text);
@@ -254,11 +252,6 @@ impl CompletionFormat {
         map.entry(text).or_insert(json!(logprobs.chosen));
         Value::Object(map)
     }
-
-    /// Returns the tokens of an echoed prompt, then those of the answer.
-    fn all_tokens(&self, echo: &Echo, tokens: &[GeneratedToken]) -> Vec<GeneratedToken> {
-        echo.tokens(self.logprobs.unwrap_or_default()).chain(tokens.iter().cloned()).collect()
-    }
 }
 
 impl ChoiceFormat for CompletionFormat {
@@ -269,14 +262,12 @@ impl ChoiceFormat for CompletionFormat {
     fn choice(&self, index: usize, answer: WholeAnswer) -> Value {
         let WholeAnswer { prompt, mut text, tokens, finish_reason, .. } = answer;
         let list = self.prompt_logprobs.map(|top| prompt_logprobs(self.text.tokenizer(), &prompt, top));
-        let logprobs = match self.echoes.get(index / self.choices * self.best_of) {
-            None => self.logprobs(&tokens, &mut Offset::default()),
-            Some(Echo { text: before, first, .. }) => {
-                text.insert_str(0, before);
-                let echo = Echo { first: *first, reported: prompt, ..Echo::default() };
-                self.logprobs(&self.all_tokens(&echo, &tokens), &mut Offset::default())
-            }
-        };
+        let mut echo = Echo::default();
+        if let Some(Echo { text: before, first, .. }) = self.echoes.get(index / self.choices * self.best_of) {
+            text.insert_str(0, before);
+            echo = Echo { first: *first, reported: prompt, ..echo };
+        }
+        let logprobs = self.logprobs(&echo, &tokens, &mut Offset::default());
         let mut choice = json!({"index": index, "text": text, "logprobs": logprobs,
             "finish_reason": finish_reason, "stop_reason": stop_reason(answer.stop_reason.as_ref())});
         if let Some(list) = list {
@@ -304,7 +295,7 @@ impl ChoiceFormat for CompletionFormat {
         let echo = self.echoes.get_mut(index).map(std::mem::take).unwrap_or_default();
         delta.text.insert_str(0, &echo.text);
         let mut offset = std::mem::take(&mut self.offsets[index]);
-        let logprobs = self.logprobs(&self.all_tokens(&echo, &delta.tokens), &mut offset);
+        let logprobs = self.logprobs(&echo, &delta.tokens, &mut offset);
         self.offsets[index] = offset;
         let mut choice =
             json!({"index": index, "text": delta.text, "logprobs": logprobs, "finish_reason": finish_reason});
