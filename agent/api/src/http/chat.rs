@@ -66,7 +66,9 @@ fn parse(mut fields: Fields) -> Result<ParsedChat, ApiError> {
     let request_id = fields.take_request_id();
     let conversation = take_conversation(&mut fields);
     let streaming = fields.take_streaming();
-    let (spelling, output) = (fields.take_token_spelling(), fields.take_output());
+    let spelling = fields.take_token_spelling();
+    let limits = fields.take_limits();
+    let shared = fields.take_shared(limits);
     let reasoning_format = fields.noting(take_reasoning_format);
     let separate_reasoning = fields.read("separate_reasoning").unwrap_or(true) && reasoning_format.unwrap_or(true);
     let shown = Shown {
@@ -76,22 +78,14 @@ fn parse(mut fields: Fields) -> Result<ParsedChat, ApiError> {
         echoed: fields.noting(|fields| take_echo(fields, &conversation)),
     };
     let input = GenerateInput {
-        model: fields.read("model").unwrap_or_default(),
         prompt: PromptInput::Chat(conversation),
-        priority: fields.read("priority").unwrap_or_default(),
-        cache_salt: fields.read("cache_salt").unwrap_or_default(),
         tools: take_tools(&mut fields),
-        limits: fields.take_limits(),
-        output: OutputInput { reasoning_as_content: !separate_reasoning, ..output },
-        truncation: fields.take_truncation(),
-        allowed_token_ids: fields.read("allowed_token_ids").unwrap_or_default(),
-        bad_words: fields.read("bad_words").unwrap_or_default(),
-        sampling: fields.take_sampling(),
+        output: OutputInput { reasoning_as_content: !separate_reasoning, ..shared.output },
         logprobs: fields.noting(take_logprobs),
         choices: fields.read("n"),
         grammar: fields.noting(take_grammar),
         prompt_logprobs: fields.noting(|fields| take_prompt_logprobs(fields, streaming)),
-        ..GenerateInput::default()
+        ..shared
     };
     fields.refuse_rest()?;
     Ok(ParsedChat { input, streaming, shown, request_id })

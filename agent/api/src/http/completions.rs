@@ -85,6 +85,7 @@ fn parse(mut fields: Fields) -> Result<ParsedCompletion, ApiError> {
     let streaming = fields.take_streaming();
     let mut limits = fields.take_limits();
     limits.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
+    let shared = fields.take_shared(limits);
     let (request_id, spelling) = (fields.take_request_id(), fields.take_token_spelling());
     let choices: Option<u32> = fields.read("n");
     let best_of = fields.noting(|fields| take_best_of(fields, choices, streaming));
@@ -92,23 +93,14 @@ fn parse(mut fields: Fields) -> Result<ParsedCompletion, ApiError> {
     let echo = fields.read("echo").unwrap_or_default();
     let prompt_logprobs = fields.noting(|fields| take_prompt_logprobs(fields, streaming));
     let input = GenerateInput {
-        model: fields.read("model").unwrap_or_default(),
-        priority: fields.read("priority").unwrap_or_default(),
-        cache_salt: fields.read("cache_salt").unwrap_or_default(),
-        sampling: fields.take_sampling(),
-        limits,
-        output: fields.take_output(),
-        truncation: fields.take_truncation(),
         no_special_tokens: !fields.read("add_special_tokens").unwrap_or(true),
-        allowed_token_ids: fields.read("allowed_token_ids").unwrap_or_default(),
-        bad_words: fields.read("bad_words").unwrap_or_default(),
         // The best answers are found by their log-probabilities.
         logprobs: logprobs.or(best_of.map(|_| 0)),
         choices,
         grammar: fields.noting(take_grammar),
         prompt_logprobs: prompt_logprobs.max(logprobs.filter(|_| echo)),
         echo,
-        ..GenerateInput::default()
+        ..shared
     };
     fields.refuse_rest()?;
     let (count, each) = (prompts.len(), best_of.or(choices).unwrap_or(1) as usize);

@@ -57,8 +57,9 @@ pub(super) fn parse(mut fields: Fields, id: String) -> Result<(GenerateInput, bo
     let system = fields.take_value("system");
     let messages = parse_messages(fields.take_value("messages"), system)?;
     let streaming = fields.take_field("stream")?.unwrap_or(false);
-    let mut shared = fields.take_shared("max_tokens");
-    shared.limits.stop.extend(fields.take_field::<Vec<String>>("stop_sequences")?.unwrap_or_default());
+    let mut limits = fields.take_limits_by(&["max_tokens"]);
+    limits.stop.extend(fields.take_field::<Vec<String>>("stop_sequences")?.unwrap_or_default());
+    let shared = fields.take_shared(limits);
     let input = GenerateInput {
         prompt: PromptInput::Chat(Conversation { messages, variables, ..Conversation::default() }),
         tools: take_tools(&mut fields)?,

@@ -1,4 +1,4 @@
-//! Fields that both endpoints obey. A field of another type is a fault, which [`Fields::refuse_rest`] reports.
+//! Fields that several endpoints obey. A field of another type is a fault, which [`Fields::refuse_rest`] reports.
 
 use serde_json::{Map, Value};
 
@@ -29,7 +29,7 @@ pub(crate) fn take_top(fields: &mut Fields, name: &str) -> Result<Option<u32>, A
 
 impl Fields {
     /// Takes the fields of sampling.
-    pub(crate) fn take_sampling(&mut self) -> SamplingInput {
+    fn take_sampling(&mut self) -> SamplingInput {
         // Some clients send -1 for "all".
         let top_k = self.read::<i64>("top_k").map(|asked| if asked == -1 { Ok(0) } else { u32::try_from(asked) });
         let fault = self.fault("top_k", "out of range: 0 (all) or more");
@@ -94,14 +94,14 @@ impl Fields {
         limits
     }
 
-    /// Takes the fields that an endpoint with messages of its own shares with the others: all but the messages, the tools and
-    /// the form of the answer. `max_tokens` is the endpoint's name of the field for the most tokens.
-    pub(crate) fn take_shared(&mut self, max_tokens: &str) -> GenerateInput {
+    /// Takes the fields that all endpoints share: all but the prompt, the tools, the form of the answer and what it shows.
+    /// The endpoints have different names for the `limits`.
+    pub(crate) fn take_shared(&mut self, limits: LimitsInput) -> GenerateInput {
         GenerateInput {
             model: self.read("model").unwrap_or_default(),
             priority: self.read("priority").unwrap_or_default(),
             cache_salt: self.read("cache_salt").unwrap_or_default(),
-            limits: self.take_limits_by(&[max_tokens]),
+            limits,
             output: self.take_output(),
             truncation: self.take_truncation(),
             allowed_token_ids: self.read("allowed_token_ids").unwrap_or_default(),
@@ -112,7 +112,7 @@ impl Fields {
     }
 
     /// Takes the wishes about the text of an answer.
-    pub(crate) fn take_output(&mut self) -> OutputInput {
+    fn take_output(&mut self) -> OutputInput {
         let include_stop = self.read("include_stop_str_in_output").unwrap_or_default();
         OutputInput {
             include_stop: self.read("no_stop_trim").unwrap_or_default() || include_stop,
@@ -130,7 +130,7 @@ impl Fields {
     }
 
     /// Takes the way to shorten a prompt that is too long.
-    pub(crate) fn take_truncation(&mut self) -> Option<Truncation> {
+    fn take_truncation(&mut self) -> Option<Truncation> {
         const NAME: &str = "truncate_prompt_tokens";
         const SIDE: &str = "truncation_side";
         let side = match self.read::<String>(SIDE).as_deref() {

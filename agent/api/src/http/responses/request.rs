@@ -105,7 +105,8 @@ pub(super) fn parse(mut fields: Fields, id: String, text: &Text) -> Result<Respo
     let logprobs = take_logprobs(&mut fields)?;
     repeated.insert("top_logprobs".into(), json!(logprobs.unwrap_or(0)));
     let by_id = fields.read("return_tokens_as_token_ids").unwrap_or_default();
-    let shared = fields.take_shared("max_output_tokens");
+    let limits = fields.take_limits_by(&["max_output_tokens"]);
+    let shared = fields.take_shared(limits);
     repeated.insert("max_output_tokens".into(), json!(shared.limits.max_tokens));
     repeat_sampling(&shared.sampling, text, &mut repeated);
     let grammar = take_form(&mut fields, &mut repeated)?;
