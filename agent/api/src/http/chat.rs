@@ -11,6 +11,7 @@ use super::format::take_grammar;
 use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond, stop_reason, token_ids};
 use super::messages::take_messages;
 use super::prompt::{prompt_logprobs, take_prompt_logprobs};
+use super::reasoning::set_thinking;
 use super::tools::{call_to_json, take_tools};
 use super::{Id, RequestId, with_request_id};
 use crate::model::Text;
@@ -109,19 +110,14 @@ pub(crate) fn take_conversation(fields: &mut Fields) -> Conversation {
     ending.0 = fields.read("add_generation_prompt").or(ending.0);
     ending.1 = fields.read("continue_final_message").or(ending.1);
     documents = fields.read("documents").or(documents);
-    let mut set = |name: &str, value: Value| {
-        variables.entry(name).or_insert(value);
-    };
     if let Some(thinks) = fields.noting(take_thinking) {
-        set("enable_thinking", thinks.into());
-        set("thinking", thinks.into());
+        set_thinking(&mut variables, thinks);
     }
     if let Some(effort) = fields.noting(take_effort) {
         if effort == "none" {
-            set("enable_thinking", false.into());
-            set("thinking", false.into());
+            set_thinking(&mut variables, false);
         }
-        set("reasoning_effort", effort.into());
+        variables.entry("reasoning_effort").or_insert(effort.into());
     }
     Conversation {
         messages,
