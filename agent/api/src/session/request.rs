@@ -180,24 +180,13 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
     }
     let remaining = remaining_tokens(field, prompt.len(), text.context_length)?;
     let max_tokens = input.limits.max_tokens.map_or(remaining, |asked| asked.min(remaining));
-    let mut stop_token_ids = stop_token_ids(text, &input.limits);
+    let asked_stop_tokens = asked_stop_tokens(text, &input.limits);
+    let mut stop_token_ids = stop_token_ids(text, &asked_stop_tokens, input.limits.ignore_eos);
     let guide = match input.grammar {
         Some((field, grammar)) => Some(compile_guide(text, field, grammar, &input.limits, &format).await?),
         None => None,
     };
-    let rules = token_rules(text, &input.allowed_token_ids, &input.bad_words, &stop_token_ids)?;
-    let guide = match (guide, rules) {
-        (Some(_), Some(_)) if !input.allowed_token_ids.is_empty() => {
-            return Err(RequestError::field(
-                ALLOWED,
-                "not together with a form of the answer, which allows tokens itself",
-            ));
-        }
-        (Some(guide), Some(rules)) => Some(Box::new(guide.with_rules(rules))),
-        (None, Some(rules)) => Some(Box::new(Guide::from_rules(rules, text.vocab_size))),
-        (guide, None) => guide.map(Box::new),
-    };
-    let asked_stop_tokens = asked_stop_tokens(text, &input.limits);
+    let guide = add_rules(text, guide, &input.allowed_token_ids, &input.bad_words, &stop_token_ids)?;
     let LimitsInput { stop, min_tokens, .. } = input.limits;
     if min_tokens > max_tokens {
         let reason = format!("{min_tokens} is more than the {max_tokens} tokens that the answer can have");
@@ -220,7 +209,7 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         max_tokens,
         stop_token_ids,
         deadline: input.deadline,
-        guide,
+        guide: guide.map(Box::new),
         prompt_logprobs: input.prompt_logprobs,
     };
     Ok(Prepared {
@@ -330,6 +319,27 @@ fn truncate_prompt(
     }
 }
 
+/// Adds the rules about the answer's tokens to the guide of its form.
+///
+/// # Errors
+/// Names the rule that is out of its bounds, or a rule that cannot be combined with a form.
+fn add_rules(
+    text: &Text,
+    guide: Option<Guide>,
+    allowed: &[u32],
+    bad_words: &[String],
+    stop_token_ids: &[u32],
+) -> Result<Option<Guide>, RequestError> {
+    let Some(rules) = token_rules(text, allowed, bad_words, stop_token_ids)? else { return Ok(guide) };
+    match guide {
+        Some(_) if !allowed.is_empty() => {
+            Err(RequestError::field(ALLOWED, "not together with a form of the answer, which allows tokens itself"))
+        }
+        Some(guide) => Ok(Some(guide.with_rules(rules))),
+        None => Ok(Some(Guide::from_rules(rules, text.vocab_size))),
+    }
+}
+
 /// Returns the rules about the answer's tokens, or `None` if there are none.
 ///
 /// # Errors
@@ -421,10 +431,9 @@ fn check_limits(limits: &LimitsInput, shows_prompt: bool, vocab_size: u32) -> Re
 /// Returns the tokens that end the answer: the model's end tokens, the client's stop tokens, and special tokens that a
 /// stop string spells. Special tokens do not show in the text, except the marks of calls and of reasoning. So
 /// [`StopMatcher`](crate::text::StopMatcher) cannot find them.
-fn stop_token_ids(text: &Text, limits: &LimitsInput) -> Vec<u32> {
-    let own = if limits.ignore_eos { &[][..] } else { &text.eos_token_ids[..] };
-    let mut ids = asked_stop_tokens(text, limits);
-    ids.extend(own);
+fn stop_token_ids(text: &Text, asked: &[u32], ignore_eos: bool) -> Vec<u32> {
+    let own = if ignore_eos { &[][..] } else { &text.eos_token_ids[..] };
+    let mut ids = [asked, own].concat();
     ids.sort_unstable();
     ids.dedup();
     ids
