@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::fields::{Fields, FromField, TokenSpelling, describe_kind, take_top};
+use super::fields::{Fields, FromField, TokenSpelling, other_kind, take_top};
 use super::format::take_grammar;
 use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond, stop_reason, token_ids};
 use super::prompt::{Echo, prompt_logprobs, take_prompt_logprobs};
@@ -144,9 +144,7 @@ fn parse_prompts(prompt: Option<Value>) -> Result<Vec<PromptInput>, ApiError> {
         Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
         Some(Value::Array(values)) => values,
         Some(other) => {
-            let expected = "a string or a list of token ids";
-            let got = describe_kind(&other, expected);
-            return Err(ApiError::field("prompt", format!("expected {expected}, got {got}")));
+            return Err(ApiError::field("prompt", other_kind(&other, "a string or a list of token ids")));
         }
     };
     if values.is_empty() {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
-use super::fields::{Fields, FromField, describe_kind};
+use super::fields::{Fields, FromField, other_kind, read_kind};
 
 /// An object inside a request, with its path for errors. A field that is `null` counts as absent.
 #[derive(Debug)]
@@ -24,10 +24,7 @@ impl Object {
                 fields.retain(|_, value| !value.is_null());
                 Ok(Self { path, fields })
             }
-            other => {
-                let got = describe_kind(&other, expected);
-                Err(ApiError::field(path, format!("expected {expected}, got {got}")))
-            }
+            other => Err(ApiError::field(path, other_kind(&other, expected))),
         }
     }
 
@@ -45,9 +42,7 @@ impl Object {
     /// The field has another type.
     pub(super) fn field<T: FromField>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
         let Some(value) = self.fields.remove(name) else { return Ok(None) };
-        let got = describe_kind(&value, T::EXPECTED);
-        let parsed = T::from_field(value);
-        parsed.map(Some).ok_or_else(|| self.error(name, format!("expected {}, got {got}", T::EXPECTED)))
+        read_kind(value).map(Some).map_err(|reason| self.error(name, reason))
     }
 
     /// Takes a field that must be present.

@@ -129,9 +129,27 @@ impl FromField for Map<String, Value> {
     }
 }
 
+/// Reads a value.
+///
+/// # Errors
+/// The value has another type. The error is the reason.
+pub(crate) fn read_kind<T: FromField>(value: Value) -> Result<T, String> {
+    let got = describe_kind(&value, T::EXPECTED);
+    T::from_field(value).ok_or_else(|| expected_got(T::EXPECTED, got))
+}
+
+/// Returns the reason for refusing a value of another kind than `expected`.
+pub(crate) fn other_kind(value: &Value, expected: &str) -> String {
+    expected_got(expected, describe_kind(value, expected))
+}
+
+fn expected_got(expected: &str, got: &str) -> String {
+    format!("expected {expected}, got {got}")
+}
+
 /// Returns the kind of a value, for errors. If `expected` allows this kind, the returned text says that the value
 /// itself is wrong.
-pub(crate) fn describe_kind(value: &Value, expected: &str) -> &'static str {
+pub(super) fn describe_kind(value: &Value, expected: &str) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

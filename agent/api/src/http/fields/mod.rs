@@ -14,7 +14,8 @@ use std::collections::HashMap;
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
-pub(crate) use self::kinds::{FromField, describe_kind};
+use self::kinds::describe_kind;
+pub(crate) use self::kinds::{FromField, other_kind, read_kind};
 use self::known::{Scope, Verdict, judge};
 pub(crate) use self::taken::{TokenSpelling, take_top};
 pub(crate) use self::unknown::{Unknown, report};
@@ -95,9 +96,7 @@ impl Fields {
     /// The field has another type.
     pub(crate) fn take_field<T: FromField>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
         let Some(value) = self.take_value(name) else { return Ok(None) };
-        let got = describe_kind(&value, T::EXPECTED);
-        let parsed = T::from_field(value);
-        parsed.map(Some).ok_or_else(|| self.fault(name, format!("expected {}, got {got}", T::EXPECTED)))
+        read_kind(value).map(Some).map_err(|reason| self.fault(name, reason))
     }
 
     /// Takes a field as [`Self::take_field`] does. Notes a fault and returns `None` if the field has another type.
@@ -159,9 +158,7 @@ impl Fields {
         if !self.is_strict() {
             return self.ignore(&format!("{}.", without_places(path)), &name);
         }
-        if self.faults.len() <= MAX_FAULTS {
-            self.faults.push(ApiError::field(format!("{path}.{name}"), UNKNOWN));
-        }
+        self.add_fault(ApiError::field(format!("{path}.{name}"), UNKNOWN));
     }
 
     /// Notes that a part of the request is left out of account.
