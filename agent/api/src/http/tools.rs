@@ -1,4 +1,4 @@
-//! Tools and tool calls as OpenAI spells them.
+//! Tools and tool calls as OpenAI spells them, and the tools of endpoints that spell them flat.
 
 use serde_json::{Map, Value, json};
 
@@ -6,6 +6,7 @@ use super::error::ApiError;
 use super::fields::known::Scope;
 use super::fields::{Fields, FromField};
 use super::format::relax_schema;
+use super::object::Object;
 use crate::output::tools::Function;
 use crate::session::{CallDelta, ToolChoice, ToolsInput};
 
@@ -46,6 +47,53 @@ pub(super) fn relax_tools(fields: &mut Fields, path: &str, tools: &mut ToolsInpu
     }
 }
 
+/// Takes the list of tools as the client sent it.
+///
+/// # Errors
+/// The field is no list.
+pub(super) fn take_sent_tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
+    match fields.take_value("tools") {
+        None => Ok(Vec::new()),
+        Some(Value::Array(tools)) => Ok(tools),
+        Some(_) => Err(ApiError::field("tools", "expected a list of tools")),
+    }
+}
+
+/// Reads tools that have the fields of their function beside their type. Chat templates know the definitions as OpenAI's
+/// chat completions spell them. `check` refuses a tool that this server cannot offer, and `take_parameters` takes the
+/// schema of its parameters.
+///
+/// # Errors
+/// Names the malformed field, or a tool that `check` refuses.
+pub(super) fn read_flat_tools(
+    fields: &mut Fields,
+    sent: Vec<Value>,
+    check: impl Fn(&mut Object) -> Result<(), ApiError>,
+    take_parameters: impl Fn(&mut Object) -> Result<Option<Value>, ApiError>,
+) -> Result<ToolsInput, ApiError> {
+    let mut tools = ToolsInput { parallel: true, ..ToolsInput::default() };
+    for (at, tool) in sent.into_iter().enumerate() {
+        let mut tool = Object::new(format!("tools[{at}]"), tool, "a tool")?;
+        check(&mut tool)?;
+        let name: String = tool.required("name")?;
+        let mut definition = json!({"name": name});
+        if let Some(description) = tool.field::<String>("description")? {
+            definition["description"] = json!(description);
+        }
+        let parameters = take_parameters(&mut tool)?;
+        if let Some(parameters) = &parameters {
+            definition["parameters"] = parameters.clone();
+        }
+        if let Some(strict) = tool.field::<bool>("strict")? {
+            definition["strict"] = json!(strict);
+        }
+        tool.leave_rest(fields);
+        tools.definitions.push(json!({"type": "function", "function": definition}));
+        tools.functions.push(make_function(name, parameters));
+    }
+    Ok(tools)
+}
+
 /// Choice among tools, and the names of the allowed tools if they are fewer than all.
 #[derive(Default)]
 struct Choice {
@@ -73,7 +121,7 @@ fn read_tool(fields: &mut Fields, at: usize, tool: &Value) -> Result<Function, A
 }
 
 /// Returns a function. A function without parameters takes none.
-pub(super) fn make_function(name: String, parameters: Option<Value>) -> Function {
+fn make_function(name: String, parameters: Option<Value>) -> Function {
     let without = || json!({"type": "object", "properties": {}, "additionalProperties": false});
     Function { name, parameters: parameters.unwrap_or_else(without) }
 }

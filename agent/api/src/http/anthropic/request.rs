@@ -7,10 +7,9 @@ use super::super::fields::Fields;
 use super::super::format::{json_schema, take_grammar};
 use super::super::object::{Object, Unsupported, refuse_unsupported};
 use super::super::reasoning::{set_effort, set_thinking};
-use super::super::tools::{make_function, relax_tools};
+use super::super::tools::{read_flat_tools, relax_tools, take_sent_tools};
 use super::messages::parse_messages;
 use crate::grammar::Grammar;
-use crate::output::tools::Function;
 use crate::session::{GenerateInput, PromptInput, ToolChoice, ToolsInput};
 use crate::text::Conversation;
 
@@ -134,17 +133,9 @@ fn read_format(mut format: Object, fields: &mut Fields) -> Result<Grammar, ApiEr
 
 /// Takes the fields about tools.
 fn take_tools(fields: &mut Fields) -> Result<ToolsInput, ApiError> {
-    let sent = match fields.take_value("tools") {
-        None => Vec::new(),
-        Some(Value::Array(tools)) => tools,
-        Some(_) => return Err(ApiError::field("tools", "expected a list of tools")),
-    };
-    let mut tools = ToolsInput { parallel: true, ..ToolsInput::default() };
-    for (at, tool) in sent.into_iter().enumerate() {
-        let (definition, function) = read_tool(Object::new(format!("tools[{at}]"), tool, "a tool")?, fields)?;
-        tools.definitions.push(definition);
-        tools.functions.push(function);
-    }
+    let sent = take_sent_tools(fields)?;
+    let take_schema = |tool: &mut Object| Ok(Some(Value::Object(tool.required("input_schema")?)));
+    let mut tools = read_flat_tools(fields, sent, check_tool, take_schema)?;
     let Some(mut choice) = Object::take(fields, "tool_choice")? else { return Ok(tools) };
     tools.choice = match choice.required::<String>("type")?.as_str() {
         "auto" => ToolChoice::Auto,
@@ -159,23 +150,10 @@ fn take_tools(fields: &mut Fields) -> Result<ToolsInput, ApiError> {
     Ok(tools)
 }
 
-/// Reads a tool. Returns its definition as chat templates know it.
-fn read_tool(mut tool: Object, fields: &mut Fields) -> Result<(Value, Function), ApiError> {
+/// Refuses a tool that the client cannot run itself.
+fn check_tool(tool: &mut Object) -> Result<(), ApiError> {
     if let Some(kind) = tool.field::<String>("type")?.filter(|kind| kind != "custom") {
         return Err(tool.error("type", format!("{kind:?} is not run by this server: send a tool with input_schema")));
     }
-    tool.refuse_unsupported(&UNSUPPORTED_OF_TOOLS)?;
-    let name: String = tool.required("name")?;
-    let mut definition = json!({"name": name});
-    if let Some(description) = tool.field::<String>("description")? {
-        definition["description"] = json!(description);
-    }
-    let schema: Map<String, Value> = tool.required("input_schema")?;
-    definition["parameters"] = Value::Object(schema);
-    let function = make_function(name, Some(definition["parameters"].clone()));
-    if let Some(strict) = tool.field::<bool>("strict")? {
-        definition["strict"] = json!(strict);
-    }
-    tool.leave_rest(fields);
-    Ok((json!({"type": "function", "function": definition}), function))
+    tool.refuse_unsupported(&UNSUPPORTED_OF_TOOLS)
 }

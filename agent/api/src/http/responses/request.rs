@@ -7,11 +7,10 @@ use super::super::fields::{Fields, take_top};
 use super::super::format::{json_schema, take_grammar};
 use super::super::object::{Object, Unsupported, refuse_unsupported};
 use super::super::reasoning::set_effort;
-use super::super::tools::{make_function, read_mode, relax_tools};
+use super::super::tools::{read_flat_tools, read_mode, relax_tools, take_sent_tools};
 use super::input::parse_input;
 use crate::grammar::Grammar;
 use crate::model::Text;
-use crate::output::tools::Function;
 use crate::session::{GenerateInput, PromptInput, SamplingInput, ToolChoice, ToolsInput};
 use crate::text::Conversation;
 
@@ -223,18 +222,9 @@ fn take_text(fields: &mut Fields) -> Result<(Option<Grammar>, Value), ApiError> 
 
 /// Takes the fields about tools.
 fn take_tools(fields: &mut Fields, repeated: &mut Map<String, Value>) -> Result<ToolsInput, ApiError> {
-    let sent = match fields.take_value("tools") {
-        None => Vec::new(),
-        Some(Value::Array(tools)) => tools,
-        Some(_) => return Err(ApiError::field("tools", "expected a list of tools")),
-    };
+    let sent = take_sent_tools(fields)?;
     repeated.insert("tools".into(), json!(sent));
-    let mut tools = ToolsInput { parallel: true, ..ToolsInput::default() };
-    for (at, tool) in sent.into_iter().enumerate() {
-        let (definition, function) = read_tool(Object::new(format!("tools[{at}]"), tool, "a tool")?, fields)?;
-        tools.definitions.push(definition);
-        tools.functions.push(function);
-    }
+    let mut tools = read_flat_tools(fields, sent, check_tool, |tool| Ok(tool.value("parameters")))?;
     if let Some(parallel) = fields.take_field("parallel_tool_calls")? {
         tools.parallel = parallel;
     }
@@ -246,28 +236,13 @@ fn take_tools(fields: &mut Fields, repeated: &mut Map<String, Value>) -> Result<
     Ok(tools)
 }
 
-/// Reads a tool. Returns its definition as chat templates know it.
-fn read_tool(mut tool: Object, fields: &mut Fields) -> Result<(Value, Function), ApiError> {
+/// Refuses a tool that is no function.
+fn check_tool(tool: &mut Object) -> Result<(), ApiError> {
     let kind: String = tool.required("type")?;
     if kind != "function" {
         return Err(tool.error("type", format!("{kind:?} is not run by this server: send a function")));
     }
-    tool.refuse_unsupported(&UNSUPPORTED_OF_TOOLS)?;
-    let name: String = tool.required("name")?;
-    let mut definition = json!({"name": name});
-    if let Some(description) = tool.field::<String>("description")? {
-        definition["description"] = json!(description);
-    }
-    let parameters = tool.value("parameters");
-    if let Some(parameters) = &parameters {
-        definition["parameters"] = parameters.clone();
-    }
-    let function = make_function(name, parameters);
-    if let Some(strict) = tool.field::<bool>("strict")? {
-        definition["strict"] = json!(strict);
-    }
-    tool.leave_rest(fields);
-    Ok((json!({"type": "function", "function": definition}), function))
+    tool.refuse_unsupported(&UNSUPPORTED_OF_TOOLS)
 }
 
 /// Applies `tool_choice`.
