@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Runs routers before two groups: routers.py AGENT
+"""Runs a router before two groups: routers.py AGENT ROUTER
 
-Each group is one process that serves the built-in model in f32. The router sends requests to both by gRPC. An answer that
-comes through the router must equal the answer of a group's own HTTP port, whole and streamed. Then one group gets SIGTERM
-while clients ask the router: no request may be lost, and the process must end with status 0. Exits with 0 and prints one line
-per check. After a failure, this program prints all logs.
+Each group is one process that serves the built-in model in f32. The router sends requests to both: `smg` by gRPC,
+`vllm-router` and `sglang-router` by HTTP. An answer that comes through the router must equal the answer of a group's own HTTP
+port, whole and streamed. Then one group gets SIGTERM while clients ask the router: both groups must answer, no request may be
+lost, and the process must end with status 0. Exits with 0 and prints one line per check. After a failure, this program prints
+all logs.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -27,6 +29,9 @@ MAX_TOKENS = 24
 CLIENTS = 8
 # Answers for each client before the drain begins, and after that.
 ROUNDS = 8
+# Different prompts of the clients.
+PROMPTS = 7
+TIMEOUT_S = 60
 # A router that asks a hub for the tokenizer gets no answer here, and takes that of the group.
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
@@ -46,11 +51,13 @@ def process(command, log, **variables):
                 running.kill()
 
 
-def wait_for_workers(url, count):
+def wait_for_workers(router, port, count):
+    """Waits until smg has found all groups. It has a page of models before that."""
     deadline, state = time.monotonic() + READY_S, "no answer yet"
     while time.monotonic() < deadline:
+        assert router.poll() is None, f"the router ended with {router.returncode}"
         try:
-            with urllib.request.urlopen(url, timeout=5) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/workers", timeout=5) as response:
                 workers = json.load(response)["workers"]
             state = [(worker["url"], worker["status"]) for worker in workers]
             if sum(worker["is_healthy"] for worker in workers) == count:
@@ -61,13 +68,39 @@ def wait_for_workers(url, count):
     raise AssertionError(f"the router has not found {count} workers after {READY_S} s: {state}")
 
 
-def client(port):
-    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=60, max_retries=0)
+def wait_for_models(router, port, count):
+    wait_until_ready(router, f"http://127.0.0.1:{port}/v1/models")
 
 
-def ask(port, prompt, **options):
-    options = {"model": "tiny", "max_tokens": MAX_TOKENS, "temperature": 0, **options}
-    return client(port).chat.completions.create(messages=[{"role": "user", "content": prompt}], **options)
+# Of each router: how to start it, the scheme of a group's address, and the wait for its start.
+ROUTERS = {
+    "smg": ([sys.executable, "-m", "smg.launch_router", "--health-check-interval-secs=1"], "grpc", wait_for_workers),
+    "vllm-router": ([str(pathlib.Path(sys.executable).with_name("vllm-router"))], "http", wait_for_models),
+    "sglang-router": ([sys.executable, "-m", "sglang_router.launch_router"], "http", wait_for_models),
+}
+
+
+@functools.cache
+def completions(port):
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0)
+    return client.chat.completions
+
+
+def options(prompt):
+    return {"model": "tiny", "max_tokens": MAX_TOKENS, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
+
+
+def ask(port, prompt, **more):
+    return completions(port).create(**options(prompt) | more)
+
+
+def ask_raw(port, prompt):
+    """Returns the text of a streamed answer and its finish reason, with a look at the mark that ends the stream."""
+    with completions(port).with_streaming_response.create(**options(prompt), stream=True) as response:
+        events = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
+    assert events[-1] == "[DONE]", f"the stream ends with {events[-1]}"
+    choices = [choice for event in events[:-1] for choice in json.loads(event)["choices"]]
+    return "".join(choice["delta"].get("content") or "" for choice in choices), choices[-1]["finish_reason"]
 
 
 def check_answers(router, group):
@@ -87,51 +120,73 @@ def check_answers(router, group):
     assert json.loads(person)["name"] in ("ada", "grace"), person
 
 
-def check_drain(router, group):
-    """Drains a group while clients ask the router for answers."""
-    outcomes = []
+def answered(port):
+    """Returns the number of requests that a group has answered."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT_S) as page:
+        lines = page.read().decode().splitlines()
+    counts = [line for line in lines if line.startswith("lockstep_requests_total{") and ("stop" in line or "length" in line)]
+    return int(sum(float(line.rsplit(" ", 1)[1]) for line in counts))
+
+
+def check_drain(router, groups, ports):
+    """Drains the first group while clients ask the router for answers, every second one streamed."""
+    outcomes, total = [], 2 * ROUNDS * CLIENTS
+    at_first = [answered(port) for port in ports]
 
     def work(number):
         for round in range(2 * ROUNDS):
+            at = number + round
+            prompt = f"What does rank {at % PROMPTS} do?"
             try:
-                outcomes.append(ask(router, f"{number} {round}", temperature=1).choices[0].finish_reason)
-            except openai.OpenAIError as error:
-                outcomes.append(repr(error))
+                if round % 2 == 0:
+                    text, finish_reason = ask_raw(router, prompt)
+                else:
+                    choice = ask(router, prompt).choices[0]
+                    text, finish_reason = choice.message.content, choice.finish_reason
+                outcomes.append((at % PROMPTS, text, finish_reason))
+            except (openai.OpenAIError, AssertionError) as error:
+                outcomes.append((at % PROMPTS, None, repr(error)))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(CLIENTS)]
     for thread in threads:
         thread.start()
-    while len(outcomes) < ROUNDS * CLIENTS:  # from now on, requests run all the time
+    while len(outcomes) < total // 2:  # from now on, requests run all the time
         time.sleep(0.01)
-    group.send_signal(signal.SIGTERM)
+    before = answered(ports[0]) - at_first[0]
+    groups[0].send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
-    assert len(outcomes) == 2 * ROUNDS * CLIENTS and set(outcomes) <= {"stop", "length"}, outcomes
-    assert group.wait(END_S) == 0, "the drained group ended with a failure"
+    assert len(outcomes) == total and {reason for *_, reason in outcomes} <= {"stop", "length"}, outcomes
+    texts = {(prompt, text) for prompt, text, _ in outcomes}
+    assert len(texts) == PROMPTS, f"a prompt has several answers: {sorted(texts)}"
+    assert groups[0].wait(END_S) == 0, "the drained group ended with a failure"
+    assert before > 0, "the router sent nothing to the first group"
+    after = answered(ports[1]) - at_first[1]
+    assert after >= total // 2 - CLIENTS, f"the second group answered {after} requests of {total}"
 
 
-def main(agent):
+def main(agent, name):
+    launch, scheme, wait = ROUTERS[name]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         folder = pathlib.Path(folder)
         try:
-            ports = [(free_port(), free_port()) for _ in range(2)]
+            ports = [{"http": free_port(), "grpc": free_port()} for _ in range(2)]
             command = [agent, "plain", "-m", "builtin://tiny", "--dtype=f32", "--host=127.0.0.1"]
-            groups = [
-                stack.enter_context(process([*command, f"--http-port={http}", f"--grpc-port={grpc}"], folder / f"group-{http}"))
-                for http, grpc in ports
-            ]
-            for group, (http, _) in zip(groups, ports):
-                wait_until_ready(group, f"http://127.0.0.1:{http}/ready")
-            router = free_port()
-            launch = [sys.executable, "-m", "smg.launch_router", "--host=127.0.0.1", f"--port={router}", "--policy=round_robin"]
-            launch += [f"--prometheus-port={free_port()}", "--health-check-interval-secs=1", "--worker-urls"]
-            launch += [f"grpc://127.0.0.1:{grpc}" for _, grpc in ports]
-            stack.enter_context(process(launch, folder / "smg", **NO_HUB))
-            wait_for_workers(f"http://127.0.0.1:{router}/workers", len(groups))
-            check_answers(router, ports[0][0])
-            print("ok answers through smg", flush=True)
-            check_drain(router, groups[0])
-            print("ok drain behind smg", flush=True)
+            groups = []
+            for port in ports:
+                group = [*command, f"--http-port={port['http']}", f"--grpc-port={port['grpc']}"]
+                groups.append(stack.enter_context(process(group, folder / f"group-{port['http']}")))
+            for group, port in zip(groups, ports):
+                wait_until_ready(group, f"http://127.0.0.1:{port['http']}/ready")
+            port = free_port()
+            launch = [*launch, "--host=127.0.0.1", f"--port={port}", "--policy=round_robin", f"--prometheus-port={free_port()}"]
+            launch += ["--worker-urls", *(f"{scheme}://127.0.0.1:{group[scheme]}" for group in ports)]
+            router = stack.enter_context(process(launch, folder / name, **NO_HUB))
+            wait(router, port, len(groups))
+            check_answers(port, ports[0]["http"])
+            print(f"ok answers through {name}", flush=True)
+            check_drain(port, groups, [group["http"] for group in ports])
+            print(f"ok drain behind {name}", flush=True)
         except BaseException:
             for log in folder.iterdir():
                 print(f"== {log.name}\n{log.read_text()[-10_000:]}", file=sys.stderr)
