@@ -51,16 +51,9 @@ impl EngineService {
     ///
     /// # Errors
     /// Names the field that is wrong.
-    async fn read(
-        &self,
-        metadata: &MetadataMap,
-        request: GenerateRequest,
-    ) -> Result<(GenerateInput, Shape), RequestError> {
+    fn read(&self, metadata: &MetadataMap, request: GenerateRequest) -> Result<(GenerateInput, Shape), RequestError> {
         let deadline = read_deadline(metadata)?;
-        let (mut input, shape, truncation) = request::read(request)?;
-        if let Some(truncation) = truncation {
-            input.prompt = truncation.apply(&self.api, input.prompt).await?;
-        }
+        let (mut input, shape) = request::read(request, self.api.text().context_length)?;
         input.deadline = deadline;
         Ok((input, shape))
     }
@@ -81,7 +74,7 @@ impl VllmEngine for EngineService {
         let own_id = std::mem::take(&mut request.request_id);
         let request_id =
             request::request_name(own_id, &metadata).map_err(|error| refuse(error, &read_request_id(&metadata)))?;
-        let read = self.read(&metadata, request).await;
+        let read = self.read(&metadata, request);
         let (mut input, shape) = read.map_err(|error| refuse(error, &request_id))?;
         input.request_id.clone_from(&request_id);
         let choices = input.choices.unwrap_or(1);

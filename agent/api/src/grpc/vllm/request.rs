@@ -10,7 +10,7 @@ use tonic::metadata::MetadataMap;
 use super::answers::Shape;
 use crate::grammar::Grammar;
 use crate::grpc::status::read_request_id;
-use crate::session::{Api, GenerateInput, LimitsInput, PromptInput, RequestError, SamplingInput, request_id};
+use crate::session::{GenerateInput, LimitsInput, PromptInput, RequestError, SamplingInput, Truncation, request_id};
 
 const TRUNCATION: &str = "truncate_prompt_tokens";
 /// Remedy for inputs that only a model with an encoder takes.
@@ -43,11 +43,11 @@ pub(super) fn check_rank(field: &'static str, rank: Option<i32>) -> Result<(), R
     }
 }
 
-/// Reads a request. Returns the input, what the answer's messages show, and how much of the prompt to keep.
+/// Reads a request for a model with that context. Returns the input, and what the answer's messages show.
 ///
 /// # Errors
 /// Names the field that is wrong or that cannot be obeyed.
-pub(super) fn read(wire: GenerateRequest) -> Result<(GenerateInput, Shape, Option<Truncation>), RequestError> {
+pub(super) fn read(wire: GenerateRequest, context_length: u32) -> Result<(GenerateInput, Shape), RequestError> {
     check_unsupported(&wire)?;
     let prompt = match wire.input {
         Some(Input::Tokenized(tokens)) => PromptInput::Tokens(tokens.input_ids),
@@ -63,7 +63,7 @@ pub(super) fn read(wire: GenerateRequest) -> Result<(GenerateInput, Shape, Optio
         logprobs: logprobs.is_some(),
         top_logprobs: logprobs.is_some_and(|count| count > 0),
     };
-    let truncation = params.truncate_prompt_tokens.map(Truncation::new).transpose()?;
+    let truncation = params.truncate_prompt_tokens.map(|asked| truncation(asked, context_length)).transpose()?;
     let input = GenerateInput {
         prompt,
         sampling: sampling(&params)?,
@@ -77,9 +77,10 @@ pub(super) fn read(wire: GenerateRequest) -> Result<(GenerateInput, Shape, Optio
             stop_token_ids: params.stop_token_ids,
             ignore_eos: params.ignore_eos,
         },
+        truncation,
         ..GenerateInput::default()
     };
-    Ok((input, shape, truncation))
+    Ok((input, shape))
 }
 
 /// Refuses the fields that this server cannot obey.
@@ -153,43 +154,18 @@ fn unsigned(field: &'static str, value: i32, bounds: &str) -> Result<u32, Reques
     u32::try_from(value).map_err(|_| RequestError::field(field, format!("{value} is out of range: {bounds}")))
 }
 
-/// The part of a prompt to keep: its last tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Truncation {
-    /// As many as leave room for one token of the answer.
-    FitContext,
-    Last(usize),
-}
-
-impl Truncation {
-    fn new(asked: i32) -> Result<Self, RequestError> {
-        match usize::try_from(asked) {
-            Ok(0) => {
-                Err(RequestError::field(TRUNCATION, "0 is out of range: 1 or more, or -1 for what fits the context"))
-            }
-            Ok(count) => Ok(Self::Last(count)),
-            Err(_) if asked == -1 => Ok(Self::FitContext),
-            Err(_) => Err(RequestError::field(TRUNCATION, format!("{asked} is out of range: -1, or 1 or more"))),
+/// Reads the number of a prompt's last tokens to keep. -1 stands for as many as leave room for one token of the answer.
+fn truncation(asked: i32, context_length: u32) -> Result<Truncation, RequestError> {
+    let most = match u32::try_from(asked) {
+        Ok(0) => {
+            let reason = "0 is out of range: 1 or more, or -1 for what fits the context";
+            return Err(RequestError::field(TRUNCATION, reason));
         }
-    }
-
-    /// Returns the last tokens of the prompt.
-    ///
-    /// # Errors
-    /// The prompt is a text that has no tokens.
-    pub(super) async fn apply(self, api: &Api, prompt: PromptInput) -> Result<PromptInput, RequestError> {
-        let mut ids = match prompt {
-            PromptInput::Text(text) => api.tokenize("text", "", text, true).await?,
-            PromptInput::Tokens(ids) => ids,
-            chat @ PromptInput::Chat(_) => return Ok(chat),
-        };
-        let keep = match self {
-            Self::FitContext => (api.text().context_length as usize).saturating_sub(1),
-            Self::Last(count) => count,
-        };
-        ids.drain(..ids.len().saturating_sub(keep));
-        Ok(PromptInput::Tokens(ids))
-    }
+        Ok(most) => most,
+        Err(_) if asked == -1 => context_length.saturating_sub(1),
+        Err(_) => return Err(RequestError::field(TRUNCATION, format!("{asked} is out of range: -1, or 1 or more"))),
+    };
+    Ok(Truncation { max_tokens: Some(most), keeps_first: false })
 }
 
 #[cfg(test)]
@@ -197,6 +173,8 @@ mod tests {
     use lockstep_proto::vllm::grpc::engine::{ChoiceConstraint, MediaRef, MediaRefs, MultimodalInputs};
 
     use super::*;
+
+    const CONTEXT: u32 = 100;
 
     fn request(change: impl FnOnce(&mut GenerateRequest)) -> GenerateRequest {
         let mut request = GenerateRequest { input: Some(Input::Text("x".into())), ..Default::default() };
@@ -246,7 +224,7 @@ mod tests {
             (constraint(Constraint::JsonSchema("{".into())), "json_schema: the schema is not JSON"),
         ];
         for (wire, expected) in cases {
-            let error = read(wire).unwrap_err().to_string();
+            let error = read(wire, CONTEXT).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");
         }
     }
@@ -271,8 +249,8 @@ mod tests {
             }),
         ];
         for wire in cases {
-            let (input, shape, truncation) = read(wire).unwrap();
-            assert!(input.grammar.is_none() && input.choices.is_none() && truncation.is_none());
+            let (input, shape) = read(wire, CONTEXT).unwrap();
+            assert!(input.grammar.is_none() && input.choices.is_none() && input.truncation.is_none());
             assert_eq!(shape, Shape::default());
             let sampling = input.sampling;
             assert_eq!(
@@ -302,8 +280,8 @@ mod tests {
             constraint,
             ..Default::default()
         });
-        let (input, shape, truncation) = read(wire).unwrap();
-        assert_eq!(truncation, Some(Truncation::FitContext));
+        let (input, shape) = read(wire, CONTEXT).unwrap();
+        assert_eq!(input.truncation, Some(Truncation { max_tokens: Some(CONTEXT - 1), keeps_first: false }));
         assert_eq!((shape.stream, shape.logprobs, shape.top_logprobs), (false, true, false));
         assert_eq!((shape.stop, shape.stop_token_ids), (vec!["s".to_owned()], vec![5]));
         assert_eq!((input.logprobs, input.choices), (Some(0), Some(3)));
