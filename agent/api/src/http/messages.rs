@@ -132,3 +132,19 @@ pub(crate) fn read_messages(request: &Value) -> Vec<ChatMessage> {
     let mut fields = Fields::parse(request.to_string().as_bytes(), Default::default()).unwrap();
     take_messages(&mut fields).unwrap()
 }
+
+/// Returns messages in a few characters, or the message of the error.
+#[cfg(test)]
+pub(super) fn spell_messages(parsed: Result<Vec<ChatMessage>, ApiError>) -> String {
+    let messages = match parsed {
+        Ok(messages) => messages,
+        Err(error) => return error.message,
+    };
+    let spell = |message: &ChatMessage| {
+        let calls = message.tool_calls.iter().map(|call| format!(" {}={}{}", call.id, call.name, call.arguments));
+        let reasoning = message.reasoning.as_ref().map(|text| format!("({text})")).unwrap_or_default();
+        let id = message.tool_call_id.as_ref().map(|id| format!("[{id}]")).unwrap_or_default();
+        format!("{}{id}: {reasoning}{}{}", message.role, message.content, calls.collect::<String>())
+    };
+    messages.iter().map(spell).collect::<Vec<_>>().join(" | ")
+}

@@ -139,21 +139,12 @@ fn read_answer(path: &str, content: Option<Value>) -> Result<ChatMessage, ApiErr
 mod tests {
     use serde_json::json;
 
+    use super::super::super::messages::spell_messages;
     use super::*;
 
     /// Returns the messages in a few characters.
     fn spell(messages: Value, system: Option<Value>) -> String {
-        let messages = match parse_messages(Some(messages), system) {
-            Ok(messages) => messages,
-            Err(error) => return error.message,
-        };
-        let spell = |message: &ChatMessage| {
-            let calls = message.tool_calls.iter().map(|call| format!(" {}={}{}", call.id, call.name, call.arguments));
-            let reasoning = message.reasoning.as_ref().map(|text| format!("({text})")).unwrap_or_default();
-            let id = message.tool_call_id.as_ref().map(|id| format!("[{id}]")).unwrap_or_default();
-            format!("{}{id}: {reasoning}{}{}", message.role, message.content, calls.collect::<String>())
-        };
-        messages.iter().map(spell).collect::<Vec<_>>().join(" | ")
+        spell_messages(parse_messages(Some(messages), system))
     }
 
     #[test]

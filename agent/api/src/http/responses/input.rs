@@ -144,22 +144,12 @@ fn read_call(item: &mut Object) -> Result<ToolCall, ApiError> {
 mod tests {
     use serde_json::json;
 
+    use super::super::super::messages::spell_messages;
     use super::*;
 
     /// Returns the messages in a few characters.
     fn spell(input: Value, instructions: Option<&str>) -> String {
-        let messages = parse_input(Some(input), instructions.map(str::to_owned));
-        let messages = match messages {
-            Ok(messages) => messages,
-            Err(error) => return error.message,
-        };
-        let spell = |message: &ChatMessage| {
-            let calls = message.tool_calls.iter().map(|call| format!(" {}={}{}", call.id, call.name, call.arguments));
-            let reasoning = message.reasoning.as_ref().map(|text| format!("({text})")).unwrap_or_default();
-            let id = message.tool_call_id.as_ref().map(|id| format!("[{id}]")).unwrap_or_default();
-            format!("{}{id}: {reasoning}{}{}", message.role, message.content, calls.collect::<String>())
-        };
-        messages.iter().map(spell).collect::<Vec<_>>().join(" | ")
+        spell_messages(parse_input(Some(input), instructions.map(str::to_owned)))
     }
 
     #[test]
