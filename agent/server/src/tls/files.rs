@@ -4,7 +4,7 @@
 //! that link, so that they belong together.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use lockstep_proto::names::env;
 use rustls::client::Resumption;
@@ -17,6 +17,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 
 use lockstep_engine::source::read_small_file;
+
+use super::kept::{Digest, Kept};
 
 const CA: &str = "ca.crt";
 const CERTIFICATE: &str = "tls.crt";
@@ -54,18 +56,11 @@ pub(crate) struct TlsConfigs {
     pub client: Arc<ClientConfig>,
 }
 
-struct CurrentFiles {
-    digest: [u8; 32],
-    configs: TlsConfigs,
-    /// Last logged problem of the files. The process logs each problem once.
-    logged_problem: Option<String>,
-}
-
 /// A folder of certificates. The process reads it again after a change.
 pub struct Tls {
     folder: PathBuf,
     role: &'static str,
-    current: Mutex<CurrentFiles>,
+    kept: Kept<TlsConfigs>,
 }
 
 impl Tls {
@@ -75,30 +70,15 @@ impl Tls {
     /// A file is missing or wrong. The error names the file.
     pub fn open(folder: &Path, role: &'static str) -> Result<Self, TlsError> {
         let (digest, configs) = Files::load(folder)?.into_configs(role)?;
-        let current = Mutex::new(CurrentFiles { digest, configs, logged_problem: None });
-        Ok(Self { folder: folder.to_owned(), role, current })
+        Ok(Self { folder: folder.to_owned(), role, kept: Kept::new(digest, configs) })
     }
 
     /// Returns the settings for a new connection, from the current files, or from the last valid ones.
     pub(crate) fn current(&self) -> TlsConfigs {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // Kubernetes may replace the folder during the first read, so a second read comes before an error.
-        let changed = self.load_changed(current.digest).or_else(|_| self.load_changed(current.digest));
-        match changed {
-            Ok(None) => current.logged_problem = None,
-            Ok(Some((digest, configs))) => {
-                tracing::info!(folder = %self.folder.display(), "read new certificates");
-                *current = CurrentFiles { digest, configs, logged_problem: None };
-            }
-            Err(error) => {
-                let text = error.to_string();
-                if current.logged_problem.as_ref() != Some(&text) {
-                    tracing::error!(error = text, "cannot use the new certificates: using the old ones");
-                    current.logged_problem = Some(text);
-                }
-            }
-        }
-        current.configs.clone()
+        let read = |known| self.load_changed(known).or_else(|_| self.load_changed(known));
+        let log_news = || tracing::info!(folder = %self.folder.display(), "read new certificates");
+        self.kept.refresh(read, log_news, "cannot use the new certificates: using the old ones")
     }
 
     /// Calls [`Tls::current`] outside the runtime's threads.
@@ -108,7 +88,7 @@ impl Tls {
     }
 
     /// Returns the digest and the settings of the files, unless their digest is `known`.
-    fn load_changed(&self, known: [u8; 32]) -> Result<Option<([u8; 32], TlsConfigs)>, TlsError> {
+    fn load_changed(&self, known: Digest) -> Result<Option<(Digest, TlsConfigs)>, TlsError> {
         let files = Files::load(&self.folder)?;
         if files.digest() == known { Ok(None) } else { files.into_configs(self.role).map(Some) }
     }
@@ -136,7 +116,7 @@ impl Files {
         self.folder.join(name).display().to_string()
     }
 
-    fn digest(&self) -> [u8; 32] {
+    fn digest(&self) -> Digest {
         let mut hash = Sha256::new();
         for part in [&self.ca, &self.certificate, &self.key] {
             hash.update((part.len() as u64).to_be_bytes());
@@ -184,7 +164,7 @@ impl Files {
         Ok(chain)
     }
 
-    fn into_configs(self, role: &'static str) -> Result<([u8; 32], TlsConfigs), TlsError> {
+    fn into_configs(self, role: &'static str) -> Result<(Digest, TlsConfigs), TlsError> {
         let roots = Arc::new(self.roots()?);
         let chain = self.chain(role)?;
         let key = || {

@@ -7,6 +7,7 @@
 mod accept;
 mod dial;
 mod files;
+mod kept;
 mod port;
 #[cfg(test)]
 mod tests;

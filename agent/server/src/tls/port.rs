@@ -1,7 +1,7 @@
 //! The certificate of the client ports. The process reads it again at a new connection after a change.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use lockstep_engine::source::read_small_file;
 use rustls::ServerConfig;
@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
 
 use super::files::{MAX_FILE, TlsError, describe_pem_error, provider};
+use super::kept::{Digest, Kept};
 use crate::config::CertificateFiles;
 
 /// Protocols inside TLS, for ALPN.
@@ -18,14 +19,7 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// Certificate and key of the client ports.
 pub struct PortTls {
     files: CertificateFiles,
-    current: Mutex<CurrentCertificate>,
-}
-
-struct CurrentCertificate {
-    digest: [u8; 32],
-    config: Arc<ServerConfig>,
-    /// Last logged problem of the files. The process logs each problem once.
-    logged_problem: Option<String>,
+    kept: Kept<Arc<ServerConfig>>,
 }
 
 impl PortTls {
@@ -35,36 +29,23 @@ impl PortTls {
     /// A file is missing or wrong. The error names the file.
     pub fn open(files: CertificateFiles) -> Result<Self, TlsError> {
         let pem = PortPem::read(&files)?;
-        let current = CurrentCertificate { digest: pem.digest(), config: pem.config(&files)?, logged_problem: None };
-        Ok(Self { files, current: Mutex::new(current) })
+        let kept = Kept::new(pem.digest(), pem.config(&files)?);
+        Ok(Self { files, kept })
     }
 
     /// Returns the settings for a new connection, from the current files, or from the last valid ones.
     pub fn current(&self) -> Arc<ServerConfig> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.read_changed(current.digest) {
-            Ok(None) => current.logged_problem = None,
-            Ok(Some(new)) => {
-                tracing::info!(certificate = %self.files.certificate.display(), "read the client ports' new certificate");
-                *current = new;
-            }
-            Err(error) => {
-                let text = error.to_string();
-                if current.logged_problem.as_ref() != Some(&text) {
-                    tracing::error!(error = text, "cannot use the client ports' new certificate: using the old one");
-                    current.logged_problem = Some(text);
-                }
-            }
-        }
-        current.config.clone()
+        let certificate = self.files.certificate.display();
+        let log_news = || tracing::info!(%certificate, "read the client ports' new certificate");
+        let refusal = "cannot use the client ports' new certificate: using the old one";
+        self.kept.refresh(|known| self.read_changed(known), log_news, refusal)
     }
 
-    /// Returns the certificate of the files, unless their digest is `known`.
-    fn read_changed(&self, known: [u8; 32]) -> Result<Option<CurrentCertificate>, TlsError> {
+    /// Returns the digest and the settings of the files, unless their digest is `known`.
+    fn read_changed(&self, known: Digest) -> Result<Option<(Digest, Arc<ServerConfig>)>, TlsError> {
         let pem = PortPem::read(&self.files)?;
         let digest = pem.digest();
-        let read = || Ok(CurrentCertificate { digest, config: pem.config(&self.files)?, logged_problem: None });
-        (digest != known).then(read).transpose()
+        if digest == known { Ok(None) } else { Ok(Some((digest, pem.config(&self.files)?))) }
     }
 }
 
@@ -83,7 +64,7 @@ impl PortPem {
         Ok(Self { certificate: read(&files.certificate)?, key: read(&files.key)? })
     }
 
-    fn digest(&self) -> [u8; 32] {
+    fn digest(&self) -> Digest {
         let mut hash = Sha256::new();
         hash.update((self.certificate.len() as u64).to_be_bytes());
         hash.update(&self.certificate);
