@@ -24,7 +24,7 @@ use crate::simd::{LANES, Simd, dispatch_int8};
 /// first-level cache.
 const COLUMN_BLOCK: usize = 512;
 /// Tiles per row block. Their activations stay in the second-level cache.
-const TILES_PER_ROW_BLOCK: usize = 8;
+const TILES_PER_ROW_BLOCK: usize = 12;
 /// Weight bytes per task.
 const TASK_BYTES: usize = 128 << 10;
 /// Distance in bytes between a weight in use and the weight that is prefetched.
@@ -35,6 +35,8 @@ const CACHE_LINE: usize = 64;
 /// Multiplies the rows `x` by the panels `w` and writes the result to `output`.
 pub(in crate::matrix) fn multiply(ctx: &Context, x: &[f32], w: &QuantPanels, output: &OutputColumns<'_>) {
     let heights: &[usize] = match ctx.isa() {
+        // Tiles of twelve rows keep a few sums in memory.
+        Isa::Avx512 if output.tokens > 12 => &[8],
         Isa::Avx512 => &[1, 2, 4, 8, 12],
         Isa::Avx2 | Isa::Portable => &[1, 2, 4],
     };
@@ -122,7 +124,7 @@ impl<L: BlockLayout, const P: usize, const T: usize> QuantGemmTask<'_, L, P, T> 
             for p in 0..P {
                 let weights = &bytes[panels[p] * length + block * L::PANEL_BYTES..][..L::PANEL_BYTES];
                 if L::IS_DECODED {
-                    prefetch_after(s, weights);
+                    prefetch_after(s, weights, PREFETCH_BYTES);
                 }
                 sums[p] = L::add_row(s, weights, x, sums[p]);
             }
@@ -160,14 +162,17 @@ impl<L: BlockLayout, const P: usize, const T: usize> QuantGemmTask<'_, L, P, T> 
                 let start = panels[p] * length;
                 weights[p] = &bytes[start + first * L::PANEL_BYTES..start + last * L::PANEL_BYTES];
                 if L::IS_DECODED {
-                    prefetch_after(s, weights[p]);
+                    prefetch_after(s, weights[p], PREFETCH_BYTES);
                     decoded::decode::<L>(gemm.ctx, weights[p], decoded);
                     weights[p] = decoded.bytes();
                 }
             }
             for (index, tile) in tiles.clone().enumerate() {
                 let x = &gemm.x[(tile * gemm.groups + first * groups) * T..(tile * gemm.groups + last * groups) * T];
-                accumulate::<S, L, P, T>(s, weights, x, &mut sums[index]);
+                // The other tiles find the weights in the cache.
+                let ahead = if tiles.len() == 1 { PREFETCH_BYTES } else { (last - first) * L::PANEL_BYTES };
+                let ahead = (index == 0).then_some(ahead);
+                accumulate::<S, L, P, T>(s, weights, x, ahead, &mut sums[index]);
             }
         }
         for (tile, sums) in tiles.zip(&mut sums) {
@@ -179,11 +184,11 @@ impl<L: BlockLayout, const P: usize, const T: usize> QuantGemmTask<'_, L, P, T> 
     }
 }
 
-/// Prefetches what follows in the panel.
+/// Prefetches what comes `distance` bytes after `weights`.
 #[inline(always)]
-fn prefetch_after<S: Int8Simd>(s: S, weights: &[u8]) {
+fn prefetch_after<S: Int8Simd>(s: S, weights: &[u8], distance: usize) {
     for line in (0..weights.len()).step_by(CACHE_LINE) {
-        s.float().prefetch(&weights[line], PREFETCH_BYTES);
+        s.float().prefetch(&weights[line], distance);
     }
 }
 
@@ -193,6 +198,7 @@ fn accumulate<S: Int8Simd, L: BlockLayout, const P: usize, const T: usize>(
     s: S,
     weights: [&[u8]; P],
     x: &[ActivationGroup],
+    prefetch: Option<usize>,
     sums: &mut [[[f32; LANES]; T]; P],
 ) {
     let f = s.float();
@@ -209,6 +215,12 @@ fn accumulate<S: Int8Simd, L: BlockLayout, const P: usize, const T: usize>(
         for (group, x) in x.iter().enumerate() {
             for p in 0..P {
                 let block = &weights[p][index * bytes..][..bytes];
+                if !L::IS_DECODED
+                    && let Some(distance) = prefetch
+                {
+                    let bytes = L::PANEL_BYTES / groups;
+                    prefetch_after(s, &block[group * bytes..][..bytes], distance);
+                }
                 add_group::<S, L, T>(s, block, group, x, &mut local[p]);
             }
         }
@@ -230,25 +242,31 @@ fn add_group<S: Int8Simd, L: BlockLayout, const T: usize>(
     sums: &mut [<S::Float as Simd>::V; T],
 ) {
     let f = s.float();
-    if !L::IS_DECODED {
-        let bytes = L::PANEL_BYTES / (L::COLUMNS / GROUP_SIZE);
-        prefetch_after(s, &block[group * bytes..][..bytes]);
-    }
     let offset = if L::SIGNED { S::SIGNED_OFFSET } else { L::ZERO_POINT };
-    let mut dots = [s.splat(0); T];
-    for t in 0..T {
-        let sum = if L::SCALES_PER_GROUP == 1 { x[t].sums[0] + x[t].sums[1] } else { x[t].sums[0] };
-        dots[t] = s.splat(-offset * sum);
-    }
-    add_half::<S, L, 0, T>(s, block, group, x, &mut dots);
-    if L::SCALES_PER_GROUP == 2 {
-        add_scaled::<S, T>(s, L::scales(s, block, group, 0), x, &dots, sums);
+    let (mut first, mut second) = ([s.splat(0); T], [s.splat(0); T]);
+    if L::SCALES_PER_GROUP == 1 {
         for t in 0..T {
-            dots[t] = s.splat(-offset * x[t].sums[1]);
+            first[t] = s.splat(-offset * (x[t].sums[0] + x[t].sums[1]));
+        }
+        add_half::<S, L, 0, T>(s, block, group, x, &mut first);
+        add_half::<S, L, 1, T>(s, block, group, x, &mut first);
+        let scales = L::scales(s, block, group, 0);
+        for t in 0..T {
+            sums[t] = add_scaled_row(s, scales, &x[t], first[t], sums[t]);
+        }
+    } else {
+        for t in 0..T {
+            first[t] = s.splat(-offset * x[t].sums[0]);
+            second[t] = s.splat(-offset * x[t].sums[1]);
+        }
+        add_half::<S, L, 0, T>(s, block, group, x, &mut first);
+        add_half::<S, L, 1, T>(s, block, group, x, &mut second);
+        let scales = [L::scales(s, block, group, 0), L::scales(s, block, group, 1)];
+        for t in 0..T {
+            let both = f.fma(scales[1], s.widen(second[t]), f.mul(scales[0], s.widen(first[t])));
+            sums[t] = f.fma(both, f.splat(x[t].scale), sums[t]);
         }
     }
-    add_half::<S, L, 1, T>(s, block, group, x, &mut dots);
-    add_scaled::<S, T>(s, L::scales(s, block, group, 1), x, &dots, sums);
     if L::HAS_MINIMUMS && L::SCALES_PER_GROUP == 1 {
         let minimums = L::minimums(s, block, group, 0);
         for t in 0..T {
@@ -275,7 +293,7 @@ pub(super) fn multiply_group<S: Int8Simd, L: BlockLayout>(
 ) -> S::I {
     const { assert!(!L::SIGNED && L::MAX_QUANT <= MAX_SHORT_QUANT / 2) };
     let bytes = L::PANEL_BYTES / (L::COLUMNS / GROUP_SIZE);
-    prefetch_after(s, &block[group * bytes..][..bytes]);
+    prefetch_after(s, &block[group * bytes..][..bytes], PREFETCH_BYTES);
     let mut shorts = s.no_shorts();
     for quad in 0..QUADS {
         shorts = s.dot_short(shorts, L::unpack_quants::<S, 0>(s, block, group, quad), x.quads[quad]);
@@ -314,20 +332,6 @@ fn add_half<S: Int8Simd, L: BlockLayout, const HALF: usize, const T: usize>(
             let x = x[t].quads[HALF * QUADS + quad];
             dots[t] = if L::SIGNED { s.dot_signed(dots[t], weights, x) } else { s.dot(dots[t], weights, x) };
         }
-    }
-}
-
-/// Scales integer sums and adds them.
-#[inline(always)]
-fn add_scaled<S: Int8Simd, const T: usize>(
-    s: S,
-    scales: <S::Float as Simd>::V,
-    x: &[ActivationGroup; T],
-    dots: &[S::I; T],
-    sums: &mut [<S::Float as Simd>::V; T],
-) {
-    for t in 0..T {
-        sums[t] = add_scaled_row(s, scales, &x[t], dots[t], sums[t]);
     }
 }
 

@@ -225,7 +225,7 @@ impl BlockLayout for Iq1M {
     }
     #[inline(always)]
     fn add_row<S: Int8Simd>(s: S, panel: &[u8], x: &[ActivationGroup], mut sum: Float<S>) -> Float<S> {
-        let f16 = read_m_f16(s, panel);
+        let (f, f16) = (s.float(), read_m_f16(s, panel));
         let mut groups = [[MHalf::default(); 2]; GROUPS];
         for (group, halves) in groups.iter_mut().enumerate() {
             for (half, numbers) in halves.iter_mut().enumerate() {
@@ -234,6 +234,7 @@ impl BlockLayout for Iq1M {
         }
         put_in_memory(&groups);
         for (group, (numbers, x)) in groups.iter().zip(x).enumerate() {
+            let mut both = f.splat(0.0);
             for (half, (MHalf { indices, negative }, eights)) in numbers.iter().zip(x.eights()).enumerate() {
                 let sums = s.add_eights(s.no_sums(), &IQ1.points, indices, None, eights);
                 let (first, mut more) = (x.first_sums[half], [0; LANES]);
@@ -243,8 +244,9 @@ impl BlockLayout for Iq1M {
                     more[lane] = (2 - OFFSET) * x.sums[half] - 2 * subtracted;
                 }
                 let scales = odd_scales(s, f16, &read_m_steps(panel, group, half), FACTOR);
-                sum = add_scaled_row(s, scales, x, s.finish_sums(sums, &more), sum);
+                both = f.fma(scales, s.widen(s.finish_sums(sums, &more)), both);
             }
+            sum = f.fma(both, f.splat(x.scale), sum);
         }
         sum
     }

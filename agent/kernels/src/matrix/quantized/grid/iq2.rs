@@ -86,16 +86,17 @@ fn add_halves<S: Int8Simd, const N: usize>(
     (indices, signs): (&[[WideIndex<N>; LANES]; EIGHTS], &RowSigns),
     (f16, steps): (Float<S>, &[u8; LANES]),
     x: &ActivationGroup,
-    mut sum: Float<S>,
+    sum: Float<S>,
 ) -> Float<S> {
-    let mut steps = *steps;
+    let (f, mut steps) = (s.float(), *steps);
+    let mut both = f.splat(0.0);
     for ((indices, signs), eights) in halves(indices).iter().zip(halves(signs)).zip(x.eights()) {
         let sums = s.add_eights(s.no_sums(), points, indices, Some(signs), eights);
         let scales = odd_scales(s, f16, &steps, FACTOR);
-        sum = add_scaled_row(s, scales, x, s.finish_sums(sums, &[0; LANES]), sum);
+        both = f.fma(scales, s.widen(s.finish_sums(sums, &[0; LANES])), both);
         steps = shift_bytes(&steps, 4);
     }
-    sum
+    f.fma(both, f.splat(x.scale), sum)
 }
 
 /// Stores the scales of both halves of a group. `steps` has those of the second half in the high bits.
