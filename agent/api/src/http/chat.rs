@@ -4,19 +4,20 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use super::completions::MAX_ANSWERS;
 use super::error::ApiError;
 use super::fields::known::Scope;
 use super::fields::{Fields, TokenSpelling, take_top};
 use super::format::take_grammar;
 use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond, stop_reason, token_ids};
-use super::messages::take_messages;
+use super::messages::{take_conversations, take_messages};
 use super::prompt::{prompt_logprobs, take_prompt_logprobs};
 use super::reasoning::set_thinking;
 use super::tools::{call_to_json, take_tools};
 use super::{Id, RequestId, with_request_id};
 use crate::model::Text;
 use crate::session::{Api, Delta, GenerateInput, GeneratedToken, OutputInput, PromptInput};
-use crate::text::{Conversation, PromptEnding};
+use crate::text::{ChatMessage, Conversation, PromptEnding};
 
 const KWARGS: &str = "chat_template_kwargs";
 
@@ -34,16 +35,49 @@ pub(super) const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high
 pub(crate) async fn create(
     State(api): State<Api>,
     Extension(RequestId(id)): Id,
-    fields: Fields,
+    mut fields: Fields,
 ) -> Result<Response, ApiError> {
-    let ParsedChat { mut input, streaming, shown, request_id } = parse(fields)?;
+    let messages = fields.noting(take_messages);
+    answer(&api, id, parse(fields, messages)?, Vec::new()).await
+}
+
+/// `/v1/chat/completions/batch`, as vLLM has it: `messages` is a list of conversations, and each gets its choices in turn.
+pub(crate) async fn create_batch(
+    State(api): State<Api>,
+    Extension(RequestId(id)): Id,
+    mut fields: Fields,
+) -> Result<Response, ApiError> {
+    let mut conversations = fields.noting(take_conversations).into_iter();
+    let parsed = parse(fields, conversations.next().unwrap_or_default())?;
+    if !parsed.shown.echoed.is_empty() {
+        return Err(ApiError::field("echo", "not for several conversations: send each as a request of its own"));
+    }
+    let (each, count) = (parsed.input.choices.unwrap_or(1) as usize, 1 + conversations.len());
+    if count > 1 && each.saturating_mul(count) > MAX_ANSWERS {
+        let reason = format!("{each} answers to {count} conversations, more than {MAX_ANSWERS}: send several requests");
+        return Err(ApiError::field(if each > 1 { "n" } else { "messages" }, reason));
+    }
+    answer(&api, id, parsed, conversations.collect()).await
+}
+
+/// Answers a request, and more conversations with the same settings.
+async fn answer(api: &Api, id: String, parsed: ParsedChat, more: Vec<Vec<ChatMessage>>) -> Result<Response, ApiError> {
+    let ParsedChat { mut input, streaming, shown, request_id } = parsed;
     let id = request_id.unwrap_or(id);
     input.request_id.clone_from(&id);
     let (logprobs, prompt_logprobs) = (input.logprobs.is_some(), input.prompt_logprobs);
-    let answers = api.generate(input).await?;
+    let mut inputs = vec![input];
+    for messages in more {
+        let mut input = inputs[0].clone();
+        if let PromptInput::Chat(conversation) = &mut input.prompt {
+            conversation.messages = messages;
+        }
+        inputs.push(input);
+    }
+    let answers = api.generate_batch(inputs).await?;
     let held = vec![String::new(); answers.len()];
     let format = ChatFormat { text: api.text().clone(), logprobs, prompt_logprobs, shown, held };
-    Ok(with_request_id(respond(&api, &id, answers, streaming, format).await?, id))
+    Ok(with_request_id(respond(api, &id, answers, streaming, format).await?, id))
 }
 
 struct ParsedChat {
@@ -63,9 +97,9 @@ struct Shown {
     echoed: String,
 }
 
-fn parse(mut fields: Fields) -> Result<ParsedChat, ApiError> {
+fn parse(mut fields: Fields, messages: Vec<ChatMessage>) -> Result<ParsedChat, ApiError> {
     let request_id = fields.take_request_id();
-    let conversation = take_conversation(&mut fields);
+    let conversation = take_conversation(&mut fields, messages);
     let streaming = fields.take_streaming();
     let spelling = fields.take_token_spelling();
     let limits = fields.take_limits();
@@ -92,9 +126,8 @@ fn parse(mut fields: Fields) -> Result<ParsedChat, ApiError> {
     Ok(ParsedChat { input, streaming, shown, request_id })
 }
 
-/// Takes the messages and everything else that the chat template reads, apart from tools.
-pub(crate) fn take_conversation(fields: &mut Fields) -> Conversation {
-    let messages = fields.noting(take_messages);
+/// Takes everything that the chat template reads beside the `messages` and tools.
+pub(crate) fn take_conversation(fields: &mut Fields, messages: Vec<ChatMessage>) -> Conversation {
     let mut variables: Map<String, Value> = fields.read(KWARGS).unwrap_or_default();
     let mut kwargs = fields.open(Scope::TemplateVariables, KWARGS, std::mem::take(&mut variables));
     for (name, remedy) in RESERVED {

@@ -18,7 +18,7 @@ use crate::session::{Answer, Api, Delta, GenerateInput, GeneratedToken, MAX_CHOI
 use crate::text::take_characters;
 
 /// Most answers to one request, all prompts together. Each answer is a request of its own to the head.
-const MAX_ANSWERS: usize = 64;
+pub(super) const MAX_ANSWERS: usize = 64;
 /// OpenAI's default of this endpoint.
 pub(super) const DEFAULT_MAX_TOKENS: u32 = 16;
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::fields::Fields;
+use super::messages::take_messages;
 use super::tools::take_tools;
 use super::{Id, chat, completions};
 use crate::session::Api;
@@ -25,10 +26,11 @@ pub(crate) async fn tokenize(State(api): State<Api>, mut fields: Fields) -> Resu
             api.tokenize("prompt", &model, prompt, special.unwrap_or(true)).await?
         }
         None if fields.contains("messages") => {
+            let messages = fields.noting(take_messages);
             let conversation = Conversation {
                 tools: take_tools(&mut fields).definitions,
                 adds_special_tokens: special.unwrap_or_default(),
-                ..chat::take_conversation(&mut fields)
+                ..chat::take_conversation(&mut fields, messages)
             };
             fields.refuse_rest()?;
             api.tokenize_chat(&model, conversation).await?

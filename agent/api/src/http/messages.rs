@@ -13,16 +13,35 @@ use crate::text::{ChatMessage, ToolCall};
 /// There are no messages. A fault in a message is noted.
 pub(crate) fn take_messages(fields: &mut Fields) -> Result<Vec<ChatMessage>, ApiError> {
     const NAME: &str = "messages";
-    let messages = match fields.take_value(NAME) {
-        None => return Err(ApiError::field(NAME, "missing: send a list of messages with role and content")),
-        Some(Value::Array(messages)) => messages,
-        Some(_) => return Err(ApiError::field(NAME, "expected a list of messages with role and content")),
-    };
-    let mut read = Vec::with_capacity(messages.len());
-    for (at, message) in messages.into_iter().enumerate() {
-        read.push(fields.noting(|fields| read_message(fields, format!("{NAME}[{at}]"), message)));
+    match fields.take_value(NAME) {
+        None => Err(ApiError::field(NAME, "missing: send a list of messages with role and content")),
+        Some(Value::Array(messages)) => Ok(read_list(fields, NAME, messages)),
+        Some(_) => Err(ApiError::field(NAME, "expected a list of messages with role and content")),
     }
-    Ok(read)
+}
+
+/// Takes the messages of several conversations.
+///
+/// # Errors
+/// There is no list of lists, or it is empty. A fault in a message is noted.
+pub(super) fn take_conversations(fields: &mut Fields) -> Result<Vec<Vec<ChatMessage>>, ApiError> {
+    const NAME: &str = "messages";
+    let fault =
+        || ApiError::field(NAME, "expected a list of conversations, each a list of messages with role and content");
+    let Some(Value::Array(conversations)) = fields.take_value(NAME) else { return Err(fault()) };
+    let mut read = Vec::with_capacity(conversations.len());
+    for (at, messages) in conversations.into_iter().enumerate() {
+        let Value::Array(messages) = messages else { return Err(fault()) };
+        read.push(read_list(fields, &format!("{NAME}[{at}]"), messages));
+    }
+    if read.is_empty() { Err(fault()) } else { Ok(read) }
+}
+
+fn read_list(fields: &mut Fields, path: &str, messages: Vec<Value>) -> Vec<ChatMessage> {
+    let messages = messages.into_iter().enumerate();
+    messages
+        .map(|(at, message)| fields.noting(|fields| read_message(fields, format!("{path}[{at}]"), message)))
+        .collect()
 }
 
 fn read_message(fields: &mut Fields, path: String, value: Value) -> Result<ChatMessage, ApiError> {

@@ -70,6 +70,7 @@ fn router(api: Api, is_local: bool) -> Router {
     let answers = Router::new()
         .route("/v1/completions", post(completions::create))
         .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/chat/completions/batch", post(chat::create_batch))
         .route("/v1/responses", post(responses::create))
         .route("/v1/messages", post(anthropic::create))
         .route("/invocations", post(info::invoke))

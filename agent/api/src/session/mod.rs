@@ -123,7 +123,11 @@ impl Api {
     /// queue holds is refused as such: trying again would not help.
     pub async fn generate_batch(&self, inputs: Vec<GenerateInput>) -> Result<Vec<Answer>, RequestError> {
         let count = inputs.iter().map(|input| input.choices.unwrap_or(1) as usize).sum();
-        let field = if inputs.len() > 1 { "prompt" } else { "n" };
+        let field = match &inputs[..] {
+            [] | [_] => "n",
+            [GenerateInput { prompt: PromptInput::Chat(_), .. }, ..] => "messages",
+            _ => "prompt",
+        };
         let mut answers = Vec::with_capacity(count);
         for input in inputs {
             let request_id = input.request_id.clone();

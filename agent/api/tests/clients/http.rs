@@ -257,6 +257,37 @@ async fn chats_are_rendered() {
 }
 
 #[tokio::test]
+async fn several_conversations_are_answered_in_their_order() {
+    let endpoint = start().await;
+    let client = Client::new(&endpoint);
+    let ask = |text: &str| json!([{"role": "user", "content": text}]);
+    let contents = |answer: &Value| -> Vec<Value> {
+        let choices = answer["choices"].as_array().unwrap_or_else(|| panic!("{answer}"));
+        choices.iter().map(|choice| choice["message"]["content"].clone()).collect()
+    };
+    let mut alone = Vec::new();
+    for text in ["one", "three"] {
+        alone.extend(contents(&client.post(CHAT, &json!({"messages": ask(text), "n": 2})).await.1));
+    }
+    let batch = format!("{CHAT}/batch");
+    let (status, answer) = client.post(&batch, &json!({"messages": [ask("one"), ask("three")], "n": 2})).await;
+    assert_eq!((status, contents(&answer)), (200, alone), "{answer}");
+    for (messages, more, param) in [
+        (json!([]), json!({}), "messages"),
+        (ask("one"), json!({}), "messages"),
+        (json!([ask("one"), [{"role": 1}]]), json!({}), "messages[1][0].role"),
+        (json!([ask("one"), []]), json!({}), "messages"),
+        (json!([ask("one"), ask("two")]), json!({"seed": 1u64 << 63}), "seed"),
+        (json!([ask("one"), ask("two")]), json!({"n": 33}), "n"),
+    ] {
+        let mut body = json!({"messages": messages});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, answer) = client.post(&batch, &body).await;
+        assert_eq!((status, answer["error"]["param"].as_str()), (400, Some(param)), "{body}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn streams_end_with_done() {
     let endpoint = start().await;
     let client = Client::new(&endpoint);

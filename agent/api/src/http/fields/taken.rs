@@ -42,7 +42,7 @@ impl Fields {
             presence_penalty: self.read("presence_penalty"),
             frequency_penalty: self.read("frequency_penalty"),
             logit_bias: self.take_logit_bias(),
-            seed: self.read("seed"),
+            seed: self.read("seed").map(i64::cast_unsigned),
         }
     }
 

@@ -45,7 +45,7 @@ fn what_asks_for_nothing_is_taken() {
 fn all_faults_are_named_in_the_order_of_the_body() {
     let mut fields = fields(json!({"z": 1, "echo": true, "n": "two", "suffix": "x", "seed": [], "prompt": "p"}));
     fields.take_value("prompt");
-    let (seed, n): (Option<u64>, Option<u32>) = (fields.read("seed"), fields.read("n"));
+    let (seed, n): (Option<i64>, Option<u32>) = (fields.read("seed"), fields.read("n"));
     assert_eq!((seed, n), (None, None));
     let unknown = fields.unknown.clone();
     let error = fields.refuse_rest().unwrap_err();

@@ -87,6 +87,18 @@ pub(super) const OPERATIONS: &[Operation] = &[
         errors: ANSWER_ERRORS,
     },
     Operation {
+        path: "/v1/chat/completions/batch",
+        method: "post",
+        id: "createChatCompletions",
+        tag: TAGS[0].0,
+        summary: "Answer several conversations",
+        description: "As with vLLM, `messages` is a list of conversations. The choices come in the order of the \
+                      conversations. All other fields hold for each conversation.",
+        request: Some("ChatBatchRequest"),
+        answers: &[ok("The answers.", &[Content::Json("ChatAnswer"), Content::Events("ChatChunk")])],
+        errors: ANSWER_ERRORS,
+    },
+    Operation {
         path: "/v1/completions",
         method: "post",
         id: "createCompletion",

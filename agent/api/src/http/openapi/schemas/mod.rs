@@ -12,6 +12,7 @@ use super::reference;
 pub(super) fn all() -> Map<String, Value> {
     let schemas = [
         ("ChatRequest", requests::chat_request()),
+        ("ChatBatchRequest", requests::chat_batch_request()),
         ("CompletionRequest", requests::completion_request()),
         ("Invocation", json!({"anyOf": [reference("ChatRequest"), reference("CompletionRequest")]})),
         ("TokenizeRequest", requests::tokenize_request()),
@@ -47,6 +48,10 @@ pub(super) fn all() -> Map<String, Value> {
 /// Returns an example of a request.
 pub(super) fn example(schema: &str, model: &str) -> Value {
     match schema {
+        "ChatBatchRequest" => json!({
+            "model": model, "max_tokens": 16,
+            "messages": [[{"role": "user", "content": "Who leads?"}], [{"role": "user", "content": "Who follows?"}]],
+        }),
         "CompletionRequest" => json!({"model": model, "prompt": "The head", "max_tokens": 16}),
         "ResponseRequest" => json!({"model": model, "max_output_tokens": 64, "input": "What does the head do?"}),
         "TokenizeRequest" => json!({"prompt": "The head"}),

@@ -85,7 +85,11 @@ pub(super) fn sampling_fields() -> Vec<Field> {
             }),
             "Numbers by token ids, which are added to the logits of these tokens.",
         ),
-        ("seed", json!({"type": "integer", "example": 1}), "Makes the choice of tokens repeatable."),
+        (
+            "seed",
+            json!({"type": "integer", "example": 1}),
+            "Makes the choice of tokens repeatable. A signed number of 64 bits.",
+        ),
     ]
 }
 
@@ -157,9 +161,20 @@ pub(super) fn chat_request() -> Value {
     request(At::Chat, &["messages"], chat_fields())
 }
 
+pub(super) fn chat_batch_request() -> Value {
+    let mut fields = chat_fields();
+    let conversations = json!({"type": "array", "items": messages(), "minItems": 1});
+    fields[0] = ("messages", conversations, "The conversations.");
+    request(At::Chat, &["messages"], fields)
+}
+
+fn messages() -> Value {
+    json!({"type": "array", "items": reference("Message"), "minItems": 1})
+}
+
 fn chat_fields() -> Vec<Field> {
     let mut fields = vec![
-        ("messages", json!({"type": "array", "items": reference("Message"), "minItems": 1}), "The conversation."),
+        ("messages", messages(), "The conversation."),
         (
             "logprobs",
             json!({"type": "boolean", "default": false, "example": true}),
