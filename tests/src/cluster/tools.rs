@@ -112,14 +112,25 @@ impl Drop for Namespace {
     }
 }
 
-/// Prints the state of the cluster, for a test that failed.
+/// Prints the state of the cluster, for a test that failed, and the last words of each container that has restarted.
 pub(super) fn show() {
+    const RESTARTS: &str = "jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name} \
+                            {range .status.containerStatuses[*]}{.name}={.restartCount} {end}{\"\\n\"}{end}";
+    let look = |arguments: &[&str]| kubectl(arguments).unwrap_or_else(|error| format!("{error:#}"));
     let looks: [&[&str]; 3] = [
         &["get", "nodes"],
         &["get", "pods", "--all-namespaces", "-o", "wide"],
         &["events", "--all-namespaces", "--types=Warning"],
     ];
-    for look in looks {
-        eprintln!("--- kubectl {}\n{}", look.join(" "), kubectl(look).unwrap_or_else(|error| format!("{error:#}")));
+    for arguments in looks {
+        eprintln!("--- kubectl {}\n{}", arguments.join(" "), look(arguments));
+    }
+    for pod in look(&["get", "pods", "--all-namespaces", "-o", RESTARTS]).lines() {
+        let mut words = pod.split_whitespace();
+        let (Some(namespace), Some(name)) = (words.next(), words.next()) else { continue };
+        for container in words.filter_map(|word| word.split_once('=')).filter(|(_, count)| *count != "0") {
+            let logs = ["-n", namespace, "logs", name, "-c", container.0, "--previous", "--tail=20"];
+            eprintln!("--- kubectl {}\n{}", logs.join(" "), look(&logs));
+        }
     }
 }
