@@ -111,6 +111,20 @@ async fn a_stopped_worker_is_noticed_and_ends_when_it_wakes() {
     assert!(group.ready().await.ready);
 }
 
+/// Nobody takes the place of a worker that is silent for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_was_silent_comes_back_with_its_weights() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL));
+    let before = group.ready().await;
+    let worker = group.nodes[1].as_ref().expect("a worker").id();
+    signal_process(worker, "STOP");
+    group.await_status("the loss", |status| status.ranks[1].phase() == Phase::Lost).await;
+    signal_process(worker, "CONT");
+    let after = group.await_status("a new epoch", |status| status.ready && status.epoch > before.epoch).await;
+    assert_eq!((after.ranks[1].pid, after.recoveries), (worker, before.recoveries + 1));
+    assert_eq!(read_by(&after, 1), read_by(&before, 1), "the worker has read its weights once");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_head_leaves_no_orphan() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL));

@@ -171,6 +171,13 @@ impl Driver {
         }
     }
 
+    /// Ends the stream of a node with a status, unless a newer connection has taken its place.
+    fn close_connection(&mut self, node: usize, connection: u64, status: Status) {
+        if let Some(stream) = self.streams[node].take_if(|stream| stream.connection == connection) {
+            stream.close(status);
+        }
+    }
+
     /// Carries out the group's actions in order.
     pub(super) fn apply_actions(&mut self, actions: Vec<Action>) {
         for action in actions {
@@ -179,10 +186,11 @@ impl Driver {
                 Action::Send { node, message } => self.send_to_node(node, message),
                 Action::Evict { node, connection, reason } => {
                     tracing::warn!(node, reason, "evicted a node");
-                    let matching = self.streams[node].take_if(|stream| stream.connection == connection);
-                    if let Some(stream) = matching {
-                        stream.close(Status::aborted(format!("evicted: {reason}")));
-                    }
+                    self.close_connection(node, connection, Status::aborted(format!("evicted: {reason}")));
+                }
+                Action::Disconnect { node, connection, reason } => {
+                    tracing::warn!(node, reason, "closed a node's control stream: the node may dial again");
+                    self.close_connection(node, connection, Status::unavailable(reason));
                 }
                 Action::FailEpoch { reason } => {
                     tracing::warn!(

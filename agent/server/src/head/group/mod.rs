@@ -53,6 +53,12 @@ pub(crate) enum Action {
         connection: u64,
         reason: String,
     },
+    /// End the node's stream with this reason. The node dials again, with its weights.
+    Disconnect {
+        node: usize,
+        connection: u64,
+        reason: String,
+    },
     /// A failure ended the epoch. Put the running sequences back into the queue.
     FailEpoch {
         reason: String,
@@ -177,6 +183,15 @@ impl HeadGroup {
     pub(crate) fn evict(&mut self, node: usize, reason: &str, now: Instant) -> Vec<Action> {
         let Some(connection) = self.connection(node) else { return Vec::new() };
         let mut actions = vec![Action::Evict { node, connection, reason: reason.to_owned() }];
+        actions.extend(self.detach(node, connection, reason, now));
+        actions
+    }
+
+    /// Ends the stream of a node that may come back, and empties the node's slot for whoever comes first: the same process
+    /// with its weights, or its successor.
+    pub(crate) fn disconnect(&mut self, node: usize, reason: &str, now: Instant) -> Vec<Action> {
+        let Some(connection) = self.connection(node) else { return Vec::new() };
+        let mut actions = vec![Action::Disconnect { node, connection, reason: reason.to_owned() }];
         actions.extend(self.detach(node, connection, reason, now));
         actions
     }

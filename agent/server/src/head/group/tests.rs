@@ -129,11 +129,17 @@ fn a_newer_process_evicts_an_older_one() {
 }
 
 #[test]
-fn a_silent_node_is_evicted_within_a_second() {
+fn a_silent_node_is_disconnected_within_a_second_and_may_come_back() {
     let mut history = History::new_formed(3);
     assert_eq!(history.pass_time(700, &[(0, 1), (1, 1)]), []);
     let actions = history.pass_time(200, &[(0, 1), (1, 1)]);
-    assert_eq!((evicted_nodes(&actions), failed_epochs(&actions)), (vec![2], 1));
+    let disconnected = |action: &Action| matches!(action, Action::Disconnect { node: 2, connection: 2, .. });
+    assert!(actions.iter().any(disconnected), "{actions:?}");
+    assert_eq!((evicted_nodes(&actions), failed_epochs(&actions)), (vec![], 1));
+    assert_eq!(history.group.connection(2), None);
+    history.attach(2, 9);
+    let actions = history.group.node_loaded(2, loaded(12), history.now);
+    assert_eq!(form_messages(&actions), vec![(2, 10); 3]);
 }
 
 #[test]

@@ -15,13 +15,13 @@ const STALL_TIMEOUT: Duration = Duration::from_millis(900);
 const PAUSE_THRESHOLD: Duration = Duration::from_millis(300);
 
 impl HeadGroup {
-    /// Evicts silent and hung nodes, ends a stalled epoch, and forms the next epoch when its time has come. The driver
+    /// Disconnects silent nodes, evicts hung ones, ends a stalled epoch, and forms the next epoch when its time has come. The driver
     /// calls this about every 50 ms.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Action> {
         self.forgive_own_pause(now);
         let silent = self.members().find(|member| now.duration_since(member.last_heartbeat_at) > HEARTBEAT_TIMEOUT);
         if let Some(node) = silent.map(|member| member.hello.node as usize) {
-            return self.evict(node, "no heartbeat for 0.8 s: dead, stopped or cut off", now);
+            return self.disconnect(node, "no heartbeat for 0.8 s: dead, stopped or cut off", now);
         }
         match self.state {
             GroupState::Gathering { not_before } if not_before.is_some_and(|at| now >= at) => {
