@@ -5,8 +5,8 @@
 use lockstep_proto::choices::Quantization;
 use lockstep_proto::names::{env, port};
 
-use super::{Addresses, EnvVar, Names, Role, world_size};
-use crate::resource::{InferenceClusterSpec, Serving};
+use super::{API_KEYS_DIR, Addresses, CLIENT_TLS_DIR, EnvVar, Names, Role, world_size};
+use crate::resource::{InferenceClusterSpec, LocalObject, Origin, SecretKeyRef, Serving};
 
 /// Sets the variable of each field of a struct. Every field is named, so that a new one does not compile before it reaches
 /// the agent.
@@ -121,12 +121,22 @@ fn set_service(set: &mut impl FnMut(&'static str, String), spec: &InferenceClust
         set(env::QUANTIZATION, spec.model.quantization.as_str().to_owned());
     }
     let kv_cache_memory = kv_memory(&spec.serving.kv_cache_memory, world_size(spec), addresses);
-    set_fields!(set, Serving { kv_cache_memory, ..spec.serving.clone() }, Serving {
+    let mut serving = Serving { kv_cache_memory, ..spec.serving.clone() };
+    if let Addresses::Local { .. } = addresses {
+        (serving.api_keys_secret_ref, serving.tls_secret_ref) = (None, None);
+    }
+    if serving.tls_secret_ref.is_some() {
+        set(env::SSL_KEYFILE, format!("{CLIENT_TLS_DIR}/tls.key"));
+    }
+    set_fields!(set, serving, Serving {
         max_num_seqs => MAX_NUM_SEQS,
         max_num_batched_tokens => MAX_NUM_BATCHED_TOKENS,
         context_length => CONTEXT_LENGTH,
         kv_cache_memory => KV_CACHE_MEMORY,
         recovery_timeout => RECOVERY_TIMEOUT,
+        allowed_origins => ALLOWED_ORIGINS,
+        api_keys_secret_ref => API_KEY_FILE,
+        tls_secret_ref => SSL_CERTFILE,
     });
 }
 
@@ -134,6 +144,27 @@ fn set_service(set: &mut impl FnMut(&'static str, String), spec: &InferenceClust
 trait ToVariable {
     /// Returns the value. `None` if the field is not set, which leaves the agent's own default.
     fn to_variable(&self) -> Option<String>;
+}
+
+impl ToVariable for Vec<Origin> {
+    fn to_variable(&self) -> Option<String> {
+        let origins: Vec<_> = self.iter().map(|origin| origin.0.as_str()).collect();
+        (!origins.is_empty()).then(|| origins.join(","))
+    }
+}
+
+/// The file of keys in the head's container.
+impl ToVariable for Option<SecretKeyRef> {
+    fn to_variable(&self) -> Option<String> {
+        self.as_ref().map(|secret| format!("{API_KEYS_DIR}/{}", secret.key))
+    }
+}
+
+/// The certificate of the client ports in the head's container.
+impl ToVariable for Option<LocalObject> {
+    fn to_variable(&self) -> Option<String> {
+        self.as_ref().map(|_| format!("{CLIENT_TLS_DIR}/tls.crt"))
+    }
 }
 
 impl ToVariable for u32 {

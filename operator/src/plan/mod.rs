@@ -29,6 +29,10 @@ pub const HEAD: &str = "head";
 pub const RANK: &str = "rank";
 /// Folder of a container's certificates.
 pub const TLS_DIR: &str = "/etc/lockstep/tls";
+/// Folder of the keys of clients, in a head's container.
+pub const API_KEYS_DIR: &str = "/etc/lockstep/api-keys";
+/// Folder of the certificate of the client ports, in a head's container.
+pub const CLIENT_TLS_DIR: &str = "/etc/lockstep/client-tls";
 /// File of the group's key in a container.
 pub const GROUP_KEY_FILE: &str = "/etc/lockstep/tls/group.key";
 /// Folder of the weights of a `pvc://` or `oci://` source in a container.

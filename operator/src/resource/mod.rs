@@ -24,7 +24,9 @@ pub use pods::{
     PlacementPolicy, ServiceSpec, ServiceType, UpdateStrategy, Variable,
 };
 pub use status::InferenceClusterStatus;
-pub use types::{Backend, InferenceCluster, InferenceClusterSpec, Model, Overlay, Parallelism, SecretKeyRef, Serving};
+pub use types::{
+    Backend, InferenceCluster, InferenceClusterSpec, Model, Origin, Overlay, Parallelism, SecretKeyRef, Serving,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

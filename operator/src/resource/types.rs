@@ -298,7 +298,29 @@ pub struct Serving {
             .message("must be a time in seconds or minutes of at most an hour, e.g. 120s or 2m")
     )]
     pub recovery_timeout: String,
+    /// Origins of web pages whose scripts may call the HTTP endpoint (e.g. https://chat.example.com), or `*` for all. At
+    /// most 32. Default: pages of the client's own machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(
+        validation = Rule::new("self.all(origin, origin == '*' || origin.matches('^https?://[^/, ]+$'))")
+            .message("an origin is a scheme and a host without a path, e.g. https://chat.example.com, or *")
+    )]
+    pub allowed_origins: Vec<Origin>,
+    /// Secret with the keys of which clients must send one (as `Authorization: Bearer KEY`), one a line. The heads read a
+    /// changed Secret anew. Default: no keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_keys_secret_ref: Option<SecretKeyRef>,
+    /// Secret of type kubernetes.io/tls with the certificate of the client ports. The heads then serve HTTPS and gRPC over
+    /// TLS, and read a changed Secret anew. Default: no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_secret_ref: Option<LocalObject>,
 }
+
+/// Origin of a web page: a scheme and a host without a path (e.g. https://chat.example.com), or `*` for all.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct Origin(#[schemars(length(min = 1, max = 256))] pub String);
 
 impl Default for Serving {
     fn default() -> Self {

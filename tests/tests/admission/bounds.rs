@@ -43,7 +43,10 @@ fn list_own_bounds(schema: &Value, sample: &Value) -> Vec<(Value, Value)> {
         // The entries differ, because a list may accept each entry only once.
         let entry = |index: i64| {
             let mut entry = sample[0].clone();
-            entry["name"] = json!(format!("a{index}"));
+            match &mut entry {
+                Value::String(text) => text.push_str(&index.to_string()),
+                entry => entry["name"] = json!(format!("a{index}")),
+            }
             entry
         };
         (0..length).map(entry).collect::<Value>()

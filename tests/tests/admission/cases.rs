@@ -272,6 +272,13 @@ pub const CASES: &[Case] = &[
         "in seconds or minutes",
     ),
     case(
+        "origins of pages",
+        "spec: { serving: { allowedOrigins: ['*', 'https://chat.example.com:8443'] } }",
+        "spec: { serving: { allowedOrigins: ['https://chat.example.com/page'] } }",
+        "spec.serving.allowedOrigins",
+        "without a path",
+    ),
+    case(
         "the longest drain",
         "spec: { updateStrategy: { drainTimeout: 3600s } }",
         "spec: { updateStrategy: { drainTimeout: 3601s } }",
@@ -328,6 +335,9 @@ const WHOLE_SPEC: &str = "
     contextLength: 128
     kvCacheMemory: 8Mi
     recoveryTimeout: 30s
+    allowedOrigins: [https://chat.example.com]
+    apiKeysSecretRef: { name: keys, key: team }
+    tlsSecretRef: { name: endpoint }
   image: registry.example/agent:1
   imagePullPolicy: IfNotPresent
   imagePullSecrets: [{ name: registry }]

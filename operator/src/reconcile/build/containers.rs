@@ -62,7 +62,7 @@ pub(super) fn build_container(cluster: &Validated, plan: &ContainerPlan, role: P
         ..Default::default()
     };
     match (plan.name, role) {
-        (HEAD, _) => set_head_probes(&mut container),
+        (HEAD, _) => set_head_probes(&mut container, client_scheme(cluster)),
         (_, PodRole::Worker) => set_worker_probes(&mut container),
         (_, PodRole::Head) => set_head_rank_probes(&mut container),
     }
@@ -184,10 +184,21 @@ fn wait_before_stop() -> Lifecycle {
     Lifecycle { pre_stop: Some(LifecycleHandler { sleep: Some(sleep), ..Default::default() }), ..Default::default() }
 }
 
-fn set_head_probes(container: &mut Container) {
-    container.startup_probe = Some(http_probe(port_name::HTTP, "/health", 1, 5, 120));
-    container.liveness_probe = Some(liveness_probe(port_name::HTTP, "/health"));
-    container.readiness_probe = Some(http_probe(port_name::HTTP, "/accepting", 1, 2, 2));
+/// Returns the scheme of the client ports, if it is not HTTP.
+pub(super) fn client_scheme(cluster: &Validated) -> Option<&'static str> {
+    cluster.spec.serving.tls_secret_ref.as_ref().map(|_| "HTTPS")
+}
+
+fn set_head_probes(container: &mut Container, scheme: Option<&str>) {
+    let over = |mut probe: Probe| {
+        if let Some(action) = &mut probe.http_get {
+            action.scheme = scheme.map(Into::into);
+        }
+        Some(probe)
+    };
+    container.startup_probe = over(http_probe(port_name::HTTP, "/health", 1, 5, 120));
+    container.liveness_probe = over(liveness_probe(port_name::HTTP, "/health"));
+    container.readiness_probe = over(http_probe(port_name::HTTP, "/accepting", 1, 2, 2));
 }
 
 /// Sets the probes of a worker. The startup probe is one long request, which the rank answers when it has loaded.

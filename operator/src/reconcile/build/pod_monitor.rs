@@ -4,7 +4,7 @@
 use kube::core::DynamicObject;
 use serde_json::json;
 
-use super::containers::port_name;
+use super::containers::{client_scheme, port_name};
 use crate::objects::{kinds, label, labels};
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::Validated;
@@ -13,11 +13,17 @@ use crate::reconcile::validate::Validated;
 pub(super) fn build_pod_monitor(cluster: &Validated) -> DynamicObject {
     let name = ClusterNames::new(&cluster.identity.name).cluster();
     let endpoint = |port: &str| json!({ "port": port, "path": "/metrics" });
+    let mut heads = endpoint(port_name::HTTP);
+    if client_scheme(cluster).is_some() {
+        heads["scheme"] = json!("https");
+        // A scrape goes to a pod's address, which no certificate names.
+        heads["tlsConfig"] = json!({ "insecureSkipVerify": true });
+    }
     let mut object = DynamicObject::new(&name, &kinds::pod_monitor()).data(json!({
         "spec": {
             "selector": labels::select_pods(&cluster.identity.name, None, None),
             "podTargetLabels": [label::CLUSTER, label::GROUP, label::ROLE],
-            "podMetricsEndpoints": [endpoint(port_name::HTTP), endpoint(port_name::PROBE)],
+            "podMetricsEndpoints": [heads, endpoint(port_name::PROBE)],
         }
     }));
     object.metadata = cluster.identity.metadata(name, labels::cluster_labels(&cluster.identity.name));

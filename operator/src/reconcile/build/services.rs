@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lockstep_proto::names::port;
 
-use super::containers::port_name;
+use super::containers::{client_scheme, port_name};
 use crate::objects::{PodRole, labels};
 use crate::plan::{ClusterNames, Names};
 use crate::reconcile::validate::Validated;
@@ -38,6 +38,10 @@ pub(super) fn headless_service(cluster: &Validated, names: &Names) -> Service {
 pub(super) fn client_service(cluster: &Validated) -> Service {
     let names = ClusterNames::new(&cluster.identity.name);
     let service = &cluster.spec.service;
+    let (grpc, http) = match client_scheme(cluster) {
+        Some(_) => ("https", "https"),
+        None => ("kubernetes.io/h2c", "http"),
+    };
     let mut metadata = cluster.identity.metadata(names.service(), labels::cluster_labels(&cluster.identity.name));
     metadata.annotations = (!service.annotations.is_empty()).then(|| service.annotations.clone());
     Service {
@@ -46,8 +50,8 @@ pub(super) fn client_service(cluster: &Validated) -> Service {
             type_: Some(service.kind.as_str().into()),
             selector: labels::select_pods(&cluster.identity.name, None, Some(PodRole::Head)).match_labels,
             ports: Some(vec![
-                service_port(port_name::GRPC, port::GRPC, Some("kubernetes.io/h2c")),
-                service_port(port_name::HTTP, port::HTTP, Some("http")),
+                service_port(port_name::GRPC, port::GRPC, Some(grpc)),
+                service_port(port_name::HTTP, port::HTTP, Some(http)),
             ]),
             ..Default::default()
         }),

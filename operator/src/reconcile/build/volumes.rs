@@ -6,7 +6,10 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::plan::{ClusterNames, ContainerPlan, HEAD, MODELS_DIR, ModelVolume, RANK, TLS_DIR, model_volume};
+use crate::plan::{
+    API_KEYS_DIR, CLIENT_TLS_DIR, ClusterNames, ContainerPlan, HEAD, MODELS_DIR, ModelVolume, RANK, TLS_DIR,
+    model_volume,
+};
 use crate::reconcile::validate::{Collectives, Validated};
 
 /// Home folder, which also holds temporary files. Each container has a folder of its own, and can write to no other
@@ -27,6 +30,8 @@ const SECRET_MODE: i32 = 0o440;
 
 const MODEL: &str = "model";
 const CACHE_VOLUME: &str = "model-cache";
+const API_KEYS: &str = "api-keys";
+const CLIENT_TLS: &str = "client-tls";
 const SHM: &str = "shared-memory";
 
 fn tmp_volume_name(container: &str) -> String {
@@ -56,6 +61,13 @@ pub(super) fn pod_volumes(cluster: &Validated, containers: &[ContainerPlan]) -> 
         all.push(empty_dir(SHM.into(), memory));
     }
     all.extend(model_volume(&cluster.spec.model.source).map(build_model_volume));
+    if containers.iter().any(|container| container.name == HEAD) {
+        let serving = &cluster.spec.serving;
+        let keys = serving.api_keys_secret_ref.as_ref();
+        all.extend(keys.map(|secret| secret_volume(API_KEYS.into(), secret.name.clone())));
+        let tls = serving.tls_secret_ref.as_ref();
+        all.extend(tls.map(|secret| secret_volume(CLIENT_TLS.into(), secret.name.clone())));
+    }
     if cluster.spec.model_cache.is_some() {
         all.push(claim_volume(CACHE_VOLUME, names.cache_claim(), false));
     }
@@ -68,6 +80,13 @@ pub(super) fn container_mounts(cluster: &Validated, container: &str) -> Vec<Volu
     let mut all = vec![mount(tmp_volume_name(container), TMP, false), mount(tls_volume_name(container), TLS_DIR, true)];
     if cluster.collectives == Collectives::Nccl && container == RANK {
         all.push(mount(SHM.into(), SHARED_MEMORY, false));
+    }
+    let serving = &cluster.spec.serving;
+    if container == HEAD && serving.api_keys_secret_ref.is_some() {
+        all.push(mount(API_KEYS.into(), API_KEYS_DIR, true));
+    }
+    if container == HEAD && serving.tls_secret_ref.is_some() {
+        all.push(mount(CLIENT_TLS.into(), CLIENT_TLS_DIR, true));
     }
     if model_volume(&cluster.spec.model.source).is_some() {
         all.push(mount(MODEL.into(), MODELS_DIR, true));

@@ -55,6 +55,7 @@ pub(super) fn compute(
     let desired = revision(&cluster.spec);
     let names = ClusterNames::new(&cluster.identity.name);
     let host = names.service_host(&cluster.identity.namespace);
+    let scheme = if cluster.spec.serving.tls_secret_ref.is_some() { "https" } else { "http" };
     let ready = groups.iter().filter(|group| group.ready && group.index < wanted as i32).count();
     let mut status = InferenceClusterStatus {
         observed_generation: Some(cluster.generation),
@@ -64,7 +65,7 @@ pub(super) fn compute(
         updated_replicas: groups.iter().filter(|group| group.revision == desired).count() as i32,
         selector: Some(head_selector(&cluster.identity.name)),
         endpoint: Some(format!("{host}:{}", port::GRPC)),
-        http_endpoint: Some(format!("http://{host}:{}/v1", port::HTTP)),
+        http_endpoint: Some(format!("{scheme}://{host}:{}/v1", port::HTTP)),
         backend: Some(cluster.collectives.as_str().into()),
         model: model_facts(cluster, object, seen),
         summary: None,

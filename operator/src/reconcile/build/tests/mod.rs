@@ -78,6 +78,41 @@ fn a_model_of_the_hub_in_a_cache() {
 }
 
 #[test]
+fn secrets_for_clients_reach_only_the_head() {
+    let spec = "{ model: { source: 'builtin://tiny' }, workers: 1, serving: { allowedOrigins: [https://a.example], \
+                apiKeysSecretRef: { name: keys, key: team }, tlsSecretRef: { name: endpoint } } }";
+    let objects = all_objects(&cluster(spec));
+    let mut containers = Vec::new();
+    for set in pods_only(objects.clone()) {
+        let pod = &set.object.data["spec"]["template"]["spec"];
+        let secrets: Vec<_> = pod["volumes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|volume| volume["secret"]["secretName"].as_str())
+            .collect();
+        let is_head = pod["containers"].as_array().unwrap().len() == 2;
+        assert_eq!(secrets.contains(&"keys") && secrets.contains(&"endpoint"), is_head, "{secrets:?}");
+        containers.extend(pod["containers"].as_array().unwrap().clone());
+    }
+    for container in containers {
+        let text = container.to_string();
+        let is_head = container["name"] == "head";
+        for part in
+            ["LOCKSTEP_API_KEY_FILE", "/etc/lockstep/api-keys/team", "LOCKSTEP_SSL_KEYFILE", "https://a.example"]
+        {
+            assert_eq!(text.contains(part), is_head, "{part}: {text}");
+        }
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            let scheme = container[probe]["httpGet"]["scheme"].as_str();
+            assert_eq!(scheme, is_head.then_some("HTTPS"), "{probe}: {text}");
+        }
+    }
+    let text = render(&objects);
+    assert!(text.contains("scheme: https") && text.contains("appProtocol: https"), "{text}");
+}
+
+#[test]
 fn overlays() {
     let spec = "
   model: { source: 'pvc://models/llama-8b' }
