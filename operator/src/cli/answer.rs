@@ -6,8 +6,8 @@ use std::time::Instant;
 use lockstep_proto::chat::Figures;
 use lockstep_proto::v1::inference_client::InferenceClient;
 use lockstep_proto::v1::{ChatMessage, ChatRequest, FinishReason, GenerateRequest, generate_request};
-use tonic::transport::Channel;
 
+use super::access::Connection;
 use super::endpoint::EndpointError;
 use super::sampling::SamplingArgs;
 
@@ -29,7 +29,7 @@ pub(super) struct Answer {
 /// # Errors
 /// Fails if the group refuses the request, the connection breaks, or `out` fails.
 pub(super) async fn stream_answer(
-    client: &mut InferenceClient<Channel>,
+    client: &mut InferenceClient<Connection>,
     question: Question,
     sampling: &SamplingArgs,
     mut out: impl FnMut(&str) -> io::Result<()>,

@@ -10,10 +10,10 @@ use lockstep_proto::chat::{self, Input};
 use lockstep_proto::v1::ChatMessage;
 use lockstep_proto::v1::inference_client::InferenceClient;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
-use tonic::transport::Channel;
 
+use super::access::Connection;
 use super::answer::{self, Question, message};
-use super::endpoint::EndpointFlag;
+use super::endpoint::EndpointFlags;
 use super::kubernetes::{KubernetesFlags, forward};
 use super::sampling::SamplingArgs;
 
@@ -31,13 +31,13 @@ pub(super) struct ChatArgs {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]
-    endpoint: EndpointFlag,
+    endpoint: EndpointFlags,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
 struct Conversation {
-    client: InferenceClient<Channel>,
+    client: InferenceClient<Connection>,
     sampling: SamplingArgs,
     /// System message before the conversation.
     system: Option<String>,
@@ -48,7 +48,9 @@ struct Conversation {
 
 pub(super) async fn run(args: ChatArgs) -> anyhow::Result<ExitCode> {
     let (client, peer) = match &args.name {
-        Some(name) => (forward::inference(&args.kubernetes.connect().await?, name).await?, name.clone()),
+        Some(name) => {
+            (forward::inference(&args.kubernetes.connect().await?, name, &args.endpoint.access).await?, name.clone())
+        }
         None => {
             let endpoint = args.endpoint.resolve()?;
             (endpoint.inference().await?, endpoint.to_string())

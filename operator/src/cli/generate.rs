@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::answer::{self, Question};
-use super::endpoint::EndpointFlag;
+use super::endpoint::EndpointFlags;
 use super::kubernetes::{KubernetesFlags, forward};
 use super::sampling::SamplingArgs;
 
@@ -31,7 +31,7 @@ pub(super) struct GenerateArgs {
     #[command(flatten)]
     kubernetes: KubernetesFlags,
     #[command(flatten)]
-    endpoint: EndpointFlag,
+    endpoint: EndpointFlags,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -49,7 +49,7 @@ pub(super) async fn run(args: GenerateArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let mut client = match &name {
-        Some(name) => forward::inference(&args.kubernetes.connect().await?, name).await?,
+        Some(name) => forward::inference(&args.kubernetes.connect().await?, name, &args.endpoint.access).await?,
         None => args.endpoint.resolve()?.inference().await?,
     };
     let answer = tokio::select! {

@@ -2,6 +2,7 @@
 //!
 //! Standard output carries only the result of a command (an answer, a plan, a table). All else goes to standard error.
 
+mod access;
 mod answer;
 mod chat;
 mod endpoint;

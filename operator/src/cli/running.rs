@@ -116,7 +116,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("lockstep");
         assert_eq!(groups_in(&folder), []);
-        let group = RunningGroup { name: "quickstart".into(), endpoint: Endpoint::new("127.0.0.1", 7) };
+        let group = RunningGroup { name: "quickstart".into(), endpoint: Endpoint::new([127, 0, 0, 1].into(), 7) };
         let registration = Registration::in_folder(&folder, &group).unwrap();
         assert_eq!(groups_in(&folder), std::slice::from_ref(&group));
 
@@ -133,7 +133,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let group = RunningGroup { name: "x".into(), endpoint: Endpoint::new("127.0.0.1", 7) };
+        let group = RunningGroup { name: "x".into(), endpoint: Endpoint::new([127, 0, 0, 1].into(), 7) };
         let error = Registration::in_folder(folder.path(), &group).err().unwrap();
         assert!(error.to_string().contains("only this user writes"), "{error}");
     }

@@ -15,7 +15,7 @@ use kube::runtime::watcher::{self, Event};
 use lockstep_proto::v1::{ClusterStatus, GetStatusRequest, RankStatus, WatchRequest};
 use serde_json::json;
 
-use super::endpoint::{EndpointError, EndpointFlag};
+use super::endpoint::{EndpointError, EndpointFlags};
 use super::kubernetes::{self, KubernetesFlags, tree};
 use crate::plan;
 use crate::resource::InferenceCluster;
@@ -35,7 +35,7 @@ pub(super) struct StatusArgs {
     #[arg(short = 'A', long)]
     all_namespaces: bool,
     #[command(flatten)]
-    endpoint: EndpointFlag,
+    endpoint: EndpointFlags,
     /// Keep running and show every change
     #[arg(short, long)]
     watch: bool,

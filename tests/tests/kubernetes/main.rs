@@ -2,6 +2,7 @@
 //! Each trial starts from the state that the trial before it left. By the prefix `end_to_end::`, `make test` leaves
 //! these trials out of the run of all other tests, and runs them beside it.
 
+mod access;
 mod faults;
 mod leave;
 mod models;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         ),
         trial("end_to_end::the_plugin_reaches_it_through_the_api_server", serve::the_plugin_reaches_it),
         trial("end_to_end::helm_test_generates_a_token", serve::helm_test_generates_a_token),
+        trial("end_to_end::keys_and_certificates_come_from_secrets", access::keys_and_certificates_come_from_secrets),
         async_trial("end_to_end::a_change_of_groups_loses_no_request", serve::a_change_of_groups_loses_no_request),
         async_trial("end_to_end::a_worker_is_replaced_alone", faults::a_worker_is_replaced_alone),
         async_trial(

@@ -1,21 +1,37 @@
 //! A gRPC channel to a head's pod through the port-forward of the API server. It needs neither a port of this machine
 //! nor kubectl.
 
+use std::sync::Arc;
+
 use anyhow::{Context, anyhow, bail};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use lockstep_proto::names::port;
 use lockstep_proto::v1::inference_client::InferenceClient;
-use tonic::transport::{Channel, Endpoint};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tonic::transport::Endpoint;
 use tower::service_fn;
 
 use super::{Kubernetes, describe_error, selector};
+use crate::cli::access::{AccessFlags, Connection, tls_to_anybody};
 use crate::objects::{PodRole, label};
 
+/// A stream of a connection, in plain text or inside TLS.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// Connects to a head of cluster `name` that accepts requests.
-pub(in crate::cli) async fn inference(kubernetes: &Kubernetes, name: &str) -> anyhow::Result<InferenceClient<Channel>> {
-    kubernetes.cluster(name).await?;
+pub(in crate::cli) async fn inference(
+    kubernetes: &Kubernetes,
+    name: &str,
+    access: &AccessFlags,
+) -> anyhow::Result<InferenceClient<Connection>> {
+    let cluster = kubernetes.cluster(name).await?;
+    // The API server vouches for the pod. A certificate names the Service, which is not dialled here.
+    let tls = cluster.spec.serving.tls_secret_ref.map(|_| tls_to_anybody()).transpose()?.map(Arc::new);
     let heads = format!("{},{}={}", selector(name), label::ROLE, PodRole::Head.as_str());
     let heads = kubernetes
         .pods()
@@ -29,18 +45,26 @@ pub(in crate::cli) async fn inference(kubernetes: &Kubernetes, name: &str) -> an
     let api = kubernetes.pods();
     let forwarded = pod.clone();
     let connect = service_fn(move |_| {
-        let (api, pod) = (api.clone(), forwarded.clone());
+        let (api, pod, tls) = (api.clone(), forwarded.clone(), tls.clone());
         async move {
             let mut forwarder = api.portforward(&pod, &[port::GRPC]).await.map_err(|error| describe_error(&error))?;
             let stream = forwarder
                 .take_stream(port::GRPC)
                 .ok_or_else(|| anyhow!("the API server opened no stream for the port-forward"))?;
+            let stream: Box<dyn Stream> = match tls {
+                Some(tls) => {
+                    let name = ServerName::try_from("head.lockstep")?;
+                    Box::new(TlsConnector::from(tls).connect(name, stream).await?)
+                }
+                None => Box::new(stream),
+            };
             Ok::<_, anyhow::Error>(TokioIo::new(stream))
         }
     });
     // The address only names the peer in HTTP/2. All bytes go through the connector.
     let channel = Endpoint::from_static("http://head.lockstep").connect_with_connector(connect).await;
-    Ok(InferenceClient::new(channel.with_context(|| format!("forward port {} of {pod}", port::GRPC))?))
+    let channel = channel.with_context(|| format!("forward port {} of {pod}", port::GRPC))?;
+    Ok(InferenceClient::new(access.connection(channel)))
 }
 
 /// Returns true if the readiness probe of the head (`/accepting`) succeeds.

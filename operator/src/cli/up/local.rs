@@ -157,12 +157,8 @@ pub(super) fn addresses(host: IpAddr, ports: LocalPorts, spec: &InferenceCluster
     Addresses::Local { host: host.to_string(), ports, threads: threads_per_rank(spec) }
 }
 
-/// Returns the host at which a client on this machine reaches a port that is bound to `host`.
-pub(super) fn client_host(host: IpAddr) -> String {
-    client_address(host).to_string()
-}
-
-fn client_address(host: IpAddr) -> IpAddr {
+/// Returns the address at which a client on this machine reaches a port that is bound to `host`.
+pub(super) fn client_address(host: IpAddr) -> IpAddr {
     match host {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

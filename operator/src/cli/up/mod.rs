@@ -102,7 +102,7 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         console.print(&line);
     }
     let mut group = LocalGroup::start(local::members(group, &program), &console);
-    let endpoint = Endpoint::new(&local::client_host(args.host), ports.grpc);
+    let endpoint = Endpoint::new(local::client_address(args.host), ports.grpc);
     let running = RunningGroup { name: cluster.name_any(), endpoint: endpoint.clone() };
     let registration = Registration::new(&running);
     if let Err(error) = &registration {
