@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs a router before two groups: routers.py AGENT ROUTER
 
-Each group is one process that serves the built-in model in f32. The router sends requests to both: `smg` by gRPC,
+Both groups serve the built-in model in f32, one with three ranks and one with one. The router sends requests to both: `smg` by gRPC,
 `vllm-router` and `sglang-router` by HTTP. An answer that comes through the router must equal the answer of a group's own HTTP
 port, whole and streamed. Then one group gets SIGTERM while clients ask the router: both groups must answer, no request may be
-lost, and the process must end with status 0. Exits with 0 and prints one line per check. After a failure, this program prints
+lost, and its processes must end with status 0. Exits with 0 and prints one line per check. After a failure, this program prints
 all logs.
 """
 
@@ -23,7 +23,7 @@ import urllib.request
 
 import openai
 
-from with_agent import END_S, READY_S, free_port, wait_until_ready
+from with_agent import END_S, READY_S, environment, free_port, wait_until_ready
 
 MAX_TOKENS = 24
 CLIENTS = 8
@@ -32,12 +32,14 @@ ROUNDS = 8
 # Different prompts of the clients.
 PROMPTS = 7
 TIMEOUT_S = 60
+# Ranks of each group. The first one is drained.
+RANKS = (3, 1)
 # A router that asks a hub for the tokenizer gets no answer here, and takes that of the group.
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
 
 @contextlib.contextmanager
-def process(command, log, **variables):
+def process(command, log, variables):
     with open(log, "w") as output:
         options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
         running = subprocess.Popen(command, env=os.environ | variables, **options)
@@ -153,13 +155,14 @@ def check_drain(router, groups, ports):
     while len(outcomes) < total // 2:  # from now on, requests run all the time
         time.sleep(0.01)
     before = answered(ports[0]) - at_first[0]
-    groups[0].send_signal(signal.SIGTERM)
+    groups[0][0].send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
     assert len(outcomes) == total and {reason for *_, reason in outcomes} <= {"stop", "length"}, outcomes
     texts = {(prompt, text) for prompt, text, _ in outcomes}
     assert len(texts) == PROMPTS, f"a prompt has several answers: {sorted(texts)}"
-    assert groups[0].wait(END_S) == 0, "the drained group ended with a failure"
+    for member in groups[0]:
+        assert member.wait(END_S) == 0, "a process of the drained group ended with a failure"
     assert before > 0, "the router sent nothing to the first group"
     after = answered(ports[1]) - at_first[1]
     assert after >= total // 2 - CLIENTS, f"the second group answered {after} requests of {total}"
@@ -173,15 +176,18 @@ def main(agent, name):
             ports = [{"http": free_port(), "grpc": free_port()} for _ in range(2)]
             command = [agent, "plain", "-m", "builtin://tiny", "--dtype=f32", "--host=127.0.0.1"]
             groups = []
-            for port in ports:
+            for port, ranks in zip(ports, RANKS):
                 group = [*command, f"--http-port={port['http']}", f"--grpc-port={port['grpc']}"]
-                groups.append(stack.enter_context(process(group, folder / f"group-{port['http']}")))
-            for group, port in zip(groups, ports):
-                wait_until_ready(group, f"http://127.0.0.1:{port['http']}/ready")
+                ring = [free_port() for _ in range(ranks)]
+                logs = [folder / f"group-{port['http']}-{rank}" for rank in range(ranks)]
+                members = [process(group, log, environment(ring, rank)) for rank, log in enumerate(logs)]
+                groups.append([stack.enter_context(member) for member in members])
+            for (head, *_), port in zip(groups, ports):
+                wait_until_ready(head, f"http://127.0.0.1:{port['http']}/ready")
             port = free_port()
             launch = [*launch, "--host=127.0.0.1", f"--port={port}", "--policy=round_robin", f"--prometheus-port={free_port()}"]
             launch += ["--worker-urls", *(f"{scheme}://127.0.0.1:{group[scheme]}" for group in ports)]
-            router = stack.enter_context(process(launch, folder / name, **NO_HUB))
+            router = stack.enter_context(process(launch, folder / name, NO_HUB))
             wait(router, port, len(groups))
             check_answers(port, ports[0]["http"])
             print(f"ok answers through {name}", flush=True)
