@@ -130,7 +130,7 @@ async fn one_answer_names_all_faults() {
         (
             CHAT,
             chat(
-                json!({"stream": true, "stream_options": {"include_usage": "true"}, "temperature": "hot", "audio": 1}),
+                json!({"stream": true, "stream_options": {"include_usage": "perhaps"}, "temperature": "hot", "audio": 1}),
             ),
             "stream_options.include_usage, temperature, audio",
         ),

@@ -54,11 +54,15 @@ impl FromField for i64 {
     }
 }
 
+/// Texts are accepted as well, because vLLM accepts them.
 impl FromField for bool {
     const EXPECTED: &'static str = "true or false";
 
     fn from_field(value: Value) -> Option<Self> {
-        value.as_bool()
+        match value.as_str() {
+            Some(text) => text.parse().ok(),
+            None => value.as_bool(),
+        }
     }
 }
 
@@ -182,5 +186,14 @@ mod tests {
         assert_eq!(i64::from_field(json!(-1)), Some(-1));
         assert_eq!(i64::from_field(number("18446744073709551616")), None, "it is a float, and not exact");
         assert_eq!(i64::from_field(number("-3.0")), Some(-3));
+    }
+
+    #[test]
+    fn truth_may_be_spelled_as_a_text() {
+        for (value, expected) in
+            [(json!(true), Some(true)), (json!("false"), Some(false)), (json!("yes"), None), (json!(1), None)]
+        {
+            assert_eq!(bool::from_field(value.clone()), expected, "{value}");
+        }
     }
 }
