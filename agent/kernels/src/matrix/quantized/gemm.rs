@@ -2,8 +2,9 @@
 //!
 //! Work is cut as in the product of floating-point weights (`matrix::gemm`): tiles of rows, and runs of panels. A
 //! thread reads two streams of panels if a tile has one or two rows, and one stream if a tile has more. The sum over
-//! the 16 or 32 columns of one scale is an integer. Each such sum is scaled and added in f32, in order of the columns.
-//! So a row's result is the same in any batch and on any instruction set.
+//! the 16 or 32 columns of one scale is an integer. The two sums of 32 columns are scaled and joined in f32, then scaled
+//! by the activations' scale and added, in order of the columns. So a row's result is the same in any batch and on any
+//! instruction set.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -35,7 +36,7 @@ const CACHE_LINE: usize = 64;
 /// Multiplies the rows `x` by the panels `w` and writes the result to `output`.
 pub(in crate::matrix) fn multiply(ctx: &Context, x: &[f32], w: &QuantPanels, output: &OutputColumns<'_>) {
     let heights: &[usize] = match ctx.isa() {
-        // Tiles of twelve rows keep a few sums in memory.
+        // The sums of twelve rows do not all fit registers, so several tiles have eight.
         Isa::Avx512 if output.tokens > 12 => &[8],
         Isa::Avx512 => &[1, 2, 4, 8, 12],
         Isa::Avx2 | Isa::Portable => &[1, 2, 4],
