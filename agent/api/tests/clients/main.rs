@@ -6,6 +6,8 @@ mod fields;
 mod grpc;
 mod http;
 mod messages;
+mod operations;
 mod pages;
+mod refusals;
 mod responses;
 mod vllm;
