@@ -13,8 +13,8 @@ use lockstep_proto::errors::root_cause;
 use lockstep_proto::names::{env, port};
 use lockstep_proto::v1::cluster_client::ClusterClient;
 use lockstep_proto::v1::inference_client::InferenceClient;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::codegen::http::uri::Authority;
@@ -196,9 +196,15 @@ fn remedy(endpoint: &str, cause: &tonic::transport::Error) -> String {
     let causes = std::iter::successors(cause.source(), |&cause| cause.source());
     let io = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
     match io.filter_map(|error| error.get_ref()?.downcast_ref::<rustls::Error>()).next() {
-        Some(rustls::Error::InvalidCertificate(_)) => {
-            "give the authority that the certificate comes from with --ca-file".into()
-        }
+        Some(rustls::Error::InvalidCertificate(fault)) => match fault {
+            CertificateError::UnknownIssuer => {
+                "give the authority that the certificate comes from with --ca-file".into()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "name the endpoint as its certificate does".into()
+            }
+            _ => "give the endpoint a certificate that is valid".into(),
+        },
         // The port answered in plain text.
         Some(rustls::Error::InvalidMessage(_)) => {
             format!("the port does not speak TLS: try --endpoint {}", endpoint.replacen("https", "http", 1))
