@@ -409,10 +409,10 @@ def check_docs(browser, served: group.Group, output: pathlib.Path) -> None:
     page.wait_for_timeout(300)
     assert page.locator(".operation").count() > 8
     page.get_by_label("Find an operation or a field").fill("include_reasoning")
-    chat = page.locator(".operation:visible")
-    expect(chat).to_have_count(1)
-    chat.locator("summary").click()
-    expect(chat.get_by_text("temperature", exact=True)).to_be_visible()
+    chats = page.locator(".operation:visible")
+    expect(chats).to_have_count(2)  # of one conversation, and of several
+    chats.first.locator("summary").click()
+    expect(chats.first.get_by_text("temperature", exact=True)).to_be_visible()
     driver.shot("docs")
     page.set_viewport_size(NARROW)
     assert page.evaluate("document.documentElement.scrollWidth") == NARROW["width"], "nothing is wider than the screen"
