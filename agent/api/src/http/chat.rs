@@ -4,12 +4,11 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
-use super::completions::MAX_ANSWERS;
 use super::error::ApiError;
 use super::fields::known::Scope;
 use super::fields::{Fields, TokenSpelling, take_top};
 use super::format::take_grammar;
-use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond, stop_reason, token_ids};
+use super::generate::{ChoiceFormat, Streaming, WholeAnswer, check_answers, respond, stop_reason, token_ids};
 use super::messages::{take_conversations, take_messages};
 use super::prompt::{prompt_logprobs, take_prompt_logprobs};
 use super::reasoning::set_thinking;
@@ -53,10 +52,7 @@ pub(crate) async fn create_batch(
         return Err(ApiError::field("echo", "not for several conversations: send each as a request of its own"));
     }
     let (each, count) = (parsed.input.choices.unwrap_or(1) as usize, 1 + conversations.len());
-    if count > 1 && each.saturating_mul(count) > MAX_ANSWERS {
-        let reason = format!("{each} answers to {count} conversations, more than {MAX_ANSWERS}: send several requests");
-        return Err(ApiError::field(if each > 1 { "n" } else { "messages" }, reason));
-    }
+    check_answers(("n", each), ("messages", count, "conversations"))?;
     answer(&api, id, parsed, conversations.collect()).await
 }
 

@@ -10,15 +10,13 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::fields::{Fields, FromField, TokenSpelling, other_kind, take_top};
 use super::format::take_grammar;
-use super::generate::{ChoiceFormat, Streaming, WholeAnswer, respond, stop_reason, token_ids};
+use super::generate::{ChoiceFormat, Streaming, WholeAnswer, check_answers, respond, stop_reason, token_ids};
 use super::prompt::{Echo, prompt_logprobs, take_prompt_logprobs};
 use super::{Id, RequestId, with_request_id};
 use crate::model::Text;
 use crate::session::{Answer, Api, Delta, GenerateInput, GeneratedToken, MAX_CHOICES, PromptInput};
 use crate::text::take_characters;
 
-/// Most answers to one request, all prompts together. Each answer is a request of its own to the head.
-pub(super) const MAX_ANSWERS: usize = 64;
 /// OpenAI's default of this endpoint.
 pub(super) const DEFAULT_MAX_TOKENS: u32 = 16;
 
@@ -104,17 +102,8 @@ fn parse(mut fields: Fields) -> Result<ParsedCompletion, ApiError> {
     };
     fields.refuse_rest()?;
     let (count, each) = (prompts.len(), best_of.or(choices).unwrap_or(1) as usize);
-    if count > 1 && count.saturating_mul(each) > MAX_ANSWERS {
-        let field = if best_of.is_some() {
-            "best_of"
-        } else if each > 1 {
-            "n"
-        } else {
-            "prompt"
-        };
-        let reason = format!("{each} answers to {count} prompts, more than {MAX_ANSWERS}: send several requests");
-        return Err(ApiError::field(field, reason));
-    }
+    let of_each = if best_of.is_some() { "best_of" } else { "n" };
+    check_answers((of_each, each), ("prompt", count, "prompts"))?;
     Ok(ParsedCompletion { prompts, input, best_of, logprobs, prompt_logprobs, spelling, streaming, request_id })
 }
 

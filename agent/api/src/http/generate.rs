@@ -27,6 +27,25 @@ use crate::session::{
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(super) const WAITING: &str = "waiting";
 
+/// Most answers to one request, all prompts together. Each answer is a request of its own to the head.
+const MAX_ANSWERS: usize = 64;
+
+/// Checks the number of answers to several prompts: `each` to each of `count` prompts, which are called `prompts`.
+///
+/// # Errors
+/// There are too many. The error names `of_each`, the field that asks for more than one answer to each prompt, or else
+/// `field`, which has the prompts.
+pub(super) fn check_answers(
+    (of_each, each): (&str, usize),
+    (field, count, prompts): (&str, usize, &str),
+) -> Result<(), ApiError> {
+    if count <= 1 || count.saturating_mul(each) <= MAX_ANSWERS {
+        return Ok(());
+    }
+    let reason = format!("{each} answers to {count} {prompts}, more than {MAX_ANSWERS}: send several requests");
+    Err(ApiError::field(if each > 1 { of_each } else { field }, reason))
+}
+
 /// Options of a streamed response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Streaming {
