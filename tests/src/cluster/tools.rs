@@ -117,20 +117,18 @@ pub(super) fn show() {
     const RESTARTS: &str = "jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name} \
                             {range .status.containerStatuses[*]}{.name}={.restartCount} {end}{\"\\n\"}{end}";
     let look = |arguments: &[&str]| kubectl(arguments).unwrap_or_else(|error| format!("{error:#}"));
+    let print = |arguments: &[&str]| eprintln!("--- kubectl {}\n{}", arguments.join(" "), look(arguments));
     let looks: [&[&str]; 3] = [
         &["get", "nodes"],
         &["get", "pods", "--all-namespaces", "-o", "wide"],
         &["events", "--all-namespaces", "--types=Warning"],
     ];
-    for arguments in looks {
-        eprintln!("--- kubectl {}\n{}", arguments.join(" "), look(arguments));
-    }
+    looks.into_iter().for_each(print);
     for pod in look(&["get", "pods", "--all-namespaces", "-o", RESTARTS]).lines() {
         let mut words = pod.split_whitespace();
         let (Some(namespace), Some(name)) = (words.next(), words.next()) else { continue };
-        for container in words.filter_map(|word| word.split_once('=')).filter(|(_, count)| *count != "0") {
-            let logs = ["-n", namespace, "logs", name, "-c", container.0, "--previous", "--tail=20"];
-            eprintln!("--- kubectl {}\n{}", logs.join(" "), look(&logs));
+        for (container, _) in words.filter_map(|word| word.split_once('=')).filter(|(_, count)| *count != "0") {
+            print(&["-n", namespace, "logs", name, "-c", container, "--previous", "--tail=20"]);
         }
     }
 }
