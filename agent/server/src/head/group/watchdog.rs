@@ -15,8 +15,8 @@ const STALL_TIMEOUT: Duration = Duration::from_millis(900);
 const PAUSE_THRESHOLD: Duration = Duration::from_millis(300);
 
 impl HeadGroup {
-    /// Disconnects silent nodes, evicts hung ones, ends a stalled epoch, and forms the next epoch when its time has come. The driver
-    /// calls this about every 50 ms.
+    /// Disconnects silent nodes, evicts hung ones, ends a stalled epoch, and forms the next epoch when its time has
+    /// come. The driver calls this about every 50 ms.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Action> {
         self.forgive_own_pause(now);
         let silent = self.members().find(|member| now.duration_since(member.last_heartbeat_at) > HEARTBEAT_TIMEOUT);
