@@ -1,4 +1,4 @@
-//! What an endpoint asks of its clients: an API key, and trust in its certificate.
+//! Access to an endpoint: the API key that a client sends, and the certificates that it trusts.
 
 use std::path::PathBuf;
 use std::sync::Arc;

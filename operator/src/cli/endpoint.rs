@@ -30,8 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct EndpointFlags {
-    /// gRPC endpoint of the group: HOST:PORT, HOST or a URL, which begins with https:// if the endpoint speaks TLS. Default:
-    /// the group that `lockstep up` runs here, else 127.0.0.1:50051
+    /// gRPC endpoint of the group: HOST:PORT, HOST or a URL, which begins with https:// if the endpoint speaks TLS.
+    /// Default: the group that `lockstep up` runs here, else 127.0.0.1:50051
     #[arg(long, value_name = "HOST:PORT", env = env::ENDPOINT, value_parser = parse_endpoint)]
     endpoint: Option<Endpoint>,
     #[command(flatten)]
@@ -93,7 +93,7 @@ impl Endpoint {
     /// Connects.
     ///
     /// # Errors
-    /// Nobody listens there, or somebody else.
+    /// No process listens there, or its certificate is not trusted.
     pub(super) async fn connect(&self) -> Result<Connection, EndpointError> {
         let unreachable = |cause| EndpointError::Unreachable { endpoint: self.to_string(), cause };
         // The URL only names the peer in HTTP/2.

@@ -125,7 +125,7 @@ fn set_service(set: &mut impl FnMut(&'static str, String), spec: &InferenceClust
     if let Addresses::Local { .. } = addresses {
         (serving.api_keys_secret_ref, serving.tls_secret_ref) = (None, None);
     }
-    if serving.tls_secret_ref.is_some() {
+    if serving.has_tls() {
         set(env::SSL_KEYFILE, format!("{CLIENT_TLS_DIR}/tls.key"));
     }
     set_fields!(set, serving, Serving {

@@ -307,7 +307,7 @@ pub struct Serving {
             .message("an origin is a scheme and a host without a path, e.g. https://chat.example.com, or *")
     )]
     pub allowed_origins: Vec<Origin>,
-    /// Secret with the keys of which clients must send one (as `Authorization: Bearer KEY`), one a line. The heads read a
+    /// Secret with API keys, one a line. A client must send one of them, as `Authorization: Bearer KEY`. The heads read a
     /// changed Secret anew. Default: no keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_keys_secret_ref: Option<SecretKeyRef>,
@@ -321,6 +321,14 @@ pub struct Serving {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(transparent)]
 pub struct Origin(#[schemars(length(min = 1, max = 256))] pub String);
+
+impl Serving {
+    /// Returns true if the client ports speak TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.tls_secret_ref.is_some()
+    }
+}
 
 impl Default for Serving {
     fn default() -> Self {

@@ -10,18 +10,14 @@ use kube::api::ListParams;
 use lockstep_proto::names::port;
 use lockstep_proto::v1::inference_client::InferenceClient;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
+use tokio_util::either::Either;
 use tonic::transport::Endpoint;
 use tower::service_fn;
 
 use super::{Kubernetes, describe_error, selector};
 use crate::cli::access::{AccessFlags, Connection, tls_to_anybody};
 use crate::objects::{PodRole, label};
-
-/// A stream of a connection, in plain text or inside TLS.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Connects to a head of cluster `name` that accepts requests.
 pub(in crate::cli) async fn inference(
@@ -31,7 +27,7 @@ pub(in crate::cli) async fn inference(
 ) -> anyhow::Result<InferenceClient<Connection>> {
     let cluster = kubernetes.cluster(name).await?;
     // The API server vouches for the pod. A certificate names the Service, which is not dialled here.
-    let tls = cluster.spec.serving.tls_secret_ref.map(|_| tls_to_anybody()).transpose()?.map(Arc::new);
+    let tls = cluster.spec.serving.has_tls().then(tls_to_anybody).transpose()?.map(Arc::new);
     let heads = format!("{},{}={}", selector(name), label::ROLE, PodRole::Head.as_str());
     let heads = kubernetes
         .pods()
@@ -51,12 +47,12 @@ pub(in crate::cli) async fn inference(
             let stream = forwarder
                 .take_stream(port::GRPC)
                 .ok_or_else(|| anyhow!("the API server opened no stream for the port-forward"))?;
-            let stream: Box<dyn Stream> = match tls {
+            let stream = match tls {
                 Some(tls) => {
                     let name = ServerName::try_from("head.lockstep")?;
-                    Box::new(TlsConnector::from(tls).connect(name, stream).await?)
+                    Either::Left(TlsConnector::from(tls).connect(name, stream).await?)
                 }
-                None => Box::new(stream),
+                None => Either::Right(stream),
             };
             Ok::<_, anyhow::Error>(TokioIo::new(stream))
         }

@@ -111,7 +111,7 @@ fn describe_ignored_fields(spec: &InferenceClusterSpec) -> Option<String> {
         ("modelCache", spec.model_cache.is_some()),
         ("model.tokenSecretRef", spec.model.token_secret_ref.is_some()),
         ("serving.apiKeysSecretRef", spec.serving.api_keys_secret_ref.is_some()),
-        ("serving.tlsSecretRef", spec.serving.tls_secret_ref.is_some()),
+        ("serving.tlsSecretRef", spec.serving.has_tls()),
         ("autoscaling", spec.autoscaling.is_some()),
     ];
     let given: Vec<_> = pod_fields.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();

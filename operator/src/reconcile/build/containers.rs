@@ -62,7 +62,7 @@ pub(super) fn build_container(cluster: &Validated, plan: &ContainerPlan, role: P
         ..Default::default()
     };
     match (plan.name, role) {
-        (HEAD, _) => set_head_probes(&mut container, client_scheme(cluster)),
+        (HEAD, _) => set_head_probes(&mut container, cluster.spec.serving.has_tls()),
         (_, PodRole::Worker) => set_worker_probes(&mut container),
         (_, PodRole::Head) => set_head_rank_probes(&mut container),
     }
@@ -184,15 +184,10 @@ fn wait_before_stop() -> Lifecycle {
     Lifecycle { pre_stop: Some(LifecycleHandler { sleep: Some(sleep), ..Default::default() }), ..Default::default() }
 }
 
-/// Returns the scheme of the client ports, if it is not HTTP.
-pub(super) fn client_scheme(cluster: &Validated) -> Option<&'static str> {
-    cluster.spec.serving.tls_secret_ref.as_ref().map(|_| "HTTPS")
-}
-
-fn set_head_probes(container: &mut Container, scheme: Option<&str>) {
+fn set_head_probes(container: &mut Container, has_tls: bool) {
     let over = |mut probe: Probe| {
         if let Some(action) = &mut probe.http_get {
-            action.scheme = scheme.map(Into::into);
+            action.scheme = has_tls.then(|| "HTTPS".into());
         }
         Some(probe)
     };

@@ -4,7 +4,7 @@
 use kube::core::DynamicObject;
 use serde_json::json;
 
-use super::containers::{client_scheme, port_name};
+use super::containers::port_name;
 use crate::objects::{kinds, label, labels};
 use crate::plan::ClusterNames;
 use crate::reconcile::validate::Validated;
@@ -14,7 +14,7 @@ pub(super) fn build_pod_monitor(cluster: &Validated) -> DynamicObject {
     let name = ClusterNames::new(&cluster.identity.name).cluster();
     let endpoint = |port: &str| json!({ "port": port, "path": "/metrics" });
     let mut heads = endpoint(port_name::HTTP);
-    if client_scheme(cluster).is_some() {
+    if cluster.spec.serving.has_tls() {
         heads["scheme"] = json!("https");
         // A scrape goes to a pod's address, which no certificate names.
         heads["tlsConfig"] = json!({ "insecureSkipVerify": true });

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lockstep_proto::names::port;
 
-use super::containers::{client_scheme, port_name};
+use super::containers::port_name;
 use crate::objects::{PodRole, labels};
 use crate::plan::{ClusterNames, Names};
 use crate::reconcile::validate::Validated;
@@ -38,10 +38,7 @@ pub(super) fn headless_service(cluster: &Validated, names: &Names) -> Service {
 pub(super) fn client_service(cluster: &Validated) -> Service {
     let names = ClusterNames::new(&cluster.identity.name);
     let service = &cluster.spec.service;
-    let (grpc, http) = match client_scheme(cluster) {
-        Some(_) => ("https", "https"),
-        None => ("kubernetes.io/h2c", "http"),
-    };
+    let (grpc, http) = if cluster.spec.serving.has_tls() { ("https", "https") } else { ("kubernetes.io/h2c", "http") };
     let mut metadata = cluster.identity.metadata(names.service(), labels::cluster_labels(&cluster.identity.name));
     metadata.annotations = (!service.annotations.is_empty()).then(|| service.annotations.clone());
     Service {

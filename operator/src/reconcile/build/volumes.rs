@@ -11,6 +11,7 @@ use crate::plan::{
     model_volume,
 };
 use crate::reconcile::validate::{Collectives, Validated};
+use crate::resource::Serving;
 
 /// Home folder, which also holds temporary files. Each container has a folder of its own, and can write to no other
 /// folder of its root file system.
@@ -47,6 +48,13 @@ fn tls_role(container: &str) -> &'static str {
     if container == HEAD { "head" } else { "node" }
 }
 
+/// Returns the Secrets for clients that a head mounts: the volume, the Secret's name and the folder.
+fn client_secrets(serving: &Serving) -> impl Iterator<Item = (&'static str, &str, &'static str)> {
+    let keys = serving.api_keys_secret_ref.as_ref().map(|secret| (API_KEYS, secret.name.as_str(), API_KEYS_DIR));
+    let tls = serving.tls_secret_ref.as_ref().map(|secret| (CLIENT_TLS, secret.name.as_str(), CLIENT_TLS_DIR));
+    keys.into_iter().chain(tls)
+}
+
 /// Returns the volumes of a pod with these containers.
 pub(super) fn pod_volumes(cluster: &Validated, containers: &[ContainerPlan]) -> Vec<Volume> {
     let names = ClusterNames::new(&cluster.identity.name);
@@ -62,11 +70,8 @@ pub(super) fn pod_volumes(cluster: &Validated, containers: &[ContainerPlan]) -> 
     }
     all.extend(model_volume(&cluster.spec.model.source).map(build_model_volume));
     if containers.iter().any(|container| container.name == HEAD) {
-        let serving = &cluster.spec.serving;
-        let keys = serving.api_keys_secret_ref.as_ref();
-        all.extend(keys.map(|secret| secret_volume(API_KEYS.into(), secret.name.clone())));
-        let tls = serving.tls_secret_ref.as_ref();
-        all.extend(tls.map(|secret| secret_volume(CLIENT_TLS.into(), secret.name.clone())));
+        let secrets = client_secrets(&cluster.spec.serving);
+        all.extend(secrets.map(|(volume, secret, _)| secret_volume(volume.into(), secret.into())));
     }
     if cluster.spec.model_cache.is_some() {
         all.push(claim_volume(CACHE_VOLUME, names.cache_claim(), false));
@@ -81,12 +86,9 @@ pub(super) fn container_mounts(cluster: &Validated, container: &str) -> Vec<Volu
     if cluster.collectives == Collectives::Nccl && container == RANK {
         all.push(mount(SHM.into(), SHARED_MEMORY, false));
     }
-    let serving = &cluster.spec.serving;
-    if container == HEAD && serving.api_keys_secret_ref.is_some() {
-        all.push(mount(API_KEYS.into(), API_KEYS_DIR, true));
-    }
-    if container == HEAD && serving.tls_secret_ref.is_some() {
-        all.push(mount(CLIENT_TLS.into(), CLIENT_TLS_DIR, true));
+    if container == HEAD {
+        let secrets = client_secrets(&cluster.spec.serving);
+        all.extend(secrets.map(|(volume, _, folder)| mount(volume.into(), folder, true)));
     }
     if model_volume(&cluster.spec.model.source).is_some() {
         all.push(mount(MODEL.into(), MODELS_DIR, true));

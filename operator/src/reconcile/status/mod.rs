@@ -55,7 +55,7 @@ pub(super) fn compute(
     let desired = revision(&cluster.spec);
     let names = ClusterNames::new(&cluster.identity.name);
     let host = names.service_host(&cluster.identity.namespace);
-    let scheme = if cluster.spec.serving.tls_secret_ref.is_some() { "https" } else { "http" };
+    let scheme = if cluster.spec.serving.has_tls() { "https" } else { "http" };
     let ready = groups.iter().filter(|group| group.ready && group.index < wanted as i32).count();
     let mut status = InferenceClusterStatus {
         observed_generation: Some(cluster.generation),
