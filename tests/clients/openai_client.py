@@ -10,11 +10,15 @@ prints one line per check.
 import argparse
 import asyncio
 import json
+import math
+import pathlib
 
 import openai
 
 MAX_TOKENS = 24
 CONCURRENCY = 8
+# Written by tests/parity/make_beams.py.
+BEAMS = pathlib.Path(__file__).parents[1] / "parity/beams.json"
 
 
 def check_models(client, args):
@@ -196,6 +200,29 @@ def check_tools(client, args):
         assert text, "an answer in words"
 
 
+def check_beams(client, args):
+    """The built-in model finds what transformers finds with it. Any model gives as many answers as there are beams."""
+    several = complete(client, args, prompt=[args.prompt] * 2, n=2, extra_body={"use_beam_search": True})
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in several.choices[:2]] == [choice.text for choice in several.choices[2:]]
+    if client.models.list().data[0].id != "tiny":
+        return
+    for entry in json.loads(BEAMS.read_text())["tiny"]:
+        search = {key: entry[key] for key in ("length_penalty", "early_stopping")}
+        body = {"use_beam_search": True, "return_token_ids": True, **search}
+        options = {"prompt": entry["prompt"], "n": entry["beams"], "max_tokens": entry["max_tokens"]}
+        answers = complete(client, args, **options, extra_body=body).choices
+        assert [choice.token_ids for choice in answers] == [answer["tokens"] for answer in entry["answers"]], entry
+
+
+def check_all_logprobs(client, args):
+    """The probabilities of the whole vocabulary add up to 1."""
+    answer = chat(client, args, max_completion_tokens=1, logprobs=True, extra_body={"top_logprobs": -1})
+    top = answer.choices[0].logprobs.content[0].top_logprobs
+    assert abs(sum(math.exp(token.logprob) for token in top) - 1) < 1e-3, len(top)
+    assert [token.logprob for token in top] == sorted((token.logprob for token in top), reverse=True)
+
+
 def check_forms(client, args):
     schema = {
         "type": "object",
@@ -259,6 +286,8 @@ CHECKS = [
     check_chat,
     check_sampling,
     check_tools,
+    check_beams,
+    check_all_logprobs,
     check_forms,
     check_errors,
     check_concurrency,

@@ -14,7 +14,9 @@ use super::generate::{ChoiceFormat, Streaming, WholeAnswer, check_answers, respo
 use super::prompt::{Echo, prompt_logprobs, take_prompt_logprobs};
 use super::{Id, RequestId, with_request_id};
 use crate::model::Text;
-use crate::session::{Answer, Api, Delta, GenerateInput, GeneratedToken, MAX_CHOICES, PromptInput};
+use crate::session::{
+    ALL_LOGPROBS, Answer, Api, Delta, GenerateInput, GeneratedToken, MAX_CHOICES, MAX_LOGPROBS, PromptInput,
+};
 use crate::text::take_characters;
 
 /// OpenAI's default of this endpoint.
@@ -86,9 +88,13 @@ fn parse(mut fields: Fields) -> Result<ParsedCompletion, ApiError> {
     let shared = fields.take_shared(limits);
     let (request_id, spelling) = (fields.take_request_id(), fields.take_token_spelling());
     let choices: Option<u32> = fields.read("n");
-    let best_of = fields.noting(|fields| take_best_of(fields, choices, streaming));
+    let best_of = fields.noting(|fields| take_best_of(fields, choices, streaming, shared.beams.is_some()));
     let logprobs = fields.noting(|fields| take_top(fields, "logprobs"));
     let echo = fields.read("echo").unwrap_or_default();
+    if echo && logprobs == Some(ALL_LOGPROBS) {
+        let fault = fields.fault("logprobs", format!("-1 (all) not together with echo: 0 to {MAX_LOGPROBS}"));
+        fields.note(Err::<(), _>(fault));
+    }
     let prompt_logprobs = fields.noting(|fields| take_prompt_logprobs(fields, streaming));
     let input = GenerateInput {
         no_special_tokens: !fields.read("add_special_tokens").unwrap_or(true),
@@ -108,7 +114,12 @@ fn parse(mut fields: Fields) -> Result<ParsedCompletion, ApiError> {
 }
 
 /// Takes `best_of`. Returns `None` if each answer becomes a choice.
-fn take_best_of(fields: &mut Fields, n: Option<u32>, streaming: Option<Streaming>) -> Result<Option<u32>, ApiError> {
+fn take_best_of(
+    fields: &mut Fields,
+    n: Option<u32>,
+    streaming: Option<Streaming>,
+    searches: bool,
+) -> Result<Option<u32>, ApiError> {
     const NAME: &str = "best_of";
     let n = n.unwrap_or(1);
     match fields.take_field::<u32>(NAME)? {
@@ -118,6 +129,9 @@ fn take_best_of(fields: &mut Fields, n: Option<u32>, streaming: Option<Streaming
         }
         Some(best_of) if best_of > n && streaming.is_some() => {
             Err(ApiError::field(NAME, "not together with stream: the best answers are known at the end"))
+        }
+        Some(best_of) if best_of > n && searches => {
+            Err(ApiError::field(NAME, "not together with use_beam_search: n is the number of beams"))
         }
         best_of => Ok(best_of.filter(|best_of| *best_of > n)),
     }

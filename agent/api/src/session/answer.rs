@@ -506,6 +506,7 @@ mod tests {
             output: OutputInput::default(),
             only_calls: false,
             asked_stop_tokens: vec![],
+            beams: None,
         };
         AnswerState::new(&prepared, &prepared.submission, Instant::now(), fixtures::byte_level(), Metrics::new())
     }

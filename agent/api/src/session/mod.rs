@@ -4,26 +4,29 @@
 //! The module knows neither wire formats nor the head's inner parts. gRPC and HTTP are thin layers over it.
 
 mod answer;
+mod beams;
 mod error;
 mod request;
 mod sampling;
 mod tools;
 mod unknown;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use lockstep_proto::names::DEFAULT_MODEL;
 use lockstep_proto::v1::{ClusterStatus, ModelInfo};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, Delta, Finish};
 pub(crate) use answer::{CallDelta, GeneratedToken, ScoredToken, StopReason, Usage};
+pub(crate) use beams::{BeamsInput, EarlyStopping};
 pub use error::RequestError;
 pub use request::{GenerateInput, PromptInput};
 pub(crate) use request::{LimitsInput, MAX_CHOICES, OutputInput, Truncation};
-pub(crate) use sampling::{MAX_LOGPROBS, SamplingInput};
+pub(crate) use sampling::{ALL_LOGPROBS, MAX_LOGPROBS, SamplingInput};
 pub(crate) use tools::{ToolChoice, ToolsInput};
 pub(crate) use unknown::UnknownFields;
 
@@ -57,6 +60,8 @@ pub struct Api {
     metrics: Metrics,
     unknown_fields: Arc<UnknownFields>,
     access: ClientAccess,
+    /// Turn of the requests that report the log-probabilities of the whole vocabulary.
+    whole_turn: Arc<Semaphore>,
     /// Moment since which the model is served, in seconds since 1970.
     created: u64,
 }
@@ -67,7 +72,8 @@ impl Api {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let (other_names, unknown_fields, access) = (Arc::default(), Arc::default(), ClientAccess::default());
         let (model, created, engine) = (Arc::new(model), since.as_secs(), Arc::default());
-        Self { inference, model, other_names, text, engine, metrics, unknown_fields, access, created }
+        let whole_turn = Arc::new(Semaphore::new(1));
+        Self { inference, model, other_names, text, engine, metrics, unknown_fields, access, whole_turn, created }
     }
 
     /// Serves only under these conditions.
@@ -159,12 +165,23 @@ impl Api {
     async fn start(&self, input: GenerateInput, arrival: Instant) -> Result<Vec<Answer>, RequestError> {
         self.check_model(&input.model)?;
         let prepared = request::prepare(&self.text, input).await?;
+        let beams = match prepared.beams {
+            Some(beams) => beams::search(&self.inference, &prepared, beams).await?,
+            None => Vec::new(),
+        };
+        let mut beams = beams.into_iter();
         let mut answers = Vec::with_capacity(prepared.choices as usize);
         for submission in prepared.submissions() {
             let (tokenizer, metrics) = (self.text.tokenizer().clone(), self.metrics.clone());
             let state = answer::AnswerState::new(&prepared, &submission, arrival, tokenizer, metrics);
             let prompt_tokens = submission.prompt.len();
-            let events = self.inference.submit(submission).await?;
+            let events = match beams.next() {
+                Some(events) => events,
+                None if submission.sampling.logprobs.is_some_and(|count| count > MAX_LOGPROBS) => {
+                    whole::submit(&self.inference, &self.whole_turn, submission).await?
+                }
+                None => self.inference.submit(submission).await?,
+            };
             self.metrics.count_prompt(prompt_tokens);
             answers.push(state.with_events(events));
         }

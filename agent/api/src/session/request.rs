@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::beams::{self, BeamsInput};
 use super::error::{RequestError, check_vocabulary, out_of_range, text_error};
-use super::sampling::{MAX_LOGPROBS, SamplingInput, resolve_sampling};
+use super::sampling::{MAX_LOGPROBS, SamplingInput, resolve_logprobs, resolve_sampling};
 use super::tools::{self, ToolChoice, ToolsInput};
 use crate::grammar::{Grammar, GrammarError, Guide, TokenRules};
 use crate::model::Text;
@@ -56,6 +57,8 @@ pub struct GenerateInput {
     pub echo: bool,
     /// Number of answers. Each has random numbers of its own. Unset: one.
     pub choices: Option<u32>,
+    /// Set if the answers come from a beam search, with as many beams as answers.
+    pub beams: Option<BeamsInput>,
     pub request_id: String,
     /// Time that the client gives the whole request.
     pub deadline: Option<Duration>,
@@ -127,6 +130,7 @@ pub(crate) struct Prepared {
     pub only_calls: bool,
     /// Tokens that end the answer because the client asked for them, and not because the model's makers did.
     pub asked_stop_tokens: Vec<u32>,
+    pub beams: Option<BeamsInput>,
 }
 
 impl Prepared {
@@ -151,13 +155,15 @@ impl Prepared {
 pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Prepared, RequestError> {
     tools::check_tools(&input.tools, text)?;
     show_tools(&mut input);
-    let mut sampling = resolve_sampling(input.sampling, input.logprobs, &text.sampling_defaults, text.vocab_size)?;
+    let choices = input.choices.unwrap_or(1);
+    let most_tokens = input.limits.max_tokens.map(|tokens| tokens.saturating_mul(choices));
+    let logprobs = resolve_logprobs(input.logprobs, most_tokens, text.vocab_size)?;
+    let mut sampling = resolve_sampling(input.sampling, logprobs, &text.sampling_defaults, text.vocab_size)?;
     if let Some(top) = input.prompt_logprobs.filter(|top| *top > MAX_LOGPROBS) {
         return Err(out_of_range("prompt_logprobs", top, "0 to 20"));
     }
     let shows_prompt = input.echo || input.prompt_logprobs.is_some();
     check_limits(&input.limits, shows_prompt, text.vocab_size)?;
-    let choices = input.choices.unwrap_or(1);
     if !(1..=MAX_CHOICES).contains(&choices) {
         return Err(out_of_range("n", choices, "1 to 64"));
     }
@@ -187,6 +193,9 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         None => None,
     };
     let guide = add_rules(text, guide, &input.allowed_token_ids, &input.bad_words, &stop_token_ids)?;
+    if input.beams.is_some() {
+        beams::check(&sampling, guide.is_some())?;
+    }
     let LimitsInput { stop, min_tokens, .. } = input.limits;
     if min_tokens > max_tokens {
         let reason = format!("{min_tokens} is more than the {max_tokens} tokens that the answer can have");
@@ -223,6 +232,8 @@ pub(crate) async fn prepare(text: &Text, mut input: GenerateInput) -> Result<Pre
         output: input.output,
         only_calls,
         asked_stop_tokens,
+        // An answer without tokens has nothing to search for.
+        beams: input.beams.filter(|_| max_tokens > 0),
     })
 }
 

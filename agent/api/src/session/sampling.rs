@@ -3,6 +3,7 @@
 use lockstep_schedule::plan::{Penalties, SamplingDefaults, SamplingParams};
 
 use super::error::{RequestError, check_vocabulary, out_of_range};
+use crate::service::EVENT_BACKLOG;
 
 /// Highest temperature. Sampling is practically uniform above it.
 pub(crate) const MAX_TEMPERATURE: f32 = 100.0;
@@ -16,6 +17,10 @@ pub(crate) const MAX_BIAS: f32 = 100.0;
 const MAX_BIASES: usize = 1024;
 /// Highest number of most likely tokens to report beside the chosen token.
 pub(crate) const MAX_LOGPROBS: u32 = 20;
+/// Number of log-probabilities that stands for those of the whole vocabulary.
+pub(crate) const ALL_LOGPROBS: u32 = u32::MAX;
+/// Most log-probabilities of a request that wants those of the whole vocabulary. They are about 20 MB of JSON.
+const MAX_ALL_LOGPROBS: u32 = 1 << 18;
 
 /// Sampling parameters of a request. An unset field takes the model's generation default. Without such a default, the
 /// temperature is 1, nothing is cut off or penalized, and the seed is random.
@@ -33,7 +38,35 @@ pub struct SamplingInput {
     pub seed: Option<u64>,
 }
 
-/// Checks the client's parameters and fills unset fields.
+/// Returns the number of most likely tokens to report beside each of the answers' tokens, of which there are up to
+/// `most_tokens`.
+///
+/// # Errors
+/// The number is out of range, or the client asks for the whole vocabulary at too many places.
+pub(crate) fn resolve_logprobs(
+    asked: Option<u32>,
+    most_tokens: Option<u32>,
+    vocab_size: u32,
+) -> Result<Option<u32>, RequestError> {
+    const FIELD: &str = "logprobs";
+    match asked {
+        Some(ALL_LOGPROBS) => {}
+        Some(count) if count > MAX_LOGPROBS => return Err(out_of_range(FIELD, count, "0 to 20, or -1 (all)")),
+        _ => return Ok(asked),
+    }
+    let most = (MAX_ALL_LOGPROBS / vocab_size.max(1)).clamp(1, EVENT_BACKLOG as u32);
+    if most_tokens.is_some_and(|tokens| tokens <= most) {
+        return Ok(Some(vocab_size));
+    }
+    let tokens = most_tokens.map_or("no limit of tokens".to_owned(), |tokens| format!("up to {tokens} tokens"));
+    let reason = format!(
+        "-1 (all) reports {vocab_size} log-probabilities with each token, and the request has {tokens}: ask for {most} or \
+         fewer in all (max_tokens, n)"
+    );
+    Err(RequestError::field(FIELD, reason))
+}
+
+/// Checks the client's parameters and fills unset fields. `logprobs` is the result of [`resolve_logprobs`].
 ///
 /// # Errors
 /// Names the first field that is out of its bounds.
@@ -54,9 +87,6 @@ pub(crate) fn resolve_sampling(
     let min_p = input.min_p.or(defaults.min_p).unwrap_or(0.0);
     if !(0.0..=1.0).contains(&min_p) {
         return Err(out_of_range("min_p", min_p, "0 (all) to 1"));
-    }
-    if logprobs.is_some_and(|count| count > MAX_LOGPROBS) {
-        return Err(out_of_range("logprobs", logprobs.unwrap_or_default(), "0 to 20"));
     }
     Ok(SamplingParams {
         temperature,
@@ -166,7 +196,20 @@ mod tests {
         for (error, expected) in cases {
             assert!(error.starts_with(expected), "{error}");
         }
-        let error = resolve_sampling(SamplingInput::default(), Some(21), &SamplingDefaults::default(), 10).unwrap_err();
-        assert_eq!(error.to_string(), "logprobs: 21 is out of range: 0 to 20");
+    }
+
+    #[test]
+    fn all_log_probabilities_are_bounded_by_their_sum() {
+        let resolve = |asked, tokens| resolve_logprobs(asked, tokens, 1000).map_err(|error| error.to_string());
+        assert_eq!(resolve(None, None), Ok(None));
+        assert_eq!(resolve(Some(20), None), Ok(Some(20)));
+        assert_eq!(resolve(Some(21), None).unwrap_err(), "logprobs: 21 is out of range: 0 to 20, or -1 (all)");
+        assert_eq!(resolve(Some(ALL_LOGPROBS), Some(262)), Ok(Some(1000)));
+        for (tokens, told) in [(Some(263), "up to 263 tokens"), (None, "no limit of tokens")] {
+            let error = resolve(Some(ALL_LOGPROBS), tokens).unwrap_err();
+            assert!(error.contains(told) && error.contains("ask for 262 or fewer in all (max_tokens, n)"), "{error}");
+        }
+        // One token is always allowed.
+        assert_eq!(resolve_logprobs(Some(ALL_LOGPROBS), Some(1), 1 << 20).unwrap(), Some(1 << 20));
     }
 }

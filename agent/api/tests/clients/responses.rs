@@ -191,7 +191,7 @@ async fn refusals_name_field_and_remedy() {
         (with("background", json!(true)), 400, "background: not supported: wait for the answer".into()),
         (with("truncation", json!("auto")), 400, "truncation: not supported".into()),
         (with("max_output_tokens", json!(0)), 400, "max_output_tokens: 0 is out of range".into()),
-        (with("top_logprobs", json!(21)), 400, "top_logprobs: 21 is out of range: 0 to 20".into()),
+        (with("top_logprobs", json!(21)), 400, "top_logprobs: 21 is out of range: 0 to 20, or -1 (all)".into()),
         (with("include", json!(["x"])), 400, "include: \"x\" is not known".into()),
         (with("reasoning", json!({"effort": "huge"})), 400, "reasoning.effort: \"huge\" is no effort".into()),
         (with("reasoning", json!({"summary": "long"})), 400, "reasoning.summary: expected \"auto\"".into()),

@@ -1,8 +1,8 @@
 //! Sampling, which all ranks do identically: logits stay sharded, and the ranks exchange summaries of their shards.
 //!
-//! One all-gather serves the whole batch. A second all-gather brings a whole row in two cases: `top_k` is above
-//! `MAX_CANDIDATES`, or the row has no `top_k` and neither `top_p` nor `min_p` ends within the candidates that the ranks
-//! sent. Every rank then makes the same choice from the same numbers with the same arithmetic. Biases, penalties and bans
+//! One all-gather serves the whole batch. A second all-gather brings a whole row in three cases: `top_k` or the number of
+//! log-probabilities is above `MAX_CANDIDATES`, or the row has no `top_k` and neither `top_p` nor `min_p` ends within the
+//! candidates that the ranks sent. Every rank then makes the same choice from the same numbers with the same arithmetic. Biases, penalties and bans
 //! change the logits of single tokens, so each rank first applies them to its own shard.
 
 mod adjust;
@@ -41,6 +41,13 @@ pub struct SamplingRow<'a> {
     pub position: u32,
 }
 
+impl SamplingRow<'_> {
+    /// Returns true if the row reports more tokens than the ranks send in a summary.
+    fn needs_whole_row(&self) -> bool {
+        self.params.logprobs.is_some_and(|count| count as usize > MAX_CANDIDATES)
+    }
+}
+
 /// Sampler of one rank, which knows the sharding of the vocabulary.
 #[derive(Debug, Clone, Copy)]
 pub struct Sampler {
@@ -73,24 +80,23 @@ impl Sampler {
         });
         let own = own.collect::<Result<Vec<_>, _>>()?;
         let seqs: Vec<SeqId> = rows.iter().map(|row| row.seq).collect();
-        let summaries = self.exchange_summaries(&seqs, &exchanges, &own, communicator)?;
+        let mut summaries = self.exchange_summaries(&seqs, &exchanges, &own, communicator)?;
         let mut chosen: Vec<Option<Candidate>> = summaries
             .iter()
             .zip(rows.iter().zip(&exchanges))
             .map(|(summary, (row, exchange))| summary.choose_token(exchange, row))
             .collect();
-        let undecided: Vec<usize> = (0..rows.len()).filter(|index| chosen[*index].is_none()).collect();
-        if !undecided.is_empty() {
-            let whole_rows = self.gather_rows(&undecided, logits, communicator)?;
-            for (index, logits) in undecided.iter().zip(&whole_rows) {
-                let (row, exchange) = (&rows[*index], &exchanges[*index]);
-                let candidates = top_k(logits, 0, logits.len())?;
-                let known = KnownCandidates {
-                    candidates: &candidates,
-                    is_whole_vocabulary: true,
-                    log_mass: summaries[*index].log_mass,
-                };
-                chosen[*index] = choose_token(&known, exchange.method, row.params, row.position);
+        let is_needed_whole = |index: &usize| chosen[*index].is_none() || rows[*index].needs_whole_row();
+        let whole: Vec<usize> = (0..rows.len()).filter(is_needed_whole).collect();
+        if !whole.is_empty() {
+            let whole_rows = self.gather_rows(&whole, logits, communicator)?;
+            for (index, logits) in whole.into_iter().zip(&whole_rows) {
+                let summary = &mut summaries[index];
+                summary.candidates = top_k(logits, 0, logits.len())?;
+                summary.is_whole_vocabulary = true;
+                if chosen[index].is_none() {
+                    chosen[index] = summary.choose_token(&exchanges[index], &rows[index]);
+                }
             }
         }
         rows.iter()

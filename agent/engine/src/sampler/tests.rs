@@ -106,19 +106,21 @@ fn greedy_sampling_takes_the_lowest_id_of_equal_logits() {
 fn logprobs_are_those_of_the_whole_row() {
     let vocab_size = 300;
     let logits = logits(2, vocab_size, 5, 8.0);
-    let params = [0.0, 0.9].map(|temperature| SamplingParams {
+    // 300 are more than a summary has.
+    let params = [(0.0, 20), (0.9, 300)].map(|(temperature, count)| SamplingParams {
         temperature,
-        logprobs: Some(20),
+        logprobs: Some(count),
         seed: 2,
         ..SamplingParams::default()
     });
     for world_size in [1, 3] {
-        for (sampled, row) in sample(world_size, vocab_size, &logits, &params).unwrap().iter().zip(logits.chunks(300)) {
+        let sampled = sample(world_size, vocab_size, &logits, &params).unwrap();
+        for ((sampled, row), count) in sampled.iter().zip(logits.chunks(300)).zip([20, 300]) {
             let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
             let expected = |id: u32| f64::from(row[id as usize]) - sum.ln();
             let logprobs = sampled.logprobs.as_ref().unwrap();
             assert!((f64::from(logprobs.chosen) - expected(sampled.token)).abs() < 1e-5);
-            let greatest = top_k(row, 0, 20).unwrap();
+            let greatest = top_k(row, 0, count).unwrap();
             assert_eq!(
                 logprobs.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
                 greatest.iter().map(|b| b.1).collect::<Vec<_>>()

@@ -3,10 +3,13 @@
 use serde_json::{Map, Value};
 
 use super::known::Scope;
-use super::{Fields, FromField};
+use super::{Fields, FromField, other_kind};
 use crate::http::error::ApiError;
 use crate::http::generate::Streaming;
-use crate::session::{GenerateInput, LimitsInput, MAX_LOGPROBS, OutputInput, SamplingInput, Truncation, request_id};
+use crate::session::{
+    ALL_LOGPROBS, BeamsInput, EarlyStopping, GenerateInput, LimitsInput, MAX_LOGPROBS, OutputInput, SamplingInput,
+    Truncation, request_id,
+};
 
 /// Wishes about the tokens in a response.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,14 +20,42 @@ pub(crate) struct TokenSpelling {
     pub by_id: bool,
 }
 
-/// Takes the number of most likely tokens to report.
+/// Takes the number of most likely tokens to report. -1 stands for all tokens.
 ///
 /// # Errors
-/// The number is out of range. -1 stands for all tokens, and no model has so few.
+/// The number is out of range.
 pub(crate) fn take_top(fields: &mut Fields, name: &str) -> Result<Option<u32>, ApiError> {
     let asked: Option<i64> = fields.take_field(name)?;
-    let top = asked.map(|asked| u32::try_from(asked).ok().filter(|top| *top <= MAX_LOGPROBS).ok_or(asked)).transpose();
-    top.map_err(|asked| fields.fault(name, format!("{asked} is out of range: 0 to {MAX_LOGPROBS}")))
+    let read = |asked: i64| match u32::try_from(asked) {
+        _ if asked == -1 => Ok(ALL_LOGPROBS),
+        Ok(top) if top <= MAX_LOGPROBS => Ok(top),
+        _ => Err(fields.fault(name, format!("{asked} is out of range: 0 to {MAX_LOGPROBS}, or -1 (all)"))),
+    };
+    asked.map(read).transpose()
+}
+
+/// Takes the fields of a beam search.
+///
+/// # Errors
+/// A field has another type, or asks for something without a beam search.
+fn take_beams(fields: &mut Fields) -> Result<Option<BeamsInput>, ApiError> {
+    const LENGTH_PENALTY: &str = "length_penalty";
+    const EARLY_STOPPING: &str = "early_stopping";
+    let wanted = fields.take_field("use_beam_search")?.unwrap_or_default();
+    let length_penalty: f32 = fields.take_field(LENGTH_PENALTY)?.unwrap_or(1.0);
+    let early_stopping = match fields.take_value(EARLY_STOPPING) {
+        None | Some(Value::Bool(false)) => EarlyStopping::Likely,
+        Some(Value::Bool(true)) => EarlyStopping::Full,
+        Some(Value::String(text)) if text == "never" => EarlyStopping::Never,
+        Some(other) => return Err(fields.fault(EARLY_STOPPING, other_kind(&other, "true, false or \"never\""))),
+    };
+    let only_with = |name: &str| Err(fields.fault(name, "only together with use_beam_search: true"));
+    match wanted {
+        false if length_penalty != 1.0 => only_with(LENGTH_PENALTY),
+        false if early_stopping != EarlyStopping::Likely => only_with(EARLY_STOPPING),
+        false => Ok(None),
+        true => Ok(Some(BeamsInput { length_penalty, early_stopping })),
+    }
 }
 
 impl Fields {
@@ -107,6 +138,7 @@ impl Fields {
             allowed_token_ids: self.read("allowed_token_ids").unwrap_or_default(),
             bad_words: self.read("bad_words").unwrap_or_default(),
             sampling: self.take_sampling(),
+            beams: self.noting(take_beams),
             ..GenerateInput::default()
         }
     }

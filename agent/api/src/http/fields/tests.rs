@@ -36,8 +36,8 @@ fn what_asks_for_nothing_is_taken() {
         let asks = judge(Scope::Request, name, &json!(["x"]));
         assert!(matches!(&asks, Verdict::Refused(reason) if reason.starts_with("not supported: ")), "{name}");
     }
-    assert_eq!(judge(Scope::Request, "length_penalty", &json!(1.0)), Verdict::Taken);
-    assert!(matches!(judge(Scope::Request, "length_penalty", &json!(1.1)), Verdict::Refused(_)));
+    assert_eq!(judge(Scope::Request, "typical_p", &json!(1.0)), Verdict::Taken);
+    assert!(matches!(judge(Scope::Request, "typical_p", &json!(1.1)), Verdict::Refused(_)));
     assert_eq!(judge(Scope::Request, "mesages", &json!([])), Verdict::Unknown);
 }
 

@@ -175,7 +175,11 @@ async fn answer(
         if slow {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let top = |count| vec![(id, -0.5), (u32::from(b'x'), -1.5)].into_iter().take(count as usize).collect();
+        // A client that wants more tokens than it may count wants them all.
+        let is_other = |other: &u32| *other != id && *other != u32::from(b'x');
+        let rest = (0..BYTE_LEVEL_VOCAB).filter(|_| submission.sampling.logprobs > Some(20)).filter(is_other);
+        let rest = rest.map(|other| (other, -2.5));
+        let top = |count| [(id, -0.5), (u32::from(b'x'), -1.5)].into_iter().chain(rest).take(count as usize).collect();
         // The second answer is the most likely one.
         let chosen = [-0.5, -0.25, -0.75][submission.sampling.choice as usize % 3];
         let logprobs = submission.sampling.logprobs.map(|count| TokenLogprobs { chosen, top: top(count) });

@@ -182,8 +182,8 @@ fn chat_fields() -> Vec<Field> {
         ),
         (
             "top_logprobs",
-            json!({"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS}),
-            "Number of most likely tokens to tell at each place. Only with `logprobs`.",
+            json!({"type": "integer", "minimum": -1, "maximum": MAX_LOGPROBS}),
+            "Number of most likely tokens to tell at each place; -1: all. Only with `logprobs`.",
         ),
         (
             "tools",
@@ -223,8 +223,8 @@ fn completion_fields() -> Vec<Field> {
         ("prompt", prompt, "A text, token ids, or a list of either."),
         (
             "logprobs",
-            json!({"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS, "example": 1}),
-            "Number of most likely tokens to tell at each place.",
+            json!({"type": "integer", "minimum": -1, "maximum": MAX_LOGPROBS, "example": 1}),
+            "Number of most likely tokens to tell at each place; -1: all.",
         ),
     ];
     fields.extend(shared_fields());
