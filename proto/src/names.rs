@@ -88,6 +88,8 @@ pub mod env {
         REASONING_PARSER = "LOCKSTEP_REASONING_PARSER";
         /// Set (`1`) if the head refuses HTTP requests with a field that nobody knows.
         STRICT_FIELDS = "LOCKSTEP_STRICT_FIELDS";
+        /// Set (`1`) if clients may subscribe to the events of the prefix cache.
+        KV_EVENTS = "LOCKSTEP_KV_EVENTS";
         /// Longest time that a request waits for the group to form again, e.g. `120s`.
         RECOVERY_TIMEOUT = "LOCKSTEP_RECOVERY_TIMEOUT";
         /// Longest time that a drain takes, e.g. `30s`.

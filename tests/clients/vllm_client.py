@@ -3,7 +3,7 @@
     GRPC_ADDRESS=127.0.0.1:50051 python tests/clients/vllm_client.py --base-url http://127.0.0.1:1234/v1
 
 The script fetches the tokenizer from the service, encodes and decodes by it, and judges the answers by those of the HTTP
-port. It asserts shapes and equalities, and never the text of the model. Exits with 0 and prints one line per check.
+port. The head must run with --kv-events. It asserts shapes and equalities, and never the text of the model. Exits with 0 and prints one line per check.
 """
 
 import argparse
@@ -169,8 +169,62 @@ def check_errors(router, args):
     unsupported = grpc.StatusCode.UNIMPLEMENTED
     refused(unsupported, "Embed", lambda: router.engine.Embed(vllm.EmbedRequest(), timeout=TIMEOUT_S))
     refused(unsupported, "FlushCache", lambda: router.engine.FlushCache(common.FlushCacheRequest(), timeout=TIMEOUT_S))
-    events = common.SubscribeKvEventsRequest()
-    refused(unsupported, "KvEvents", lambda: list(router.engine.SubscribeKvEvents(events, timeout=TIMEOUT_S)))
+
+
+class Index:
+    """What a router knows of an engine's prefix cache: the tokens of each block and those before it, by hash."""
+
+    def __init__(self, router, start=0):
+        request = common.SubscribeKvEventsRequest(start_sequence_number=start)
+        self.stream = router.engine.SubscribeKvEvents(request, timeout=TIMEOUT_S)
+        self.stream.initial_metadata()  # the head has subscribed it
+        self.prefixes, self.number = {}, None
+
+    def read(self):
+        """Applies the next batch, and returns it."""
+        batch = next(self.stream)
+        assert self.number is None or batch.sequence_number == self.number + 1, batch
+        self.number = batch.sequence_number
+        for event in batch.events:
+            if event.HasField("cleared"):
+                self.prefixes.clear()
+            for block in event.stored.blocks:
+                assert len(block.token_ids) == block.block_size
+                before = []
+                if event.stored.HasField("parent_block_hash"):
+                    before = self.prefixes[event.stored.parent_block_hash]
+                self.prefixes[block.block_hash] = before + list(block.token_ids)
+            for removed in event.removed.block_hashes:
+                del self.prefixes[removed]
+        return batch
+
+    def longest(self, tokens):
+        """Returns how many of the tokens the engine has in its cache."""
+        return max((len(prefix) for prefix in self.prefixes.values() if tokens[: len(prefix)] == prefix), default=0)
+
+
+def check_events(router, args):
+    size = router.engine.GetServerInfo(vllm.GetServerInfoRequest(), timeout=TIMEOUT_S).block_size
+    prompt = router.encode("Events of the prefix cache name its blocks. " * 8)
+    index = Index(router)
+    listed = index.read()
+    assert listed.HasField("snapshot") and listed.events[0].HasField("cleared"), listed
+    assert index.longest(prompt) < size
+    answer = router.whole(prompt)
+    tokens = prompt + list(answer.output_ids)
+    # The last token is never computed.
+    whole = (len(tokens) - 1) // size * size
+    while index.longest(tokens) < whole:
+        index.read()
+    late = Index(router)
+    late.read()
+    assert late.prefixes == index.prefixes and late.number == index.number, "a list and the changes say the same"
+    assert router.whole(prompt).cached_tokens == (len(prompt) - 1) // size * size
+    resumed = Index(router, start=index.number)
+    router.whole(router.encode("Another prompt, which has blocks of its own. " * 4))
+    assert not resumed.read().HasField("snapshot") and resumed.number == index.number + 1
+    for one in (index, late, resumed):
+        one.stream.cancel()
 
 
 def check_facts(router, args):
@@ -201,7 +255,7 @@ def check_facts(router, args):
     assert 0 < load.num_used_tokens < load.max_total_num_tokens
 
 
-CHECKS = [check_generate, check_stop, check_sampling, check_forms, check_abort, check_errors, check_facts]
+CHECKS = [check_generate, check_stop, check_sampling, check_forms, check_abort, check_errors, check_events, check_facts]
 
 
 def main():

@@ -6,6 +6,7 @@
 #![warn(unreachable_pub)]
 
 mod access;
+mod block_feed;
 mod grammar;
 mod grpc;
 mod guard;
@@ -20,6 +21,7 @@ mod service;
 mod session;
 mod text;
 
+pub use block_feed::BlockFeed;
 pub use grammar::{Grammar, GrammarError, Grammars, Guide};
 pub use grpc::cluster::{ClusterService, MAX_STATUS_BYTES};
 pub use grpc::{ReflectionError, serve as serve_grpc};

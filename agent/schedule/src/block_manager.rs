@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::block_event::{BlockEvent, StoredBlock, short_hash};
 use crate::block_hash::BlockHash;
 use crate::plan::BlockId;
 
@@ -20,6 +21,8 @@ struct Block {
     /// Set once the block is full and the head knows its tokens. No sequence writes the block again until it is
     /// evicted.
     hash: Option<BlockHash>,
+    /// Set while [`BlockManager::report_stored`] has reported the block.
+    is_reported: bool,
     /// Key of the block in `BlockManager::cached` while no sequence refers to it.
     released_at: u64,
 }
@@ -34,6 +37,8 @@ pub(crate) struct BlockManager {
     by_hash: HashMap<BlockHash, BlockId>,
     /// Number of cached blocks released so far: the clock of `Block::released_at`.
     num_releases: u64,
+    /// Reports that nobody has taken yet.
+    events: Vec<BlockEvent>,
 }
 
 impl BlockManager {
@@ -91,8 +96,12 @@ impl BlockManager {
             Some(id) => id,
             None => {
                 let (_, id) = self.cached.pop_first()?;
-                if let Some(hash) = self.blocks[id as usize].hash.take() {
+                let block = &mut self.blocks[id as usize];
+                if let Some(hash) = block.hash.take() {
                     self.by_hash.remove(&hash);
+                    if std::mem::take(&mut block.is_reported) {
+                        self.events.push(BlockEvent::Removed { hash: short_hash(&hash) });
+                    }
                 }
                 id
             }
@@ -102,14 +111,27 @@ impl BlockManager {
     }
 
     /// Offers a full block to the prefix cache under its hash. If another block has this hash already, the block stays
-    /// private to its sequence.
-    pub fn cache_block(&mut self, id: BlockId, hash: BlockHash) {
+    /// private to its sequence, and this returns false.
+    pub fn cache_block(&mut self, id: BlockId, hash: BlockHash) -> bool {
         let block = &mut self.blocks[id as usize];
         debug_assert!(block.ref_count > 0, "a sequence caches its own blocks");
-        if block.hash.is_none() && !self.by_hash.contains_key(&hash) {
+        let is_new = block.hash.is_none() && !self.by_hash.contains_key(&hash);
+        if is_new {
             block.hash = Some(hash);
             self.by_hash.insert(hash, id);
         }
+        is_new
+    }
+
+    /// Reports a block that [`Self::cache_block`] has just cached. Its removal will be reported too.
+    pub fn report_stored(&mut self, id: BlockId, stored: StoredBlock) {
+        self.blocks[id as usize].is_reported = true;
+        self.events.push(BlockEvent::Stored(stored));
+    }
+
+    /// Takes the reports since the last call.
+    pub fn take_events(&mut self) -> Vec<BlockEvent> {
+        std::mem::take(&mut self.events)
     }
 
     /// Drops a sequence's references to all blocks of its table. This releases the last block of the table first, so

@@ -33,6 +33,8 @@ pub struct SchedulerConfig {
     pub prefix_key: [u8; 16],
     /// True if sequences with an equal prefix share its blocks.
     pub prefix_caching: bool,
+    /// True if the scheduler reports what the prefix cache gains and loses. Blocks with a salt are never reported.
+    pub block_events: bool,
     /// Time that a request may spend without a working group before it fails.
     pub recovery_timeout: Duration,
 }
@@ -50,6 +52,7 @@ impl Default for SchedulerConfig {
             target_step: Duration::from_millis(500),
             prefix_key: [0; 16],
             prefix_caching: true,
+            block_events: false,
             recovery_timeout: Duration::from_secs(120),
         }
     }

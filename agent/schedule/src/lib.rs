@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod block_event;
 mod block_hash;
 mod block_manager;
 mod config;
@@ -15,6 +16,7 @@ mod sequence;
 mod token_budget;
 mod token_mask;
 
+pub use block_event::{BlockEvent, StoredBlock};
 pub use config::{Micros, SchedulerConfig};
 pub use request::{CompleteError, Failure, FinishReason, Request, RequestOutput, SchedulerStats, SubmitError};
 pub use scheduler::Scheduler;

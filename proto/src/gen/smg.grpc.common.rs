@@ -15,12 +15,12 @@ pub struct SubscribeKvEventsRequest {
     /// Sequence number to go on from. 0: from now on.
     #[prost(uint64, tag = "1")]
     pub start_sequence_number: u64,
-    /// True if the client takes records of the load before the first event.
+    /// True if the client takes records of the load before the first event. This server sends none.
     #[prost(bool, tag = "2")]
     pub load_records_before_first_batch: bool,
 }
-/// Events of the KV cache. This server sends none.
-#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+/// Changes of the prefix cache, or a part of a list of what it holds.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct KvEventBatch {
     /// Number of the batch; each batch has the next one.
     #[prost(uint64, tag = "1")]
@@ -28,10 +28,79 @@ pub struct KvEventBatch {
     /// Time of the batch, in seconds since 1970.
     #[prost(double, tag = "2")]
     pub timestamp: f64,
+    #[prost(message, repeated, tag = "3")]
+    pub events: ::prost::alloc::vec::Vec<KvCacheEvent>,
     /// Data-parallel rank that the events are from.
     #[prost(int32, optional, tag = "4")]
     pub dp_rank: ::core::option::Option<i32>,
+    /// Set if the batch is a part of a list of all cached blocks.
+    #[prost(message, optional, tag = "7")]
+    pub snapshot: ::core::option::Option<KvSnapshotChunk>,
 }
+/// Place of a batch in a list of all cached blocks. Its batches have numbers up to that of the last change in the list. The
+/// first one begins with `cleared`, and a block comes after the block before it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KvSnapshotChunk {
+    /// From 0.
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// Number of batches of the list.
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+    /// Number of blocks of the list.
+    #[prost(uint64, tag = "3")]
+    pub blocks: u64,
+    /// Number of changes that the list may lack.
+    #[prost(uint64, tag = "4")]
+    pub unknown_before: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KvCacheEvent {
+    /// Number of the change; 0 in a list.
+    #[prost(uint64, tag = "1")]
+    pub event_id: u64,
+    #[prost(oneof = "kv_cache_event::Data", tags = "2, 3, 4")]
+    pub data: ::core::option::Option<kv_cache_event::Data>,
+}
+/// Nested message and enum types in `KvCacheEvent`.
+pub mod kv_cache_event {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Data {
+        #[prost(message, tag = "2")]
+        Stored(super::KvBlocksStored),
+        #[prost(message, tag = "3")]
+        Removed(super::KvBlocksRemoved),
+        #[prost(message, tag = "4")]
+        Cleared(super::KvCacheCleared),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KvBlocksStored {
+    /// The blocks, each the next one of the same sequence.
+    #[prost(message, repeated, tag = "1")]
+    pub blocks: ::prost::alloc::vec::Vec<KvBlock>,
+    /// Hash of the block before the first one. Absent at the beginning of a sequence.
+    #[prost(int64, optional, tag = "2")]
+    pub parent_block_hash: ::core::option::Option<i64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KvBlock {
+    /// Name of the block, which stands for its tokens and all tokens before them.
+    #[prost(int64, tag = "1")]
+    pub block_hash: i64,
+    #[prost(uint32, repeated, tag = "2")]
+    pub token_ids: ::prost::alloc::vec::Vec<u32>,
+    /// Number of tokens of the block.
+    #[prost(int32, tag = "3")]
+    pub block_size: i32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KvBlocksRemoved {
+    #[prost(int64, repeated, tag = "1")]
+    pub block_hashes: ::prost::alloc::vec::Vec<i64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KvCacheCleared {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FlushCacheRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -823,7 +823,8 @@ pub mod vllm_engine_client {
                 .insert(GrpcMethod::new("vllm.grpc.engine.VllmEngine", "GetTokenizer"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// SubscribeKvEvents is refused: the head publishes no events of its KV cache.
+        /// SubscribeKvEvents sends the blocks of the prefix cache, and each change of it. Refused without --kv-events, for the events
+        /// have the tokens of all prompts.
         pub async fn subscribe_kv_events(
             &mut self,
             request: impl tonic::IntoRequest<
@@ -988,7 +989,8 @@ pub mod vllm_engine_server {
             >
             + std::marker::Send
             + 'static;
-        /// SubscribeKvEvents is refused: the head publishes no events of its KV cache.
+        /// SubscribeKvEvents sends the blocks of the prefix cache, and each change of it. Refused without --kv-events, for the events
+        /// have the tokens of all prompts.
         async fn subscribe_kv_events(
             &self,
             request: tonic::Request<

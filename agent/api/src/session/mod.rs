@@ -39,6 +39,7 @@ pub(crate) mod bounds {
 
 use error::{check_vocabulary, text_error};
 
+use crate::block_feed::BlockFeed;
 use crate::guard::ClientAccess;
 use crate::metrics::Metrics;
 use crate::model::{EngineFacts, Text};
@@ -60,6 +61,8 @@ pub struct Api {
     metrics: Metrics,
     unknown_fields: Arc<UnknownFields>,
     access: ClientAccess,
+    /// Changes of the prefix cache, if clients may see them.
+    block_feed: Option<BlockFeed>,
     /// Turn of the requests that report the log-probabilities of the whole vocabulary.
     whole_turn: Arc<Semaphore>,
     /// Moment since which the model is served, in seconds since 1970.
@@ -72,8 +75,19 @@ impl Api {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let (other_names, unknown_fields, access) = (Arc::default(), Arc::default(), ClientAccess::default());
         let (model, created, engine) = (Arc::new(model), since.as_secs(), Arc::default());
-        let whole_turn = Arc::new(Semaphore::new(1));
-        Self { inference, model, other_names, text, engine, metrics, unknown_fields, access, whole_turn, created }
+        Self {
+            inference,
+            model,
+            other_names,
+            text,
+            engine,
+            metrics,
+            unknown_fields,
+            access,
+            block_feed: None,
+            whole_turn: Arc::new(Semaphore::new(1)),
+            created,
+        }
     }
 
     /// Serves only under these conditions.
@@ -96,6 +110,16 @@ impl Api {
     #[must_use]
     pub fn with_engine(self, engine: EngineFacts) -> Self {
         Self { engine: Arc::new(engine), ..self }
+    }
+
+    /// Lets clients see the changes of the prefix cache, which have the tokens of all prompts.
+    #[must_use]
+    pub fn with_block_feed(self, block_feed: Option<BlockFeed>) -> Self {
+        Self { block_feed, ..self }
+    }
+
+    pub(crate) fn block_feed(&self) -> Option<&BlockFeed> {
+        self.block_feed.as_ref()
     }
 
     /// Returns the names that clients may call the model by, its own first.

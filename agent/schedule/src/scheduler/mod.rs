@@ -13,6 +13,7 @@ mod results;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use crate::block_event::BlockEvent;
 use crate::block_manager::BlockManager;
 use crate::config::{Micros, SchedulerConfig};
 use crate::plan::{PlanEntry, SeqId};
@@ -86,6 +87,8 @@ pub struct Scheduler {
     running: BTreeSet<SeqKey>,
     /// Failures at the start of the epoch that [`Self::fail_expired`] has yet to return; at most one per sequence.
     unreported_failures: Vec<RequestOutput>,
+    /// Set if the end of an epoch, which emptied the prefix cache, is still to report.
+    cache_cleared: bool,
     prefix_query_tokens: u64,
     prefix_hit_tokens: u64,
     preemptions: u64,
@@ -113,6 +116,7 @@ impl Scheduler {
             waiting: BTreeSet::new(),
             running: BTreeSet::new(),
             unreported_failures: Vec::new(),
+            cache_cleared: false,
             prefix_query_tokens: 0,
             prefix_hit_tokens: 0,
             preemptions: 0,
@@ -200,6 +204,7 @@ impl Scheduler {
         if self.epoch_state.take().is_none() {
             return;
         }
+        self.cache_cleared = self.config.block_events;
         self.recovering_since.get_or_insert(now);
         self.waiting.append(&mut self.running);
         for sequence in self.sequences.values_mut() {
@@ -223,6 +228,13 @@ impl Scheduler {
             (waits_since.saturating_add(recovery_timeout) <= now).then_some(Failure::RecoveryTimeout)
         }));
         outputs
+    }
+
+    /// Takes what the prefix cache has gained and lost since the last call, if the configuration asks for it.
+    pub fn take_block_events(&mut self) -> Vec<BlockEvent> {
+        let cleared = std::mem::take(&mut self.cache_cleared).then_some(BlockEvent::Cleared);
+        let changes = self.epoch_state.as_mut().map(|epoch_state| epoch_state.blocks.take_events());
+        cleared.into_iter().chain(changes.into_iter().flatten()).collect()
     }
 
     /// Returns the scheduler's state in numbers.

@@ -11,6 +11,7 @@
 
 use super::micro_batches::Stall;
 use super::{EpochState, InFlightEntry, InFlightStep, Scheduler, SeqKey};
+use crate::block_event::{StoredBlock, short_hash};
 use crate::config::SchedulerConfig;
 use crate::plan::{BlockId, PlanEntry, StepPlan};
 use crate::sequence::Sequence;
@@ -230,8 +231,15 @@ pub(super) fn cache_full_blocks(config: &SchedulerConfig, epoch_state: &mut Epoc
         return;
     }
     for index in sequence.num_hashed_blocks..num_full_blocks {
-        let hash = sequence.block_hashes(&config.prefix_key, config.block_size)[index];
-        epoch_state.blocks.cache_block(sequence.block_table[index], hash);
+        let hashes = sequence.block_hashes(&config.prefix_key, config.block_size);
+        let (hash, parent) = (hashes[index], index.checked_sub(1).map(|before| short_hash(&hashes[before])));
+        let id = sequence.block_table[index];
+        let is_new = epoch_state.blocks.cache_block(id, hash);
+        if is_new && config.block_events && sequence.request.cache_salt.is_empty() {
+            let size = config.block_size as usize;
+            let tokens = sequence.tokens[index * size..(index + 1) * size].to_vec();
+            epoch_state.blocks.report_stored(id, StoredBlock { hash: short_hash(&hash), parent, tokens });
+        }
     }
     sequence.num_hashed_blocks = num_full_blocks;
 }

@@ -102,6 +102,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
                 target_step: Duration::from_millis(target),
                 prefix_key: [3; 16],
                 prefix_caching,
+                block_events: prefix_caching,
                 recovery_timeout: Duration::from_millis(150),
             }
         },

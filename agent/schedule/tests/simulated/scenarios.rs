@@ -136,6 +136,24 @@ fn requests_with_different_salts_share_no_blocks() {
     }
 }
 
+/// A router that follows the reports knows which blocks a prompt finds.
+#[test]
+fn reports_say_which_blocks_are_cached() {
+    let mut world = world_with_group(SchedulerConfig { block_events: true, ..config() }, 4);
+    let prompt: Vec<u32> = (0..9).collect();
+    world.submit(world.request(prompt.clone(), 3)).expect("there is room");
+    let salted = Request { cache_salt: "a".into(), ..world.request((0..4).collect(), 1) };
+    world.submit(salted).expect("there is room");
+    world.drain();
+    assert_eq!((world.count_reported(&prompt), world.follow_block_events()), (2, 2), "none with a salt");
+    assert_eq!(world.count_reported(&[0, 1, 2, 3, 9, 9, 9, 9]), 1);
+    world.submit(world.request((20..33).collect(), 3)).expect("there is room");
+    world.drain();
+    assert_eq!((world.count_reported(&prompt), world.count_reported(&[20, 21, 22, 23])), (0, 1), "evicted");
+    world.lose_group();
+    assert_eq!(world.follow_block_events(), 0);
+}
+
 /// A lower priority comes first. Requests that arrive later overtake a request only a bounded number of times.
 #[test]
 fn priorities_move_a_request_in_the_queue() {

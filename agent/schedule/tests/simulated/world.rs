@@ -1,10 +1,10 @@
 //! A simulated head with its clients and its group. Every event is checked as it happens.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use lockstep_schedule::plan::{PlanTokens, PromptToken, SamplingParams, SeqId, StepOutput, StepPlan};
 use lockstep_schedule::{
-    Failure, FinishReason, Micros, Request, RequestOutput, Scheduler, SchedulerConfig, SubmitError,
+    BlockEvent, Failure, FinishReason, Micros, Request, RequestOutput, Scheduler, SchedulerConfig, SubmitError,
 };
 
 use crate::rank::{Rank, next_token, score_prompt};
@@ -77,6 +77,8 @@ pub struct World {
     /// All clients in the order of arrival, including those whose requests have ended.
     clients: BTreeMap<SeqId, Client>,
     recovering_since: Option<Micros>,
+    /// Blocks that a router believes to be cached: their parents and their tokens, by hash.
+    reported: HashMap<u64, (Option<u64>, Vec<u32>)>,
 }
 
 impl World {
@@ -92,7 +94,41 @@ impl World {
             stale: VecDeque::new(),
             clients: BTreeMap::new(),
             recovering_since: Some(0),
+            reported: HashMap::new(),
         }
+    }
+
+    /// Follows the reports about the prefix cache as a router does, and checks that they make sense. Returns the number of
+    /// blocks that the router knows.
+    pub fn follow_block_events(&mut self) -> usize {
+        for event in self.scheduler.take_block_events() {
+            assert!(self.config.block_events && self.config.prefix_caching, "nobody asked for {event:?}");
+            match event {
+                BlockEvent::Cleared => self.reported.clear(),
+                BlockEvent::Removed { hash } => {
+                    assert!(self.reported.remove(&hash).is_some(), "the router knows what is removed");
+                }
+                BlockEvent::Stored(block) => {
+                    assert_eq!(block.tokens.len(), self.config.block_size as usize);
+                    let known = self.reported.insert(block.hash, (block.parent, block.tokens));
+                    assert_eq!(known, None, "a block is stored once");
+                }
+            }
+        }
+        let stats = self.scheduler.stats();
+        assert!(self.reported.len() <= (stats.blocks_cached + stats.blocks_used) as usize);
+        self.reported.len()
+    }
+
+    /// Returns how many blocks a router would expect to find for a prompt.
+    pub fn count_reported(&self, prompt: &[u32]) -> usize {
+        let mut parent = None;
+        let find = |tokens: &[u32]| {
+            let block = self.reported.iter().find(|(_, block)| block.0 == parent && block.1 == tokens)?;
+            parent = Some(*block.0);
+            parent
+        };
+        prompt.chunks_exact(self.config.block_size as usize).map_while(find).count()
     }
 
     fn next_id(&self) -> SeqId {
@@ -214,6 +250,7 @@ impl World {
             client.num_in_flight += 1;
             client.last_sampling_step = plan.step;
         }
+        self.follow_block_events();
         self.results.push_back(result);
         assert!(self.results.len() <= self.config.max_steps_in_flight);
         self.counts.steps += 1;
@@ -275,6 +312,7 @@ impl World {
         self.recovering_since = None;
         let outputs = self.scheduler.complete_step(result, micros).expect("results come in order");
         self.receive(outputs);
+        self.follow_block_events();
         true
     }
 

@@ -200,6 +200,10 @@ global_args! {
     /// Refuse HTTP requests with a field that nobody knows, instead of leaving the field out of account. Default: off
     strict_fields: STRICT_FIELDS = "strict-fields" / env::STRICT_FIELDS, "ON", num_args = 0..=1,
         require_equals = true, default_missing_value = "1";
+    /// Send the events of the prefix cache to routers that subscribe (gRPC SubscribeKvEvents). They have the tokens of all
+    /// prompts. Default: off
+    kv_events: KV_EVENTS = "kv-events" / env::KV_EVENTS, "ON", num_args = 0..=1,
+        require_equals = true, default_missing_value = "1";
     /// Memory of each rank's KV cache: bytes (512Mi, 2Gi) or a share of the free memory (90%). Default: 1Gi; with CUDA
     /// 90%
     kv_cache_memory: KV_CACHE_MEMORY = "kv-cache-memory" / env::KV_CACHE_MEMORY, "SIZE";

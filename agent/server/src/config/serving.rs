@@ -44,6 +44,8 @@ pub struct ServingConfig {
     pub reasoning_style: StyleChoice<ReasoningStyle>,
     /// Set if HTTP requests with a field that nobody knows are refused.
     pub strict_fields: bool,
+    /// Set if clients may subscribe to the events of the prefix cache.
+    pub kv_events: bool,
 }
 
 impl ServingConfig {
@@ -80,11 +82,8 @@ impl ServingConfig {
                 .unwrap_or(DEFAULT_WAITING),
             tool_style: style(settings, &options.tool_call_parser, args::TOOL_CALL_PARSER, ToolStyle::NAMES)?,
             reasoning_style: style(settings, &options.reasoning_parser, args::REASONING_PARSER, ReasoningStyle::NAMES)?,
-            strict_fields: settings
-                .setting(&options.strict_fields, args::STRICT_FIELDS)?
-                .map(|setting| setting.switch())
-                .transpose()?
-                .unwrap_or_default(),
+            strict_fields: settings.switch(&options.strict_fields, args::STRICT_FIELDS)?,
+            kv_events: settings.switch(&options.kv_events, args::KV_EVENTS)?,
         })
     }
 }

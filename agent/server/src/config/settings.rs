@@ -21,6 +21,14 @@ impl Settings<'_> {
     }
 
     /// Returns a whole number in `range`.
+    /// Returns a switch, which is off by default.
+    ///
+    /// # Errors
+    /// The value is no switch.
+    pub(super) fn switch(&self, typed: &Option<String>, flag: Flag) -> Result<bool, ConfigError> {
+        self.setting(typed, flag)?.map_or(Ok(false), |setting| setting.switch())
+    }
+
     pub(super) fn integer(
         &self,
         typed: &Option<String>,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use lockstep_api::{Api, ClientAccess, EngineFacts, Inference, Liveness, Metrics, Text, serve_grpc, serve_http};
+use lockstep_api::{
+    Api, BlockFeed, ClientAccess, EngineFacts, Inference, Liveness, Metrics, Text, serve_grpc, serve_http,
+};
 use lockstep_proto::v1::ModelInfo;
 use lockstep_schedule::Scheduler;
 use tokio::net::TcpListener;
@@ -61,6 +63,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
     let (status, status_watch) = watch::channel(status::initial_status(&group, &parts.model));
     let metrics = Metrics::for_model(&parts.model.name, BLOCK_SIZE);
     let alive = Liveness::default();
+    let block_feed = config.serving.kv_events.then(BlockFeed::default);
     let driver = Driver::new(DriverParts {
         group,
         scheduler: parts.scheduler,
@@ -71,6 +74,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
         nodes,
         status,
         metrics: metrics.clone(),
+        block_feed: block_feed.clone(),
         alive: alive.clone(),
         drain: signals.stop.clone(),
     });
@@ -86,6 +90,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
         .with_names(config.model.other_names)
         .with_engine(parts.engine)
         .with_access(parts.access)
+        .with_block_feed(block_feed)
         .with_strict_fields(config.serving.strict_fields);
     let shutdown = CancellationToken::new();
     let mut servers = Servers::new();

@@ -181,6 +181,7 @@ pub(super) fn scheduler_config(config: &HeadConfig, text: &Text) -> SchedulerCon
         tool_style: _,
         reasoning_style: _,
         strict_fields: _,
+        kv_events,
     } = config.serving;
     SchedulerConfig {
         block_size: BLOCK_SIZE,
@@ -193,6 +194,7 @@ pub(super) fn scheduler_config(config: &HeadConfig, text: &Text) -> SchedulerCon
         target_step: TARGET_STEP,
         prefix_key,
         prefix_caching: true,
+        block_events: kv_events,
         recovery_timeout,
     }
 }

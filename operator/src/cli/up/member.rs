@@ -35,6 +35,7 @@ const INHERITED: &[&str] = &[
     env::TOOL_CALL_PARSER,
     env::REASONING_PARSER,
     env::STRICT_FIELDS,
+    env::KV_EVENTS,
 ];
 
 /// Program, arguments and environment of one process of the group.

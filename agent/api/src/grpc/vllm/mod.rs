@@ -5,6 +5,7 @@
 
 mod answers;
 mod archive;
+mod events;
 mod info;
 mod request;
 mod running;
@@ -164,12 +165,16 @@ impl VllmEngine for EngineService {
 
     async fn subscribe_kv_events(
         &self,
-        _: Request<SubscribeKvEventsRequest>,
+        request: Request<SubscribeKvEventsRequest>,
     ) -> Result<Response<Self::SubscribeKvEventsStream>, Status> {
-        Err(Status::unimplemented(
-            "SubscribeKvEvents: the head publishes no events of its KV cache: poll GetLoads, and let the router find \
-             shared prefixes by the prompts that it sent",
-        ))
+        let Some(feed) = self.api.block_feed() else {
+            return Err(Status::unimplemented(
+                "SubscribeKvEvents: the events have the tokens of all prompts, so the head sends them only with --kv-events; \
+                 without them, a router polls GetLoads and finds shared prefixes by the prompts that it sent",
+            ));
+        };
+        let start = request.into_inner().start_sequence_number;
+        Ok(Response::new(events::batches(feed.subscribe(), start, self.api.status())))
     }
 }
 

@@ -48,6 +48,7 @@ fn defaults_are_the_documented_ones() {
         tool_style: StyleChoice::Auto,
         reasoning_style: StyleChoice::Auto,
         strict_fields: false,
+        kv_events: false,
     };
     assert_eq!(head.serving, expected);
     assert_eq!(head.common, CommonConfig::default());
@@ -146,6 +147,7 @@ fn each_flag_has_its_variable_and_wins_over_it() {
     {
         let head = head(&format!("{flag} plain -m builtin://tiny"), &format!("LOCKSTEP_STRICT_FIELDS={variable}"));
         assert_eq!(head.serving.strict_fields, expected, "{flag} and {variable}");
+        assert!(!head.serving.kv_events);
     }
 }
 

@@ -6,7 +6,7 @@ mod requests;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use lockstep_api::{Command, Liveness, Metrics};
+use lockstep_api::{BlockFeed, Command, Liveness, Metrics};
 use lockstep_proto::node::{self as pb, from_head};
 use lockstep_proto::v1::{ClusterStatus, ModelInfo};
 use lockstep_schedule::Scheduler;
@@ -47,6 +47,8 @@ pub(super) struct DriverParts {
     pub nodes: mpsc::Receiver<NodeEvent>,
     pub status: watch::Sender<ClusterStatus>,
     pub metrics: Metrics,
+    /// Where the changes of the prefix cache go, if anybody may see them.
+    pub block_feed: Option<BlockFeed>,
     /// Sign of life that the driver gives at each tick.
     pub alive: Liveness,
     /// Signal to finish the open requests and then to end.
@@ -138,6 +140,9 @@ impl Driver {
                 }
             }
             self.send_plans();
+            if let Some(feed) = &self.parts.block_feed {
+                feed.publish(self.parts.scheduler.take_block_events());
+            }
             self.release_departing_nodes();
             if let Some(unusable) = self.unusable.take() {
                 self.shut_down();
