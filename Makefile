@@ -78,7 +78,8 @@ test: lint ## Run every check: lints, tests, generated files
 	@tests/fetch vocabularies $(TEST_VOCABULARIES) templates $(TEST_TEMPLATES) tokenizers $(TEST_TOKENIZERS) \
 		smollm2 $(TEST_SMOLLM2)
 	@tests/clients/run $(BIN)/lockstep-agent
-	@tests/page/run --if-installed $(BIN) $(TEST_SMOLLM2) $(abspath $(CARGO_TARGET_DIR))/page
+	@tests/prepare chromium
+	@tests/page/run $(BIN) $(TEST_SMOLLM2) $(abspath $(CARGO_TARGET_DIR))/page
 	@$(LINTED) tests/run $(CARGO) test $(ALL) --no-fail-fast $(LOCKED)
 
 .PHONY: page
