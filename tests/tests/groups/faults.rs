@@ -90,25 +90,82 @@ async fn the_heads_own_rank_is_replaced_by_the_head() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_worker_is_noticed_and_ends_when_it_wakes() {
+async fn a_stopped_worker_is_noticed_and_ends_when_another_has_its_place() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL));
     let before = group.ready().await;
     let worker = group.nodes[1].as_ref().expect("a worker").id();
     signal_process(worker, "STOP");
-    let lost = group.await_status("the loss", |status| !status.ready).await;
-    assert_eq!(lost.ranks[1].phase(), Phase::Lost, "{:?}", lost.pending);
-    assert!(lost.accepting, "a group that forms again still takes requests");
-    assert!(lost.pending.iter().any(|line| line.contains("rank 1")), "{:?}", lost.pending);
+    let suspect = group.await_status("the suspicion", |status| !status.ready).await;
+    assert_eq!((suspect.ranks[1].phase(), suspect.epoch), (Phase::Serving, before.epoch), "{:?}", suspect.pending);
+    assert!(suspect.accepting, "the group still takes requests");
+    let told = |line: &String| line.starts_with("rank 1 (node 1) Serving: no heartbeat for 0.8 s");
+    assert!(suspect.pending.iter().any(told), "{:?}", suspect.pending);
     // A newer process takes the node's place while the old process sleeps. When the old process wakes, the head tells
     // it to end.
     let stopped = group.nodes[1].take();
     group.start_node(1);
+    let newer = group.nodes[1].as_ref().expect("a worker").id();
     let after = group.await_status("a new epoch", |status| status.ready && status.epoch > before.epoch).await;
-    assert_ne!(after.ranks[1].pid, worker);
+    assert_eq!(after.ranks[1].pid, newer, "the newcomer has the place at its first try");
     let mut stopped = stopped.expect("a worker");
     stopped.signal("CONT");
     assert!(!stopped.wait().success());
     assert!(group.ready().await.ready);
+}
+
+/// A process that is short of CPU, or paused, holds its step up and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_waits_for_ranks_that_pause() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_DTYPE", "f32"));
+    let before = group.ready().await;
+    let client = group.client().await;
+    let undisturbed = answers(&client).all().await.expect("answers");
+    let own = children(group.nodes[0].as_ref().expect("a head").id());
+    let worker = group.nodes[1].as_ref().expect("a worker").id();
+    for paused in [vec![worker], own.clone(), [own, vec![worker]].concat()] {
+        let streams = answers(&client);
+        streams.await_tokens(300).await;
+        paused.iter().for_each(|pid| signal_process(*pid, "STOP"));
+        group.await_status("the suspicion", |status| !status.ready).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        paused.iter().for_each(|pid| signal_process(*pid, "CONT"));
+        assert_eq!(streams.all().await.expect("answers"), undisturbed);
+    }
+    let after = group.ready().await;
+    assert_eq!((after.epoch, after.recoveries), (before.epoch, before.recoveries));
+}
+
+/// A head that is cut off or stopped for a while loses its nodes, and they keep their weights.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_dial_again_when_the_head_is_silent() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_DTYPE", "f32"));
+    let before = group.ready().await;
+    let client = group.client().await;
+    let undisturbed = answers(&client).all().await.expect("answers");
+    let streams = answers(&client);
+    streams.await_tokens(300).await;
+    let head = group.nodes[0].as_ref().expect("a head").id();
+    signal_process(head, "STOP");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    signal_process(head, "CONT");
+    assert_eq!(streams.all().await.expect("answers"), undisturbed);
+    let after = group.await_status("a new epoch", |status| status.ready && status.epoch > before.epoch).await;
+    for rank in 0..2 {
+        let (then, now) = (&before.ranks[rank], &after.ranks[rank]);
+        assert_eq!((now.pid, now.bytes_read), (then.pid, then.bytes_read), "rank {rank}");
+    }
+}
+
+/// Nobody else can kill the head's own ranks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_heads_own_ranks_are_killed_when_they_hang() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL));
+    let before = group.ready().await;
+    signal_process(before.ranks[0].pid, "STOP");
+    let hung = before.ranks[0].pid;
+    let after = group.await_status("a new rank 0", |status| status.ready && status.ranks[0].pid != hung).await;
+    assert!(!is_alive(hung));
+    assert_eq!(after.ranks[1].pid, before.ranks[1].pid);
 }
 
 /// Nobody takes the place of a worker that is silent for a while.

@@ -34,8 +34,10 @@ use crate::wire::MAX_MESSAGE;
 
 /// Time within which a node must say Hello and prove the key. After it, the head closes the stream.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time after which the head looks if a caller's connection still stands, and time for the answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Most messages that may wait for a node. The plans in flight (one more than there are stages) and the group's own
-/// messages fit. The head evicts a node that lets more messages wait.
+/// messages fit. The head ends the stream of a node that lets more messages wait.
 const MAX_OUTBOUND: usize = 2 * MAX_STAGES as usize;
 
 /// Events that the streams send to the driver.
@@ -206,6 +208,8 @@ pub(super) async fn serve_control(port: ControlPort, shutdown: CancellationToken
     let may_read =
         |request: Request<()>| Peer::from_request(&request)?.require(&[role::OPERATOR, role::NODE]).map(|()| request);
     let router = Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_service(port.service)
         .add_service(InterceptedService::new(status, may_read))
         .add_service(operations::OperationsService::server(port.commands));

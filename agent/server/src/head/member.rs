@@ -28,6 +28,8 @@ pub(crate) struct Member {
     pub state: MemberState,
     pub loaded: Option<pb::Loaded>,
     pub last_heartbeat_at: Instant,
+    /// Set while the heartbeat is late.
+    pub is_suspect: bool,
     /// Layers and collectives that the slowest local rank has entered and left in this epoch.
     pub progress: u64,
     /// Pieces of collectives that the local ranks have moved.
@@ -51,6 +53,7 @@ impl Member {
             state: MemberState::Loading,
             loaded: None,
             last_heartbeat_at: now,
+            is_suspect: false,
             progress: 0,
             moved: 0,
             last_progress_at: now,

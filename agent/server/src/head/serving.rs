@@ -85,7 +85,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
         commands: commands.clone(),
         status: status_watch.clone(),
     };
-    let inference = Inference::new(commands, status_watch, alive);
+    let inference = Inference::new(commands, status_watch.clone(), alive);
     let api = Api::new(inference.clone(), parts.model, parts.text, metrics)
         .with_names(config.model.other_names)
         .with_engine(parts.engine)
@@ -104,8 +104,8 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
         };
         servers.spawn(run_foreground(task, stop, shutdown.clone()));
     }
-    let own_ranks =
-        parts.own_ranks.map(|command| tokio::spawn(local::keep_running(command, shutdown.clone(), END_TIMEOUT)));
+    let keep_running = |command| local::keep_running(command, status_watch, shutdown.clone(), END_TIMEOUT);
+    let own_ranks = parts.own_ranks.map(|command| tokio::spawn(keep_running(command)));
     let driver = tokio::spawn(driver.run());
     let outcome = tokio::select! {
         driver = driver => driver.context("the head's driver ended").and_then(|ended| Ok(ended?)),

@@ -88,17 +88,22 @@ fn rank_statuses(group: &HeadGroup, node: usize, slot: &NodeSlot) -> Vec<RankSta
         last_step: member.map_or(0, |member| member.last_step),
         step_micros: member.map_or(0, |member| member.step_micros),
         restarts: slot.restarts,
-        message: rank.message.clone(),
+        message: match member {
+            Some(member) if member.is_suspect => {
+                "no heartbeat for 0.8 s: it is short of CPU, stopped or cut off".into()
+            }
+            _ => rank.message.clone(),
+        },
         incarnation: hello.incarnation,
         bytes_read: member.and_then(|member| member.loaded.as_ref()).map_or(0, |loaded| loaded.bytes_read),
     };
     slot.ranks.iter().enumerate().map(rank_status).collect()
 }
 
-/// Returns a line with the reason why a rank does not serve, or `None` if the rank serves.
+/// Returns a line with the reason why a rank does not serve, or `None` if the rank serves and has nothing to say.
 fn pending_line(rank: &RankStatus) -> Option<String> {
     let phase = rank.phase();
-    if phase == Phase::Serving {
+    if phase == Phase::Serving && rank.message.is_empty() {
         return None;
     }
     let name = match phase {
@@ -120,8 +125,8 @@ mod tests {
     fn the_status_shows_each_pending_rank() {
         let mut group = HeadGroup::new(config(3));
         let now = std::time::Instant::now();
-        group.attach(member(0, 1), now);
-        group.attach(member(1, 2), now);
+        group.attach(member(0, 1));
+        group.attach(member(1, 2));
         group.record_load_progress(
             0,
             &pb::Progress { rank: 0, phase: Phase::Loading.into(), bytes_loaded: 41, bytes_total: 100 },

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lockstep_proto::backoff::Backoff;
 
 /// Pauses between dials that fail.
-const DIAL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+const DIAL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
 /// Number of failed dials in a row that the log shows at debug level only. A head that starts together with its workers
 /// needs some time.
 const QUIET_FAILURES: u32 = 3;

@@ -14,9 +14,8 @@ use super::rank::RankCounters;
 
 /// Time between two heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
-/// Time without progress after which a busy rank counts as stuck for good. The head has ended the epoch long before,
-/// and has evicted the node if the node was behind the others. The process then ends itself, so that a new process can
-/// take the node's place.
+/// Time without progress after which a busy rank counts as stuck for good. The head has ended the epoch long before. The
+/// process then ends itself, so that a new process can take the node's place.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Exit code of a process that ends itself because one of its ranks is stuck.
 const EXIT_STUCK: i32 = 70;
@@ -49,7 +48,7 @@ pub(super) fn start(
                 return;
             }
             if let Some(outbound) = outbound.borrow().as_ref() {
-                // If the stream is full, the head receives no heartbeat and evicts this node.
+                // If the stream is full, the head receives no heartbeat and ends the stream.
                 outbound.try_send(FromNode { message: Some(from_node::Message::Heartbeat(beat)) }).ok();
             }
         }

@@ -17,9 +17,13 @@ use crate::tls::{self, Tls};
 use crate::wire::MAX_MESSAGE;
 
 /// Time for one dial of the head.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time from Hello to Assignment.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time without data after which the system probes the connection, and time between two probes.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Probes without an answer after which the system closes the connection.
+const KEEP_ALIVE_PROBES: u32 = 3;
 /// Most messages that may wait for the head. There is room for the results of all steps in flight (one more than there
 /// are pipeline stages, so 65 at most), for progress, and for the heartbeats of a few seconds.
 const MAX_OUTBOUND: usize = 256;
@@ -85,7 +89,12 @@ pub(super) async fn open_stream(
 ) -> Result<ControlStream, OpenStreamError> {
     let unreachable = |error: &(dyn std::error::Error + 'static)| OpenStreamError::Unreachable(with_causes(error));
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| unreachable(&error))?;
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(KEEP_ALIVE))
+        .tcp_keepalive_interval(Some(KEEP_ALIVE))
+        .tcp_keepalive_retries(Some(KEEP_ALIVE_PROBES));
     let in_the_clear = tls.is_none();
     let channel = match tls {
         Some(tls) => tls::connect(&endpoint, tls).await,

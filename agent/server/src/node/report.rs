@@ -8,6 +8,7 @@ use lockstep_proto::v1::Phase;
 use super::Node;
 use super::open_stream::Outbound;
 use super::rank::{RankEvent, RankEventKind};
+use super::serve_stream::HEAD_SILENCE;
 use crate::unusable::UnusableModel;
 use crate::wire;
 
@@ -93,8 +94,9 @@ pub(super) async fn send_to_head(outbound: &Outbound, message: from_node::Messag
         from_node::Message::Fault(fault) if fault.fatal => Some(fault.clone()),
         _ => None,
     };
-    // An error means that the stream has closed. The loop in `serve_stream` notices that and handles it.
-    outbound.send(pb::FromNode { message: Some(message) }).await.ok();
+    // An error means that the stream has closed, or that the head reads nothing. The loop in `serve_stream` notices both.
+    let message = pb::FromNode { message: Some(message) };
+    tokio::time::timeout(HEAD_SILENCE, outbound.send(message)).await.ok();
     let Some(fault) = fatal_fault else { return Ok(()) };
     tokio::time::sleep(LAST_MESSAGE_PAUSE).await;
     let reason = format!("rank {}: {}", fault.rank, fault.message);

@@ -2,9 +2,10 @@
 //! events.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockstep_proto::node::{self as pb, from_head, from_node};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -20,7 +21,9 @@ use crate::wire;
 /// The time is shorter than the 30 s after which Kubernetes kills a worker's pod.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(25);
 /// Time between two iterations of the node's loop while nothing happens.
-const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+const IDLE_INTERVAL: Duration = Duration::from_millis(500);
+/// Time without a message of the head after which the node dials again. The head sends a pulse twice a second.
+pub(super) const HEAD_SILENCE: Duration = Duration::from_secs(3);
 
 /// Reason why a control stream is over.
 pub(super) enum StreamEnd {
@@ -42,12 +45,15 @@ impl Node {
         self.accept_assignment(assignment, &outbound).await?;
         let mut leave_deadline: Option<tokio::time::Instant> = None;
         let mut idle = tokio::time::interval(IDLE_INTERVAL);
+        idle.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut head = HeadSilence::new(Instant::now());
         let stream_end = loop {
             self.health.extend_loop_deadline(health::LOOP_TIMEOUT);
             // Without a leave deadline, the last branch below is off, and any time will do.
             let deadline = leave_deadline.unwrap_or_else(|| tokio::time::Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 message = inbound.message() => {
+                    head.record_message(Instant::now());
                     if let Some(end) = self.receive_next(message, leave_deadline.is_some())? {
                         break end;
                     }
@@ -58,7 +64,11 @@ impl Node {
                     }
                 }
                 event = next_open_event(&mut self.opener) => self.receive_open_event(event, &outbound).await?,
-                _ = idle.tick() => (),
+                _ = idle.tick() => {
+                    if head.is_over(Instant::now()) {
+                        break StreamEnd::Broken("no word from the head for 3 s".into());
+                    }
+                }
                 () = stop.cancelled(), if leave_deadline.is_none() => {
                     self.health.set_leaving();
                     let leaving = pb::Leaving { reason: "its process was told to stop".into() };
@@ -145,10 +155,68 @@ impl Node {
     }
 }
 
+/// Watch over the time without a message of the head.
+#[derive(Debug)]
+struct HeadSilence {
+    heard_at: Instant,
+    /// Time of the last look.
+    looked_at: Instant,
+}
+
+impl HeadSilence {
+    fn new(now: Instant) -> Self {
+        Self { heard_at: now, looked_at: now }
+    }
+
+    fn record_message(&mut self, now: Instant) {
+        (self.heard_at, self.looked_at) = (now, now);
+    }
+
+    /// Returns true if the head has been silent for [`HEAD_SILENCE`]. The time in which this process itself was paused or
+    /// starved does not count, for the head may have spoken in it.
+    fn is_over(&mut self, now: Instant) -> bool {
+        let gap = now.duration_since(self.looked_at);
+        self.looked_at = now;
+        if gap > 2 * IDLE_INTERVAL {
+            self.heard_at = (self.heard_at + gap).min(now);
+        }
+        now.duration_since(self.heard_at) > HEAD_SILENCE
+    }
+}
+
 /// Waits for the next event of the model's opener. Waits for ever if no model is being opened.
 async fn next_open_event(opener: &mut Option<ModelOpener>) -> OpenEvent {
     match opener {
         Some(opener) => opener.next_event().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_is_silent_only_while_this_process_runs() {
+        let mut now = Instant::now();
+        let mut head = HeadSilence::new(now);
+        let mut run = |head: &mut HeadSilence, ticks: u32| {
+            (0..ticks).any(|_| {
+                now += IDLE_INTERVAL;
+                head.is_over(now)
+            })
+        };
+        assert!(!run(&mut head, 6));
+        assert!(run(&mut head, 1));
+
+        let mut now = Instant::now();
+        let mut head = HeadSilence::new(now);
+        for _ in 0..5 {
+            now += Duration::from_secs(20);
+            assert!(!head.is_over(now), "the process was paused");
+        }
+        now += IDLE_INTERVAL;
+        head.record_message(now);
+        assert!(!head.is_over(now + HEAD_SILENCE));
     }
 }

@@ -222,8 +222,14 @@ impl Driver {
         if self.last_pulse_at.elapsed() > PULSE_INTERVAL {
             self.send_pulse();
         }
+        let had_suspects = self.parts.group.has_suspects();
         let actions = self.parts.group.tick(Instant::now());
         self.apply_actions(actions);
+        if self.parts.group.has_suspects() != had_suspects {
+            let suspects: Vec<usize> = self.parts.group.suspects().collect();
+            tracing::warn!(?suspects, "nodes whose heartbeat is late: a step waits for them for up to 3 s");
+            self.send_pulse();
+        }
         for id in self.clients.remove_disconnected() {
             self.parts.scheduler.cancel(id);
         }
@@ -248,13 +254,18 @@ impl Driver {
         self.has_served && self.drain_reason.is_none() && !self.has_recovery_timed_out()
     }
 
+    /// Returns true if the epoch serves and every node speaks.
+    fn is_ready(&self) -> bool {
+        self.serving && !self.parts.group.has_suspects()
+    }
+
     /// Publishes the status if it has changed.
     fn publish_status(&mut self) {
         if !std::mem::take(&mut self.dirty) {
             return;
         }
         let facts = status::HeadFacts {
-            ready: self.serving && self.drain_reason.is_none(),
+            ready: self.is_ready() && self.drain_reason.is_none(),
             accepting: self.is_accepting(),
             draining: self.drain_reason.as_deref(),
             model: &self.parts.model,
@@ -273,9 +284,9 @@ impl Driver {
     /// Tells every node if the current epoch serves.
     fn send_pulse(&mut self) {
         self.last_pulse_at = Instant::now();
-        let pulse = pb::Pulse { epoch: self.parts.group.epoch(), serving: self.serving };
+        let pulse = pb::Pulse { epoch: self.parts.group.epoch(), serving: self.is_ready() };
         for stream in self.streams.iter().flatten() {
-            // A full queue is no fault here. A node that reads nothing is evicted when the next plan does not fit.
+            // A full queue is no fault here. The stream of a node that reads nothing ends when the next plan does not fit.
             stream.send(from_head::Message::Pulse(pulse));
         }
     }

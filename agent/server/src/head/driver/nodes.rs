@@ -45,18 +45,15 @@ impl Driver {
             tracing::warn!(node, %peer, reason, "refused a node");
             return stream.close(Status::failed_precondition(reason));
         }
+        // The older one goes first: a stream is silent until it has its assignment.
+        let reason = format!("a newer process or connection (pid {}) took the place", hello.pid);
+        let actions = group.evict(node, &reason, now);
+        self.apply_actions(actions);
         tracing::info!(node, %peer, pid = hello.pid, host = hello.host, "a node joined");
         let member = Member::new(hello, stream.connection, peer, local, now);
-        let actions = group.attach(member, now);
-        // `replace` removes the older stream, so `apply_actions` could not find it. It is closed here instead.
-        let older = self.streams[node].replace(stream);
-        for action in &actions {
-            if let (Action::Evict { reason, .. }, Some(older)) = (action, &older) {
-                older.close(Status::aborted(format!("evicted: {reason}")));
-            }
-        }
-        let others = actions.into_iter().filter(|action| !matches!(action, Action::Evict { .. }));
-        self.apply_actions(others.collect());
+        self.streams[node] = Some(stream);
+        let assignment = self.parts.group.attach(member);
+        self.apply_actions(vec![assignment]);
     }
 
     /// Detaches the node whose control stream ended.
@@ -269,11 +266,11 @@ impl Driver {
         }
     }
 
-    /// Sends a message to a node. Evicts the node if too many messages wait for it already.
+    /// Sends a message to a node. Ends the node's stream if too many messages wait in it already.
     pub(super) fn send_to_node(&mut self, node: usize, message: from_head::Message) {
         let is_queued = self.streams[node].as_ref().is_some_and(|stream| stream.send(message));
         if !is_queued {
-            let actions = self.parts.group.evict(node, "it reads nothing from its control stream", Instant::now());
+            let actions = self.parts.group.disconnect(node, "it reads nothing from its control stream", Instant::now());
             self.apply_actions(actions);
         }
     }

@@ -4,8 +4,8 @@
 //! writes no log and reads no clock.
 //!
 //! An epoch begins when every node of the group is attached and has loaded its weights. It ends as soon as a node is
-//! lost, departs or reports a fault. The other nodes keep their weights between epochs. The head evicts a node only if
-//! the node is dead, hung, broken, or replaced by a newer process.
+//! lost, departs or reports a fault. The other nodes keep their weights between epochs. The head evicts a node only if the
+//! node is broken, or replaced by a newer process. A node that is silent or hung keeps its process.
 
 #[cfg(test)]
 mod tests;
@@ -151,22 +151,14 @@ impl HeadGroup {
         self.slots.get(node)?.member.as_ref().map(|member| member.connection)
     }
 
-    /// Puts a process that passed [`super::admission`] into the slot of its node, and evicts an older process.
-    pub(crate) fn attach(&mut self, member: Member, now: Instant) -> Vec<Action> {
+    /// Puts a process that passed [`super::admission`] into the empty slot of its node.
+    pub(crate) fn attach(&mut self, member: Member) -> Action {
         let node = member.hello.node as usize;
-        let mut actions = Vec::new();
-        if let Some(older) = self.slots[node].member.take() {
-            let reason = format!("a newer process or connection (pid {}) took the place", member.hello.pid);
-            actions.push(Action::Evict { node, connection: older.connection, reason: reason.clone() });
-            self.slots[node].mark_lost(&reason);
-            actions.extend(self.fail_epoch(&format!("node {node}: {reason}"), now));
-        }
         self.epoch = self.epoch.max(member.hello.last_epoch);
         let mut assignment = self.config.assignment.clone();
         assignment.first_rank = node as u32 * self.config.local_world_size;
         self.slots[node].occupy(member);
-        actions.push(Action::Send { node, message: Message::Assignment(assignment) });
-        actions
+        Action::Send { node, message: Message::Assignment(assignment) }
     }
 
     /// Empties the slot of a node whose stream ended. Does nothing if another connection has the slot by now.
