@@ -448,6 +448,9 @@ pub struct Fault {
     /// head that has not served yet ends.
     #[prost(bool, tag = "5")]
     pub model_is_unusable: bool,
+    /// Sequence that the fault is about, if the rank can tell. The head then ends its request, and no other one.
+    #[prost(uint64, optional, tag = "6")]
+    pub seq: ::core::option::Option<u64>,
 }
 /// Leaving: the node was told to stop and asks to leave. The head waits until the steps in flight are finished, ends the
 /// epoch between two steps, and sends Drain to the node.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_proto::v1::{ClusterStatus, Phase};
 use lockstep_tests::client::{Answers, Client, greedy, sampled};
-use lockstep_tests::group::{Group, Spec, Way};
+use lockstep_tests::group::{Group, Spec, Way, fixture};
 use lockstep_tests::process::{LONGEST_WAIT, children, is_alive, signal_process};
 
 const MODEL: &str = "builtin://tiny";
@@ -50,6 +50,74 @@ async fn ten_kills_under_load_lose_nothing() {
     let after = group.await_status("ten recoveries", |status| status.ready && status.recoveries >= 10).await;
     assert_eq!(after.recoveries - before.recoveries, 10);
     assert_eq!(read_by(&after, 0), read_by(&before, 0), "rank 0 has read its weights once");
+}
+
+/// Returns how often all ranks have joined an epoch, by the head's log.
+fn joins(group: &Group) -> usize {
+    group.nodes[0].as_ref().expect("a head").all_output().matches("all ranks have joined").count()
+}
+
+/// The worker dies each time before the ranks have computed a token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rank_in_a_crash_loop_costs_no_request() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_DTYPE", "f32"));
+    group.ready().await;
+    let client = group.client().await;
+    let undisturbed = answers(&client).all().await.expect("answers");
+    let streams = answers(&client);
+    streams.await_tokens(300).await;
+    for _ in 0..12 {
+        let before = joins(&group);
+        group.nodes[1].as_mut().expect("a process").kill();
+        replace(&mut group, 1).await;
+        let began = Instant::now();
+        while joins(&group) == before {
+            assert!(began.elapsed() < LONGEST_WAIT, "the ranks do not join");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(streams.all().await.expect("answers"), undisturbed);
+}
+
+/// A request whose logits are not finite ends alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poisonous_request_ends_and_the_others_go_on() {
+    const POISON: u32 = 251;
+    let model = tempfile::tempdir().expect("a folder");
+    poison_token(model.path(), POISON);
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, model.path().display().to_string()));
+    let before = group.ready().await;
+    let client = group.client().await;
+    let requests = || (0..4).map(|stream| greedy(&[20 + stream, 30, 40], 60));
+    let undisturbed = Answers::begin(&client, requests()).all().await.expect("answers");
+    let streams = Answers::begin(&client, requests());
+    streams.await_tokens(4).await;
+    let error = group.client().await.generate(greedy(&[20, POISON], 60)).await.expect_err("logits that are no numbers");
+    assert_eq!(error.code(), tonic::Code::Internal);
+    assert!(error.message().contains("not finite"), "{error:?}");
+    assert_eq!(streams.all().await.expect("answers"), undisturbed);
+    let after = group.ready().await;
+    assert_eq!(after.recoveries, before.recoveries + 1);
+    assert_eq!(after.ranks[1].pid, before.ranks[1].pid);
+}
+
+/// Writes a copy of a small model to `folder` in which the embedding of a token is not a number.
+fn poison_token(folder: &std::path::Path, token: u32) {
+    for file in std::fs::read_dir(fixture("llama2")).expect("a fixture") {
+        let file = file.expect("a file").path();
+        std::fs::copy(&file, folder.join(file.file_name().expect("a name"))).expect("copy");
+    }
+    let file = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&file).expect("read");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).expect("a header");
+    let table = &header["model.embed_tokens.weight"];
+    let number = |value: &serde_json::Value| value.as_u64().expect("a number") as usize;
+    let (begin, end) = (number(&table["data_offsets"][0]), number(&table["data_offsets"][1]));
+    let row = (end - begin) / number(&table["shape"][0]);
+    let at = 8 + length + begin + token as usize * row;
+    bytes[at..at + row].fill(0xFF);
+    std::fs::write(&file, bytes).expect("write");
 }
 
 /// The test kills a rank of the last stage, which samples, and of the first stage, which embeds, in turn.

@@ -85,6 +85,8 @@ pub struct Scheduler {
     by_id: HashMap<SeqId, SeqKey>,
     waiting: BTreeSet<SeqKey>,
     running: BTreeSet<SeqKey>,
+    /// Sequences that wait until they are released.
+    held: BTreeSet<SeqId>,
     /// Failures at the start of the epoch that [`Self::fail_expired`] has yet to return; at most one per sequence.
     unreported_failures: Vec<RequestOutput>,
     /// Set if the end of an epoch, which emptied the prefix cache, is still to report.
@@ -115,6 +117,7 @@ impl Scheduler {
             by_id: HashMap::new(),
             waiting: BTreeSet::new(),
             running: BTreeSet::new(),
+            held: BTreeSet::new(),
             unreported_failures: Vec::new(),
             cache_cleared: false,
             prefix_query_tokens: 0,
@@ -174,6 +177,29 @@ impl Scheduler {
         }
         self.unreported_failures
             .retain(|output| !matches!(output, RequestOutput::Failed { id: failed, .. } if *failed == id));
+    }
+
+    /// Keeps a sequence waiting until [`Self::release`], while others overtake it. Its deadlines hold. Nothing happens to a
+    /// sequence that runs already.
+    pub fn hold(&mut self, id: SeqId) {
+        if self.by_id.contains_key(&id) {
+            self.held.insert(id);
+        }
+    }
+
+    /// Lets a sequence go on that [`Self::hold`] has kept.
+    pub fn release(&mut self, id: SeqId) {
+        self.held.remove(&id);
+    }
+
+    /// Returns true if a sequence runs, or waits and is not held.
+    pub fn has_work(&self) -> bool {
+        !self.running.is_empty() || self.first_waiting().is_some()
+    }
+
+    /// Returns the sequence to admit next.
+    fn first_waiting(&self) -> Option<SeqKey> {
+        self.waiting.iter().find(|key| !self.held.contains(&self.sequences[key].request.id)).copied()
     }
 
     /// Starts an epoch: the ranks have joined, with empty caches of `num_blocks` blocks each. All sequences wait to be
@@ -258,6 +284,7 @@ impl Scheduler {
     fn remove_sequence(&mut self, key: SeqKey) {
         let Some(mut sequence) = self.sequences.remove(&key) else { return };
         self.by_id.remove(&sequence.request.id);
+        self.held.remove(&sequence.request.id);
         self.waiting.remove(&key);
         if self.running.remove(&key)
             && let Some(epoch_state) = &mut self.epoch_state

@@ -160,11 +160,12 @@ impl Scheduler {
         }
     }
 
-    /// Admits waiting sequences strictly in the order of arrival, and schedules their first chunks.
+    /// Admits waiting sequences strictly in the order of arrival, without those that are held, and schedules their first
+    /// chunks.
     fn admit_waiting(&mut self, epoch_state: &mut EpochState, builder: &mut PlanBuilder, token_budget: &mut usize) {
         while *token_budget > 0
             && self.running.len() < self.config.max_running()
-            && let Some(&key) = self.waiting.first()
+            && let Some(key) = self.first_waiting()
             && let Some(sequence) = self.sequences.get_mut(&key)
         {
             // A preempted sequence waits until no token of it is in flight.

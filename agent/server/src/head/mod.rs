@@ -20,6 +20,7 @@ mod ports;
 mod serving;
 mod setup;
 pub(crate) mod status;
+mod suspects;
 #[cfg(test)]
 mod testing;
 

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use lockstep_collectives::AbortSwitch;
-use lockstep_engine::{PlacedLayers, Runner, RunnerConfig};
+use lockstep_engine::{EngineError, PlacedLayers, Runner, RunnerConfig};
 use lockstep_proto::errors::with_causes;
 use lockstep_proto::node as pb;
-use lockstep_schedule::plan::{StepOutput, StepPlan};
+use lockstep_schedule::plan::{SeqId, StepOutput, StepPlan};
 use tokio::sync::mpsc;
 
 use super::devices;
@@ -81,6 +81,8 @@ pub(super) enum RankEventKind {
     Fault {
         epoch: u64,
         reason: String,
+        /// Sequence that the fault is about.
+        seq: Option<SeqId>,
     },
     Panicked {
         reason: String,
@@ -241,15 +243,18 @@ impl RankThread {
     fn join_epoch(&mut self, spec: &FormSpec) {
         let epoch = spec.epoch;
         let Some(runner) = &mut self.runner else {
-            return self
-                .send_event(RankEventKind::Fault { epoch, reason: "the rank received Form before it loaded".into() });
+            return self.send_event(RankEventKind::Fault {
+                epoch,
+                reason: "the rank received Form before it loaded".into(),
+                seq: None,
+            });
         };
         runner.end_epoch();
         self.counters.progress.store(0, Ordering::SeqCst);
         self.counters.epoch.store(epoch, Ordering::SeqCst);
         let switch = match AbortSwitch::new() {
             Ok(switch) => switch,
-            Err(error) => return self.send_event(RankEventKind::Fault { epoch, reason: error.to_string() }),
+            Err(error) => return self.send_event(RankEventKind::Fault { epoch, reason: error.to_string(), seq: None }),
         };
         *self.counters.abort_switch.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, switch.clone()));
         if self.counters.is_aborted(epoch) {
@@ -263,9 +268,11 @@ impl RankThread {
         match formed {
             Ok(()) => self.send_event(RankEventKind::Formed { epoch }),
             Err(_) if self.counters.is_aborted(epoch) => (),
-            Err(reason) => {
-                self.send_event(RankEventKind::Fault { epoch, reason: format!("join epoch {epoch}: {reason}") })
-            }
+            Err(reason) => self.send_event(RankEventKind::Fault {
+                epoch,
+                reason: format!("join epoch {epoch}: {reason}"),
+                seq: None,
+            }),
         }
     }
 
@@ -290,7 +297,11 @@ impl RankThread {
                 // epoch.
                 self.counters.aborted_epoch.fetch_max(plan.epoch, Ordering::SeqCst);
                 let reason = format!("step {}: {}", plan.step, with_causes(&error));
-                self.send_event(RankEventKind::Fault { epoch: plan.epoch, reason });
+                let seq = match error {
+                    EngineError::Logits { seq, .. } => Some(seq),
+                    _ => None,
+                };
+                self.send_event(RankEventKind::Fault { epoch: plan.epoch, reason, seq });
             }
         }
     }

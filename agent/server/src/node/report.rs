@@ -56,9 +56,9 @@ impl Node {
                 }
                 self.step_results.add(done, self.ranks.len()).map(from_node::Message::StepDone)
             }
-            RankEventKind::Fault { epoch, reason } => {
+            RankEventKind::Fault { epoch, reason, seq } => {
                 tracing::warn!(rank, epoch, reason, "cannot go on in this epoch");
-                Some(from_node::Message::Fault(pb::Fault { epoch, rank, message: reason, ..Default::default() }))
+                Some(from_node::Message::Fault(pb::Fault { epoch, rank, message: reason, seq, ..Default::default() }))
             }
         }
     }
@@ -66,7 +66,7 @@ impl Node {
     /// Returns the fault that the head receives before this process ends.
     pub(super) fn fatal_fault(&self, local_rank: usize, message: String) -> pb::Fault {
         let rank = self.assignment.first_rank + local_rank as u32;
-        pb::Fault { epoch: self.last_epoch, rank, message, fatal: true, model_is_unusable: false }
+        pb::Fault { epoch: self.last_epoch, rank, message, fatal: true, model_is_unusable: false, seq: None }
     }
 
     /// Returns Loaded once every local rank has loaded. The number of blocks is the smallest of all local ranks.

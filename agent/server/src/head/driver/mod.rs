@@ -3,7 +3,6 @@
 mod nodes;
 mod requests;
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use lockstep_api::{BlockFeed, Command, Liveness, Metrics};
@@ -18,6 +17,7 @@ use super::clients::Clients;
 use super::control::{NodeEvent, NodeStream};
 use super::group::HeadGroup;
 use super::status;
+use super::suspects::Suspects;
 use crate::clock;
 use crate::unusable::UnusableModel;
 use crate::wire;
@@ -32,9 +32,6 @@ const PULSE_INTERVAL: Duration = Duration::from_millis(500);
 const DEPARTURE_PAUSE: Duration = Duration::from_millis(500);
 /// Sequence that tests an idle group: it generates one token on all ranks.
 const CANARY: SeqId = 0;
-/// Number of epochs in a row that may fail before they generate a token. After that many, the head fails the requests
-/// that ran in them, because one of these requests may be the cause.
-const MAX_FAILED_EPOCHS: u32 = 5;
 
 /// Parts that the driver is made from.
 pub(super) struct DriverParts {
@@ -72,11 +69,8 @@ pub(super) struct Driver {
     unusable: Option<UnusableModel>,
     /// Time at which an epoch first ended since an epoch last served. `None` while an epoch serves.
     lost_at: Option<Instant>,
-    /// Sequences that the head has sent to the ranks since the ranks last generated a token.
-    suspect_sequences: HashSet<SeqId>,
-    /// Epochs in a row that failed before they generated a token. The next token sets the number back to 0, unlike
-    /// [`HeadGroup::recoveries`].
-    failed_epochs: u32,
+    /// Requests that may be the cause of failed epochs.
+    suspects: Suspects,
     /// Time at which this process was told to stop.
     stopping_since: Option<Instant>,
     /// Reason why the head drains. `None` until a drain begins. A drain never ends.
@@ -106,8 +100,7 @@ impl Driver {
             has_served: false,
             unusable: None,
             lost_at: None,
-            suspect_sequences: HashSet::new(),
-            failed_epochs: 0,
+            suspects: Suspects::default(),
             stopping_since: None,
             drain_reason: None,
             takes_requests_until: None,
@@ -139,6 +132,7 @@ impl Driver {
                     self.takes_requests_until = None;
                 }
             }
+            self.try_suspects();
             self.send_plans();
             if let Some(feed) = &self.parts.block_feed {
                 feed.publish(self.parts.scheduler.take_block_events());
@@ -187,13 +181,30 @@ impl Driver {
         }
     }
 
+    /// Lets the next request go on that was held back, if the group serves.
+    fn try_suspects(&mut self) {
+        if self.serving
+            && let Some(id) = self.suspects.next_trial()
+        {
+            tracing::info!(sequence = id, "tries a request again that was held back");
+            self.parts.scheduler.release(id);
+        }
+    }
+
+    /// Ends a sequence whose request is no longer open.
+    fn cancel_sequence(&mut self, id: SeqId) {
+        self.parts.scheduler.cancel(id);
+        self.suspects.clear(id);
+    }
+
     /// Sends each plan of the schedule to all nodes, until the schedule has no further plan. Sends nothing while a node
     /// waits for its release, so that the ranks can finish the steps in flight.
     fn send_plans(&mut self) {
         while self.parts.group.is_formed() && self.releasable_node().is_none() {
             let Some(mut plan) = self.parts.scheduler.next_plan() else { return };
             self.apply_grammars(&mut plan);
-            self.suspect_sequences.extend(plan.admit.iter().map(|admission| admission.seq).filter(|id| *id != CANARY));
+            let admitted = plan.admit.iter().map(|admission| admission.seq).filter(|id| *id != CANARY);
+            admitted.for_each(|id| self.suspects.admit(id));
             self.parts.group.set_in_flight(true, Instant::now());
             self.last_sent = Some(plan.step);
             let wire = wire::plan_to_wire(&plan, clock::monotonic_nanos());
@@ -212,6 +223,7 @@ impl Driver {
                 Err(error) => {
                     self.clients.fail(entry.seq, error);
                     self.parts.scheduler.cancel(entry.seq);
+                    self.suspects.clear(entry.seq);
                 }
             }
         }
@@ -226,12 +238,16 @@ impl Driver {
         let actions = self.parts.group.tick(Instant::now());
         self.apply_actions(actions);
         if self.parts.group.has_suspects() != had_suspects {
-            let suspects: Vec<usize> = self.parts.group.suspects().collect();
-            tracing::warn!(?suspects, "nodes whose heartbeat is late: a step waits for them for up to 3 s");
+            let nodes: Vec<usize> = self.parts.group.suspects().collect();
+            if had_suspects {
+                tracing::info!("no node's heartbeat is late any longer");
+            } else {
+                tracing::warn!(?nodes, "heartbeats are late: a step waits for these nodes, for up to 3 s");
+            }
             self.send_pulse();
         }
         for id in self.clients.remove_disconnected() {
-            self.parts.scheduler.cancel(id);
+            self.cancel_sequence(id);
         }
         let now = self.now_micros();
         let expired = self.parts.scheduler.fail_expired(now);
@@ -300,7 +316,7 @@ impl Driver {
     /// Cancels the requests that are still open, and tells every node to end.
     fn shut_down(&mut self) {
         for id in self.clients.cancel_all() {
-            self.parts.scheduler.cancel(id);
+            self.cancel_sequence(id);
         }
         let drain = pb::Drain { reason: "the head is shutting down".into() };
         for stream in self.streams.iter().flatten() {

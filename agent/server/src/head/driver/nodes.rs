@@ -8,7 +8,7 @@ use lockstep_schedule::Request;
 use lockstep_schedule::plan::SamplingParams;
 use tonic::Status;
 
-use super::{CANARY, Driver, DriverParts, MAX_FAILED_EPOCHS};
+use super::{CANARY, Driver, DriverParts};
 use crate::head::admission;
 use crate::head::control::{NodeEvent, NodeStream};
 use crate::head::group::Action;
@@ -93,7 +93,9 @@ impl Driver {
                 if fault.model_is_unusable && !self.has_served {
                     self.unusable = Some(UnusableModel(format!("rank {}: {}", fault.rank, fault.message)));
                 }
-                group.node_faulted(node, &fault, now)
+                let actions = group.node_faulted(node, &fault, now);
+                self.fail_at_fault(&fault);
+                actions
             }
             M::Leaving(leaving) => {
                 tracing::info!(node, reason = leaving.reason, "a node asks to leave");
@@ -157,8 +159,6 @@ impl Driver {
 
     /// Notes that the ranks of this epoch have generated a token: the group serves.
     fn mark_serving(&mut self) {
-        self.suspect_sequences.clear();
-        self.failed_epochs = 0;
         if !self.serving {
             self.parts.group.mark_serving();
             (self.serving, self.has_served, self.lost_at, self.dirty) = (true, true, None, true);
@@ -220,8 +220,7 @@ impl Driver {
         self.last_sent = None;
         let scheduler = &mut self.parts.scheduler;
         scheduler.start_epoch(epoch, num_blocks, now);
-        let stats = scheduler.stats();
-        if stats.running + stats.waiting == 0 {
+        if !scheduler.has_work() {
             let sampling = SamplingParams::default();
             let canary = Request {
                 id: CANARY,
@@ -243,26 +242,39 @@ impl Driver {
 
     /// Puts running sequences back into the queue because the epoch is over. `failed` is true if a failure ended the
     /// epoch.
-    ///
-    /// If [`MAX_FAILED_EPOCHS`] epochs in a row failed without a token, fails the requests that ran in them.
     fn end_epoch(&mut self, reason: &str, failed: bool) {
         let now = self.now_micros();
         self.parts.scheduler.cancel(CANARY);
         self.parts.scheduler.end_epoch(now);
         self.lost_at.get_or_insert_with(Instant::now);
-        if failed && !self.serving {
-            self.failed_epochs += 1;
-        }
         self.serving = false;
         self.send_pulse();
-        if self.failed_epochs >= MAX_FAILED_EPOCHS {
-            self.failed_epochs = 0;
-            for id in std::mem::take(&mut self.suspect_sequences) {
-                self.parts.scheduler.cancel(id);
-                let text =
-                    format!("the group failed {MAX_FAILED_EPOCHS} times while it computed this request: {reason}");
-                self.clients.fail(id, ServeError::Internal(text));
-            }
+        if !failed {
+            return self.suspects.end_epoch();
+        }
+        let verdict = self.suspects.fail_epoch();
+        for id in verdict.hold {
+            tracing::warn!(sequence = id, "holds a request back: epochs failed while the ranks computed it");
+            self.parts.scheduler.hold(id);
+        }
+        for (id, failures) in verdict.guilty {
+            self.parts.scheduler.cancel(id);
+            let text = format!("the group failed {failures} times while it computed this request: {reason}");
+            self.clients.fail(id, ServeError::Internal(text));
+        }
+    }
+
+    /// Ends the request that a fault is about. The others go on.
+    fn fail_at_fault(&mut self, fault: &pb::Fault) {
+        if let Some(id) = fault.seq.filter(|id| *id != CANARY && fault.epoch == self.parts.group.epoch()) {
+            self.clients.fail(
+                id,
+                ServeError::Internal(format!(
+                    "the model failed at this request: rank {}: {}",
+                    fault.rank, fault.message
+                )),
+            );
+            self.cancel_sequence(id);
         }
     }
 

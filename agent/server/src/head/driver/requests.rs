@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lockstep_api::{Command, Event, InFlight, ServeError, Submission};
-use lockstep_schedule::Request;
+use lockstep_schedule::{Request, RequestOutput};
 use tokio::sync::mpsc;
 
 use super::{CANARY, Driver};
@@ -73,12 +73,17 @@ impl Driver {
 
     /// Sends outputs of the schedule to their clients. Cancels a sequence if its client is gone or its grammar has
     /// ended.
-    pub(super) fn deliver_outputs(&mut self, outputs: Vec<lockstep_schedule::RequestOutput>) {
+    pub(super) fn deliver_outputs(&mut self, outputs: Vec<RequestOutput>) {
         for output in outputs {
-            self.tokens_generated +=
-                u64::from(matches!(output, lockstep_schedule::RequestOutput::Token { id, .. } if id != CANARY));
+            if let RequestOutput::Token { id, .. }
+            | RequestOutput::Finished { id, .. }
+            | RequestOutput::Failed { id, .. } = output
+            {
+                self.suspects.clear(id);
+            }
+            self.tokens_generated += u64::from(matches!(output, RequestOutput::Token { id, .. } if id != CANARY));
             if let Some(id) = self.clients.deliver(output) {
-                self.parts.scheduler.cancel(id);
+                self.cancel_sequence(id);
             }
         }
     }
