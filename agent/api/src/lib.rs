@@ -16,6 +16,7 @@ mod model;
 mod output;
 #[cfg(test)]
 mod parity;
+mod places;
 mod serve;
 mod service;
 mod session;
@@ -32,6 +33,7 @@ pub use model::{EngineFacts, ModelText, Text};
 pub use output::reasoning::ReasoningStyle;
 pub use output::tools::{Function, ToolStyle, forced_call_grammar};
 pub use output::{OutputFormat, OutputParser, OutputPiece, StyleChoice, ToolFormat};
+pub use places::{Busy, Place, PlaceLimits, Places, raise_file_limit};
 pub use serve::{Protocol, serve as serve_connections};
 pub use service::{Command, Event, EventStream, FinishReason, InFlight, Inference, Liveness, ServeError, Submission};
 pub use session::{Answer, Api, Delta, Finish, GenerateInput, PromptInput, RequestError, request_id};

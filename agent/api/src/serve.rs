@@ -1,4 +1,4 @@
-//! Client connections of gRPC and HTTP: how many, how old, and how they end.
+//! Client connections of gRPC and HTTP: how old they become, and how they end. [`Places`] bounds their number.
 //!
 //! When a connection reaches its maximum age, the server asks the client to close it (`Connection: close`, GOAWAY) and
 //! finishes its requests. The client then connects again, perhaps to another group, so the load spreads over the groups
@@ -7,6 +7,7 @@
 //! after its first request. The caller of [`serve`] decides how long to wait for the connections to end, and then drops
 //! the future.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -14,24 +15,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::Request;
+use axum::body::Body;
 use axum::http::uri::{PathAndQuery, Uri};
+use axum::http::{Request, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Remote;
 use crate::guard::CurrentTls;
+use crate::places::{Place, PlaceLimits, Places};
 
-/// Most connections of one listener. Further ones wait in the kernel's queue until one ends.
-const MAX_CONNECTIONS: usize = 4096;
 /// Most requests of one HTTP/2 connection at a time.
 const MAX_STREAMS: u32 = 1024;
 /// Age at which the server asks a client to close a connection. Each connection draws an age within a tenth of this, so
@@ -39,6 +42,10 @@ const MAX_STREAMS: u32 = 1024;
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// Time after that request within which a connection must finish its answers. It is longer than any answer takes.
 const AGE_GRACE: Duration = Duration::from_secs(3600);
+/// Time within which a client must begin its first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
+/// Paths that the places in reserve serve.
+const PROBES: [&str; 6] = ["/health", "/live", "/ready", "/accepting", "/ping", "/metrics"];
 /// Time within which an HTTP/1 client must send a request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time within which a client must finish the handshake of TLS.
@@ -83,18 +90,25 @@ pub async fn serve(listener: TcpListener, router: Router, protocol: Protocol, sh
 /// Serves until the shutdown, then until every connection has ended.
 pub(crate) async fn serve_listener(listener: TcpListener, serving: Serving) {
     let builder = Arc::new(builder(serving.protocol));
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(PlaceLimits::of_clients());
     let shutdown = serving.shutdown.clone();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = accept(&listener, &permits) => {
-                let Some((stream, remote, permit)) = accepted else { continue };
+            accepted = accept(&listener) => {
+                let Some((stream, remote)) = accepted else { continue };
+                let Some(place) = places.enter(remote.ip()) else { continue };
                 let (builder, serving) = (builder.clone(), serving.clone());
                 connections.spawn(async move {
-                    let _permit = permit;
-                    if let Some(stream) = prepare_stream(stream, remote, serving.tls.as_ref()).await {
-                        serve_connection(stream, remote, &builder, serving).await;
+                    let end = place.end().clone();
+                    let serve = async {
+                        if let Some(stream) = prepare_stream(stream, remote, serving.tls.as_ref()).await {
+                            serve_connection(stream, remote, &builder, serving, place).await;
+                        }
+                    };
+                    tokio::select! {
+                        () = serve => {}
+                        () = end.cancelled() => {}
                     }
                 });
             }
@@ -121,14 +135,10 @@ fn builder(protocol: Protocol) -> Builder<TokioExecutor> {
     }
 }
 
-/// Waits for room and accepts the next connection. Returns `None` if accepting failed.
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = permits.clone().acquire_owned().await.ok()?;
+/// Accepts the next connection. Returns `None` if accepting failed.
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
-        Ok((stream, remote)) => Some((stream, remote, permit)),
+        Ok(accepted) => Some(accepted),
         Err(error) => {
             tracing::warn!(%error, "accept a connection");
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -171,17 +181,38 @@ async fn serve_connection(
     remote: SocketAddr,
     builder: &Builder<TokioExecutor>,
     serving: Serving,
+    place: Place,
 ) {
     let Serving { router, protocol, draining, shutdown, tls: _ } = serving;
     let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request| {
-        prepare_request(&mut request, remote, protocol);
-        router.call(request)
+    let place = Arc::new(place);
+    let service = service_fn({
+        let place = place.clone();
+        move |mut request: Request<Incoming>| {
+            prepare_request(&mut request, remote, protocol);
+            let busy = place.begin();
+            let refused = place.is_reserve() && !PROBES.contains(&request.uri().path());
+            let answer = if refused { None } else { Some(router.call(request)) };
+            async move {
+                let response = match answer {
+                    Some(answer) => answer.await?,
+                    None => busy_response(),
+                };
+                // The request lasts until its answer has been sent.
+                Ok::<_, Infallible>(response.map(|body| {
+                    Body::new(body.map_frame(move |frame| {
+                        let _busy = &busy;
+                        frame
+                    }))
+                }))
+            }
+        }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let is_late = draining.is_cancelled();
     let done = tokio::select! {
         result = connection.as_mut() => Some(result),
+        () = stays_silent(&place) => return tracing::debug!(%remote, "closed a connection without a request"),
         () = tokio::time::sleep(if is_late { DRAIN_AGE } else { draw_age() }) => None,
         () = draining.cancelled(), if !is_late => None,
         () = shutdown.cancelled() => None,
@@ -196,6 +227,21 @@ async fn serve_connection(
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
     }
+}
+
+/// Returns once the client has begun no request within [`FIRST_REQUEST`].
+async fn stays_silent(place: &Place) {
+    tokio::time::sleep(FIRST_REQUEST).await;
+    if place.has_begun() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Returns the answer to a request for which all connections but those of probes are busy.
+fn busy_response() -> Response<Body> {
+    let reason = "the server has no connection left for this request: try again in a few seconds";
+    let headers = [(header::RETRY_AFTER, "5"), (header::CONNECTION, "close")];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, reason).into_response()
 }
 
 /// Adds the client's address to the request. Removes a slash at the end of an HTTP path.

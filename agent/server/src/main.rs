@@ -11,7 +11,7 @@ use lockstep_agent::config::{self, Build, Config, ConfigError, Environment, Role
 use lockstep_agent::signals::Signals;
 use lockstep_agent::unusable::UnusableModel;
 use lockstep_agent::{head, list, node};
-use lockstep_api::TextError;
+use lockstep_api::{TextError, raise_file_limit};
 use lockstep_engine::{Accelerator, EngineError};
 use lockstep_proto::names::MODEL_UNUSABLE;
 
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return report_config_error(&error),
     };
+    raise_file_limit();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -7,6 +7,8 @@ use lockstep_api::{AllowedOrigins, ApiKeys, ClientAccess};
 use lockstep_proto::v1::ListModelsRequest;
 use lockstep_proto::v1::inference_client::InferenceClient;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
@@ -153,4 +155,30 @@ async fn both_ports_speak_tls() {
     let channel = channel.tls_config(tls).unwrap().connect().await.unwrap();
     let models = InferenceClient::new(channel).list_models(ListModelsRequest {}).await.unwrap().into_inner().models;
     assert_eq!(models.len(), 1);
+}
+
+/// Idle and slow connections of one address push out each other, and nobody else.
+#[tokio::test]
+async fn a_crowd_of_idle_connections_keeps_nobody_out() {
+    lockstep_api::raise_file_limit();
+    let endpoint = start().await;
+    let client = client();
+    let post = || client.post(format!("http://{}/v1/completions", endpoint.http)).body(r#"{"prompt": "slow"}"#).send();
+    let streamed = tokio::spawn(post());
+    let mut crowd = Vec::new();
+    for number in 0..lockstep_api::PlaceLimits::of_clients().of_address + 50 {
+        let mut stream = TcpStream::connect(endpoint.http).await.expect("a connection");
+        if number % 2 == 0 {
+            stream.write_all(b"GET /health HT").await.ok();
+        }
+        crowd.push(stream);
+    }
+    for _ in 0..3 {
+        let answer = client.get(format!("http://{}/health", endpoint.http)).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+    }
+    let mut byte = [0];
+    let ended = crowd[0].read(&mut byte).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "the oldest one has gone: {ended:?}");
+    assert_eq!(streamed.await.expect("a task").expect("an answer").status(), 200, "a busy one stays");
 }

@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn only_the_operator_may_drain() {
         let peer =
-            |ip: [u8; 4], caller: Caller| Peer { remote: (ip, 1).into(), local: ([10, 0, 0, 1], 2).into(), caller };
+            |ip: [u8; 4], caller: Caller| Peer::without_connection((ip, 1).into(), ([10, 0, 0, 1], 2).into(), caller);
         let certified = |roles: &[&'static str]| Caller::Certified(roles.to_vec());
         let (near, far) = ([127, 0, 0, 1], [10, 0, 0, 7]);
         let cases = [

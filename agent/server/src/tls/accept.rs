@@ -3,23 +3,28 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use lockstep_api::{Busy, Place, PlaceLimits, Places};
 use lockstep_proto::names::{env, role};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
 use super::files::{Tls, has_dns_name};
 
-/// Most handshakes at a time. Further callers wait in the kernel's queue.
-const MAX_HANDSHAKES: usize = 64;
+/// Numbers of connections. If there are more, the oldest one that has called nothing yet goes, of the address that has the
+/// most. So strangers push out only their own.
+const LIMITS: PlaceLimits = PlaceLimits { sum: 1024, of_address: 256, reserve: 0 };
+/// Time within which a caller must have made its first call after the handshake.
+const FIRST_CALL: Duration = Duration::from_secs(10);
 /// Time after which the process refuses a caller that has not presented its certificate.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Accepted connections that the channel to the server holds. The task of each further one waits for room.
@@ -44,6 +49,21 @@ pub struct Peer {
     pub remote: SocketAddr,
     pub local: SocketAddr,
     pub caller: Caller,
+    entry: Option<Arc<Entry>>,
+}
+
+/// Place of a connection, which keeps it from its first call on.
+#[derive(Debug)]
+struct Entry {
+    place: Place,
+    called: OnceLock<Busy>,
+}
+
+impl Entry {
+    /// Notes that the connection has made a call, and so keeps its place.
+    fn call(&self) {
+        self.called.get_or_init(|| self.place.begin());
+    }
 }
 
 impl Peer {
@@ -52,9 +72,19 @@ impl Peer {
     /// # Errors
     /// INTERNAL for a request that did not come over a connection of [`accept_connections`].
     pub(crate) fn from_request<T>(request: &Request<T>) -> Result<Self, Status> {
-        request.extensions().get::<Self>().cloned().ok_or_else(|| {
+        let peer = request.extensions().get::<Self>().cloned().ok_or_else(|| {
             Status::internal("the request came over a connection without addresses: this is a fault of the agent")
-        })
+        })?;
+        if let Some(entry) = &peer.entry {
+            entry.call();
+        }
+        Ok(peer)
+    }
+
+    /// Makes a peer without a connection.
+    #[cfg(test)]
+    pub(crate) fn without_connection(remote: SocketAddr, local: SocketAddr, caller: Caller) -> Self {
+        Self { remote, local, caller, entry: None }
     }
 
     /// Accepts a caller whose certificate has one of `roles`, and any caller on a port without TLS.
@@ -82,6 +112,8 @@ impl<T: AsyncRead + AsyncWrite + Send> ByteStream for T {}
 pub struct Connection {
     bytes: Pin<Box<dyn ByteStream>>,
     peer: Peer,
+    /// Ends when the connection must give its place away.
+    end: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Connected for Connection {
@@ -94,6 +126,9 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         self.bytes.as_mut().poll_read(cx, buf)
     }
 }
@@ -132,20 +167,33 @@ pub fn accept_connections(listener: TcpListener, tls: Option<Arc<Tls>>) -> Recei
 }
 
 async fn accept_all(listener: TcpListener, tls: Option<Arc<Tls>>, accepted: mpsc::Sender<io::Result<Connection>>) {
-    let permits = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let places = Places::new(LIMITS);
     loop {
         let next = tokio::select! {
-            next = accept_next(&listener, &permits) => next,
+            next = listener.accept() => next,
             () = accepted.closed() => return,
         };
-        let Some((stream, remote, permit)) = next else { continue };
+        let (stream, remote) = match next {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::warn!(%error, "accept a control connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(place) = places.enter(remote.ip()) else { continue };
         let (tls, accepted) = (tls.clone(), accepted.clone());
         tokio::spawn(async move {
-            let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(stream, remote, tls)).await;
-            drop(permit);
+            let end = place.end().clone();
+            let entry = Arc::new(Entry { place, called: OnceLock::new() });
+            let connection = tokio::select! {
+                connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(stream, remote, tls, entry.clone())) => connection,
+                () = end.cancelled() => return,
+            };
             match connection.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(connection) => {
                     accepted.send(Ok(connection)).await.ok();
+                    end_without_call(entry).await;
                 }
                 Err(error) => log_refusal(remote, &error),
             }
@@ -153,26 +201,27 @@ async fn accept_all(listener: TcpListener, tls: Option<Arc<Tls>>, accepted: mpsc
     }
 }
 
-async fn accept_next(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = permits.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, remote)) => Some((stream, remote, permit)),
-        Err(error) => {
-            tracing::warn!(%error, "accept a control connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            None
-        }
+/// Ends a connection that makes no call in time.
+async fn end_without_call(entry: Arc<Entry>) {
+    let entry = Arc::downgrade(&entry);
+    tokio::time::sleep(FIRST_CALL).await;
+    if let Some(entry) = entry.upgrade().filter(|entry| entry.called.get().is_none()) {
+        entry.place.end().cancel();
     }
 }
 
-async fn shake_hands(stream: TcpStream, remote: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Connection> {
+async fn shake_hands(
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    entry: Arc<Entry>,
+) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let local = stream.local_addr()?;
+    let end = Box::pin(entry.place.end().clone().cancelled_owned());
     let Some(tls) = tls else {
-        return Ok(Connection { bytes: Box::pin(stream), peer: Peer { remote, local, caller: Caller::Anyone } });
+        let peer = Peer { remote, local, caller: Caller::Anyone, entry: Some(entry) };
+        return Ok(Connection { bytes: Box::pin(stream), peer, end });
     };
     let acceptor = TlsAcceptor::from(tls.current_blocking().await?.server);
     let stream = acceptor.accept(stream).await?;
@@ -180,7 +229,10 @@ async fn shake_hands(stream: TcpStream, remote: SocketAddr, tls: Option<Arc<Tls>
     let has_role =
         |role: &&'static str| certificates.first().is_some_and(|certificate| has_dns_name(certificate, role));
     let caller = Caller::Certified(ROLES.into_iter().filter(has_role).collect());
-    Ok(Connection { bytes: Box::pin(stream), peer: Peer { remote, local, caller } })
+    // A caller with a certificate is no stranger.
+    entry.call();
+    let peer = Peer { remote, local, caller, entry: Some(entry) };
+    Ok(Connection { bytes: Box::pin(stream), peer, end })
 }
 
 /// Logs a refused caller. A caller that only opens the port, such as a probe, is no warning.

@@ -103,6 +103,26 @@ async fn a_certificate_gives_the_roles_of_its_caller() {
     assert!(refused.contains("tls.crt is not for `node.lockstep`"), "{refused}");
 }
 
+/// Callers that say nothing push out each other. A node gets in long before their handshakes time out.
+#[tokio::test]
+async fn half_open_connections_keep_no_node_out() {
+    let ca = authority();
+    let head = make_folder(&[&ca], &issue(&ca, role::HEAD));
+    let (address, _callers) = serve_echo(open(&head, role::HEAD)).await;
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        crowd.push(TcpStream::connect(address).await.expect("a connection"));
+    }
+    let node = make_folder(&[&ca], &issue(&ca, role::NODE));
+    let call = call(address, open(&node, role::NODE).current().client);
+    let mut stream =
+        tokio::time::timeout(std::time::Duration::from_secs(4), call).await.expect("a place").expect("a call");
+    for _ in 0..300 {
+        crowd.push(TcpStream::connect(address).await.expect("a connection"));
+    }
+    assert_eq!(ping(&mut stream).await.expect("an answer"), 7);
+}
+
 #[tokio::test]
 async fn the_handshake_refuses_strangers() {
     let (ca, foreign) = (authority(), authority());
