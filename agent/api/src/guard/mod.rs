@@ -1,5 +1,7 @@
-//! The conditions on which the client ports serve a request: its key, the page and the host that it comes from, and TLS.
+//! The conditions on which the client ports serve a request: its key, the page and the host that it comes from, TLS,
+//! and memory for its body.
 
+mod bodies;
 mod keys;
 mod origins;
 
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use axum::http::header;
 use axum::http::{HeaderMap, HeaderValue};
 
+pub(crate) use bodies::{BodyBudget, BodyMemory, MAX_BODIES_BYTES, weigh_body};
 pub use keys::{ApiKeys, KeysError};
 pub use origins::AllowedOrigins;
 

@@ -40,7 +40,7 @@ pub(crate) mod bounds {
 use error::{check_vocabulary, text_error};
 
 use crate::block_feed::BlockFeed;
-use crate::guard::ClientAccess;
+use crate::guard::{BodyBudget, ClientAccess};
 use crate::metrics::Metrics;
 use crate::model::{EngineFacts, Text};
 use crate::service::{Inference, ServeError};
@@ -63,6 +63,8 @@ pub struct Api {
     access: ClientAccess,
     /// Changes of the prefix cache, if clients may see them.
     block_feed: Option<BlockFeed>,
+    /// Memory of the bodies of HTTP requests.
+    bodies: BodyBudget,
     /// Turn of the requests that report the log-probabilities of the whole vocabulary.
     whole_turn: Arc<Semaphore>,
     /// Moment since which the model is served, in seconds since 1970.
@@ -85,6 +87,7 @@ impl Api {
             unknown_fields,
             access,
             block_feed: None,
+            bodies: BodyBudget::default(),
             whole_turn: Arc::new(Semaphore::new(1)),
             created,
         }
@@ -120,6 +123,10 @@ impl Api {
 
     pub(crate) fn block_feed(&self) -> Option<&BlockFeed> {
         self.block_feed.as_ref()
+    }
+
+    pub(crate) fn bodies(&self) -> &BodyBudget {
+        &self.bodies
     }
 
     /// Returns the names that clients may call the model by, its own first.

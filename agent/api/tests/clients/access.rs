@@ -182,3 +182,37 @@ async fn a_crowd_of_idle_connections_keeps_nobody_out() {
     assert!(matches!(ended, Ok(0) | Err(_)), "the oldest one has gone: {ended:?}");
     assert_eq!(streamed.await.expect("a task").expect("an answer").status(), 200, "a busy one stays");
 }
+
+/// Bodies that stay unfinished take no room from small ones, and what needs too much memory is refused.
+#[tokio::test]
+async fn bodies_have_a_budget_of_memory() {
+    let endpoint = start().await;
+    let client = client();
+    let url = format!("http://{}/v1/completions", endpoint.http);
+    let post = |body: Vec<u8>| client.post(&url).body(body).send();
+    let values = post(format!(r#"{{"prompt": [{}0]}}"#, "0,".repeat(3 << 20)).into_bytes()).await.expect("an answer");
+    assert_eq!(values.status(), 413);
+    assert!(values.text().await.expect("a text").contains("the body has too many values"));
+
+    let mut unfinished = Vec::new();
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(endpoint.http).await.expect("a connection");
+        let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16000000\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.expect("a request");
+        stream.write_all(&vec![b' '; 15_900_000]).await.ok();
+        unfinished.push(stream);
+    }
+    let mut answer = vec![0; 12];
+    unfinished[4].read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(answer, b"HTTP/1.1 503");
+    assert_eq!(post(BODY.into()).await.expect("an answer").status(), 200, "a small body has room");
+    drop(unfinished);
+    let large = format!(r#"{{"prompt": "x", "user": "{}"}}"#, "x".repeat(1 << 20));
+    for _ in 0..100 {
+        if post(large.clone().into_bytes()).await.expect("an answer").status() == 200 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the memory is not given back");
+}

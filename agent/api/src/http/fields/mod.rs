@@ -20,6 +20,7 @@ use self::known::{Scope, Verdict, judge};
 pub(crate) use self::taken::{TokenSpelling, take_top};
 pub(crate) use self::unknown::{Unknown, report};
 use super::error::ApiError;
+use crate::guard::BodyMemory;
 
 /// Most faults that one answer names.
 const MAX_FAULTS: usize = 16;
@@ -41,6 +42,8 @@ pub(crate) struct Fields {
     unknown: Unknown,
     /// Set if a header has the request's id.
     is_named: bool,
+    /// Memory of the body that the fields come from.
+    _memory: Option<BodyMemory>,
 }
 
 impl Fields {
@@ -59,6 +62,7 @@ impl Fields {
                 faults: Vec::new(),
                 unknown,
                 is_named: false,
+                _memory: None,
             }),
             other => Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
@@ -72,9 +76,15 @@ impl Fields {
         Self { is_named, ..self }
     }
 
+    /// Keeps the memory of the body until all fields are read.
+    pub(in crate::http) fn in_memory(self, memory: BodyMemory) -> Self {
+        Self { _memory: Some(memory), ..self }
+    }
+
     /// Returns the fields of an object inside this one. [`Self::close`] ends the work on the inner object.
     pub(crate) fn open(&self, scope: Scope, path: impl Into<String>, fields: Map<String, Value>) -> Self {
-        Self { scope, path: path.into(), fields, faults: Vec::new(), unknown: self.unknown.clone(), is_named: false }
+        let (path, unknown) = (path.into(), self.unknown.clone());
+        Self { scope, path, fields, faults: Vec::new(), unknown, is_named: false, _memory: None }
     }
 
     /// Judges the fields of an inner object that were not taken, and adopts its faults.

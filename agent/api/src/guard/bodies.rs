@@ -1,0 +1,115 @@
+//! Memory for the bodies of requests, all together. A head has little memory, and thousands of clients may send bodies at
+//! the same time.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Memory for all bodies beyond their first [`SMALL`] bytes, and the most that one body may need.
+pub(crate) const MAX_BODIES_BYTES: usize = 64 << 20;
+/// First bytes of each body, which come from a budget of their own. So large bodies leave room for usual ones.
+const SMALL: usize = 64 << 10;
+const MAX_SMALL_BYTES: usize = 16 << 20;
+/// Bytes of one permit.
+const UNIT: usize = 1 << 10;
+/// Memory of a parsed value, of a list and of an object beyond the bytes that spell it, at most.
+const VALUE_BYTES: usize = 40;
+const LIST_BYTES: usize = 64;
+const OBJECT_BYTES: usize = 256;
+
+/// Budgets of all bodies. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct BodyBudget {
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+impl Default for BodyBudget {
+    fn default() -> Self {
+        Self {
+            small: Arc::new(Semaphore::new(MAX_SMALL_BYTES / UNIT)),
+            large: Arc::new(Semaphore::new(MAX_BODIES_BYTES / UNIT)),
+        }
+    }
+}
+
+impl BodyBudget {
+    /// Returns the memory of a body that has not come yet.
+    pub(crate) fn body(&self) -> BodyMemory {
+        BodyMemory { budget: self.clone(), bytes: 0, permits: Vec::new() }
+    }
+}
+
+/// Memory of one body, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct BodyMemory {
+    budget: BodyBudget,
+    bytes: usize,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl BodyMemory {
+    /// Grows to a number of bytes. Returns false if the budget has no room now.
+    #[must_use]
+    pub(crate) fn grow(&mut self, bytes: usize) -> bool {
+        let units = |bytes: usize| bytes.div_ceil(UNIT);
+        let small = units(bytes.min(SMALL)) - units(self.bytes.min(SMALL).min(bytes));
+        let large = units(bytes.max(SMALL)) - units(self.bytes.max(SMALL).min(bytes.max(SMALL)));
+        for (semaphore, count) in [(&self.budget.small, small), (&self.budget.large, large)] {
+            if count > 0 {
+                let Ok(permit) = semaphore.clone().try_acquire_many_owned(count as u32) else { return false };
+                self.permits.push(permit);
+            }
+        }
+        self.bytes = self.bytes.max(bytes);
+        true
+    }
+}
+
+/// Returns the most memory that a body and its values need.
+pub(crate) fn weigh_body(body: &[u8]) -> usize {
+    let weigh = |byte: &u8| match byte {
+        b',' => VALUE_BYTES,
+        b'[' => LIST_BYTES,
+        b'{' => OBJECT_BYTES,
+        _ => 0,
+    };
+    2 * body.len() + body.iter().map(weigh).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_bodies_leave_room_for_small_ones() {
+        let budget = BodyBudget::default();
+        let mut large: Vec<BodyMemory> = Vec::new();
+        loop {
+            let mut body = budget.body();
+            if !body.grow(16 << 20) {
+                break;
+            }
+            large.push(body);
+        }
+        assert_eq!(large.len(), 4);
+        let mut rest = budget.body();
+        assert!(rest.grow(SMALL + 4 * SMALL));
+        large.push(rest);
+        let mut small: Vec<BodyMemory> = (0..100).map(|_| budget.body()).collect();
+        assert!(small.iter_mut().all(|body| body.grow(1000) && body.grow(SMALL)));
+        assert!(!small[0].grow(SMALL + 1));
+        drop(large);
+        assert!(small[0].grow(SMALL + 1) && small[0].grow(2 << 20));
+        drop(small);
+        assert_eq!(budget.small.available_permits(), MAX_SMALL_BYTES / UNIT);
+        assert_eq!(budget.large.available_permits(), MAX_BODIES_BYTES / UNIT);
+    }
+
+    #[test]
+    fn values_weigh_more_than_text() {
+        assert!(weigh_body(&vec![b'x'; 16 << 20]) <= MAX_BODIES_BYTES);
+        assert!(weigh_body("1,".repeat(4 << 20).as_bytes()) > MAX_BODIES_BYTES);
+        assert!(weigh_body("100000,".repeat(1 << 20).as_bytes()) <= MAX_BODIES_BYTES, "a million token ids");
+    }
+}
