@@ -101,7 +101,8 @@ fn choice(texts: &[String]) -> Result<String, GrammarError> {
         return Err(GrammarError::Invalid("give at least one text to choose, and none that is empty".into()));
     }
     let literals: Vec<String> = texts.iter().map(|text| literal(text)).collect();
-    Ok(format!("start: {}", literals.join(" | ")))
+    // A terminal costs a step the same for any number of texts. The alternatives of a rule would cost it one by one.
+    Ok(format!("start: CHOICE\nCHOICE: {}", literals.join(" | ")))
 }
 
 /// Returns a text as Lark spells it, which is as JSON does.
@@ -261,6 +262,20 @@ ws     ::= | " " | "\n" [ \t]{0,20}"#;
         ] {
             let error = crate::grammar::tags::to_lark(&tags).unwrap_err();
             assert!(error.starts_with(fault), "{error}");
+        }
+    }
+
+    #[test]
+    fn thousands_of_texts_can_be_chosen_from() {
+        let texts: Vec<String> = (0..20_000).map(|number| format!("label {number}")).collect();
+        let grammars = grammars();
+        let labels = Grammar::Choice(texts);
+        for (text, expected) in [("label 19999", true), ("label 20000", false)] {
+            assert_eq!(takes(&grammars, &labels, text), expected, "{text}");
+        }
+        let prefixes = Grammar::Choice(vec!["a".into(), "ab".into()]);
+        for (text, expected) in [("a", true), ("ab", true), ("abb", false)] {
+            assert_eq!(takes(&grammars, &prefixes, text), expected, "{text}");
         }
     }
 
