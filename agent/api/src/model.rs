@@ -159,7 +159,8 @@ impl Text {
     /// The model has no template, the template refuses the conversation, or [`Self::encode`] fails.
     pub async fn encode_chat(&self, conversation: Conversation) -> Result<Rendered, TextError> {
         let template = self.template.clone().ok_or(TextError::NoTemplate)?;
-        let (style, bytes) = (self.reasoning_style, conversation.bytes());
+        // A template may take long for a short conversation.
+        let (style, bytes) = (self.reasoning_style, conversation.bytes().max(INLINE_BYTES + 1));
         self.run_encoder(bytes, move |tokenizer| {
             let prompt = template.render(&conversation)?;
             let reasoning_begun = style.is_some_and(|style| prompt.trim_end().ends_with(style.begin_mark()));

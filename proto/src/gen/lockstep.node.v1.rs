@@ -176,12 +176,15 @@ pub struct Model {
     /// `auto`, `f32`, `bf16`, `f16`.
     #[prost(string, tag = "4")]
     pub dtype: ::prost::alloc::string::String,
-    /// Digest over all other fields. A node whose model in memory has the same digest does not load again.
+    /// Digest over the fields above and the quantization, without samples. A node whose model in memory has the same digest does not load again.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
     /// Format to which a rank quantizes matrices while it loads them: `none`, `q8_0`, `q4_k`, ….
     #[prost(string, tag = "6")]
     pub quantization: ::prost::alloc::string::String,
+    /// Drawn by the head at its start. Empty if no file has samples. The digest does not cover it.
+    #[prost(bytes = "vec", tag = "7")]
+    pub sample_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ModelFile {
@@ -193,6 +196,9 @@ pub struct ModelFile {
     /// files of a hub.
     #[prost(string, tag = "3")]
     pub sha256: ::prost::alloc::string::String,
+    /// SHA-256 in hex of samples of the file, at places that the model's sample_key gives, if the file has 16 MiB or more.
+    #[prost(string, tag = "5")]
+    pub samples: ::prost::alloc::string::String,
     /// The hub's digest of the file, in hex: SHA-256 for a file in the hub's large-file storage, git's object id (SHA-1)
     /// for any other file. Empty if the source is no hub.
     #[prost(string, tag = "4")]

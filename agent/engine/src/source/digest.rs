@@ -5,9 +5,17 @@ use sha2::{Digest, Sha256};
 use super::{Index, ModelFiles};
 use crate::EngineError;
 
-/// Size below which a file is digested whole. A larger file is digested by its size and its two ends of [`END`] bytes.
+/// Size below which a file is digested whole. A larger file is digested by its size and its two ends of [`END`] bytes, and
+/// by samples of what lies between.
 pub const WHOLE_BELOW: u64 = 16 << 20;
 const END: u64 = 1 << 20;
+/// Bytes of one sample.
+const SAMPLE: u64 = 4 << 10;
+/// Shortest stretch of a file from which one sample is taken. A change of twice this length is always found in models of
+/// up to `MAX_SAMPLES` stretches.
+const STRETCH: u64 = 512 << 10;
+/// Most samples of all files of a model together: 16 MiB, which take about a second to read from an SSD.
+const MAX_SAMPLES: u64 = 4096;
 
 /// One file that every rank reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +23,7 @@ pub struct ModelFile {
     pub name: String,
     pub size: u64,
     /// Digest of its content, in hex. [`resolve`] takes SHA-256 of the whole file below 16 MiB, otherwise of its size (8
-    /// bytes, little-endian), its first and its last MiB. A source with digests of its own puts them here instead.
+    /// bytes, little-endian), its first and its last MiB. [`sample`] covers what is between. A source with digests of its own puts them here instead.
     pub digest: String,
 }
 
@@ -75,6 +83,50 @@ fn digest_file(files: &dyn ModelFiles, name: String) -> Result<ModelFile, Engine
         hash.update(&bytes);
     }
     Ok(ModelFile { digest: to_hex(&hash.finalize()), name, size })
+}
+
+/// Returns a digest of samples of each file that is too large to be digested whole, and an empty text for the others. `key`
+/// decides about the places of the samples. Whoever draws it anew finds other changes each time.
+///
+/// # Errors
+/// Those of reading the files.
+pub fn sample(files: &dyn ModelFiles, resolved: &[ModelFile], key: &[u8]) -> Result<Vec<String>, EngineError> {
+    let large: u64 = resolved.iter().map(|file| file.size).filter(|size| *size >= WHOLE_BELOW).sum();
+    let stretch = (large / MAX_SAMPLES).max(STRETCH);
+    let sample_file = |file: &ModelFile| {
+        if file.size < WHOLE_BELOW {
+            return Ok(String::new());
+        }
+        let (mut hash, mut bytes) = (Sha256::new(), vec![0; SAMPLE as usize]);
+        for index in 0..file.size / stretch {
+            let place = Sha256::new().chain_update(key).chain_update(&file.name).chain_update(index.to_le_bytes());
+            let drawn = place.finalize().iter().take(8).fold(0, |drawn: u64, byte| (drawn << 8) | u64::from(*byte));
+            files.read_at(&file.name, index * stretch + drawn % (stretch - SAMPLE), &mut bytes)?;
+            hash.update(&bytes);
+        }
+        Ok(to_hex(&hash.finalize()))
+    };
+    resolved.iter().map(sample_file).collect()
+}
+
+/// Checks that this node's large files have the samples that the head took with the same `key`.
+///
+/// # Errors
+/// [`EngineError::Changed`], naming the first file that differs.
+pub fn verify_samples(
+    files: &dyn ModelFiles,
+    resolved: &[ModelFile],
+    key: &[u8],
+    expected: &[String],
+) -> Result<(), EngineError> {
+    let here = sample(files, resolved, key)?;
+    match resolved.iter().zip(here.iter().zip(expected)).find(|(_, (here, there))| here != there) {
+        None => Ok(()),
+        Some((file, _)) => Err(EngineError::Changed {
+            file: file.name.clone(),
+            reason: "its size and its ends are the same here and there, and a part between them differs".into(),
+        }),
+    }
 }
 
 /// Returns one digest over names, sizes and digests of a model's files. It identifies the weights in a rank's memory.
@@ -138,5 +190,30 @@ mod tests {
         assert_eq!(digest(&bytes), first);
         bytes[0] = 8;
         assert_ne!(digest(&bytes), first);
+    }
+
+    #[test]
+    fn samples_find_what_differs_between_the_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("big");
+        let size = usize::try_from(WHOLE_BELOW).unwrap() + 12345;
+        std::fs::write(&path, vec![7; size]).unwrap();
+        let files = open(folder.path().to_str().unwrap()).unwrap();
+        let resolved = [digest_file(files.as_ref(), "big".into()).unwrap()];
+        let expected = sample(files.as_ref(), &resolved, b"key").unwrap();
+        verify_samples(files.as_ref(), &resolved, b"key", &expected).unwrap();
+        assert!(verify_samples(files.as_ref(), &resolved, b"other", &expected).is_ok(), "all bytes are equal");
+        for begin in [1 << 20, 3_333_333, 14 << 20] {
+            let mut bytes = vec![7; size];
+            bytes[begin..begin + (1 << 20)].fill(8);
+            std::fs::write(&path, &bytes).unwrap();
+            let files = open(folder.path().to_str().unwrap()).unwrap();
+            assert_eq!(digest_file(files.as_ref(), "big".into()).unwrap(), resolved[0], "the ends are the same");
+            for key in 0..20_u8 {
+                let expected = expected.clone();
+                let error = verify_samples(files.as_ref(), &resolved, &[key], &expected).unwrap_err().to_string();
+                assert!(error.contains("big is not the file that the head resolved: its size and its ends"), "{error}");
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ mod split_name;
 mod tag;
 
 pub use builtin::BuiltinFiles;
-pub use digest::{ModelFile, digest_files, rank_files, resolve, to_hex, verify};
+pub use digest::{ModelFile, digest_files, rank_files, resolve, sample, to_hex, verify, verify_samples};
 pub use folder::FolderFiles;
 pub(crate) use index::{GGUF_FILE, Index, gguf_part};
 pub use offers::{GgufOffer, ModelChoice, Offers, format_bytes, is_gguf_name};

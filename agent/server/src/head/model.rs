@@ -9,6 +9,7 @@ use lockstep_engine::{ModelDescription, WeightFacts};
 use lockstep_hub::{Hub, HubConfig, HubModel, Limits, RemoteFiles, Snapshot};
 use lockstep_proto::node as pb;
 
+use crate::auth::nonce;
 use crate::config::{ModelConfig, ModelSource};
 
 /// Longest file of a chat template, in bytes. The longest published one has a tenth of it.
@@ -55,20 +56,20 @@ async fn read_from_disk(config: &ModelConfig) -> anyhow::Result<ReadModel> {
         let files = lockstep_engine::open(&source)?;
         let description = lockstep_engine::describe(files.as_ref())?;
         let resolved = source::resolve(files.as_ref())?;
-        let weights = lockstep_engine::weight_facts(files)?;
+        let weights = lockstep_engine::weight_facts(files.clone())?;
         let digest = source::digest_files(&resolved);
-        let to_proto = |file: ModelFile| pb::ModelFile {
+        let sample_key = nonce();
+        let samples = source::sample(files.as_ref(), &resolved, &sample_key)?;
+        let to_proto = |(file, samples): (ModelFile, String)| pb::ModelFile {
             name: file.name,
             size: file.size,
             sha256: file.digest,
+            samples,
             ..Default::default()
         };
-        let files = resolved.into_iter().map(to_proto).collect();
-        anyhow::Ok(ReadModel {
-            description,
-            weights,
-            assigned: assigned_model(source, String::new(), files, &digest, &config),
-        })
+        let files = resolved.into_iter().zip(samples).map(to_proto).collect();
+        let assigned = assigned_model(source, String::new(), files, &digest, &config);
+        anyhow::Ok(ReadModel { description, weights, assigned: pb::Model { sample_key, ..assigned } })
     };
     tokio::task::spawn_blocking(read).await.context("read the model")?
 }
@@ -137,5 +138,6 @@ fn assigned_model(
     config: &ModelConfig,
 ) -> pb::Model {
     let (dtype, quantization) = (config.dtype.as_str().to_owned(), config.quantization.as_str().to_owned());
-    pb::Model { source, revision, files, digest: format!("{digest}-{dtype}-{quantization}"), dtype, quantization }
+    let digest = format!("{digest}-{dtype}-{quantization}");
+    pb::Model { source, revision, files, digest, dtype, quantization, sample_key: Vec::new() }
 }

@@ -96,8 +96,11 @@ fn final_event(done: Result<anyhow::Result<Arc<dyn ModelFiles>>, JoinError>) -> 
 async fn open_local_files(model: pb::Model) -> anyhow::Result<Arc<dyn ModelFiles>> {
     let open = move || {
         let files = lockstep_engine::open(&model.source)?;
-        let from_proto = |file: pb::ModelFile| ModelFile { name: file.name, size: file.size, digest: file.sha256 };
-        source::verify(files.as_ref(), &model.files.into_iter().map(from_proto).collect::<Vec<_>>())?;
+        let from_proto =
+            |file: pb::ModelFile| (ModelFile { name: file.name, size: file.size, digest: file.sha256 }, file.samples);
+        let (resolved, samples): (Vec<ModelFile>, Vec<String>) = model.files.into_iter().map(from_proto).unzip();
+        source::verify(files.as_ref(), &resolved)?;
+        source::verify_samples(files.as_ref(), &resolved, &model.sample_key, &samples)?;
         anyhow::Ok(files)
     };
     tokio::task::spawn_blocking(open).await.context("open the model")?
