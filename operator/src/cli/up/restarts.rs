@@ -9,8 +9,9 @@ use lockstep_proto::backoff::Backoff;
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
 /// Lifetime after which a process counts as started: the pauses begin anew.
 const LIVED: Duration = Duration::from_secs(20);
-/// Deaths in a row, each before `LIVED`, after which the supervisor gives up.
-const MOST_DEATHS: u32 = 8;
+/// Ends in a row, each before `LIVED` and by the process itself, after which the supervisor gives up. A process that was
+/// killed is always started again.
+const MOST_ENDS: u32 = 8;
 /// Exit status of a program that refuses its configuration: the next start would have the same configuration.
 pub(super) const MISTAKE: i32 = 2;
 
@@ -23,16 +24,16 @@ pub(super) enum Next {
     GiveUp,
 }
 
-/// Deaths of one process so far, and the pause after the next.
+/// Ends of one process so far, and the pause after the next.
 #[derive(Debug)]
 pub(super) struct Restarts {
-    deaths: u32,
+    ends: u32,
     pauses: Backoff,
 }
 
 impl Restarts {
     pub(super) fn new() -> Self {
-        Self { deaths: 0, pauses: PAUSES }
+        Self { ends: 0, pauses: PAUSES }
     }
 
     /// Decides what follows the death of a process that `lived` so long. `status` is `None` if a signal ended it.
@@ -40,8 +41,8 @@ impl Restarts {
         if lived >= LIVED {
             *self = Self::new();
         }
-        self.deaths += 1;
-        if self.deaths >= MOST_DEATHS || (status == Some(MISTAKE) && lived < LIVED) {
+        self.ends = if status.is_some() { self.ends + 1 } else { 0 };
+        if self.ends >= MOST_ENDS || (status == Some(MISTAKE) && lived < LIVED) {
             return Next::GiveUp;
         }
         Next::Again(self.pauses.next_pause())
@@ -68,7 +69,8 @@ mod tests {
     #[test]
     fn pauses_grow_and_are_bounded() {
         let pauses = [250, 500, 1000, 2000, 4000, 8000, 10000].map(Some);
-        check(&[(1, None); 8], &[&pauses[..], &[None]].concat());
+        check(&[(1, Some(1)); 8], &[&pauses[..], &[None]].concat());
+        check(&[(1, None); 9], &[&pauses[..], &[Some(10_000); 2]].concat());
     }
 
     #[test]
