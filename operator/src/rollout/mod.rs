@@ -16,8 +16,9 @@ pub use stuck::{StuckPod, must_force_delete};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Shortest time of a drain. A draining head accepts requests for five seconds more, because Kubernetes sends it
-/// clients until every kube-proxy knows of the change. Until then, a head without requests may still receive some.
+/// Shortest time of a drain while another group serves. A draining head accepts requests for five seconds more, because
+/// Kubernetes sends it clients until every kube-proxy knows of the change. Until then, a head without requests may still
+/// receive some. If no other group serves, a pause would only keep the clients waiting.
 pub const MIN_DRAIN: Duration = Duration::from_secs(6);
 
 /// Desired state of a cluster's groups.
@@ -80,7 +81,7 @@ pub enum Step {
 pub fn decide(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>) -> BTreeMap<u32, Step> {
     let mut steps = BTreeMap::new();
     for (&index, group) in groups.range(wanted.replicas..) {
-        let step = if may_take_down(group, wanted) { Step::Remove } else { Step::Drain };
+        let step = if may_take_down(group, wanted, others_serve(groups, index)) { Step::Remove } else { Step::Drain };
         steps.insert(index, step);
     }
     let mut all_scheduled = true;
@@ -127,15 +128,21 @@ fn roll_out(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>, steps: &mut B
             continue;
         }
         unavailable += usize::from(serves(group));
-        steps.insert(index, if may_take_down(group, wanted) { Step::Replace } else { Step::Drain });
+        let step = if may_take_down(group, wanted, others_serve(groups, index)) { Step::Replace } else { Step::Drain };
+        steps.insert(index, step);
     }
 }
 
 /// Returns true if the operator may replace or remove the group now. Either no request is lost by that, or the drain
-/// has lasted for the drain timeout.
-fn may_take_down(group: &GroupRollout, wanted: &Wanted) -> bool {
+/// has lasted for the drain timeout. `others_serve`: clients have another group to turn to.
+fn may_take_down(group: &GroupRollout, wanted: &Wanted, others_serve: bool) -> bool {
     let drained_for = group.drained_for.unwrap_or_default();
     !group.taking_requests
-        || (group.requests_to_drain == Some(0) && drained_for >= MIN_DRAIN)
+        || (group.requests_to_drain == Some(0) && (drained_for >= MIN_DRAIN || !others_serve))
         || (group.drained_for.is_some() && drained_for >= wanted.drain_timeout)
+}
+
+/// Returns true if a group other than `index` serves and does not drain.
+fn others_serve(groups: &BTreeMap<u32, GroupRollout>, index: u32) -> bool {
+    groups.iter().any(|(other, group)| *other != index && group.ready && group.requests_to_drain.is_none())
 }

@@ -58,6 +58,16 @@ fn a_change_takes_one_group_at_a_time_from_the_highest_index_down() {
     check(&wanted(3), [serving("old"), serving("old"), serving("new")], &[Keep, Drain, Keep]);
 }
 
+/// A pause for clients to turn to another group is of use only if there is one.
+#[test]
+fn a_group_alone_is_replaced_as_soon_as_it_has_no_request() {
+    let idle = GroupRollout { requests_to_drain: Some(0), drained_for: Some(Duration::ZERO), ..serving("old") };
+    check(&wanted(1), [idle.clone()], &[Step::Replace]);
+    check(&wanted(1), [GroupRollout { requests_to_drain: Some(1), ..idle.clone() }], &[Step::Drain]);
+    check(&wanted(2), [forming("new"), idle.clone()], &[Step::Keep, Step::Replace]);
+    check(&wanted(2), [serving("new"), idle], &[Step::Keep, Step::Drain]);
+}
+
 #[test]
 fn a_drain_has_a_deadline() {
     let drained_for = |seconds| GroupRollout {

@@ -473,11 +473,15 @@ pub struct Abort {
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
 }
-/// Drain: end the process, because the node leaves or the head ends. No step is in flight on a node that leaves.
+/// Drain: the node leaves the group, because it asked to or because the head ends. A node that asked to leave ends its process.
+/// No step is in flight on it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Drain {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
+    /// True if the head ends and another one may follow. A node that belongs to no head keeps its weights and dials it.
+    #[prost(bool, tag = "2")]
+    pub head_ends: bool,
 }
 /// Pulse tells a node if the epoch serves. The head sends it every 500 ms and at each change, and the node answers its
 /// readiness probe by it. A node that has received no pulse for two seconds is not ready.

@@ -312,6 +312,25 @@ async fn a_drain_finishes_running_requests() {
     }
 }
 
+/// A supervisor of their own starts workers and head, as the kubelet does. Then a head's end costs no weights.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_outlive_a_head_that_is_told_to_stop() {
+    let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_FOLLOW_PARENT", "0"));
+    let before = group.ready().await;
+    for _ in 0..3 {
+        let head = group.nodes[0].as_mut().expect("a head");
+        head.signal("TERM");
+        assert!(head.wait().success(), "{}", head.all_output());
+        group.start_node(0);
+        let after = group.ready().await;
+        assert_eq!(after.ranks[1].pid, before.ranks[1].pid);
+        assert_eq!(read_by(&after, 1), read_by(&before, 1), "the worker has read its weights once");
+    }
+    let worker = group.nodes[1].as_mut().expect("a worker");
+    worker.signal("TERM");
+    assert!(worker.wait().success());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_cannot_go_on_gets_an_error() {
     let spec = Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_RECOVERY_TIMEOUT", "2s");

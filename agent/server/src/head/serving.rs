@@ -77,6 +77,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
         block_feed: block_feed.clone(),
         alive: alive.clone(),
         drain: signals.stop.clone(),
+        has_successor: config.foreground.is_none(),
     });
     let control = ControlPort {
         listener: parts.ports.control,

@@ -4,7 +4,7 @@
 //!
 //! The process ends in these cases:
 //!
-//! - It was told to stop, or the head drained the group.
+//! - It was told to stop, or the head ended and the node belongs to it (a rank of a ring, or the child of a parent here).
 //! - The node cannot read its key or its certificates, cannot bind a port, or does not find its ring (`discovery`).
 //! - The head refused or evicted the node.
 //! - The model cannot be opened, or a rank cannot load its part.
@@ -61,13 +61,13 @@ pub(crate) const RING_CLUSTER: &str = "ring";
 /// Reason why a node ended without an error.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NodeEnd {
-    /// The head drained the group.
+    /// The head released the node, or ended.
     Drained,
     /// This process was told to stop.
     Stopped,
 }
 
-/// Runs the node until the group drains or `stop` is cancelled.
+/// Runs the node until `stop` is cancelled, or until the head ends if the node belongs to it.
 ///
 /// # Errors
 /// Says why this process cannot be part of the group, and names the remedy.

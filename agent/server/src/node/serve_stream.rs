@@ -15,6 +15,7 @@ use super::rank::RankCommand;
 use super::report::send_to_head;
 use super::ring_ports::FormSpec;
 use super::{Node, NodeEnd, health, load};
+use crate::config::RingSetup;
 use crate::wire;
 
 /// Time within which the head must answer a node that asks to leave. After this time, the node ends without an answer.
@@ -93,9 +94,7 @@ impl Node {
         is_leaving: bool,
     ) -> anyhow::Result<Option<StreamEnd>> {
         match message {
-            Ok(Some(pb::FromHead { message: Some(message) })) => {
-                Ok(self.receive_message(message)?.map(StreamEnd::NodeEnded))
-            }
+            Ok(Some(pb::FromHead { message: Some(message) })) => self.receive_message(message, is_leaving),
             Ok(Some(_)) => Ok(None),
             _ if is_leaving => Ok(Some(StreamEnd::NodeEnded(NodeEnd::Stopped))),
             Ok(None) => Ok(Some(StreamEnd::Broken("the head hung up".into()))),
@@ -106,8 +105,8 @@ impl Node {
         }
     }
 
-    /// Carries out a message of the head. Returns a value if the node must end.
-    fn receive_message(&mut self, message: from_head::Message) -> anyhow::Result<Option<NodeEnd>> {
+    /// Carries out a message of the head. Returns a value if the stream is over.
+    fn receive_message(&mut self, message: from_head::Message, is_leaving: bool) -> anyhow::Result<Option<StreamEnd>> {
         match message {
             from_head::Message::Plan(wire) => {
                 let sent_nanos = wire.sent_nanos;
@@ -126,14 +125,24 @@ impl Node {
             }
             from_head::Message::Pulse(pulse) => self.health.set_pulse(pulse),
             from_head::Message::Drain(drain) => {
-                tracing::info!(reason = drain.reason, "drained");
-                return Ok(Some(NodeEnd::Drained));
+                let outlives_head = drain.head_ends && !is_leaving && self.outlives_head();
+                tracing::info!(reason = drain.reason, outlives_head, "drained");
+                return Ok(Some(match outlives_head {
+                    true => StreamEnd::Broken("the head has ended".into()),
+                    false => StreamEnd::NodeEnded(NodeEnd::Drained),
+                }));
             }
             from_head::Message::Assignment(_) | from_head::Message::Challenge(_) => {
                 anyhow::bail!("the head sent a second assignment or challenge")
             }
         }
         Ok(None)
+    }
+
+    /// Returns true if this node waits for the next head when its own one ends. The ranks of a ring and the processes of a
+    /// parent on this machine belong to one head.
+    fn outlives_head(&self) -> bool {
+        matches!(self.config.ring, RingSetup::Auto { .. }) && !self.config.common.follow_parent
     }
 
     /// Tells every local rank to join an epoch. Aborts all earlier epochs.

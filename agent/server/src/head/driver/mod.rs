@@ -50,6 +50,8 @@ pub(super) struct DriverParts {
     pub alive: Liveness,
     /// Signal to finish the open requests and then to end.
     pub drain: CancellationToken,
+    /// Set if another head may follow this one, so that nodes wait for it. A head in a terminal has no successor.
+    pub has_successor: bool,
 }
 
 /// State of the driver.
@@ -113,7 +115,7 @@ impl Driver {
         }
     }
 
-    /// Runs until the head has drained. Every node has been told to end by then.
+    /// Runs until the head has drained. Every node has been told by then.
     ///
     /// # Errors
     /// Fails at once if a rank finds that the model can never be served.
@@ -313,12 +315,12 @@ impl Driver {
         self.clients.len() == 0 || since.elapsed() > self.parts.drain_timeout
     }
 
-    /// Cancels the requests that are still open, and tells every node to end.
+    /// Cancels the requests that are still open, and tells every node that the head ends.
     fn shut_down(&mut self) {
         for id in self.clients.cancel_all() {
             self.cancel_sequence(id);
         }
-        let drain = pb::Drain { reason: "the head is shutting down".into() };
+        let drain = pb::Drain { reason: "the head is shutting down".into(), head_ends: self.parts.has_successor };
         for stream in self.streams.iter().flatten() {
             stream.send(from_head::Message::Drain(drain.clone()));
         }

@@ -216,7 +216,7 @@ impl HeadGroup {
             return Vec::new();
         }
         let reason = format!("node {node} leaves");
-        let drain = pb::Drain { reason: "it asked to leave".into() };
+        let drain = pb::Drain { reason: "it asked to leave".into(), head_ends: false };
         let mut actions = vec![Action::Send { node, message: Message::Drain(drain) }];
         self.slots[node].mark_departed();
         let was_formed = self.is_formed();
