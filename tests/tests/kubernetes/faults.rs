@@ -61,6 +61,25 @@ pub async fn a_worker_is_replaced_alone() -> Result<()> {
     Ok(())
 }
 
+/// The kubelet would restart a worker that ends with its head after a pause that grows each time.
+pub async fn a_deleted_head_costs_no_weights() -> Result<()> {
+    const HEAD: &str = "quickstart-0-head-0";
+    let before = pods()?;
+    for _ in 0..2 {
+        let now = pods()?;
+        kubectl(&["-n", NAMESPACE, "delete", "pod", HEAD])?;
+        eventually("another head", LONGEST_WAIT, || {
+            let changed = changed(&now)?;
+            ensure!(changed == [HEAD], "changed: {changed:?}");
+            Ok(())
+        })?;
+        serves(1)?;
+        ensure!(client_of_head().await?.generate(greedy(&PROMPT, 4)).await?.tokens.len() == 4);
+    }
+    ensure!(changed(&before)? == [HEAD], "others were restarted: {:?}", changed(&before)?);
+    Ok(())
+}
+
 /// Drains a worker's node with kubectl. The disruption budget allows that even at one replica, because the group
 /// survives the loss of a worker.
 pub async fn a_drained_node_takes_no_request_with_it() -> Result<()> {

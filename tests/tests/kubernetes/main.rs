@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         trial("end_to_end::keys_and_certificates_come_from_secrets", access::keys_and_certificates_come_from_secrets),
         async_trial("end_to_end::a_change_of_groups_loses_no_request", serve::a_change_of_groups_loses_no_request),
         async_trial("end_to_end::a_worker_is_replaced_alone", faults::a_worker_is_replaced_alone),
+        async_trial("end_to_end::a_deleted_head_costs_no_weights", faults::a_deleted_head_costs_no_weights),
         async_trial(
             "end_to_end::a_drained_node_takes_no_request_with_it",
             faults::a_drained_node_takes_no_request_with_it,
