@@ -10,4 +10,5 @@ mod operations;
 mod pages;
 mod refusals;
 mod responses;
+mod searches;
 mod vllm;
