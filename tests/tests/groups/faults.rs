@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lockstep_proto::v1::{ClusterStatus, Phase};
-use lockstep_tests::client::{Answers, Client, greedy, sampled};
+use lockstep_tests::client::{Answer, Answers, Client, greedy, sampled};
 use lockstep_tests::group::{Group, Spec, Way, fixture};
 use lockstep_tests::process::{LONGEST_WAIT, children, is_alive, signal_process};
 
@@ -20,6 +20,15 @@ fn request(stream: u64) -> lockstep_proto::v1::GenerateRequest {
 /// Begins the answers to all of these requests.
 fn answers(client: &Client) -> Answers {
     Answers::begin(client, (0..STREAMS).map(request))
+}
+
+/// Returns all answers, and the same ones again as they begin to come.
+async fn load(group: &mut Group) -> (Vec<Answer>, Answers) {
+    let client = group.client().await;
+    let undisturbed = answers(&client).all().await.expect("answers");
+    let streams = answers(&client);
+    streams.await_tokens(300).await;
+    (undisturbed, streams)
 }
 
 /// Starts a node again whose process died, as its supervisor would.
@@ -62,10 +71,7 @@ fn joins(group: &Group) -> usize {
 async fn a_rank_in_a_crash_loop_costs_no_request() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_DTYPE", "f32"));
     group.ready().await;
-    let client = group.client().await;
-    let undisturbed = answers(&client).all().await.expect("answers");
-    let streams = answers(&client);
-    streams.await_tokens(300).await;
+    let (undisturbed, streams) = load(&mut group).await;
     for _ in 0..12 {
         let before = joins(&group);
         group.nodes[1].as_mut().expect("a process").kill();
@@ -144,10 +150,7 @@ async fn a_rank_of_each_stage_dies_and_streams_go_on() {
 async fn the_heads_own_rank_is_replaced_by_the_head() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_DTYPE", "f32"));
     let before = group.ready().await;
-    let client = group.client().await;
-    let undisturbed = answers(&client).all().await.expect("answers");
-    let streams = answers(&client);
-    streams.await_tokens(300).await;
+    let (undisturbed, streams) = load(&mut group).await;
     signal_process(before.ranks[0].pid, "KILL");
     assert_eq!(streams.all().await.expect("answers"), undisturbed);
     let killed = before.ranks[0].pid;
@@ -208,10 +211,7 @@ async fn a_step_waits_for_ranks_that_pause() {
 async fn nodes_dial_again_when_the_head_is_silent() {
     let mut group = Group::start(Spec::new(Way::MultiNode, 2, MODEL).with("LOCKSTEP_DTYPE", "f32"));
     let before = group.ready().await;
-    let client = group.client().await;
-    let undisturbed = answers(&client).all().await.expect("answers");
-    let streams = answers(&client);
-    streams.await_tokens(300).await;
+    let (undisturbed, streams) = load(&mut group).await;
     let head = group.nodes[0].as_ref().expect("a head").id();
     signal_process(head, "STOP");
     tokio::time::sleep(Duration::from_secs(6)).await;

@@ -18,6 +18,7 @@ use lockstep_proto::node::{self as pb, from_head, from_node};
 use lockstep_proto::v1::ClusterStatus;
 use lockstep_proto::v1::cluster_server::ClusterServer;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -57,9 +58,15 @@ pub(super) struct NodeStream {
 }
 
 impl NodeStream {
-    /// Queues a message for the node. Returns false if too many messages wait already.
-    pub(super) fn send(&self, message: from_head::Message) -> bool {
-        self.outbound.try_send(Ok(pb::FromHead { message: Some(message) })).is_ok()
+    /// Queues a message for the node.
+    ///
+    /// # Errors
+    /// Says why the message cannot reach the node: too many messages wait already, or the stream has closed.
+    pub(super) fn send(&self, message: from_head::Message) -> Result<(), &'static str> {
+        self.outbound.try_send(Ok(pb::FromHead { message: Some(message) })).map_err(|error| match error {
+            TrySendError::Full(_) => "it reads nothing from its control stream",
+            TrySendError::Closed(_) => "its control stream has closed",
+        })
     }
 
     /// Ends the stream. The node receives the status as the reason.

@@ -305,7 +305,7 @@ impl Driver {
         let pulse = pb::Pulse { epoch: self.parts.group.epoch(), serving: self.is_ready() };
         for stream in self.streams.iter().flatten() {
             // A full queue is no fault here. The stream of a node that reads nothing ends when the next plan does not fit.
-            stream.send(from_head::Message::Pulse(pulse));
+            stream.send(from_head::Message::Pulse(pulse)).ok();
         }
     }
 
@@ -322,7 +322,7 @@ impl Driver {
         }
         let drain = pb::Drain { reason: "the head is shutting down".into(), head_ends: self.parts.has_successor };
         for stream in self.streams.iter().flatten() {
-            stream.send(from_head::Message::Drain(drain.clone()));
+            stream.send(from_head::Message::Drain(drain.clone())).ok();
         }
         tracing::info!("drained");
     }

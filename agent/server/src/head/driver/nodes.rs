@@ -278,11 +278,11 @@ impl Driver {
         }
     }
 
-    /// Sends a message to a node. Ends the node's stream if too many messages wait in it already.
+    /// Sends a message to a node. Ends the node's stream if the message cannot reach the node.
     pub(super) fn send_to_node(&mut self, node: usize, message: from_head::Message) {
-        let is_queued = self.streams[node].as_ref().is_some_and(|stream| stream.send(message));
-        if !is_queued {
-            let actions = self.parts.group.disconnect(node, "it reads nothing from its control stream", Instant::now());
+        let sent = self.streams[node].as_ref().map_or(Err("it has no control stream"), |stream| stream.send(message));
+        if let Err(reason) = sent {
+            let actions = self.parts.group.disconnect(node, reason, Instant::now());
             self.apply_actions(actions);
         }
     }
