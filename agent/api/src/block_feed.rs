@@ -1,6 +1,6 @@
 //! The blocks of the prefix cache, for routers: a list of what is cached, and each change after it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lockstep_schedule::{BlockEvent, StoredBlock};
@@ -36,11 +36,8 @@ pub struct BlockFeed(Arc<Mutex<Feed>>);
 #[derive(Debug)]
 struct Feed {
     number: u64,
-    /// Cached blocks by hash.
-    blocks: HashMap<u64, Arc<StoredBlock>>,
-    /// Hashes of the cached blocks in the order of their arrival, and the place of each.
-    arrivals: BTreeMap<u64, u64>,
-    places: HashMap<u64, u64>,
+    /// Cached blocks by hash, each with its place in the order of arrival.
+    blocks: HashMap<u64, (u64, Arc<StoredBlock>)>,
     num_arrivals: u64,
     changes: broadcast::Sender<BlockBatch>,
 }
@@ -50,8 +47,6 @@ impl Default for BlockFeed {
         Self(Arc::new(Mutex::new(Feed {
             number: FIRST_NUMBER,
             blocks: HashMap::new(),
-            arrivals: BTreeMap::new(),
-            places: HashMap::new(),
             num_arrivals: 0,
             changes: broadcast::Sender::new(BACKLOG),
         })))
@@ -81,36 +76,30 @@ impl Feed {
     fn publish(&mut self, events: Vec<BlockEvent>) {
         for event in &events {
             match event {
-                BlockEvent::Cleared => {
-                    self.blocks.clear();
-                    self.arrivals.clear();
-                    self.places.clear();
-                }
+                BlockEvent::Cleared => self.blocks.clear(),
                 BlockEvent::Stored(block) => {
                     self.num_arrivals += 1;
-                    self.blocks.insert(block.hash, Arc::new(block.clone()));
-                    self.arrivals.insert(self.num_arrivals, block.hash);
-                    self.places.insert(block.hash, self.num_arrivals);
+                    self.blocks.insert(block.hash, (self.num_arrivals, Arc::new(block.clone())));
                 }
-                BlockEvent::Removed { hash } => {
-                    self.blocks.remove(hash);
-                    self.places.remove(hash).map(|place| self.arrivals.remove(&place));
-                }
+                BlockEvent::Removed { hash } => drop(self.blocks.remove(hash)),
             }
         }
         self.number += 1;
-        // Nobody may have subscribed.
+        // An error says that nobody has subscribed.
         self.changes.send(BlockBatch { number: self.number, events: events.into() }).ok();
     }
 
     /// Returns the cached blocks, each after the block before it.
     fn list(&self) -> Vec<Arc<StoredBlock>> {
         let (mut listed, mut seen) = (Vec::with_capacity(self.blocks.len()), HashSet::new());
-        for hash in self.arrivals.values() {
+        let mut arrivals: Vec<(u64, u64)> = self.blocks.iter().map(|(hash, (place, _))| (*place, *hash)).collect();
+        arrivals.sort_unstable();
+        for (_, hash) in arrivals {
             // A block that was evicted and stored again arrives after the blocks behind it.
             let mut chain = Vec::new();
-            let mut next = Some(*hash);
-            while let Some(block) = next.and_then(|hash| self.blocks.get(&hash)).filter(|block| seen.insert(block.hash))
+            let mut next = Some(hash);
+            while let Some((_, block)) = next.and_then(|hash| self.blocks.get(&hash))
+                && seen.insert(block.hash)
             {
                 chain.push(block.clone());
                 next = block.parent;

@@ -5,10 +5,11 @@
 //! connections. If no connection is idle, a few places in reserve are left for probes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// Most connections of a listener.
@@ -19,6 +20,8 @@ const MIN_CONNECTIONS: usize = 64;
 const OTHER_FILES: u64 = 256;
 /// Listeners among which the files are divided: HTTP, gRPC, control and the ring.
 const LISTENERS: u64 = 4;
+/// Pause after a failed accept. If the process has no free file descriptor, the next accept would fail at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Numbers of places.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +106,7 @@ impl Places {
 
     /// Finds a place for a connection from an address, if need be by the end of an idle one. Returns `None` if there is no
     /// place.
-    pub fn enter(&self, address: IpAddr) -> Option<Place> {
+    fn enter(&self, address: IpAddr) -> Option<Place> {
         let mut taken = self.lock();
         let own = taken.of_address.get(&address).copied().unwrap_or_default();
         let is_full = taken.places.len() - taken.in_reserve >= self.limits.sum;
@@ -128,6 +131,19 @@ impl Places {
         *taken.of_address.entry(address).or_default() += 1;
         taken.in_reserve += usize::from(is_reserve);
         Some(Place { places: self.clone(), id, is_reserve, end })
+    }
+
+    /// Accepts the next connection and finds a place for it. Returns `None` if there is no connection or no place.
+    /// Cancel safe.
+    pub async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr, Place)> {
+        match listener.accept().await {
+            Ok((stream, remote)) => self.enter(remote.ip()).map(|place| (stream, remote, place)),
+            Err(error) => {
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                None
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {

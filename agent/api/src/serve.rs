@@ -57,8 +57,6 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Age at which the server asks a client to close a connection that it opened to a draining head. By then the client has
 /// sent the request for which it opened the connection.
 const DRAIN_AGE: Duration = Duration::from_secs(1);
-/// Pause after a failed accept. If the process has no free file descriptor, the next accept would fail at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Versions of HTTP that a listener speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,9 +93,8 @@ pub(crate) async fn serve_listener(listener: TcpListener, serving: Serving) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = accept(&listener) => {
-                let Some((stream, remote)) = accepted else { continue };
-                let Some(place) = places.enter(remote.ip()) else { continue };
+            accepted = places.accept(&listener) => {
+                let Some((stream, remote, place)) = accepted else { continue };
                 let (builder, serving) = (builder.clone(), serving.clone());
                 connections.spawn(async move {
                     let end = place.end().clone();
@@ -132,18 +129,6 @@ fn builder(protocol: Protocol) -> Builder<TokioExecutor> {
     match protocol {
         Protocol::Http => builder,
         Protocol::Grpc => builder.http2_only(),
-    }
-}
-
-/// Accepts the next connection. Returns `None` if accepting failed.
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    match listener.accept().await {
-        Ok(accepted) => Some(accepted),
-        Err(error) => {
-            tracing::warn!(%error, "accept a connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            None
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the prefix cache gains and loses, for routers that send a prompt to the group that holds its beginning.
+//! Changes of the prefix cache, for routers that send a prompt to the group that holds its beginning.
 
 use crate::block_hash::BlockHash;
 

@@ -120,7 +120,6 @@ fn roll_out(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>, steps: &mut B
     let mut candidates: Vec<u32> = (wanted.partition..wanted.replicas).filter(outdated).collect();
     // Groups that drain already come first, so that each drain that was begun is completed.
     candidates.sort_by_key(|index| (groups[index].requests_to_drain.is_none(), std::cmp::Reverse(*index)));
-    let serves = |group: &GroupRollout| group.ready && group.requests_to_drain.is_none();
     let mut unavailable = (0..wanted.replicas).filter(|index| !groups.get(index).is_some_and(serves)).count();
     for index in candidates {
         let group = &groups[&index];
@@ -142,7 +141,12 @@ fn may_take_down(group: &GroupRollout, wanted: &Wanted, others_serve: bool) -> b
         || (group.drained_for.is_some() && drained_for >= wanted.drain_timeout)
 }
 
-/// Returns true if a group other than `index` serves and does not drain.
+/// Returns true if a group other than `index` serves.
 fn others_serve(groups: &BTreeMap<u32, GroupRollout>, index: u32) -> bool {
-    groups.iter().any(|(other, group)| *other != index && group.ready && group.requests_to_drain.is_none())
+    groups.iter().any(|(other, group)| *other != index && serves(group))
+}
+
+/// Returns true if the group serves and does not drain.
+fn serves(group: &GroupRollout) -> bool {
+    group.ready && group.requests_to_drain.is_none()
 }

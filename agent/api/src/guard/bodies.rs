@@ -36,7 +36,7 @@ impl Default for BodyBudget {
 impl BodyBudget {
     /// Returns the memory of a body that has not come yet.
     pub(crate) fn body(&self) -> BodyMemory {
-        BodyMemory { budget: self.clone(), bytes: 0, permits: Vec::new() }
+        BodyMemory { budget: self.clone(), bytes: 0, permits: [None, None] }
     }
 }
 
@@ -45,23 +45,26 @@ impl BodyBudget {
 pub(crate) struct BodyMemory {
     budget: BodyBudget,
     bytes: usize,
-    permits: Vec<OwnedSemaphorePermit>,
+    /// Permits of the small and of the large budget.
+    permits: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl BodyMemory {
     /// Grows to a number of bytes. Returns false if the budget has no room now.
     #[must_use]
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
-        let units = |bytes: usize| bytes.div_ceil(UNIT);
-        let small = units(bytes.min(SMALL)) - units(self.bytes.min(SMALL).min(bytes));
-        let large = units(bytes.max(SMALL)) - units(self.bytes.max(SMALL).min(bytes.max(SMALL)));
-        for (semaphore, count) in [(&self.budget.small, small), (&self.budget.large, large)] {
-            if count > 0 {
-                let Ok(permit) = semaphore.clone().try_acquire_many_owned(count as u32) else { return false };
-                self.permits.push(permit);
+        let bytes = bytes.max(self.bytes);
+        let units = |bytes: usize| [bytes.min(SMALL), bytes.saturating_sub(SMALL)].map(|bytes| bytes.div_ceil(UNIT));
+        let (held, needed) = (units(self.bytes), units(bytes));
+        for (at, semaphore) in [&self.budget.small, &self.budget.large].into_iter().enumerate() {
+            let count = (needed[at] - held[at]) as u32;
+            let Ok(permit) = semaphore.clone().try_acquire_many_owned(count) else { return false };
+            match &mut self.permits[at] {
+                Some(permits) => permits.merge(permit),
+                none => *none = Some(permit),
             }
         }
-        self.bytes = self.bytes.max(bytes);
+        self.bytes = bytes;
         true
     }
 }

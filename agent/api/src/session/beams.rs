@@ -25,10 +25,9 @@ pub struct BeamsInput {
 }
 
 /// End of a search that has found as many answers as it has beams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlyStopping {
     /// The search ends as soon as the best beam, at its present length, scores no higher than the worst answer.
-    #[default]
     Likely,
     /// The search ends at once.
     Full,
@@ -207,7 +206,7 @@ async fn run(
     first: EventStream,
     senders: &[mpsc::Sender<Event>],
 ) -> Result<Search, Event> {
-    let top = read_step(first, Some(senders)).await?;
+    let top = read_step(first, senders).await?;
     search.extend(&[top]);
     while !search.is_done() {
         let submit = |(at, beam): (usize, &Beam)| {
@@ -218,7 +217,7 @@ async fn run(
             async { inference.submit(submission).await.map_err(Event::Failed) }
         };
         let streams = try_join_all(search.running.iter().enumerate().map(submit)).await?;
-        let steps = try_join_all(streams.into_iter().map(|stream| read_step(stream, None))).await?;
+        let steps = try_join_all(streams.into_iter().map(|stream| read_step(stream, &[]))).await?;
         search.extend(&steps);
     }
     Ok(search)
@@ -228,12 +227,12 @@ async fn run(
 ///
 /// # Errors
 /// Returns the event that ended the step before its token.
-async fn read_step(mut stream: EventStream, senders: Option<&[mpsc::Sender<Event>]>) -> Result<Vec<(u32, f32)>, Event> {
+async fn read_step(mut stream: EventStream, senders: &[mpsc::Sender<Event>]) -> Result<Vec<(u32, f32)>, Event> {
     loop {
         match stream.recv().await {
             Some(Event::Token { logprobs: Some(logprobs), .. }) => return Ok(logprobs.top),
             Some(event @ (Event::Started { .. } | Event::Prompt { .. })) => {
-                tell_all(senders.unwrap_or_default(), &event).await;
+                tell_all(senders, &event).await;
             }
             Some(Event::Token { .. } | Event::Finished(_)) => {
                 let reason = "a step of a beam search gave no log-probabilities";

@@ -2,8 +2,8 @@
 //!
 //! One all-gather serves the whole batch. A second all-gather brings a whole row in three cases: `top_k` or the number of
 //! log-probabilities is above `MAX_CANDIDATES`, or the row has no `top_k` and neither `top_p` nor `min_p` ends within the
-//! candidates that the ranks sent. Every rank then makes the same choice from the same numbers with the same arithmetic. Biases, penalties and bans
-//! change the logits of single tokens, so each rank first applies them to its own shard.
+//! candidates that the ranks sent. Every rank then makes the same choice from the same numbers with the same arithmetic.
+//! Biases, penalties and bans change the logits of single tokens, so each rank first applies them to its own shard.
 
 mod adjust;
 mod choose;

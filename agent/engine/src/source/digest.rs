@@ -23,7 +23,8 @@ pub struct ModelFile {
     pub name: String,
     pub size: u64,
     /// Digest of its content, in hex. [`resolve`] takes SHA-256 of the whole file below 16 MiB, otherwise of its size (8
-    /// bytes, little-endian), its first and its last MiB. [`sample`] covers what is between. A source with digests of its own puts them here instead.
+    /// bytes, little-endian), its first and its last MiB. [`sample`] covers what is between. A source with digests of its
+    /// own puts them here instead.
     pub digest: String,
 }
 

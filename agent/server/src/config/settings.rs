@@ -20,7 +20,6 @@ impl Settings<'_> {
         self.variables.flag_or_variable(typed, flag)
     }
 
-    /// Returns a whole number in `range`.
     /// Returns a switch, which is off by default.
     ///
     /// # Errors
@@ -29,6 +28,7 @@ impl Settings<'_> {
         self.setting(typed, flag)?.map_or(Ok(false), |setting| setting.switch())
     }
 
+    /// Returns a whole number in `range`.
     pub(super) fn integer(
         &self,
         typed: &Option<String>,

@@ -87,7 +87,7 @@ pub(super) async fn keep_running(
     }
 }
 
-/// What the group's status tells of one child.
+/// Facts about one child, from the group's status.
 struct ChildLife {
     pid: u32,
     status: watch::Receiver<ClusterStatus>,

@@ -13,7 +13,7 @@ use lockstep_schedule::plan::SeqId;
 /// Failed epochs in a row after which a request is held back, and failed trials after which it is guilty.
 const MAX_FAILURES: u32 = 3;
 
-/// What to do with the requests after an epoch has failed.
+/// Decision about the requests after an epoch has failed.
 #[derive(Debug, PartialEq, Eq, Default)]
 pub(super) struct Verdict {
     /// Requests to hold back.

@@ -193,6 +193,11 @@ impl RankThread {
         }
     }
 
+    /// Reports that this rank cannot go on in an epoch. `seq` is the sequence that the fault is about.
+    fn send_fault(&self, epoch: u64, reason: String, seq: Option<SeqId>) {
+        self.send_event(RankEventKind::Fault { epoch, reason, seq });
+    }
+
     fn send_event(&self, kind: RankEventKind) {
         // The receiver lives as long as the node's task. If it is gone, the process is about to end.
         self.events.blocking_send(RankEvent { local_rank: self.local_rank, kind }).ok();
@@ -243,18 +248,14 @@ impl RankThread {
     fn join_epoch(&mut self, spec: &FormSpec) {
         let epoch = spec.epoch;
         let Some(runner) = &mut self.runner else {
-            return self.send_event(RankEventKind::Fault {
-                epoch,
-                reason: "the rank received Form before it loaded".into(),
-                seq: None,
-            });
+            return self.send_fault(epoch, "the rank received Form before it loaded".into(), None);
         };
         runner.end_epoch();
         self.counters.progress.store(0, Ordering::SeqCst);
         self.counters.epoch.store(epoch, Ordering::SeqCst);
         let switch = match AbortSwitch::new() {
             Ok(switch) => switch,
-            Err(error) => return self.send_event(RankEventKind::Fault { epoch, reason: error.to_string(), seq: None }),
+            Err(error) => return self.send_fault(epoch, error.to_string(), None),
         };
         *self.counters.abort_switch.lock().unwrap_or_else(PoisonError::into_inner) = Some((epoch, switch.clone()));
         if self.counters.is_aborted(epoch) {
@@ -268,11 +269,7 @@ impl RankThread {
         match formed {
             Ok(()) => self.send_event(RankEventKind::Formed { epoch }),
             Err(_) if self.counters.is_aborted(epoch) => (),
-            Err(reason) => self.send_event(RankEventKind::Fault {
-                epoch,
-                reason: format!("join epoch {epoch}: {reason}"),
-                seq: None,
-            }),
+            Err(reason) => self.send_fault(epoch, format!("join epoch {epoch}: {reason}"), None),
         }
     }
 
@@ -301,7 +298,7 @@ impl RankThread {
                     EngineError::Logits { seq, .. } => Some(seq),
                     _ => None,
                 };
-                self.send_event(RankEventKind::Fault { epoch: plan.epoch, reason, seq });
+                self.send_fault(plan.epoch, reason, seq);
             }
         }
     }

@@ -29,8 +29,6 @@ const FIRST_CALL: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Accepted connections that the channel to the server holds. The task of each further one waits for room.
 const BACKLOG: usize = 16;
-/// Pause after a failed accept. Without a free file descriptor, the next accept would fail at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Roles that a certificate can name.
 const ROLES: [&str; 3] = [role::HEAD, role::NODE, role::OPERATOR];
 
@@ -170,18 +168,10 @@ async fn accept_all(listener: TcpListener, tls: Option<Arc<Tls>>, accepted: mpsc
     let places = Places::new(LIMITS);
     loop {
         let next = tokio::select! {
-            next = listener.accept() => next,
+            next = places.accept(&listener) => next,
             () = accepted.closed() => return,
         };
-        let (stream, remote) = match next {
-            Ok(next) => next,
-            Err(error) => {
-                tracing::warn!(%error, "accept a control connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Some(place) = places.enter(remote.ip()) else { continue };
+        let Some((stream, remote, place)) = next else { continue };
         let (tls, accepted) = (tls.clone(), accepted.clone());
         tokio::spawn(async move {
             let end = place.end().clone();

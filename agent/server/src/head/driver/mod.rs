@@ -44,7 +44,7 @@ pub(super) struct DriverParts {
     pub nodes: mpsc::Receiver<NodeEvent>,
     pub status: watch::Sender<ClusterStatus>,
     pub metrics: Metrics,
-    /// Where the changes of the prefix cache go, if anybody may see them.
+    /// Publisher of the prefix cache's changes, if anybody may see them.
     pub block_feed: Option<BlockFeed>,
     /// Sign of life that the driver gives at each tick.
     pub alive: Liveness,
@@ -224,8 +224,7 @@ impl Driver {
                 Ok(allowed) => entry.allowed = allowed,
                 Err(error) => {
                     self.clients.fail(entry.seq, error);
-                    self.parts.scheduler.cancel(entry.seq);
-                    self.suspects.clear(entry.seq);
+                    self.cancel_sequence(entry.seq);
                 }
             }
         }

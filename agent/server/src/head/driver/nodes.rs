@@ -267,13 +267,8 @@ impl Driver {
     /// Ends the request that a fault is about. The others go on.
     fn fail_at_fault(&mut self, fault: &pb::Fault) {
         if let Some(id) = fault.seq.filter(|id| *id != CANARY && fault.epoch == self.parts.group.epoch()) {
-            self.clients.fail(
-                id,
-                ServeError::Internal(format!(
-                    "the model failed at this request: rank {}: {}",
-                    fault.rank, fault.message
-                )),
-            );
+            let text = format!("the model failed at this request: rank {}: {}", fault.rank, fault.message);
+            self.clients.fail(id, ServeError::Internal(text));
             self.cancel_sequence(id);
         }
     }
