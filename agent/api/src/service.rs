@@ -93,6 +93,13 @@ pub enum Event {
     Failed(ServeError),
 }
 
+impl Event {
+    /// Returns true if no event of the request follows this one.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Finished(_) | Self::Cancelled | Self::Failed(_))
+    }
+}
+
 /// Reason why the head refused or ended a request. Each variant maps to one gRPC code and one HTTP status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServeError {

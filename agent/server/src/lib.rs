@@ -15,4 +15,3 @@ mod progress;
 pub mod signals;
 pub mod tls;
 pub mod unusable;
-pub mod wire;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::service::{EVENT_BACKLOG, Event, EventStream, Inference, ServeError, Submission};
+use crate::service::{EVENT_BACKLOG, EventStream, Inference, ServeError, Submission};
 
 /// Queues a request once it has its turn. The next one has its turn when the head has ended this one, however slowly its
 /// client reads.
@@ -24,7 +24,7 @@ pub(super) async fn submit(
     tokio::spawn(async move {
         let forward = async {
             while let Some(event) = events.recv().await {
-                let is_last = matches!(event, Event::Finished(_) | Event::Cancelled | Event::Failed(_));
+                let is_last = event.is_last();
                 if sender.send(event).await.is_err() || is_last {
                     break;
                 }

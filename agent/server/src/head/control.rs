@@ -31,7 +31,7 @@ use super::operations;
 use crate::auth::{GroupKey, Side, nonce};
 use crate::config::MAX_STAGES;
 use crate::tls::{self, Peer, Tls};
-use crate::wire::MAX_MESSAGE;
+use lockstep_group::wire::MAX_MESSAGE;
 
 /// Time within which a node must say Hello and prove the key. After it, the head closes the stream.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);

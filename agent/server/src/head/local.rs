@@ -1,26 +1,18 @@
-//! The head's own ranks: a child process of the same binary. The head starts it again when it dies.
+//! The process of the head's own ranks: a child of the same binary. When to start and to kill it is decided in
+//! [`OwnRanks`].
 
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use lockstep_proto::backoff::Backoff;
-use lockstep_proto::v1::{ClusterStatus, Phase};
-use tokio::process::{Child, Command};
+use lockstep_group::head::{OwnRanks, OwnRanksAction};
+use lockstep_proto::v1::ClusterStatus;
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{HeadConfig, LogConfig};
-
-/// Pauses between the child's death and its next start.
-const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-/// Lifetime after which a child counts as healthy, even if its ranks never served. The pauses then start again from the
-/// shortest.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// Time after which a running child counts as hung that the group has lost. A child that can do so dials again within a
-/// few seconds.
-const HUNG_AFTER: Duration = Duration::from_secs(20);
 
 /// Returns the command that starts the head's own node.
 ///
@@ -46,82 +38,92 @@ pub(super) fn own_ranks_command(
 /// The child ends when its standard input closes, so a killed head leaves no orphan.
 pub(super) async fn keep_running(
     mut command: Command,
-    status: watch::Receiver<ClusterStatus>,
+    mut status: watch::Receiver<ClusterStatus>,
     stop: CancellationToken,
     grace: Duration,
 ) {
     // The child has a process group of its own, so Ctrl-C in the terminal reaches only the head. The head then tells
     // its ranks to end.
     command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
-    let mut backoff = RESTART_BACKOFF;
-    while !stop.is_cancelled() {
-        let started_at = Instant::now();
-        match command.spawn() {
-            Ok(mut child) => {
-                let pid = child.id();
-                // `wait` would close the child's standard input, and the child would end. Hold the pipe open here.
-                let _lifeline = child.stdin.take();
-                tracing::info!(pid, "started the head's own ranks");
-                let mut life = ChildLife { pid: pid.unwrap_or_default(), status: status.clone(), has_served: false };
-                tokio::select! {
-                    status = child.wait() => tracing::warn!(pid, status = describe_exit(status), "the head's own ranks ended"),
-                    () = life.hangs() => {
-                        tracing::error!(pid, "the head's own ranks hang and are lost to the group for 20 s: killing them");
-                        child.kill().await.ok();
-                    }
-                    () = stop.cancelled() => return stop_child(child, grace).await,
-                }
-                if life.has_served {
-                    backoff.reset();
-                }
+    let mut own_ranks = OwnRanks::new(Instant::now());
+    let mut running: Option<RunningChild> = None;
+    loop {
+        let wait_until = match own_ranks.next_action(Instant::now()) {
+            OwnRanksAction::Start => {
+                running = start_child(&mut command, &mut own_ranks);
+                continue;
             }
-            Err(error) => tracing::error!(%error, "cannot start the head's own ranks"),
-        }
-        if started_at.elapsed() > HEALTHY_AFTER {
-            backoff.reset();
-        }
+            OwnRanksAction::Kill => {
+                if let Some(mut child) = running.take() {
+                    tracing::error!(
+                        pid = child.pid,
+                        "the head's own ranks hang and are lost to the group for 20 s: killing them"
+                    );
+                    child.process.kill().await.ok();
+                }
+                own_ranks.record_end(Instant::now());
+                continue;
+            }
+            OwnRanksAction::Wait(until) => until,
+        };
         tokio::select! {
-            () = tokio::time::sleep(backoff.next_pause()) => (),
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
-/// Facts about one child, from the group's status.
-struct ChildLife {
-    pid: u32,
-    status: watch::Receiver<ClusterStatus>,
-    /// Set once the child's ranks have served.
-    has_served: bool,
-}
-
-impl ChildLife {
-    /// Waits until the group has lost the child for [`HUNG_AFTER`].
-    async fn hangs(&mut self) {
-        loop {
-            self.await_loss(true).await;
-            if tokio::time::timeout(HUNG_AFTER, self.await_loss(false)).await.is_err() {
+            exit = ended(&mut running) => {
+                let pid = running.take().map(|child| child.pid);
+                tracing::warn!(pid, status = describe_exit(exit), "the head's own ranks ended");
+                own_ranks.record_end(Instant::now());
+            }
+            Ok(()) = status.changed() => own_ranks.record_status(&status.borrow_and_update(), Instant::now()),
+            () = sleep_until(wait_until) => (),
+            () = stop.cancelled() => {
+                if let Some(child) = running {
+                    stop_child(child.process, grace).await;
+                }
                 return;
             }
         }
     }
+}
 
-    /// Waits until the group has lost the child, or has it again. Notes if it serves meanwhile. Waits for ever once the
-    /// group is gone.
-    async fn await_loss(&mut self, is_lost: bool) {
-        let Self { pid, status, has_served } = self;
-        let reached = status.wait_for(|status| {
-            let own = status.ranks.first().filter(|rank| rank.pid == *pid);
-            *has_served |= own.is_some_and(|rank| rank.phase() == Phase::Serving);
-            own.is_some_and(|rank| rank.phase() == Phase::Lost) == is_lost
-        });
-        if reached.await.is_err() {
-            std::future::pending::<()>().await;
+/// A child process that runs.
+struct RunningChild {
+    process: Child,
+    pid: u32,
+    /// `wait` would close the child's standard input, and the child would end. So the pipe is held open here.
+    _lifeline: Option<ChildStdin>,
+}
+
+fn start_child(command: &mut Command, own_ranks: &mut OwnRanks) -> Option<RunningChild> {
+    match command.spawn() {
+        Ok(mut process) => {
+            let (pid, _lifeline) = (process.id().unwrap_or_default(), process.stdin.take());
+            tracing::info!(pid, "started the head's own ranks");
+            own_ranks.record_start(pid, Instant::now());
+            Some(RunningChild { process, pid, _lifeline })
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot start the head's own ranks");
+            own_ranks.record_end(Instant::now());
+            None
         }
     }
 }
 
-fn describe_exit(status: std::io::Result<std::process::ExitStatus>) -> String {
+/// Waits for the child's end, or for ever if there is none.
+async fn ended(running: &mut Option<RunningChild>) -> std::io::Result<ExitStatus> {
+    match running {
+        Some(child) => child.process.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn describe_exit(status: std::io::Result<ExitStatus>) -> String {
     status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 

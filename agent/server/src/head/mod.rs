@@ -3,26 +3,18 @@
 //! [`run`] puts the head together. It finds everything that is wrong with the configuration, the model's files and the
 //! ports before the first rank starts.
 //!
-//! Start reading at `driver`: this task owns the group (`group`) and the schedule. Nodes reach it through `control`,
-//! and clients reach it through [`lockstep_api`].
+//! What the head decides is in [`lockstep_group`]. The task in `driver` gives it the time and the inputs. Nodes reach this task
+//! through `control`, and clients reach it through [`lockstep_api`].
 
-mod addresses;
-mod admission;
-mod clients;
+mod answers;
 mod control;
 mod driver;
-mod group;
 mod local;
-mod member;
 mod model;
 mod operations;
 mod ports;
 mod serving;
 mod setup;
-pub(crate) mod status;
-mod suspects;
-#[cfg(test)]
-mod testing;
 
 use std::path::Path;
 use std::sync::Arc;

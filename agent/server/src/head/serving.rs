@@ -1,7 +1,8 @@
 //! The running head: the driver, the control port, the client APIs, the foreground task and the head's own ranks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -9,6 +10,7 @@ use futures::future::BoxFuture;
 use lockstep_api::{
     Api, BlockFeed, ClientAccess, EngineFacts, Inference, Liveness, Metrics, Text, serve_grpc, serve_http,
 };
+use lockstep_group::head::{Driver, DriverConfig, GroupConfig};
 use lockstep_proto::v1::ModelInfo;
 use lockstep_schedule::Scheduler;
 use tokio::net::TcpListener;
@@ -16,11 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::answers::Answers;
 use super::control::{self, ControlPort, ControlService};
-use super::driver::{Driver, DriverParts};
-use super::group::{GroupConfig, HeadGroup};
+use super::driver::DriverTask;
+use super::local;
 use super::ports::Ports;
-use super::{local, status};
 use crate::auth::GroupKey;
 use crate::config::{BLOCK_SIZE, Foreground, HeadConfig};
 use crate::signals::Signals;
@@ -59,26 +61,31 @@ pub(super) struct HeadParts {
 pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals) -> anyhow::Result<()> {
     let (commands, command_inbox) = mpsc::channel(BACKLOG);
     let (node_events, nodes) = mpsc::channel(BACKLOG);
-    let group = HeadGroup::new(parts.group);
-    let (status, status_watch) = watch::channel(status::initial_status(&group, &parts.model));
-    let metrics = Metrics::for_model(&parts.model.name, BLOCK_SIZE);
-    let alive = Liveness::default();
-    let block_feed = config.serving.kv_events.then(BlockFeed::default);
-    let driver = Driver::new(DriverParts {
-        group,
-        scheduler: parts.scheduler,
+    let driver_config = DriverConfig {
+        group: parts.group,
         model: parts.model.clone(),
         recovery_timeout: config.serving.recovery_timeout,
         drain_timeout: config.serving.drain_timeout,
+        has_successor: config.foreground.is_none(),
+    };
+    let driver = Driver::new(driver_config, parts.scheduler, Instant::now());
+    let (status, status_watch) = watch::channel(driver.status().clone());
+    let metrics = Metrics::for_model(&parts.model.name, BLOCK_SIZE);
+    let alive = Liveness::default();
+    let block_feed = config.serving.kv_events.then(BlockFeed::default);
+    let driver = DriverTask {
+        driver,
         commands: command_inbox,
         nodes,
         status,
         metrics: metrics.clone(),
         block_feed: block_feed.clone(),
         alive: alive.clone(),
-        drain: signals.stop.clone(),
-        has_successor: config.foreground.is_none(),
-    });
+        stop: signals.stop.clone(),
+        streams: HashMap::new(),
+        answers: Answers::default(),
+        drain_answer: None,
+    };
     let control = ControlPort {
         listener: parts.ports.control,
         tls: parts.tls,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use lockstep_api::{ChatTemplates, EngineFacts, ModelText, Text};
 use lockstep_engine::{ModelDescription, WeightFacts};
+use lockstep_group::head::GroupConfig;
 use lockstep_proto::names::env;
 use lockstep_proto::node as pb;
 use lockstep_proto::v1::ModelInfo;
 use lockstep_schedule::SchedulerConfig;
 
-use super::group::GroupConfig;
 use crate::auth;
 use crate::config::{BLOCK_SIZE, DType, HeadConfig, KvCacheMemory, Quantization, ServingConfig, Topology};
 

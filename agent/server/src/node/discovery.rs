@@ -109,7 +109,7 @@ impl Node {
                 .collect(),
             backends: vec!["ring".to_owned()],
             nonce,
-            last_epoch: self.last_epoch,
+            last_epoch: self.session.last_epoch(),
         }
     }
 

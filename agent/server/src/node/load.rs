@@ -1,4 +1,4 @@
-//! Loading: the node opens the model that the head assigned, and tells each local rank to load its part.
+//! Loading: the settings with which each local rank loads its part of the model that the head assigned.
 
 use std::sync::Arc;
 
@@ -6,110 +6,15 @@ use anyhow::Context as _;
 use lockstep_collectives::Grid;
 use lockstep_engine::source::ModelFiles;
 use lockstep_engine::{BlockFormat, Devices, PlacedLayers, RunnerConfig};
-use lockstep_hub::Progress;
-use lockstep_proto::names::env;
-use lockstep_proto::node::{self as pb, from_node};
-use lockstep_proto::v1::Phase;
 
-use super::model::{ModelOpener, OpenEvent};
-use super::open_stream::Outbound;
-use super::rank::{LoadSpec, RankCommand};
-use super::report::send_to_head;
+use super::rank::LoadSpec;
 use super::{Node, memory};
 use crate::config::{DType, Quantization};
 
 impl Node {
-    /// Begins to open the assigned model. If the ranks have this model already, reports that they have loaded it.
-    ///
-    /// # Errors
-    /// Fails if the assignment names no model or contradicts this node's configuration.
-    pub(super) async fn accept_assignment(
-        &mut self,
-        assignment: pb::Assignment,
-        outbound: &Outbound,
-    ) -> anyhow::Result<()> {
-        let model = assignment.model.clone().context("the head's assignment names no model")?;
-        if let Some(configured) = self.config.pipeline.filter(|stages| *stages != assignment.pipeline_parallel_size) {
-            anyhow::bail!(
-                "{}={configured}, but the head's group has {} stages: set the same value everywhere, or set it on the \
-                 head alone",
-                env::PIPELINE_PARALLEL,
-                assignment.pipeline_parallel_size
-            );
-        }
-        let is_same = model.digest == self.model_digest
-            && assignment.first_rank == self.assignment.first_rank
-            && assignment.world_size == self.assignment.world_size
-            && assignment.pipeline_parallel_size == self.assignment.pipeline_parallel_size;
-        self.assignment = assignment;
-        if is_same {
-            if let Some(message) = self.loaded_message() {
-                send_to_head(outbound, message).await?;
-            }
-            return Ok(());
-        }
-        tracing::info!(
-            source = model.source,
-            first_rank = self.assignment.first_rank,
-            world_size = self.assignment.world_size,
-            stages = self.assignment.pipeline_parallel_size,
-            "loading"
-        );
-        self.model_digest.clone_from(&model.digest);
-        self.loaded.fill(None);
-        self.health.set_loading();
-        self.opener = Some(ModelOpener::start(model, self.config.common.hub.clone()));
-        Ok(())
-    }
-
-    /// Reports the progress of a download. Once the model's files are there, tells the ranks to load them.
-    pub(super) async fn receive_open_event(&mut self, event: OpenEvent, outbound: &Outbound) -> anyhow::Result<()> {
-        match event {
-            OpenEvent::Progress(progress) => self.report_download(progress, outbound).await,
-            OpenEvent::Files(files) => {
-                self.opener = None;
-                match self.load_ranks(&files) {
-                    Ok(()) => Ok(()),
-                    Err(error) => {
-                        send_to_head(outbound, from_node::Message::Fault(self.fatal_fault(0, format!("{error:#}"))))
-                            .await
-                    }
-                }
-            }
-            OpenEvent::Failed(reason) => {
-                let source = self.opener.take().map(|opener| opener.source.clone()).unwrap_or_default();
-                let fault = self.fatal_fault(0, format!("open the model {source}: {reason}"));
-                send_to_head(outbound, from_node::Message::Fault(fault)).await
-            }
-        }
-    }
-
-    /// Reports the progress of the node's download as the progress of each local rank.
-    async fn report_download(&mut self, progress: Progress, outbound: &Outbound) -> anyhow::Result<()> {
-        let (bytes_loaded, bytes_total) = (progress.bytes, progress.total);
-        self.health.set_downloading();
-        for local_rank in 0..self.ranks.len() {
-            self.health.set_load_progress(local_rank, bytes_loaded, bytes_total);
-            let (rank, phase) = (self.assignment.first_rank + local_rank as u32, Phase::Downloading.into());
-            let progress = pb::Progress { rank, phase, bytes_loaded, bytes_total };
-            send_to_head(outbound, from_node::Message::Progress(progress)).await?;
-        }
-        Ok(())
-    }
-
-    /// Tells every local rank to load its part of the model.
-    fn load_ranks(&mut self, files: &Arc<dyn ModelFiles>) -> anyhow::Result<()> {
-        self.health.set_loading();
-        for local_rank in 0..self.ranks.len() {
-            let spec = self.load_spec(local_rank, files.clone())?;
-            self.ranks[local_rank].send_command(RankCommand::Load(Box::new(spec)))?;
-        }
-        Ok(())
-    }
-
     /// Returns the settings with which a local rank loads.
-    fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
-        let assignment = self.assignment.clone();
+    pub(super) fn load_spec(&self, local_rank: usize, files: Arc<dyn ModelFiles>) -> anyhow::Result<LoadSpec> {
+        let assignment = self.session.assignment().clone();
         self.config.common.devices.check_group(assignment.world_size, &self.config.ring)?;
         let (rank, world_size) = (assignment.first_rank as usize + local_rank, assignment.world_size as usize);
         let stages = assignment.pipeline_parallel_size as usize;
@@ -150,7 +55,7 @@ impl Node {
     /// the whole group is on this machine.
     pub(super) fn ranks_on_machine(&self) -> usize {
         let group_is_local = self.ring_ports.first().local_addr().ip().is_loopback();
-        if group_is_local { self.assignment.world_size.max(1) as usize } else { self.ranks.len() }
+        if group_is_local { self.session.assignment().world_size.max(1) as usize } else { self.ranks.len() }
     }
 }
 

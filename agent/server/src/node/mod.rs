@@ -12,8 +12,8 @@
 //! - A rank's thread panicked.
 //! - A rank has been stuck in one operation for 20 s (`heartbeat`).
 //!
-//! Start reading at [`run`]. `open_stream` opens a stream to the head, and `serve_stream` carries out the messages on
-//! it. Each local rank is a thread (`rank`), and another thread sends the heartbeats.
+//! What a node decides is in [`lockstep_group`]. Start reading at [`run`]: `open_stream` opens a stream to the head, and
+//! `serve_stream` gives the session what arrives on it, and carries out its decisions. Each local rank is a thread (`rank`), and another thread sends the heartbeats.
 
 mod devices;
 mod dial;
@@ -26,17 +26,17 @@ mod model;
 mod open_stream;
 mod probes;
 mod rank;
-mod report;
 mod ring_ports;
 mod serve_stream;
-mod steps;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use lockstep_engine::source::ModelFiles;
+pub use lockstep_group::node::NodeEnd;
+use lockstep_group::node::{RankEvent, Session, SessionConfig};
 use lockstep_proto::names::role;
-use lockstep_proto::node as pb;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -47,25 +47,15 @@ use dial::FailedDials;
 use health::Health;
 use model::ModelOpener;
 use open_stream::{OpenStreamError, Outbound};
-use rank::{RankEvent, RankHandle};
+use rank::RankHandle;
 use ring_ports::RingPorts;
 use serve_stream::StreamEnd;
-use steps::StepResults;
 
 /// Most events of the ranks that may wait for the node's task.
 const MAX_EVENTS: usize = 256;
 
 /// Cluster id of a ring if the configuration sets none.
 pub(crate) const RING_CLUSTER: &str = "ring";
-
-/// Reason why a node ended without an error.
-#[derive(Debug, PartialEq, Eq)]
-pub enum NodeEnd {
-    /// The head released the node, or ended.
-    Drained,
-    /// This process was told to stop.
-    Stopped,
-}
 
 /// Runs the node until `stop` is cancelled, or until the head ends if the node belongs to it.
 ///
@@ -128,18 +118,11 @@ struct Node {
     /// Name of the instruction set.
     isa: &'static str,
     incarnation: u64,
-    last_epoch: u64,
-    assignment: pb::Assignment,
-    /// Digest of the model that the head assigned last.
-    model_digest: String,
-    /// Task that opens the assigned model. `None` once the ranks load the model.
+    session: Session,
+    /// Task that opens the assigned model. `None` once its files are open.
     opener: Option<ModelOpener>,
-    /// Report of each local rank that has loaded.
-    loaded: Vec<Option<pb::Loaded>>,
-    /// Number of local ranks that have joined the epoch.
-    num_joined: usize,
-    /// Results of steps that some local ranks have not finished yet.
-    step_results: StepResults,
+    /// Opened files of the assigned model, until the ranks load them.
+    files: Option<Arc<dyn ModelFiles>>,
 }
 
 impl Node {
@@ -162,6 +145,13 @@ impl Node {
             .context("start the heartbeat's thread")?;
         let isa = lockstep_engine::isa_name(config.common.isa.as_deref())?;
         let incarnation = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
+        let session_config = SessionConfig {
+            local_world_size: num_ranks as usize,
+            pipeline: config.pipeline,
+            // The ranks of a ring and the processes of a parent on this machine belong to one head.
+            outlives_head: matches!(config.ring, RingSetup::Auto { .. }) && !config.common.follow_parent,
+        };
+        let session = Session::new(session_config, Instant::now());
         Ok(Self {
             config,
             key,
@@ -173,25 +163,9 @@ impl Node {
             health,
             isa,
             incarnation,
-            last_epoch: 0,
-            assignment: pb::Assignment::default(),
-            model_digest: String::new(),
+            session,
             opener: None,
-            loaded: vec![None; num_ranks as usize],
-            num_joined: 0,
-            step_results: StepResults::default(),
+            files: None,
         })
-    }
-
-    /// Aborts all epochs up to `epoch` on every local rank. Epochs after the last Form are not aborted, so a wrong
-    /// number cannot block the next epoch.
-    fn abort_epochs(&mut self, epoch: u64, reason: &str) {
-        let epoch = epoch.min(self.last_epoch);
-        for rank in &self.ranks {
-            rank.abort_epochs(epoch, reason);
-        }
-        self.num_joined = 0;
-        self.step_results.clear();
-        self.health.clear_joined();
     }
 }

@@ -14,7 +14,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::auth::{GroupKey, Side};
 use crate::tls::{self, Tls};
-use crate::wire::MAX_MESSAGE;
+use lockstep_group::wire::MAX_MESSAGE;
 
 /// Time for one dial of the head.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -12,9 +12,10 @@ use std::time::Instant;
 
 use lockstep_collectives::AbortSwitch;
 use lockstep_engine::{EngineError, PlacedLayers, Runner, RunnerConfig};
+use lockstep_group::node::{RankEvent, RankEventKind};
 use lockstep_proto::errors::with_causes;
 use lockstep_proto::node as pb;
-use lockstep_schedule::plan::{SeqId, StepOutput, StepPlan};
+use lockstep_schedule::plan::{SeqId, StepPlan};
 use tokio::sync::mpsc;
 
 use super::devices;
@@ -48,46 +49,6 @@ pub(super) struct LoadSpec {
 /// Function that returns the number of KV cache blocks of a rank with the given places, at least one, or the reason that
 /// there is room for none.
 pub(super) type CountBlocks = dyn Fn(&[PlacedLayers]) -> Result<u32, String> + Send;
-
-/// Event from a rank to the node.
-#[derive(Debug)]
-pub(super) struct RankEvent {
-    pub local_rank: usize,
-    pub kind: RankEventKind,
-}
-
-#[derive(Debug)]
-pub(super) enum RankEventKind {
-    Progress {
-        loaded: u64,
-        total: u64,
-    },
-    Loaded {
-        loaded: pb::Loaded,
-    },
-    /// `model_is_unusable`: the model's files or the size of the KV cache are at fault, so no other try succeeds.
-    LoadFailed {
-        reason: String,
-        model_is_unusable: bool,
-    },
-    Formed {
-        epoch: u64,
-    },
-    StepDone {
-        output: StepOutput,
-        micros: u64,
-        fan_out_nanos: u64,
-    },
-    Fault {
-        epoch: u64,
-        reason: String,
-        /// Sequence that the fault is about.
-        seq: Option<SeqId>,
-    },
-    Panicked {
-        reason: String,
-    },
-}
 
 /// Counters of a rank, which the heartbeat and the probes read from their own threads.
 #[derive(Debug, Default)]
@@ -332,6 +293,7 @@ mod tests {
     use lockstep_collectives::Grid;
     use lockstep_engine::source::ModelFiles;
     use lockstep_engine::{Devices, EngineError};
+    use lockstep_group::node::{Input, Output};
     use lockstep_proto::node::from_node;
 
     use super::*;
@@ -396,7 +358,10 @@ mod tests {
         };
         node.ranks[1].send_command(RankCommand::Load(Box::new(spec))).expect("room for a command");
         let event = node.events.blocking_recv().expect("an event");
-        let Some(from_node::Message::Fault(fault)) = node.report_rank_event(event) else { panic!("no fault") };
+        let outputs = node.session.handle(Input::Rank(event), Instant::now());
+        let Some(Output::Send(from_node::Message::Fault(fault))) = outputs.into_iter().next() else {
+            panic!("no fault")
+        };
         assert!(fault.fatal && fault.rank == 1, "{fault:?}");
         assert!(fault.message.contains("panicked") && fault.message.contains("config.json"), "{fault:?}");
     }

@@ -14,7 +14,7 @@ use lockstep_schedule::plan::{
 
 /// Largest message that either end of a control stream accepts, in bytes. The largest messages are the plan of a full
 /// prefill, to a node, and the Hello, to the head.
-pub(crate) const MAX_MESSAGE: usize = 16 << 20;
+pub const MAX_MESSAGE: usize = 16 << 20;
 
 /// Error for a message of the control stream with invalid content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,15 +34,15 @@ pub(crate) fn reporting_rank(assignment: &pb::Assignment) -> u32 {
     assignment.world_size - tensor_size(assignment)
 }
 
-/// Converts a plan to its message. `sent_nanos` is the time now on the head's monotonic clock, in nanoseconds.
-pub(crate) fn plan_to_wire(plan: &StepPlan, sent_nanos: u64) -> pb::StepPlan {
+/// Converts a plan to its message, without the time at which the head sends it.
+pub fn plan_to_wire(plan: &StepPlan) -> pb::StepPlan {
     pb::StepPlan {
         epoch: plan.epoch,
         step: plan.step,
         forget: plan.forget.clone(),
         admit: plan.admit.iter().map(admission_to_wire).collect(),
         entries: plan.entries.iter().map(entry_to_wire).collect(),
-        sent_nanos,
+        sent_nanos: 0,
     }
 }
 
@@ -240,7 +240,7 @@ mod tests {
                 },
             ],
         };
-        assert_eq!(plan_from_wire(plan_to_wire(&plan, 1)), Ok(plan));
+        assert_eq!(plan_from_wire(plan_to_wire(&plan)), Ok(plan));
     }
 
     #[test]

@@ -1,80 +1,62 @@
-//! The driver's half that faces the nodes: it processes their events, and carries out the group's actions.
+//! The driver's half that faces the nodes: it processes their messages, and carries out the group's actions.
 
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::time::Duration;
 
 use lockstep_api::ServeError;
 use lockstep_proto::node::{self as pb, from_head, from_node};
 use lockstep_schedule::Request;
 use lockstep_schedule::plan::SamplingParams;
-use tonic::Status;
 
-use super::{CANARY, Driver, DriverParts};
+use super::{CANARY, Driver, Output, StreamEnd};
 use crate::head::admission;
-use crate::head::control::{NodeEvent, NodeStream};
 use crate::head::group::Action;
 use crate::head::member::Member;
-use crate::unusable::UnusableModel;
 use crate::wire;
 
 impl Driver {
-    /// Processes one event from the nodes' control streams.
-    pub(super) fn receive_node_event(&mut self, event: NodeEvent) {
-        let now = Instant::now();
-        match event {
-            NodeEvent::Hello { hello, peer, local, stream } => self.admit_node(*hello, (peer, local), stream, now),
-            NodeEvent::Closed { node, connection, reason } => self.close_stream(node, connection, &reason, now),
-            NodeEvent::Message { node, connection, message } => {
-                if self.parts.group.connection(node) == Some(connection) {
-                    self.receive_message(node, message, now);
-                }
-            }
-        }
-    }
-
     /// Attaches the process that said Hello, or refuses it with the reason.
-    fn admit_node(
-        &mut self,
-        hello: pb::Hello,
-        (peer, local): (std::net::IpAddr, std::net::IpAddr),
-        stream: NodeStream,
-        now: Instant,
-    ) {
+    pub(super) fn admit_node(&mut self, hello: pb::Hello, connection: u64, (peer, local): (IpAddr, IpAddr)) {
         let node = hello.node as usize;
-        let group = &mut self.parts.group;
+        let group = &mut self.group;
         if let Err(reason) = admission::check_hello(&hello, group.config(), group.slots().get(node)) {
             tracing::warn!(node, %peer, reason, "refused a node");
-            return stream.close(Status::failed_precondition(reason));
+            return self.outputs.push(Output::Close { connection, end: StreamEnd::Refused(reason) });
         }
         // The older one goes first: a stream is silent until it has its assignment.
         let reason = format!("a newer process or connection (pid {}) took the place", hello.pid);
-        let actions = group.evict(node, &reason, now);
+        let actions = group.evict(node, &reason, self.now);
         self.apply_actions(actions);
         tracing::info!(node, %peer, pid = hello.pid, host = hello.host, "a node joined");
-        let member = Member::new(hello, stream.connection, peer, local, now);
-        self.streams[node] = Some(stream);
-        let assignment = self.parts.group.attach(member);
+        self.streams[node] = Some(connection);
+        let assignment = self.group.attach(Member::new(hello, connection, peer, local, self.now));
         self.apply_actions(vec![assignment]);
     }
 
     /// Detaches the node whose control stream ended.
-    fn close_stream(&mut self, node: usize, connection: u64, reason: &str, now: Instant) {
-        if self.parts.group.connection(node) == Some(connection) {
+    pub(super) fn close_stream(&mut self, node: usize, connection: u64, reason: &str) {
+        if self.group.connection(node) == Some(connection) {
             tracing::warn!(node, reason, "a node's control stream ended");
         }
-        // The outbound half of the stream ends together with the inbound half.
         if let Some(stream) = self.streams.get_mut(node) {
-            stream.take_if(|stream| stream.connection == connection);
+            stream.take_if(|stream| *stream == connection);
         }
-        let actions = self.parts.group.detach(node, connection, reason, now);
+        let actions = self.group.detach(node, connection, reason, self.now);
         self.apply_actions(actions);
     }
 
-    fn receive_message(&mut self, node: usize, message: from_node::Message, now: Instant) {
+    /// Ends the stream of a node that may dial again.
+    pub(super) fn disconnect(&mut self, node: usize, reason: &str) {
+        let actions = self.group.disconnect(node, reason, self.now);
+        self.apply_actions(actions);
+    }
+
+    pub(super) fn receive_message(&mut self, node: usize, message: from_node::Message) {
         use from_node::Message as M;
-        let group = &mut self.parts.group;
+        let (group, now) = (&mut self.group, self.now);
         let actions = match message {
             M::Heartbeat(heartbeat) => return group.record_heartbeat(node, &heartbeat, now),
-            M::StepDone(done) => return self.complete_step(node, done, now),
+            M::StepDone(done) => return self.complete_step(node, done),
             M::Progress(progress) => {
                 group.record_load_progress(node, &progress);
                 Vec::new()
@@ -91,7 +73,7 @@ impl Driver {
                     "a rank cannot go on"
                 );
                 if fault.model_is_unusable && !self.has_served {
-                    self.unusable = Some(UnusableModel(format!("rank {}: {}", fault.rank, fault.message)));
+                    self.unusable = Some(format!("rank {}: {}", fault.rank, fault.message));
                 }
                 let actions = group.node_faulted(node, &fault, now);
                 self.fail_at_fault(&fault);
@@ -110,31 +92,31 @@ impl Driver {
 
     /// Notes that all ranks of a node have finished a step. If this is the reporting node, gives the sampled tokens to
     /// the schedule.
-    fn complete_step(&mut self, node: usize, done: pb::StepDone, now: Instant) {
-        let DriverParts { group, metrics, .. } = &mut self.parts;
+    fn complete_step(&mut self, node: usize, done: pb::StepDone) {
+        let group = &mut self.group;
         if done.epoch != group.epoch() || !group.is_formed() {
             return;
         }
-        group.record_step(node, done.step, done.micros, now);
+        group.record_step(node, done.step, done.micros, self.now);
         let local_world_size = group.config().local_world_size;
-        for rank in node as u32 * local_world_size..(node as u32 + 1) * local_world_size {
-            metrics.observe_step(rank, Duration::from_micros(done.micros));
-        }
-        if done.fan_out_nanos > 0 {
-            metrics.observe_fanout(Duration::from_nanos(done.fan_out_nanos));
-        }
+        let first_rank = node as u32 * local_world_size;
+        self.outputs.push(Output::StepTimes {
+            ranks: first_rank..first_rank + local_world_size,
+            step: Duration::from_micros(done.micros),
+            fan_out: Duration::from_nanos(done.fan_out_nanos),
+        });
         if node == group.reporting_node() {
-            self.apply_results(node, done, now);
+            self.apply_results(node, done);
         }
     }
 
     /// Gives the results of a step to the schedule and the new tokens to their clients. A malformed result is a fault
     /// of the node. This fault names rank 0, because a result does not say which rank sent it.
-    fn apply_results(&mut self, node: usize, done: pb::StepDone, now: Instant) {
+    fn apply_results(&mut self, node: usize, done: pb::StepDone) {
         let micros = done.micros;
         let completed = wire::output_from_wire(done).map_err(|error| error.to_string()).and_then(|output| {
             let has_sampled = !output.sampled.is_empty();
-            let outputs = self.parts.scheduler.complete_step(output, micros).map_err(|error| error.to_string())?;
+            let outputs = self.scheduler.complete_step(output, micros).map_err(|error| error.to_string())?;
             Ok((has_sampled, outputs))
         });
         match completed {
@@ -143,15 +125,14 @@ impl Driver {
                     self.mark_serving();
                 }
                 self.deliver_outputs(outputs);
-                let in_flight = self.parts.scheduler.stats().steps_in_flight > 0;
+                let in_flight = self.scheduler.stats().steps_in_flight > 0;
                 // Restart the timer for hung steps: a step that is still in flight began after the finished one.
-                self.parts.group.set_in_flight(false, now);
-                self.parts.group.set_in_flight(in_flight, now);
+                self.group.set_in_flight(false, self.now);
+                self.group.set_in_flight(in_flight, self.now);
             }
             Err(reason) => {
-                let fault =
-                    pb::Fault { epoch: self.parts.group.epoch(), rank: 0, message: reason, ..Default::default() };
-                let actions = self.parts.group.node_faulted(node, &fault, now);
+                let fault = pb::Fault { epoch: self.group.epoch(), rank: 0, message: reason, ..Default::default() };
+                let actions = self.group.node_faulted(node, &fault, self.now);
                 self.apply_actions(actions);
             }
         }
@@ -160,18 +141,18 @@ impl Driver {
     /// Notes that the ranks of this epoch have generated a token: the group serves.
     fn mark_serving(&mut self) {
         if !self.serving {
-            self.parts.group.mark_serving();
+            self.group.mark_serving();
             (self.serving, self.has_served, self.lost_at, self.dirty) = (true, true, None, true);
-            tracing::info!(epoch = self.parts.group.epoch(), "the group serves");
+            tracing::info!(epoch = self.group.epoch(), "the group serves");
             self.send_pulse();
             self.publish_status();
         }
     }
 
-    /// Ends the stream of a node with a status, unless a newer connection has taken its place.
-    fn close_connection(&mut self, node: usize, connection: u64, status: Status) {
-        if let Some(stream) = self.streams[node].take_if(|stream| stream.connection == connection) {
-            stream.close(status);
+    /// Ends the stream of a node, unless a newer connection has taken its place.
+    fn end_stream(&mut self, node: usize, connection: u64, end: StreamEnd) {
+        if self.streams[node].take_if(|stream| *stream == connection).is_some() {
+            self.outputs.push(Output::Close { connection, end });
         }
     }
 
@@ -183,15 +164,15 @@ impl Driver {
                 Action::Send { node, message } => self.send_to_node(node, message),
                 Action::Evict { node, connection, reason } => {
                     tracing::warn!(node, reason, "evicted a node");
-                    self.close_connection(node, connection, Status::aborted(format!("evicted: {reason}")));
+                    self.end_stream(node, connection, StreamEnd::Evicted(reason));
                 }
                 Action::Disconnect { node, connection, reason } => {
                     tracing::warn!(node, reason, "closed a node's control stream: the node may dial again");
-                    self.close_connection(node, connection, Status::unavailable(reason));
+                    self.end_stream(node, connection, StreamEnd::MayReturn(reason));
                 }
                 Action::FailEpoch { reason } => {
                     tracing::warn!(
-                        epoch = self.parts.group.epoch(),
+                        epoch = self.group.epoch(),
                         reason,
                         "lost the epoch: running requests wait for the next"
                     );
@@ -199,7 +180,7 @@ impl Driver {
                 }
                 Action::EndEpoch { reason } => {
                     tracing::info!(
-                        epoch = self.parts.group.epoch(),
+                        epoch = self.group.epoch(),
                         reason,
                         "ended the epoch between two steps: running requests wait for the next"
                     );
@@ -218,7 +199,7 @@ impl Driver {
         let now = self.now_micros();
         tracing::info!(epoch, num_blocks, "all ranks have joined");
         self.last_sent = None;
-        let scheduler = &mut self.parts.scheduler;
+        let scheduler = &mut self.scheduler;
         scheduler.start_epoch(epoch, num_blocks, now);
         if !scheduler.has_work() {
             let sampling = SamplingParams::default();
@@ -244,9 +225,9 @@ impl Driver {
     /// epoch.
     fn end_epoch(&mut self, reason: &str, failed: bool) {
         let now = self.now_micros();
-        self.parts.scheduler.cancel(CANARY);
-        self.parts.scheduler.end_epoch(now);
-        self.lost_at.get_or_insert_with(Instant::now);
+        self.scheduler.cancel(CANARY);
+        self.scheduler.end_epoch(now);
+        self.lost_at.get_or_insert(self.now);
         self.serving = false;
         self.send_pulse();
         if !failed {
@@ -255,30 +236,29 @@ impl Driver {
         let verdict = self.suspects.fail_epoch();
         for id in verdict.hold {
             tracing::warn!(sequence = id, "holds a request back: epochs failed while the ranks computed it");
-            self.parts.scheduler.hold(id);
+            self.scheduler.hold(id);
         }
         for (id, failures) in verdict.guilty {
-            self.parts.scheduler.cancel(id);
+            self.scheduler.cancel(id);
             let text = format!("the group failed {failures} times while it computed this request: {reason}");
-            self.clients.fail(id, ServeError::Internal(text));
+            self.clients.fail(id, ServeError::Internal(text), &mut self.outputs);
         }
     }
 
     /// Ends the request that a fault is about. The others go on.
     fn fail_at_fault(&mut self, fault: &pb::Fault) {
-        if let Some(id) = fault.seq.filter(|id| *id != CANARY && fault.epoch == self.parts.group.epoch()) {
+        if let Some(id) = fault.seq.filter(|id| *id != CANARY && fault.epoch == self.group.epoch()) {
             let text = format!("the model failed at this request: rank {}: {}", fault.rank, fault.message);
-            self.clients.fail(id, ServeError::Internal(text));
+            self.clients.fail(id, ServeError::Internal(text), &mut self.outputs);
             self.cancel_sequence(id);
         }
     }
 
-    /// Sends a message to a node. Ends the node's stream if the message cannot reach the node.
+    /// Sends a message to a node. A node without a stream has lost its place.
     pub(super) fn send_to_node(&mut self, node: usize, message: from_head::Message) {
-        let sent = self.streams[node].as_ref().map_or(Err("it has no control stream"), |stream| stream.send(message));
-        if let Err(reason) = sent {
-            let actions = self.parts.group.disconnect(node, reason, Instant::now());
-            self.apply_actions(actions);
+        match self.streams[node] {
+            Some(connection) => self.outputs.push(Output::Send { node, connection, message }),
+            None => self.disconnect(node, "it has no control stream"),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The life of the group at the head: which nodes are attached, what they have loaded, and which epoch they form.
 //!
-//! This module is pure. Events and the current time go in, and [`Action`]s for the driver come out. It does no I/O,
-//! writes no log and reads no clock.
+//! Events and the current time go in, and [`Action`]s for the driver come out. This module writes no log.
 //!
 //! An epoch begins when every node of the group is attached and has loaded its weights. It ends as soon as a node is
 //! lost, departs or reports a fault. The other nodes keep their weights between epochs. The head evicts a node only if the
@@ -31,7 +30,7 @@ const MAX_FORM_PAUSE: Duration = Duration::from_secs(5);
 
 /// Size and settings of the group. They do not change while the head runs.
 #[derive(Debug, Clone)]
-pub(crate) struct GroupConfig {
+pub struct GroupConfig {
     pub nodes: usize,
     pub local_world_size: u32,
     /// `ring`, `nccl` or `solo`.
