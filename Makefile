@@ -1,5 +1,5 @@
 # Every target works from a fresh clone. tests/prepare installs missing programs, and leaves installed programs alone.
-# CARGO_TARGET_DIR, MODEL, PROMPT, CLUSTER, TEST_CLUSTER and SCALE may be set.
+# CARGO_TARGET_DIR, MODEL, PROMPT, CLUSTER, TEST_CLUSTER, SCALE, HOURS and SEED may be set.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,6 +16,7 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 BIN := $(abspath $(CARGO_TARGET_DIR))/debug
 TEST_CLUSTER ?= $(CURDIR)/.cluster
 SCALE ?= 1000
+HOURS ?= 1
 # llama.cpp's vocabularies with the ids that it expects, its chat templates, published tokenizers, and a published model.
 # Tests read them there.
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lockstep
@@ -77,6 +78,7 @@ test: lint ## Run every check: lints, tests, generated files
 	@tests/prepare fetch
 	@tests/fetch vocabularies $(TEST_VOCABULARIES) templates $(TEST_TEMPLATES) tokenizers $(TEST_TOKENIZERS) \
 		smollm2 $(TEST_SMOLLM2)
+	@$(BIN)/simulate --minutes 1
 	@tests/clients/run $(BIN)/lockstep-agent
 	@tests/prepare chromium
 	@tests/page/run $(BIN) $(TEST_SMOLLM2) $(abspath $(CARGO_TARGET_DIR))/page
@@ -88,6 +90,12 @@ page: build ## Drive the chat page in headless Chromium, and keep screenshots of
 	@tests/prepare fetch
 	@tests/fetch smollm2 $(TEST_SMOLLM2)
 	@tests/page/run $(BIN) $(TEST_SMOLLM2) $(abspath $(CARGO_TARGET_DIR))/page
+
+.PHONY: simulate
+simulate: ## Play histories of a simulated group for HOURS=1, or the one of SEED=…, made small
+	@tests/prepare build
+	$(CARGO) build -p lockstep-simulator --bins $(LOCKED)
+	@$(BIN)/simulate $(if $(SEED),--seed $(SEED) --shrink,--hours $(HOURS))
 
 .PHONY: bench
 bench: ## Measure Lockstep and its peers in the same run; takes many minutes
