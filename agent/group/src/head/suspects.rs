@@ -3,15 +3,20 @@
 //!
 //! A request is *unproven* from its admission to an epoch until its next token. If the epoch fails in this time, the request
 //! may be the cause. After [`MAX_FAILURES`] such epochs the request is held back: the others go on without it. Once the
-//! group serves, the requests that were held back are tried again, one at a time. A request whose trials fail as often
-//! again is guilty.
+//! group has served for a while, the requests that were held back are tried again, one at a time. A request whose trials fail
+//! as often again is guilty. The while grows with each failed trial. So a rank that dies soon after each start fails no
+//! trial.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use lockstep_schedule::plan::SeqId;
 
 /// Failed epochs in a row after which a request is held back, and failed trials after which it is guilty.
 const MAX_FAILURES: u32 = 3;
+
+/// Time for which the group must have served before the first trial of a request. It doubles with each failed trial.
+const FIRST_PROOF: Duration = Duration::from_secs(1);
 
 /// Decision about the requests after an epoch has failed.
 #[derive(Debug, PartialEq, Eq, Default)]
@@ -79,12 +84,17 @@ impl Suspects {
         verdict
     }
 
-    /// Returns the request to try next, if none is tried now. The group must serve.
-    pub(super) fn next_trial(&mut self) -> Option<SeqId> {
+    /// Returns the request to try next, if none is tried now and the group has served for long enough.
+    pub(super) fn next_trial(&mut self, served_for: Duration) -> Option<SeqId> {
         if self.trial.is_some() {
             return None;
         }
-        self.trial = self.held.pop_front();
+        let is_due = |id: &SeqId| {
+            let failed_trials = self.failures.get(id).map_or(0, |failures| failures.saturating_sub(MAX_FAILURES));
+            served_for >= FIRST_PROOF * (1 << failed_trials.min(MAX_FAILURES))
+        };
+        let index = self.held.iter().position(is_due)?;
+        self.trial = self.held.remove(index);
         self.trial
     }
 
@@ -99,6 +109,8 @@ impl Suspects {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     fn fail_epochs(suspects: &mut Suspects, ids: &[SeqId], count: u32) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
@@ -117,11 +129,15 @@ mod tests {
         // Without them, the group fails as before: they are innocent.
         assert_eq!(fail_epochs(&mut suspects, &[], 50).pop(), Some(Verdict::default()));
         for id in [1, 2, 3] {
-            assert_eq!((suspects.next_trial(), suspects.next_trial()), (Some(id), None), "one at a time");
+            assert_eq!(
+                (suspects.next_trial(FIRST_PROOF), suspects.next_trial(FIRST_PROOF)),
+                (Some(id), None),
+                "one at a time"
+            );
             suspects.admit(id);
             suspects.clear(id);
         }
-        assert_eq!(suspects.next_trial(), None);
+        assert_eq!(suspects.next_trial(LONG), None);
         assert!(suspects.failures.is_empty() && suspects.unproven.is_empty());
     }
 
@@ -131,7 +147,7 @@ mod tests {
         fail_epochs(&mut suspects, &[1, 2], MAX_FAILURES);
         let mut guilty = Vec::new();
         for _ in 0..2 * MAX_FAILURES {
-            let Some(id) = suspects.next_trial() else { break };
+            let Some(id) = suspects.next_trial(LONG) else { break };
             suspects.admit(id);
             if id == 2 {
                 suspects.clear(2);
@@ -140,7 +156,20 @@ mod tests {
             }
         }
         assert_eq!(guilty, [(1, 2 * MAX_FAILURES)]);
-        assert_eq!(suspects.next_trial(), None);
+        assert_eq!(suspects.next_trial(LONG), None);
+    }
+
+    #[test]
+    fn a_trial_waits_until_the_group_has_served() {
+        let mut suspects = Suspects::default();
+        fail_epochs(&mut suspects, &[1], MAX_FAILURES);
+        for proof in [1, 2, 4].map(Duration::from_secs) {
+            assert_eq!(suspects.next_trial(proof - Duration::from_millis(1)), None);
+            assert_eq!(suspects.next_trial(proof), Some(1));
+            suspects.admit(1);
+            let verdict = suspects.fail_epoch();
+            assert_eq!(verdict.guilty.is_empty(), proof < Duration::from_secs(4), "{verdict:?}");
+        }
     }
 
     #[test]
@@ -150,10 +179,10 @@ mod tests {
         suspects.clear(1);
         assert_eq!(fail_epochs(&mut suspects, &[1], MAX_FAILURES - 1).pop(), Some(Verdict::default()));
         fail_epochs(&mut suspects, &[1], 1);
-        assert_eq!(suspects.next_trial(), Some(1));
+        assert_eq!(suspects.next_trial(LONG), Some(1));
         suspects.end_epoch();
-        assert_eq!(suspects.next_trial(), Some(1), "its trial had no result");
+        assert_eq!(suspects.next_trial(LONG), Some(1), "its trial had no result");
         suspects.clear(1);
-        assert_eq!(suspects.next_trial(), None);
+        assert_eq!(suspects.next_trial(LONG), None);
     }
 }

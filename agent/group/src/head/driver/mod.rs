@@ -119,9 +119,9 @@ pub struct Driver {
     now: Instant,
     /// Outputs of the current input so far.
     outputs: Vec<Output>,
-    /// Set once the ranks have generated a token in the current epoch. A draining head may still serve, so this is not
-    /// yet the status's `ready`.
-    serving: bool,
+    /// Time at which the ranks generated the first token of the current epoch. A draining head may still serve, so this is
+    /// not yet the status's `ready`.
+    serving_since: Option<Instant>,
     /// Set once the group has served for the first time.
     has_served: bool,
     /// Fault of the model that a rank found before the group served. The head then ends.
@@ -166,7 +166,7 @@ impl Driver {
             started_at: now,
             now,
             outputs: Vec::new(),
-            serving: false,
+            serving_since: None,
             has_served: false,
             unusable: None,
             lost_at: None,
@@ -277,8 +277,8 @@ impl Driver {
 
     /// Lets the next request go on that was held back, if the group serves.
     fn try_suspects(&mut self) {
-        if self.serving
-            && let Some(id) = self.suspects.next_trial()
+        if let Some(since) = self.serving_since
+            && let Some(id) = self.suspects.next_trial(self.now.duration_since(since))
         {
             tracing::info!(sequence = id, "tries a request again that was held back");
             self.scheduler.release(id);
@@ -362,7 +362,7 @@ impl Driver {
 
     /// Returns true if the epoch serves and every node speaks.
     fn is_ready(&self) -> bool {
-        self.serving && !self.group.has_suspects()
+        self.serving_since.is_some() && !self.group.has_suspects()
     }
 
     /// Publishes the status if it has changed.

@@ -140,9 +140,10 @@ impl Driver {
 
     /// Notes that the ranks of this epoch have generated a token: the group serves.
     fn mark_serving(&mut self) {
-        if !self.serving {
+        if self.serving_since.is_none() {
             self.group.mark_serving();
-            (self.serving, self.has_served, self.lost_at, self.dirty) = (true, true, None, true);
+            self.serving_since = Some(self.now);
+            (self.has_served, self.lost_at, self.dirty) = (true, None, true);
             tracing::info!(epoch = self.group.epoch(), "the group serves");
             self.send_pulse();
             self.publish_status();
@@ -228,7 +229,7 @@ impl Driver {
         self.scheduler.cancel(CANARY);
         self.scheduler.end_epoch(now);
         self.lost_at.get_or_insert(self.now);
-        self.serving = false;
+        self.serving_since = None;
         self.send_pulse();
         if !failed {
             return self.suspects.end_epoch();
