@@ -125,6 +125,8 @@ pub enum Fault {
     },
     /// The head's machine vanishes without a word, and lives on alone. Another head starts elsewhere.
     HeadVanish,
+    /// The cluster gives the head up, which lives on and reaches nodes. Clients and new streams find another head.
+    TwoHeads,
     /// SIGTERM of the head.
     HeadTerm,
     /// The head's clock jumps ahead.
@@ -178,7 +180,8 @@ impl Fault {
             77..=78 => Self::NodeClock { node, by: time },
             79..=83 => Self::HeadKill,
             84..=88 => Self::HeadStop { time: time.min(12 * S) },
-            89..=91 => Self::HeadVanish,
+            89..=90 => Self::HeadVanish,
+            91 => Self::TwoHeads,
             92..=94 => Self::HeadTerm,
             95..=96 => Self::HeadClock { by: time },
             _ => Self::Rollout,

@@ -82,7 +82,7 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
                 failed_dials = FailedDials::default();
                 tracing::info!(head = %control, "joined the group");
                 node.health.set_attached(true);
-                let stream_end = node.serve_stream(stream, &stop).await;
+                let stream_end = node.serve_stream(stream, &control, &stop).await;
                 node.health.set_attached(false);
                 match stream_end? {
                     StreamEnd::NodeEnded(end) => return Ok(end),

@@ -2,10 +2,11 @@
 //! it waits for what happens, and carries out what the session decides.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use lockstep_group::node::{Input, Milestone, NodeEnd, Output, RankEvent, RankEventKind, TICK};
+use lockstep_group::node::{HeadAddress, Input, Milestone, NodeEnd, Output, RankEvent, RankEventKind, TICK};
 use lockstep_proto::node::{self as pb, from_node};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ use crate::unusable::UnusableModel;
 
 /// Time after which a message counts as sent although the head reads nothing.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time between two lookups of the head's name.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause before the process ends, so that its last message still reaches the head.
 const LAST_MESSAGE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -39,12 +42,14 @@ impl Node {
     pub(super) async fn serve_stream(
         &mut self,
         stream: ControlStream,
+        control: &str,
         stop: &CancellationToken,
     ) -> anyhow::Result<StreamEnd> {
         let ControlStream { mut inbound, outbound, assignment } = stream;
         self.outbound.send_replace(Some(outbound.clone()));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut head_moves = std::pin::pin!(head_moves(control.to_owned()));
         let mut input = Input::Attached(assignment);
         let stream_end = loop {
             self.health.extend_loop_deadline(health::LOOP_TIMEOUT);
@@ -56,6 +61,7 @@ impl Node {
                 Some(event) = self.events.recv() => Input::Rank(event),
                 event = next_open_event(&mut self.opener) => self.opener_input(event),
                 _ = tick.tick() => Input::Tick,
+                () = &mut head_moves => Input::StreamBroke(format!("{control} leads to another head now")),
                 () = stop.cancelled(), if !self.session.is_leaving() => Input::Stop,
             };
         };
@@ -177,6 +183,24 @@ fn head_input(message: Result<Option<pb::FromHead>, Status>) -> Input {
 fn load_failed(error: anyhow::Error) -> Input {
     let kind = RankEventKind::LoadFailed { reason: format!("{error:#}"), model_is_unusable: false };
     Input::Rank(RankEvent { local_rank: 0, kind })
+}
+
+/// Waits until the head's name leads to another address than now. Waits for ever if it is an address itself.
+async fn head_moves(control: String) {
+    let lookup = async || match tokio::net::lookup_host(&control).await {
+        Ok(found) => found.map(|address| address.ip()).collect::<Vec<_>>(),
+        Err(_) => Vec::new(),
+    };
+    if control.parse::<SocketAddr>().is_ok() {
+        return std::future::pending().await;
+    }
+    let mut head = HeadAddress::new(lookup().await);
+    loop {
+        tokio::time::sleep(LOOKUP_INTERVAL).await;
+        if head.has_moved(&lookup().await) {
+            return;
+        }
+    }
 }
 
 /// Sends a message to the head.

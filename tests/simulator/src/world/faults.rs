@@ -9,6 +9,8 @@ use crate::script::{Fault, MS, Micros, S};
 
 /// Time after a fault for which the group may still lose epochs to it.
 const AFTERMATH: Micros = 8 * S;
+/// Time after which every node has noticed that the head's name leads elsewhere.
+const MOVE: Micros = 12 * S;
 /// Time after which a hung process ends itself, and the group has formed again without it.
 const HANG: Micros = 50 * S;
 
@@ -60,6 +62,7 @@ impl World {
             Fault::HeadKill
             | Fault::HeadStop { .. }
             | Fault::HeadVanish
+            | Fault::TwoHeads
             | Fault::HeadTerm
             | Fault::HeadClock { .. } => {
                 self.begin_fault_of_head(fault);
@@ -124,6 +127,10 @@ impl World {
             }
             Fault::HeadClock { by } => self.heads[head].skew += by,
             Fault::HeadTerm => self.tell_head_to_stop(head),
+            Fault::TwoHeads => {
+                self.trouble(self.now + MOVE + AFTERMATH);
+                self.add_head();
+            }
             Fault::HeadVanish => {
                 for connection in &mut self.connections {
                     connection.is_dead |= connection.head == head;
@@ -193,13 +200,17 @@ impl World {
             Fault::CrashLoop { times, .. } => (Micros::from(*times) + 1) * (life + 2 * S),
             // The process may be in the middle of a load that fails.
             Fault::Ail { .. } => 2 * life,
-            Fault::Rollout | Fault::HeadTerm | Fault::Leave { .. } => life + shape.drain_timeout + 3 * S,
+            Fault::Rollout | Fault::HeadTerm | Fault::Leave { .. } => life + shape.drain_timeout + 10 * S,
             Fault::HeadVanish => life + 8 * S,
-            Fault::HeadKill => life + 2 * S,
-            // An attempt to form that has begun takes up to 11 s, and the pause after it 5 s.
+            Fault::TwoHeads => MOVE + life + 8 * S,
+            Fault::HeadKill => life + 4 * S,
+            // A dial that waits for a cut wire, or for an answer that is late.
             Fault::Cut { .. } | Fault::CutRing { .. } | Fault::Stop { .. } | Fault::Slow { .. } => life + 6 * S,
             _ => life,
         });
-        needs.max().unwrap_or(life)
+        // A request of which the ranks die costs six lives before it is found guilty.
+        let poison = self.script.asks.iter().any(|(_, ask)| ask.is_poison);
+        let deaths = if poison { 7 * (life + 2 * S) } else { 0 };
+        needs.max().unwrap_or(life) + deaths
     }
 }

@@ -95,9 +95,13 @@ fn scheduler_config(shape: &Shape) -> SchedulerConfig {
 impl World {
     /// Starts a head, which nodes and clients find from now on.
     pub(super) fn start_head(&mut self) {
-        if self.heads.last().is_some_and(Head::is_reachable) {
-            return;
+        if !self.heads.last().is_some_and(Head::is_reachable) {
+            self.add_head();
         }
+    }
+
+    /// Starts a head beside those that live.
+    pub(super) fn add_head(&mut self) {
         let scheduler = Scheduler::new(scheduler_config(&self.script.shape));
         let driver = Driver::new(driver_config(&self.script.shape), scheduler, self.instant(0));
         self.heads.push(Head {

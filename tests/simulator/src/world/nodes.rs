@@ -1,9 +1,10 @@
 //! The shell of a node's process around the real session: streams, heartbeats, the model's files and the process's end.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use lockstep_group::head::StreamEnd;
-use lockstep_group::node::{Input, NodeEnd, Output, RankEvent, Session, SessionConfig};
+use lockstep_group::node::{HeadAddress, Input, NodeEnd, Output, RankEvent, Session, SessionConfig};
 use lockstep_proto::backoff::Backoff;
 use lockstep_proto::node::{self as pb, from_head, from_node};
 
@@ -16,6 +17,8 @@ use crate::script::{Ailment, MS, Micros, S, Shape};
 /// Time between two ticks of a session.
 const TICK: Micros = lockstep_group::node::TICK.as_micros() as Micros;
 const HEARTBEAT: Micros = 100 * MS;
+/// Time between two lookups of the head's name.
+const LOOKUP: Micros = 5 * S;
 /// Time without progress after which a process ends itself.
 const STUCK: Micros = 20 * S;
 /// Time for one dial over a wire that is cut, and from Hello to the assignment.
@@ -40,6 +43,9 @@ pub(super) struct Node {
     /// Events of the ranks and of the opener that wait for a stream.
     waiting: VecDeque<Input>,
     dials: Backoff,
+    /// The head's address, from the time when the node joined, and the next lookup.
+    address: HeadAddress,
+    looks_up_at: Micros,
     pub stopped_until: Micros,
     pub skew: Micros,
     pub beats_late_until: Micros,
@@ -67,6 +73,8 @@ impl Node {
             is_attached: false,
             waiting: VecDeque::new(),
             dials: DIAL_BACKOFF,
+            address: HeadAddress::new(Vec::new()),
+            looks_up_at: 0,
             stopped_until: 0,
             skew: 0,
             beats_late_until: 0,
@@ -93,6 +101,11 @@ impl Node {
 fn new_session(shape: &Shape, now: std::time::Instant) -> Session {
     let local_world_size = shape.local_world_size;
     Session::new(SessionConfig { local_world_size, pipeline: None, outlives_head: true }, now)
+}
+
+/// Returns an address that stands for a head.
+fn address_of(head: usize) -> IpAddr {
+    [10, 0, (head / 256) as u8, (head % 256) as u8].into()
 }
 
 impl World {
@@ -206,6 +219,8 @@ impl World {
             Down::Message(from_head::Message::Assignment(assignment)) if !is_attached => {
                 self.nodes[node].is_attached = true;
                 self.nodes[node].dials = DIAL_BACKOFF;
+                self.nodes[node].address = HeadAddress::new(vec![address_of(self.connections[connection].head)]);
+                self.nodes[node].looks_up_at = self.now + LOOKUP;
                 self.log(|| format!("node {node} has joined by stream {connection}"));
                 self.give_node(node, Input::Attached(assignment));
                 self.after(0, Event::NodeTick { node, life, connection });
@@ -304,7 +319,19 @@ impl World {
             return self.at(wakes, Event::NodeTick { node, life, connection });
         }
         self.give_node(node, Input::Tick);
+        self.look_up_head(node);
         self.after(TICK, Event::NodeTick { node, life, connection });
+    }
+
+    /// Looks up the head's name, if it is time.
+    fn look_up_head(&mut self, node: usize) {
+        let state = &mut self.nodes[node];
+        if self.now >= state.looks_up_at {
+            state.looks_up_at = self.now + LOOKUP;
+            if state.is_attached && state.address.has_moved(&[address_of(self.current_head)]) {
+                self.give_node(node, Input::StreamBroke("the name leads to another head now".into()));
+            }
+        }
     }
 
     /// Sends a heartbeat, and ends a process whose rank is stuck.
