@@ -9,7 +9,7 @@ use crate::service::ServeError;
 use crate::session::{RequestError, request_id};
 
 const REQUEST_ID: &str = "x-request-id";
-const RETRY_AFTER: &str = "retry-after";
+pub(super) const RETRY_AFTER: &str = "retry-after";
 const TIMEOUT: &str = "grpc-timeout";
 
 /// Returns the status of an error. Its metadata holds the request's id, and `retry-after` in seconds if trying again

@@ -4,15 +4,17 @@
 mod bodies;
 mod keys;
 mod origins;
+mod read;
 
 use std::sync::Arc;
 
 use axum::http::header;
 use axum::http::{HeaderMap, HeaderValue};
 
-pub(crate) use bodies::{BodyBudget, BodyMemory, MAX_BODIES_BYTES, weigh_body};
+pub(crate) use bodies::{BodyBudget, BodyMemory, weigh_body};
 pub use keys::{ApiKeys, KeysError};
 pub use origins::AllowedOrigins;
+pub(crate) use read::{BODY_TIMEOUT, BodyError, MAX_BODY_BYTES, RETRY_AFTER_S, read_body};
 
 /// Header in which Anthropic's clients send their key.
 const X_API_KEY: &str = "x-api-key";

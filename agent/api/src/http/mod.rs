@@ -45,9 +45,6 @@ use crate::metrics::Outcome;
 use crate::serve::{Protocol, Serving, serve_listener};
 use crate::session::Api;
 
-/// Longest request body, in bytes: more text than any context holds.
-const MAX_BODY_BYTES: usize = 16 << 20;
-
 /// Headers that scripts of other origins may read.
 const EXPOSED: [&str; 4] = [REQUEST_ID, "x-lockstep-ignored", "retry-after", "request-id"];
 /// Time for which a browser may remember that a page's script may use the endpoint.

@@ -63,7 +63,7 @@ pub struct Api {
     access: ClientAccess,
     /// Changes of the prefix cache, if clients may see them.
     block_feed: Option<BlockFeed>,
-    /// Memory of the bodies of HTTP requests.
+    /// Memory of the bodies of requests, of HTTP and gRPC.
     bodies: BodyBudget,
     /// Turn of the requests that report the log-probabilities of the whole vocabulary.
     whole_turn: Arc<Semaphore>,

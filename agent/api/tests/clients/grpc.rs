@@ -302,3 +302,72 @@ async fn reflection_lists_the_services() {
         assert!(names.contains(name), "{names:?}");
     }
 }
+
+/// Sends a call whose message is whole and whose body does not end.
+async fn call_without_end(channel: Channel, request: GenerateRequest) -> Status {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = "/lockstep.v1.Inference/Generate".parse().unwrap();
+    let request = Request::new(tokio_stream::once(request).chain(tokio_stream::pending()));
+    let codec = tonic_prost::ProstCodec::<GenerateRequest, GenerateResponse>::default();
+    client.streaming(request, path, codec).await.expect_err("an unfinished body is not served")
+}
+
+/// Bodies that stay unfinished take no room from small ones, and HTTP and gRPC share the memory.
+#[tokio::test]
+async fn bodies_have_a_budget_of_memory() {
+    let endpoint = start().await;
+    let ids = TokenIds { ids: vec![1; 9 << 20] };
+    let ids = GenerateRequest { prompt: Some(Prompt::TokenIds(ids)), ..Default::default() };
+    let mut own = client(&endpoint).await;
+    let values = gather(&mut own, ids).await.unwrap_err();
+    assert_eq!(values.code(), Code::OutOfRange, "{values:?}");
+    assert!(values.message().starts_with("the body has too many values"), "{values:?}");
+
+    let large = generate(&"x".repeat(15_900_000));
+    let mut unfinished = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        unfinished.spawn(call_without_end(channel(&endpoint).await, large.clone()));
+    }
+    let refused = unfinished.join_next().await.unwrap().unwrap();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().ends_with("try again in 2 s"), "{refused:?}");
+    assert_eq!(refused.metadata().get("retry-after").unwrap(), "2");
+    assert_eq!(text(&gather(&mut own, generate("x")).await.unwrap()), "x", "a small body has room");
+    let http = reqwest::Client::new().post(format!("http://{}/v1/completions", endpoint.http));
+    let http = http.body(format!(r#"{{"prompt": "{}"}}"#, "x".repeat(4 << 20))).send().await.unwrap();
+    assert_eq!(http.status(), 503);
+
+    unfinished.shutdown().await;
+    for _ in 0..100 {
+        let status = gather(&mut own, generate(&"x".repeat(4 << 20))).await.unwrap_err();
+        if status.code() == Code::InvalidArgument {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the memory is not given back");
+}
+
+#[tokio::test]
+async fn malformed_and_unknown_calls_are_refused() {
+    let endpoint = start().await;
+    let mut client = tonic::client::Grpc::new(channel(&endpoint).await);
+    for (path, code) in [
+        ("/lockstep.v1.Inference/Chat", Code::InvalidArgument),
+        ("/vllm.grpc.engine.VllmEngine/Generate", Code::InvalidArgument),
+        ("/lockstep.v1.Inference/Other", Code::Unimplemented),
+        ("/other.Service/Other", Code::Unimplemented),
+    ] {
+        client.ready().await.unwrap();
+        // A text where messages are expected.
+        let request = Request::new(GenerateRequest {
+            model: "x".into(),
+            prompt: Some(Prompt::Text("\u{7}".into())),
+            ..Default::default()
+        });
+        let codec = tonic_prost::ProstCodec::<GenerateRequest, GenerateResponse>::default();
+        let status = client.unary(request, path.parse().unwrap(), codec).await.unwrap_err();
+        assert_eq!(status.code(), code, "{path}: {status:?}");
+    }
+}
