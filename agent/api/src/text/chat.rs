@@ -9,8 +9,10 @@ use super::clock::Clock;
 use super::{TextError, jinja};
 
 const NAME: &str = "chat_template";
-/// Longest prompt that a template may write, in bytes: four times the longest request.
-const MAX_PROMPT_BYTES: usize = 64 << 20;
+/// Longest prompt that a template may write, in bytes: twice the longest request.
+const MAX_PROMPT_BYTES: usize = 32 << 20;
+/// Longest reason of a template for an error, in characters.
+const MAX_REASON: usize = 1000;
 /// Mark of firefunction's template, which takes its tools and the time from variables of its own.
 const FIREFUNCTION: &str = "functools[";
 /// Another name of the field `reasoning_content`, in the templates of gpt-oss and LFM2.5.
@@ -202,6 +204,7 @@ impl ChatTemplate {
         let messages: Vec<Value> = messages.iter().map(|message| self.message_value(message)).collect();
         let with_tools = !tools.is_empty();
         let given = variables.iter().map(|(name, variable)| (name.as_str(), value(variable)));
+        let own = [(jinja::INPUT, Value::from(conversation.bytes()))];
         let context = context! {
             messages => messages,
             tools => with_tools.then(|| tools.iter().map(value).collect::<Vec<Value>>()),
@@ -209,7 +212,7 @@ impl ChatTemplate {
             add_generation_prompt => *ending == PromptEnding::Answer,
             bos_token => self.bos_token.as_deref().unwrap_or_default(),
             eos_token => self.eos_token.as_deref().unwrap_or_default(),
-            ..Value::from_pairs(self.firefunction_variables(tools).into_iter().chain(given))
+            ..Value::from_pairs(self.firefunction_variables(tools).into_iter().chain(own).chain(given))
         };
         let name = if with_tools && self.for_tools { TOOL_USE } else { NAME };
         let template = self.environment.get_template(name).map_err(|_| TextError::NoTemplate)?;
@@ -280,9 +283,10 @@ fn value(json: &Json) -> Value {
 
 /// Returns the template's own words if it raised an error, else the engine's.
 fn reason(error: &Error) -> String {
-    match error.detail() {
-        Some(detail) => detail.to_owned(),
-        None => error.to_string(),
+    let reason = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+    match reason.char_indices().nth(MAX_REASON) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason,
     }
 }
 
@@ -318,11 +322,18 @@ mod tests {
 
     #[test]
     fn every_template_comes_to_an_end() {
+        const TEXT: &str = "a text of more than 16777216 bytes";
+        const SPENT: &str = "it makes more than 4194304 bytes of texts and lists";
+        const ITEMS: &str = "a list of more than 1048576 items";
+        const LEVELS: &str = "a value of more than 256 levels";
+        const FIELD: &str = "a field of a namespace cannot be a namespace, a loop or a function";
+        const DOUBLED: &str =
+            "{% set n = namespace(x=[]) %}{% for i in range(300) %}{% set n.x = [n.x, n.x] %}{% endfor %}";
         let cases = [
             ("{{ {} | tojson(indent=4294967296) }}", "an indentation of 4294967296 is more than 256"),
             ("{{ 'a' | indent(4294967296) }}", "an indentation of 4294967296 is more than 256"),
             ("{{ 'a\nb' | indent(width=300) }}", "an indentation of 300"),
-            ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "ran out of fuel"),
+            ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", SPENT),
             ("{{ '%999999999d' % 1 }}", "a width of 999999999 is more than 65536"),
             ("{{ '%.*f' % (999999999, 1.5) }}", "a width of 999999999"),
             ("{{ '{:999999999}'.format(1) }}", "a width of 999999999"),
@@ -333,21 +344,58 @@ mod tests {
             ("{{ [1] | slice(999999999999) | list }}", "`slices` is not from 1 to 100000"),
             (
                 "{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
-                "a text of more than 67108864 bytes",
+                SPENT,
             ),
-            ("{% set x = 'x' * 99999 %}{{ x.replace('x', x) }}", "a text of more than 67108864 bytes"),
-            ("{% set x = 'x' * 99999 %}{{ x.join(x) }}", "a text of more than 67108864 bytes"),
-            ("{% set x = 'x' * 99999 %}{{ x | join(x) }}", "a text of more than 67108864 bytes"),
-            ("{% set n = namespace() %}{% set n.n = n %}{{ n }}", "a value of more than 256 levels"),
-            ("{% set n = namespace() %}{% set n.n = n %}{{ n | tojson }}", "a value of more than 256 levels"),
-            ("{% set n = namespace() %}{% set n.n = n %}{{ n | pprint }}", "a value of more than 256 levels"),
-            ("{{ [['x' * 9999] * 9999] | string }}", "a text of more than 67108864 bytes"),
+            ("{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}", SPENT),
+            ("{% set x = 'x' * 99999 %}{{ x.replace('x', x) }}", TEXT),
+            ("{% set x = 'x' * 99999 %}{{ x.join(x) }}", TEXT),
+            ("{% set x = 'x' * 99999 %}{{ x | join(x) }}", TEXT),
+            ("{{ 'x' * 99999999 }}", TEXT),
+            ("{{ [['x' * 9999] * 9999] | string }}", TEXT),
+            ("{{ ('{0}' * 9999).format('x' * 9999) }}", TEXT),
+            ("{{ [0] * 99999999 }}", ITEMS),
+            ("{{ ('\n' * 1100000) | indent }}", ITEMS),
+            ("{{ strftime_now('%Y' * 999) }}", "a format of more than 1000 bytes"),
+            ("{% set n = namespace(x=[0]) %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}", SPENT),
+            (
+                "{% set n = namespace(l=[]) %}{% for i in range(999) %}{% set n.l = n.l + range(90000) | list %}{% endfor %}",
+                SPENT,
+            ),
+            ("{% set x = 'x' * 9999999 %}{% for i in range(99) %}{% set y = x[:-1] %}{% endfor %}", SPENT),
+            ("{% set x = range(90000) %}{% for i in range(999) %}{% set y = x[1:] %}{% endfor %}", SPENT),
+            ("{% set x = range(90000) | list %}{% for i in range(999) %}{% set y = x | sort %}{% endfor %}", SPENT),
+            (
+                "{% set x = range(90000) %}{% for i in range(999) %}{% set y = x | map('string') | unique %}{% endfor %}",
+                SPENT,
+            ),
+            ("{% set x = 'x ' * 999999 %}{% for i in range(99) %}{% set y = x.split() %}{% endfor %}", SPENT),
+            ("{{ ('x' * 9999999) | list | length }}", SPENT),
+            ("{% set x %}{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}{% endset %}", SPENT),
+            ("{% set x = range(9999) %}{% for i in x %}{% set y = x | batch(1) %}{% endfor %}", SPENT),
+            (
+                "{% macro f() %}{{ caller() }}{{ caller() }}{% endmacro %}{% for i in range(99999) %}{% call f() %}\
+              {{ 'x' * 999 }}{% endcall %}{% endfor %}",
+                SPENT,
+            ),
+            (
+                "{% for i in range(9999) %}{% for j in range(99) %}{% set x = {'a': [], 'b': []} %}{% endfor %}{% endfor %}",
+                SPENT,
+            ),
+            ("{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor %}", LEVELS),
+            ("{% set n = namespace() %}{% set n.n = n %}{{ n }}", FIELD),
+            ("{% set n = namespace() %}{% set n.n = [[n]][0:] %}", FIELD),
+            ("{% set n = namespace() %}{% for i in [n] %}{% set n.n = loop %}{% endfor %}", FIELD),
+            ("{% set n = namespace() %}{% macro f() %}{{ n }}{% endmacro %}{% set n.n = f %}", FIELD),
+            (DOUBLED, SPENT),
+            ("{% include 'chat_template' %}", "a template cannot load another one"),
+            ("{{ raise_exception('x' * 9999) }}", "xxx…"),
             (
                 "{% set long = 'x' * 99999 %}{% for a in range(9999) %}{{ long }}{% endfor %}",
                 "error: the model's chat template refuses",
             ),
         ];
-        for (template, expected) in cases {
+        let raw = format!("{{% set x %}}{{% for i in range(9999) %}}{}{{% endfor %}}{{% endset %}}", "x".repeat(9999));
+        for (template, expected) in cases.into_iter().chain([(raw.as_str(), SPENT)]) {
             let text = render(json!({"chat_template": template}), &[]);
             assert!(text.len() < 4096 && text.contains(expected), "{template}: {text:.200}");
         }

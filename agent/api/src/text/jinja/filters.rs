@@ -8,6 +8,7 @@ use minijinja::{Environment, Error, State, Value, filters};
 use super::arguments::{Arguments, described};
 use super::html;
 use super::json;
+use super::meter::{check_items, metered, metered_list, metered_order};
 use super::printf;
 use super::python::{self, MAX_DEPTH, Number, check_length, is_space, refuse, text};
 use super::strings;
@@ -28,18 +29,23 @@ pub(super) fn add(environment: &mut Environment) {
 
 /// Adds the filters that take a text or write one.
 fn add_filters_of_texts(environment: &mut Environment) {
-    environment.add_filter("string", |value: Value| text(&value).map(|text| Value::from(text.as_ref())));
-    environment.add_filter("replace", replace);
-    environment.add_filter("format", |format: Value, others: Others| {
-        printf::format_filter(&text(&format)?, &others.into_values())
-    });
-    environment.add_filter("indent", indent);
-    environment.add_filter("center", |value: Value, others: Others| {
+    environment.add_filter("string", metered(|value: Value| text(&value).map(|text| Value::from(text.as_ref()))));
+    environment.add_filter("lower", metered(filters::lower));
+    environment.add_filter("upper", metered(filters::upper));
+    environment.add_filter("title", metered(filters::title));
+    environment.add_filter("capitalize", metered(filters::capitalize));
+    environment.add_filter("trim", metered(filters::trim));
+    environment.add_filter("replace", metered(replace));
+    let format = |format: Value, others: Others| printf::format_filter(&text(&format)?, &others.into_values());
+    environment.add_filter("format", metered(format));
+    environment.add_filter("indent", metered(indent));
+    let center = |value: Value, others: Others| {
         let arguments = Arguments::bind(&others.into_values(), ["width"])?;
         strings::center(&text(&value)?, arguments.width(0)?.unwrap_or(80))
-    });
-    environment.add_filter("wordcount", |value: Value| text(&value).map(|text| count_words(&text)));
-    environment.add_filter("truncate", truncate);
+    };
+    environment.add_filter("center", metered(center));
+    environment.add_filter("wordcount", metered(|value: Value| text(&value).map(|text| count_words(&text))));
+    environment.add_filter("truncate", metered(truncate));
     environment.add_filter("filesizeformat", |value: Value, others: Others| {
         let arguments = Arguments::bind(&others.into_values(), ["binary"])?;
         let bytes = number(&value).ok_or_else(|| refuse(format!("{} is no number", described(&value))))?;
@@ -49,7 +55,7 @@ fn add_filters_of_texts(environment: &mut Environment) {
 
 /// Adds the filters that take any value.
 fn add_filters_of_values(environment: &mut Environment) {
-    environment.add_filter("tojson", json::tojson);
+    environment.add_filter("tojson", metered(json::tojson));
     environment.add_filter("int", int);
     environment.add_filter("float", float);
     for name in ["length", "count"] {
@@ -58,47 +64,65 @@ fn add_filters_of_values(environment: &mut Environment) {
     for name in ["default", "d"] {
         environment.add_filter(name, default);
     }
-    environment.add_filter("pprint", pprint);
+    environment.add_filter("pprint", metered(pprint));
 }
 
 /// Adds the filters that read lists and mappings.
 fn add_filters_of_lists(environment: &mut Environment) {
-    environment.add_filter("join", join);
-    environment.add_filter("list", |state: &State, value: Value| match value.is_none() {
+    // Jinja2 has no such filters.
+    ["chain", "zip", "split", "lines"].into_iter().for_each(|name| environment.remove_filter(name));
+    environment.add_filter("join", metered(join));
+    let list = |state: &State, value: Value| match value.is_none() {
         true => Err(refuse("none is no list")),
         false => filters::list(state, value),
-    });
-    environment.add_filter("items", items);
-    environment.add_filter("batch", |state: &State, value: Value, others: Others| {
+    };
+    environment.add_filter("list", metered_list(list));
+    environment.add_filter("items", metered_list(items));
+    let batch = |state: &State, value: Value, others: Others| {
         let (count, fill) = read_rows(&others.into_values(), "linecount")?;
         filters::batch(state, value, count, fill)
-    });
-    environment.add_filter("slice", |state: &State, value: Value, others: Others| {
+    };
+    environment.add_filter("batch", metered_list(batch));
+    let slice = |state: &State, value: Value, others: Others| {
         let (count, fill) = read_rows(&others.into_values(), "slices")?;
         filters::slice(state, value, count, fill)
-    });
+    };
+    environment.add_filter("slice", metered_list(slice));
+    environment.add_filter("reverse", metered_list(filters::reverse));
+    environment.add_filter("sum", metered_list(filters::sum));
+    environment.add_filter("map", metered_list(filters::map));
+    environment.add_filter("select", metered_list(filters::select));
+    environment.add_filter("reject", metered_list(filters::reject));
+    environment.add_filter("selectattr", metered_list(filters::selectattr));
+    environment.add_filter("rejectattr", metered_list(filters::rejectattr));
 }
 
 /// Adds the filters that compare the items of a list or a mapping.
 fn add_filters_of_order(environment: &mut Environment) {
-    environment.add_filter("dictsort", |value: Value, others: Others| {
+    let dictsort = |value: Value, others: Others| {
         filters::dictsort(&value, name_all(others, ["case_sensitive", "by", "reverse"])?)
-    });
-    environment.add_filter("sort", |state: &State, value: Value, others: Others| {
+    };
+    environment.add_filter("dictsort", metered_order(dictsort));
+    let sort = |state: &State, value: Value, others: Others| {
         filters::sort(state, value, name_all(others, ["reverse", "case_sensitive", "attribute"])?)
-    });
-    environment.add_filter("unique", |state: &State, value: Value, others: Others| {
+    };
+    environment.add_filter("sort", metered_order(sort));
+    let unique = |state: &State, value: Value, others: Others| {
         filters::unique(state, value, name_all(others, ["case_sensitive", "attribute"])?)
-    });
-    environment.add_filter("min", |state: &State, value: Value, others: Others| {
+    };
+    environment.add_filter("unique", metered_order(unique));
+    let min = |state: &State, value: Value, others: Others| {
         filters::min(state, value, name_all(others, ["case_sensitive", "attribute"])?)
-    });
-    environment.add_filter("max", |state: &State, value: Value, others: Others| {
+    };
+    environment.add_filter("min", metered_order(min));
+    let max = |state: &State, value: Value, others: Others| {
         filters::max(state, value, name_all(others, ["case_sensitive", "attribute"])?)
-    });
-    environment.add_filter("groupby", |value: Value, others: Others| {
+    };
+    environment.add_filter("max", metered_order(max));
+    let groupby = |value: Value, others: Others| {
         filters::groupby(value, None, name_all(others, ["attribute", "default", "case_sensitive"])?)
-    });
+    };
+    environment.add_filter("groupby", metered_order(groupby));
 }
 
 /// Returns the arguments by their names.
@@ -149,6 +173,7 @@ fn indent(value: Value, others: Others) -> Result<Value, Error> {
     json::check_indent(width.len() as i64)?;
     // A line end at the end begins one more line.
     let written = text(&value)?.into_owned() + "\n";
+    check_items(python::count_lines(&written))?;
     let (first, blank) = (arguments.truth(1, false), arguments.truth(2, false));
     let mut out = String::new();
     for (at, line) in python::lines(&written, false).into_iter().enumerate() {
@@ -286,9 +311,9 @@ fn read_rows(arguments: &[Value], name: &'static str) -> Result<(usize, Option<V
 
 /// Writes a value that fits one line of 80 characters as Python's `pprint` does.
 fn pprint(value: Value) -> Result<Value, Error> {
-    let written = python::repr(&sort_keys(&value, 0)?)?;
-    match written.chars().count() <= 80 {
-        true => Ok(Value::from(written)),
+    // The order of keys changes no length.
+    match python::repr(&value)?.chars().count() <= 80 {
+        true => python::repr(&sort_keys(&value, 0)?).map(Value::from),
         false => Err(refuse("`pprint` of a value that does not fit a line is not supported: use `tojson`")),
     }
 }

@@ -5,15 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use minijinja::value::{Object, ObjectRepr, Rest, ValueKind, ValueOrKwargs};
-use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value, functions};
 
 use super::arguments::{Arguments, described, split_named};
-use super::operators::{CONCATENATE, ITERATE, MODULO};
+use super::meter::{self, metered, metered_list};
+use super::operators::{CONCATENATE, ITERATE, KEEP, KEEP_FIELD, MODULO, MULTIPLY, ROUND, SLICE, SUM};
 use super::printf;
 use super::python::{self, Number, check_length, refuse, text};
 use crate::text::clock::Clock;
 
 type Others = Rest<ValueOrKwargs>;
+
+/// Longest format of a time, in bytes.
+const MAX_TIME_FORMAT: usize = 1000;
+/// Bytes of a namespace with a few fields.
+const NAMESPACE_BYTES: usize = 1024;
 
 /// Adds functions and tests to an environment.
 pub(super) fn add(environment: &mut Environment) {
@@ -21,19 +27,36 @@ pub(super) fn add(environment: &mut Environment) {
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         Err(refuse(text(&message)?.into_owned()))
     });
-    environment.add_function("strftime_now", |format: String| Clock::default().now(&format));
-    environment.add_function(MODULO, modulo);
-    environment.add_function(CONCATENATE, concatenate);
+    environment.add_function("strftime_now", |format: String| match format.len() <= MAX_TIME_FORMAT {
+        true => Ok(Clock::default().now(&format)),
+        false => Err(refuse(format!("a format of more than {MAX_TIME_FORMAT} bytes"))),
+    });
+    environment.add_function(MODULO, metered(modulo));
+    environment.add_function(CONCATENATE, metered(concatenate));
+    environment.add_function(SUM, meter::sum);
+    environment.add_function(MULTIPLY, meter::multiply);
+    environment.add_function(SLICE, meter::slice);
+    environment.add_function(KEEP, meter::keep);
+    environment.add_function(KEEP_FIELD, meter::keep_field);
+    environment.add_function(ROUND, |state: &mut State, bytes: usize| meter::spend(state, bytes));
     environment.add_function(ITERATE, |values: Value| match values.is_none() {
         true => Err(refuse("a loop over none")),
         false => Ok(values),
     });
-    environment.add_function("dict", dict);
-    environment.add_function("cycler", |items: Rest<Value>| match items.is_empty() {
-        true => Err(refuse("at least one item has to be provided")),
-        false => Ok(Value::from_object(Cycler { items: items.to_vec(), at: AtomicUsize::new(0) })),
+    environment.add_function("dict", metered_list(dict));
+    environment.add_function("namespace", |state: &mut State, fields: Option<ValueOrKwargs>| {
+        meter::spend(state, NAMESPACE_BYTES)?;
+        functions::namespace(fields)
     });
-    environment.add_function("joiner", |others: Others| {
+    environment.add_function("cycler", |state: &mut State, items: Rest<Value>| match items.is_empty() {
+        true => Err(refuse("at least one item has to be provided")),
+        false => {
+            meter::spend(state, NAMESPACE_BYTES)?;
+            Ok(Value::from_object(Cycler { items: items.to_vec(), at: AtomicUsize::new(0) }))
+        }
+    });
+    environment.add_function("joiner", |state: &mut State, others: Others| {
+        meter::spend(state, NAMESPACE_BYTES)?;
         let arguments = Arguments::bind(&others.into_values(), ["sep"])?;
         Ok::<_, Error>(minijinja_contrib::globals::joiner(arguments.get(0).cloned()))
     });
@@ -66,7 +89,7 @@ fn modulo(left: Value, right: Value) -> Result<Value, Error> {
         (Number::Whole(dividend), Number::Whole(divisor)) => {
             let rest = dividend.wrapping_rem(divisor);
             let rest = if rest != 0 && (rest < 0) != (divisor < 0) { rest + divisor } else { rest };
-            Ok(i64::try_from(rest).map_or_else(|_| Value::from(rest), Value::from))
+            Ok(python::whole(rest))
         }
         (dividend, divisor) => {
             let divisor = divisor.as_fraction();

@@ -4,21 +4,23 @@ use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, Value};
 
 use super::arguments::{Arguments, described};
+use super::meter::metered;
 use super::python::{check_length, is_space, refuse, text};
 
 /// Adds the filters to an environment.
 pub(super) fn add(environment: &mut Environment) {
     for name in ["escape", "e", "forceescape"] {
-        environment.add_filter(name, |value: Value| text(&value).map(|text| Value::from(escape(&text))));
+        environment.add_filter(name, metered(|value: Value| escape(&text(&value)?).map(Value::from)));
     }
-    environment.add_filter("striptags", |value: Value| {
-        text(&value).map(|text| minijinja_contrib::filters::striptags(text.into_owned()))
-    });
-    environment.add_filter("urlencode", urlencode);
-    environment.add_filter("xmlattr", xmlattr);
+    let striptags = |value: Value| text(&value).map(|text| minijinja_contrib::filters::striptags(text.into_owned()));
+    environment.add_filter("striptags", metered(striptags));
+    environment.add_filter("urlencode", metered(urlencode));
+    environment.add_filter("xmlattr", metered(xmlattr));
 }
 
-fn escape(text: &str) -> String {
+fn escape(text: &str) -> Result<String, Error> {
+    let marks = text.matches(['&', '<', '>', '\'', '"']).count();
+    check_length(text.len() + 4 * marks)?;
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
@@ -30,13 +32,13 @@ fn escape(text: &str) -> String {
             _ => out.push(char),
         }
     }
-    out
+    Ok(out)
 }
 
 /// Escapes a text for a URL's path, or pairs for a URL's query.
 fn urlencode(value: Value) -> Result<Value, Error> {
     if value.as_str().is_some() || matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number) {
-        return Ok(Value::from(quote(&text(&value)?, "/")));
+        return quote(&text(&value)?, "/").map(Value::from);
     }
     let is_map = value.kind() == ValueKind::Map;
     let mut out = String::new();
@@ -50,15 +52,16 @@ fn urlencode(value: Value) -> Result<Value, Error> {
         if !out.is_empty() {
             out.push('&');
         }
-        let [key, value] = pair.map(|part| text(&part).map(|part| quote(&part, "").replace("%20", "+")));
-        out.push_str(&format!("{}={}", key?, value?));
+        let [key, value] = pair.map(|part| text(&part).and_then(|part| quote(&part, "")));
+        out.push_str(&format!("{}={}", key?, value?).replace("%20", "+"));
         check_length(out.len())?;
     }
     Ok(Value::from(out))
 }
 
 /// Returns the text with each byte that a URL cannot have as `%` and two digits.
-fn quote(text: &str, safe: &str) -> String {
+fn quote(text: &str, safe: &str) -> Result<String, Error> {
+    check_length(text.len().saturating_mul(3))?;
     let mut out = String::new();
     for byte in text.bytes() {
         let char = char::from(byte);
@@ -67,7 +70,7 @@ fn quote(text: &str, safe: &str) -> String {
             false => out.push_str(&format!("%{byte:02X}")),
         }
     }
-    out
+    Ok(out)
 }
 
 /// Writes a dictionary as attributes of an HTML element.
@@ -76,7 +79,7 @@ fn xmlattr(value: Value, others: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     if value.kind() != ValueKind::Map {
         return Err(refuse(format!("{} has no items", described(&value))));
     }
-    let mut written = Vec::new();
+    let (mut written, mut length) = (Vec::new(), 0);
     for key in value.try_iter()?.checked() {
         let key = key?;
         let item = value.get_item(&key)?;
@@ -87,7 +90,9 @@ fn xmlattr(value: Value, others: Rest<ValueOrKwargs>) -> Result<Value, Error> {
         if name.contains(|char: char| is_space(char) || "/>=".contains(char)) {
             return Err(refuse(format!("`{name}` is no name of an attribute")));
         }
-        written.push(format!("{}=\"{}\"", escape(&name), escape(&text(&item)?)));
+        written.push(format!("{}=\"{}\"", escape(&name)?, escape(&text(&item)?)?));
+        length += written.last().map_or(0, String::len);
+        check_length(length)?;
     }
     let space = if arguments.truth(0, true) && !written.is_empty() { " " } else { "" };
     Ok(Value::from(format!("{space}{}", written.join(" "))))

@@ -5,11 +5,33 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, State, Value};
 
 use super::arguments::Arguments;
+use super::meter;
 use super::python::refuse;
 use super::strings;
 
 /// Calls a method of a value that has no attribute of this name.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+    spend_call(state, value, method, arguments)?;
+    let made = call_free(state, value, method, arguments)?;
+    meter::spend_text(state, &made)?;
+    meter::listed(state, made)
+}
+
+/// Spends the arguments of a call, and the list that it is about to make.
+fn spend_call(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<(), Error> {
+    meter::spend(state, meter::CALL_BYTES)?;
+    arguments.iter().try_for_each(|argument| meter::spend_text(state, argument))?;
+    meter::spend_text(state, value)?;
+    match value.as_str() {
+        Some(text) if method.contains("split") => {
+            meter::spend_count(state, strings::count_parts(text, method, arguments))
+        }
+        None if matches!(method, "count" | "index") => meter::spend_deep(state, value),
+        _ => Ok(()),
+    }
+}
+
+fn call_free(state: &mut State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
     let own = match value.kind() {
         ValueKind::String => strings::call(value.as_str().unwrap_or_default(), method, arguments)?,
         ValueKind::Seq | ValueKind::Iterable => call_list(value, method, arguments)?,

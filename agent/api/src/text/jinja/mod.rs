@@ -1,13 +1,14 @@
 //! Jinja as transformers sets it up: minijinja with Python's methods, filters and texts.
 //!
-//! Invariant: every template comes to an end, and no operation of ours makes a text of more than [`python::MAX_TEXT`]
-//! bytes.
+//! Invariants: every template comes to an end within seconds, in some tens of MiB of memory ([`meter`]), and frees what it
+//! has made. No operation makes a text of more than [`python::MAX_TEXT`] bytes.
 
 mod arguments;
 mod filters;
 mod globals;
 mod html;
 mod json;
+mod meter;
 mod methods;
 mod operators;
 mod printf;
@@ -21,6 +22,7 @@ use minijinja::syntax::SyntaxConfig;
 use super::TextError;
 
 pub(in crate::text) use json::to_json;
+pub(in crate::text) use meter::INPUT;
 pub(in crate::text) use source::adapt;
 
 /// Most instructions of the template engine for one conversation. Each message takes about a hundred.
@@ -35,7 +37,11 @@ pub(super) fn environment() -> Result<Environment<'static>, TextError> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.map_err(TextError::TemplateSyntax)?);
     environment.set_unknown_method_callback(methods::call);
-    environment.set_formatter(|out, _, value| Ok(out.write_str(&python::text(value)?)?));
+    environment.set_formatter(|out, state, value| {
+        let text = python::text(value)?;
+        meter::spend(state, text.len())?;
+        Ok(out.write_str(&text)?)
+    });
     environment.set_fuel(Some(FUEL));
     globals::add(&mut environment);
     filters::add(&mut environment);

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
-/// Longest text that one operation of a template may make, in bytes.
-pub(super) const MAX_TEXT: usize = 64 << 20;
+/// Longest text that one operation of a template may make, in bytes: that of the longest request.
+pub(super) const MAX_TEXT: usize = 16 << 20;
 /// Most levels of lists and dictionaries that are written. A namespace may hold itself.
 pub(super) const MAX_DEPTH: usize = 256;
 
@@ -117,6 +117,11 @@ pub(super) fn as_number(value: &Value) -> Option<Number> {
     }
 }
 
+/// Returns a whole number as a value.
+pub(super) fn whole(number: i128) -> Value {
+    i64::try_from(number).map_or_else(|_| Value::from(number), Value::from)
+}
+
 /// Returns a number as Python writes it.
 pub(super) fn number(value: &Value) -> String {
     match as_number(value) {
@@ -177,6 +182,11 @@ pub(super) fn is_space(char: char) -> bool {
 
 fn is_line_end(char: char) -> bool {
     matches!(char, '\n' | '\r' | '\u{B}' | '\u{C}' | '\u{1C}'..='\u{1E}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
+/// Returns the most lines that a text can have.
+pub(super) fn count_lines(text: &str) -> usize {
+    text.matches(is_line_end).count() + 1
 }
 
 /// Returns the lines of a text with or without their ends, as `splitlines` does.

@@ -5,7 +5,7 @@ use minijinja::value::{Kwargs, Tuple};
 use minijinja::{Error, Value};
 
 use super::arguments::{Arguments, check_width, described};
-use super::python::{check_length, is_printable, is_space, lines, refuse};
+use super::python::{self, check_length, is_printable, is_space, lines, refuse};
 
 /// Calls a method. Returns `None` for methods that minijinja's own imitation of Python does well.
 pub(super) fn call(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
@@ -47,11 +47,11 @@ pub(super) fn call(text: &str, method: &str, arguments: &[Value]) -> Result<Opti
             Value::from(is_of_kind(text, method))
         }
         "format" => {
-            check_numbers(text)?;
+            check_fields(text, arguments)?;
             Value::from(format(FormatStyle::StrFormat, text, arguments)?)
         }
         "format_map" => {
-            check_numbers(text)?;
+            check_fields(text, arguments)?;
             let arguments = Arguments::bind(arguments, ["mapping"])?;
             let mapping = arguments.required(0)?;
             let member = |key: Value| Some((key.as_str()?.to_owned(), mapping.get_item(&key).ok()?));
@@ -120,6 +120,15 @@ fn split(text: &str, arguments: &[Value], from_end: bool) -> Result<Value, Error
         }
     };
     Ok(parts.into_iter().map(Value::from).collect())
+}
+
+/// Returns the most parts that a method can split a text into.
+pub(super) fn count_parts(text: &str, method: &str, arguments: &[Value]) -> usize {
+    match arguments.first().and_then(Value::as_str).filter(|separator| !separator.is_empty()) {
+        Some(separator) => text.matches(separator).count() + 1,
+        None if method == "splitlines" => python::count_lines(text),
+        None => text.split(is_space).count(),
+    }
 }
 
 fn partition(text: &str, arguments: &[Value], from_end: bool) -> Result<Value, Error> {
@@ -295,8 +304,12 @@ fn is_of_kind(text: &str, method: &str) -> bool {
     }
 }
 
-/// Fails if a field of a format has a large number: a width or a precision that makes a long text.
-fn check_numbers(format: &str) -> Result<(), Error> {
+/// Fails if a format can make too long a text: by a large number in a field, a width or a precision, or by as many values
+/// as it has fields.
+fn check_fields(format: &str, arguments: &[Value]) -> Result<(), Error> {
+    let values =
+        arguments.iter().map(|argument| python::text(argument).map(|text| text.len())).sum::<Result<usize, Error>>()?;
+    check_length(format.len().saturating_add(format.matches('{').count().saturating_mul(values)))?;
     let fields = format.split('{').skip(1).filter_map(|field| field.split('}').next());
     for digits in fields.flat_map(|field| field.split(|char: char| !char.is_ascii_digit())) {
         if !digits.is_empty() {
