@@ -54,6 +54,11 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Time within which the client must answer the ping. After it, the server closes the connection.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most bytes of an HTTP/1 request's headers, and of a body that is read at a time. Thousands of clients may send at once.
+const BUFFER_BYTES: usize = 32 << 10;
+/// Most bytes that a client of HTTP/2 may send before the server has taken them: of one request, and of a connection.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 128 << 10;
 /// Age at which the server asks a client to close a connection that it opened to a draining head. By then the client has
 /// sent the request for which it opened the connection.
 const DRAIN_AGE: Duration = Duration::from_secs(1);
@@ -119,11 +124,13 @@ pub(crate) async fn serve_listener(listener: TcpListener, serving: Serving) {
 
 fn builder(protocol: Protocol) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     match protocol {

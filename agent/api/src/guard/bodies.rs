@@ -50,6 +50,11 @@ pub(crate) struct BodyMemory {
 }
 
 impl BodyMemory {
+    /// Returns true if the budget has room for a number of bytes now.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        bytes.saturating_sub(SMALL) <= self.budget.large.available_permits() * UNIT
+    }
+
     /// Grows to a number of bytes. Returns false if the budget has no room now.
     #[must_use]
     pub(crate) fn grow(&mut self, bytes: usize) -> bool {
@@ -102,6 +107,7 @@ mod tests {
         let mut small: Vec<BodyMemory> = (0..100).map(|_| budget.body()).collect();
         assert!(small.iter_mut().all(|body| body.grow(1000) && body.grow(SMALL)));
         assert!(!small[0].grow(SMALL + 1));
+        assert!(small[0].has_room(SMALL) && !small[0].has_room(SMALL + 1));
         drop(large);
         assert!(small[0].grow(SMALL + 1) && small[0].grow(2 << 20));
         drop(small);

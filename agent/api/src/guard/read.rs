@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use lockstep_proto::errors::with_causes;
 
 use super::bodies::{BodyMemory, MAX_BODIES_BYTES};
+
+/// Longest part of a body that is one allocation while the body comes.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// Longest body, in bytes: more text than any context holds.
 pub(crate) const MAX_BODY_BYTES: usize = 16 << 20;
@@ -32,7 +36,7 @@ pub(crate) enum BodyError {
     Broken(String),
 }
 
-/// Reads a whole body.
+/// Reads a whole body. Refuses a body that announces more bytes than there is memory for without reading it.
 ///
 /// # Errors
 /// The body is too long, comes too slowly or breaks off, or there is no memory for it now.
@@ -42,20 +46,46 @@ pub(crate) async fn read_body(body: Body, memory: &mut BodyMemory) -> Result<Vec
 }
 
 async fn read_frames(mut body: Body, memory: &mut BodyMemory) -> Result<Vec<u8>, BodyError> {
-    let mut bytes = Vec::new();
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    check_length(announced)?;
+    if !memory.has_room(announced) {
+        return Err(BodyError::NoMemory);
+    }
+    // One allocation that grows would be copied, and need twice the memory.
+    let (mut chunks, mut length): (Vec<Vec<u8>>, usize) = (Vec::new(), 0);
     loop {
         let frame = tokio::time::timeout(PAUSE_TIMEOUT, body.frame()).await;
-        let Some(frame) = frame.map_err(|_| BodyError::TooSlow(PAUSE_TIMEOUT))? else { return Ok(bytes) };
+        let Some(frame) = frame.map_err(|_| BodyError::TooSlow(PAUSE_TIMEOUT))? else { break };
         let frame = frame.map_err(|error| BodyError::Broken(with_causes(&error)))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > MAX_BODY_BYTES {
-            return Err(BodyError::TooLong);
-        }
-        if !memory.grow(bytes.len() + data.len()) {
+        length += data.len();
+        check_length(length)?;
+        if !memory.grow(length) {
             return Err(BodyError::NoMemory);
         }
-        bytes.extend_from_slice(&data);
+        match chunks.last_mut().filter(|chunk| chunk.len() + data.len() <= CHUNK_BYTES) {
+            Some(chunk) => chunk.extend_from_slice(&data),
+            None => chunks.push(data.to_vec()),
+        }
     }
+    join(chunks, length, memory)
+}
+
+fn check_length(bytes: usize) -> Result<(), BodyError> {
+    if bytes > MAX_BODY_BYTES { Err(BodyError::TooLong) } else { Ok(()) }
+}
+
+/// Returns the whole body. Both it and its chunks need memory for a moment.
+fn join(mut chunks: Vec<Vec<u8>>, length: usize, memory: &mut BodyMemory) -> Result<Vec<u8>, BodyError> {
+    if chunks.len() <= 1 {
+        return Ok(chunks.pop().unwrap_or_default());
+    }
+    if !memory.grow(2 * length) {
+        return Err(BodyError::NoMemory);
+    }
+    let mut bytes = Vec::with_capacity(length);
+    chunks.into_iter().for_each(|chunk| bytes.extend_from_slice(&chunk));
+    Ok(bytes)
 }
 
 impl BodyMemory {

@@ -205,6 +205,13 @@ async fn bodies_have_a_budget_of_memory() {
     let mut answer = vec![0; 12];
     unfinished[4].read_exact(&mut answer).await.expect("an answer");
     assert_eq!(answer, b"HTTP/1.1 503");
+    for (length, expected) in [(16_000_000, "HTTP/1.1 503"), (17_000_000, "HTTP/1.1 413")] {
+        let mut stream = TcpStream::connect(endpoint.http).await.expect("a connection");
+        let head = format!("POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("a request");
+        stream.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(answer, expected.as_bytes(), "before the body has come");
+    }
     assert_eq!(post(BODY.into()).await.expect("an answer").status(), 200, "a small body has room");
     drop(unfinished);
     let large = format!(r#"{{"prompt": "x", "user": "{}"}}"#, "x".repeat(1 << 20));
