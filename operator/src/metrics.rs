@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::observe::Lists;
 use crate::resource::{InferenceCluster, InferenceClusterStatus};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,6 +46,9 @@ pub struct Metrics {
     clusters: Family<ConditionLabels, Gauge>,
     requests: Family<Verb, Counter>,
     connections: Gauge<i64>,
+    incomplete: Gauge<i64>,
+    /// State of the watches of each scope.
+    lists: Mutex<Vec<Lists>>,
     /// Clusters with a change that no reconciliation has seen yet.
     waiting: Mutex<HashSet<ClusterKey>>,
     /// Conditions of each cluster and their statuses, as last seen.
@@ -56,7 +60,7 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("lockstep_operator");
         let reconciles = Family::<Outcome, Counter>::default();
         let seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
-        let (queue, leader, connections) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let [queue, leader, connections, incomplete]: [Gauge<i64>; 4] = Default::default();
         let clusters = Family::<ConditionLabels, Gauge>::default();
         let requests = Family::<Verb, Counter>::default();
         registry.register("reconciles", "Reconciliations, by result and cause of failure", reconciles.clone());
@@ -66,6 +70,8 @@ impl Default for Metrics {
         registry.register("clusters", "InferenceClusters, by condition and its status", clusters.clone());
         registry.register("api_requests", "Requests to the API server beside watches, by verb", requests.clone());
         registry.register("head_connections", "Heads that are listened to", connections.clone());
+        let help = "Watches that do not show every object; the operator decides nothing while there is one";
+        registry.register("incomplete_watches", help, incomplete.clone());
         Self {
             registry,
             reconciles,
@@ -75,6 +81,8 @@ impl Default for Metrics {
             clusters,
             requests,
             connections,
+            incomplete,
+            lists: Mutex::default(),
             waiting: Mutex::default(),
             conditions: Mutex::default(),
         }
@@ -95,6 +103,11 @@ impl Metrics {
     /// Sets the number of connected heads.
     pub fn set_connections(&self, heads: usize) {
         self.connections.set(heads as i64);
+    }
+
+    /// Adds watches to those whose state is exported.
+    pub fn watch_lists(&self, lists: Lists) {
+        lock(&self.lists).push(lists);
     }
 
     /// Records that an object of `cluster` changed.
@@ -129,6 +142,12 @@ impl Metrics {
         }
     }
 
+    /// Returns namespace and name of each cluster with a status.
+    #[must_use]
+    pub fn list_clusters(&self) -> Vec<(String, String)> {
+        lock(&self.conditions).keys().cloned().collect()
+    }
+
     /// Forgets a cluster that is gone.
     pub fn forget_cluster(&self, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
@@ -151,6 +170,8 @@ impl Metrics {
     /// # Errors
     /// Never, for writing to a string does not fail.
     pub fn to_text(&self) -> Result<String, std::fmt::Error> {
+        let incomplete: usize = lock(&self.lists).iter().map(Lists::count_incomplete).sum();
+        self.incomplete.set(incomplete as i64);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

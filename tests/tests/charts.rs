@@ -321,7 +321,7 @@ fn series_of_heads() -> BTreeSet<String> {
 fn series_of_operators() -> BTreeSet<String> {
     let page = "# TYPE lockstep_operator_reconciles counter\n# TYPE lockstep_operator_reconcile_seconds histogram\n\
                 # TYPE lockstep_operator_queue_depth gauge\n# TYPE lockstep_operator_clusters gauge\n\
-                # TYPE lockstep_operator_leader gauge\n";
+                # TYPE lockstep_operator_leader gauge\n# TYPE lockstep_operator_incomplete_watches gauge\n";
     series(page)
 }
 

@@ -1,7 +1,8 @@
 //! The watches of one scope (all namespaces, or one), and the stores that they fill.
 
 use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
+use std::fmt::Debug;
+use std::hash::{Hash, Hasher as _};
 
 use futures::stream::{BoxStream, StreamExt as _};
 use k8s_openapi::NamespaceResourceScope;
@@ -9,11 +10,14 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 
 use super::changes::filter_changes;
+use super::lists::{Lists, list_after_loss};
 use super::trim;
 use crate::objects::kinds::owned_kinds;
 use crate::objects::{LOCKSTEP, label};
@@ -39,6 +43,15 @@ impl Scope {
         }
     }
 
+    /// Returns true if the scope covers `namespace`.
+    #[must_use]
+    pub fn contains(&self, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Namespace(own) => own == namespace,
+        }
+    }
+
     fn dynamic(&self, client: &Client, kind: &ApiResource) -> Api<DynamicObject> {
         match self {
             Self::All => Api::all_with(client.clone(), kind),
@@ -56,6 +69,8 @@ pub struct Observed {
     /// Nodes, or `None` if the operator may not read them.
     pub nodes: Option<Store<Node>>,
     owned: Vec<(ApiResource, Store<DynamicObject>)>,
+    /// Number of stores that may lack objects now. While there is one, no store proves that an object does not exist.
+    pub lists: Lists,
 }
 
 impl Observed {
@@ -114,35 +129,24 @@ impl Watches {
     #[must_use]
     pub fn new(client: &Client, scope: &Scope, nodes: bool, pod_monitors: bool) -> (Self, Observed) {
         let ours = watcher::Config::default().labels(&format!("{}={LOCKSTEP}", label::MANAGED_BY));
+        let lists = Lists::default();
         let (clusters_store, writer) = reflector::store();
-        let clusters = watcher(scope.api::<InferenceCluster>(client), watcher::Config::default())
-            .default_backoff()
-            .modify(trim::trim_cluster)
-            .reflect(writer);
+        let api = scope.api::<InferenceCluster>(client);
+        let clusters = watch(&lists, api, watcher::Config::default(), writer, trim::trim_cluster);
         let clusters = filter_changes(clusters, hash_cluster).boxed();
         let (pods_store, writer) = reflector::store();
-        let pods = watcher(scope.api::<Pod>(client), ours.clone())
-            .default_backoff()
-            .modify(trim::trim_pod)
-            .reflect(writer)
-            .touched_objects()
-            .boxed();
+        let pods = watch(&lists, scope.api::<Pod>(client), ours.clone(), writer, trim::trim_pod);
+        let pods = pods.touched_objects().boxed();
         let (sets_store, writer) = reflector::store();
-        let sets = watcher(scope.api::<StatefulSet>(client), ours.clone())
-            .default_backoff()
-            .modify(trim::trim_stateful_set)
-            .reflect(writer);
+        let sets = watch(&lists, scope.api::<StatefulSet>(client), ours.clone(), writer, trim::trim_stateful_set);
         let sets = filter_changes(sets, hash_object).boxed();
-        let (node_stream, nodes_store) = if nodes { watch_nodes(client) } else { (None, None) };
+        let (node_stream, nodes_store) = if nodes { watch_nodes(client, &lists) } else { (None, None) };
         let mut owned = Vec::new();
         let mut owned_stores = Vec::new();
         for kind in owned_kinds(pod_monitors) {
-            let writer = reflector::store::Writer::<DynamicObject>::new(kind.clone());
+            let writer = Writer::<DynamicObject>::new(kind.clone());
             owned_stores.push((kind.clone(), writer.as_reader()));
-            let stream = watcher(scope.dynamic(client, &kind), ours.clone())
-                .default_backoff()
-                .modify(trim::trim_to_trace)
-                .reflect(writer);
+            let stream = watch(&lists, scope.dynamic(client, &kind), ours.clone(), writer, trim::trim_to_trace);
             owned.push((kind, filter_changes(stream, hash_object).boxed()));
         }
         let observed = Observed {
@@ -151,6 +155,7 @@ impl Watches {
             sets: sets_store,
             nodes: nodes_store,
             owned: owned_stores,
+            lists,
         };
         (Self { clusters, pods, sets, nodes: node_stream, owned }, observed)
     }
@@ -158,13 +163,27 @@ impl Watches {
 
 type NodeStream = BoxStream<'static, Result<Node, watcher::Error>>;
 
-fn watch_nodes(client: &Client) -> (Option<NodeStream>, Option<Store<Node>>) {
+fn watch_nodes(client: &Client, lists: &Lists) -> (Option<NodeStream>, Option<Store<Node>>) {
     let (store, writer) = reflector::store();
-    let stream = watcher(Api::<Node>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
-        .modify(trim::trim_node)
-        .reflect(writer);
+    let stream = watch(lists, Api::<Node>::all(client.clone()), watcher::Config::default(), writer, trim::trim_node);
     (Some(filter_changes(stream, |node| u64::from(trim::is_ready(node))).boxed()), Some(store))
+}
+
+/// Watches the objects of `api`: trims each object, keeps it in the store of `writer`, and tells `lists` if the store
+/// may lack objects.
+fn watch<K>(
+    lists: &Lists,
+    api: Api<K>,
+    config: watcher::Config,
+    writer: Writer<K>,
+    trim: impl FnMut(&mut K) + Send + 'static,
+) -> BoxStream<'static, Result<watcher::Event<K>, watcher::Error>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Send + Sync,
+{
+    let events = list_after_loss(move || watcher(api.clone(), config.clone()).boxed());
+    lists.follow(events.default_backoff().modify(trim).reflect(writer)).boxed()
 }
 
 /// Returns a hash of every part of a cluster whose change calls for a reconciliation: all but its status.

@@ -40,6 +40,22 @@ const CRD_PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_
 /// Maximum time for the server to end.
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
+/// Absence of a pause after the failure of a watch. Each watch has pauses of its own, and a pause of the controller would
+/// hold up every other watch.
+struct NoPause;
+
+impl Iterator for NoPause {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+}
+
+impl kube::runtime::utils::Backoff for NoPause {
+    fn reset(&mut self) {}
+}
+
 /// Starts the logs.
 pub(super) fn start_logs(options: &RunOptions) {
     let filter = tracing_subscriber::EnvFilter::try_new(&options.log).unwrap_or_else(|error| {
@@ -194,6 +210,7 @@ async fn run_controller(
     stop: CancellationToken,
 ) {
     let (watches, observed) = Watches::new(&client, &scope, scope == Scope::All, monitors);
+    metrics.watch_lists(observed.lists.clone());
     let (heads, changes) = Heads::new();
     let reporter = Reporter { controller: "lockstep-operator".into(), instance: options.pod_name.clone() };
     let context = Arc::new(Context {
@@ -216,11 +233,19 @@ async fn run_controller(
         cluster.iter().for_each(|cluster| queued.record_change(cluster));
         cluster
     };
+    // While a watch was incomplete, changes were passed over, and the watch missed deletions.
+    let listed = context.clone();
+    let completions = observed.lists.completions().inspect(move |()| {
+        tracing::info!("every object is listed; looking at all clusters");
+        forget_missing_clusters(&listed, &scope);
+    });
     let mut controller = Controller::for_stream(clusters, observed.clusters.clone())
         .with_config(ControllerConfig::default().debounce(DEBOUNCE).concurrency(options.concurrency))
         .owns_stream(watches.sets)
         .watches_stream(watches.pods, clusters_of_pod)
         .reconcile_on(changes)
+        .reconcile_all_on(completions)
+        .trigger_backoff(NoPause)
         .graceful_shutdown_on(stop.cancelled_owned());
     if let Some(nodes) = watches.nodes {
         let pods = observed.pods.clone();
@@ -242,15 +267,30 @@ async fn run_controller(
         .run(reconciler, failed, context)
         .for_each(|result| {
             if let Err(kube::runtime::controller::Error::ObjectNotFound(cluster)) = &result {
-                let namespace = cluster.namespace.clone().unwrap_or_default();
-                crate::reconcile::forget_cluster(&gone, &namespace, &cluster.name);
-                gone.metrics.forget_cluster(&namespace, &cluster.name);
+                forget_cluster(&gone, &cluster.namespace.clone().unwrap_or_default(), &cluster.name);
             } else if let Err(kube::runtime::controller::Error::QueueError(error)) = &result {
                 tracing::warn!(%error, "a watch failed; beginning it again");
             }
             futures::future::ready(())
         })
         .await;
+}
+
+/// Drops all state of a cluster that is gone.
+fn forget_cluster(context: &Context, namespace: &str, name: &str) {
+    crate::reconcile::forget_cluster(context, namespace, name);
+    context.metrics.forget_cluster(namespace, name);
+}
+
+/// Drops all state of clusters that were deleted while their watch was lost: no event tells of these deletions.
+fn forget_missing_clusters(context: &Context, scope: &Scope) {
+    for (namespace, name) in context.metrics.list_clusters() {
+        if scope.contains(&namespace)
+            && context.observed.clusters.get(&ObjectRef::new(&name).within(&namespace)).is_none()
+        {
+            forget_cluster(context, &namespace, &name);
+        }
+    }
 }
 
 /// Returns the cluster that `pod` belongs to.
@@ -269,12 +309,16 @@ fn clusters_on_node(pods: &Store<Pod>, node: &Node) -> Vec<ObjectRef<InferenceCl
     clusters
 }
 
-/// Reconciles one cluster and records the outcome.
+/// Reconciles one cluster and records the outcome. Does nothing while a watch is incomplete: all clusters are looked at
+/// once every watch is complete.
 async fn reconcile_and_record(
     cluster: Arc<InferenceCluster>,
     context: Arc<Context>,
     failures: Arc<Failures>,
 ) -> Result<Action, ReconcileError> {
+    if context.observed.lists.count_incomplete() > 0 {
+        return Ok(Action::await_change());
+    }
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     context.metrics.record_begin(&namespace, &name);
     let began = Instant::now();

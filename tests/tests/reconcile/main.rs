@@ -3,6 +3,7 @@
 
 mod change;
 mod create;
+mod lists;
 mod operators;
 mod world;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         trial("changes_that_pods_do_not_see_restart_none", change::changes_that_pods_do_not_see_restart_none),
         trial("scaling_adds_and_removes_whole_groups", change::scaling_adds_and_removes_whole_groups),
         trial("deletion_leaves_nothing", change::deletion_leaves_nothing),
+        trial("nothing_is_decided_before_everything_is_listed", lists::nothing_is_decided_before_everything_is_listed),
         trial("one_of_two_operators_leads", operators::one_of_two_operators_leads),
         trial("a_rollout_ends_after_a_kill_at_each_stage", operators::a_rollout_ends_after_a_kill_at_each_stage),
         trial(

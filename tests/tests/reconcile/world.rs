@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -30,10 +31,24 @@ pub struct Operator {
 impl Operator {
     /// Starts an operator for `namespace`, with more arguments.
     pub fn start(namespace: &str, image: &str, more: &[&str]) -> Self {
+        Self::start_with(namespace, image, |command| {
+            command.args(more);
+        })
+    }
+
+    /// Starts an operator for `namespace` with the kubeconfig in the file `kubeconfig`.
+    pub fn start_as(namespace: &str, kubeconfig: &Path) -> Self {
+        Self::start_with(namespace, IMAGE, |command| {
+            command.arg("--no-leader-election").env("KUBECONFIG", kubeconfig);
+        })
+    }
+
+    fn start_with(namespace: &str, image: &str, complete: impl FnOnce(&mut Command)) -> Self {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
         let mut command = Command::new(program("lockstep-operator"));
-        command.args(["run", "--agent-image", image, "--listen", &listen, "--watch-namespaces", namespace]).args(more);
+        command.args(["run", "--agent-image", image, "--listen", &listen, "--watch-namespaces", namespace]);
+        complete(&mut command);
         Self { process: Process::start("lockstep-operator", command), port }
     }
 
