@@ -192,8 +192,8 @@ where
 {
     let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
     let mut params = DeleteParams::default();
-    if options.force {
-        params = params.grace_period(0);
+    if let Some(seconds) = options.grace_period {
+        params = params.grace_period(seconds);
     }
     if let Some(uid) = options.uid {
         params = params.preconditions(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
@@ -207,12 +207,16 @@ where
     }
 }
 
-/// Deletes the observed object, and no later object of the same name. With `force`, the API server deletes a pod
-/// without the confirmation of its Kubernetes node.
+/// Deletes the observed object, and no later object of the same name.
 ///
 /// # Errors
 /// Fails if the API server refuses the request.
-pub async fn delete_observed<K>(context: &Context, namespace: &str, seen: &K, force: bool) -> Result<(), ReconcileError>
+pub async fn delete_observed<K>(
+    context: &Context,
+    namespace: &str,
+    seen: &K,
+    grace_period: Option<u32>,
+) -> Result<(), ReconcileError>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + serde::de::DeserializeOwned
@@ -220,14 +224,17 @@ where
         + std::fmt::Debug,
 {
     let uid = seen.uid();
-    delete::<K>(context, namespace, &seen.name_any(), DeleteOptions { uid: uid.as_deref(), force }).await
+    delete::<K>(context, namespace, &seen.name_any(), DeleteOptions { uid: uid.as_deref(), grace_period }).await
 }
+
+/// Grace period with which the API server deletes a pod without the confirmation of its Kubernetes node.
+pub const FORCED: Option<u32> = Some(0);
 
 /// Options of a deletion.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeleteOptions<'a> {
     /// Uid of the object, if only the object with this uid is to be deleted.
     pub uid: Option<&'a str>,
-    /// True to delete a pod without the confirmation of its Kubernetes node.
-    pub force: bool,
+    /// Seconds for which a pod may go on, if other than the pod's own.
+    pub grace_period: Option<u32>,
 }

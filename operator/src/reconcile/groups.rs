@@ -9,7 +9,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 
 use super::apply::{DeleteOptions, apply, delete, delete_observed};
-use super::build::{GroupObjects, group_objects, revision, revision_of};
+use super::build::{GroupObjects, ends_as_built, group_objects, revision, revision_of};
 use super::observation::{GroupSeen, Observation};
 use super::validate::Validated;
 use super::{Context, ReconcileError, elapsed};
@@ -20,6 +20,9 @@ use crate::pods;
 use crate::resource::InferenceCluster;
 use crate::resource::status::GroupStatus;
 use crate::rollout::{self, GroupRollout, Step, Wanted};
+
+/// Shortest grace period that leaves the end of a pod to its kubelet, in seconds. The kubelet allows two seconds more.
+const IDLE_GRACE_PERIOD: u32 = 1;
 
 /// Step of each group, by index.
 pub type Steps = BTreeMap<u32, Step>;
@@ -86,6 +89,7 @@ fn observe_rollout(cluster: &Validated, group: &GroupSeen, before: Option<&Group
     let serves = serves(cluster, group);
     let head_ready = group.head().is_some_and(|pod| pods::is_ready(pod));
     GroupRollout {
+        gets_clients: head_ready,
         outdated_pods: group.pods.values().any(|pod| outdated(pod)),
         scheduled: scheduled >= expected as usize,
         ready: serves,
@@ -129,7 +133,7 @@ pub(super) async fn carry_out(
         }
         Step::RestartHead => {
             apply_group(context, cluster, &kept()).await?;
-            delete_pod(context, cluster, group.head()).await
+            delete_pod(context, cluster, group.head(), head_grace_period(group)).await
         }
         Step::Replace => replace(context, cluster, group, &wanted()).await,
         Step::Remove => remove(context, cluster, group, index).await,
@@ -167,8 +171,11 @@ async fn replace(
         delete::<StatefulSet>(context, &cluster.identity.namespace, &set.name_any(), DeleteOptions::default()).await?;
     }
     let revision = revision(&cluster.spec);
-    for pod in group.pods.values().filter(|pod| pod.labels().get(label::REVISION) != Some(&revision)) {
-        delete_pod(context, cluster, Some(pod)).await?;
+    for (&ordinal, pod) in &group.pods {
+        if pod.labels().get(label::REVISION) != Some(&revision) {
+            let grace_period = if ordinal == 0 { head_grace_period(group) } else { None };
+            delete_pod(context, cluster, Some(pod), grace_period).await?;
+        }
     }
     Ok(())
 }
@@ -178,11 +185,23 @@ async fn delete_pod(
     context: &Context,
     cluster: &Validated,
     pod: Option<&std::sync::Arc<Pod>>,
+    grace_period: Option<u32>,
 ) -> Result<(), ReconcileError> {
     match pod.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
-        Some(pod) => delete_observed(context, &cluster.identity.namespace, pod.as_ref(), false).await,
+        Some(pod) => delete_observed(context, &cluster.identity.namespace, pod.as_ref(), grace_period).await,
         None => Ok(()),
     }
+}
+
+/// Returns the grace period with which the operator deletes the head's pod, in seconds, if other than the pod's own. A
+/// head that has no request and gets no client needs none. The kubelet ends the pod's preStop hook, which pauses for
+/// clients' sake, with the grace period.
+fn head_grace_period(group: &GroupSeen) -> Option<u32> {
+    let report = group.live_report().map(|report| &report.status);
+    let is_idle = report.is_some_and(|status| !status.accepting && (status.running, status.waiting) == (0, 0));
+    let gets_clients = group.head().is_none_or(|pod| pods::is_ready(pod));
+    let ends_as_built = group.head_set.as_deref().is_some_and(ends_as_built);
+    (is_idle && !gets_clients && ends_as_built).then_some(IDLE_GRACE_PERIOD)
 }
 
 /// Deletes all objects of a group.
@@ -190,7 +209,7 @@ async fn remove(context: &Context, cluster: &Validated, group: &GroupSeen, index
     let namespace = &cluster.identity.namespace;
     for set in [&group.head_set, &group.worker_set].into_iter().flatten() {
         if set.metadata.deletion_timestamp.is_none() {
-            delete_observed(context, namespace, set.as_ref(), false).await?;
+            delete_observed(context, namespace, set.as_ref(), None).await?;
         }
     }
     let name = &Names::new(&cluster.identity.name, index).group_name();
@@ -206,4 +225,44 @@ async fn remove(context: &Context, cluster: &Validated, group: &GroupSeen, index
     }
     context.heads.forget(&GroupKey::new(namespace, &cluster.identity.name, index));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lockstep_proto::v1::ClusterStatus;
+    use serde_json::json;
+
+    use super::*;
+    use crate::heads::Report;
+    use crate::reconcile::validate::{Defaults, validate};
+    use crate::resource::testing;
+
+    /// Returns a group whose head's pod is ready or not and reports `status`.
+    fn group(ready: bool, status: ClusterStatus) -> GroupSeen {
+        let object = testing::cluster("{ model: { source: 'builtin://tiny' } }");
+        let valid = validate(&object, &Defaults { agent_image: "agent:1".into(), operator_pods: None }).unwrap();
+        let ready = if ready { "True" } else { "False" };
+        let pod = json!({ "status": { "conditions": [{ "type": "Ready", "status": ready }] } });
+        GroupSeen {
+            head_set: Some(Arc::new(group_objects(&valid, 0).head)),
+            pods: [(0, Arc::new(serde_json::from_value(pod).unwrap()))].into(),
+            report: Some(Report { status, live: true, loading_since: None }),
+            ..GroupSeen::default()
+        }
+    }
+
+    #[test]
+    fn only_a_head_without_requests_and_clients_ends_at_once() {
+        let drained = || ClusterStatus { draining: true, ..ClusterStatus::default() };
+        assert_eq!(head_grace_period(&group(false, drained())), Some(IDLE_GRACE_PERIOD));
+        assert_eq!(head_grace_period(&group(true, drained())), None, "Kubernetes still sends it clients");
+        assert_eq!(head_grace_period(&group(false, ClusterStatus { running: 1, ..drained() })), None);
+        assert_eq!(head_grace_period(&group(false, ClusterStatus { waiting: 1, ..drained() })), None);
+        assert_eq!(head_grace_period(&group(false, ClusterStatus { accepting: true, ..drained() })), None);
+        let mut old = group(false, drained());
+        old.report.as_mut().unwrap().live = false;
+        assert_eq!(head_grace_period(&old), None, "the report is old");
+    }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use lockstep_proto::v1::Phase;
 
-use super::apply::delete_observed;
+use super::apply::{FORCED, delete_observed};
 use super::observation::{GroupSeen, Observation};
 use super::validate::Validated;
 use super::{Context, ReconcileError, now};
@@ -35,7 +35,7 @@ pub(super) async fn force_delete_stuck_pods(
                 node = pods::kube_node(pod),
                 "deleting the pod by force: its Kubernetes node does not answer, and no other pod can replace it"
             );
-            delete_observed(context, &cluster.identity.namespace, pod.as_ref(), true).await?;
+            delete_observed(context, &cluster.identity.namespace, pod.as_ref(), FORCED).await?;
         }
     }
     Ok(())

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 /// Shortest time of a drain while another group serves. A draining head accepts requests for five seconds more, because
 /// Kubernetes sends it clients until every kube-proxy knows of the change. Until then, a head without requests may still
-/// receive some. If no other group serves, a pause would only keep the clients waiting.
+/// receive some. If no other group serves, the drain ends as soon as the head's pod is not ready: from then on
+/// Kubernetes sends the head no clients, and a pause would only keep the clients waiting.
 pub const MIN_DRAIN: Duration = Duration::from_secs(6);
 
 /// Desired state of a cluster's groups.
@@ -47,6 +48,8 @@ pub struct GroupRollout {
     pub ready: bool,
     /// True if the head accepts requests or drains.
     pub taking_requests: bool,
+    /// True if Kubernetes may still send new clients to the head, because the head's pod is ready.
+    pub gets_clients: bool,
     /// Number of requests that a draining head still has. `None` if the head does not drain.
     pub requests_to_drain: Option<u64>,
     /// Time since the operator first asked the head to drain.
@@ -137,7 +140,7 @@ fn roll_out(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>, steps: &mut B
 fn may_take_down(group: &GroupRollout, wanted: &Wanted, others_serve: bool) -> bool {
     let drained_for = group.drained_for.unwrap_or_default();
     !group.taking_requests
-        || (group.requests_to_drain == Some(0) && (drained_for >= MIN_DRAIN || !others_serve))
+        || (group.requests_to_drain == Some(0) && (drained_for >= MIN_DRAIN || (!others_serve && !group.gets_clients)))
         || (group.drained_for.is_some() && drained_for >= wanted.drain_timeout)
 }
 

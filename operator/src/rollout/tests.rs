@@ -20,6 +20,7 @@ fn serving(revision: &str) -> GroupRollout {
         scheduled: true,
         ready: true,
         taking_requests: true,
+        gets_clients: true,
         ..GroupRollout::default()
     }
 }
@@ -30,7 +31,7 @@ fn drained(revision: &str) -> GroupRollout {
 }
 
 fn forming(revision: &str) -> GroupRollout {
-    GroupRollout { ready: false, taking_requests: false, ..serving(revision) }
+    GroupRollout { ready: false, taking_requests: false, gets_clients: false, ..serving(revision) }
 }
 
 #[track_caller]
@@ -60,10 +61,18 @@ fn a_change_takes_one_group_at_a_time_from_the_highest_index_down() {
 
 /// A pause for clients to turn to another group is of use only if there is one.
 #[test]
-fn a_group_alone_is_replaced_as_soon_as_it_has_no_request() {
-    let idle = GroupRollout { requests_to_drain: Some(0), drained_for: Some(Duration::ZERO), ..serving("old") };
+fn a_group_alone_is_replaced_as_soon_as_it_has_no_request_and_gets_none() {
+    let idle = GroupRollout {
+        requests_to_drain: Some(0),
+        drained_for: Some(Duration::ZERO),
+        gets_clients: false,
+        ..serving("old")
+    };
     check(&wanted(1), [idle.clone()], &[Step::Replace]);
     check(&wanted(1), [GroupRollout { requests_to_drain: Some(1), ..idle.clone() }], &[Step::Drain]);
+    let listed = GroupRollout { gets_clients: true, ..idle.clone() };
+    check(&wanted(1), [listed.clone()], &[Step::Drain]);
+    check(&wanted(1), [GroupRollout { drained_for: Some(MIN_DRAIN), ..listed }], &[Step::Replace]);
     check(&wanted(2), [forming("new"), idle.clone()], &[Step::Keep, Step::Replace]);
     check(&wanted(2), [serving("new"), idle], &[Step::Keep, Step::Drain]);
 }

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         trial("end_to_end::helm_test_generates_a_token", serve::helm_test_generates_a_token),
         trial("end_to_end::keys_and_certificates_come_from_secrets", access::keys_and_certificates_come_from_secrets),
         async_trial("end_to_end::a_change_of_groups_loses_no_request", serve::a_change_of_groups_loses_no_request),
+        trial("end_to_end::a_drained_head_ends_at_once", serve::a_drained_head_ends_at_once),
         async_trial("end_to_end::a_worker_is_replaced_alone", faults::a_worker_is_replaced_alone),
         async_trial("end_to_end::a_deleted_head_costs_no_weights", faults::a_deleted_head_costs_no_weights),
         async_trial(

@@ -1,5 +1,6 @@
 //! A cluster comes up, answers, and is changed under load.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,6 +9,7 @@ use lockstep_tests::client::greedy;
 use lockstep_tests::cluster::{helm, kubectl};
 use lockstep_tests::group::{Group, Spec, Way};
 use lockstep_tests::manifests::path;
+use lockstep_tests::process::Process;
 
 use super::steps::{NAMESPACE, QUICKSTART, client, field, lockstep, pods, serves};
 
@@ -102,5 +104,22 @@ pub async fn a_change_of_groups_loses_no_request() -> Result<()> {
     for client in clients {
         ensure!(client.await?? > 0, "a client had no answer while the groups changed");
     }
+    Ok(())
+}
+
+/// A head that was drained has no request to wait for: its pod gets the shortest grace period, which bounds its preStop
+/// pause.
+pub fn a_drained_head_ends_at_once() -> Result<()> {
+    const HEAD: &str = "quickstart-0-head-0";
+    let columns = "jsonpath={.metadata.uid} {.metadata.deletionGracePeriodSeconds}{\"\\n\"}";
+    let uid = kubectl(&["-n", NAMESPACE, "get", "pod", HEAD, "-o", "jsonpath={.metadata.uid}"])?;
+    let mut command = Command::new("kubectl");
+    command.args(["-n", NAMESPACE, "get", "pod", HEAD, "--watch", "-o", columns]);
+    let watch = Process::start("kubectl", command);
+    let change = r#"{"spec":{"env":[{"name":"LOCKSTEP_LOG","value":"info"},{"name":"ROUND","value":"2"}]}}"#;
+    kubectl(&["-n", NAMESPACE, "patch", "icl", QUICKSTART, "--type=merge", "-p", change])?;
+    serves(1)?;
+    let seen = watch.stdout();
+    ensure!(seen.lines().any(|line| line == format!("{uid} 1")), "the pod {uid} was not ended at once:\n{seen}");
     Ok(())
 }

@@ -28,7 +28,9 @@ const LOADING_SECONDS: i32 = 3600;
 const STARTUP_FAILURES: i32 = 60;
 
 /// Seconds for which a head keeps serving after Kubernetes has decided to end it. Kubernetes sends it clients until
-/// every kube-proxy knows of the change. The ranks of the head pod wait as long, because the head needs them.
+/// every kube-proxy knows of the change. The ranks of the head pod wait as long, because the head needs them. If there is
+/// no other head, Kubernetes goes on sending clients to this one as long as it is ready. The operator cuts the pause short
+/// for a head that it has drained.
 const PRE_STOP_SECONDS: i64 = 5;
 
 /// Seconds for which a hung process may end by itself before it is killed.
@@ -182,6 +184,12 @@ fn liveness_probe(port: &str, path: &str) -> Probe {
 fn wait_before_stop() -> Lifecycle {
     let sleep = SleepAction { seconds: PRE_STOP_SECONDS };
     Lifecycle { pre_stop: Some(LifecycleHandler { sleep: Some(sleep), ..Default::default() }), ..Default::default() }
+}
+
+/// Returns true if a container ends without a hook of the user: the operator made the container and its hook.
+pub(super) fn ends_as_built(container: &Container) -> bool {
+    let is_known = [HEAD, RANK].contains(&container.name.as_str());
+    is_known && container.lifecycle.as_ref().is_none_or(|hook| *hook == wait_before_stop())
 }
 
 fn set_head_probes(container: &mut Container, has_tls: bool) {

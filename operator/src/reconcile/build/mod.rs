@@ -32,7 +32,7 @@ use crate::objects::kinds;
 use crate::plan::Names;
 
 pub use revision::revision;
-pub use stateful_sets::{keep_pods, revision_of};
+pub use stateful_sets::{ends_as_built, keep_pods, revision_of};
 
 /// Objects that all groups of a cluster share, except the Secrets.
 #[derive(Debug, Clone, PartialEq)]

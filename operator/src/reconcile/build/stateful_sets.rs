@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
-use super::{pods, revision};
+use super::{containers, pods, revision};
 use crate::objects::{PodRole, annotation, label, labels};
 use crate::plan::Names;
 use crate::reconcile::validate::Validated;
@@ -61,6 +61,22 @@ fn template_json(template: &PodTemplateSpec) -> String {
     serde_json::to_string(template).expect("a pod template has string keys only")
 }
 
+/// Returns the template of the pods of `live`, from the operator's annotation.
+fn template_of(live: &StatefulSet) -> Option<PodTemplateSpec> {
+    let json = live.metadata.annotations.as_ref()?.get(annotation::TEMPLATE)?;
+    serde_json::from_str(json).ok()
+}
+
+/// Returns true if the pods of `live` take time to end only for the operator's own reasons: they have no container and
+/// no hook of the user.
+#[must_use]
+pub fn ends_as_built(live: &StatefulSet) -> bool {
+    let spec = template_of(live).and_then(|template| template.spec);
+    spec.is_some_and(|spec| {
+        spec.init_containers.iter().flatten().chain(&spec.containers).all(containers::ends_as_built)
+    })
+}
+
 /// Returns the revision of a StatefulSet's pods.
 #[must_use]
 pub fn revision_of(set: &StatefulSet) -> Option<&str> {
@@ -73,9 +89,9 @@ pub fn revision_of(set: &StatefulSet) -> Option<&str> {
 /// Returns `desired` unchanged if `live` lacks the operator's annotations or if they cannot be parsed.
 #[must_use]
 pub fn keep_pods(mut desired: StatefulSet, live: &StatefulSet) -> StatefulSet {
-    let template = live.metadata.annotations.as_ref().and_then(|all| all.get(annotation::TEMPLATE));
-    let (Some(revision), Some(json)) = (revision_of(live), template) else { return desired };
-    let Ok(template) = serde_json::from_str::<PodTemplateSpec>(json) else { return desired };
+    let json = live.metadata.annotations.as_ref().and_then(|all| all.get(annotation::TEMPLATE));
+    let (Some(revision), Some(json)) = (revision_of(live), json) else { return desired };
+    let Some(template) = template_of(live) else { return desired };
     let differs = revision_of(&desired) != Some(revision);
     let annotations = desired.metadata.annotations.get_or_insert_default();
     annotations.insert(annotation::TEMPLATE.into(), json.clone());

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 
 use super::{cluster, validated};
 use crate::objects::{annotation, label};
-use crate::reconcile::build::{GroupObjects, group_objects};
+use crate::reconcile::build::{GroupObjects, ends_as_built, group_objects};
 
 const SPEC: &str = "{ model: { source: 'builtin://tiny' }, workers: 2 }";
 
@@ -78,4 +78,18 @@ fn the_revision_is_the_same_everywhere() {
     let pod = head.spec.unwrap().template.metadata.unwrap().labels.unwrap();
     let own = &head.metadata.labels.unwrap()[label::REVISION];
     assert_eq!((own, own), (&pod[label::REVISION], &head.metadata.annotations.unwrap()[annotation::REVISION]));
+}
+
+/// The operator shortens the end of pods only where it knows every container and every hook.
+#[test]
+fn pods_with_a_hook_or_a_container_of_the_user_do_not_end_as_built() {
+    let ends = |head: &str| {
+        let head = format!("{{ model: {{ source: 'builtin://tiny' }}, head: {{ spec: {{ {head} }} }} }}");
+        ends_as_built(&group_objects(&cluster(&head), 0).head)
+    };
+    assert!(ends(""));
+    assert!(ends("nodeSelector: { a: b }"));
+    assert!(!ends("containers: [{ name: shipper, image: a }]"));
+    assert!(!ends("initContainers: [{ name: proxy, image: a, restartPolicy: Always }]"));
+    assert!(!ends("containers: [{ name: head, lifecycle: { preStop: { sleep: { seconds: 30 } } } }]"));
 }
