@@ -69,8 +69,8 @@ pub struct Variable {
 pub struct Placement {
     /// Placement policy. A place is a set of Kubernetes nodes with one value of `topologyKey`. Spread puts the pods of
     /// a group in different places if possible. SpreadStrictly keeps a pod waiting rather than let two pods share a
-    /// place. Pack puts the pods in the same place if possible. Any leaves the choice to the scheduler. Default:
-    /// Spread.
+    /// place. Pack puts the pods in the same place if possible. Any leaves the choice to the scheduler. With every
+    /// policy, pods prefer nodes without pods of the cluster's other groups. Default: Spread.
     #[serde(default)]
     pub policy: PlacementPolicy,
     /// Label of Kubernetes nodes whose values are the places. Default: kubernetes.io/hostname.

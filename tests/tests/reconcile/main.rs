@@ -5,6 +5,7 @@ mod change;
 mod create;
 mod lists;
 mod operators;
+mod placement;
 mod world;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
             "transitions_make_one_event_and_steady_clusters_no_request",
             operators::transitions_make_one_event_and_steady_clusters_no_request,
         ),
+        trial("groups_lie_on_nodes_of_their_own", placement::groups_lie_on_nodes_of_their_own),
         trial("a_pod_monitor_is_made_where_the_kind_exists", create::a_pod_monitor_is_made_where_the_kind_exists),
     ];
     run_inside(Needs::nodes(1), trials)

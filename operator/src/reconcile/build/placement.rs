@@ -1,12 +1,28 @@
-//! Placement of the pods of one group relative to each other. Pods of other groups do not matter.
+//! Placement of the pods of one group relative to each other and to the other groups of the cluster.
+//!
+//! Groups are kept apart where there is room: no Kubernetes node has pods of two groups while another is free, so that the
+//! loss of one node takes one group. All of this is preference. The scheduler weighs a preference for or against pods by
+//! the sum of its weights on a node, compared to the other nodes. So the wish of a group for its own pods, by its
+//! placement policy, has a weight that a few pods of other groups do not outweigh.
 
 use k8s_openapi::api::core::v1::{
-    Affinity, PodAffinity, PodAffinityTerm, TopologySpreadConstraint, WeightedPodAffinityTerm,
+    Affinity, PodAffinity, PodAffinityTerm, PodAntiAffinity, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-use crate::objects::labels;
+use crate::objects::{PodRole, label, labels};
 use crate::reconcile::validate::Validated;
 use crate::resource::PlacementPolicy;
+
+/// Weight of a pod of the own group.
+const OWN_GROUP: i32 = 100;
+/// Weight of a pod of another group.
+const OTHER_GROUP: i32 = 20;
+/// Weight of the head of another group, beside [`OTHER_GROUP`], for a head. A node with two heads would take two groups'
+/// requests with it.
+const OTHER_HEAD: i32 = 20;
+/// Label with the name of a Kubernetes node.
+const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// Returns the constraints that keep the pods of `group` apart, if the placement policy spreads pods.
 pub(super) fn spread_constraints(cluster: &Validated, group: u32) -> Option<Vec<TopologySpreadConstraint>> {
@@ -28,24 +44,53 @@ pub(super) fn spread_constraints(cluster: &Validated, group: u32) -> Option<Vec<
     }])
 }
 
-/// Returns the affinity that brings the pods of `group` together, if the placement policy packs pods.
-pub(super) fn pack_affinity(cluster: &Validated, group: u32) -> Option<Affinity> {
-    if cluster.spec.placement.policy != PlacementPolicy::Pack {
-        return None;
-    }
-    let together = WeightedPodAffinityTerm {
-        weight: 100,
-        pod_affinity_term: PodAffinityTerm {
-            label_selector: Some(labels::select_pods(&cluster.identity.name, Some(group), None)),
-            topology_key: cluster.spec.placement.topology_key.clone(),
-            ..Default::default()
-        },
+/// Returns the affinity of the pods of `group` with `role`: they seek or avoid their own group's pods, by the placement
+/// policy, and avoid the pods of other groups.
+pub(super) fn affinity(cluster: &Validated, group: u32, role: PodRole) -> Affinity {
+    let name = &cluster.identity.name;
+    let own =
+        || vec![term(OWN_GROUP, labels::select_pods(name, Some(group), None), &cluster.spec.placement.topology_key)];
+    // The scheduler weighs spread constraints apart from affinity. Without an own term, the only wish that affinity would
+    // express is to avoid other groups, at full weight.
+    let (seeks, mut avoids) = match cluster.spec.placement.policy {
+        PlacementPolicy::Pack => (Some(own()), Vec::new()),
+        PlacementPolicy::Spread => (None, own()),
+        PlacementPolicy::SpreadStrictly | PlacementPolicy::Any => (None, Vec::new()),
     };
-    Some(Affinity {
-        pod_affinity: Some(PodAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![together]),
+    avoids.push(term(OTHER_GROUP, select_other_groups(name, group, None), HOSTNAME));
+    if role == PodRole::Head {
+        avoids.push(term(OTHER_HEAD, select_other_groups(name, group, Some(role)), HOSTNAME));
+    }
+    Affinity {
+        pod_affinity: seeks.map(|terms| PodAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(terms),
+            ..Default::default()
+        }),
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(avoids),
             ..Default::default()
         }),
         ..Default::default()
-    })
+    }
+}
+
+fn term(weight: i32, selector: LabelSelector, topology_key: &str) -> WeightedPodAffinityTerm {
+    WeightedPodAffinityTerm {
+        weight,
+        pod_affinity_term: PodAffinityTerm {
+            label_selector: Some(selector),
+            topology_key: topology_key.to_owned(),
+            ..Default::default()
+        },
+    }
+}
+
+/// Selects the pods of all groups of the cluster `name` but `group`, or only those with `role`.
+fn select_other_groups(name: &str, group: u32, role: Option<PodRole>) -> LabelSelector {
+    let other = LabelSelectorRequirement {
+        key: label::GROUP.into(),
+        operator: "NotIn".into(),
+        values: Some(vec![group.to_string()]),
+    };
+    LabelSelector { match_expressions: Some(vec![other]), ..labels::select_pods(name, None, role) }
 }

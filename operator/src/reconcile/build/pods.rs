@@ -65,7 +65,7 @@ fn pod_spec(cluster: &Validated, names: &Names, role: PodRole) -> PodSpec {
         }),
         tolerations: Some(["not-ready", "unreachable"].map(lost_node_toleration).into()),
         topology_spread_constraints: placement::spread_constraints(cluster, names.group()),
-        affinity: placement::pack_affinity(cluster, names.group()),
+        affinity: Some(placement::affinity(cluster, names.group(), role)),
         ..Default::default()
     }
 }

@@ -224,3 +224,32 @@ fn an_operator_outside_kubernetes_may_connect() {
     });
     assert_eq!(control, expected);
 }
+
+/// The preferences of the operator stand beside the user's affinity. The user's list of the same kind replaces them.
+#[test]
+fn the_affinity_of_the_user_stays_in_force() {
+    let affinity = |own: &str| {
+        let spec =
+            format!("{{ model: {{ source: 'builtin://tiny' }}, template: {{ spec: {{ affinity: {{ {own} }} }} }} }}");
+        group_objects(&cluster(&spec), 1).head.spec.unwrap().template.spec.unwrap().affinity.unwrap()
+    };
+    let ours = affinity("").pod_anti_affinity.unwrap();
+    let node = "nodeAffinity: { requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms: \
+                [{ matchExpressions: [{ key: pool, operator: In, values: [a] }] }] } }";
+    let beside = affinity(node);
+    assert!(beside.node_affinity.is_some() && beside.pod_anti_affinity.as_ref() == Some(&ours));
+    let required = "{ labelSelector: { matchLabels: { a: b } }, topologyKey: zone }";
+    let beside =
+        affinity(&format!("podAntiAffinity: {{ requiredDuringSchedulingIgnoredDuringExecution: [{required}] }}"));
+    let beside = beside.pod_anti_affinity.unwrap();
+    assert_eq!(
+        beside.preferred_during_scheduling_ignored_during_execution,
+        ours.preferred_during_scheduling_ignored_during_execution
+    );
+    assert_eq!(beside.required_during_scheduling_ignored_during_execution.unwrap().len(), 1);
+    let preferred = format!("{{ weight: 1, podAffinityTerm: {required} }}");
+    let theirs =
+        affinity(&format!("podAntiAffinity: {{ preferredDuringSchedulingIgnoredDuringExecution: [{preferred}] }}"));
+    let theirs = theirs.pod_anti_affinity.unwrap().preferred_during_scheduling_ignored_during_execution.unwrap();
+    assert_eq!(theirs.iter().map(|term| term.weight).collect::<Vec<_>>(), [1]);
+}
