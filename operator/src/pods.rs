@@ -2,6 +2,7 @@
 //! not run. Pure. The module `diagnosis` decides why a pod keeps its cluster from serving.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use crate::log_line::last_log_line;
@@ -24,6 +25,14 @@ pub fn is_ready(pod: &Pod) -> bool {
 #[must_use]
 pub fn kube_node(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
+}
+
+/// Returns the time at which the scheduler assigned `pod` to its Kubernetes node.
+#[must_use]
+pub fn assigned_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut assigned = conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "True");
+    Some(assigned.next()?.last_transition_time.as_ref()?.0)
 }
 
 /// Iterates over the statuses of the containers of `pod`, init containers first.

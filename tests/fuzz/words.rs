@@ -63,7 +63,7 @@ pub fn cluster(bytes: &[u8]) {
 pub fn build_objects(cluster: &InferenceCluster) {
     let defaults = Defaults { agent_image: "agent:1".into(), operator_pods: None };
     if let Ok(valid) = validate(cluster, &defaults) {
-        let objects = [cluster_objects(&valid).objects(), group_objects(&valid, 0).objects()].concat();
+        let objects = [cluster_objects(&valid, true).objects(), group_objects(&valid, 0).objects()].concat();
         assert!(objects.iter().all(|made| made.object.metadata.name.is_some()));
     }
 }

@@ -41,10 +41,11 @@
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, update, delete]
-# The operator copies into the status why a pod does not run. It deletes pods of an old revision and pods on a lost node.
+# The operator copies into the status why a pod does not run. It deletes pods of an old revision and pods on a lost node. It
+# labels the pod of a silent head, so that the Service sends it no clients.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [get, list, watch, patch, delete]
 # Only events tell why a StatefulSet cannot make its pods (quota, Pod Security, webhook) and why a pod mounts no volume.
 - apiGroups: [""]
   resources: [events]

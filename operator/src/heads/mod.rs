@@ -4,8 +4,10 @@
 //! Invariants: a group has one connection at most, which ends when the head's pod changes or the cluster is steady. A report
 //! belongs to the pod that it came from, and is void once that pod is gone.
 
+mod contacts;
 mod dial;
 
+pub use contacts::{ask_nodes, does_machine_answer, does_pod_answer};
 pub use dial::{Credentials, DialError};
 
 use std::collections::HashMap;

@@ -21,6 +21,8 @@ pub mod label {
     pub const ROLE: &str = "lockstep.dev/role";
     /// Hash of the spec fields that the pod was made from.
     pub const REVISION: &str = "lockstep.dev/revision";
+    /// On a head's pod: `true`, or `false` while the head is silent. The client Service selects `true`.
+    pub const HEARD: &str = "lockstep.dev/heard";
     /// Ordinal that a StatefulSet gives each pod.
     pub const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 }
@@ -32,6 +34,8 @@ pub mod annotation {
     /// Pod template, on a StatefulSet, as it was applied. While the revision stays the same, the live template stays
     /// this one, whatever a newer operator would make.
     pub const TEMPLATE: &str = "lockstep.dev/template";
+    /// Names of the Kubernetes nodes, on a pod, that were silent when the pod was made, so that it must not land there.
+    pub const AVOIDS: &str = "lockstep.dev/avoids";
     /// Hash, on every object, of the object as it was applied.
     pub const APPLIED: &str = "lockstep.dev/applied";
     /// Hash of an object's content in the operator's memory. It is never written to Kubernetes.

@@ -11,20 +11,20 @@ use crate::objects::hash::{hash_content, hash_with_labels};
 use crate::objects::{annotation, label};
 use crate::resource::InferenceCluster;
 
-/// Trims a pod to its Kubernetes node, its status, and the labels of its cluster and revision. There are more pods than
+/// Trims a pod to its Kubernetes node, its status, and the labels that a decision needs. There are more pods than
 /// other objects, and Kubernetes' types are large, so vectors also give back their spare capacity.
 pub(crate) fn trim_pod(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
-    pod.metadata.annotations = None;
+    let avoids = pod.metadata.annotations.take().and_then(|mut all| all.remove_entry(annotation::AVOIDS));
+    pod.metadata.annotations = avoids.map(|avoids| [avoids].into());
     pod.metadata.owner_references = None;
     if let Some(labels) = &mut pod.metadata.labels {
-        labels.retain(|key, _| [label::CLUSTER, label::REVISION].contains(&key.as_str()));
+        labels.retain(|key, _| [label::CLUSTER, label::REVISION, label::HEARD].contains(&key.as_str()));
     }
     if let Some(spec) = pod.spec.take() {
         pod.spec = Some(PodSpec { node_name: spec.node_name, ..Default::default() });
     }
     if let Some(status) = &mut pod.status {
-        status.host_ip = None;
         status.host_ips = None;
         status.pod_ips = None;
         status.allocated_resources = None;
@@ -78,7 +78,7 @@ pub(super) fn trim_stateful_set(set: &mut StatefulSet) {
     trim_metadata(&mut set.metadata);
 }
 
-/// Trims a Kubernetes node to its name and its condition Ready.
+/// Trims a Kubernetes node to its name, its addresses and its condition Ready.
 pub(super) fn trim_node(node: &mut Node) {
     node.managed_fields_mut().clear();
     node.metadata.annotations = None;
@@ -92,6 +92,7 @@ pub(super) fn trim_node(node: &mut Node) {
         });
         node.status = Some(k8s_openapi::api::core::v1::NodeStatus {
             conditions: Some(conditions.collect()),
+            addresses: status.addresses,
             ..Default::default()
         });
     }

@@ -1,12 +1,13 @@
 //! The first step: collects the observed state of a cluster from the stores of the watches and the reports of its
-//! heads. It asks the API server only for events, which no watch shows: see [`events`].
+//! heads. It asks the API server only for events, which no watch shows: see [`events`]. It asks nodes only about a head
+//! that does not answer: see [`contacts`].
 
 use std::collections::BTreeMap;
 
 use kube::ResourceExt as _;
 
 use super::observation::{GroupSeen, Observation};
-use super::{Context, events};
+use super::{Context, contacts, events};
 use crate::diagnosis::list_unready_nodes;
 use crate::heads::GroupKey;
 use crate::objects::is_owned_by;
@@ -41,6 +42,7 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
         let key = GroupKey::new(&namespace, &name, index);
         group.report = group.head().and_then(|head| context.heads.report(&key, &head.uid()?));
         group.unreachable = context.heads.failure(&key);
+        group.contacts = contacts::ask_around(&context.observed, &group, cluster.spec.devices_per_node).await;
         group.events = events::read_events(context, &namespace, &group).await;
         group.unready_nodes = unready_nodes(context, &group);
         seen.groups.insert(index, group);

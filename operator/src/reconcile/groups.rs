@@ -119,12 +119,12 @@ pub(super) async fn carry_out(
     let kept = || wanted().keep_pods(group.head_set.as_deref(), group.worker_set.as_deref());
     match step {
         Step::Wait => Ok(()),
-        Step::Create => apply_group(context, cluster, &wanted()).await,
-        Step::Keep => apply_group(context, cluster, &kept()).await,
-        Step::Stop => apply_group(context, cluster, &without_pods(kept())).await,
+        Step::Create => apply_group(context, cluster, group, wanted()).await,
+        Step::Keep => apply_group(context, cluster, group, kept()).await,
+        Step::Stop => apply_group(context, cluster, group, without_pods(kept())).await,
         Step::Drain => {
             if index < cluster.spec.replicas {
-                apply_group(context, cluster, &kept()).await?;
+                apply_group(context, cluster, group, kept()).await?;
             }
             let key = GroupKey::new(&cluster.identity.namespace, &cluster.identity.name, index);
             let reason = if index < cluster.spec.replicas { "the spec changed" } else { "the cluster was scaled down" };
@@ -132,16 +132,23 @@ pub(super) async fn carry_out(
             Ok(())
         }
         Step::RestartHead => {
-            apply_group(context, cluster, &kept()).await?;
+            apply_group(context, cluster, group, kept()).await?;
             delete_pod(context, cluster, group.head(), head_grace_period(group)).await
         }
-        Step::Replace => replace(context, cluster, group, &wanted()).await,
+        Step::Replace => replace(context, cluster, group, wanted()).await,
         Step::Remove => remove(context, cluster, group, index).await,
     }
 }
 
-async fn apply_group(context: &Context, cluster: &Validated, objects: &GroupObjects) -> Result<(), ReconcileError> {
-    for object in objects.objects() {
+/// Applies the objects of a group. Pods that replace lost ones are not to land on the machine that has just died:
+/// Kubernetes may not know of it yet, and finds most room there.
+async fn apply_group(
+    context: &Context,
+    cluster: &Validated,
+    group: &GroupSeen,
+    objects: GroupObjects,
+) -> Result<(), ReconcileError> {
+    for object in objects.avoid_kube_nodes(&group.silent_kube_nodes()).objects() {
         apply(context, &cluster.identity.owner.uid, object).await?;
     }
     Ok(())
@@ -162,12 +169,11 @@ async fn replace(
     context: &Context,
     cluster: &Validated,
     group: &GroupSeen,
-    wanted: &GroupObjects,
+    wanted: GroupObjects,
 ) -> Result<(), ReconcileError> {
-    apply_group(context, cluster, wanted).await?;
-    if wanted.workers.is_none()
-        && let Some(set) = &group.worker_set
-    {
+    let has_workers = wanted.workers.is_some();
+    apply_group(context, cluster, group, wanted).await?;
+    if !has_workers && let Some(set) = &group.worker_set {
         delete::<StatefulSet>(context, &cluster.identity.namespace, &set.name_any(), DeleteOptions::default()).await?;
     }
     let revision = revision(&cluster.spec);

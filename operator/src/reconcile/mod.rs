@@ -1,11 +1,13 @@
 //! Brings the objects of an `InferenceCluster` to the state that its spec asks for. Each reconciliation has five steps,
 //! one module for each:
 //!
-//! 1. `dereference` collects the observed state: StatefulSets, pods, and the reports of heads.
+//! 1. `dereference` collects the observed state: StatefulSets, pods, and the reports of heads. `contacts` asks around about
+//!    heads and machines that do not answer.
 //! 2. `validate` checks the cluster and turns it into typed values.
 //! 3. `build` makes every object from the validated cluster.
 //! 4. `apply` applies each object that differs from the observed one. `secrets` writes the Secrets with certificates,
-//!    `groups` carries out the step of each group, and `stuck_pods` deletes pods that Kubernetes cannot delete by itself.
+//!    `groups` carries out the step of each group, `marks` takes silent heads out of the client Service, and
+//!    `stuck_pods` deletes pods that Kubernetes cannot delete by itself.
 //! 5. `status` computes the status and writes it, and publishes an event of each change.
 //!
 //! Invariants: `validate` and `build` hold no client. `rollout` decides the step of each group from the observed state
@@ -14,9 +16,11 @@
 
 mod apply;
 pub mod build;
+mod contacts;
 mod dereference;
 mod events;
 mod groups;
+mod marks;
 mod observation;
 mod secrets;
 mod status;
@@ -164,6 +168,8 @@ pub async fn reconcile(cluster: Arc<InferenceCluster>, context: Arc<Context>) ->
         (false, false) => WHILE_UNSTEADY,
         (false, true) => WHILE_STEADY,
     };
+    let look_again = seen.groups.values().filter_map(|group| group.contacts.look_again).min();
+    let pause = look_again.map_or(pause, |again| pause.min(again));
     Ok(Action::requeue(pause.min(certificates_due).min(retry_status.unwrap_or(pause))))
 }
 
@@ -175,7 +181,7 @@ async fn apply_all(
     steps: &groups::Steps,
 ) -> Result<Duration, ReconcileError> {
     let certificates_due = secrets::ensure_secrets(context, cluster).await?;
-    let shared = build::cluster_objects(cluster);
+    let shared = build::cluster_objects(cluster, marks::are_all_marked(seen));
     for object in shared.objects() {
         apply::apply(context, &cluster.identity.owner.uid, object).await?;
     }
@@ -185,7 +191,8 @@ async fn apply_all(
     for (&index, step) in steps {
         groups::carry_out(context, cluster, seen.groups.get(&index), index, *step).await?;
     }
-    stuck_pods::force_delete_stuck_pods(context, cluster, seen).await?;
+    stuck_pods::delete_stuck_pods(context, cluster, seen).await?;
+    marks::mark_heads(context, cluster, seen).await?;
     Ok(certificates_due)
 }
 

@@ -1,13 +1,16 @@
 //! Observed state of a cluster, which `dereference` collects and all later steps read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt as _;
+use lockstep_proto::v1::Phase;
 
+use super::contacts::Contacts;
 use crate::heads::{HeadPod, Report};
+use crate::pods;
 
 /// Observed state of a cluster.
 #[derive(Default)]
@@ -29,6 +32,8 @@ pub struct GroupSeen {
     pub report: Option<Report>,
     /// Reason why the head cannot be reached, if the operator tries to reach it.
     pub unreachable: Option<String>,
+    /// What others say of a head that the operator cannot reach, and of machines that do not answer.
+    pub contacts: Contacts,
     /// Events about StatefulSets that lack pods, and about the first pod that does not start.
     pub events: Vec<Event>,
     /// Message of each Kubernetes node of the group that is not ready, by the node's name.
@@ -54,6 +59,23 @@ impl GroupSeen {
         let pod = self.head()?;
         let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
         Some(HeadPod { uid: pod.uid()?, address })
+    }
+
+    /// Returns true if the head has given up all ranks of `pod`, which has this ordinal in the group. Returns `None` if
+    /// no head is connected.
+    #[must_use]
+    pub fn has_lost_ranks(&self, ordinal: u32, pod: &Pod, ranks_per_pod: u32) -> Option<bool> {
+        let ranks = &self.live_report()?.status.ranks;
+        let mut ranks = ranks.iter().filter(|rank| rank.rank / ranks_per_pod == ordinal);
+        // If the head has replaced the pod already, its report names another host for the rank.
+        Some(ranks.all(|rank| rank.host != pod.name_any() || [Phase::Lost, Phase::Pending].contains(&rank.phase())))
+    }
+
+    /// Returns the names of the Kubernetes nodes that do not answer and that have pods which the group has given up.
+    #[must_use]
+    pub fn silent_kube_nodes(&self) -> BTreeSet<String> {
+        let pods = self.contacts.silent_machines.iter().filter_map(|ordinal| self.pods.get(ordinal));
+        pods.filter_map(|pod| Some(pods::kube_node(pod)?.to_owned())).collect()
     }
 
     /// Returns the number of worker pods that the group's worker StatefulSet asks for.

@@ -11,7 +11,7 @@ mod stuck;
 #[cfg(test)]
 mod tests;
 
-pub use stuck::{StuckPod, must_force_delete};
+pub use stuck::{NodeWord, SILENCE, StuckPod, is_head_silent, must_force_delete};
 
 use std::collections::BTreeMap;
 use std::time::Duration;

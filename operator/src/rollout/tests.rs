@@ -1,6 +1,6 @@
 //! Tests of `decide`, by cases and by simulation.
 
-use super::stuck::SILENT_NODE_TIMEOUT;
+use super::stuck::LOST_NODE_TIMEOUT;
 use super::*;
 
 fn wanted(replicas: u32) -> Wanted {
@@ -154,17 +154,53 @@ fn a_rollout_ends_and_keeps_max_unavailable() {
     }
 }
 
+/// Pod of a worker that is being deleted on a lost Kubernetes node, and whose ranks the head has given up.
+const LOST_WORKER: StuckPod = StuckPod {
+    deleted: true,
+    overdue: None,
+    kube_node_ready: false,
+    kube_node_silent: false,
+    is_head: false,
+    head_silent: false,
+    ranks_lost: Some(true),
+};
+
 #[test]
-fn a_pod_on_a_silent_node_is_forced_once_the_head_gave_up_its_ranks() {
-    let pod = StuckPod { overdue: None, kube_node_ready: false, is_head: false, ranks_lost: Some(true) };
+fn a_pod_on_a_lost_node_is_forced_once_the_head_gave_up_its_ranks() {
+    let pod = LOST_WORKER;
     assert!(must_force_delete(pod));
     assert!(!must_force_delete(StuckPod { ranks_lost: Some(false), ..pod }));
     assert!(!must_force_delete(StuckPod { kube_node_ready: true, ..pod }));
-    // Without a report of the head, and for the head's own pod, the operator waits until SILENT_NODE_TIMEOUT after the
+    // Without a report of the head, and for the head's own pod, the operator waits until LOST_NODE_TIMEOUT after the
     // grace period.
     for pod in [StuckPod { ranks_lost: None, ..pod }, StuckPod { is_head: true, ..pod }] {
         assert!(!must_force_delete(pod));
-        assert!(!must_force_delete(StuckPod { overdue: Some(SILENT_NODE_TIMEOUT / 2), ..pod }));
-        assert!(must_force_delete(StuckPod { overdue: Some(SILENT_NODE_TIMEOUT), ..pod }));
+        assert!(!must_force_delete(StuckPod { overdue: Some(LOST_NODE_TIMEOUT / 2), ..pod }));
+        assert!(must_force_delete(StuckPod { overdue: Some(LOST_NODE_TIMEOUT), ..pod }));
     }
+}
+
+/// A silent head, and a worker that its head gave up, do not wait for Kubernetes if their machine is silent.
+#[test]
+fn a_pod_that_its_group_gave_up_goes_with_the_machine_below_it() {
+    let running = StuckPod { deleted: false, kube_node_ready: true, kube_node_silent: true, ..LOST_WORKER };
+    let head = StuckPod { is_head: true, head_silent: true, ranks_lost: None, ..running };
+    for pod in [running, head] {
+        assert!(must_force_delete(pod));
+        assert!(!must_force_delete(StuckPod { kube_node_silent: false, ..pod }), "the machine answers");
+        assert!(must_force_delete(StuckPod { kube_node_silent: false, deleted: true, kube_node_ready: false, ..pod }));
+    }
+    assert!(!must_force_delete(StuckPod { ranks_lost: None, ..running }), "no head has given it up");
+    assert!(!must_force_delete(StuckPod { ranks_lost: Some(false), ..running }));
+    assert!(!must_force_delete(StuckPod { head_silent: false, ..head }), "a node hears the head");
+}
+
+#[test]
+fn a_head_is_silent_if_no_node_hears_it_and_one_says_so() {
+    let word = |silent_for| NodeWord { silent_for };
+    let silent = [word(SILENCE), word(2 * SILENCE)];
+    assert!(is_head_silent(false, &silent));
+    assert!(!is_head_silent(true, &silent), "the operator hears it");
+    assert!(!is_head_silent(false, &[word(SILENCE), word(SILENCE / 2)]), "a node hears it");
+    assert!(!is_head_silent(false, &[]), "the operator may be cut off");
 }

@@ -273,6 +273,8 @@ async fn probes_tell_the_truth() {
         assert_eq!(probe(port, "/live").expect("an answer").0, 200);
         let (_, metrics) = probe(port, "/metrics").expect("an answer");
         assert!(metrics.contains("lockstep_node_ready 1"), "{metrics}");
+        let contact = head_contact(port);
+        assert!(contact["attached"] == true && contact["silent_ms"].as_u64() < Some(2000), "{contact}");
     }
     assert_eq!(probe(pods.group.http_port(), "/health").expect("an answer").0, 200);
     // The epoch is lost with the worker. The other node's ranks serve nothing any more, and live on.
@@ -289,8 +291,19 @@ async fn probes_tell_the_truth() {
     // A silent head does not count as serving.
     pods.group.nodes[0].as_ref().expect("a head").signal("STOP");
     await_probe(worker, "/ready", 503).await;
+    let contact = head_contact(worker);
+    assert!(contact["silent_ms"].as_u64() >= Some(2000), "{contact}");
     pods.group.nodes[0].as_ref().expect("a head").signal("CONT");
     await_probe(worker, "/ready", 200).await;
+    let contact = head_contact(worker);
+    assert!(contact["attached"] == true && contact["silent_ms"].as_u64() < Some(2000), "{contact}");
+}
+
+/// Returns what the node with this probe port says of its head.
+fn head_contact(port: u16) -> serde_json::Value {
+    let (status, body) = probe(port, "/head").expect("an answer");
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).expect("JSON")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! Pods and nodes die while answers stream.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lockstep_tests::client::{Answer, greedy};
@@ -115,4 +115,51 @@ pub async fn a_node_without_power_costs_no_request() -> Result<()> {
         "a pod is still on {worker}"
     );
     serves(1)
+}
+
+/// Cuts the power of the head's node. The workers say that they do not hear the head, and the operator replaces it before
+/// Kubernetes evicts anything: that takes 20 seconds in this cluster, and then the grace period of 330 seconds.
+pub fn a_head_without_power_is_replaced_in_seconds() -> Result<()> {
+    const HEAD: &str = "quickstart-0-head-0";
+    const EVICTION: Duration = Duration::from_secs(20);
+    let get = |path: &str| kubectl(&["-n", NAMESPACE, "get", "pod", HEAD, "-o", &format!("jsonpath={{{path}}}")]);
+    let node = get(".spec.nodeName")?;
+    move_operator_off(&node)?;
+    let (number, uid) = (node.trim_start_matches("node").parse()?, get(".metadata.uid")?);
+    Node(number).power_off()?;
+    let began = Instant::now();
+    let replaced = eventually("another head", LONGEST_WAIT, || {
+        let (other, at) = (get(".metadata.uid")?, get(".spec.nodeName")?);
+        ensure!(other != uid && !at.is_empty() && at != node, "{other} on {at:?}");
+        Ok(began.elapsed())
+    });
+    let again = serves(1).map(|()| began.elapsed());
+    Node(number).power_on()?;
+    Node(number).await_ready(true)?;
+    let (replaced, again) = (replaced?, again?);
+    eprintln!("another head after {replaced:.1?}, ready after {again:.1?}");
+    ensure!(replaced < EVICTION, "the head was replaced after {replaced:.1?}");
+    ensure!(get(".metadata.labels.lockstep\\.dev/heard")? == "true", "the new head is not in the Service");
+    serves(1)
+}
+
+/// Makes sure that the operator that leads does not run on `node`.
+fn move_operator_off(node: &str) -> Result<()> {
+    let get = |kind: &str, path: &str| {
+        kubectl(&["-n", "lockstep-system", "get", kind, "-o", &format!("jsonpath={{.items[*]{path}}}")])
+    };
+    if !get("pods", ".spec.nodeName")?.contains(node) {
+        return Ok(());
+    }
+    kubectl(&["cordon", node])?;
+    let moved = kubectl(&["-n", "lockstep-system", "delete", "pods", "--all"]).and_then(|_| {
+        eventually("the operator to lead from another node", LONGEST_WAIT, || {
+            let (name, at) = (get("pods", ".metadata.name")?, get("pods", ".spec.nodeName")?);
+            let holder = get("leases", ".spec.holderIdentity")?;
+            ensure!(!at.contains(node) && holder.starts_with(&name), "{name} is on {at:?}, and {holder} leads");
+            Ok(())
+        })
+    });
+    kubectl(&["uncordon", node])?;
+    moved.and_then(|()| serves(1))
 }

@@ -34,6 +34,10 @@ fn main() -> ExitCode {
             faults::a_drained_node_takes_no_request_with_it,
         ),
         async_trial("end_to_end::a_node_without_power_costs_no_request", faults::a_node_without_power_costs_no_request),
+        trial(
+            "end_to_end::a_head_without_power_is_replaced_in_seconds",
+            faults::a_head_without_power_is_replaced_in_seconds,
+        ),
         trial("end_to_end::strangers_are_turned_away", strangers::strangers_are_turned_away),
         trial("end_to_end::what_is_wrong_is_said", troubles::what_is_wrong_is_said),
         trial("end_to_end::a_model_that_cannot_load_is_named", models::a_model_that_cannot_load_is_named),

@@ -28,6 +28,15 @@ pub(super) struct RankHealth {
     pub bytes_total: u64,
 }
 
+/// Contact of a node with its head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeadContact {
+    /// True while there is a stream to the head.
+    pub attached: bool,
+    /// Time since the node last heard its head, or since the start of the process if the node never did.
+    pub silent_for: Duration,
+}
+
 /// Answer to a probe. An error carries the reason.
 pub(super) type ProbeResult = Result<(), String>;
 
@@ -40,6 +49,8 @@ struct HealthState {
     /// The epoch that all local ranks have joined.
     joined_epoch: Option<u64>,
     pulse: Option<(Pulse, Instant)>,
+    /// Time of the last pulse or of the last new stream, whichever came later. Before both, the start of the process.
+    head_heard_at: Instant,
     /// Time at which loading last made progress.
     last_load_progress_at: Instant,
     /// Time at which the step in flight last made progress. `None` while no step is in flight.
@@ -64,6 +75,7 @@ impl Health {
             leaving: false,
             joined_epoch: None,
             pulse: None,
+            head_heard_at: now,
             last_load_progress_at: now,
             step_progress_at: None,
             loop_deadline: now + LOOP_TIMEOUT,
@@ -89,7 +101,7 @@ impl Health {
         let mut state = self.state();
         (state.attached, state.pulse) = (attached, None);
         if attached {
-            state.last_load_progress_at = Instant::now();
+            (state.last_load_progress_at, state.head_heard_at) = (Instant::now(), Instant::now());
         }
     }
 
@@ -143,7 +155,8 @@ impl Health {
     }
 
     pub(super) fn set_pulse(&self, pulse: Pulse) {
-        self.state().pulse = Some((pulse, Instant::now()));
+        let (mut state, now) = (self.state(), Instant::now());
+        (state.pulse, state.head_heard_at) = (Some((pulse, now)), now);
     }
 
     /// Notes the time at which the step in flight last made progress. The heartbeat's thread calls this every 100 ms.
@@ -154,6 +167,12 @@ impl Health {
     /// Returns the epoch that all local ranks have joined.
     pub(super) fn epoch(&self) -> Option<u64> {
         self.state().joined_epoch
+    }
+
+    /// Returns the contact with the head at the time `now`.
+    pub(super) fn head_contact(&self, now: Instant) -> HeadContact {
+        let state = self.state();
+        HeadContact { attached: state.attached, silent_for: now.saturating_duration_since(state.head_heard_at) }
     }
 
     /// Returns the local ranks. While the node is ready, ranks in `Warmup` appear as `Serving`.
@@ -250,6 +269,23 @@ mod tests {
         health.set_pulse(Pulse { epoch: 4, serving: true });
         health.set_leaving();
         assert!(reason(health.check_ready(now)).contains("leaves"));
+    }
+
+    /// The time goes on from the last word of the head, also after the stream has ended.
+    #[test]
+    fn a_node_knows_for_how_long_its_head_has_been_silent() {
+        let health = Health::new(0, 1);
+        let (start, later) = (Instant::now(), Duration::from_secs(10));
+        let never = health.head_contact(start + later);
+        assert!(!never.attached && never.silent_for >= later - Duration::from_secs(1), "{never:?}");
+        health.set_attached(true);
+        health.set_pulse(Pulse { epoch: 1, serving: true });
+        let heard = Instant::now();
+        assert!(health.head_contact(heard).attached);
+        assert_eq!(health.head_contact(heard - Duration::from_secs(1)).silent_for, Duration::ZERO);
+        health.set_attached(false);
+        let lost = health.head_contact(heard + later);
+        assert!(!lost.attached && (later..later + Duration::from_secs(1)).contains(&lost.silent_for), "{lost:?}");
     }
 
     #[test]

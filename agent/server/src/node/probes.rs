@@ -1,4 +1,4 @@
-//! Probe port of a node: `/startup`, `/live`, `/ready` and `/metrics`.
+//! Probe port of a node: `/startup`, `/live`, `/ready`, `/head` and `/metrics`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,6 +56,7 @@ pub(super) async fn start(
         .route("/startup", get(startup))
         .route("/live", get(live))
         .route("/ready", get(ready))
+        .route("/head", get(head))
         .route("/metrics", get(metrics))
         .with_state(ProbeState { health, ranks: Arc::new(ranks) });
     tokio::spawn(serve_connections(listener, router, Protocol::Http, CancellationToken::new()));
@@ -78,6 +79,13 @@ async fn live(State(probed): State<ProbeState>) -> Response {
 
 async fn ready(State(probed): State<ProbeState>) -> Response {
     probe_response(&probed, probed.health.check_ready(Instant::now()))
+}
+
+/// Tells the operator what this node hears of its head. Always 200: an answer says that the node runs, and no more.
+async fn head(State(probed): State<ProbeState>) -> Response {
+    let contact = probed.health.head_contact(Instant::now());
+    let silent_ms = u64::try_from(contact.silent_for.as_millis()).unwrap_or(u64::MAX);
+    Json(json!({"attached": contact.attached, "silent_ms": silent_ms})).into_response()
 }
 
 /// Returns 200 or 503 with the reason for it and each rank's phase.

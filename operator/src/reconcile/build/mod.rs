@@ -18,6 +18,8 @@ mod stateful_sets;
 mod tests;
 mod volumes;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
@@ -32,7 +34,7 @@ use crate::objects::kinds;
 use crate::plan::Names;
 
 pub use revision::revision;
-pub use stateful_sets::{ends_as_built, keep_pods, revision_of};
+pub use stateful_sets::{ends_as_built, is_marked, keep_pods, revision_of};
 
 /// Objects that all groups of a cluster share, except the Secrets.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,11 +65,12 @@ pub struct Object {
     pub object: DynamicObject,
 }
 
-/// Builds the objects that all groups of `cluster` share.
+/// Builds the objects that all groups of `cluster` share. `heard_only` is true if the pods of all heads have the label
+/// [`HEARD`](crate::objects::label::HEARD).
 #[must_use]
-pub fn cluster_objects(cluster: &Validated) -> ClusterObjects {
+pub fn cluster_objects(cluster: &Validated, heard_only: bool) -> ClusterObjects {
     ClusterObjects {
-        service: services::client_service(cluster),
+        service: services::client_service(cluster, heard_only),
         cache_claim: cache_claim::build_cache_claim(cluster),
         autoscaler: autoscaler::build_autoscaler(cluster),
         pod_monitor: pod_monitor::build_pod_monitor(cluster),
@@ -122,6 +125,16 @@ impl GroupObjects {
             (Some(_), None) if revision_of(&self.head) != desired_revision.as_deref() => None,
             (desired, _) => desired,
         };
+        self
+    }
+
+    /// Returns these objects with pods that Kubernetes does not put on the Kubernetes nodes `names`. The annotations with
+    /// the pod templates stay, so the operator allows these nodes again by applying the group without this.
+    #[must_use]
+    pub fn avoid_kube_nodes(mut self, names: &BTreeSet<String>) -> Self {
+        for set in [Some(&mut self.head), self.workers.as_mut()].into_iter().flatten() {
+            placement::avoid_kube_nodes(&mut set.spec.get_or_insert_default().template, names);
+        }
         self
     }
 

@@ -5,12 +5,15 @@
 //! the sum of its weights on a node, compared to the other nodes. So the wish of a group for its own pods, by its
 //! placement policy, has a weight that a few pods of other groups do not outweigh.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{
-    Affinity, PodAffinity, PodAffinityTerm, PodAntiAffinity, TopologySpreadConstraint, WeightedPodAffinityTerm,
+    Affinity, NodeSelectorRequirement, NodeSelectorTerm, PodAffinity, PodAffinityTerm, PodAntiAffinity,
+    PodTemplateSpec, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-use crate::objects::{PodRole, label, labels};
+use crate::objects::{PodRole, annotation, label, labels};
 use crate::reconcile::validate::Validated;
 use crate::resource::PlacementPolicy;
 
@@ -93,4 +96,31 @@ fn select_other_groups(name: &str, group: u32, role: Option<PodRole>) -> LabelSe
         values: Some(vec![group.to_string()]),
     };
     LabelSelector { match_expressions: Some(vec![other]), ..labels::select_pods(name, None, role) }
+}
+
+/// Forbids the Kubernetes nodes `names` to the pods of `template`, whatever else their affinity asks for. An annotation
+/// tells why.
+pub(super) fn avoid_kube_nodes(template: &mut PodTemplateSpec, names: &BTreeSet<String>) {
+    if names.is_empty() {
+        return;
+    }
+    let list: Vec<_> = names.iter().map(String::as_str).collect();
+    let annotations = template.metadata.get_or_insert_default().annotations.get_or_insert_default();
+    annotations.insert(annotation::AVOIDS.into(), list.join(","));
+    let spec = template.spec.get_or_insert_default();
+    // The API server takes one name in each requirement on a name.
+    let avoids = names.iter().map(|name| NodeSelectorRequirement {
+        key: "metadata.name".into(),
+        operator: "NotIn".into(),
+        values: Some(vec![name.clone()]),
+    });
+    let affinity = spec.affinity.get_or_insert_default().node_affinity.get_or_insert_default();
+    let required = affinity.required_during_scheduling_ignored_during_execution.get_or_insert_default();
+    // A Kubernetes node fits if it fits one of the terms, so each term needs the requirements.
+    if required.node_selector_terms.is_empty() {
+        required.node_selector_terms.push(NodeSelectorTerm::default());
+    }
+    for term in &mut required.node_selector_terms {
+        term.match_fields.get_or_insert_default().extend(avoids.clone());
+    }
 }

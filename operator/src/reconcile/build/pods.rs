@@ -87,4 +87,8 @@ fn set_labels(template: &mut PodTemplateSpec, cluster: &Validated, names: &Names
     all.extend(cluster.queue_labels.clone());
     all.extend(labels::group_labels(&cluster.identity.name, names.group(), Some(role)));
     all.insert(label::REVISION.into(), revision(&cluster.spec));
+    if role == PodRole::Head {
+        // A pod begins in the Service. So a new head gets clients even if no operator runs.
+        all.insert(label::HEARD.into(), true.to_string());
+    }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use lockstep_proto::names::port;
 
 use super::containers::port_name;
-use crate::objects::{PodRole, labels};
+use crate::objects::{PodRole, label, labels};
 use crate::plan::{ClusterNames, Names};
 use crate::reconcile::validate::Validated;
 
@@ -34,9 +34,14 @@ pub(super) fn headless_service(cluster: &Validated, names: &Names) -> Service {
     }
 }
 
-/// Builds the Service for clients. It selects the heads, and a head is ready while it accepts requests.
-pub(super) fn client_service(cluster: &Validated) -> Service {
+/// Builds the Service for clients. It selects the heads, and a head is ready while it accepts requests. `heard_only`
+/// leaves out silent heads: their pods stay ready until Kubernetes notices that their machine is gone.
+pub(super) fn client_service(cluster: &Validated, heard_only: bool) -> Service {
     let names = ClusterNames::new(&cluster.identity.name);
+    let mut selector = labels::select_pods(&cluster.identity.name, None, Some(PodRole::Head)).match_labels;
+    if heard_only {
+        selector.get_or_insert_default().insert(label::HEARD.into(), true.to_string());
+    }
     let service = &cluster.spec.service;
     let (grpc, http) = if cluster.spec.serving.has_tls() { ("https", "https") } else { ("kubernetes.io/h2c", "http") };
     let mut metadata = cluster.identity.metadata(names.service(), labels::cluster_labels(&cluster.identity.name));
@@ -45,7 +50,7 @@ pub(super) fn client_service(cluster: &Validated) -> Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some(service.kind.as_str().into()),
-            selector: labels::select_pods(&cluster.identity.name, None, Some(PodRole::Head)).match_labels,
+            selector,
             ports: Some(vec![
                 service_port(port_name::GRPC, port::GRPC, Some(grpc)),
                 service_port(port_name::HTTP, port::HTTP, Some(http)),

@@ -77,6 +77,13 @@ pub fn ends_as_built(live: &StatefulSet) -> bool {
     })
 }
 
+/// Returns true if the pods of `live` have the label that tells if their head is heard. Those of older operators lack it.
+#[must_use]
+pub fn is_marked(live: &StatefulSet) -> bool {
+    let labels = template_of(live).and_then(|template| template.metadata?.labels);
+    labels.is_some_and(|labels| labels.contains_key(label::HEARD))
+}
+
 /// Returns the revision of a StatefulSet's pods.
 #[must_use]
 pub fn revision_of(set: &StatefulSet) -> Option<&str> {

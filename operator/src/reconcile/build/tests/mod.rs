@@ -5,7 +5,11 @@ mod properties;
 mod restricted;
 mod revisions;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::NodeSelectorRequirement;
+
 use super::{ClusterObjects, GroupObjects, Object, cluster_objects, group_objects};
+use crate::objects::annotation;
 use crate::reconcile::validate::{Defaults, Invalid, OperatorPods, Validated, resolve};
 use crate::resource::testing;
 
@@ -27,7 +31,7 @@ fn validated(spec: &str, agent_image: &str) -> Result<Validated, Invalid> {
 }
 
 fn all_objects(cluster: &Validated) -> Vec<Object> {
-    let shared: ClusterObjects = cluster_objects(cluster);
+    let shared: ClusterObjects = cluster_objects(cluster, true);
     let groups = (0..cluster.spec.replicas).map(|index| group_objects(cluster, index));
     let groups: Vec<_> = groups.flat_map(|group: GroupObjects| group.objects()).collect();
     shared.objects().into_iter().chain([shared.pod_monitor_object()]).chain(groups).collect()
@@ -38,9 +42,7 @@ fn all_objects(cluster: &Validated) -> Vec<Object> {
 fn render(objects: &[Object]) -> String {
     let one = |object: &Object| {
         let mut object = object.object.clone();
-        if let Some(written) =
-            object.metadata.annotations.as_mut().and_then(|all| all.remove(crate::objects::annotation::TEMPLATE))
-        {
+        if let Some(written) = object.metadata.annotations.as_mut().and_then(|all| all.remove(annotation::TEMPLATE)) {
             let template: serde_json::Value = serde_json::from_str(&written).unwrap();
             assert_eq!(template, object.data["spec"]["template"]);
         }
@@ -252,4 +254,34 @@ fn the_affinity_of_the_user_stays_in_force() {
         affinity(&format!("podAntiAffinity: {{ preferredDuringSchedulingIgnoredDuringExecution: [{preferred}] }}"));
     let theirs = theirs.pod_anti_affinity.unwrap().preferred_during_scheduling_ignored_during_execution.unwrap();
     assert_eq!(theirs.iter().map(|term| term.weight).collect::<Vec<_>>(), [1]);
+}
+
+/// A group whose machine died avoids it, beside the user's own wishes, and forgets about it afterwards.
+#[test]
+fn a_silent_kube_node_is_avoided_for_a_while() {
+    let spec = "{ model: { source: 'builtin://tiny' }, workers: 1, worker: { spec: { affinity: { nodeAffinity: { \
+                requiredDuringSchedulingIgnoredDuringExecution: { nodeSelectorTerms: [ \
+                { matchExpressions: [{ key: pool, operator: In, values: [a] }] }, \
+                { matchExpressions: [{ key: pool, operator: In, values: [b] }] }] } } } } } }";
+    let live = group_objects(&cluster(spec), 0);
+    assert_eq!(live.clone().avoid_kube_nodes(&[].into()), live);
+    let avoiding = live.clone().avoid_kube_nodes(&["node1".to_owned(), "node2".to_owned()].into());
+    let terms = |set: &StatefulSet| {
+        let pods = set.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+        let nodes = pods.affinity.as_ref().unwrap().node_affinity.as_ref().unwrap();
+        nodes.required_during_scheduling_ignored_during_execution.as_ref().unwrap().node_selector_terms.clone()
+    };
+    let (head, workers) = (terms(&avoiding.head), terms(avoiding.workers.as_ref().unwrap()));
+    assert_eq!((head.len(), workers.len()), (1, 2));
+    for term in head.iter().chain(&workers) {
+        let fields: Vec<_> = term.match_fields.iter().flatten().collect();
+        let named = |field: &NodeSelectorRequirement| (field.key.clone(), field.operator.clone(), field.values.clone());
+        let avoid = |name: &str| ("metadata.name".to_owned(), "NotIn".to_owned(), Some(vec![name.to_owned()]));
+        assert_eq!(fields.into_iter().map(named).collect::<Vec<_>>(), [avoid("node1"), avoid("node2")]);
+    }
+    let annotations = avoiding.head.spec.as_ref().unwrap().template.metadata.as_ref().unwrap().annotations.as_ref();
+    assert_eq!(annotations.unwrap()[annotation::AVOIDS], "node1,node2");
+    assert!(workers.iter().all(|term| term.match_expressions.as_ref().is_some_and(|own| own.len() == 1)));
+    // The annotation holds the template as it was built.
+    assert_eq!(live.clone().keep_pods(Some(&avoiding.head), avoiding.workers.as_ref()), live);
 }

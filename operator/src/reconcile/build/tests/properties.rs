@@ -146,7 +146,7 @@ fn the_longest_names_are_legal() {
         let name = object.object.metadata.name.unwrap();
         assert!(is_legal(&name) && name.len() + SUFFIX <= 63, "{name}");
     }
-    for object in cluster_objects(&cluster).objects() {
+    for object in cluster_objects(&cluster, true).objects() {
         assert!(is_legal(&object.object.metadata.name.unwrap()));
     }
 }
