@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod cli;
 pub mod diagnosis;
 pub mod heads;
+mod keep_alive;
 mod log_line;
 pub mod metrics;
 pub mod objects;

@@ -33,6 +33,70 @@ struct Verb {
     verb: &'static str,
 }
 
+/// Labels of a group's series. Prometheus gives the operator's own namespace to `namespace`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GroupLabels {
+    cluster_namespace: String,
+    cluster: String,
+    group: u32,
+}
+
+/// State of a group as the operator last saw it. A head that is gone has no series of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupSample {
+    pub group: u32,
+    pub epoch: i64,
+    pub recoveries: i64,
+    pub serves: bool,
+    /// True if the head answers the operator, or if the operator has no reason to ask: its pod is ready.
+    pub head_answers: bool,
+}
+
+/// Series of groups.
+#[derive(Default)]
+struct GroupSeries {
+    epoch: Family<GroupLabels, Gauge>,
+    recoveries: Family<GroupLabels, Gauge>,
+    serves: Family<GroupLabels, Gauge>,
+    head_answers: Family<GroupLabels, Gauge>,
+    /// Groups with series, by cluster.
+    known: Mutex<HashMap<ClusterKey, Vec<u32>>>,
+}
+
+impl GroupSeries {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("group_epoch", "Epoch of a group, as last seen", self.epoch.clone());
+        let help = "Recoveries of a group since the start of its head, as last seen";
+        registry.register("group_recoveries", help, self.recoveries.clone());
+        registry.register("group_serves", "1 while every rank of a group serves", self.serves.clone());
+        let help = "1 while the head of a group answers, or its pod is ready and nothing speaks against it";
+        registry.register("group_head_answers", help, self.head_answers.clone());
+    }
+
+    /// Replaces the series of a cluster. Groups that are not among `samples` are gone.
+    fn record(&self, key: ClusterKey, samples: &[GroupSample]) {
+        let labels = |group| GroupLabels { cluster_namespace: key.0.clone(), cluster: key.1.clone(), group };
+        for sample in samples {
+            let labels = labels(sample.group);
+            self.epoch.get_or_create(&labels).set(sample.epoch);
+            self.recoveries.get_or_create(&labels).set(sample.recoveries);
+            self.serves.get_or_create(&labels).set(sample.serves.into());
+            self.head_answers.get_or_create(&labels).set(sample.head_answers.into());
+        }
+        let now: Vec<u32> = samples.iter().map(|sample| sample.group).collect();
+        let mut known = lock(&self.known);
+        let before = known.remove(&key).unwrap_or_default();
+        for group in before.into_iter().filter(|group| !now.contains(group)) {
+            for family in [&self.epoch, &self.recoveries, &self.serves, &self.head_answers] {
+                family.remove(&labels(group));
+            }
+        }
+        if !now.is_empty() {
+            known.insert(key, now);
+        }
+    }
+}
+
 /// Namespace and name of a cluster.
 type ClusterKey = (String, String);
 
@@ -47,6 +111,7 @@ pub struct Metrics {
     requests: Family<Verb, Counter>,
     connections: Gauge<i64>,
     incomplete: Gauge<i64>,
+    groups: GroupSeries,
     /// State of the watches of each scope.
     lists: Mutex<Vec<Lists>>,
     /// Clusters with a change that no reconciliation has seen yet.
@@ -72,6 +137,8 @@ impl Default for Metrics {
         registry.register("head_connections", "Heads that are listened to", connections.clone());
         let help = "Watches that do not show every object; the operator decides nothing while there is one";
         registry.register("incomplete_watches", help, incomplete.clone());
+        let groups = GroupSeries::default();
+        groups.register(&mut registry);
         Self {
             registry,
             reconciles,
@@ -82,6 +149,7 @@ impl Default for Metrics {
             requests,
             connections,
             incomplete,
+            groups,
             lists: Mutex::default(),
             waiting: Mutex::default(),
             conditions: Mutex::default(),
@@ -142,6 +210,11 @@ impl Metrics {
         }
     }
 
+    /// Records the groups of a cluster.
+    pub fn record_groups(&self, namespace: &str, name: &str, samples: &[GroupSample]) {
+        self.groups.record((namespace.to_owned(), name.to_owned()), samples);
+    }
+
     /// Returns namespace and name of each cluster with a status.
     #[must_use]
     pub fn list_clusters(&self) -> Vec<(String, String)> {
@@ -152,6 +225,7 @@ impl Metrics {
     pub fn forget_cluster(&self, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         lock(&self.waiting).remove(&key);
+        self.groups.record(key.clone(), &[]);
         let mut all = lock(&self.conditions);
         all.remove(&key);
         self.count_conditions(&all);
@@ -180,4 +254,32 @@ impl Metrics {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_series_of_a_group_outlive_its_head_and_end_with_the_group() {
+        let metrics = Metrics::default();
+        let sample = |group, head_answers| GroupSample { group, epoch: 7, recoveries: 2, serves: false, head_answers };
+        metrics.record_groups("ml", "llama", &[sample(0, true), sample(1, true)]);
+        metrics.record_groups("ml", "llama", &[sample(0, false)]);
+        metrics.record_groups("ml", "other", &[sample(0, true)]);
+        let text = metrics.to_text().unwrap();
+        let series = |name: &str, cluster: &str, group: u32| {
+            format!(
+                "lockstep_operator_group_{name}{{cluster_namespace=\"ml\",cluster=\"{cluster}\",group=\"{group}\"}}"
+            )
+        };
+        for (name, value) in [("head_answers", 0), ("serves", 0), ("epoch", 7), ("recoveries", 2)] {
+            let line = format!("{} {value}\n", series(name, "llama", 0));
+            assert!(text.contains(&line), "{line} is not in {text}");
+            assert!(!text.contains(&series(name, "llama", 1)), "{text}");
+        }
+        metrics.forget_cluster("ml", "llama");
+        let text = metrics.to_text().unwrap();
+        assert!(!text.contains("llama") && text.contains(&series("epoch", "other", 0)), "{text}");
+    }
 }

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lockstep_api::{Metrics, Outcome};
+use lockstep_operator::metrics::GroupSample;
 use lockstep_operator::objects::kinds::owned_kinds;
-use lockstep_operator::resource;
+use lockstep_operator::resource::{self, InferenceClusterStatus};
 use lockstep_proto::v1::{ClusterStatus, RankStatus};
 use lockstep_tests::manifests::{self, CHARTS, OVERLAYS, helm, kustomize, path, program, template, value_sets};
 use serde_yaml::Value;
@@ -319,10 +320,16 @@ fn series_of_heads() -> BTreeSet<String> {
 
 /// Returns the series that the operator exports.
 fn series_of_operators() -> BTreeSet<String> {
-    let page = "# TYPE lockstep_operator_reconciles counter\n# TYPE lockstep_operator_reconcile_seconds histogram\n\
-                # TYPE lockstep_operator_queue_depth gauge\n# TYPE lockstep_operator_clusters gauge\n\
-                # TYPE lockstep_operator_leader gauge\n# TYPE lockstep_operator_incomplete_watches gauge\n";
-    series(page)
+    let metrics = lockstep_operator::metrics::Metrics::default();
+    metrics.record_end(Duration::ZERO, None);
+    let ready = serde_json::json!({
+        "type": "Ready", "status": "True", "reason": "", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+    });
+    let status: InferenceClusterStatus = serde_json::from_value(serde_json::json!({ "conditions": [ready] })).unwrap();
+    metrics.record_status("ml", "llama", &status);
+    let sample = GroupSample { group: 0, epoch: 1, recoveries: 0, serves: true, head_answers: true };
+    metrics.record_groups("ml", "llama", &[sample]);
+    series(&metrics.to_text().unwrap())
 }
 
 /// Returns the series of a page of metrics, from its `# TYPE` lines.

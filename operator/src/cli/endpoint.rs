@@ -24,6 +24,7 @@ use tower::service_fn;
 
 use super::access::{AccessFlags, Connection, TrustError};
 use super::running::{RunningGroup, running_groups};
+use crate::keep_alive::KeepAlive;
 
 /// Time after which an attempt to connect fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,6 +100,7 @@ impl Endpoint {
         // The URL only names the peer in HTTP/2.
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.authority));
         let endpoint = endpoint.map_err(unreachable)?.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+        let endpoint = KeepAlive::COMMAND.on_endpoint(endpoint);
         let channel: Result<Channel, _> = if self.is_tls {
             let (authority, config) = (self.authority.clone(), Arc::new(self.access.tls()?));
             let connect = move |_| connect_tls(authority.clone(), config.clone());
@@ -125,6 +127,7 @@ async fn connect_tls(
 ) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
     let stream = TcpStream::connect(authority.as_str()).await?;
     stream.set_nodelay(true)?;
+    KeepAlive::COMMAND.on_stream(&stream)?;
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let name = ServerName::try_from(host).map_err(io::Error::other)?;
     Ok(TokioIo::new(TlsConnector::from(config).connect(name, stream).await?))

@@ -14,10 +14,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::keep_alive::KeepAlive;
+
 /// Maximum time for a connection and its handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Interval of the pings on a connection. A connection counts as dead if a ping gets no answer for the same time.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The operator's certificate for one cluster, and the CAs that the operator trusts there.
 #[derive(Clone)]
@@ -79,16 +79,14 @@ impl Credentials {
             async move {
                 let stream = TcpStream::connect((address, port::CONTROL)).await?;
                 stream.set_nodelay(true)?;
+                KeepAlive::OPERATOR.on_stream(&stream)?;
                 let name = ServerName::try_from(role::HEAD).map_err(std::io::Error::other)?;
                 let stream = TlsConnector::from(config).connect(name, stream).await?;
                 Ok::<_, std::io::Error>(TokioIo::new(stream))
             }
         };
-        let endpoint = Endpoint::from_static("http://head.lockstep")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true);
+        let endpoint = Endpoint::from_static("http://head.lockstep").connect_timeout(CONNECT_TIMEOUT);
+        let endpoint = KeepAlive::OPERATOR.on_endpoint(endpoint);
         let channel = endpoint.connect_with_connector(tower::service_fn(connect));
         Ok(tokio::time::timeout(2 * CONNECT_TIMEOUT, channel).await.map_err(|_| DialError::Silent)??)
     }

@@ -156,6 +156,7 @@ pub async fn reconcile(cluster: Arc<InferenceCluster>, context: Arc<Context>) ->
     let applied = apply_all(&context, &validated, &seen, &steps).await;
     let computed = status::compute(&validated, &cluster, &seen, &steps, applied.as_ref().err());
     let steady = computed.steady;
+    context.metrics.record_groups(&namespace, &name, &status::sample_groups(&seen, &computed.status));
     let drains = steps.values().any(|step| *step == Step::Drain);
     follow_heads(&context, &validated, &seen, steady).await;
     let retry_status = status::write(&context, &cluster, computed.status).await?;

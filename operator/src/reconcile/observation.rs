@@ -53,6 +53,14 @@ impl GroupSeen {
         self.report.as_ref().filter(|report| report.live)
     }
 
+    /// Returns true if the head is connected, or if its pod is ready and the operator has not failed to reach it. The
+    /// operator connects to a head only if its cluster is not steady.
+    #[must_use]
+    pub fn head_answers(&self) -> bool {
+        let is_ready = self.head().is_some_and(|pod| pods::is_ready(pod));
+        self.live_report().is_some() || (is_ready && self.unreachable.is_none())
+    }
+
     /// Returns the uid and address of the head's pod, if it has an address.
     #[must_use]
     pub fn head_address(&self) -> Option<HeadPod> {

@@ -17,6 +17,7 @@ use tower::service_fn;
 
 use super::{Kubernetes, describe_error, selector};
 use crate::cli::access::{AccessFlags, Connection, tls_to_anybody};
+use crate::keep_alive::KeepAlive;
 use crate::objects::{PodRole, label};
 
 /// Connects to a head of cluster `name` that accepts requests.
@@ -58,7 +59,8 @@ pub(in crate::cli) async fn inference(
         }
     });
     // The address only names the peer in HTTP/2. All bytes go through the connector.
-    let channel = Endpoint::from_static("http://head.lockstep").connect_with_connector(connect).await;
+    let endpoint = KeepAlive::COMMAND.on_endpoint(Endpoint::from_static("http://head.lockstep"));
+    let channel = endpoint.connect_with_connector(connect).await;
     let channel = channel.with_context(|| format!("forward port {} of {pod}", port::GRPC))?;
     Ok(InferenceClient::new(access.connection(channel)))
 }

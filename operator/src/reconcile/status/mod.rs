@@ -27,6 +27,7 @@ use super::observation::{GroupSeen, Observation};
 use super::validate::{Invalid, Validated};
 use super::{Context, ReconcileError};
 use crate::diagnosis::{self, Diagnosis};
+use crate::metrics::GroupSample;
 use crate::objects::{FIELD_MANAGER, PodRole, labels};
 use crate::plan::ClusterNames;
 use crate::resource::status::{GroupStatus, MAX_RANKS, ModelFacts, Summary, condition};
@@ -173,6 +174,21 @@ fn limit_ranks(groups: &mut [GroupStatus]) {
         group.ranks.truncate(remaining);
         remaining -= group.ranks.len();
     }
+}
+
+/// Returns the samples of the groups for the metrics.
+pub(super) fn sample_groups(seen: &Observation, status: &InferenceClusterStatus) -> Vec<GroupSample> {
+    let sample = |group: &GroupStatus| {
+        let index = u32::try_from(group.index).ok()?;
+        Some(GroupSample {
+            group: index,
+            epoch: group.epoch,
+            recoveries: group.recoveries,
+            serves: group.ready,
+            head_answers: seen.groups.get(&index)?.head_answers(),
+        })
+    };
+    status.groups.iter().filter_map(sample).collect()
 }
 
 /// Writes `status` if it differs from the cluster's status, and publishes events of the changes. If the change may wait
