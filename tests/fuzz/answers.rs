@@ -7,9 +7,9 @@ use lockstep_api::{
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, OnceLock};
 
+use lockstep_tests::random::Random;
 use serde_json::{Value, json};
 
-use crate::change::Random;
 use crate::files::{read_tokenizer, small_model};
 
 /// Styles of reasoning before calls in any style, and those that are tried without calls.

@@ -1,5 +1,7 @@
 //! Random changes that make new inputs of old ones.
 
+use lockstep_tests::random::Random;
+
 /// Numbers at which parsers tend to break.
 const EDGES: &[&[u8]] = &[
     b"0",
@@ -70,20 +72,4 @@ fn replace_number(input: &mut Vec<u8>, random: &mut Random) {
     let from = digits[random.below(digits.len())];
     let to = (from..input.len()).find(|at| !input[*at].is_ascii_digit()).unwrap_or(input.len());
     input.splice(from..to, EDGES[random.below(NUMBERS)].iter().copied());
-}
-
-/// Xorshift; G. Marsaglia, "Xorshift RNGs", 2003.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound.max(1) as u64) as usize
-    }
 }

@@ -13,7 +13,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::change::{Random, change_input};
+use lockstep_tests::random::Random;
+
+use crate::change::change_input;
 
 /// Largest number of inputs that the driver makes of a corpus, if no time is given.
 const MAX_INPUTS: usize = 200;

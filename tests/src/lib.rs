@@ -12,4 +12,5 @@ pub mod group;
 pub mod hub;
 pub mod manifests;
 pub mod process;
+pub mod random;
 pub mod wrong_models;
