@@ -38,6 +38,14 @@ impl Client {
         Ok(Self::over(channel))
     }
 
+    /// Makes a client that connects to `url` at its first request, and again after each broken connection.
+    ///
+    /// # Errors
+    /// Fails if `url` is none.
+    pub fn lazy(url: String) -> Result<Self, tonic::transport::Error> {
+        Ok(Self::over(Endpoint::from_shared(url)?.connect_lazy()))
+    }
+
     /// Makes a client that uses `channel`.
     pub fn over(channel: Channel) -> Self {
         Self { inference: InferenceClient::new(channel.clone()), cluster: ClusterClient::new(channel) }

@@ -1,6 +1,7 @@
 //! Group of agents as processes: the head and its workers, by each way of telling them their places.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -35,6 +36,17 @@ pub struct Spec {
     pub head_variables: Vec<(String, String)>,
     /// Variables for the workers, and for the head's ranks if they are a process of their own.
     pub node_variables: Vec<(String, String)>,
+    /// Surroundings of each node's process; empty: all nodes run as they are, on loopback.
+    pub surroundings: Vec<Surroundings>,
+}
+
+/// Surroundings of a node's process.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Address at which clients and other nodes reach the node.
+    pub address: String,
+    /// Command that becomes the node's process, e.g. `nsenter --net=…`. The node's own command follows it.
+    pub wrapper: Vec<String>,
 }
 
 impl Spec {
@@ -47,6 +59,7 @@ impl Spec {
             separate: false,
             head_variables: Vec::new(),
             node_variables: Vec::new(),
+            surroundings: Vec::new(),
         }
     }
 
@@ -146,9 +159,9 @@ impl Group {
 
     /// Returns the command of a node.
     pub fn command(&self, node: usize) -> Command {
-        let mut command = agent();
+        let mut command = agent_under(self.spec.surroundings.get(node).map_or(&[], |around| &around.wrapper));
         command.arg("plain").arg("-m").arg(&self.spec.model);
-        command.env("LOCKSTEP_HOST", "127.0.0.1").env("LOCKSTEP_FOLLOW_PARENT", "1");
+        command.env("LOCKSTEP_HOST", self.address(node)).env("LOCKSTEP_FOLLOW_PARENT", "1");
         command.env("LOCKSTEP_HTTP_PORT", self.http.to_string()).env("LOCKSTEP_GRPC_PORT", self.grpc.to_string());
         let variables = match node {
             0 => [self.spec.variables.clone(), self.spec.head_variables.clone()].concat(),
@@ -167,14 +180,14 @@ impl Group {
                 ("MISTRALRS_MN_HEAD_NUM_WORKERS", (size - 1).to_string()),
                 ("MISTRALRS_MN_HEAD_PORT", self.control.to_string()),
                 ("LOCKSTEP_RING_PORT", "0".into()),
-                ("LOCKSTEP_GROUP_HOST", "127.0.0.1".into()),
+                ("LOCKSTEP_GROUP_HOST", self.address(node).into()),
             ]),
             Way::MultiNode => BTreeMap::from([
                 ("MISTRALRS_MN_GLOBAL_WORLD_SIZE", size.to_string()),
                 ("MISTRALRS_MN_WORKER_ID", (node - 1).to_string()),
-                ("MISTRALRS_MN_WORKER_SERVER_ADDR", format!("127.0.0.1:{}", self.control)),
+                ("MISTRALRS_MN_WORKER_SERVER_ADDR", format!("{}:{}", self.address(0), self.control)),
                 ("LOCKSTEP_RING_PORT", "0".into()),
-                ("LOCKSTEP_GROUP_HOST", "127.0.0.1".into()),
+                ("LOCKSTEP_GROUP_HOST", self.address(node).into()),
             ]),
             Way::Ring => BTreeMap::from([
                 ("RING_PORT", self.ring[node].to_string()),
@@ -184,6 +197,15 @@ impl Group {
             ]),
             Way::RingConfig => BTreeMap::from([("RING_CONFIG", self.ring_file(node).display().to_string())]),
         }
+    }
+
+    fn address(&self, node: usize) -> &str {
+        self.spec.surroundings.get(node).map_or("127.0.0.1", |around| &around.address)
+    }
+
+    /// Returns the URL of the head's gRPC port.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}:{}", self.address(0), self.grpc)
     }
 
     fn ring_file(&self, node: usize) -> PathBuf {
@@ -256,7 +278,15 @@ impl Group {
 
 /// Makes a command of the agent, without those variables of the test's own environment that the agent would read.
 pub fn agent() -> Command {
-    let mut command = Command::new(program("lockstep-agent"));
+    agent_under(&[])
+}
+
+/// Makes a command like [`agent`] that the command `wrapper` runs.
+fn agent_under(wrapper: &[String]) -> Command {
+    let agent = program("lockstep-agent").into_os_string();
+    let mut words = wrapper.iter().map(OsString::from).chain([agent]);
+    let mut command = Command::new(words.next().expect("the agent at least"));
+    command.args(words);
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
         if ["MISTRALRS_", "RING_", "LOCKSTEP_", "HF_"].iter().any(|prefix| name_text.starts_with(prefix)) {
