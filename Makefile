@@ -1,5 +1,5 @@
 # Every target works from a fresh clone. tests/prepare installs missing programs, and leaves installed programs alone.
-# CARGO_TARGET_DIR, MODEL, PROMPT, CLUSTER, TEST_CLUSTER, SCALE, HOURS and SEED may be set.
+# CARGO_TARGET_DIR, MODEL, PROMPT, CLUSTER, TEST_CLUSTER, SCALE, HOURS, SEED, KILLS, KINDS and SHAPES may be set.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -101,6 +101,12 @@ simulate: ## Play histories of a simulated group for HOURS=1, or the one of SEED
 bench: ## Measure Lockstep and its peers in the same run; takes many minutes
 	@tests/prepare build
 	@for bench in tests/bench/*/run; do echo "== $$bench"; "$$bench"; done
+
+.PHONY: faults
+faults: ## Do 1,000 kills and 17 other kinds of faults to real groups; KILLS=50 for fewer, KINDS=stop,cut for some
+	@tests/prepare faults
+	$(LINTED) $(CARGO) build $(ALL) --bins --test faults $(LOCKED)
+	@$(LINTED) $(CARGO) test -q $(ALL) --test faults $(LOCKED) -- campaign
 
 .PHONY: scale
 scale: ## Measure the operator with 1,000 clusters on a real control plane; SCALE=300 for fewer
