@@ -18,6 +18,10 @@ const NOTICE: Duration = Duration::from_millis(250);
 /// Pause of a client after an error.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
+/// Age at which a client replaces its connection, between two requests. A head ends connections after 9 minutes at the
+/// earliest, and tonic fails a request that it is about to send just then. The head never sees that request.
+const CONNECTION_AGE: Duration = Duration::from_secs(300);
+
 /// Request, and the tokens of its answer.
 pub struct Question {
     name: String,
@@ -96,7 +100,9 @@ impl Load {
         let clients = (0..CLIENTS).map(|number| {
             let asker = Asker {
                 number,
+                endpoint: endpoint.to_owned(),
                 client: Client::lazy(endpoint.to_owned())?,
+                connected: Instant::now(),
                 questions: questions.clone(),
                 state: state.clone(),
             };
@@ -146,7 +152,9 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 /// One client.
 struct Asker {
     number: usize,
+    endpoint: String,
     client: Client,
+    connected: Instant,
     questions: Arc<[Question]>,
     state: Arc<Mutex<State>>,
 }
@@ -154,6 +162,10 @@ struct Asker {
 impl Asker {
     async fn ask_for_ever(mut self) {
         for turn in self.number.. {
+            if self.connected.elapsed() > CONNECTION_AGE {
+                self.client = Client::lazy(self.endpoint.clone()).expect("the URL is good");
+                self.connected = Instant::now();
+            }
             let question = &self.questions[turn % self.questions.len()];
             let begun = Instant::now();
             lock(&self.state).begun[self.number] = Some(begun);
