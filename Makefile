@@ -94,7 +94,7 @@ page: build ## Drive the chat page in headless Chromium, and keep screenshots of
 .PHONY: simulate
 simulate: ## Play histories of a simulated group for HOURS=1, or the one of SEED=…, made small
 	@tests/prepare build
-	$(CARGO) build -p lockstep-simulator --bins $(LOCKED)
+	$(LINTED) $(CARGO) build $(ALL) --bin simulate $(LOCKED)
 	@$(BIN)/simulate $(if $(SEED),--seed $(SEED) --shrink,--hours $(HOURS))
 
 .PHONY: bench
