@@ -131,6 +131,10 @@ pub struct Hello {
     /// Highest epoch that the process has seen. A new head continues with higher numbers.
     #[prost(uint64, tag = "14")]
     pub last_epoch: u64,
+    /// Number of this dial, higher than those of earlier dials of the process. A Hello that comes late does not push out a
+    /// later one.
+    #[prost(uint64, tag = "15")]
+    pub dial: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Assignment {

@@ -66,6 +66,10 @@ pub(super) fn check_hello(hello: &Hello, config: &GroupConfig, slot: Option<&Nod
             "a newer process (pid {} on {}) has the place of node {}",
             member.hello.pid, member.hello.host, hello.node
         )),
+        // The node has given this dial up. Its Hello was on its way for long, or the head was stopped.
+        Some(member) if member.hello.incarnation == hello.incarnation && member.hello.dial > hello.dial => {
+            Err(format!("the process has dialed again since ({} after {})", member.hello.dial, hello.dial))
+        }
         _ => Ok(()),
     }
 }
@@ -98,5 +102,7 @@ mod tests {
         check(&|hello| hello.ring_addresses.clear(), "0 ring addresses for 1 ranks");
         check(&|hello| hello.backends = vec!["nccl".into()], "runs on `ring`");
         check(&|hello| hello.incarnation = 1, "a newer process (pid 5 on host-1) has the place");
+        check(&|hello| hello.dial = 2, "has dialed again since (3 after 2)");
+        check(&|hello| (hello.dial, hello.incarnation) = (1, 8), "");
     }
 }

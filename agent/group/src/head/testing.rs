@@ -27,6 +27,7 @@ pub(super) fn hello(node: u32) -> pb::Hello {
         node,
         local_world_size: 1,
         incarnation: 7,
+        dial: 3,
         ring_addresses: vec![format!("0.0.0.0:{}", 2000 + node)],
         host: format!("host-{node}"),
         pid: 5,

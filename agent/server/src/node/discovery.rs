@@ -90,8 +90,9 @@ impl Node {
         }))
     }
 
-    /// Returns this node's Hello.
-    pub(super) fn hello(&self) -> pb::Hello {
+    /// Returns this node's Hello for its next dial.
+    pub(super) fn hello(&mut self) -> pb::Hello {
+        self.dials += 1;
         let nonce = if self.key.is_some() { auth::nonce() } else { Vec::new() };
         pb::Hello {
             wire_version: pb::WIRE_VERSION,
@@ -110,6 +111,7 @@ impl Node {
             backends: vec!["ring".to_owned()],
             nonce,
             last_epoch: self.session.last_epoch(),
+            dial: self.dials,
         }
     }
 

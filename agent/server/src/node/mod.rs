@@ -73,8 +73,9 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
     let mut failed_dials = FailedDials::default();
     loop {
         node.health.extend_loop_deadline(health::LOOP_TIMEOUT);
+        let hello = node.hello();
         let attached = tokio::select! {
-            attached = open_stream::open_stream(&control, node.hello(), node.key.as_ref(), tls.clone()) => attached,
+            attached = open_stream::open_stream(&control, hello, node.key.as_ref(), tls.clone()) => attached,
             () = stop.cancelled() => return Ok(NodeEnd::Stopped),
         };
         let reason = match attached {
@@ -118,6 +119,8 @@ struct Node {
     /// Name of the instruction set.
     isa: &'static str,
     incarnation: u64,
+    /// Number of dials so far.
+    dials: u64,
     session: Session,
     /// Task that opens the assigned model. `None` once its files are open.
     opener: Option<ModelOpener>,
@@ -163,6 +166,7 @@ impl Node {
             health,
             isa,
             incarnation,
+            dials: 0,
             session,
             opener: None,
             files: None,

@@ -239,7 +239,7 @@ impl World {
                 let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
                 Input::Hello { hello, connection: number, peer: address, local: address }
             }
-            Up::Message(message) => Input::Message { node, connection: number, message },
+            Up::Message(message) => Input::Message { node, connection: number, message: *message },
             Up::Closed => {
                 self.connections[connection].head_open = false;
                 Input::Closed { node, connection: number, reason: "its process ended".into() }

@@ -164,7 +164,7 @@ impl World {
         self.connections.push(Connection::new(node, life, head));
         self.nodes[node].connection = Some(connection);
         self.log(|| format!("node {node} dials head {head}: stream {connection}"));
-        let hello = self.hello(node);
+        let hello = self.hello(node, connection);
         self.send_up(connection, Up::Hello(Box::new(hello)));
         self.after(GREETING_TIMEOUT, Event::DialFails { node, life, connection });
     }
@@ -174,7 +174,7 @@ impl World {
         self.after(pause, Event::Dial { node, life });
     }
 
-    fn hello(&self, node: usize) -> pb::Hello {
+    fn hello(&self, node: usize, connection: usize) -> pb::Hello {
         let state = &self.nodes[node];
         let local_world_size = state.ranks.len() as u32;
         let other_version = state.ails(Ailment::OtherVersion, self.now);
@@ -183,6 +183,7 @@ impl World {
             node: node as u32,
             local_world_size,
             incarnation: state.life,
+            dial: connection as u64,
             pid: state.life as u32,
             ring_addresses: (0..local_world_size).map(|rank| format!("0.0.0.0:{}", 2000 + rank)).collect(),
             backends: vec!["ring".into()],
@@ -282,7 +283,7 @@ impl World {
                 }
                 if let Some(connection) = self.nodes[node].connection {
                     self.log_report(node, &message);
-                    self.send_up(connection, Up::Message(message));
+                    self.send_up(connection, Up::Message(Box::new(message)));
                 }
             }
             Output::Open(_) => {
@@ -361,7 +362,7 @@ impl World {
         if self.nodes[node].is_attached
             && let Some(connection) = self.nodes[node].connection
         {
-            self.send_up(connection, Up::Message(from_node::Message::Heartbeat(beat)));
+            self.send_up(connection, Up::Message(Box::new(from_node::Message::Heartbeat(beat))));
         }
         self.after(HEARTBEAT, Event::Heartbeat { node, life });
     }

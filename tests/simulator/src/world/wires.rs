@@ -32,7 +32,7 @@ pub(super) struct Wire {
 #[derive(Debug)]
 pub(super) enum Up {
     Hello(Box<pb::Hello>),
-    Message(from_node::Message),
+    Message(Box<from_node::Message>),
     Closed,
 }
 
