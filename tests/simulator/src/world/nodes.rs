@@ -56,6 +56,8 @@ pub(super) struct Node {
     /// Set if a rank's next step never ends.
     pub hangs: bool,
     pub told_to_stop: bool,
+    /// Set once the process could not load. It ends when it has told the head.
+    pub has_failed: bool,
     last_progress: (u64, u64),
     last_progress_at: Micros,
     /// Time until which this node's own faults may end its process.
@@ -83,6 +85,7 @@ impl Node {
             crashes: 0,
             hangs: false,
             told_to_stop: false,
+            has_failed: false,
             last_progress: (0, 0),
             last_progress_at: 0,
             disturbed_until: 0,
@@ -129,6 +132,7 @@ impl World {
         state.session = session;
         state.ranks = (0..local_world_size).map(|_| Rank::default()).collect();
         (state.connection, state.is_attached, state.told_to_stop, state.hangs) = (None, false, false, false);
+        state.has_failed = false;
         state.stopped_until = self.now;
         state.waiting.clear();
         state.dials = DIAL_BACKOFF;
@@ -393,6 +397,7 @@ impl World {
             (_, true) => Some("no space left on device"),
             _ => None,
         };
+        self.nodes[node].has_failed |= failure.is_some();
         let input = match failure {
             Some(reason) => Input::OpenFailed { source: "simulated".into(), reason: reason.into() },
             None => Input::Opened,
@@ -403,7 +408,7 @@ impl World {
     /// The node's process ends because its session says so.
     fn end_process(&mut self, node: usize, end: &NodeEnd) {
         let state = &self.nodes[node];
-        let may_end = state.told_to_stop || self.now <= state.disturbed_until + AFTERMATH;
+        let may_end = state.told_to_stop || state.has_failed || self.now <= state.disturbed_until + AFTERMATH;
         self.log(|| format!("node {node} ends: {end:?}"));
         if !may_end {
             self.find(Property::WeightsAreKept, format!("healthy node {node} ended: {end:?}"));

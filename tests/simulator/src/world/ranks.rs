@@ -103,7 +103,9 @@ impl World {
         let rank = &mut self.nodes[node].ranks[local_rank];
         (rank.work, rank.has_loaded) = (Work::Idle, true);
         let num_blocks = self.script.shape.num_blocks;
-        let kind = match self.nodes[node].ails(Ailment::NoMemory, self.now) {
+        let is_refused = self.nodes[node].ails(Ailment::NoMemory, self.now);
+        self.nodes[node].has_failed |= is_refused;
+        let kind = match is_refused {
             true => RankEventKind::LoadFailed { reason: "memory is refused".into(), model_is_unusable: false },
             false => RankEventKind::Loaded { loaded: pb::Loaded { num_blocks, ..Default::default() } },
         };
