@@ -245,6 +245,20 @@ fn holds_variables(value: &Value) -> bool {
         || value.as_object().is_some_and(|object| names.iter().any(|name| object.type_name().ends_with(name)))
 }
 
+/// Returns a function that spends `before` on its arguments, and `after` on its result.
+fn metered_by(
+    function: Value,
+    before: fn(&mut State, &[Value]) -> Result<(), Error>,
+    after: fn(&mut State, Value) -> Result<Value, Error>,
+) -> impl Fn(&mut State, Rest<ValueOrKwargs>) -> Result<Value, Error> + Send + Sync + 'static {
+    move |state: &mut State, arguments: Rest<ValueOrKwargs>| {
+        let arguments = arguments.into_values();
+        before(state, &arguments)?;
+        let made = function.call(state, &arguments)?;
+        after(state, made)
+    }
+}
+
 /// Returns a function of texts that spends its arguments and its result.
 pub(super) fn metered<F, Made, Args>(
     function: F,
@@ -254,14 +268,13 @@ where
     Made: FunctionResult,
     Args: for<'a> FunctionArgs<'a>,
 {
-    let function = Value::from_function(function);
-    move |state: &mut State, arguments: Rest<ValueOrKwargs>| {
-        let arguments = arguments.into_values();
-        arguments.iter().try_for_each(|argument| spend_text(state, argument))?;
-        let made = function.call(state, &arguments)?;
+    let before =
+        |state: &mut State, arguments: &[Value]| arguments.iter().try_for_each(|argument| spend_text(state, argument));
+    let after = |state: &mut State, made: Value| {
         spend(state, CALL_BYTES + made.as_str().map_or(0, str::len))?;
         Ok(made)
-    }
+    };
+    metered_by(Value::from_function(function), before, after)
 }
 
 /// Returns a function that makes a list of its first argument, and spends the list.
@@ -273,16 +286,16 @@ where
     Made: FunctionResult,
     Args: for<'a> FunctionArgs<'a>,
 {
-    let function = Value::from_function(function);
-    move |state: &mut State, arguments: Rest<ValueOrKwargs>| {
-        let arguments = arguments.into_values();
+    let before = |state: &mut State, arguments: &[Value]| {
         spend(state, CALL_BYTES)?;
-        arguments.first().map_or(Ok(()), |items| spend_items(state, items))?;
-        let made = function.call(state, &arguments)?;
+        arguments.first().map_or(Ok(()), |items| spend_items(state, items))
+    };
+    let after = |state: &mut State, made: Value| {
         let made = listed(state, made)?;
         spend_lists(state, &made)?;
         Ok(made)
-    }
+    };
+    metered_by(Value::from_function(function), before, after)
 }
 
 /// Returns a function that orders its first argument, and spends the values for each comparison.
