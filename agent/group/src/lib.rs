@@ -8,4 +8,5 @@
 
 pub mod head;
 pub mod node;
+mod own_pause;
 pub mod wire;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::session::TICK;
+use crate::own_pause::OwnPause;
 
 /// Time without a message of the head after which the node dials again. The head sends a pulse twice a second.
 const HEAD_SILENCE: Duration = Duration::from_secs(3);
@@ -10,26 +11,26 @@ const HEAD_SILENCE: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct HeadSilence {
     heard_at: Instant,
-    /// Time of the last look.
-    looked_at: Instant,
+    own_pause: OwnPause,
 }
 
 impl HeadSilence {
     pub(super) fn new(now: Instant) -> Self {
-        Self { heard_at: now, looked_at: now }
+        let mut silence = Self { heard_at: now, own_pause: OwnPause::new(2 * TICK) };
+        silence.record_message(now);
+        silence
     }
 
     pub(super) fn record_message(&mut self, now: Instant) {
-        (self.heard_at, self.looked_at) = (now, now);
+        self.heard_at = now;
+        self.own_pause.look(now);
     }
 
     /// Returns true if the head has been silent for [`HEAD_SILENCE`]. The time in which this process itself was paused or
     /// starved does not count, for the head may have spoken in it.
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
-        let gap = now.duration_since(self.looked_at);
-        self.looked_at = now;
-        if gap > 2 * TICK {
-            self.heard_at = (self.heard_at + gap).min(now);
+        if let Some(pause) = self.own_pause.look(now) {
+            self.heard_at = (self.heard_at + pause).min(now);
         }
         now.duration_since(self.heard_at) > HEAD_SILENCE
     }

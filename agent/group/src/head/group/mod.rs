@@ -18,6 +18,7 @@ use lockstep_proto::v1::Phase;
 
 use super::addresses;
 use super::member::{Member, MemberState, NodeSlot};
+use crate::own_pause::OwnPause;
 use crate::wire;
 
 /// Longest time that an epoch may take to form. Forming dials every rank once, so a group that takes longer has a rank
@@ -107,7 +108,8 @@ pub(crate) struct HeadGroup {
     recoveries: u64,
     /// Pauses before the group forms again. They grow with each failure until an epoch serves.
     backoff: Backoff,
-    last_tick: Option<Instant>,
+    /// Pauses of the head's own process, between two ticks.
+    own_pause: OwnPause,
 }
 
 impl HeadGroup {
@@ -115,7 +117,8 @@ impl HeadGroup {
         let ranks = config.local_world_size as usize;
         let slots = (0..config.nodes).map(|_| NodeSlot::new(ranks)).collect();
         let state = GroupState::Gathering { not_before: None };
-        Self { config, slots, epoch: 0, state, recoveries: 0, backoff: FORM_BACKOFF, last_tick: None }
+        let own_pause = OwnPause::new(watchdog::PAUSE_THRESHOLD);
+        Self { config, slots, epoch: 0, state, recoveries: 0, backoff: FORM_BACKOFF, own_pause }
     }
 
     pub(crate) fn epoch(&self) -> u64 {

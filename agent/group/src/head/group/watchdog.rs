@@ -15,7 +15,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(3);
 /// leaves a layer or a collective, moves a piece of a collective, or finishes a step.
 const STALL_TIMEOUT: Duration = Duration::from_millis(900);
 /// Time between two ticks above which the head's own process counts as paused. Ticks come every 50 ms.
-const PAUSE_THRESHOLD: Duration = Duration::from_millis(300);
+pub(super) const PAUSE_THRESHOLD: Duration = Duration::from_millis(300);
 
 impl HeadGroup {
     /// Finds suspect nodes, disconnects silent ones, ends a stalled epoch, and forms the next epoch when its time has come.
@@ -64,13 +64,10 @@ impl HeadGroup {
     /// Extends every node's timers by the time for which the head's own process was paused or starved. The head could
     /// receive nothing in that time, so no node is to blame.
     fn forgive_own_pause(&mut self, now: Instant) {
-        let gap = self.last_tick.map_or(Duration::ZERO, |last| now.duration_since(last));
-        self.last_tick = Some(now);
-        if gap > PAUSE_THRESHOLD {
-            for member in self.slots.iter_mut().filter_map(|slot| slot.member.as_mut()) {
-                member.last_heartbeat_at = (member.last_heartbeat_at + gap).min(now);
-                member.last_progress_at = (member.last_progress_at + gap).min(now);
-            }
+        let Some(pause) = self.own_pause.look(now) else { return };
+        for member in self.slots.iter_mut().filter_map(|slot| slot.member.as_mut()) {
+            member.last_heartbeat_at = (member.last_heartbeat_at + pause).min(now);
+            member.last_progress_at = (member.last_progress_at + pause).min(now);
         }
     }
 
