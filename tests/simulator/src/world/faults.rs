@@ -81,15 +81,15 @@ impl World {
     fn reset(&mut self, node: usize, at_node: bool) {
         let Some(connection) = self.nodes[node].connection else { return };
         if at_node {
+            let is_stopped = self.nodes[node].sleeps_until(self.now).is_some();
             let stream = &mut self.connections[connection];
             stream.down.clear();
-            stream.is_dead = true;
-            let life = stream.life;
-            if self.nodes[node].sleeps_until(self.now).is_none() {
-                self.receive_at_node(node, life, connection, Down::Reset);
-            } else {
-                self.connections[connection].is_dead = false;
+            if is_stopped {
                 self.send_down(connection, Down::Reset).ok();
+            } else {
+                stream.is_dead = true;
+                let life = stream.life;
+                self.receive_at_node(node, life, connection, Down::Reset);
             }
         } else if self.connections[connection].head_open {
             let head = self.connections[connection].head;
@@ -144,8 +144,7 @@ impl World {
             }
             _ => {
                 self.stop_process_of_head(head, true);
-                let pause = self.rng.range(100..=1_500) * MS;
-                self.after(pause, Event::HeadStart);
+                self.start_head_soon();
             }
         }
     }
@@ -174,9 +173,10 @@ impl World {
 
     pub(super) fn go_on_with_rollout(&mut self, head: usize) {
         if !std::mem::take(&mut self.rollout) {
-            return if self.heads[head].is_alive {
-                self.tell_head_to_stop(head)
-            };
+            if self.heads[head].is_alive {
+                self.tell_head_to_stop(head);
+            }
+            return;
         }
         if head != self.current_head {
             return;

@@ -100,6 +100,12 @@ impl World {
         }
     }
 
+    /// Starts a head as soon as the cluster has seen that the last one is gone.
+    pub(super) fn start_head_soon(&mut self) {
+        let pause = self.rng.range(100..=1_500) * MS;
+        self.after(pause, Event::HeadStart);
+    }
+
     /// Starts a head beside those that live.
     pub(super) fn add_head(&mut self) {
         let scheduler = Scheduler::new(scheduler_config(&self.script.shape));
@@ -263,8 +269,7 @@ impl World {
         }
         self.stop_process_of_head(head, true);
         if head == self.current_head {
-            let pause = self.rng.range(100..=1_500) * MS;
-            self.after(pause, Event::HeadStart);
+            self.start_head_soon();
         }
     }
 
