@@ -4,11 +4,16 @@
 //! neither clock nor environment; `resource` also reads manifest files, and `certificates` draws random keys. The modules
 //! that talk to the outside are `observe` (watches), `heads` (control streams), `reconcile` (in its steps dereference,
 //! apply and status), `operate` (the operator's process) and `cli`.
+//!
+//! The whole controller runs in a simulation too, which puts itself in the place of the outside: of the watches
+//! ([`observe::Source`]), of the API server ([`kube::Client`]), of heads, nodes and machines ([`heads::Network`]) and of the
+//! time ([`clock`]).
 
 #![forbid(unsafe_code)]
 
 pub mod certificates;
 pub mod cli;
+pub mod clock;
 pub mod diagnosis;
 pub mod heads;
 mod keep_alive;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::Network;
 use crate::rollout::NodeWord;
 
 /// Time within which a node or a Kubernetes node must answer.
@@ -26,12 +27,27 @@ struct Contact {
 }
 
 /// Asks the nodes at `addresses` for how long they have not heard their head. Returns the words of those that answer.
-pub async fn ask_nodes(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<NodeWord> {
-    let words = addresses.into_iter().map(|address| ask_node(address, port::PROBE));
+pub async fn ask_nodes(network: &dyn Network, addresses: impl IntoIterator<Item = IpAddr>) -> Vec<NodeWord> {
+    let words = addresses.into_iter().map(|address| network.ask_node(address));
     futures::future::join_all(words).await.into_iter().flatten().collect()
 }
 
-async fn ask_node(address: IpAddr, port: u16) -> Option<NodeWord> {
+/// Returns true if the machine at `address` answers at the port of its kubelet.
+pub async fn does_machine_answer(network: &dyn Network, address: IpAddr) -> bool {
+    network.does_answer(address, KUBELET).await
+}
+
+/// Returns true if the pod at `address` answers at the port of its node's probes.
+pub async fn does_pod_answer(network: &dyn Network, address: IpAddr) -> bool {
+    network.does_answer(address, port::PROBE).await
+}
+
+/// Asks the node at `address`, which listens at the port of its probes.
+pub(super) async fn ask_node(address: IpAddr) -> Option<NodeWord> {
+    ask_node_at(address, port::PROBE).await
+}
+
+async fn ask_node_at(address: IpAddr, port: u16) -> Option<NodeWord> {
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, get_head(address, port)).await.ok()?.ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     if head.split(' ').nth(1) != Some("200") {
@@ -50,18 +66,8 @@ async fn get_head(address: IpAddr, port: u16) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// Returns true if the machine at `address` answers at the port of its kubelet.
-pub async fn does_machine_answer(address: IpAddr) -> bool {
-    does_answer(address, KUBELET).await
-}
-
-/// Returns true if the pod at `address` answers at the port of its node's probes.
-pub async fn does_pod_answer(address: IpAddr) -> bool {
-    does_answer(address, port::PROBE).await
-}
-
 /// Returns true if a connection is made or refused: something lives at `address`.
-async fn does_answer(address: IpAddr, port: u16) -> bool {
+pub(super) async fn does_answer(address: IpAddr, port: u16) -> bool {
     let connected = tokio::time::timeout(ANSWER_TIMEOUT, TcpStream::connect((address, port))).await;
     match connected {
         Ok(Ok(_)) => true,
@@ -77,6 +83,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::heads::Tcp;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -91,7 +98,7 @@ mod tests {
             assert!(request[..read].starts_with(b"GET /head HTTP/1.0\r\n"));
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
-        let word = ask_node(HERE, port).await;
+        let word = ask_node_at(HERE, port).await;
         node.await.unwrap();
         word
     }
@@ -107,8 +114,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_machine_that_refuses_answers_and_one_without_a_route_does_not() {
-        assert!(does_machine_answer(HERE).await);
+        assert!(does_machine_answer(&Tcp, HERE).await);
         // The prefix for documentation is routed nowhere.
-        assert!(!does_machine_answer(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))).await);
+        assert!(!does_machine_answer(&Tcp, IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))).await);
     }
 }

@@ -6,25 +6,24 @@
 
 mod contacts;
 mod dial;
+mod network;
 
 pub use contacts::{ask_nodes, does_machine_answer, does_pod_answer};
 pub use dial::{Credentials, DialError};
+pub use network::{Control, Link, Network, Reports, Tcp};
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use futures::channel::mpsc;
 use kube::runtime::reflector::ObjectRef;
 use lockstep_proto::backoff::Backoff;
-use lockstep_proto::errors::with_causes;
-use lockstep_proto::node::DrainRequest;
-use lockstep_proto::node::operations_client::OperationsClient;
-use lockstep_proto::v1::cluster_client::ClusterClient;
-use lockstep_proto::v1::{ClusterStatus, WatchRequest};
+use lockstep_proto::v1::ClusterStatus;
 use tokio::task::AbortHandle;
-use tonic::transport::Channel;
+use tokio::time::Instant;
 
 use crate::resource::InferenceCluster;
 
@@ -71,7 +70,7 @@ pub struct Report {
 struct Entry {
     pod: Option<HeadPod>,
     report: Option<Report>,
-    channel: Option<Channel>,
+    link: Option<Link>,
     task: Option<AbortHandle>,
     /// Failure of the last connection.
     failure: Option<String>,
@@ -88,16 +87,23 @@ impl Drop for Entry {
 /// All heads that the operator knows.
 #[derive(Clone)]
 pub struct Heads {
+    network: Arc<dyn Network>,
     entries: Arc<Mutex<HashMap<GroupKey, Entry>>>,
     changed: mpsc::Sender<ObjectRef<InferenceCluster>>,
 }
 
 impl Heads {
-    /// Makes an empty set of heads, and the stream of clusters whose heads report something new.
+    /// Makes an empty set of heads that `network` reaches, and the stream of clusters whose heads report something new.
     #[must_use]
-    pub fn new() -> (Self, mpsc::Receiver<ObjectRef<InferenceCluster>>) {
+    pub fn new(network: Arc<dyn Network>) -> (Self, mpsc::Receiver<ObjectRef<InferenceCluster>>) {
         let (changed, changes) = mpsc::channel(MAX_CHANGES);
-        (Self { entries: Arc::default(), changed }, changes)
+        (Self { network, entries: Arc::default(), changed }, changes)
+    }
+
+    /// Returns the network by which heads, nodes and machines are reached.
+    #[must_use]
+    pub fn network(&self) -> &dyn Network {
+        self.network.as_ref()
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<GroupKey, Entry>> {
@@ -132,7 +138,7 @@ impl Heads {
         let task = tokio::spawn(keep_watching(heads, key.clone(), pod.clone(), credentials.clone()));
         // The old entry's task ends with it.
         let task = Some(task.abort_handle());
-        *entry = Entry { pod: Some(pod.clone()), report, channel: None, task, failure: None };
+        *entry = Entry { pod: Some(pod.clone()), report, link: None, task, failure: None };
     }
 
     /// Ends the connection and keeps the last report.
@@ -141,7 +147,7 @@ impl Heads {
             if let Some(task) = entry.task.take() {
                 task.abort();
             }
-            entry.channel = None;
+            entry.link = None;
             entry.failure = None;
             if let Some(report) = &mut entry.report {
                 report.live = false;
@@ -162,16 +168,14 @@ impl Heads {
     /// Returns the number of connections that are up.
     #[must_use]
     pub fn count_connections(&self) -> usize {
-        self.entries().values().filter(|entry| entry.channel.is_some()).count()
+        self.entries().values().filter(|entry| entry.link.is_some()).count()
     }
 
     /// Tells the head to take no more requests, if the head is connected. Its reports show how many requests remain.
     pub async fn drain(&self, key: &GroupKey, reason: &str) {
-        let Some(channel) = self.entries().get(key).and_then(|entry| entry.channel.clone()) else { return };
-        let request = DrainRequest { reason: reason.to_owned() };
-        let answer = tokio::time::timeout(DRAIN_TIMEOUT, OperationsClient::new(channel).drain(request)).await;
-        if let Ok(Err(status)) = answer {
-            tracing::warn!(group = ?key, %status, "the head refused to drain");
+        let Some(link) = self.entries().get(key).and_then(|entry| entry.link.clone()) else { return };
+        if let Ok(Err(error)) = tokio::time::timeout(DRAIN_TIMEOUT, link.drain(reason.to_owned())).await {
+            tracing::warn!(group = ?key, error, "the head refused to drain");
         }
     }
 
@@ -189,18 +193,18 @@ impl Heads {
 async fn keep_watching(heads: Heads, key: GroupKey, pod: HeadPod, credentials: Credentials) {
     let mut pauses = PAUSES;
     loop {
-        let failure = match credentials.dial(pod.address).await {
-            Ok(channel) => {
-                let watched = watch_until_closed(&heads, &key, channel).await;
+        let failure = match heads.network.dial(pod.address, &credentials).await {
+            Ok(link) => {
+                let watched = watch_until_closed(&heads, &key, link).await;
                 if watched.is_ok() {
                     pauses.reset();
                 }
                 watched.err().unwrap_or_else(|| "the head ended the connection".into())
             }
-            Err(error) => with_causes(&error),
+            Err(error) => error,
         };
         heads.update(&key, |entry| {
-            entry.channel = None;
+            entry.link = None;
             entry.failure = Some(failure);
             if let Some(report) = &mut entry.report {
                 report.live = false;
@@ -210,12 +214,11 @@ async fn keep_watching(heads: Heads, key: GroupKey, pod: HeadPod, credentials: C
     }
 }
 
-/// Records the reports that come over `channel` until the head closes it.
-async fn watch_until_closed(heads: &Heads, key: &GroupKey, channel: Channel) -> Result<(), String> {
-    let watching = ClusterClient::new(channel.clone()).watch(WatchRequest {}).await;
-    let mut changes = watching.map_err(|status| status.message().to_owned())?.into_inner();
+/// Records the reports that come over `link` until the head closes it.
+async fn watch_until_closed(heads: &Heads, key: &GroupKey, link: Link) -> Result<(), String> {
+    let mut reports = link.watch().await?;
     let mut last: Option<ClusterStatus> = None;
-    while let Some(status) = changes.message().await.map_err(|status| status.message().to_owned())? {
+    while let Some(status) = reports.try_next().await? {
         // Counters change all the time, so they are no news. Loaded bytes are news in steps of 5%.
         let is_news = last.as_ref().is_none_or(|last| differs(last, &status));
         let loaded = sum_loaded_bytes(&status);
@@ -226,7 +229,7 @@ async fn watch_until_closed(heads: &Heads, key: &GroupKey, channel: Channel) -> 
             // With fewer bytes than before, the download has ended and ranks read the files, at another pace.
             let before = before.filter(|(_, before)| loaded >= *before);
             let loading_since = loading.then(|| before.unwrap_or((Instant::now(), loaded)));
-            entry.channel = Some(channel.clone());
+            entry.link = Some(link.clone());
             entry.failure = None;
             entry.report = Some(Report { status, live: true, loading_since });
         };

@@ -8,10 +8,12 @@
 
 mod changes;
 mod lists;
+mod source;
 mod trim;
 mod watches;
 
 pub use lists::Lists;
+pub use source::{ApiServer, Events, Scope, Source};
 #[cfg(test)]
 pub(crate) use trim::trim_pod;
-pub use watches::{Observed, Scope, Watches};
+pub use watches::{Observed, Watches};

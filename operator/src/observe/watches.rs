@@ -1,64 +1,31 @@
-//! The watches of one scope (all namespaces, or one), and the stores that they fill.
+//! The watches, and the stores that they fill.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher as _};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt as _};
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
-use serde::de::DeserializeOwned;
+use kube::runtime::watcher;
+use kube::{Resource, ResourceExt as _};
+use lockstep_proto::backoff::Backoff;
 
 use super::changes::filter_changes;
 use super::lists::{Lists, list_after_loss};
+use super::source::{Events, Source};
 use super::trim;
 use crate::objects::kinds::owned_kinds;
-use crate::objects::{LOCKSTEP, label};
 use crate::resource::InferenceCluster;
 
-/// Namespaces whose clusters an operator looks after.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Scope {
-    All,
-    Namespace(String),
-}
-
-impl Scope {
-    /// Returns the API of the kind `K` within the scope.
-    #[must_use]
-    pub fn api<K>(&self, client: &Client) -> Api<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-    {
-        match self {
-            Self::All => Api::all(client.clone()),
-            Self::Namespace(namespace) => Api::namespaced(client.clone(), namespace),
-        }
-    }
-
-    /// Returns true if the scope covers `namespace`.
-    #[must_use]
-    pub fn contains(&self, namespace: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Namespace(own) => own == namespace,
-        }
-    }
-
-    fn dynamic(&self, client: &Client, kind: &ApiResource) -> Api<DynamicObject> {
-        match self {
-            Self::All => Api::all_with(client.clone(), kind),
-            Self::Namespace(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
-        }
-    }
-}
+/// Pauses after failures of one watch.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
 /// Stores of the watched objects, as they are now.
 #[derive(Clone)]
@@ -76,7 +43,7 @@ pub struct Observed {
 impl Observed {
     /// Returns the trace of an owned object.
     #[must_use]
-    pub fn trace(&self, kind: &str, namespace: &str, name: &str) -> Option<std::sync::Arc<DynamicObject>> {
+    pub fn trace(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<DynamicObject>> {
         let (resource, store) = self.owned.iter().find(|(resource, _)| resource.kind == kind)?;
         store.get(&ObjectRef::new_with(name, resource.clone()).within(namespace))
     }
@@ -89,19 +56,19 @@ impl Observed {
 
     /// Returns a pod, by name.
     #[must_use]
-    pub fn pod(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<Pod>> {
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         self.pods.get(&ObjectRef::new(name).within(namespace))
     }
 
     /// Returns a StatefulSet, by name.
     #[must_use]
-    pub fn stateful_set(&self, namespace: &str, name: &str) -> Option<std::sync::Arc<StatefulSet>> {
+    pub fn stateful_set(&self, namespace: &str, name: &str) -> Option<Arc<StatefulSet>> {
         self.sets.get(&ObjectRef::new(name).within(namespace))
     }
 
     /// Returns a Kubernetes node, by name, if the operator watches Kubernetes nodes.
     #[must_use]
-    pub fn node(&self, name: &str) -> Option<std::sync::Arc<Node>> {
+    pub fn node(&self, name: &str) -> Option<Arc<Node>> {
         self.nodes.as_ref()?.get(&ObjectRef::new(name))
     }
 
@@ -116,74 +83,91 @@ impl Observed {
 
 /// Streams that keep the stores filled and return the changed objects. Each must be polled.
 pub struct Watches {
-    pub clusters: BoxStream<'static, Result<InferenceCluster, watcher::Error>>,
-    pub pods: BoxStream<'static, Result<Pod, watcher::Error>>,
-    pub sets: BoxStream<'static, Result<StatefulSet, watcher::Error>>,
-    pub nodes: Option<BoxStream<'static, Result<Node, watcher::Error>>>,
-    pub owned: Vec<(ApiResource, BoxStream<'static, Result<DynamicObject, watcher::Error>>)>,
+    pub clusters: Changes<InferenceCluster>,
+    pub pods: Changes<Pod>,
+    pub sets: Changes<StatefulSet>,
+    pub nodes: Option<Changes<Node>>,
+    pub owned: Vec<(ApiResource, Changes<DynamicObject>)>,
 }
 
+/// Objects that have changed.
+type Changes<K> = BoxStream<'static, Result<K, watcher::Error>>;
+
 impl Watches {
-    /// Makes the watches of `scope`, with those of Kubernetes nodes and of PodMonitors if `nodes` and `pod_monitors`
-    /// are set.
+    /// Makes the watches with the events of `source`, with those of Kubernetes nodes and of PodMonitors if `nodes` and
+    /// `pod_monitors` are set.
     #[must_use]
-    pub fn new(client: &Client, scope: &Scope, nodes: bool, pod_monitors: bool) -> (Self, Observed) {
-        let ours = watcher::Config::default().labels(&format!("{}={LOCKSTEP}", label::MANAGED_BY));
+    pub fn new(source: &Arc<dyn Source>, nodes: bool, pod_monitors: bool) -> (Self, Observed) {
         let lists = Lists::default();
         let (clusters_store, writer) = reflector::store();
-        let api = scope.api::<InferenceCluster>(client);
-        let clusters = watch(&lists, api, watcher::Config::default(), writer, trim::trim_cluster);
-        let clusters = filter_changes(clusters, hash_cluster).boxed();
+        let clusters = watch(&lists, source, |source| source.clusters(), writer, trim::trim_cluster);
         let (pods_store, writer) = reflector::store();
-        let pods = watch(&lists, scope.api::<Pod>(client), ours.clone(), writer, trim::trim_pod);
-        let pods = pods.touched_objects().boxed();
+        let pods = watch(&lists, source, |source| source.pods(), writer, trim::trim_pod);
         let (sets_store, writer) = reflector::store();
-        let sets = watch(&lists, scope.api::<StatefulSet>(client), ours.clone(), writer, trim::trim_stateful_set);
-        let sets = filter_changes(sets, hash_object).boxed();
-        let (node_stream, nodes_store) = if nodes { watch_nodes(client, &lists) } else { (None, None) };
+        let sets = watch(&lists, source, |source| source.sets(), writer, trim::trim_stateful_set);
+        let (nodes_store, writer) = reflector::store();
+        let node_watch = nodes.then(|| watch(&lists, source, |source| source.nodes(), writer, trim::trim_node));
         let mut owned = Vec::new();
         let mut owned_stores = Vec::new();
         for kind in owned_kinds(pod_monitors) {
             let writer = Writer::<DynamicObject>::new(kind.clone());
             owned_stores.push((kind.clone(), writer.as_reader()));
-            let stream = watch(&lists, scope.dynamic(client, &kind), ours.clone(), writer, trim::trim_to_trace);
-            owned.push((kind, filter_changes(stream, hash_object).boxed()));
+            let of_kind = kind.clone();
+            let events = watch(&lists, source, move |source| source.owned(&of_kind), writer, trim::trim_to_trace);
+            owned.push((kind, filter_changes(events, hash_object).boxed()));
         }
         let observed = Observed {
             clusters: clusters_store,
             pods: pods_store,
             sets: sets_store,
-            nodes: nodes_store,
+            nodes: nodes.then_some(nodes_store),
             owned: owned_stores,
             lists,
         };
-        (Self { clusters, pods, sets, nodes: node_stream, owned }, observed)
+        let watches = Self {
+            clusters: filter_changes(clusters, hash_cluster).boxed(),
+            pods: pods.touched_objects().boxed(),
+            sets: filter_changes(sets, hash_object).boxed(),
+            nodes: node_watch.map(|nodes| filter_changes(nodes, |node| u64::from(trim::is_ready(node))).boxed()),
+            owned,
+        };
+        (watches, observed)
     }
 }
 
-type NodeStream = BoxStream<'static, Result<Node, watcher::Error>>;
+/// Pauses of a watch. They have no random part: one process has a dozen watches, and each has pauses of its own.
+struct Pauses(Backoff);
 
-fn watch_nodes(client: &Client, lists: &Lists) -> (Option<NodeStream>, Option<Store<Node>>) {
-    let (store, writer) = reflector::store();
-    let stream = watch(lists, Api::<Node>::all(client.clone()), watcher::Config::default(), writer, trim::trim_node);
-    (Some(filter_changes(stream, |node| u64::from(trim::is_ready(node))).boxed()), Some(store))
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.0.next_pause())
+    }
 }
 
-/// Watches the objects of `api`: trims each object, keeps it in the store of `writer`, and tells `lists` if the store
-/// may lack objects.
+impl kube::runtime::utils::Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+/// Watches objects by `begin`: trims each object, keeps it in the store of `writer`, and tells `lists` if the store may
+/// lack objects.
 fn watch<K>(
     lists: &Lists,
-    api: Api<K>,
-    config: watcher::Config,
+    source: &Arc<dyn Source>,
+    begin: impl Fn(&dyn Source) -> Events<K> + Send + 'static,
     writer: Writer<K>,
     trim: impl FnMut(&mut K) + Send + 'static,
-) -> BoxStream<'static, Result<watcher::Event<K>, watcher::Error>>
+) -> Events<K>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource + Clone + Debug + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Send + Sync,
 {
-    let events = list_after_loss(move || watcher(api.clone(), config.clone()).boxed());
-    lists.follow(events.default_backoff().modify(trim).reflect(writer)).boxed()
+    let source = source.clone();
+    let events = list_after_loss(move || begin(source.as_ref()));
+    lists.follow(events.backoff(Pauses(PAUSES)).modify(trim).reflect(writer)).boxed()
 }
 
 /// Returns a hash of every part of a cluster whose change calls for a reconciliation: all but its status.

@@ -4,6 +4,7 @@
 //! it again.
 
 mod arguments;
+mod controller;
 mod election;
 mod run;
 mod server;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 pub use arguments::{OperatorCli, OperatorCommand, RunOptions};
+pub use controller::Controller;
 
 /// Runs the command line of this process.
 #[must_use]

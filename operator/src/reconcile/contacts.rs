@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use super::elapsed;
+use super::Context;
 use super::observation::GroupSeen;
-use crate::heads::{ask_nodes, does_machine_answer, does_pod_answer};
+use crate::clock::elapsed;
+use crate::heads::{Network, ask_nodes, does_machine_answer, does_pod_answer};
 use crate::observe::Observed;
 use crate::pods;
 use crate::rollout::{SILENCE, is_head_silent};
@@ -33,10 +34,11 @@ pub struct Contacts {
 }
 
 /// Asks the nodes and the machines of `group`, if there is need. `ranks_per_pod` is the number of ranks of each pod.
-pub(super) async fn ask_around(observed: &Observed, group: &GroupSeen, ranks_per_pod: u32) -> Contacts {
+pub(super) async fn ask_around(context: &Context, group: &GroupSeen, ranks_per_pod: u32) -> Contacts {
+    let (observed, network) = (&context.observed, context.heads.network());
     let mut contacts = Contacts::default();
     if may_be_silent(group) {
-        let words = ask_nodes(group.pods.values().filter_map(|pod| address(pod))).await;
+        let words = ask_nodes(network, group.pods.values().filter_map(|pod| address(pod))).await;
         contacts.head_silent = is_head_silent(group.live_report().is_some(), &words);
         let shortest = words.iter().map(|word| word.silent_for).min().unwrap_or_default();
         contacts.look_again = (SUSPICIOUS..SILENCE).contains(&shortest).then(|| SILENCE - shortest);
@@ -48,19 +50,19 @@ pub(super) async fn ask_around(observed: &Observed, group: &GroupSeen, ranks_per
     let given_up: Vec<_> = group.pods.iter().filter(|(ordinal, pod)| given_up(**ordinal, pod)).collect();
     let suspects = given_up.into_iter().map(|(&ordinal, pod)| async move {
         let machine = machine(observed, pod)?;
-        is_pod_silent(pod).await.then_some((ordinal, machine))
+        is_pod_silent(network, pod).await.then_some((ordinal, machine))
     });
     let suspects: Vec<_> = futures::future::join_all(suspects).await.into_iter().flatten().collect();
     if !suspects.is_empty() {
-        contacts.silent_machines = find_silent(&suspects, &ask_machines(observed, group).await);
+        contacts.silent_machines = find_silent(&suspects, &ask_machines(network, observed, group).await);
     }
     contacts
 }
 
 /// Returns true if nothing answers at the address of `pod`, or if it has got no address for longer than usual.
-async fn is_pod_silent(pod: &Pod) -> bool {
+async fn is_pod_silent(network: &dyn Network, pod: &Pod) -> bool {
     match address(pod) {
-        Some(address) => !does_pod_answer(address).await,
+        Some(address) => !does_pod_answer(network, address).await,
         None => pods::assigned_since(pod).is_some_and(|since| elapsed(since) >= NO_ADDRESS),
     }
 }
@@ -74,9 +76,10 @@ fn may_be_silent(group: &GroupSeen) -> bool {
 }
 
 /// Asks the machine of each pod. Returns the answers by address.
-async fn ask_machines(observed: &Observed, group: &GroupSeen) -> BTreeMap<IpAddr, bool> {
+async fn ask_machines(network: &dyn Network, observed: &Observed, group: &GroupSeen) -> BTreeMap<IpAddr, bool> {
     let machines: BTreeSet<IpAddr> = group.pods.values().filter_map(|pod| machine(observed, pod)).collect();
-    let asked = machines.into_iter().map(|machine| async move { (machine, does_machine_answer(machine).await) });
+    let asked =
+        machines.into_iter().map(|machine| async move { (machine, does_machine_answer(network, machine).await) });
     futures::future::join_all(asked).await.into_iter().collect()
 }
 

@@ -42,7 +42,7 @@ pub async fn dereference(context: &Context, cluster: &InferenceCluster) -> Obser
         let key = GroupKey::new(&namespace, &name, index);
         group.report = group.head().and_then(|head| context.heads.report(&key, &head.uid()?));
         group.unreachable = context.heads.failure(&key);
-        group.contacts = contacts::ask_around(&context.observed, &group, cluster.spec.devices_per_node).await;
+        group.contacts = contacts::ask_around(context, &group, cluster.spec.devices_per_node).await;
         group.events = events::read_events(context, &namespace, &group).await;
         group.unready_nodes = unready_nodes(context, &group);
         seen.groups.insert(index, group);

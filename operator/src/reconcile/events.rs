@@ -3,15 +3,17 @@
 //! a while.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use kube::api::{ListParams, ObjectMeta};
 use kube::{Api, ResourceExt as _};
+use tokio::time::Instant;
 
+use super::Context;
 use super::observation::GroupSeen;
-use super::{Context, elapsed};
+use crate::clock::elapsed;
 use crate::diagnosis::{last_seen, needs_events};
 
 /// Reason of the event that the StatefulSet controller writes if it cannot make a pod.

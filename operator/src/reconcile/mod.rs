@@ -30,7 +30,6 @@ pub mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use kube::runtime::controller::Action;
 use kube::{Client, Resource as _, ResourceExt as _};
@@ -121,15 +120,6 @@ fn api_message(error: &kube::Error) -> String {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
     }
-}
-
-fn now() -> Timestamp {
-    Timestamp::now()
-}
-
-/// Returns the time since `since`, or zero if `since` is in the future.
-fn elapsed(since: Timestamp) -> Duration {
-    now().duration_since(since).try_into().unwrap_or_default()
 }
 
 /// Brings the objects of `cluster` one step closer to its spec, and updates its status.

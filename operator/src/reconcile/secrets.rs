@@ -3,17 +3,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, PostParams};
 use kube::{Api, ResourceExt as _};
+use tokio::time::Instant;
 
 use super::apply::is_foreign;
 use super::validate::Validated;
-use super::{Context, ReconcileError, now};
+use super::{Context, ReconcileError};
 use crate::certificates::{self, CertificateRole, data};
+use crate::clock::now;
 use crate::heads::{Credentials, DialError};
 use crate::objects::hash::hash_content;
 use crate::objects::{FIELD_MANAGER, annotation};

@@ -2,11 +2,12 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use crate::clock::now;
 use crate::diagnosis::{self, Diagnosis, Reason, describe_progress, describe_refusal};
 use crate::plan::format_count;
+use crate::reconcile::ReconcileError;
 use crate::reconcile::groups::Steps;
 use crate::reconcile::validate::Validated;
-use crate::reconcile::{ReconcileError, now};
 use crate::resource::InferenceCluster;
 use crate::resource::status::condition::{DEGRADED, PROGRESSING, READY};
 use crate::resource::status::{GroupPhase, GroupStatus};

@@ -3,11 +3,11 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{find_fault, ranks};
+use crate::clock::now;
 use crate::plan::{Names, world_size};
 use crate::pods;
 use crate::reconcile::build::revision_of;
 use crate::reconcile::groups::{last_status, serves};
-use crate::reconcile::now;
 use crate::reconcile::observation::GroupSeen;
 use crate::reconcile::validate::Validated;
 use crate::resource::InferenceCluster;

@@ -11,7 +11,7 @@ mod ranks;
 mod tests;
 mod write_budget;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use events::Recorders;
 use k8s_openapi::api::core::v1::{Event, Pod};
@@ -19,6 +19,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use lockstep_proto::names::port;
 use serde_json::json;
+use tokio::time::Instant;
 pub use write_budget::WriteBudget;
 
 use super::build::revision;

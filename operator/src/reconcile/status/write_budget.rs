@@ -3,7 +3,9 @@
 //! the limit, the steps of a thousand clusters at once would cost the API server more than their pods.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::conditions::{BRINGING_UP, has_status};
 use super::events::Change;
@@ -52,7 +54,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
     use super::*;
-    use crate::reconcile::now;
+    use crate::clock::now;
     use crate::reconcile::status::events::find_changes;
 
     fn status(conditions: &[(&str, &str, &str)]) -> InferenceClusterStatus {
