@@ -21,7 +21,7 @@ const RESYNC: Duration = Duration::from_secs(10 * 3600);
 /// Record of an applied object.
 struct Applied {
     at: Instant,
-    /// Hash of the content that the watch showed before.
+    /// Resource version that the watch showed before.
     before: Option<String>,
     /// Hash of the content that the API server returned.
     after: String,
@@ -46,15 +46,18 @@ impl Ledger {
     ///
     /// After a start of the operator there is no record. Then the annotation with the hash of the applied object
     /// counts, until `spread` (up to an hour) has passed since the start. So the operator applies each object once
-    /// within an hour, and not all at once. This repairs changes that somebody made while no operator ran.
-    fn is_settled(&self, key: &Key, seen: Option<&str>, spread: Duration) -> bool {
+    /// within an hour, and not all at once. This repairs changes that somebody made while no operator ran. Without
+    /// `spread`, the operator applies the object now.
+    fn is_settled(&self, key: &Key, seen: &ObjectMeta, spread: Duration) -> bool {
         let entries = self.entries();
         let Some(entry) = entries.get(key) else { return self.started.elapsed() < spread };
         if entry.at.elapsed() > RESYNC + spread {
             return false;
         }
-        // The hash from before means that the watch has not shown the applied content yet.
-        seen == Some(&entry.after) || (seen.is_some() && seen == entry.before.as_deref())
+        // With the version from before, the watch has not shown the applied content yet. The content from before is no
+        // such sign: somebody may have brought it back.
+        let is_old = seen.resource_version.is_some() && seen.resource_version == entry.before;
+        is_old || find_annotation(seen, annotation::SEEN) == Some(&entry.after)
     }
 
     fn insert(&self, key: Key, entry: Applied) {
@@ -73,11 +76,20 @@ impl Ledger {
     }
 }
 
+/// How soon an object is applied of which this process has no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Within an hour.
+    Spread,
+    /// Now: something does not serve, and the reason may be a change that somebody made while no operator ran.
+    Now,
+}
+
 /// Applies `object` if it differs from the observed object. `owner` is the uid of the cluster.
 ///
 /// # Errors
 /// Fails if an object with this name has another owner, or if the API server refuses a request.
-pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result<(), ReconcileError> {
+pub async fn apply(context: &Context, owner: &str, mut object: Object, urgency: Urgency) -> Result<(), ReconcileError> {
     let namespace = object.object.namespace().unwrap_or_default();
     let (kind, name) = (object.resource.kind.clone(), object.object.name_any());
     let hash = short_hash(&serde_json::to_value(&object.object).unwrap_or_default());
@@ -87,13 +99,15 @@ pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result
         if is_foreign(observed, owner) {
             return Err(ReconcileError::NameTaken(format!("{kind} {name}")));
         }
-        let annotations = observed.annotations.as_ref();
-        let annotation = |key: &str| annotations.and_then(|all| all.get(key)).map(String::as_str);
-        let spread = Duration::from_secs(u64::from(u16::from_str_radix(&hash[..4], 16).unwrap_or_default()) / 19);
+        let spread = match urgency {
+            Urgency::Spread => u64::from(u16::from_str_radix(&hash[..4], 16).unwrap_or_default()) / 19,
+            Urgency::Now => 0,
+        };
+        let spread = Duration::from_secs(spread);
         let being_deleted = observed.deletion_timestamp.is_some();
         if being_deleted
-            || (annotation(annotation::APPLIED) == Some(&hash)
-                && context.ledger.is_settled(&key, annotation(annotation::SEEN), spread))
+            || (find_annotation(observed, annotation::APPLIED) == Some(&hash)
+                && context.ledger.is_settled(&key, observed, spread))
         {
             return Ok(());
         }
@@ -105,10 +119,14 @@ pub async fn apply(context: &Context, owner: &str, mut object: Object) -> Result
         }
         None => apply_first(context, owner, &object).await?,
     };
-    let before = observed.and_then(|observed| observed.annotations?.get(annotation::SEEN).cloned());
+    let before = observed.and_then(|observed| observed.resource_version);
     let after = hash_content(&applied);
     context.ledger.insert(key, Applied { at: Instant::now(), before, after });
     Ok(())
+}
+
+fn find_annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 /// Returns true if an object with a name that a cluster needs does not belong to the cluster. An object without an

@@ -8,7 +8,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 
-use super::apply::{DeleteOptions, apply, delete, delete_observed};
+use super::apply::{DeleteOptions, Urgency, apply, delete, delete_observed};
 use super::build::{GroupObjects, ends_as_built, group_objects, revision, revision_of};
 use super::observation::{GroupSeen, Observation};
 use super::validate::Validated;
@@ -149,8 +149,9 @@ async fn apply_group(
     group: &GroupSeen,
     objects: GroupObjects,
 ) -> Result<(), ReconcileError> {
+    let urgency = if serves(cluster, group) { Urgency::Spread } else { Urgency::Now };
     for object in objects.avoid_kube_nodes(&group.silent_kube_nodes()).objects() {
-        apply(context, &cluster.identity.owner.uid, object).await?;
+        apply(context, &cluster.identity.owner.uid, object, urgency).await?;
     }
     Ok(())
 }

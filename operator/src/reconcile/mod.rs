@@ -35,6 +35,7 @@ use kube::runtime::controller::Action;
 use kube::{Client, Resource as _, ResourceExt as _};
 
 pub use apply::Ledger;
+use apply::Urgency;
 pub use events::EventCache;
 pub use observation::{GroupSeen, Observation};
 pub use secrets::Certificates;
@@ -174,10 +175,10 @@ async fn apply_all(
     let certificates_due = secrets::ensure_secrets(context, cluster).await?;
     let shared = build::cluster_objects(cluster, marks::are_all_marked(seen));
     for object in shared.objects() {
-        apply::apply(context, &cluster.identity.owner.uid, object).await?;
+        apply::apply(context, &cluster.identity.owner.uid, object, Urgency::Spread).await?;
     }
     if context.observed.has_kind("PodMonitor") {
-        apply::apply(context, &cluster.identity.owner.uid, shared.pod_monitor_object()).await?;
+        apply::apply(context, &cluster.identity.owner.uid, shared.pod_monitor_object(), Urgency::Spread).await?;
     }
     for (&index, step) in steps {
         groups::carry_out(context, cluster, seen.groups.get(&index), index, *step).await?;
