@@ -9,7 +9,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 
 use super::apply::{DeleteOptions, Urgency, apply, delete, delete_observed};
-use super::build::{GroupObjects, ends_as_built, group_objects, revision, revision_of};
+use super::build::{GroupObjects, ends_as_built, group_objects, revision, revision_of, workers_of};
 use super::observation::{GroupSeen, Observation};
 use super::validate::Validated;
 use super::{Context, ReconcileError};
@@ -43,7 +43,7 @@ pub fn decide_steps(cluster: &Validated, object: &InferenceCluster, seen: &Obser
     };
     let groups = seen.groups.iter().map(|(&index, group)| {
         let before = last_status(object, index);
-        (index, observe_rollout(cluster, group, before))
+        (index, observe_rollout(cluster, &wanted.revision, group, before))
     });
     rollout::decide(&wanted, &groups.collect())
 }
@@ -71,16 +71,24 @@ pub(super) fn serves(cluster: &Validated, group: &GroupSeen) -> bool {
     }
 }
 
-/// Returns the observed state of a group in the form that `rollout` takes.
-fn observe_rollout(cluster: &Validated, group: &GroupSeen, before: Option<&GroupStatus>) -> GroupRollout {
-    let head_revision = group.head_set.as_deref().and_then(revision_of);
-    let worker_revision = group.worker_set.as_deref().and_then(revision_of);
-    // In the middle of a change the StatefulSets differ. The group then has neither revision, and the change goes on.
-    let revision = match (head_revision, worker_revision) {
-        (Some(head), Some(workers)) if head != workers => String::new(),
-        (Some(revision), _) | (None, Some(revision)) => revision.to_owned(),
-        (None, None) => String::new(),
+/// Returns the revision of a group's StatefulSets, or an empty one if the group has none: in the middle of a change the
+/// StatefulSets differ, and one that somebody deleted can be made again only if it had the `wanted` revision.
+fn observe_revision(group: &GroupSeen, wanted: &str) -> String {
+    let lacks_workers = || group.head_set.as_deref().is_some_and(|head| workers_of(head).is_some());
+    let head = group.head_set.as_deref().and_then(revision_of);
+    let workers = group.worker_set.as_deref().and_then(revision_of);
+    let revision = match (head, workers) {
+        (Some(head), Some(workers)) => (head == workers).then_some(head),
+        (Some(head), None) => (head == wanted || !lacks_workers()).then_some(head),
+        (None, Some(workers)) => (workers == wanted).then_some(workers),
+        (None, None) => None,
     };
+    revision.unwrap_or_default().to_owned()
+}
+
+/// Returns the observed state of a group in the form that `rollout` takes. `wanted` is the revision that the spec asks for.
+fn observe_rollout(cluster: &Validated, wanted: &str, group: &GroupSeen, before: Option<&GroupStatus>) -> GroupRollout {
+    let revision = observe_revision(group, wanted);
     let outdated =
         |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && pod.labels().get(label::REVISION) != Some(&revision);
     let expected = 1 + group.workers().max(if group.worker_set.is_some() { 0 } else { cluster.spec.workers });
@@ -259,6 +267,33 @@ mod tests {
             report: Some(Report { status, live: true, loading_since: None }),
             ..GroupSeen::default()
         }
+    }
+
+    /// Returns a group with both StatefulSets, of the first revision.
+    fn whole_group() -> GroupSeen {
+        let object = testing::cluster("{ model: { source: 'builtin://tiny' }, workers: 1 }");
+        let valid = validate(&object, &Defaults { agent_image: "agent:1".into(), operator_pods: None }).unwrap();
+        let objects = group_objects(&valid, 0);
+        GroupSeen {
+            head_set: Some(Arc::new(objects.head)),
+            worker_set: objects.workers.map(Arc::new),
+            ..GroupSeen::default()
+        }
+    }
+
+    #[test]
+    fn a_group_that_lacks_a_set_of_an_old_revision_has_no_revision() {
+        let whole = whole_group();
+        let own = revision_of(whole.head_set.as_ref().unwrap()).unwrap().to_owned();
+        assert_eq!(observe_revision(&whole, "new"), own);
+        let no_workers = GroupSeen { worker_set: None, ..whole_group() };
+        assert_eq!(observe_revision(&no_workers, "new"), "");
+        assert_eq!(observe_revision(&no_workers, &own), own, "the spec tells what to make");
+        let no_head = GroupSeen { head_set: None, ..whole_group() };
+        assert_eq!(observe_revision(&no_head, "new"), "");
+        assert_eq!(observe_revision(&no_head, &own), own);
+        let alone = group(true, ClusterStatus::default());
+        assert_ne!(observe_revision(&alone, "new"), "", "its pods know of no workers");
     }
 
     #[test]

@@ -38,7 +38,8 @@ pub struct Wanted {
 /// Observed state of one group that exists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GroupRollout {
-    /// Revision of the group's StatefulSets. Empty if they differ.
+    /// Revision of the group's StatefulSets. Empty if they differ, or if one that is gone cannot be made again: then the
+    /// group cannot stay as it is.
     pub revision: String,
     /// True if some pods have another revision than the StatefulSets.
     pub outdated_pods: bool,
@@ -58,6 +59,13 @@ pub struct GroupRollout {
     pub budget_spent: bool,
     /// Generation of the spec at which the operator stopped the group because of a spent budget.
     pub stopped_at: Option<i64>,
+}
+
+impl GroupRollout {
+    /// Returns true if the group has no revision, so that not even the partition keeps it as it is.
+    fn is_torn(&self) -> bool {
+        self.revision.is_empty()
+    }
 }
 
 /// Next step of a group.
@@ -120,7 +128,8 @@ fn step_without_change(group: &GroupRollout, wanted: &Wanted, index: u32) -> Ste
 /// Serving groups follow from the highest index down.
 fn roll_out(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>, steps: &mut BTreeMap<u32, Step>) {
     let outdated = |index: &u32| groups.get(index).is_some_and(|group| group.revision != wanted.revision);
-    let mut candidates: Vec<u32> = (wanted.partition..wanted.replicas).filter(outdated).collect();
+    let may_stay = |index: &u32| *index < wanted.partition && !groups.get(index).is_some_and(GroupRollout::is_torn);
+    let mut candidates: Vec<u32> = (0..wanted.replicas).filter(outdated).filter(|index| !may_stay(index)).collect();
     // Groups that drain already come first, so that each drain that was begun is completed.
     candidates.sort_by_key(|index| (groups[index].requests_to_drain.is_none(), std::cmp::Reverse(*index)));
     let mut unavailable = (0..wanted.replicas).filter(|index| !groups.get(index).is_some_and(serves)).count();

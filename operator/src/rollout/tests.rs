@@ -92,6 +92,8 @@ fn a_drain_has_a_deadline() {
 fn a_partition_keeps_the_lower_groups() {
     let partition = Wanted { partition: 2, ..wanted(3) };
     check(&partition, [serving("old"), serving("old"), serving("new")], &[Step::Keep; 3]);
+    // Half of a group has changed, or was deleted.
+    check(&partition, [serving("old"), forming(""), serving("new")], &[Step::Keep, Step::Replace, Step::Keep]);
 }
 
 #[test]

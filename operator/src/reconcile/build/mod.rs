@@ -34,7 +34,7 @@ use crate::objects::kinds;
 use crate::plan::Names;
 
 pub use revision::revision;
-pub use stateful_sets::{ends_as_built, is_marked, keep_pods, revision_of};
+pub use stateful_sets::{ends_as_built, is_marked, keep_pods, revision_of, workers_of};
 
 /// Objects that all groups of a cluster share, except the Secrets.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,7 +109,8 @@ impl ClusterObjects {
 }
 
 impl GroupObjects {
-    /// Returns these objects with the pod templates of the live StatefulSets, as the function [`keep_pods`] keeps them.
+    /// Returns these objects with the pod templates of the live StatefulSets, as the function [`keep_pods`] keeps them, and
+    /// with the number of pods that the head's template knows.
     /// The operator applies these objects to a group that is up to date, and to a group whose turn to change has not
     /// come. If the new spec has no workers, the live StatefulSet of workers is not among the objects. The operator
     /// deletes that StatefulSet when it changes the group.
@@ -117,10 +118,11 @@ impl GroupObjects {
     pub fn keep_pods(mut self, head: Option<&StatefulSet>, workers: Option<&StatefulSet>) -> Self {
         let desired_revision = revision_of(&self.head).map(str::to_owned);
         if let Some(live) = head {
-            self.head = keep_pods(self.head, live);
+            self.head = keep_pods(self.head, live, Some(1));
         }
         self.workers = match (self.workers, workers) {
-            (Some(desired), Some(live)) => Some(keep_pods(desired, live)),
+            // The live StatefulSet itself may have been scaled by somebody.
+            (Some(desired), Some(live)) => Some(keep_pods(desired, live, head.and_then(workers_of))),
             // The present revision of the group has no workers.
             (Some(_), None) if revision_of(&self.head) != desired_revision.as_deref() => None,
             (desired, _) => desired,

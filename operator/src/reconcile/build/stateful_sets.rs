@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
+use lockstep_proto::names::env;
+
 use super::{containers, pods, revision};
 use crate::objects::{PodRole, annotation, label, labels};
 use crate::plan::Names;
@@ -77,6 +79,16 @@ pub fn ends_as_built(live: &StatefulSet) -> bool {
     })
 }
 
+/// Returns the number of workers in the group of a head's StatefulSet, as the pods of `live` know it. `None` if the group
+/// has no workers, or if the operator's annotation does not tell.
+#[must_use]
+pub fn workers_of(live: &StatefulSet) -> Option<u32> {
+    let spec = template_of(live)?.spec?;
+    let variables = spec.containers.iter().flat_map(|container| container.env.iter().flatten());
+    let mut workers = variables.filter(|variable| variable.name == env::HEAD_NUM_WORKERS);
+    workers.find_map(|workers| workers.value.as_ref()?.parse().ok()).filter(|workers| *workers > 0)
+}
+
 /// Returns true if the pods of `live` have the label that tells if their head is heard. Those of older operators lack it.
 #[must_use]
 pub fn is_marked(live: &StatefulSet) -> bool {
@@ -91,11 +103,11 @@ pub fn revision_of(set: &StatefulSet) -> Option<&str> {
 }
 
 /// Returns `desired` with the pod template and the revision of `live`. If the revisions differ, the number of pods is
-/// the number of `live` too, because it belongs to the old revision.
+/// `pods`, that of the old revision.
 ///
 /// Returns `desired` unchanged if `live` lacks the operator's annotations or if they cannot be parsed.
 #[must_use]
-pub fn keep_pods(mut desired: StatefulSet, live: &StatefulSet) -> StatefulSet {
+pub fn keep_pods(mut desired: StatefulSet, live: &StatefulSet, pods: Option<u32>) -> StatefulSet {
     let json = live.metadata.annotations.as_ref().and_then(|all| all.get(annotation::TEMPLATE));
     let (Some(revision), Some(json)) = (revision_of(live), json) else { return desired };
     let Some(template) = template_of(live) else { return desired };
@@ -107,7 +119,8 @@ pub fn keep_pods(mut desired: StatefulSet, live: &StatefulSet) -> StatefulSet {
     let spec = desired.spec.get_or_insert_default();
     spec.template = template;
     if differs {
-        spec.replicas = live.spec.as_ref().and_then(|live| live.replicas).or(spec.replicas);
+        let own = live.spec.as_ref().and_then(|live| live.replicas);
+        spec.replicas = pods.and_then(|pods| i32::try_from(pods).ok()).or(own).or(spec.replicas);
     }
     desired
 }

@@ -49,6 +49,13 @@ fn a_number_of_pods_set_by_hand_is_corrected() {
     let mut scaled = live.clone();
     scaled.workers.as_mut().unwrap().spec.as_mut().unwrap().replicas = Some(7);
     assert_eq!(kept(live.clone(), &scaled), live);
+    // Also in a group whose turn to change has not come.
+    let mut ended = live.clone();
+    for set in [&mut ended.head, ended.workers.as_mut().unwrap()] {
+        set.spec.as_mut().unwrap().replicas = Some(0);
+    }
+    let wider = group_objects(&cluster("{ model: { source: 'builtin://tiny' }, workers: 5 }"), 0);
+    assert_eq!(kept(wider, &ended), live);
 }
 
 #[test]
