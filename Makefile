@@ -92,7 +92,7 @@ page: build ## Drive the chat page in headless Chromium, and keep screenshots of
 	@tests/page/run $(BIN) $(TEST_SMOLLM2) $(abspath $(CARGO_TARGET_DIR))/page
 
 .PHONY: simulate
-simulate: ## Play histories of a simulated group for HOURS=1, or the one of SEED=…, made small
+simulate: ## Play histories of simulated groups and operators for HOURS=1, or the one of SEED=…, made small
 	@tests/prepare build
 	$(LINTED) $(CARGO) build $(ALL) --bin simulate $(LOCKED)
 	@$(BIN)/simulate $(if $(SEED),--seed $(SEED) --shrink,--hours $(HOURS))

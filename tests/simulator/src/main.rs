@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use lockstep_simulator::{Counts, Planted, Script, run, shrink};
+use lockstep_simulator::{Counts, History};
 
 /// Time between two lines of progress.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Plays histories of a simulated group: the real head, schedule and node sessions over simulated wires, clocks, processes
-/// and ranks. A seed determines a history. Ends with status 1 at the first history in which a property does not hold, and
-/// prints its seed.
+/// Plays histories of a simulated group (the real head, schedule and node sessions over simulated wires, clocks, processes
+/// and ranks) and of the operator (the real one, in a simulated Kubernetes). A seed determines a history. Ends with status 1
+/// at the first history in which a property does not hold, and prints its seed.
 #[derive(Parser)]
 struct Arguments {
     /// Play this history alone, and print what happens in it
@@ -38,9 +38,9 @@ struct Arguments {
     /// Threads; without it, one for each core
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// Make this mistake on purpose
+    /// Play only histories of the operator
     #[arg(long)]
-    planted: Option<Planted>,
+    operator: bool,
     /// Go on after a finding
     #[arg(long)]
     keep_going: bool,
@@ -55,45 +55,57 @@ fn main() -> ExitCode {
 }
 
 fn play_one(seed: u64, arguments: &Arguments) -> ExitCode {
-    let mut script = Script::generate(seed);
-    let mut outcome = run(&script, arguments.planted, false);
+    let mut history = History::of(seed);
     if arguments.shrink
-        && let Some(finding) = outcome.findings.first()
+        && let Some(finding) = history.play(false).findings.first()
     {
-        script = shrink(&script, arguments.planted, finding.property);
+        history = history.shrink(&finding.property);
     }
-    print!("{script}");
+    print!("{history}");
     let level = std::env::var("LOG").unwrap_or_else(|_| "off".into());
     tracing_subscriber::fmt().with_max_level(level.parse::<tracing::Level>().ok()).without_time().init();
-    outcome = run(&script, arguments.planted, true);
-    println!("{:?}", outcome.counts);
-    outcome.findings.iter().for_each(|finding| println!("seed {seed}: {finding}"));
-    if outcome.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let played = history.play(true);
+    println!("{:?}", played.counts);
+    played.findings.iter().for_each(|finding| println!("seed {seed}: {finding}"));
+    if played.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Sums over many histories.
 #[derive(Default)]
 struct Totals {
     histories: AtomicU64,
-    simulated: AtomicU64,
+    of_operator: AtomicU64,
+    simulated_micros: AtomicU64,
     faults: AtomicU64,
     requests: AtomicU64,
     tokens: AtomicU64,
     recoveries: AtomicU64,
     findings: AtomicU64,
-    slowest: Mutex<(u64, u64)>,
+    /// Longest times from the last fault to a group that serves and to a cluster at rest, in microseconds, with the seeds.
+    slowest: Mutex<[(u64, u64); 2]>,
 }
 
 impl Totals {
     fn add(&self, seed: u64, counts: &Counts) {
-        self.histories.fetch_add(1, Ordering::Relaxed);
-        self.simulated.fetch_add(counts.simulated, Ordering::Relaxed);
-        self.faults.fetch_add(counts.faults, Ordering::Relaxed);
-        self.requests.fetch_add(counts.requests, Ordering::Relaxed);
-        self.tokens.fetch_add(counts.tokens, Ordering::Relaxed);
-        self.recoveries.fetch_add(counts.recoveries, Ordering::Relaxed);
+        let add = |number: &AtomicU64, more: u64| number.fetch_add(more, Ordering::Relaxed);
+        add(&self.histories, 1);
+        add(&self.simulated_micros, counts.simulated().as_micros() as u64);
+        let (kind, time) = match counts {
+            Counts::Group(counts) => {
+                add(&self.faults, counts.faults);
+                add(&self.requests, counts.requests);
+                add(&self.tokens, counts.tokens);
+                add(&self.recoveries, counts.recoveries);
+                (0, counts.slowest_return)
+            }
+            Counts::Operator(counts) => {
+                add(&self.of_operator, 1);
+                add(&self.faults, counts.faults);
+                (1, counts.return_time * 1000)
+            }
+        };
         if let Ok(mut slowest) = self.slowest.lock() {
-            *slowest = (*slowest).max((counts.slowest_return, seed));
+            slowest[kind] = slowest[kind].max((time, seed));
         }
     }
 
@@ -101,17 +113,25 @@ impl Totals {
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let minutes = since.elapsed().as_secs_f64() / 60.0;
         println!(
-            "{} histories ({:.0} a minute), {:.1} simulated days, {} faults, {} requests, {} tokens, {} lost epochs, {} \
-             findings",
+            "{} histories ({:.0} a minute), {} of the operator; {:.1} simulated days, {} faults, {} requests, {} tokens, {} \
+             lost epochs, {} findings",
             get(&self.histories),
             get(&self.histories) as f64 / minutes,
-            get(&self.simulated) as f64 / 1e6 / 86_400.0,
+            get(&self.of_operator),
+            get(&self.simulated_micros) as f64 / 1e6 / 86_400.0,
             get(&self.faults),
             get(&self.requests),
             get(&self.tokens),
             get(&self.recoveries),
             get(&self.findings),
         );
+    }
+
+    fn print_slowest(&self) {
+        let Ok(slowest) = self.slowest.lock() else { return };
+        for ((time, seed), what) in slowest.iter().zip(["group served again", "cluster was as its spec asks"]) {
+            println!("the slowest {what} {:.1} s after its last fault (seed {seed})", *time as f64 / 1e6);
+        }
     }
 }
 
@@ -131,9 +151,13 @@ fn play_many(arguments: &Arguments) -> ExitCode {
             if end.is_some_and(|end| seed >= end) {
                 return;
             }
-            let outcome = run(&Script::generate(seed), arguments.planted, false);
-            totals.add(seed, &outcome.counts);
-            if let Some(finding) = outcome.findings.first() {
+            let history = History::of(seed);
+            if arguments.operator && matches!(history, History::Group(_)) {
+                continue;
+            }
+            let played = history.play(false);
+            totals.add(seed, &played.counts);
+            if let Some(finding) = played.findings.first() {
                 totals.findings.fetch_add(1, Ordering::Relaxed);
                 println!("seed {seed}: {finding}\n  again, and small: make simulate SEED={seed}");
                 over.fetch_or(!arguments.keep_going, Ordering::Relaxed);
@@ -152,7 +176,6 @@ fn play_many(arguments: &Arguments) -> ExitCode {
         }
     });
     totals.print(since);
-    let (slowest, seed) = totals.slowest.lock().map_or((0, 0), |slowest| *slowest);
-    println!("the slowest group served again {:.1} s after its last fault (seed {seed})", slowest as f64 / 1e6);
+    totals.print_slowest();
     if totals.findings.load(Ordering::Relaxed) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

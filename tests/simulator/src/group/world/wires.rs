@@ -7,7 +7,7 @@ use lockstep_group::head::StreamEnd;
 use lockstep_proto::node::{self as pb, from_head, from_node};
 
 use super::{Event, World};
-use crate::script::{MS, Micros, S, Way};
+use crate::group::script::{MS, Micros, S, Way};
 
 /// Longest time after which a sender tries again, on a wire that is whole again.
 const LONGEST_RETRY: Micros = 60 * S;

@@ -13,8 +13,8 @@ use lockstep_schedule::{Scheduler, SchedulerConfig};
 
 use super::wires::{Down, Up};
 use super::{Event, Property, World};
-use crate::planted::Planted;
-use crate::script::{BLOCK_SIZE, CONTEXT, MS, Micros, S, Shape};
+use crate::group::planted::Planted;
+use crate::group::script::{BLOCK_SIZE, CONTEXT, MS, Micros, S, Shape};
 
 /// Time between two ticks of the driver.
 const TICK: Micros = 50 * MS;

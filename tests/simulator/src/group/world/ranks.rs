@@ -8,7 +8,7 @@ use lockstep_proto::node as pb;
 use lockstep_schedule::plan::StepPlan;
 
 use super::{Event, World};
-use crate::script::{Ailment, Micros};
+use crate::group::script::{Ailment, Micros};
 
 /// Layers and collectives that a rank enters and leaves in a step.
 pub(super) const PROGRESS_OF_STEP: u64 = 8;

@@ -11,8 +11,8 @@ use lockstep_proto::node::{self as pb, from_head, from_node};
 use super::ranks::{Command, Rank};
 use super::wires::{Connection, Down, Up};
 use super::{Event, Property, World};
-use crate::planted::Planted;
-use crate::script::{Ailment, MS, Micros, S, Shape};
+use crate::group::planted::Planted;
+use crate::group::script::{Ailment, MS, Micros, S, Shape};
 
 /// Time between two ticks of a session.
 const TICK: Micros = lockstep_group::node::TICK.as_micros() as Micros;

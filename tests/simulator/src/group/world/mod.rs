@@ -11,12 +11,12 @@ mod wires;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::planted::Planted;
+use crate::finding::Finding;
+use crate::group::planted::Planted;
+use crate::group::script::{MS, Micros, S, Script};
 use crate::rng::Rng;
-use crate::script::{MS, Micros, S, Script};
 use clients::Client;
 use heads::Head;
 use nodes::Node;
@@ -77,20 +77,6 @@ pub enum Property {
     StatusIsTrue,
     /// Nothing panics.
     NoPanic,
-}
-
-/// What is wrong with a history.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    pub property: Property,
-    pub at: Micros,
-    pub text: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} at {:.3} s: {}", self.property, self.at as f64 / 1e6, self.text)
-    }
 }
 
 /// Numbers of a history, so that a test can see that something happened.
@@ -294,7 +280,7 @@ impl World {
     }
 
     fn find(&mut self, property: Property, text: impl Into<String>) {
-        let finding = Finding { property, at: self.now, text: text.into() };
+        let finding = Finding::new(property, Duration::from_micros(self.now), text);
         self.log(|| format!("FOUND {finding}"));
         self.findings.push(finding);
     }

@@ -9,8 +9,8 @@ use lockstep_schedule::plan::{StepOutput, StepPlan};
 
 use super::ranks::{PROGRESS_OF_STEP, Work};
 use super::{Event, Property, World};
-use crate::script::{BLOCK_SIZE, MS, Micros};
-use crate::strict_rank;
+use crate::group::script::{BLOCK_SIZE, MS, Micros};
+use crate::group::strict_rank;
 
 /// Epochs that are kept. Older ones are over.
 const KEPT_EPOCHS: usize = 8;

@@ -7,9 +7,9 @@ use lockstep_api::{Event as ClientEvent, FinishReason, ServeError, Submission};
 use lockstep_schedule::plan::{PromptToken, SamplingParams, SeqId};
 
 use super::{Event, Property, World};
-use crate::planted::Planted;
-use crate::script::{Ask, MS, Micros, Reader};
-use crate::strict_rank::{next_token, score_prompt};
+use crate::group::planted::Planted;
+use crate::group::script::{Ask, MS, Micros, Reader};
+use crate::group::strict_rank::{next_token, score_prompt};
 
 /// Events that may wait for a client that reads nothing.
 const BACKLOG: usize = 8;

@@ -5,7 +5,7 @@ use lockstep_group::node::Input as NodeInput;
 
 use super::wires::{Down, Up};
 use super::{Event, World};
-use crate::script::{Fault, MS, Micros, S};
+use crate::group::script::{Fault, MS, Micros, S};
 
 /// Time after a fault for which the group may still lose epochs to it.
 const AFTERMATH: Micros = 8 * S;
