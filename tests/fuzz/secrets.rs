@@ -17,7 +17,7 @@ use lockstep_operator::reconcile::validate::{Defaults, Validated, validate};
 use lockstep_proto::names::role;
 use lockstep_proto::v1::GetStatusRequest;
 use lockstep_proto::v1::cluster_client::ClusterClient;
-use lockstep_tests::certificates::Authority;
+use lockstep_tests::certificates::{Authority, write_secret};
 use lockstep_tests::manifests;
 use tempfile::{NamedTempFile, TempDir};
 use tokio::net::TcpListener;
@@ -41,7 +41,7 @@ pub fn tls_files(bytes: &[u8]) {
     let folder = authority().folder(role::HEAD);
     let served = Arc::new(Tls::open(folder.path(), role::HEAD).expect("good files"));
     for (name, part) in ["ca.crt", "tls.crt", "tls.key"].into_iter().zip(split_parts(bytes)) {
-        std::fs::write(folder.path().join(name), expand_part(part)).expect("write");
+        write_secret(&folder.path().join(name), &expand_part(part));
     }
     match Tls::open(folder.path(), role::HEAD).map(Arc::new) {
         // The handshake decides if the files suit each other.
@@ -103,7 +103,7 @@ pub fn secrets(bytes: &[u8]) {
 fn assert_usable(secret: &Secret, role: &'static str) {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, value) in secret.data.iter().flatten() {
-        std::fs::write(folder.path().join(name), &value.0).expect("write");
+        write_secret(&folder.path().join(name), &value.0);
     }
     Tls::open(folder.path(), role).expect("files that agents accept");
     GroupKey::read_file(&folder.path().join(data::GROUP_KEY)).expect("a key that agents accept");

@@ -1,9 +1,19 @@
-//! Certificates of a cluster's roles, as the operator would make them.
+//! Certificates of a cluster's roles, as the operator would make them, and files of secrets.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tempfile::TempDir;
+
+/// Writes a file that no other user can read at any time, as the agents demand of keys.
+pub fn write_secret(path: &Path, content: &[u8]) {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).expect("a file");
+    file.write_all(content).expect("written");
+}
 
 /// CA of a cluster.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -40,7 +50,7 @@ impl Authority {
         let (certificate, key) = self.issue(role);
         let bundle: String = trusted.iter().map(|authority| authority.pem()).collect();
         for (name, text) in [("ca.crt", bundle), ("tls.crt", certificate), ("tls.key", key)] {
-            std::fs::write(folder.join(name), text).expect("write");
+            write_secret(&folder.join(name), text.as_bytes());
         }
     }
 }

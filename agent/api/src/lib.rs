@@ -26,7 +26,7 @@ pub use block_feed::BlockFeed;
 pub use grammar::{Grammar, GrammarError, Grammars, Guide};
 pub use grpc::cluster::{ClusterService, MAX_STATUS_BYTES};
 pub use grpc::{ReflectionError, serve as serve_grpc};
-pub use guard::{AllowedOrigins, ApiKeys, ClientAccess, CurrentTls, KeysError};
+pub use guard::{AllowedOrigins, ApiKeys, ClientAccess, CurrentTls, KeysError, ReadSecret};
 pub use http::serve as serve_http;
 pub use metrics::{CONTENT_TYPE as METRICS_CONTENT_TYPE, Metrics, Outcome};
 pub use model::{EngineFacts, ModelText, Text};

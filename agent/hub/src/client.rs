@@ -15,7 +15,7 @@ use crate::Limits;
 use crate::access::{HubConfig, Token, TokenSource};
 use crate::error::{AttemptError, HubError};
 use crate::retry::Retries;
-use lockstep_engine::source::read_small_file;
+use lockstep_engine::source::{check_secret_file, read_small_file};
 
 /// Most redirects of one request. The hub itself uses two.
 const MAX_REDIRECTS: usize = 5;
@@ -241,6 +241,10 @@ fn read_token(source: &TokenSource) -> Result<Option<Token>, HubError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|error| wrong(&error.to_string()))?,
     };
+    // No error: `hf auth login` itself writes the file so that others can read it.
+    if let Err(problem) = check_secret_file(path) {
+        tracing::warn!(path = %path.display(), %problem, "the hub's token is no secret");
+    }
     let text = String::from_utf8(bytes).map_err(|_| {
         wrong("the file holds a character that no token has; write the token into it as the hub shows it")
     })?;

@@ -2,13 +2,14 @@
 //!
 //! `Challenge` in `proto/lockstep/node/v1/control.proto` gives the layout of a proof.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use lockstep_proto::names::group_key::{MAX_BYTES as MAX_KEY_BYTES, MIN_BYTES as MIN_KEY_BYTES};
 use sha2::Sha256;
 
-use lockstep_engine::source::read_small_file;
+use lockstep_engine::source::read_secret_file;
 
 /// Largest key file. White space may follow the key.
 const MAX_KEY_FILE: u64 = 2 * MAX_KEY_BYTES as u64;
@@ -35,6 +36,8 @@ pub enum Side {
 pub enum KeyError {
     #[error("read the group's key {path}: {cause}; a key has {MIN_KEY_BYTES} to {MAX_KEY_BYTES} random bytes")]
     Read { path: String, cause: std::io::Error },
+    #[error("read the group's key {path}: {cause}")]
+    Denied { path: String, cause: std::io::Error },
     #[error("the group's key {path} has {bytes} bytes: give it {MIN_KEY_BYTES} to {MAX_KEY_BYTES} random ones")]
     Size { path: String, bytes: usize },
 }
@@ -43,11 +46,16 @@ impl GroupKey {
     /// Reads a key from a file. White space at the end of the file is not part of the key.
     ///
     /// # Errors
-    /// Fails if the file cannot be read or the key is too short or too long.
+    /// Fails if the file cannot be read, other users have access to it, or the key is too short or too long.
     pub fn read_file(path: &Path) -> Result<Self, KeyError> {
         let shown = path.display().to_string();
-        let read = read_small_file(path, MAX_KEY_FILE);
-        let mut bytes = read.map_err(|cause| KeyError::Read { path: shown.clone(), cause })?;
+        let mut bytes = match read_secret_file(path, MAX_KEY_FILE) {
+            Ok(bytes) => bytes,
+            Err(cause) if cause.kind() == ErrorKind::PermissionDenied => {
+                return Err(KeyError::Denied { path: shown, cause });
+            }
+            Err(cause) => return Err(KeyError::Read { path: shown, cause }),
+        };
         bytes.truncate(bytes.trim_ascii_end().len());
         if !(MIN_KEY_BYTES..=MAX_KEY_BYTES).contains(&bytes.len()) {
             return Err(KeyError::Size { path: shown, bytes: bytes.len() });
@@ -94,6 +102,7 @@ pub(crate) fn nonce() -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{expose, write_secret};
 
     #[test]
     fn a_proof_is_valid_only_for_its_side_key_cluster_and_nonces() {
@@ -114,12 +123,15 @@ mod tests {
         let path = folder.path().join("key");
         let message = format!("{:#}", anyhow::Error::from(GroupKey::read_file(&path).unwrap_err()));
         assert!(message.contains("read the group's key") && message.matches("No such file").count() == 1, "{message}");
-        std::fs::write(&path, "short\n").expect("write");
+        write_secret(&path, "short\n");
         assert!(GroupKey::read_file(&path).unwrap_err().to_string().contains("has 5 bytes: give it 16 to 4096"));
-        std::fs::write(&path, "x".repeat(10_000)).expect("write");
+        write_secret(&path, &"x".repeat(10_000));
         let message = GroupKey::read_file(&path).unwrap_err().to_string();
         assert!(message.contains("larger than 8192 bytes; a key has 16 to 4096"), "{message}");
-        std::fs::write(&path, "0123456789abcdef\n").expect("write");
+        write_secret(&path, "0123456789abcdef\n");
         assert_eq!(GroupKey::read_file(&path).expect("a key").bytes(), b"0123456789abcdef");
+        expose(&path);
+        let message = GroupKey::read_file(&path).unwrap_err().to_string();
+        assert!(message.contains("its mode 0644 gives") && message.ends_with("/key`"), "{message}");
     }
 }

@@ -13,5 +13,7 @@ pub mod list;
 pub mod node;
 mod progress;
 pub mod signals;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod unusable;

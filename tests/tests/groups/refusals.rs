@@ -1,10 +1,12 @@
 //! The process that can know of a fault reports it at once, with the remedy.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, ExitStatus};
 
 use lockstep_proto::names::role;
-use lockstep_tests::certificates::Authority;
+use lockstep_tests::certificates::{Authority, write_secret};
 use lockstep_tests::client::greedy;
 use lockstep_tests::group::{Group, Spec, Way, agent};
 use lockstep_tests::manifests;
@@ -158,6 +160,39 @@ fn unusable_certificates_are_named() {
         ("LOCKSTEP_TLS_DIR", path),
     ];
     expect_refusal("no node's", &["plain"], &worker, "tls.crt is not for `node.lockstep`");
+}
+
+/// Head and node read their secrets before they bind a port.
+#[test]
+fn secrets_that_other_users_can_read_are_refused() {
+    let folder = Authority::new().folder(role::HEAD);
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (key, keys, certificate) = (at("tls.key"), at("keys"), at("tls.crt"));
+    write_secret(keys.as_ref(), b"one\n");
+    let worker = [
+        ("MISTRALRS_MN_WORKER_ID", "0"),
+        ("MISTRALRS_MN_WORKER_SERVER_ADDR", "127.0.0.1:1"),
+        ("LOCKSTEP_GROUP_KEY_FILE", key.as_str()),
+    ];
+    let head = ["plain", "-m", "builtin://tiny", "--host", "127.0.0.1"];
+    type Case<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)]);
+    let cases: [Case<'_>; 5] = [
+        (&key, &head, &[("LOCKSTEP_GROUP_KEY_FILE", &key)]),
+        (&key, &["plain"], &worker),
+        (&key, &head, &[("LOCKSTEP_TLS_DIR", folder.path().to_str().expect("UTF-8"))]),
+        (&key, &head, &[("LOCKSTEP_SSL_CERTFILE", &certificate), ("LOCKSTEP_SSL_KEYFILE", &key)]),
+        (&keys, &head, &[("LOCKSTEP_API_KEY_FILE", &keys)]),
+    ];
+    for (secret, arguments, variables) in cases {
+        std::fs::set_permissions(secret, Permissions::from_mode(0o640)).expect("a mode");
+        let expected = format!("read {secret}: its mode 0640 gives other users access to it; run `chmod 600 {secret}`");
+        let expected = match variables.last() {
+            Some(("LOCKSTEP_GROUP_KEY_FILE", _)) => expected.replacen("read", "read the group's key", 1),
+            Some(("LOCKSTEP_API_KEY_FILE", _)) => expected.replacen("read", "read the API keys of", 1),
+            _ => expected,
+        };
+        expect_refusal("an exposed secret", arguments, variables, &expected);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use axum::http::header;
 use axum::http::{HeaderMap, HeaderValue};
 
 pub(crate) use bodies::{BodyBudget, BodyMemory, weigh_body};
-pub use keys::{ApiKeys, KeysError};
+pub use keys::{ApiKeys, KeysError, ReadSecret};
 pub use origins::AllowedOrigins;
 pub(crate) use read::{BODY_TIMEOUT, BodyError, MAX_BODY_BYTES, RETRY_AFTER_S, read_body};
 

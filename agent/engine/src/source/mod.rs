@@ -9,6 +9,7 @@ mod folder;
 mod index;
 mod offers;
 mod regular;
+mod secret_file;
 mod small_file;
 mod split_name;
 mod tag;
@@ -19,6 +20,7 @@ pub use folder::FolderFiles;
 pub(crate) use index::{GGUF_FILE, Index, gguf_part};
 pub use offers::{GgufOffer, ModelChoice, Offers, format_bytes, is_gguf_name};
 pub use regular::open_regular;
+pub use secret_file::{check_secret_file, read_secret_file};
 pub use small_file::read_small_file;
 pub(crate) use split_name::SplitName;
 

@@ -1,5 +1,6 @@
-//! Files that are small by nature: keys, certificates, tokens, settings.
+//! Files that are small by nature: certificates, settings. `secret_file` is for those that hold a secret.
 
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -11,8 +12,16 @@ use super::open_regular;
 /// Errors of the operating system. `InvalidInput`, without a wait, for a pipe, a device or a folder. `FileTooLarge` if
 /// the file has more than `most` bytes; no more than one byte beyond them is read.
 pub fn read_small_file(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    read_at_most(open_regular(path)?, most)
+}
+
+/// Returns the bytes of an open file.
+///
+/// # Errors
+/// Those of the operating system, and `FileTooLarge` if the file has more than `most` bytes.
+pub(super) fn read_at_most(file: File, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_regular(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {most} bytes")));
     }

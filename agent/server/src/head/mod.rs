@@ -20,7 +20,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use lockstep_api::{ApiKeys, ClientAccess, CurrentTls, Text};
+use lockstep_api::{ApiKeys, ClientAccess, CurrentTls, ReadSecret, Text};
+use lockstep_engine::source::read_secret_file;
 use lockstep_proto::names::{env, role};
 use lockstep_schedule::Scheduler;
 
@@ -100,7 +101,8 @@ fn log_start(config: &HeadConfig, cluster_id: &str, ports: &Ports) {
 fn open_access(config: &ClientsConfig) -> anyhow::Result<ClientAccess> {
     let ClientsConfig { allowed_origins, api_keys, api_key_file, certificate } = config;
     let has_keys = !api_keys.0.is_empty() || api_key_file.is_some();
-    let open_keys = || ApiKeys::open(api_keys.0.clone(), api_key_file.as_deref()).map(Arc::new);
+    let key_file = || api_key_file.as_deref().map(|path| (path, read_secret_file as ReadSecret));
+    let open_keys = || ApiKeys::open(api_keys.0.clone(), key_file()).map(Arc::new);
     let tls = certificate.clone().map(PortTls::open).transpose().context("the certificate of the client ports")?;
     let current = |tls: PortTls| -> CurrentTls { Arc::new(move || tls.current()) };
     Ok(ClientAccess {

@@ -3,6 +3,7 @@
 //! Kubernetes changes a mounted Secret by replacing the link `..data`. The process reads all three files from the target of
 //! that link, so that they belong together.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 
-use lockstep_engine::source::read_small_file;
+use lockstep_engine::source::{read_secret_file, read_small_file};
 
 use super::kept::{Digest, Kept};
 
@@ -38,7 +39,7 @@ pub enum TlsError {
     #[error("read {path}: {cause}; {variable} needs {CA}, {CERTIFICATE} and {KEY}", variable = env::TLS_DIR)]
     Read { path: String, cause: std::io::Error },
     #[error("read {path}: {cause}")]
-    ReadPort { path: String, cause: std::io::Error },
+    ReadFile { path: String, cause: std::io::Error },
     #[error("{path} holds no {what} in PEM: write one into it")]
     Empty { path: String, what: &'static str },
     #[error("{path}: {problem}")]
@@ -106,8 +107,13 @@ impl Files {
     fn load(folder: &Path) -> Result<Self, TlsError> {
         let target = folder.join(DATA_LINK).canonicalize().unwrap_or_else(|_| folder.to_owned());
         let read = |name: &str| {
-            let bytes = read_small_file(&target.join(name), MAX_FILE);
-            bytes.map_err(|cause| TlsError::Read { path: folder.join(name).display().to_string(), cause })
+            let path = target.join(name);
+            let bytes = if name == KEY { read_secret_file(&path, MAX_FILE) } else { read_small_file(&path, MAX_FILE) };
+            let path = folder.join(name).display().to_string();
+            bytes.map_err(|cause| match cause.kind() {
+                ErrorKind::PermissionDenied => TlsError::ReadFile { path, cause },
+                _ => TlsError::Read { path, cause },
+            })
         };
         Ok(Self { ca: read(CA)?, certificate: read(CERTIFICATE)?, key: read(KEY)?, folder: folder.to_owned() })
     }

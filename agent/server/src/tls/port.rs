@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use lockstep_engine::source::read_small_file;
+use lockstep_engine::source::{read_secret_file, read_small_file};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -57,11 +57,15 @@ struct PortPem {
 
 impl PortPem {
     fn read(files: &CertificateFiles) -> Result<Self, TlsError> {
-        let read = |path: &Path| {
-            let bytes = read_small_file(path, MAX_FILE);
-            bytes.map_err(|cause| TlsError::ReadPort { path: path.display().to_string(), cause })
+        let unreadable = |path: &Path| {
+            let path = path.display().to_string();
+            |cause| TlsError::ReadFile { path, cause }
         };
-        Ok(Self { certificate: read(&files.certificate)?, key: read(&files.key)? })
+        let CertificateFiles { certificate, key } = files;
+        Ok(Self {
+            certificate: read_small_file(certificate, MAX_FILE).map_err(unreadable(certificate))?,
+            key: read_secret_file(key, MAX_FILE).map_err(unreadable(key))?,
+        })
     }
 
     fn digest(&self) -> Digest {
@@ -95,10 +99,11 @@ impl PortPem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{expose, write_secret};
 
     fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
         let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
+        write_secret(&path, text);
         path
     }
 
@@ -120,6 +125,10 @@ mod tests {
         assert!(Arc::ptr_eq(&before, &tls.current()), "nothing has changed");
         write(folder.path(), "port.crt", &second.0);
         assert!(Arc::ptr_eq(&before, &tls.current()), "the key does not fit yet");
+        let key = write(folder.path(), "port.key", &second.1);
+        expose(&key);
+        assert!(Arc::ptr_eq(&before, &tls.current()), "others can read the key");
+        std::fs::remove_file(&key).unwrap();
         write(folder.path(), "port.key", &second.1);
         assert!(!Arc::ptr_eq(&before, &tls.current()));
     }
@@ -150,6 +159,10 @@ mod tests {
                 _ => panic!("{error:?}, not {expected:?}"),
             }
         }
+        let (certificate, key) = (write(folder.path(), "a", certificate), write(folder.path(), "b", key));
+        expose(&key);
+        let exposed = PortTls::open(CertificateFiles { certificate, key }).err().unwrap().to_string();
+        assert!(exposed.contains("b: its mode 0644 gives other users access"), "{exposed}");
         let missing = CertificateFiles { certificate: folder.path().join("none"), key: folder.path().join("none") };
         assert!(PortTls::open(missing).err().unwrap().to_string().contains("none"));
     }

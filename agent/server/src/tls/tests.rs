@@ -18,6 +18,7 @@ use tokio_stream::StreamExt as _;
 use tonic::transport::server::Connected as _;
 
 use super::*;
+use crate::testing::{expose, write_secret};
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
@@ -42,7 +43,7 @@ fn issue(ca: &Ca, role: &str) -> (String, String) {
 fn write(folder: &Path, trusted: &[&Ca], (certificate, key): &(String, String)) {
     let bundle: String = trusted.iter().map(|ca| ca.pem()).collect();
     for (name, text) in [("ca.crt", &bundle), ("tls.crt", certificate), ("tls.key", key)] {
-        std::fs::write(folder.join(name), text).expect("write");
+        write_secret(&folder.join(name), text);
     }
 }
 
@@ -196,13 +197,28 @@ async fn invalid_files_leave_the_old_ones_in_use() {
     let (address, _callers) = serve_echo(open(&head, role::HEAD)).await;
     let (certificate, key) = issue(&ca, role::HEAD);
     for (name, text) in [("tls.crt", &certificate[..certificate.len() / 2]), ("tls.key", "x"), ("ca.crt", "")] {
-        std::fs::write(head.path().join(name), text).expect("write");
+        write_secret(&head.path().join(name), text);
         call(address, client.clone()).await.expect("the old certificate stays in use");
     }
     std::fs::remove_file(head.path().join("tls.key")).expect("remove");
     call(address, client.clone()).await.expect("the old certificate stays in use");
     write(head.path(), &[&ca], &(certificate, key));
     call(address, client).await.expect("the new certificate");
+}
+
+#[test]
+fn a_new_key_that_others_can_read_is_not_used() {
+    let ca = authority();
+    let folder = make_folder(&[&ca], &issue(&ca, role::HEAD));
+    let tls = open(&folder, role::HEAD);
+    let before = tls.current().server;
+    let new = issue(&ca, role::HEAD);
+    write(folder.path(), &[&ca], &new);
+    expose(&folder.path().join("tls.key"));
+    assert!(Arc::ptr_eq(&before, &tls.current().server), "the old files stay in use");
+    std::fs::remove_file(folder.path().join("tls.key")).expect("remove");
+    write(folder.path(), &[&ca], &new);
+    assert!(!Arc::ptr_eq(&before, &tls.current().server));
 }
 
 /// The names of many CAs would not fit into the list of CAs in a handshake.
@@ -224,6 +240,8 @@ fn a_replaced_link_is_noticed() {
         let folder = mount.path().join(version);
         std::fs::create_dir(&folder).expect("a folder");
         write(&folder, &[&ca], &issue(&ca, role::HEAD));
+        // The mode that the kubelet gives the file by default.
+        expose(&folder.join("tls.key"));
         let link = mount.path().join("..new");
         std::os::unix::fs::symlink(version, &link).expect("a link");
         std::fs::rename(link, mount.path().join("..data")).expect("replace");
@@ -252,7 +270,7 @@ fn an_error_names_the_wrong_file() {
     let good = issue(&ca, role::HEAD);
     let spoilt = |name: &str, text: &str, parts: &[&str]| {
         let folder = make_folder(&[&ca], &good);
-        std::fs::write(folder.path().join(name), text).expect("write");
+        write_secret(&folder.path().join(name), text);
         refused(folder.path(), parts);
     };
     spoilt("ca.crt", "", &["ca.crt holds no certificate in PEM"]);
@@ -267,4 +285,13 @@ fn an_error_names_the_wrong_file() {
     spoilt("tls.crt", &good.0.repeat(500), &["tls.crt: 500 certificates of", "no peer accepts more than 61440"]);
     let folder = make_folder(&[&ca], &issue(&ca, role::NODE));
     refused(folder.path(), &["tls.crt is not for `head.lockstep`"]);
+    let folder = make_folder(&[&ca], &good);
+    // Everybody may read the certificates, which are public.
+    ["ca.crt", "tls.crt"].into_iter().for_each(|name| expose(&folder.path().join(name)));
+    open(&folder, role::HEAD);
+    expose(&folder.path().join("tls.key"));
+    refused(
+        folder.path(),
+        &["read /", "tls.key: its mode 0644 gives other users access to it; run `chmod 600 /", "/tls.key`"],
+    );
 }
