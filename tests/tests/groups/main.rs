@@ -3,6 +3,7 @@
 mod answers;
 mod clients;
 mod faults;
+mod liars;
 mod lines;
 mod parity;
 mod pipeline;

@@ -5,15 +5,22 @@ use lockstep_proto::node::{Hello, WIRE_VERSION};
 use super::group::GroupConfig;
 use super::member::NodeSlot;
 
-/// Highest epoch that the head believes. The head counts epochs from 1, so no group reaches this number.
-const MAX_EPOCH: u64 = 1 << 48;
-
 /// Checks `hello` against the settings of the group and against the process in the node's slot. `slot` is `None` if the
 /// group has no such node.
 ///
+/// `unix_micros` is the time now, in microseconds since 1970. It is the highest epoch that the head believes: heads count
+/// epochs from 1, and no group forms one in a microsecond. The head continues with a higher epoch than a node states, so a
+/// node that could state any number would leave no numbers for later epochs. A number below the time does no harm: the
+/// time grows faster than any group counts, so later heads believe the nodes of this group too.
+///
 /// # Errors
 /// Returns the reason for the refusal. The node writes it to its log.
-pub(super) fn check_hello(hello: &Hello, config: &GroupConfig, slot: Option<&NodeSlot>) -> Result<(), String> {
+pub(super) fn check_hello(
+    hello: &Hello,
+    config: &GroupConfig,
+    slot: Option<&NodeSlot>,
+    unix_micros: u64,
+) -> Result<(), String> {
     let assignment = &config.assignment;
     if hello.wire_version != WIRE_VERSION {
         return Err(format!(
@@ -48,8 +55,12 @@ pub(super) fn check_hello(hello: &Hello, config: &GroupConfig, slot: Option<&Nod
             hello.world_size, assignment.world_size
         ));
     }
-    if hello.last_epoch > MAX_EPOCH {
-        return Err(format!("the node says that its last epoch was {}, which no group reaches", hello.last_epoch));
+    if hello.last_epoch > unix_micros {
+        return Err(format!(
+            "the node says that its last epoch was {}, and no group can have reached more than {unix_micros} by now: start \
+             the node again, and check the clock of the head's machine",
+            hello.last_epoch
+        ));
     }
     if hello.ring_addresses.len() != hello.local_world_size as usize {
         return Err(format!("{} ring addresses for {} ranks", hello.ring_addresses.len(), hello.local_world_size));
@@ -79,6 +90,9 @@ mod tests {
     use super::*;
     use crate::head::testing::{config, hello, member};
 
+    /// Microseconds since 1970.
+    const NOW: u64 = 1_000_000;
+
     #[test]
     fn a_refusal_names_its_reason() {
         let check = |change: &dyn Fn(&mut Hello), expected: &str| {
@@ -87,7 +101,7 @@ mod tests {
             let mut slot = NodeSlot::new(1);
             slot.occupy(member(1, 5));
             let slot = (hello.node < 3).then_some(&slot);
-            match check_hello(&hello, &config(3), slot) {
+            match check_hello(&hello, &config(3), slot, NOW) {
                 Ok(()) => assert_eq!(expected, ""),
                 Err(reason) => assert!(!expected.is_empty() && reason.contains(expected), "{reason}"),
             }
@@ -98,7 +112,9 @@ mod tests {
         check(&|hello| hello.node = 3, "there is no node 3: the head expects 2 workers");
         check(&|hello| hello.local_world_size = 2, "the node has 2 ranks, the head expects 1");
         check(&|hello| hello.world_size = 4, "expects 4 ranks in all, the head 3");
-        check(&|hello| hello.last_epoch = u64::MAX, "which no group reaches");
+        check(&|hello| hello.last_epoch = NOW, "");
+        check(&|hello| hello.last_epoch = NOW + 1, "no group can have reached more than 1000000 by now");
+        check(&|hello| hello.last_epoch = u64::MAX, "its last epoch was 18446744073709551615, and");
         check(&|hello| hello.ring_addresses.clear(), "0 ring addresses for 1 ranks");
         check(&|hello| hello.backends = vec!["nccl".into()], "runs on `ring`");
         check(&|hello| hello.incarnation = 1, "a newer process (pid 5 on host-1) has the place");

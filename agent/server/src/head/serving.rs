@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
@@ -67,6 +67,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
         recovery_timeout: config.serving.recovery_timeout,
         drain_timeout: config.serving.drain_timeout,
         has_successor: config.foreground.is_none(),
+        unix_micros: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64),
     };
     let driver = Driver::new(driver_config, parts.scheduler, Instant::now());
     let (status, status_watch) = watch::channel(driver.status().clone());

@@ -144,6 +144,14 @@ async fn await_assignment(
             return refused("the head has a group key and this node has none: set LOCKSTEP_GROUP_KEY_FILE");
         };
         let (cluster_id, head_nonce) = (&challenge.cluster_id, &challenge.nonce);
+        // A proof for another group would let whoever relays it join that group.
+        if !hello.cluster_id.is_empty() && *cluster_id != hello.cluster_id {
+            let own = &hello.cluster_id;
+            return refused(&format!(
+                "the head belongs to cluster `{cluster_id}`, this node to `{own}`: check LOCKSTEP_CLUSTER_ID and the head's \
+                 address"
+            ));
+        }
         if !key.accepts(&challenge.proof, Side::Head, cluster_id, &hello.nonce, head_nonce) {
             return refused("the head did not prove the group's key: LOCKSTEP_GROUP_KEY_FILE differs");
         }

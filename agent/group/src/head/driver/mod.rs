@@ -100,6 +100,8 @@ pub struct DriverConfig {
     pub drain_timeout: Duration,
     /// Set if another head may follow this one, so that nodes wait for it. A head in a terminal has no successor.
     pub has_successor: bool,
+    /// Time of the head's start, in microseconds since 1970 by the clock of its machine.
+    pub unix_micros: u64,
 }
 
 /// The head's state.
@@ -115,6 +117,7 @@ pub struct Driver {
     streams: Vec<Option<u64>>,
     next_id: SeqId,
     started_at: Instant,
+    unix_micros_at_start: u64,
     /// Time of the current input.
     now: Instant,
     /// Outputs of the current input so far.
@@ -150,7 +153,7 @@ pub struct Driver {
 
 impl Driver {
     pub fn new(config: DriverConfig, scheduler: Scheduler, now: Instant) -> Self {
-        let DriverConfig { group, model, recovery_timeout, drain_timeout, has_successor } = config;
+        let DriverConfig { group, model, recovery_timeout, drain_timeout, has_successor, unix_micros } = config;
         let group = HeadGroup::new(group);
         let status = status::initial_status(&group, &model);
         Self {
@@ -164,6 +167,7 @@ impl Driver {
             clients: Clients::default(),
             next_id: CANARY + 1,
             started_at: now,
+            unix_micros_at_start: unix_micros,
             now,
             outputs: Vec::new(),
             serving_since: None,

@@ -18,8 +18,9 @@ impl Driver {
     /// Attaches the process that said Hello, or refuses it with the reason.
     pub(super) fn admit_node(&mut self, hello: pb::Hello, connection: u64, (peer, local): (IpAddr, IpAddr)) {
         let node = hello.node as usize;
+        let unix_micros = self.unix_micros_at_start.saturating_add(self.now_micros());
         let group = &mut self.group;
-        if let Err(reason) = admission::check_hello(&hello, group.config(), group.slots().get(node)) {
+        if let Err(reason) = admission::check_hello(&hello, group.config(), group.slots().get(node), unix_micros) {
             tracing::warn!(node, %peer, reason, "refused a node");
             return self.outputs.push(Output::Close { connection, end: StreamEnd::Refused(reason) });
         }

@@ -74,6 +74,8 @@ fn driver_config(shape: &Shape) -> DriverConfig {
         recovery_timeout: Duration::from_micros(shape.recovery_timeout),
         drain_timeout: Duration::from_micros(shape.drain_timeout),
         has_successor: true,
+        // 1 December 2025.
+        unix_micros: 1_764_547_200_000_000,
     }
 }
 
