@@ -180,7 +180,7 @@ pub struct Model {
     /// `auto`, `f32`, `bf16`, `f16`.
     #[prost(string, tag = "4")]
     pub dtype: ::prost::alloc::string::String,
-    /// Digest over the fields above and the quantization, without samples. A node whose model in memory has the same digest does not load again.
+    /// Digest over the fields above and the quantization, without samples. A node whose model in memory has the same digest does not load again, if its files have the samples of this head.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
     /// Format to which a rank quantizes matrices while it loads them: `none`, `q8_0`, `q4_k`, ….

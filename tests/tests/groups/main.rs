@@ -13,3 +13,4 @@ mod refusals;
 mod smollm2;
 mod terminal;
 mod up;
+mod weights;

@@ -104,9 +104,12 @@ impl Session {
         }
     }
 
-    /// Reports that the node has loaded, once every local rank has. The number of blocks is the smallest of all local
-    /// ranks.
+    /// Reports that the node has loaded, once every local rank has and the files are known to be the head's. The number of
+    /// blocks is the smallest of all local ranks.
     pub(super) fn report_loaded(&mut self) {
+        if self.is_opening {
+            return;
+        }
         let Some(reports) = self.loaded.iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else { return };
         let loaded = pb::Loaded {
             model: self.model_digest.clone(),

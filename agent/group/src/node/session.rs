@@ -37,8 +37,9 @@ pub enum Input {
     Rank(RankEvent),
     /// The download of the model has come so far.
     Downloaded { bytes: u64, total: u64 },
-    /// The model's files are open.
-    Opened,
+    /// The model's files are open, and they are those that the head resolved. `content` is a digest of samples of them, at
+    /// places that this process drew at its start.
+    Opened { content: String },
     /// The model's files cannot be opened. `source` says which.
     OpenFailed { source: String, reason: String },
     /// This process was told to stop.
@@ -52,7 +53,7 @@ pub enum Input {
 pub enum Output {
     /// Send a message to the head.
     Send(from_node::Message),
-    /// Begin to open a model, in place of an earlier one.
+    /// Begin to open a model, in place of an earlier one, and check that its files are those that the head resolved.
     Open(pb::Model),
     /// Load the opened model on every local rank.
     Load,
@@ -122,6 +123,10 @@ pub struct Session {
     pub(super) assignment: pb::Assignment,
     /// Digest of the model that the head assigned last.
     pub(super) model_digest: String,
+    /// Set while the model's files are being opened. The ranks may have loaded them before.
+    pub(super) is_opening: bool,
+    /// Digest of samples of the files that the ranks load or have loaded.
+    content: String,
     /// Report of each local rank that has loaded.
     pub(super) loaded: Vec<Option<pb::Loaded>>,
     /// Number of local ranks that have joined the epoch.
@@ -145,6 +150,8 @@ impl Session {
             last_epoch: 0,
             assignment: pb::Assignment::default(),
             model_digest: String::new(),
+            is_opening: false,
+            content: String::new(),
             num_joined: 0,
             step_results: StepResults::default(),
             head: HeadSilence::new(now),
@@ -185,7 +192,7 @@ impl Session {
                 let ranks = 0..self.config.local_world_size;
                 ranks.for_each(|local_rank| self.report_progress(local_rank, Phase::Downloading, bytes, total));
             }
-            Input::Opened => self.outputs.extend([Output::Reached(Milestone::Loading), Output::Load]),
+            Input::Opened { content } => self.use_files(content),
             Input::OpenFailed { source, reason } => {
                 self.fail_for_good(0, format!("open the model {source}: {reason}"), false);
             }
@@ -246,7 +253,8 @@ impl Session {
         self.outputs.push(Output::Detach(reason));
     }
 
-    /// Begins to open the assigned model. If the ranks have this model already, reports that they have loaded it.
+    /// Begins to open the assigned model. If the ranks have this model already, reports that they have loaded it. A new head
+    /// has samples of its own, so the node opens the files again before it reports to that head.
     fn accept_assignment(&mut self, assignment: pb::Assignment) {
         let Some(model) = assignment.model.clone() else {
             return self.fail("the head's assignment names no model".into());
@@ -263,9 +271,13 @@ impl Session {
             && assignment.first_rank == self.assignment.first_rank
             && assignment.world_size == self.assignment.world_size
             && assignment.pipeline_parallel_size == self.assignment.pipeline_parallel_size;
-        self.assignment = assignment;
+        let old_model = std::mem::replace(&mut self.assignment, assignment).model.unwrap_or_default();
         if is_same {
-            return self.report_loaded();
+            if model.sample_key == old_model.sample_key {
+                return self.report_loaded();
+            }
+            self.is_opening = true;
+            return self.outputs.push(Output::Open(model));
         }
         tracing::info!(
             source = model.source,
@@ -275,8 +287,30 @@ impl Session {
             "loading"
         );
         self.model_digest.clone_from(&model.digest);
-        self.loaded.fill(None);
+        self.forget_weights();
+        self.is_opening = true;
         self.outputs.extend([Output::Reached(Milestone::Loading), Output::Open(model)]);
+    }
+
+    /// Loads the opened files. If the ranks have them in memory already, reports that instead: the files are the head's, and
+    /// they have not changed since the ranks read them.
+    fn use_files(&mut self, content: String) {
+        self.is_opening = false;
+        if content == self.content {
+            return self.report_loaded();
+        }
+        if !self.content.is_empty() {
+            tracing::warn!("the model's files have changed since the ranks loaded them: loading again");
+        }
+        self.forget_weights();
+        self.content = content;
+        self.outputs.extend([Output::Reached(Milestone::Loading), Output::Load]);
+    }
+
+    /// Notes that the ranks' weights, if they have any, are not those of the assigned model.
+    fn forget_weights(&mut self) {
+        self.loaded.fill(None);
+        self.content.clear();
     }
 
     /// Carries out a message of the head.
@@ -321,5 +355,73 @@ impl Session {
         self.step_results.clear();
         self.outputs.push(Output::Abort { epoch, reason: reason.to_owned() });
         self.outputs.push(Output::Reached(Milestone::NotJoined));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::RankEventKind;
+
+    /// A node of one rank.
+    struct Node(Session);
+
+    impl Node {
+        fn new() -> Self {
+            let config = SessionConfig { local_world_size: 1, pipeline: None, outlives_head: true };
+            Self(Session::new(config, Instant::now()))
+        }
+
+        /// Returns the outputs that matter for loading, as words.
+        fn handle(&mut self, input: Input) -> Vec<&'static str> {
+            let outputs = self.0.handle(input, Instant::now());
+            let word = |output| match output {
+                Output::Open(_) => Some("open"),
+                Output::Load => Some("load"),
+                Output::Send(from_node::Message::Loaded(_)) => Some("report"),
+                Output::End(NodeEnd::Failed { .. }) => Some("fail"),
+                _ => None,
+            };
+            outputs.into_iter().filter_map(word).collect()
+        }
+
+        /// Attaches to a head that draws its samples by `key`.
+        fn attach(&mut self, key: u8) -> Vec<&'static str> {
+            let model = pb::Model { digest: "digest".into(), sample_key: vec![key], ..Default::default() };
+            self.handle(Input::Attached(pb::Assignment { world_size: 1, model: Some(model), ..Default::default() }))
+        }
+
+        fn open(&mut self, content: &str) -> Vec<&'static str> {
+            self.handle(Input::Opened { content: content.into() })
+        }
+
+        fn load(&mut self) -> Vec<&'static str> {
+            let kind = RankEventKind::Loaded { loaded: pb::Loaded::default() };
+            self.handle(Input::Rank(RankEvent { local_rank: 0, kind }))
+        }
+    }
+
+    #[test]
+    fn a_new_head_gets_weights_that_are_its_own() {
+        let mut node = Node::new();
+        assert_eq!((node.attach(1), node.open("content"), node.load()), (vec!["open"], vec!["load"], vec!["report"]));
+        assert_eq!(node.attach(1), ["report"], "the same head");
+        assert_eq!((node.attach(2), node.open("content")), (vec!["open"], vec!["report"]), "a new head");
+        assert_eq!((node.attach(3), node.attach(3), node.open("content")), (vec!["open"], vec![], vec!["report"]));
+        // The files have changed since, and the new head has the changed ones.
+        assert_eq!((node.attach(4), node.open("changed"), node.load()), (vec!["open"], vec!["load"], vec!["report"]));
+        let refusal = Input::OpenFailed { source: "file://x".into(), reason: "it differs".into() };
+        assert_eq!(
+            (node.attach(5), node.handle(refusal)),
+            (vec!["open"], vec!["fail"]),
+            "files that are not the head's"
+        );
+    }
+
+    #[test]
+    fn a_head_that_comes_while_the_node_loads_has_samples_too() {
+        let mut node = Node::new();
+        assert_eq!((node.attach(1), node.attach(2), node.open("content")), (vec!["open"], vec!["open"], vec!["load"]));
+        assert_eq!((node.attach(3), node.load(), node.open("content")), (vec!["open"], vec![], vec!["report"]));
     }
 }

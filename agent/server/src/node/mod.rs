@@ -40,7 +40,7 @@ use lockstep_proto::names::role;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::GroupKey;
+use crate::auth::{self, GroupKey};
 use crate::config::{NodeConfig, RingSetup};
 use crate::tls::Tls;
 use dial::FailedDials;
@@ -126,6 +126,8 @@ struct Node {
     opener: Option<ModelOpener>,
     /// Opened files of the assigned model, until the ranks load them.
     files: Option<Arc<dyn ModelFiles>>,
+    /// Key of the samples by which this process finds that files have changed since the ranks loaded them.
+    sample_key: Vec<u8>,
 }
 
 impl Node {
@@ -170,6 +172,7 @@ impl Node {
             session,
             opener: None,
             files: None,
+            sample_key: auth::nonce(),
         })
     }
 }

@@ -22,7 +22,7 @@ const HUB_PREFIX: &str = "hf://";
 
 /// Task that opens a model. The task ends when this value is dropped.
 pub(super) struct ModelOpener {
-    task: JoinHandle<anyhow::Result<Arc<dyn ModelFiles>>>,
+    task: JoinHandle<anyhow::Result<OpenModel>>,
     progress: watch::Receiver<Progress>,
     last_report_at: Instant,
     log: ProgressLog,
@@ -30,23 +30,30 @@ pub(super) struct ModelOpener {
     pub source: String,
 }
 
+/// The files of a model that are those that the head resolved.
+pub(super) struct OpenModel {
+    pub files: Arc<dyn ModelFiles>,
+    /// Digest of the model and of samples of its files.
+    pub content: String,
+}
+
 /// Event of a [`ModelOpener`]. `Files` or `Failed` is the last event.
 pub(super) enum OpenEvent {
     Progress(Progress),
-    Files(Arc<dyn ModelFiles>),
+    Files(OpenModel),
     /// The model cannot be opened, for this reason.
     Failed(String),
 }
 
 impl ModelOpener {
-    /// Starts the task.
-    pub(super) fn start(model: pb::Model, hub: HubConfig) -> Self {
+    /// Starts the task. `own_key` decides about the places of the samples for [`OpenModel::content`].
+    pub(super) fn start(model: pb::Model, hub: HubConfig, own_key: Vec<u8>) -> Self {
         let (meter, progress) = Meter::new();
         let source = model.source.clone();
         let task = tokio::spawn(async move {
             match model.source.strip_prefix(HUB_PREFIX) {
                 Some(repository) => download_files(&model, repository, &hub, &meter).await,
-                None => open_local_files(model).await,
+                None => open_local_files(model, own_key).await,
             }
         });
         let last_report_at = Instant::now();
@@ -85,7 +92,7 @@ impl Drop for ModelOpener {
 }
 
 /// Returns the event for the outcome of the task.
-fn final_event(done: Result<anyhow::Result<Arc<dyn ModelFiles>>, JoinError>) -> OpenEvent {
+fn final_event(done: Result<anyhow::Result<OpenModel>, JoinError>) -> OpenEvent {
     match done.map_err(anyhow::Error::from).and_then(|files| files) {
         Ok(files) => OpenEvent::Files(files),
         Err(error) => OpenEvent::Failed(format!("{error:#}")),
@@ -93,7 +100,7 @@ fn final_event(done: Result<anyhow::Result<Arc<dyn ModelFiles>>, JoinError>) -> 
 }
 
 /// Opens files on this machine, and checks that they are the files that the head resolved.
-async fn open_local_files(model: pb::Model) -> anyhow::Result<Arc<dyn ModelFiles>> {
+async fn open_local_files(model: pb::Model, own_key: Vec<u8>) -> anyhow::Result<OpenModel> {
     let open = move || {
         let files = lockstep_engine::open(&model.source)?;
         let from_proto =
@@ -101,7 +108,9 @@ async fn open_local_files(model: pb::Model) -> anyhow::Result<Arc<dyn ModelFiles
         let (resolved, samples): (Vec<ModelFile>, Vec<String>) = model.files.into_iter().map(from_proto).unzip();
         source::verify(files.as_ref(), &resolved)?;
         source::verify_samples(files.as_ref(), &resolved, &model.sample_key, &samples)?;
-        anyhow::Ok(files)
+        let own_samples = source::sample(files.as_ref(), &resolved, &own_key)?;
+        let content = format!("{} {}", model.digest, own_samples.join(" "));
+        anyhow::Ok(OpenModel { files, content })
     };
     tokio::task::spawn_blocking(open).await.context("open the model")?
 }
@@ -112,7 +121,7 @@ async fn download_files(
     repository: &str,
     config: &HubConfig,
     meter: &Meter,
-) -> anyhow::Result<Arc<dyn ModelFiles>> {
+) -> anyhow::Result<OpenModel> {
     let repository: Repository = repository.parse().map_err(anyhow::Error::msg)?;
     let to_hub_file = |file: &pb::ModelFile| -> anyhow::Result<HubFile> {
         let id = file.etag.parse().map_err(anyhow::Error::msg)?;
@@ -125,10 +134,13 @@ async fn download_files(
     let folder = hub.download(&repository, &model.revision, &files, meter).await?;
     let folder = Arc::new(FolderFiles::open(&model.source, &folder)?);
     let names: Vec<String> = files.into_iter().map(|file| file.name).collect();
+    // The hub's digests cover the whole files.
+    let content = model.digest.clone();
     // A checkpoint has other files beside its weights.
     if !names.iter().all(|name| source::is_gguf_name(name)) {
-        return Ok(folder);
+        return Ok(OpenModel { files: folder, content });
     }
     let open = move || anyhow::Ok(lockstep_engine::open_gguf(folder, names)?);
-    tokio::task::spawn_blocking(open).await.context("open the model")?
+    let files = tokio::task::spawn_blocking(open).await.context("open the model")??;
+    Ok(OpenModel { files, content })
 }

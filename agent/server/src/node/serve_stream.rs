@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::model::{ModelOpener, OpenEvent};
+use super::model::{ModelOpener, OpenEvent, OpenModel};
 use super::open_stream::{ControlStream, OpenStreamError, Outbound};
 use super::rank::RankCommand;
 use super::ring_ports::FormSpec;
@@ -77,7 +77,8 @@ impl Node {
                 match output {
                     Output::Send(message) => send_to_head(outbound, message).await,
                     Output::Open(model) => {
-                        self.opener = Some(ModelOpener::start(model, self.config.common.hub.clone()))
+                        let (hub, key) = (self.config.common.hub.clone(), self.sample_key.clone());
+                        self.opener = Some(ModelOpener::start(model, hub, key));
                     }
                     Output::Load => inputs.extend(self.load_ranks().err().map(load_failed)),
                     Output::Form(form) => {
@@ -102,6 +103,8 @@ impl Node {
                 }
             }
         }
+        // Files that the session did not load are those that the ranks have loaded before.
+        self.files = None;
         Ok(None)
     }
 
@@ -143,9 +146,9 @@ impl Node {
     fn opener_input(&mut self, event: OpenEvent) -> Input {
         match event {
             OpenEvent::Progress(progress) => Input::Downloaded { bytes: progress.bytes, total: progress.total },
-            OpenEvent::Files(files) => {
+            OpenEvent::Files(OpenModel { files, content }) => {
                 (self.opener, self.files) = (None, Some(files));
-                Input::Opened
+                Input::Opened { content }
             }
             OpenEvent::Failed(reason) => {
                 let source = self.opener.take().map(|opener| opener.source.clone()).unwrap_or_default();

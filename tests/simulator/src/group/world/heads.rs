@@ -54,8 +54,10 @@ impl Head {
     }
 }
 
-fn driver_config(shape: &Shape) -> DriverConfig {
-    let model = pb::Model { source: "builtin://simulated".into(), digest: "digest".into(), ..Default::default() };
+/// Returns the settings of a head. Each head draws samples of the model's files at places of its own.
+fn driver_config(shape: &Shape, head: usize) -> DriverConfig {
+    let (source, digest, sample_key) = ("builtin://simulated".into(), "digest".into(), head.to_le_bytes().to_vec());
+    let model = pb::Model { source, digest, sample_key, ..Default::default() };
     let assignment = pb::Assignment {
         cluster_id: "simulated".into(),
         world_size: (shape.nodes * shape.local_world_size) as u32,
@@ -111,7 +113,7 @@ impl World {
     /// Starts a head beside those that live.
     pub(super) fn add_head(&mut self) {
         let scheduler = Scheduler::new(scheduler_config(&self.script.shape));
-        let driver = Driver::new(driver_config(&self.script.shape), scheduler, self.instant(0));
+        let driver = Driver::new(driver_config(&self.script.shape, self.heads.len()), scheduler, self.instant(0));
         self.heads.push(Head {
             driver,
             is_alive: true,

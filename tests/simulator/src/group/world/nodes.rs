@@ -383,7 +383,7 @@ impl World {
         }
     }
 
-    /// The model's files are open, or cannot be opened.
+    /// The model's files are open, or cannot be opened. Nothing is downloaded that the ranks have loaded already.
     pub(super) fn open_model(&mut self, node: usize, life: u64) {
         if !self.is_current(node, life) {
             return;
@@ -392,15 +392,16 @@ impl World {
             return self.at(wakes, Event::Opened { node, life });
         }
         let ails = |ailment| self.nodes[node].ails(ailment, self.now);
+        let has_loaded = self.nodes[node].ranks.iter().all(|rank| rank.has_loaded);
         let failure = match (ails(Ailment::OtherWeights), ails(Ailment::DiskFull)) {
             (true, _) => Some("a file differs from the head's"),
-            (_, true) => Some("no space left on device"),
+            (_, true) if !has_loaded => Some("no space left on device"),
             _ => None,
         };
         self.nodes[node].has_failed |= failure.is_some();
         let input = match failure {
             Some(reason) => Input::OpenFailed { source: "simulated".into(), reason: reason.into() },
-            None => Input::Opened,
+            None => Input::Opened { content: "content".into() },
         };
         self.give_node_or_wait(node, input);
     }

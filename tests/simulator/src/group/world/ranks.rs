@@ -35,7 +35,7 @@ pub(super) enum Work {
 pub(super) struct Rank {
     commands: VecDeque<Command>,
     pub work: Work,
-    has_loaded: bool,
+    pub has_loaded: bool,
     /// All epochs up to this one are aborted.
     pub aborted: u64,
     /// Epoch that the rank joined last.
