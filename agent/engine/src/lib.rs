@@ -31,7 +31,7 @@ mod weights;
 pub use candle_core::DType;
 pub use describe::{ModelDescription, WeightFacts, describe, weight_facts};
 pub use error::EngineError;
-pub use lockstep_kernels::BlockFormat;
+pub use lockstep_kernels::{BlockFormat, release_free_memory};
 pub use open::{open, open_gguf};
 pub use placement::{Accelerator, Devices, PlacedLayers};
 pub use runner::{ModelFacts, Runner, RunnerConfig, StepWithLogits};

@@ -6,6 +6,7 @@
 //! compute of the agent is in this crate.
 
 mod activation;
+mod allocator;
 mod attention;
 mod buffer;
 mod check;
@@ -34,6 +35,7 @@ pub mod cuda;
 pub mod plain;
 
 pub use activation::Activation;
+pub use allocator::release_free_memory;
 pub use attention::{AttentionParams, AttentionSeq, KvCache};
 pub use context::Context;
 pub use embedding::{embedding, embedding_from_matrix};

@@ -5,6 +5,7 @@ mod clients;
 mod faults;
 mod liars;
 mod lines;
+mod memory;
 mod parity;
 mod pipeline;
 mod pods;

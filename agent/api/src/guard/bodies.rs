@@ -2,6 +2,7 @@
 //! the same time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -22,6 +23,8 @@ const OBJECT_BYTES: usize = 256;
 pub(crate) struct BodyBudget {
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
+    /// Most bytes of the large budget that were in use at a time.
+    peak: Arc<AtomicUsize>,
 }
 
 impl Default for BodyBudget {
@@ -29,6 +32,7 @@ impl Default for BodyBudget {
         Self {
             small: Arc::new(Semaphore::new(MAX_SMALL_BYTES / UNIT)),
             large: Arc::new(Semaphore::new(MAX_BODIES_BYTES / UNIT)),
+            peak: Arc::default(),
         }
     }
 }
@@ -37,6 +41,16 @@ impl BodyBudget {
     /// Returns the memory of a body that has not come yet.
     pub(crate) fn body(&self) -> BodyMemory {
         BodyMemory { budget: self.clone(), bytes: 0, permits: [None, None] }
+    }
+
+    /// Returns the most bytes that bodies had at a time since the last call, beyond the first bytes of each.
+    pub(crate) fn take_peak(&self) -> usize {
+        self.peak.swap(self.used(), Ordering::Relaxed)
+    }
+
+    /// Returns the number of bytes of the large budget that are in use.
+    fn used(&self) -> usize {
+        MAX_BODIES_BYTES - self.large.available_permits() * UNIT
     }
 }
 
@@ -70,6 +84,7 @@ impl BodyMemory {
             }
         }
         self.bytes = bytes;
+        self.budget.peak.fetch_max(self.budget.used(), Ordering::Relaxed);
         true
     }
 }
@@ -113,6 +128,17 @@ mod tests {
         drop(small);
         assert_eq!(budget.small.available_permits(), MAX_SMALL_BYTES / UNIT);
         assert_eq!(budget.large.available_permits(), MAX_BODIES_BYTES / UNIT);
+    }
+
+    #[test]
+    fn the_peak_of_the_memory_is_remembered() {
+        let budget = BodyBudget::default();
+        let (mut first, mut second) = (budget.body(), budget.body());
+        assert!(first.grow((3 << 20) + SMALL) && second.grow((2 << 20) + SMALL));
+        drop(first);
+        assert_eq!([budget.take_peak(), budget.take_peak()], [5 << 20, 2 << 20]);
+        drop(second);
+        assert_eq!([budget.take_peak(), budget.take_peak()], [2 << 20, 0]);
     }
 
     #[test]

@@ -125,6 +125,11 @@ impl Api {
         self.block_feed.as_ref()
     }
 
+    /// Returns the most memory that large bodies of requests had at a time since the last call.
+    pub fn take_body_peak(&self) -> usize {
+        self.bodies.take_peak()
+    }
+
     pub(crate) fn bodies(&self) -> &BodyBudget {
         &self.bodies
     }

@@ -10,6 +10,7 @@ mod answers;
 mod control;
 mod driver;
 mod local;
+mod memory;
 mod model;
 mod operations;
 mod ports;

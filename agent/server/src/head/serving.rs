@@ -22,6 +22,7 @@ use super::answers::Answers;
 use super::control::{self, ControlPort, ControlService};
 use super::driver::DriverTask;
 use super::local;
+use super::memory;
 use super::ports::Ports;
 use crate::auth::GroupKey;
 use crate::config::{BLOCK_SIZE, Foreground, HeadConfig};
@@ -104,6 +105,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
     let shutdown = CancellationToken::new();
     let mut servers = Servers::new();
     servers.spawn(control::serve_control(control, shutdown.clone()));
+    servers.spawn(memory::give_back_after_bursts(api.clone(), shutdown.clone()));
     spawn_client_servers(&mut servers, (parts.ports.grpc, parts.ports.http), &api, &shutdown);
     if let Some(foreground) = config.foreground {
         let stop = signals.stop.clone();
