@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod clock;
 pub mod config;
+mod control_runtime;
 pub mod head;
 pub mod list;
 pub mod node;
@@ -15,5 +16,7 @@ mod progress;
 pub mod signals;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 pub mod unusable;

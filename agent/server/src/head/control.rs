@@ -209,7 +209,9 @@ pub(super) struct ControlPort {
 /// # Errors
 /// Fails if the port can no longer be served.
 pub(super) async fn serve_control(port: ControlPort, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let incoming = tls::accept_connections(port.listener, port.tls);
+    // The listener was bound on another runtime, whose threads would have to tell this one of each connection.
+    let listener = port.listener.into_std().and_then(TcpListener::from_std).context("move the control port")?;
+    let incoming = tls::accept_connections(listener, port.tls);
     let status = ClusterServer::new(ClusterService::new(port.status, shutdown.clone()));
     let status = status.max_encoding_message_size(MAX_STATUS_BYTES);
     let may_read =

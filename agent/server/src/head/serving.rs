@@ -26,6 +26,7 @@ use super::memory;
 use super::ports::Ports;
 use crate::auth::GroupKey;
 use crate::config::{BLOCK_SIZE, Foreground, HeadConfig};
+use crate::control_runtime::ControlRuntime;
 use crate::signals::Signals;
 use crate::tls::Tls;
 use crate::{bench, chat};
@@ -34,6 +35,9 @@ use crate::{bench, chat};
 const BACKLOG: usize = 1024;
 /// Time after a drain within which the client connections must end. The head's own ranks have the same time.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Threads of the control streams and the driver. The driver makes a plan on one, while the other sends the plan before.
+const CONTROL_THREADS: usize = 2;
 
 /// Tasks that serve the head's ports, and the foreground task. If one of them ends, the head ends.
 type Servers = JoinSet<anyhow::Result<()>>;
@@ -104,7 +108,8 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
         .with_strict_fields(config.serving.strict_fields);
     let shutdown = CancellationToken::new();
     let mut servers = Servers::new();
-    servers.spawn(control::serve_control(control, shutdown.clone()));
+    let control_runtime = ControlRuntime::start(CONTROL_THREADS)?;
+    servers.spawn_on(control::serve_control(control, shutdown.clone()), control_runtime.handle());
     servers.spawn(memory::give_back_after_bursts(api.clone(), shutdown.clone()));
     spawn_client_servers(&mut servers, (parts.ports.grpc, parts.ports.http), &api, &shutdown);
     if let Some(foreground) = config.foreground {
@@ -117,7 +122,7 @@ pub(super) async fn serve(config: HeadConfig, parts: HeadParts, signals: Signals
     }
     let keep_running = |command| local::keep_running(command, status_watch, shutdown.clone(), END_TIMEOUT);
     let own_ranks = parts.own_ranks.map(|command| tokio::spawn(keep_running(command)));
-    let driver = tokio::spawn(driver.run());
+    let driver = control_runtime.handle().spawn(driver.run());
     let outcome = tokio::select! {
         driver = driver => driver.context("the head's driver ended").and_then(|ended| Ok(ended?)),
         Some(server) = servers.join_next() => server.context("a server ended").and_then(|ended| ended),

@@ -1,5 +1,5 @@
-//! The node's heartbeat. It has a thread of its own, so that a busy node still sends it and the head does not evict the
-//! node as dead.
+//! The node's heartbeat. It has a thread of its own, and the control stream has others, so that a busy node still sends it
+//! and the head does not evict the node as dead. The thread reads counters and takes no lock of a rank.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,7 +43,7 @@ pub(super) fn start(
                 );
                 std::process::exit(EXIT_STUCK);
             }
-            health.set_step_progress(beat.busy.then_some(last_progress_at));
+            let busy = beat.busy;
             if outbound.has_changed().is_err() {
                 return;
             }
@@ -51,6 +51,8 @@ pub(super) fn start(
                 // If the stream is full, the head receives no heartbeat and ends the stream.
                 outbound.try_send(FromNode { message: Some(from_node::Message::Heartbeat(beat)) }).ok();
             }
+            // After the heartbeat, because probes take the same lock.
+            health.set_step_progress(busy.then_some(last_progress_at));
         }
     };
     std::thread::Builder::new().name("heartbeat".into()).spawn(send_heartbeats).map(drop)

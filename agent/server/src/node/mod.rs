@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{self, GroupKey};
 use crate::config::{NodeConfig, RingSetup};
+use crate::control_runtime::ControlRuntime;
 use crate::tls::Tls;
 use dial::FailedDials;
 use health::Health;
@@ -53,6 +54,9 @@ use serve_stream::StreamEnd;
 
 /// Most events of the ranks that may wait for the node's task.
 const MAX_EVENTS: usize = 256;
+
+/// Threads of the control stream.
+const CONTROL_THREADS: usize = 1;
 
 /// Cluster id of a ring if the configuration sets none.
 pub(crate) const RING_CLUSTER: &str = "ring";
@@ -69,13 +73,16 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<
         let counters = node.ranks.iter().map(|rank| rank.counters.clone()).collect();
         probes::start(address, node.health.clone(), counters).await?;
     }
+    let control_runtime = ControlRuntime::start(CONTROL_THREADS)?;
     let Some(mut control) = node.find_head(&stop).await? else { return Ok(NodeEnd::Stopped) };
     let mut failed_dials = FailedDials::default();
     loop {
         node.health.extend_loop_deadline(health::LOOP_TIMEOUT);
         let hello = node.hello();
+        // The stream's connection stays on the threads that open it.
+        let opening = open_stream::open_stream(control.clone(), hello, node.key.clone(), tls.clone());
         let attached = tokio::select! {
-            attached = open_stream::open_stream(&control, hello, node.key.as_ref(), tls.clone()) => attached,
+            attached = control_runtime.handle().spawn(opening) => attached.context("open a control stream")?,
             () = stop.cancelled() => return Ok(NodeEnd::Stopped),
         };
         let reason = match attached {

@@ -82,9 +82,9 @@ impl OpenStreamError {
 /// # Errors
 /// Returns an [`OpenStreamError`], which says if the node may try again.
 pub(super) async fn open_stream(
-    address: &str,
+    address: String,
     hello: pb::Hello,
-    key: Option<&GroupKey>,
+    key: Option<GroupKey>,
     tls: Option<Arc<Tls>>,
 ) -> Result<ControlStream, OpenStreamError> {
     let unreachable = |error: &(dyn std::error::Error + 'static)| OpenStreamError::Unreachable(with_causes(error));
@@ -110,7 +110,7 @@ pub(super) async fn open_stream(
             if in_the_clear { error.or_tls_is_missing() } else { error }
         })?;
         let mut inbound = response.into_inner();
-        let assignment = await_assignment(&mut inbound, &outbound, &hello, key).await?;
+        let assignment = await_assignment(&mut inbound, &outbound, &hello, key.as_ref()).await?;
         Ok(ControlStream { inbound, outbound, assignment })
     };
     let timed_out = || OpenStreamError::Unreachable("the head did not answer Hello in 5 s".into());
