@@ -3,7 +3,7 @@
 mod naive;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use lockstep_collectives::ring::{self, LinkKey, Listener, RingConfig};
@@ -201,6 +201,76 @@ fn another_key_is_refused() {
     assert!(
         errors[1].to_string().starts_with("rank 0 does not match this rank: it does not accept this rank's group key")
     );
+}
+
+/// Forms a group of two with a key. Returns what rank 1 said to rank 0 in the handshake, as somebody between them hears it.
+fn hear_handshake(listeners: &[Listener]) -> Vec<u8> {
+    let relay = TcpListener::bind(ANY_PORT).unwrap();
+    let (relay_address, rank_0) = (relay.local_addr().unwrap().to_string(), listeners[0].local_addr());
+    std::thread::scope(|scope| {
+        let hear_call = move || {
+            let (mut from_1, mut to_0) = (relay.accept().unwrap().0, TcpStream::connect(rank_0).unwrap());
+            let (mut from_0, mut to_1) = (to_0.try_clone().unwrap(), from_1.try_clone().unwrap());
+            std::thread::spawn(move || {
+                std::io::copy(&mut from_0, &mut to_1).ok();
+                to_1.shutdown(Shutdown::Both).ok();
+            });
+            let (mut heard, mut bytes) = (Vec::new(), [0; 4096]);
+            while let Ok(count @ 1..) = from_1.read(&mut bytes) {
+                heard.extend_from_slice(&bytes[..count]);
+                to_0.write_all(&bytes[..count]).ok();
+            }
+            to_0.shutdown(Shutdown::Both).ok();
+            heard
+        };
+        // Rank 1 calls again if rank 0 does not form yet. Such a call has no proof.
+        let has_proof = |heard: &Vec<u8>| heard.len() > 10 + usize::from(u16::from_le_bytes([heard[8], heard[9]]));
+        let hearing = scope.spawn(move || std::iter::repeat_with(hear_call).find(has_proof).unwrap());
+        drop(form(listeners, |_, config| {
+            config.key = key("the key of this group");
+            config.addresses[0].clone_from(&relay_address);
+        }));
+        hearing.join().unwrap()
+    })
+}
+
+/// Plays a greeting and a proof to a rank that forms a group. Returns the rank's answer to the proof.
+fn play_handshake(address: SocketAddr, greeting: &[u8], proof: &[u8]) -> u8 {
+    const WELCOME: u8 = 0;
+    loop {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(greeting).unwrap();
+        let mut preface = [0; 10];
+        stream.read_exact(&mut preface).unwrap();
+        if preface[7] == WELCOME {
+            let mut rest = vec![0; usize::from(u16::from_le_bytes([preface[8], preface[9]]))];
+            stream.read_exact(&mut rest).unwrap();
+            stream.write_all(proof).unwrap();
+            let mut last_message = [0; 33];
+            stream.read_exact(&mut last_message).unwrap();
+            return last_message[0];
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whoever heard a handshake cannot take the rank's place with it, though cluster, epoch and ranks are the same.
+#[test]
+fn a_handshake_that_is_played_again_is_refused() {
+    const NOT_ACCEPTED: u8 = 2;
+    let listeners = listeners(2);
+    let heard = hear_handshake(&listeners);
+    let (greeting, proof) = heard.split_at(heard.len() - 32);
+    std::thread::scope(|scope| {
+        let form = |rank| {
+            let config = RingConfig { key: key("the key of this group"), ..config(rank, &listeners) };
+            ring::form(&listeners[rank], config, None, &AbortSwitch::new().unwrap()).unwrap()
+        };
+        let rank_0 = scope.spawn(move || form(0));
+        assert_eq!(play_handshake(listeners[0].local_addr(), greeting, proof), NOT_ACCEPTED);
+        let rank_1 = form(1);
+        exercise_all(&mut [rank_0.join().unwrap(), rank_1], 9);
+    });
 }
 
 #[test]
