@@ -1,5 +1,6 @@
 //! A mutually authenticated channel to a head's control port.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::keep_alive::KeepAlive;
 
 /// Maximum time for a connection and its handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Maximum time for the connection alone, which needs no CPU of the head: the first attempt, and one more by TCP after 1 s.
+const TCP_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// The operator's certificate for one cluster, and the CAs that the operator trusts there.
 #[derive(Clone)]
@@ -77,12 +80,14 @@ impl Credentials {
         let connect = move |_| {
             let config = config.clone();
             async move {
-                let stream = TcpStream::connect((address, port::CONTROL)).await?;
+                let connected = tokio::time::timeout(TCP_TIMEOUT, TcpStream::connect((address, port::CONTROL))).await;
+                let silent = || io::Error::new(io::ErrorKind::TimedOut, "nothing answers at the pod's address");
+                let stream = connected.map_err(|_| silent())??;
                 stream.set_nodelay(true)?;
                 KeepAlive::OPERATOR.on_stream(&stream)?;
-                let name = ServerName::try_from(role::HEAD).map_err(std::io::Error::other)?;
+                let name = ServerName::try_from(role::HEAD).map_err(io::Error::other)?;
                 let stream = TlsConnector::from(config).connect(name, stream).await?;
-                Ok::<_, std::io::Error>(TokioIo::new(stream))
+                Ok::<_, io::Error>(TokioIo::new(stream))
             }
         };
         let endpoint = Endpoint::from_static("http://head.lockstep").connect_timeout(CONNECT_TIMEOUT);

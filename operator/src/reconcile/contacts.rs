@@ -33,30 +33,37 @@ pub struct Contacts {
     pub look_again: Option<Duration>,
 }
 
-/// Asks the nodes and the machines of `group`, if there is need. `ranks_per_pod` is the number of ranks of each pod.
+/// Asks the nodes and the machines of `group`, if there is need, all at once. `ranks_per_pod` is the number of ranks of each
+/// pod.
 pub(super) async fn ask_around(context: &Context, group: &GroupSeen, ranks_per_pod: u32) -> Contacts {
     let (observed, network) = (&context.observed, context.heads.network());
-    let mut contacts = Contacts::default();
-    if may_be_silent(group) {
-        let words = ask_nodes(network, group.pods.values().filter_map(|pod| address(pod))).await;
-        contacts.head_silent = is_head_silent(group.live_report().is_some(), &words);
-        let shortest = words.iter().map(|word| word.silent_for).min().unwrap_or_default();
-        contacts.look_again = (SUSPICIOUS..SILENCE).contains(&shortest).then(|| SILENCE - shortest);
-    }
-    let given_up = |ordinal: u32, pod: &Pod| match ordinal {
-        0 => contacts.head_silent,
+    let head_suspected = may_be_silent(group);
+    let is_suspected = |ordinal: u32, pod: &Pod| match ordinal {
+        0 => head_suspected,
         _ => group.has_lost_ranks(ordinal, pod, ranks_per_pod) == Some(true),
     };
-    let given_up: Vec<_> = group.pods.iter().filter(|(ordinal, pod)| given_up(**ordinal, pod)).collect();
-    let suspects = given_up.into_iter().map(|(&ordinal, pod)| async move {
+    let suspected = || group.pods.iter().filter(|(ordinal, pod)| is_suspected(**ordinal, pod));
+    if suspected().next().is_none() {
+        return Contacts::default();
+    }
+    let nodes = group.pods.values().filter(|_| head_suspected).filter_map(|pod| address(pod));
+    let silent = suspected().map(|(&ordinal, pod)| async move {
         let machine = machine(observed, pod)?;
         is_pod_silent(network, pod).await.then_some((ordinal, machine))
     });
-    let suspects: Vec<_> = futures::future::join_all(suspects).await.into_iter().flatten().collect();
-    if !suspects.is_empty() {
-        contacts.silent_machines = find_silent(&suspects, &ask_machines(network, observed, group).await);
+    let (words, silent, answers) = futures::join!(
+        ask_nodes(network, nodes),
+        futures::future::join_all(silent),
+        ask_machines(network, observed, group)
+    );
+    let head_silent = head_suspected && is_head_silent(group.live_report().is_some(), &words);
+    let given_up: Vec<_> = silent.into_iter().flatten().filter(|(ordinal, _)| *ordinal != 0 || head_silent).collect();
+    let shortest = words.iter().map(|word| word.silent_for).min().unwrap_or_default();
+    Contacts {
+        head_silent,
+        silent_machines: find_silent(&given_up, &answers),
+        look_again: (SUSPICIOUS..SILENCE).contains(&shortest).then(|| SILENCE - shortest),
     }
-    contacts
 }
 
 /// Returns true if nothing answers at the address of `pod`, or if it has got no address for longer than usual.

@@ -16,7 +16,7 @@ use super::script::Millis;
 use super::{Planted, Shared, World};
 
 /// Time after which a connection attempt without an answer, or a question, is given up.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time after which keep-alives notice that nothing answers.
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
