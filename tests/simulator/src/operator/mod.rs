@@ -7,6 +7,7 @@
 
 mod checks;
 mod faults;
+mod kubelet;
 mod kubernetes;
 mod network;
 mod objects;
@@ -28,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 use crate::finding::{Finding, panic_message};
 use crate::rng::Rng;
 use crate::shrink::leave_out;
-use kubernetes::{Container, Machine};
+use kubelet::Container;
+use kubernetes::Machine;
 use objects::Objects;
 use processes::Process;
 use watches::{WatchState, Watched};

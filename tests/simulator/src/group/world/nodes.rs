@@ -169,6 +169,8 @@ impl World {
         self.nodes[node].connection = Some(connection);
         self.log(|| format!("node {node} dials head {head}: stream {connection}"));
         let hello = self.hello(node, connection);
+        // A process of another version ends as soon as it reads the head's refusal, however late that is.
+        self.nodes[node].has_failed |= hello.wire_version != pb::WIRE_VERSION;
         self.send_up(connection, Up::Hello(Box::new(hello)));
         self.after(GREETING_TIMEOUT, Event::DialFails { node, life, connection });
     }
