@@ -16,6 +16,7 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 BIN := $(abspath $(CARGO_TARGET_DIR))/debug
 TEST_CLUSTER ?= $(CURDIR)/.cluster
 SCALE ?= 1000
+SOAK_HOURS := $(or $(HOURS),2)
 HOURS ?= 1
 # llama.cpp's vocabularies with the ids that it expects, its chat templates, published tokenizers, and a published model.
 # Tests read them there.
@@ -103,10 +104,17 @@ bench: ## Measure Lockstep and its peers in the same run; takes many minutes
 	@for bench in tests/bench/*/run; do echo "== $$bench"; "$$bench"; done
 
 .PHONY: faults
-faults: ## Do 1,000 kills and 17 other kinds of faults to real groups; KILLS=50 for fewer, KINDS=stop,cut for some
+faults: ## Do 1,000 kills and 18 other kinds of faults to real groups, and 31 to pods and nodes; KILLS=50 for fewer, KINDS=stop,cut for some
+	@tests/prepare faults
+	$(LINTED) $(CARGO) build $(ALL) --bins --test faults --test kubernetes $(LOCKED)
+	@$(LINTED) $(CARGO) test -q $(ALL) --test faults $(LOCKED) -- campaign
+	@$(LINTED) $(CARGO) test -q $(ALL) --test kubernetes $(LOCKED) -- campaign --nocapture
+
+.PHONY: soak
+soak: ## Keep a group under mixed traffic with a kill a minute for HOURS=2, and see that nothing grows
 	@tests/prepare faults
 	$(LINTED) $(CARGO) build $(ALL) --bins --test faults $(LOCKED)
-	@$(LINTED) $(CARGO) test -q $(ALL) --test faults $(LOCKED) -- campaign
+	@HOURS=$(SOAK_HOURS) $(LINTED) $(CARGO) test -q $(ALL) --test faults $(LOCKED) -- soak
 
 .PHONY: scale
 scale: ## Measure the operator with 1,000 clusters on a real control plane; SCALE=300 for fewer

@@ -1,4 +1,4 @@
-//! Control groups of Linux, of version 1 or 2: they freeze processes and limit their memory.
+//! Control groups of Linux, of version 1 or 2: they freeze processes, and limit their memory and their CPU.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,6 +48,19 @@ impl ControlGroup {
         Self::make(hierarchy, &format!("memory-{node}"), files, "")
     }
 
+    /// Makes a control group that can limit the CPU of a node.
+    pub fn cpu(node: usize) -> Result<Self> {
+        let (hierarchy, is_v2) = hierarchy("cpu")?;
+        let files = match is_v2 {
+            true => Files { file: "cpu.max", free: "max" },
+            false => Files { file: "cpu.cfs_quota_us", free: "-1" },
+        };
+        if is_v2 {
+            fs::write(hierarchy.join("cgroup.subtree_control"), "+cpu").context("enable the CPU controller")?;
+        }
+        Self::make(hierarchy, &format!("cpu-{node}"), files, "")
+    }
+
     fn make(hierarchy: PathBuf, name: &str, files: Files, frozen: &'static str) -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let folder = hierarchy.join(format!("{NAME}-{now}-{name}"));
@@ -68,7 +81,12 @@ impl ControlGroup {
         self.set(&bytes.to_string())
     }
 
-    /// Thaws the processes, or lifts the limit of their memory.
+    /// Gives all processes together this much CPU time of each 100 ms.
+    pub fn throttle(&self, time: Duration) -> Result<()> {
+        self.set(&time.as_micros().to_string())
+    }
+
+    /// Thaws the processes, or lifts the limit of their memory or CPU.
     pub fn free(&self) -> Result<()> {
         self.set(self.files.free)
     }
@@ -94,7 +112,7 @@ impl Drop for ControlGroup {
 
 /// Removes the control groups of campaigns that were killed. A control group with processes stays.
 pub fn remove_abandoned() {
-    for (hierarchy, _) in ["freezer", "memory"].into_iter().flat_map(hierarchy) {
+    for (hierarchy, _) in ["freezer", "memory", "cpu"].into_iter().flat_map(hierarchy) {
         let folders = fs::read_dir(hierarchy).into_iter().flatten().flatten();
         for folder in folders.filter(|folder| folder.file_name().to_string_lossy().starts_with(NAME)) {
             fs::remove_dir(folder.path()).ok();

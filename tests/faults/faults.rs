@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use lockstep_tests::process::children;
 use lockstep_tests::random::Random;
 use rustix::process::Signal;
 
@@ -16,6 +17,8 @@ use crate::site::{Site, send};
 const RESETS: Duration = Duration::from_millis(120);
 /// Time for which a wire is slow.
 const SLOWNESS: Duration = Duration::from_secs(3);
+/// CPU time of a throttled node in each 100 ms.
+const TENTH_OF_A_CORE: Duration = Duration::from_millis(10);
 /// Memory limit at which no worker can load its weights.
 const LITTLE_MEMORY: u64 = 8 << 20;
 /// Longest time for a group to come back while its disk is full.
@@ -50,6 +53,7 @@ pub async fn inject(fault: Fault, site: &mut Site, load: &Load, random: &mut Ran
         Fault::Kill => kill(site, random).await,
         Fault::Stop(range) => stop(site, random, range).await,
         Fault::Freeze(range) => freeze(site, random, range).await,
+        Fault::Throttle(time) => throttle(site, time).await,
         Fault::Wire(Cut::BothWays, time) => {
             spoil_wire(site, random, time, "wire cut", |lab, node| {
                 lab.cut(node, Direction::ToNode)?;
@@ -147,6 +151,24 @@ async fn freeze(site: &mut Site, random: &mut Random, range: Millis) -> Result<D
     site.pause(time).await;
     group.free()?;
     Ok(Done::now(format!("rank {node} frozen for {time:?}"), began))
+}
+
+/// Gives each node a tenth of a core for a time.
+async fn throttle(site: &mut Site, time: Duration) -> Result<Done> {
+    let mut groups = Vec::new();
+    for node in 0..site.group.nodes.len() {
+        let group = ControlGroup::cpu(node)?;
+        let own = site.group.nodes[node].as_ref().map(|process| process.id()).context("a node does not run")?;
+        for pid in [vec![own], children(own)].concat() {
+            group.add(pid)?;
+        }
+        groups.push(group);
+    }
+    let began = Instant::now();
+    groups.iter().try_for_each(|group| group.throttle(TENTH_OF_A_CORE))?;
+    site.pause(time).await;
+    groups.iter().try_for_each(ControlGroup::free)?;
+    Ok(Done::now(format!("every process throttled for {time:?}"), began))
 }
 
 /// Does something to the wire of a random node, and mends the wire after `time`.

@@ -1,11 +1,14 @@
 //! Clients that send requests all the time, and compare each answer with the answer of an undisturbed run.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lockstep_proto::v1::GenerateRequest;
 use lockstep_tests::client::{Client, greedy, sampled};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tonic::Status;
 
@@ -17,6 +20,9 @@ const LONGEST_ANSWER: Duration = Duration::from_secs(180);
 const NOTICE: Duration = Duration::from_millis(250);
 /// Pause of a client after an error.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause of a client that breaks its answers off.
+const CANCEL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Age at which a client replaces its connection, between two requests. A head ends connections after 9 minutes at the
 /// earliest, and tonic fails a request that it is about to send just then. The head never sees that request.
@@ -143,6 +149,63 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.clients.iter().for_each(JoinHandle::abort);
     }
+}
+
+/// Clients that break off their answers, by gRPC and by HTTP. They stop when dropped.
+pub struct Cancels {
+    count: Arc<AtomicUsize>,
+    clients: [JoinHandle<()>; 2],
+}
+
+impl Cancels {
+    pub fn start(endpoint: &str, http_port: u16, questions: &Arc<[Question]>) -> Result<Self> {
+        let count = Arc::<AtomicUsize>::default();
+        let (counted, questions, endpoint) = (count.clone(), questions.clone(), endpoint.to_owned());
+        let by_grpc = async move {
+            for turn in 0.. {
+                let Ok(mut client) = Client::lazy(endpoint.clone()) else { return };
+                let request = questions[turn % questions.len()].request.clone();
+                if let Ok(mut stream) = client.stream(request).await {
+                    for _ in 0..turn % 40 {
+                        let _ = stream.message().await;
+                    }
+                }
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(CANCEL_PAUSE).await;
+            }
+        };
+        let counted = count.clone();
+        let by_http = async move {
+            for turn in 0.. {
+                // The connection is closed without a word after some bytes of the stream, or none.
+                let _ = tokio::time::timeout(LONGEST_ANSWER, read_some(http_port, turn % 5 * 1000)).await;
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(CANCEL_PAUSE).await;
+            }
+        };
+        Ok(Self { count, clients: [tokio::spawn(by_grpc), tokio::spawn(by_http)] })
+    }
+
+    /// Returns the number of answers that were broken off.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Cancels {
+    fn drop(&mut self) {
+        self.clients.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Asks for a streamed chat by HTTP, and reads `bytes` of the answer.
+async fn read_some(port: u16, bytes: usize) -> std::io::Result<()> {
+    let body =
+        r#"{"messages":[{"role":"user","content":"What happens when a worker dies?"}],"max_tokens":60,"stream":true}"#;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: head\r\ncontent-type: application/json\r\n";
+    stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
+    stream.read_exact(&mut vec![0; bytes]).await.map(drop)
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

@@ -1,7 +1,7 @@
 //! Campaign of real faults on groups of real processes: kills, stops, cut wires, full disks and more under load. No
 //! request may be lost, and every answer has the tokens of an undisturbed run.
 //!
-//! `make faults` runs all of it; [`plan`] says what. As a test, without the argument `campaign`, this binary runs a short
+//! `make faults` runs all of it; [`plan`] says what. `make soak` runs [`soak`]. As a test, without the argument `campaign`, this binary runs a short
 //! campaign that needs neither root nor a minute.
 
 mod around;
@@ -15,6 +15,7 @@ mod plan;
 mod report;
 mod site;
 mod small_disk;
+mod soak;
 mod witness;
 
 use std::collections::HashMap;
@@ -43,6 +44,12 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "campaign") {
         return run_campaign().unwrap_or_else(|error| {
             eprintln!("make faults: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
+    if std::env::args().any(|argument| argument == "soak") {
+        return run_soak().unwrap_or_else(|error| {
+            eprintln!("make soak: {error:#}");
             ExitCode::FAILURE
         });
     }
@@ -81,13 +88,26 @@ fn run_campaign() -> Result<ExitCode> {
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Runs the soak for the time that `HOURS` gives.
+fn run_soak() -> Result<ExitCode> {
+    let hours = std::env::var("HOURS").unwrap_or_else(|_| "2".into());
+    let hours: f64 = hours.parse().with_context(|| format!("HOURS={hours} is no number"))?;
+    let logs = folder_beside_programs()?.join("soak");
+    let is_flat =
+        tokio::runtime::Runtime::new()?.block_on(soak::soak(Duration::from_secs_f64(hours * 3600.0), logs))?;
+    Ok(if is_flat { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Returns the reason why this machine cannot have a fault; `None`: it can.
 fn missing(fault: Fault, can_enter: bool) -> Option<String> {
     let error = match fault {
-        fault if fault.setting() == Setting::Loopback && !matches!(fault, Fault::Freeze(_)) => None,
+        fault if fault.setting() == Setting::Loopback && !matches!(fault, Fault::Freeze(_) | Fault::Throttle(_)) => {
+            None
+        }
         _ if !can_enter => return Some("it needs root and namespaces".into()),
         Fault::Freeze(_) => ControlGroup::freezer().err(),
         Fault::LittleMemory => ControlGroup::memory(0).err(),
+        Fault::Throttle(_) => ControlGroup::cpu(0).err(),
         _ => None,
     };
     error.map(|error| format!("{error:#}"))
@@ -185,7 +205,12 @@ impl Campaign<'_> {
 
 /// Returns a folder beside the programs for the logs of a group.
 fn log_folder(round: &Round, seed: u64) -> Result<PathBuf> {
+    Ok(folder_beside_programs()?.join(format!("{}-{}-{seed}", round.kind.name, round.shape.name)))
+}
+
+/// Returns the folder for logs beside the programs.
+fn folder_beside_programs() -> Result<PathBuf> {
     let program = std::env::current_exe().context("find this program's path")?;
     let target = program.ancestors().nth(3).context("find the target folder")?;
-    Ok(target.join("faults").join(format!("{}-{}-{seed}", round.kind.name, round.shape.name)))
+    Ok(target.join("faults"))
 }

@@ -37,6 +37,8 @@ pub enum Fault {
     Stop(Millis),
     /// The freezer of control groups for a time.
     Freeze(Millis),
+    /// All ranks and the head get a tenth of a core each, for a time.
+    Throttle(Duration),
     Wire(Cut, Duration),
     Reset,
     Slow,
@@ -80,7 +82,7 @@ const fn wire(name: &'static str, title: &'static str, cut: Cut, millis: u64, ca
     kind(name, title, Fault::Wire(cut, Duration::from_millis(millis)), cases)
 }
 
-pub const KINDS: [Kind; 18] = [
+pub const KINDS: [Kind; 19] = [
     kind(
         "kill",
         "a rank is killed (SIGKILL), in one of four cases another one soon after",
@@ -91,6 +93,7 @@ pub const KINDS: [Kind; 18] = [
     kind("stop-middle", "a rank is stopped for 1–2 s", Fault::Stop((1_000, 2_000)), 15),
     kind("stop-long", "a rank is stopped for 5–10 s", Fault::Stop((5_000, 10_000)), 6),
     kind("freeze", "a rank is frozen by its control group for 0.5–4 s", Fault::Freeze((500, 4_000)), 8),
+    kind("throttle", "every process gets a tenth of a core for 10 s", Fault::Throttle(Duration::from_secs(10)), 5),
     wire("cut-short", "a node's wire is cut for 0.5 s", Cut::BothWays, 500, 8),
     wire("cut-middle", "a node's wire is cut for 2 s", Cut::BothWays, 2_000, 8),
     wire("cut-long", "a node's wire is cut for 10 s", Cut::BothWays, 10_000, 4),

@@ -1,17 +1,16 @@
 //! Table of a campaign, on the terminal and in `tests/README.md`.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use lockstep_tests::readme::write_table;
 
 use crate::case::Outcome;
 use crate::plan::{KINDS, Kind};
 
 const BEGIN: &str = "<!-- make faults writes this table -->";
-const END: &str = "<!-- end of the table -->";
 
 /// Sums over the cases of one kind.
 #[derive(Debug, Default)]
@@ -96,14 +95,9 @@ impl Report {
         Ok(text)
     }
 
-    /// Puts the table between its marks in `tests/README.md`.
+    /// Puts the table into `tests/README.md`.
     pub fn write(&self) -> Result<()> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-        let text = std::fs::read_to_string(&path).context("read tests/README.md")?;
-        let (before, rest) = text.split_once(BEGIN).context("tests/README.md has no place for the table")?;
-        let (_, after) = rest.split_once(END).context("tests/README.md has no end of the table")?;
-        let text = format!("{before}{BEGIN}\n{}{END}{after}", self.table()?);
-        std::fs::write(&path, text).context("write tests/README.md")
+        write_table(BEGIN, &self.table()?)
     }
 }
 

@@ -13,4 +13,5 @@ pub mod hub;
 pub mod manifests;
 pub mod process;
 pub mod random;
+pub mod readme;
 pub mod wrong_models;

@@ -34,7 +34,7 @@ async fn as_expected(streams: Vec<JoinHandle<Result<Answer>>>) -> Result<()> {
 }
 
 /// Returns the names of the pods that are new since `before`, or that have restarted.
-fn changed(before: &[(String, String)]) -> Result<Vec<String>> {
+pub fn changed(before: &[(String, String)]) -> Result<Vec<String>> {
     Ok(pods()?.into_iter().filter(|pod| !before.contains(pod)).map(|(name, _)| name).collect())
 }
 
@@ -144,7 +144,7 @@ pub fn a_head_without_power_is_replaced_in_seconds() -> Result<()> {
 }
 
 /// Makes sure that the operator that leads does not run on `node`.
-fn move_operator_off(node: &str) -> Result<()> {
+pub fn move_operator_off(node: &str) -> Result<()> {
     let get = |kind: &str, path: &str| {
         kubectl(&["-n", "lockstep-system", "get", kind, "-o", &format!("jsonpath={{.items[*]{path}}}")])
     };

@@ -3,6 +3,7 @@
 //! these trials out of the run of all other tests, and runs them beside it.
 
 mod access;
+mod campaign;
 mod faults;
 mod leave;
 mod models;
@@ -16,6 +17,14 @@ use std::process::ExitCode;
 use lockstep_tests::cluster::{Needs, async_trial, main as run_inside, trial};
 
 fn main() -> ExitCode {
+    if std::env::args().any(|argument| argument == "campaign") {
+        let trials = vec![
+            trial("campaign::the_chart_installs_the_operator", steps::install),
+            async_trial("campaign::the_quickstart_serves", serve::the_quickstart_answers_as_one_process_does),
+            async_trial("campaign::each_fault_costs_seconds", campaign::campaign),
+        ];
+        return run_inside(Needs::nodes(4).with_images(), trials);
+    }
     let trials = vec![
         trial("end_to_end::the_chart_installs_the_operator", steps::install),
         async_trial(
