@@ -69,7 +69,8 @@ impl World {
         let machine = self.machine_of_pod(pod);
         let was_unwell = machine.is_some_and(|machine| {
             let machine = &self.machines[machine];
-            self.now < machine.off_until.max(machine.cut_until) + STALE
+            let until = machine.off_until.max(machine.cut_until);
+            until > 0 && self.now < until + STALE
         });
         if grace == Some(0) {
             self.counts.forced += 1;
