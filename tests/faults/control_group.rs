@@ -37,28 +37,23 @@ impl ControlGroup {
 
     /// Makes a control group that can limit the memory of a node.
     pub fn memory(node: usize) -> Result<Self> {
-        let (hierarchy, is_v2) = hierarchy("memory")?;
-        let files = match is_v2 {
-            true => Files { file: "memory.max", free: "max" },
-            false => Files { file: "memory.limit_in_bytes", free: "-1" },
-        };
-        if is_v2 {
-            fs::write(hierarchy.join("cgroup.subtree_control"), "+memory").context("enable the memory controller")?;
-        }
-        Self::make(hierarchy, &format!("memory-{node}"), files, "")
+        let v1 = Files { file: "memory.limit_in_bytes", free: "-1" };
+        Self::limiting("memory", node, v1, Files { file: "memory.max", free: "max" })
     }
 
     /// Makes a control group that can limit the CPU of a node.
     pub fn cpu(node: usize) -> Result<Self> {
-        let (hierarchy, is_v2) = hierarchy("cpu")?;
-        let files = match is_v2 {
-            true => Files { file: "cpu.max", free: "max" },
-            false => Files { file: "cpu.cfs_quota_us", free: "-1" },
-        };
+        let v1 = Files { file: "cpu.cfs_quota_us", free: "-1" };
+        Self::limiting("cpu", node, v1, Files { file: "cpu.max", free: "max" })
+    }
+
+    fn limiting(controller: &str, node: usize, v1: Files, v2: Files) -> Result<Self> {
+        let (hierarchy, is_v2) = hierarchy(controller)?;
         if is_v2 {
-            fs::write(hierarchy.join("cgroup.subtree_control"), "+cpu").context("enable the CPU controller")?;
+            let enabled = fs::write(hierarchy.join("cgroup.subtree_control"), format!("+{controller}"));
+            enabled.with_context(|| format!("enable the {controller} controller"))?;
         }
-        Self::make(hierarchy, &format!("cpu-{node}"), files, "")
+        Self::make(hierarchy, &format!("{controller}-{node}"), if is_v2 { v2 } else { v1 }, "")
     }
 
     fn make(hierarchy: PathBuf, name: &str, files: Files, frozen: &'static str) -> Result<Self> {

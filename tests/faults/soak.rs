@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use lockstep_tests::process::children;
 use lockstep_tests::random::Random;
 use lockstep_tests::readme::write_table;
 
@@ -131,12 +130,8 @@ pub async fn soak(time: Duration, logs: PathBuf) -> Result<bool> {
 
 /// Returns the processes of the group by their names.
 fn processes(site: &mut Site) -> Vec<(String, u32)> {
-    let mut all = Vec::new();
-    if let Some(head) = site.head_process() {
-        all.push(("head".to_owned(), head));
-        all.extend(children(head).first().map(|rank| ("rank 0".to_owned(), *rank)));
-    }
-    for node in 1..site.group.nodes.len() {
+    let mut all: Vec<_> = site.head_process().map(|pid| ("head".to_owned(), pid)).into_iter().collect();
+    for node in 0..site.group.nodes.len() {
         all.extend(site.rank_process(node).map(|pid| (format!("rank {node}"), pid)));
     }
     all

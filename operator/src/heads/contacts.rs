@@ -42,12 +42,8 @@ pub async fn does_pod_answer(network: &dyn Network, address: IpAddr) -> bool {
     network.does_answer(address, port::PROBE).await
 }
 
-/// Asks the node at `address`, which listens at the port of its probes.
-pub(super) async fn ask_node(address: IpAddr) -> Option<NodeWord> {
-    ask_node_at(address, port::PROBE).await
-}
-
-async fn ask_node_at(address: IpAddr, port: u16) -> Option<NodeWord> {
+/// Asks the node at `address`, whose probes listen at `port`.
+pub(super) async fn ask_node(address: IpAddr, port: u16) -> Option<NodeWord> {
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, get_head(address, port)).await.ok()?.ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     if head.split(' ').nth(1) != Some("200") {
@@ -98,7 +94,7 @@ mod tests {
             assert!(request[..read].starts_with(b"GET /head HTTP/1.0\r\n"));
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
-        let word = ask_node_at(HERE, port).await;
+        let word = ask_node(HERE, port).await;
         node.await.unwrap();
         word
     }

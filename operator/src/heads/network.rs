@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{BoxStream, StreamExt as _};
 use lockstep_proto::errors::with_causes;
+use lockstep_proto::names::port;
 use lockstep_proto::node::DrainRequest;
 use lockstep_proto::node::operations_client::OperationsClient;
 use lockstep_proto::v1::cluster_client::ClusterClient;
@@ -52,7 +53,7 @@ impl Network for Tcp {
     }
 
     fn ask_node(&self, address: IpAddr) -> BoxFuture<'_, Option<NodeWord>> {
-        contacts::ask_node(address).boxed()
+        contacts::ask_node(address, port::PROBE).boxed()
     }
 
     fn does_answer(&self, address: IpAddr, port: u16) -> BoxFuture<'_, bool> {

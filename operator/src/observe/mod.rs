@@ -16,4 +16,4 @@ pub use lists::Lists;
 pub use source::{ApiServer, Events, Scope, Source};
 #[cfg(test)]
 pub(crate) use trim::trim_pod;
-pub use watches::{Observed, Watches};
+pub use watches::{Observed, Pauses, Watches};

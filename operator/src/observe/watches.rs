@@ -135,8 +135,8 @@ impl Watches {
     }
 }
 
-/// Pauses of a watch. They have no random part: one process has a dozen watches, and each has pauses of its own.
-struct Pauses(Backoff);
+/// Pauses as `kube` takes them. They have no random part: one process has a dozen watches, and each has pauses of its own.
+pub struct Pauses(pub Backoff);
 
 impl Iterator for Pauses {
     type Item = Duration;

@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 use crate::heads::{Heads, Network};
 use crate::metrics::Metrics;
 use crate::objects::label;
-use crate::observe::{Scope, Source, Watches};
+use crate::observe::{Pauses, Scope, Source, Watches};
 use crate::reconcile::validate::Defaults;
 use crate::reconcile::{Certificates, Context, EventCache, Ledger, ReconcileError, Recorders, WriteBudget, reconcile};
 use crate::resource::InferenceCluster;
@@ -32,19 +32,7 @@ const DEBOUNCE: Duration = Duration::from_millis(300);
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(120));
 /// Absence of a pause after the failure of a watch. Each watch has pauses of its own, and a pause of the controller would
 /// hold up every other watch.
-struct NoPause;
-
-impl Iterator for NoPause {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(Duration::ZERO)
-    }
-}
-
-impl kube::runtime::utils::Backoff for NoPause {
-    fn reset(&mut self) {}
-}
+const NO_PAUSE: Backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
 
 /// What a controller works with.
 pub struct Controller {
@@ -91,7 +79,7 @@ impl Controller {
             .with_config(Config::default().debounce(DEBOUNCE).concurrency(self.concurrency))
             .reconcile_on(changes)
             .reconcile_all_on(completions)
-            .trigger_backoff(NoPause)
+            .trigger_backoff(Pauses(NO_PAUSE))
             .graceful_shutdown_on(stop.cancelled_owned());
         let failures = Arc::new(Failures::default());
         let pauses = failures.clone();

@@ -127,9 +127,11 @@ fn step_without_change(group: &GroupRollout, wanted: &Wanted, index: u32) -> Ste
 /// Brings the change to as many groups as may be out of service. Groups that do not serve wait for no other group.
 /// Serving groups follow from the highest index down.
 fn roll_out(wanted: &Wanted, groups: &BTreeMap<u32, GroupRollout>, steps: &mut BTreeMap<u32, Step>) {
-    let outdated = |index: &u32| groups.get(index).is_some_and(|group| group.revision != wanted.revision);
-    let may_stay = |index: &u32| *index < wanted.partition && !groups.get(index).is_some_and(GroupRollout::is_torn);
-    let mut candidates: Vec<u32> = (0..wanted.replicas).filter(outdated).filter(|index| !may_stay(index)).collect();
+    let must_change = |index: &u32| {
+        let group = groups.get(index).filter(|group| group.revision != wanted.revision);
+        group.is_some_and(|group| *index >= wanted.partition || group.is_torn())
+    };
+    let mut candidates: Vec<u32> = (0..wanted.replicas).filter(must_change).collect();
     // Groups that drain already come first, so that each drain that was begun is completed.
     candidates.sort_by_key(|index| (groups[index].requests_to_drain.is_none(), std::cmp::Reverse(*index)));
     let mut unavailable = (0..wanted.replicas).filter(|index| !groups.get(index).is_some_and(serves)).count();

@@ -15,10 +15,11 @@ use tonic::transport::Endpoint;
 
 use super::faults::{changed, move_operator_off};
 use super::serve::PROMPT;
-use super::steps::{LONGEST_WAIT, NAMESPACE, QUICKSTART, pods, serves};
+use super::steps::{LONGEST_WAIT, NAMESPACE, QUICKSTART, node_of, pods, serves};
 
 const BEGIN: &str = "<!-- make faults writes this table of pods -->";
 const HEAD: &str = "quickstart-0-head-0";
+const WORKER: &str = "quickstart-0-worker-0";
 /// Time after the cluster is ready again for which clients still ask, so that a late outage shows.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 
@@ -80,73 +81,44 @@ struct Kind {
     times: usize,
     /// Longest pause that clients may see.
     goal: Duration,
-    /// Makes the fault, and returns what mends it.
-    begin: fn() -> Result<Option<Node>>,
-    /// Names of the pods that the fault replaces.
-    replaced: &'static [&'static str],
+    begin: fn() -> Result<Begun>,
 }
 
-const ALL_PODS: &[&str] = &[HEAD, "quickstart-0-worker-0", "quickstart-0-worker-1"];
+/// A fault that was made.
+struct Begun {
+    /// Names of the pods that the fault replaces.
+    replaced: Vec<String>,
+    /// Node without power, if that is the fault.
+    node: Option<Node>,
+}
 
 const KINDS: [Kind; 5] = [
-    Kind {
-        title: "the head's pod is deleted",
-        times: 10,
-        goal: Duration::from_secs(4),
-        begin: || delete(&[HEAD]),
-        replaced: &[HEAD],
-    },
-    Kind {
-        title: "a worker's pod is deleted",
-        times: 10,
-        goal: Duration::from_secs(4),
-        begin: || delete(&["quickstart-0-worker-0"]),
-        replaced: &["quickstart-0-worker-0"],
-    },
-    Kind {
-        title: "the environment changes",
-        times: 5,
-        goal: Duration::from_secs(5),
-        begin: change_environment,
-        replaced: ALL_PODS,
-    },
-    Kind {
-        title: "the head's node loses power",
-        times: 3,
-        goal: Duration::from_secs(12),
-        begin: || power_off(HEAD),
-        replaced: ALL_PODS,
-    },
-    Kind {
-        title: "a worker's node loses power",
-        times: 3,
-        goal: Duration::from_secs(12),
-        begin: || power_off("quickstart-0-worker-0"),
-        replaced: ALL_PODS,
-    },
+    Kind { title: "the head's pod is deleted", times: 10, goal: Duration::from_secs(4), begin: || delete(HEAD) },
+    Kind { title: "a worker's pod is deleted", times: 10, goal: Duration::from_secs(4), begin: || delete(WORKER) },
+    Kind { title: "the environment changes", times: 5, goal: Duration::from_secs(5), begin: change_environment },
+    Kind { title: "the head's node loses power", times: 3, goal: Duration::from_secs(12), begin: || power_off(HEAD) },
+    Kind { title: "a worker's node loses power", times: 3, goal: Duration::from_secs(12), begin: || power_off(WORKER) },
 ];
 
-fn delete(pods: &[&str]) -> Result<Option<Node>> {
-    let begin = ["-n", NAMESPACE, "delete", "pod", "--wait=false"];
-    kubectl(&[&begin, pods].concat())?;
-    Ok(None)
+fn delete(pod: &str) -> Result<Begun> {
+    kubectl(&["-n", NAMESPACE, "delete", "pod", "--wait=false", pod])?;
+    Ok(Begun { replaced: vec![pod.to_owned()], node: None })
 }
 
-fn change_environment() -> Result<Option<Node>> {
+fn change_environment() -> Result<Begun> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
     let patch = format!("{{\"spec\":{{\"env\":[{{\"name\":\"CHANGED\",\"value\":\"{now}\"}}]}}}}");
     kubectl(&["-n", NAMESPACE, "patch", "icl", QUICKSTART, "--type", "merge", "-p", &patch])?;
-    Ok(None)
+    Ok(Begun { replaced: pods()?.into_iter().map(|(pod, _)| pod).collect(), node: None })
 }
 
-fn node_of(pod: &str) -> Result<String> {
-    kubectl(&["-n", NAMESPACE, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"])
-}
-
-fn power_off(pod: &str) -> Result<Option<Node>> {
+fn power_off(pod: &str) -> Result<Begun> {
     let node = Node(node_of(pod)?.trim_start_matches("node").parse()?);
     node.power_off()?;
-    Ok(Some(node))
+    let there = format!("spec.nodeName={}", node.name());
+    let names = kubectl(&["-n", NAMESPACE, "get", "pods", "--field-selector", &there, "-o", "name"])?;
+    let replaced = names.lines().map(|name| name.trim_start_matches("pod/").to_owned()).collect();
+    Ok(Begun { replaced, node: Some(node) })
 }
 
 /// Makes each fault several times, and writes a table of the pauses that clients saw. Fails if one was longer than its
@@ -180,7 +152,7 @@ pub async fn campaign() -> Result<()> {
 
 /// Makes a fault once. Returns the longest pause, and the pods that changed although the fault did not touch them.
 async fn play(kind: &Kind) -> Result<(Duration, Vec<String>)> {
-    for pod in [HEAD, "quickstart-0-worker-0"] {
+    for pod in [HEAD, WORKER] {
         move_operator_off(&node_of(pod)?)?;
     }
     let before = pods()?;
@@ -188,39 +160,18 @@ async fn play(kind: &Kind) -> Result<(Duration, Vec<String>)> {
     eventually("answers", LONGEST_WAIT, || asker.longest_pause(Instant::now()).map(drop))?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let began = Instant::now();
-    let on_node = |node: &Node| {
-        kubectl(&[
-            "-n",
-            NAMESPACE,
-            "get",
-            "pods",
-            "--field-selector",
-            &format!("spec.nodeName={}", node.name()),
-            "-o",
-            "name",
-        ])
-    };
-    let touched = tokio::task::block_in_place(|| (kind.begin)())?;
-    let mut replaced: Vec<String> = kind.replaced.iter().map(ToString::to_string).collect();
-    if let Some(node) = &touched {
-        let names = on_node(node)?;
-        replaced = names.lines().map(|name| name.trim_start_matches("pod/").to_owned()).collect();
-    }
-    let again = tokio::task::block_in_place(|| {
-        eventually("the pods to be replaced", LONGEST_WAIT, || {
-            let now = changed(&before)?;
-            ensure!(replaced.iter().all(|pod| now.contains(pod)), "changed: {now:?}");
-            Ok(())
-        })
-        .and_then(|()| serves(1))
-    });
+    let Begun { replaced, node } = (kind.begin)()?;
+    let again = eventually("the pods to be replaced", LONGEST_WAIT, || {
+        let now = changed(&before)?;
+        ensure!(replaced.iter().all(|pod| now.contains(pod)), "changed: {now:?}");
+        Ok(())
+    })
+    .and_then(|()| serves(1));
     tokio::time::sleep(AFTERWARDS).await;
     let pause = asker.longest_pause(began);
-    if let Some(node) = touched {
-        tokio::task::block_in_place(|| {
-            node.power_on()?;
-            node.await_ready(true)
-        })?;
+    if let Some(node) = node {
+        node.power_on()?;
+        node.await_ready(true)?;
     }
     again?;
     let others = changed(&before)?.into_iter().filter(|pod| !replaced.contains(pod)).collect();

@@ -8,7 +8,7 @@ use lockstep_tests::cluster::{Node, eventually, kubectl};
 use tokio::task::JoinHandle;
 
 use super::serve::{PROMPT, expected};
-use super::steps::{LONGEST_WAIT, NAMESPACE, client_of_head, field, pods, serves};
+use super::steps::{LONGEST_WAIT, NAMESPACE, client_of_head, field, node_of, pods, serves};
 
 /// Tokens of an answer that outlasts a fault.
 const LONG: u32 = 700;
@@ -83,8 +83,7 @@ pub async fn a_deleted_head_costs_no_weights() -> Result<()> {
 /// Drains a worker's node with kubectl. The disruption budget allows that even at one replica, because the group
 /// survives the loss of a worker.
 pub async fn a_drained_node_takes_no_request_with_it() -> Result<()> {
-    let path = "jsonpath={.spec.nodeName}";
-    let node = kubectl(&["-n", NAMESPACE, "get", "pod", "quickstart-0-worker-1", "-o", path])?;
+    let node = node_of("quickstart-0-worker-1")?;
     let answers = streams().await?;
     kubectl(&["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s"])?;
     as_expected(answers).await?;
@@ -94,11 +93,10 @@ pub async fn a_drained_node_takes_no_request_with_it() -> Result<()> {
 
 /// Cuts the power of a worker's node. The worker's pod is deleted by force, and made anew on a node that answers.
 pub async fn a_node_without_power_costs_no_request() -> Result<()> {
-    let on = |pod: &str| kubectl(&["-n", NAMESPACE, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"]);
-    let head = on("quickstart-0-head-0")?;
+    let head = node_of("quickstart-0-head-0")?;
     // The test is about a worker: the node does not run the head and, if possible, not the operator either.
     let operator = kubectl(&["-n", "lockstep-system", "get", "pods", "-o", "jsonpath={.items[0].spec.nodeName}"])?;
-    let nodes = [on("quickstart-0-worker-0")?, on("quickstart-0-worker-1")?];
+    let nodes = [node_of("quickstart-0-worker-0")?, node_of("quickstart-0-worker-1")?];
     let worker = nodes.iter().find(|node| **node != head && **node != operator);
     let worker =
         worker.or_else(|| nodes.iter().find(|node| **node != head)).context("no worker has a node of its own")?;
@@ -111,7 +109,7 @@ pub async fn a_node_without_power_costs_no_request() -> Result<()> {
     Node(number).await_ready(true)?;
     done.and(again)?;
     ensure!(
-        ![on("quickstart-0-worker-0")?, on("quickstart-0-worker-1")?].contains(worker),
+        ![node_of("quickstart-0-worker-0")?, node_of("quickstart-0-worker-1")?].contains(worker),
         "a pod is still on {worker}"
     );
     serves(1)

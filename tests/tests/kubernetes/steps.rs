@@ -66,6 +66,11 @@ pub fn pods() -> Result<Vec<(String, String)>> {
     Ok(listed.lines().filter_map(split).collect())
 }
 
+/// Returns the node of a pod.
+pub fn node_of(pod: &str) -> Result<String> {
+    kubectl(&["-n", NAMESPACE, "get", "pod", pod, "-o", "jsonpath={.spec.nodeName}"])
+}
+
 /// A client of the sample's Service, on a connection of its own.
 pub async fn client() -> Result<Client> {
     connected(field(".status.endpoint")?).await

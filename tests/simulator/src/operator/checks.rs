@@ -1,10 +1,13 @@
-//! What must hold of the operator's actions and of the state that follows.
+//! Checks of the operator's actions and of the state that follows.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use lockstep_operator::objects::{annotation, label};
 use lockstep_operator::plan::Names;
+use lockstep_operator::resource::InferenceCluster;
 use lockstep_operator::resource::status::GroupStatus;
 
 use super::script::Millis;
@@ -17,8 +20,13 @@ const HEARD: Millis = 3_000;
 /// Time for which the status may lag behind on a good day.
 const STATUS_LAG: Millis = 15_000;
 
-fn label<'a>(labels: &'a std::collections::BTreeMap<String, String>, key: &str) -> &'a str {
+fn label<'a>(labels: &'a BTreeMap<String, String>, key: &str) -> &'a str {
     labels.get(key).map(String::as_str).unwrap_or_default()
+}
+
+/// Returns the group that an object's labels name.
+fn group_of(labels: &BTreeMap<String, String>) -> u32 {
+    label(labels, label::GROUP).parse().unwrap_or_default()
 }
 
 impl World {
@@ -36,8 +44,8 @@ impl World {
 
     /// Checks that the operator takes no group out of service that serves and does not drain, and cuts off no request.
     fn check_take_down(&mut self, group: u32, what: &str, grace: Option<i64>) {
-        let head = format!("{CLUSTER}-{group}-head-0");
-        let head = self.objects.pods.get(&head).and_then(|head| head.metadata.uid.clone()).unwrap_or_default();
+        let head = self.objects.pods.get(&Names::new(CLUSTER, group).head_pod());
+        let head = head.and_then(|head| head.metadata.uid.clone()).unwrap_or_default();
         if self.is_drain_overdue(group) {
             self.condemned.insert(head);
             return;
@@ -65,7 +73,7 @@ impl World {
     pub(super) fn check_pod_deletion(&mut self, pod: &Pod, grace: Option<i64>) {
         self.counts.deletions += 1;
         let (name, uid) = (pod.name_any(), pod.uid().unwrap_or_default());
-        let lives = self.processes.get(&uid).map(|process| process.machine);
+        let lives = self.processes.contains_key(&uid);
         let machine = self.machine_of_pod(pod);
         let was_unwell = machine.is_some_and(|machine| {
             let machine = &self.machines[machine];
@@ -74,7 +82,7 @@ impl World {
         });
         if grace == Some(0) {
             self.counts.forced += 1;
-            if lives.is_some() && !was_unwell {
+            if lives && !was_unwell {
                 self.find(Property::ForcesOnlyTheLost, format!("{name} is deleted by force, lives and can be reached"));
             }
             return;
@@ -82,7 +90,7 @@ impl World {
         if was_unwell || pod.metadata.deletion_timestamp.is_some() {
             return;
         }
-        let group: u32 = label(pod.labels(), label::GROUP).parse().unwrap_or_default();
+        let group = group_of(pod.labels());
         // A request of a head that ends with its own grace period is finished.
         let is_head = label(pod.labels(), label::ROLE) == "head";
         self.check_take_down(group, &name, if is_head { grace.or(Some(30)) } else { None });
@@ -90,7 +98,7 @@ impl World {
 
     /// Checks a change of a StatefulSet by the operator, or its deletion if there is no `after`.
     pub(super) fn check_set_change(&mut self, before: &StatefulSet, after: Option<&StatefulSet>) {
-        let group: u32 = label(before.labels(), label::GROUP).parse().unwrap_or_default();
+        let group = group_of(before.labels());
         let replicas = |set: &StatefulSet| set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
         let shrinks = after.is_none_or(|after| replicas(after) < replicas(before));
         let revision = |set: &StatefulSet| set.annotations().get(annotation::REVISION).cloned();
@@ -201,7 +209,7 @@ impl World {
     }
 
     /// Checks that everything is as the spec asks within a bound after the last fault, and then costs nothing.
-    fn check_return(&mut self, cluster: &lockstep_operator::resource::InferenceCluster, serves: bool) {
+    fn check_return(&mut self, cluster: &InferenceCluster, serves: bool) {
         let is_observed =
             cluster.status.as_ref().and_then(|status| status.observed_generation) == cluster.metadata.generation;
         let updated = self.is_updated(cluster);
@@ -225,13 +233,13 @@ impl World {
     }
 
     /// Returns true if each group has the pods that the spec asks for.
-    fn is_updated(&self, cluster: &lockstep_operator::resource::InferenceCluster) -> bool {
+    fn is_updated(&self, cluster: &InferenceCluster) -> bool {
         let wanted = lockstep_operator::reconcile::build::revision(&cluster.spec);
         let partition = cluster.spec.update_strategy.partition;
         let pods = self.objects.pods.objects.values();
-        let mut groups = std::collections::BTreeMap::<u32, u32>::new();
+        let mut groups = BTreeMap::<u32, u32>::new();
         for pod in pods {
-            let group: u32 = label(pod.labels(), label::GROUP).parse().unwrap_or_default();
+            let group = group_of(pod.labels());
             *groups.entry(group).or_default() += 1;
             if group >= partition && label(pod.labels(), label::REVISION) != wanted {
                 return false;

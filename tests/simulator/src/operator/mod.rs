@@ -84,17 +84,6 @@ pub enum Planted {
     StaysAway,
 }
 
-impl Planted {
-    pub const ALL: [Self; 6] = [
-        Self::ListsEarly,
-        Self::SilencesMachine,
-        Self::HidesRequests,
-        Self::IgnoresDeletions,
-        Self::LosesStatus,
-        Self::StaysAway,
-    ];
-}
-
 /// Numbers of a history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -4,19 +4,20 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use lockstep_operator::objects::label;
+use lockstep_operator::plan::Names;
 use lockstep_proto::v1::{ClusterStatus, Phase, RankStatus};
 use tokio::sync::watch;
 
-use super::World;
 use super::script::Millis;
+use super::{CLUSTER, World};
 
 /// Time from the last rank's joining to the first token.
 const FORM: Millis = 300;
 /// Silence after which a head does not count on a worker any longer, and after which it gives the worker up.
 const SUSPECT: Millis = 800;
 const LOST: Millis = 3_000;
-/// Time for which a head that the operator drains takes requests all the same.
-const LINGER: Millis = 5_000;
+/// Shortest drain of a head with requests.
+const SHORTEST_DRAIN: Millis = 2_500;
 
 /// A process in a pod.
 pub(super) struct Process {
@@ -124,7 +125,7 @@ impl World {
         let Some(head) = self.processes.get_mut(uid).and_then(|process| process.head.as_mut()) else { return };
         if head.draining_since.is_none() {
             head.draining_since = Some(now);
-            head.idle_at = now + if head.has_served { finish.max(LINGER / 2) } else { 0 };
+            head.idle_at = now + if head.has_served { finish.max(SHORTEST_DRAIN) } else { 0 };
         }
     }
 
@@ -159,7 +160,11 @@ impl World {
         process.heard_at = now;
         // Workers find the head by the name of its pod, which the group's Service publishes.
         let is_named = self.objects.pods.get(&process.pod).and_then(|pod| pod.metadata.uid.as_deref()) == Some(uid)
-            && self.objects.others.get(&format!("Service/{}", group_of(&process.pod))).is_some();
+            && self
+                .objects
+                .others
+                .get(&format!("Service/{}", Names::new(CLUSTER, process.group).group_name()))
+                .is_some();
         let mut complete = now >= process.loaded_at;
         for ordinal in 1..=head.workers.len() as u32 {
             let place = &mut head.workers[ordinal as usize - 1];
@@ -266,9 +271,4 @@ impl World {
     pub(super) fn serves(&self, group: u32) -> bool {
         self.head_of(group).is_some_and(|(process, head)| head.serves && head.is_accepting() && process.term.is_none())
     }
-}
-
-/// Returns the name of a head's group.
-fn group_of(pod: &str) -> &str {
-    pod.strip_suffix("-head-0").unwrap_or(pod)
 }

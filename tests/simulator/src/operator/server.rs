@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{Method, Request, Response};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::ObjectMeta;
 use kube::client::Body;
 use kube::core::TypeMeta;
 use kube::{Client, ResourceExt as _};
@@ -154,10 +155,8 @@ impl World {
         };
         if let Some(before) = &before {
             self.check_set_change(before, Some(&set));
-            set.metadata.uid.clone_from(&before.metadata.uid);
-            set.metadata.creation_timestamp.clone_from(&before.metadata.creation_timestamp);
+            keep_identity(&mut set.metadata, &before.metadata);
             set.metadata.generation = before.metadata.generation;
-            set.metadata.resource_version.clone_from(&before.metadata.resource_version);
             set.status.clone_from(&before.status);
             if set == **before {
                 return shown(&set);
@@ -207,9 +206,7 @@ impl World {
                     if *method == Method::PUT && version != before.metadata.resource_version {
                         return failure(409, "Conflict", "the object has been changed");
                     }
-                    object.metadata.uid.clone_from(&before.metadata.uid);
-                    object.metadata.creation_timestamp.clone_from(&before.metadata.creation_timestamp);
-                    object.metadata.resource_version.clone_from(&before.metadata.resource_version);
+                    keep_identity(&mut object.metadata, &before.metadata);
                     if object == *before {
                         return shown(&object);
                     }
@@ -219,6 +216,13 @@ impl World {
             }
         }
     }
+}
+
+/// Gives an object what the server itself writes into its metadata, from the object `before` it.
+fn keep_identity(metadata: &mut ObjectMeta, before: &ObjectMeta) {
+    metadata.uid.clone_from(&before.uid);
+    metadata.creation_timestamp.clone_from(&before.creation_timestamp);
+    metadata.resource_version.clone_from(&before.resource_version);
 }
 
 /// Returns the kind of the objects that a path calls `plural`.
