@@ -55,7 +55,7 @@ pub fn cluster(bytes: &[u8]) {
     build_objects(&cluster);
     cluster.spec.replicas = cluster.spec.replicas.min(1);
     cluster.spec.workers = cluster.spec.workers.min(2);
-    let plan = plan::plan(&cluster, &Addresses::Kubernetes { namespace: "fuzz".into() });
+    let plan = plan::plan(&cluster, &Addresses::Kubernetes);
     assert!(!plan::format_plan(&plan).is_empty());
 }
 

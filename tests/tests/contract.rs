@@ -70,7 +70,7 @@ fn check_group(group: &GroupPlan) {
 fn check(manifest: &str) {
     let cluster = resource::parse(manifest, "test").unwrap_or_else(|error| panic!("{manifest}: {error}"));
     let ports = LocalPorts { grpc: 50051, http: 1234, control: 40000 };
-    let mut places = vec![Addresses::Kubernetes { namespace: "ml".into() }];
+    let mut places = vec![Addresses::Kubernetes];
     // `lockstep up` refuses sources that are volumes in Kubernetes, because one machine has no volumes.
     if plan::model_volume(&cluster.spec.model.source).is_none() {
         places.push(Addresses::Local { host: "127.0.0.1".into(), ports, threads: 1 });

@@ -42,8 +42,7 @@ pub(super) fn run(args: &PlanArgs) -> anyhow::Result<()> {
         }
     } else {
         check_spec(&cluster.spec)?;
-        let namespace = cluster.metadata.namespace.clone().unwrap_or_else(|| "default".into());
-        Addresses::Kubernetes { namespace }
+        Addresses::Kubernetes
     };
     let plan = plan(&cluster, &addresses);
     let printed = match args.output {

@@ -16,7 +16,7 @@ pub struct LocalPorts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Addresses {
     /// Pods with DNS names and the default ports.
-    Kubernetes { namespace: String },
+    Kubernetes,
     /// Processes on loopback that share the memory of one machine. The client ports bind to `host`. Each rank computes
     /// with `threads` threads.
     Local { host: String, ports: LocalPorts, threads: u32 },
@@ -26,7 +26,7 @@ impl Addresses {
     /// Returns the address of the head's control port, `host:port`.
     pub(super) fn control_address(&self, names: &Names) -> String {
         match self {
-            Self::Kubernetes { namespace } => format!("{}:{}", names.head_host(namespace), port::CONTROL),
+            Self::Kubernetes => format!("{}:{}", names.head_host(), port::CONTROL),
             Self::Local { ports, .. } => format!("127.0.0.1:{}", ports.control),
         }
     }
@@ -34,7 +34,7 @@ impl Addresses {
     /// Returns the ports of a group.
     pub(super) fn ports(&self) -> LocalPorts {
         match self {
-            Self::Kubernetes { .. } => LocalPorts { grpc: port::GRPC, http: port::HTTP, control: port::CONTROL },
+            Self::Kubernetes => LocalPorts { grpc: port::GRPC, http: port::HTTP, control: port::CONTROL },
             Self::Local { ports, .. } => *ports,
         }
     }
@@ -42,7 +42,7 @@ impl Addresses {
     /// Returns the host that the client ports bind to.
     pub(super) fn client_host(&self) -> &str {
         match self {
-            Self::Kubernetes { .. } => "0.0.0.0",
+            Self::Kubernetes => "0.0.0.0",
             Self::Local { host, .. } => host,
         }
     }

@@ -53,7 +53,7 @@ pub(super) fn process_environment(
     if role == Role::Head {
         set_service(&mut set, spec, addresses);
     }
-    if let Addresses::Kubernetes { .. } = addresses {
+    if let Addresses::Kubernetes = addresses {
         if role == Role::Head {
             vars.push(EnvVar { name: env::HEAD_NODE, value: "separate".into(), field: None });
             vars.extend(common_environment());
@@ -92,7 +92,7 @@ fn set_address_dependent(
     addresses: &Addresses,
 ) {
     match addresses {
-        Addresses::Kubernetes { .. } => set(env::LOCKSTEP_RING_PORT, port::RING.to_string()),
+        Addresses::Kubernetes => set(env::LOCKSTEP_RING_PORT, port::RING.to_string()),
         Addresses::Local { threads, .. } => {
             set(env::GROUP_HOST, "127.0.0.1".into());
             // Ranks report their ring addresses in the hello message, so any free port will do.

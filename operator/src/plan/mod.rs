@@ -154,8 +154,8 @@ fn plan_group(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses)
 
 /// Returns the containers of the pods of `role` in Kubernetes. All workers of a group share one template.
 #[must_use]
-pub fn pod_containers(spec: &InferenceClusterSpec, names: &Names, namespace: &str, role: Role) -> Vec<ContainerPlan> {
-    containers(spec, names, &Addresses::Kubernetes { namespace: namespace.into() }, role)
+pub fn pod_containers(spec: &InferenceClusterSpec, names: &Names, role: Role) -> Vec<ContainerPlan> {
+    containers(spec, names, &Addresses::Kubernetes, role)
 }
 
 fn containers(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses, role: Role) -> Vec<ContainerPlan> {
@@ -165,7 +165,7 @@ fn containers(spec: &InferenceClusterSpec, names: &Names, addresses: &Addresses,
         env: environment::process_environment(spec, names, addresses, role),
     };
     match (addresses, role) {
-        (Addresses::Kubernetes { .. }, Role::Head) => vec![process(HEAD), head_ranks(spec, names)],
+        (Addresses::Kubernetes, Role::Head) => vec![process(HEAD), head_ranks(spec, names)],
         (_, Role::Head) => vec![process(HEAD)],
         (_, Role::Worker(_)) => vec![process(RANK)],
     }

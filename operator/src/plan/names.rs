@@ -50,10 +50,11 @@ impl Names {
         format!("{}-worker", self.group_name())
     }
 
-    /// Returns the DNS name of the head pod inside Kubernetes.
+    /// Returns the DNS name of the head pod for pods of its namespace. Their resolver completes it, and asks for this name
+    /// first of all: a longer name would cost more questions, and each may go to a DNS server whose machine is gone.
     #[must_use]
-    pub fn head_host(&self, namespace: &str) -> String {
-        format!("{}.{}.{namespace}.svc", self.head_pod(), self.group_name())
+    pub fn head_host(&self) -> String {
+        format!("{}.{}", self.head_pod(), self.group_name())
     }
 }
 

@@ -28,11 +28,11 @@ pub fn model_volume(source: &str) -> Option<ModelVolume> {
 pub(super) fn agent_source(spec: &InferenceClusterSpec, addresses: &Addresses) -> String {
     let source = &spec.model.source;
     match (addresses, source.split_once("://")) {
-        (Addresses::Kubernetes { .. }, Some(("pvc", rest))) => match rest.split_once('/') {
+        (Addresses::Kubernetes, Some(("pvc", rest))) => match rest.split_once('/') {
             Some((_, path)) => format!("file://{MODELS_DIR}/{path}"),
             None => format!("file://{MODELS_DIR}"),
         },
-        (Addresses::Kubernetes { .. }, Some(("oci", _))) => format!("file://{MODELS_DIR}"),
+        (Addresses::Kubernetes, Some(("oci", _))) => format!("file://{MODELS_DIR}"),
         _ => source.clone(),
     }
 }

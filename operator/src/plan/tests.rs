@@ -12,7 +12,7 @@ fn plan_for(spec: &str, addresses: &Addresses) -> Plan {
 }
 
 fn kubernetes() -> Addresses {
-    Addresses::Kubernetes { namespace: "ml".into() }
+    Addresses::Kubernetes
 }
 
 fn local() -> Addresses {

@@ -3,7 +3,8 @@
 //! Groups are kept apart where there is room: no Kubernetes node has pods of two groups while another is free, so that the
 //! loss of one node takes one group. All of this is preference. The scheduler weighs a preference for or against pods by
 //! the sum of its weights on a node, compared to the other nodes. So the wish of a group for its own pods, by its
-//! placement policy, has a weight that a few pods of other groups do not outweigh.
+//! placement policy, has a weight that a few pods of other groups do not outweigh. Only two heads on one node are worse
+//! than two pods of one group: a group needs all its pods anyway, and two heads take the requests of two groups along.
 
 use std::collections::BTreeSet;
 
@@ -18,18 +19,23 @@ use crate::reconcile::validate::Validated;
 use crate::resource::PlacementPolicy;
 
 /// Weight of a pod of the own group.
-const OWN_GROUP: i32 = 100;
+const OWN_GROUP: i32 = 60;
 /// Weight of a pod of another group.
-const OTHER_GROUP: i32 = 20;
-/// Weight of the head of another group, beside [`OTHER_GROUP`], for a head. A node with two heads would take two groups'
-/// requests with it.
-const OTHER_HEAD: i32 = 20;
+const OTHER_GROUP: i32 = 12;
+/// Weight of the head of another group, beside [`OTHER_GROUP`], for a head.
+const OTHER_HEAD: i32 = 100;
 /// Label with the name of a Kubernetes node.
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
-/// Returns the constraints that keep the pods of `group` apart, if the placement policy spreads pods.
-pub(super) fn spread_constraints(cluster: &Validated, group: u32) -> Option<Vec<TopologySpreadConstraint>> {
+/// Returns the constraints that keep the pods of `group` apart, if the placement policy spreads pods. A head's wish to be
+/// apart is in its affinity alone, where it is weighed against other heads.
+pub(super) fn spread_constraints(
+    cluster: &Validated,
+    group: u32,
+    role: PodRole,
+) -> Option<Vec<TopologySpreadConstraint>> {
     let strictly = match cluster.spec.placement.policy {
+        PlacementPolicy::Spread if role == PodRole::Head => return None,
         PlacementPolicy::Spread => false,
         PlacementPolicy::SpreadStrictly => true,
         PlacementPolicy::Pack | PlacementPolicy::Any => return None,

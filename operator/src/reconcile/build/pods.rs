@@ -4,7 +4,8 @@
 //! Invariant: without overlays every pod meets the `restricted` Pod Security standard.
 
 use k8s_openapi::api::core::v1::{
-    LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, Toleration,
+    LocalObjectReference, PodDNSConfig, PodDNSConfigOption, PodSecurityContext, PodSpec, PodTemplateSpec,
+    SeccompProfile, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -25,6 +26,10 @@ const WORKER_EXIT_SECONDS: i64 = 30;
 /// pod's ranks long before, and the group serves no requests until other pods replace them.
 const LOST_NODE_SECONDS: i64 = 10;
 
+/// Options of the pods' resolver (resolv.conf(5)). A machine that loses its power may take a DNS server along, and Kubernetes
+/// sends questions there for a while. By default a resolver waits five seconds for each answer, and asks twice.
+const DNS_OPTIONS: [(&str, &str); 2] = [("timeout", "1"), ("attempts", "5")];
+
 /// Builds the template of the pods of one role in a group.
 pub(super) fn pod_template(cluster: &Validated, names: &Names, role: PodRole) -> PodTemplateSpec {
     let mut template = PodTemplateSpec { metadata: None, spec: Some(pod_spec(cluster, names, role)) };
@@ -40,7 +45,7 @@ fn pod_spec(cluster: &Validated, names: &Names, role: PodRole) -> PodSpec {
         PodRole::Head => plan::Role::Head,
         PodRole::Worker => plan::Role::Worker(0),
     };
-    let plans = plan::pod_containers(&cluster.spec, names, &cluster.identity.namespace, plan_role);
+    let plans = plan::pod_containers(&cluster.spec, names, plan_role);
     let secrets = cluster.spec.image_pull_secrets.iter();
     let secrets: Vec<_> = secrets.map(|secret| LocalObjectReference { name: secret.name.clone() }).collect();
     PodSpec {
@@ -64,10 +69,15 @@ fn pod_spec(cluster: &Validated, names: &Names, role: PodRole) -> PodSpec {
             PodRole::Worker => WORKER_EXIT_SECONDS,
         }),
         tolerations: Some(["not-ready", "unreachable"].map(lost_node_toleration).into()),
-        topology_spread_constraints: placement::spread_constraints(cluster, names.group()),
+        topology_spread_constraints: placement::spread_constraints(cluster, names.group(), role),
         affinity: Some(placement::affinity(cluster, names.group(), role)),
+        dns_config: Some(PodDNSConfig { options: Some(DNS_OPTIONS.map(dns_option).into()), ..Default::default() }),
         ..Default::default()
     }
+}
+
+fn dns_option((name, value): (&str, &str)) -> PodDNSConfigOption {
+    PodDNSConfigOption { name: Some(name.into()), value: Some(value.into()) }
 }
 
 fn lost_node_toleration(state: &str) -> Toleration {
