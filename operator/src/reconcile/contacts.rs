@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::time::Instant;
 
 use super::Context;
 use super::observation::GroupSeen;
@@ -29,12 +30,13 @@ pub struct Contacts {
     /// Ordinals of the pods that the group has given up and that do not answer, nor does the machine below them, while
     /// another machine does.
     pub silent_machines: BTreeSet<u32>,
-    /// Time after which a silence that has begun is long enough. `None` if there is none.
+    /// Time after which to ask again, so that a silence that has begun is long enough at the end of the questions. `None` if
+    /// there is none.
     pub look_again: Option<Duration>,
 }
 
-/// Asks the nodes and the machines of `group`, if there is need, all at once. `ranks_per_pod` is the number of ranks of each
-/// pod.
+/// Asks the machines of `group`, if there is need, all at once, and then its nodes. `ranks_per_pod` is the number of ranks
+/// of each pod.
 pub(super) async fn ask_around(context: &Context, group: &GroupSeen, ranks_per_pod: u32) -> Contacts {
     let (observed, network) = (&context.observed, context.heads.network());
     let head_suspected = may_be_silent(group);
@@ -46,23 +48,24 @@ pub(super) async fn ask_around(context: &Context, group: &GroupSeen, ranks_per_p
     if suspected().next().is_none() {
         return Contacts::default();
     }
-    let nodes = group.pods.values().filter(|_| head_suspected).filter_map(|pod| address(pod));
+    let asked = Instant::now();
     let silent = suspected().map(|(&ordinal, pod)| async move {
         let machine = machine(observed, pod)?;
         is_pod_silent(network, pod).await.then_some((ordinal, machine))
     });
-    let (words, silent, answers) = futures::join!(
-        ask_nodes(network, nodes),
-        futures::future::join_all(silent),
-        ask_machines(network, observed, group)
-    );
+    let (silent, answers) = futures::join!(futures::future::join_all(silent), ask_machines(network, observed, group));
+    let silent: BTreeMap<u32, IpAddr> = silent.into_iter().flatten().collect();
+    let took = asked.elapsed();
+    // The nodes come last, because a silence that was too short a moment ago may be long enough by now.
+    let nodes = group.pods.iter().filter(|(ordinal, _)| head_suspected && !silent.contains_key(ordinal));
+    let words = ask_nodes(network, nodes.filter_map(|(_, pod)| address(pod))).await;
     let head_silent = head_suspected && is_head_silent(group.live_report().is_some(), &words);
-    let given_up: Vec<_> = silent.into_iter().flatten().filter(|(ordinal, _)| *ordinal != 0 || head_silent).collect();
+    let given_up: Vec<_> = silent.into_iter().filter(|(ordinal, _)| *ordinal != 0 || head_silent).collect();
     let shortest = words.iter().map(|word| word.silent_for).min().unwrap_or_default();
     Contacts {
         head_silent,
         silent_machines: find_silent(&given_up, &answers),
-        look_again: (SUSPICIOUS..SILENCE).contains(&shortest).then(|| SILENCE - shortest),
+        look_again: (SUSPICIOUS..SILENCE).contains(&shortest).then(|| (SILENCE - shortest).saturating_sub(took)),
     }
 }
 
