@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::tools::{eventually, kubectl, run};
 
@@ -15,6 +15,12 @@ const NOTICED: Duration = Duration::from_secs(60);
 pub struct Node(pub u32);
 
 impl Node {
+    /// Returns the real node with this name in Kubernetes.
+    pub fn named(name: &str) -> Result<Self> {
+        let number = name.strip_prefix("node").and_then(|number| number.parse().ok());
+        number.map(Self).with_context(|| format!("{name:?} is no real node"))
+    }
+
     /// Returns the node's name in Kubernetes.
     pub fn name(self) -> String {
         format!("node{}", self.0)
@@ -38,6 +44,11 @@ impl Node {
     /// Joins the node to the network again.
     pub fn mend(self) -> Result<()> {
         self.set("wire", "mend")
+    }
+
+    /// Leads requests from outside to Services through this node, as long as it is on the network.
+    pub fn route_services(self) -> Result<()> {
+        run("route", &[&self.0.to_string()]).map(drop)
     }
 
     fn set(self, tool: &str, to: &str) -> Result<()> {

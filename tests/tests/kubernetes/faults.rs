@@ -8,8 +8,9 @@ use lockstep_tests::cluster::{Node, eventually, kubectl};
 use tokio::task::JoinHandle;
 
 use super::serve::{PROMPT, expected};
-use super::steps::{LONGEST_WAIT, NAMESPACE, client_of_head, field, node_of, pods, serves};
+use super::steps::{LONGEST_WAIT, NAMESPACE, client_of, field, node_of, pods, serves};
 
+const HEAD: &str = "quickstart-0-head-0";
 /// Tokens of an answer that outlasts a fault.
 const LONG: u32 = 700;
 
@@ -17,7 +18,7 @@ const LONG: u32 = 700;
 async fn streams() -> Result<Vec<JoinHandle<Result<Answer>>>> {
     let mut all = Vec::new();
     for _ in 0..3 {
-        let mut client = client_of_head().await?;
+        let mut client = client_of(HEAD).await?;
         all.push(tokio::spawn(async move { Ok(client.generate(greedy(&PROMPT, LONG)).await?) }));
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -63,7 +64,6 @@ pub async fn a_worker_is_replaced_alone() -> Result<()> {
 
 /// The kubelet would restart a worker that ends with its head after a pause that grows each time.
 pub async fn a_deleted_head_costs_no_weights() -> Result<()> {
-    const HEAD: &str = "quickstart-0-head-0";
     let before = pods()?;
     for _ in 0..2 {
         let now = pods()?;
@@ -74,7 +74,7 @@ pub async fn a_deleted_head_costs_no_weights() -> Result<()> {
             Ok(())
         })?;
         serves(1)?;
-        ensure!(client_of_head().await?.generate(greedy(&PROMPT, 4)).await?.tokens.len() == 4);
+        ensure!(client_of(HEAD).await?.generate(greedy(&PROMPT, 4)).await?.tokens.len() == 4);
     }
     ensure!(changed(&before)? == [HEAD], "others were restarted: {:?}", changed(&before)?);
     Ok(())
@@ -100,13 +100,13 @@ pub async fn a_node_without_power_costs_no_request() -> Result<()> {
     let worker = nodes.iter().find(|node| **node != head && **node != operator);
     let worker =
         worker.or_else(|| nodes.iter().find(|node| **node != head)).context("no worker has a node of its own")?;
-    let number = worker.trim_start_matches("node").parse()?;
+    let dark = Node::named(worker)?;
     let answers = streams().await?;
-    Node(number).power_off()?;
+    dark.power_off()?;
     let done = as_expected(answers).await;
     let again = serves(1);
-    Node(number).power_on()?;
-    Node(number).await_ready(true)?;
+    dark.power_on()?;
+    dark.await_ready(true)?;
     done.and(again)?;
     ensure!(
         ![node_of("quickstart-0-worker-0")?, node_of("quickstart-0-worker-1")?].contains(worker),
@@ -118,13 +118,13 @@ pub async fn a_node_without_power_costs_no_request() -> Result<()> {
 /// Cuts the power of the head's node. The workers say that they do not hear the head, and the operator replaces it before
 /// Kubernetes evicts anything: that takes 20 seconds in this cluster, and then the grace period of 330 seconds.
 pub fn a_head_without_power_is_replaced_in_seconds() -> Result<()> {
-    const HEAD: &str = "quickstart-0-head-0";
     const EVICTION: Duration = Duration::from_secs(20);
     let get = |path: &str| kubectl(&["-n", NAMESPACE, "get", "pod", HEAD, "-o", &format!("jsonpath={{{path}}}")]);
     let node = get(".spec.nodeName")?;
     move_operator_off(&node)?;
-    let (number, uid) = (node.trim_start_matches("node").parse()?, get(".metadata.uid")?);
-    Node(number).power_off()?;
+    serves(1)?;
+    let (dark, uid) = (Node::named(&node)?, get(".metadata.uid")?);
+    dark.power_off()?;
     let began = Instant::now();
     let replaced = eventually("another head", LONGEST_WAIT, || {
         let (other, at) = (get(".metadata.uid")?, get(".spec.nodeName")?);
@@ -132,8 +132,8 @@ pub fn a_head_without_power_is_replaced_in_seconds() -> Result<()> {
         Ok(began.elapsed())
     });
     let again = serves(1).map(|()| began.elapsed());
-    Node(number).power_on()?;
-    Node(number).await_ready(true)?;
+    dark.power_on()?;
+    dark.await_ready(true)?;
     let (replaced, again) = (replaced?, again?);
     eprintln!("another head after {replaced:.1?}, ready after {again:.1?}");
     ensure!(replaced < EVICTION, "the head was replaced after {replaced:.1?}");
@@ -159,5 +159,5 @@ pub fn move_operator_off(node: &str) -> Result<()> {
         })
     });
     kubectl(&["uncordon", node])?;
-    moved.and_then(|()| serves(1))
+    moved
 }

@@ -21,7 +21,8 @@ fn main() -> ExitCode {
         let trials = vec![
             trial("campaign::the_chart_installs_the_operator", steps::install),
             async_trial("campaign::the_quickstart_serves", serve::the_quickstart_answers_as_one_process_does),
-            async_trial("campaign::each_fault_costs_seconds", campaign::campaign),
+            async_trial("campaign::each_fault_costs_seconds", campaign::each_fault_costs_seconds),
+            async_trial("campaign::two_groups_lose_nothing", campaign::two_groups_lose_nothing),
         ];
         return run_inside(Needs::nodes(4).with_images(), trials);
     }

@@ -12,6 +12,8 @@ use tonic::transport::Endpoint;
 
 /// Longest wait for pods to be placed, to start and to join, on a busy machine.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(120);
+/// Interval at which clients ask a silent connection for a sign of life, and time that they wait for it.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// The namespace of the clusters that serve.
 pub const NAMESPACE: &str = "models";
 /// The sample's name.
@@ -76,15 +78,18 @@ pub async fn client() -> Result<Client> {
     connected(field(".status.endpoint")?).await
 }
 
-/// A client of the head's pod itself. From here Services are reached through one of the nodes: when that loses its power,
+/// A client of a head's pod itself. From here Services are reached through one of the nodes: when that loses its power,
 /// so do the connections.
-pub async fn client_of_head() -> Result<Client> {
-    let pod = ["-n", NAMESPACE, "get", "pod", "quickstart-0-head-0", "-o", "jsonpath={.status.podIP}"];
+pub async fn client_of(head: &str) -> Result<Client> {
+    let pod = ["-n", NAMESPACE, "get", "pod", head, "-o", "jsonpath={.status.podIP}"];
     connected(format!("{}:50051", kubectl(&pod)?)).await
 }
 
-async fn connected(address: String) -> Result<Client> {
+/// A client of an address, on a connection of its own.
+pub async fn connected(address: String) -> Result<Client> {
+    // Without keep-alives, a client would wait for ever for a head whose machine is gone.
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(Duration::from_secs(5));
+    let endpoint = endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
     let channel = endpoint.connect().await.with_context(|| format!("connect to {address}"))?;
     Ok(Client::over(channel))
 }

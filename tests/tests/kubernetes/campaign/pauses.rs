@@ -1,5 +1,4 @@
-//! The campaign on real pods: what each fault costs the clients of a cluster with one group and a spare Kubernetes node.
-//! `make faults` runs it.
+//! For how long each fault stops the answers of a cluster with one group and a spare Kubernetes node.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,22 +6,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lockstep_tests::client::{Client, greedy};
-use lockstep_tests::cluster::{Node, eventually, kubectl};
+use lockstep_tests::cluster::{eventually, kubectl};
 use lockstep_tests::readme::write_table;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
-use super::faults::{changed, move_operator_off};
-use super::serve::PROMPT;
-use super::steps::{LONGEST_WAIT, NAMESPACE, QUICKSTART, node_of, pods, serves};
+use super::{Begun, HEAD, WORKER, change_environment, delete, power_off, spare_the_operator, suffer};
+use crate::serve::PROMPT;
+use crate::steps::{LONGEST_WAIT, NAMESPACE};
 
 const BEGIN: &str = "<!-- make faults writes this table of pods -->";
-const HEAD: &str = "quickstart-0-head-0";
-const WORKER: &str = "quickstart-0-worker-0";
-/// Time after the cluster is ready again for which clients still ask, so that a late outage shows.
-const AFTERWARDS: Duration = Duration::from_secs(2);
-
 /// A client that asks for a token all the time, on a connection of its own each time, and notes the answers.
 struct Asker {
     answers: Arc<Mutex<Vec<Instant>>>,
@@ -84,14 +78,6 @@ struct Kind {
     begin: fn() -> Result<Begun>,
 }
 
-/// A fault that was made.
-struct Begun {
-    /// Names of the pods that the fault replaces.
-    replaced: Vec<String>,
-    /// Node without power, if that is the fault.
-    node: Option<Node>,
-}
-
 const KINDS: [Kind; 5] = [
     Kind { title: "the head's pod is deleted", times: 10, goal: Duration::from_secs(4), begin: || delete(HEAD) },
     Kind { title: "a worker's pod is deleted", times: 10, goal: Duration::from_secs(4), begin: || delete(WORKER) },
@@ -100,30 +86,9 @@ const KINDS: [Kind; 5] = [
     Kind { title: "a worker's node loses power", times: 3, goal: Duration::from_secs(12), begin: || power_off(WORKER) },
 ];
 
-fn delete(pod: &str) -> Result<Begun> {
-    kubectl(&["-n", NAMESPACE, "delete", "pod", "--wait=false", pod])?;
-    Ok(Begun { replaced: vec![pod.to_owned()], node: None })
-}
-
-fn change_environment() -> Result<Begun> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
-    let patch = format!("{{\"spec\":{{\"env\":[{{\"name\":\"CHANGED\",\"value\":\"{now}\"}}]}}}}");
-    kubectl(&["-n", NAMESPACE, "patch", "icl", QUICKSTART, "--type", "merge", "-p", &patch])?;
-    Ok(Begun { replaced: pods()?.into_iter().map(|(pod, _)| pod).collect(), node: None })
-}
-
-fn power_off(pod: &str) -> Result<Begun> {
-    let node = Node(node_of(pod)?.trim_start_matches("node").parse()?);
-    node.power_off()?;
-    let there = format!("spec.nodeName={}", node.name());
-    let names = kubectl(&["-n", NAMESPACE, "get", "pods", "--field-selector", &there, "-o", "name"])?;
-    let replaced = names.lines().map(|name| name.trim_start_matches("pod/").to_owned()).collect();
-    Ok(Begun { replaced, node: Some(node) })
-}
-
 /// Makes each fault several times, and writes a table of the pauses that clients saw. Fails if one was longer than its
 /// goal, or if a pod was replaced in vain.
-pub async fn campaign() -> Result<()> {
+pub async fn each_fault_costs_seconds() -> Result<()> {
     let mut table = String::from(
         "| fault | times | longest pause: median / maximum | goal | replaced in vain |\n|---|--:|--:|--:|--:|\n",
     );
@@ -150,30 +115,13 @@ pub async fn campaign() -> Result<()> {
     Ok(())
 }
 
-/// Makes a fault once. Returns the longest pause, and the pods that changed although the fault did not touch them.
+/// Makes a fault once. Returns the longest pause, and the pods that were replaced in vain.
 async fn play(kind: &Kind) -> Result<(Duration, Vec<String>)> {
-    for pod in [HEAD, WORKER] {
-        move_operator_off(&node_of(pod)?)?;
-    }
-    let before = pods()?;
+    spare_the_operator(1)?;
     let asker = Asker::start();
     eventually("answers", LONGEST_WAIT, || asker.longest_pause(Instant::now()).map(drop))?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let began = Instant::now();
-    let Begun { replaced, node } = (kind.begin)()?;
-    let again = eventually("the pods to be replaced", LONGEST_WAIT, || {
-        let now = changed(&before)?;
-        ensure!(replaced.iter().all(|pod| now.contains(pod)), "changed: {now:?}");
-        Ok(())
-    })
-    .and_then(|()| serves(1));
-    tokio::time::sleep(AFTERWARDS).await;
-    let pause = asker.longest_pause(began);
-    if let Some(node) = node {
-        node.power_on()?;
-        node.await_ready(true)?;
-    }
-    again?;
-    let others = changed(&before)?.into_iter().filter(|pod| !replaced.contains(pod)).collect();
-    Ok((pause?, others))
+    let others = suffer(kind.begin, 1).await?;
+    Ok((asker.longest_pause(began)?, others))
 }
