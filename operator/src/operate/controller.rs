@@ -23,7 +23,9 @@ use crate::metrics::Metrics;
 use crate::objects::label;
 use crate::observe::{Pauses, Scope, Source, Watches};
 use crate::reconcile::validate::Defaults;
-use crate::reconcile::{Certificates, Context, EventCache, Ledger, ReconcileError, Recorders, WriteBudget, reconcile};
+use crate::reconcile::{
+    Certificates, Context, EventCache, Ledger, ReconcileError, Recorders, WriteBudget, WrittenStatuses, reconcile,
+};
 use crate::resource::InferenceCluster;
 
 /// Time within which changes of a cluster are reconciled together.
@@ -67,6 +69,7 @@ impl Controller {
             ledger: Ledger::default(),
             certificates: Certificates::default(),
             write_budget: WriteBudget::default(),
+            written: WrittenStatuses::default(),
             events: EventCache::default(),
         });
         // While a watch was incomplete, changes were passed over, and the watch missed deletions.

@@ -39,7 +39,7 @@ use apply::Urgency;
 pub use events::EventCache;
 pub use observation::{GroupSeen, Observation};
 pub use secrets::Certificates;
-pub use status::{Recorders, WriteBudget};
+pub use status::{Recorders, WriteBudget, WrittenStatuses};
 
 use crate::heads::{GroupKey, Heads};
 use crate::metrics::Metrics;
@@ -67,6 +67,7 @@ pub struct Context {
     pub ledger: Ledger,
     pub certificates: Certificates,
     pub write_budget: WriteBudget,
+    pub written: WrittenStatuses,
     pub events: EventCache,
 }
 
@@ -135,11 +136,13 @@ pub async fn reconcile(cluster: Arc<InferenceCluster>, context: Arc<Context>) ->
         forget_cluster(&context, &namespace, &name);
         return Ok(Action::await_change());
     }
+    let (shown, cluster) = (cluster.status.clone(), context.written.restore(&cluster));
     let seen = dereference::dereference(&context, &cluster).await;
     let validated = match validate::validate(&cluster, &context.defaults) {
         Ok(validated) => validated,
         Err(invalid) => {
-            status::write(&context, &cluster, status::compute_invalid(&cluster, &seen, &invalid)).await?;
+            let status = status::compute_invalid(&cluster, &seen, &invalid);
+            status::write(&context, &cluster, shown.as_ref(), status).await?;
             return Ok(Action::await_change());
         }
     };
@@ -150,7 +153,7 @@ pub async fn reconcile(cluster: Arc<InferenceCluster>, context: Arc<Context>) ->
     context.metrics.record_groups(&namespace, &name, &status::sample_groups(&seen, &computed.status));
     let drains = steps.values().any(|step| *step == Step::Drain);
     follow_heads(&context, &validated, &seen, steady).await;
-    let retry_status = status::write(&context, &cluster, computed.status).await?;
+    let retry_status = status::write(&context, &cluster, shown.as_ref(), computed.status).await?;
     if steady {
         context.recorders.forget(&namespace, &name);
     }
@@ -210,6 +213,7 @@ async fn follow_heads(context: &Context, cluster: &Validated, seen: &Observation
 pub fn forget_cluster(context: &Context, namespace: &str, name: &str) {
     context.heads.forget_cluster(namespace, name);
     context.ledger.forget(namespace, name);
+    context.written.forget(namespace, name);
     context.certificates.forget(namespace, name);
     context.recorders.forget(namespace, name);
 }

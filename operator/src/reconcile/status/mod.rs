@@ -10,6 +10,7 @@ mod ranks;
 #[cfg(test)]
 mod tests;
 mod write_budget;
+mod written;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use lockstep_proto::names::port;
 use serde_json::json;
 use tokio::time::Instant;
 pub use write_budget::WriteBudget;
+pub use written::WrittenStatuses;
 
 use super::build::revision;
 use super::groups::{Steps, pods_are_ready};
@@ -192,19 +194,21 @@ pub(super) fn sample_groups(seen: &Observation, status: &InferenceClusterStatus)
     status.groups.iter().filter_map(sample).collect()
 }
 
-/// Writes `status` if it differs from the cluster's status, and publishes events of the changes. If the change may wait
-/// and the budget of all clusters is spent, writes nothing and returns the time after which to try again.
+/// Writes `status` if it differs from the cluster's last status or from `shown`, which the watch shows, and publishes
+/// events of the changes. The two differ while the watch is late, and if somebody else wrote a status. If the change may
+/// wait and the budget of all clusters is spent, writes nothing and returns the time after which to try again.
 ///
 /// # Errors
 /// Fails if the API server refuses the request.
 pub(super) async fn write(
     context: &Context,
     object: &InferenceCluster,
+    shown: Option<&InferenceClusterStatus>,
     status: InferenceClusterStatus,
 ) -> Result<Option<Duration>, ReconcileError> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     context.metrics.record_status(&namespace, &name, &status);
-    if object.status.as_ref() == Some(&status) {
+    if [object.status.as_ref(), shown] == [Some(&status); 2] {
         return Ok(None);
     }
     let before = object.status.clone().unwrap_or_default();
@@ -221,6 +225,7 @@ pub(super) async fn write(
         Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
         other => other.map_err(ReconcileError::Status)?,
     };
+    context.written.note(object, status);
     events::publish(context, object, changes).await;
     Ok(None)
 }
