@@ -221,6 +221,7 @@ impl World {
     fn end_request(&mut self, client: usize) {
         self.clients[client].ended = true;
         self.clients[client].submitted_at = None;
+        self.last_end = self.now;
     }
 
     fn finish_request(&mut self, client: usize, reason: FinishReason) {
@@ -268,7 +269,7 @@ impl World {
     /// Adds a finding for each request that is still open although the group serves.
     pub(super) fn find_open_requests(&mut self) {
         let open: Vec<usize> = (0..self.clients.len()).filter(|client| !self.clients[*client].ended).collect();
-        self.find(Property::RequestsEnd, format!("requests {open:?} have not ended 240 s after the last fault"));
+        self.find(Property::RequestsEnd, format!("no request has ended for 240 s, and these are open: {open:?}"));
     }
 
     /// Returns true if the ranks die of a sequence.
