@@ -14,6 +14,8 @@ import tempfile
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 EXAMPLES = 30
+# An answer may take long on a busy machine.
+TIMEOUT_S = 120
 
 
 def main() -> None:
@@ -21,7 +23,8 @@ def main() -> None:
     parser.add_argument("--base-url", required=True)
     root = parser.parse_args().base_url.removesuffix("/v1")
     program = pathlib.Path(sys.executable).with_name("schemathesis")
-    options = [f"--checks={CHECKS}", f"--max-examples={EXAMPLES}", "--seed=1", "--generation-database=none", "--no-color"]
+    options = [f"--checks={CHECKS}", f"--max-examples={EXAMPLES}", f"--request-timeout={TIMEOUT_S}"]
+    options += ["--seed=1", "--generation-database=none", "--no-color"]
     # The program keeps a cache in its working folder.
     with tempfile.TemporaryDirectory() as folder:
         command = [program, "run", f"{root}/openapi.json", *options]
