@@ -220,12 +220,13 @@ pub(super) async fn write(
     let patch = json!({ "apiVersion": "lockstep.dev/v1alpha1", "kind": "InferenceCluster", "status": status });
     context.metrics.count_request("patch");
     let written = api.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&patch)).await;
-    match written {
+    let written = match written {
         // The cluster was deleted meanwhile.
         Err(kube::Error::Api(refused)) if refused.code == 404 => return Ok(None),
         other => other.map_err(ReconcileError::Status)?,
     };
-    context.written.note(object, status);
+    // The status as the watch will show it: times have whole seconds.
+    context.written.note(object, written.status);
     events::publish(context, object, changes).await;
     Ok(None)
 }

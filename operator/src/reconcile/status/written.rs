@@ -25,8 +25,11 @@ impl WrittenStatuses {
         }
     }
 
-    pub(super) fn note(&self, cluster: &InferenceCluster, status: InferenceClusterStatus) {
-        self.entries().insert(key(cluster), (cluster.metadata.uid.clone(), status));
+    /// Keeps the status that the API server has stored.
+    pub(super) fn note(&self, cluster: &InferenceCluster, status: Option<InferenceClusterStatus>) {
+        if let Some(status) = status {
+            self.entries().insert(key(cluster), (cluster.metadata.uid.clone(), status));
+        }
     }
 
     /// Drops the status of a deleted cluster.
