@@ -102,7 +102,8 @@ fn observe_rollout(cluster: &Validated, wanted: &str, group: &GroupSeen, before:
         outdated_pods: group.pods.values().any(|pod| outdated(pod)),
         scheduled: scheduled >= expected as usize,
         ready: serves,
-        taking_requests: live.map_or(head_ready, |report| report.status.accepting || report.status.draining),
+        taking_requests: live
+            .map_or(head_ready || group.is_head_unheard(), |report| report.status.accepting || report.status.draining),
         requests_to_drain: draining.map(|report| u64::from(report.status.running) + u64::from(report.status.waiting)),
         drained_for: before.and_then(|before| before.draining_since.as_ref()).map(|since| elapsed(since.0)),
         budget_spent: !serves && group.pods.values().any(|pod| pods::is_budget_spent(pod, cluster.spec.restart_budget)),

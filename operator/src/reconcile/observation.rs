@@ -10,6 +10,7 @@ use lockstep_proto::v1::Phase;
 
 use super::contacts::Contacts;
 use crate::heads::{HeadPod, Report};
+use crate::plan::HEAD;
 use crate::pods;
 
 /// Observed state of a cluster.
@@ -59,6 +60,17 @@ impl GroupSeen {
     pub fn head_answers(&self) -> bool {
         let is_ready = self.head().is_some_and(|pod| pods::is_ready(pod));
         self.live_report().is_some() || (is_ready && self.unreachable.is_none())
+    }
+
+    /// Returns true if the head runs, and the operator has neither heard it nor failed to reach it yet, as after a start of
+    /// the operator. A head that drains is not ready, and may still have requests.
+    #[must_use]
+    pub fn is_head_unheard(&self) -> bool {
+        let runs = |pod: &Arc<Pod>| {
+            let mut containers = pods::containers(pod).filter(|container| container.name == HEAD);
+            containers.any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
+        };
+        self.live_report().is_none() && self.unreachable.is_none() && self.head().is_some_and(runs)
     }
 
     /// Returns the uid and address of the head's pod, if it has an address.
