@@ -156,14 +156,17 @@ impl World {
         } else {
             ContainerState { waiting: Some(waits), ..ContainerState::default() }
         };
-        status.container_statuses = Some(vec![ContainerStatus {
-            name: "rank".into(),
+        // The containers that the pod's template names. They live and die together.
+        let names = pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.clone());
+        let container_status = |name| ContainerStatus {
+            name,
             ready,
             restart_count: container.restarts,
-            state: Some(state),
-            last_state: end,
+            state: Some(state.clone()),
+            last_state: end.clone(),
             ..ContainerStatus::default()
-        }]);
+        };
+        status.container_statuses = Some(names.map(container_status).collect());
         self.objects.put_pod(now, pod);
     }
 
