@@ -81,6 +81,8 @@ const INTEGERS: &[Row] = &[
     ("bfe.u32", "rrrr", &[0xabcd, 4, 8], 0xbc),
     ("bfe.s32", "rrrr", &[0x80, 4, 4], 0xffff_fff8),
     ("bfi.b32", "rrrrr", &[0xf, 0xaa00, 4, 4], 0xaaf0),
+    ("bfi.b64", "dddrr", &[0xf, 0xaa00, 4, 4], 0xaaf0),
+    ("bfi.b64", "dddrr", &[0xf, 1, 60, 32], 0xf << 60 | 1),
     ("prmt.b32", "rrrr", &[0x3322_1100, 0x7766_5544, 0x7531], 0x7755_3311),
     ("prmt.b32", "rrrr", &[0x0000_0080, 0, 0x8], 0x8080_80ff),
     ("dp4a.s32.s32", "rrrr", &[0x0102_03ff, 0x0101_0101, 10], 15),
@@ -139,6 +141,7 @@ const FLOATS: &[Row] = &[
 const CONVERSIONS: &[Row] = &[
     ("cvt.u64.u32", "dr", &[M1], M1),
     ("cvt.s64.s32", "dr", &[M1], u64::MAX),
+    ("cvt.s64.s32", "dd", &[0x1_ffff_ffff], u64::MAX),
     ("cvt.u32.u64", "rd", &[0x1_0000_0007], 7),
     ("cvt.u16.u32", "hr", &[0x1_2345], 0x2345),
     ("cvt.u32.u16", "rh", &[0xffff], 0xffff),

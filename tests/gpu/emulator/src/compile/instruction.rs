@@ -23,7 +23,7 @@ impl Compiler<'_> {
             ("ld" | "ldu" | "st" | "atom" | "red" | "cp", _) => self.compile_memory(instruction)?,
             ("cvta", [out, input]) if has("shared") || has("local") => self.compile_cvta(instruction, out, input)?,
             ("mov", [out, Operand::Vector(parts)]) => {
-                let parts = parts.iter().map(|part| self.any(part)).collect::<Result<Vec<_>, _>>()?;
+                let parts = parts.iter().map(|part| self.stored(part)).collect::<Result<Vec<_>, _>>()?;
                 let bits = bits_of(kind)? / parts.len().max(1) as u32;
                 Operation::Pack { out: self.any(out)?, parts, bits }
             }
@@ -59,7 +59,7 @@ impl Compiler<'_> {
                     Operation::SelectLong { out: self.long(out)?, inputs, predicate: chosen }
                 } else {
                     let inputs = [self.word(first)?, self.word(second)?];
-                    Operation::SelectWord { out: self.word(out)?, inputs, predicate: chosen }
+                    Operation::SelectWord { out: self.word_result(out)?, inputs, predicate: chosen }
                 }
             }
             ("setp", [out, first, second, with @ ..]) => {
@@ -75,16 +75,21 @@ impl Compiler<'_> {
                 };
                 let comparison = decode_comparison(&instruction.modifiers).ok_or_else(unknown)?;
                 let inputs = self.compared(comparison, [first, second])?;
-                Operation::SetWord { comparison, inputs, out: self.word(out)?, one }
+                Operation::SetWord { comparison, inputs, out: self.word_result(out)?, one }
             }
             ("lop3", [out, first, second, third, Operand::Number(table)]) => Operation::Table {
-                out: self.word(out)?,
+                out: self.word_result(out)?,
                 inputs: [self.word(first)?, self.word(second)?, self.word(third)?],
                 table: *table as u8,
             },
             ("bfi", [out, bits, into, start, count]) if kind == "b32" => Operation::InsertBits {
-                out: self.word(out)?,
+                out: self.word_result(out)?,
                 inputs: [self.word(bits)?, self.word(into)?, self.word(start)?, self.word(count)?],
+            },
+            ("bfi", [out, bits, into, start, count]) if kind == "b64" => Operation::InsertLongBits {
+                out: self.long(out)?,
+                longs: [self.long(bits)?, self.long(into)?],
+                words: [self.word(start)?, self.word(count)?],
             },
             (_, [out, inputs @ ..]) => {
                 let compute = isa::decode(instruction).ok_or_else(unknown)?;
@@ -100,7 +105,7 @@ impl Compiler<'_> {
         Ok(match compute {
             Compute::Word(run) => {
                 let inputs = [self.word(at(0)?)?, self.word(at(1)?)?, self.word(at(2)?)?];
-                Operation::Word { run, out: self.word(out)?, inputs }
+                Operation::Word { run, out: self.word_result(out)?, inputs }
             }
             Compute::Long(run) => {
                 let inputs = [self.long(at(0)?)?, self.long(at(1)?)?, self.long(at(2)?)?];
@@ -115,7 +120,7 @@ impl Compiler<'_> {
             Compute::Shift(run) => {
                 Operation::Shift { run, out: self.long(out)?, long: self.long(at(0)?)?, word: self.word(at(1)?)? }
             }
-            Compute::Narrow(run) => Operation::Narrow { run, out: self.word(out)?, long: self.long(at(0)?)? },
+            Compute::Narrow(run) => Operation::Narrow { run, out: self.word_result(out)?, long: self.long(at(0)?)? },
         })
     }
 
@@ -162,6 +167,7 @@ impl Compiler<'_> {
     pub(super) fn word(&mut self, operand: &Operand) -> Result<u32, PtxError> {
         match operand {
             Operand::Number(bits) => word(self.registers.constant(false, *bits)),
+            Operand::Name(name) if name == "WARP_SZ" => word(self.registers.constant(false, isa::LANES as u64)),
             Operand::Name(name) if self.registers.find(name).is_none() => match Special::parse(name) {
                 Some(special) => word(self.registers.special(special)),
                 None => {
@@ -169,8 +175,22 @@ impl Compiler<'_> {
                     word(self.registers.constant(false, address))
                 }
             },
-            operand => word(self.any(operand)?),
+            operand => match self.any(operand)? {
+                // A source may be wider than its type. The low bits count.
+                Register::Long(long) => {
+                    let register = self.registers.add(Some(4));
+                    let out = word(register)?;
+                    self.push(Operation::Narrow { run: isa::low_words, out, long });
+                    Ok(out)
+                }
+                register => word(register),
+            },
         }
+    }
+
+    /// Returns the register of a result of 32 bits or fewer.
+    pub(super) fn word_result(&self, operand: &Operand) -> Result<u32, PtxError> {
+        word(self.any(operand)?)
     }
 
     /// Returns the long of an operand.

@@ -69,8 +69,8 @@ impl Compiler<'_> {
         Ok(Operation::Store { space: space_of(instruction), size, parts, address: self.address(base, *offset)? })
     }
 
-    /// Returns the register of a stored value of at most 32 bits, which may be wider.
-    fn stored(&mut self, operand: &Operand) -> Result<Register, PtxError> {
+    /// Returns the register of a value of at most 32 bits. The register may be wider.
+    pub(super) fn stored(&mut self, operand: &Operand) -> Result<Register, PtxError> {
         match self.any(operand) {
             Ok(register) => Ok(register),
             Err(_) => self.word(operand).map(Register::Word),

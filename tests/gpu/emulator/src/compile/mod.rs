@@ -188,7 +188,6 @@ impl Compiler<'_> {
             }
             None => None,
         };
-        let first = self.steps.len();
         match instruction.operation.as_str() {
             "call" => self.inline_call(&instruction.operands).map_err(fail)?,
             "bra" => {
@@ -220,10 +219,13 @@ impl Compiler<'_> {
             }
         }
         if guard.is_some() {
-            if self.steps.len() != first + 1 {
+            if instruction.operation == "call" {
                 return Err(PtxError::new("a guarded call", &instruction.text));
             }
-            self.steps[first].guard = guard;
+            // Steps before the last one only prepare its operands.
+            if let Some(step) = self.steps.last_mut() {
+                step.guard = guard;
+            }
         }
         Ok(())
     }

@@ -111,6 +111,12 @@ pub enum Operation {
         out: u32,
         inputs: [u32; 4],
     },
+    /// Puts the low bits of the first long into the second. The words are the place and the number of bits.
+    InsertLongBits {
+        out: u32,
+        longs: [u32; 2],
+        words: [u32; 2],
+    },
     Compare {
         comparison: Comparison,
         inputs: [u32; 2],

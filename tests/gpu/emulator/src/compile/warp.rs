@@ -43,7 +43,7 @@ impl Compiler<'_> {
                 let (out, members) = (self.any(out)?, self.word(members)?);
                 Operation::Vote { kind, out, predicate, negated: name.starts_with('!'), members }
             }
-            ("activemask", [out]) => Operation::ActiveMask { out: self.word(out)? },
+            ("activemask", [out]) => Operation::ActiveMask { out: self.word_result(out)? },
             ("redux", [out, value, members]) => {
                 let combines = [
                     ("add", Combine::Add),
@@ -55,7 +55,7 @@ impl Compiler<'_> {
                 ];
                 let combine = combines.into_iter().find(|(word, _)| has(word)).ok_or_else(unknown)?.1;
                 let number = if has("s32") { Number::Signed } else { Number::Unsigned };
-                let (out, value, members) = (self.word(out)?, self.word(value)?, self.word(members)?);
+                let (out, value, members) = (self.word_result(out)?, self.word(value)?, self.word(members)?);
                 Operation::Reduce { combine, number, out, value, members }
             }
             ("mma", [Operand::Vector(out), Operand::Vector(left), Operand::Vector(right), Operand::Vector(sum)]) => {

@@ -57,6 +57,13 @@ pub fn decode(instruction: &Instruction) -> Option<Compute> {
     }
 }
 
+/// Returns the low halves of longs.
+pub(crate) fn low_words(longs: &Longs, out: &mut Words) {
+    for lane in 0..LANES {
+        out[lane] = longs[lane] as u32;
+    }
+}
+
 /// Makes a [`Compute::Word`] of an expression over the words `a`, `b` and `c` of a lane.
 macro_rules! word {
     (|$a:ident| $result:expr) => {

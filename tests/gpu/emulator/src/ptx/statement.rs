@@ -80,6 +80,11 @@ pub fn parse_body(text: &str) -> Result<Vec<Statement>, PtxError> {
 fn add_statement(body: &mut Vec<Statement>, text: &str) -> Result<(), PtxError> {
     let fail = |what| PtxError::new(what, text);
     let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    // `.reg.b32` is `.reg .b32`.
+    let (word, rest) = match word.strip_prefix(".reg.") {
+        Some(kind) => (".reg", format!(".{kind} {rest}")),
+        None => (word, rest.to_owned()),
+    };
     match word {
         "" | ".pragma" | ".loc" => {}
         ".reg" => {
@@ -130,7 +135,7 @@ mod tests {
     #[test]
     fn a_body_is_cut_into_statements() {
         let body = parse_body(
-            ".reg .pred %p<2>; { .reg .b32 t; $L_1: @!%p1 ld.shared::cta.v2.u32 {t, _}, [%r1+8]; bra.uni $L_1; }\n\
+            ".reg .pred %p<2>; { .reg.b32 t; $L_1: @!%p1 ld.shared::cta.v2.u32 {t, _}, [%r1+8]; bra.uni $L_1; }\n\
              ts: .branchtargets $L_1, $L_2; ret;",
         )
         .unwrap();

@@ -91,8 +91,11 @@ impl Launch<'_> {
         self.block.iter().product()
     }
 
-    /// Returns the fault of a launch that a driver refuses.
-    fn check(&self) -> Result<(), Fault> {
+    /// Checks the sizes of the launch, as a driver does.
+    ///
+    /// # Errors
+    /// Names the size that is refused.
+    pub fn check(&self) -> Result<(), Fault> {
         let threads = self.block.iter().map(|size| u64::from(*size)).product::<u64>();
         let most = self.kernel.max_threads.unwrap_or(MAX_THREADS).min(MAX_THREADS);
         let shared = self.kernel.shared_bytes.saturating_add(self.dynamic_shared);

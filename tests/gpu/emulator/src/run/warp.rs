@@ -258,8 +258,18 @@ impl Warp {
             }
             Operation::InsertBits { out, inputs } => {
                 let [a, b, c, d] = inputs.map(|input| &self.words[input as usize]);
-                let result = std::array::from_fn(|lane| insert_bits(a[lane], b[lane], c[lane] & 255, d[lane] & 255));
+                let result = std::array::from_fn(|lane| {
+                    let (bits, into) = (a[lane].into(), b[lane].into());
+                    insert_bits(bits, into, c[lane] & 255, d[lane] & 255, 32) as u32
+                });
                 self.put_words(*out, &result, mask);
+            }
+            Operation::InsertLongBits { out, longs, words } => {
+                let ([a, b], [c, d]) =
+                    (longs.map(|input| &self.longs[input as usize]), words.map(|input| &self.words[input as usize]));
+                let result =
+                    std::array::from_fn(|lane| insert_bits(a[lane], b[lane], c[lane] & 255, d[lane] & 255, 64));
+                self.put_longs(*out, &result, mask);
             }
             Operation::Pack { out, parts, bits } => {
                 for lane in lanes(mask) {
@@ -298,8 +308,9 @@ fn look_up(a: u32, b: u32, c: u32, table: u8) -> u32 {
     })
 }
 
-fn insert_bits(bits: u32, into: u32, start: u32, count: u32) -> u32 {
-    let mask = if count >= 32 { u32::MAX } else { (1 << count) - 1 };
+/// Puts `count` low bits of `bits` into `into` from bit `start` on, in a register of `width` bits.
+fn insert_bits(bits: u64, into: u64, start: u32, count: u32, width: u32) -> u64 {
+    let mask = if count >= width { u64::MAX } else { (1 << count) - 1 };
     let mask = mask.checked_shl(start).unwrap_or(0);
     into & !mask | bits.checked_shl(start).unwrap_or(0) & mask
 }
