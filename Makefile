@@ -48,6 +48,10 @@ build: ## Build the programs: lockstep, lockstep-agent
 cuda: ## Build the agent for NVIDIA GPUs; needs no GPU and no CUDA; the first build takes 15 minutes
 	@tests/cuda/build build $(LOCKED)
 
+.PHONY: ptx
+ptx: ## Make the PTX of agent/candle-kernels anew, after a change of its kernels
+	@agent/candle-kernels/compile
+
 .PHONY: demo
 demo: demo-$(MODEL) ## Start a head and two workers on this machine, ask the model a question; MODEL=smollm2: a real one
 
