@@ -22,36 +22,79 @@ impl Compiler<'_> {
             }
             ("ld" | "ldu" | "st" | "atom" | "red" | "cp", _) => self.compile_memory(instruction)?,
             ("cvta", [out, input]) if has("shared") || has("local") => self.compile_cvta(instruction, out, input)?,
-            ("mov", [out, Operand::Vector(parts)]) => {
-                let parts = parts.iter().map(|part| self.stored(part)).collect::<Result<Vec<_>, _>>()?;
-                let bits = bits_of(kind)? / parts.len().max(1) as u32;
-                Operation::Pack { out: self.any(out)?, parts, bits }
-            }
-            ("mov", [Operand::Vector(parts), input]) => {
-                let parts = parts.iter().map(|part| self.wanted(part)).collect::<Result<Vec<_>, _>>()?;
-                let bits = bits_of(kind)? / parts.len().max(1) as u32;
-                let input = if bits_of(kind)? == 64 {
-                    Register::Long(self.long(input)?)
-                } else {
-                    Register::Word(self.word(input)?)
-                };
-                Operation::Unpack { parts, input, bits }
-            }
-            ("mov", [out, Operand::Number(bits)]) if kind == "pred" => {
-                Operation::SetPredicate { out: self.predicate(out)?, value: *bits != 0 }
-            }
+            ("mov", [Operand::Vector(_), _] | [_, Operand::Vector(_)]) => self.compile_packing(instruction, kind)?,
             ("and" | "or" | "xor" | "not" | "mov", [out, inputs @ ..]) if kind == "pred" => {
-                let run: fn(u32, u32) -> u32 = match instruction.operation.as_str() {
-                    "and" => |a, b| a & b,
-                    "or" => |a, b| a | b,
-                    "xor" => |a, b| a ^ b,
-                    "not" => |a, _| !a,
-                    _ => |a, _| a,
-                };
-                let first = self.predicate(inputs.first().ok_or_else(unknown)?)?;
-                let second = inputs.get(1).map_or(Ok(first), |input| self.predicate(input))?;
-                Operation::Logic { run, out: self.predicate(out)?, inputs: [first, second] }
+                self.compile_logic(instruction, out, inputs)?
             }
+            ("selp" | "setp" | "set", _) => self.compile_choice(instruction, kind)?,
+            ("lop3", [out, first, second, third, Operand::Number(table)]) => Operation::Table {
+                out: self.word_result(out)?,
+                inputs: [self.word(first)?, self.word(second)?, self.word(third)?],
+                table: *table as u8,
+            },
+            ("bfi", [out, bits, into, start, count]) if kind == "b32" => Operation::InsertBits {
+                out: self.word_result(out)?,
+                inputs: [self.word(bits)?, self.word(into)?, self.word(start)?, self.word(count)?],
+            },
+            ("bfi", [out, bits, into, start, count]) if kind == "b64" => Operation::InsertLongBits {
+                out: self.long(out)?,
+                longs: [self.long(bits)?, self.long(into)?],
+                words: [self.word(start)?, self.word(count)?],
+            },
+            (_, [out, inputs @ ..]) => {
+                let compute = isa::decode(instruction).ok_or_else(unknown)?;
+                self.compute(compute, out, inputs)?
+            }
+            _ => return Err(unknown()),
+        })
+    }
+
+    /// Compiles a `mov` that joins registers to a wider one, or splits one.
+    fn compile_packing(&mut self, instruction: &Instruction, kind: &str) -> Result<Operation, PtxError> {
+        let width = bits_of(kind)?;
+        match instruction.operands.as_slice() {
+            [out, Operand::Vector(parts)] => {
+                let parts = parts.iter().map(|part| self.stored(part)).collect::<Result<Vec<_>, _>>()?;
+                let bits = width / parts.len().max(1) as u32;
+                Ok(Operation::Pack { out: self.any(out)?, parts, bits })
+            }
+            [Operand::Vector(parts), input] => {
+                let parts = parts.iter().map(|part| self.wanted(part)).collect::<Result<Vec<_>, _>>()?;
+                let bits = width / parts.len().max(1) as u32;
+                let input =
+                    if width == 64 { Register::Long(self.long(input)?) } else { Register::Word(self.word(input)?) };
+                Ok(Operation::Unpack { parts, input, bits })
+            }
+            _ => Err(PtxError::new("a move that the emulator does not know", &instruction.text)),
+        }
+    }
+
+    /// Compiles logic and moves of predicates.
+    fn compile_logic(
+        &mut self,
+        instruction: &Instruction,
+        out: &Operand,
+        inputs: &[Operand],
+    ) -> Result<Operation, PtxError> {
+        let out = self.predicate(out)?;
+        let run: fn(u32, u32) -> u32 = match (instruction.operation.as_str(), inputs) {
+            ("mov", [Operand::Number(bits)]) => return Ok(Operation::SetPredicate { out, value: *bits != 0 }),
+            ("and", _) => |a, b| a & b,
+            ("or", _) => |a, b| a | b,
+            ("xor", _) => |a, b| a ^ b,
+            ("not", _) => |a, _| !a,
+            _ => |a, _| a,
+        };
+        let [first, rest @ ..] = inputs else { return Err(PtxError::new("no operands", &instruction.text)) };
+        let first = self.predicate(first)?;
+        let second = rest.first().map_or(Ok(first), |input| self.predicate(input))?;
+        Ok(Operation::Logic { run, out, inputs: [first, second] })
+    }
+
+    /// Compiles a choice or a comparison.
+    fn compile_choice(&mut self, instruction: &Instruction, kind: &str) -> Result<Operation, PtxError> {
+        let unknown = || PtxError::new("a comparison that the emulator does not know", &instruction.text);
+        Ok(match (instruction.operation.as_str(), instruction.operands.as_slice()) {
             ("selp", [out, first, second, chosen]) => {
                 let chosen = self.predicate(chosen)?;
                 if bits_of(kind)? == 64 {
@@ -76,24 +119,6 @@ impl Compiler<'_> {
                 let comparison = decode_comparison(&instruction.modifiers).ok_or_else(unknown)?;
                 let inputs = self.compared(comparison, [first, second])?;
                 Operation::SetWord { comparison, inputs, out: self.word_result(out)?, one }
-            }
-            ("lop3", [out, first, second, third, Operand::Number(table)]) => Operation::Table {
-                out: self.word_result(out)?,
-                inputs: [self.word(first)?, self.word(second)?, self.word(third)?],
-                table: *table as u8,
-            },
-            ("bfi", [out, bits, into, start, count]) if kind == "b32" => Operation::InsertBits {
-                out: self.word_result(out)?,
-                inputs: [self.word(bits)?, self.word(into)?, self.word(start)?, self.word(count)?],
-            },
-            ("bfi", [out, bits, into, start, count]) if kind == "b64" => Operation::InsertLongBits {
-                out: self.long(out)?,
-                longs: [self.long(bits)?, self.long(into)?],
-                words: [self.word(start)?, self.word(count)?],
-            },
-            (_, [out, inputs @ ..]) => {
-                let compute = isa::decode(instruction).ok_or_else(unknown)?;
-                self.compute(compute, out, inputs)?
             }
             _ => return Err(unknown()),
         })

@@ -3,6 +3,7 @@
 mod atomic;
 mod block;
 mod collective;
+mod compute;
 mod matrix;
 mod shared;
 mod transfer;
