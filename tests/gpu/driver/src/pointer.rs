@@ -62,6 +62,21 @@ impl Text {
     }
 }
 
+/// Items in a row.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct List<T>(*const T);
+
+impl<T: Copy> List<T> {
+    pub(crate) fn read(self, count: usize) -> Vec<T> {
+        if count == 0 {
+            return Vec::new();
+        }
+        // SAFETY: the caller passes `count` items.
+        unsafe { std::slice::from_raw_parts(self.0, count) }.to_vec()
+    }
+}
+
 /// Memory of the host.
 #[derive(Clone, Copy)]
 #[repr(transparent)]

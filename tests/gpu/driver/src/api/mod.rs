@@ -2,4 +2,5 @@
 
 mod device;
 mod execution;
+mod foreign;
 mod memory;
