@@ -3,8 +3,7 @@
 use std::ffi::{c_int, c_uint};
 
 use half::{bf16, f16};
-
-use crate::driver::{ForeignUse, submit};
+use lockstep_emulated_gpu::foreign::{ForeignUse, submit};
 
 /// Partial sums of a product, which the compiler keeps in one vector.
 const LANES: usize = 8;

@@ -3,7 +3,6 @@
 //!
 //! The product is exact to the rounding of f32 sums, in an order of its own.
 
-mod driver;
 mod gemm;
 
 use std::collections::HashMap;

@@ -9,6 +9,7 @@
 //! carries them out in the [`memory`] of the device. [`isa`] has the instructions that compute.
 
 pub mod compile;
+pub mod foreign;
 pub mod isa;
 pub mod memory;
 pub mod ptx;

@@ -1,8 +1,9 @@
-//! Work of the stand-ins for CUDA's other libraries, in the order of a stream. This interface is the emulated GPU's own.
+//! Work of the stand-ins for CUDA's other libraries, in the order of a stream (`lockstep_emulated_gpu::foreign`).
 
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use lockstep_emulated_gpu::foreign::ForeignUse;
 use lockstep_emulated_gpu::run::Use;
 
 use crate::context::DRIVER;
@@ -10,16 +11,6 @@ use crate::module::note_use;
 use crate::pointer::{HostFunction, HostMemory, List, Text};
 use crate::report::count;
 use crate::status::Status;
-
-/// Device memory that a piece of work uses.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct ForeignUse {
-    pub address: u64,
-    pub bytes: usize,
-    pub reads: bool,
-    pub writes: bool,
-}
 
 /// Queues `function(data)` on a stream, by the name of what it does. The driver checks the memory as for a kernel. In a captured
 /// stream, the function is called at each launch of the graph. So it must not free its data.

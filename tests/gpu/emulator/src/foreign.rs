@@ -1,4 +1,5 @@
-//! The emulated driver's interface for work of other libraries (`tests/gpu/driver/src/api/foreign.rs`).
+//! Work of the stand-ins for CUDA's other libraries, in the order of a stream of the emulated driver (`tests/gpu/driver`). This
+//! interface is the emulated GPU's own.
 
 use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::sync::OnceLock;
@@ -8,11 +9,11 @@ use libloading::Library;
 /// Device memory that a piece of work uses.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub(crate) struct ForeignUse {
-    pub(crate) address: u64,
-    pub(crate) bytes: usize,
-    pub(crate) reads: bool,
-    pub(crate) writes: bool,
+pub struct ForeignUse {
+    pub address: u64,
+    pub bytes: usize,
+    pub reads: bool,
+    pub writes: bool,
 }
 
 type Submit = unsafe extern "C" fn(
@@ -24,13 +25,12 @@ type Submit = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_uint;
 
-/// Queues work on a stream. Its data is never freed, because a graph may call the work again.
-pub(crate) fn submit<T: Fn() + Send + Sync + 'static>(
-    stream: usize,
-    name: &CStr,
-    uses: &[ForeignUse],
-    work: T,
-) -> c_uint {
+/// Queues work on a stream of the driver that the program has loaded. Returns the driver's result. The data of the work is never
+/// freed, because a graph may call the work again.
+///
+/// # Panics
+/// Panics if the program has loaded no emulated driver.
+pub fn submit<T: Fn() + Send + Sync + 'static>(stream: usize, name: &CStr, uses: &[ForeignUse], work: T) -> c_uint {
     static LIBRARY: OnceLock<Library> = OnceLock::new();
     unsafe extern "C" fn call<T: Fn()>(data: *mut c_void) {
         // SAFETY: `submit` passes a leaked `T`.
@@ -38,7 +38,7 @@ pub(crate) fn submit<T: Fn() + Send + Sync + 'static>(
     }
     let library = LIBRARY.get_or_init(|| {
         // SAFETY: the program has loaded the driver already.
-        unsafe { Library::new("libcuda.so.1") }.expect("cuBLAS is called by programs that have the driver")
+        unsafe { Library::new("libcuda.so.1") }.expect("programs that call CUDA's libraries have the driver")
     });
     let data = Box::leak(Box::new(work));
     // SAFETY: the function has this type, and the driver copies the list and the name.
