@@ -8,9 +8,8 @@ use lockstep_tests::cluster::{Node, eventually, kubectl};
 use tokio::task::JoinHandle;
 
 use super::serve::{PROMPT, expected};
-use super::steps::{LONGEST_WAIT, NAMESPACE, client_of, field, node_of, pods, serves};
+use super::steps::{HEAD, LONGEST_WAIT, NAMESPACE, WORKER, client_of, field, node_of, pods, serves};
 
-const HEAD: &str = "quickstart-0-head-0";
 /// Tokens of an answer that outlasts a fault.
 const LONG: u32 = 700;
 
@@ -43,11 +42,11 @@ pub async fn a_worker_is_replaced_alone() -> Result<()> {
     let before = pods()?;
     let epoch: u64 = field(".status.groups[0].epoch")?.parse()?;
     let answers = streams().await?;
-    kubectl(&["-n", NAMESPACE, "delete", "pod", "quickstart-0-worker-0", "--grace-period=0", "--force"])?;
+    kubectl(&["-n", NAMESPACE, "delete", "pod", WORKER, "--grace-period=0", "--force"])?;
     as_expected(answers).await?;
     eventually("the worker to be replaced", LONGEST_WAIT, || {
         let changed = changed(&before)?;
-        ensure!(changed == ["quickstart-0-worker-0"], "changed: {changed:?}");
+        ensure!(changed == [WORKER], "changed: {changed:?}");
         Ok(())
     })?;
     // The worker told the head that it leaves. So the head formed a new epoch between two steps, and counted no
@@ -58,7 +57,7 @@ pub async fn a_worker_is_replaced_alone() -> Result<()> {
         Ok(())
     })?;
     serves(1)?;
-    ensure!(changed(&before)? == ["quickstart-0-worker-0"], "others were restarted: {:?}", changed(&before)?);
+    ensure!(changed(&before)? == [WORKER], "others were restarted: {:?}", changed(&before)?);
     Ok(())
 }
 
@@ -93,10 +92,10 @@ pub async fn a_drained_node_takes_no_request_with_it() -> Result<()> {
 
 /// Cuts the power of a worker's node. The worker's pod is deleted by force, and made anew on a node that answers.
 pub async fn a_node_without_power_costs_no_request() -> Result<()> {
-    let head = node_of("quickstart-0-head-0")?;
+    let head = node_of(HEAD)?;
     // The test is about a worker: the node does not run the head and, if possible, not the operator either.
     let operator = kubectl(&["-n", "lockstep-system", "get", "pods", "-o", "jsonpath={.items[0].spec.nodeName}"])?;
-    let nodes = [node_of("quickstart-0-worker-0")?, node_of("quickstart-0-worker-1")?];
+    let nodes = [node_of(WORKER)?, node_of("quickstart-0-worker-1")?];
     let worker = nodes.iter().find(|node| **node != head && **node != operator);
     let worker =
         worker.or_else(|| nodes.iter().find(|node| **node != head)).context("no worker has a node of its own")?;
@@ -108,10 +107,7 @@ pub async fn a_node_without_power_costs_no_request() -> Result<()> {
     dark.power_on()?;
     dark.await_ready(true)?;
     done.and(again)?;
-    ensure!(
-        ![node_of("quickstart-0-worker-0")?, node_of("quickstart-0-worker-1")?].contains(worker),
-        "a pod is still on {worker}"
-    );
+    ensure!(![node_of(WORKER)?, node_of("quickstart-0-worker-1")?].contains(worker), "a pod is still on {worker}");
     serves(1)
 }
 

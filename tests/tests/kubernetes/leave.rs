@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use lockstep_tests::cluster::{eventually, helm, kubectl};
 
-use super::steps::{LONGEST_WAIT, NAMESPACE, QUICKSTART, field, operator, pods, serves};
+use super::steps::{LONGEST_WAIT, NAMESPACE, QUICKSTART, WORKER, field, operator, pods, serves};
 
 /// Long enough for an operator to do what it should not.
 const WATCHED: Duration = Duration::from_secs(8);
@@ -38,7 +38,7 @@ pub fn uninstalling_keeps_what_serves() -> Result<()> {
     ensure!(pods()? == before, "pods changed");
     operator(&[])?;
     nothing_restarts(&before)?;
-    kubectl(&["-n", NAMESPACE, "delete", "pod", "quickstart-0-worker-0"])?;
+    kubectl(&["-n", NAMESPACE, "delete", "pod", WORKER])?;
     eventually("the new operator to see a worker go", LONGEST_WAIT, || {
         ensure!(pods()? != before, "the pod is the old one");
         Ok(())

@@ -11,7 +11,7 @@ use lockstep_tests::group::{Group, Spec, Way};
 use lockstep_tests::manifests::path;
 use lockstep_tests::process::Process;
 
-use super::steps::{NAMESPACE, QUICKSTART, client, field, lockstep, pods, serves};
+use super::steps::{HEAD, NAMESPACE, QUICKSTART, client, field, lockstep, pods, serves};
 
 /// Some tokens of the small model's vocabulary.
 pub const PROMPT: [u32; 5] = [5, 77, 300, 41, 9];
@@ -47,7 +47,7 @@ pub fn the_plugin_reaches_it() -> Result<()> {
     let answer = lockstep(&["generate", "-n", NAMESPACE, QUICKSTART, "Once upon a time", "--max-tokens", "8"])?;
     ensure!(!answer.contains("error:"), "{answer}");
     let tree = lockstep(&["status", "-n", NAMESPACE, QUICKSTART])?;
-    for word in ["Ready: True", "quickstart-0-head-0", "quickstart-0-worker-1", "3/3 serve"] {
+    for word in ["Ready: True", HEAD, "quickstart-0-worker-1", "3/3 serve"] {
         ensure!(tree.contains(word), "{word} is not in:\n{tree}");
     }
     let why = lockstep(&["why", "-n", NAMESPACE, QUICKSTART])?;
@@ -110,7 +110,6 @@ pub async fn a_change_of_groups_loses_no_request() -> Result<()> {
 /// A head that was drained has no request to wait for: its pod gets the shortest grace period, which bounds its preStop
 /// pause.
 pub fn a_drained_head_ends_at_once() -> Result<()> {
-    const HEAD: &str = "quickstart-0-head-0";
     let columns = "jsonpath={.metadata.uid} {.metadata.deletionGracePeriodSeconds}{\"\\n\"}";
     let uid = kubectl(&["-n", NAMESPACE, "get", "pod", HEAD, "-o", "jsonpath={.metadata.uid}"])?;
     let mut command = Command::new("kubectl");

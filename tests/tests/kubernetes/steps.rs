@@ -18,6 +18,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub const NAMESPACE: &str = "models";
 /// The sample's name.
 pub const QUICKSTART: &str = "quickstart";
+/// The sample's pods: the first group's head, and one of its workers.
+pub const HEAD: &str = "quickstart-0-head-0";
+pub const WORKER: &str = "quickstart-0-worker-0";
 
 /// Installs the operator by its chart, or upgrades it, with more arguments for helm.
 pub fn operator(more: &[&str]) -> Result<()> {

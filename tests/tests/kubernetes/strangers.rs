@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use lockstep_tests::cluster::{Namespace, eventually, kubectl};
 use lockstep_tests::manifests;
 
-use super::steps::{LONGEST_WAIT, NAMESPACE, field, serves};
+use super::steps::{LONGEST_WAIT, NAMESPACE, WORKER, field, serves};
 
 /// A worker of the quickstart's group, as it would be if it were one: in the clear, and with the certificates and key of
 /// another cluster.
@@ -49,8 +49,7 @@ spec:
 pub fn strangers_are_turned_away() -> Result<()> {
     serves(1)?;
     let (epoch, recoveries) = (field(".status.groups[0].epoch")?, field(".status.groups[0].recoveries")?);
-    let worker = "quickstart-0-worker-0";
-    let address = kubectl(&["-n", NAMESPACE, "get", "pod", worker, "-o", "jsonpath={.status.podIP}"])?;
+    let address = kubectl(&["-n", NAMESPACE, "get", "pod", WORKER, "-o", "jsonpath={.status.podIP}"])?;
     let head = format!("quickstart-0-head-0.quickstart-0.{NAMESPACE}.svc:1235");
     let more = format!(
         "{{name: MISTRALRS_MN_WORKER_ID, value: '0'}}, {{name: MISTRALRS_MN_WORKER_SERVER_ADDR, value: '{head}'}}, \

@@ -69,11 +69,7 @@ where
 /// Loads the library by its path. cudarc then finds it as `libcublas.so.13`.
 fn load_cublas() {
     static LIBRARY: std::sync::OnceLock<libloading::Library> = std::sync::OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let path = std::env::current_exe().expect("the path of the test").with_file_name("libemulated_cublas.so");
-        // SAFETY: the library has no code that runs when it is loaded.
-        unsafe { libloading::Library::new(path) }.expect("the library")
-    });
+    LIBRARY.get_or_init(|| emulated_cuda::testing::load_beside("libemulated_cublas.so"));
 }
 
 #[test]

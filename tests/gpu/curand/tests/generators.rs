@@ -6,9 +6,7 @@ use cudarc::driver::CudaContext;
 #[test]
 fn a_device_gets_its_generator() {
     emulated_cuda::testing::load(1);
-    let path = std::env::current_exe().expect("the path of the test").with_file_name("libemulated_curand.so");
-    // SAFETY: the library has no code that runs when it is loaded.
-    let _library = unsafe { libloading::Library::new(path) }.expect("the library");
+    let _library = emulated_cuda::testing::load_beside("libemulated_curand.so");
     let stream = CudaContext::new(0).expect("a context").new_stream().expect("a stream");
     let mut generator = CudaRng::new(7, stream).expect("a generator");
     generator.set_seed(8).expect("a seed");

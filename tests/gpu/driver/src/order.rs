@@ -106,9 +106,6 @@ impl Order {
 mod tests {
     use super::*;
 
-    const READ: Use = Use { reads: true, writes: false };
-    const WRITE: Use = Use { reads: false, writes: true };
-
     fn ticket(stream: StreamId, number: u64, before: &[(StreamId, u64)]) -> Ticket {
         Ticket { stream, number, before: Arc::new(Clock(before.iter().copied().collect())) }
     }
@@ -116,14 +113,14 @@ mod tests {
     #[test]
     fn streams_need_an_order_only_if_one_writes() {
         let order = Order::default();
-        order.note(1, WRITE, &ticket(1, 1, &[]), "a").unwrap();
-        order.note(1, READ, &ticket(1, 2, &[]), "b").unwrap();
-        let fault = order.note(1, READ, &ticket(2, 1, &[]), "c").unwrap_err();
+        order.note(1, Use::WRITES, &ticket(1, 1, &[]), "a").unwrap();
+        order.note(1, Use::READS, &ticket(1, 2, &[]), "b").unwrap();
+        let fault = order.note(1, Use::READS, &ticket(2, 1, &[]), "c").unwrap_err();
         assert_eq!(fault, "c on stream 2 reads an allocation that a on stream 1 writes, and nothing orders them");
-        order.note(1, READ, &ticket(2, 1, &[(1, 1)]), "c").unwrap();
-        assert!(order.note(1, WRITE, &ticket(1, 3, &[]), "d").is_err(), "stream 2 may still read");
-        order.note(1, WRITE, &ticket(1, 3, &[(2, 1)]), "d").unwrap();
+        order.note(1, Use::READS, &ticket(2, 1, &[(1, 1)]), "c").unwrap();
+        assert!(order.note(1, Use::WRITES, &ticket(1, 3, &[]), "d").is_err(), "stream 2 may still read");
+        order.note(1, Use::WRITES, &ticket(1, 3, &[(2, 1)]), "d").unwrap();
         order.forget(1);
-        order.note(1, WRITE, &ticket(3, 1, &[]), "e").unwrap();
+        order.note(1, Use::WRITES, &ticket(3, 1, &[]), "e").unwrap();
     }
 }

@@ -5,6 +5,16 @@ use std::sync::OnceLock;
 
 use libloading::Library;
 
+/// Loads a library that lies beside the test binary. A program then finds it by its own name.
+///
+/// # Panics
+/// Panics if the library is not there.
+pub fn load_beside(file: &str) -> Library {
+    let path = std::env::current_exe().expect("the path of the test").with_file_name(file);
+    // SAFETY: the emulated libraries have no code that runs when they are loaded.
+    unsafe { Library::new(&path) }.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
 /// The library, as a program loads it. A test binary that depends on this crate has the crate's own code too, which is another
 /// driver: cudarc does not see that one.
 static LIBRARY: OnceLock<Library> = OnceLock::new();
@@ -16,14 +26,12 @@ static LIBRARY: OnceLock<Library> = OnceLock::new();
 /// Panics if the library is not there.
 pub fn load(devices: u32) -> &'static Library {
     LIBRARY.get_or_init(|| {
-        let program = std::env::current_exe().expect("the path of the test");
-        let path = program.with_file_name("libemulated_cuda.so");
-        // SAFETY: the library has no code that runs when it is loaded, and the function has this type.
+        let library = load_beside("libemulated_cuda.so");
+        // SAFETY: the function has this type.
         unsafe {
-            let library = Library::new(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             library.get::<unsafe extern "C" fn(c_uint)>(b"emulatedGpuSetDevices").expect("the function")(devices);
-            library
         }
+        library
     })
 }
 

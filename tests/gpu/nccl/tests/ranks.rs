@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::{CudaContext, CudaStream, DevicePtr as _};
-use emulated_cuda::testing::load;
+use emulated_cuda::testing::{load, load_beside};
 use emulated_nccl::UniqueId;
 use libloading::{Library, Symbol};
 
@@ -21,9 +21,7 @@ fn nccl() -> &'static Library {
     static LIBRARY: OnceLock<Library> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         load(RANKS as u32);
-        let path = std::env::current_exe().expect("the path of the test").with_file_name("libemulated_nccl.so");
-        // SAFETY: the library has no code that runs when it is loaded.
-        unsafe { Library::new(path) }.expect("the library")
+        load_beside("libemulated_nccl.so")
     })
 }
 

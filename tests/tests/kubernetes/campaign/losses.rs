@@ -10,9 +10,9 @@ use lockstep_tests::cluster::{Node, eventually, kubectl};
 use lockstep_tests::readme::write_table;
 use tokio::task::JoinSet;
 
-use super::{Begun, HEAD, WORKER, change_environment, delete, power_off, spare_the_operator, suffer};
+use super::{Begun, change_environment, delete, power_off, spare_the_operator, suffer};
 use crate::serve::{PROMPT, expected};
-use crate::steps::{LONGEST_WAIT, NAMESPACE, QUICKSTART, connected, node_of, serves};
+use crate::steps::{HEAD, LONGEST_WAIT, NAMESPACE, QUICKSTART, WORKER, connected, node_of, serves};
 
 const BEGIN: &str = "<!-- make faults writes this table of two groups -->";
 const SECOND_HEAD: &str = "quickstart-1-head-0";

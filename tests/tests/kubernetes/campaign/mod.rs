@@ -12,10 +12,8 @@ use anyhow::{Result, ensure};
 use lockstep_tests::cluster::{Node, eventually, kubectl};
 
 use super::faults::{changed, move_operator_off};
-use super::steps::{LONGEST_WAIT, NAMESPACE, QUICKSTART, node_of, pods, serves};
+use super::steps::{HEAD, LONGEST_WAIT, NAMESPACE, QUICKSTART, WORKER, node_of, pods, serves};
 
-const HEAD: &str = "quickstart-0-head-0";
-const WORKER: &str = "quickstart-0-worker-0";
 /// Time after the cluster is ready again for which clients still ask, so that a late loss shows.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 

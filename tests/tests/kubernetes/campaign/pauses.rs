@@ -12,9 +12,9 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
-use super::{Begun, HEAD, WORKER, change_environment, delete, power_off, spare_the_operator, suffer};
+use super::{Begun, change_environment, delete, power_off, spare_the_operator, suffer};
 use crate::serve::PROMPT;
-use crate::steps::{LONGEST_WAIT, NAMESPACE};
+use crate::steps::{HEAD, LONGEST_WAIT, NAMESPACE, WORKER};
 
 const BEGIN: &str = "<!-- make faults writes this table of pods -->";
 /// A client that asks for a token all the time, on a connection of its own each time, and notes the answers.

@@ -13,9 +13,6 @@ use crate::report::{count, note_fault};
 use crate::status::Status;
 use crate::stream::Stream;
 
-const READS: Use = Use { reads: true, writes: false };
-const WRITES: Use = Use { reads: false, writes: true };
-
 /// Makes an allocation on the thread's device.
 fn allocate(bytes: usize) -> Result<u64, Status> {
     let owner = Owner::Device(DRIVER.current()?.ordinal);
@@ -63,7 +60,7 @@ extern "C" fn cuMemAllocAsync(address: Out<u64>, bytes: usize, stream: usize) ->
             return Err(Status::CAPTURE_UNSUPPORTED);
         }
         let at = allocate(bytes)?;
-        stream.submit(Arc::new(move |ticket| note_use(at, WRITES, ticket, "cuMemAllocAsync")))?;
+        stream.submit(Arc::new(move |ticket| note_use(at, Use::WRITES, ticket, "cuMemAllocAsync")))?;
         Ok(at)
     });
     allocated.and_then(|at| address.put(at)).into()
@@ -83,7 +80,7 @@ extern "C" fn cuMemFreeAsync(address: u64, stream: usize) -> Status {
     count("cuMemFreeAsync", 1);
     let freed = DRIVER.stream(stream).and_then(|stream| {
         stream.submit(Arc::new(move |ticket| {
-            note_use(address, WRITES, ticket, "cuMemFreeAsync")?;
+            note_use(address, Use::WRITES, ticket, "cuMemFreeAsync")?;
             free(address)
         }))
     });
@@ -113,15 +110,15 @@ fn copy_to_device(to: u64, from: HostMemory, bytes: usize, stream: &Stream) -> R
     let address = from.address();
     if let Some(source) = pinned(address, bytes) {
         return stream.submit(Arc::new(move |ticket| {
-            note_use(source, READS, ticket, "a copy to the device")?;
-            note_use(start, WRITES, ticket, "a copy to the device")?;
+            note_use(source, Use::READS, ticket, "a copy to the device")?;
+            note_use(start, Use::WRITES, ticket, "a copy to the device")?;
             copy(to, address, bytes);
             Ok(())
         }));
     }
     let staged = from.read(bytes);
     stream.submit(Arc::new(move |ticket| {
-        note_use(start, WRITES, ticket, "a copy to the device")?;
+        note_use(start, Use::WRITES, ticket, "a copy to the device")?;
         copy(to, staged.as_ptr() as u64, bytes);
         Ok(())
     }))
@@ -136,9 +133,9 @@ fn copy_to_host(to: HostMemory, from: u64, bytes: usize, stream: &Stream) -> Res
         return Err(Status::CAPTURE_UNSUPPORTED);
     }
     stream.submit(Arc::new(move |ticket| {
-        note_use(start, READS, ticket, "a copy to the host")?;
+        note_use(start, Use::READS, ticket, "a copy to the host")?;
         if let Some(destination) = destination {
-            note_use(destination, WRITES, ticket, "a copy to the host")?;
+            note_use(destination, Use::WRITES, ticket, "a copy to the host")?;
         }
         copy(address, from, bytes);
         Ok(())
@@ -147,11 +144,23 @@ fn copy_to_host(to: HostMemory, from: u64, bytes: usize, stream: &Stream) -> Res
 }
 
 fn copy_on_device(to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<(), Status> {
-    let target = DRIVER.check(&stream.device, to, bytes, "a copy on the device")?.start;
-    let source = DRIVER.check(&stream.device, from, bytes, "a copy on the device")?.start;
+    const WHAT: &str = "a copy on the device";
+    let target = DRIVER.check(&stream.device, to, bytes, WHAT)?.start;
+    let source = DRIVER.check(&stream.device, from, bytes, WHAT)?.start;
+    queue_copy([to, from], bytes, [target, source], stream, WHAT)
+}
+
+/// Queues a copy between device memory, whose allocations are `target` and `source`.
+fn queue_copy(
+    [to, from]: [u64; 2],
+    bytes: usize,
+    [target, source]: [u64; 2],
+    stream: &Stream,
+    what: &'static str,
+) -> Result<(), Status> {
     stream.submit(Arc::new(move |ticket| {
-        note_use(source, READS, ticket, "a copy on the device")?;
-        note_use(target, WRITES, ticket, "a copy on the device")?;
+        note_use(source, Use::READS, ticket, what)?;
+        note_use(target, Use::WRITES, ticket, what)?;
         copy(to, from, bytes);
         Ok(())
     }))
@@ -160,7 +169,7 @@ fn copy_on_device(to: u64, from: u64, bytes: usize, stream: &Stream) -> Result<(
 fn set_bytes(to: u64, byte: u8, bytes: usize, stream: &Stream) -> Result<(), Status> {
     let start = DRIVER.check(&stream.device, to, bytes, "a memset")?.start;
     stream.submit(Arc::new(move |ticket| {
-        note_use(start, WRITES, ticket, "a memset")?;
+        note_use(start, Use::WRITES, ticket, "a memset")?;
         fill(to, byte, bytes);
         Ok(())
     }))
@@ -223,22 +232,16 @@ extern "C" fn cuMemcpyPeerAsync(
     bytes: usize,
     stream: usize,
 ) -> Status {
+    const WHAT: &str = "a copy between devices";
     count("cuMemcpyPeerAsync", 1);
     let find = |at: u64| {
         DRIVER.memory.find(at, bytes).map(|range| range.start).map_err(|fault| {
-            note_fault(&format!("a copy between devices: {fault}"));
+            note_fault(&format!("{WHAT}: {fault}"));
             Status::INVALID_VALUE
         })
     };
-    let queued = DRIVER.stream(stream).and_then(|stream| {
-        let (target, source) = (find(to)?, find(from)?);
-        stream.submit(Arc::new(move |ticket| {
-            note_use(source, READS, ticket, "a copy between devices")?;
-            note_use(target, WRITES, ticket, "a copy between devices")?;
-            copy(to, from, bytes);
-            Ok(())
-        }))
-    });
+    let queued =
+        DRIVER.stream(stream).and_then(|stream| queue_copy([to, from], bytes, [find(to)?, find(from)?], &stream, WHAT));
     queued.into()
 }
 

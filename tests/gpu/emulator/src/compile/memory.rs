@@ -1,8 +1,9 @@
 //! Instructions that touch memory.
 
 use super::instruction::bits_of;
+use super::operation::COMBINES;
 use super::registers::Register;
-use super::{Address, Combine, Compiler, Number, Operation, Space};
+use super::{Address, Compiler, Number, Operation, Space};
 use crate::ptx::{Instruction, Operand, PtxError};
 
 impl Compiler<'_> {
@@ -100,19 +101,7 @@ impl Compiler<'_> {
         };
         let [Operand::Address(base, offset), value, swap @ ..] = rest else { return Err(unknown()) };
         let kind = instruction.modifiers.last().map_or("", String::as_str);
-        let combines = [
-            ("add", Combine::Add),
-            ("min", Combine::Min),
-            ("max", Combine::Max),
-            ("and", Combine::And),
-            ("or", Combine::Or),
-            ("xor", Combine::Xor),
-            ("exch", Combine::Exchange),
-            ("cas", Combine::CompareAndSwap),
-            ("inc", Combine::Increment),
-            ("dec", Combine::Decrement),
-        ];
-        let combine = combines.into_iter().find(|(word, _)| is_of(instruction, word)).ok_or_else(unknown)?.1;
+        let combine = COMBINES.into_iter().find(|(word, _)| is_of(instruction, word)).ok_or_else(unknown)?.1;
         let number = match kind {
             "f32" | "f64" => Number::Float,
             "f16x2" => Number::F16x2,

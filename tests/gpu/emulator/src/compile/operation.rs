@@ -35,6 +35,21 @@ pub enum Combine {
     Decrement,
 }
 
+/// Combinations by their names in PTX. The first [`REDUCTIONS`] are those that a warp can do too.
+pub(super) const COMBINES: [(&str, Combine); 10] = [
+    ("add", Combine::Add),
+    ("min", Combine::Min),
+    ("max", Combine::Max),
+    ("and", Combine::And),
+    ("or", Combine::Or),
+    ("xor", Combine::Xor),
+    ("exch", Combine::Exchange),
+    ("cas", Combine::CompareAndSwap),
+    ("inc", Combine::Increment),
+    ("dec", Combine::Decrement),
+];
+pub(super) const REDUCTIONS: usize = 6;
+
 /// Type of the numbers of an atomic operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Number {

@@ -1,6 +1,7 @@
 //! Instructions in which the lanes of a warp, or the warps of a block, act together.
 
-use super::{Combine, Compiler, Element, Number, Operation, Shuffle, Vote};
+use super::operation::{COMBINES, REDUCTIONS};
+use super::{Compiler, Element, Number, Operation, Shuffle, Vote};
 use crate::ptx::{Instruction, Operand, PtxError};
 
 impl Compiler<'_> {
@@ -45,15 +46,7 @@ impl Compiler<'_> {
             }
             ("activemask", [out]) => Operation::ActiveMask { out: self.word_result(out)? },
             ("redux", [out, value, members]) => {
-                let combines = [
-                    ("add", Combine::Add),
-                    ("min", Combine::Min),
-                    ("max", Combine::Max),
-                    ("and", Combine::And),
-                    ("or", Combine::Or),
-                    ("xor", Combine::Xor),
-                ];
-                let combine = combines.into_iter().find(|(word, _)| has(word)).ok_or_else(unknown)?.1;
+                let combine = COMBINES[..REDUCTIONS].iter().find(|(word, _)| has(word)).ok_or_else(unknown)?.1;
                 let number = if has("s32") { Number::Signed } else { Number::Unsigned };
                 let (out, value, members) = (self.word_result(out)?, self.word(value)?, self.word(members)?);
                 Operation::Reduce { combine, number, out, value, members }

@@ -15,8 +15,7 @@ impl Block<'_> {
             return Ok(());
         };
         for lane in lanes(mask) {
-            let used = Use { reads: true, writes: true };
-            let place = self.find(warp, lane, *space, *address, *size as usize, used)?;
+            let place = self.find(warp, lane, *space, *address, *size as usize, Use::UPDATES)?;
             let value = self.warps[warp].get(*value, lane);
             let swap = swap.map(|swap| self.warps[warp].get(swap, lane));
             let change = |old: u64| match swap {

@@ -73,8 +73,7 @@ impl Block<'_> {
             let mut rows = [[0_u16; 8]; 8];
             for (row, elements) in rows.iter_mut().enumerate() {
                 let lane = 8 * matrix + row;
-                let reads = Use { reads: true, writes: false };
-                let place = self.find(warp, lane, Space::Shared, address, 16, reads)?;
+                let place = self.find(warp, lane, Space::Shared, address, 16, Use::READS)?;
                 for (column, element) in elements.iter_mut().enumerate() {
                     *element = self.read(warp, place, 2 * column, 2).map_err(|what| (Some(lane), what))? as u16;
                 }

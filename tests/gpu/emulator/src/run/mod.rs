@@ -77,12 +77,24 @@ pub struct Outcome {
     pub uses: BTreeMap<u64, Use>,
 }
 
+impl Use {
+    pub const READS: Self = Self { reads: true, writes: false };
+    pub const WRITES: Self = Self { reads: false, writes: true };
+    pub const UPDATES: Self = Self { reads: true, writes: true };
+
+    /// Returns both uses together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { reads: self.reads | other.reads, writes: self.writes | other.writes }
+    }
+}
+
 impl Outcome {
     fn add(&mut self, other: Self) {
         self.instructions += other.instructions;
         for (start, used) in other.uses {
             let all = self.uses.entry(start).or_default();
-            *all = Use { reads: all.reads || used.reads, writes: all.writes || used.writes };
+            *all = all.and(used);
         }
     }
 }

@@ -14,6 +14,11 @@ const SHARED_WINDOW: u64 = 1 << 56;
 /// First generic address of local memory.
 const LOCAL_WINDOW: u64 = 1 << 57;
 
+/// Returns the first generic address of shared or local memory.
+fn window_of(space: Space) -> u64 {
+    if space == Space::Shared { SHARED_WINDOW } else { LOCAL_WINDOW }
+}
+
 /// A checked place in memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
@@ -48,24 +53,23 @@ impl Block<'_> {
             }
             Operation::WaitForCopies(pending) => self.land_copies(warp, *pending),
             Operation::ToGeneric { space, out, input } => {
-                let window = if *space == Space::Shared { SHARED_WINDOW } else { LOCAL_WINDOW };
-                for lane in lanes(mask) {
-                    let value = self.warps[warp].longs[*input as usize][lane];
-                    self.warps[warp].longs[*out as usize][lane] = window.wrapping_add(value);
-                }
+                self.shift_address(warp, mask, [*out, *input], window_of(*space));
                 Ok(())
             }
             Operation::FromGeneric { space, out, input } => {
-                let window = if *space == Space::Shared { SHARED_WINDOW } else { LOCAL_WINDOW };
-                for lane in lanes(mask) {
-                    let value = self.warps[warp].longs[*input as usize][lane];
-                    self.warps[warp].longs[*out as usize][lane] = value.wrapping_sub(window);
-                }
+                self.shift_address(warp, mask, [*out, *input], window_of(*space).wrapping_neg());
                 Ok(())
             }
             Operation::Trap => Err((Some(mask.trailing_zeros() as usize), "a trap".into())),
             Operation::Nothing | Operation::WarpBarrier { .. } => Ok(()),
             operation => self.act_together(warp, mask, operation),
+        }
+    }
+
+    fn shift_address(&mut self, warp: usize, mask: u32, [out, input]: [u32; 2], by: u64) {
+        let longs = &mut self.warps[warp].longs;
+        for lane in lanes(mask) {
+            longs[out as usize][lane] = longs[input as usize][lane].wrapping_add(by);
         }
     }
 
@@ -122,7 +126,7 @@ impl Block<'_> {
 
     fn find_range(&mut self, at: u64, size: usize, used: Use) -> Result<Range, String> {
         if let Some((range, uses)) = self.ranges.first_mut().filter(|(range, _)| range.holds(at, size)) {
-            (uses.reads, uses.writes) = (uses.reads | used.reads, uses.writes | used.writes);
+            *uses = uses.and(used);
             return Ok(*range);
         }
         if let Some(index) = self.ranges.iter().position(|(range, _)| range.holds(at, size)) {
@@ -133,7 +137,7 @@ impl Block<'_> {
             self.ranges.insert(0, (range, Use::default()));
         }
         let (range, uses) = &mut self.ranges[0];
-        (uses.reads, uses.writes) = (uses.reads | used.reads, uses.writes | used.writes);
+        *uses = uses.and(used);
         Ok(*range)
     }
 
@@ -147,9 +151,8 @@ impl Block<'_> {
         address: Address,
     ) -> Result<(), LaneFault> {
         let whole = size as usize * parts.len();
-        let reads = Use { reads: true, writes: false };
         for lane in lanes(mask) {
-            let place = self.find(warp, lane, space, address, whole, reads)?;
+            let place = self.find(warp, lane, space, address, whole, Use::READS)?;
             for (index, part) in parts.iter().enumerate() {
                 let Some(part) = part else { continue };
                 let value = self.read(warp, place, index * size as usize, size).map_err(|what| (Some(lane), what))?;
@@ -169,9 +172,8 @@ impl Block<'_> {
         address: Address,
     ) -> Result<(), LaneFault> {
         let whole = size as usize * parts.len();
-        let writes = Use { reads: false, writes: true };
         for lane in lanes(mask) {
-            let place = self.find(warp, lane, space, address, whole, writes)?;
+            let place = self.find(warp, lane, space, address, whole, Use::WRITES)?;
             for (index, part) in parts.iter().enumerate() {
                 let value = self.warps[warp].get(*part, lane);
                 self.write(warp, place, index * size as usize, size, value).map_err(|what| (Some(lane), what))?;
@@ -223,12 +225,11 @@ impl Block<'_> {
             if real > size {
                 return Err((Some(lane), format!("a copy of {real} bytes into {size}")));
             }
-            let writes = Use { reads: false, writes: true };
-            let Place::Shared(to) = self.find(warp, lane, Space::Shared, to, size, writes)? else { continue };
+            let Place::Shared(to) = self.find(warp, lane, Space::Shared, to, size, Use::WRITES)? else { continue };
             // A copy of nothing may come from anywhere.
             let source = self.address_of(warp, lane, from);
             if real > 0 {
-                self.find(warp, lane, Space::Global, from, size, Use { reads: true, writes: false })?;
+                self.find(warp, lane, Space::Global, from, size, Use::READS)?;
             }
             self.shared.note_write(warp, to, size).map_err(|what| (Some(lane), what))?;
             self.shared.poke(to, &[0xff; 16][..size]);
@@ -249,8 +250,8 @@ impl Block<'_> {
             }
             let mut bytes = [0_u8; 16];
             if copy.real > 0 {
-                let reads = Use { reads: true, writes: false };
-                let range = self.find_range(copy.from, copy.size, reads).map_err(|what| (Some(copy.lane), what))?;
+                let range =
+                    self.find_range(copy.from, copy.size, Use::READS).map_err(|what| (Some(copy.lane), what))?;
                 for (at, byte) in bytes.iter_mut().enumerate().take(copy.real) {
                     *byte = range.load(copy.from + at as u64, 1) as u8;
                 }
